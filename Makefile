@@ -1,0 +1,46 @@
+# Two commands do all the set-up on a machine with Python and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: setup demo test test-all check bench lock format clean
+
+setup: $(VENV)/.installed
+
+# The lock file holds exact versions of everything; the project itself is installed on top of it.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: setup
+	$(RUN)/bascule demo $(ARGS)
+
+test: setup
+	$(RUN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: setup
+	$(RUN)/python -m pytest $(ARGS)
+
+check: setup
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+bench: setup
+	$(RUN)/python -m bench $(ARGS)
+
+format: setup
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+# Run by maintainers after a change of dependencies; needs uv (pip install uv).
+lock:
+	uv pip compile --universal --python-version 3.11 --group dev --extra demo \
+		--constraint requirements.in --no-header --quiet --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

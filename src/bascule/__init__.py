@@ -1,0 +1,50 @@
+"""Bascule: the bridge between a trained model and production.
+
+`pack` turns a fitted model into a bundle; `load` opens one. Everything else is a command
+(`bascule --help`) over the same rooms. Importing this package imports no framework.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from bascule.core import version
+
+# Newer builds of the runtime write a telemetry file on import and open connections later. What a
+# user predicts is nobody else's business, so the switch is thrown before anything imports it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+__version__ = version.VERSION
+
+if TYPE_CHECKING:
+    from bascule.bundle import Answer, Bundle, load, pack
+    from bascule.core.errors import BasculeError
+    from bascule.release import Criterion
+
+_HOMES = {
+    "Answer": "bascule.bundle",
+    "BasculeError": "bascule.core.errors",
+    "Bundle": "bascule.bundle",
+    "Criterion": "bascule.release",
+    "load": "bascule.bundle",
+    "pack": "bascule.bundle",
+}
+__all__ = ["Answer", "BasculeError", "Bundle", "Criterion", "__version__", "load", "pack"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room when it is first used."""
+    try:
+        room = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'bascule' has no attribute {name!r}") from None
+    from importlib import import_module
+
+    value = getattr(import_module(room), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

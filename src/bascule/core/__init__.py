@@ -1,0 +1,1 @@
+"""What every room speaks of: names, digests, fields, programs, errors."""

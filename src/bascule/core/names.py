@@ -1,0 +1,57 @@
+"""Names of models and aliases, and references to versions.
+
+A reference is what people type: `late` (the newest version whose gates have not failed), `late/3`
+(that version), `late@champion` (the version that the alias points to).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from bascule.core.errors import Invalid
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?")
+
+
+def check_name(name: str, *, what: str = "model name") -> str:
+    """Return `name` if it can stand in a URL, a file name and a label; else raise `Invalid`."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise Invalid(
+            f"{what} {name!r} is not allowed",
+            hint="use 1 to 128 letters, digits, '-', '_' or '.', starting and ending with a "
+            "letter or digit",
+            name=name,
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A parsed reference; at most one of `number` and `alias` is set."""
+
+    model: str
+    number: int | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Parse `model`, `model/NUMBER` or `model@alias`; raises `Invalid`."""
+        if "@" in text:
+            model, _, alias = text.partition("@")
+            return cls(check_name(model), alias=check_name(alias, what="alias"))
+        model, slash, number = text.partition("/")
+        check_name(model)
+        if not slash:
+            return cls(model)
+        if not number.isascii() or not number.isdigit() or not 0 < int(number) < 2**31:
+            raise Invalid(
+                f"version {number!r} in {text!r} is not a whole number >= 1",
+                hint="write a reference as model, model/3 or model@alias",
+            )
+        return cls(model, number=int(number))
+
+    def __str__(self) -> str:
+        if self.alias is not None:
+            return f"{self.model}@{self.alias}"
+        return self.model if self.number is None else f"{self.model}/{self.number}"
