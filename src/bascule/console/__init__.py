@@ -1,0 +1,10 @@
+"""Shows what is registered, served and counted; decides nothing.
+
+The control API is apart from the prediction port, and FastAPI is never on the prediction path.
+"""
+
+from __future__ import annotations
+
+from bascule.console.api import control_app
+
+__all__ = ["control_app"]

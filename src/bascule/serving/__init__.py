@@ -1,0 +1,26 @@
+"""Answers requests for models: workers on one port, and the supervisor that keeps them alive.
+
+The life of a request: `http` (bytes to an exchange) -> `protocols` (an exchange to a call) ->
+`engine` (inline or batched) -> `protocols` (outputs to bytes) -> `http` (one write, one count).
+"""
+
+from __future__ import annotations
+
+from bascule.serving.counters import Label, Totals, prometheus_text
+from bascule.serving.limits import Limits
+from bascule.serving.services import Service
+from bascule.serving.statuses import error_text, status_of
+from bascule.serving.supervisor import Supervisor, WorkerStatus, bind
+
+__all__ = [
+    "Label",
+    "Limits",
+    "Service",
+    "Supervisor",
+    "Totals",
+    "WorkerStatus",
+    "bind",
+    "error_text",
+    "prometheus_text",
+    "status_of",
+]

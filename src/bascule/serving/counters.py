@@ -1,0 +1,157 @@
+"""Counters that every worker writes and anybody can read, in one shared file.
+
+Each worker owns one region and is its only writer, so nothing is locked. The file outlives a
+worker: one that is killed and started again goes on counting where it stood, and the sum over the
+regions is what clients saw. Reading costs the writers nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STATUSES = (
+    200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 417, 429, 431, 499, 500, 501, 503, 504,
+    505,
+)  # fmt: skip
+"""The statuses that are told apart. 499: the client was gone before its answer."""
+
+BUCKETS_S = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds of the histogram of durations; one more bucket takes what is above."""
+
+_STATUS_INDEX = {status: index for index, status in enumerate(STATUSES)}
+_BOUNDS_NS = tuple(int(bound * 1e9) for bound in BUCKETS_S)
+_ROWS = len(STATUSES)
+_SUM_NS = _ROWS + 1
+_FIRST_BUCKET = _SUM_NS + 1
+_SLOT_WORDS = _FIRST_BUCKET + len(BUCKETS_S) + 1
+
+
+class Slot:
+    """The counters of one worker for one model."""
+
+    __slots__ = ("_base", "_words")
+
+    def __init__(self, words: memoryview, base: int) -> None:
+        self._words = words
+        self._base = base
+
+    def count(self, status: int, duration_ns: int, rows: int) -> None:
+        """Note one answer: its status, how long it took, and how many rows it answered."""
+        words = self._words
+        base = self._base
+        words[base + _STATUS_INDEX[status]] += 1
+        words[base + _ROWS] += rows
+        words[base + _SUM_NS] += duration_ns
+        words[base + _FIRST_BUCKET + bisect_left(_BOUNDS_NS, duration_ns)] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What all workers have counted for one label.
+
+    Attributes:
+        by_status: Answers by status, only those seen.
+        rows: Rows answered.
+        duration_s: Sum of the durations.
+        buckets: Answers per bucket of `BUCKETS_S`, not cumulative, the last one above all bounds.
+    """
+
+    by_status: dict[int, int]
+    rows: int
+    duration_s: float
+    buckets: tuple[int, ...]
+
+    @property
+    def requests(self) -> int:
+        return sum(self.by_status.values())
+
+
+class Counters:
+    """The shared file: `workers` regions of one slot per label."""
+
+    def __init__(self, path: Path, workers: int, labels: int) -> None:
+        """Open the file at `path`, made at the right size if it is not there."""
+        size = max(1, workers * labels * _SLOT_WORDS * 8)
+        with path.open("a+b") as file:
+            if file.seek(0, 2) < size:
+                file.truncate(size)
+            self._map = mmap.mmap(file.fileno(), size)
+        self._words = memoryview(self._map).cast("Q")
+        self._workers = workers
+        self._labels = labels
+
+    def slots(self, worker: int) -> list[Slot]:
+        """The slots of one worker, in the order of the labels."""
+        first = worker * self._labels
+        return [Slot(self._words, (first + label) * _SLOT_WORDS) for label in range(self._labels)]
+
+    def totals(self) -> list[Totals]:
+        """One `Totals` per label, summed over the workers."""
+        return [self._total(label) for label in range(self._labels)]
+
+    def _total(self, label: int) -> Totals:
+        sums = [0] * _SLOT_WORDS
+        for worker in range(self._workers):
+            base = (worker * self._labels + label) * _SLOT_WORDS
+            for offset, value in enumerate(self._words[base : base + _SLOT_WORDS]):
+                sums[offset] += value
+        return Totals(
+            by_status={
+                status: sums[index] for status, index in _STATUS_INDEX.items() if sums[index]
+            },
+            rows=sums[_ROWS],
+            duration_s=sums[_SUM_NS] / 1e9,
+            buckets=tuple(sums[_FIRST_BUCKET:]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a slot counts: the inference requests of one version, or (empty) everything else."""
+
+    model: str = ""
+    version: str = ""
+
+
+def prometheus_text(labels: Sequence[Label], totals: Sequence[Totals]) -> str:
+    """The counters in the Prometheus text exposition format 0.0.4."""
+    return "\n".join([*_families(labels, totals), ""])
+
+
+def _families(labels: Sequence[Label], totals: Sequence[Totals]) -> Iterator[str]:
+    served = [
+        (f'model="{label.model}",version="{label.version}"', total)
+        for label, total in zip(labels, totals, strict=True)
+        if label.model
+    ]
+    others = [total for label, total in zip(labels, totals, strict=True) if not label.model]
+    yield "# HELP bascule_requests_total Inference requests answered, by status."
+    yield "# TYPE bascule_requests_total counter"
+    for names, total in served:
+        for status, count in total.by_status.items():
+            yield f'bascule_requests_total{{{names},status="{status}"}} {count}'
+    yield "# HELP bascule_other_requests_total Answers to anything but inference on a served model."
+    yield "# TYPE bascule_other_requests_total counter"
+    for total in others:
+        for status, count in total.by_status.items():
+            yield f'bascule_other_requests_total{{status="{status}"}} {count}'
+    yield "# HELP bascule_rows_total Rows answered."
+    yield "# TYPE bascule_rows_total counter"
+    for names, total in served:
+        yield f"bascule_rows_total{{{names}}} {total.rows}"
+    yield "# HELP bascule_request_duration_seconds From a request's last byte to its answer."
+    yield "# TYPE bascule_request_duration_seconds histogram"
+    for names, total in served:
+        running = 0
+        for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], total.buckets, strict=True):
+            running += count
+            yield f'bascule_request_duration_seconds_bucket{{{names},le="{bound}"}} {running}'
+        yield f"bascule_request_duration_seconds_sum{{{names}}} {total.duration_s}"
+        yield f"bascule_request_duration_seconds_count{{{names}}} {running}"

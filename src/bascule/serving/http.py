@@ -1,0 +1,460 @@
+"""HTTP/1.1 at the cost of a parser and a socket.
+
+The prediction path has no framework: llhttp (through httptools) parses strictly, a dictionary
+finds the handler by the exact bytes of the path, and the answer is one write. What a framework
+would have kept is kept here:
+
+- answers leave in the order of their requests, also when clients pipeline;
+- heads, bodies, connections and times are bounded, and a client that does not read is not read
+  from;
+- every answer is counted once, where it is written, so the counters are what clients saw;
+- a refusal is written before the connection closes, and the close lingers until the client has
+  had the chance to read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import cast
+
+import httptools
+import msgspec
+
+from bascule.core.errors import BasculeError, Overloaded, TooLarge, Unavailable
+from bascule.serving.counters import STATUSES, Slot
+from bascule.serving.limits import Limits
+from bascule.serving.statuses import HttpError, error_text, status_of
+
+log = logging.getLogger(__name__)
+
+_MAX_PIPELINED = 32
+_LINGER_S = 2.0
+_DRAIN_IDLE_S = 0.3
+_KEPT_HEADERS = frozenset(
+    (b"connection", b"content-encoding", b"content-length", b"expect", b"x-request-timeout-ms")
+)
+_KEPT_LENGTHS = frozenset(map(len, _KEPT_HEADERS))
+_NO_HEADERS: dict[bytes, bytes] = {}
+_JSON = b"application/json"
+
+
+class Exchange:
+    """One request, and the way to answer it.
+
+    A handler calls `answer` (or `fail`) once, at once or later on the event loop.
+    """
+
+    __slots__ = (
+        "_connection", "answered", "body", "failure", "headers", "keep_alive", "method", "on_gone",
+        "rows", "slot", "started_ns", "target",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connection: Connection,
+        method: bytes,
+        target: bytes,
+        headers: dict[bytes, bytes],
+        body: bytes,
+        keep_alive: bool,
+        slot: Slot,
+    ) -> None:
+        self._connection = connection
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.keep_alive = keep_alive
+        self.slot = slot
+        self.rows = 0
+        self.started_ns = time.perf_counter_ns()
+        self.answered = False
+        self.failure: BasculeError | None = None
+        self.on_gone: Callable[[], None] | None = None
+
+    def answer(
+        self, body: bytes, status: int = 200, content_type: bytes = _JSON, extra: bytes = b""
+    ) -> None:
+        """Answer with a whole body. `extra` is header lines, each ended by CRLF."""
+        self._connection.write_answer(self, body, status, content_type, extra)
+
+    def fail(self, error: BasculeError) -> None:
+        """Answer with an error: its status, its message and its next step in the one shape."""
+        status = status_of(error)
+        extra = b""
+        if isinstance(error, Overloaded | Unavailable):
+            extra = b"Retry-After: %d\r\n" % int(str(error.facts.get("retry_after_s", 1)))
+        if status == 405:
+            extra = b"Allow: %s\r\n" % str(error.facts["allow"]).encode()
+        self.rows = 0
+        self.answer(msgspec.json.encode({"error": error_text(error)}), status, extra=extra)
+
+
+Handler = Callable[[Exchange], None]
+Routes = dict[bytes, dict[bytes, Handler]]
+"""Handlers by the exact bytes of the path, then by method."""
+
+
+class Site:
+    """What the connections of one worker share: routes, limits, counters, the clock."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        not_found: Callable[[bytes], BasculeError],
+        limits: Limits,
+        other_slot: Slot,
+    ) -> None:
+        self.routes = routes
+        self.not_found = not_found
+        self.limits = limits
+        self.other_slot = other_slot
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self.now = time.monotonic()
+        self.heads: dict[int, bytes] = {}
+        self.tick()
+
+    def tick(self) -> None:
+        """Once a second: the coarse clock, the `Date` header, and connections out of time."""
+        self.now = time.monotonic()
+        date = formatdate(usegmt=True).encode()
+        self.heads = {status: _head(status, date) for status in STATUSES}
+        for connection in tuple(self.connections):
+            connection.check_times()
+
+    async def drain(self) -> None:
+        """Answer what is under way, then close every connection; bounded by `drain_s`."""
+        self.draining = True
+        until = time.monotonic() + self.limits.drain_s
+        while self.connections and time.monotonic() < until:
+            self.now = time.monotonic()
+            for connection in tuple(self.connections):
+                connection.close_if_idle(_DRAIN_IDLE_S)
+            await asyncio.sleep(0.02)
+        for connection in tuple(self.connections):
+            connection.abort()
+
+
+def _head(status: int, date: bytes) -> bytes:
+    phrase = "Client Closed Request" if status == 499 else HTTPStatus(status).phrase
+    return b"HTTP/1.1 %d %b\r\nDate: %b\r\nContent-Type: " % (status, phrase.encode(), date)
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection."""
+
+    __slots__ = (
+        "_body", "_body_bytes", "_closing", "_current", "_failure", "_head_bytes", "_head_done",
+        "_headers", "_parser", "_partial", "_paused", "_pipeline", "_pumping", "_receiving_since",
+        "_since", "_site", "_target", "_transport", "_writable",
+    )  # fmt: skip
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._target = b""
+        self._headers = _NO_HEADERS
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._head_done = False
+        self._partial = False
+        self._failure: BasculeError | None = None
+        self._current: Exchange | None = None
+        self._pipeline: deque[Exchange] = deque()
+        self._pumping = False
+        self._paused = False
+        self._writable = True
+        self._closing = False
+        self._since = site.now
+        self._receiving_since = 0.0
+
+    # -- what the transport calls --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        site = self._site
+        if len(site.connections) >= site.limits.max_connections:
+            self._refuse(
+                HttpError(
+                    f"{site.limits.max_connections} connections are open, as many as may be",
+                    hint="retry later",
+                    status=503,
+                )
+            )
+        site.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        self._partial = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._failure = HttpError(
+                "this port speaks HTTP/1.1 only and takes no upgrade or CONNECT", status=400
+            )
+        except httptools.HttpParserError as error:
+            self._failure = self._failure or HttpError(
+                f"not an HTTP/1.1 request: {error}", status=400
+            )
+        if self._is_closing():
+            return  # the client asked for the end, and whatever follows is not a request
+        if self._partial and not self._head_done and self._failure is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._site.limits.max_head_bytes:
+                limit = self._site.limits.max_head_bytes
+                self._failure = HttpError(f"the request's head is over {limit} bytes", status=431)
+        if self._failure is not None:
+            self._refuse(self._failure)
+        elif self._partial and not self._receiving_since:
+            self._receiving_since = self._site.now
+
+    def eof_received(self) -> bool:
+        return bool(self._current or self._pipeline) and not self._closing
+
+    def pause_writing(self) -> None:
+        self._writable = False
+        self._since = self._site.now
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
+        self._site.connections.discard(self)
+        self._closing = True
+        self._pipeline.clear()
+        if self._current is not None:
+            current, self._current = self._current, None
+            current.answered = True
+            if current.on_gone is not None:
+                current.on_gone()
+            self._count(current, 499)
+
+    # -- what the parser calls --
+
+    def on_url(self, url: bytes) -> None:
+        self._partial = True
+        self._target = self._target + url if self._target else url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) in _KEPT_LENGTHS:
+            lower = name.lower()
+            if lower in _KEPT_HEADERS:
+                if self._headers is _NO_HEADERS:
+                    self._headers = {}
+                self._headers[lower] = value
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        headers = self._headers
+        if headers is not _NO_HEADERS:
+            length = headers.get(b"content-length", b"0")
+            if len(length) > 6 and int(length) > self._site.limits.max_body_bytes:
+                self._failure = self._body_too_large()
+            elif b"expect" in headers:
+                self._expect(headers[b"expect"])
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+        self._body_bytes += len(body)
+        if self._body_bytes > self._site.limits.max_body_bytes:
+            self._body.clear()
+            self._failure = self._failure or self._body_too_large()
+
+    def on_message_complete(self) -> None:
+        if self._failure is not None or self._closing:
+            return
+        body = self._body
+        exchange = Exchange(
+            self,
+            self._parser.get_method(),
+            self._target,
+            self._headers,
+            body[0] if len(body) == 1 else b"".join(body),
+            self._parser.should_keep_alive(),
+            self._site.other_slot,
+        )
+        self._target = b""
+        self._headers = _NO_HEADERS
+        self._body = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._head_done = False
+        self._partial = False
+        self._receiving_since = 0.0
+        if self._current is None and not self._pipeline and self._writable:
+            self._dispatch(exchange)
+        else:
+            self._enqueue(exchange)
+
+    # -- answering --
+
+    def write_answer(
+        self, exchange: Exchange, body: bytes, status: int, content_type: bytes, extra: bytes
+    ) -> None:
+        """Write the answer to the current exchange and go on to the next."""
+        if exchange.answered:
+            return
+        exchange.answered = True
+        self._current = None
+        site = self._site
+        self._since = site.now
+        if not exchange.keep_alive or site.draining:
+            exchange.keep_alive = False
+            extra += b"Connection: close\r\n"
+        elif b"connection" in exchange.headers:
+            # HTTP/1.0 clients that asked to keep the connection must be told that it is kept.
+            extra += b"Connection: keep-alive\r\n"
+        if extra:
+            content_type = content_type + b"\r\n" + extra[:-2]
+        if exchange.method == b"HEAD":
+            answer = b"%b%b\r\nContent-Length: %d\r\n\r\n" % (
+                site.heads[status], content_type, len(body),
+            )  # fmt: skip
+        else:
+            answer = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
+                site.heads[status], content_type, len(body), body,
+            )  # fmt: skip
+        if self._transport.is_closing():
+            self._count(exchange, 499)
+            return
+        self._transport.write(answer)
+        self._count(exchange, status)
+        if not exchange.keep_alive:
+            self._close_lingering()
+        elif self._pipeline and not self._pumping:
+            self._pump()
+
+    def _dispatch(self, exchange: Exchange) -> None:
+        self._current = exchange
+        try:
+            if exchange.failure is not None:
+                raise exchange.failure
+            handlers = self._site.routes.get(exchange.target)
+            if handlers is None:
+                handlers = self._find(exchange)
+            handler = handlers.get(exchange.method)
+            if handler is None:
+                allow = ", ".join(sorted(method.decode() for method in handlers))
+                raise HttpError(
+                    f"{exchange.method.decode()} is not allowed here",
+                    hint=f"use {allow}",
+                    status=405,
+                    allow=allow,
+                )
+            handler(exchange)
+        except BasculeError as error:
+            exchange.fail(error)
+        except Exception:
+            # The last line of defence: a bug answers 500 in the one shape and is logged.
+            log.exception("a request failed")
+            exchange.fail(HttpError("internal error", hint="see the server's log", status=500))
+
+    def _find(self, exchange: Exchange) -> dict[bytes, Handler]:
+        """The handlers of a path that has a query, a trailing slash or an absolute form."""
+        path = exchange.target.partition(b"?")[0]
+        if path.startswith((b"http://", b"https://")):
+            path = b"/" + path.split(b"//", 1)[1].partition(b"/")[2]
+        handlers = self._site.routes.get(path) or self._site.routes.get(path.rstrip(b"/"))
+        if handlers is None:
+            raise self._site.not_found(path)
+        return handlers
+
+    def _enqueue(self, exchange: Exchange) -> None:
+        self._pipeline.append(exchange)
+        if len(self._pipeline) >= _MAX_PIPELINED and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _pump(self) -> None:
+        """Dispatch pipelined requests until one has to be waited for. Not recursive."""
+        self._pumping = True
+        try:
+            while self._pipeline and self._current is None and self._writable:
+                if self._transport.is_closing():
+                    self._pipeline.clear()
+                    return
+                self._dispatch(self._pipeline.popleft())
+        finally:
+            self._pumping = False
+        if self._paused and len(self._pipeline) < _MAX_PIPELINED // 2 and not self._closing:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _count(self, exchange: Exchange, status: int) -> None:
+        exchange.slot.count(status, time.perf_counter_ns() - exchange.started_ns, exchange.rows)
+
+    # -- refusing and closing --
+
+    def _refuse(self, error: BasculeError) -> None:
+        """Answer `error` in its turn, then close; nothing more is read."""
+        exchange = Exchange(self, b"", self._target, _NO_HEADERS, b"", False, self._site.other_slot)
+        exchange.failure = error
+        self._closing = True
+        self._body.clear()
+        self._pipeline.append(exchange)
+        if self._current is None and not self._pumping:
+            self._pump()
+
+    def _close_lingering(self) -> None:
+        # Closing at once would reset the connection while the client still sends, and a reset
+        # can take the answer with it: say that we are done, read on into nothing, then close.
+        self._closing = True
+        self._pipeline.clear()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _body_too_large(self) -> BasculeError:
+        limit = self._site.limits.max_body_bytes
+        return TooLarge(
+            f"the body is over {limit} bytes", hint="send fewer rows a request", limit=limit
+        )
+
+    def _expect(self, value: bytes) -> None:
+        if value.lower() != b"100-continue":
+            self._failure = HttpError(
+                "the server meets no expectation but 100-continue", status=417
+            )
+        elif self._current is None and not self._pipeline:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def check_times(self) -> None:
+        """Close the connection if its client has been too slow. Called once a second."""
+        limits, now = self._site.limits, self._site.now
+        if self._closing and self._current is None:
+            if now - self._since > _LINGER_S:
+                self._transport.abort()
+        elif not self._writable:
+            if now - self._since > limits.receive_timeout_s:
+                self._transport.abort()
+        elif self._receiving_since and now - self._receiving_since > limits.receive_timeout_s:
+            self._refuse(
+                HttpError(
+                    f"the request did not arrive within {limits.receive_timeout_s:g} s", status=408
+                )
+            )
+        else:
+            self.close_if_idle(limits.idle_timeout_s)
+
+    def close_if_idle(self, idle_s: float) -> None:
+        """Close if nothing has been asked for `idle_s` and nothing is under way."""
+        idle = self._current is None and not self._pipeline and not self._receiving_since
+        if idle and self._site.now - self._since > idle_s:
+            self._transport.close()
+
+    def _is_closing(self) -> bool:
+        return self._closing
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        self._transport.abort()

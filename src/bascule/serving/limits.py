@@ -1,0 +1,44 @@
+"""The bounds within which a server works. Every queue and every wait has one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Batching = Literal["auto", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one worker.
+
+    Attributes:
+        deadline_s: How long a request may take from its last byte to its answer, unless it asks
+            for less (`X-Request-Timeout-Ms`).
+        max_queue_requests: How many requests may wait for one model; one more is answered 429.
+        max_rows: The most rows in one request.
+        max_batch_rows: The most rows in one run of a program when callers are batched together.
+        batching: "auto" runs waiting callers together; "never" runs each alone, so that a row's
+            bits cannot depend on its company where a program is not batch-invariant.
+        max_body_bytes: The largest request body.
+        max_head_bytes: The largest request line and headers together.
+        max_connections: Open connections per worker; one more is answered 503.
+        idle_timeout_s: How long a connection may stay open between requests.
+        receive_timeout_s: How long a request may take to arrive, and an answer to be taken.
+        drain_s: How long a worker that was told to stop lets requests finish.
+    """
+
+    deadline_s: float = 10.0
+    max_queue_requests: int = 512
+    max_rows: int = 1_000_000
+    max_batch_rows: int = 256
+    batching: Batching = "auto"
+    max_body_bytes: int = 64 << 20
+    max_head_bytes: int = 32 << 10
+    max_connections: int = 10_000
+    idle_timeout_s: float = 75.0
+    receive_timeout_s: float = 20.0
+    drain_s: float = 30.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,1 @@
+"""The faces of the server: each turns the bytes of one protocol into calls, and answers back."""

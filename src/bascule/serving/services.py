@@ -1,0 +1,82 @@
+"""What the supervisor tells its workers, in a form that crosses between processes.
+
+Apart from the workers' own modules, because the supervisor must not load what a worker needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bascule.serving.counters import Label
+from bascule.serving.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a worker is told to serve.
+
+    Attributes:
+        model: The name that requests use.
+        version: The version that answers carry.
+        path: The bundle's folder.
+    """
+
+    model: str
+    version: str
+    path: Path
+
+    def to_json(self) -> dict[str, str]:
+        return {"model": self.model, "version": self.version, "path": str(self.path)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Service:
+        return cls(value["model"], value["version"], Path(value["path"]))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What the supervisor tells a worker.
+
+    Attributes:
+        worker: Its number, from 0; also the region of the counters that it writes.
+        workers: How many there are.
+        listener_fd: The inherited listening socket.
+        counters: The shared file of counters.
+        services: What to serve, the default version of a model before its others.
+        limits: The bounds to keep.
+    """
+
+    worker: int
+    workers: int
+    listener_fd: int
+    counters: Path
+    services: tuple[Service, ...]
+    limits: Limits
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "worker": self.worker,
+            "workers": self.workers,
+            "listener_fd": self.listener_fd,
+            "counters": str(self.counters),
+            "services": [service.to_json() for service in self.services],
+            "limits": self.limits.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> WorkerConfig:
+        return cls(
+            worker=value["worker"],
+            workers=value["workers"],
+            listener_fd=value["listener_fd"],
+            counters=Path(value["counters"]),
+            services=tuple(Service.from_json(service) for service in value["services"]),
+            limits=Limits(**value["limits"]),
+        )
+
+
+def labels_of(services: tuple[Service, ...]) -> list[Label]:
+    """The counters' labels: first everything that is no inference, then one per service."""
+    return [Label(), *(Label(service.model, service.version) for service in services)]

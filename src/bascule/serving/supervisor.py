@@ -1,0 +1,262 @@
+"""Starts the workers of a server, keeps them alive, and stops them without losing a request.
+
+The supervisor makes every listening socket (one per worker, SO_REUSEPORT, so that the kernel
+spreads the connections) and keeps them open: while a worker that died is being replaced, its new
+connections wait in the kernel and nobody is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bascule.core.errors import BasculeError, Conflict, Invalid, Unavailable
+from bascule.serving.counters import Counters, Label, Totals
+from bascule.serving.limits import Limits
+from bascule.serving.services import Service, WorkerConfig, labels_of
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 120.0
+_BACKLOG = 2048
+_MAX_BACKOFF_S = 5.0
+_HEALTHY_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """One worker as the supervisor sees it."""
+
+    worker: int
+    pid: int
+    alive: bool
+    restarts: int
+
+
+class _Worker:
+    """One worker's process and what is needed to start it again."""
+
+    def __init__(self, config: WorkerConfig, listener: socket.socket) -> None:
+        self.config = config
+        self.listener = listener
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started_s = 0.0
+        self.restarts = 0
+        self.quick_deaths = 0
+
+    def start(self) -> None:
+        self.started_s = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bascule.serving.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[self.config.listener_fd],
+            # One thread per program is what its cost was measured with.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"},
+        )
+        assert process.stdin is not None
+        self.process = process
+        with suppress(BrokenPipeError):  # it died already, which await_ready reports
+            process.stdin.write(json.dumps(self.config.to_json()).encode() + b"\n")
+            process.stdin.flush()
+
+    def await_ready(self, until: float) -> None:
+        """Return when the worker answers; raises its own error if it cannot."""
+        process = self.process
+        assert process is not None
+        assert process.stdout is not None
+        readable, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
+        if not readable:
+            raise Unavailable(
+                f"worker {self.config.worker} was not ready in {START_TIMEOUT_S:g} s",
+                hint="see its log above; a large model may need more memory",
+            )
+        line = process.stdout.readline()
+        message = json.loads(line) if line else {"error": "it ended while starting"}
+        if "error" in message:
+            kind = _KINDS.get(message.get("kind", ""), Unavailable)
+            raise kind(message["error"], hint=message.get("hint", "see its log above"))
+
+
+_KINDS = {kind.__name__: kind for kind in BasculeError.__subclasses__()}
+
+
+class Supervisor:
+    """The processes of one server."""
+
+    def __init__(
+        self, services: Sequence[Service], *, host: str, port: int, workers: int, limits: Limits
+    ) -> None:
+        """Bind the port at once, so that a port in use is known before anything is started.
+
+        Raises:
+            Conflict: The port is in use.
+            Invalid: The host cannot be resolved, or may not be bound.
+        """
+        self.services = tuple(services)
+        self.limits = limits
+        listeners = bind(host, port, workers)
+        self.host = host
+        self.port: int = listeners[0].getsockname()[1]
+        self._folder = tempfile.TemporaryDirectory(prefix="bascule-serve-", dir=_shared_memory())
+        counters_path = Path(self._folder.name) / "counters"
+        self.labels: list[Label] = labels_of(self.services)
+        self._counters = Counters(counters_path, workers, len(self.labels))
+        self._workers = [
+            _Worker(
+                WorkerConfig(
+                    worker=number,
+                    workers=workers,
+                    listener_fd=listener.fileno(),
+                    counters=counters_path,
+                    services=self.services,
+                    limits=limits,
+                ),
+                listener,
+            )
+            for number, listener in enumerate(listeners)
+        ]
+        self._stopping = threading.Event()
+        self._monitor = threading.Thread(target=self._watch, name="bascule-monitor", daemon=True)
+
+    def start(self) -> None:
+        """Start every worker and return when all of them answer; raises what kept one from it."""
+        until = time.monotonic() + START_TIMEOUT_S
+        try:
+            for worker in self._workers:
+                worker.start()
+            for worker in self._workers:
+                worker.await_ready(until)
+        except BaseException:
+            self.stop(drain_s=0)
+            raise
+        self._monitor.start()
+
+    def totals(self) -> list[Totals]:
+        """What all workers have counted, in the order of `labels`."""
+        return self._counters.totals()
+
+    def statuses(self) -> list[WorkerStatus]:
+        """Every worker's process, as it stands."""
+        return [
+            WorkerStatus(
+                worker=worker.config.worker,
+                pid=worker.process.pid if worker.process else 0,
+                alive=worker.process is not None and worker.process.poll() is None,
+                restarts=worker.restarts,
+            )
+            for worker in self._workers
+        ]
+
+    def stop(self, drain_s: float | None = None) -> None:
+        """Let the workers finish what is under way, then end them. Safe to call twice."""
+        self._stopping.set()
+        if self._monitor.is_alive() and threading.current_thread() is not self._monitor:
+            self._monitor.join()
+        processes = [worker.process for worker in self._workers if worker.process]
+        for process in processes:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + (self.limits.drain_s if drain_s is None else drain_s) + 1.0
+        for process in processes:
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("worker process %d did not drain in time and is killed", process.pid)
+                process.kill()
+                process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):
+                        pipe.close()
+        for worker in self._workers:
+            worker.listener.close()
+        self._folder.cleanup()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(0.05):
+            for worker in self._workers:
+                if worker.process is not None and worker.process.poll() is not None:
+                    self._replace(worker)
+
+    def _replace(self, worker: _Worker) -> None:
+        process = worker.process
+        assert process is not None
+        lived_s = time.monotonic() - worker.started_s
+        worker.quick_deaths = 0 if lived_s > _HEALTHY_AFTER_S else worker.quick_deaths + 1
+        log.warning(
+            "worker %d (process %d) ended with %s after %.1f s and is started again",
+            worker.config.worker, process.pid, process.returncode, lived_s,
+        )  # fmt: skip
+        # The first death is answered at once; a worker that keeps dying is given time.
+        if worker.quick_deaths > 1:
+            self._stopping.wait(min(_MAX_BACKOFF_S, 0.1 * 2.0**worker.quick_deaths))
+        if self._stopping.is_set():
+            return
+        worker.restarts += 1
+        worker.start()
+        try:
+            worker.await_ready(time.monotonic() + START_TIMEOUT_S)
+        except BasculeError as error:
+            log.error("worker %d cannot start: %s", worker.config.worker, error)  # noqa: TRY400 -- said in one line, by design
+
+
+def bind(host: str, port: int, count: int) -> list[socket.socket]:
+    """`count` listening sockets on one port; port 0 takes a free one.
+
+    Raises:
+        Conflict: Somebody listens there already, another server of the same user included:
+            SO_REUSEPORT alone would share the port with it without a word.
+        Invalid: The address cannot be bound.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise Invalid(f"host {host!r} cannot be resolved: {error.strerror}") from None
+    listeners: list[socket.socket] = []
+    try:
+        if port:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                probe.listen(1)
+        for _ in range(count):
+            listener = socket.socket(family, kind, protocol)
+            listeners.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+            address = listener.getsockname()
+    except OSError as error:
+        for listener in listeners:
+            listener.close()
+        if error.errno in (98, 48):
+            raise Conflict(
+                f"port {port} on {host} is in use",
+                hint="stop what listens there, or choose another with --port (0 takes a free one)",
+                port=port,
+            ) from None
+        raise Invalid(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    return listeners
+
+
+def _shared_memory() -> str | None:
+    """A folder in memory for the counters, where the system has one."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

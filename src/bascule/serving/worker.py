@@ -1,0 +1,163 @@
+"""One worker process: loads the models, warms them up, and answers until it is told to stop.
+
+The supervisor starts it as `python -m bascule.serving.worker` and speaks to it in two lines: the
+worker's configuration comes as one JSON line on standard input, and `{"ready": true}`, or an
+error, goes as one JSON line to standard output. Standard input stays open: when it ends, the
+supervisor is gone, and the worker drains and leaves, so that nothing is orphaned.
+
+Imports here are what a worker's memory and start-up time are made of; keep them few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from bascule.bundle.format import Manifest, open_program, read_manifest
+from bascule.core.errors import BasculeError
+from bascule.core.fields import Columns
+from bascule.core.programs import Program
+from bascule.serving.counters import Counters, Label, Slot, prometheus_text
+from bascule.serving.engine import measure_pace
+from bascule.serving.http import Connection, Exchange, Routes, Site
+from bascule.serving.limits import Limits
+from bascule.serving.models import ServedModel
+from bascule.serving.protocols.oip_rest import Decoder, OipRest
+from bascule.serving.services import Service, WorkerConfig, labels_of
+
+log = logging.getLogger(__name__)
+
+_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+async def serve(config: WorkerConfig) -> None:
+    """Load, report ready, answer; returns when everything under way has been answered."""
+    loop = asyncio.get_running_loop()
+    labels = labels_of(config.services)
+    counters = Counters(config.counters, config.workers, len(labels))
+    other_slot, *slots = counters.slots(config.worker)
+    models = [
+        load_model(service, config.limits, slot, loop)
+        for service, slot in zip(config.services, slots, strict=True)
+    ]
+    stopping = asyncio.Event()
+    rest = OipRest(is_ready=lambda: not stopping.is_set())
+    routes = rest.routes(models)
+    _add_metrics(routes, counters, labels)
+    site = Site(routes, rest.not_found, config.limits, other_slot)
+    # What was loaded stays: the collector need not look through it ever again.
+    gc.collect()
+    gc.freeze()
+    listener = socket.socket(fileno=config.listener_fd)
+    server = await loop.create_server(lambda: Connection(site), sock=listener)
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_reader(sys.stdin.fileno(), _watch_supervisor, stopping)
+    ticking = loop.create_task(_tick(site))
+    _report({"ready": True})
+    await stopping.wait()
+    site.draining = True
+    await _accept_the_last(listener, site, loop)
+    server.close()
+    await site.drain()
+    ticking.cancel()
+
+
+def load_model(
+    service: Service, limits: Limits, slot: Slot, loop: asyncio.AbstractEventLoop
+) -> ServedModel:
+    """Verify and open a bundle, run its example rows, and measure its pace."""
+    manifest = read_manifest(service.path)
+    program = open_program(service.path, manifest, threads=1)
+    example = _example(service.path, manifest, program, limits)
+    return ServedModel(
+        service,
+        signature=manifest.signature,
+        program=program,
+        digest=manifest.digest,
+        batch_invariant=manifest.served is not None and manifest.served.batch_invariant,
+        pace=measure_pace(program, example, limits),
+        slot=slot,
+        limits=limits,
+        loop=loop,
+    )
+
+
+def _example(path: Path, manifest: Manifest, program: Program, limits: Limits) -> Columns:
+    decode = Decoder().for_fields(
+        manifest.signature.inputs, program.inputs, manifest.signature.outputs, limits.max_rows
+    )
+    _, columns, _, _ = decode((path / "data" / "example.json").read_bytes())
+    return columns
+
+
+def _add_metrics(routes: Routes, counters: Counters, labels: list[Label]) -> None:
+    def handle(exchange: Exchange) -> None:
+        text = prometheus_text(labels, counters.totals())
+        exchange.answer(text.encode(), content_type=_METRICS_TYPE)
+
+    routes[b"/metrics"] = {b"GET": handle, b"HEAD": handle}
+
+
+async def _tick(site: Site) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        site.tick()
+
+
+def _watch_supervisor(stopping: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stopping.set()
+
+
+async def _accept_the_last(
+    listener: socket.socket, site: Site, loop: asyncio.AbstractEventLoop
+) -> None:
+    """Take the connections that the kernel has accepted for us: closing would reset them."""
+    await asyncio.sleep(0)
+    while True:
+        try:
+            accepted, _ = listener.accept()
+        except (BlockingIOError, OSError):
+            return
+        await loop.connect_accepted_socket(lambda: Connection(site), accepted)
+
+
+def _report(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Run one worker; the exit code is 0 after a drain, 3 if it could not start."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
+    # Read without buffering: the loop watches the same descriptor for its end.
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1 << 16)
+        if not piece:
+            return 3
+        line += piece
+    try:
+        uvloop.run(serve(WorkerConfig.from_json(json.loads(line))))
+    except BasculeError as error:
+        _report({"error": error.message, "hint": error.hint, "kind": type(error).__name__})
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
