@@ -1,0 +1,26 @@
+"""What every compiler of a step is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bascule.bundle.compilers.graph import Graph
+from bascule.core.fields import DType
+
+MISSING_TEXT = "\ufdd0missing"
+"""What a missing text is inside a program: it begins with a character that Unicode keeps out of
+texts, so no category is equal to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every step is given.
+
+    Attributes:
+        graph: Where to put nodes.
+        foreign_dtype: In which precision the steps that have no compiler here are converted by
+            skl2onnx.
+    """
+
+    graph: Graph
+    foreign_dtype: DType

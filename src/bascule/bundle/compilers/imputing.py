@@ -1,0 +1,94 @@
+"""Steps about missing values: NaN among numbers, a reserved text among texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bascule.bundle.compilers.context import MISSING_TEXT, Context
+from bascule.bundle.compilers.graph import Graph, as_column
+from bascule.bundle.compilers.values import (
+    NUMBER,
+    TEXT,
+    Part,
+    Value,
+    flags_to_numbers,
+    matrix,
+    numbers,
+    select,
+    width,
+)
+from bascule.core.errors import Unconvertible
+
+
+def simple_imputer(context: Context, step: Any, value: Value) -> Value:
+    """Fills with the statistics of the training data; columns without any are dropped."""
+    graph = context.graph
+    statistics = list(step.statistics_)
+    kept = list(range(len(statistics)))
+    if not (step.keep_empty_features or step.strategy == "constant"):
+        kept = [i for i in kept if not _is_missing_statistic(statistics[i])]
+    chosen = select(graph, value, kept)
+    filled = _filled(graph, chosen, [statistics[i] for i in kept], step.missing_values)
+    if step.indicator_ is None:
+        return filled
+    return filled + missing_indicator(context, step.indicator_, value)
+
+
+def missing_indicator(context: Context, step: Any, value: Value) -> Value:
+    """One flag, as a number, for each column that had missing values in training."""
+    graph = context.graph
+    chosen = select(graph, value, [int(i) for i in step.features_])
+    parts: list[Part] = []
+    for run in _runs(chosen):
+        tensor = matrix(graph, run, run[0].kind, step="MissingIndicator")
+        flags = _missing_flags(graph, tensor, run[0].kind, step.missing_values)
+        parts += flags_to_numbers(graph, flags, width(run))
+    return tuple(parts)
+
+
+def _filled(graph: Graph, value: Value, statistics: list[Any], missing_values: Any) -> Value:
+    parts: list[Part] = []
+    at = 0
+    for run in _runs(value):
+        wanted = statistics[at : at + width(run)]
+        at += width(run)
+        kind = run[0].kind
+        tensor = matrix(graph, run, kind, step="SimpleImputer")
+        flags = _missing_flags(graph, tensor, kind, missing_values)
+        if kind == TEXT:
+            texts = [MISSING_TEXT if _is_missing_statistic(text) else text for text in wanted]
+            fill = graph.constant(as_column(np.array(texts, object)), object)
+            parts.append(Part(graph.add("Where", flags, fill, tensor), TEXT, width(run)))
+        else:
+            fill = graph.constant(as_column(np.array(wanted, np.float64)))
+            parts += numbers(graph.add("Where", flags, fill, tensor), width(run))
+    return tuple(parts)
+
+
+def _runs(value: Value) -> list[Value]:
+    """The value cut where its kind changes."""
+    runs: list[list[Part]] = []
+    for part in value:
+        if runs and runs[-1][-1].kind == part.kind:
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return [tuple(run) for run in runs]
+
+
+def _missing_flags(graph: Graph, tensor: str, kind: str, missing_values: Any) -> str:
+    means_missing = missing_values is None or missing_values != missing_values
+    if kind == NUMBER:
+        if means_missing or type(missing_values).__name__ == "NAType":
+            return graph.add("IsNaN", tensor)
+        if isinstance(missing_values, str):
+            raise Unconvertible("an imputer looks for a text in a column of numbers")
+        return graph.add("Equal", tensor, graph.constant(float(missing_values)))
+    text = MISSING_TEXT if not isinstance(missing_values, str) else missing_values
+    return graph.add("Equal", tensor, graph.constant(np.array(text, object), object))
+
+
+def _is_missing_statistic(value: Any) -> bool:
+    return value is None or bool(value != value)

@@ -1,0 +1,202 @@
+"""The ways to compile one scikit-learn model, the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bascule.bundle.compilers import predictors, trees
+from bascule.bundle.compilers.context import MISSING_TEXT, Context
+from bascule.bundle.compilers.encoding import known_or_missing
+from bascule.bundle.compilers.graph import Graph
+from bascule.bundle.compilers.predictors import Outcome
+from bascule.bundle.compilers.steps import transform
+from bascule.bundle.compilers.values import NUMBER, TEXT, Part, Value, numbers
+from bascule.bundle.subject import Compilation
+from bascule.core.errors import Unconvertible
+from bascule.core.fields import DType, Field, Signature
+
+Categories = Mapping[str, tuple[Any, ...]]
+
+
+def compilations(
+    model: Any, signature: Signature, categorical: Categories
+) -> Iterator[Compilation]:
+    """Compile `model` in one way after another; the caller takes the first that is equal.
+
+    Args:
+        model: A fitted estimator or pipeline.
+        signature: What it takes.
+        categorical: The categories of the columns whose type allows no others.
+
+    Raises:
+        Unconvertible: No way is left, and none succeeded before.
+    """
+    model = _without_search(model)
+    made = _float_trees(model, signature)
+    if made is not None:
+        yield made
+    problem: Unconvertible | None = None
+    count = 0
+    seen: set[bytes] = set()
+    for foreign in (DType.FP64, DType.FP32):
+        try:
+            compiled = _in_double(model, signature, categorical, foreign)
+        except Unconvertible as found:
+            problem = problem or found
+            continue
+        if compiled.data not in seen:
+            seen.add(compiled.data)
+            count += 1
+            yield compiled
+    if problem is not None and not count and made is None:
+        raise problem
+
+
+def _without_search(model: Any) -> Any:
+    while type(model).__module__.startswith("sklearn.model_selection._search"):
+        model = model.best_estimator_
+    return model
+
+
+def _in_double(
+    model: Any, signature: Signature, categorical: Categories, foreign: DType
+) -> Compilation:
+    inputs = tuple(_as_read(field) for field in signature.inputs)
+    graph = Graph(inputs)
+    context = Context(graph, foreign)
+    value = _columns(graph, inputs, categorical)
+    steps, last = _split(model)
+    for step in steps:
+        value = transform(context, step, value)
+    outcome = predictors.predict(context, last, value)
+    outputs = _declare(graph, outcome, last)
+    has_text = any(field.dtype is DType.BYTES for field in inputs)
+    return Compilation(
+        "float64" if foreign is DType.FP64 else "float64, last steps in float32",
+        graph.finish(),
+        inputs,
+        outputs,
+        MISSING_TEXT if has_text else None,
+    )
+
+
+def _float_trees(model: Any, signature: Signature) -> Compilation | None:
+    """A bare classifier of trees on a matrix: one operator in floats, which it rounds to anyway."""
+    kind = f"{type(model).__module__.split('._')[0]}.{type(model).__qualname__}"
+    is_boosted = kind == "sklearn.ensemble.GradientBoostingClassifier"
+    is_forest = kind in (
+        "sklearn.ensemble.RandomForestClassifier",
+        "sklearn.ensemble.ExtraTreesClassifier",
+        "sklearn.tree.DecisionTreeClassifier",
+        "sklearn.tree.ExtraTreeClassifier",
+    )
+    if not signature.is_matrix or not (is_boosted or is_forest):
+        return None
+    try:
+        trees.check_one_output(model)
+        boosted = predictors.boosted_trees(model) if is_boosted else None
+    except Unconvertible:
+        return None
+    inputs = (replace(signature.inputs[0], dtype=DType.FP32),)
+    graph = Graph(inputs)
+    classes = np.asarray(model.classes_)
+    by_index = classes.dtype.kind not in "iu"
+    labels = list(range(len(classes))) if by_index else [int(c) for c in classes]
+    tensor = inputs[0].name
+    if boosted is not None:
+        made, base = boosted
+        post = "LOGISTIC" if len(labels) == 2 else "SOFTMAX"
+        label, scores = trees.classify_in_float(
+            graph, tensor, made, classes=labels, base=base, post_transform=post
+        )
+    else:
+        # Sums of whole shares are exact, so the label of a tie is the original's. The operator's
+        # own label is not: of two classes it takes the second when its score is over a half.
+        made = predictors.forest_trees(model)
+        _, scores = trees.classify_in_float(
+            graph, tensor, made, classes=range(len(classes)), base=[], post_transform="NONE"
+        )
+        label = graph.add("ArgMax", scores, axis=1, keepdims=0)
+        by_index = True
+        if len(made) > 1:
+            scores = graph.add("Div", scores, graph.constant(float(len(made)), np.float32))
+    outputs = (
+        _label_field(classes),
+        Field("probabilities", DType.FP32, (len(classes),)),
+    )
+    graph.output(_labels(graph, label, classes) if by_index else label, outputs[0])
+    graph.output(scores, outputs[1])
+    return Compilation("float32", graph.finish(), inputs, outputs, None)
+
+
+def _as_read(field: Field) -> Field:
+    """Numbers are computed with in doubles, so they are best parsed into doubles."""
+    if field.dtype in (DType.BYTES, DType.BOOL):
+        return field
+    return replace(field, dtype=DType.FP64)
+
+
+def _columns(graph: Graph, inputs: tuple[Field, ...], categorical: Categories) -> Value:
+    if len(inputs) == 1 and len(inputs[0].shape) == 1:
+        tensor = inputs[0].name
+        if inputs[0].dtype is DType.BOOL:
+            tensor = graph.cast(tensor, DType.FP64)
+        return numbers(tensor, inputs[0].shape[0])
+    parts = []
+    for field in inputs:
+        tensor = field.name
+        if field.dtype is DType.BOOL:
+            tensor = graph.cast(tensor, DType.FP64)
+        kind = TEXT if field.dtype is DType.BYTES else NUMBER
+        part = Part(tensor, kind, flat=True)
+        if field.name in categorical:
+            part = known_or_missing(graph, part, categorical[field.name])
+        parts.append(part)
+    return tuple(parts)
+
+
+def _split(model: Any) -> tuple[list[Any], Any]:
+    steps: list[Any] = []
+    while type(model).__module__ == "sklearn.pipeline" and hasattr(model, "steps"):
+        steps += [step for _, step in model.steps[:-1]]
+        model = _without_search(model.steps[-1][1])
+    return steps, model
+
+
+def _declare(graph: Graph, outcome: Outcome, model: Any) -> tuple[Field, ...]:
+    if outcome.prediction is not None:
+        field = Field("prediction", DType.FP64)
+        graph.output(outcome.prediction, field)
+        return (field,)
+    assert outcome.index is not None
+    classes = np.asarray(model.classes_)
+    fields = [_label_field(classes)]
+    graph.output(_labels(graph, outcome.index, classes), fields[0])
+    if outcome.probabilities is not None:
+        fields.append(Field("probabilities", DType.FP64, (len(classes),)))
+        graph.output(outcome.probabilities, fields[1])
+    return tuple(fields)
+
+
+def _label_field(classes: Any) -> Field:
+    return Field("label", label_dtype(classes))
+
+
+def label_dtype(classes: Any) -> DType:
+    """Text, booleans, doubles; whole numbers of any width are INT64."""
+    kind = np.asarray(classes).dtype.kind
+    return {"b": DType.BOOL, "i": DType.INT64, "u": DType.INT64, "f": DType.FP64}.get(
+        kind, DType.BYTES
+    )
+
+
+def _labels(graph: Graph, index: str, classes: Any) -> str:
+    dtype = label_dtype(classes)
+    if dtype is DType.INT64 and list(classes) == list(range(len(classes))):
+        return index
+    known = np.asarray(classes).astype(dtype.numpy)
+    return graph.add("Gather", graph.constant(known, known.dtype), index)

@@ -1,0 +1,107 @@
+"""The table of what can be compiled, and the steps that hold other steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from bascule.bundle.compilers.context import Context
+from bascule.bundle.compilers.foreign import transform_by_skl2onnx
+from bascule.bundle.compilers.values import (
+    NUMBER,
+    Part,
+    Value,
+    matrix,
+    numbers,
+    select,
+    width,
+)
+from bascule.core.errors import Unconvertible
+
+Transformer = Callable[[Context, Any, Value], Value]
+
+_HERE = "bascule.bundle.compilers"
+_TRANSFORMERS = {
+    "sklearn.compose.ColumnTransformer": f"{_HERE}.steps:column_transformer",
+    "sklearn.decomposition.PCA": f"{_HERE}.scaling:pca",
+    "sklearn.decomposition.TruncatedSVD": f"{_HERE}.scaling:truncated_svd",
+    "sklearn.impute.MissingIndicator": f"{_HERE}.imputing:missing_indicator",
+    "sklearn.impute.SimpleImputer": f"{_HERE}.imputing:simple_imputer",
+    "sklearn.pipeline.FeatureUnion": f"{_HERE}.steps:feature_union",
+    "sklearn.pipeline.Pipeline": f"{_HERE}.steps:pipeline",
+    "sklearn.preprocessing.Binarizer": f"{_HERE}.scaling:binarizer",
+    "sklearn.preprocessing.FunctionTransformer": f"{_HERE}.scaling:function_transformer",
+    "sklearn.preprocessing.MaxAbsScaler": f"{_HERE}.scaling:max_abs_scaler",
+    "sklearn.preprocessing.MinMaxScaler": f"{_HERE}.scaling:min_max_scaler",
+    "sklearn.preprocessing.OneHotEncoder": f"{_HERE}.encoding:one_hot_encoder",
+    "sklearn.preprocessing.OrdinalEncoder": f"{_HERE}.encoding:ordinal_encoder",
+    "sklearn.preprocessing.RobustScaler": f"{_HERE}.scaling:robust_scaler",
+    "sklearn.preprocessing.StandardScaler": f"{_HERE}.scaling:standard_scaler",
+    "sklearn.preprocessing.TargetEncoder": f"{_HERE}.encoding:target_encoder",
+}
+
+
+def compiler_for(step: Any, table: dict[str, str]) -> Any | None:
+    """The function of `table` for this very class; a subclass may compute something else."""
+    kind = type(step)
+    if not kind.__module__.startswith("sklearn."):
+        return None
+    place = table.get(f"{kind.__module__.split('._')[0]}.{kind.__qualname__}")
+    if place is None:
+        return None
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def transform(context: Context, step: Any, value: Value) -> Value:
+    """The columns after a fitted transformer."""
+    if step is None or (isinstance(step, str) and step == "passthrough"):
+        return value
+    if hasattr(step, "get_support") and hasattr(step, "_get_support_mask"):
+        return select(context.graph, value, [int(i) for i in step.get_support(indices=True)])
+    compiler: Transformer | None = compiler_for(step, _TRANSFORMERS)
+    if compiler is not None:
+        return compiler(context, step, value)
+    return transform_by_skl2onnx(context, step, value)
+
+
+def pipeline(context: Context, step: Any, value: Value) -> Value:
+    for _, part in step.steps:
+        value = transform(context, part, value)
+    return value
+
+
+def feature_union(context: Context, step: Any, value: Value) -> Value:
+    weights = step.transformer_weights or {}
+    parts: list[Part] = []
+    for name, part in step.transformer_list:
+        if isinstance(part, str) and part == "drop":
+            continue
+        parts += _weighted(context, transform(context, part, value), weights.get(name))
+    return tuple(parts)
+
+
+def column_transformer(context: Context, step: Any, value: Value) -> Value:
+    weights = step.transformer_weights or {}
+    parts: list[Part] = []
+    for name, part, columns in step.transformers_:
+        indices = [int(i) for i in step._transformer_to_input_indices[name]]
+        if (isinstance(part, str) and part == "drop") or not indices:
+            continue
+        if isinstance(columns, str) and not hasattr(part, "feature_names_in_"):
+            raise Unconvertible(
+                f"{type(part).__name__} of step {name!r} takes one column as a list of texts, "
+                "and there is no compiler for that"
+            )
+        chosen = select(context.graph, value, indices)
+        parts += _weighted(context, transform(context, part, chosen), weights.get(name))
+    return tuple(parts)
+
+
+def _weighted(context: Context, value: Value, weight: float | None) -> Value:
+    if weight is None:
+        return value
+    graph = context.graph
+    tensor = matrix(graph, value, NUMBER, step="transformer_weights")
+    return numbers(graph.add("Mul", tensor, graph.constant(weight)), width(value))

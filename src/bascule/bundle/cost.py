@@ -1,0 +1,185 @@
+"""Cost: what a program takes of time by batch size, of memory, and of disk. On this machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.tables import for_program, take
+from bascule.core.errors import Unavailable
+from bascule.core.fields import Columns
+from bascule.core.programs import Program
+
+BATCH_SIZES = (1, 8, 64, 512, 8192)
+_WARM_UP = 3
+_MIN_SAMPLES = 5
+_MAX_SAMPLES = 200
+_MEMORY_TIMEOUT_S = 120.0
+
+_MEMORY_PROBE = """
+import sys
+from pathlib import Path
+import numpy as np
+from bascule.bundle.format import read_manifest, open_program, EXAMPLE
+from bascule.bundle.examples import columns_of
+path = Path(sys.argv[1])
+manifest = read_manifest(path, verify=False)
+program = open_program(path, manifest)
+columns = columns_of((path / EXAMPLE).read_bytes(), program.inputs)
+rows = np.arange(512) % len(next(iter(columns.values())))
+program.run({name: column[rows] for name, column in columns.items()})
+# Not getrusage: its figure is handed down from the parent.
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) * 1024)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What was measured, on one thread.
+
+    Attributes:
+        latency_us: By program (and `original`), by batch size: the median time of one call.
+        peak_memory_bytes: The most that a fresh process held which loaded the program and
+            answered 512 rows; None where it could not be measured.
+        size_bytes: What the bundle's files take on disk.
+        machine: What it was measured on.
+    """
+
+    latency_us: Mapping[str, Mapping[int, float]]
+    peak_memory_bytes: int | None
+    size_bytes: int
+    machine: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "latency_us": {
+                program: {str(size): us for size, us in sizes.items()}
+                for program, sizes in self.latency_us.items()
+            },
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "size_bytes": self.size_bytes,
+            "machine": dict(self.machine),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Cost:
+        return cls(
+            latency_us={
+                program: {size: float(sizes[str(size)]) for size in sorted(map(int, sizes))}
+                for program, sizes in value["latency_us"].items()
+            },
+            peak_memory_bytes=value["peak_memory_bytes"],
+            size_bytes=int(value["size_bytes"]),
+            machine=dict(value["machine"]),
+        )
+
+
+def sample_latency(
+    program: Program, columns: Columns, rows: int, *, budget_s: float = 0.1
+) -> NDArray[np.float64]:
+    """Times in microseconds of single calls with `rows` rows, after a warm-up.
+
+    At least 5 and at most 200 calls, and no more than fit into about `budget_s`.
+
+    Args:
+        program: What to time.
+        columns: Real rows in the signature's dtypes, repeated as needed.
+        rows: The batch size.
+        budget_s: When to stop.
+    """
+    have = len(next(iter(columns.values())))
+    batch = for_program(take(columns, np.arange(rows) % have), program.inputs)
+    started = time.perf_counter()
+    for _ in range(_WARM_UP):
+        program.run(batch)
+        if time.perf_counter() - started > budget_s:
+            break
+    samples: list[float] = []
+    started = time.perf_counter()
+    while len(samples) < _MAX_SAMPLES:
+        before = time.perf_counter_ns()
+        program.run(batch)
+        samples.append((time.perf_counter_ns() - before) / 1e3)
+        if len(samples) >= _MIN_SAMPLES and time.perf_counter() - started > budget_s:
+            break
+    return np.asarray(samples)
+
+
+def measure_latency(
+    program: Program, columns: Columns, *, budget_s: float = 0.1
+) -> dict[int, float]:
+    """The median time of one call in microseconds, by batch size, on one thread."""
+    with _one_thread():
+        return {
+            size: round(
+                float(np.median(sample_latency(program, columns, size, budget_s=budget_s))), 3
+            )
+            for size in BATCH_SIZES
+        }
+
+
+def measure_memory(path: Path) -> int:
+    """The peak memory in bytes of a fresh process that loads the bundle and answers 512 rows.
+
+    Raises:
+        Unavailable: The process could not be run, or failed.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _MEMORY_PROBE, str(path)],
+            capture_output=True,
+            check=True,
+            timeout=_MEMORY_TIMEOUT_S,
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        )
+        return int(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as problem:
+        raise Unavailable(
+            f"the memory of a fresh process could not be measured: {problem}"
+        ) from None
+
+
+def machine() -> dict[str, str]:
+    """What the measurements were made on."""
+    import onnxruntime
+
+    return {
+        "cpu": _cpu_name(),
+        "cpus": str(os.cpu_count() or 0),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """scikit-learn's own threads are held to one, as the programs' are."""
+    try:
+        threadpool_limits = import_module("threadpoolctl").threadpool_limits
+    except ImportError:
+        return nullcontext()
+    limits: AbstractContextManager[Any] = threadpool_limits(1)
+    return limits

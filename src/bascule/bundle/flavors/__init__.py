@@ -1,0 +1,30 @@
+"""The frameworks that models come from. One file each, one line each in the table."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from bascule.bundle.subject import Flavor
+from bascule.core.errors import Invalid
+
+TABLE: dict[str, str] = {
+    "onnx": "bascule.bundle.flavors.onnx:Onnx",
+    "sklearn": "bascule.bundle.flavors.sklearn:Sklearn",
+}
+"""Flavors by name; imported when they are asked."""
+
+
+def flavor_of(model: Any) -> Flavor:
+    """The flavor that recognises the model; raises `Invalid` when none does."""
+    for place in TABLE.values():
+        module, _, name = place.partition(":")
+        flavor: Flavor = getattr(import_module(module), name)()
+        if flavor.recognises(model):
+            return flavor
+    kind = type(model)
+    raise Invalid(
+        f"{kind.__module__}.{kind.__qualname__} is not a model that Bascule knows",
+        hint=f"known are {', '.join(sorted(TABLE))}: a fitted scikit-learn estimator or pipeline, "
+        "or an ONNX model (its path or bytes)",
+    )

@@ -1,0 +1,133 @@
+"""Rebuilds the container that a model was trained on, from the columns of a request.
+
+A model that was trained on a table may depend on more than the values: on the type that pandas
+gave a column, on its categories, on what stands for a missing text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.tables import Kind, is_missing
+from bascule.core.fields import Columns
+
+_TEXT_TYPES = ("str", "string", "object")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A recipe for a container.
+
+    Attributes:
+        container: `numpy`, `pandas` or `polars`.
+        kinds: What each column was, in order; empty for a matrix that had one input.
+        dtype: For numpy: the type of the matrix.
+    """
+
+    container: str
+    kinds: Mapping[str, Kind]
+    dtype: str = "float64"
+
+    def build(self, columns: Columns) -> Any:
+        """The container that holds these columns."""
+        if self.container == "numpy":
+            return self._matrix(columns)
+        if self.container == "polars":
+            import polars
+
+            return polars.DataFrame(
+                [_polars_series(name, columns[name], kind) for name, kind in self.kinds.items()]
+            )
+        import pandas
+
+        return pandas.DataFrame(
+            {name: _pandas_series(columns[name], kind) for name, kind in self.kinds.items()}
+        )
+
+    def _matrix(self, columns: Columns) -> NDArray[Any]:
+        (values,) = columns.values()
+        wanted = np.dtype(self.dtype)
+        if wanted.kind in "biu" and values.dtype.kind == "f" and np.isnan(values).any():
+            return values
+        return values.astype(wanted, copy=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "container": self.container,
+            "dtype": self.dtype,
+            "columns": [
+                {
+                    "name": name,
+                    "dtype": kind.dtype,
+                    "categories": None if kind.categories is None else list(kind.categories),
+                    "ordered": kind.ordered,
+                    "missing": kind.missing,
+                }
+                for name, kind in self.kinds.items()
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Frame:
+        return cls(
+            container=value["container"],
+            dtype=value["dtype"],
+            kinds={
+                column["name"]: Kind(
+                    column["dtype"],
+                    None if column["categories"] is None else tuple(column["categories"]),
+                    column["ordered"],
+                    column["missing"],
+                )
+                for column in value["columns"]
+            },
+        )
+
+
+def _pandas_series(values: NDArray[Any], kind: Kind) -> Any:
+    import pandas
+
+    if kind.categories is not None:
+        known = set(kind.categories)
+        listed = [value if value in known else None for value in values.tolist()]
+        return pandas.Series(
+            pandas.Categorical(listed, categories=list(kind.categories), ordered=kind.ordered)
+        )
+    if values.dtype.kind == "O":
+        absent = is_missing(values)
+        if absent.any() and kind.missing == "nan":
+            values = values.copy()
+            values[absent] = np.nan
+        text = kind.dtype if kind.dtype.startswith(_TEXT_TYPES) else "object"
+        if text == "str" and int(pandas.__version__.partition(".")[0]) < 3:
+            text = "object"
+        return pandas.Series(values, dtype=text)
+    if kind.dtype.startswith(_TEXT_TYPES):
+        return pandas.Series(values)
+    if values.dtype.kind == "f" and np.isnan(values).any() and kind.dtype[0] in "iub":
+        return pandas.Series(values)
+    if kind.dtype[0].isupper() or kind.dtype == "boolean":
+        return pandas.Series(pandas.array(values.tolist(), dtype=kind.dtype.partition("[")[0]))
+    return pandas.Series(values.astype(kind.dtype.partition("[")[0], copy=False))
+
+
+def _polars_series(name: str, values: NDArray[Any], kind: Kind) -> Any:
+    import polars
+
+    if kind.categories is not None:
+        known = set(kind.categories)
+        listed = [value if value in known else None for value in values.tolist()]
+        return polars.Series(name, listed, dtype=polars.Enum(list(kind.categories)))
+    if values.dtype.kind == "O":
+        text: Any = polars.Categorical if kind.dtype == "Categorical" else polars.String
+        return polars.Series(name, values.tolist(), dtype=text)
+    listed = [None if value != value else value for value in values.tolist()]
+    known_type: Any = getattr(polars, kind.dtype, None)
+    if known_type is None or (known_type.is_float() and None not in listed):
+        return polars.Series(name, values)
+    return polars.Series(name, listed, dtype=known_type)

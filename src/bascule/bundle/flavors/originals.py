@@ -1,0 +1,31 @@
+"""Opens the model as it was trained, where no compiled program may stand in for it."""
+
+from __future__ import annotations
+
+from bascule.bundle.manifest import Manifest
+from bascule.core.errors import Untrusted
+from bascule.core.programs import Program
+
+
+def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:
+    """The saved original as a program; `data` has been verified against the manifest."""
+    if manifest.original.format == "onnx":
+        from bascule.bundle.programs.onnx import open_onnx
+
+        return open_onnx(
+            data,
+            name="original",
+            file=manifest.original.file,
+            inputs=manifest.signature.inputs,
+            outputs=manifest.signature.outputs,
+            threads=threads,
+        )
+    if manifest.original.format == "skops":
+        from bascule.bundle.flavors.sklearn import open_skops
+
+        return open_skops(data, manifest)
+    raise Untrusted(
+        f"the original is in format {manifest.original.format!r}, which this version cannot open",
+        hint="update bascule",
+        file=manifest.original.file,
+    )

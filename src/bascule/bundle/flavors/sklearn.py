@@ -1,0 +1,440 @@
+"""scikit-learn: estimators and pipelines, saved with skops, compiled to ONNX."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.flavors.frames import Frame
+from bascule.bundle.flavors.probing import probed
+from bascule.bundle.manifest import Manifest
+from bascule.bundle.subject import Compilation, Rows, Subject
+from bascule.bundle.tables import MATRIX, Kind, Table, as_dtype, read_table
+from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
+from bascule.core.fields import Columns, DType, Field, Signature
+
+_FILE = "original/model.skops"
+_INSTALL = "pip install 'bascule[sklearn]'"
+_TRUSTED_HOMES = ("sklearn.", "numpy.", "scipy.")
+_TRUSTED_BY_NAME = {
+    "functools.partial",  # what it calls is asked for by its own name
+    "sklearn.utils.validation.check_array",
+    *(
+        f"sklearn.feature_selection._{home}.{name}"
+        for home, names in {
+            "univariate_selection": ("chi2", "f_classif", "f_regression", "r_regression"),
+            "mutual_info": ("mutual_info_classif", "mutual_info_regression"),
+        }.items()
+        for name in names
+    ),
+}
+
+
+class Sklearn:
+    """See `bundle.subject.Flavor`."""
+
+    name = "sklearn"
+
+    def recognises(self, model: Any) -> bool:
+        return hasattr(model, "get_params") and hasattr(model, "predict")
+
+    def read(self, model: Any, train: Any, test: Any) -> Subject:
+        task, classes = _task(model)
+        if train is None:
+            raise Invalid(
+                "train is missing",
+                hint="pass the training rows, train=X or train=(X, y): the signature is inferred "
+                "from them",
+            )
+        table, truth = _read_rows(train, "train")
+        table = _as_trained(model, table)
+        frame = _frame(table)
+        probabilities = classes is not None and hasattr(model, "predict_proba")
+        outputs = _outputs(classes, probabilities=probabilities)
+
+        def ask(columns: Columns) -> Any:
+            return model.predict(frame.build(columns))
+
+        _must_answer(ask, table.columns)
+        inputs = probed(_fields(table), table.columns, ask)
+        names = table_names(train) if table.is_matrix else ()
+        signature = Signature(inputs, outputs, names)
+        held_out = None
+        if test is not None:
+            test_table, test_truth = _read_rows(test, "test")
+            held_out = _rows(_as_trained(model, test_table), test_truth, signature)
+        saved = save(model)
+        return Subject(
+            task=task,
+            classes=classes,
+            signature=signature,
+            original=SklearnOriginal(model, frame, signature),
+            saved=saved,
+            saved_file=_FILE,
+            saved_format="skops",
+            requires=_requires(frame),
+            frame=frame.to_json(),
+            train=_rows(table, truth, signature),
+            test=held_out,
+            parameters=_parameters(model),
+        )
+
+    def compilations(self, model: Any, subject: Subject) -> Iterator[Compilation]:
+        from bascule.bundle.compilers.sklearn import compilations
+
+        frame = Frame.from_json(subject.frame)
+        categorical = {
+            name: kind.categories
+            for name, kind in frame.kinds.items()
+            if kind.categories is not None
+        }
+        return compilations(model, subject.signature, categorical)
+
+
+class SklearnOriginal:
+    """The model itself as a program."""
+
+    name = "original"
+
+    def __init__(self, model: Any, frame: Frame, signature: Signature) -> None:
+        self.inputs = signature.inputs
+        self.outputs = signature.outputs
+        self._model = model
+        self._frame = frame
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs asked for; see `core.programs.Program`."""
+        wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
+        data = self._frame.build(columns)
+        try:
+            made = {field.name: self._answer(field, data) for field in wanted}
+        except Exception as problem:
+            raise ModelFailed(f"the original failed: {problem}") from problem
+        return made if outputs is None else {name: made[name] for name in outputs}
+
+    def _answer(self, field: Field, data: Any) -> NDArray[Any]:
+        if field.name == "probabilities":
+            return as_dtype(np.asarray(self._model.predict_proba(data)), field.dtype)
+        answer = np.asarray(self._model.predict(data))
+        return as_dtype(answer.ravel(), field.dtype)
+
+
+def save(model: Any) -> bytes:
+    """The model in skops' form, the same bytes for the same model.
+
+    Raises:
+        Invalid: It holds a type that would not be trusted when the bundle is loaded.
+    """
+    skops = _skops()
+    try:
+        data = skops.dumps(model)
+    except Exception as problem:
+        raise Invalid(
+            f"the model cannot be saved without pickle: {problem}",
+            hint="replace the part that is not scikit-learn's own, such as a lambda",
+        ) from problem
+    strange = [name for name in skops.get_untrusted_types(data=data) if not _is_trusted(name)]
+    if strange:
+        raise Invalid(
+            f"the model holds {strange[0]}, which is not scikit-learn's own, so a bundle with it "
+            "could not be loaded safely",
+            hint="build the step from scikit-learn's estimators and numpy's functions",
+            type=strange[0],
+        )
+    return _normalised(data)
+
+
+def open_skops(data: bytes, manifest: Manifest) -> SklearnOriginal:
+    """The saved original, under the versions that it was saved with.
+
+    Raises:
+        Untrusted: It was saved with another scikit-learn, or holds a type that is not trusted.
+        MissingExtra: scikit-learn is not installed.
+    """
+    _skops()
+    for name, saved_with in manifest.original.requires.items():
+        if name == "scikit-learn" and version(name) != saved_with:
+            raise Untrusted(
+                f"{manifest.name} was saved with {name} {saved_with}, and {version(name)} is "
+                "installed",
+                hint=f"pip install '{name}=={saved_with}', or pack the model again",
+            )
+    model = load_trusted(data, manifest.original.file)
+    return SklearnOriginal(model, Frame.from_json(manifest.original.frame), manifest.signature)
+
+
+def load_trusted(data: bytes, file: str) -> Any:
+    """An estimator from the bytes of a skops file, if every type in it is trusted.
+
+    Raises:
+        Untrusted: A type in it is not, or the bytes are no skops file.
+        MissingExtra: scikit-learn is not installed.
+    """
+    skops = _skops()
+    try:
+        types = skops.get_untrusted_types(data=data)
+        strange = [name for name in types if not _is_trusted(name)]
+        if strange:
+            raise Untrusted(
+                f"{file} holds {strange[0]}, which is not trusted",
+                hint="build the model from scikit-learn's own estimators",
+                type=strange[0],
+            )
+        return skops.loads(data, trusted=types)
+    except Untrusted:
+        raise
+    except Exception as problem:
+        raise Untrusted(f"{file} cannot be read: {problem}", file=file) from problem
+
+
+def table_names(train: Any) -> tuple[str, ...]:
+    """The column names of a table that a matrix model was trained on; else none."""
+    data = train[0] if isinstance(train, tuple) else train
+    table = read_table(data)
+    return () if table.is_matrix else tuple(table.columns)
+
+
+def _skops() -> Any:
+    try:
+        import sklearn  # noqa: F401
+        import skops.io
+    except ImportError:
+        raise MissingExtra("scikit-learn and skops are not installed", hint=_INSTALL) from None
+    return skops.io
+
+
+def _is_trusted(name: str) -> bool:
+    """Whether it is a class of scikit-learn, numpy or scipy; a function could do anything."""
+    if name in _TRUSTED_BY_NAME:
+        return True
+    if not name.startswith(_TRUSTED_HOMES):
+        return False
+    module, _, attribute = name.rpartition(".")
+    try:
+        return isinstance(getattr(import_module(module), attribute), type)
+    except (ImportError, AttributeError):
+        return False
+
+
+def _normalised(data: bytes) -> bytes:
+    """The same archive with nothing in it that depends on memory addresses, order or time."""
+    source = zipfile.ZipFile(io.BytesIO(data))
+    schema = json.loads(source.read("schema.json"))
+    numbers: dict[int, int] = {}
+    files: dict[str, str] = {}
+    _renumber(schema, numbers, files)
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as target:
+        for old, new in sorted(files.items(), key=lambda pair: pair[1]):
+            target.writestr(zipfile.ZipInfo(new), source.read(old))
+        text = json.dumps(schema, indent=None, separators=(",", ":"))
+        target.writestr(zipfile.ZipInfo("schema.json"), text)
+    return made.getvalue()
+
+
+def _renumber(node: Any, numbers: dict[int, int], files: dict[str, str]) -> None:
+    if isinstance(node, list):
+        for part in node:
+            _renumber(part, numbers, files)
+        return
+    if not isinstance(node, dict):
+        return
+    if isinstance(node.get("__id__"), int) and "__loader__" in node:
+        if node["__loader__"] == "JsonNode":
+            # Plain values: whether two equal ones are one object is an accident of the process.
+            numbers_id = numbers.setdefault(-len(numbers) - 1, len(numbers) + 1)
+        else:
+            numbers_id = numbers.setdefault(node["__id__"], len(numbers) + 1)
+        node["__id__"] = numbers_id
+    if isinstance(node.get("file"), str) and "__loader__" in node:
+        suffix = node["file"].rpartition(".")[2]
+        node["file"] = files.setdefault(node["file"], f"{len(files) + 1:06d}.{suffix}")
+    for key, part in node.items():
+        if key not in ("__id__", "file"):
+            _renumber(part, numbers, files)
+
+
+def _task(model: Any) -> tuple[str, tuple[str | int | float | bool, ...] | None]:
+    from sklearn.base import is_classifier, is_regressor
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    name = type(model).__name__
+    try:
+        check_is_fitted(model)
+    except NotFittedError:
+        raise Invalid(
+            f"{name} is not fitted", hint="call model.fit(X, y) before it is packed"
+        ) from None
+    if is_classifier(model):
+        classes = model.classes_
+        if isinstance(classes, list):
+            raise Invalid(
+                f"{name} predicts {len(classes)} outputs, and one is supported",
+                hint="pack one model per output",
+            )
+        return "classification", tuple(_plain_label(label) for label in classes)
+    if is_regressor(model):
+        return "regression", None
+    raise Invalid(
+        f"{name} is neither a classifier nor a regressor",
+        hint="classifiers, regressors and pipelines that end in one can be packed",
+    )
+
+
+def _plain_label(label: Any) -> str | int | float | bool:
+    value = label.item() if isinstance(label, np.generic) else label
+    if not isinstance(value, str | int | float | bool):
+        raise Invalid(f"class {value!r} is neither text nor a number")
+    return value
+
+
+def _read_rows(data: Any, what: str) -> tuple[Table, NDArray[Any] | None]:
+    rows, truth = data if isinstance(data, tuple) else (data, None)
+    if isinstance(data, tuple) and len(data) != 2:
+        raise Invalid(f"{what} is a tuple of {len(data)}, not of X and y")
+    table = read_table(rows)
+    if table.is_matrix and table.columns[MATRIX].ndim != 2:
+        raise Invalid(
+            f"{what} has {table.columns[MATRIX].ndim} dimensions, and a matrix of rows has two",
+            hint="pass a matrix of shape (rows, columns), or a table",
+        )
+    if not table.rows:
+        raise Invalid(f"{what} has no rows")
+    if truth is None:
+        return table, None
+    truth = _read_truth(truth, what)
+    if len(truth) != table.rows:
+        raise Invalid(f"{what} has {table.rows} rows in X and {len(truth)} in y")
+    return table, truth
+
+
+def _read_truth(truth: Any, what: str) -> NDArray[Any]:
+    if hasattr(truth, "to_numpy"):
+        truth = truth.to_numpy()
+    values = np.asarray(truth)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values.ravel()
+    if values.ndim != 1:
+        raise Invalid(f"y of {what} has shape {list(values.shape)}, and [rows] is supported")
+    return values
+
+
+def _as_trained(model: Any, table: Table) -> Table:
+    """The table with the columns that the model was fitted on, in that order; or its matrix."""
+    names = getattr(model, "feature_names_in_", None)
+    count = getattr(model, "n_features_in_", None)
+    if names is None and not table.is_matrix and count == len(table.columns):
+        columns = list(table.columns.values())
+        if all(column.dtype.kind in "biuf" for column in columns):
+            return Table({MATRIX: np.column_stack(columns)}, "numpy")
+    if table.is_matrix:
+        values = table.columns[MATRIX]
+        if count is not None and values.shape[1] != count:
+            raise Invalid(
+                f"the rows have {values.shape[1]} columns, and the model was trained on {count}"
+            )
+        if names is None:
+            return table
+        return Table(
+            {str(name): values[:, i] for i, name in enumerate(names)},
+            "dict",
+            {str(name): Kind(str(values.dtype)) for name in names},
+        )
+    if names is None:
+        return table
+    absent = [str(name) for name in names if name not in table.columns]
+    if absent:
+        raise Invalid(
+            f"column {absent[0]!r} is missing, and the model was trained with it",
+            hint="pass the same columns as to fit",
+            field=absent[0],
+        )
+    chosen = [str(name) for name in names]
+    return Table(
+        {name: table.columns[name] for name in chosen},
+        table.source,
+        {name: table.kinds[name] for name in chosen},
+    )
+
+
+def _frame(table: Table) -> Frame:
+    if table.is_matrix:
+        return Frame("numpy", {}, str(table.columns[MATRIX].dtype))
+    container = "polars" if table.source == "polars" else "pandas"
+    return Frame(container, dict(table.kinds))
+
+
+def _fields(table: Table) -> tuple[Field, ...]:
+    if table.is_matrix:
+        values = table.columns[MATRIX]
+        return (Field(MATRIX, DType.of(values.dtype), (values.shape[1],)),)
+    made = []
+    for name, values in table.columns.items():
+        if values.ndim != 1:
+            raise Invalid(f"column {name!r} is a matrix", field=name)
+        made.append(Field(name, DType.of(values.dtype)))
+    return tuple(made)
+
+
+def _outputs(classes: tuple[Any, ...] | None, *, probabilities: bool) -> tuple[Field, ...]:
+    if classes is None:
+        return (Field("prediction", DType.FP64),)
+    from bascule.bundle.compilers.sklearn import label_dtype
+
+    label = Field("label", label_dtype(np.asarray(classes)))
+    if not probabilities:
+        return (label,)
+    return (label, Field("probabilities", DType.FP64, (len(classes),)))
+
+
+def _rows(table: Table, truth: NDArray[Any] | None, signature: Signature) -> Rows:
+    from bascule.bundle.tables import conform
+
+    if signature.is_matrix:
+        return Rows(conform(table.columns[MATRIX], signature), truth)
+    return Rows(conform(dict(table.columns), signature), truth)
+
+
+def _must_answer(ask: Any, columns: Columns) -> None:
+    few = {name: column[:3] for name, column in columns.items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            answer = np.asarray(ask(few))
+    except Exception as problem:
+        raise Invalid(
+            f"the model does not answer for its training rows: {problem}",
+            hint="pass train as it was passed to fit",
+        ) from problem
+    if answer.ndim > 1 and answer.shape[1] != 1:
+        raise Invalid(
+            f"the model predicts {answer.shape[1]} outputs, and one is supported",
+            hint="pack one model per output",
+        )
+
+
+def _requires(frame: Frame) -> dict[str, str]:
+    names = ["numpy", "scikit-learn", "skops"]
+    if frame.container != "numpy":
+        names.append(frame.container)
+    return {name: version(name) for name in sorted(names)}
+
+
+def _parameters(model: Any) -> dict[str, str]:
+    """Settings that are plain values; nested estimators are spelled out under their own names."""
+    return {
+        name: repr(value)
+        for name, value in sorted(model.get_params(deep=True).items())
+        if value is None or isinstance(value, str | int | float | bool | list | tuple | dict)
+        if "<" not in repr(value)[:2000] and len(repr(value)) <= 2000
+    }

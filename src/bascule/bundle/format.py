@@ -1,0 +1,403 @@
+"""The bundle on disk: read, verified and written here, and nowhere else.
+
+    bundle.json            the manifest: canonical JSON; its SHA-256 is the bundle's digest
+    original/ programs/ data/ environment.txt      listed in the manifest with size and digest
+    card.md                rendered for people; not covered by the digest
+    statements/*.json      what is said about the bundle and varies; each names the digest
+
+Rules that this module keeps:
+
+- Nothing of a bundle is parsed by a runtime or a framework before its bytes have been compared
+  with the manifest, and the bytes that were compared are the bytes that are used.
+- A manifest can name only plain files inside its folder, and the folder holds no other file.
+- A bundle is written beside its place and renamed into it: it is there whole, or not at all.
+- Reading needs numpy and the standard library alone, so a serving worker stays small.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from bascule.bundle.manifest import (
+    CARD,
+    ENVIRONMENT,
+    EXAMPLE,
+    MANIFEST,
+    ORIGINAL,
+    SCHEMA_VERSION,
+    STATEMENTS,
+    TEST_DATA,
+    TRUTH,
+    FileEntry,
+    Manifest,
+    OriginalEntry,
+    ProgramEntry,
+    Statement,
+)
+from bascule.core.digests import canonical_json, sha256_bytes, sha256_file
+from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
+from bascule.core.programs import Program
+
+__all__ = [
+    "CARD",
+    "ENVIRONMENT",
+    "EXAMPLE",
+    "MANIFEST",
+    "ORIGINAL",
+    "SCHEMA_VERSION",
+    "STATEMENTS",
+    "TEST_DATA",
+    "TRUTH",
+    "FileEntry",
+    "Manifest",
+    "OriginalEntry",
+    "ProgramEntry",
+    "Statement",
+    "digest_of",
+    "drafting",
+    "open_original",
+    "open_program",
+    "read_file",
+    "read_manifest",
+    "read_statements",
+    "write_file",
+    "write_manifest",
+    "write_statement",
+]
+
+_MAX_MANIFEST_BYTES = 64 << 20
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def read_manifest(path: str | Path, *, verify: bool = True) -> Manifest:
+    """The manifest of the bundle at `path`, checked together with every file that it names.
+
+    Args:
+        path: The bundle's folder.
+        verify: Whether to compare the digest of every file. Paths, sizes and the absence of
+            strange files are checked in any case.
+
+    Raises:
+        NotFound: There is no bundle at `path`.
+        Untrusted: The manifest cannot be read, is of a newer schema, names a file outside of its
+            folder, or a file is missing, strange, or not what the manifest says.
+    """
+    path = Path(path)
+    manifest = _parse_manifest(path)
+    for name, entry in manifest.files.items():
+        _check_file(path, name, entry)
+    _refuse_strangers(path, manifest)
+    if verify:
+        for name, entry in manifest.files.items():
+            if sha256_file(path / name) != entry.sha256:
+                raise _altered(path, name)
+    return manifest
+
+
+def digest_of(path: str | Path) -> str:
+    """The digest of the bundle at `path`: of the manifest's bytes as they are on disk."""
+    return sha256_bytes(_manifest_bytes(Path(path)))
+
+
+def read_file(path: str | Path, manifest: Manifest, name: str) -> bytes:
+    """The bytes of one file, after they were found to be those that the manifest names."""
+    path = Path(path)
+    try:
+        entry = manifest.files[name]
+    except KeyError:
+        raise Untrusted(
+            f"bundle {path} has no file {name} in its manifest", path=str(path), file=name
+        ) from None
+    _check_file(path, name, entry)
+    data = (path / name).read_bytes()
+    if sha256_bytes(data) != entry.sha256:
+        raise _altered(path, name)
+    return data
+
+
+def open_program(path: str | Path, manifest: Manifest, *, threads: int = 1) -> Program:
+    """The program that the bundle serves: the compiled one, or else the original itself.
+
+    Raises:
+        Untrusted: The program's bytes are not those of the manifest, or the runtime cannot take
+            them.
+    """
+    entry = manifest.served
+    if entry is None:
+        return open_original(path, manifest, threads=threads)
+    if entry.kind != "onnx":
+        raise Untrusted(
+            f"bundle {path} holds a program of kind {entry.kind!r}, which this version cannot run",
+            hint="update bascule",
+        )
+    from bascule.bundle.programs.onnx import open_onnx
+
+    return open_onnx(
+        read_file(path, manifest, entry.file),
+        name=entry.name,
+        file=entry.file,
+        inputs=entry.inputs,
+        outputs=manifest.signature.outputs,
+        missing_text=entry.missing_text,
+        threads=threads,
+    )
+
+
+def open_original(path: str | Path, manifest: Manifest, *, threads: int = 1) -> Program:
+    """The model as it was trained, as a program. Needs the framework that it was trained with."""
+    from bascule.bundle.flavors.originals import open_saved
+
+    return open_saved(read_file(path, manifest, manifest.original.file), manifest, threads=threads)
+
+
+def read_statements(path: str | Path, kind: str | None = None) -> list[Statement]:
+    """The statements beside the bundle that speak of its digest, oldest first."""
+    subject = digest_of(path)
+    found = []
+    folder = Path(path) / STATEMENTS
+    for file in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        statement = _parse_statement(file)
+        if statement.subject == subject and kind in (None, statement.kind):
+            found.append(statement)
+    return sorted(found, key=lambda statement: (statement.at, statement.file_name))
+
+
+def write_statement(
+    path: str | Path, kind: str, body: Mapping[str, Any], *, at: datetime | None = None, by: str
+) -> Statement:
+    """Put a statement beside the bundle. Saying the same thing twice keeps one file.
+
+    Args:
+        path: The bundle's folder.
+        kind: One word in small letters: parity, cost, provenance, gates...
+        body: JSON values.
+        at: When; now, if None. Must carry a time zone.
+        by: Who says so.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
+        raise Invalid(f"statement kind {kind!r} is not a word of small letters")
+    moment = datetime.now(UTC) if at is None else at.astimezone(UTC)
+    statement = Statement(kind, digest_of(path), moment.isoformat(), by, body)
+    folder = Path(path) / STATEMENTS
+    folder.mkdir(exist_ok=True)
+    _write_atomically(folder / statement.file_name, canonical_json(statement.to_json()))
+    return statement
+
+
+@contextmanager
+def drafting(to: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to build a bundle in; it becomes `to` when the block ends without an error.
+
+    Raises:
+        Conflict: `to` exists, and `overwrite` is False or it is not a bundle.
+    """
+    to = Path(to)
+    _check_place(to, overwrite=overwrite)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".draft", dir=to.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        _check_place(to, overwrite=overwrite)
+        if to.exists():
+            _swap(draft, to)
+        else:
+            draft.rename(to)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_file(draft: Path, name: str, data: bytes) -> FileEntry:
+    """Put one file into a draft; returns its entry for the manifest."""
+    target = draft / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    return FileEntry(sha256_bytes(data), len(data))
+
+
+def write_manifest(draft: Path, manifest: Manifest) -> None:
+    """Seal a draft: from here on its digest is known."""
+    (draft / MANIFEST).write_bytes(canonical_json(manifest.to_json()))
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise NotFound(
+            f"there is no bundle at {path}: {MANIFEST} is missing",
+            hint="give the folder that bascule.pack wrote",
+            path=str(path),
+        )
+    if file.is_symlink():
+        raise Untrusted(f"{MANIFEST} of bundle {path} is a symbolic link", file=MANIFEST)
+    if file.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise Untrusted(f"{MANIFEST} of bundle {path} is too large to be one", file=MANIFEST)
+    return file.read_bytes()
+
+
+def _parse_manifest(path: Path) -> Manifest:
+    data = _manifest_bytes(path)
+    try:
+        value = json.loads(data)
+        version = value["schema_version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Untrusted(
+            f"{MANIFEST} of bundle {path} is not a manifest", path=str(path), file=MANIFEST
+        ) from None
+    if not isinstance(version, int) or version > SCHEMA_VERSION or version < 1:
+        raise Untrusted(
+            f"bundle {path} has schema version {version}, and this bascule reads up to "
+            f"{SCHEMA_VERSION}",
+            hint="update bascule",
+            file=MANIFEST,
+        )
+    try:
+        manifest = Manifest.from_json(value)
+    except (Invalid, KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise Untrusted(
+            f"{MANIFEST} of bundle {path} is damaged: {problem}", path=str(path), file=MANIFEST
+        ) from None
+    if canonical_json(value) != data:
+        raise Untrusted(f"{MANIFEST} of bundle {path} is not in canonical form", file=MANIFEST)
+    if manifest.serves != ORIGINAL and manifest.served is None:
+        raise Untrusted(
+            f"bundle {path} serves {manifest.serves!r}, which is none of its programs",
+            file=MANIFEST,
+        )
+    return replace(manifest, digest_on_disk=sha256_bytes(data))
+
+
+def _check_file(path: Path, name: str, entry: FileEntry) -> None:
+    pure = PurePosixPath(name)
+    if (
+        not name
+        or pure.is_absolute()
+        or "\\" in name
+        or "\0" in name
+        or ".." in pure.parts
+        or str(pure) != name
+        or name in (MANIFEST, CARD)
+        or pure.parts[0] == STATEMENTS
+        or not _DIGEST.fullmatch(entry.sha256)
+    ):
+        raise Untrusted(
+            f"{MANIFEST} of bundle {path} names {name!r}, which cannot be a file of it",
+            path=str(path),
+            file=name,
+        )
+    at = path
+    for part in pure.parts:
+        at = at / part
+        if at.is_symlink():
+            raise Untrusted(
+                f"{name} of bundle {path} is a symbolic link", path=str(path), file=name
+            )
+    if not at.is_file():
+        raise Untrusted(f"{name} of bundle {path} is missing", path=str(path), file=name)
+    if at.stat().st_size != entry.bytes:
+        raise Untrusted(
+            f"{name} of bundle {path} has {at.stat().st_size} bytes, and {entry.bytes} when it "
+            "was sealed",
+            hint="the file was altered or cut short; take the bundle from its source again",
+            path=str(path),
+            file=name,
+        )
+
+
+def _refuse_strangers(path: Path, manifest: Manifest) -> None:
+    known = {MANIFEST, CARD, *manifest.files}
+    for root, folders, files in os.walk(path):
+        inside = Path(root).relative_to(path)
+        if inside == Path():
+            folders[:] = [folder for folder in folders if folder != STATEMENTS]
+            if (path / STATEMENTS).is_symlink():
+                raise Untrusted(f"{STATEMENTS} of bundle {path} is a symbolic link")
+        for folder in folders:
+            if (Path(root) / folder).is_symlink():
+                raise Untrusted(f"{(inside / folder).as_posix()} of bundle {path} is a link")
+        for file in files:
+            name = (inside / file).as_posix()
+            if name not in known:
+                raise Untrusted(
+                    f"bundle {path} holds {name}, which is not in its manifest",
+                    hint="remove the file if it is yours",
+                    path=str(path),
+                    file=name,
+                )
+
+
+def _altered(path: Path, name: str) -> Untrusted:
+    return Untrusted(
+        f"{name} of bundle {path} is not the file that was sealed",
+        hint="the file was altered; take the bundle from its source again, or pack it anew",
+        path=str(path),
+        file=name,
+    )
+
+
+def _parse_statement(file: Path) -> Statement:
+    if file.is_symlink():
+        raise Untrusted(f"statement {file} is a symbolic link", file=file.name)
+    try:
+        value = json.loads(file.read_bytes())
+        return Statement(
+            kind=str(value["kind"]),
+            subject=str(value["subject"]),
+            at=str(value["at"]),
+            by=str(value["by"]),
+            body=dict(value["body"]),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Untrusted(f"statement {file} cannot be read", file=file.name) from None
+
+
+def _check_place(to: Path, *, overwrite: bool) -> None:
+    if not to.exists() and not to.is_symlink():
+        return
+    if not overwrite:
+        raise Conflict(
+            f"{to} exists already",
+            hint="choose another place, or pass overwrite=True (--overwrite)",
+            path=str(to),
+        )
+    if to.is_symlink() or not (to / MANIFEST).is_file():
+        raise Conflict(
+            f"{to} exists and is not a bundle, so it is not overwritten",
+            hint="choose another place, or remove it yourself",
+            path=str(to),
+        )
+
+
+def _swap(draft: Path, to: Path) -> None:
+    aside = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".replaced", dir=to.parent))
+    try:
+        to.rename(aside / "bundle")
+        try:
+            draft.rename(to)
+        except OSError:
+            (aside / "bundle").rename(to)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_atomically(target: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,111 @@
+"""A bundle in the hand: what it says, what is said of it, and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bascule.bundle import format as disk
+from bascule.bundle.answer import Answer
+from bascule.bundle.cost import Cost
+from bascule.bundle.format import Manifest, Statement
+from bascule.bundle.parity import Parity
+from bascule.bundle.tables import conform, for_program
+from bascule.core.fields import Columns, Signature
+from bascule.core.programs import Program
+
+
+class Bundle:
+    """One verified bundle. Immutable but for the statements beside it."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.digest = manifest.digest
+        self._program: Program | None = None
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def signature(self) -> Signature:
+        return self.manifest.signature
+
+    @property
+    def task(self) -> str:
+        """`classification`, `regression` or `other`."""
+        return self.manifest.task
+
+    @property
+    def classes(self) -> tuple[str | int | float | bool, ...] | None:
+        """The labels in the order of the probabilities; None unless a classifier."""
+        return self.manifest.classes
+
+    @property
+    def parity(self) -> Parity | None:
+        """The last measured parity, where a statement holds one."""
+        said = self.statements("parity")
+        return Parity.from_json(said[-1].body) if said else None
+
+    @property
+    def cost(self) -> Cost | None:
+        """The last measured cost, where a statement holds one."""
+        said = self.statements("cost")
+        return Cost.from_json(said[-1].body) if said else None
+
+    def statements(self, kind: str | None = None) -> list[Statement]:
+        """What is said of this bundle, oldest first."""
+        return disk.read_statements(self.path, kind)
+
+    def add_statement(
+        self, kind: str, body: Mapping[str, Any], *, at: datetime | None = None, by: str
+    ) -> Statement:
+        """Say something of this bundle; see `bundle.format.write_statement`."""
+        return disk.write_statement(self.path, kind, body, at=at, by=by)
+
+    def predict(self, data: Any) -> Answer:
+        """The model's answer for any table or matrix that fits the signature.
+
+        Raises:
+            Invalid: It does not fit; the message names the column.
+        """
+        if self._program is None:
+            self._program = self.program()
+        columns = conform(data, self.signature)
+        return Answer(self._program.run(for_program(columns, self._program.inputs)))
+
+    def program(self, threads: int = 1) -> Program:
+        """The program that the bundle serves, newly opened."""
+        return disk.open_program(self.path, self.manifest, threads=threads)
+
+    def original(self) -> Program:
+        """The model as it was trained; needs its framework."""
+        return disk.open_original(self.path, self.manifest)
+
+    def test_data(self) -> tuple[Columns, NDArray[Any] | None] | None:
+        """The held-out rows and their truth; None where the bundle holds none."""
+        if disk.TEST_DATA not in self.manifest.files:
+            return None
+        from bascule.bundle.heldout import from_parquet
+
+        data = disk.read_file(self.path, self.manifest, disk.TEST_DATA)
+        return from_parquet(data, self.signature)
+
+    def __repr__(self) -> str:
+        return f"Bundle({self.name!r}, {self.digest[:19]}, {str(self.path)!r})"
+
+
+def load(path: str | Path) -> Bundle:
+    """Open a bundle after every file of it was compared with its digest.
+
+    Raises:
+        NotFound: There is no bundle at `path`.
+        Untrusted: A file is not what the manifest says, or the schema is newer than this version.
+    """
+    path = Path(path)
+    return Bundle(path, disk.read_manifest(path))

@@ -1,0 +1,210 @@
+"""What is written in a bundle: the manifest, and the statements beside it, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bascule.core.digests import canonical_json, sha256_bytes
+from bascule.core.fields import Field, Signature
+from bascule.core.names import check_name
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+CARD = "card.md"
+STATEMENTS = "statements"
+EXAMPLE = "data/example.json"
+TEST_DATA = "data/test.parquet"
+TRUTH = "__truth__"
+ENVIRONMENT = "environment.txt"
+ORIGINAL = "original"
+"""What `Manifest.serves` says when no compiled program was equal enough to the original."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramEntry:
+    """One compiled program.
+
+    Attributes:
+        name: What statements call it.
+        kind: How to run it; `onnx` is the only kind so far.
+        file: Its path inside the bundle.
+        inputs: What it reads; the signature's inputs, but for the dtypes.
+        batch_invariant: Whether a row's answer has the same bits whatever it is batched with.
+        tolerance: The parity that it was held to.
+        precision: How it computes, for people to read.
+        missing_text: The text that stands for a missing one inside the program.
+    """
+
+    name: str
+    kind: str
+    file: str
+    inputs: tuple[Field, ...]
+    batch_invariant: bool
+    tolerance: float
+    precision: str = ""
+    missing_text: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "file": self.file,
+            "inputs": [read.to_json() for read in self.inputs],
+            "batch_invariant": self.batch_invariant,
+            "tolerance": self.tolerance,
+            "precision": self.precision,
+            "missing_text": self.missing_text,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ProgramEntry:
+        return cls(
+            name=str(value["name"]),
+            kind=str(value["kind"]),
+            file=str(value["file"]),
+            inputs=tuple(Field.from_json(read) for read in value["inputs"]),
+            batch_invariant=bool(value["batch_invariant"]),
+            tolerance=float(value["tolerance"]),
+            precision=str(value.get("precision", "")),
+            missing_text=value.get("missing_text"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OriginalEntry:
+    """The model as it was trained, and how to hand it a table as it was trained on.
+
+    Attributes:
+        file: Its path inside the bundle.
+        format: `skops` or `onnx`.
+        requires: Distribution names and the exact versions that it was saved with.
+        frame: How its flavor rebuilds the container of the training data.
+    """
+
+    file: str
+    format: str
+    requires: Mapping[str, str]
+    frame: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": self.file,
+            "format": self.format,
+            "requires": dict(self.requires),
+            "frame": dict(self.frame),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> OriginalEntry:
+        return cls(
+            file=str(value["file"]),
+            format=str(value["format"]),
+            requires={str(k): str(v) for k, v in value["requires"].items()},
+            frame=dict(value["frame"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a model is. The digest of its canonical JSON is the bundle's identity."""
+
+    name: str
+    flavor: str
+    task: str
+    classes: tuple[str | int | float | bool, ...] | None
+    signature: Signature
+    original: OriginalEntry
+    programs: tuple[ProgramEntry, ...]
+    serves: str
+    files: Mapping[str, FileEntry]
+    schema_version: int = SCHEMA_VERSION
+    digest_on_disk: str = field(default="", compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema_version": self.schema_version,
+            "name": self.name,
+            "flavor": self.flavor,
+            "task": self.task,
+            "classes": None if self.classes is None else list(self.classes),
+            "signature": self.signature.to_json(),
+            "original": self.original.to_json(),
+            "programs": [program.to_json() for program in self.programs],
+            "serves": self.serves,
+            "files": {
+                name: {"sha256": entry.sha256, "bytes": entry.bytes}
+                for name, entry in self.files.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Manifest:
+        classes = value["classes"]
+        return cls(
+            name=check_name(value["name"]),
+            flavor=str(value["flavor"]),
+            task=str(value["task"]),
+            classes=None if classes is None else tuple(classes),
+            signature=Signature.from_json(value["signature"]),
+            original=OriginalEntry.from_json(value["original"]),
+            programs=tuple(ProgramEntry.from_json(program) for program in value["programs"]),
+            serves=str(value["serves"]),
+            files={
+                str(name): FileEntry(str(entry["sha256"]), int(entry["bytes"]))
+                for name, entry in value["files"].items()
+            },
+            schema_version=int(value["schema_version"]),
+        )
+
+    @property
+    def digest(self) -> str:
+        """The bundle's identity: of the bytes that were read, or else that would be written."""
+        if self.digest_on_disk:
+            return self.digest_on_disk
+        return sha256_bytes(canonical_json(self.to_json()))
+
+    @property
+    def served(self) -> ProgramEntry | None:
+        """The compiled program that answers; None when the original does."""
+        return next((entry for entry in self.programs if entry.name == self.serves), None)
+
+    @property
+    def size_bytes(self) -> int:
+        """What its files take on disk."""
+        return sum(entry.bytes for entry in self.files.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Something said about a bundle: a measurement, a verdict, where it came from."""
+
+    kind: str
+    subject: str
+    at: str
+    by: str
+    body: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": self.kind,
+            "subject": self.subject,
+            "at": self.at,
+            "by": self.by,
+            "body": dict(self.body),
+        }
+
+    @property
+    def file_name(self) -> str:
+        digest = sha256_bytes(canonical_json(self.to_json())).removeprefix("sha256:")
+        return f"{self.kind}-{digest[:12]}.json"

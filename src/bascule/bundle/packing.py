@@ -1,0 +1,386 @@
+"""Pack: from a fitted model to a sealed bundle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bascule.bundle import card, cost, environment, parity, provenance
+from bascule.bundle import format as disk
+from bascule.bundle.cost import Cost
+from bascule.bundle.examples import example_body
+from bascule.bundle.flavors import flavor_of
+from bascule.bundle.flavors.probing import probe_rows
+from bascule.bundle.format import Manifest, OriginalEntry, ProgramEntry
+from bascule.bundle.heldout import to_parquet
+from bascule.bundle.loaded import Bundle, load
+from bascule.bundle.parity import Parity
+from bascule.bundle.programs.onnx import OnnxProgram, open_onnx
+from bascule.bundle.subject import Compilation, Flavor, Rows, Subject
+from bascule.bundle.tables import take
+from bascule.core.digests import canonical_json
+from bascule.core.errors import (
+    BasculeError,
+    Invalid,
+    ModelFailed,
+    Unavailable,
+    Unconvertible,
+    Untrusted,
+)
+from bascule.core.fields import Columns, DType
+from bascule.core.names import check_name
+from bascule.core.programs import Program
+
+Progress = Callable[[str], None]
+_PROGRAM = "onnx"
+_PROGRAM_FILE = "programs/onnx.onnx"
+
+
+def pack(
+    model: Any,
+    *,
+    name: str,
+    train: Any = None,
+    test: Any = None,
+    to: str | Path | None = None,
+    tolerance: float = 1e-5,
+    keep_test: bool = True,
+    description: str = "",
+    author: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    serve_original: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Turn a fitted model into a bundle: compiled, compared with the original, measured, sealed.
+
+    The same model and rows give the same digest, wherever and whenever they are packed.
+
+    Args:
+        model: A fitted scikit-learn estimator or pipeline, or an ONNX model: its path, its bytes
+            or a `ModelProto`.
+        name: What the registry and requests call it.
+        train: The rows that it was trained on: X, or (X, y). Any table or matrix. An ONNX model
+            needs none.
+        test: Held-out rows with their truth: (X, y). Parity is measured on them, or else on the
+            training rows, and gates judge quality by them.
+        to: The folder to make; `./NAME.bundle` if None.
+        tolerance: The largest difference from the original at which a program may stand in for it.
+        keep_test: Whether the bundle holds the held-out rows, for gates to use later.
+        description: One or two sentences for the card.
+        author: Who packs it; the user's name if None.
+        parameters: Facts about the training, beside the model's own settings.
+        metrics: Figures from the training, for the card.
+        serve_original: Whether to serve the original, slower, where the model cannot be compiled.
+        overwrite: Whether to replace a bundle that is at `to`.
+        progress: Called with a short sentence when a stage is done.
+
+    Returns:
+        The bundle as it was loaded again from disk.
+
+    Raises:
+        Invalid: The model or the rows are not what can be packed; the message says which.
+        Unconvertible: A step has no converter, and `serve_original` is False.
+        Conflict: `to` exists, and may not be overwritten.
+    """
+    check_name(name)
+    _check_tolerance(tolerance)
+    request = _Request(
+        name=name,
+        tolerance=tolerance,
+        keep_test=keep_test,
+        serve_original=serve_original,
+        description=description,
+        parameters=_json_values(parameters, "parameters"),
+        metrics=_json_values(metrics, "metrics"),
+        tell=progress or _say_nothing,
+    )
+    place = Path(to) if to is not None else Path(f"{name}.bundle")
+    with disk.drafting(place, overwrite=overwrite) as draft:
+        flavor = flavor_of(model)
+        subject = flavor.read(model, train, test)
+        request.tell(_described(subject, flavor))
+        choice = _choose(flavor, model, subject, _rows_to_compare(subject), request)
+        manifest = _write(draft, flavor, subject, choice, request)
+        measured = _measure(draft, manifest, subject, choice)
+        request.tell(_costs(measured, manifest.serves))
+        known = _provenance(subject, request)
+        said = {"parity": choice.parity.to_json(), "cost": measured.to_json(), "provenance": known}
+        now, by = datetime.now(UTC), author or provenance.user_name()
+        for kind, body in said.items():
+            disk.write_statement(draft, kind, body, at=now, by=by)
+        text = card.render(manifest, choice.parity, measured, known)
+        (draft / disk.CARD).write_text(text, encoding="utf-8")
+    request.tell(f"sealed as {manifest.digest[:19]} at {place}")
+    return load(place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the caller of `pack` asked for."""
+
+    name: str
+    tolerance: float
+    keep_test: bool
+    serve_original: bool
+    description: str
+    parameters: dict[str, Any]
+    metrics: dict[str, Any]
+    tell: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What is served: a compilation that passed, or else the original, with the reason."""
+
+    parity: Parity
+    compilation: Compilation | None
+    program: Program
+    batch_invariant: bool
+
+
+def _choose(
+    flavor: Flavor,
+    model: Any,
+    subject: Subject,
+    rows: Rows | None,
+    request: _Request,
+) -> _Choice:
+    """The first compilation that is equal to the original on all rows, or the original."""
+    if rows is None:
+        return _own_original(flavor, model, subject, request)
+    compared, probes = _with_probes(subject, rows)
+    expected = parity.answers(subject.original, compared)
+    failed: list[Parity] = []
+    try:
+        for compilation in flavor.compilations(model, subject):
+            request.tell(f"compiled to ONNX in {compilation.precision}")
+            try:
+                program = _opened(compilation)
+                found = parity.answers(program, compared)
+            except (Untrusted, ModelFailed) as problem:
+                failed.append(_no_parity(problem.message, compilation.precision, request))
+                continue
+            judged = parity.compare(
+                expected,
+                found,
+                tolerance=request.tolerance,
+                program=_PROGRAM,
+                precision=compilation.precision,
+                probes=probes,
+            )
+            request.tell(f"parity on {judged.rows:,} rows: {judged.max_difference:.2g}")
+            if judged.passed:
+                invariant = parity.is_batch_invariant(program, compared)
+                return _Choice(judged, compilation, program, invariant)
+            failed.append(judged)
+    except Unconvertible as problem:
+        if not request.serve_original:
+            raise
+        failed.append(_no_parity(problem.message, "", request))
+    # The reason that is worth reading is of the way that came closest.
+    nearest = min(failed, key=lambda parity: parity.max_difference)
+    request.tell("the original is served: " + nearest.reason)
+    return _Choice(nearest, None, subject.original, batch_invariant=False)
+
+
+def _own_original(flavor: Flavor, model: Any, subject: Subject, request: _Request) -> _Choice:
+    """A graph that was handed in is served as it is."""
+    (compilation,) = flavor.compilations(model, subject)
+    given = subject.test or subject.train
+    invariant = False
+    if given is not None:
+        invariant = parity.is_batch_invariant(subject.original, given.columns)
+    found = parity.exact(rows=0 if given is None else len(given), tolerance=request.tolerance)
+    request.tell(found.reason)
+    return _Choice(found, compilation, subject.original, invariant)
+
+
+def _rows_to_compare(subject: Subject) -> Rows | None:
+    """Held-out rows, else training rows; None for a model that is its own program."""
+    if subject.saved_format == "onnx":
+        return None
+    return subject.test or subject.train
+
+
+def _with_probes(subject: Subject, rows: Rows) -> tuple[Columns, int]:
+    """The rows to compare, and after them those that hold what no real row may hold.
+
+    A probe that the original refuses is left out: there is nothing to be equal to.
+    """
+    real = parity.sample(rows.columns)
+    probes = probe_rows(subject.signature.inputs, real)
+    kept = [row for row in range(_count(probes)) if _answers(subject.original, probes, row)]
+    if not kept:
+        return real, 0
+    taken = take(probes, np.asarray(kept))
+    return {name: np.concatenate([real[name], taken[name]]) for name in real}, len(kept)
+
+
+def _answers(original: Program, probes: Columns, row: int) -> bool:
+    try:
+        original.run(take(probes, slice(row, row + 1)))
+    except BasculeError:
+        return False
+    return True
+
+
+def _opened(compilation: Compilation) -> OnnxProgram:
+    return open_onnx(
+        compilation.data,
+        name=_PROGRAM,
+        file=_PROGRAM_FILE,
+        inputs=compilation.inputs,
+        outputs=compilation.outputs,
+        missing_text=compilation.missing_text,
+    )
+
+
+def _no_parity(reason: str, precision: str, request: _Request) -> Parity:
+    return Parity(
+        program=_PROGRAM,
+        precision=precision,
+        rows=0,
+        probes=0,
+        max_difference=math.inf,
+        label_differences=0,
+        ties=0,
+        tolerance=request.tolerance,
+        passed=False,
+        reason=reason,
+    )
+
+
+def _write(
+    draft: Path, flavor: Flavor, subject: Subject, choice: _Choice, request: _Request
+) -> Manifest:
+    """Write every file that the digest covers, and the manifest."""
+    made = choice.compilation
+    outputs = subject.signature.outputs if made is None else made.outputs
+    signature = replace(subject.signature, outputs=outputs)
+    files = {subject.saved_file: disk.write_file(draft, subject.saved_file, subject.saved)}
+    programs: tuple[ProgramEntry, ...] = ()
+    if made is not None:
+        files[_PROGRAM_FILE] = disk.write_file(draft, _PROGRAM_FILE, made.data)
+        programs = (_entry(made, choice, request),)
+    example = example_body(_example_rows(subject), signature.inputs)
+    files[disk.EXAMPLE] = disk.write_file(draft, disk.EXAMPLE, example)
+    if request.keep_test and subject.test is not None:
+        held_out = to_parquet(subject.test, signature)
+        files[disk.TEST_DATA] = disk.write_file(draft, disk.TEST_DATA, held_out)
+    lock = environment.locked([*subject.requires, "onnxruntime", "numpy"]).encode()
+    files[disk.ENVIRONMENT] = disk.write_file(draft, disk.ENVIRONMENT, lock)
+    manifest = Manifest(
+        name=request.name,
+        flavor=flavor.name,
+        task=subject.task,
+        classes=subject.classes,
+        signature=signature,
+        original=OriginalEntry(
+            subject.saved_file, subject.saved_format, subject.requires, subject.frame
+        ),
+        programs=programs,
+        serves=_PROGRAM if programs else disk.ORIGINAL,
+        files=files,
+    )
+    disk.write_manifest(draft, manifest)
+    return manifest
+
+
+def _entry(made: Compilation, choice: _Choice, request: _Request) -> ProgramEntry:
+    nullable = {field.name: field.nullable for field in made.inputs}
+    return ProgramEntry(
+        name=_PROGRAM,
+        kind="onnx",
+        file=_PROGRAM_FILE,
+        inputs=tuple(replace(field, nullable=nullable[field.name]) for field in made.inputs),
+        batch_invariant=choice.batch_invariant,
+        tolerance=request.tolerance,
+        precision=made.precision,
+        missing_text=made.missing_text,
+    )
+
+
+def _example_rows(subject: Subject) -> Columns:
+    """Real rows where there are any; else one row of zeros and empty texts."""
+    rows = subject.test or subject.train
+    if rows is not None:
+        return rows.columns
+    made: Columns = {}
+    for field in subject.signature.inputs:
+        shape = (1, *(1 if length < 0 else length for length in field.shape))
+        empty: Any = "" if field.dtype is DType.BYTES else 0
+        made[field.name] = np.full(shape, empty, field.dtype.numpy)
+    return made
+
+
+def _measure(draft: Path, manifest: Manifest, subject: Subject, choice: _Choice) -> Cost:
+    columns = parity.sample(_example_rows(subject))
+    latency = {disk.ORIGINAL: cost.measure_latency(subject.original, columns)}
+    if choice.compilation is not None:
+        latency = {_PROGRAM: cost.measure_latency(choice.program, columns), **latency}
+    try:
+        peak: int | None = cost.measure_memory(draft)
+    except Unavailable:
+        peak = None
+    return Cost(latency, peak, manifest.size_bytes, cost.machine())
+
+
+def _provenance(subject: Subject, request: _Request) -> dict[str, Any]:
+    return {
+        "description": request.description,
+        "git": provenance.git_state(Path.cwd()),
+        "train": provenance.rows_json(subject.train),
+        "test": provenance.rows_json(subject.test),
+        "model_parameters": dict(subject.parameters),
+        "parameters": request.parameters,
+        "metrics": request.metrics,
+    }
+
+
+def _json_values(values: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
+    made = {
+        str(name): value.item() if isinstance(value, np.generic) else value
+        for name, value in (values or {}).items()
+    }
+    try:
+        canonical_json(made)
+    except (TypeError, ValueError):
+        raise Invalid(
+            f"{what} holds a value that JSON has no word for",
+            hint="give finite numbers, texts and lists of them",
+        ) from None
+    return made
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise Invalid(f"tolerance {tolerance} is not a number above 0")
+
+
+def _described(subject: Subject, flavor: Flavor) -> str:
+    inputs = subject.signature.inputs
+    width = inputs[0].shape[0] if subject.signature.is_matrix else len(inputs)
+    return f"read a {flavor.name} {subject.task} model with {width} columns"
+
+
+def _costs(measured: Cost, serves: str) -> str:
+    own, original = measured.latency_us[serves], measured.latency_us[disk.ORIGINAL]
+    if serves == disk.ORIGINAL:
+        return f"one row takes {own[1]:,.0f} us"
+    return f"one row takes {own[1]:,.1f} us, and {original[1]:,.0f} us in the original"
+
+
+def _count(columns: Columns) -> int:
+    return len(next(iter(columns.values()), ()))
+
+
+def _say_nothing(stage: str) -> None:
+    del stage

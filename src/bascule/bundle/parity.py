@@ -1,0 +1,229 @@
+"""Parity: the measured difference between a program and the original, on the same rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.tables import for_program, take
+from bascule.core.fields import Columns
+from bascule.core.programs import Program
+
+MAX_ROWS = 20_000
+_CHUNK_ROWS = 4096
+_INVARIANCE_ROWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far a program is from the original.
+
+    Attributes:
+        program: Which one was compared.
+        precision: How it computes.
+        rows: How many rows were compared, with the probes.
+        probes: How many of them were made up: a value missing, or a category never seen.
+        max_difference: The largest one. Of probabilities: absolute. Of a regressor's numbers:
+            divided by the original's number, or by the median one where that is larger. Infinite
+            where one of the two has no number.
+        label_differences: Rows with another label.
+        ties: Those of them where the original's two best classes are closer than the tolerance,
+            so that any rounding decides.
+        tolerance: The largest difference allowed.
+        passed: Whether it is within the tolerance, and no label differs but in ties.
+        reason: One sentence.
+    """
+
+    program: str
+    precision: str
+    rows: int
+    probes: int
+    max_difference: float
+    label_differences: int
+    ties: int
+    tolerance: float
+    passed: bool
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        known = math.isfinite(self.max_difference)
+        return {
+            "program": self.program,
+            "precision": self.precision,
+            "rows": self.rows,
+            "probes": self.probes,
+            "max_difference": self.max_difference if known else None,
+            "label_differences": self.label_differences,
+            "ties": self.ties,
+            "tolerance": self.tolerance,
+            "passed": self.passed,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Parity:
+        known = {**value}
+        if known["max_difference"] is None:
+            known["max_difference"] = math.inf
+        return cls(**{name: known[name] for name in cls.__slots__})
+
+
+def compare(
+    expected: Columns,
+    found: Columns,
+    *,
+    tolerance: float,
+    program: str,
+    precision: str,
+    probes: int,
+) -> Parity:
+    """Judge one program's answers by the original's. Pure.
+
+    Args:
+        expected: The original's outputs.
+        found: The program's, for the same rows.
+        tolerance: The largest difference allowed.
+        program: What it is called.
+        precision: How it computes.
+        probes: How many of the rows were made up.
+    """
+    worst = 0.0
+    labels = np.zeros(len(next(iter(expected.values()))), bool)
+    for name, values in expected.items():
+        if name == "label" or values.dtype.kind not in "f":
+            labels |= _differ(values, found[name])
+        elif values.ndim > 1:
+            worst = max(worst, _largest(values, found[name], 1.0))
+        else:
+            worst = max(worst, _largest(values, found[name], _scale(values)))
+    ties = int((labels & _close_calls(expected, tolerance)).sum())
+    differing = int(labels.sum())
+    passed = worst <= tolerance and differing == ties
+    return Parity(
+        program=program,
+        precision=precision,
+        rows=len(labels),
+        probes=probes,
+        max_difference=worst,
+        label_differences=differing,
+        ties=ties,
+        tolerance=tolerance,
+        passed=passed,
+        reason=_reason(program, worst, differing, ties, len(labels), tolerance),
+    )
+
+
+def sample(columns: Columns, limit: int = MAX_ROWS) -> Columns:
+    """At most `limit` rows, evenly spread; the same ones every time."""
+    count = len(next(iter(columns.values())))
+    if count <= limit:
+        return columns
+    return take(columns, np.unique(np.linspace(0, count - 1, limit).astype(np.int64)))
+
+
+def answers(program: Program, columns: Columns) -> Columns:
+    """A program's outputs for any number of rows in the signature's dtypes, piece by piece."""
+    return _in_batches(program, for_program(columns, program.inputs), _CHUNK_ROWS)
+
+
+def is_batch_invariant(program: Program, columns: Columns) -> bool:
+    """Whether rows have the same bits alone and in company.
+
+    A thousand rows are asked one by one, and again in batches of several sizes. They are put
+    together from the values of real rows, each column on its own, so that they are all different:
+    a last bit may change in one row of a hundred.
+    """
+    many = for_program(_recombined(columns, _INVARIANCE_ROWS), program.inputs)
+    alone = _in_batches(program, many, 1)
+    for size in (2, 3, 7, 64, 100, _INVARIANCE_ROWS):
+        together = _in_batches(program, many, size)
+        if not all(_same_bits(alone[name], together[name]) for name in alone):
+            return False
+    return True
+
+
+def _recombined(columns: Columns, rows: int) -> Columns:
+    random = np.random.default_rng(0)
+    return {
+        name: np.take_along_axis(
+            values, random.integers(0, len(values), (rows, *values.shape[1:])), axis=0
+        )
+        for name, values in columns.items()
+    }
+
+
+def _in_batches(program: Program, columns: Columns, size: int) -> Columns:
+    count = len(next(iter(columns.values())))
+    pieces = [program.run(take(columns, slice(at, at + size))) for at in range(0, count, size)]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def exact(*, rows: int, tolerance: float) -> Parity:
+    """The parity of a program that is its own original."""
+    return Parity(
+        program="onnx",
+        precision="its own",
+        rows=rows,
+        probes=0,
+        max_difference=0.0,
+        label_differences=0,
+        ties=0,
+        tolerance=tolerance,
+        passed=True,
+        reason="the program is the original itself",
+    )
+
+
+def _differ(expected: NDArray[Any], found: NDArray[Any]) -> NDArray[np.bool_]:
+    differs = np.asarray(expected != found, bool).reshape(len(expected), -1)
+    return np.asarray(differs.any(axis=1))
+
+
+def _scale(values: NDArray[Any]) -> NDArray[Any]:
+    finite = np.abs(values[np.isfinite(values)])
+    middle = float(np.median(finite)) if len(finite) else 1.0
+    least = max(middle, float(np.finfo(np.float64).tiny))
+    return np.asarray(np.maximum(np.abs(values), least))
+
+
+def _largest(expected: NDArray[Any], found: NDArray[Any], scale: Any) -> float:
+    same = (expected == found) | (np.isnan(expected) & np.isnan(found))
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(expected - found.astype(np.float64)) / scale
+    difference = np.where(same, 0.0, np.where(np.isfinite(difference), difference, np.inf))
+    return float(difference.max(initial=0.0))
+
+
+def _close_calls(expected: Columns, tolerance: float) -> NDArray[np.bool_]:
+    probabilities = expected.get("probabilities")
+    if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 2:
+        return np.zeros(len(next(iter(expected.values()))), bool)
+    best = np.sort(probabilities, axis=1)[:, -2:]
+    return np.asarray(best[:, 1] - best[:, 0] <= 2 * tolerance)
+
+
+def _same_bits(expected: NDArray[Any], found: NDArray[Any]) -> bool:
+    if expected.dtype.kind == "O":
+        return bool((expected == found).all())
+    return expected.tobytes() == found.tobytes()
+
+
+def _reason(
+    program: str, worst: float, differing: int, ties: int, rows: int, tolerance: float
+) -> str:
+    if worst > tolerance:
+        return (
+            f"{program} differs from the original by up to {worst:.2g} on {rows} rows, more than "
+            f"{tolerance:g}"
+        )
+    if differing > ties:
+        return (
+            f"{program} gives another label than the original for {differing - ties} of {rows} rows"
+        )
+    tied = f"; {ties} labels differ where two classes tie" if ties else ""
+    return f"equal to the original within {worst:.2g} on {rows} rows{tied}"

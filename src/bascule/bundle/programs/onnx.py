@@ -1,0 +1,169 @@
+"""Runs a compiled program in ONNX Runtime. The hot path of the server: no checks are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bascule.core.errors import ModelFailed, Untrusted
+from bascule.core.fields import Columns, DType, Field
+
+_TYPES = {
+    "tensor(bool)": DType.BOOL,
+    "tensor(uint8)": DType.UINT8,
+    "tensor(uint16)": DType.UINT16,
+    "tensor(uint32)": DType.UINT32,
+    "tensor(uint64)": DType.UINT64,
+    "tensor(int8)": DType.INT8,
+    "tensor(int16)": DType.INT16,
+    "tensor(int32)": DType.INT32,
+    "tensor(int64)": DType.INT64,
+    "tensor(float16)": DType.FP16,
+    "tensor(float)": DType.FP32,
+    "tensor(double)": DType.FP64,
+    "tensor(string)": DType.BYTES,
+}
+
+
+class OnnxProgram:
+    """A compiled program in a session of its own.
+
+    Sessions are safe to run from many threads. A missing text (None, or NaN) is replaced by the
+    text that stands for it inside the program, in the columns where it may be missing.
+    """
+
+    __slots__ = ("_all", "_missing_text", "_nullable_text", "_run", "inputs", "name", "outputs")
+
+    def __init__(
+        self,
+        session: Any,
+        *,
+        name: str,
+        inputs: tuple[Field, ...],
+        outputs: tuple[Field, ...],
+        missing_text: str | None,
+    ) -> None:
+        self.name = name
+        self.inputs = inputs
+        self.outputs = outputs
+        self._run = session.run
+        self._all = [field.name for field in outputs]
+        self._missing_text = missing_text
+        self._nullable_text = tuple(
+            field.name
+            for field in inputs
+            if field.nullable and field.dtype is DType.BYTES and missing_text is not None
+        )
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs asked for, in that order; see `core.programs.Program`."""
+        names = self._all if outputs is None else list(outputs)
+        if self._nullable_text:
+            columns = self._without_missing_text(columns)
+        try:
+            answers = self._run(names, columns)
+        except Exception as problem:
+            raise ModelFailed(f"program {self.name} failed: {_first_line(problem)}") from problem
+        return dict(zip(names, answers, strict=True))
+
+    def _without_missing_text(self, columns: Columns) -> Columns:
+        filled = dict(columns)
+        for name in self._nullable_text:
+            column = columns[name]
+            missing = [value is None or value != value for value in column]
+            if any(missing):
+                column = column.copy()
+                column[missing] = self._missing_text
+                filled[name] = column
+        return filled
+
+
+def open_onnx(
+    data: bytes,
+    *,
+    name: str,
+    file: str,
+    inputs: tuple[Field, ...],
+    outputs: tuple[Field, ...],
+    missing_text: str | None = None,
+    threads: int = 1,
+) -> OnnxProgram:
+    """A program from the bytes of an ONNX file that has been verified.
+
+    Raises:
+        Untrusted: The graph refers to files outside of itself, the runtime cannot load it, or
+            its inputs and outputs are not those that the manifest declares.
+    """
+    refuse_external_data(data, file)
+    session = open_session(data, file, threads=threads)
+    _match(session.get_inputs(), inputs, f"an input of {file}")
+    _match(session.get_outputs(), outputs, f"an output of {file}")
+    return OnnxProgram(
+        session, name=name, inputs=inputs, outputs=outputs, missing_text=missing_text
+    )
+
+
+def open_session(data: bytes, file: str, *, threads: int = 1) -> Any:
+    """A session for the graph's bytes; raises `Untrusted` when the runtime cannot take them."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:
+        raise Untrusted(
+            f"{file} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: "
+            f"{_first_line(problem)}",
+            file=file,
+        ) from problem
+
+
+def field_of(node: Any) -> Field:
+    """The field that a session's input or output is; the rows are its first dimension."""
+    shape = tuple(length if isinstance(length, int) else -1 for length in node.shape[1:])
+    return Field(node.name, _TYPES[node.type], shape)
+
+
+def is_known_type(node: Any) -> bool:
+    return node.type in _TYPES
+
+
+def refuse_external_data(data: bytes, file: str) -> None:
+    """Raise `Untrusted` when a tensor of the graph lives in another file.
+
+    The format says so by an entry with the key "location". Most graphs do not contain the word,
+    and only for one that does is the parser loaded.
+    """
+    if b"location" not in data:
+        return
+    from bascule.bundle.programs.external import has_external_data
+
+    if has_external_data(data):
+        raise Untrusted(
+            f"{file} refers to data in other files",
+            hint="save the model with its weights inside, as one file",
+            file=file,
+        )
+
+
+def _match(nodes: Sequence[Any], fields: tuple[Field, ...], what: str) -> None:
+    found = {node.name: node for node in nodes}
+    for field in fields:
+        node = found.pop(field.name, None)
+        if node is None or _TYPES.get(node.type) is not field.dtype:
+            raise Untrusted(
+                f"{field.name} is declared as {what} of type {field.dtype}, and the graph has "
+                f"{'none' if node is None else node.type}"
+            )
+    if found and "input" in what:
+        raise Untrusted(f"{sorted(found)[0]} is {what} that the manifest does not declare")
+
+
+def _first_line(problem: Exception) -> str:
+    lines = str(problem).strip().splitlines()
+    return lines[0][:500] if lines else type(problem).__name__

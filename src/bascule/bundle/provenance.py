@@ -1,0 +1,72 @@
+"""Provenance: which code, which data and which settings a model came from."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bascule.bundle.subject import Rows
+from bascule.core.fields import Columns
+
+_GIT_TIMEOUT_S = 10.0
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """The commit that is checked out, and whether files differ from it; None outside of git."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changes = _git(folder, "status", "--porcelain")
+    return {"commit": commit, "dirty": changes is None or bool(changes)}
+
+
+def data_digest(columns: Columns, truth: Any = None) -> str:
+    """A digest of the values, whatever kind of table they came in.
+
+    Numbers count by their bytes in their type, texts by their characters, missing ones apart.
+    """
+    digest = hashlib.sha256()
+    parts = dict(columns) if truth is None else {**columns, "\0truth": np.asarray(truth)}
+    for name in sorted(parts):
+        values = parts[name]
+        if values.dtype.kind in "OUS":
+            kind, raw = "text", repr(values.tolist()).encode()
+        else:
+            kind, raw = values.dtype.str, np.ascontiguousarray(values).tobytes()
+        digest.update(f"{name}\0{kind}\0{values.shape}\0{len(raw)}\0".encode())
+        digest.update(raw)
+    return "sha256:" + digest.hexdigest()
+
+
+def rows_json(rows: Rows | None) -> dict[str, Any] | None:
+    """What is said of a set of rows: how many, and their digest."""
+    if rows is None:
+        return None
+    return {"rows": len(rows), "sha256": data_digest(rows.columns, rows.truth)}
+
+
+def user_name() -> str:
+    """Who is logged in, or `unknown` where the system does not say."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_GIT_TIMEOUT_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.ensemble import GradientBoostingClassifier
+
+import bascule
+from bascule.bundle import cost
+
+
+@pytest.fixture
+def in_earnest():
+    """Ask for this where a test is about the measurements themselves."""
+
+
+@pytest.fixture(autouse=True)
+def quick_measurements(request, monkeypatch):
+    """Cost is measured in earnest only where a test is about it."""
+    if "in_earnest" in request.fixturenames:
+        return
+    monkeypatch.setattr(cost, "measure_memory", lambda path: 1 << 20)
+    monkeypatch.setattr(cost, "BATCH_SIZES", (1, 8))
+    monkeypatch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
+    monkeypatch.setattr(cost, "_MAX_SAMPLES", 2)
+
+
+@pytest.fixture(scope="session")
+def cancer():
+    return load_breast_cancer(return_X_y=True)
+
+
+@pytest.fixture(scope="session")
+def iris():
+    return load_iris(return_X_y=True)
+
+
+@pytest.fixture(scope="session")
+def diabetes():
+    return load_diabetes(return_X_y=True)
+
+
+@pytest.fixture(scope="session")
+def boosted(cancer):
+    X, y = cancer
+    return GradientBoostingClassifier(n_estimators=10, random_state=0).fit(X, y)
+
+
+@pytest.fixture(scope="session")
+def flights():
+    """A table like those of real life: texts, whole numbers, flags, categories, missing values."""
+    random = np.random.default_rng(7)
+    n = 600
+    table = pd.DataFrame(
+        {
+            "carrier": random.choice(["AA", "BB", "CC", "DD"], n),
+            "airport": random.choice(["EWR", "JFK", "LGA"], n),
+            "hour": random.integers(0, 24, n),
+            "wind": random.normal(size=n),
+            "gust": random.normal(size=n) * 10,
+            "rain": random.random(n) < 0.3,
+            "plane": pd.Categorical(random.choice(["old", "new", "lent"], n)),
+        }
+    )
+    late = ((table.hour > 12) & (table.wind > -0.5)) | (table.carrier == "AA")
+    table.loc[random.random(n) < 0.1, "airport"] = None
+    table.loc[random.random(n) < 0.2, "wind"] = np.nan
+    table.loc[random.random(n) < 0.1, "plane"] = None
+    return table, late.to_numpy()
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """Pack a model into a fresh folder."""
+
+    def packed(model, train, test=None, **settings):
+        folder = tmp_path / f"bundle{len(list(tmp_path.iterdir()))}"
+        settings.setdefault("name", "model")
+        return bascule.pack(model, train=train, test=test, to=folder, **settings)
+
+    return packed

@@ -1,0 +1,51 @@
+"""Yesterday's bundles stay readable: a change of the format that breaks this needs a new schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import bascule
+from bascule.core.fields import DType, Field
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "bundle_v1"
+DIGEST = "sha256:ef3a349cbc4a58cbd74bc2df5206c8c5ae10259c413f8d23bcc51a5f56804acc"
+
+
+def test_the_first_format_is_read_with_the_digest_it_had():
+    bundle = bascule.load(GOLDEN)
+    assert bundle.digest == DIGEST
+    assert bundle.name == "golden"
+    assert bundle.task == "classification"
+    assert bundle.classes == ("late", "on time")
+    assert bundle.signature.inputs == (
+        Field("carrier", DType.BYTES, nullable=True),
+        Field("wind", DType.FP64, nullable=True),
+        Field("rain", DType.BOOL),
+    )
+    assert bundle.signature.outputs == (
+        Field("label", DType.BYTES),
+        Field("probabilities", DType.FP64, (2,)),
+    )
+
+
+def test_the_first_format_answers_as_it_did():
+    bundle = bascule.load(GOLDEN)
+    columns, truth = bundle.test_data()
+    answer = bundle.predict(columns)
+    assert answer["label"].tolist() == truth.tolist()
+    late = 0.5943247863706251
+    np.testing.assert_allclose(
+        answer["probabilities"][:, 0], [1 - late] * 3 + [late] * 3, rtol=1e-12
+    )
+
+
+def test_what_was_said_of_the_first_format_is_understood():
+    bundle = bascule.load(GOLDEN)
+    assert bundle.parity.passed
+    assert bundle.parity.rows == 9
+    assert set(bundle.cost.latency_us) == {"onnx", "original"}
+    (provenance,) = bundle.statements("provenance")
+    assert provenance.by == "bascule"
+    assert provenance.body["train"]["rows"] == 60

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    KBinsDiscretizer,
+    OneHotEncoder,
+    StandardScaler,
+)
+from sklearn.tree import DecisionTreeClassifier
+
+import bascule
+from bascule.bundle.examples import columns_of
+from bascule.core.errors import Conflict, Invalid, NotFound, Unconvertible
+from bascule.core.fields import DType
+
+
+class Doubling(TransformerMixin, BaseEstimator):
+    """A transformer of the user's own."""
+
+    def fit(self, X, y=None):  # noqa: ARG002
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def transform(self, X):
+        return np.asarray(X) * 2
+
+
+# -- the whole way -------------------------------------------------------------------------------
+
+
+def test_a_packed_model_answers_as_the_fitted_one(pack, boosted, cancer):
+    X, y = cancer
+    bundle = pack(boosted, X, (X, y), name="gb")
+
+    answer = bascule.load(bundle.path).predict(X)
+
+    assert np.asarray(answer).tolist() == boosted.predict(X).tolist()
+    assert np.abs(answer["probabilities"] - boosted.predict_proba(X)).max() < 1e-6
+    assert bundle.manifest.programs[0].batch_invariant
+    assert bundle.manifest.programs[0].inputs[0].dtype is DType.FP32
+    assert bundle.signature.inputs[0].shape == (30,)
+    assert [field.name for field in bundle.signature.outputs] == ["label", "probabilities"]
+
+
+def test_a_bundle_holds_its_held_out_rows_with_their_truth(pack, flights):
+    table, late = flights
+    model = _flight_model().fit(table, late)
+    bundle = pack(model, table, (table.iloc[:50], late[:50]))
+
+    columns, truth = bundle.test_data()
+
+    assert truth.tolist() == late[:50].tolist()
+    assert columns["airport"].tolist() == [
+        None if pd.isna(value) else value for value in table.airport[:50]
+    ]
+    np.testing.assert_array_equal(columns["wind"], table.wind[:50])
+    assert bundle.predict(columns)["label"].tolist() == model.predict(table[:50]).tolist()
+
+
+def test_held_out_rows_can_be_left_out(pack, boosted, cancer):
+    bundle = pack(boosted, cancer[0], cancer, keep_test=False)
+    assert bundle.test_data() is None
+    assert bundle.parity.rows == 569
+
+
+def test_the_example_is_real_rows_that_the_program_takes(pack, flights):
+    table, late = flights
+    bundle = pack(_flight_model().fit(table, late), table)
+    body = (bundle.path / "data/example.json").read_bytes()
+    program = bundle.program()
+
+    answer = program.run(columns_of(body, program.inputs))
+
+    assert len(answer["label"]) == 4
+    parts = {part["name"]: part for part in json.loads(body)["inputs"]}
+    assert parts["carrier"]["data"] == table.carrier[:4].tolist()
+
+
+def test_statements_name_the_digest_and_say_what_was_measured(pack, boosted, cancer):
+    bundle = pack(
+        boosted, cancer, cancer, author="ada", metrics={"auc": np.float64(0.99)}, description="Lump"
+    )
+    said = {statement.kind: statement for statement in bundle.statements()}
+    assert set(said) == {"parity", "cost", "provenance"}
+    assert {statement.subject for statement in said.values()} == {bundle.digest}
+    assert {statement.by for statement in said.values()} == {"ada"}
+    assert said["provenance"].body["metrics"] == {"auc": 0.99}
+    assert said["provenance"].body["train"]["rows"] == 569
+    assert said["provenance"].body["model_parameters"]["n_estimators"] == "10"
+    card = (bundle.path / "card.md").read_text()
+    assert bundle.digest in card
+    assert "Lump" in card
+
+
+def test_progress_tells_the_stages_in_order(pack, boosted, cancer):
+    stages: list[str] = []
+    pack(boosted, cancer[0], cancer, progress=stages.append)
+    assert stages[0] == "read a sklearn classification model with 30 columns"
+    assert stages[1] == "compiled to ONNX in float32"
+    assert stages[2].startswith("parity on 569 rows: ")
+    assert stages[-1].startswith("sealed as sha256:")
+
+
+def test_cost_is_measured_for_program_and_original_in_a_fresh_process(
+    in_earnest, pack, boosted, cancer
+):
+    bundle = pack(boosted, cancer[0])
+    measured = bundle.cost
+    assert set(measured.latency_us) == {"onnx", "original"}
+    assert list(measured.latency_us["onnx"]) == [1, 8, 64, 512, 8192]
+    assert measured.latency_us["onnx"][1] < measured.latency_us["original"][1]
+    assert 20e6 < measured.peak_memory_bytes < 200e6
+    assert measured.size_bytes == bundle.manifest.size_bytes
+
+
+# -- signatures ----------------------------------------------------------------------------------
+
+
+def _flight_model():
+    return make_pipeline(
+        ColumnTransformer(
+            [
+                ("n", SimpleImputer(), ["wind"]),
+                ("p", "passthrough", ["gust", "hour", "rain"]),
+                ("c", OneHotEncoder(), ["carrier"]),
+                ("u", OneHotEncoder(handle_unknown="ignore"), ["airport"]),
+            ]
+        ),
+        LogisticRegression(max_iter=2000),
+    )
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "dict"])
+def test_every_kind_of_table_gives_the_same_signature(pack, flights, kind):
+    table, late = flights
+    table = table.drop(columns="plane")
+    given = {
+        "pandas": lambda: table,
+        "polars": lambda: pl.from_pandas(table),
+        "arrow": lambda: pa.Table.from_pandas(table),
+        "dict": lambda: {name: table[name].to_numpy() for name in table.columns},
+    }[kind]()
+    fitted_on = given if kind == "polars" else table
+    bundle = pack(_flight_model().fit(fitted_on, late), given, (given, late))
+
+    assert bundle.manifest.serves == "onnx"
+    assert [(f.name, f.dtype.value, f.nullable, f.categories) for f in bundle.signature.inputs] == [
+        ("carrier", "BYTES", False, ("AA", "BB", "CC", "DD")),
+        ("airport", "BYTES", True, None),
+        ("hour", "INT64", False, None),
+        ("wind", "FP64", True, None),
+        ("gust", "FP64", False, None),
+        ("rain", "BOOL", False, None),
+    ]
+    assert bundle.predict(given)["label"].tolist() == bundle.predict(table)["label"].tolist()
+
+
+def test_a_matrix_model_has_one_input(pack, boosted, cancer):
+    bundle = pack(boosted, cancer[0])
+    (field,) = bundle.signature.inputs
+    assert (field.name, field.dtype, field.shape) == ("input", DType.FP64, (30,))
+    assert not field.nullable
+
+
+def test_a_model_fitted_on_numbers_and_packed_with_a_table_knows_the_names(pack, boosted, cancer):
+    X, _ = cancer
+    table = pd.DataFrame(X, columns=[f"f{i}" for i in range(30)])
+    bundle = pack(boosted, table)
+    assert bundle.signature.is_matrix
+    assert bundle.signature.columns == tuple(table.columns)
+    backwards = table[table.columns[::-1]]
+    assert bundle.predict(backwards)["label"].tolist() == boosted.predict(X).tolist()
+
+
+def test_a_table_is_taken_in_the_order_of_fit_whatever_order_it_comes_in(pack, flights):
+    table, late = flights
+    columns = ["gust", "hour"]
+    model = LogisticRegression().fit(table[columns], late)
+    bundle = pack(model, table[["hour", "carrier", "gust"]])
+    assert [field.name for field in bundle.signature.inputs] == columns
+
+
+def test_whole_numbers_that_may_be_missing_are_carried_as_doubles(pack, flights):
+    table, late = flights
+    table = table[["hour"]]
+    bundle = pack(make_pipeline(SimpleImputer(), LogisticRegression()).fit(table, late), table)
+    (field,) = bundle.signature.inputs
+    assert (field.dtype, field.nullable) == (DType.FP64, True)
+
+
+# -- the original --------------------------------------------------------------------------------
+
+
+def test_a_step_without_a_converter_is_named_and_nothing_is_written(tmp_path, diabetes):
+    X, y = diabetes
+    model = make_pipeline(KBinsDiscretizer(strategy="uniform"), LinearRegression()).fit(X, y)
+    with pytest.raises(Unconvertible, match="KBinsDiscretizer has no converter") as raised:
+        bascule.pack(model, name="m", train=X, to=tmp_path / "m")
+    assert "serve_original=True" in raised.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_original_is_served_when_that_is_asked_for(pack, diabetes):
+    X, y = diabetes
+    model = make_pipeline(KBinsDiscretizer(strategy="uniform"), LinearRegression()).fit(X, y)
+    bundle = pack(model, X, (X, y), serve_original=True)
+    assert bundle.manifest.serves == "original"
+    assert bundle.manifest.programs == ()
+    assert "KBinsDiscretizer" in bundle.parity.reason
+    assert np.asarray(bundle.predict(X)).tolist() == model.predict(X).tolist()
+
+
+def test_a_program_that_differs_too_much_is_not_served_and_the_reason_is_kept(pack, cancer):
+    """Held to less than the rounding of doubles, every program fails."""
+    X, y = cancer
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y)
+    bundle = pack(model, X, (X, y), tolerance=1e-300)
+    assert bundle.manifest.serves == "original"
+    assert not bundle.parity.passed
+    assert "more than 1e-300" in bundle.parity.reason
+    np.testing.assert_array_equal(bundle.predict(X)["probabilities"], model.predict_proba(X))
+
+
+def test_the_original_rebuilds_the_types_that_it_was_trained_on(pack, flights):
+    table, late = flights
+    model = _flight_model().fit(table, late)
+    bundle = pack(model, table, (table, late), tolerance=1e-300)
+    answer = bundle.original().run(bundle.test_data()[0])
+    np.testing.assert_array_equal(answer["probabilities"], model.predict_proba(table))
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+def test_a_transformer_of_the_users_own_is_refused_by_name(tmp_path, cancer):
+    X, y = cancer
+    model = make_pipeline(Doubling(), DecisionTreeClassifier()).fit(X, y)
+    with pytest.raises(Invalid, match="Doubling, which is not scikit-learn's own"):
+        bascule.pack(model, name="m", train=X, to=tmp_path / "m")
+
+
+def test_a_function_is_not_trusted_because_it_lives_in_scikit_learn(tmp_path, cancer):
+    from sklearn.datasets import load_svmlight_file
+
+    X, y = cancer
+    model = make_pipeline(FunctionTransformer(np.abs), DecisionTreeClassifier()).fit(X, y)
+    model.steps[0][1].inverse_func = load_svmlight_file
+    with pytest.raises(Invalid, match="load_svmlight_file"):
+        bascule.pack(model, name="m", train=X, to=tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda X, y: GradientBoostingClassifier(), "GradientBoostingClassifier is not fitted"),
+        (lambda X, y: KMeans(2, n_init=1).fit(X), "neither a classifier nor a regressor"),
+        (lambda X, y: LinearRegression().fit(X, np.c_[y, y]), "predicts 2 outputs"),
+        (lambda X, y: DecisionTreeClassifier().fit(X, np.c_[y, y]), "predicts 2 outputs"),
+        (lambda X, y: object(), "builtins.object is not a model that Bascule knows"),
+    ],
+)
+def test_what_cannot_be_packed_is_said_in_one_sentence(tmp_path, cancer, model, message):
+    X, y = cancer
+    with pytest.raises(Invalid, match=message):
+        bascule.pack(model(X, y), name="m", train=X, to=tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train": None}, "train is missing"),
+        ({"name": "../up"}, "model name '../up' is not allowed"),
+        ({"tolerance": 0.0}, "tolerance 0.0 is not a number above 0"),
+        ({"tolerance": float("nan")}, "tolerance nan"),
+        ({"train": np.zeros((3, 29))}, "the rows have 29 columns, and the model was trained on 30"),
+        ({"train": np.zeros((0, 30))}, "train has no rows"),
+        ({"train": (np.zeros((3, 30)), [1, 0])}, "train has 3 rows in X and 2 in y"),
+        ({"train": np.zeros(30)}, "train has 1 dimensions"),
+        ({"metrics": {"auc": float("nan")}}, "metrics holds a value that JSON has no word for"),
+    ],
+)
+def test_a_bad_argument_is_named(tmp_path, boosted, cancer, settings, message):
+    given = {"name": "m", "train": cancer[0], "to": tmp_path / "m", **settings}
+    with pytest.raises(Invalid, match=message):
+        bascule.pack(boosted, **given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_replaced_only_when_that_is_asked_for(tmp_path, boosted, cancer):
+    place = tmp_path / "m"
+    first = bascule.pack(boosted, name="one", train=cancer[0], to=place)
+    with pytest.raises(Conflict, match="exists already"):
+        bascule.pack(boosted, name="two", train=cancer[0], to=place)
+    assert bascule.load(place).digest == first.digest
+    bascule.pack(boosted, name="two", train=cancer[0], to=place, overwrite=True)
+    assert bascule.load(place).name == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_folder_that_is_not_a_bundle_is_never_overwritten(tmp_path, boosted, cancer):
+    (tmp_path / "thesis.txt").write_text("ten years")
+    with pytest.raises(Conflict, match="is not a bundle"):
+        bascule.pack(boosted, name="m", train=cancer[0], to=tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "ten years"
+
+
+def test_a_failure_half_way_leaves_the_old_bundle_and_no_draft(
+    tmp_path, boosted, cancer, monkeypatch
+):
+    place = tmp_path / "m"
+    first = bascule.pack(boosted, name="one", train=cancer[0], to=place)
+
+    def full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("bascule.bundle.card.render", full)
+    with pytest.raises(OSError, match="no space"):
+        bascule.pack(boosted, name="two", train=cancer[0], to=place, overwrite=True)
+    assert bascule.load(place).digest == first.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_loading_from_nowhere_says_so(tmp_path):
+    with pytest.raises(NotFound, match="there is no bundle at"):
+        bascule.load(tmp_path / "nothing")

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bascule.bundle import parity
+from bascule.bundle.parity import Parity, compare
+from bascule.core.fields import DType, Field
+
+
+def judge(expected, found, tolerance=1e-5):
+    return compare(
+        {name: np.asarray(v) for name, v in expected.items()},
+        {name: np.asarray(v) for name, v in found.items()},
+        tolerance=tolerance,
+        program="onnx",
+        precision="float32",
+        probes=0,
+    )
+
+
+@pytest.mark.parametrize(("off", "passed"), [(0.5e-5, True), (2e-5, False)])
+def test_probabilities_are_compared_absolutely(off, passed):
+    judged = judge(
+        {"label": [0], "probabilities": [[0.9, 0.1]]},
+        {"label": [0], "probabilities": [[0.9 - off, 0.1 + off]]},
+    )
+    assert judged.passed is passed
+    assert judged.max_difference == pytest.approx(off)
+
+
+def test_one_other_label_is_one_too_many():
+    expected = {"label": [0, 1], "probabilities": [[0.9, 0.1], [0.4, 0.6]]}
+    judged = judge(expected, {**expected, "label": [0, 0]})
+    assert not judged.passed
+    assert judged.reason == "onnx gives another label than the original for 1 of 2 rows"
+
+
+def test_a_label_that_differs_in_a_tie_is_counted_and_explained():
+    expected = {"label": [0, 1], "probabilities": [[0.5, 0.5], [0.4, 0.6]]}
+    judged = judge(expected, {**expected, "label": [1, 1]})
+    assert judged.passed
+    assert (judged.label_differences, judged.ties) == (1, 1)
+    assert "1 labels differ where two classes tie" in judged.reason
+
+
+def test_labels_without_probabilities_have_no_excuse():
+    assert not judge({"label": ["a", "b"]}, {"label": ["a", "a"]}).passed
+
+
+@pytest.mark.parametrize(("off", "passed"), [(0.9e-3, True), (1.1e-3, False)])
+def test_numbers_are_compared_with_the_size_of_their_kind(off, passed):
+    """Near zero, the median of all numbers (100) is the measure."""
+    expected = {"prediction": [0.0, 100.0, -100.0]}
+    assert judge(expected, {"prediction": [off, 100.0, -100.0]}).passed is passed
+
+
+def test_a_number_in_place_of_nan_is_infinitely_far():
+    expected = {"prediction": [math.nan, 1.0]}
+    assert judge(expected, expected).passed
+    judged = judge(expected, {"prediction": [0.0, 1.0]})
+    assert judged.max_difference == math.inf
+    assert Parity.from_json(judged.to_json()) == judged
+
+
+class Averaging:
+    """A program that looks at its neighbours."""
+
+    name = "averaging"
+    inputs = (Field("x", DType.FP64),)
+    outputs = (Field("prediction", DType.FP64),)
+
+    def run(self, columns, outputs=None):  # noqa: ARG002
+        x = columns["x"]
+        return {"prediction": x + x.mean() * 1e-16}
+
+
+class Doubling(Averaging):
+    def run(self, columns, outputs=None):  # noqa: ARG002
+        return {"prediction": columns["x"] * 2}
+
+
+@pytest.mark.parametrize(("program", "expected"), [(Averaging(), False), (Doubling(), True)])
+def test_one_bit_that_depends_on_the_neighbours_is_seen(program, expected):
+    columns = {"x": np.random.default_rng(0).normal(size=50)}
+    assert parity.is_batch_invariant(program, columns) is expected
+
+
+def test_a_sample_is_spread_evenly_and_always_the_same():
+    columns = {"x": np.arange(1000)}
+    taken = parity.sample(columns, 10)["x"]
+    assert taken.tolist() == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
+    assert parity.sample(columns, 1000) is columns
