@@ -1,0 +1,331 @@
+"""The composition root: settings in, wired objects out. The one place that names adapters.
+
+Settings come from `bascule.toml` in the working directory and from the environment, which wins:
+`BASCULE_HOME`, `BASCULE_SERVING__WORKERS`. They are read once, and a wrong one is refused together
+with the place that it came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+from bascule.core.errors import Invalid
+
+if TYPE_CHECKING:
+    from bascule.registry import Registry
+
+SETTINGS_FILE = "bascule.toml"
+PREFIX = "BASCULE_"
+DELIMITER = "__"
+_LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
+
+_Port = Annotated[int, Ge(0), Le(65_535)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateSettings:
+    """What a version must meet to move on.
+
+    Attributes:
+        criteria: As they are written: `roc_auc >= 0.8`, `latency_p99 <= 5 ms`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    criteria: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings:
+    """How strict the registry is.
+
+    Attributes:
+        require_gates: Whether an alias may only point to a version that was checked.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    require_gates: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingSettings:
+    """How predictions are served.
+
+    Attributes:
+        host: The address to listen on.
+        port: For predictions; 0 takes a free one.
+        control_port: For registry, health and docs; 0 takes a free one.
+        workers: Processes that share the port.
+        deadline_s: How long a request may take, unless it says less.
+        max_body_bytes: Of a request.
+        max_queue_requests: How many may wait in a worker before the next is turned away.
+        drain_s: How long requests in flight have to finish after a stop was asked for.
+        batching: "auto" runs waiting callers together, "never" runs each alone.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    host: Annotated[str, MinLen(1)] = "127.0.0.1"
+    port: _Port = 8080
+    control_port: _Port = 8082
+    workers: Annotated[int, Ge(1), Le(1_024)] = 1
+    deadline_s: Annotated[float, Gt(0), Le(3_600)] = 10.0
+    max_body_bytes: Annotated[int, Ge(1)] = 64 << 20
+    max_queue_requests: Annotated[int, Ge(1)] = 512
+    drain_s: Annotated[float, Ge(0), Le(3_600)] = 10.0
+    batching: Literal["auto", "never"] = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set.
+
+    Attributes:
+        home: The folder of the registry. A relative one is meant from the folder of the settings.
+        gates: Section `[gates]`.
+        registry: Section `[registry]`.
+        serving: Section `[serving]`.
+    """
+
+    home: Path = Path(".bascule")
+    gates: GateSettings = field(default_factory=GateSettings)
+    registry: RegistrySettings = field(default_factory=RegistrySettings)
+    serving: ServingSettings = field(default_factory=ServingSettings)
+
+
+def load_settings(
+    folder: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    serving: Mapping[str, object] | None = None,
+) -> Settings:
+    """The settings of `folder` and the environment, checked.
+
+    Args:
+        folder: Where `bascule.toml` is looked for, and what a relative home is relative to; the
+            working directory if None.
+        environ: The environment; that of the process if None.
+        serving: Settings of the section `[serving]` that the command line gives, by name; they
+            win over both.
+
+    Raises:
+        Invalid: A value is wrong or a name is unknown. The message says which, what is allowed,
+            and whether the file, a variable or an option brought it.
+    """
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    here = (folder or Path.cwd()).resolve()
+    file = here / SETTINGS_FILE
+    variables = dict(os.environ if environ is None else environ)
+    _refuse_misspelt(variables)
+    options = {f"{PREFIX}SERVING{DELIMITER}{name.upper()}": name for name in serving or {}}
+    variables |= {variable: str((serving or {})[name]) for variable, name in options.items()}
+    try:
+        settings = _read(file, variables)
+        _check_criteria(settings.gates)
+    except ValidationError as error:
+        told = _explained([dict(one) for one in error.errors()], file, variables)
+        for variable, name in options.items():
+            told.message = told.message.replace(variable, f"--{name.replace('_', '-')}")
+        raise told from None
+    except _Wrong as error:
+        raise _explained([error.problem], file, variables) from None
+    except SettingsError as error:
+        raise _explained_variable(error, variables) from None
+    except tomllib.TOMLDecodeError as error:
+        raise Invalid(f"{file} is not TOML: {error}", hint="mend that line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"{file} cannot be read: {error}") from None
+    return replace(settings, home=here / settings.home.expanduser())
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry in the home of `settings`; nothing is created before the first push."""
+    from bascule.registry import open_registry as open_home
+
+    return open_home(settings.home, require_gates=settings.registry.require_gates)
+
+
+class _Wrong(Exception):
+    """A problem that a room found in a value, in the form in which pydantic tells its own."""
+
+    def __init__(self, location: tuple[str | int, ...], said: str, hint: str) -> None:
+        super().__init__(said)
+        self.problem: dict[str, Any] = {
+            "loc": location,
+            "type": "criterion",
+            "msg": said,
+            "hint": hint,
+        }
+
+
+def _read(file: Path, variables: Mapping[str, str]) -> Settings:
+    from pydantic import field_validator
+    from pydantic_settings import (
+        BaseSettings,
+        EnvSettingsSource,
+        PydanticBaseSettingsSource,
+        SettingsConfigDict,
+        TomlConfigSettingsSource,
+    )
+
+    class Loaded(BaseSettings):
+        model_config = SettingsConfigDict(
+            env_prefix=PREFIX, env_nested_delimiter=DELIMITER, extra="forbid"
+        )
+
+        home: Path = Settings().home
+        gates: GateSettings = GateSettings()
+        registry: RegistrySettings = RegistrySettings()
+        serving: ServingSettings = ServingSettings()
+
+        @field_validator("gates", mode="before")
+        @classmethod
+        def read_a_list_in_a_variable(cls, gates: Any) -> Any:
+            if isinstance(gates, dict) and isinstance(gates.get("criteria"), str):
+                with suppress(ValueError):
+                    return {**gates, "criteria": json.loads(gates["criteria"])}
+            return gates
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # nothing is passed
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # two places are enough
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            assert isinstance(env_settings, EnvSettingsSource)
+            env_settings.env_vars = {name.lower(): value for name, value in variables.items()}
+            return env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+    loaded = Loaded()
+    return Settings(
+        home=loaded.home, gates=loaded.gates, registry=loaded.registry, serving=loaded.serving
+    )
+
+
+def _check_criteria(gates: GateSettings) -> None:
+    from bascule.release import Criterion
+
+    for index, text in enumerate(gates.criteria):
+        try:
+            Criterion.parse(text)
+        except Invalid as error:
+            raise _Wrong(("gates", "criteria", index), error.message, error.hint) from None
+
+
+def _explained(
+    problems: Sequence[Mapping[str, Any]], file: Path, variables: Mapping[str, str]
+) -> Invalid:
+    """One sentence a problem, each with the place that the value came from."""
+    said = []
+    for problem in problems:
+        location = problem["loc"]
+        name = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in location
+        ).removeprefix(".")
+        origin = _origin(location, file, variables)
+        said.append(f"{name}: {_sentence(problem)} ({origin})")
+    return Invalid("; ".join(said), hint=next(_hints(problems), ""))
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    value = problem.get("input")
+    limits = {name: f"{limit:.15g}" for name, limit in _limits(problem)}
+    match problem["type"]:
+        case "greater_than_equal":
+            return f"{value} is not >= {limits['ge']}"
+        case "greater_than":
+            return f"{value} is not > {limits['gt']}"
+        case "less_than_equal":
+            return f"{value} is not <= {limits['le']}"
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            near = _near(problem["loc"])
+            return "there is no such setting" + (f"; did you mean {near!r}?" if near else "")
+        case "criterion":
+            return str(problem["msg"])
+        case "tuple_type":
+            return f"{value!r} is not a list"
+        case _:
+            said = str(problem["msg"])
+            return f"{value!r} is wrong: {said[:1].lower()}{said[1:]}"
+
+
+def _limits(problem: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name in ("ge", "gt", "le"):
+        if name in problem.get("ctx", {}):
+            yield name, problem["ctx"][name]
+
+
+def _hints(problems: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for problem in problems:
+        if problem["type"] == "criterion":
+            yield problem["hint"]
+        if problem["type"] == "tuple_type":
+            yield _LIST_HINT
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            yield "settings here are " + ", ".join(_names(problem["loc"][:-1]))
+
+
+def _names(section: Sequence[str | int]) -> list[str]:
+    """The settings of a section; those of the top for an empty one."""
+    holder: Any = Settings()
+    for part in section:
+        holder = getattr(holder, str(part), None)
+    return [one.name for one in fields(holder)] if is_dataclass(holder) else []
+
+
+def _near(location: Sequence[str | int]) -> str | None:
+    names = _names(location[:-1])
+    near = difflib.get_close_matches(str(location[-1]).lower(), names, n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
+def _origin(location: Sequence[str | int], file: Path, variables: Mapping[str, str]) -> str:
+    """The variable that brought a value, or else the file: variables win."""
+    parts = [part for part in location if isinstance(part, str)]
+    written = {name.upper(): name for name in variables}
+    for length in range(len(parts), 0, -1):
+        name = PREFIX + DELIMITER.join(parts[:length]).upper()
+        if name in written:
+            return written[name]
+    return file.name
+
+
+def _explained_variable(error: Exception, variables: Mapping[str, str]) -> Invalid:
+    """A variable that should hold a list or a section, and is not the JSON of one."""
+    named = re.search(r'field "(\w+)"', str(error))
+    name = f"{PREFIX}{named[1].upper()}" if named else f"a variable {PREFIX}..."
+    origin = next((one for one in variables if one.upper().startswith(name)), name)
+    return Invalid(f"{origin} is not JSON", hint=_LIST_HINT)
+
+
+def _refuse_misspelt(variables: Mapping[str, str]) -> None:
+    """A variable that is nearly one of ours would otherwise be passed over in silence."""
+    known = _names(())
+    for variable in variables:
+        if not variable.upper().startswith(PREFIX):
+            continue
+        head = variable.upper().removeprefix(PREFIX).split(DELIMITER)[0].lower()
+        near = difflib.get_close_matches(head, known, n=1, cutoff=0.7)
+        if head not in known and near:
+            right = variable.upper().replace(head.upper(), near[0].upper(), 1)
+            raise Invalid(
+                f"there is no setting {variable}; did you mean {right}?",
+                hint=f"settings are {', '.join(known)}",
+            )

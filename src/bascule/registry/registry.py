@@ -1,0 +1,316 @@
+"""The front door: bundles get numbers, names point to them, and every move is written down.
+
+The rules of this module: nothing is copied before it is verified, nothing is named before it is
+copied, and a decision is made inside the transaction that acts on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bascule.bundle.format import (
+    CARD,
+    MANIFEST,
+    Manifest,
+    Statement,
+    digest_of,
+    read_manifest,
+    read_statements,
+)
+from bascule.core.digests import canonical_json
+from bascule.core.errors import NotFound
+from bascule.core.names import Reference, check_name
+from bascule.registry.versions import (
+    Alias,
+    Event,
+    Model,
+    Version,
+    check_may_be_aliased,
+    check_statement,
+    choose_newest,
+    no_alias,
+    no_model,
+    no_version,
+    summary_of_gates,
+)
+
+if TYPE_CHECKING:
+    from bascule.registry.stores import Catalogue, Objects, Transaction
+
+
+def open_registry(home: Path, *, require_gates: bool = False) -> Registry:
+    """The registry in the folder `home`: SQLite and files. Only `push` creates it.
+
+    Args:
+        home: The folder; it need not exist.
+        require_gates: Whether an alias may only point to versions that were checked.
+    """
+    from bascule.registry.stores.files import Files
+    from bascule.registry.stores.sql import SqlCatalogue
+    from bascule.registry.stores.sqlite import SqliteDatabase
+
+    return Registry(
+        SqlCatalogue(SqliteDatabase(home / "catalogue.db")),
+        Files(home / "objects"),
+        require_gates=require_gates,
+    )
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Registry:
+    """Models, their versions, and the aliases that move between them.
+
+    Every name that is not there is a `NotFound` which says what is; reading where there is no
+    registry is one too, and creates nothing.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        objects: Objects,
+        *,
+        require_gates: bool = False,
+        clock: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self._catalogue = catalogue
+        self._objects = objects
+        self._require_gates = require_gates
+        self._clock = clock
+
+    def push(self, bundle_path: Path, *, by: str) -> Version:
+        """Keep a copy of a bundle and give it the next number of its model.
+
+        Pushing the same bundle again gives the version that it has; statements that were added to
+        it since are taken in, and files of the copy that were damaged are replaced.
+
+        Raises:
+            NotFound: There is no bundle at `bundle_path`.
+            Untrusted: A byte of it was altered. Nothing is kept.
+        """
+        digest, manifest = digest_of(bundle_path), read_manifest(bundle_path)
+        statements = [check_statement(found) for found in read_statements(bundle_path)]
+        self._catalogue.create()
+        self._objects.put(digest, bundle_path, _files_to_keep(bundle_path, digest, manifest))
+        for statement in statements:
+            self._lay_beside(statement)
+        with self._catalogue.write() as book:
+            book.lock_model(manifest.name, at=self._clock())
+            version = _find_digest(book, manifest.name, digest)
+            if version is None:
+                version = book.add_version(manifest.name, digest, at=self._clock(), by=by)
+                book.add_event(self._event("pushed", version, by=by))
+            for statement in statements:
+                self._take_in(book, statement)
+            return _get_version(book, version.model, version.number)
+
+    def resolve(self, reference: Reference | str) -> Version:
+        """The version that a reference means.
+
+        A bare name means the newest version whose gates have not failed; a number or an alias
+        means that version, whatever its gates said.
+
+        Raises:
+            NotFound: The model, the number or the alias is not there.
+            Refused: A bare name, and every version has failed its gates.
+        """
+        wanted = Reference.parse(reference) if isinstance(reference, str) else reference
+        with self._catalogue.read() as book:
+            if wanted.number is not None:
+                return _get_version(book, wanted.model, wanted.number)
+            if wanted.alias is not None:
+                alias = _get_alias(book, wanted.model, wanted.alias)
+                return _get_version(book, wanted.model, alias.number)
+            _check_model(book, wanted.model)
+            return choose_newest(wanted.model, book.versions(wanted.model))
+
+    def path(self, version: Version | Reference | str) -> Path:
+        """The folder of a version's bundle, read-only; its manifest has been verified.
+
+        Raises:
+            NotFound: The version, or its files, are not there.
+            Untrusted: The manifest is not the one that was pushed.
+        """
+        found = version if isinstance(version, Version) else self.resolve(version)
+        return self._objects.path(found.digest)
+
+    def models(self) -> list[Model]:
+        """Every model, by name."""
+        with self._catalogue.read() as book:
+            summaries = []
+            for name in book.models():
+                versions = book.versions(name)
+                if versions:
+                    summaries.append(
+                        Model(name, len(versions), versions[-1], dict(book.aliases(name)))
+                    )
+            return summaries
+
+    def versions(self, model: str) -> list[Version]:
+        """The versions of a model, the newest last."""
+        with self._catalogue.read() as book:
+            _check_model(book, model)
+            return list(book.versions(model))
+
+    def aliases(self, model: str) -> dict[str, Alias]:
+        """The aliases of a model, by name."""
+        with self._catalogue.read() as book:
+            _check_model(book, model)
+            return dict(book.aliases(model))
+
+    def history(self, model: str) -> list[Event]:
+        """Everything that happened to a model, the latest last."""
+        with self._catalogue.read() as book:
+            _check_model(book, model)
+            return list(book.events(model))
+
+    def statements(
+        self, version: Version | Reference | str, kind: str | None = None
+    ) -> list[Statement]:
+        """What has been said about a version, the latest last."""
+        found = version if isinstance(version, Version) else self.resolve(version)
+        with self._catalogue.read() as book:
+            return list(book.statements(found.digest, kind))
+
+    def set_alias(self, model: str, alias: str, number: int, *, by: str, reason: str = "") -> Event:
+        """Point an alias to a version; all see the old one or the new one, never neither.
+
+        Returns:
+            The move, with where it pointed before. Where it points there already, nothing is
+            written, and the event says from that number to that number.
+
+        Raises:
+            NotFound: There is no such model or version.
+            Refused: The version failed its gates, or is unchecked where checks are required.
+        """
+        check_name(alias, what="alias")
+        with self._catalogue.write() as book:
+            _check_model(book, model)
+            book.lock_model(model, at=self._clock())
+            version = _get_version(book, model, number)
+            check_may_be_aliased(
+                version, alias, require_gates=self._require_gates, failures=_failures(book, version)
+            )
+            before = book.aliases(model).get(alias)
+            event = self._event(
+                "alias_moved",
+                version,
+                by=by,
+                reason=reason,
+                alias=alias,
+                from_number=before.number if before else None,
+                to_number=number,
+            )
+            if event.from_number != number:
+                book.put_alias(Alias(model, alias, number, event.at))
+                book.add_event(event)
+            return event
+
+    def drop_alias(self, model: str, alias: str, *, by: str, reason: str = "") -> Event:
+        """Take an alias away; its history stays. Raises `NotFound`."""
+        with self._catalogue.write() as book:
+            _check_model(book, model)
+            book.lock_model(model, at=self._clock())
+            before = _get_alias(book, model, alias)
+            event = self._event(
+                "alias_dropped",
+                _get_version(book, model, before.number),
+                by=by,
+                reason=reason,
+                alias=alias,
+                from_number=before.number,
+            )
+            book.drop_alias(model, alias)
+            book.add_event(event)
+            return event
+
+    def add_statement(
+        self,
+        version: Version | str,
+        kind: str,
+        body: Mapping[str, Any],
+        *,
+        at: datetime,
+        by: str,
+    ) -> Statement:
+        """Keep a statement about a version, or about a digest (`sha256:...`).
+
+        An alias that points to a version stays where it is when the version fails a later check;
+        the verdict stops the next move, and the history shows it.
+
+        Raises:
+            Untrusted: The kind is not a word, the time has no zone, or the body is not JSON.
+            NotFound: Nothing with that digest was pushed.
+        """
+        digest = version.digest if isinstance(version, Version) else version
+        statement = check_statement(Statement(kind, digest, at.isoformat(), by, body))
+        with self._catalogue.write() as book:
+            if not book.versions_of(digest):
+                raise NotFound(
+                    f"no version has the digest {digest}", hint="bascule push PATH", digest=digest
+                )
+            self._lay_beside(statement)
+            self._take_in(book, statement)
+        return statement
+
+    def _lay_beside(self, statement: Statement) -> None:
+        """The bundle's folder says it too, to those who read it without a catalogue."""
+        content = canonical_json(statement.to_json())
+        self._objects.put_statement(statement.subject, statement.file_name, content)
+
+    def _take_in(self, book: Transaction, statement: Statement) -> None:
+        if not book.add_statement(statement) or statement.kind != "gates":
+            return
+        for version in book.versions_of(statement.subject):
+            reason = summary_of_gates(statement.body)
+            book.add_event(self._event("gates_recorded", version, by=statement.by, reason=reason))
+
+    def _event(self, kind: Any, version: Version, **details: Any) -> Event:
+        return Event(
+            kind=kind, model=version.model, number=version.number, at=self._clock(), **details
+        )
+
+
+def _check_model(book: Transaction, model: str) -> None:
+    known = book.models()
+    if model not in known:
+        raise no_model(model, known)
+
+
+def _get_version(book: Transaction, model: str, number: int) -> Version:
+    _check_model(book, model)
+    found = book.version(model, number)
+    if found is None:
+        raise no_version(model, number, [version.number for version in book.versions(model)])
+    return found
+
+
+def _get_alias(book: Transaction, model: str, alias: str) -> Alias:
+    _check_model(book, model)
+    aliases = book.aliases(model)
+    if alias not in aliases:
+        raise no_alias(model, alias, aliases)
+    return aliases[alias]
+
+
+def _find_digest(book: Transaction, model: str, digest: str) -> Version | None:
+    return next((found for found in book.versions_of(digest) if found.model == model), None)
+
+
+def _failures(book: Transaction, version: Version) -> str:
+    if version.gates != "failed":
+        return ""
+    return summary_of_gates(book.statements(version.digest, "gates")[-1].body)
+
+
+def _files_to_keep(path: Path, digest: str, manifest: Manifest) -> dict[str, str | None]:
+    kept: dict[str, str | None] = {name: entry.sha256 for name, entry in manifest.files.items()}
+    kept[MANIFEST] = digest
+    if (path / CARD).is_file():
+        kept[CARD] = None
+    return kept

@@ -1,0 +1,92 @@
+"""The two ports of the registry, and their adapters beside them.
+
+The catalogue holds what is small and changes (names, numbers, aliases, history, statements); the
+objects hold what is large and never does (the bundles). A bundle is put among the objects before
+the catalogue speaks of it, so whatever the catalogue names is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from bascule.bundle.format import Statement
+from bascule.registry.versions import Alias, Event, Version
+
+
+class Transaction(Protocol):
+    """A consistent view of the catalogue, and what may be written in one step.
+
+    All lists are in the order of writing. Nothing is visible to others before the end of the
+    `with` block, and nothing at all when it ends with an error.
+    """
+
+    def models(self) -> Sequence[str]: ...
+
+    def lock_model(self, model: str, *, at: datetime) -> None:
+        """Keep other writers from `model` until the end, and create it where it is new."""
+
+    def versions(self, model: str) -> Sequence[Version]: ...
+
+    def version(self, model: str, number: int) -> Version | None: ...
+
+    def versions_of(self, digest: str) -> Sequence[Version]: ...
+
+    def add_version(self, model: str, digest: str, *, at: datetime, by: str) -> Version:
+        """Give `digest` the next number of a locked model."""
+
+    def aliases(self, model: str) -> Mapping[str, Alias]: ...
+
+    def put_alias(self, alias: Alias) -> None: ...
+
+    def drop_alias(self, model: str, alias: str) -> None: ...
+
+    def events(self, model: str) -> Sequence[Event]: ...
+
+    def add_event(self, event: Event) -> None: ...
+
+    def statements(self, digest: str, kind: str | None = None) -> Sequence[Statement]:
+        """By the time that they carry, the latest last."""
+
+    def add_statement(self, statement: Statement) -> bool:
+        """Keep it; False when it was there already."""
+
+
+class Catalogue(Protocol):
+    """Where names, numbers, aliases, history and statements are kept."""
+
+    def create(self) -> None:
+        """Make it ready to be written, where it is not yet; fine when it is there."""
+
+    def read(self) -> AbstractContextManager[Transaction]:
+        """One consistent view. Raises `NotFound` where there is no catalogue; creates none."""
+
+    def write(self) -> AbstractContextManager[Transaction]:
+        """All or nothing, after and before others. Raises `NotFound` as `read` does."""
+
+
+class Objects(Protocol):
+    """Where bundles are kept, each under its digest."""
+
+    def put(self, digest: str, source: Path, files: Mapping[str, str | None]) -> None:
+        """Keep a copy of a bundle; a whole copy that is there already is left alone.
+
+        Args:
+            digest: The bundle's.
+            source: Its folder.
+            files: The files to take, as paths relative to `source`, each with the digest that
+                its bytes must have; None for one that no digest covers.
+
+        Raises:
+            Untrusted: A file's bytes are not what its digest says. Nothing is kept.
+            Unavailable: It cannot be written: no space, no permission.
+        """
+
+    def put_statement(self, digest: str, name: str, content: bytes) -> None:
+        """Lay a statement beside the bundle that it speaks of."""
+
+    def path(self, digest: str) -> Path:
+        """The bundle as a local folder. Raises `NotFound`."""

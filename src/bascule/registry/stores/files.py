@@ -1,0 +1,225 @@
+"""Bundles as folders in the file system, each under the digest of its manifest.
+
+A folder appears whole or not at all: it is written beside its place under a name that says who is
+writing, flushed to the disk, and renamed. What a killed writer left is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedWriter
+from pathlib import Path, PurePosixPath
+
+from bascule.core.digests import sha256_bytes, sha256_file
+from bascule.core.errors import NotFound, Unavailable, Untrusted
+
+_CHUNK_BYTES = 1 << 20
+_PARTIAL = re.compile(r"\.partial-(?P<pid>\d+)-[0-9a-f]+-(?P<host>.+)")
+_ABANDONED_AFTER_S = 3_600.0
+_MANIFEST = "bundle.json"
+
+
+class Files:
+    """Objects in the folder `root`, which need not exist before the first `put`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put(self, digest: str, source: Path, files: Mapping[str, str | None]) -> None:
+        with self._explaining():
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._remove_abandoned()
+            target = self._place(digest)
+            if _is_whole(target, files):
+                return
+            partial = self._new_partial()
+            try:
+                _copy_all(source, partial, files)
+                self._move_into_place(partial, target, files)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def put_statement(self, digest: str, name: str, content: bytes) -> None:
+        with self._explaining():
+            folder = self.path(digest) / "statements"
+            folder.mkdir(exist_ok=True)
+            target = folder / name
+            if target.exists() and target.read_bytes() == content:
+                return
+            partial = folder / f".{name}.{secrets.token_hex(4)}"
+            try:
+                _write(partial, content)
+                partial.rename(target)
+                _flush_folder(folder)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def path(self, digest: str) -> Path:
+        folder = self._place(digest)
+        try:
+            found = sha256_bytes((folder / _MANIFEST).read_bytes())
+        except FileNotFoundError:
+            raise NotFound(
+                f"the files of {digest} are missing from {self._root}",
+                hint="push the bundle again, from a copy of it",
+                digest=digest,
+            ) from None
+        if found != digest:
+            raise Untrusted(
+                f"{folder / _MANIFEST} was altered: its digest is not the one it is kept under",
+                hint="push the bundle again, from a copy of it; that replaces the altered files",
+                file=_MANIFEST,
+                expected=digest,
+                found=found,
+            )
+        return folder
+
+    def _place(self, digest: str) -> Path:
+        return self._root / digest.removeprefix("sha256:")
+
+    def _new_partial(self) -> Path:
+        host = socket.gethostname()
+        partial = self._root / f".partial-{os.getpid()}-{secrets.token_hex(4)}-{host}"
+        partial.mkdir()
+        return partial
+
+    def _move_into_place(
+        self, partial: Path, target: Path, files: Mapping[str, str | None]
+    ) -> None:
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+            if _is_whole(target, files):  # another writer was first with the same bytes
+                return
+            # What is there is damaged. Statements are not covered by the digest, but were made
+            # for these bytes, and stay with them.
+            _carry_over_statements(target, partial)
+            damaged = self._new_partial()
+            target.rename(damaged / "damaged")
+            partial.rename(target)
+            shutil.rmtree(damaged, ignore_errors=True)
+        _flush_folder(self._root)
+
+    def _remove_abandoned(self) -> None:
+        here, now = socket.gethostname(), time.time()
+        for folder in self._root.glob(".partial-*"):
+            named = _PARTIAL.fullmatch(folder.name)
+            if named is None:
+                continue
+            try:
+                is_old = now - folder.stat().st_mtime > _ABANDONED_AFTER_S
+            except FileNotFoundError:
+                continue
+            if is_old or (named["host"] == here and not _is_running(int(named["pid"]))):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise Unavailable(
+                f"cannot write to {self._root}: {error.strerror or error}",
+                hint="check the free space and the permissions there",
+            ) from error
+
+
+def _copy_all(source: Path, partial: Path, files: Mapping[str, str | None]) -> None:
+    folders = {partial}
+    for name, expected in files.items():
+        relative = _checked(name)
+        target = partial / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folders.update(partial / parent for parent in relative.parents)
+        found = _copy(source / relative, target)
+        if expected is not None and found != expected:
+            raise Untrusted(
+                f"{source / name} was altered: its digest is not the one in the manifest",
+                hint="pack the model again",
+                file=name,
+                expected=expected,
+                found=found,
+            )
+        os.utime(partial)  # a long copy is not an abandoned one
+    for folder in folders:
+        _flush_folder(folder)
+
+
+def _checked(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name:
+        raise Untrusted(f"file name {name!r} leads out of the bundle", file=name)
+    return path
+
+
+def _copy(source: Path, target: Path) -> str:
+    digest = hashlib.sha256()
+    # Links are refused: they could change what they point to after it was looked at.
+    with (
+        open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW), "rb") as reader,
+        target.open("xb") as writer,
+    ):
+        while chunk := reader.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            writer.write(chunk)
+        _seal(writer)
+    return "sha256:" + digest.hexdigest()
+
+
+def _write(target: Path, content: bytes) -> None:
+    with target.open("xb") as writer:
+        writer.write(content)
+        _seal(writer)
+
+
+def _seal(writer: BufferedWriter) -> None:
+    """What was written is on the disk, and nobody writes to it again."""
+    writer.flush()
+    os.fchmod(writer.fileno(), stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+    os.fsync(writer.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_whole(folder: Path, files: Mapping[str, str | None]) -> bool:
+    try:
+        return folder.is_dir() and all(
+            digest is None or sha256_file(folder / name) == digest for name, digest in files.items()
+        )
+    except OSError:
+        return False
+
+
+def _carry_over_statements(damaged: Path, partial: Path) -> None:
+    for statement in sorted((damaged / "statements").glob("[!.]*.json")):
+        target = partial / "statements" / statement.name
+        target.parent.mkdir(exist_ok=True)
+        if not target.exists():
+            _write(target, statement.read_bytes())
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

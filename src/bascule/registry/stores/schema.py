@@ -1,0 +1,117 @@
+"""The tables of the catalogue.
+
+A change here needs a migration beside it (`migrations/versions`) and a new `HEAD`; tests say that
+the two agree. Only what SQLite and PostgreSQL both have is used.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator
+
+HEAD = "0001"
+"""The newest migration. Kept here so that an ordinary start need not import the migration tool."""
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment. Databases without time zones hold it in UTC; it always comes back with one."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a time zone names no moment")
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        moment: datetime = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("created_at", UtcTime, nullable=False),
+)
+
+versions = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("model", sa.Text, sa.ForeignKey("models.name"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("digest", sa.Text, nullable=False, index=True),
+    sa.Column("pushed_at", UtcTime, nullable=False),
+    sa.Column("pushed_by", sa.Text, nullable=False),
+    sa.UniqueConstraint("model", "digest"),
+)
+
+aliases = sa.Table(
+    "aliases",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("alias", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("moved_at", UtcTime, nullable=False),
+    sa.ForeignKeyConstraint(["model", "number"], ["versions.model", "versions.number"]),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("model", sa.Text, sa.ForeignKey("models.name"), nullable=False, index=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("number", sa.Integer),
+    sa.Column("alias", sa.Text),
+    sa.Column("from_number", sa.Integer),
+    sa.Column("to_number", sa.Integer),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    # Numbers of deleted rows are never given out again: history is only added to.
+    sqlite_autoincrement=True,
+)
+
+statements = sa.Table(
+    "statements",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    # Of the statement itself: the same one is kept once.
+    sa.Column("content", sa.Text, nullable=False, unique=True),
+    sa.Column("digest", sa.Text, nullable=False, index=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    # Of a gates statement: its verdict, so that listing versions need not read every body.
+    sa.Column("passed", sa.Boolean),
+    sa.Column("body", sa.JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("revision", sa.Text, primary_key=True),
+    sa.Column("release", sa.Text, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+)
+"""Which release of Bascule brought the catalogue to which schema: what an older one must name."""

@@ -1,0 +1,300 @@
+"""The catalogue in a SQL database, through SQLAlchemy Core: one code path for every database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from bascule.bundle.format import Statement
+from bascule.core.digests import canonical_json, sha256_bytes
+from bascule.core.errors import BasculeError, NotFound, Unavailable, Untrusted
+from bascule.registry.stores import schema
+from bascule.registry.versions import Alias, Event, Gates, Version, verdict
+
+
+class Database(Protocol):
+    """What the catalogue needs to know of the database that it is in."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, in the words of the user."""
+
+    @property
+    def engine(self) -> sa.Engine:
+        """Begins a transaction that may write when the connection has the option `writes`."""
+
+    def exists(self) -> bool:
+        """Whether there is anything to connect to; connecting may not create it."""
+
+    def create(self) -> None:
+        """Make an empty database where there is none."""
+
+
+class SqlCatalogue:
+    """The catalogue in `database`, brought to the schema of this release when first used."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._is_current = False
+
+    def create(self) -> None:
+        with self._explaining():
+            if self._database.exists() and self._bring_to_head(may_create=True):
+                return
+            self._database.create()
+            self._bring_to_head(may_create=True)
+
+    @contextmanager
+    def read(self) -> Iterator[SqlTransaction]:
+        with self._explaining():
+            self._check_is_there()
+            with self._begin(writes=False) as connection:
+                yield SqlTransaction(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[SqlTransaction]:
+        with self._explaining():
+            self._check_is_there()
+            with self._begin(writes=True) as connection:
+                yield SqlTransaction(connection)
+
+    @contextmanager
+    def _begin(self, *, writes: bool) -> Iterator[sa.Connection]:
+        with self._database.engine.connect() as connection:
+            connection = connection.execution_options(writes=writes)
+            with connection.begin():
+                yield connection
+
+    def _check_is_there(self) -> None:
+        if not self._database.exists() or not self._bring_to_head(may_create=False):
+            raise NotFound(f"no registry at {self._database.place}", hint="bascule push PATH")
+
+    def _bring_to_head(self, *, may_create: bool) -> bool:
+        """Whether the schema is the one of this release, after migrating an older one to it."""
+        if self._is_current:
+            return True
+        with self._begin(writes=False) as connection:
+            revision = _revision(connection)
+            if revision is not None and revision != schema.HEAD:
+                _refuse_newer(connection, revision, self._database.place)
+        if revision is None and not may_create:
+            return False
+        if revision != schema.HEAD:
+            self._database.create()
+            self._migrate()
+        self._is_current = True
+        return True
+
+    def _migrate(self) -> None:
+        from bascule.registry.stores import migrations
+
+        with self._begin(writes=True) as connection:
+            # Somebody else may have done it while this process waited for its turn.
+            if _revision(connection) != schema.HEAD:
+                migrations.upgrade(connection)
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            raise _explained(str(error.orig), self._database.place) from error
+        except OSError as error:
+            raise Unavailable(
+                f"the registry at {self._database.place} cannot be used: {error.strerror or error}"
+            ) from error
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return None if found is None else str(found)
+
+
+def _refuse_newer(connection: sa.Connection, revision: str, place: str) -> None:
+    """Raise unless `revision` is one that this release knows; they are numbered in order."""
+    if revision.isdigit() and int(revision) < int(schema.HEAD):
+        return
+    from bascule.core.version import VERSION
+
+    writer = None
+    if sa.inspect(connection).has_table("releases"):
+        rows = connection.execute(sa.select(schema.releases).order_by(schema.releases.c.at))
+        writer = next((row.release for row in reversed(rows.all())), None)
+    by = f"Bascule {writer}" if writer else "a newer Bascule"
+    raise Untrusted(
+        f"the registry at {place} was written by {by} (schema {revision}); this is {VERSION}, "
+        f"which knows schemas up to {schema.HEAD}",
+        hint=f"pip install 'bascule>={writer}'" if writer else "pip install --upgrade bascule",
+        found=revision,
+        known=schema.HEAD,
+    )
+
+
+def _explained(problem: str, place: str) -> BasculeError:
+    if "locked" in problem or "busy" in problem:
+        return Unavailable(
+            f"the registry at {place} is busy: another process holds it",
+            hint="try again; if it stays, look for a bascule process that hangs",
+        )
+    if "not a database" in problem or "malformed" in problem:
+        return Untrusted(
+            f"the catalogue of the registry at {place} is damaged: {problem}",
+            hint="restore catalogue.db from a backup, or push the bundles again into a new home",
+        )
+    return Unavailable(f"the registry at {place} cannot be used: {problem}")
+
+
+class SqlTransaction:
+    """A transaction on the tables of `schema`."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def models(self) -> Sequence[str]:
+        return self._connection.scalars(
+            sa.select(schema.models.c.name).order_by(schema.models.c.name)
+        ).all()
+
+    def lock_model(self, model: str, *, at: datetime) -> None:
+        row = sa.select(schema.models).where(schema.models.c.name == model).with_for_update()
+        if self._connection.execute(row).first() is not None:
+            return
+        try:
+            with self._connection.begin_nested():
+                self._connection.execute(sa.insert(schema.models).values(name=model, created_at=at))
+        except sa.exc.IntegrityError:
+            # Another writer made it between the two, on a database where writers run side by
+            # side; now it can be waited for.
+            self._connection.execute(row).one()
+
+    def versions(self, model: str) -> Sequence[Version]:
+        return self._versions(schema.versions.c.model == model)
+
+    def version(self, model: str, number: int) -> Version | None:
+        table = schema.versions
+        found = self._versions(sa.and_(table.c.model == model, table.c.number == number))
+        return found[0] if found else None
+
+    def versions_of(self, digest: str) -> Sequence[Version]:
+        return self._versions(schema.versions.c.digest == digest)
+
+    def add_version(self, model: str, digest: str, *, at: datetime, by: str) -> Version:
+        newest = self._connection.scalar(
+            sa.select(sa.func.max(schema.versions.c.number)).where(schema.versions.c.model == model)
+        )
+        number = 1 + (newest or 0)
+        self._connection.execute(
+            sa.insert(schema.versions).values(
+                model=model, number=number, digest=digest, pushed_at=at, pushed_by=by
+            )
+        )
+        return self._versions(
+            sa.and_(schema.versions.c.model == model, schema.versions.c.number == number)
+        )[0]
+
+    def aliases(self, model: str) -> Mapping[str, Alias]:
+        table = schema.aliases
+        rows = self._connection.execute(
+            sa.select(table).where(table.c.model == model).order_by(table.c.alias)
+        )
+        return {row.alias: Alias(row.model, row.alias, row.number, row.moved_at) for row in rows}
+
+    def put_alias(self, alias: Alias) -> None:
+        table = schema.aliases
+        moved = {"number": alias.number, "moved_at": alias.moved_at}
+        updated = self._connection.execute(
+            sa.update(table)
+            .where(table.c.model == alias.model, table.c.alias == alias.name)
+            .values(moved)
+        )
+        if updated.rowcount == 0:
+            self._connection.execute(
+                sa.insert(table).values(model=alias.model, alias=alias.name, **moved)
+            )
+
+    def drop_alias(self, model: str, alias: str) -> None:
+        table = schema.aliases
+        self._connection.execute(
+            sa.delete(table).where(table.c.model == model, table.c.alias == alias)
+        )
+
+    def events(self, model: str) -> Sequence[Event]:
+        table = schema.events
+        rows = self._connection.execute(
+            sa.select(table).where(table.c.model == model).order_by(table.c.id)
+        ).mappings()
+        return [Event(**{name: row[name] for name in _EVENT_COLUMNS}) for row in rows]
+
+    def add_event(self, event: Event) -> None:
+        self._connection.execute(
+            sa.insert(schema.events).values({name: getattr(event, name) for name in _EVENT_COLUMNS})
+        )
+
+    def statements(self, digest: str, kind: str | None = None) -> Sequence[Statement]:
+        table = schema.statements
+        query = sa.select(table).where(table.c.digest == digest).order_by(table.c.at, table.c.id)
+        if kind is not None:
+            query = query.where(table.c.kind == kind)
+        return [
+            Statement(row.kind, row.digest, row.at.isoformat(), row.by, row.body)
+            for row in self._connection.execute(query)
+        ]
+
+    def add_statement(self, statement: Statement) -> bool:
+        table = schema.statements
+        content = sha256_bytes(canonical_json(statement.to_json()))
+        known = sa.select(table.c.id).where(table.c.content == content)
+        if self._connection.scalar(known) is not None:
+            return False
+        is_gates = statement.kind == "gates"
+        self._connection.execute(
+            sa.insert(table).values(
+                content=content,
+                digest=statement.subject,
+                kind=statement.kind,
+                at=datetime.fromisoformat(statement.at),
+                by=statement.by,
+                passed=verdict(statement.body) if is_gates else None,
+                body=dict(statement.body),
+            )
+        )
+        return True
+
+    def _versions(self, condition: sa.ColumnElement[bool]) -> Sequence[Version]:
+        table, said = schema.versions, schema.statements
+        rows = self._connection.execute(
+            sa.select(table).where(condition).order_by(table.c.model, table.c.number)
+        ).all()
+        verdicts: dict[str, bool] = {
+            row.digest: row.passed
+            for row in self._connection.execute(
+                sa.select(said.c.digest, said.c.passed)
+                .join(table, table.c.digest == said.c.digest)
+                .where(condition, said.c.kind == "gates")
+                .order_by(said.c.at, said.c.id)
+            )
+        }
+        return [_version(row, verdicts) for row in rows]
+
+
+_EVENT_COLUMNS = tuple(column.name for column in schema.events.columns if column.name != "id")
+
+
+def _version(row: Any, verdicts: Mapping[str, bool]) -> Version:
+    gates: Gates = "unchecked"
+    if row.digest in verdicts:
+        gates = "passed" if verdicts[row.digest] else "failed"
+    return Version(
+        model=row.model,
+        number=row.number,
+        digest=row.digest,
+        pushed_at=row.pushed_at,
+        pushed_by=row.pushed_by,
+        gates=gates,
+    )

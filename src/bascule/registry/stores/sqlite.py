@@ -1,0 +1,89 @@
+"""What of the catalogue is particular to SQLite: one file, readers beside one writer.
+
+Write-ahead logging lets readers go on while there is a writer. A writer takes its lock when it
+begins, so that it waits for its turn there and never finds out half-way that it is too late.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.pool import NullPool
+
+_LOCK_WAIT_S = 30.0
+_ASK_AGAIN_S = (0.001, 0.005)
+_PRIMARY_CODE = 0xFF
+
+
+class SqliteDatabase:
+    """A catalogue's database in the file at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.place = str(path.parent)
+        self._path = path
+        # A connection is opened for each transaction: it costs a third of a millisecond, and no
+        # connection is ever carried into a forked process, which SQLite does not survive.
+        self.engine = sa.create_engine(
+            sa.URL.create("sqlite+pysqlite", database=str(path)),
+            poolclass=NullPool,
+            connect_args={"timeout": _LOCK_WAIT_S},
+        )
+        event.listen(self.engine, "connect", _configure)
+        event.listen(self.engine, "begin", _begin)
+
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def create(self) -> None:
+        """Make the file, in write-ahead mode, which stays with it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        give_up_at = time.monotonic() + _LOCK_WAIT_S
+        while True:
+            connection = self.engine.raw_connection()
+            try:
+                connection.cursor().execute("PRAGMA journal_mode = WAL").close()
+            except Exception as error:
+                # The switch needs the file alone, and does not wait for that by itself.
+                if "locked" not in str(error) or time.monotonic() > give_up_at:
+                    raise
+            else:
+                return
+            finally:
+                connection.close()
+            time.sleep(random.uniform(*_ASK_AGAIN_S))
+
+
+def _configure(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin in `_begin`, not in the driver
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()
+
+
+def _begin(connection: sa.Connection) -> None:
+    if not connection.get_execution_options().get("writes", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # SQLite waits by asking at ever longer intervals, so that of many writers the one who has
+    # waited longest asks least often. Asking at random short ones, all get their turn.
+    give_up_at = time.monotonic() + _LOCK_WAIT_S
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute("PRAGMA busy_timeout = 0")
+    while time.monotonic() < give_up_at:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY_CODE != sqlite3.SQLITE_BUSY:
+                break  # asked once more below, where errors are explained
+            time.sleep(random.uniform(*_ASK_AGAIN_S))
+        else:
+            driver.execute(f"PRAGMA busy_timeout = {_LOCK_WAIT_S * 1000:.0f}")
+            return
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

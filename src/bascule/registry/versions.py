@@ -1,0 +1,207 @@
+"""What the registry keeps, as values, and the rules that it decides by. Nothing here does I/O."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from bascule.bundle.format import Statement
+from bascule.core.digests import canonical_json
+from bascule.core.errors import NotFound, Refused, Untrusted
+
+Gates = Literal["passed", "failed", "unchecked"]
+"""The verdict of the latest `gates` statement about a version; unchecked when there is none."""
+
+_KIND = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+EventKind = Literal["pushed", "alias_moved", "alias_dropped", "gates_recorded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One bundle under one name; `number` counts 1, 2, 3 for each model without gaps."""
+
+    model: str
+    number: int
+    digest: str
+    pushed_at: datetime
+    pushed_by: str
+    gates: Gates
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A name that points to one version of a model, until it is moved."""
+
+    model: str
+    name: str
+    number: int
+    moved_at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A name in the registry: how many versions it has, the newest one, and its aliases."""
+
+    name: str
+    versions: int
+    newest: Version
+    aliases: Mapping[str, Alias]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a model's history, which is only ever added to.
+
+    Attributes:
+        kind: What happened.
+        number: The version that it happened to. Of `alias_moved`: the one moved to.
+        alias: The alias, of the two kinds that concern one.
+        from_number: Where the alias pointed before; None where it was new.
+        to_number: Where it points now; None where it was dropped.
+        at: When the registry wrote it down.
+        by: Who asked for it.
+        reason: Why, in a sentence; may be empty.
+    """
+
+    kind: EventKind
+    model: str
+    at: datetime
+    by: str
+    number: int | None = None
+    alias: str | None = None
+    from_number: int | None = None
+    to_number: int | None = None
+    reason: str = ""
+
+
+def check_statement(statement: Statement) -> Statement:
+    """The statement with its time in UTC, if its kind can stand in a file name.
+
+    Raises:
+        Untrusted: It can not, or the time is none, or the body is not JSON.
+    """
+    if not _KIND.fullmatch(statement.kind):
+        raise Untrusted(f"statement kind {statement.kind!r} is not a word of small letters")
+    try:
+        moment = datetime.fromisoformat(statement.at)
+        if moment.tzinfo is None:
+            raise ValueError("it has no time zone")
+        checked = replace(statement, at=moment.astimezone(UTC).isoformat())
+        canonical_json(checked.to_json())
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise Untrusted(f"a {statement.kind} statement cannot be kept: {problem}") from None
+    return checked
+
+
+def verdict(body: Mapping[str, Any]) -> bool:
+    """Whether a gates statement says that its version passed; anything but a clear yes is no."""
+    return body.get("passed") is True
+
+
+def summary_of_gates(body: Mapping[str, Any]) -> str:
+    """`passed 5 of 5`, or the reasons of what failed, for the history."""
+    results = [result for result in body.get("results", ()) if isinstance(result, Mapping)]
+    failed = [result for result in results if result.get("passed") is not True]
+    if not failed:
+        verdict_word = "passed" if verdict(body) else "failed"
+        return f"{verdict_word} {len(results)} of {len(results)}" if results else verdict_word
+    return "failed " + "; ".join(
+        f"{result.get('criterion')}: {result.get('reason')}" for result in failed
+    )
+
+
+def choose_newest(model: str, versions: Sequence[Version]) -> Version:
+    """The newest version whose gates have not failed.
+
+    Raises:
+        NotFound: There are no versions.
+        Refused: There are, and every one of them has failed.
+    """
+    if not versions:
+        raise NotFound(f"model {model!r} has no versions", hint="bascule push PATH", model=model)
+    for version in sorted(versions, key=lambda version: version.number, reverse=True):
+        if version.gates != "failed":
+            return version
+    newest = max(versions, key=lambda version: version.number)
+    raise Refused(
+        f"every version of {model!r} has failed its gates",
+        hint=f"name one to use it all the same: {newest}",
+        model=model,
+    )
+
+
+def check_may_be_aliased(
+    version: Version, alias: str, *, require_gates: bool, failures: str = ""
+) -> None:
+    """Raise `Refused` unless `alias` may point to `version`.
+
+    Args:
+        version: The version that the alias would point to.
+        alias: The alias.
+        require_gates: Whether a version that nobody has checked is refused too.
+        failures: What its latest check said, for the message.
+    """
+    facts = {"model": version.model, "number": version.number, "alias": alias}
+    if version.gates == "failed":
+        said = f": {failures.removeprefix('failed ')}" if failures else ""
+        raise Refused(
+            f"alias {alias!r} may not point to {version}, which failed its gates{said}",
+            hint=f"bascule show {version} tells more; push a version that passes",
+            **facts,
+        )
+    if require_gates and version.gates == "unchecked":
+        raise Refused(
+            f"alias {alias!r} may not point to {version}, which has not been checked",
+            hint=f"bascule check {version}, or switch registry.require_gates off",
+            **facts,
+        )
+
+
+def no_model(name: str, known: Iterable[str]) -> NotFound:
+    return _unknown(f"no model {name!r}", name, known, hint="bascule models", model=name)
+
+
+def no_alias(model: str, alias: str, known: Iterable[str]) -> NotFound:
+    return _unknown(
+        f"no alias {alias!r} of model {model!r}",
+        alias,
+        known,
+        hint=f"bascule alias {model}@{alias} NUMBER makes it",
+        model=model,
+        alias=alias,
+    )
+
+
+def no_version(model: str, number: int, known: Iterable[int]) -> NotFound:
+    newest = max(known, default=0)
+    return NotFound(
+        f"no version {number} of model {model!r}; its newest is {newest}",
+        hint=f"bascule show {model}",
+        model=model,
+        number=number,
+    )
+
+
+def _unknown(
+    message: str, name: str, known: Iterable[str], *, hint: str, **facts: object
+) -> NotFound:
+    names = sorted(known)
+    by_folded = {candidate.casefold(): candidate for candidate in names}
+    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    if near:
+        message += f"; did you mean {by_folded[near[0]]!r}?"
+    elif names:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        message += f"; there is {shown}"
+    return NotFound(message, hint=hint, **facts)

@@ -1,0 +1,53 @@
+"""Puts a bundle before its gates: measures, has it judged, and writes the verdict down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from bascule.core.errors import Invalid
+from bascule.release.criteria import Criterion
+from bascule.release.gates import GateReport, evaluate
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle
+
+
+def check(
+    bundle: Bundle,
+    criteria: Sequence[Criterion | str],
+    *,
+    test: Any = None,
+    now: datetime,
+    by: str,
+    record: Callable[[GateReport], object] | None = None,
+) -> GateReport:
+    """Measure what the criteria need, judge, and record a `gates` statement.
+
+    Args:
+        bundle: What to check.
+        criteria: What it must meet, as criteria or as they are written.
+        test: `(X, y)` to measure quality on, in place of the held-out rows of the bundle.
+        now: The time that the statement carries.
+        by: Who checks.
+        record: Keeps the report; if None it is laid beside the bundle. The registry's bundles
+            are read-only, and its catalogue has to know as well.
+
+    Raises:
+        Invalid: There are no criteria, or one of them cannot be read.
+    """
+    from bascule.release.measure import measure
+
+    wanted = [Criterion.parse(one) if isinstance(one, str) else one for one in criteria]
+    if not wanted:
+        raise Invalid(
+            "there are no criteria to check",
+            hint='write some in bascule.toml: [gates] criteria = ["roc_auc >= 0.8"]',
+        )
+    report = evaluate(wanted, measure(bundle, wanted, test=test))
+    if record is None:
+        bundle.add_statement("gates", report.to_json(), at=now, by=by)
+    else:
+        record(report)
+    return report

@@ -1,0 +1,194 @@
+"""One quantitative requirement, and how it is written. Pure: nothing is measured here.
+
+A quality metric has the meaning, and the direction, that scikit-learn's scorer of that name has: a
+`neg_...` metric is below zero and better when larger. The short names are for people: `auc` is
+`roc_auc` (one against the rest for more than two classes); `rmse`, `mae`, `mse`, `brier` and
+`log_loss` are errors as one says them, above zero and better when smaller.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+from bascule.core.errors import Invalid
+
+Operator = Literal[">=", "<=", ">", "<"]
+
+SHORT_NAMES: Mapping[str, tuple[str, int]] = {
+    "auc": ("roc_auc", 1),
+    "brier": ("neg_brier_score", -1),
+    "log_loss": ("neg_log_loss", -1),
+    "mae": ("neg_mean_absolute_error", -1),
+    "mse": ("neg_mean_squared_error", -1),
+    "rmse": ("neg_root_mean_squared_error", -1),
+}
+"""Short name: the scorer behind it, and the sign that turns its score into the metric."""
+
+_SCORERS = """
+    accuracy adjusted_mutual_info_score adjusted_rand_score average_precision balanced_accuracy
+    completeness_score d2_absolute_error_score d2_brier_score d2_log_loss_score explained_variance
+    f1 f1_macro f1_micro f1_weighted fowlkes_mallows_score homogeneity_score jaccard jaccard_macro
+    jaccard_micro jaccard_weighted matthews_corrcoef mutual_info_score neg_brier_score neg_log_loss
+    neg_max_error neg_mean_absolute_error neg_mean_absolute_percentage_error
+    neg_mean_gamma_deviance neg_mean_poisson_deviance neg_mean_squared_error
+    neg_mean_squared_log_error neg_median_absolute_error neg_negative_likelihood_ratio
+    neg_root_mean_squared_error neg_root_mean_squared_log_error normalized_mutual_info_score
+    positive_likelihood_ratio precision precision_macro precision_micro precision_weighted r2
+    rand_score recall recall_macro recall_micro recall_weighted roc_auc roc_auc_ovo
+    roc_auc_ovo_weighted roc_auc_ovr roc_auc_ovr_weighted top_k_accuracy v_measure_score
+"""
+SCORERS = frozenset(_SCORERS.split())
+"""The scorers of scikit-learn that one answer a row is enough for. Named here so that reading a
+criterion need not import scikit-learn; a test compares them with what it offers."""
+
+LATENCIES = ("latency_p50", "latency_p99")
+SIZES = ("peak_memory", "size")
+QUALITIES = SCORERS | SHORT_NAMES.keys()
+METRICS = QUALITIES | {*LATENCIES, *SIZES, "parity"}
+"""Every metric that a criterion may name."""
+
+_MILLISECONDS = {"us": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)}
+_MEGABYTES = {"KB": Decimal("0.001"), "MB": Decimal(1), "GB": Decimal(1000)}
+_WRITTEN = re.compile(
+    r"\s*(?P<metric>[A-Za-z_][A-Za-z0-9_]*)\s*(?:\[(?P<batch>[^\]]*)\])?"
+    r"\s*(?P<operator>>=|<=|==|!=|=|>|<)"
+    r"\s*(?P<limit>[-+]?[^\s]*?)\s*(?P<unit>[A-Za-z%]*)\s*"
+)
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
+_OPERATORS = (">=", "<=", ">", "<")
+_EXAMPLES = "write it like 'roc_auc >= 0.8', 'latency_p99[100] <= 5 ms' or 'size <= 20 MB'"
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """A metric, how it must compare, and the limit.
+
+    Attributes:
+        metric: One of `METRICS`.
+        operator: How the measured value must stand to the limit.
+        limit: In milliseconds for a latency, in megabytes (10^6 bytes) for a size, else as is.
+        batch: Rows in a request, for a latency; None for everything else.
+    """
+
+    metric: str
+    operator: Operator
+    limit: float
+    batch: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Criterion:
+        """Read `metric >= limit unit`. Raises `Invalid`, which names what is wrong with it."""
+        if not (written := _WRITTEN.fullmatch(text)):
+            raise Invalid(f"{text!r} is not a criterion", hint=_EXAMPLES)
+        metric, operator = written["metric"], written["operator"]
+        if metric not in METRICS:
+            raise _unknown_metric(text, metric)
+        if operator not in _OPERATORS:
+            raise Invalid(
+                f"{text!r} compares with {operator!r}, which is not one of {', '.join(_OPERATORS)}",
+                hint=_EXAMPLES,
+            )
+        return cls(
+            metric,
+            operator,  # type: ignore[arg-type]  # checked against the four of them above
+            _limit(text, metric, written["limit"], written["unit"]),
+            _batch(text, metric, written["batch"]),
+        )
+
+    @property
+    def measure(self) -> str:
+        """What has to be measured for it, `latency_p99[100]`: the key of its fact."""
+        return self.metric if self.batch is None else f"{self.metric}[{self.batch}]"
+
+    @property
+    def unit(self) -> str:
+        """Of the limit and of the value: `ms`, `MB`, or nothing."""
+        return _unit(self.metric)
+
+    def accepts(self, value: float) -> bool:
+        """Whether a value meets it. What is not a number meets nothing."""
+        match self.operator:
+            case ">=":
+                return value >= self.limit
+            case "<=":
+                return value <= self.limit
+            case ">":
+                return value > self.limit
+            case "<":
+                return value < self.limit
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        name = self.metric if self.batch in (None, 1) else self.measure
+        return f"{name} {self.operator} {self.limit:.12g}{unit}"
+
+
+def _unit(metric: str) -> str:
+    if metric in LATENCIES:
+        return "ms"
+    return "MB" if metric in SIZES else ""
+
+
+def _factors(metric: str) -> Mapping[str, Decimal]:
+    if metric in LATENCIES:
+        return _MILLISECONDS
+    return _MEGABYTES if metric in SIZES else {}
+
+
+def _limit(text: str, metric: str, limit: str, unit: str) -> float:
+    if not _NUMBER.fullmatch(limit):
+        raise Invalid(f"{text!r}: the limit {limit + unit!r} is not a number", hint=_EXAMPLES)
+    factors = _factors(metric)
+    if not factors and unit:
+        raise Invalid(f"{text!r}: {metric} has no unit, and {unit!r} is given", hint=_EXAMPLES)
+    if factors and unit not in factors:
+        allowed = ", ".join(factors)
+        found = f"{unit!r} is none of them" if unit else "there is none"
+        raise Invalid(
+            f"{text!r}: {metric} needs a unit of {allowed}, and {found}",
+            hint=f"write {metric} <= 5 {_unit(metric)}",
+        )
+    # Decimal, so that 0.0003 s is 0.3 ms and not a little less.
+    value = float(Decimal(limit) * factors.get(unit, Decimal(1)))
+    if value in (float("inf"), float("-inf")):
+        raise Invalid(f"{text!r}: the limit {limit} is too large for a number", hint=_EXAMPLES)
+    return value
+
+
+def _batch(text: str, metric: str, batch: str | None) -> int | None:
+    if metric not in LATENCIES:
+        if batch is not None:
+            raise Invalid(
+                f"{text!r}: {metric} has no batch size; only {' and '.join(LATENCIES)} have",
+                hint=f"write {metric} without [{batch}]",
+            )
+        return None
+    if batch is None:
+        return 1
+    digits = batch.strip()
+    if not (digits.isascii() and digits.isdigit() and 1 <= int(digits) <= MAX_BATCH):
+        raise Invalid(
+            f"{text!r}: the batch size {batch!r} is not a whole number from 1 to {MAX_BATCH}",
+            hint=f"write {metric}[100] <= 5 ms",
+        )
+    return int(digits)
+
+
+MAX_BATCH = 65_536
+"""Rows of the largest batch whose latency is measured."""
+
+
+def _unknown_metric(text: str, metric: str) -> Invalid:
+    near = difflib.get_close_matches(metric.casefold(), METRICS, n=1, cutoff=0.6)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    special = ", ".join((*LATENCIES, *SIZES, "parity"))
+    return Invalid(
+        f"{text!r}: there is no metric {metric!r}{guess}",
+        hint=f"one of {special}, {', '.join(sorted(QUALITIES))}",
+        metric=metric,
+    )

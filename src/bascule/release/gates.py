@@ -1,0 +1,105 @@
+"""Whether a version meets its criteria. Pure: `checking` measures, and this judges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bascule.release.criteria import Criterion
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A fact for one criterion.
+
+    Attributes:
+        value: In the unit of the criterion; None when it could not be measured.
+        note: Without a value: why. With one: how it came about, where that is worth a word.
+    """
+
+    value: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one criterion; `value` is None, and it failed, when there was none."""
+
+    criterion: Criterion
+    value: float | None
+    passed: bool
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "criterion": str(self.criterion),
+            "value": self.value,
+            "limit": self.criterion.limit,
+            "unit": self.criterion.unit,
+            "passed": self.passed,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """The results, in the order of the criteria."""
+
+    results: tuple[Result, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every criterion was met. No criteria at all is no evidence, and no pass."""
+        return bool(self.results) and all(result.passed for result in self.results)
+
+    @property
+    def failures(self) -> tuple[Result, ...]:
+        return tuple(result for result in self.results if not result.passed)
+
+    def to_json(self) -> dict[str, Any]:
+        """The body of a `gates` statement."""
+        return {"passed": self.passed, "results": [result.to_json() for result in self.results]}
+
+
+def evaluate(criteria: Sequence[Criterion], facts: Mapping[str, Measured]) -> GateReport:
+    """Judge each criterion by its fact (`Criterion.measure` is the key). Pure.
+
+    A criterion fails when its fact is missing or is not a finite number: a requirement that nobody
+    could look at is not met.
+    """
+    return GateReport(
+        tuple(
+            _judge(criterion, facts.get(criterion.measure, Measured(None, "nobody measured it")))
+            for criterion in criteria
+        )
+    )
+
+
+def _judge(criterion: Criterion, fact: Measured) -> Result:
+    if fact.value is None:
+        return Result(criterion, None, False, f"not measured: {fact.note}")
+    if not math.isfinite(fact.value):
+        note = f" ({fact.note})" if fact.note else ""
+        return Result(criterion, None, False, f"measured {fact.value}, which is no number{note}")
+    passed = criterion.accepts(fact.value)
+    note = f"; {fact.note}" if fact.note else ""
+    value, limit = _apart(fact.value, criterion.limit)
+    unit = f" {criterion.unit}" if criterion.unit else ""
+    stands = "is" if passed else "is not"
+    return Result(
+        criterion,
+        fact.value,
+        passed,
+        f"{value}{unit} {stands} {criterion.operator} {limit}{unit}{note}",
+    )
+
+
+def _apart(value: float, limit: float) -> tuple[str, str]:
+    """Both as text, with enough digits to tell them apart."""
+    for digits in (4, 6, 9, 12):
+        shown = f"{value:.{digits}g}", f"{limit:.12g}"
+        if shown[0] != shown[1] or value == limit:
+            return shown
+    return repr(value), repr(limit)

@@ -1,0 +1,260 @@
+"""Takes the measurements that criteria ask for, on the program that would be served.
+
+Only what is asked for is measured. What cannot be measured is a fact too: the reason, in the
+words of whoever knew it.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.format import EXAMPLE, MANIFEST
+from bascule.bundle.tables import conform, for_program
+from bascule.core.errors import Invalid
+from bascule.core.fields import Columns
+from bascule.core.programs import Program
+from bascule.release.criteria import LATENCIES, QUALITIES, SHORT_NAMES, Criterion
+from bascule.release.gates import Measured
+from bascule.release.rows import batch_of, example_rows
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle
+
+_MEGABYTE = 1e6
+_ROWS_AT_ONCE = 4_096
+_WARM_UP_RUNS = 10
+_ENOUGH_RUNS = 200
+_LONG_ENOUGH_S = 0.25
+_TOO_LONG_S = 1.5
+_FEWEST_RUNS = 20
+_DIFFERENT_BATCHES = 4
+_PROBE_PATIENCE_S = 120.0
+
+_Rows = tuple[Columns, NDArray[Any] | None]
+
+
+def measure(
+    bundle: Bundle, criteria: Sequence[Criterion], *, test: Any = None
+) -> dict[str, Measured]:
+    """A fact for each of the criteria, under `Criterion.measure`.
+
+    Args:
+        bundle: What to measure.
+        criteria: What to measure it for.
+        test: `(X, y)`, in place of the held-out rows of the bundle.
+
+    Raises:
+        Invalid: `test` is not a table and as many answers, or does not fit the model.
+    """
+    held_out = _test_rows(bundle, test)
+    facts = _qualities(bundle, held_out, [one.metric for one in criteria])
+    for batch in sorted({one.batch for one in criteria if one.batch is not None}):
+        facts.update(_latencies(bundle, held_out, batch))
+    others: dict[str, Callable[[Bundle], Measured]] = {
+        "peak_memory": _peak_memory,
+        "size": _size,
+        "parity": _parity,
+    }
+    asked = {one.metric for one in criteria}
+    facts.update({name: take(bundle) for name, take in others.items() if name in asked})
+    return facts
+
+
+def _test_rows(bundle: Bundle, test: Any) -> _Rows | None:
+    if test is None:
+        return bundle.test_data()
+    if not isinstance(test, tuple) or len(test) != 2:
+        raise Invalid("test is not a pair (X, y)", hint="pass test=(X_test, y_test)")
+    columns, truth = conform(test[0], bundle.signature), np.asarray(test[1])
+    rows = len(next(iter(columns.values())))
+    if truth.shape != (rows,):
+        raise Invalid(f"test has {rows} rows in X, and y has the shape {truth.shape}")
+    return columns, truth
+
+
+def _qualities(
+    bundle: Bundle, held_out: _Rows | None, metrics: Iterable[str]
+) -> dict[str, Measured]:
+    asked = {metric for metric in metrics if metric in QUALITIES}
+    if not asked:
+        return {}
+    columns, truth = held_out or ({}, None)
+    if truth is None:
+        missing = Measured(
+            None, "the bundle holds no test rows with their truth; pack it with test=(X, y)"
+        )
+        return dict.fromkeys(asked, missing)
+    try:
+        outputs = _answers(bundle.program(threads=1), columns)
+    except Exception as error:  # whatever a model does, its gates fail and say so
+        return dict.fromkeys(asked, _failed(error))
+    try:
+        answered = _answered(bundle, outputs)
+    except ImportError:
+        missing = Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
+        return dict.fromkeys(asked, missing)
+    return {metric: _score(metric, answered, truth) for metric in asked}
+
+
+def _answers(program: Program, columns: Columns) -> Columns:
+    """What the program answers for every row, asked in pieces so that memory stays flat."""
+    ready = for_program(columns, program.inputs)
+    rows = len(next(iter(ready.values())))
+    pieces = [
+        program.run({name: column[at : at + _ROWS_AT_ONCE] for name, column in ready.items()})
+        for at in range(0, rows, _ROWS_AT_ONCE)
+    ]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _answered(bundle: Bundle, outputs: Columns) -> Any:
+    """The answers dressed as a fitted estimator, which is what a scorer asks."""
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+
+    first = next(iter(outputs.values()))
+
+    class Answered(BaseEstimator):  # type: ignore[misc]  # it has no types
+        def predict(self, _rows: object) -> NDArray[Any]:
+            return outputs.get("label", outputs.get("prediction", first))
+
+        def __sklearn_is_fitted__(self) -> bool:
+            return True
+
+    if bundle.task != "classification":
+        return type("AnsweredRegressor", (RegressorMixin, Answered), {})()
+
+    def predict_proba(_self: object, _rows: object) -> NDArray[Any]:
+        return outputs["probabilities"]
+
+    attributes: dict[str, Any] = {"classes_": np.asarray(bundle.classes)}
+    if "probabilities" in outputs:
+        attributes["predict_proba"] = predict_proba
+    return type("AnsweredClassifier", (ClassifierMixin, Answered), attributes)()
+
+
+def _score(metric: str, answered: Any, truth: NDArray[Any]) -> Measured:
+    from sklearn.metrics import get_scorer
+
+    scorer, sign = SHORT_NAMES.get(metric, (metric, 1))
+    if metric == "auc" and len(getattr(answered, "classes_", ())) > 2:
+        scorer = "roc_auc_ovr"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            # The scorer only hands the rows on to the estimator, which knows its answers already.
+            value = sign * float(get_scorer(scorer)(answered, np.empty((len(truth), 1)), truth))
+        except AttributeError:
+            return Measured(None, f"{metric} needs probabilities, and the model gives none")
+        except Exception as error:  # whatever a scorer says, it is no measurement
+            return Measured(None, _one_line(error))
+    return Measured(value, "; ".join(dict.fromkeys(_one_line(one.message) for one in said)))
+
+
+def _failed(error: Exception) -> Measured:
+    return Measured(None, f"the program failed: {_one_line(error)}")
+
+
+def _one_line(said: object) -> str:
+    lines = str(said).strip().splitlines()
+    return lines[0] if lines else type(said).__name__
+
+
+def _latencies(bundle: Bundle, held_out: _Rows | None, batch: int) -> dict[str, Measured]:
+    names = [f"{metric}[{batch}]" for metric in LATENCIES]
+    try:
+        program = bundle.program(threads=1)
+        if held_out is not None:
+            rows = for_program(held_out[0], program.inputs)
+        else:
+            rows = example_rows(bundle.path, bundle.manifest, program)
+        durations = _time_runs(program, rows, batch)
+    except Exception as error:  # as above
+        return dict.fromkeys(names, _failed(error))
+    note = f"of {len(durations)} runs with {batch} row{'s' if batch > 1 else ''}, one thread"
+    return {
+        name: Measured(_percentile(durations, percent), note)
+        for name, percent in zip(names, (50, 99), strict=True)
+    }
+
+
+def _time_runs(program: Program, rows: Columns, batch: int) -> list[float]:
+    """Milliseconds of each run, on several different batches in turn."""
+    batches = [batch_of(rows, batch, start=number * batch) for number in range(_DIFFERENT_BATCHES)]
+    began = time.perf_counter()
+    for number in range(_WARM_UP_RUNS):
+        program.run(batches[number % len(batches)])
+        if time.perf_counter() - began > _TOO_LONG_S / 10:
+            break
+    durations: list[float] = []
+    # A collection belongs to this process, with all that it has imported, and not to the program.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        began = time.perf_counter()
+        while not _has_run_enough(len(durations), time.perf_counter() - began):
+            columns = batches[len(durations) % len(batches)]
+            start = time.perf_counter_ns()
+            program.run(columns)
+            durations.append((time.perf_counter_ns() - start) / 1e6)
+    finally:
+        if collects:
+            gc.enable()
+    return durations
+
+
+def _has_run_enough(runs: int, elapsed_s: float) -> bool:
+    if elapsed_s >= _TOO_LONG_S:
+        return runs >= _FEWEST_RUNS
+    return runs >= _ENOUGH_RUNS and elapsed_s >= _LONG_ENOUGH_S
+
+
+def _percentile(durations: Sequence[float], percent: int) -> float:
+    """The smallest duration that `percent` of the runs do not exceed; never one in between."""
+    ordered = sorted(durations)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def _peak_memory(bundle: Bundle) -> Measured:
+    command = [sys.executable, "-P", "-m", "bascule.release.probe", str(bundle.path)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PROBE_PATIENCE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Measured(None, f"the measured process did not finish: {error}")
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        return Measured(None, f"the measured process failed: {said[-1] if said else ''}")
+    return Measured(
+        int(done.stdout) / _MEGABYTE, "of a new process that loads the program and answers"
+    )
+
+
+def _size(bundle: Bundle) -> Measured:
+    """The bytes that a server reads: manifest, example, and the program or else the original."""
+    manifest = bundle.manifest
+    program = manifest.served.file if manifest.served else manifest.original.file
+    needed = (program, EXAMPLE)
+    size = sum(manifest.files[name].bytes for name in needed if name in manifest.files)
+    return Measured((size + (bundle.path / MANIFEST).stat().st_size) / _MEGABYTE)
+
+
+def _parity(bundle: Bundle) -> Measured:
+    if bundle.manifest.served is None:
+        return Measured(0.0, "the original itself is served")
+    parity = bundle.parity
+    if parity is None:
+        return Measured(None, "the bundle carries no parity statement; pack it again")
+    if parity.label_differences > parity.ties:
+        return Measured(None, parity.reason)
+    return Measured(parity.max_difference, f"on {parity.rows} rows")

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bascule.app import GateSettings, load_settings, open_registry
+from bascule.core.errors import Invalid, NotFound
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "bascule.toml").write_text(text)
+    return folder
+
+
+def refusal(folder: Path, environ: dict[str, str] | None = None) -> Invalid:
+    with pytest.raises(Invalid) as caught:
+        load_settings(folder, environ or {})
+    return caught.value
+
+
+def test_without_a_file_and_variables_everything_has_a_default(folder):
+    settings = load_settings(folder, {})
+
+    assert settings.home == folder / ".bascule"
+    assert settings.gates == GateSettings(criteria=())
+    assert settings.registry.require_gates is False
+    assert (settings.serving.port, settings.serving.control_port) == (8080, 8082)
+    assert settings.serving.deadline_s == 10
+    assert settings.serving.max_body_bytes == 64 * 1024 * 1024
+    assert settings.serving.max_queue_requests == 512
+
+
+def test_the_file_is_read(folder):
+    written(
+        folder,
+        'home = "data/home"\n[gates]\ncriteria = ["roc_auc >= 0.8", "size <= 20 MB"]\n'
+        "[registry]\nrequire_gates = true\n[serving]\nworkers = 3\ndeadline_s = 0.5\n",
+    )
+    settings = load_settings(folder, {})
+
+    assert settings.home == folder / "data/home"
+    assert settings.gates.criteria == ("roc_auc >= 0.8", "size <= 20 MB")
+    assert settings.registry.require_gates is True
+    assert (settings.serving.workers, settings.serving.deadline_s) == (3, 0.5)
+
+
+def test_a_variable_wins_over_the_file_and_leaves_the_rest(folder):
+    written(folder, "[serving]\nworkers = 3\nport = 9000\n")
+
+    settings = load_settings(
+        folder,
+        {
+            "BASCULE_HOME": "/srv/models",
+            "BASCULE_SERVING__WORKERS": "2",
+            "BASCULE_GATES__CRITERIA": '["r2 >= 0.5"]',
+        },
+    )
+    assert settings.home == Path("/srv/models")
+    assert (settings.serving.workers, settings.serving.port) == (2, 9000)
+    assert settings.gates.criteria == ("r2 >= 0.5",)
+
+
+def test_a_wrong_value_in_the_file_is_not_minded_where_a_variable_replaces_it(folder):
+    written(folder, "[serving]\nworkers = 0\n")
+
+    assert load_settings(folder, {"BASCULE_SERVING__WORKERS": "1"}).serving.workers == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("WORKERS", "0", "serving.workers: 0 is not >= 1"),
+        ("WORKERS", "1025", "serving.workers: 1025 is not <= 1024"),
+        ("PORT", "-1", "serving.port: -1 is not >= 0"),
+        ("PORT", "65536", "serving.port: 65536 is not <= 65535"),
+        ("CONTROL_PORT", "65536", "serving.control_port: 65536 is not <= 65535"),
+        ("DEADLINE_S", "0", "serving.deadline_s: 0 is not > 0"),
+        ("MAX_BODY_BYTES", "0", "serving.max_body_bytes: 0 is not >= 1"),
+        ("MAX_QUEUE_REQUESTS", "0", "serving.max_queue_requests: 0 is not >= 1"),
+    ],
+)
+def test_a_value_over_a_limit_is_refused_with_its_limit_and_its_variable(
+    folder, variable, value, message
+):
+    name = f"BASCULE_SERVING__{variable}"
+
+    assert refusal(folder, {name: value}).message == f"{message} ({name})"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("WORKERS", "1"),
+        ("WORKERS", "1024"),
+        ("PORT", "0"),
+        ("PORT", "65535"),
+        ("DEADLINE_S", "0.001"),
+        ("MAX_BODY_BYTES", "1"),
+        ("MAX_QUEUE_REQUESTS", "1"),
+    ],
+)
+def test_a_value_at_its_limit_is_taken(folder, variable, value):
+    settings = load_settings(folder, {f"BASCULE_SERVING__{variable}": value})
+
+    assert str(getattr(settings.serving, variable.lower())) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[serving]\nworkers = 0\n", "serving.workers: 0 is not >= 1 (bascule.toml)"),
+        (
+            "[serving]\nworkres = 1\n",
+            "serving.workres: there is no such setting; did you mean 'workers'? (bascule.toml)",
+        ),
+        (
+            "[servign]\nworkers = 1\n",
+            "servign: there is no such setting; did you mean 'serving'? (bascule.toml)",
+        ),
+        ("zzz = 1\n", "zzz: there is no such setting (bascule.toml)"),
+        (
+            '[gates]\ncriteria = "r2 >= 1"\n',
+            "gates.criteria: 'r2 >= 1' is not a list (bascule.toml)",
+        ),
+        (
+            '[gates]\ncriteria = ["r2 >= 1", "f11 >= 1"]\n',
+            "gates.criteria[1]: 'f11 >= 1': there is no metric 'f11'; did you mean 'f1'? "
+            "(bascule.toml)",
+        ),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named_with_its_place(folder, text, message):
+    assert refusal(written(folder, text)).message == message
+
+
+def test_every_wrong_value_is_named_at_once(folder):
+    message = refusal(written(folder, "[serving]\nworkers = 0\nport = 70000\n")).message
+
+    assert "serving.workers: 0 is not >= 1" in message
+    assert "serving.port: 70000 is not <= 65535" in message
+
+
+def test_an_unknown_setting_is_answered_with_those_of_its_section(folder):
+    hint = refusal(written(folder, "[registry]\nzzz = 1\n")).hint
+
+    assert hint == "settings here are require_gates"
+
+
+@pytest.mark.parametrize("value", ["r2 >= 1", '["r2 >= 1"', "[“r2 >= 1”]"])
+def test_a_list_in_a_variable_that_is_no_json_is_refused_with_how_to_write_it(folder, value):
+    error = refusal(folder, {"BASCULE_GATES__CRITERIA": value})
+
+    assert "(BASCULE_GATES__CRITERIA)" in error.message
+    assert '["one", "two"]' in error.hint
+
+
+def test_a_whole_section_in_a_variable_is_read_or_refused(folder):
+    settings = load_settings(folder, {"BASCULE_SERVING": '{"port": 9000}'})
+    assert settings.serving.port == 9000
+
+    assert refusal(folder, {"BASCULE_SERVING": "{port"}).message == "BASCULE_SERVING is not JSON"
+
+
+def test_a_misspelt_variable_is_refused_and_a_strange_one_is_left_alone(folder):
+    error = refusal(folder, {"BASCULE_SERVIGN__WORKERS": "2"})
+    assert "did you mean BASCULE_SERVING__WORKERS?" in error.message
+
+    error = refusal(folder, {"BASCULE_SERVING__WORKRES": "2"})
+    assert "did you mean 'workers'? (BASCULE_SERVING__WORKRES)" in error.message
+
+    assert load_settings(folder, {"BASCULE_QUITE_ANOTHER_THING": "2"})
+
+
+def test_a_file_that_is_no_toml_is_refused_with_the_line(folder):
+    assert "is not TOML" in refusal(written(folder, "[serving\n")).message
+    assert "line 1" in refusal(written(folder, "[serving\n")).message
+
+
+def test_a_file_that_is_no_text_is_refused(folder):
+    (folder / "bascule.toml").write_bytes(b"\xff\xfe\x00")
+
+    assert "cannot be read" in refusal(folder).message
+
+
+def test_the_working_directory_and_the_environment_are_the_default(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("BASCULE_SERVING__PORT", "9001")
+
+    settings = load_settings()
+
+    assert settings.home == folder / ".bascule"
+    assert settings.serving.port == 9001
+
+
+def test_settings_open_the_registry_of_their_home_without_making_it(folder):
+    registry = open_registry(load_settings(folder, {"BASCULE_REGISTRY__REQUIRE_GATES": "yes"}))
+
+    with pytest.raises(NotFound, match=str(folder / ".bascule")):
+        registry.models()
+    assert list(folder.iterdir()) == []
+
+
+def test_rooms_are_imported_without_settings_or_frameworks():
+    script = (
+        "import sys, bascule.app, bascule.registry, bascule.release\n"
+        "heavy = 'pydantic pydantic_settings sqlalchemy alembic sklearn onnxruntime pyarrow'\n"
+        "print(*(name for name in heavy.split() if name in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql
+
+from bascule.registry.stores import migrations, schema
+
+IMPORTS = """
+import sys
+from pathlib import Path
+from bascule.registry import open_registry
+open_registry(Path(sys.argv[1])).models()
+print(*(name for name in ("alembic", "mako", "onnxruntime", "pydantic") if name in sys.modules))
+"""
+
+
+def test_the_head_that_is_written_down_is_that_of_the_migrations():
+    config = Config()
+    config.set_main_option("script_location", str(migrations.FOLDER))
+    config.set_main_option("path_separator", "os")
+
+    assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
+
+
+def test_the_migrations_make_the_tables_that_the_code_speaks_of(registry, bundle, home):
+    registry.push(bundle(), by="ada")
+    engine = sa.create_engine(f"sqlite:///{home / 'catalogue.db'}", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+
+
+def test_every_table_can_be_made_in_postgresql_too():
+    for table in schema.metadata.sorted_tables:
+        ddl = str(sa.schema.CreateTable(table).compile(dialect=postgresql.dialect()))
+        assert f"CREATE TABLE {table.name}" in ddl
+        assert "DATETIME" not in ddl
+
+
+def test_opening_a_current_home_imports_neither_migrations_nor_a_runtime(registry, bundle, home):
+    registry.push(bundle(), by="ada")
+
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, str(home)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []

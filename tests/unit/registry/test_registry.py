@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from bascule.bundle.format import digest_of, read_manifest, read_statements, write_statement
+from bascule.core.errors import Invalid, NotFound, Refused, Unavailable, Untrusted
+from bascule.registry import open_registry
+
+READERS = {
+    "models": lambda registry: registry.models(),
+    "versions": lambda registry: registry.versions("late"),
+    "aliases": lambda registry: registry.aliases("late"),
+    "history": lambda registry: registry.history("late"),
+    "resolve": lambda registry: registry.resolve("late"),
+    "path": lambda registry: registry.path("late/1"),
+    "set_alias": lambda registry: registry.set_alias("late", "champion", 1, by="ada"),
+    "drop_alias": lambda registry: registry.drop_alias("late", "champion", by="ada"),
+}
+
+
+def names(tree: Path) -> set[str]:
+    return {path.relative_to(tree).as_posix() for path in tree.rglob("*")}
+
+
+# Pushing
+
+
+def test_versions_of_a_model_count_from_one(registry, bundle):
+    pushed = [registry.push(bundle(name), by="ada") for name in ("late", "late", "gb", "late")]
+
+    assert [str(version) for version in pushed] == ["late/1", "late/2", "gb/1", "late/3"]
+    assert pushed[0].pushed_by == "ada"
+    assert pushed[0].gates == "unchecked"
+
+
+def test_pushing_the_same_bundle_again_gives_the_version_that_it_has(registry, bundle):
+    first = registry.push(bundle(content=b"same"), by="ada")
+    registry.push(bundle(content=b"other"), by="ada")
+
+    assert registry.push(bundle(content=b"same"), by="bob") == first
+    assert [event.kind for event in registry.history("late")] == ["pushed", "pushed"]
+
+
+def test_a_pushed_bundle_is_kept_whole_and_read_only(registry, bundle):
+    source = bundle()
+    version = registry.push(source, by="ada")
+    kept = registry.path(version)
+
+    assert names(kept) == names(source)
+    assert digest_of(kept) == version.digest == digest_of(source)
+    assert read_manifest(kept).name == "late"
+    assert all(not path.stat().st_mode & 0o222 for path in kept.rglob("*") if path.is_file())
+
+
+def test_the_copy_does_not_change_with_its_source(registry, bundle):
+    source = bundle(content=b"before")
+    version = registry.push(source, by="ada")
+    (source / "programs/onnx.onnx").write_bytes(b"after!")
+
+    assert read_manifest(registry.path(version)).digest == version.digest
+
+
+def test_an_altered_bundle_is_refused_and_leaves_nothing(registry, bundle, home):
+    source = bundle(content=b"before")
+    (source / "programs/onnx.onnx").write_bytes(b"after!")
+
+    with pytest.raises(Untrusted, match=r"programs/onnx\.onnx"):
+        registry.push(source, by="ada")
+    assert not home.exists()
+
+
+def test_pushing_what_is_no_bundle_creates_no_registry(registry, home, tmp_path):
+    with pytest.raises(NotFound, match="no bundle"):
+        registry.push(tmp_path, by="ada")
+    assert not home.exists()
+
+
+def test_damaged_files_of_the_copy_are_replaced_by_the_next_push(registry, bundle):
+    source = bundle(content=b"good", passed=True)
+    version = registry.push(source, by="ada")
+    damaged = registry.path(version) / "programs/onnx.onnx"
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"evil")
+
+    assert registry.push(source, by="ada") == version
+    assert damaged.read_bytes() == b"good"
+    assert len(read_statements(registry.path(version))) == 1
+
+
+def test_an_altered_manifest_is_not_handed_out(registry, bundle):
+    version = registry.push(bundle(), by="ada")
+    manifest = registry.path(version) / "bundle.json"
+    manifest.chmod(0o644)
+    manifest.write_bytes(manifest.read_bytes().replace(b"late", b"gone"))
+
+    with pytest.raises(Untrusted, match=r"bundle\.json was altered"):
+        registry.path(version)
+
+
+def test_a_version_whose_files_are_gone_says_so(registry, bundle):
+    version = registry.push(bundle(), by="ada")
+    kept = registry.path(version)
+    kept.rename(kept.with_name("elsewhere"))
+
+    with pytest.raises(NotFound, match="missing") as caught:
+        registry.path(version)
+    assert "push the bundle again" in caught.value.hint
+
+
+# References
+
+
+def test_a_bare_name_means_the_newest_version_that_has_not_failed(registry, bundle):
+    for passed in (True, None, False):
+        registry.push(bundle(passed=passed), by="ada")
+
+    assert [version.gates for version in registry.versions("late")] == [
+        "passed",
+        "unchecked",
+        "failed",
+    ]
+    assert registry.resolve("late").number == 2
+    assert registry.resolve("late/3").number == 3
+
+
+def test_a_bare_name_of_which_every_version_failed_is_refused(registry, bundle):
+    registry.push(bundle(passed=False), by="ada")
+    registry.push(bundle(passed=False), by="ada")
+
+    with pytest.raises(Refused, match="every version of 'late' has failed") as caught:
+        registry.resolve("late")
+    assert "late/2" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("lates", "no model 'lates'; did you mean 'late'?"),
+        ("LATE", "no model 'LATE'; did you mean 'late'?"),
+        ("zzzz", "no model 'zzzz'; there is gb, late"),
+        ("late@champoin", "no alias 'champoin' of model 'late'; did you mean 'champion'?"),
+        ("late/2", "no version 2 of model 'late'; its newest is 1"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_what_there_is(registry, bundle, reference, message):
+    registry.push(bundle("late"), by="ada")
+    registry.push(bundle("gb"), by="ada")
+    registry.set_alias("late", "champion", 1, by="ada")
+
+    with pytest.raises(NotFound) as caught:
+        registry.resolve(reference)
+    assert caught.value.message == message
+    assert caught.value.hint
+
+
+# Aliases
+
+
+def test_an_alias_moves_and_its_history_says_from_where_to_where(registry, bundle):
+    registry.push(bundle(), by="ada")
+    registry.push(bundle(), by="ada")
+    registry.set_alias("late", "champion", 1, by="ada", reason="first")
+    registry.set_alias("late", "champion", 2, by="bob")
+    dropped = registry.drop_alias("late", "champion", by="eve")
+
+    moves = [event for event in registry.history("late") if event.alias == "champion"]
+    assert [(e.kind, e.from_number, e.to_number, e.by, e.reason) for e in moves] == [
+        ("alias_moved", None, 1, "ada", "first"),
+        ("alias_moved", 1, 2, "bob", ""),
+        ("alias_dropped", 2, None, "eve", ""),
+    ]
+    assert moves[-1] == dropped
+    assert registry.aliases("late") == {}
+    with pytest.raises(NotFound, match="no alias 'champion'"):
+        registry.drop_alias("late", "champion", by="eve")
+
+
+def test_moving_an_alias_to_where_it_is_writes_nothing(registry, bundle):
+    registry.push(bundle(), by="ada")
+    registry.set_alias("late", "champion", 1, by="ada")
+    before = registry.history("late")
+
+    event = registry.set_alias("late", "champion", 1, by="bob")
+
+    assert (event.from_number, event.to_number) == (1, 1)
+    assert registry.history("late") == before
+
+
+def test_an_alias_may_not_point_to_a_version_that_failed(registry, bundle):
+    registry.push(bundle(passed=True), by="ada")
+    registry.push(bundle(passed=False), by="ada")
+    registry.set_alias("late", "champion", 1, by="ada")
+
+    with pytest.raises(Refused, match=r"roc_auc >= 0\.8: 0\.5 is not >= 0\.8") as caught:
+        registry.set_alias("late", "champion", 2, by="ada")
+    assert caught.value.facts["number"] == 2
+    assert registry.resolve("late@champion").number == 1
+
+
+def test_an_unchecked_version_may_have_an_alias_unless_checks_are_required(registry, bundle, home):
+    registry.push(bundle(), by="ada")
+    registry.push(bundle(passed=True), by="ada")
+    strict = open_registry(home, require_gates=True)
+
+    assert registry.set_alias("late", "champion", 1, by="ada").to_number == 1
+    with pytest.raises(Refused, match="has not been checked"):
+        strict.set_alias("late", "production", 1, by="ada")
+    assert strict.set_alias("late", "production", 2, by="ada").to_number == 2
+
+
+def test_an_alias_to_nothing_is_refused(registry, bundle):
+    registry.push(bundle(), by="ada")
+
+    with pytest.raises(NotFound, match="no version 2"):
+        registry.set_alias("late", "champion", 2, by="ada")
+    with pytest.raises(Invalid, match="alias 'a/b' is not allowed"):
+        registry.set_alias("late", "a/b", 1, by="ada")
+    assert registry.aliases("late") == {}
+
+
+def test_models_are_listed_with_their_newest_version_and_aliases(registry, bundle):
+    for name in ("late", "late", "gb"):
+        registry.push(bundle(name), by="ada")
+    registry.set_alias("late", "champion", 1, by="ada")
+
+    listed = registry.models()
+
+    assert [(model.name, model.versions, str(model.newest)) for model in listed] == [
+        ("gb", 1, "gb/1"),
+        ("late", 2, "late/2"),
+    ]
+    assert {str(alias): alias.number for alias in listed[1].aliases.values()} == {
+        "late@champion": 1
+    }
+
+
+# Statements
+
+
+def test_the_verdict_is_that_of_the_latest_check(registry, bundle, now):
+    version = registry.push(bundle(), by="ada")
+    for days, passed in ((2, False), (1, True), (3, True)):
+        registry.add_statement(
+            version, "gates", {"passed": passed}, at=now + timedelta(days=days), by="ci"
+        )
+        verdict = registry.resolve("late/1").gates
+        assert verdict == ("passed" if days == 3 else "failed")
+    assert [event.reason for event in registry.history("late")[1:]] == [
+        "failed",
+        "passed",
+        "passed",
+    ]
+
+
+def test_a_gates_statement_without_a_clear_yes_is_a_failure(registry, bundle, now):
+    version = registry.push(bundle(), by="ada")
+    registry.add_statement(version, "gates", {"passed": "yes"}, at=now, by="ci")
+
+    assert registry.resolve("late/1").gates == "failed"
+
+
+def test_the_same_statement_said_twice_is_kept_once(registry, bundle, now):
+    version = registry.push(bundle(), by="ada")
+    for _ in range(2):
+        registry.add_statement(version.digest, "gates", {"passed": True}, at=now, by="ci")
+
+    assert len(registry.statements(version)) == 1
+    assert len(read_statements(registry.path(version))) == 1
+    assert [event.kind for event in registry.history("late")] == ["pushed", "gates_recorded"]
+
+
+def test_statements_added_to_a_bundle_after_its_push_come_with_the_next_one(registry, bundle, now):
+    source = bundle()
+    registry.push(source, by="ada")
+    said = write_statement(source, "gates", {"passed": False}, at=now, by="ci")
+
+    assert registry.push(source, by="ada").gates == "failed"
+    assert registry.statements("late/1", "gates") == [said]
+    assert registry.statements("late/1", "parity") == []
+
+
+def test_a_statement_about_nothing_that_was_pushed_is_refused(registry, bundle, now):
+    registry.push(bundle(), by="ada")
+
+    with pytest.raises(NotFound, match="no version has the digest"):
+        registry.add_statement("sha256:" + "0" * 64, "gates", {"passed": True}, at=now, by="ci")
+
+
+@pytest.mark.parametrize("kind", ["../../evil", "", "Gates", "a" * 65])
+def test_the_kind_of_a_statement_cannot_lead_out_of_its_folder(registry, bundle, now, kind):
+    version = registry.push(bundle(), by="ada")
+
+    with pytest.raises(Untrusted, match="not a word of small letters"):
+        registry.add_statement(version, kind, {}, at=now, by="ci")
+
+
+def test_a_statement_that_is_not_json_is_refused(registry, bundle, now):
+    version = registry.push(bundle(), by="ada")
+
+    with pytest.raises(Untrusted, match="cannot be kept"):
+        registry.add_statement(version, "cost", {"ms": float("nan")}, at=now, by="ci")
+    with pytest.raises(Untrusted, match="no time zone"):
+        registry.add_statement(version, "cost", {}, at=now.replace(tzinfo=None), by="ci")
+
+
+# The home
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_reading_where_there_is_no_registry_says_so_and_creates_none(registry, home, read):
+    with pytest.raises(NotFound) as caught:
+        read(registry)
+
+    assert caught.value.message == f"no registry at {home}"
+    assert caught.value.hint == "bascule push PATH"
+    assert not home.exists()
+
+
+def test_an_empty_catalogue_left_by_a_killed_first_push_is_no_registry_yet(registry, home, bundle):
+    home.mkdir()
+    (home / "catalogue.db").touch()
+
+    with pytest.raises(NotFound, match="no registry at"):
+        registry.models()
+    assert registry.push(bundle(), by="ada").number == 1
+
+
+def test_a_home_holds_the_catalogue_and_the_objects_and_nothing_else(registry, home, bundle):
+    registry.push(bundle(), by="ada")
+
+    assert {path.name for path in home.iterdir()} == {"catalogue.db", "objects"}
+
+
+def test_the_catalogue_is_durable_and_lets_readers_read_beside_a_writer(registry, home, bundle):
+    registry.push(bundle(), by="ada")
+    writer = sqlite3.connect(home / "catalogue.db", isolation_level=None)
+    try:
+        assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        writer.execute("BEGIN IMMEDIATE")
+        assert registry.resolve("late").number == 1
+    finally:
+        writer.close()
+
+
+def test_a_home_written_by_a_newer_release_is_refused_by_name(registry, home, bundle):
+    registry.push(bundle(), by="ada")
+    with sqlite3.connect(home / "catalogue.db") as newer:
+        newer.execute("UPDATE alembic_version SET version_num = '0099'")
+        newer.execute("INSERT INTO releases VALUES ('0099', '7.1.0', '2030-01-01 00:00:00.000000')")
+    newer.close()
+
+    for use in (lambda r: r.models(), lambda r: r.push(bundle(), by="ada")):
+        with pytest.raises(Untrusted) as caught:
+            use(open_registry(home))
+        assert "was written by Bascule 7.1.0 (schema 0099)" in caught.value.message
+        assert caught.value.hint == "pip install 'bascule>=7.1.0'"
+
+
+def test_a_catalogue_that_is_no_database_is_called_damaged(registry, home):
+    home.mkdir()
+    (home / "catalogue.db").write_bytes(b"not a database at all, only text" * 100)
+
+    with pytest.raises(Untrusted, match="damaged"):
+        registry.models()
+
+
+def test_a_home_that_is_a_file_is_refused_in_one_sentence(registry, home, bundle):
+    home.write_text("a file")
+
+    with pytest.raises(Unavailable, match="cannot be used"):
+        registry.push(bundle(), by="ada")
