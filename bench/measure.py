@@ -1,0 +1,80 @@
+"""One system, alive once: started, verified, loaded with each work, looked at, stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import cpu, load
+from bench.report import Sample, Start
+from bench.subject import Subject
+from bench.systems import System, Wrong
+
+WORKS = {"1 row": 1, "100 rows": 100}
+_WARM_S = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How long, how often, where."""
+
+    rounds: int
+    seconds: int
+    server_core: int
+    load_core: int
+    folder: Path
+
+
+def visit(
+    kind: type[System], subject: Subject, settings: Settings, number: int
+) -> Iterator[Sample | Start]:
+    """Start `kind`, check it, measure each work in turn, and say how the start went.
+
+    Raises:
+        Wrong: It did not start, or its answers are not the model's.
+    """
+    with kind(subject, settings.folder, settings.server_core) as system:
+        first_answer_s = system.first_answer_s()
+        before = cpu.tree(system.process.pid)
+        for work, size in WORKS.items():
+            yield _loaded(system, settings, number, work, size)
+        worker = cpu.busiest(before, alive := cpu.tree(system.process.pid))
+        if kind.predicts:
+            own = cpu.memory(worker)
+            everything = sum(cpu.memory(process.pid).proportional for process in alive)
+            yield Start(kind.name, first_answer_s, own.resident, own.proportional, everything)
+
+
+def start_only(kind: type[System], subject: Subject, settings: Settings) -> Start:
+    """Start `kind`, and stop it after its first answer."""
+    with kind(subject, settings.folder, settings.server_core) as system:
+        return Start(kind.name, system.first_answer_s())
+
+
+def _loaded(system: System, settings: Settings, number: int, work: str, size: int) -> Sample:
+    rows, truth = system.subject.rows[:size], system.subject.truth[:size]
+    expected = system.verified(rows, truth)
+    body = system.body(rows)
+
+    def ask(seconds: int) -> load.Load:
+        return load.run(
+            system.url(), body, expected, seconds, folder=settings.folder, core=settings.load_core
+        )
+
+    ask(_WARM_S)
+    before = cpu.cpu_seconds(cpu.tree(system.process.pid))
+    seen = ask(settings.seconds)
+    spent = cpu.cpu_seconds(cpu.tree(system.process.pid)) - before
+    if not seen.requests:
+        raise Wrong(f"{system.name} answered nothing in {settings.seconds} s of {work}")
+    return Sample(
+        round=number,
+        system=system.name,
+        work=work,
+        cpu_s_per_1k=spent / seen.requests * 1000,
+        rps=seen.rps,
+        p50_ms=seen.p50_ms,
+        p99_ms=seen.p99_ms,
+        errors=seen.errors,
+    )

@@ -1,0 +1,289 @@
+"""From single measurements to medians, claims, a table and files. Nothing here measures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+MARKS = "<!-- bench:serving -->", "<!-- /bench:serving -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One system under one work in one round."""
+
+    round: int
+    system: str
+    work: str
+    cpu_s_per_1k: float
+    rps: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The medians of a system's rounds.
+
+    Attributes:
+        spread: (largest - smallest) / median of the CPU figure over the rounds.
+    """
+
+    system: str
+    work: str
+    cpu_s_per_1k: float
+    rps: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+    spread: float
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How one start went: time until the first answer, and memory after load, if it had any."""
+
+    system: str
+    first_answer_s: float
+    worker_rss_mb: float | None = None
+    worker_pss_mb: float | None = None
+    all_pss_mb: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A figure that the project claims: `value` must not be over `bar`."""
+
+    name: str
+    value: float
+    bar: float
+    unit: str = "x"
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.bar
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "met": self.met}
+
+
+def rows(samples: Iterable[Sample]) -> list[Row]:
+    """One row for each system and work, in the order in which they were first seen."""
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault((sample.system, sample.work), []).append(sample)
+    return [_row(system, work, group) for (system, work), group in groups.items()]
+
+
+def _row(system: str, work: str, group: list[Sample]) -> Row:
+    def middle(figure: Callable[[Sample], float]) -> float:
+        return median(map(figure, group))
+
+    costs = [sample.cpu_s_per_1k for sample in group]
+    cost = median(costs)
+    return Row(
+        system=system,
+        work=work,
+        cpu_s_per_1k=cost,
+        rps=middle(lambda sample: sample.rps),
+        p50_ms=middle(lambda sample: sample.p50_ms),
+        p99_ms=middle(lambda sample: sample.p99_ms),
+        errors=sum(sample.errors for sample in group),
+        spread=(max(costs) - min(costs)) / cost if cost else 0.0,
+        rounds=len(group),
+    )
+
+
+def ratio(samples: Iterable[Sample], system: str, over: str, work: str) -> float | None:
+    """The median over the rounds of one system's CPU per request by another's in the same round.
+
+    Neighbours in time are compared, so that a clock which drifts over minutes cancels out. None
+    where one of them was not measured, or had an error: errors void a result.
+    """
+    costs: dict[str, dict[int, float]] = {system: {}, over: {}}
+    for sample in samples:
+        if sample.work == work and sample.system in costs:
+            if sample.errors:
+                return None
+            costs[sample.system][sample.round] = sample.cpu_s_per_1k
+    shared = costs[system].keys() & costs[over].keys()
+    if not shared:
+        return None
+    return median(costs[system][number] / costs[over][number] for number in shared)
+
+
+_RATIOS = [
+    ("bare", "1 row", 2.0),
+    ("fastapi", "1 row", 1 / 10),
+    ("bare", "100 rows", 1.0),
+    ("fastapi", "100 rows", 1 / 8),
+]
+_START_BAR_S = 1.5
+_WORKER_BAR_MB = 150.0
+
+
+def claims(samples: list[Sample], starts: list[Start]) -> list[Claim]:
+    """What Bascule claims of itself, as far as it was measured in this run."""
+    made = []
+    for over, work, bar in _RATIOS:
+        value = ratio(samples, "bascule", over, work)
+        if value is not None:
+            made.append(Claim(f"CPU per request, {work}: bascule / {over}", value, bar))
+    own = [start for start in starts if start.system == "bascule"]
+    if own:
+        first = median(start.first_answer_s for start in own)
+        memory = _middle(start.worker_rss_mb for start in own)
+        made.append(Claim("start to first answer", first, _START_BAR_S, "s"))
+        made.append(Claim("resident memory of a worker", memory, _WORKER_BAR_MB, "MB"))
+    return made
+
+
+def start_rows(starts: list[Start]) -> list[dict[str, Any]]:
+    """The medians of a system's starts."""
+    figures = ("first_answer_s", "worker_rss_mb", "worker_pss_mb", "all_pss_mb")
+    systems = dict.fromkeys(start.system for start in starts)
+    found = []
+    for system in systems:
+        own = [start for start in starts if start.system == system]
+        middles = {figure: _middle(getattr(start, figure) for start in own) for figure in figures}
+        found.append({"system": system, "starts": len(own), **middles})
+    return found
+
+
+def _middle(values: Iterable[float | None]) -> float:
+    return median([value for value in values if value is not None])
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One whole run."""
+
+    samples: list[Sample]
+    starts: list[Start]
+    machine: dict[str, str]
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    about: dict[str, str]
+
+    @property
+    def errors(self) -> int:
+        return sum(sample.errors for sample in self.samples)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "rows": [asdict(row) for row in rows(self.samples)],
+            "ratios": [claim.to_json() for claim in claims(self.samples, self.starts)],
+            "starts": start_rows(self.starts),
+            "samples": [asdict(sample) for sample in self.samples],
+            "settings": self.settings,
+            "machine": self.machine,
+            "versions": self.versions,
+        }
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_json(), indent=2) + "\n")
+
+
+_HEADINGS = ["system", "work", "CPU s / 1,000", "req/s", "p50 ms", "p99 ms", "errors", "spread"]
+_START_HEADINGS = ["system", "first answer s", "worker RSS MB", "worker PSS MB", "all PSS MB"]
+_CLAIM_HEADINGS = ["claim", "measured", "bar", ""]
+Cells = list[list[str]]
+
+
+def serving_cells(report: Report) -> Cells:
+    return [
+        [
+            *(row.system, row.work, f"{row.cpu_s_per_1k:.4f}", f"{row.rps:,.0f}"),
+            *(f"{row.p50_ms:.2f}", f"{row.p99_ms:.2f}"),
+            *("0" if not row.errors else f"{row.errors} (void)", f"{row.spread:.0%}"),
+        ]
+        for row in sorted(rows(report.samples), key=lambda row: row.work)
+    ]
+
+
+def start_cells(report: Report) -> Cells:
+    return [
+        [
+            *(row["system"], f"{row['first_answer_s']:.2f}", f"{row['worker_rss_mb']:.0f}"),
+            *(f"{row['worker_pss_mb']:.0f}", f"{row['all_pss_mb']:.0f}"),
+        ]
+        for row in start_rows(report.starts)
+    ]
+
+
+def claim_cells(report: Report) -> Cells:
+    return [
+        [
+            *(claim.name, f"{claim.value:.3g} {claim.unit}", f"<= {claim.bar:.3g} {claim.unit}"),
+            "met" if claim.met else "NOT MET",
+        ]
+        for claim in claims(report.samples, report.starts)
+    ]
+
+
+def tables(report: Report) -> list[Table]:
+    """The run for a terminal."""
+    return [
+        _table("Serving, 16 connections, one core", _HEADINGS, serving_cells(report)),
+        _table("Start and memory", _START_HEADINGS, start_cells(report)),
+        _table("Claims", _CLAIM_HEADINGS, claim_cells(report)),
+    ]
+
+
+def _table(title: str, headings: list[str], cells: Cells) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, heading in enumerate(headings):
+        is_text = number == 0 or heading in ("work", "")
+        table.add_column(heading, justify="left" if is_text else "right")
+    for row in cells:
+        table.add_row(*row)
+    return table
+
+
+def markdown(report: Report) -> str:
+    """The run for the documentation: tables, what was measured, on what."""
+    setting = report.settings
+    how = (
+        f"{setting['rounds']} interleaved rounds of {setting['seconds']} s a work, medians; "
+        f"{setting['connections']} connections; servers on core {setting['server_core']}, load on "
+        f"core {setting['load_core']}. CPU is user and system time of the server's whole process "
+        "tree. Spread is (largest - smallest) / median of the CPU figure."
+    )
+    return "\n\n".join(
+        [
+            how,
+            _grid(_HEADINGS, serving_cells(report)),
+            _grid(_CLAIM_HEADINGS, claim_cells(report)),
+            _grid(_START_HEADINGS, start_cells(report)),
+            _grid(["system", "what it is"], [[*pair] for pair in report.about.items()]),
+            "Machine: " + "; ".join(f"{k} {v}" for k, v in report.machine.items()) + ".",
+            "Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(report.versions.items())) + ".",
+        ]
+    )
+
+
+def _grid(headings: list[str], cells: Cells) -> str:
+    lines = [headings, ["---"] * len(headings), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def put_between_marks(page: str, text: str) -> str:
+    """`page` with `text` in place of what stood between the marks; at its end if it has none."""
+    opening, closing = MARKS
+    before, found, rest = page.partition(opening)
+    if not found:
+        return f"{page.rstrip()}\n\n{opening}\n\n{text}\n\n{closing}\n"
+    _, found, after = rest.partition(closing)
+    if not found:
+        raise ValueError(f"the page opens {opening} and never closes it")
+    return f"{before}{opening}\n\n{text}\n\n{closing}{after}"

@@ -1,0 +1,1 @@
+"""Servers that have no project of their own: the ones that are written by hand."""

@@ -1,0 +1,71 @@
+"""What all systems serve: one fitted model, in the forms that they take.
+
+100 trees of scikit-learn gradient boosting on the breast cancer data, 30 numbers a row: small
+enough that what surrounds the model decides the cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.model_selection import train_test_split
+
+import bascule
+
+NAME = "gb"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The model on disk, and rows with the probabilities that scikit-learn gives them.
+
+    Attributes:
+        bundle: The packed model.
+        program: The ONNX file inside the bundle; what the bare server runs.
+        pickle: The fitted model as joblib writes it; what a server written by hand loads.
+        input_name: The name of the one input tensor.
+        datatype: Its type by the bundle's signature.
+        rows: Rows to ask about. Shape (rows, 30).
+        truth: What scikit-learn answers for them. Shape (rows, 2).
+    """
+
+    bundle: Path
+    program: Path
+    pickle: Path
+    input_name: str
+    datatype: str
+    rows: NDArray[np.float64]
+    truth: NDArray[np.float64]
+
+
+def make(folder: Path) -> Subject:
+    """Fit the model, and write it down in every form."""
+    data: Any = load_breast_cancer()
+    train, test, train_truth, test_truth = train_test_split(
+        data.data, data.target, test_size=0.3, random_state=0
+    )
+    model = GradientBoostingClassifier(n_estimators=100, random_state=0).fit(train, train_truth)
+    pickle = folder / "model.joblib"
+    joblib.dump(model, pickle)
+    path = folder / f"{NAME}.bundle"
+    bundle = bascule.pack(
+        model, name=NAME, train=train, test=(test, test_truth), to=path, overwrite=True
+    )
+    field = bundle.signature.inputs[0]
+    rows = test[:100]
+    return Subject(
+        bundle=path,
+        program=path / "programs" / "onnx.onnx",
+        pickle=pickle,
+        input_name=field.name,
+        datatype=field.dtype.value,
+        rows=rows,
+        truth=model.predict_proba(rows),
+    )

@@ -1,0 +1,21 @@
+"""The systems that are measured, one file each.
+
+To add a peer: one file with a subclass of `System` (how it starts, where it answers, how its
+answer is read), and one line in `ALL`. It is started, checked, loaded, counted and stopped like
+the others.
+"""
+
+from __future__ import annotations
+
+from bench.systems.bare import Bare
+from bench.systems.bascule import Bascule
+from bench.systems.by_hand import ByHand, ByHandAsync
+from bench.systems.nginx import Nginx
+from bench.systems.system import System, Wrong
+
+ALL: dict[str, type[System]] = {
+    system.name: system for system in (Bascule, ByHand, ByHandAsync, Bare, Nginx)
+}
+"""By the name that `--only` takes, in the order in which a round visits them."""
+
+__all__ = ["ALL", "System", "Wrong"]

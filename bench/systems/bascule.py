@@ -1,0 +1,26 @@
+"""Bascule itself: `bascule serve`, with validation, ids and metrics on, control API running."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from bench.subject import NAME
+from bench.systems.system import System
+
+
+class Bascule(System):
+    name = "bascule"
+    about = "`bascule serve`, one worker; the control API's process is counted too"
+    distributions = ("bascule", "onnxruntime", "uvloop", "httptools")
+    path = f"/v2/models/{NAME}/infer"
+
+    def command(self) -> list[str]:
+        return [
+            str(Path(sys.executable).with_name("bascule")),
+            "serve",
+            str(self.subject.bundle),
+            f"--port={self.port}",
+            f"--control-port={self.other_port}",
+            "--workers=1",
+        ]

@@ -1,0 +1,202 @@
+"""What every measured system has in common: a process group that answers over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.pinning import on_core
+from bench.subject import Subject
+
+_READY_WITHIN_S = 60.0
+_STOP_WITHIN_S = 10.0
+_POLL_S = 0.004
+TOLERANCE = 1e-5
+
+
+class Wrong(Exception):
+    """A system did not start, or its answers are not the model's: no figure would mean anything."""
+
+
+class System(ABC):
+    """One server around the model, alive inside a `with` block.
+
+    Attributes:
+        name: What tables and `--only` call it.
+        about: One line on how it is made.
+        predicts: Whether it runs the model at all; the floor of HTTP does not.
+        distributions: The installed packages whose versions belong beside its figures.
+        process: The root of its process tree.
+        started_at: When the process was asked for, on the monotonic clock.
+    """
+
+    name: str
+    about: str
+    predicts: bool = True
+    distributions: tuple[str, ...] = ()
+
+    def __init__(self, subject: Subject, folder: Path, core: int) -> None:
+        self.subject = subject
+        self.folder = folder
+        self.port, self.other_port = free_ports(2)
+        self._core = core
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """The command that runs the server in the foreground on `self.port`."""
+
+    path = "/predict"
+
+    def body(self, rows: NDArray[np.float64]) -> bytes:
+        """The request for these rows; an Open Inference Protocol v2 one unless overridden."""
+        tensor = {
+            "name": self.subject.input_name,
+            "datatype": self.subject.datatype,
+            "shape": list(rows.shape),
+            "data": rows.ravel().tolist(),
+        }
+        return msgspec.json.encode({"inputs": [tensor]})
+
+    def probabilities(self, answer: Any) -> NDArray[np.float64]:
+        """The probabilities in a decoded answer, one row a request row."""
+        for output in answer["outputs"]:
+            if output["name"] == "probabilities":
+                return np.array(output["data"], dtype=np.float64).reshape(output["shape"])
+        raise Wrong(f"{self.name}: the answer has no output `probabilities`")
+
+    def __enter__(self) -> Self:
+        command = on_core(self._core, self.command())
+        self._log = (self.folder / f"{self.name.replace(' ', '-')}.log").open("wb")
+        self.started_at = time.monotonic()
+        self.process = subprocess.Popen(
+            command,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **ENVIRONMENT, **self.environment()},
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            _signal_group(self.process, signal.SIGTERM)
+            self.process.wait(_STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            _signal_group(self.process, signal.SIGKILL)
+            self.process.wait()
+            self._log.close()
+
+    def environment(self) -> Mapping[str, str]:
+        """Variables that its users are told to set."""
+        return {}
+
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self.path}"
+
+    def first_answer_s(self) -> float:
+        """Wait for the first 200 to a real request; seconds since the process was asked for."""
+        body = self.body(self.subject.rows[:1])
+        while (waited := time.monotonic() - self.started_at) < _READY_WITHIN_S:
+            if self.process.poll() is not None:
+                raise Wrong(
+                    f"{self.name} ended with {self.process.returncode}: {self._last_words()}"
+                )
+            try:
+                if self.ask(body)[0] == 200:
+                    return time.monotonic() - self.started_at
+            except (OSError, http.client.HTTPException):
+                pass
+            time.sleep(_POLL_S)
+        raise Wrong(f"{self.name} gave no answer within {waited:.0f} s: {self._last_words()}")
+
+    def ask(self, body: bytes) -> tuple[int, bytes]:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("POST", self.path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def verified(self, rows: NDArray[np.float64], truth: NDArray[np.float64]) -> bytes:
+        """Ask for `rows` and compare with `truth`; what every later answer's body must contain.
+
+        Raises:
+            Wrong: The status is not 200, or a probability is off by more than `TOLERANCE`.
+        """
+        status, raw = self.ask(self.body(rows))
+        if status != 200:
+            raise Wrong(f"{self.name} answered {status}: {raw[:300]!r}")
+        if not self.predicts:
+            return raw
+        try:
+            given = self.probabilities(msgspec.json.decode(raw))
+        except (msgspec.DecodeError, LookupError, TypeError, ValueError) as error:
+            raise Wrong(f"{self.name} answered {raw[:300]!r}: {error}") from error
+        if given.shape != truth.shape:
+            raise Wrong(f"{self.name} answered shape {given.shape} instead of {truth.shape}")
+        if not (off := float(np.abs(given - truth).max())) <= TOLERANCE:
+            raise Wrong(f"{self.name} is off by {off:.2g}, more than {TOLERANCE:g}")
+        return longest_numbers(raw)
+
+    def _last_words(self) -> str:
+        self._log.flush()
+        return Path(self._log.name).read_text(errors="replace").strip()[-600:] or "it said nothing"
+
+
+_NUMBERS = re.compile(rb"\[([-+0-9.eE,\s]+)\]")
+ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def longest_numbers(raw: bytes) -> bytes:
+    """The longest list of numbers in a JSON text, without its brackets.
+
+    The probabilities, that is. The rest of an answer may hold an id, which is never the same.
+
+    Raises:
+        Wrong: There is no list of numbers in it.
+    """
+    found = max(_NUMBERS.findall(raw), key=len, default=b"")
+    if not found:
+        raise Wrong(f"no numbers in the answer {raw[:300]!r}")
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on now."""
+    holders = [socket.socket() for _ in range(count)]
+    try:
+        for holder in holders:
+            holder.bind(("127.0.0.1", 0))
+        return [holder.getsockname()[1] for holder in holders]
+    finally:
+        for holder in holders:
+            holder.close()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # gone already, with all that it started
+        os.killpg(process.pid, number)

@@ -1,0 +1,75 @@
+"""Words to calls, errors to exit codes.
+
+| code | means |
+|---|---|
+| 0 | done |
+| 1 | the answer is no: a gate failed, a rule refused |
+| 2 | the call or its input is wrong |
+| 3 | the named thing does not exist |
+| 4 | it is taken, or somebody else changed it first |
+| 5 | it cannot be trusted: a digest or format said no |
+| 6 | not now: full, away or out of time |
+| 7 | the model itself failed |
+| 130 | interrupted |
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from bascule.core.errors import (
+    BasculeError,
+    Conflict,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    NotFound,
+    Overloaded,
+    Refused,
+    TimedOut,
+    TooLarge,
+    Unavailable,
+    Unconvertible,
+    Untrusted,
+)
+
+EXIT_CODES: Mapping[type[BasculeError], int] = {
+    Refused: 1,
+    Invalid: 2,
+    Unconvertible: 2,
+    TooLarge: 2,
+    MissingExtra: 2,
+    NotFound: 3,
+    Conflict: 4,
+    Untrusted: 5,
+    Overloaded: 6,
+    Unavailable: 6,
+    TimedOut: 6,
+    ModelFailed: 7,
+}
+"""The exit code of each kind of error."""
+
+
+def main() -> None:
+    """The `bascule` command."""
+    from bascule.cli.commands import app
+
+    try:
+        app()
+    except BasculeError as error:
+        from bascule.cli.screen import print_error
+
+        print_error(error, as_json="--json" in sys.argv[1:])
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output, `head` for example, has had enough.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def exit_code(error: BasculeError) -> int:
+    """The exit code of an error: that of its nearest kind."""
+    return next((EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES), 2)

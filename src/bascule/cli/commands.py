@@ -1,0 +1,548 @@
+"""The commands. Each is words to one or two calls; what they import they import when they run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle
+    from bascule.registry import Registry, Version
+    from bascule.release import GateReport
+
+app = typer.Typer(
+    name="bascule",
+    help="From a fitted model to a proven, gated, registered and served one.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_HERE = Path()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Criteria = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--criterion",
+        "-c",
+        help="A requirement, such as 'roc_auc >= 0.8'; may be repeated. "
+        "Default: [gates] criteria of bascule.toml.",
+        show_default=False,
+    ),
+]
+Train = Annotated[
+    Path | None,
+    typer.Option(help="The training rows (.parquet .csv .jsonl .feather .npy .npz)."),
+]
+Test = Annotated[Path | None, typer.Option(help="Held-out rows, with their truth.")]
+Target = Annotated[str | None, typer.Option(help="The column of the tables that holds the truth.")]
+AllowPickle = Annotated[
+    bool, typer.Option(help="Load a .pkl or .joblib file, which runs whatever code it holds.")
+]
+ServeOriginal = Annotated[
+    bool, typer.Option(help="Serve the original, slower, where the model cannot be compiled.")
+]
+
+
+def _complete_reference(incomplete: str) -> list[str]:
+    """References that the registry holds, for the shell."""
+    from bascule.core.errors import BasculeError
+
+    try:
+        models = _registry().models()
+    except BasculeError:
+        return []
+    known = [
+        reference
+        for model in models
+        for reference in (
+            model.name,
+            *(f"{model.name}/{number}" for number in range(1, model.versions + 1)),
+            *(f"{model.name}@{alias}" for alias in model.aliases),
+        )
+    ]
+    return [reference for reference in known if reference.startswith(incomplete)]
+
+
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model: gb (its newest good version), gb/3 or gb@champion.",
+        autocompletion=_complete_reference,
+        show_default=False,
+    ),
+]
+RefOrPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="A bundle's folder, or a registered model: gb, gb/3, gb@champion.",
+        autocompletion=_complete_reference,
+        show_default=False,
+    ),
+]
+
+
+# -- packing and checking --
+
+
+@app.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="A fitted model: .skops or .onnx.")],
+    name: Annotated[str, typer.Option(help="What the registry and requests call it.")],
+    train: Train = None,
+    test: Test = None,
+    target: Target = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The folder to make. Default: NAME.bundle")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="The largest difference from the original that is allowed.")
+    ] = 1e-5,
+    keep_test: Annotated[
+        bool, typer.Option(help="Keep the held-out rows in the bundle, for gates to use.")
+    ] = True,
+    description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
+    serve_original: ServeOriginal = False,
+    allow_pickle: AllowPickle = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a fitted model into a bundle: compiled, proven equal, measured, sealed."""
+    made = _pack_files(
+        model, name=name, train=train, test=test, target=target, to=to, tolerance=tolerance,
+        keep_test=keep_test, description=description, serve_original=serve_original,
+        allow_pickle=allow_pickle, overwrite=overwrite, quiet=as_json,
+    )  # fmt: skip
+    if as_json:
+        print_json(_bundle_json(made))
+    else:
+        say(str(made.path))
+
+
+def _pack_files(
+    model: Path,
+    *,
+    name: str,
+    train: Path | None,
+    test: Path | None,
+    target: str | None,
+    allow_pickle: bool,
+    quiet: bool,
+    **options: Any,
+) -> Bundle:
+    from bascule.bundle import pack as pack_model
+    from bascule.cli.inputs import as_trained, read_model, read_rows, split_truth
+
+    with stages(quiet=quiet) as tell:
+        fitted = read_model(model, allow_pickle=allow_pickle)
+        sets: dict[str, Any] = {}
+        for what, path in (("train", train), ("test", test)):
+            if path is not None:
+                rows = read_rows(path, f"--{what} table")
+                inputs, truth = split_truth(
+                    rows, target, f"--{what} table {path.name}", required=what == "test"
+                )
+                inputs = as_trained(fitted, inputs)
+                sets[what] = inputs if truth is None else (inputs, truth)
+        return pack_model(fitted, name=name, progress=tell, **sets, **options)
+
+
+def _bundle_json(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "path": str(bundle.path),
+        "name": bundle.name,
+        "digest": bundle.digest,
+        "signature": bundle.signature.to_json(),
+        "serves": bundle.manifest.serves,
+        "parity": bundle.parity.to_json() if bundle.parity else None,
+        "cost": bundle.cost.to_json() if bundle.cost else None,
+    }
+
+
+@app.command()
+def check(
+    bundle: RefOrPath,
+    criterion: Criteria = None,
+    test: Test = None,
+    target: Target = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a bundle against the criteria; exit code 1 if one is not met."""
+    from bascule.bundle import load
+    from bascule.cli.inputs import read_rows, split_truth
+
+    version, path = _find(bundle)
+    held_out = None
+    if test is not None:
+        rows = read_rows(test, "--test table")
+        held_out = split_truth(rows, target, f"--test table {test.name}", required=True)
+    with stages(quiet=as_json) as tell:
+        tell(f"checking {bundle}")
+        report = _check(load(path), criterion, version, held_out)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _print_report(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _check(
+    bundle: Bundle, criteria: list[str] | None, version: Version | None, test: Any = None
+) -> GateReport:
+    """Measure and record: of a version in the registry, of a folder beside it."""
+    from bascule.release import check as check_gates
+
+    wanted = criteria or list(_settings().gates.criteria)
+    now, by = datetime.now(UTC), _user()
+    record = None
+    if version is not None:
+        registry = _registry()
+
+        def record(report: GateReport) -> None:
+            registry.add_statement(version, "gates", report.to_json(), at=now, by=by)
+
+    return check_gates(bundle, wanted, test=test, now=now, by=by, record=record)
+
+
+def _print_report(report: GateReport) -> None:
+    rows = [
+        (
+            str(result.criterion),
+            "-" if result.value is None else f"{result.value:.6g}",
+            "passed" if result.passed else "FAILED",
+            result.reason,
+        )
+        for result in report.results
+    ]
+    print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
+    say("passed" if report.passed else f"failed: {len(report.failures)} of {len(report.results)}")
+
+
+# -- the registry --
+
+
+@app.command()
+def push(
+    path: Annotated[Path, typer.Argument(help="A bundle's folder.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Put a bundle into the registry; prints the version, such as gb/1."""
+    registry = _registry()
+    version = registry.push(path, by=_user())
+    if as_json:
+        print_json(_version_json(version, registry))
+    else:
+        say(str(version))
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models of the registry."""
+    found = _registry().models()
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": model.name,
+                    "versions": model.versions,
+                    "newest": _version_json(model.newest),
+                    "aliases": {name: alias.number for name, alias in model.aliases.items()},
+                }
+                for model in found
+            ]
+        )
+        return
+    rows = [
+        (
+            model.name,
+            str(model.newest.number),
+            model.newest.gates,
+            ", ".join(f"{name} -> {alias.number}" for name, alias in model.aliases.items()) or "-",
+            when(model.newest.pushed_at),
+        )
+        for model in found
+    ]
+    print_table(("model", "newest", "gates", "aliases", "pushed"), rows, right=("newest",))
+
+
+@app.command()
+def show(model: RefOrPath, as_json: AsJson = False) -> None:
+    """Show one version: what it takes, how equal and how fast it is, what its gates said."""
+    from bascule.cli.showing import print_bundle, showing_json
+
+    version, path = _find(model)
+    from bascule.bundle import load
+
+    bundle = load(path)
+    registry = _registry() if version else None
+    statements = registry.statements(version) if registry and version else bundle.statements()
+    others = registry.versions(version.model) if registry and version else []
+    if as_json:
+        print_json(showing_json(bundle, version, statements) | {"bundle": _bundle_json(bundle)})
+    else:
+        print_bundle(bundle, version, statements, others)
+
+
+@app.command()
+def history(model: Ref, as_json: AsJson = False) -> None:
+    """List what happened to a model, the latest first."""
+    from bascule.cli.showing import event_json, event_row
+    from bascule.core.names import Reference
+
+    name = Reference.parse(model).model
+    events = sorted(_registry().history(name), key=lambda event: event.at, reverse=True)
+    if as_json:
+        print_json([event_json(event) for event in events])
+    else:
+        print_table(("when", "what", "by", "why"), map(event_row, events))
+
+
+@app.command()
+def alias(
+    version: Ref,
+    name: Annotated[
+        str | None, typer.Argument(help="The alias, such as champion.", show_default=False)
+    ] = None,
+    drop: Annotated[bool, typer.Option(help="Drop the alias: bascule alias gb@old --drop")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Point an alias to a version: bascule alias gb/3 champion."""
+    from bascule.cli.showing import event_json
+    from bascule.core.errors import Invalid
+    from bascule.core.names import Reference
+
+    registry, reference = _registry(), Reference.parse(version)
+    if drop:
+        dropped = reference.alias or name
+        if dropped is None:
+            raise Invalid("which alias?", hint="bascule alias gb@old --drop")
+        event = registry.drop_alias(reference.model, dropped, by=_user(), reason=reason)
+        line = f"{reference.model}@{dropped} dropped"
+    elif name is None:
+        raise Invalid("the alias is missing", hint="bascule alias gb/3 champion")
+    else:
+        target = registry.resolve(reference)
+        event = registry.set_alias(target.model, name, target.number, by=_user(), reason=reason)
+        line = f"{target.model}@{name} -> {target}"
+    if as_json:
+        print_json(event_json(event))
+    else:
+        say(line)
+
+
+# -- answering --
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Registered models (gb, gb/1, gb@champion) or bundles' folders.",
+            autocompletion=_complete_reference,
+            show_default=False,
+        ),
+    ],
+    host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="For predictions; 0: a free one.")] = None,
+    control_port: Annotated[
+        int | None, typer.Option(help="For registry, health and docs; 0: a free one.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share the port.")] = None,
+    batching: Annotated[
+        str, typer.Option(help="auto: waiting callers run together; never: each alone.")
+    ] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Serve models over HTTP until Ctrl-C or SIGTERM, then finish what is under way."""
+    from bascule.cli.server import run_server
+
+    settings = _settings(
+        host=host, port=port, control_port=control_port, workers=workers, batching=batching
+    )
+    services = [_service(reference) for reference in models]
+    run_server(services, settings, as_json=as_json)
+
+
+@app.command()
+def up(
+    model: Annotated[Path, typer.Argument(help="A fitted model: .skops or .onnx.")],
+    name: Annotated[str, typer.Option(help="What the registry and requests call it.")],
+    train: Train = None,
+    test: Test = None,
+    target: Target = None,
+    criterion: Criteria = None,
+    alias: Annotated[str, typer.Option(help="The alias to point to it.")] = "champion",
+    port: Annotated[int | None, typer.Option(help="For predictions; 0: a free one.")] = None,
+    control_port: Annotated[int | None, typer.Option(help="For the control API.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share the port.")] = None,
+    serve_original: ServeOriginal = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Pack, check, push, alias and serve a model, in one command."""
+    import tempfile
+
+    from bascule.cli.server import run_server
+
+    settings = _settings(port=port, control_port=control_port, workers=workers)
+    registry = _registry()
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = _pack_files(
+            model, name=name, train=train, test=test, target=target, allow_pickle=allow_pickle,
+            serve_original=serve_original, to=Path(folder) / name, quiet=False,
+        )  # fmt: skip
+        if criterion or settings.gates.criteria:
+            report = _check(bundle, criterion, None)
+            _print_report(report)
+            if not report.passed:
+                raise typer.Exit(1)
+        else:
+            note("no criteria in bascule.toml: the version is not checked")
+        version = registry.push(bundle.path, by=_user())
+    registry.set_alias(version.model, alias, version.number, by=_user(), reason="bascule up")
+    note(f"pushed {version}, and {version.model}@{alias} points to it")
+    run_server([_service(str(version))], settings, as_json=False)
+
+
+@app.command()
+def predict(
+    bundle: RefOrPath,
+    data: Annotated[Path, typer.Argument(help="Rows (.parquet .csv .jsonl .feather .npy .npz).")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write .parquet, .csv or .jsonl.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer the rows of a file here, without a server."""
+    from bascule.bundle import load
+    from bascule.cli.inputs import read_rows, split_truth
+    from bascule.cli.outputs import as_table, check_output, print_answers, write_table
+
+    if output is not None:
+        check_output(output)
+    _, path = _find(bundle)
+    loaded = load(path)
+    rows, _ = split_truth(read_rows(data, "data"), None, "data", required=False)
+    table = as_table(loaded.predict(rows), loaded.classes)
+    if output is not None:
+        write_table(table, output)
+        note(f"wrote {table.num_rows:,} rows to {output}")
+    elif as_json:
+        print_json(table.to_pylist())
+    else:
+        print_answers(table)
+
+
+# -- about the machine --
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave the server running at the end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the whole life of a model on real flights: train, pack, check, push, serve, ask."""
+    from bascule.cli.demo import run_demo
+
+    raise typer.Exit(run_demo(keep=keep, as_json=as_json))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Look at this machine: what is there, what is missing, and what to do about it."""
+    from bascule.cli.doctor import examine
+
+    findings = examine(_settings())
+    if as_json:
+        print_json([finding.to_json() for finding in findings])
+    else:
+        print_table(
+            ("what", "state", "found", "next step"),
+            [(one.what, one.state, one.found, one.hint or "-") for one in findings],
+        )
+    if any(one.state == "FAILED" for one in findings):
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """From a fitted model to a proven, gated, registered and served one."""
+    if version:
+        from bascule.core.version import VERSION
+
+        say(f"bascule {VERSION}")
+        raise typer.Exit
+
+
+# -- shared --
+
+
+def _settings(**given: Any) -> Any:
+    """The settings, with what the command line says about serving in front."""
+    from bascule.app import load_settings
+
+    return load_settings(serving={k: v for k, v in given.items() if v is not None})
+
+
+def _registry() -> Registry:
+    from bascule.app import open_registry
+
+    return open_registry(_settings())
+
+
+def _find(reference: str) -> tuple[Version | None, Path]:
+    """A bundle by its folder, or by its name in the registry (then with its version)."""
+    if _is_path(reference):
+        return None, Path(reference)
+    registry = _registry()
+    version = registry.resolve(reference)
+    return version, registry.path(version)
+
+
+def _is_path(reference: str) -> bool:
+    """Whether a reference is meant as a folder: `gb/1` is a version unless a bundle is there."""
+    return reference.startswith((".", "/", "~")) or (Path(reference) / "bundle.json").is_file()
+
+
+def _service(reference: str) -> Any:
+    from bascule.bundle.format import read_manifest
+    from bascule.serving import Service
+
+    version, path = _find(reference)
+    if version is not None:
+        return Service(version.model, str(version.number), path)
+    manifest = read_manifest(path, verify=False)
+    return Service(manifest.name, short(manifest.digest), path.resolve())
+
+
+def _user() -> str:
+    from bascule.bundle.provenance import user_name
+
+    return user_name()
+
+
+def _version_json(version: Version, registry: Registry | None = None) -> dict[str, Any]:
+    made = {
+        "model": version.model,
+        "number": version.number,
+        "digest": version.digest,
+        "pushed_at": version.pushed_at.isoformat(),
+        "pushed_by": version.pushed_by,
+        "gates": version.gates,
+    }
+    if registry is not None:
+        made["path"] = str(registry.path(version))
+    return made

@@ -1,0 +1,43 @@
+"""What the demo comes to: the facts, and whether every promise was kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The facts of one run.
+
+    Attributes:
+        parity: The largest difference of the compiled model from the fitted one.
+        requests: Flights that were asked about over HTTP, one a request.
+        errors: Those without an answer, or with another status than 200.
+        wrong: Answers that are not the bundle's own.
+        original_per_s: Rows a second of the fitted pipeline, in process, one at a time.
+        start_s: From starting the server until it was ready.
+        seconds: The whole story.
+    """
+
+    parity: float
+    parity_held: bool
+    gates_passed: bool
+    version: str
+    requests: int
+    errors: int
+    wrong: int
+    requests_per_s: float
+    original_per_s: float
+    times_faster: float
+    p50_ms: float
+    p99_ms: float
+    server_cpu_s: float
+    client_cpu_s: float
+    start_s: float
+    roc_auc: float
+    seconds: float
+
+    @property
+    def held(self) -> bool:
+        """Whether every promise was kept."""
+        return self.parity_held and self.gates_passed and not self.errors and not self.wrong

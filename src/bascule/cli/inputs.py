@@ -1,0 +1,165 @@
+"""Models and tables from the files that people have."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from bascule.core.errors import Invalid, NotFound
+
+TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".feather", ".npy", ".npz")
+
+
+def existing(path: Path, what: str) -> Path:
+    """`path`, if there is a file."""
+    if not path.exists():
+        raise NotFound(f"no {what} at {path}", hint="check the path")
+    if not path.is_file():
+        raise Invalid(f"{what} {path} is not a file", hint="name the file itself")
+    return path
+
+
+def read_model(path: Path, *, allow_pickle: bool) -> Any:
+    """A fitted model from a file.
+
+    Raises:
+        NotFound: There is no such file.
+        Invalid: It is of no kind that is known, or a pickle that was not allowed, or broken.
+        Untrusted: It holds types that are not scikit-learn's own.
+    """
+    existing(path, "model")
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return path
+    if suffix == ".skops":
+        return _read_skops(path)
+    if suffix in (".pkl", ".pickle", ".joblib"):
+        if not allow_pickle:
+            raise Invalid(
+                f"{path} is a pickle, and loading one runs whatever code it holds",
+                hint="save the model with skops.io.dump(model, 'model.skops'), or pass "
+                "--allow-pickle if you made the file yourself",
+            )
+        return _read_pickle(path)
+    raise Invalid(
+        f"{path.name}: a model in a {suffix or 'nameless'} file is not known",
+        hint="save it as .skops (skops.io.dump) or .onnx",
+    )
+
+
+def _read_skops(path: Path) -> Any:
+    from bascule.bundle.flavors.sklearn import load_trusted
+
+    return load_trusted(path.read_bytes(), path.name)
+
+
+def _read_pickle(path: Path) -> Any:
+    import joblib
+
+    try:
+        return joblib.load(path)
+    except Exception as error:  # a pickle may raise anything at all
+        raise Invalid(f"{path} cannot be loaded: {error}") from None
+
+
+def read_rows(path: Path, what: str) -> Any:
+    """The rows of a file: a pyarrow Table, or for .npy and .npz a matrix or a dict of arrays.
+
+    Raises:
+        NotFound: There is no such file.
+        Invalid: It cannot be read.
+    """
+    existing(path, what)
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise Invalid(
+            f"{what} {path.name}: a {suffix or 'nameless'} file is not known",
+            hint=f"use one of {', '.join(TABLE_SUFFIXES)}",
+        )
+    try:
+        return _read_numpy(path) if suffix in (".npy", ".npz") else _read_arrow(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Invalid(f"{what} {path} cannot be read: {reason}") from None
+
+
+def _read_numpy(path: Path) -> Any:
+    import numpy as np
+
+    loaded = np.load(path, allow_pickle=False)
+    return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded}
+
+
+def _read_arrow(path: Path) -> Any:
+    import pyarrow.csv
+    import pyarrow.feather
+    import pyarrow.json
+    import pyarrow.parquet
+
+    readers = {
+        ".parquet": pyarrow.parquet.read_table,
+        ".csv": pyarrow.csv.read_csv,
+        ".jsonl": pyarrow.json.read_json,
+        ".feather": pyarrow.feather.read_table,
+    }
+    return readers[path.suffix.lower()](path)
+
+
+def split_truth(rows: Any, target: str | None, what: str, *, required: bool) -> tuple[Any, Any]:
+    """The inputs and the truth of a table; the truth is None where `target` is not there.
+
+    An .npz holds them as `X` and `y`.
+
+    Raises:
+        Invalid: `required`, and the column is not there.
+    """
+    if isinstance(rows, dict):
+        if "X" not in rows:
+            raise Invalid(f"{what}: no array X in it", hint="save it as np.savez(path, X=X, y=y)")
+        return rows["X"], rows.get("y")
+    if target is None or not hasattr(rows, "column_names"):
+        return rows, None
+    if target not in rows.column_names:
+        if not required:
+            return rows, None
+        raise Invalid(
+            f"{what} has no column {target!r}",
+            hint=f"its columns are {', '.join(rows.column_names[:20])}",
+        )
+    truth = rows.column(target).to_numpy(zero_copy_only=False)
+    return rows.drop_columns([target]), truth
+
+
+def as_trained(model: Any, rows: Any) -> Any:
+    """The rows in the form that the model was fitted on: a table, or a plain matrix.
+
+    scikit-learn notes the names of the columns when it is fitted on a table, and warns when it
+    is then given something else.
+    """
+    if not hasattr(rows, "column_names") or not hasattr(model, "n_features_in_"):
+        return rows
+    names = getattr(model, "feature_names_in_", None)
+    if names is None:
+        import numpy as np
+
+        try:
+            return np.column_stack(
+                [rows.column(name).to_numpy(zero_copy_only=False) for name in rows.column_names]
+            ).astype(np.float64)
+        except ValueError:
+            raise Invalid(
+                "the model was fitted on a plain matrix, and the table has columns that are "
+                "not numbers",
+                hint="leave out the columns that the model does not take",
+            ) from None
+    missing = [name for name in names if name not in rows.column_names]
+    if missing:
+        raise Invalid(
+            f"the model was fitted on columns that the table lacks: {', '.join(missing[:10])}",
+            hint=f"its columns are {', '.join(rows.column_names[:20])}",
+        )
+    selected = rows.select(list(names))
+    if importlib.util.find_spec("pandas") is None:
+        return selected
+    return selected.to_pandas()

@@ -1,0 +1,93 @@
+"""What people see: lines, tables, progress. Data goes to standard output, the rest to error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from bascule.core.errors import BasculeError
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def say(line: str) -> None:
+    """One line of result on standard output, as it is."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def note(line: str) -> None:
+    """One line beside the result, on standard error."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def print_error(error: BasculeError, *, as_json: bool) -> None:
+    """The error in one sentence, and the next step."""
+    if as_json:
+        print_json({"error": error.message, "hint": error.hint, "kind": type(error).__name__})
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text("error: ", "bold red") + Text(error.message, "default"))
+    if error.hint:
+        console.print(Text("hint:  ", "bold cyan") + Text(error.hint, "default"))
+
+
+def print_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str = "",
+    right: Sequence[str] = (),
+) -> None:
+    """A table that fits the terminal; headings in `right` are of numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        justify: Any = "right" if heading in right else "left"
+        table.add_column(heading, justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # Where nobody looks, a table must not be folded to the width of a terminal that is not there.
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@contextmanager
+def stages(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Tell of long work as it happens: each stage that is done, and a spinner for the next."""
+    if quiet:
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with console.status("working") as status:
+
+        def tell(line: str) -> None:
+            console.print(f"[green]✓[/green] {line}" if console.is_terminal else line)
+            status.update("working")
+
+        yield tell
+
+
+def when(moment: datetime) -> str:
+    """A time for people: local, to the second."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def short(digest: str) -> str:
+    """Enough of a digest to recognise it."""
+    return digest.removeprefix("sha256:")[:12]

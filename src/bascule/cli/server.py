@@ -1,0 +1,149 @@
+"""Runs a server in the foreground: the workers, and the control API beside them."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from bascule.cli.screen import note, print_json, say
+from bascule.serving import Limits, Service, Supervisor, bind
+
+if TYPE_CHECKING:
+    from bascule.app import Settings
+    from bascule.registry import Registry
+
+
+class _Stop(BaseException):
+    """The user, or the system, asked for the end."""
+
+
+def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool) -> None:
+    """Serve until SIGINT or SIGTERM, then let what is under way finish.
+
+    Raises:
+        Conflict: A port is in use.
+        BasculeError: A worker could not load what it was told to serve.
+    """
+    chosen = settings.serving
+    with _stop_on_signals(), ExitStack() as stack:
+        supervisor = Supervisor(
+            services,
+            host=chosen.host,
+            port=chosen.port,
+            workers=chosen.workers,
+            limits=limits_of(settings),
+        )
+        stack.callback(supervisor.stop)
+        # A second Ctrl-C must not leave half of the workers behind.
+        stack.callback(_ignore_signals)
+        control = stack.enter_context(bind(chosen.host, chosen.control_port, 1)[0])
+        try:
+            supervisor.start()
+            _announce(supervisor, control.getsockname()[1], as_json=as_json)
+            # Only now: loading what the control API needs must not keep predictions waiting.
+            stack.callback(_start_control(supervisor, control, settings))
+            while True:
+                signal.pause()
+        except _Stop:
+            if not as_json:
+                note("stopping: answering what is under way")
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The bounds of a worker, from the settings."""
+    chosen = settings.serving
+    return Limits(
+        deadline_s=chosen.deadline_s,
+        max_queue_requests=chosen.max_queue_requests,
+        max_body_bytes=chosen.max_body_bytes,
+        drain_s=chosen.drain_s,
+        batching=chosen.batching,
+    )
+
+
+def _start_control(
+    supervisor: Supervisor, listener: socket.socket, settings: Settings
+) -> Callable[[], None]:
+    """Serve the control API on a thread; returns what ends it."""
+    import uvicorn
+
+    from bascule.app import open_registry
+    from bascule.console import control_app
+
+    def registry() -> Registry:
+        return open_registry(settings)
+
+    config = uvicorn.Config(
+        control_app(supervisor, registry), log_level="warning", access_log=False, lifespan="off"
+    )
+    # What was loaded stays: the collector need not look through it, not even at the end.
+    gc.collect()
+    gc.freeze()
+    server = uvicorn.Server(config)
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [listener]}, name="bascule-control", daemon=True
+    )
+    thread.start()
+
+    def end() -> None:
+        server.should_exit = True
+        thread.join(2.0)
+
+    return end
+
+
+def _announce(supervisor: Supervisor, control_port: int, *, as_json: bool) -> None:
+    base = f"http://{_url_host(supervisor.host)}"
+    served = [
+        {
+            "model": service.model,
+            "version": service.version,
+            "infer": f"{base}:{supervisor.port}/v2/models/{service.model}"
+            + (f"/versions/{service.version}" if _is_other(service, supervisor) else "")
+            + "/infer",
+        }
+        for service in supervisor.services
+    ]
+    if as_json:
+        print_json({"serving": served, "control": f"{base}:{control_port}"})
+        return
+    for one in served:
+        say(f"serving {one['model']}/{one['version']} at {one['infer']}")
+    workers = len(supervisor.statuses())
+    say(f"{workers} worker{'s' if workers > 1 else ''}; control API at {base}:{control_port}/docs")
+    note("Ctrl-C stops it")
+
+
+def _is_other(service: Service, supervisor: Supervisor) -> bool:
+    """Whether another version of the model was named before this one, and is its default."""
+    first = next(one for one in supervisor.services if one.model == service.model)
+    return first is not service
+
+
+def _url_host(host: str) -> str:
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise _Stop
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore_signals() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

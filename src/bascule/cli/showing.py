@@ -1,0 +1,109 @@
+"""How one version, and one line of history, are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from bascule.cli.screen import print_table, say, when
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle, Statement
+    from bascule.core.fields import Field
+    from bascule.registry import Event, Version
+
+
+def print_bundle(
+    bundle: Bundle,
+    version: Version | None,
+    statements: Sequence[Statement],
+    others: Sequence[Version],
+) -> None:
+    """One version: identity, what it takes and returns, parity, cost, gates."""
+    say(f"{version or bundle.name}  {bundle.digest}")
+    if version is not None:
+        say(f"pushed {when(version.pushed_at)} by {version.pushed_by}; gates: {version.gates}")
+    say(f"{bundle.manifest.flavor} {bundle.task}; {bundle.manifest.serves} answers")
+    if bundle.parity is not None:
+        say(f"parity: {bundle.parity.reason}")
+    say("")
+    print_table(
+        ("field", "type", "shape", "missing", "values"),
+        [_field_row("", field) for field in bundle.signature.inputs]
+        + [_field_row("-> ", field) for field in bundle.signature.outputs],
+    )
+    _print_cost(bundle)
+    _print_gates(statements)
+    if len(others) > 1:
+        say("versions: " + ", ".join(f"{one.number} ({one.gates})" for one in others))
+
+
+def _field_row(mark: str, field: Field) -> tuple[str, ...]:
+    shape = "[" + ", ".join(["rows", *map(str, field.shape)]) + "]"
+    values = "any"
+    if field.categories is not None:
+        values = f"{len(field.categories)} categories"
+    return mark + field.name, field.dtype.value, shape, "yes" if field.nullable else "no", values
+
+
+def _print_cost(bundle: Bundle) -> None:
+    cost = bundle.cost
+    if cost is None:
+        return
+    served = cost.latency_us.get(bundle.manifest.serves, {})
+    original = cost.latency_us.get("original", {})
+    rows = []
+    for batch, run_us in sorted(served.items()):
+        original_us = original.get(batch)
+        compared = ("-", "-")
+        if original_us is not None:
+            compared = (f"{original_us:,.1f}", f"{original_us / run_us:.1f} x")
+        rows.append((f"{batch:,}", f"{run_us:,.1f}", *compared))
+    headings = ("rows", "us a run", "us, original", "faster")
+    print_table(headings, rows, right=headings)
+
+
+def _print_gates(statements: Sequence[Statement]) -> None:
+    gates = [statement for statement in statements if statement.kind == "gates"]
+    if not gates:
+        return
+    latest = max(gates, key=lambda statement: statement.at)
+    rows = [
+        (
+            str(result["criterion"]),
+            "-" if result["value"] is None else f"{result['value']:.6g}",
+            "passed" if result["passed"] else "FAILED",
+            str(result["reason"]),
+        )
+        for result in latest.body["results"]
+    ]
+    print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
+
+
+def showing_json(
+    bundle: Bundle, version: Version | None, statements: Sequence[Statement]
+) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "version": None if version is None else asdict(version),
+        "digest": bundle.digest,
+        "statements": [statement.to_json() for statement in statements],
+    }
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """One line of history for programs."""
+    return {**asdict(event), "at": event.at.isoformat()}
+
+
+def event_row(event: Event) -> tuple[str, str, str, str]:
+    """When, what, by whom, why."""
+    what = {
+        "pushed": f"{event.model}/{event.number} pushed",
+        "alias_moved": f"{event.model}@{event.alias}: {event.from_number or 'new'}"
+        f" -> {event.to_number}",
+        "alias_dropped": f"{event.model}@{event.alias} dropped (was {event.from_number})",
+        "gates_recorded": f"{event.model}/{event.number} checked",
+    }[event.kind]
+    return when(event.at), what, event.by, event.reason or "-"

@@ -1,0 +1,324 @@
+"""The commands: what they print, what they leave behind, how they say no."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import skops.io
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.semi_supervised import LabelSpreading
+
+from bascule.bundle.flavors.sklearn import load_trusted
+from bascule.cli import main
+
+CRITERION = "accuracy >= 0.8"
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """A fitted model and its tables, as a person has them on disk."""
+    folder = tmp_path_factory.mktemp("files")
+    X, y = load_breast_cancer(return_X_y=True)
+    model = GradientBoostingClassifier(n_estimators=10, random_state=0).fit(X[:400], y[:400])
+    skops.io.dump(model, folder / "model.skops")
+    np.savez(folder / "train.npz", X=X[:400], y=y[:400])
+    np.savez(folder / "test.npz", X=X[400:], y=y[400:])
+    columns = {f"f{i:02}": X[400:, i] for i in range(30)} | {"truth": y[400:]}
+    pyarrow.parquet.write_table(pa.table(columns), folder / "test.parquet")
+    pyarrow.csv.write_csv(pa.table(columns), folder / "test.csv")
+    np.save(folder / "rows.npy", X[400:450])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packed_once(files, tmp_path_factory):
+    place = tmp_path_factory.mktemp("packed") / "gb.bundle"
+    code, out, _ = run_once(*pack_words(files, place))
+    assert (code, out.strip()) == (0, str(place))
+    return place
+
+
+@pytest.fixture
+def packed(packed_once, tmp_path_factory):
+    """A bundle made by the command line; a test's own, because checks write statements to it."""
+    return shutil.copytree(packed_once, tmp_path_factory.mktemp("bundle") / "gb.bundle")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run a command in an empty folder with its own home: (exit code, output, messages)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["bascule", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def run_once(*words):
+    done = subprocess.run(
+        [sys.executable, "-m", "bascule.cli", *map(str, words)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def pack_words(files, place, *more):
+    return (
+        "pack", files / "model.skops", "--name", "gb", "--train", files / "train.npz",
+        "--test", files / "test.npz", "--to", place, *more,
+    )  # fmt: skip
+
+
+def test_packing_says_what_was_proven_and_prints_the_folder(run, files, tmp_path):
+    code, out, messages = run(*pack_words(files, tmp_path / "gb.bundle"))
+
+    assert code == 0
+    assert out.strip() == str(tmp_path / "gb.bundle")
+    assert "parity on 169 rows" in messages
+
+
+def test_json_of_packing_has_the_digest_and_the_parity(run, files, tmp_path):
+    _, out, _ = run(*pack_words(files, tmp_path / "gb.bundle", "--json"))
+
+    told = json.loads(out)
+    assert told["digest"].startswith("sha256:")
+    assert told["parity"]["passed"] is True
+    assert told["serves"] == "onnx"
+
+
+@pytest.mark.parametrize("table", ["test.parquet", "test.csv"])
+def test_a_table_serves_a_model_that_was_fitted_on_a_matrix(run, files, tmp_path, table):
+    code, _, messages = run(
+        "pack", files / "model.skops", "--name", "gb", "--test", files / table,
+        "--target", "truth", "--train", files / "train.npz", "--to", tmp_path / "b",
+    )  # fmt: skip
+    assert code == 0, messages
+
+
+def test_check_shows_value_limit_and_verdict_and_ends_with_0(run, packed):
+    code, out, _ = run("check", packed, "--criterion", CRITERION)
+
+    assert code == 0
+    assert "passed" in out
+    assert CRITERION in out
+
+
+def test_a_gate_that_is_not_met_ends_with_1_and_its_reason(run, packed):
+    code, out, _ = run("check", packed, "--criterion", "accuracy >= 0.9999", "--json")
+
+    told = json.loads(out)
+    assert code == 1
+    assert told["passed"] is False
+    assert told["results"][0]["reason"]
+
+
+def test_the_criteria_come_from_the_settings(run, packed, tmp_path):
+    (tmp_path / "bascule.toml").write_text(f'[gates]\ncriteria = ["{CRITERION}"]\n')
+    code, out, _ = run("check", packed)
+    assert code == 0
+    assert CRITERION in out
+
+
+def test_no_criteria_at_all_is_a_mistake_and_not_a_pass(run, packed):
+    code, _, messages = run("check", packed)
+    assert code == 2
+    assert "no criteria" in messages
+
+
+def test_the_life_of_a_version_from_push_to_alias_and_history(run, packed):
+    assert run("push", packed)[:2] == (0, "gb/1\n")
+    assert run("push", packed)[:2] == (0, "gb/1\n"), "the same bundle is the same version"
+    assert run("check", "gb/1", "--criterion", CRITERION)[0] == 0
+    assert run("alias", "gb/1", "champion")[:2] == (0, "gb@champion -> gb/1\n")
+
+    code, out, _ = run("models", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["aliases"] == {"champion": 1}
+    assert "champion -> 1" in run("models")[1]
+
+    events = json.loads(run("history", "gb", "--json")[1])
+    assert [event["kind"] for event in events] == ["alias_moved", "gates_recorded", "pushed"]
+    assert "gb@champion: new -> 1" in run("history", "gb")[1]
+
+    code, out, _ = run("show", "gb@champion")
+    assert code == 0
+    assert "[rows, 30]" in out
+    assert "gates: passed" in out
+    assert json.loads(run("show", "gb", "--json")[1])["version"]["number"] == 1
+
+    assert run("alias", "gb@champion", "--drop")[0] == 0
+    assert run("show", "gb@champion")[0] == 3
+
+
+def test_an_alias_to_a_version_that_failed_its_gates_is_refused(run, packed):
+    run("push", packed)
+    assert run("check", "gb/1", "--criterion", "accuracy >= 0.9999")[0] == 1
+
+    code, _, messages = run("alias", "gb/1", "champion")
+
+    assert code == 1
+    assert "failed its gates" in messages
+    assert json.loads(run("models", "--json")[1])[0]["aliases"] == {}
+
+
+def test_predict_answers_a_file_as_the_bundle_does(run, files, packed):
+    import bascule
+
+    code, out, _ = run("predict", packed, files / "rows.npy", "--json")
+
+    rows = json.loads(out)
+    expected = bascule.load(packed).predict(np.load(files / "rows.npy"))
+    assert code == 0
+    assert [row["label"] for row in rows] == expected["label"].tolist()
+    assert [row["probabilities_1"] for row in rows] == expected["probabilities"][:, 1].tolist()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_predict_writes_a_file_whole(run, files, packed, tmp_path, suffix):
+    target = tmp_path / f"answers{suffix}"
+    code, _, messages = run("predict", packed, files / "rows.npy", "--output", target)
+    assert code == 0
+    assert "50 rows" in messages
+    assert target.stat().st_size > 0
+    assert not list(tmp_path.glob(".answers*"))
+
+
+def test_predict_shows_twenty_rows_and_says_that_there_are_more(run, files, packed):
+    _, out, messages = run("predict", packed, files / "rows.npy")
+    assert "20 of 50 rows" in messages
+    assert out.count("\n") < 30
+
+
+def broken_bundle(packed, tmp_path):
+    place = tmp_path / "broken"
+    shutil.copytree(packed, place)
+    program = place / "programs" / "onnx.onnx"
+    data = bytearray(program.read_bytes())
+    data[len(data) // 2] ^= 1
+    program.chmod(0o644)
+    program.write_bytes(data)
+    return place
+
+
+MISTAKES = {
+    "no such model file": (("pack", "nothing.skops", "--name", "x"), 3, "no model at"),
+    "a folder for a model": (("pack", "{files}", "--name", "x"), 2, "is not a file"),
+    "an unknown kind of file": (("pack", "{files}/test.csv", "--name", "x"), 2, ".csv"),
+    "a bad name": (("pack", "{files}/model.skops", "--name", "a/b"), 2, "'a/b'"),
+    "no such table": (
+        ("pack", "{files}/model.skops", "--name", "x", "--train", "none.parquet"), 3, "none.parquet"
+    ),
+    "an unknown column": (
+        ("pack", "{files}/model.skops", "--name", "x", "--train", "{files}/train.npz",
+         "--test", "{files}/test.parquet", "--target", "late"), 2, "'late'"),
+    "a table of the wrong width": (
+        ("pack", "{files}/model.skops", "--name", "x", "--train", "{files}/test.parquet"), 2, "31"),
+    "no such bundle": (("push", "nowhere"), 3, "nowhere"),
+    "no registry yet": (("models",), 3, "no registry"),
+    "a bad reference": (("show", "gb/x"), 2, "'x'"),
+    "a bad criterion": (("check", "{packed}", "-c", "sharpness >= 1"), 2, "sharpness"),
+    "a broken bundle": (("check", "{broken}", "-c", "accuracy >= 0"), 5, "programs/onnx.onnx"),
+    "a broken bundle pushed": (("push", "{broken}"), 5, "programs/onnx.onnx"),
+    "a broken bundle served": (("serve", "{broken}", "--port", "0", "--control-port", "0"), 5,
+                               "programs/onnx.onnx"),
+    "a wrong port": (("serve", "{packed}", "--port", "70000"), 2, "--port"),
+    "rows that do not fit": (("predict", "{packed}", "{files}/test.parquet"), 2, ""),
+    "an unknown output": (
+        ("predict", "{packed}", "{files}/rows.npy", "-o", "x.xlsx"), 2, ".xlsx"),
+    "an alias without a name": (("alias", "gb/1"), 2, "alias"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence_and_a_next_step_and_leaves_nothing(
+    run, files, packed, tmp_path, name
+):
+    words, expected_code, said = MISTAKES[name]
+    places = {"files": files, "packed": packed}
+    if any("{broken}" in word for word in words):
+        places["broken"] = broken_bundle(packed, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+
+    code, out, messages = run(*(word.format(**places) for word in words))
+
+    assert code == expected_code, messages
+    assert said in messages
+    assert messages.count("error:") == 1
+    assert "Traceback" not in messages + out
+    assert sorted(tmp_path.rglob("*")) == before, "nothing half-written is left"
+
+
+def test_a_pickle_is_not_loaded_unless_it_is_allowed_by_name(run, files, tmp_path):
+    import joblib
+
+    joblib.dump(load_trusted((files / "model.skops").read_bytes(), "x"), tmp_path / "model.joblib")
+    words = ("pack", tmp_path / "model.joblib", "--name", "gb", "--train", files / "train.npz")
+
+    code, _, messages = run(*words)
+    assert code == 2
+    assert "--allow-pickle" in messages
+    assert run(*words, "--allow-pickle")[0] == 0
+
+
+def test_a_model_that_does_not_convert_is_refused_with_the_next_step(run, files, tmp_path):
+    X = np.load(files / "rows.npy")
+    model = LabelSpreading().fit(X, np.arange(50) % 2)
+    skops.io.dump(model, tmp_path / "odd.skops")
+    np.save(tmp_path / "x.npy", X)
+    words = ("pack", tmp_path / "odd.skops", "--name", "odd", "--train", tmp_path / "x.npy")
+
+    code, _, messages = run(*words)
+
+    assert code == 2
+    assert "LabelSpreading" in messages
+    assert "--serve-original" in messages
+    assert not (tmp_path / "odd.bundle").exists()
+    assert run(*words, "--serve-original", "--json")[0] == 0
+
+
+def test_an_existing_bundle_is_not_replaced_unless_asked(run, files, packed):
+    code, _, messages = run(*pack_words(files, packed))
+    assert code == 4
+    assert "overwrite" in messages
+
+
+def test_errors_are_json_where_json_was_asked_for(run):
+    code, out, _ = run("show", "gb/x", "--json")
+    assert code == 2
+    assert set(json.loads(out)) == {"error", "hint", "kind"}
+
+
+def test_doctor_finds_this_machine_fit(run):
+    code, out, _ = run("doctor", "--json")
+    findings = {finding["what"]: finding["state"] for finding in json.loads(out)}
+    assert code == 0
+    assert findings["python"] == findings["packages"] == findings["runtime telemetry"] == "ok"
+
+
+def test_doctor_says_when_a_home_cannot_be_written(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    code, out, _ = run("doctor", "--json")
+    assert code == 1
+    assert any(f["what"] == "home" and f["state"] == "FAILED" for f in json.loads(out))
+
+
+def test_the_version_is_printed(run):
+    from bascule import __version__
+
+    assert run("--version")[:2] == (0, f"bascule {__version__}\n")
