@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
@@ -121,7 +121,7 @@ def control_app(supervisor: Supervisor, open_registry: Callable[[], Registry]) -
         title="Bascule control API",
         version=VERSION,
         description="What is registered, served and counted. Read only.",
-        responses={404: {"model": ErrorView}, 503: {"model": ErrorView}},
+        responses={"4XX": {"model": ErrorView}, 503: {"model": ErrorView}},
     )
     _add_errors(app)
     _add_server(app, supervisor)
@@ -143,6 +143,11 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def refused(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    def failed(_: Request, __: Exception) -> JSONResponse:
+        # What it was is logged by the server that runs this.
+        return JSONResponse({"error": "internal error; see the server's log"}, 500)
 
 
 def _add_server(app: FastAPI, supervisor: Supervisor) -> None:
@@ -212,7 +217,7 @@ def _add_registry(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
         ]
 
     @app.get("/api/v1/models/{model}/versions/{number}/statements", tags=["registry"])
-    def statements(model: str, number: int) -> list[StatementView]:
+    def statements(model: str, number: Annotated[int, Path(ge=1, lt=2**31)]) -> list[StatementView]:
         """What is said about a version: parity, cost, provenance, gates."""
         registry = open_registry()
         version = registry.resolve(Reference(model, number=number))

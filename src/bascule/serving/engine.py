@@ -11,7 +11,8 @@ The rules:
 - a call whose deadline passes is answered `TimedOut` then, whatever the thread is doing, and is
   not run if it has not started;
 - a program that raises fails its own batch only; batch mates of a failed run are run alone, so
-  that nobody fails for another's rows.
+  that nobody fails for another's rows; so are those of a run that answered with other rows than
+  it was asked about.
 """
 
 from __future__ import annotations
@@ -60,7 +61,12 @@ class Job:
         """Answer the caller, once."""
         if not self.settled:
             self.cancel()
-            self.deliver(outcome)
+            try:
+                self.deliver(outcome)
+            except Exception:
+                # An answer that cannot be told is one failed call; its mates still get theirs.
+                log.exception("an answer could not be delivered")
+                self.deliver(_failed("the model's answer cannot be told"))
 
     def cancel(self) -> None:
         """The caller has gone, or has its answer: do not run it, do not answer it."""
@@ -198,7 +204,7 @@ class Batcher:
             self._arrived.acquire()
             batch = self._take()
             if batch:
-                outcomes = self._run(batch)
+                outcomes = self._run_safely(batch)
                 try:
                     self._loop.call_soon_threadsafe(_settle, batch, outcomes)
                 except RuntimeError:
@@ -226,6 +232,14 @@ class Batcher:
             if not together or rows >= self._pace.batch_rows:
                 return batch
 
+    def _run_safely(self, batch: Sequence[Job]) -> list[Outcome]:
+        try:
+            return self._run(batch)
+        except Exception:
+            # The thread must outlive whatever a program's odd answer does to it.
+            log.exception("a batch of %s failed", self._name)
+            return [_failed("the model failed on this input")] * len(batch)
+
     def _run(self, batch: Sequence[Job]) -> list[Outcome]:
         if len(batch) == 1:
             return [run_one(self._program, batch[0].columns, batch[0].outputs)]
@@ -236,7 +250,8 @@ class Batcher:
             name: np.concatenate([job.columns[name] for job in batch]) for name in batch[0].columns
         }
         together = run_one(self._program, columns, outputs)
-        if isinstance(together, BasculeError):
+        rows = sum(job.rows for job in batch)
+        if isinstance(together, BasculeError) or any(len(a) != rows for a in together.values()):
             return [run_one(self._program, job.columns, job.outputs) for job in batch]
         outcomes: list[Outcome] = []
         start = 0
@@ -257,7 +272,11 @@ def run_one(program: Program, columns: Columns, outputs: tuple[str, ...] | None)
     except Exception:
         # A program is foreign code: whatever it raises is one failed call, not a dead server.
         log.exception("the program %s failed", program.name)
-        return ModelFailed("the model failed on this input", hint="see the server's log")
+        return _failed("the model failed on this input")
+
+
+def _failed(what: str) -> ModelFailed:
+    return ModelFailed(what, hint="see the server's log")
 
 
 def _settle(batch: Sequence[Job], outcomes: Sequence[Outcome]) -> None:

@@ -9,13 +9,17 @@ would have kept is kept here:
   from;
 - every answer is counted once, where it is written, so the counters are what clients saw;
 - a refusal is written before the connection closes, and the close lingers until the client has
-  had the chance to read it.
+  had the chance to read it;
+- a client that ends its side of the connection has gone: what it still waits for is not run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import sys
+import termios
 import time
 from collections import deque
 from collections.abc import Callable
@@ -35,10 +39,14 @@ log = logging.getLogger(__name__)
 
 _MAX_PIPELINED = 32
 _LINGER_S = 2.0
+"""How long a connection that says no more is read on, from the last byte that came."""
 _DRAIN_IDLE_S = 0.3
 _KEPT_HEADERS = frozenset(
-    (b"connection", b"content-encoding", b"content-length", b"expect", b"x-request-timeout-ms")
-)
+    (
+        b"connection", b"content-encoding", b"content-length", b"expect", b"transfer-encoding",
+        b"upgrade", b"x-request-timeout-ms",
+    )
+)  # fmt: skip
 _KEPT_LENGTHS = frozenset(map(len, _KEPT_HEADERS))
 _NO_HEADERS: dict[bytes, bytes] = {}
 _JSON = b"application/json"
@@ -110,20 +118,23 @@ class Site:
         not_found: Callable[[bytes], BasculeError],
         limits: Limits,
         other_slot: Slot,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.clock = clock
         self.routes = routes
         self.not_found = not_found
         self.limits = limits
+        self.body_digits = len(str(limits.max_body_bytes))
         self.other_slot = other_slot
         self.connections: set[Connection] = set()
         self.draining = False
-        self.now = time.monotonic()
+        self.now = clock()
         self.heads: dict[int, bytes] = {}
         self.tick()
 
     def tick(self) -> None:
         """Once a second: the coarse clock, the `Date` header, and connections out of time."""
-        self.now = time.monotonic()
+        self.now = self.clock()
         date = formatdate(usegmt=True).encode()
         self.heads = {status: _head(status, date) for status in STATUSES}
         for connection in tuple(self.connections):
@@ -132,9 +143,9 @@ class Site:
     async def drain(self) -> None:
         """Answer what is under way, then close every connection; bounded by `drain_s`."""
         self.draining = True
-        until = time.monotonic() + self.limits.drain_s
-        while self.connections and time.monotonic() < until:
-            self.now = time.monotonic()
+        until = self.clock() + self.limits.drain_s
+        while self.connections and self.clock() < until:
+            self.now = self.clock()
             for connection in tuple(self.connections):
                 connection.close_if_idle(_DRAIN_IDLE_S)
             await asyncio.sleep(0.02)
@@ -147,13 +158,40 @@ def _head(status: int, date: bytes) -> bytes:
     return b"HTTP/1.1 %d %b\r\nDate: %b\r\nContent-Type: " % (status, phrase.encode(), date)
 
 
+def _internal_error() -> HttpError:
+    return HttpError("internal error", hint="see the server's log", status=500)
+
+
+def _head_without_offer(
+    parser: httptools.HttpRequestParser, target: bytes, headers: dict[bytes, bytes]
+) -> bytes:
+    # Whoever waited to be told to go on has been told.
+    left_out = (b"connection", b"expect", b"upgrade")
+    lines = [b"%b: %b" % item for item in headers.items() if item[0] not in left_out]
+    if not parser.should_keep_alive():
+        lines.append(b"connection: close")
+    version = parser.get_http_version().encode()
+    return b"\r\n".join(
+        [parser.get_method() + b" " + target + b" HTTP/" + version, *lines, b"", b""]
+    )
+
+
+def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
+    """What the kernel has been given and the client has not taken: it may be megabytes."""
+    try:
+        answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"0000")
+    except OSError:
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
+
+
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
         "_body", "_body_bytes", "_closing", "_current", "_failure", "_head_bytes", "_head_done",
-        "_headers", "_parser", "_partial", "_paused", "_pipeline", "_pumping", "_receiving_since",
-        "_since", "_site", "_target", "_transport", "_writable",
+        "_headers", "_parser", "_partial", "_paused", "_pipeline", "_pipeline_bytes", "_pumping",
+        "_receiving_since", "_since", "_site", "_target", "_transport", "_unsent", "_writable",
     )  # fmt: skip
 
     def __init__(self, site: Site) -> None:
@@ -170,10 +208,12 @@ class Connection(asyncio.Protocol):
         self._failure: BasculeError | None = None
         self._current: Exchange | None = None
         self._pipeline: deque[Exchange] = deque()
+        self._pipeline_bytes = 0
         self._pumping = False
         self._paused = False
         self._writable = True
         self._closing = False
+        self._unsent = 0
         self._since = site.now
         self._receiving_since = 0.0
 
@@ -194,32 +234,97 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
+            if self._current is None:
+                self._receiving_since = self._site.now  # it lingers, and the client still speaks
             return
+        head_bytes = self._head_bytes + len(data)
+        if head_bytes > self._site.limits.max_head_bytes and not self._head_done:
+            data = self._receive_head(data)
+            if self._is_closing():
+                return
+            head_bytes = self._head_bytes + len(data)
+        body_bytes = self._body_bytes
+        self._head_bytes = head_bytes
         self._partial = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._failure = HttpError(
-                "this port speaks HTTP/1.1 only and takes no upgrade or CONNECT", status=400
-            )
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data, upgrade)
         except httptools.HttpParserError as error:
-            self._failure = self._failure or HttpError(
-                f"not an HTTP/1.1 request: {error}", status=400
-            )
+            self._parsing_failed(error)
         if self._is_closing():
             return  # the client asked for the end, and whatever follows is not a request
-        if self._partial and not self._head_done and self._failure is None:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._site.limits.max_head_bytes:
-                limit = self._site.limits.max_head_bytes
-                self._failure = HttpError(f"the request's head is over {limit} bytes", status=431)
+        if self._partial and self._failure is None:
+            self._bound_head(body_bytes)
         if self._failure is not None:
             self._refuse(self._failure)
         elif self._partial and not self._receiving_since:
             self._receiving_since = self._site.now
 
+    def _receive_head(self, data: bytes) -> bytes:
+        """Feed the part of a large piece in which the head must end; returns the rest.
+
+        Where the head does end in it, which is nearly always, nothing is split and copied.
+        """
+        limit = self._site.limits.max_head_bytes
+        left = limit - self._head_bytes
+        if data.find(b"\r\n\r\n", 0, left) >= 0:
+            return data
+        self.data_received(data[:left])
+        if self._head_bytes >= limit and not self._head_done and not self._closing:
+            self._refuse(self._head_too_large())
+        return data[left:]
+
+    def _bound_head(self, body_bytes_before: int) -> None:
+        """Bound what is received of a request and is not its body: its head, and its trailers."""
+        if self._head_done and self._body_bytes != body_bytes_before:
+            self._head_bytes = 0
+        elif self._head_bytes > self._site.limits.max_head_bytes:
+            self._failure = self._head_too_large()
+
+    def _go_on_without_upgrade(self, data: bytes, upgrade: Exception) -> None:
+        """Ignore an offer to speak another protocol, as a server may; some clients always offer.
+
+        The parser stops at the end of such a head, so the request is read again without the offer.
+        CONNECT is no offer: what follows it is not HTTP.
+        """
+        rest = memoryview(data)
+        while self._failure is None:
+            parser = self._parser
+            if parser.get_method() == b"CONNECT":
+                self._failure = HttpError("CONNECT is not served here", status=405, allow="GET")
+                return
+            rest = rest[upgrade.args[0] :]
+            head = _head_without_offer(parser, self._target, self._headers)
+            self._target = b""
+            self._headers = _NO_HEADERS
+            self._head_done = False
+            self._parser = httptools.HttpRequestParser(self)
+            try:
+                self._parser.feed_data(head)
+                self._partial = self._partial or len(rest) > 0
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as another:
+                upgrade = another
+            except httptools.HttpParserError as error:
+                self._parsing_failed(error)
+
+    def _parsing_failed(self, error: Exception) -> None:
+        if self._failure is not None:
+            return
+        if isinstance(error, httptools.HttpParserCallbackError):
+            # Not the client's mistake but ours.
+            log.error("a connection failed", exc_info=error)
+            self._failure = _internal_error()
+        else:
+            self._failure = HttpError(f"not an HTTP/1.1 request: {error}", status=400)
+
     def eof_received(self) -> bool:
-        return bool(self._current or self._pipeline) and not self._closing
+        # A client that closes cannot be told from one that only has nothing more to say. Those
+        # that close because they waited too long are many, and running their requests would add
+        # to the load that made them wait.
+        return False
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -233,6 +338,7 @@ class Connection(asyncio.Protocol):
         self._site.connections.discard(self)
         self._closing = True
         self._pipeline.clear()
+        self._body.clear()
         if self._current is not None:
             current, self._current = self._current, None
             current.answered = True
@@ -259,7 +365,8 @@ class Connection(asyncio.Protocol):
         headers = self._headers
         if headers is not _NO_HEADERS:
             length = headers.get(b"content-length", b"0")
-            if len(length) > 6 and int(length) > self._site.limits.max_body_bytes:
+            site = self._site
+            if len(length) >= site.body_digits and int(length) > site.limits.max_body_bytes:
                 self._failure = self._body_too_large()
             elif b"expect" in headers:
                 self._expect(headers[b"expect"])
@@ -274,6 +381,8 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._failure is not None or self._closing:
             return
+        if self._parser.should_upgrade():
+            return  # _go_on_without_upgrade reads it again
         body = self._body
         exchange = Exchange(
             self,
@@ -326,10 +435,12 @@ class Connection(asyncio.Protocol):
                 site.heads[status], content_type, len(body), body,
             )  # fmt: skip
         if self._transport.is_closing():
+            exchange.rows = 0
             self._count(exchange, 499)
             return
-        self._transport.write(answer)
+        # Counted first: a client that has its answer finds it counted, whoever it asks.
         self._count(exchange, status)
+        self._transport.write(answer)
         if not exchange.keep_alive:
             self._close_lingering()
         elif self._pipeline and not self._pumping:
@@ -358,7 +469,7 @@ class Connection(asyncio.Protocol):
         except Exception:
             # The last line of defence: a bug answers 500 in the one shape and is logged.
             log.exception("a request failed")
-            exchange.fail(HttpError("internal error", hint="see the server's log", status=500))
+            exchange.fail(_internal_error())
 
     def _find(self, exchange: Exchange) -> dict[bytes, Handler]:
         """The handlers of a path that has a query, a trailing slash or an absolute form."""
@@ -372,7 +483,11 @@ class Connection(asyncio.Protocol):
 
     def _enqueue(self, exchange: Exchange) -> None:
         self._pipeline.append(exchange)
-        if len(self._pipeline) >= _MAX_PIPELINED and not self._paused:
+        self._pipeline_bytes += len(exchange.body)
+        if not self._paused and (
+            len(self._pipeline) >= _MAX_PIPELINED
+            or self._pipeline_bytes > self._site.limits.max_body_bytes
+        ):
             self._paused = True
             self._transport.pause_reading()
 
@@ -384,12 +499,19 @@ class Connection(asyncio.Protocol):
                 if self._transport.is_closing():
                     self._pipeline.clear()
                     return
-                self._dispatch(self._pipeline.popleft())
+                exchange = self._pipeline.popleft()
+                self._pipeline_bytes -= len(exchange.body)
+                self._dispatch(exchange)
         finally:
             self._pumping = False
         if self._paused and len(self._pipeline) < _MAX_PIPELINED // 2 and not self._closing:
-            self._paused = False
-            self._transport.resume_reading()
+            self._read_on()
+
+    def _read_on(self) -> None:
+        self._paused = False
+        if self._receiving_since:
+            self._receiving_since = self._site.now  # the client could not have been faster
+        self._transport.resume_reading()
 
     def _count(self, exchange: Exchange, status: int) -> None:
         exchange.slot.count(status, time.perf_counter_ns() - exchange.started_ns, exchange.rows)
@@ -401,6 +523,7 @@ class Connection(asyncio.Protocol):
         exchange = Exchange(self, b"", self._target, _NO_HEADERS, b"", False, self._site.other_slot)
         exchange.failure = error
         self._closing = True
+        self._receiving_since = 0.0
         self._body.clear()
         self._pipeline.append(exchange)
         if self._current is None and not self._pumping:
@@ -410,9 +533,15 @@ class Connection(asyncio.Protocol):
         # Closing at once would reset the connection while the client still sends, and a reset
         # can take the answer with it: say that we are done, read on into nothing, then close.
         self._closing = True
+        self._receiving_since = self._since
         self._pipeline.clear()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        if self._paused:
+            self._read_on()
+        self._transport.write_eof()
+
+    def _head_too_large(self) -> BasculeError:
+        limit = self._site.limits.max_head_bytes
+        return HttpError(f"the request's head is over {limit} bytes", status=431)
 
     def _body_too_large(self) -> BasculeError:
         limit = self._site.limits.max_body_bytes
@@ -431,18 +560,30 @@ class Connection(asyncio.Protocol):
     def check_times(self) -> None:
         """Close the connection if its client has been too slow. Called once a second."""
         limits, now = self._site.limits, self._site.now
-        if self._closing and self._current is None:
-            if now - self._since > _LINGER_S:
+        unsent = self._transport.get_write_buffer_size()
+        if unsent:
+            unsent += _unacknowledged_bytes(self._transport)
+            if unsent != self._unsent:
+                self._unsent = unsent
+                self._since = now
+                if self._closing:
+                    self._receiving_since = now
+            elif now - self._since > limits.receive_timeout_s:
                 self._transport.abort()
-        elif not self._writable:
-            if now - self._since > limits.receive_timeout_s:
+        elif self._closing and self._current is None:
+            if (
+                now - self._receiving_since > _LINGER_S
+                or now - self._since > limits.receive_timeout_s
+            ):
                 self._transport.abort()
-        elif self._receiving_since and now - self._receiving_since > limits.receive_timeout_s:
-            self._refuse(
-                HttpError(
-                    f"the request did not arrive within {limits.receive_timeout_s:g} s", status=408
+        elif self._receiving_since and not self._paused and not self._closing:
+            if now - self._receiving_since > limits.receive_timeout_s:
+                self._refuse(
+                    HttpError(
+                        f"the request did not arrive within {limits.receive_timeout_s:g} s",
+                        status=408,
+                    )
                 )
-            )
         else:
             self.close_if_idle(limits.idle_timeout_s)
 

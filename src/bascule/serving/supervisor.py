@@ -7,12 +7,14 @@ connections wait in the kernel and nobody is refused.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -32,13 +34,16 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
 _BACKLOG = 2048
+_SO_ATTACH_FILTER = 26
+_BPF_RETURN = 0x06
+_WATCH_EVERY_S = 0.05
 _MAX_BACKOFF_S = 5.0
 _HEALTHY_AFTER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One worker as the supervisor sees it."""
+    """One worker as the supervisor sees it; `alive`: it runs, and has said that it answers."""
 
     worker: int
     pid: int
@@ -53,12 +58,16 @@ class _Worker:
         self.config = config
         self.listener = listener
         self.process: subprocess.Popen[bytes] | None = None
-        self.started_s = 0.0
+        self.ready = False
         self.restarts = 0
-        self.quick_deaths = 0
+        self._started_s = 0.0
+        self._restart_at_s: float | None = None
+        self._quick_deaths = 0
 
     def start(self) -> None:
-        self.started_s = time.monotonic()
+        self.ready = False
+        self._started_s = time.monotonic()
+        self._restart_at_s = None
         process = subprocess.Popen(
             [sys.executable, "-m", "bascule.serving.worker"],
             stdin=subprocess.PIPE,
@@ -73,22 +82,71 @@ class _Worker:
             process.stdin.write(json.dumps(self.config.to_json()).encode() + b"\n")
             process.stdin.flush()
 
-    def await_ready(self, until: float) -> None:
+    def await_ready(self, wait_s: float) -> None:
         """Return when the worker answers; raises its own error if it cannot."""
         process = self.process
         assert process is not None
         assert process.stdout is not None
-        readable, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
+        readable, _, _ = select.select([process.stdout], [], [], max(0.0, wait_s))
         if not readable:
-            raise Unavailable(
-                f"worker {self.config.worker} was not ready in {START_TIMEOUT_S:g} s",
-                hint="see its log above; a large model may need more memory",
-            )
+            raise self._not_ready_in_time()
         line = process.stdout.readline()
         message = json.loads(line) if line else {"error": "it ended while starting"}
         if "error" in message:
             kind = _KINDS.get(message.get("kind", ""), Unavailable)
             raise kind(message["error"], hint=message.get("hint", "see its log above"))
+        self.ready = True
+
+    def look_after(self) -> None:
+        """Start the process again once it has ended. Never waits: the others need looking after."""
+        process = self.process
+        assert process is not None
+        now = time.monotonic()
+        if process.poll() is None:
+            if not self.ready:
+                self._look_whether_ready(process, now)
+        elif self._restart_at_s is None:
+            self._restart_at_s = now + self._pause_s(process, now - self._started_s)
+        elif now >= self._restart_at_s:
+            self.close_pipes()
+            self.restarts += 1
+            self.start()
+
+    def _look_whether_ready(self, process: subprocess.Popen[bytes], now: float) -> None:
+        assert process.stdout is not None
+        try:
+            if select.select([process.stdout], [], [], 0)[0]:
+                self.await_ready(0)
+            elif now - self._started_s > START_TIMEOUT_S:
+                process.kill()
+                raise self._not_ready_in_time()
+        except BasculeError as error:
+            log.error("worker %d cannot start: %s", self.config.worker, error)  # noqa: TRY400 -- said in one line, by design
+
+    def _pause_s(self, process: subprocess.Popen[bytes], lived_s: float) -> float:
+        log.warning(
+            "worker %d (process %d) ended with %s after %.1f s and is started again",
+            self.config.worker, process.pid, process.returncode, lived_s,
+        )  # fmt: skip
+        # The first death is answered at once; a worker that keeps dying is given time.
+        self._quick_deaths = 0 if lived_s > _HEALTHY_AFTER_S else self._quick_deaths + 1
+        if self._quick_deaths <= 1:
+            return 0.0
+        return float(min(_MAX_BACKOFF_S, 0.1 * 2.0 ** min(self._quick_deaths, 10)))
+
+    def _not_ready_in_time(self) -> Unavailable:
+        return Unavailable(
+            f"worker {self.config.worker} was not ready in {START_TIMEOUT_S:g} s",
+            hint="see its log above; a large model may need more memory",
+        )
+
+    def close_pipes(self) -> None:
+        process = self.process
+        if process is not None:
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):
+                        pipe.close()
 
 
 _KINDS = {kind.__name__: kind for kind in BasculeError.__subclasses__()}
@@ -139,7 +197,7 @@ class Supervisor:
             for worker in self._workers:
                 worker.start()
             for worker in self._workers:
-                worker.await_ready(until)
+                worker.await_ready(until - time.monotonic())
         except BaseException:
             self.stop(drain_s=0)
             raise
@@ -155,7 +213,7 @@ class Supervisor:
             WorkerStatus(
                 worker=worker.config.worker,
                 pid=worker.process.pid if worker.process else 0,
-                alive=worker.process is not None and worker.process.poll() is None,
+                alive=worker.ready and worker.process is not None and worker.process.poll() is None,
                 restarts=worker.restarts,
             )
             for worker in self._workers
@@ -167,9 +225,14 @@ class Supervisor:
         if self._monitor.is_alive() and threading.current_thread() is not self._monitor:
             self._monitor.join()
         processes = [worker.process for worker in self._workers if worker.process]
+        for worker in self._workers:
+            _take_no_more(worker.listener)
         for process in processes:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
+        for worker in self._workers:
+            # The worker has the socket too, takes who has come already, and closes it.
+            worker.listener.close()
         until = time.monotonic() + (self.limits.drain_s if drain_s is None else drain_s) + 1.0
         for process in processes:
             try:
@@ -178,40 +241,32 @@ class Supervisor:
                 log.warning("worker process %d did not drain in time and is killed", process.pid)
                 process.kill()
                 process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with suppress(BrokenPipeError):
-                        pipe.close()
         for worker in self._workers:
-            worker.listener.close()
+            worker.close_pipes()
         self._folder.cleanup()
 
     def _watch(self) -> None:
-        while not self._stopping.wait(0.05):
+        while not self._stopping.wait(_WATCH_EVERY_S):
             for worker in self._workers:
-                if worker.process is not None and worker.process.poll() is not None:
-                    self._replace(worker)
+                worker.look_after()
 
-    def _replace(self, worker: _Worker) -> None:
-        process = worker.process
-        assert process is not None
-        lived_s = time.monotonic() - worker.started_s
-        worker.quick_deaths = 0 if lived_s > _HEALTHY_AFTER_S else worker.quick_deaths + 1
-        log.warning(
-            "worker %d (process %d) ended with %s after %.1f s and is started again",
-            worker.config.worker, process.pid, process.returncode, lived_s,
-        )  # fmt: skip
-        # The first death is answered at once; a worker that keeps dying is given time.
-        if worker.quick_deaths > 1:
-            self._stopping.wait(min(_MAX_BACKOFF_S, 0.1 * 2.0**worker.quick_deaths))
-        if self._stopping.is_set():
-            return
-        worker.restarts += 1
-        worker.start()
-        try:
-            worker.await_ready(time.monotonic() + START_TIMEOUT_S)
-        except BasculeError as error:
-            log.error("worker %d cannot start: %s", worker.config.worker, error)  # noqa: TRY400 -- said in one line, by design
+
+def _take_no_more(listener: socket.socket) -> None:
+    """Have the kernel drop every attempt to connect from now on.
+
+    Closing a listening socket resets whoever has connected and was not accepted, and with many
+    clients there is always one. Those that are dropped try again within a second, find nobody
+    there, and know that nothing of theirs was begun.
+    """
+    if sys.platform != "linux":
+        return
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
+    with suppress(OSError):
+        listener.setsockopt(
+            socket.SOL_SOCKET,
+            _SO_ATTACH_FILTER,
+            struct.pack("HP", 1, ctypes.addressof(drop_all)),
+        )
 
 
 def bind(host: str, port: int, count: int) -> list[socket.socket]:

@@ -2,8 +2,9 @@
 
 The supervisor starts it as `python -m bascule.serving.worker` and speaks to it in two lines: the
 worker's configuration comes as one JSON line on standard input, and `{"ready": true}`, or an
-error, goes as one JSON line to standard output. Standard input stays open: when it ends, the
-supervisor is gone, and the worker drains and leaves, so that nothing is orphaned.
+error, goes as one JSON line to standard output. Whatever else prints there, a model's own code for
+example, prints to standard error. Standard input stays open: when it ends, the supervisor is gone,
+and the worker drains and leaves, so that nothing is orphaned.
 
 Imports here are what a worker's memory and start-up time are made of; keep them few.
 """
@@ -15,15 +16,17 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from bascule.bundle.format import Manifest, open_program, read_manifest
+from bascule.bundle.format import EXAMPLE, Manifest, open_program, read_file, read_manifest
 from bascule.core.errors import BasculeError
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
@@ -37,10 +40,15 @@ from bascule.serving.services import Service, WorkerConfig, labels_of
 
 log = logging.getLogger(__name__)
 
+_OTHER_FILES = 256
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-async def serve(config: WorkerConfig) -> None:
+Report = Callable[[dict[str, Any]], None]
+"""Tells the supervisor."""
+
+
+async def serve(config: WorkerConfig, report: Report) -> None:
     """Load, report ready, answer; returns when everything under way has been answered."""
     loop = asyncio.get_running_loop()
     labels = labels_of(config.services)
@@ -63,7 +71,7 @@ async def serve(config: WorkerConfig) -> None:
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_reader(sys.stdin.fileno(), _watch_supervisor, stopping)
     ticking = loop.create_task(_tick(site))
-    _report({"ready": True})
+    report({"ready": True})
     await stopping.wait()
     site.draining = True
     await _accept_the_last(listener, site, loop)
@@ -96,7 +104,7 @@ def _example(path: Path, manifest: Manifest, program: Program, limits: Limits) -
     decode = Decoder().for_fields(
         manifest.signature.inputs, program.inputs, manifest.signature.outputs, limits.max_rows
     )
-    _, columns, _, _ = decode((path / "data" / "example.json").read_bytes())
+    _, columns, _, _ = decode(read_file(path, manifest, EXAMPLE))
     return columns
 
 
@@ -111,7 +119,11 @@ def _add_metrics(routes: Routes, counters: Counters, labels: list[Label]) -> Non
 async def _tick(site: Site) -> None:
     while True:
         await asyncio.sleep(1.0)
-        site.tick()
+        try:
+            site.tick()
+        except Exception:
+            # The clock must go on: every time-out hangs on it.
+            log.exception("a tick failed")
 
 
 def _watch_supervisor(stopping: asyncio.Event) -> None:
@@ -133,9 +145,23 @@ async def _accept_the_last(
         await loop.connect_accepted_socket(lambda: Connection(site), accepted)
 
 
-def _report(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+def _allow_open_files(count: int) -> None:
+    """Raise the soft limit: it is 1,024 nearly everywhere, for programs of another age."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _reporter() -> Report:
+    """Keeps standard output for reports, and turns it into standard error for everybody else."""
+    output = os.dup(1)
+    os.dup2(2, 1)
+
+    def report(message: dict[str, Any]) -> None:
+        os.write(output, json.dumps(message).encode() + b"\n")
+
+    return report
 
 
 def main() -> int:
@@ -144,6 +170,7 @@ def main() -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
+    report = _reporter()
     # Read without buffering: the loop watches the same descriptor for its end.
     line = b""
     while not line.endswith(b"\n"):
@@ -151,10 +178,12 @@ def main() -> int:
         if not piece:
             return 3
         line += piece
+    config = WorkerConfig.from_json(json.loads(line))
+    _allow_open_files(config.limits.max_connections + _OTHER_FILES)
     try:
-        uvloop.run(serve(WorkerConfig.from_json(json.loads(line))))
+        uvloop.run(serve(config, report))
     except BasculeError as error:
-        _report({"error": error.message, "hint": error.hint, "kind": type(error).__name__})
+        report({"error": error.message, "hint": error.hint, "kind": type(error).__name__})
         return 3
     return 0
 

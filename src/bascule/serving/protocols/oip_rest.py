@@ -12,9 +12,10 @@ missing value where the training data had missing values; data flat or nested, r
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
@@ -30,6 +31,7 @@ from bascule.serving.models import ServedModel
 
 _encode = msgspec.json.encode
 _KEEP_PARSER_BYTES = 1 << 20
+_NUMBER_PROBLEMS = ("NUMBER", "BIGINT")
 _DATATYPES = frozenset(DType)
 _MISSING = object()
 
@@ -52,11 +54,11 @@ class OipRest:
         _get(made, b"/v2/health/live", self._live)
         _get(made, b"/v2/health/ready", self._ready)
         for model in models:
-            versions = self._models.setdefault(model.name, {})
+            self._models.setdefault(model.name, {})[model.version] = model
+        for model in models:
             paths = [f"/v2/models/{model.name}/versions/{model.version}".encode()]
-            if not versions:
+            if model is next(iter(self._models[model.name].values())):
                 paths.append(f"/v2/models/{model.name}".encode())
-            versions[model.version] = model
             for path in paths:
                 _get(made, path, self._metadata(model))
                 _get(made, path + b"/ready", self._model_ready(model))
@@ -103,7 +105,7 @@ class OipRest:
         body = _encode(
             {
                 "name": model.name,
-                "versions": [model.version],
+                "versions": list(self._models[model.name]),
                 "platform": "bascule",
                 "inputs": [_tensor_metadata(field) for field in model.signature.inputs],
                 "outputs": [_tensor_metadata(field) for field in model.signature.outputs],
@@ -135,8 +137,12 @@ class OipRest:
         def handle(exchange: Exchange) -> None:
             exchange.slot = slot
             headers = exchange.headers
-            if headers and b"content-encoding" in headers:
-                _refuse_encoding(headers[b"content-encoding"])
+            allowed_s = deadline_s
+            if headers:
+                if b"content-encoding" in headers:
+                    _refuse_encoding(headers[b"content-encoding"])
+                if b"x-request-timeout-ms" in headers:
+                    allowed_s = _allowed_s(headers[b"x-request-timeout-ms"], deadline_s)
             call_id, columns, rows, outputs = decode(exchange.body)
             exchange.body = b""
             if call_id is None:
@@ -152,7 +158,6 @@ class OipRest:
             if rows <= inline_rows:
                 deliver(model.run_inline(columns, outputs))
             else:
-                allowed_s = _allowed_s(headers, deadline_s)
                 exchange.on_gone = model.submit(columns, rows, outputs, allowed_s, deliver)
 
         return handle
@@ -178,11 +183,8 @@ def _tensor_metadata(field: Field) -> dict[str, Any]:
     return made
 
 
-def _allowed_s(headers: dict[bytes, bytes], deadline_s: float) -> float:
+def _allowed_s(asked: bytes, deadline_s: float) -> float:
     """The shorter of the server's deadline and what the request asks for."""
-    asked = headers.get(b"x-request-timeout-ms")
-    if asked is None:
-        return deadline_s
     if not asked.isdigit() or len(asked) > 9 or int(asked) == 0:
         raise Invalid(
             "header X-Request-Timeout-Ms is not a whole number of milliseconds >= 1",
@@ -242,15 +244,39 @@ class Decoder:
             parser = simdjson.Parser()  # a large document must not keep its memory
         try:
             return parser.parse(body)
-        except ValueError as error:
-            raise Invalid(
-                f"the body is not JSON: {error}",
-                hint="send null for a missing number; JSON has no NaN",
-            ) from None
-        except RuntimeError:
-            # Something of the last document is still referenced, by a traceback for example.
+        except (ValueError, RuntimeError):
+            # Not JSON; or something of the last document is still referenced, by a traceback for
+            # example. A parser of its own tells the one from the other.
             self._parser = simdjson.Parser()
-            return self._parser.parse(body)
+            return _parse_carefully(self._parser, body)
+
+
+def _parse_carefully(parser: Any, body: bytes) -> Any:
+    try:
+        return parser.parse(body)
+    except (ValueError, RuntimeError) as error:
+        problem = str(error)
+    if problem.startswith(_NUMBER_PROBLEMS) and len(body) <= _KEEP_PARSER_BYTES:
+        # The quick parser has no whole numbers over 64 bits, and some languages write any large
+        # number as one.
+        try:
+            value = json.loads(body, parse_int=_whole, parse_constant=_refuse_constant)
+            return parser.parse(json.dumps(value, allow_nan=False).encode())
+        except (ValueError, RuntimeError, OverflowError):
+            pass
+    raise Invalid(
+        f"the body is not JSON that can be read: {problem}",
+        hint="send null for a missing number; JSON has no NaN, and numbers end at 1.8e308",
+    )
+
+
+def _whole(digits: str) -> int | float:
+    value = int(digits)
+    return value if -(2**63) <= value < 2**64 else float(value)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
 
 
 Reader = Callable[[Any, int, str], tuple[NDArray[Any], int]]
@@ -292,14 +318,18 @@ def _decode(
         return None, columns, rows, None
     call_id: str | None = None
     outputs: tuple[str, ...] | None = None
-    # Asking the document for a key that it lacks costs more than walking the few that it has.
-    for key, value in document.items():
-        if key == "id" and value is not None:
-            if not isinstance(value, str):
+    # Asking the document for a key that it lacks costs more than walking the few that it has; and
+    # walking its values would make Python objects of all the numbers in them.
+    for key in document:
+        if key == "id":
+            given = document[key]
+            if given is not None and not isinstance(given, str):
                 raise Invalid("id: not a text", hint='send for example "id": "42", or leave it out')
-            call_id = value
-        elif key == "outputs" and value is not None:
-            outputs = _wanted(value, output_names)
+            call_id = given
+        elif key == "outputs":
+            wanted = document[key]
+            if wanted is not None:
+                outputs = _wanted(wanted, output_names)
     return call_id, columns, rows, outputs
 
 
@@ -359,7 +389,7 @@ def _reader(field: Field, target: DType) -> Reader:
         if not isinstance(data, simdjson.Array):
             raise Invalid(f"{where}.data: missing, or not a list")
         array = values(data, own_rows * width, where)
-        if len(data) != len(array):
+        if len(data) != len(array) or (width == 1 and isinstance(data[0], simdjson.Array)):
             _check_nesting(data.as_list(), own_rows, row_shape, where)
         if row_shape:
             array = array.reshape(own_rows, *row_shape)
@@ -383,7 +413,9 @@ def _datatypes_for(dtype: DType) -> frozenset[DType]:
 
 def _wrong_datatype(where: str, datatype: Any, field: Field) -> Invalid:
     if datatype not in _DATATYPES:
-        found = "missing" if datatype is _MISSING else f"{str(datatype)[:32]!r} is no data type"
+        found = "missing, or not a text"
+        if isinstance(datatype, str):
+            found = f"{datatype[:32]!r} is no data type"
         return Invalid(f"{where}.datatype: {found}", hint=f"send {field.dtype.value!r}")
     return Invalid(
         f"{where}.datatype: {datatype}, where the model takes {field.dtype.value}",
@@ -399,8 +431,9 @@ def _rows_of(shape: list[Any], row_shape: tuple[int, ...], where: str) -> int:
         if type(rows) is int and rows > 0:
             return rows
     expected = ", ".join(["rows", *map(str, row_shape)])
+    found = str(shape)[:64] if all(type(length) is int for length in shape) else "what was sent"
     raise Invalid(
-        f"{where}.shape: {str(shape)[:64]} is not [{expected}] with one row or more",
+        f"{where}.shape: {found} is not [{expected}] with one row or more",
         hint="the first number is the count of rows",
     )
 
@@ -443,6 +476,7 @@ def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, str], ND
     narrow = target.itemsize < 8
     largest = float(np.finfo(target).max)
     largest_square = largest * largest
+    known = _known_numbers(field)
 
     def read(data: Any, count: int, where: str) -> NDArray[Any]:
         try:
@@ -451,6 +485,8 @@ def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, str], ND
             array = _floats_one_by_one(_flat(data.as_list()), field, where)
         if len(array) != count:
             raise _count_mismatch(len(array), count, where)
+        if known is not None:
+            _check_known(array, known, field, where)
         if not narrow:
             return array
         # No value can be over the largest if the sum of the squares is not: one call for all.
@@ -487,6 +523,7 @@ def _integers(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, str], 
     info = np.iinfo(field.dtype.numpy)
     least, most = int(info.min), int(info.max)
     is_full = field.dtype is DType.INT64
+    known = _known_numbers(field)
 
     def read(data: Any, count: int, where: str) -> NDArray[Any]:
         try:
@@ -498,9 +535,22 @@ def _integers(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, str], 
         if not is_full and count and (array.min() < least or array.max() > most):
             place = int(np.argmax((array < least) | (array > most)))
             raise _wrong_value(int(array[place]), place, field, where)
+        if known is not None:
+            _check_known(array, known, field, where)
         return array.astype(target, copy=False)
 
     return read
+
+
+def _known_numbers(field: Field) -> NDArray[Any] | None:
+    return None if field.categories is None else np.array(field.categories)
+
+
+def _check_known(array: NDArray[Any], known: NDArray[Any], field: Field, where: str) -> None:
+    strange = np.flatnonzero(~(np.isin(array, known) | (array != array)))
+    if len(strange):
+        place = int(strange[0])
+        raise _not_a_category(str(array[place].item()), place, field, where)
 
 
 def _integers_one_by_one(values: list[Any], field: Field, where: str) -> NDArray[Any]:
@@ -508,7 +558,10 @@ def _integers_one_by_one(values: list[Any], field: Field, where: str) -> NDArray
     info = np.iinfo(field.dtype.numpy)
     made: list[int] = []
     for place, value in enumerate(values):
-        whole = int(value) if type(value) is float and value.is_integer() else value
+        whole = value
+        # One below the least of INT64 rounds to it, so that number is not taken as a float.
+        if type(value) is float and value.is_integer() and value != -(2.0**63):
+            whole = int(value)
         if type(whole) is not int or not info.min <= whole <= info.max:
             raise _wrong_value(value, place, field, where)
         made.append(whole)
@@ -517,6 +570,7 @@ def _integers_one_by_one(values: list[Any], field: Field, where: str) -> NDArray
 
 def _objects(field: Field, target: DType) -> Callable[[Any, int, str], NDArray[Any]]:
     wanted = bool if field.dtype is DType.BOOL else str
+    nullable = field.nullable and target is not DType.BOOL
     allowed = None if field.categories is None else frozenset(field.categories)
 
     def read(data: Any, count: int, where: str) -> NDArray[Any]:
@@ -526,10 +580,10 @@ def _objects(field: Field, target: DType) -> Callable[[Any, int, str], NDArray[A
         if len(values) != count:
             raise _count_mismatch(len(values), count, where)
         for place, value in enumerate(values):
-            if type(value) is not wanted and not (value is None and field.nullable):
+            if type(value) is not wanted and not (value is None and nullable):
                 raise _wrong_value(value, place, field, where)
             if allowed is not None and value is not None and value not in allowed:
-                raise _not_a_category(value, place, field, where)
+                raise _not_a_category(str(value), place, field, where)
         array = np.empty(count, object)
         array[:] = values
         return array if target is DType.BYTES else array.astype(target.numpy)
@@ -538,13 +592,21 @@ def _objects(field: Field, target: DType) -> Callable[[Any, int, str], NDArray[A
 
 
 def _flat(values: list[Any]) -> list[Any]:
+    """The values of nested lists, in order. Without recursion: a body may nest very deeply."""
     made: list[Any] = []
-    for value in values:
-        if type(value) is list:
-            made.extend(_flat(value))
-        else:
+    open_lists = [iter(values)]
+    while open_lists:
+        for value in open_lists[-1]:
+            if type(value) is list:
+                open_lists.append(iter(value))
+                break
             made.append(value)
+        else:
+            open_lists.pop()
     return made
+
+
+_JSON_WORDS: dict[type, str] = {str: "a text", dict: "an object", list: "a list"}
 
 
 def _wrong_value(value: Any, place: int, field: Field, where: str) -> Invalid:
@@ -556,15 +618,15 @@ def _wrong_value(value: Any, place: int, field: Field, where: str) -> Invalid:
     takes = {DType.BYTES: "text", DType.BOOL: "true or false"}.get(field.dtype)
     if takes is None:
         takes = "numbers" if field.dtype.is_float else f"whole numbers of {field.dtype.value}"
-    found = value if type(value) in (int, float, bool) else type(value).__name__
+    found = _JSON_WORDS.get(type(value)) or json.dumps(value)
     return Invalid(f"{where}.data[{place}]: {found}, where the model takes {takes}")
 
 
-def _not_a_category(value: Any, place: int, field: Field, where: str) -> Invalid:
+def _not_a_category(value: str, place: int, field: Field, where: str) -> Invalid:
     known = [str(category) for category in field.categories or ()]
     shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
     return Invalid(
-        f"{where}.data[{place}]: {str(value)[:64]!r} is not a category of the model",
+        f"{where}.data[{place}]: {value[:64]!r} is not a category of the model",
         hint=f"it knows {shown}",
     )
 

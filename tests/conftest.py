@@ -1,0 +1,273 @@
+"""What tests of several rooms share: packed models, a plain HTTP client, a running server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+WAIT_S = 10.0
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """A socket that reads answers one by one."""
+
+    def __init__(self, port: int, *, receive_buffer_bytes: int = 0) -> None:
+        self.socket = socket.socket()
+        if receive_buffer_bytes:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        self.socket.settimeout(WAIT_S)
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except OSError:
+            self.socket.close()
+            raise
+        self._buffer = b""
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> Client:
+        self.socket.sendall(data)
+        return self
+
+    def request(self, method: str, path: str, body: bytes | Any = b"", headers: str = "") -> Client:
+        if not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        length = f"Content-Length: {len(body)}\r\n" if body or method == "POST" else ""
+        return self.send(
+            f"{method} {path} HTTP/1.1\r\nHost: here\r\n{headers}{length}\r\n".encode() + body
+        )
+
+    def answer(self, *, to_head: bool = False) -> Answer:
+        head = self._until(b"\r\n\r\n")
+        first, *lines = head[:-4].decode("latin-1").split("\r\n")
+        headers = {
+            name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
+        }
+        length = 0 if to_head else int(headers.get("content-length", 0))
+        body = self._exactly(length)
+        return Answer(int(first.split(" ")[1]), headers, body)
+
+    def is_ended(self) -> bool:
+        """Whether the server has ended the connection, and in order, with nothing more to say."""
+        return not self._buffer and self.socket.recv(1) == b""
+
+    def _until(self, end: bytes) -> bytes:
+        while end not in self._buffer:
+            self._more()
+        head, _, self._buffer = self._buffer.partition(end)
+        return head + end
+
+    def _exactly(self, length: int) -> bytes:
+        while len(self._buffer) < length:
+            self._more()
+        body, self._buffer = self._buffer[:length], self._buffer[length:]
+        return body
+
+    def _more(self) -> None:
+        piece = self.socket.recv(1 << 16)
+        assert piece, f"the connection ended after {self._buffer!r}"
+        self._buffer += piece
+
+
+@pytest.fixture(scope="session")
+def connect() -> type[Client]:
+    """`connect(port)`: a connection that sends bytes and reads answers."""
+    return Client
+
+
+@dataclass
+class Server:
+    """A running `bascule serve`."""
+
+    process: subprocess.Popen[str]
+    port: int
+    control_port: int
+    started_s: float
+    announced_s: float
+
+    def worker_pids(self) -> list[int]:
+        return [child.pid for child in psutil.Process(self.process.pid).children()]
+
+    def end(self, how: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(30)
+
+
+def start_server(
+    *arguments: Any, env: dict[str, str] | None = None, errors: Any = subprocess.DEVNULL
+) -> Server:
+    started_s = time.monotonic()
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "bascule.cli", "serve", *map(str, arguments),
+            "--port=0", "--control-port=0", "--json",
+        ],
+        stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(env or {})},
+    )  # fmt: skip
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if line == "}\n":
+            break
+    assert text, f"the server ended with {process.wait()}"
+    said = json.loads(text)
+    return Server(
+        process,
+        int(said["serving"][0]["infer"].split(":")[2].split("/")[0]),
+        int(said["control"].rsplit(":", 1)[1]),
+        started_s,
+        time.monotonic(),
+    )
+
+
+@pytest.fixture(scope="session")
+def start() -> Any:
+    """`start(PATH, "--workers=2")`: a server that whoever started it has to end."""
+    return start_server
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    """`serve(PATH, "--workers=2")`: a server that ends with the test."""
+    with ExitStack() as stack:
+
+        def serving(*arguments: Any, **settings: Any) -> Server:
+            server = start_server(*arguments, **settings)
+            stack.callback(server.process.stdout.close)
+            stack.callback(server.end)
+            return server
+
+        yield serving
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`packed(name, model, train, test)`: the folder of a bundle whose cost is measured quickly."""
+    import bascule
+    from bascule.bundle import cost
+
+    folder = tmp_path_factory.mktemp("bundles")
+
+    def pack(name: str, model: Any, train: Any, test: Any = None) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cost, "measure_memory", lambda path: 1 << 20)
+            patch.setattr(cost, "BATCH_SIZES", (1, 8))
+            patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
+            patch.setattr(cost, "_MAX_SAMPLES", 2)
+            return bascule.pack(model, name=name, train=train, test=test, to=folder / name).path
+
+    return pack
+
+
+@pytest.fixture(scope="session")
+def cancer_bundle(packed: Any) -> Path:
+    """A hundred trees on thirty numbers: cheap, and batch-invariant."""
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.ensemble import GradientBoostingClassifier
+
+    X, y = load_breast_cancer(return_X_y=True)
+    return packed("gb", GradientBoostingClassifier(random_state=0).fit(X, y), X, (X[:50], y[:50]))
+
+
+@pytest.fixture(scope="session")
+def table_bundle(packed: Any) -> Path:
+    """A table with text, closed categories, whole numbers and missing values."""
+    import pandas as pd
+    from sklearn.compose import make_column_transformer
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
+
+    random = np.random.default_rng(7)
+    n = 400
+    table = pd.DataFrame(
+        {
+            "carrier": random.choice(["AA", "BB", "CC"], n),
+            "airport": random.choice(["EWR", "JFK"], n),
+            "month": random.integers(1, 13, n),
+            "wind": random.normal(size=n),
+            "gust": random.normal(size=n),
+        }
+    )
+    late = (table.wind > 0) ^ (table.carrier == "AA")
+    table.loc[random.random(n) < 0.1, "wind"] = np.nan
+    model = make_pipeline(
+        make_column_transformer(
+            (OneHotEncoder(handle_unknown="ignore"), ["carrier"]),
+            (OrdinalEncoder(), ["airport", "month"]),
+            (SimpleImputer(), ["wind"]),
+            ("passthrough", ["gust"]),
+        ),
+        RandomForestClassifier(20, random_state=0),
+    ).fit(table, late)
+    return packed("table", model, table, (table[:50], late[:50]))
+
+
+@pytest.fixture(scope="session")
+def regressor_bundle(packed: Any) -> Path:
+    from sklearn.datasets import load_diabetes
+    from sklearn.linear_model import Ridge
+
+    X, y = load_diabetes(return_X_y=True)
+    return packed("ridge", Ridge().fit(X, y), X, (X[:50], y[:50]))
+
+
+@pytest.fixture(scope="session")
+def costly_bundle(packed: Any) -> Path:
+    """A network that takes a millisecond or more for one row, so calls run on its thread."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(3)
+    sizes = [16, 1_600, 1_600, 2]
+    nodes, weights, last = [], [], "x"
+    for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+        matrix = (random.normal(size=(fan_in, fan_out)) / np.sqrt(fan_in)).astype(np.float32)
+        weights.append(numpy_helper.from_array(matrix, f"w{layer}"))
+        nodes.append(helper.make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"]))
+        nodes.append(helper.make_node("Tanh", [f"m{layer}"], [f"t{layer}"]))
+        last = f"t{layer}"
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", sizes[0]])],
+        [helper.make_tensor_value_info(last, TensorProto.FLOAT, ["n", sizes[-1]])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.checker.check_model(model)
+    return packed("net", model, random.normal(size=(64, sizes[0])).astype(np.float32))

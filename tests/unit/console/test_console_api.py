@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import schemathesis
+import uvicorn
+from hypothesis import HealthCheck, settings
+from prometheus_client.parser import text_string_to_metric_families
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from bascule.console import control_app
+from bascule.core.errors import Unavailable
+from bascule.core.version import VERSION
+from bascule.registry import open_registry
+from bascule.serving import Label, Totals, WorkerStatus, bind
+
+COUNTED = [
+    Totals({404: 3}, 0, 0.5, (3,) + (0,) * 16),
+    Totals({200: 5, 400: 2, 500: 1}, 50, 1.5, (0, 8) + (0,) * 15),
+]
+
+
+class FakeSupervisor:
+    """A server with one worker and one model."""
+
+    host = "127.0.0.1"
+    port = 8080
+    labels = (Label(), Label("gb", "1"))
+
+    def __init__(self):
+        self.is_alive = True
+
+    def totals(self):
+        return COUNTED
+
+    def statuses(self):
+        return [WorkerStatus(worker=0, pid=7, alive=self.is_alive, restarts=2)]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory, cancer_bundle):
+    registry = open_registry(tmp_path_factory.mktemp("console") / "home")
+    registry.push(cancer_bundle, by="ada")
+    registry.set_alias("gb", "champion", 1, by="ada")
+    return registry
+
+
+@pytest.fixture(scope="module")
+def supervisor():
+    return FakeSupervisor()
+
+
+@contextmanager
+def asking(app):
+    """A client of the application, served as `bascule serve` serves it."""
+    listener = bind("127.0.0.1", 0, 1)[0]
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def client(supervisor, registry):
+    with asking(control_app(supervisor, lambda: registry)) as client:
+        yield client
+
+
+schema = schemathesis.openapi.from_dict(control_app(FakeSupervisor(), lambda: None).openapi())
+
+
+@schema.parametrize()
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_is_asked_is_answered_as_the_schema_says(case, client):
+    case.call_and_validate(
+        base_url=str(client.base_url),
+        checks=[
+            not_a_server_error,
+            status_code_conformance,
+            content_type_conformance,
+            response_schema_conformance,
+        ],
+    )
+
+
+def test_the_server_is_shown_with_its_workers_and_what_was_counted(client):
+    assert client.get("/api/v1/server").json() == {
+        "version": VERSION,
+        "host": "127.0.0.1",
+        "port": 8080,
+        "workers": [{"worker": 0, "pid": 7, "alive": True, "restarts": 2}],
+        "services": [{"model": "gb", "version": "1", "requests": 8, "errors": 3, "rows": 50}],
+    }
+
+
+def test_health_is_bad_while_a_worker_is_not_alive(client, supervisor, monkeypatch):
+    good = client.get("/health")
+    assert (good.status_code, good.json()["ready"]) == (200, True)
+    monkeypatch.setattr(supervisor, "is_alive", False)
+    bad = client.get("/health")
+    assert (bad.status_code, bad.json()) == (503, {"live": True, "ready": False, "name": "bascule"})
+
+
+def test_metrics_are_read_by_prometheus_as_they_were_counted(client):
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    requests = families["bascule_requests"].samples
+    assert Counter({int(s.labels["status"]): s.value for s in requests}) == COUNTED[1].by_status
+    assert families["bascule_rows"].samples[0].value == 50
+    durations = families["bascule_request_duration_seconds"].samples
+    assert [s.value for s in durations if s.labels.get("le") in ("0.0001", "0.00025", "+Inf")] == [
+        0,
+        8,
+        8,
+    ]
+
+
+def test_models_versions_statements_and_history_are_shown(client, cancer_bundle):
+    (model,) = client.get("/api/v1/models").json()
+    assert (model["name"], model["versions"], model["aliases"]) == ("gb", 1, {"champion": 1})
+    (version,) = client.get("/api/v1/models/gb/versions").json()
+    assert (version["number"], version["pushed_by"], version["gates"]) == (1, "ada", "unchecked")
+    kinds = {s["kind"] for s in client.get("/api/v1/models/gb/versions/1/statements").json()}
+    assert {"parity", "cost"} <= kinds
+    events = client.get("/api/v1/models/gb/history").json()
+    assert [event["number"] or event["to_number"] for event in events] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/v1/models/nobody/versions", 404),
+        ("/api/v1/models/nobody/history", 404),
+        ("/api/v1/models/gb/versions/9/statements", 404),
+        ("/api/v1/models/gb/versions/0/statements", 400),
+        ("/api/v1/models/gb/versions/x/statements", 400),
+        ("/api/v1/models/gb/versions/2147483647/statements", 404),
+        ("/api/v1/models/gb/versions/2147483648/statements", 400),
+        ("/api/v1/models/%00/history", 404),
+        ("/api/v1/models/..%2f/history", 404),
+        ("/nowhere", 404),
+    ],
+)
+def test_errors_have_the_one_shape(client, path, status):
+    answer = client.get(path)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+
+
+def test_a_method_that_would_change_something_is_not_allowed(client):
+    for method in ("post", "put", "delete", "patch"):
+        answer = client.request(method, "/api/v1/models")
+        assert (answer.status_code, list(answer.json())) == (405, ["error"])
+
+
+def test_a_registry_that_is_away_is_503_and_the_server_is_still_shown(supervisor):
+    def away():
+        raise Unavailable("the registry is away", hint="retry")
+
+    with asking(control_app(supervisor, away)) as client:
+        answer = client.get("/api/v1/models")
+        assert client.get("/api/v1/server").status_code == 200
+    assert (answer.status_code, answer.json()) == (503, {"error": "the registry is away; retry"})
+
+
+def test_a_bug_is_answered_in_the_one_shape_without_its_details(supervisor):
+    def broken():
+        raise KeyError("secret")
+
+    with asking(control_app(supervisor, broken)) as client:
+        answer = client.get("/api/v1/models")
+    assert (answer.status_code, list(answer.json())) == (500, ["error"])
+    assert "secret" not in answer.text
+
+
+def test_the_schema_promises_the_one_shape_of_errors_and_no_other(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    told = {
+        status: str(response)
+        for path in paths.values()
+        for operation in path.values()
+        for status, response in operation["responses"].items()
+        if status.startswith("4")
+    }
+    assert set(told) == {"4XX"}
+    assert all("ErrorView" in response for response in told.values())
+
+
+def test_the_documentation_needs_nothing_from_elsewhere(client):
+    page = client.get("/docs").text
+    assert "http://" not in page
+    assert "https://" not in page

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+import uvloop
+
+from bascule.core.errors import NotFound
+from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.serving.counters import Counters, Label
+from bascule.serving.engine import Pace
+from bascule.serving.http import Connection, Routes, Site
+from bascule.serving.limits import Limits
+from bascule.serving.models import ServedModel
+from bascule.serving.protocols.oip_rest import OipRest
+from bascule.serving.services import Service
+
+WAIT_S = 10.0
+
+
+class Running:
+    """The inside of one worker on a thread: a real loop and real sockets."""
+
+    def __init__(
+        self, site: Callable[[asyncio.AbstractEventLoop], Site], connect: Callable[..., Any]
+    ) -> None:
+        self._connect = connect
+        started: Future[None] = Future()
+        self._offset_s = 0.0
+
+        async def main() -> None:
+            self.loop = asyncio.get_running_loop()
+            self._stop = asyncio.Event()
+            try:
+                self.site = site(self.loop)
+                self.site.clock = lambda: time.monotonic() + self._offset_s
+                self.site.tick()
+                self.server = await self.loop.create_server(
+                    lambda: Connection(self.site), "127.0.0.1", 0
+                )
+                self.port = self.server.sockets[0].getsockname()[1]
+            except BaseException as problem:
+                started.set_exception(problem)
+                raise
+            started.set_result(None)
+            await self._stop.wait()
+            self.server.close()
+            for connection in tuple(self.site.connections):
+                connection.abort()
+
+        self._thread = threading.Thread(target=lambda: uvloop.run(main()))
+        self._thread.start()
+        started.result(WAIT_S)
+
+    def client(self, **settings: Any) -> Any:
+        return self._connect(self.port, **settings)
+
+    def on_loop(self, call: Callable[[], Any]) -> Any:
+        """What `call` returns, called on the loop."""
+        done: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(call())
+            except BaseException as problem:
+                done.set_exception(problem)
+
+        self.loop.call_soon_threadsafe(run)
+        return done.result(WAIT_S)
+
+    def after(self, seconds: float) -> None:
+        """Move the clock on, and tick."""
+        self._offset_s += seconds
+        self.on_loop(self.site.tick)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so on the loop; it must become so by itself."""
+        give_up = time.monotonic() + WAIT_S
+        while not self.on_loop(condition):
+            assert time.monotonic() < give_up, "it did not come to be"
+            time.sleep(0.002)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+
+
+class FakeProgram:
+    """Answers `twice` and `sum` of its only input `x`; can be made to block, fail and note."""
+
+    name = "fake"
+    outputs = (Field("twice", DType.FP64, (2,)), Field("sum", DType.FP64))
+
+    def __init__(self) -> None:
+        self.inputs = (Field("x", DType.FP64, (2,)),)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.running = threading.Event()
+        self.runs: list[int] = []
+        self.poison: float | None = None
+        self.problem: Exception = ValueError("secret of the model: /etc/passwd")
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        x = columns["x"]
+        self.runs.append(len(x))
+        self.running.set()
+        assert self.gate.wait(WAIT_S)
+        if self.poison is not None and (x == self.poison).any():
+            raise self.problem
+        made = {"twice": x * 2, "sum": x.sum(axis=1)}
+        return {name: made[name] for name in (outputs or made)}
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(self.inputs, self.outputs)
+
+
+INLINE = Pace(one_row_s=1e-6, inline_rows=1_000_000, batch_rows=256)
+THREAD = Pace(one_row_s=1e-3, inline_rows=0, batch_rows=8)
+
+
+@pytest.fixture
+def run_site(connect):
+    """Start servers; each is stopped, and must stop, when the test ends."""
+    with ExitStack() as stack:
+
+        def start(site):
+            running = Running(site, connect)
+            stack.callback(running.stop)
+            return running
+
+        yield start
+
+
+@pytest.fixture
+def serve_routes(run_site, tmp_path):
+    """Serve handlers: `serve_routes({b"/path": {b"GET": handle}}, limits...)`."""
+
+    def serve(routes: Routes, **limits: Any) -> Running:
+        counters = Counters(tmp_path / "counters", 1, 1)
+        running = run_site(
+            lambda loop: Site(
+                routes,
+                lambda path: NotFound("no such path"),
+                Limits(**limits),
+                counters.slots(0)[0],
+            )
+        )
+        running.counted = lambda: counters.totals()[0].by_status
+        return running
+
+    return serve
+
+
+@pytest.fixture
+def serve_models(run_site, tmp_path):
+    """Serve programs: `serve_models(("name", program, pace), ..., limits...)`."""
+
+    def serve(*models: tuple[str, Any, Pace], **limits: Any) -> Running:
+        bounds = Limits(**limits)
+        counters = Counters(tmp_path / "counters", 1, len(models) + 1)
+        other, *slots = counters.slots(0)
+        made: list[ServedModel] = []
+
+        def site(loop: asyncio.AbstractEventLoop) -> Site:
+            for (name, program, pace), slot in zip(models, slots, strict=True):
+                model, _, version = name.partition("/")
+                made.append(
+                    ServedModel(
+                        Service(model, version or "1", tmp_path),
+                        signature=program.signature,
+                        program=program,
+                        digest="sha256:" + "0" * 64,
+                        batch_invariant=True,
+                        pace=pace,
+                        slot=slot,
+                        limits=bounds,
+                        loop=loop,
+                    )
+                )
+            rest = OipRest(is_ready=lambda: not running_site.draining)
+            routes = rest.routes(made)
+            running_site = Site(routes, rest.not_found, bounds, other)
+            return running_site
+
+        running = run_site(site)
+        running.models = made
+        running.labels = [Label(), *(Label(m.name, m.version) for m in made)]
+        running.totals = counters.totals
+        running.counted = lambda: counters.totals()[1].by_status
+        return running
+
+    return serve
+
+
+@pytest.fixture
+def program():
+    return FakeProgram()
+
+
+@pytest.fixture(scope="session")
+def fake():
+    return FakeProgram
+
+
+@pytest.fixture
+def inline():
+    return INLINE
+
+
+@pytest.fixture
+def thread():
+    return THREAD
+
+
+@pytest.fixture
+def ask():
+    """The body of a request for the fake program."""
+
+    def body(*rows: Sequence[float], **more: Any) -> dict[str, Any]:
+        data = np.asarray(rows, np.float64)
+        tensor = {
+            "name": "x",
+            "datatype": "FP64",
+            "shape": list(data.shape),
+            "data": data.ravel().tolist(),
+        }
+        return {"inputs": [tensor], **more}
+
+    return body

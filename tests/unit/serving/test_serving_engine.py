@@ -1,0 +1,429 @@
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bascule.core.errors import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable
+from bascule.serving.engine import Batcher, Job, Pace, measure_pace
+from bascule.serving.limits import Limits
+
+INFER = "/v2/models/m/infer"
+
+
+class Calls:
+    """Submits to a batcher on a loop and collects what is delivered."""
+
+    def __init__(self, running, program, pace, **limits):
+        self.running = running
+        self.batcher = Batcher(program, pace, Limits(**limits), running.loop, name="m/1")
+        self.outcomes: list = []
+
+    def submit(self, *requests, deadline_s=10.0):
+        """Submit all of them in one turn of the loop."""
+        jobs = []
+
+        def go():
+            for x, outputs in requests:
+                place = len(self.outcomes)
+                self.outcomes.append(None)
+                job = Job(
+                    {"x": np.asarray(x, np.float64)}, len(x), outputs,
+                    lambda outcome, place=place: self.outcomes.__setitem__(place, outcome),
+                )  # fmt: skip
+                self.batcher.submit(job, deadline_s)
+                jobs.append(job)
+
+        self.running.on_loop(go)
+        return jobs
+
+    def all(self):
+        self.running.until(lambda: all(outcome is not None for outcome in self.outcomes))
+        return self.outcomes
+
+
+@pytest.fixture
+def running(serve_routes):
+    return serve_routes({})
+
+
+def rows(start, count):
+    return [[start + row, -row] for row in range(count)]
+
+
+def held(calls, program):
+    """Keep the thread busy with one call until the gate is opened."""
+    program.gate.clear()
+    program.running.clear()
+    calls.submit(([[0.5, 0.5]], None))
+    assert program.running.wait(10)
+
+
+# -- everybody gets their own --
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 6),
+            st.sampled_from([None, ("twice",), ("sum",), ("sum", "twice"), ("twice", "sum")]),
+        ),
+        min_size=1,
+        max_size=25,
+    )
+)
+def test_every_caller_gets_its_own_rows_and_the_outputs_that_it_asked_for(
+    running, thread, fake, sizes
+):
+    program = fake()
+    calls = Calls(running, program, thread)
+    held(calls, program)
+    requests = [(rows(100 * place, count), outputs) for place, (count, outputs) in enumerate(sizes)]
+    calls.submit(*requests)
+    program.gate.set()
+    for (x, outputs), outcome in zip(requests, calls.all()[1:], strict=True):
+        x = np.asarray(x, np.float64)
+        expected = {"twice": x * 2, "sum": x.sum(axis=1)}
+        assert list(outcome) == list(outputs or expected)
+        for name, array in outcome.items():
+            np.testing.assert_array_equal(array, expected[name])
+    assert max(program.runs) <= thread.batch_rows or len(sizes) == 1
+    running.on_loop(calls.batcher.stop)
+
+
+# -- batching while busy --
+
+
+def test_a_call_to_an_idle_thread_runs_at_once_and_alone(running, program, thread):
+    calls = Calls(running, program, thread)
+    for _ in range(3):
+        calls.submit(([[1, 2]], None))
+        calls.all()
+    assert program.runs == [1, 1, 1]
+
+
+def test_calls_that_come_while_the_thread_is_busy_run_together(running, program, thread):
+    calls = Calls(running, program, thread)
+    held(calls, program)
+    calls.submit(*[(rows(place, 2), None) for place in range(4)])
+    program.gate.set()
+    calls.all()
+    assert program.runs == [1, 8]
+
+
+def test_never_means_that_each_runs_alone(running, program, thread):
+    calls = Calls(running, program, thread, batching="never")
+    held(calls, program)
+    calls.submit(*[(rows(place, 2), None) for place in range(4)])
+    program.gate.set()
+    calls.all()
+    assert program.runs == [1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "runs"),
+    [
+        ([3, 5], [8]),
+        ([3, 6], [3, 6]),
+        ([8, 1], [8, 1]),
+        ([20, 1, 1], [20, 2]),
+        ([7, 2, 6, 1], [7, 8, 1]),
+    ],
+)
+def test_no_run_is_larger_than_the_best_batch_unless_one_call_is(
+    running, program, thread, sizes, runs
+):
+    calls = Calls(running, program, thread)
+    held(calls, program)
+    calls.submit(*[(rows(0, size), None) for size in sizes])
+    program.gate.set()
+    calls.all()
+    assert program.runs[1:] == runs
+
+
+# -- bounds --
+
+
+def test_one_call_more_than_the_queue_takes_is_refused_at_once(running, program, thread):
+    calls = Calls(running, program, thread, max_queue_requests=3)
+    held(calls, program)
+    calls.submit(*[([[1, 1]], None)] * 2)
+    with pytest.raises(Overloaded, match="3 requests waiting") as refused:
+        calls.submit(([[1, 1]], None))
+    assert refused.value.facts["retry_after_s"] >= 1
+    calls.outcomes.pop()
+    program.gate.set()
+    calls.all()
+    calls.submit(([[1, 1]], None))
+    calls.all()
+
+
+def test_calls_that_were_given_up_do_not_fill_the_queue_without_end(running, program, thread):
+    calls = Calls(running, program, thread, max_queue_requests=2)
+    held(calls, program)
+    for _ in range(8):
+        (job,) = calls.submit(([[1, 1]], None))
+        calls.outcomes.pop()
+        running.on_loop(job.cancel)
+    with pytest.raises(Overloaded):
+        calls.submit(([[1, 1]], None))
+    calls.outcomes.pop()
+    program.gate.set()
+    calls.all()
+    assert program.runs == [1]
+
+
+def test_a_deadline_is_kept_though_the_program_is_stuck_and_the_call_is_not_run_later(
+    running, program, thread
+):
+    calls = Calls(running, program, thread)
+    held(calls, program)
+    started = time.monotonic()
+    calls.submit(([[1, 1]], None), deadline_s=0.05)
+    running.until(lambda: calls.outcomes[1] is not None)
+    assert 0.045 <= time.monotonic() - started < 1
+    assert isinstance(calls.outcomes[1], TimedOut)
+    assert calls.outcomes[1].message == "no answer within 50 ms"
+    assert running.on_loop(lambda: calls.batcher.open_calls) == 1
+    program.gate.set()
+    calls.all()
+    calls.submit(([[2, 2]], None))
+    calls.all()
+    assert program.runs == [1, 1]
+
+
+def test_the_call_that_runs_is_answered_at_its_deadline_as_well(running, program, thread):
+    calls = Calls(running, program, thread)
+    program.gate.clear()
+    calls.submit(([[1, 1]], None), deadline_s=0.05)
+    assert isinstance(calls.all()[0], TimedOut)
+    program.gate.set()
+
+
+def test_a_call_whose_client_has_gone_is_not_run(running, program, thread):
+    calls = Calls(running, program, thread)
+    held(calls, program)
+    (job,) = calls.submit(([[1, 1]], None))
+    running.on_loop(job.cancel)
+    program.gate.set()
+    calls.submit(([[2, 2]], None))
+    running.until(lambda: calls.outcomes[2] is not None)
+    assert program.runs == [1, 1]
+    assert calls.outcomes[1] is None
+    assert running.on_loop(lambda: calls.batcher.open_calls) == 0
+
+
+def test_a_stopped_batcher_finishes_what_it_has_and_takes_no_more(running, program, thread):
+    calls = Calls(running, program, thread)
+    held(calls, program)
+    calls.submit(([[1, 1]], None))
+    running.on_loop(calls.batcher.stop)
+    with pytest.raises(Unavailable):
+        calls.submit(([[1, 1]], None))
+    calls.outcomes.pop()
+    program.gate.set()
+    calls.all()
+    calls.batcher._thread.join(10)
+    assert not calls.batcher._thread.is_alive()
+
+
+# -- failures --
+
+
+def test_a_poisonous_row_fails_its_own_caller_and_nobody_else(running, program, thread, caplog):
+    program.poison = 7.0
+    calls = Calls(running, program, thread)
+    held(calls, program)
+    calls.submit(([[1, 1]], None), ([[7, 7]], None), ([[3, 3]], None))
+    program.gate.set()
+    _, first, poisoned, last = calls.all()
+    np.testing.assert_array_equal(first["twice"], [[2, 2]])
+    np.testing.assert_array_equal(last["twice"], [[6, 6]])
+    assert isinstance(poisoned, ModelFailed)
+    assert "secret" not in poisoned.message + poisoned.hint
+    assert "secret" in caplog.text
+
+
+def test_what_a_program_says_in_the_words_of_this_project_is_passed_on(running, program, thread):
+    program.poison, program.problem = 7.0, Invalid("x must not be 7", hint="send another")
+    calls = Calls(running, program, thread)
+    calls.submit(([[7, 7]], None))
+    assert calls.all()[0] is program.problem
+
+
+def test_a_run_that_loses_rows_is_not_dealt_out_to_the_wrong_callers(
+    running, program, thread, monkeypatch
+):
+    whole = program.run
+
+    def lossy(columns, outputs=None):
+        made = whole(columns, outputs)
+        return {name: array[-1:] if len(array) > 2 else array for name, array in made.items()}
+
+    monkeypatch.setattr(program, "run", lossy)
+    calls = Calls(running, program, thread)
+    held(calls, program)
+    calls.submit(*[([[place, place]], None) for place in range(3)])
+    program.gate.set()
+    for place, outcome in enumerate(calls.all()[1:]):
+        np.testing.assert_array_equal(outcome["twice"], [[2 * place, 2 * place]])
+
+
+def test_the_thread_outlives_a_program_that_answers_nonsense(
+    running, program, thread, monkeypatch, caplog
+):
+    calls = Calls(running, program, thread)
+    held(calls, program)
+    monkeypatch.setattr(program, "run", lambda columns, outputs=None: {"twice": 5})
+    calls.submit(([[1, 1]], None), ([[2, 2]], None))
+    program.gate.set()
+    assert all(isinstance(outcome, ModelFailed) for outcome in calls.all()[1:])
+    monkeypatch.undo()
+    calls.submit(([[3, 3]], ("sum",)))
+    np.testing.assert_array_equal(calls.all()[-1]["sum"], [6])
+
+
+def test_an_answer_that_cannot_be_told_does_not_keep_its_mates_waiting(
+    serve_models, program, thread, ask, monkeypatch, caplog
+):
+    whole = program.run
+
+    def odd(columns, outputs=None):
+        made = whole(columns, outputs)
+        if outputs == ("sum",):
+            made["sum"] = np.array([object()] * len(made["sum"]), object)
+        return made
+
+    monkeypatch.setattr(program, "run", odd)
+    server = serve_models(("m", program, thread))
+    with server.client() as first, server.client() as second:
+        answer = first.request("POST", INFER, ask([1, 2], outputs=[{"name": "sum"}])).answer()
+        assert answer.status == 500
+        assert answer.json == {"error": "the model's answer cannot be told; see the server's log"}
+        assert second.request("POST", INFER, ask([1, 2])).answer().status == 200
+    assert server.counted() == {200: 1, 500: 1}
+
+
+@pytest.mark.parametrize("pace", ["inline", "thread"])
+def test_what_a_failing_program_says_stays_in_the_log(
+    serve_models, program, ask, pace, request, caplog
+):
+    program.poison = 7.0
+    server = serve_models(("m", program, request.getfixturevalue(pace)))
+    with caplog.at_level(logging.ERROR), server.client() as client:
+        answer = client.request("POST", INFER, ask([7, 7])).answer()
+        assert answer.status == 500
+        assert answer.json == {"error": "the model failed on this input; see the server's log"}
+        assert client.request("POST", INFER, ask([1, 2])).answer().status == 200
+    assert "/etc/passwd" in caplog.text
+
+
+# -- the same through the socket --
+
+
+def test_a_full_queue_is_said_with_when_to_come_back(serve_models, program, thread, ask):
+    server = serve_models(("m", program, thread), max_queue_requests=1)
+    program.gate.clear()
+    with server.client() as first, server.client() as second:
+        first.request("POST", INFER, ask([1, 2]))
+        assert program.running.wait(10)
+        answer = second.request("POST", INFER, ask([1, 2])).answer()
+        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+        assert answer.json["error"].startswith("m/1 has 1 requests waiting")
+        program.gate.set()
+        assert first.answer().status == 200
+    assert server.counted() == {200: 1, 429: 1}
+
+
+def test_a_request_may_ask_for_a_shorter_deadline_and_not_for_a_longer(
+    serve_models, program, thread, ask
+):
+    server = serve_models(("m", program, thread), deadline_s=0.2)
+    program.gate.clear()
+    with server.client() as hurried, server.client() as patient:
+        hurried.request("POST", INFER, ask([1, 2]), "X-Request-Timeout-Ms: 50\r\n")
+        patient.request("POST", INFER, ask([1, 2]), "X-Request-Timeout-Ms: 60000\r\n")
+        assert "within 50 ms" in hurried.answer().json["error"]
+        answer = patient.answer()
+        assert (answer.status, "within 200 ms" in answer.json["error"]) == (504, True)
+        program.gate.set()
+    assert server.counted() == {504: 2}
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "soon", "9999999999", ""])
+@pytest.mark.parametrize("pace", ["inline", "thread"])
+def test_a_deadline_that_is_no_number_of_milliseconds_is_refused(
+    serve_models, program, ask, pace, value, request
+):
+    server = serve_models(("m", program, request.getfixturevalue(pace)))
+    with server.client() as client:
+        headers = f"X-Request-Timeout-Ms: {value}\r\n"
+        answer = client.request("POST", INFER, ask([1, 2]), headers).answer()
+    assert answer.status == 400
+    assert "X-Request-Timeout-Ms" in answer.json["error"]
+
+
+def test_a_client_that_goes_takes_its_call_out_of_the_queue(serve_models, program, thread, ask):
+    server = serve_models(("m", program, thread))
+    program.gate.clear()
+    with server.client() as stays:
+        stays.request("POST", INFER, ask([1, 2]))
+        assert program.running.wait(10)
+        with server.client() as goes:
+            goes.request("POST", INFER, ask([1, 2], [3, 4]))
+            server.until(lambda: server.models[0].batcher.open_calls == 2)
+        server.until(lambda: server.models[0].batcher.open_calls == 1)
+        program.gate.set()
+        assert stays.answer().status == 200
+        assert stays.request("POST", INFER, ask([1, 2])).answer().status == 200
+    assert program.runs == [1, 1]
+    assert server.counted() == {200: 2, 499: 1}
+    assert server.totals()[1].rows == 2
+
+
+# -- how fast a program is --
+
+
+class Timed:
+    """Takes a fixed time per run and per row, on a clock of its own."""
+
+    name = "timed"
+
+    def __init__(self, monkeypatch, run_s, row_s):
+        self.now = 0.0
+        self.cost = (run_s, row_s)
+        monkeypatch.setattr("bascule.serving.engine.time.perf_counter", lambda: self.now)
+
+    def run(self, columns):
+        run_s, row_s = self.cost
+        self.now += run_s + row_s * len(columns["x"])
+        return {}
+
+
+EXAMPLE = {"x": np.ones((3, 2))}
+
+
+def test_a_cheap_program_runs_inline_for_as_many_rows_as_are_cheap(monkeypatch):
+    pace = measure_pace(Timed(monkeypatch, 10e-6, 1e-6), EXAMPLE, Limits())
+    assert pace.one_row_s == pytest.approx(11e-6)
+    assert 128 <= pace.inline_rows <= 200
+
+
+@pytest.mark.parametrize(("run_s", "is_inline"), [(190e-6, True), (210e-6, False)])
+def test_the_cost_of_one_row_decides_between_loop_and_thread(monkeypatch, run_s, is_inline):
+    pace = measure_pace(Timed(monkeypatch, run_s, 1e-9), EXAMPLE, Limits())
+    assert (pace.inline_rows > 0) == is_inline
+
+
+def test_batches_grow_while_that_pays_and_no_further_than_the_limit(monkeypatch):
+    paid = measure_pace(Timed(monkeypatch, 1e-3, 1e-6), EXAMPLE, Limits(max_batch_rows=64))
+    assert paid.batch_rows == 64
+    unpaid = measure_pace(Timed(monkeypatch, 1e-6, 1e-3), EXAMPLE, Limits())
+    assert unpaid == Pace(pytest.approx(1.001e-3), 0, 1)

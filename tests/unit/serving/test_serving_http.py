@@ -1,0 +1,603 @@
+from __future__ import annotations
+
+import logging
+import socket
+
+import pytest
+
+GET = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST /echo HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.fixture
+def waiting():
+    """The exchanges that `/later` was asked and has not answered."""
+    return []
+
+
+@pytest.fixture
+def gone():
+    """The bodies of the exchanges whose clients went away."""
+    return []
+
+
+@pytest.fixture
+def serve(serve_routes, waiting, gone):
+    def later(exchange):
+        body = exchange.body
+        exchange.on_gone = lambda: gone.append(body)
+        waiting.append(exchange)
+
+    def bug(exchange):
+        raise KeyError("secret")
+
+    def here(exchange):
+        exchange.answer(b'{"here":true}')
+
+    def started(**limits):
+        return serve_routes(
+            {
+                b"/here": {b"GET": here, b"HEAD": here},
+                b"/echo": {b"POST": lambda exchange: exchange.answer(exchange.body)},
+                b"/big": {b"GET": lambda exchange: exchange.answer(b" " * (32 << 20))},
+                b"/later": {b"POST": later},
+                b"/bug": {b"GET": bug},
+            },
+            **limits,
+        )
+
+    return started
+
+
+@pytest.fixture
+def server(serve):
+    return serve()
+
+
+def is_refused(client, status):
+    """The refusal can be read to its end, says so in the one shape, and ends the connection."""
+    answer = client.answer()
+    assert answer.status == status
+    assert list(answer.json) == ["error"]
+    assert answer.headers["connection"] == "close"
+    assert client.is_ended()
+    return answer.json["error"]
+
+
+# -- connections that are kept, and ended --
+
+
+def test_a_connection_is_kept_for_the_next_request(server):
+    with server.client() as client:
+        for _ in range(3):
+            answer = client.send(GET).answer()
+            assert (answer.status, answer.json) == (200, {"here": True})
+            assert "connection" not in answer.headers
+
+
+def test_a_client_that_asks_for_the_end_gets_it_with_its_answer(server):
+    with server.client() as client:
+        answer = client.request("GET", "/here", headers="Connection: close\r\n").answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert client.is_ended()
+
+
+def test_http_1_0_ends_after_one_answer_unless_asked_to_stay(server):
+    with server.client() as client:
+        assert client.send(b"GET /here HTTP/1.0\r\n\r\n").answer().headers["connection"] == "close"
+        assert client.is_ended()
+    with server.client() as client:
+        for _ in range(2):
+            client.send(b"GET /here HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            assert client.answer().headers["connection"] == "keep-alive"
+
+
+def test_a_head_request_is_told_the_length_and_sent_no_body(server):
+    with server.client() as client:
+        answer = client.send(GET.replace(b"GET", b"HEAD")).answer(to_head=True)
+        assert (answer.status, answer.headers["content-length"]) == (200, "13")
+        assert client.send(GET).answer().body == b'{"here":true}'
+
+
+def test_every_answer_is_dated_and_typed(server):
+    with server.client() as client:
+        headers = client.send(GET).answer().headers
+    assert headers["content-type"] == "application/json"
+    assert headers["date"].endswith(" GMT")
+
+
+# -- paths and methods --
+
+
+@pytest.mark.parametrize(
+    "path", ["/here", "/here/", "/here?", "/here?a=b", "/here/?a=/x", "http://there/here"]
+)
+def test_a_path_is_found_with_a_query_a_trailing_slash_or_a_host(server, path):
+    with server.client() as client:
+        assert client.request("GET", path).answer().status == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/her", "/here/x", "/HERE", "*", "http://here", "//here"])
+def test_any_other_path_is_not_found(server, path):
+    with server.client() as client:
+        answer = client.request("GET", path).answer()
+        assert (answer.status, answer.json) == (404, {"error": "no such path"})
+        assert client.send(GET).answer().status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"), [("POST", "/here", "GET, HEAD"), ("DELETE", "/echo", "POST")]
+)
+def test_a_method_that_is_not_allowed_is_told_those_that_are(server, method, path, allow):
+    with server.client() as client:
+        answer = client.request(method, path).answer()
+    assert (answer.status, answer.headers["allow"]) == (405, allow)
+    assert answer.json["error"] == f"{method} is not allowed here; use {allow}"
+
+
+# -- bodies --
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40, 90])
+def test_a_request_may_come_in_pieces(server, cut):
+    request = POST + b"Content-Length: 30\r\n\r\n" + b"x" * 30
+    with server.client() as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(request), cut):
+            client.send(request[start : start + cut])
+        assert client.answer().body == b"x" * 30
+
+
+def test_a_chunked_body_is_put_together(server):
+    with server.client() as client:
+        client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        client.send(b"3\r\nabc\r\n").send(b"2;why=not\r\nde\r\n0\r\nTrailer: x\r\n\r\n")
+        assert client.answer().body == b"abcde"
+        assert client.send(GET).answer().status == 200
+
+
+def test_a_body_may_be_as_large_as_the_limit_and_no_larger(serve):
+    server = serve(max_body_bytes=1_000)
+    with server.client() as client:
+        assert client.request("POST", "/echo", b"x" * 1_000).answer().body == b"x" * 1_000
+        client.send(POST + b"Content-Length: 1001\r\n\r\n")
+        assert "over 1000 bytes" in is_refused(client, 413)
+
+
+def test_a_chunked_body_over_the_limit_is_refused_as_it_comes(serve):
+    server = serve(max_body_bytes=1_000)
+    with server.client() as client:
+        client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        client.send(b"3e8\r\n" + b"x" * 1_000 + b"\r\n").send(b"1\r\nx\r\n")
+        assert "over 1000 bytes" in is_refused(client, 413)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_a_client_that_sends_all_of_a_large_body_before_it_reads_can_read_its_refusal(
+    serve, framing
+):
+    """A reset while it sends would take the answer away."""
+    server = serve(max_body_bytes=1_000)
+    body = b"x" * (8 << 20)
+    with server.client() as client:
+        if framing == "length":
+            client.send(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        else:
+            client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+            client.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        assert "over 1000 bytes" in is_refused(client, 413)
+
+
+def test_a_client_that_expects_to_be_told_to_go_on_is_told(server):
+    with server.client() as client:
+        client.send(POST + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert client.answer().status == 100
+        assert client.send(b"ok").answer().body == b"ok"
+
+
+def test_a_client_that_asks_first_is_refused_before_it_sends(serve):
+    server = serve(max_body_bytes=1_000)
+    with server.client() as client:
+        client.send(POST + b"Content-Length: 1001\r\nExpect: 100-continue\r\n\r\n")
+        is_refused(client, 413)
+    with server.client() as client:
+        client.send(POST + b"Content-Length: 2\r\nExpect: a miracle\r\n\r\n")
+        assert "100-continue" in is_refused(client, 417)
+
+
+# -- heads --
+
+
+@pytest.mark.parametrize("in_pieces", [True, False])
+def test_a_head_may_be_as_large_as_the_limit_and_no_larger(serve, in_pieces):
+    server = serve(max_head_bytes=1_000)
+
+    def head(size):
+        start = b"GET /here HTTP/1.1\r\nX: "
+        made = start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
+        return (made[:500], made[500:]) if in_pieces else (made,)
+
+    with server.client() as client:
+        for piece in head(1_000):
+            client.send(piece)
+        assert client.answer().status == 200
+        for piece in head(1_005):
+            client.send(piece)
+        assert "over 1000 bytes" in is_refused(client, 431)
+
+
+def test_a_head_without_an_end_is_not_collected_without_an_end(serve):
+    server = serve(max_head_bytes=1_000)
+    with server.client() as client:
+        client.send(b"GET /here HTTP/1.1\r\nX: " + b"x" * 100_000)
+        is_refused(client, 431)
+
+
+def test_trailers_without_an_end_are_not_collected_without_an_end(serve):
+    server = serve(max_head_bytes=1_000)
+    with server.client() as client:
+        client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: ")
+        client.send(b"x" * 1_000_000)
+        is_refused(client, 431)
+
+
+def test_a_large_body_in_a_piece_with_its_head_is_not_taken_for_a_head(serve):
+    server = serve(max_head_bytes=200)
+    with server.client() as client:
+        client.send((POST + b"Content-Length: 5000\r\n\r\n" + b"x" * 5_000) * 3 + GET[:10])
+        for _ in range(3):
+            assert client.answer().body == b"x" * 5_000
+        assert client.send(GET[10:]).answer().status == 200
+
+
+# -- requests one after another without waiting --
+
+
+def test_pipelined_requests_are_answered_in_order_though_some_take_longer(server, waiting):
+    post = b"POST /later HTTP/1.1\r\nContent-Length: 1\r\n\r\n"
+    with server.client() as client:
+        client.send(post + b"1" + GET + post + b"2" + GET)
+        server.until(lambda: len(waiting) == 1)
+        server.on_loop(lambda: waiting[0].answer(b"first"))
+        server.until(lambda: len(waiting) == 2)
+        server.on_loop(lambda: waiting[1].answer(b"third"))
+        bodies = [client.answer().body for _ in range(4)]
+    assert bodies == [b"first", b'{"here":true}', b"third", b'{"here":true}']
+
+
+def send_while_taken(client, data, most):
+    """Send until the server stops to read; how many bytes it took."""
+    client.socket.settimeout(0.2)
+    sent = 0
+    try:
+        while sent < most:
+            sent += client.socket.send(data[sent % len(data) :])
+    except TimeoutError:
+        pass
+    client.socket.settimeout(10)
+    return sent
+
+
+def test_a_client_that_pipelines_without_end_is_not_read_without_end(server, waiting):
+    request = GET[:-2] + b"X: " + b"x" * 5_000 + b"\r\n\r\n"
+    with server.client() as client:
+        client.send(b"POST /later HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+        sent = send_while_taken(client, request, 64 << 20)
+        assert sent < 32 << 20
+        server.until(lambda: len(waiting) == 1)
+        server.on_loop(lambda: waiting[0].answer(b"go"))
+        assert client.answer().body == b"go"
+        for _ in range(sent // len(request)):
+            assert client.answer().status == 200
+
+
+def test_queued_bodies_are_bounded_as_one_body_is(serve, waiting):
+    server = serve(max_body_bytes=1 << 20)
+    request = POST + b"Content-Length: 1048576\r\n\r\n" + b"x" * (1 << 20)
+    with server.client() as client:
+        client.send(b"POST /later HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+        assert send_while_taken(client, request, 31 << 20) < 20 << 20
+
+
+def test_what_follows_an_asked_for_end_is_not_answered(server):
+    with server.client() as client:
+        client.send(GET.replace(b"Host: a", b"Connection: close") + GET)
+        assert client.answer().status == 200
+        assert client.is_ended()
+
+
+# -- what is no HTTP/1.1 request --
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(
+            POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            id="length and chunks",
+        ),
+        pytest.param(
+            POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+            id="chunks and length",
+        ),
+        pytest.param(
+            POST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\nx", id="two lengths alike"
+        ),
+        pytest.param(POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx", id="two lengths"),
+        pytest.param(POST + b"Content-Length: 1, 1\r\n\r\nx", id="a list of lengths"),
+        pytest.param(POST + b"Content-Length: -1\r\n\r\n", id="a negative length"),
+        pytest.param(POST + b"Content-Length: +1\r\n\r\nx", id="a signed length"),
+        pytest.param(POST + b"Content-Length: 0x1\r\n\r\nx", id="a hexadecimal length"),
+        pytest.param(POST + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n", id="a huge length"),
+        pytest.param(POST + b"Content-Length: \r\n\r\n", id="an empty length"),
+        pytest.param(POST + b"Transfer-Encoding: identity\r\n\r\n", id="no last chunked"),
+        pytest.param(POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n", id="chunked not last"),
+        pytest.param(POST + b"Transfer-Encoding: xchunked\r\n\r\n", id="almost chunked"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", id="a negative chunk"),
+        pytest.param(
+            POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\n", id="a huge chunk"
+        ),
+        pytest.param(
+            POST + b"Transfer-Encoding: chunked\r\n\r\n1\nx\n0\n\n", id="chunks by bare line feeds"
+        ),
+        pytest.param(b"GET /here HTTP/1.1\nHost: a\n\n", id="bare line feeds"),
+        pytest.param(b"GET /here HTTP/1.1\r\nA: b\n\r\n", id="one bare line feed"),
+        pytest.param(b"GET /here HTTP/1.1\r\nA: b\r\n c\r\n\r\n", id="a folded header"),
+        pytest.param(b"GET /here HTTP/1.1\r\nA : b\r\n\r\n", id="a space before the colon"),
+        pytest.param(b"GET /here HTTP/1.1\r\nA: b\x00c\r\n\r\n", id="a nul"),
+        pytest.param(b"GET /he\xffre HTTP/1.1\r\n\r\n", id="a path that is not ASCII"),
+        pytest.param(b"GET /here HTTP/1.2\r\n\r\n", id="another version"),
+        pytest.param(b"FETCH /here HTTP/1.1\r\n\r\n", id="another method"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00", id="TLS"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused_and_the_connection_ended(server, request_bytes):
+    with server.client() as client:
+        client.send(request_bytes)
+        assert is_refused(client, 400).startswith("not an HTTP/1.1 request")
+    assert server.counted() == {400: 1}
+
+
+def test_a_refusal_waits_for_the_answers_before_it(server, waiting):
+    with server.client() as client:
+        client.send(b"POST /later HTTP/1.1\r\nContent-Length: 0\r\n\r\nnonsense\r\n\r\n")
+        server.until(lambda: len(waiting) == 1)
+        server.on_loop(lambda: waiting[0].answer(b"first"))
+        assert client.answer().body == b"first"
+        is_refused(client, 400)
+
+
+def test_an_offer_of_another_protocol_is_not_taken_and_the_request_is_answered(server):
+    """Some clients offer HTTP/2 with every request."""
+    offer = b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+    with server.client() as client:
+        post = POST + offer + b"Content-Length: 3\r\n\r\nabc"
+        client.send(post + GET + post)
+        bodies = [client.answer().body for _ in range(3)]
+        assert bodies == [b"abc", b'{"here":true}', b"abc"]
+        chunked = POST + offer + b"Transfer-Encoding: chunked\r\n\r\n"
+        assert client.send(chunked).send(b"3\r\nabc\r\n0\r\n\r\n").answer().body == b"abc"
+        client.send(POST + offer + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert client.answer().status == 100
+        assert client.send(b"ok").answer().body == b"ok"
+        last = GET.replace(b"Host: a", b"Upgrade: h2c\r\nConnection: close, Upgrade")
+        assert client.send(last).answer().headers["connection"] == "close"
+        assert client.is_ended()
+
+
+def test_the_body_of_a_request_with_an_offer_is_not_taken_for_a_request(server):
+    offer = b"Upgrade: h2c\r\nConnection: Upgrade\r\n"
+    with server.client() as client:
+        client.send(POST + offer + b"Content-Length: %d\r\n\r\n" % len(GET) + GET)
+        assert client.answer().body == GET
+    assert server.counted() == {200: 1}
+
+
+def test_many_offers_at_once_are_no_way_to_exhaust_the_stack(server):
+    offer = b"GET /here HTTP/1.1\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
+    with server.client() as client:
+        client.send(offer * 3_000)
+        for _ in range(3_000):
+            assert client.answer().status == 200
+
+
+@pytest.mark.parametrize("target", [b"there:443", b"/here"])
+@pytest.mark.parametrize("offer", [b"", b"Upgrade: x\r\nConnection: upgrade\r\n"])
+def test_a_tunnel_is_refused_once_and_the_connection_ended(server, target, offer):
+    with server.client() as client:
+        client.send(b"CONNECT " + target + b" HTTP/1.1\r\n" + offer + b"\r\n\x00\x01\x02")
+        assert is_refused(client, 405) == "CONNECT is not served here"
+    assert server.counted() == {405: 1}
+
+
+# -- a bug of ours --
+
+
+def test_a_bug_in_a_handler_is_answered_without_its_details_and_logged(server, caplog):
+    with server.client() as client:
+        answer = client.request("GET", "/bug").answer()
+        assert answer.status == 500
+        assert answer.json == {"error": "internal error; see the server's log"}
+        assert client.send(GET).answer().status == 200
+    assert "secret" in caplog.text
+
+
+def test_a_bug_below_the_handlers_is_answered_as_well(server, caplog, monkeypatch):
+    monkeypatch.setattr("bascule.serving.http.Connection.on_url", lambda *_: 1 / 0)
+    with server.client() as client:
+        assert is_refused(client.send(GET), 500) == "internal error; see the server's log"
+    assert "division by zero" in caplog.text
+
+
+# -- bounds --
+
+
+def test_one_connection_more_than_the_limit_is_refused(serve):
+    server = serve(max_connections=2)
+    with server.client() as first, server.client() as second:
+        assert first.send(GET).answer().status == 200
+        assert second.send(GET).answer().status == 200
+        with server.client() as third:
+            assert "2 connections are open" in is_refused(third, 503)
+    server.until(lambda: not server.site.connections)
+    with server.client() as fourth:
+        assert fourth.send(GET).answer().status == 200
+
+
+def test_an_idle_connection_is_ended_after_its_time_and_not_before(serve):
+    server = serve(idle_timeout_s=60)
+    with server.client() as client:
+        client.send(GET).answer()
+        server.after(59)
+        assert client.send(GET).answer().status == 200
+        server.after(61)
+        assert client.is_ended()
+
+
+def test_a_request_that_does_not_arrive_in_time_is_refused(serve):
+    server = serve(receive_timeout_s=20)
+    with server.client() as client:
+        client.send(POST + b"Content-Length: 5\r\n\r\nab")
+        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        server.after(19)
+        client.send(b"c")
+        server.after(2)
+        assert "within 20 s" in is_refused(client, 408)
+
+
+def test_a_request_under_way_is_not_idle(serve, waiting):
+    server = serve(idle_timeout_s=60)
+    with server.client() as client:
+        client.request("POST", "/later", b"x")
+        server.until(lambda: len(waiting) == 1)
+        server.after(3_600)
+        server.on_loop(lambda: waiting[0].answer(b"late"))
+        assert client.answer().body == b"late"
+
+
+def test_a_client_that_does_not_read_is_not_answered_further_and_is_ended(serve):
+    server = serve(receive_timeout_s=20)
+    with server.client(receive_buffer_bytes=4_096) as client:
+        client.send(b"GET /big HTTP/1.1\r\n\r\n" * 4)
+        server.until(lambda: server.counted() == {200: 1})
+        server.after(1)
+        server.after(19)
+        assert server.on_loop(lambda: len(server.site.connections)) == 1
+        server.after(2)
+        server.until(lambda: not server.site.connections)
+    assert server.counted() == {200: 1}
+
+
+def test_a_client_that_reads_slowly_gets_everything(serve):
+    server = serve(receive_timeout_s=20)
+    with server.client(receive_buffer_bytes=65_536) as client:
+        client.send(b"GET /big HTTP/1.1\r\nConnection: close\r\n\r\n")
+        read = 0
+        while piece := client.socket.recv(1 << 22):
+            read += len(piece)
+            server.after(3)
+    assert read > 32 << 20
+
+
+def test_a_client_that_asked_for_the_end_and_stays_is_ended(server):
+    with server.client() as client:
+        client.request("GET", "/here", headers="Connection: close\r\n").answer()
+        assert client.is_ended()
+        server.after(1.5)
+        assert server.on_loop(lambda: len(server.site.connections)) == 1
+        server.after(1)
+        server.until(lambda: not server.site.connections)
+
+
+def test_a_client_that_sends_on_after_its_refusal_is_ended_after_the_receive_timeout(serve):
+    server = serve(max_body_bytes=10, receive_timeout_s=20)
+    with server.client() as client:
+        client.send(POST + b"Content-Length: 9999\r\n\r\n")
+        is_refused(client, 413)
+        for _ in range(10):
+            assert server.on_loop(lambda: len(server.site.connections)) == 1
+            client.send(b"x")
+            server.until(
+                lambda: all(c._receiving_since == server.site.now for c in server.site.connections)
+            )
+            server.after(1.9)
+        server.after(1.9)
+        server.until(lambda: not server.site.connections)
+
+
+# -- clients that go --
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_client_that_goes_before_its_answer_is_counted_499_and_its_work_given_up(
+    server, waiting, gone, how
+):
+    with server.client() as client:
+        client.request("POST", "/later", b"mine")
+        server.until(lambda: len(waiting) == 1)
+        if how == "reset":
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    server.until(lambda: not server.site.connections)
+    assert gone == [b"mine"]
+    server.on_loop(lambda: waiting[0].answer(b"too late"))
+    assert server.counted() == {499: 1}
+
+
+def test_an_exchange_is_answered_once(server, waiting):
+    with server.client() as client:
+        client.request("POST", "/later", b"x")
+        server.until(lambda: len(waiting) == 1)
+        server.on_loop(lambda: [waiting[0].answer(b"one"), waiting[0].answer(b"two")])
+        assert client.answer().body == b"one"
+        assert client.send(GET).answer().json == {"here": True}
+    assert server.counted() == {200: 2}
+
+
+# -- the end --
+
+
+def test_a_server_that_stops_answers_what_is_under_way_and_says_that_it_closes(server, waiting):
+    with server.client() as client:
+        client.request("POST", "/later", b"x")
+        server.until(lambda: len(waiting) == 1)
+        server.on_loop(lambda: setattr(server.site, "draining", True))
+        server.on_loop(lambda: waiting[0].answer(b"done"))
+        answer = client.answer()
+        assert (answer.body, answer.headers["connection"]) == (b"done", "close")
+        assert client.is_ended()
+
+
+def test_a_server_that_stops_waits_for_work_and_not_for_the_idle(server, waiting):
+    import asyncio
+
+    with server.client() as idle, server.client() as busy:
+        idle.send(GET).answer()
+        busy.request("POST", "/later", b"x")
+        server.until(lambda: len(waiting) == 1)
+        drained = asyncio.run_coroutine_threadsafe(server.site.drain(), server.loop)
+        assert idle.is_ended()
+        assert not drained.done()
+        server.on_loop(lambda: waiting[0].answer(b"done"))
+        assert busy.answer().body == b"done"
+        busy.socket.close()
+        drained.result(10)
+
+
+def test_a_server_that_stops_does_not_wait_for_ever(serve, waiting):
+    import asyncio
+
+    server = serve(drain_s=0.1)
+    with server.client() as client:
+        client.request("POST", "/later", b"x")
+        server.until(lambda: len(waiting) == 1)
+        asyncio.run_coroutine_threadsafe(server.site.drain(), server.loop).result(10)
+        server.until(lambda: not server.site.connections)
+    assert server.counted() == {499: 1}
+
+
+def test_nothing_is_logged_of_what_clients_do_wrong(server, caplog):
+    with caplog.at_level(logging.INFO), server.client() as client:
+        client.send(b"\x00\x01\x02\r\n\r\n")
+        is_refused(client, 400)
+    assert not caplog.records
