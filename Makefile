@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test test-all check bench lock format clean
+.PHONY: setup demo test test-all check bench docs lock format clean
 
 setup: $(VENV)/.installed
 
@@ -32,6 +32,9 @@ check: setup
 
 bench: setup
 	$(RUN)/python -m bench $(ARGS)
+
+docs: setup
+	$(RUN)/python docs/generate_cli.py
 
 format: setup
 	$(RUN)/ruff check --fix .

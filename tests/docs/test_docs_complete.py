@@ -1,0 +1,391 @@
+"""The reference leaves nothing out, names nothing that is not there, and its links lead somewhere.
+
+Each test reads a table of a page and holds it against the code that the table speaks of.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from annotated_types import Ge, Gt, Le
+
+import bascule
+from bascule import app, cli
+from bascule.bundle import format as disk
+from bascule.bundle import pack
+from bascule.core.errors import KINDS
+from bascule.core.fields import DType, Field, Signature
+from bascule.core.names import Reference
+from bascule.release import METRICS
+from bascule.release.criteria import LATENCIES, SHORT_NAMES, SIZES
+from bascule.serving import http, statuses
+from bascule.serving.counters import STATUSES, Label, Totals, prometheus_text
+from bascule.serving.limits import Limits
+from bascule.serving.protocols.oip_rest import OipRest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+
+
+def read(page: str) -> str:
+    return (REFERENCE / page).read_text()
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """The rows of the table whose first column has this heading, without the heading."""
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    made = []
+    for line in lines[first + 2 :]:
+        if not line.startswith("|"):
+            break
+        made.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return made
+
+
+def in_code(cell: str) -> str:
+    found = re.match(r"`([^`]*)`", cell)
+    assert found, f"{cell!r} does not begin with code"
+    return found[1]
+
+
+# -- settings --
+
+
+def settings(holder: type[Any], before: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every setting: its name, its default, its type."""
+    hints = get_type_hints(holder, include_extras=True)
+    defaults = holder()
+    for one in fields(holder):
+        if is_dataclass(hints[one.name]):
+            yield from settings(hints[one.name], f"{before}{one.name}.")
+        else:
+            yield before + one.name, getattr(defaults, one.name), hints[one.name]
+
+
+SETTINGS = list(settings(app.Settings))
+
+
+def written(default: Any) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return "[]" if default == () else str(default)
+
+
+def bounds(hint: Any) -> str:
+    signs = {Ge: ">=", Gt: ">", Le: "<="}
+    found = [
+        f"{signs[type(mark)]} {next(iter(vars_of(mark)))}"
+        for mark in get_args(hint)
+        if type(mark) in signs
+    ]
+    if get_origin(hint) is Literal:
+        found = [f"`{value}`" for value in get_args(hint)]
+    return ", ".join(found)
+
+
+def vars_of(mark: Any) -> list[Any]:
+    return [getattr(mark, one.name) for one in fields(mark)]
+
+
+def test_every_setting_is_documented_with_its_default_its_limits_and_its_variable() -> None:
+    rows = {in_code(row[0]): row for row in table(read("settings.md"), "setting")}
+
+    assert list(rows) == [name for name, _, _ in SETTINGS]
+    for name, default, hint in SETTINGS:
+        _, shown, allowed, variable, meaning = rows[name]
+        assert in_code(shown) == written(default), name
+        if bounds(hint):
+            assert allowed == bounds(hint), name
+        assert in_code(variable) == app.PREFIX + name.upper().replace(".", app.DELIMITER)
+        assert meaning.endswith("."), name
+
+
+def test_the_file_with_the_defaults_is_read_as_the_defaults(tmp_path: Path) -> None:
+    text = read("settings.md").split("```toml\n")[1].split("```")[0]
+    (tmp_path / app.SETTINGS_FILE).write_text(text)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+
+    loaded, defaults = app.load_settings(tmp_path, {}), app.load_settings(plain, {})
+
+    assert (loaded.gates, loaded.registry) == (defaults.gates, defaults.registry)
+    assert loaded.serving == defaults.serving
+    assert loaded.home.relative_to(tmp_path) == defaults.home.relative_to(plain)
+    for name, _, _ in SETTINGS:
+        assert re.search(rf"^{name.rpartition('.')[2]} = ", text, re.MULTILINE), name
+
+
+def test_the_fixed_bounds_are_those_of_a_worker() -> None:
+    limits = Limits()
+    shown = [row[1] for row in table(read("settings.md"), "bound")]
+
+    assert shown == [
+        f"{limits.max_rows:,}",
+        str(limits.max_batch_rows),
+        f"{limits.max_head_bytes >> 10} KiB",
+        f"{limits.max_connections:,}",
+        f"{limits.idle_timeout_s:g} s",
+        f"{limits.receive_timeout_s:g} s",
+        f"{limits.receive_timeout_s:g} s",
+    ]
+
+
+# -- errors --
+
+
+def test_every_kind_of_error_is_documented_with_its_status_and_its_exit_code() -> None:
+    rows = {in_code(row[0]): row for row in table(read("errors.md"), "kind")}
+
+    assert list(rows) == [kind.__name__ for kind in KINDS]
+    for kind in KINDS:
+        _, status, code, meaning = rows[kind.__name__]
+        assert int(status) == statuses.STATUS_OF[kind], kind
+        assert int(code) == cli.EXIT_CODES[kind], kind
+        assert meaning, kind
+
+
+def test_every_exit_code_is_documented_as_the_command_line_says() -> None:
+    said = {int(row[0]): row[1] for row in table(cli.__doc__ or "", "code")}
+    shown = {int(row[0]): row[1].rstrip(".").lower() for row in table(read("errors.md"), "code")}
+
+    assert set(cli.EXIT_CODES.values()) <= set(shown)
+    assert shown == {code: text.lower() for code, text in said.items()}
+
+
+def test_every_status_that_can_be_answered_is_documented() -> None:
+    shown = {int(row[0]) for row in table(read("http.md"), "status")}
+    by_transport = {int(s) for s in re.findall(r"status=(\d{3})", inspect.getsource(http))}
+
+    assert shown == {200, 499} | set(statuses.STATUS_OF.values()) | by_transport
+    assert shown <= set(STATUSES), "what is answered must be counted"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_kind_is_named_beside_its_status(kind: Any) -> None:
+    rows = {int(row[0]): row[1] for row in table(read("http.md"), "status")}
+
+    assert f"`{kind.__name__}`" in rows[statuses.STATUS_OF[kind]] or issubclass(kind, KINDS[0]), (
+        kind
+    )
+
+
+# -- HTTP --
+
+
+def shown_routes(heading_text: str) -> set[str]:
+    text = read("http.md").split(heading_text)[1]
+    return {in_code(row[0]) for row in table(text, "method and path")}
+
+
+def test_every_route_for_predictions_is_documented() -> None:
+    field = Field("input", DType.FP64, (3,))
+    model: Any = SimpleNamespace(
+        name="MODEL",
+        version="VERSION",
+        digest="sha256:",
+        signature=SimpleNamespace(inputs=(field,), outputs=(field,)),
+        program=SimpleNamespace(name="onnx", inputs=(field,)),
+        batch_invariant=True,
+        limits=Limits(),
+        inline_rows=1,
+        slot=None,
+    )
+    routes = OipRest(lambda: True).routes([model])
+    made = {
+        f"{method.decode()} {path.decode()}"
+        for path, methods in routes.items()
+        for method in methods
+        if method != b"HEAD"
+    }
+
+    assert shown_routes("## Predictions") == made | {"GET /metrics"}
+    assert all(b"HEAD" in methods for methods in routes.values() if b"GET" in methods)
+
+
+def test_every_route_of_the_control_api_is_documented() -> None:
+    from bascule.console import control_app
+
+    def no_registry() -> Any:
+        raise AssertionError("describing opens nothing")
+
+    supervisor: Any = SimpleNamespace()
+    described = control_app(supervisor, no_registry).openapi()
+    made = {
+        f"{method.upper()} {path}"
+        for path, methods in described["paths"].items()
+        for method in methods
+    }
+
+    assert shown_routes("## Control API") == made
+
+
+def test_every_metric_of_the_server_is_documented_with_its_labels() -> None:
+    totals = Totals({200: 1}, 1, 0.1, (1, *([0] * 16)))
+    text = prometheus_text([Label(), Label("m", "1")], [totals, totals])
+    families = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    rows = {in_code(row[0]): row for row in table(read("http.md"), "name")}
+
+    assert set(rows) == families
+    for name, (_, labels, _) in rows.items():
+        line = next(line for line in text.splitlines() if line.startswith(name))
+        used = set(re.findall(r'(\w+)="', line)) - {"le"}
+        assert set(re.findall(r"`(\w+)`", labels)) == used, name
+
+
+# -- criteria --
+
+
+def test_every_metric_of_the_criteria_is_documented() -> None:
+    text = read("criteria.md")
+    costs = [in_code(row[0]) for row in table(text.split("## Quality")[0], "metric")]
+    short = {in_code(row[0]): row[1] for row in table(text.split("## Quality")[1], "metric")}
+    others = [name for row in table(text, "for") for name in re.findall(r"`(\w+)`", row[1])]
+
+    assert costs == [*LATENCIES, *SIZES, "parity"]
+    assert {name: in_code(scorer) for name, scorer in short.items()} == {
+        name: scorer for name, (scorer, _) in SHORT_NAMES.items()
+    }
+    assert len(others) == len(set(others))
+    assert {*costs, *short, *others} == METRICS
+
+
+# -- commands --
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("generate_cli", DOCS / "generate_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_commands_is_what_the_commands_say() -> None:
+    made = generator()
+
+    assert made.PAGE.read_text() == made.page(), "run: python docs/generate_cli.py"
+
+
+def test_every_command_and_option_is_on_the_page_of_commands() -> None:
+    import typer.main
+
+    from bascule.cli.commands import app as commands
+
+    group: Any = typer.main.get_command(commands)
+    page = read("cli.md")
+    assert len(group.commands) >= 12
+    for name, command in group.commands.items():
+        section = page.split(f"## bascule {name}\n")[1].split("\n## ")[0]
+        for param in command.params:
+            for option in [*param.opts, *param.secondary_opts]:
+                if option.startswith("-"):
+                    assert f"`{option}" in section, f"{name} {option}"
+
+
+# -- Python --
+
+
+def test_every_public_name_is_documented() -> None:
+    shown = {in_code(row[0]) for row in table(read("python.md"), "name")}
+
+    assert shown == {f"bascule.{name}" for name in bascule.__all__ if name != "__version__"}
+
+
+def test_every_parameter_of_pack_is_documented_with_its_default() -> None:
+    rows = {in_code(row[0]): row[1] for row in table(read("python.md"), "parameter")}
+    parameters = inspect.signature(pack).parameters
+
+    assert list(rows) == list(parameters)
+    for name, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty:
+            assert rows[name] == "required", name
+        else:
+            assert in_code(rows[name]) == repr(parameter.default), name
+
+
+def test_every_member_of_a_bundle_is_documented() -> None:
+    cells = [row[0] for row in table(read("python.md"), "member")]
+    shown = {re.match(r"\w+", code)[0] for cell in cells for code in re.findall(r"`(.+?)`", cell)}  # type: ignore[index]
+    members = {name for name in vars(bascule.Bundle) if not name.startswith("_")}
+
+    assert shown == members | {"path", "manifest", "digest"}
+
+
+# -- formats --
+
+
+def test_every_key_of_a_manifest_and_of_a_statement_is_documented() -> None:
+    text = read("bundle-format.md")
+    manifest, statement = text.split("## Statements")
+    keys = [in_code(row[0]) for row in table(manifest, "key")]
+    said = [key for row in table(statement, "key") for key in re.findall(r"`(\w+)`", row[0])]
+
+    made = disk.Manifest(
+        name="m",
+        flavor="sklearn",
+        task="other",
+        classes=None,
+        signature=Signature((), ()),
+        original=disk.OriginalEntry("original/model.skops", "skops", {}, {}),
+        programs=(),
+        serves=disk.ORIGINAL,
+        files={},
+    )
+    assert keys == list(made.to_json())
+    assert said == list(disk.Statement("kind", "s", "t", "b", {}).to_json())
+    for name in (disk.MANIFEST, disk.EXAMPLE, disk.TEST_DATA, disk.TRUTH, disk.CARD):
+        assert name in text
+    assert f"Schema version {disk.SCHEMA_VERSION}." in text
+
+
+# -- links --
+
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_links_inside_the_project_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in _LINK.findall(text.replace("\n", " ")):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    linked = {
+        (DOCS / link.partition("#")[0]).resolve()
+        for link in _LINK.findall((DOCS / "index.md").read_text().replace("\n", " "))
+    }
+
+    assert set(DOCS.rglob("*.md")) - {DOCS / "index.md"} == linked
+
+
+def test_a_reference_on_the_pages_is_one_that_can_be_read() -> None:
+    shown = [
+        in_code(row[0])
+        for row in table((DOCS / "how-to/serve-several.md").read_text(), "a reference")
+    ]
+
+    assert [str(Reference.parse(text)) for text in shown if not text.startswith(".")] == shown[:-1]
