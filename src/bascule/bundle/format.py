@@ -200,11 +200,17 @@ def drafting(to: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises:
         Conflict: `to` exists, and `overwrite` is False or it is not a bundle.
+        Invalid: Nothing can be made there.
     """
     to = Path(to)
     _check_place(to, overwrite=overwrite)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".draft", dir=to.parent))
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".draft", dir=to.parent))
+    except OSError as problem:
+        raise Invalid(
+            f"no bundle can be made at {to}: {problem.strerror}", hint="choose another place"
+        ) from None
     try:
         yield draft
         draft.chmod(0o755)

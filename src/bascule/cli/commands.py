@@ -121,6 +121,8 @@ def pack(
         keep_test=keep_test, description=description, serve_original=serve_original,
         allow_pickle=allow_pickle, overwrite=overwrite, quiet=as_json,
     )  # fmt: skip
+    if made.manifest.serves == "original" and made.parity is not None:
+        note(f"warning: the original is what answers, slower: {made.parity.reason}")
     if as_json:
         print_json(_bundle_json(made))
     else:
@@ -361,8 +363,9 @@ def serve(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that share the port.")] = None,
     batching: Annotated[
-        str, typer.Option(help="auto: waiting callers run together; never: each alone.")
-    ] = "auto",
+        str | None,
+        typer.Option(help="auto: waiting callers run together; never: each alone."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve models over HTTP until Ctrl-C or SIGTERM, then finish what is under way."""
@@ -371,7 +374,7 @@ def serve(
     settings = _settings(
         host=host, port=port, control_port=control_port, workers=workers, batching=batching
     )
-    services = [_service(reference) for reference in models]
+    services = list(dict.fromkeys(_service(reference) for reference in models))
     run_server(services, settings, as_json=as_json)
 
 
@@ -514,7 +517,8 @@ def _find(reference: str) -> tuple[Version | None, Path]:
 
 def _is_path(reference: str) -> bool:
     """Whether a reference is meant as a folder: `gb/1` is a version unless a bundle is there."""
-    return reference.startswith((".", "/", "~")) or (Path(reference) / "bundle.json").is_file()
+    written_so = reference.startswith((".", "/", "~")) or reference.endswith("/")
+    return written_so or (Path(reference) / "bundle.json").is_file()
 
 
 def _service(reference: str) -> Any:

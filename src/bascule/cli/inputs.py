@@ -112,13 +112,24 @@ def split_truth(rows: Any, target: str | None, what: str, *, required: bool) -> 
     An .npz holds them as `X` and `y`.
 
     Raises:
-        Invalid: `required`, and the column is not there.
+        Invalid: `required`, and there is no truth.
     """
     if isinstance(rows, dict):
         if "X" not in rows:
             raise Invalid(f"{what}: no array X in it", hint="save it as np.savez(path, X=X, y=y)")
         return rows["X"], rows.get("y")
-    if target is None or not hasattr(rows, "column_names"):
+    if not hasattr(rows, "column_names"):
+        if required:
+            raise Invalid(
+                f"{what} has rows and no truth", hint="save it as np.savez(path, X=X, y=y)"
+            )
+        return rows, None
+    if target is None:
+        if required:
+            raise Invalid(
+                f"{what}: which of its columns holds the truth?",
+                hint=f"name it with --target; its columns are {', '.join(rows.column_names[:20])}",
+            )
         return rows, None
     if target not in rows.column_names:
         if not required:

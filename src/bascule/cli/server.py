@@ -39,9 +39,9 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             limits=limits_of(settings),
         )
         stack.callback(supervisor.stop)
-        # A second Ctrl-C must not leave half of the workers behind.
-        stack.callback(_ignore_signals)
-        control = stack.enter_context(bind(chosen.host, chosen.control_port, 1)[0])
+        control = stack.enter_context(
+            bind(chosen.host, chosen.control_port, 1, option="--control-port")[0]
+        )
         try:
             supervisor.start()
             _announce(supervisor, control.getsockname()[1], as_json=as_json)
@@ -50,6 +50,7 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             while True:
                 signal.pause()
         except _Stop:
+            _ignore_signals()
             if not as_json:
                 note("stopping: answering what is under way")
 
@@ -145,5 +146,6 @@ def _stop_on_signals() -> Iterator[None]:
 
 
 def _ignore_signals() -> None:
+    # A second Ctrl-C must not leave half of the workers behind.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -38,7 +38,7 @@ class Limits:
     max_connections: int = 10_000
     idle_timeout_s: float = 75.0
     receive_timeout_s: float = 20.0
-    drain_s: float = 30.0
+    drain_s: float = 10.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -269,8 +269,14 @@ def _take_no_more(listener: socket.socket) -> None:
         )
 
 
-def bind(host: str, port: int, count: int) -> list[socket.socket]:
+def bind(host: str, port: int, count: int, *, option: str = "--port") -> list[socket.socket]:
     """`count` listening sockets on one port; port 0 takes a free one.
+
+    Args:
+        host: A name or address of this machine.
+        port: The port.
+        count: How many sockets share it.
+        option: What chooses the port on the command line, for the hint.
 
     Raises:
         Conflict: Somebody listens there already, another server of the same user included:
@@ -305,7 +311,8 @@ def bind(host: str, port: int, count: int) -> list[socket.socket]:
         if error.errno in (98, 48):
             raise Conflict(
                 f"port {port} on {host} is in use",
-                hint="stop what listens there, or choose another with --port (0 takes a free one)",
+                hint=f"stop what listens there, or choose another with {option} "
+                "(0 takes a free one)",
                 port=port,
             ) from None
         raise Invalid(f"cannot listen on {host}:{port}: {error.strerror}") from None

@@ -13,6 +13,7 @@ import pytest
 import skops.io
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading
 
 from bascule.bundle.flavors.sklearn import load_trusted
@@ -227,6 +228,16 @@ MISTAKES = {
     "an unknown column": (
         ("pack", "{files}/model.skops", "--name", "x", "--train", "{files}/train.npz",
          "--test", "{files}/test.parquet", "--target", "late"), 2, "'late'"),
+    "held-out rows without the name of the truth": (
+        ("pack", "{files}/model.skops", "--name", "x", "--train", "{files}/train.npz",
+         "--test", "{files}/test.parquet"), 2, "--target"),
+    "held-out rows without a truth": (
+        ("pack", "{files}/model.skops", "--name", "x", "--train", "{files}/train.npz",
+         "--test", "{files}/rows.npy"), 2, "no truth"),
+    "a place that cannot be made": (
+        ("pack", "{files}/model.skops", "--name", "x", "--train", "{files}/train.npz",
+         "--to", "/proc/nowhere/b"), 2, "/proc/nowhere/b"),
+    "a mistyped folder": (("check", "gb.bundlee/", "-c", "accuracy >= 0"), 3, "gb.bundlee"),
     "a table of the wrong width": (
         ("pack", "{files}/model.skops", "--name", "x", "--train", "{files}/test.parquet"), 2, "31"),
     "no such bundle": (("push", "nowhere"), 3, "nowhere"),
@@ -262,6 +273,47 @@ def test_a_mistake_is_one_sentence_and_a_next_step_and_leaves_nothing(
     assert messages.count("error:") == 1
     assert "Traceback" not in messages + out
     assert sorted(tmp_path.rglob("*")) == before, "nothing half-written is left"
+
+
+def server_told(run, monkeypatch, *words):
+    """What `bascule serve` would hand to the server: the services and the settings."""
+    told = []
+    monkeypatch.setattr(
+        "bascule.cli.server.run_server",
+        lambda services, settings, **_: told.append((services, settings)),
+    )
+    code, _, messages = run("serve", *words)
+    assert code == 0, messages
+    return told[0]
+
+
+def test_settings_of_the_file_hold_where_the_command_line_says_nothing(
+    run, packed, monkeypatch, tmp_path
+):
+    (tmp_path / "bascule.toml").write_text('[serving]\nbatching = "never"\nworkers = 3\n')
+
+    _, settings = server_told(run, monkeypatch, packed)
+    assert (settings.serving.batching, settings.serving.workers) == ("never", 3)
+
+    _, settings = server_told(run, monkeypatch, packed, "--batching", "auto", "--workers", "2")
+    assert (settings.serving.batching, settings.serving.workers) == ("auto", 2)
+
+
+def test_a_model_named_twice_is_served_once(run, packed, monkeypatch):
+    run("push", packed)
+    services, _ = server_told(run, monkeypatch, "gb", "gb/1", packed)
+    assert [(one.model, one.version) for one in services][:1] == [("gb", "1")]
+    assert len(services) == 2
+
+
+def test_packing_warns_when_the_original_is_what_answers(run, files, tmp_path):
+    model = KNeighborsClassifier().fit(np.load(files / "rows.npy"), np.arange(50) % 2)
+    skops.io.dump(model, tmp_path / "near.skops")
+    code, out, messages = run(
+        "pack", tmp_path / "near.skops", "--name", "near", "--train", files / "rows.npy", "--json"
+    )
+    assert code == 0, messages
+    assert (json.loads(out)["serves"] == "original") == ("warning: the original" in messages)
 
 
 def test_a_pickle_is_not_loaded_unless_it_is_allowed_by_name(run, files, tmp_path):
