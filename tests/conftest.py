@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -128,19 +129,24 @@ def start_server(
     *arguments: Any, env: dict[str, str] | None = None, errors: Any = subprocess.DEVNULL
 ) -> Server:
     started_s = time.monotonic()
+    # As a user has it: output that is not flushed does not arrive.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
         [
             sys.executable, "-m", "bascule.cli", "serve", *map(str, arguments),
             "--port=0", "--control-port=0", "--json",
         ],
-        stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE, stderr=errors, text=True, env={**environment, **(env or {})},
     )  # fmt: skip
     assert process.stdout is not None
+    too_late = threading.Timer(60, process.kill)
+    too_late.start()
     text = ""
     for line in process.stdout:
         text += line
         if line == "}\n":
             break
+    too_late.cancel()
     assert text, f"the server ended with {process.wait()}"
     said = json.loads(text)
     return Server(

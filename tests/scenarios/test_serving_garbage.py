@@ -20,9 +20,9 @@ def log(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(start, cancer_bundle, log):
+def server(start, cancer_bundle, costly_bundle, log):
     with log.open("wb") as errors:
-        server = start(cancer_bundle, errors=errors)
+        server = start(cancer_bundle, costly_bundle, errors=errors)
         yield server
         server.end()
         server.process.stdout.close()
@@ -89,6 +89,15 @@ def test_damaged_requests_are_answered_or_refused(server, valid, data):
     cut = data.draw(st.integers(0, len(request)))
     assert set(statuses(server.port, bytes(request[:cut]), bytes(request[cut:]))) <= ALLOWED
     still_serves(server, valid)
+
+
+def test_numbers_that_the_model_cannot_hold_are_refused(server):
+    for number in (b"1e39", b"1e200", b"-1e308", b"1e309", b"9" * 4_000):
+        body = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,16],"data":[%b]}]}' % (
+            b",".join([number] * 16)
+        )
+        head = b"POST /v2/models/net/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+        assert statuses(server.port, head + body) == [400]
 
 
 def test_nothing_of_it_is_in_the_log(server, log):

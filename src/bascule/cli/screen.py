@@ -13,8 +13,8 @@ from bascule.core.errors import BasculeError
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    """One JSON document on standard output, at once: a program may be waiting for it."""
+    say(json.dumps(value, indent=2, default=str))
 
 
 def say(line: str) -> None:

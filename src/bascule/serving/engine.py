@@ -246,9 +246,13 @@ class Batcher:
         outputs = batch[0].outputs
         if any(job.outputs != outputs for job in batch):
             outputs = None
-        columns = {
-            name: np.concatenate([job.columns[name] for job in batch]) for name in batch[0].columns
-        }
+        try:
+            columns = {
+                name: np.concatenate([job.columns[name] for job in batch])
+                for name in batch[0].columns
+            }
+        except ValueError:  # rows of a length that varies, and of different lengths
+            return [run_one(self._program, job.columns, job.outputs) for job in batch]
         together = run_one(self._program, columns, outputs)
         rows = sum(job.rows for job in batch)
         if isinstance(together, BasculeError) or any(len(a) != rows for a in together.values()):

@@ -24,7 +24,8 @@ class Limits:
         max_head_bytes: The largest request line and headers together.
         max_connections: Open connections per worker; one more is answered 503.
         idle_timeout_s: How long a connection may stay open between requests.
-        receive_timeout_s: How long a request may take to arrive, and an answer to be taken.
+        receive_timeout_s: How long a request may take to arrive, and how long a client may take
+            nothing of its answer.
         drain_s: How long a worker that was told to stop lets requests finish.
     """
 

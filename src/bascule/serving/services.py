@@ -43,7 +43,7 @@ class WorkerConfig:
         worker: Its number, from 0; also the region of the counters that it writes.
         workers: How many there are.
         listener_fd: The inherited listening socket.
-        counters: The shared file of counters.
+        counters: The shared file of counters; may be an inherited descriptor, by its path.
         services: What to serve, the default version of a model before its others.
         limits: The bounds to keep.
     """

@@ -54,9 +54,12 @@ class WorkerStatus:
 class _Worker:
     """One worker's process and what is needed to start it again."""
 
-    def __init__(self, config: WorkerConfig, listener: socket.socket) -> None:
+    def __init__(
+        self, config: WorkerConfig, listener: socket.socket, *, inherited_fds: tuple[int, ...]
+    ) -> None:
         self.config = config
         self.listener = listener
+        self._inherited_fds = inherited_fds
         self.process: subprocess.Popen[bytes] | None = None
         self.ready = False
         self.restarts = 0
@@ -72,7 +75,7 @@ class _Worker:
             [sys.executable, "-m", "bascule.serving.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[self.config.listener_fd],
+            pass_fds=self._inherited_fds,
             # One thread per program is what its cost was measured with.
             env={**os.environ, "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"},
         )
@@ -169,8 +172,9 @@ class Supervisor:
         listeners = bind(host, port, workers)
         self.host = host
         self.port: int = listeners[0].getsockname()[1]
-        self._folder = tempfile.TemporaryDirectory(prefix="bascule-serve-", dir=_shared_memory())
-        counters_path = Path(self._folder.name) / "counters"
+        # It has no name, so it is gone with the last process, however that ends.
+        self._counters_file = tempfile.TemporaryFile(dir=_shared_memory())  # noqa: SIM115 -- stop() closes it
+        counters_path = Path(f"/dev/fd/{self._counters_file.fileno()}")
         self.labels: list[Label] = labels_of(self.services)
         self._counters = Counters(counters_path, workers, len(self.labels))
         self._workers = [
@@ -184,6 +188,7 @@ class Supervisor:
                     limits=limits,
                 ),
                 listener,
+                inherited_fds=(listener.fileno(), self._counters_file.fileno()),
             )
             for number, listener in enumerate(listeners)
         ]
@@ -243,7 +248,7 @@ class Supervisor:
                 process.wait()
         for worker in self._workers:
             worker.close_pipes()
-        self._folder.cleanup()
+        self._counters_file.close()
 
     def _watch(self) -> None:
         while not self._stopping.wait(_WATCH_EVERY_S):

@@ -276,6 +276,14 @@ def test_a_run_that_loses_rows_is_not_dealt_out_to_the_wrong_callers(
         np.testing.assert_array_equal(outcome["twice"], [[2 * place, 2 * place]])
 
 
+def test_callers_whose_rows_differ_in_length_are_run_apart(running, program, thread):
+    calls = Calls(running, program, thread)
+    held(calls, program)
+    calls.submit(([[1, 1]], ("sum",)), ([[1, 1, 1]], ("sum",)), ([[2, 2]], ("sum",)))
+    program.gate.set()
+    assert [outcome["sum"].tolist() for outcome in calls.all()[1:]] == [[2], [3], [4]]
+
+
 def test_the_thread_outlives_a_program_that_answers_nonsense(
     running, program, thread, monkeypatch, caplog
 ):

@@ -53,6 +53,13 @@ def x(dtype, **more):
     return Field("x", dtype, **more)
 
 
+@pytest.fixture(autouse=True)
+def no_warning_of_overflow():
+    """As in a worker: whether a number fits is what the decoder looks at."""
+    with np.errstate(over="ignore"):
+        yield
+
+
 # -- numbers --
 
 
@@ -288,6 +295,35 @@ def test_rows_are_bounded(rows):
         decode(body, x(DType.FP32), max_rows=5)
 
 
+OPEN = Field("x", DType.FP32, (-1, 2))
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_length_that_may_vary_is_that_of_the_request(length):
+    values = np.arange(2.0 * length * 2).reshape(2, length, 2)
+    for data in (values.tolist(), values.ravel().tolist()):
+        made = column(OPEN, data, shape=[2, length, 2])
+        np.testing.assert_array_equal(made, values)
+
+
+@pytest.mark.parametrize("shape", [[2, 2], [2, 0, 2], [2, -1, 2], [2, 1, 3], [2, 1, 2, 1], [2]])
+def test_a_length_that_may_vary_is_still_one_of_the_model(shape):
+    message = column_refusal(OPEN, [1.0] * 4, shape=shape)
+    assert message.startswith("inputs[0] (x).shape: ")
+    assert message.endswith("is not [rows, any, 2] with one row or more")
+
+
+def test_an_answer_of_varying_length_tells_its_own(serve_models, program, inline, monkeypatch):
+    program.inputs = (Field("x", DType.FP64, (-1,)),)
+    monkeypatch.setattr(type(program), "outputs", (Field("twice", DType.FP64, (-1,)),))
+    monkeypatch.setattr(program, "run", lambda columns, outputs=None: {"twice": columns["x"] * 2})
+    server = serve_models(("m", program, inline))
+    with server.client() as client:
+        body = {"inputs": [tensor("x", "FP64", [1, 3], [1, 2, 3])]}
+        (output,) = client.request("POST", INFER, body).answer().json["outputs"]
+    assert (output["shape"], output["data"]) == ([1, 3], [2, 4, 6])
+
+
 # -- the whole request --
 
 
@@ -436,7 +472,9 @@ PLACES = list(places(VALID))
 RUN = Decoder().for_fields(FIELDS, FIELDS, OUTPUTS, 10)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(
+    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.sampled_from(PLACES), ANY_JSON)
 def test_any_value_in_any_place_is_taken_or_refused(path, value):
     body = copy.deepcopy(VALID)
@@ -460,7 +498,9 @@ def test_any_value_in_any_place_is_taken_or_refused(path, value):
         assert array.dtype == field.dtype.numpy
 
 
-@settings(max_examples=300, deadline=None)
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_a_damaged_body_is_taken_or_refused(data):
     body = bytearray(json.dumps(VALID).encode())

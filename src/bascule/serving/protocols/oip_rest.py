@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import msgspec
@@ -371,6 +372,8 @@ def _reader(field: Field, target: DType) -> Reader:
     values = _values_reader(field, target)
     row_shape = field.shape
     allowed = _datatypes_for(field.dtype)
+    if -1 in row_shape:
+        return _open_reader(field, target)
 
     def read(tensor: Any, rows: int, where: str) -> tuple[NDArray[Any], int]:
         datatype = tensor.get("datatype", _MISSING)
@@ -394,6 +397,23 @@ def _reader(field: Field, target: DType) -> Reader:
         if row_shape:
             array = array.reshape(own_rows, *row_shape)
         return array, own_rows
+
+    return read
+
+
+def _open_reader(field: Field, target: DType) -> Reader:
+    """The reader of a field of which a length may vary: it reads by the shape of each request."""
+    expected = ", ".join(["rows", *("any" if n == -1 else str(n) for n in field.shape)])
+
+    def read(tensor: Any, rows: int, where: str) -> tuple[NDArray[Any], int]:
+        shape = tensor.get("shape", _MISSING)
+        sent: list[Any] = shape.as_list() if isinstance(shape, simdjson.Array) else []
+        if len(sent) != 1 + len(field.shape) or not all(
+            type(length) is int and length > 0 and declared in (-1, length)
+            for length, declared in zip(sent[1:], field.shape, strict=True)
+        ):
+            raise _wrong_shape(sent, expected, where)
+        return _reader(replace(field, shape=tuple(sent[1:])), target)(tensor, rows, where)
 
     return read
 
@@ -431,8 +451,12 @@ def _rows_of(shape: list[Any], row_shape: tuple[int, ...], where: str) -> int:
         if type(rows) is int and rows > 0:
             return rows
     expected = ", ".join(["rows", *map(str, row_shape)])
+    raise _wrong_shape(shape, expected, where)
+
+
+def _wrong_shape(shape: list[Any], expected: str, where: str) -> Invalid:
     found = str(shape)[:64] if all(type(length) is int for length in shape) else "what was sent"
-    raise Invalid(
+    return Invalid(
         f"{where}.shape: {found} is not [{expected}] with one row or more",
         hint="the first number is the count of rows",
     )
@@ -475,7 +499,6 @@ def _values_reader(field: Field, target: DType) -> Callable[[Any, int, str], NDA
 def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, str], NDArray[Any]]:
     narrow = target.itemsize < 8
     largest = float(np.finfo(target).max)
-    largest_square = largest * largest
     known = _known_numbers(field)
 
     def read(data: Any, count: int, where: str) -> NDArray[Any]:
@@ -489,8 +512,7 @@ def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, str], ND
             _check_known(array, known, field, where)
         if not narrow:
             return array
-        # No value can be over the largest if the sum of the squares is not: one call for all.
-        if not array.dot(array) <= largest_square:
+        if not np.abs(array).max() <= largest:  # true of NaN too, which is looked at there
             _check_largest(array, largest, field, where)
         return array.astype(target)
 
@@ -634,6 +656,10 @@ def _not_a_category(value: str, place: int, field: Field, where: str) -> Invalid
 # -- writing the answer --
 
 
+def _shape_end(row_shape: tuple[int, ...]) -> bytes:
+    return b"".join(b",%d" % length for length in row_shape) + b'],"data":'
+
+
 def _encoder(model: ServedModel) -> Callable[[str, Columns, int], bytes]:
     head = b'{"model_name":%b,"model_version":%b,"id":' % (
         _encode(model.name),
@@ -643,15 +669,18 @@ def _encoder(model: ServedModel) -> Callable[[str, Columns, int], bytes]:
         field.name: (
             b'{"name":%b,"datatype":"%b","shape":['
             % (_encode(field.name), field.dtype.value.encode()),
-            b"".join(b",%d" % length for length in field.shape) + b'],"data":',
+            _shape_end(field.shape),
         )
         for field in model.signature.outputs
     }
+    varying = frozenset(field.name for field in model.signature.outputs if -1 in field.shape)
 
     def encode(call_id: str, outputs: Columns, rows: int) -> bytes:
         tensors = []
         for name, array in outputs.items():
             before, after = parts[name]
+            if varying and name in varying:
+                after = _shape_end(array.shape[1:])
             data = _encode(array.ravel().tolist())
             tensors.append(b"%b%d%b%b}" % (before, rows, after, data))
         return b'%b%b,"outputs":[%b]}' % (head, _encode(call_id), b",".join(tensors))

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bascule.core.errors import KINDS, BasculeError, Invalid
+from bascule.serving import Label, prometheus_text
+from bascule.serving.counters import BUCKETS_S, STATUSES, Counters
+from bascule.serving.statuses import STATUS_OF, HttpError, error_text, status_of
+
+LABELS = [Label(), Label("m", "1"), Label("m", "2")]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "counters"
+
+
+def samples(counters):
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(prometheus_text(LABELS, counters.totals()))
+        for sample in family.samples
+    }
+
+
+def test_the_total_is_the_sum_over_the_workers_and_each_label_has_its_own(path):
+    counters = Counters(path, 3, len(LABELS))
+    for worker in range(3):
+        other, first, second = counters.slots(worker)
+        other.count(404, 1, 0)
+        first.count(200, 1_000, 5)
+        second.count(200 if worker else 500, 2_000, 7)
+    other, first, second = counters.totals()
+    assert (other.by_status, other.rows) == ({404: 3}, 0)
+    assert (first.by_status, first.rows, first.requests) == ({200: 3}, 15, 3)
+    assert (second.by_status, second.rows) == ({200: 2, 500: 1}, 21)
+    assert second.duration_s == pytest.approx(6e-6)
+
+
+def test_a_worker_that_is_started_again_goes_on_counting_where_it_stood(path):
+    Counters(path, 2, len(LABELS)).slots(1)[1].count(200, 1, 1)
+    again = Counters(path, 2, len(LABELS))
+    again.slots(1)[1].count(200, 1, 1)
+    assert again.totals()[1].by_status == {200: 2}
+
+
+def test_whoever_opens_the_file_reads_what_another_has_written(path):
+    writer, reader = (Counters(path, 1, len(LABELS)) for _ in range(2))
+    writer.slots(0)[0].count(200, 1, 0)
+    assert reader.totals()[0].requests == 1
+
+
+@pytest.mark.parametrize("place", range(len(BUCKETS_S)))
+def test_a_duration_counts_for_the_first_bound_that_it_does_not_exceed(path, place):
+    counters = Counters(path, 1, len(LABELS))
+    slot = counters.slots(0)[1]
+    bound_ns = int(BUCKETS_S[place] * 1e9)
+    slot.count(200, bound_ns, 1)
+    slot.count(200, bound_ns + 1, 1)
+    buckets = counters.totals()[1].buckets
+    assert (buckets[place], buckets[place + 1]) == (1, 1)
+
+
+def test_prometheus_reads_every_status_and_a_histogram_that_adds_up(path):
+    counters = Counters(path, 1, len(LABELS))
+    slot = counters.slots(0)[1]
+    for status in STATUSES:
+        slot.count(status, 3_000_000, 2)
+    read = samples(counters)
+    one = (("model", "m"), ("version", "1"))
+    for status in STATUSES:
+        assert read[("bascule_requests_total", one[0], ("status", str(status)), one[1])] == 1
+    assert read[("bascule_rows_total", *one)] == 2 * len(STATUSES)
+    count = read[("bascule_request_duration_seconds_count", *one)]
+    last = read[("bascule_request_duration_seconds_bucket", ("le", "+Inf"), *one)]
+    assert count == last == len(STATUSES)
+    bounds = [
+        read[("bascule_request_duration_seconds_bucket", ("le", str(bound)), *one)]
+        for bound in BUCKETS_S
+    ]
+    assert bounds == sorted(bounds)
+
+
+def test_every_kind_of_error_has_a_status_that_is_counted():
+    assert set(STATUS_OF) == set(KINDS)
+    assert set(STATUS_OF.values()) <= set(STATUSES)
+
+
+def test_a_kind_of_a_kind_has_the_status_of_the_nearest():
+    class Odd(Invalid):
+        pass
+
+    assert status_of(Odd("x")) == 400
+    assert status_of(BasculeError("x")) == 500
+    assert status_of(HttpError("x", status=431)) == 431
+
+
+def test_an_error_is_told_in_one_line_with_its_next_step():
+    assert error_text(Invalid("a is wrong", hint="send b")) == "a is wrong; send b"
+    assert error_text(Invalid("a is wrong")) == "a is wrong"

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from bascule.core.errors import Conflict, Invalid, NotFound
+from bascule.serving import Limits, Service, bind
+from bascule.serving.services import WorkerConfig
+from bascule.serving.supervisor import Supervisor, _take_no_more
+
+
+def close(listeners):
+    for listener in listeners:
+        listener.close()
+
+
+def test_all_listeners_have_one_port():
+    listeners = bind("127.0.0.1", 0, 3)
+    assert len({listener.getsockname()[1] for listener in listeners}) == 1
+    close(listeners)
+
+
+def test_a_port_is_not_shared_though_the_other_would_share_it():
+    first = bind("127.0.0.1", 0, 1)
+    port = first[0].getsockname()[1]
+    with pytest.raises(Conflict) as refused:
+        bind("127.0.0.1", port, 1)
+    assert refused.value.message == f"port {port} on 127.0.0.1 is in use"
+    assert refused.value.facts == {"port": port}
+    close(first)
+    close(bind("127.0.0.1", port, 1))
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1"])
+def test_an_address_that_cannot_be_bound_is_said(host):
+    with pytest.raises(Invalid, match=host):
+        bind(host, 0, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a socket filter of Linux")
+def test_who_has_connected_is_kept_and_who_comes_later_is_not_let_in():
+    (listener,) = bind("127.0.0.1", 0, 1)
+    address = listener.getsockname()
+    with socket.create_connection(address, timeout=5) as early:
+        early.sendall(b"hello")
+        _take_no_more(listener)
+        with socket.socket() as late:
+            late.settimeout(0.1)
+            assert late.connect_ex(address) != 0
+        accepted, _ = listener.accept()
+        accepted.setblocking(True)
+        accepted.sendall(accepted.recv(5))
+        assert early.recv(5) == b"hello"
+        accepted.close()
+    listener.close()
+
+
+def test_what_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
+    config = WorkerConfig(
+        worker=1,
+        workers=2,
+        listener_fd=7,
+        counters=tmp_path / "counters",
+        services=(Service("m", "1", tmp_path),),
+        limits=Limits(deadline_s=3, batching="never"),
+    )
+    assert WorkerConfig.from_json(config.to_json()) == config
+
+
+def test_a_supervisor_whose_worker_cannot_load_says_why_and_leaves_nothing(tmp_path):
+    supervisor = Supervisor(
+        [Service("m", "1", tmp_path / "nowhere")],
+        host="127.0.0.1", port=0, workers=2, limits=Limits(),
+    )  # fmt: skip
+    with pytest.raises(NotFound, match="no bundle at"):
+        supervisor.start()
+    assert not any(status.alive for status in supervisor.statuses())
+    supervisor.stop()
+    close(bind("127.0.0.1", supervisor.port, 1))
+
+
+def test_a_worker_needs_none_of_the_heavy_packages():
+    heavy = ["sklearn", "skl2onnx", "skops", "onnx", "pandas", "pyarrow", "sqlalchemy", "fastapi"]
+    heavy += ["typer", "rich", "pydantic", "uvicorn"]
+    code = f"import bascule.serving.worker, sys; print(sorted(set(sys.modules) & set({heavy})))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert ended.stdout.strip() == "[]"
