@@ -6,8 +6,10 @@ import gc
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bascule.cli.screen import note, print_json, say
@@ -18,8 +20,23 @@ if TYPE_CHECKING:
     from bascule.registry import Registry
 
 
+_LOOK_EVERY_S = 0.2
+
+
 class _Stop(BaseException):
     """The user, or the system, asked for the end."""
+
+
+@dataclass(slots=True)
+class _Signals:
+    """Whether a signal asked for the end, and whether it may interrupt what is being done.
+
+    What a handler raises may be lost, in a destructor for example, and a signal may come just
+    before a wait that it was meant to end. So whoever waits also looks now and then.
+    """
+
+    came: bool = False
+    interrupt: bool = True
 
 
 def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool) -> None:
@@ -30,7 +47,7 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
         BasculeError: A worker could not load what it was told to serve.
     """
     chosen = settings.serving
-    with _stop_on_signals(), ExitStack() as stack:
+    with _stop_on_signals() as signals, ExitStack() as stack:
         supervisor = Supervisor(
             services,
             host=chosen.host,
@@ -46,13 +63,16 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             supervisor.start()
             _announce(supervisor, control.getsockname()[1], as_json=as_json)
             # Only now: loading what the control API needs must not keep predictions waiting.
+            signals.interrupt = False
             stack.callback(_start_control(supervisor, control, settings))
-            while True:
-                signal.pause()
+            signals.interrupt = True
+            while not signals.came:
+                time.sleep(_LOOK_EVERY_S)
         except _Stop:
-            _ignore_signals()
-            if not as_json:
-                note("stopping: answering what is under way")
+            pass
+        _ignore_signals()
+        if not as_json:
+            note("stopping: answering what is under way")
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -133,13 +153,17 @@ def _url_host(host: str) -> str:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[None]:
+def _stop_on_signals() -> Iterator[_Signals]:
+    signals = _Signals()
+
     def stop(*_: Any) -> None:
-        raise _Stop
+        signals.came = True
+        if signals.interrupt:
+            raise _Stop
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -143,12 +143,14 @@ class Site:
     async def drain(self) -> None:
         """Answer what is under way, then close every connection; bounded by `drain_s`."""
         self.draining = True
-        until = self.clock() + self.limits.drain_s
-        while self.connections and self.clock() < until:
-            self.now = self.clock()
-            for connection in tuple(self.connections):
-                connection.close_if_idle(_DRAIN_IDLE_S)
+        self.now = started = self.clock()
+        while self.connections and self.now - started < self.limits.drain_s:
+            # What the coarse clock said of the time before this is too old to judge who is idle.
+            if self.now - started > _DRAIN_IDLE_S:
+                for connection in tuple(self.connections):
+                    connection.close_if_idle(_DRAIN_IDLE_S)
             await asyncio.sleep(0.02)
+            self.now = self.clock()
         for connection in tuple(self.connections):
             connection.abort()
 

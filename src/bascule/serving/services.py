@@ -12,6 +12,9 @@ from typing import Any
 from bascule.serving.counters import Label
 from bascule.serving.limits import Limits
 
+BACKLOG = 2048
+"""How many connections the kernel keeps for a worker that is busy, or being started again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Service:

@@ -28,12 +28,11 @@ from pathlib import Path
 from bascule.core.errors import BasculeError, Conflict, Invalid, Unavailable
 from bascule.serving.counters import Counters, Label, Totals
 from bascule.serving.limits import Limits
-from bascule.serving.services import Service, WorkerConfig, labels_of
+from bascule.serving.services import BACKLOG, Service, WorkerConfig, labels_of
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
-_BACKLOG = 2048
 _SO_ATTACH_FILTER = 26
 _BPF_RETURN = 0x06
 _WATCH_EVERY_S = 0.05
@@ -307,7 +306,7 @@ def bind(host: str, port: int, count: int, *, option: str = "--port") -> list[so
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind(address)
-            listener.listen(_BACKLOG)
+            listener.listen(BACKLOG)
             listener.setblocking(False)
             address = listener.getsockname()
     except OSError as error:

@@ -36,7 +36,7 @@ from bascule.serving.http import Connection, Exchange, Routes, Site
 from bascule.serving.limits import Limits
 from bascule.serving.models import ServedModel
 from bascule.serving.protocols.oip_rest import Decoder, OipRest
-from bascule.serving.services import Service, WorkerConfig, labels_of
+from bascule.serving.services import BACKLOG, Service, WorkerConfig, labels_of
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     gc.collect()
     gc.freeze()
     listener = socket.socket(fileno=config.listener_fd)
-    server = await loop.create_server(lambda: Connection(site), sock=listener)
+    # The loop listens again, with a hundred places if it is not told otherwise.
+    server = await loop.create_server(lambda: Connection(site), sock=listener, backlog=BACKLOG)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_reader(sys.stdin.fileno(), _watch_supervisor, stopping)
     ticking = loop.create_task(_tick(site))

@@ -584,6 +584,24 @@ def test_a_server_that_stops_waits_for_work_and_not_for_the_idle(server, waiting
         drained.result(10)
 
 
+def test_a_connection_that_was_just_used_is_not_idle_because_the_clock_is_coarse(server):
+    """Between two ticks the coarse clock stands still, and may be a second behind."""
+    import asyncio
+
+    with server.client() as client:
+        client.send(GET).answer()
+        server.on_loop(lambda: setattr(server.site, "now", server.site.now - 1))
+        server.on_loop(
+            lambda: [setattr(c, "_since", server.site.now) for c in server.site.connections]
+        )
+        drained = asyncio.run_coroutine_threadsafe(server.site.drain(), server.loop)
+        server.until(lambda: server.site.draining)
+        answer = client.send(GET).answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        client.socket.close()
+        drained.result(10)
+
+
 def test_a_server_that_stops_does_not_wait_for_ever(serve, waiting):
     import asyncio
 
