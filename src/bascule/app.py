@@ -1,4 +1,4 @@
-"""The composition root: settings in, wired objects out. The one place that names adapters.
+"""The composition root: settings in, wired objects out.
 
 Settings come from `bascule.toml` in the working directory and from the environment, which wins:
 `BASCULE_HOME`, `BASCULE_SERVING__WORKERS`. They are read once, and a wrong one is refused together
