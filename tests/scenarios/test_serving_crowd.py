@@ -156,11 +156,25 @@ def histograms(text):
 
 
 @pytest.fixture(scope="module")
-def models(cancer_bundle, table_bundle, costly_bundle):
+def digits_bundle(packed):
+    """A small network of scikit-learn's: a row's last bits depend on its company."""
+    from sklearn.datasets import load_digits
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import MinMaxScaler
+
+    X, y = load_digits(return_X_y=True)
+    network = MLPClassifier((100,), solver="lbfgs", max_iter=30, tol=1.0, random_state=0)
+    model = make_pipeline(MinMaxScaler(), network).fit(X, y)
+    return packed("digits", model, X, (X[:200], y[:200]))
+
+
+@pytest.fixture(scope="module")
+def models(cancer_bundle, table_bundle, costly_bundle, digits_bundle):
     def make(scale):
         random = np.random.default_rng(11)
-        n, t, c = (int(scale * share) for share in (0.6, 0.3, 0.1))
-        from sklearn.datasets import load_breast_cancer
+        n, t, c, d = (int(scale * share) for share in (0.5, 0.2, 0.1, 0.2))
+        from sklearn.datasets import load_breast_cancer, load_digits
 
         X, _ = load_breast_cancer(return_X_y=True)
         cancer = X[random.integers(0, len(X), n)] * random.normal(1, 0.1, (n, X.shape[1]))
@@ -174,10 +188,13 @@ def models(cancer_bundle, table_bundle, costly_bundle):
             "gust": random.normal(size=t),
         }
         network = random.normal(size=(c, 16)).astype(np.float32).astype(np.float64)
+        X, _ = load_digits(return_X_y=True)
+        digits = X[random.integers(0, len(X), d)] + random.normal(size=(d, X.shape[1]))
         return [
             Model("gb", bascule.load(cancer_bundle), {"input": cancer}),
             Model("table", bascule.load(table_bundle), table),
             Model("net", bascule.load(costly_bundle), {"x": network}),
+            Model("digits", bascule.load(digits_bundle), {"input": digits}),
         ]
 
     return make
@@ -188,14 +205,15 @@ def models(cancer_bundle, table_bundle, costly_bundle):
 )
 @pytest.mark.parametrize("workers", [1, 2])
 def test_in_a_crowd_everybody_gets_their_own_answer_and_is_counted_once(
-    serve, connect, models, scale, workers, cancer_bundle, table_bundle, costly_bundle
+    serve, connect, models, scale, workers
 ):
     chosen = models(scale)
+    assert {model.bundle.manifest.served.batch_invariant for model in chosen} == {True, False}
     random = np.random.default_rng(5)
     calls = [call for model in chosen for call in calls_of(model, random)]
     calls += [call for model in chosen for call in bad_calls(model, len(calls) // 20)]
     random.shuffle(calls)
-    server = serve(cancer_bundle, table_bundle, costly_bundle, f"--workers={workers}")
+    server = serve(*(model.bundle.path for model in chosen), f"--workers={workers}")
 
     wrong, tally = crowd(connect, server.port, calls)
 

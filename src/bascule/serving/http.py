@@ -1,7 +1,8 @@
 """HTTP/1.1 at the cost of a parser and a socket.
 
-The prediction path has no framework: llhttp (through httptools) parses strictly, a dictionary
-finds the handler by the exact bytes of the path, and the answer is one write. What a framework
+The prediction path has no framework: llhttp (through httptools) parses strictly, and only heads
+that it has not parsed before; a dictionary finds the handler by the exact bytes of the path, and
+the answer is one write. What a framework
 would have kept is kept here:
 
 - answers leave in the order of their requests, also when clients pipeline;
@@ -25,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import cast
+from typing import NamedTuple, cast
 
 import httptools
 import msgspec
@@ -50,6 +51,26 @@ _KEPT_HEADERS = frozenset(
 _KEPT_LENGTHS = frozenset(map(len, _KEPT_HEADERS))
 _NO_HEADERS: dict[bytes, bytes] = {}
 _JSON = b"application/json"
+_MAX_KNOWN_HEADS = 1024
+_MAX_KNOWN_HEAD_BYTES = 1024
+_NOT_KNOWN = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
+"""Heads with one of these say how to read on, so the parser always reads them."""
+
+
+class Head(NamedTuple):
+    """What the head of a request said, of what matters here.
+
+    Attributes:
+        method: For example `b"POST"`; empty if nothing was understood.
+        target: The path and the query, as they were sent.
+        headers: Those that are kept, by their names in lower case. Not to be changed.
+        keep_alive: The connection is to stay open after the answer.
+    """
+
+    method: bytes
+    target: bytes
+    headers: dict[bytes, bytes]
+    keep_alive: bool
 
 
 class Exchange:
@@ -59,26 +80,14 @@ class Exchange:
     """
 
     __slots__ = (
-        "_connection", "answered", "body", "failure", "headers", "keep_alive", "method", "on_gone",
-        "rows", "slot", "started_ns", "target",
+        "_connection", "answered", "body", "failure", "head", "on_gone", "rows", "slot",
+        "started_ns",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        connection: Connection,
-        method: bytes,
-        target: bytes,
-        headers: dict[bytes, bytes],
-        body: bytes,
-        keep_alive: bool,
-        slot: Slot,
-    ) -> None:
+    def __init__(self, connection: Connection, head: Head, body: bytes, slot: Slot) -> None:
         self._connection = connection
-        self.method = method
-        self.target = target
-        self.headers = headers
+        self.head = head
         self.body = body
-        self.keep_alive = keep_alive
         self.slot = slot
         self.rows = 0
         self.started_ns = time.perf_counter_ns()
@@ -127,6 +136,7 @@ class Site:
         self.body_digits = len(str(limits.max_body_bytes))
         self.other_slot = other_slot
         self.connections: set[Connection] = set()
+        self.known_heads: dict[bytes, tuple[Head, int]] = {}
         self.draining = False
         self.now = clock()
         self.heads: dict[int, bytes] = {}
@@ -139,6 +149,23 @@ class Site:
         self.heads = {status: _head(status, date) for status in STATUSES}
         for connection in tuple(self.connections):
             connection.check_times()
+
+    def learn(self, data: bytes, head: Head) -> None:
+        """Remember a head that the parser has read, if `data` is that one request and no more.
+
+        A client sends the same head again and again. The same bytes mean the same, so those of a
+        request that comes in one piece need not be parsed again.
+        """
+        head_bytes = data.find(b"\r\n\r\n", 0, _MAX_KNOWN_HEAD_BYTES) + 4
+        body_bytes = int(head.headers.get(b"content-length", b"0"))
+        if (
+            head_bytes > 4
+            and head_bytes + body_bytes == len(data)
+            and _NOT_KNOWN.isdisjoint(head.headers)
+        ):
+            if len(self.known_heads) >= _MAX_KNOWN_HEADS:
+                self.known_heads.clear()
+            self.known_heads[data[:head_bytes]] = (head, len(data))
 
     async def drain(self) -> None:
         """Answer what is under way, then close every connection; bounded by `drain_s`."""
@@ -191,15 +218,17 @@ class Connection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_closing", "_current", "_failure", "_head_bytes", "_head_done",
-        "_headers", "_parser", "_partial", "_paused", "_pipeline", "_pipeline_bytes", "_pumping",
-        "_receiving_since", "_since", "_site", "_target", "_transport", "_unsent", "_writable",
+        "_body", "_body_bytes", "_closing", "_current", "_failure", "_head", "_head_bytes",
+        "_head_done", "_headers", "_parser", "_partial", "_paused", "_pipeline",
+        "_pipeline_bytes", "_pumping", "_receiving_since", "_since", "_site", "_target",
+        "_transport", "_unsent", "_writable",
     )  # fmt: skip
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
+        self._head: Head
         self._target = b""
         self._headers = _NO_HEADERS
         self._body: list[bytes] = []
@@ -239,12 +268,20 @@ class Connection(asyncio.Protocol):
             if self._current is None:
                 self._receiving_since = self._site.now  # it lingers, and the client still speaks
             return
+        fresh = not self._partial
+        if fresh:
+            head_end = data.find(b"\r\n\r\n", 0, _MAX_KNOWN_HEAD_BYTES) + 4
+            known = self._site.known_heads.get(data[:head_end])
+            if known is not None and known[1] == len(data):
+                self._take(Exchange(self, known[0], data[head_end:], self._site.other_slot))
+                return
         head_bytes = self._head_bytes + len(data)
         if head_bytes > self._site.limits.max_head_bytes and not self._head_done:
             data = self._receive_head(data)
             if self._is_closing():
                 return
             head_bytes = self._head_bytes + len(data)
+            fresh = False
         body_bytes = self._body_bytes
         self._head_bytes = head_bytes
         self._partial = True
@@ -252,6 +289,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._go_on_without_upgrade(data, upgrade)
+            fresh = False
         except httptools.HttpParserError as error:
             self._parsing_failed(error)
         if self._is_closing():
@@ -260,7 +298,10 @@ class Connection(asyncio.Protocol):
             self._bound_head(body_bytes)
         if self._failure is not None:
             self._refuse(self._failure)
-        elif self._partial and not self._receiving_since:
+        elif not self._partial:
+            if fresh:
+                self._site.learn(data, self._head)
+        elif not self._receiving_since:
             self._receiving_since = self._site.now
 
     def _receive_head(self, data: bytes) -> bytes:
@@ -386,14 +427,14 @@ class Connection(asyncio.Protocol):
         if self._parser.should_upgrade():
             return  # _go_on_without_upgrade reads it again
         body = self._body
-        exchange = Exchange(
-            self,
+        self._head = head = Head(
             self._parser.get_method(),
             self._target,
             self._headers,
-            body[0] if len(body) == 1 else b"".join(body),
             self._parser.should_keep_alive(),
-            self._site.other_slot,
+        )
+        exchange = Exchange(
+            self, head, body[0] if len(body) == 1 else b"".join(body), self._site.other_slot
         )
         self._target = b""
         self._headers = _NO_HEADERS
@@ -403,12 +444,16 @@ class Connection(asyncio.Protocol):
         self._head_done = False
         self._partial = False
         self._receiving_since = 0.0
+        self._take(exchange)
+
+    # -- answering --
+
+    def _take(self, exchange: Exchange) -> None:
+        """Answer a request now, or in its turn."""
         if self._current is None and not self._pipeline and self._writable:
             self._dispatch(exchange)
         else:
             self._enqueue(exchange)
-
-    # -- answering --
 
     def write_answer(
         self, exchange: Exchange, body: bytes, status: int, content_type: bytes, extra: bytes
@@ -420,15 +465,16 @@ class Connection(asyncio.Protocol):
         self._current = None
         site = self._site
         self._since = site.now
-        if not exchange.keep_alive or site.draining:
-            exchange.keep_alive = False
+        head = exchange.head
+        keep_alive = head.keep_alive and not site.draining
+        if not keep_alive:
             extra += b"Connection: close\r\n"
-        elif b"connection" in exchange.headers:
+        elif b"connection" in head.headers:
             # HTTP/1.0 clients that asked to keep the connection must be told that it is kept.
             extra += b"Connection: keep-alive\r\n"
         if extra:
             content_type = content_type + b"\r\n" + extra[:-2]
-        if exchange.method == b"HEAD":
+        if head.method == b"HEAD":
             answer = b"%b%b\r\nContent-Length: %d\r\n\r\n" % (
                 site.heads[status], content_type, len(body),
             )  # fmt: skip
@@ -443,7 +489,7 @@ class Connection(asyncio.Protocol):
         # Counted first: a client that has its answer finds it counted, whoever it asks.
         self._count(exchange, status)
         self._transport.write(answer)
-        if not exchange.keep_alive:
+        if not keep_alive:
             self._close_lingering()
         elif self._pipeline and not self._pumping:
             self._pump()
@@ -453,14 +499,14 @@ class Connection(asyncio.Protocol):
         try:
             if exchange.failure is not None:
                 raise exchange.failure
-            handlers = self._site.routes.get(exchange.target)
+            handlers = self._site.routes.get(exchange.head.target)
             if handlers is None:
                 handlers = self._find(exchange)
-            handler = handlers.get(exchange.method)
+            handler = handlers.get(exchange.head.method)
             if handler is None:
                 allow = ", ".join(sorted(method.decode() for method in handlers))
                 raise HttpError(
-                    f"{exchange.method.decode()} is not allowed here",
+                    f"{exchange.head.method.decode()} is not allowed here",
                     hint=f"use {allow}",
                     status=405,
                     allow=allow,
@@ -475,7 +521,7 @@ class Connection(asyncio.Protocol):
 
     def _find(self, exchange: Exchange) -> dict[bytes, Handler]:
         """The handlers of a path that has a query, a trailing slash or an absolute form."""
-        path = exchange.target.partition(b"?")[0]
+        path = exchange.head.target.partition(b"?")[0]
         if path.startswith((b"http://", b"https://")):
             path = b"/" + path.split(b"//", 1)[1].partition(b"/")[2]
         handlers = self._site.routes.get(path) or self._site.routes.get(path.rstrip(b"/"))
@@ -522,7 +568,8 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: BasculeError) -> None:
         """Answer `error` in its turn, then close; nothing more is read."""
-        exchange = Exchange(self, b"", self._target, _NO_HEADERS, b"", False, self._site.other_slot)
+        head = Head(b"", self._target, _NO_HEADERS, keep_alive=False)
+        exchange = Exchange(self, head, b"", self._site.other_slot)
         exchange.failure = error
         self._closing = True
         self._receiving_since = 0.0

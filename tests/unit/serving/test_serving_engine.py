@@ -421,10 +421,10 @@ EXAMPLE = {"x": np.ones((3, 2))}
 def test_a_cheap_program_runs_inline_for_as_many_rows_as_are_cheap(monkeypatch):
     pace = measure_pace(Timed(monkeypatch, 10e-6, 1e-6), EXAMPLE, Limits())
     assert pace.one_row_s == pytest.approx(11e-6)
-    assert 128 <= pace.inline_rows <= 200
+    assert 256 <= pace.inline_rows <= 500
 
 
-@pytest.mark.parametrize(("run_s", "is_inline"), [(190e-6, True), (210e-6, False)])
+@pytest.mark.parametrize(("run_s", "is_inline"), [(490e-6, True), (510e-6, False)])
 def test_the_cost_of_one_row_decides_between_loop_and_thread(monkeypatch, run_s, is_inline):
     pace = measure_pace(Timed(monkeypatch, run_s, 1e-9), EXAMPLE, Limits())
     assert (pace.inline_rows > 0) == is_inline

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -35,6 +37,9 @@ _KEEP_PARSER_BYTES = 1 << 20
 _NUMBER_PROBLEMS = ("NUMBER", "BIGINT")
 _DATATYPES = frozenset(DType)
 _MISSING = object()
+_from_buffer = np.frombuffer
+_FLOAT64 = np.dtype(np.float64)
+_INT64 = np.dtype(np.int64)
 
 
 class OipRest:
@@ -135,9 +140,16 @@ class OipRest:
         inline_rows = model.inline_rows
         slot = model.slot
 
+        def tell(exchange: Exchange, call_id: str, rows: int, outcome: Outcome) -> None:
+            if isinstance(outcome, BasculeError):
+                exchange.fail(outcome)
+            else:
+                exchange.rows = rows
+                exchange.answer(encode(call_id, outcome, rows))
+
         def handle(exchange: Exchange) -> None:
             exchange.slot = slot
-            headers = exchange.headers
+            headers = exchange.head.headers
             allowed_s = deadline_s
             if headers:
                 if b"content-encoding" in headers:
@@ -149,16 +161,10 @@ class OipRest:
             if call_id is None:
                 call_id = f"{self._id_prefix}-{next(self._ids):x}"
 
-            def deliver(outcome: Outcome) -> None:
-                if isinstance(outcome, BasculeError):
-                    exchange.fail(outcome)
-                else:
-                    exchange.rows = rows
-                    exchange.answer(encode(call_id, outcome, rows))
-
             if rows <= inline_rows:
-                deliver(model.run_inline(columns, outputs))
+                tell(exchange, call_id, rows, model.run_inline(columns, outputs))
             else:
+                deliver = partial(tell, exchange, call_id, rows)
                 exchange.on_gone = model.submit(columns, rows, outputs, allowed_s, deliver)
 
         return handle
@@ -280,9 +286,16 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-Reader = Callable[[Any, int, str], tuple[NDArray[Any], int]]
-"""From one `inputs[i]` of a request, the rows so far (0: not known), and its place in words, to
-the array and its rows."""
+Place = tuple[int, str]
+"""The index and the name of one `inputs[i]`; put into words only when something is wrong there."""
+
+Reader = Callable[[Any, int, Place], tuple[NDArray[Any], int]]
+"""From one `inputs[i]` of a request, the rows so far (0: not known), and its place, to the array
+and its rows."""
+
+
+def _at(place: Place) -> str:
+    return f"inputs[{place[0]}] ({place[1]})"
 
 
 def _decode(
@@ -305,7 +318,7 @@ def _decode(
             raise _unknown_input(index, name, readers)
         if name in columns:
             raise Invalid(f"inputs[{index}]: {name!r} is given twice")
-        columns[name], rows = readers[name](tensor, rows, f"inputs[{index}] ({name})")
+        columns[name], rows = readers[name](tensor, rows, (index, name))
     if len(columns) < len(readers):
         lacking = ", ".join(repr(name) for name in readers if name not in columns)
         raise Invalid(f"inputs: {lacking} missing", hint="send one tensor per input of the model")
@@ -371,26 +384,31 @@ def _reader(field: Field, target: DType) -> Reader:
         width *= length
     values = _values_reader(field, target)
     row_shape = field.shape
+    lengths = list(row_shape)
     allowed = _datatypes_for(field.dtype)
     if -1 in row_shape:
         return _open_reader(field, target)
 
-    def read(tensor: Any, rows: int, where: str) -> tuple[NDArray[Any], int]:
+    def read(tensor: Any, rows: int, where: Place) -> tuple[NDArray[Any], int]:
         datatype = tensor.get("datatype", _MISSING)
         if datatype not in allowed:
             raise _wrong_datatype(where, datatype, field)
         shape = tensor.get("shape", _MISSING)
         if not isinstance(shape, simdjson.Array):
-            raise Invalid(f"{where}.shape: missing, or not a list of whole numbers")
-        own_rows = _rows_of(shape.as_list(), row_shape, where)
+            raise Invalid(f"{_at(where)}.shape: missing, or not a list of whole numbers")
+        sent = shape.as_list()
+        if sent and sent[1:] == lengths and type(sent[0]) is int and sent[0] > 0:
+            own_rows = sent[0]
+        else:
+            own_rows = _rows_of(sent, row_shape, where)
         if rows and own_rows != rows:
             raise Invalid(
-                f"{where}.shape: {own_rows} rows, where the inputs before it have {rows}",
+                f"{_at(where)}.shape: {own_rows} rows, where the inputs before it have {rows}",
                 hint="every input has one value per row",
             )
         data = tensor.get("data", _MISSING)
         if not isinstance(data, simdjson.Array):
-            raise Invalid(f"{where}.data: missing, or not a list")
+            raise Invalid(f"{_at(where)}.data: missing, or not a list")
         array = values(data, own_rows * width, where)
         if len(data) != len(array) or (width == 1 and isinstance(data[0], simdjson.Array)):
             _check_nesting(data.as_list(), own_rows, row_shape, where)
@@ -405,7 +423,7 @@ def _open_reader(field: Field, target: DType) -> Reader:
     """The reader of a field of which a length may vary: it reads by the shape of each request."""
     expected = ", ".join(["rows", *("any" if n == -1 else str(n) for n in field.shape)])
 
-    def read(tensor: Any, rows: int, where: str) -> tuple[NDArray[Any], int]:
+    def read(tensor: Any, rows: int, where: Place) -> tuple[NDArray[Any], int]:
         shape = tensor.get("shape", _MISSING)
         sent: list[Any] = shape.as_list() if isinstance(shape, simdjson.Array) else []
         if len(sent) != 1 + len(field.shape) or not all(
@@ -431,19 +449,19 @@ def _datatypes_for(dtype: DType) -> frozenset[DType]:
     return frozenset((dtype,))
 
 
-def _wrong_datatype(where: str, datatype: Any, field: Field) -> Invalid:
+def _wrong_datatype(where: Place, datatype: Any, field: Field) -> Invalid:
     if datatype not in _DATATYPES:
         found = "missing, or not a text"
         if isinstance(datatype, str):
             found = f"{datatype[:32]!r} is no data type"
-        return Invalid(f"{where}.datatype: {found}", hint=f"send {field.dtype.value!r}")
+        return Invalid(f"{_at(where)}.datatype: {found}", hint=f"send {field.dtype.value!r}")
     return Invalid(
-        f"{where}.datatype: {datatype}, where the model takes {field.dtype.value}",
+        f"{_at(where)}.datatype: {datatype}, where the model takes {field.dtype.value}",
         hint=f"send {field.dtype.value}",
     )
 
 
-def _rows_of(shape: list[Any], row_shape: tuple[int, ...], where: str) -> int:
+def _rows_of(shape: list[Any], row_shape: tuple[int, ...], where: Place) -> int:
     tail = tuple(shape[1:])
     # A column may also be sent as a matrix of one column.
     if shape and (tail == row_shape or (not row_shape and tail == (1,))):
@@ -454,20 +472,20 @@ def _rows_of(shape: list[Any], row_shape: tuple[int, ...], where: str) -> int:
     raise _wrong_shape(shape, expected, where)
 
 
-def _wrong_shape(shape: list[Any], expected: str, where: str) -> Invalid:
+def _wrong_shape(shape: list[Any], expected: str, where: Place) -> Invalid:
     found = str(shape)[:64] if all(type(length) is int for length in shape) else "what was sent"
     return Invalid(
-        f"{where}.shape: {found} is not [{expected}] with one row or more",
+        f"{_at(where)}.shape: {found} is not [{expected}] with one row or more",
         hint="the first number is the count of rows",
     )
 
 
-def _check_nesting(data: list[Any], rows: int, row_shape: tuple[int, ...], where: str) -> None:
+def _check_nesting(data: list[Any], rows: int, row_shape: tuple[int, ...], where: Place) -> None:
     """Nested data must have the declared shape: a ragged list of the right length is a mistake."""
     shape = (rows, *row_shape) if row_shape else (rows, 1)
     if not _has_shape(data, shape):
         raise Invalid(
-            f"{where}.data: nested lists that are not of the declared shape",
+            f"{_at(where)}.data: nested lists that are not of the declared shape",
             hint="send the values flat, or nested exactly as the shape says",
         )
 
@@ -480,14 +498,14 @@ def _has_shape(data: Any, shape: tuple[int, ...]) -> bool:
     return all(_has_shape(item, shape[1:]) for item in data)
 
 
-def _count_mismatch(found: int, expected: int, where: str) -> Invalid:
+def _count_mismatch(found: int, expected: int, where: Place) -> Invalid:
     return Invalid(
-        f"{where}.data: {found} values, where the shape makes {expected}",
+        f"{_at(where)}.data: {found} values, where the shape makes {expected}",
         hint="shape and data must agree",
     )
 
 
-def _values_reader(field: Field, target: DType) -> Callable[[Any, int, str], NDArray[Any]]:
+def _values_reader(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[Any]]:
     """From a JSON list to a flat array of the program's type, each value checked."""
     if field.dtype.is_float:
         return _floats(field, target.numpy)
@@ -496,14 +514,17 @@ def _values_reader(field: Field, target: DType) -> Callable[[Any, int, str], NDA
     return _objects(field, target)
 
 
-def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, str], NDArray[Any]]:
+def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], NDArray[Any]]:
     narrow = target.itemsize < 8
     largest = float(np.finfo(target).max)
+    # The sum of the squares is below the square of the largest only if every value is below it;
+    # it is one quick call, where looking at every value is three.
+    largest_squared = largest * largest if narrow else math.inf
     known = _known_numbers(field)
 
-    def read(data: Any, count: int, where: str) -> NDArray[Any]:
+    def read(data: Any, count: int, where: Place) -> NDArray[Any]:
         try:
-            array = np.frombuffer(data.as_buffer(of_type="d"), np.float64)
+            array = _from_buffer(data.as_buffer(of_type="d"), _FLOAT64)
         except (TypeError, ValueError):
             array = _floats_one_by_one(_flat(data.as_list()), field, where)
         if len(array) != count:
@@ -512,24 +533,24 @@ def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, str], ND
             _check_known(array, known, field, where)
         if not narrow:
             return array
-        if not np.abs(array).max() <= largest:  # true of NaN too, which is looked at there
+        if not array.dot(array) <= largest_squared:  # true of NaN too, which is looked at there
             _check_largest(array, largest, field, where)
         return array.astype(target)
 
     return read
 
 
-def _check_largest(array: NDArray[np.float64], largest: float, field: Field, where: str) -> None:
+def _check_largest(array: NDArray[np.float64], largest: float, field: Field, where: Place) -> None:
     too_large = np.flatnonzero(np.abs(array) > largest)
     if len(too_large):
         place = int(too_large[0])
         raise Invalid(
-            f"{where}.data[{place}]: {array[place]:g} does not fit {field.dtype.value}",
+            f"{_at(where)}.data[{place}]: {array[place]:g} does not fit {field.dtype.value}",
             hint=f"the largest is {largest:g}",
         )
 
 
-def _floats_one_by_one(values: list[Any], field: Field, where: str) -> NDArray[np.float64]:
+def _floats_one_by_one(values: list[Any], field: Field, where: Place) -> NDArray[np.float64]:
     made = np.empty(len(values), np.float64)
     for place, value in enumerate(values):
         if value is None and field.nullable:
@@ -541,15 +562,15 @@ def _floats_one_by_one(values: list[Any], field: Field, where: str) -> NDArray[n
     return made
 
 
-def _integers(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, str], NDArray[Any]]:
+def _integers(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], NDArray[Any]]:
     info = np.iinfo(field.dtype.numpy)
     least, most = int(info.min), int(info.max)
     is_full = field.dtype is DType.INT64
     known = _known_numbers(field)
 
-    def read(data: Any, count: int, where: str) -> NDArray[Any]:
+    def read(data: Any, count: int, where: Place) -> NDArray[Any]:
         try:
-            array = np.frombuffer(data.as_buffer(of_type="i"), np.int64)
+            array = _from_buffer(data.as_buffer(of_type="i"), _INT64)
         except (TypeError, ValueError):
             array = _integers_one_by_one(_flat(data.as_list()), field, where)
         if len(array) != count:
@@ -568,14 +589,14 @@ def _known_numbers(field: Field) -> NDArray[Any] | None:
     return None if field.categories is None else np.array(field.categories)
 
 
-def _check_known(array: NDArray[Any], known: NDArray[Any], field: Field, where: str) -> None:
+def _check_known(array: NDArray[Any], known: NDArray[Any], field: Field, where: Place) -> None:
     strange = np.flatnonzero(~(np.isin(array, known) | (array != array)))
     if len(strange):
         place = int(strange[0])
         raise _not_a_category(str(array[place].item()), place, field, where)
 
 
-def _integers_one_by_one(values: list[Any], field: Field, where: str) -> NDArray[Any]:
+def _integers_one_by_one(values: list[Any], field: Field, where: Place) -> NDArray[Any]:
     # 3.0 is a whole number: languages that have one kind of number cannot write it otherwise.
     info = np.iinfo(field.dtype.numpy)
     made: list[int] = []
@@ -590,12 +611,12 @@ def _integers_one_by_one(values: list[Any], field: Field, where: str) -> NDArray
     return np.array(made, np.uint64 if field.dtype is DType.UINT64 else np.int64)
 
 
-def _objects(field: Field, target: DType) -> Callable[[Any, int, str], NDArray[Any]]:
+def _objects(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[Any]]:
     wanted = bool if field.dtype is DType.BOOL else str
     nullable = field.nullable and target is not DType.BOOL
     allowed = None if field.categories is None else frozenset(field.categories)
 
-    def read(data: Any, count: int, where: str) -> NDArray[Any]:
+    def read(data: Any, count: int, where: Place) -> NDArray[Any]:
         values = data.as_list()
         if values and type(values[0]) is list:
             values = _flat(values)
@@ -631,24 +652,24 @@ def _flat(values: list[Any]) -> list[Any]:
 _JSON_WORDS: dict[type, str] = {str: "a text", dict: "an object", list: "a list"}
 
 
-def _wrong_value(value: Any, place: int, field: Field, where: str) -> Invalid:
+def _wrong_value(value: Any, place: int, field: Field, where: Place) -> Invalid:
     if value is None:
         return Invalid(
-            f"{where}.data[{place}] is null, and the model does not take missing values there",
+            f"{_at(where)}.data[{place}] is null, and the model does not take missing values there",
             hint="send a value",
         )
     takes = {DType.BYTES: "text", DType.BOOL: "true or false"}.get(field.dtype)
     if takes is None:
         takes = "numbers" if field.dtype.is_float else f"whole numbers of {field.dtype.value}"
     found = _JSON_WORDS.get(type(value)) or json.dumps(value)
-    return Invalid(f"{where}.data[{place}]: {found}, where the model takes {takes}")
+    return Invalid(f"{_at(where)}.data[{place}]: {found}, where the model takes {takes}")
 
 
-def _not_a_category(value: str, place: int, field: Field, where: str) -> Invalid:
+def _not_a_category(value: str, place: int, field: Field, where: Place) -> Invalid:
     known = [str(category) for category in field.categories or ()]
     shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
     return Invalid(
-        f"{where}.data[{place}]: {value[:64]!r} is not a category of the model",
+        f"{_at(where)}.data[{place}]: {value[:64]!r} is not a category of the model",
         hint=f"it knows {shown}",
     )
 

@@ -1,0 +1,170 @@
+"""A head that was parsed once is not parsed again, and nobody can tell by the answers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bascule.core.errors import NotFound
+from bascule.serving.counters import Counters
+from bascule.serving.http import Connection, Site
+from bascule.serving.limits import Limits
+
+ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
+HERE = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
+MESSAGES = [
+    ECHO + b"body",
+    ECHO + b"\r\n\r\n",
+    ECHO + HERE[:4],
+    HERE,
+    HERE.replace(b"GET", b"HEAD"),
+    b"\r\n" + HERE,
+    HERE[:-2] + b"Content-Length: 0\r\n\r\n",
+    HERE[:-2] + b"Connection: close\r\n\r\n",
+    HERE[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    HERE[:-2] + b"X-Long: " + b"x" * 2000 + b"\r\n\r\n",
+    HERE.replace(b"1.1", b"1.0"),
+    HERE.replace(b"/here", b"/nowhere"),
+    ECHO.replace(b": 4", b": 04") + b"body",
+    ECHO.replace(b": 4", b": 999999") + b"body",
+    ECHO.replace(b"Content-Length: 4", b"Expect: 100-continue\r\nContent-Length: 4") + b"body",
+    ECHO.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked") + b"4\r\nbody\r\n0\r\n\r\n",
+    ECHO.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\n") + b"body",
+    b"GET /here HTTP/1.1\nHost: a\n\n",
+    b"what is this\r\n\r\n",
+]
+
+
+class Socket:
+    """A transport that keeps what was written."""
+
+    def __init__(self):
+        self.said = b""
+        self.closing = False
+
+    def write(self, data):
+        self.said += data
+
+    def is_closing(self):
+        return self.closing
+
+    def close(self):
+        self.closing = True
+
+    def write_eof(self):
+        pass
+
+    def pause_reading(self):
+        pass
+
+    def resume_reading(self):
+        pass
+
+
+class Forgetful(Site):
+    """A site whose parser reads every head."""
+
+    def learn(self, data, head):
+        pass
+
+
+@pytest.fixture(scope="module")
+def make_site(tmp_path_factory):
+    counters = Counters(tmp_path_factory.mktemp("heads") / "counters", 1, 1)
+
+    def echo(exchange):
+        exchange.answer(b"%d %b" % (exchange.head.keep_alive, exchange.body))
+
+    def make(kind=Site, **limits):
+        return kind(
+            {
+                b"/echo": {b"POST": echo},
+                b"/here": {b"GET": echo, b"HEAD": echo},
+            },
+            lambda path: NotFound(f"no {path!r}"),
+            Limits(**limits),
+            counters.slots(0)[0],
+        )
+
+    return make
+
+
+def said(site, pieces):
+    """What a site answers on a new connection to bytes that arrive in these pieces."""
+    connection = Connection(site)
+    connection.connection_made(socket := Socket())
+    for piece in pieces:
+        connection.data_received(piece)
+    connection.connection_lost(None)
+    return socket.said
+
+
+@st.composite
+def conversations(draw):
+    """Requests, good and bad, in pieces: most of them whole, some cut, some run together."""
+    pieces = []
+    for message in draw(st.lists(st.sampled_from(MESSAGES), min_size=1, max_size=6)):
+        how = draw(st.sampled_from(["whole", "whole", "whole", "cut", "joined"]))
+        if how == "joined" and pieces:
+            pieces[-1] += message
+        elif how == "cut":
+            at = draw(st.integers(1, len(message) - 1))
+            pieces += [message[:at], message[at:]]
+        else:
+            pieces.append(message)
+    return pieces
+
+
+@given(talks=st.lists(conversations(), min_size=1, max_size=4))
+def test_whoever_remembers_heads_answers_what_whoever_parses_them_answers(make_site, talks):
+    limits = {"max_body_bytes": 1000, "max_head_bytes": 1500}
+    remembering, parsing = make_site(**limits), make_site(Forgetful, **limits)
+    parsing.heads = remembering.heads  # one date
+    for talk in talks:
+        assert said(remembering, talk) == said(parsing, talk)
+
+
+def test_a_head_is_parsed_once_for_all_connections(make_site, monkeypatch):
+    site = make_site()
+    said(site, [ECHO + b"body"])
+    assert len(site.known_heads) == 1
+    monkeypatch.setattr(Connection, "on_headers_complete", lambda self: 1 / 0)
+    assert said(site, [ECHO + b"1234", ECHO + b"5678"]).endswith(b"1 5678")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ECHO.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        ECHO.replace(b"Content-Length: 4", b"Expect: 100-continue\r\nContent-Length: 4") + b"body",
+        HERE[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        HERE[:-2] + b"X-Long: " + b"x" * 2000 + b"\r\n\r\n",
+        HERE + HERE,
+        ECHO + b"body" + HERE,
+        b"what is this\r\n\r\n",
+    ],
+)
+def test_only_whole_single_plain_requests_are_learnt(make_site, message):
+    site = make_site()
+    said(site, [message])
+    assert not site.known_heads
+
+
+def test_the_end_of_a_head_that_is_too_large_for_one_piece_is_not_learnt_as_a_head(make_site):
+    """Otherwise its sender would choose what later bytes of others mean."""
+    site = make_site(max_head_bytes=1000)
+    before = b"GET /nowhere HTTP/1.1\r\nHost: a\r\nX-Long: "
+    tail = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
+    filled = before + b"x" * (1000 - len(before) - 4)
+    for cut in range(-8, 9):
+        said(site, [filled[: len(filled) + min(cut, 0)] + b"y" * max(cut, 0) + b"\r\nA: " + tail])
+    assert not site.known_heads
+
+
+def test_heads_that_are_all_different_do_not_fill_the_memory(make_site):
+    site = make_site()
+    for number in range(3000):
+        said(site, [HERE[:-2] + b"X-Id: %d\r\n\r\n" % number])
+        assert len(site.known_heads) <= 1024
+    assert said(site, [HERE]).endswith(b"1 ")
