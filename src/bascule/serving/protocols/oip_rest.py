@@ -38,6 +38,7 @@ _NUMBER_PROBLEMS = ("NUMBER", "BIGINT")
 _DATATYPES = frozenset(DType)
 _MISSING = object()
 _from_buffer = np.frombuffer
+_dot = np.vdot  # the one product of numpy that does not warn when it overflows
 _FLOAT64 = np.dtype(np.float64)
 _INT64 = np.dtype(np.int64)
 
@@ -533,7 +534,7 @@ def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], 
             _check_known(array, known, field, where)
         if not narrow:
             return array
-        if not array.dot(array) <= largest_squared:  # true of NaN too, which is looked at there
+        if not _dot(array, array) <= largest_squared:  # true of NaN too, which is looked at there
             _check_largest(array, largest, field, where)
         return array.astype(target)
 
