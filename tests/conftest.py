@@ -188,7 +188,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def pack(name: str, model: Any, train: Any, test: Any = None) -> Path:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cost, "measure_memory", lambda path: 1 << 20)
+            patch.setattr(cost, "measure_memory", lambda path, program: 1 << 20)
             patch.setattr(cost, "BATCH_SIZES", (1, 8))
             patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
             patch.setattr(cost, "_MAX_SAMPLES", 2)

@@ -18,10 +18,12 @@ class Answer(Mapping[str, NDArray[Any]]):
     regressor.
     """
 
-    __slots__ = ("_outputs",)
+    __slots__ = ("_outputs", "program")
 
-    def __init__(self, outputs: Columns) -> None:
+    def __init__(self, outputs: Columns, program: str = "") -> None:
         self._outputs = dict(outputs)
+        self.program = program
+        """The name of the program that gave it."""
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._outputs[name]

@@ -74,7 +74,7 @@ def _fields(fields: Sequence[Field]) -> str:
 
 def _cost(cost: Cost) -> str:
     rows = [
-        (program, *(f"{sizes[size]:,.0f}" for size in BATCH_SIZES))
+        (program, *(f"{sizes[size]:,.0f}" if size in sizes else "" for size in BATCH_SIZES))
         for program, sizes in cost.latency_us.items()
     ]
     heads = ("us per batch of", *(f"{size:,}" for size in BATCH_SIZES))

@@ -22,9 +22,11 @@ from bascule.core.errors import Unavailable
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
 
-BATCH_SIZES = (1, 8, 64, 512, 8192)
+BATCH_SIZES = (1, 8, 64, 512, 8192, 65536)
+_LONGEST_RUN_S = 1.0
+"""Larger batches than this allows are not timed: the time grows with the rows from there on."""
 _WARM_UP = 3
-_MIN_SAMPLES = 5
+_MIN_SAMPLES = 3
 _MAX_SAMPLES = 200
 _MEMORY_TIMEOUT_S = 120.0
 
@@ -36,7 +38,7 @@ from bascule.bundle.format import read_manifest, open_program, EXAMPLE
 from bascule.bundle.examples import columns_of
 path = Path(sys.argv[1])
 manifest = read_manifest(path, verify=False)
-program = open_program(path, manifest)
+program = open_program(path, manifest, name=sys.argv[2])
 columns = columns_of((path / EXAMPLE).read_bytes(), program.inputs)
 rows = np.arange(512) % len(next(iter(columns.values())))
 program.run({name: column[rows] for name, column in columns.items()})
@@ -92,7 +94,7 @@ def sample_latency(
 ) -> NDArray[np.float64]:
     """Times in microseconds of single calls with `rows` rows, after a warm-up.
 
-    At least 5 and at most 200 calls, and no more than fit into about `budget_s`.
+    At least 3 and at most 200 calls, and no more than fit into about `budget_s`.
 
     Args:
         program: What to time.
@@ -121,25 +123,32 @@ def sample_latency(
 def measure_latency(
     program: Program, columns: Columns, *, budget_s: float = 0.1
 ) -> dict[int, float]:
-    """The median time of one call in microseconds, by batch size, on one thread."""
+    """The median time of one call in microseconds, by batch size, on one thread.
+
+    Ends with the batch size whose next one would take more than a second a call.
+    """
+    measured: dict[int, float] = {}
     with _one_thread():
-        return {
-            size: round(
-                float(np.median(sample_latency(program, columns, size, budget_s=budget_s))), 3
-            )
-            for size in BATCH_SIZES
-        }
+        for size in BATCH_SIZES:
+            if measured:
+                last, us = measured.popitem()
+                measured[last] = us
+                if us * size / last > _LONGEST_RUN_S * 1e6:
+                    break
+            samples = sample_latency(program, columns, size, budget_s=budget_s)
+            measured[size] = round(float(np.median(samples)), 3)
+    return measured
 
 
-def measure_memory(path: Path) -> int:
-    """The peak memory in bytes of a fresh process that loads the bundle and answers 512 rows.
+def measure_memory(path: Path, program: str) -> int:
+    """The peak memory in bytes of a fresh process that loads a program and answers 512 rows.
 
     Raises:
         Unavailable: The process could not be run, or failed.
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _MEMORY_PROBE, str(path)],
+            [sys.executable, "-c", _MEMORY_PROBE, str(path), program],
             capture_output=True,
             check=True,
             timeout=_MEMORY_TIMEOUT_S,

@@ -65,8 +65,10 @@ __all__ = [
     "Statement",
     "digest_of",
     "drafting",
+    "latency_us",
     "open_original",
     "open_program",
+    "pinned_program",
     "read_file",
     "read_manifest",
     "read_statements",
@@ -125,32 +127,66 @@ def read_file(path: str | Path, manifest: Manifest, name: str) -> bytes:
     return data
 
 
-def open_program(path: str | Path, manifest: Manifest, *, threads: int = 1) -> Program:
-    """The program that the bundle serves: the compiled one, or else the original itself.
+def open_program(
+    path: str | Path, manifest: Manifest, *, name: str | None = None, threads: int = 1
+) -> Program:
+    """A program of the bundle, or the original itself.
+
+    Args:
+        path: The bundle's folder.
+        manifest: Its manifest.
+        name: Which one; None for the one that serves requests, see `pinned_program`.
+        threads: How many it may use.
 
     Raises:
+        NotFound: The bundle has no program of that name.
+        Unavailable: What runs it is not installed.
         Untrusted: The program's bytes are not those of the manifest, or the runtime cannot take
             them.
     """
-    entry = manifest.served
-    if entry is None:
+    name = name or pinned_program(path, manifest)
+    if name == ORIGINAL:
         return open_original(path, manifest, threads=threads)
-    if entry.kind != "onnx":
-        raise Untrusted(
-            f"bundle {path} holds a program of kind {entry.kind!r}, which this version cannot run",
-            hint="update bascule",
-        )
-    from bascule.bundle.programs.onnx import open_onnx
+    entry = manifest.program(name)
+    if entry is None:
+        known = ", ".join([*(entry.name for entry in manifest.programs), ORIGINAL])
+        raise NotFound(f"bundle {path} has no program {name!r}", hint=f"it has {known}")
+    from bascule.bundle.programs import open_kind
 
-    return open_onnx(
+    return open_kind(
+        entry,
         read_file(path, manifest, entry.file),
-        name=entry.name,
-        file=entry.file,
-        inputs=entry.inputs,
         outputs=manifest.signature.outputs,
-        missing_text=entry.missing_text,
         threads=threads,
     )
+
+
+def pinned_program(path: str | Path, manifest: Manifest) -> str:
+    """The program that serves requests here, so that a row's bits are the same in each of them.
+
+    Of those that can run on this machine it is the one that the bundle's last cost statement
+    shows to be the quickest for requests; see `bundle.choosing`.
+    """
+    if manifest.served is None:
+        return ORIGINAL
+    from bascule.bundle.choosing import pinned
+    from bascule.bundle.programs import runnable
+
+    names = runnable(manifest.programs)
+    if len(names) > 1 and (said := read_statements(path, "cost")):
+        return pinned(names, latency_us(said[-1]))
+    return manifest.serves
+
+
+def latency_us(cost: Statement) -> dict[str, dict[int, float]]:
+    """What a cost statement says of time: by program, by batch size, in microseconds."""
+    try:
+        return {
+            str(program): {int(size): float(us) for size, us in sizes.items()}
+            for program, sizes in cost.body["latency_us"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Untrusted(f"statement {cost.file_name} is not one of cost") from None
 
 
 def open_original(path: str | Path, manifest: Manifest, *, threads: int = 1) -> Program:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from bascule.bundle import format as disk
 from bascule.bundle.answer import Answer
+from bascule.bundle.choosing import fastest
 from bascule.bundle.cost import Cost
 from bascule.bundle.format import Manifest, Statement
 from bascule.bundle.parity import Parity
+from bascule.bundle.programs import runnable
 from bascule.bundle.tables import conform, for_program
 from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
@@ -26,7 +28,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self.digest = manifest.digest
-        self._program: Program | None = None
+        self._programs: dict[str, Program] = {}
 
     @property
     def name(self) -> str:
@@ -48,9 +50,14 @@ class Bundle:
 
     @property
     def parity(self) -> Parity | None:
-        """The last measured parity, where a statement holds one."""
-        said = self.statements("parity")
-        return Parity.from_json(said[-1].body) if said else None
+        """The last measured parity of the first program, where a statement holds one."""
+        return self.parities.get("onnx")
+
+    @property
+    def parities(self) -> dict[str, Parity]:
+        """The last measured parity of each program that was compared, also where it failed."""
+        said = map(Parity.from_json, (s.body for s in self.statements("parity")))
+        return {parity.program: parity for parity in said}
 
     @property
     def cost(self) -> Cost | None:
@@ -71,17 +78,29 @@ class Bundle:
     def predict(self, data: Any) -> Answer:
         """The model's answer for any table or matrix that fits the signature.
 
+        The program that is fastest for so many rows runs; the answer says which one it was.
+
         Raises:
             Invalid: It does not fit; the message names the column.
         """
-        if self._program is None:
-            self._program = self.program()
         columns = conform(data, self.signature)
-        return Answer(self._program.run(for_program(columns, self._program.inputs)))
+        name = self.fastest_program(len(next(iter(columns.values()))))
+        program = self._programs.get(name)
+        if program is None:
+            program = self._programs[name] = self.program(name)
+        return Answer(program.run(for_program(columns, program.inputs)), name)
 
-    def program(self, threads: int = 1) -> Program:
-        """The program that the bundle serves, newly opened."""
-        return disk.open_program(self.path, self.manifest, threads=threads)
+    def program(self, name: str | None = None, *, threads: int = 1) -> Program:
+        """A program of the bundle, newly opened; None for the one that serves requests here."""
+        return disk.open_program(self.path, self.manifest, name=name, threads=threads)
+
+    def fastest_program(self, rows: int) -> str:
+        """The name of the program that takes the least time for a batch of `rows` here."""
+        names = runnable(self.manifest.programs)
+        if len(names) < 2:
+            return self.manifest.serves
+        cost = self.cost
+        return fastest(names, {} if cost is None else cost.latency_us, rows)
 
     def original(self) -> Program:
         """The model as it was trained; needs its framework."""

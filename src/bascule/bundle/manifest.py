@@ -36,7 +36,7 @@ class ProgramEntry:
 
     Attributes:
         name: What statements call it.
-        kind: How to run it; `onnx` is the only kind so far.
+        kind: How to run it: `onnx` or `onedal`.
         file: Its path inside the bundle.
         inputs: What it reads; the signature's inputs, but for the dtypes.
         batch_invariant: Whether a row's answer has the same bits whatever it is batched with.
@@ -175,8 +175,12 @@ class Manifest:
 
     @property
     def served(self) -> ProgramEntry | None:
-        """The compiled program that answers; None when the original does."""
-        return next((entry for entry in self.programs if entry.name == self.serves), None)
+        """The compiled program that runs everywhere; None when the original answers."""
+        return self.program(self.serves)
+
+    def program(self, name: str) -> ProgramEntry | None:
+        """The compiled program of that name."""
+        return next((entry for entry in self.programs if entry.name == name), None)
 
     @property
     def size_bytes(self) -> int:

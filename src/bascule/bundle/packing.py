@@ -13,6 +13,8 @@ import numpy as np
 
 from bascule.bundle import card, cost, environment, parity, provenance
 from bascule.bundle import format as disk
+from bascule.bundle.choosing import pinned
+from bascule.bundle.compilers.apart import take_apart
 from bascule.bundle.cost import Cost
 from bascule.bundle.examples import example_body
 from bascule.bundle.flavors import flavor_of
@@ -21,6 +23,7 @@ from bascule.bundle.format import Manifest, OriginalEntry, ProgramEntry
 from bascule.bundle.heldout import to_parquet
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.parity import Parity
+from bascule.bundle.programs import onedal, open_kind
 from bascule.bundle.programs.onnx import OnnxProgram, open_onnx
 from bascule.bundle.subject import Compilation, Flavor, Rows, Subject
 from bascule.bundle.tables import take
@@ -40,6 +43,8 @@ from bascule.core.programs import Program
 Progress = Callable[[str], None]
 _PROGRAM = "onnx"
 _PROGRAM_FILE = "programs/onnx.onnx"
+_ONEDAL = "onedal"
+_ONEDAL_FILE = "programs/onedal.npz"
 
 
 def pack(
@@ -108,13 +113,15 @@ def pack(
         subject = flavor.read(model, train, test)
         request.tell(_described(subject, flavor))
         choice = _choose(flavor, model, subject, _rows_to_compare(subject), request)
+        choice = _with_others(flavor, model, subject, choice, request)
         manifest = _write(draft, flavor, subject, choice, request)
         measured = _measure(draft, manifest, subject, choice)
         request.tell(_costs(measured, manifest.serves))
         known = _provenance(subject, request)
-        said = {"parity": choice.parity.to_json(), "cost": measured.to_json(), "provenance": known}
+        said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
+        said += [("cost", measured.to_json()), ("provenance", known)]
         now, by = datetime.now(UTC), author or provenance.user_name()
-        for kind, body in said.items():
+        for kind, body in said:
             disk.write_statement(draft, kind, body, at=now, by=by)
         text = card.render(manifest, choice.parity, measured, known)
         (draft / disk.CARD).write_text(text, encoding="utf-8")
@@ -137,13 +144,37 @@ class _Request:
 
 
 @dataclass(frozen=True, slots=True)
+class _Compared:
+    """The rows that programs are compared on, and what the original answers to them."""
+
+    rows: Columns
+    probes: int
+    expected: Columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """A further program that was found equal, and its file."""
+
+    entry: ProgramEntry
+    data: bytes
+    program: Program
+
+
+@dataclass(frozen=True, slots=True)
 class _Choice:
-    """What is served: a compilation that passed, or else the original, with the reason."""
+    """What is served: a compilation that passed, or else the original, with the reason.
+
+    And the programs that passed beside it, and the parity of all that were tried.
+    """
 
     parity: Parity
     compilation: Compilation | None
     program: Program
     batch_invariant: bool
+    compared: _Compared | None = None
+    others: tuple[_Other, ...] = ()
+    others_parity: tuple[Parity, ...] = ()
 
 
 def _choose(
@@ -158,6 +189,7 @@ def _choose(
         return _own_original(flavor, model, subject, request)
     compared, probes = _with_probes(subject, rows)
     expected = parity.answers(subject.original, compared)
+    on = _Compared(compared, probes, expected)
     failed: list[Parity] = []
     try:
         for compilation in flavor.compilations(model, subject):
@@ -179,7 +211,7 @@ def _choose(
             request.tell(f"parity on {judged.rows:,} rows: {judged.max_difference:.2g}")
             if judged.passed:
                 invariant = parity.is_batch_invariant(program, compared)
-                return _Choice(judged, compilation, program, invariant)
+                return _Choice(judged, compilation, program, invariant, on)
             failed.append(judged)
     except Unconvertible as problem:
         if not request.serve_original:
@@ -189,6 +221,54 @@ def _choose(
     nearest = min(failed, key=lambda parity: parity.max_difference)
     request.tell("the original is served: " + nearest.reason)
     return _Choice(nearest, None, subject.original, batch_invariant=False)
+
+
+def _with_others(
+    flavor: Flavor, model: Any, subject: Subject, choice: _Choice, request: _Request
+) -> _Choice:
+    """The choice with the programs beside it that were found equal as well.
+
+    The server takes one of them for requests, and batches take whichever is fastest; see
+    `bundle.choosing`.
+    """
+    made, on = choice.compilation, choice.compared
+    if made is None or on is None or b"TreeEnsemble" not in made.data or not onedal.is_available():
+        return choice
+    problem = "there is no sum of trees in its graph"
+    for compilation in flavor.compilations(model, subject):
+        try:
+            apart = take_apart(compilation, made.outputs)
+            entry = ProgramEntry(
+                name=_ONEDAL,
+                kind="onedal",
+                file=_ONEDAL_FILE,
+                inputs=apart.inputs,
+                batch_invariant=False,
+                tolerance=request.tolerance,
+                precision="trees in float32",
+                missing_text=compilation.missing_text,
+            )
+            program = open_kind(entry, apart.data, outputs=made.outputs)
+            found = parity.answers(program, on.rows)
+        except (Unconvertible, Untrusted, ModelFailed) as refused:
+            problem = refused.message
+            continue
+        judged = parity.compare(
+            on.expected,
+            found,
+            tolerance=request.tolerance,
+            program=_ONEDAL,
+            precision=entry.precision,
+            probes=on.probes,
+        )
+        request.tell(f"trees in oneDAL: parity on {judged.rows:,} rows {judged.max_difference:.2g}")
+        if not judged.passed:
+            return replace(choice, others_parity=(judged,))
+        entry = replace(entry, batch_invariant=parity.is_batch_invariant(program, on.rows))
+        other = _Other(entry, apart.data, program)
+        return replace(choice, others=(other,), others_parity=(judged,))
+    not_made = replace(_no_parity(problem, "", request), program=_ONEDAL)
+    return replace(choice, others_parity=(not_made,))
 
 
 def _own_original(flavor: Flavor, model: Any, subject: Subject, request: _Request) -> _Choice:
@@ -269,13 +349,16 @@ def _write(
     programs: tuple[ProgramEntry, ...] = ()
     if made is not None:
         files[_PROGRAM_FILE] = disk.write_file(draft, _PROGRAM_FILE, made.data)
-        programs = (_entry(made, choice, request),)
+        programs = (_entry(made, choice, request), *(other.entry for other in choice.others))
+        for other in choice.others:
+            files[other.entry.file] = disk.write_file(draft, other.entry.file, other.data)
     example = example_body(_example_rows(subject), signature.inputs)
     files[disk.EXAMPLE] = disk.write_file(draft, disk.EXAMPLE, example)
     if request.keep_test and subject.test is not None:
         held_out = to_parquet(subject.test, signature)
         files[disk.TEST_DATA] = disk.write_file(draft, disk.TEST_DATA, held_out)
-    lock = environment.locked([*subject.requires, "onnxruntime", "numpy"]).encode()
+    runs = ["onnxruntime", "numpy", *(["scikit-learn-intelex"] if choice.others else [])]
+    lock = environment.locked([*subject.requires, *runs]).encode()
     files[disk.ENVIRONMENT] = disk.write_file(draft, disk.ENVIRONMENT, lock)
     manifest = Manifest(
         name=request.name,
@@ -295,12 +378,11 @@ def _write(
 
 
 def _entry(made: Compilation, choice: _Choice, request: _Request) -> ProgramEntry:
-    nullable = {field.name: field.nullable for field in made.inputs}
     return ProgramEntry(
         name=_PROGRAM,
         kind="onnx",
         file=_PROGRAM_FILE,
-        inputs=tuple(replace(field, nullable=nullable[field.name]) for field in made.inputs),
+        inputs=made.inputs,
         batch_invariant=choice.batch_invariant,
         tolerance=request.tolerance,
         precision=made.precision,
@@ -323,11 +405,15 @@ def _example_rows(subject: Subject) -> Columns:
 
 def _measure(draft: Path, manifest: Manifest, subject: Subject, choice: _Choice) -> Cost:
     columns = parity.sample(_example_rows(subject))
-    latency = {disk.ORIGINAL: cost.measure_latency(subject.original, columns)}
+    programs = {disk.ORIGINAL: subject.original}
     if choice.compilation is not None:
-        latency = {_PROGRAM: cost.measure_latency(choice.program, columns), **latency}
+        others = {other.entry.name: other.program for other in choice.others}
+        programs = {_PROGRAM: choice.program, **others, **programs}
+    latency = {name: cost.measure_latency(each, columns) for name, each in programs.items()}
+    names = [name for name in latency if name != disk.ORIGINAL]
     try:
-        peak: int | None = cost.measure_memory(draft)
+        served = pinned(names, latency) if names else disk.ORIGINAL
+        peak: int | None = cost.measure_memory(draft, served)
     except Unavailable:
         peak = None
     return Cost(latency, peak, manifest.size_bytes, cost.machine())

@@ -27,6 +27,7 @@ from typing import Any
 import uvloop
 
 from bascule.bundle.format import EXAMPLE, Manifest, open_program, read_file, read_manifest
+from bascule.bundle.programs import runnable
 from bascule.core.errors import BasculeError
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
@@ -87,13 +88,22 @@ def load_model(
     """Verify and open a bundle, run its example rows, and measure its pace."""
     manifest = read_manifest(service.path)
     program = open_program(service.path, manifest, threads=1)
+    entry = manifest.program(program.name)
+    for lacking in {entry.name for entry in manifest.programs} - {*runnable(manifest.programs)}:
+        log.warning(
+            "%s/%s: its program %s cannot run here; pip install 'bascule[%s]'",
+            service.model,
+            service.version,
+            lacking,
+            lacking,
+        )
     example = _example(service.path, manifest, program, limits)
     return ServedModel(
         service,
         signature=manifest.signature,
         program=program,
         digest=manifest.digest,
-        batch_invariant=manifest.served is not None and manifest.served.batch_invariant,
+        batch_invariant=entry is not None and entry.batch_invariant,
         pace=measure_pace(program, example, limits),
         slot=slot,
         limits=limits,

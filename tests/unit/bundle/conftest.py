@@ -20,7 +20,7 @@ def quick_measurements(request, monkeypatch):
     """Cost is measured in earnest only where a test is about it."""
     if "in_earnest" in request.fixturenames:
         return
-    monkeypatch.setattr(cost, "measure_memory", lambda path: 1 << 20)
+    monkeypatch.setattr(cost, "measure_memory", lambda path, program: 1 << 20)
     monkeypatch.setattr(cost, "BATCH_SIZES", (1, 8))
     monkeypatch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
     monkeypatch.setattr(cost, "_MAX_SAMPLES", 2)

@@ -526,6 +526,7 @@ def test_an_answer_carries_the_model_its_version_the_id_and_typed_tensors(
     assert answer.json == {
         "model_name": "m",
         "model_version": "1",
+        "parameters": {"program": "fake"},
         "id": "é\x00",
         "outputs": [
             tensor("twice", "FP64", [2, 2], [2, 4, 6, 8]),

@@ -1,1 +1,61 @@
-"""How each kind of program is run."""
+"""What runs a program, by its kind. One file each, one line each in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bascule.core.errors import Untrusted
+
+if TYPE_CHECKING:
+    from bascule.bundle.manifest import ProgramEntry
+    from bascule.core.fields import Field
+    from bascule.core.programs import Program
+
+_KINDS: dict[str, str] = {
+    "onnx": "bascule.bundle.programs.onnx:open_onnx",
+    "onedal": "bascule.bundle.programs.onedal:open_onedal",
+}
+"""Openers by kind; each module also has `is_available()`."""
+
+
+def open_kind(
+    entry: ProgramEntry, data: bytes, *, outputs: tuple[Field, ...], threads: int = 1
+) -> Program:
+    """The program of an entry, from its verified bytes.
+
+    Raises:
+        Unavailable: What runs it is not installed.
+        Untrusted: The kind is not known, or the runtime cannot take the bytes.
+    """
+    if entry.kind not in _KINDS:
+        raise Untrusted(
+            f"{entry.file} is a program of kind {entry.kind!r}, which this version cannot run",
+            hint="update bascule",
+            file=entry.file,
+        )
+    module, _, name = _KINDS[entry.kind].partition(":")
+    opener: Any = getattr(import_module(module), name)
+    program: Program = opener(
+        data,
+        name=entry.name,
+        file=entry.file,
+        inputs=entry.inputs,
+        outputs=outputs,
+        missing_text=entry.missing_text,
+        threads=threads,
+    )
+    return program
+
+
+def runnable(entries: Sequence[ProgramEntry]) -> list[str]:
+    """The names of the programs that this machine can run, in the bundle's order."""
+    return [entry.name for entry in entries if _is_runnable(entry.kind)]
+
+
+def _is_runnable(kind: str) -> bool:
+    if kind not in _KINDS:
+        return False
+    module = import_module(_KINDS[kind].partition(":")[0])
+    return bool(module.is_available())

@@ -25,6 +25,11 @@ _TYPES = {
 }
 
 
+def is_available() -> bool:
+    """Whether it can run here: always, for ONNX Runtime comes with Bascule."""
+    return True
+
+
 class OnnxProgram:
     """A compiled program in a session of its own.
 
@@ -51,33 +56,38 @@ class OnnxProgram:
         self._run = session._sess.run
         self._all = [field.name for field in outputs]
         self._missing_text = missing_text
-        self._nullable_text = tuple(
-            field.name
-            for field in inputs
-            if field.nullable and field.dtype is DType.BYTES and missing_text is not None
-        )
+        self._nullable_text = nullable_text(inputs) if missing_text is not None else ()
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for, in that order; see `core.programs.Program`."""
         names = self._all if outputs is None else list(outputs)
         if self._nullable_text:
-            columns = self._without_missing_text(columns)
+            columns = without_missing_text(columns, self._nullable_text, self._missing_text)
         try:
             answers = self._run(names, columns, None)
         except Exception as problem:
-            raise ModelFailed(f"program {self.name} failed: {_first_line(problem)}") from problem
+            raise ModelFailed(f"program {self.name} failed: {first_line(problem)}") from problem
         return dict(zip(names, answers, strict=True))
 
-    def _without_missing_text(self, columns: Columns) -> Columns:
-        filled = dict(columns)
-        for name in self._nullable_text:
-            column = columns[name]
-            missing = [value is None or value != value for value in column]
-            if any(missing):
-                column = column.copy()
-                column[missing] = self._missing_text
-                filled[name] = column
-        return filled
+
+def nullable_text(inputs: Sequence[Field]) -> tuple[str, ...]:
+    """The names of the inputs where a text may be missing."""
+    return tuple(field.name for field in inputs if field.nullable and field.dtype is DType.BYTES)
+
+
+def without_missing_text(
+    columns: Columns, names: Sequence[str], missing_text: str | None
+) -> Columns:
+    """The columns with what stands for a missing text inside a program in place of None and NaN."""
+    filled = dict(columns)
+    for name in names:
+        column = columns[name]
+        missing = [value is None or value != value for value in column]
+        if any(missing):
+            column = column.copy()
+            column[missing] = missing_text
+            filled[name] = column
+    return filled
 
 
 def open_onnx(
@@ -120,7 +130,7 @@ def open_session(data: bytes, file: str, *, threads: int = 1) -> Any:
     except Exception as problem:
         raise Untrusted(
             f"{file} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: "
-            f"{_first_line(problem)}",
+            f"{first_line(problem)}",
             file=file,
         ) from problem
 
@@ -166,6 +176,6 @@ def _match(nodes: Sequence[Any], fields: tuple[Field, ...], what: str) -> None:
         raise Untrusted(f"{sorted(found)[0]} is {what} that the manifest does not declare")
 
 
-def _first_line(problem: Exception) -> str:
+def first_line(problem: Exception) -> str:
     lines = str(problem).strip().splitlines()
     return lines[0][:500] if lines else type(problem).__name__

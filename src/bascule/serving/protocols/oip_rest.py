@@ -683,9 +683,10 @@ def _shape_end(row_shape: tuple[int, ...]) -> bytes:
 
 
 def _encoder(model: ServedModel) -> Callable[[str, Columns, int], bytes]:
-    head = b'{"model_name":%b,"model_version":%b,"id":' % (
+    head = b'{"model_name":%b,"model_version":%b,"parameters":{"program":%b},"id":' % (
         _encode(model.name),
         _encode(model.version),
+        _encode(model.program.name),
     )
     parts = {
         field.name: (

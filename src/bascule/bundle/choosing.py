@@ -1,0 +1,49 @@
+"""Which program runs: the fastest for the batch at hand, or one for all requests. Pure.
+
+Every program of a bundle was found equal to the original before it was put in, so this is a matter
+of time alone. A batch job takes whichever is fastest for its batches. A server takes one program
+per version and keeps to it, so that a row's bits do not depend on how many rows came with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+LatencyUs = Mapping[str, Mapping[int, float]]
+"""By program, by batch size: the time of one call in microseconds; see `bundle.cost.Cost`."""
+
+REQUEST_ROWS = (1, 8, 64, 512)
+"""The batch sizes that stand for requests, each as important as another."""
+
+
+def fastest(programs: Sequence[str], latency_us: LatencyUs, rows: int) -> str:
+    """The program that takes the least time for `rows` rows; the first of equals.
+
+    Between measured sizes, time is drawn as a straight line over both logarithms; beyond the last
+    one it grows with the rows. A program that was not measured is taken only if none was.
+    """
+    return min(programs, key=lambda name: _expected_us(latency_us.get(name, {}), rows))
+
+
+def pinned(programs: Sequence[str], latency_us: LatencyUs) -> str:
+    """The program that serves requests: the least product of times over `REQUEST_ROWS`."""
+    return min(
+        programs,
+        key=lambda name: sum(
+            math.log(_expected_us(latency_us.get(name, {}), rows)) for rows in REQUEST_ROWS
+        ),
+    )
+
+
+def _expected_us(times: Mapping[int, float], rows: int) -> float:
+    known = [(size, max(times[size], 1e-3)) for size in sorted(times)]
+    if not known:
+        return math.inf
+    for (small, small_us), (large, large_us) in pairwise(known):
+        if small <= rows <= large:
+            share = math.log(rows / small) / math.log(large / small)
+            return math.exp((1 - share) * math.log(small_us) + share * math.log(large_us))
+    size, us = known[0] if rows < known[0][0] else known[-1]
+    return us * max(1.0, rows / size)

@@ -1,0 +1,218 @@
+"""Takes a compiled ensemble of trees apart: what comes before the trees, the trees, what follows.
+
+Other libraries evaluate trees faster than ONNX Runtime does, and know nothing of the preprocessing
+in front of them or of labels and probabilities behind. So the graph is cut before and after its
+one TreeEnsemble node: the ends stay graphs, and the trees become plain arrays.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from bascule.bundle.compilers.trees import rounded_down
+from bascule.bundle.programs.onedal import FEATURES, SUMS
+from bascule.bundle.programs.onnx import open_session
+from bascule.bundle.subject import Compilation
+from bascule.core.errors import Unconvertible
+from bascule.core.fields import DType, Field
+
+_SUM = 1
+_LEQ = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """One compilation in three parts; see `bundle.programs.onedal`.
+
+    Attributes:
+        inputs: What the first part reads.
+        data: All parts in one file: an uncompressed NumPy archive.
+    """
+
+    inputs: tuple[Field, ...]
+    data: bytes
+
+
+def take_apart(compilation: Compilation, outputs: tuple[Field, ...]) -> Apart:
+    """Cut the graph of `compilation` around its trees.
+
+    Args:
+        compilation: A graph that sums trees in doubles.
+        outputs: What the parts together are to give: those of the compilation, in these types.
+
+    Raises:
+        Unconvertible: There is not exactly one sum of trees in the graph, what follows it needs
+            more than the sums, or a threshold is no float and so would be compared in another
+            precision.
+    """
+    model = onnx.load_from_string(compilation.data)
+    nodes = list(model.graph.node)
+    ensembles = [node for node in nodes if node.op_type.startswith("TreeEnsemble")]
+    if len(ensembles) != 1 or ensembles[0].op_type != "TreeEnsemble":
+        raise Unconvertible("the graph is not one sum of trees in doubles")
+    (ensemble,) = ensembles
+    fixed = {constant.name for constant in model.graph.initializer}
+    after = _needed(nodes, [value.name for value in model.graph.output], {ensemble.output[0]})
+    names = {name for node in after for name in node.output}
+    lacking = {name for node in after for name in node.input} - names - fixed
+    if lacking - {"", ensemble.output[0]}:
+        raise Unconvertible("what follows the trees needs more than their sums")
+    arrays, targets = _arrays(ensemble)
+    tensor, is_float = _source(nodes, ensemble.input[0], compilation.inputs)
+    if is_float:
+        # A float is at most t exactly when it is at most the largest float that is at most t.
+        arrays["threshold"] = rounded_down(arrays["threshold"].astype(np.float64))
+    elif (arrays["threshold"].astype(np.float32) != arrays["threshold"]).any():
+        raise Unconvertible("a threshold of the trees is no float")
+    else:
+        arrays["threshold"] = arrays["threshold"].astype(np.float32)
+    inputs = compilation.inputs
+    if tensor == inputs[0].name and len(inputs) == 1:
+        inputs = (replace(inputs[0], dtype=DType.FP32 if is_float else inputs[0].dtype),)
+        columns = inputs[0].shape[0]
+    else:
+        before = _needed(nodes, [tensor], set())
+        kind = TensorProto.FLOAT if is_float else TensorProto.DOUBLE
+        arrays["before"] = _graph(model, before, model.graph.input, [(tensor, FEATURES, kind)])
+        columns = _width(arrays["before"].tobytes(), inputs)
+    arrays["columns"] = np.array([columns], np.int32)
+    sums = helper.make_tensor_value_info(SUMS, TensorProto.DOUBLE, [None, targets])
+    for node in after:
+        node.input[:] = [SUMS if name == ensemble.output[0] else name for name in node.input]
+    arrays["after"] = _graph(model, after, [sums], _declared(compilation.outputs, outputs, model))
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return Apart(inputs, file.getvalue())
+
+
+def _needed(
+    nodes: list[onnx.NodeProto], wanted: Iterable[str], given: set[str]
+) -> list[onnx.NodeProto]:
+    """The nodes that compute the wanted tensors, in order, from what is given."""
+    open_names = set(wanted) - given
+    kept = []
+    for node in reversed(nodes):
+        if open_names & set(node.output):
+            kept.append(node)
+            open_names |= set(node.input) - given
+    return kept[::-1]
+
+
+def _source(
+    nodes: list[onnx.NodeProto], tensor: str, inputs: tuple[Field, ...]
+) -> tuple[str, bool]:
+    """Where the trees' features come from, and whether they were rounded to floats."""
+    makers = {name: node for node in nodes for name in node.output}
+    if _casts_to(makers.get(tensor), TensorProto.DOUBLE):
+        rounded = makers[tensor].input[0]
+        if _casts_to(makers.get(rounded), TensorProto.FLOAT):
+            source = makers[rounded].input[0]
+            is_matrix = len(inputs) == 1 and inputs[0].name == source and inputs[0].dtype.is_float
+            return (source if is_matrix else rounded), True
+    return tensor, False
+
+
+def _casts_to(node: onnx.NodeProto | None, kind: int) -> bool:
+    return (
+        node is not None
+        and node.op_type == "Cast"
+        and any(said.name == "to" and said.i == kind for said in node.attribute)
+    )
+
+
+def _width(before: bytes, inputs: tuple[Field, ...]) -> int:
+    """How many features a graph makes of a row."""
+    session = open_session(before, "the part before the trees")
+    read = {node.name for node in session.get_inputs()}
+    row = {
+        field.name: np.full(
+            (1, *field.shape), "" if field.dtype is DType.BYTES else 0, field.dtype.numpy
+        )
+        for field in inputs
+        if field.name in read
+    }
+    return int(session.run([FEATURES], row)[0].shape[1])
+
+
+def _arrays(ensemble: onnx.NodeProto) -> tuple[dict[str, NDArray[np.generic]], int]:
+    said = {a.name: helper.get_attribute_value(a) for a in ensemble.attribute}
+    modes = numpy_helper.to_array(said["nodes_modes"])
+    if said.get("aggregate_function", _SUM) != _SUM or said.get("post_transform", 0) != 0:
+        raise Unconvertible("the trees are not summed as they are")
+    if (modes != _LEQ).any():
+        raise Unconvertible("a test of the trees is not `at most`")
+    whole = {
+        "feature": "nodes_featureids",
+        "true_at": "nodes_truenodeids",
+        "true_is_leaf": "nodes_trueleafs",
+        "false_at": "nodes_falsenodeids",
+        "false_is_leaf": "nodes_falseleafs",
+        "missing": "nodes_missing_value_tracks_true",
+        "target": "leaf_targetids",
+        "roots": "tree_roots",
+    }
+    arrays: dict[str, NDArray[np.generic]] = {
+        name: np.asarray(said[attribute], np.int32) for name, attribute in whole.items()
+    }
+    arrays["threshold"] = numpy_helper.to_array(said["nodes_splits"]).astype(np.float64)
+    arrays["weight"] = numpy_helper.to_array(said["leaf_weights"]).astype(np.float64)
+    return arrays, int(said["n_targets"])
+
+
+def _declared(
+    made: tuple[Field, ...], wanted: tuple[Field, ...], model: onnx.ModelProto
+) -> list[tuple[str, str, int]]:
+    if [field.name for field in made] != [field.name for field in wanted]:
+        raise Unconvertible("the graph gives other outputs")
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
+    declared = []
+    for field, asked in zip(made, wanted, strict=True):
+        kind = kinds[field.name]
+        if field.dtype is not asked.dtype:
+            if asked.dtype is not DType.FP32:
+                raise Unconvertible("the graph gives outputs of other types")
+            kind = TensorProto.FLOAT
+        declared.append((field.name, field.name, kind))
+    return declared
+
+
+def _graph(
+    model: onnx.ModelProto,
+    nodes: list[onnx.NodeProto],
+    inputs: Iterable[onnx.ValueInfoProto],
+    outputs: list[tuple[str, str, int]],
+) -> NDArray[np.uint8]:
+    """A graph of its own, as bytes: outputs are (tensor, name, element type), cast as needed."""
+    last = []
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
+    for tensor, name, kind in outputs:
+        inner = f"{tensor}_as_made"
+        if kinds.get(tensor, kind) == kind:
+            last.append(helper.make_node("Identity", [inner], [name], name=f"{name}_last"))
+        else:
+            last.append(helper.make_node("Cast", [inner], [name], name=f"{name}_last", to=kind))
+        for node in nodes:
+            node.input[:] = [inner if used == tensor else used for used in node.input]
+            node.output[:] = [inner if used == tensor else used for used in node.output]
+    used = {name for node in nodes for name in node.input}
+    graph = helper.make_graph(
+        [*nodes, *last],
+        "part",
+        [value for value in inputs if value.name in used or value.name == SUMS],
+        [helper.make_tensor_value_info(name, kind, None) for _, name, kind in outputs],
+        [constant for constant in model.graph.initializer if constant.name in used],
+    )
+    part = helper.make_model(
+        graph,
+        producer_name="bascule",
+        ir_version=model.ir_version,
+        opset_imports=list(model.opset_import),
+    )
+    return np.frombuffer(part.SerializeToString(deterministic=True), np.uint8)

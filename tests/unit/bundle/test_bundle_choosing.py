@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bascule.bundle.choosing import fastest, pinned
+
+COSTS = {
+    "onnx": {1: 8.0, 8: 16.0, 64: 100.0, 512: 800.0, 8192: 12_000.0},
+    "onedal": {1: 20.0, 8: 24.0, 64: 50.0, 512: 200.0, 8192: 2_500.0},
+}
+BOTH = ["onnx", "onedal"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [(1, "onnx"), (8, "onnx"), (64, "onedal"), (8192, "onedal"), (10**7, "onedal")],
+)
+def test_a_batch_is_run_by_the_program_that_takes_least_for_its_size(rows, expected):
+    assert fastest(BOTH, COSTS, rows) == expected
+
+
+def test_between_two_measured_sizes_the_time_lies_between_their_times():
+    lines = {"a": {10: 10.0, 1000: 1000.0}, "b": {10: 90.0, 1000: 110.0}}
+    assert fastest(["a", "b"], lines, 98) == "a"  # 98 us against 99.3
+    assert fastest(["a", "b"], lines, 102) == "b"  # 102 us against 99.7
+
+
+def test_requests_are_served_by_one_program_for_all_sizes():
+    assert pinned(BOTH, COSTS) == "onedal"
+    assert pinned(BOTH, {**COSTS, "onedal": {1: 400.0, 512: 700.0}}) == "onnx"
+
+
+def test_what_was_not_measured_is_taken_only_where_nothing_was():
+    assert fastest(["new", "onnx"], COSTS, 1) == "onnx"
+    assert pinned(["new", "onnx"], COSTS) == "onnx"
+    assert pinned(["new", "newer"], {}) == "new"
+
+
+sizes = st.dictionaries(st.integers(1, 10**6), st.floats(0, 1e9), min_size=1, max_size=6)
+
+
+@given(costs=st.dictionaries(st.sampled_from("abc"), sizes, min_size=1), rows=st.integers(1, 10**9))
+def test_whatever_was_measured_one_of_the_programs_is_chosen(costs, rows):
+    names = sorted(costs)
+    assert fastest(names, costs, rows) in names
+    assert pinned(names, costs) in names

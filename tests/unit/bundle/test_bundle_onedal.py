@@ -1,0 +1,311 @@
+"""Trees in oneDAL: the same answers as the original's, by other means."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+
+import bascule
+from bascule.bundle.format import pinned_program, read_manifest
+from bascule.bundle.programs.onedal import open_onedal
+from bascule.core.errors import ModelFailed, NotFound, Unavailable, Untrusted
+
+SMALL = {"n_estimators": 8, "random_state": 0}
+
+
+def program_file(bundle):
+    return (bundle.path / "programs/onedal.npz").read_bytes()
+
+
+def opened(bundle, data):
+    entry = bundle.manifest.program("onedal")
+    return open_onedal(
+        data,
+        name="onedal",
+        file="programs/onedal.npz",
+        inputs=entry.inputs,
+        outputs=bundle.signature.outputs,
+    )
+
+
+def changed(data, **arrays):
+    with np.load(io.BytesIO(data)) as archive:
+        kept = {name: archive[name] for name in archive.files}
+    file = io.BytesIO()
+    np.savez(file, **{**kept, **arrays})
+    return file.getvalue()
+
+
+def arrays_of(data):
+    with np.load(io.BytesIO(data)) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        GradientBoostingClassifier(**SMALL),
+        RandomForestClassifier(**SMALL),
+        ExtraTreesClassifier(**SMALL),
+        DecisionTreeClassifier(random_state=0),
+        DecisionTreeClassifier(max_depth=1),
+        make_pipeline(StandardScaler(), GradientBoostingClassifier(**SMALL)),
+    ],
+    ids=lambda model: type(model[-1] if hasattr(model, "steps") else model).__name__,
+)
+@pytest.mark.parametrize("data", ["cancer", "iris"])
+def test_classifiers_of_trees_answer_as_the_original(pack, model, data, request):
+    X, y = request.getfixturevalue(data)
+    bundle = pack(model.fit(X, y), X)
+    found = bundle.program("onedal").run({"input": X.astype(bundle_dtype(bundle))})
+    assert (found["label"] == model.predict(X)).all()
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(X), atol=1e-6)
+    assert bundle.parities["onedal"].passed
+    assert bundle.manifest.program("onedal").batch_invariant
+
+
+def bundle_dtype(bundle):
+    return bundle.manifest.program("onedal").inputs[0].dtype.numpy
+
+
+@pytest.mark.parametrize(
+    "model", [GradientBoostingRegressor(**SMALL), RandomForestRegressor(**SMALL)]
+)
+def test_regressors_of_trees_answer_as_the_original(pack, model, diabetes):
+    X, y = diabetes
+    bundle = pack(model.fit(X, y), X)
+    found = bundle.program("onedal").run({"input": X.astype(bundle_dtype(bundle))})
+    np.testing.assert_allclose(found["prediction"], model.predict(X), rtol=1e-6)
+
+
+def test_the_preprocessing_stays_in_front_and_missing_values_stay_missing(pack, flights):
+    table, late = flights
+    model = make_pipeline(
+        make_column_transformer(
+            (OneHotEncoder(handle_unknown="ignore"), ["carrier", "airport"]),
+            (SimpleImputer(), ["wind"]),
+            (OneHotEncoder(), ["plane"]),
+            ("passthrough", ["hour", "gust", "rain"]),
+        ),
+        GradientBoostingClassifier(**SMALL),
+    ).fit(table, late)
+    bundle = pack(model, table)
+    assert bundle.parities["onedal"].passed
+    assert bundle.parities["onedal"].probes > 0
+    columns = bascule.bundle.tables.conform(table, bundle.signature)
+    program = bundle.program("onedal")
+    found = program.run(bascule.bundle.tables.for_program(columns, program.inputs))
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(table), atol=1e-6)
+
+
+def test_a_forest_sends_missing_values_where_it_learned_to(pack, cancer):
+    X, y = cancer
+    X = X.copy()
+    X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
+    model = RandomForestClassifier(**SMALL).fit(X, y)
+    bundle = pack(model, X)
+    found = bundle.program("onedal").run({"input": X.astype(bundle_dtype(bundle))})
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(X), atol=1e-6)
+
+
+def test_values_at_and_beside_every_threshold_take_the_original_s_way(pack, cancer):
+    """The trap of trees in floats: a double threshold that is rounded up lets one value too many
+    pass."""
+    X, y = cancer
+    model = GradientBoostingClassifier(**SMALL).fit(X, y)
+    bundle = pack(model, X)
+    rows = []
+    for tree in model.estimators_.ravel():
+        for feature, threshold in zip(tree.tree_.feature, tree.tree_.threshold, strict=True):
+            if feature >= 0:
+                near = np.float32(threshold)
+                for value in (
+                    threshold,
+                    np.nextafter(threshold, -np.inf),
+                    np.nextafter(threshold, np.inf),
+                    near,
+                    np.nextafter(near, np.float32(-np.inf)),
+                    np.nextafter(near, np.float32(np.inf)),
+                ):
+                    row = X[len(rows) % len(X)].copy()
+                    row[feature] = value
+                    rows.append(row)
+    rows = np.array(rows)
+    found = bundle.program("onedal").run({"input": rows.astype(bundle_dtype(bundle))})
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(rows), atol=1e-6)
+
+
+def test_thresholds_that_are_no_floats_are_not_given_to_floats(pack, cancer):
+    """Histogram boosting compares doubles, and oneDAL's thresholds are floats."""
+    X, y = cancer
+    model = HistGradientBoostingClassifier(max_iter=5).fit(X, y)
+    bundle = pack(model, X)
+    assert [entry.name for entry in bundle.manifest.programs] == ["onnx"]
+    assert not bundle.parities["onedal"].passed
+    assert bundle.parities["onedal"].reason == "a threshold of the trees is no float"
+
+
+def test_a_model_without_trees_has_the_one_program(pack, cancer):
+    X, y = cancer
+    bundle = pack(LogisticRegression(max_iter=5000).fit(X, y), X)
+    assert [entry.name for entry in bundle.manifest.programs] == ["onnx"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, cancer, boosted):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bascule.bundle.cost.measure_memory", lambda path, program: 1 << 20)
+        patch.setattr("bascule.bundle.cost._MAX_SAMPLES", 2)
+        to = tmp_path_factory.mktemp("onedal") / "bundle"
+        return bascule.pack(boosted, name="gb", train=cancer[0], to=to)
+
+
+def said_to_cost(bundle, **latency_us):
+    body = {**bundle.cost.to_json(), "latency_us": latency_us}
+    bundle.add_statement("cost", body, by="a test")
+
+
+def test_a_server_keeps_to_one_program_and_a_batch_takes_the_fastest(bundle, cancer):
+    cheap, dear = {"1": 10.0, "512": 1000.0}, {"1": 30.0, "512": 300.0}
+    said_to_cost(bundle, onnx=cheap, onedal=dear, original={"1": 1.0})
+    assert pinned_program(bundle.path, bundle.manifest) == "onedal"
+    assert bundle.program().name == "onedal"
+    assert bundle.predict(cancer[0][:1]).program == "onnx"
+    assert bundle.predict(cancer[0]).program == "onedal"
+    said_to_cost(bundle, onnx={"1": 1.0, "512": 100.0}, onedal=dear, original={"1": 1.0})
+    assert pinned_program(bundle.path, bundle.manifest) == "onnx"
+
+
+def test_without_onedal_the_other_program_serves_and_the_install_line_is_told(bundle, monkeypatch):
+    said_to_cost(bundle, onnx={"1": 10.0}, onedal={"1": 1.0}, original={"1": 1.0})
+    assert pinned_program(bundle.path, bundle.manifest) == "onedal"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert pinned_program(bundle.path, bundle.manifest) == "onnx"
+    assert bundle.predict(np.zeros((1, 30))).program == "onnx"
+    monkeypatch.delitem(sys.modules, "daal4py._daal4py", raising=False)
+    with pytest.raises(Unavailable) as refused:
+        bundle.program("onedal")
+    assert refused.value.hint == "pip install 'bascule[onedal]'"
+
+
+def test_a_program_that_a_bundle_has_not_is_refused_with_those_it_has(bundle):
+    with pytest.raises(NotFound) as refused:
+        bundle.program("tensorrt")
+    assert refused.value.hint == "it has onnx, onedal, original"
+
+
+def test_a_worker_that_runs_it_imports_no_framework(bundle):
+    probe = f"""
+import sys
+from bascule.bundle.format import open_program, read_manifest
+program = open_program({str(bundle.path)!r}, read_manifest({str(bundle.path)!r}), name="onedal")
+assert program.name == "onedal"
+print(sorted({{"sklearn", "pandas", "scipy", "onnx", "joblib", "daal4py"}} & set(sys.modules)))
+import daal4py, pandas
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# -- files that were made to lead it astray --
+
+
+def test_a_tree_that_leads_outside_of_its_arrays_is_refused(bundle):
+    data = program_file(bundle)
+    arrays = arrays_of(data)
+    far = np.full_like(arrays["true_at"], 10**6)
+    for name, value in {
+        "true_at": far,
+        "false_at": -far,
+        "feature": np.full_like(arrays["feature"], 30),
+        "target": np.full_like(arrays["target"], 1),
+        "roots": arrays["roots"] - 1,
+        "weight": arrays["weight"][:-1],
+        "threshold": arrays["threshold"][:-1],
+        "missing": arrays["missing"][:-1],
+        "columns": np.array([0], np.int32),
+    }.items():
+        with pytest.raises(Untrusted, match="onedal"):
+            opened(bundle, changed(data, **{name: value}))
+
+
+def test_a_tree_that_comes_back_to_itself_is_refused(bundle):
+    data = program_file(bundle)
+    arrays = arrays_of(data)
+    inner = np.flatnonzero(arrays["true_is_leaf"] == 0)[0]
+    true_at = arrays["true_at"].copy()
+    true_at[inner] = arrays["roots"][0]
+    with pytest.raises(Untrusted, match="grows together"):
+        opened(bundle, changed(data, true_at=true_at))
+
+
+def test_more_features_than_the_graph_makes_are_not_read(bundle):
+    """Not even where the file says so: the memory behind the row is nobody's business."""
+    data = changed(program_file(bundle), columns=np.array([31], np.int32))
+    with pytest.raises(ModelFailed, match="30"):
+        opened(bundle, data).run({"input": np.zeros((2, 30), np.float32)})
+
+
+@pytest.mark.parametrize("kind", ["pickled", "compressed", "empty", "text", "cut"])
+def test_a_file_of_another_kind_is_refused(bundle, kind):
+    data = program_file(bundle)
+    if kind == "pickled":
+        data = changed(data, threshold=np.array([{"a": 1}], object))
+    elif kind == "compressed":
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays_of(data))
+        data = file.getvalue()
+    elif kind == "empty":
+        data = b""
+    elif kind == "text":
+        data = json.dumps([1]).encode()
+    else:
+        data = data[: len(data) // 2]
+    with pytest.raises(Untrusted, match="onedal"):
+        opened(bundle, data)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_refused_or_answers(bundle, data):
+    """Never a crash, and nothing but our own refusals."""
+    damaged = bytearray(program_file(bundle))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(damaged) - 1))
+        damaged[place] = data.draw(st.integers(0, 255))
+    try:
+        program = opened(bundle, bytes(damaged))
+    except Untrusted:
+        return
+    program.run({"input": np.zeros((2, 30), np.float32)})
+
+
+def test_the_manifest_names_both_programs_and_their_digests(bundle):
+    manifest = read_manifest(bundle.path)
+    assert [(entry.name, entry.kind) for entry in manifest.programs] == [
+        ("onnx", "onnx"),
+        ("onedal", "onedal"),
+    ]
+    assert "programs/onedal.npz" in manifest.files
+    assert "scikit-learn-intelex==" in (bundle.path / "environment.txt").read_text()
