@@ -128,7 +128,12 @@ def read_file(path: str | Path, manifest: Manifest, name: str) -> bytes:
 
 
 def open_program(
-    path: str | Path, manifest: Manifest, *, name: str | None = None, threads: int = 1
+    path: str | Path,
+    manifest: Manifest,
+    *,
+    name: str | None = None,
+    threads: int = 1,
+    isolated: bool = False,
 ) -> Program:
     """A program of the bundle, or the original itself.
 
@@ -137,16 +142,17 @@ def open_program(
         manifest: Its manifest.
         name: Which one; None for the one that serves requests, see `pinned_program`.
         threads: How many it may use.
+        isolated: Whether the original, which is foreign code, runs in a process of its own.
 
     Raises:
         NotFound: The bundle has no program of that name.
-        Unavailable: What runs it is not installed.
+        MissingExtra: What runs it is not installed.
         Untrusted: The program's bytes are not those of the manifest, or the runtime cannot take
             them.
     """
     name = name or pinned_program(path, manifest)
     if name == ORIGINAL:
-        return open_original(path, manifest, threads=threads)
+        return open_original(path, manifest, threads=threads, isolated=isolated)
     entry = manifest.program(name)
     if entry is None:
         known = ", ".join([*(entry.name for entry in manifest.programs), ORIGINAL])
@@ -189,8 +195,24 @@ def latency_us(cost: Statement) -> dict[str, dict[int, float]]:
         raise Untrusted(f"statement {cost.file_name} is not one of cost") from None
 
 
-def open_original(path: str | Path, manifest: Manifest, *, threads: int = 1) -> Program:
-    """The model as it was trained, as a program. Needs the framework that it was trained with."""
+def open_original(
+    path: str | Path, manifest: Manifest, *, threads: int = 1, isolated: bool = False
+) -> Program:
+    """The model as it was trained, as a program. Needs the framework that it was trained with.
+
+    Args:
+        path: The bundle's folder.
+        manifest: Its manifest.
+        threads: How many it may use.
+        isolated: Whether it runs in a process of its own, which may crash without harm.
+    """
+    if isolated:
+        from bascule.bundle.programs.child import of_bundle
+
+        signature = manifest.signature
+        return of_bundle(
+            Path(path), inputs=signature.inputs, outputs=signature.outputs, threads=threads
+        )
     from bascule.bundle.flavors.originals import open_saved
 
     return open_saved(read_file(path, manifest, manifest.original.file), manifest, threads=threads)

@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def load_model(
 ) -> ServedModel:
     """Verify and open a bundle, run its example rows, and measure its pace."""
     manifest = read_manifest(service.path)
-    program = open_program(service.path, manifest, threads=1)
+    program = open_program(service.path, manifest, threads=1, isolated=True)
     entry = manifest.program(program.name)
     for lacking in {entry.name for entry in manifest.programs} - {*runnable(manifest.programs)}:
         log.warning(
@@ -98,13 +99,16 @@ def load_model(
             lacking,
         )
     example = _example(service.path, manifest, program, limits)
+    pace = measure_pace(program, example, limits)
+    if getattr(program, "may_block", False):
+        pace = replace(pace, inline_rows=0)
     return ServedModel(
         service,
         signature=manifest.signature,
         program=program,
         digest=manifest.digest,
         batch_invariant=entry is not None and entry.batch_invariant,
-        pace=measure_pace(program, example, limits),
+        pace=pace,
         slot=slot,
         limits=limits,
         loop=loop,

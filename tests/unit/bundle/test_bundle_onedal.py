@@ -29,7 +29,7 @@ from sklearn.tree import DecisionTreeClassifier
 import bascule
 from bascule.bundle.format import pinned_program, read_manifest
 from bascule.bundle.programs.onedal import open_onedal
-from bascule.core.errors import ModelFailed, NotFound, Unavailable, Untrusted
+from bascule.core.errors import MissingExtra, ModelFailed, NotFound, Untrusted
 
 SMALL = {"n_estimators": 8, "random_state": 0}
 
@@ -204,7 +204,7 @@ def test_without_onedal_the_other_program_serves_and_the_install_line_is_told(bu
     assert pinned_program(bundle.path, bundle.manifest) == "onnx"
     assert bundle.predict(np.zeros((1, 30))).program == "onnx"
     monkeypatch.delitem(sys.modules, "daal4py._daal4py", raising=False)
-    with pytest.raises(Unavailable) as refused:
+    with pytest.raises(MissingExtra) as refused:
         bundle.program("onedal")
     assert refused.value.hint == "pip install 'bascule[onedal]'"
 

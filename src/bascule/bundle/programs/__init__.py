@@ -26,7 +26,7 @@ def open_kind(
     """The program of an entry, from its verified bytes.
 
     Raises:
-        Unavailable: What runs it is not installed.
+        MissingExtra: What runs it is not installed.
         Untrusted: The kind is not known, or the runtime cannot take the bytes.
     """
     if entry.kind not in _KINDS:

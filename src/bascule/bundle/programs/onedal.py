@@ -37,7 +37,7 @@ from bascule.bundle.programs.onnx import (
     open_session,
     without_missing_text,
 )
-from bascule.core.errors import ModelFailed, Unavailable, Untrusted
+from bascule.core.errors import MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, DType, Field
 
 FEATURES = "features"
@@ -135,7 +135,7 @@ def open_onedal(
     """A program from the bytes of a verified file.
 
     Raises:
-        Unavailable: oneDAL is not installed.
+        MissingExtra: oneDAL is not installed.
         Untrusted: The file is not what `bundle.compilers.apart` writes.
     """
     daal = _extension()
@@ -175,7 +175,7 @@ def open_onedal(
 def _extension() -> Any:
     found = importlib.util.find_spec("daal4py")
     if found is None or not found.submodule_search_locations:
-        raise Unavailable(
+        raise MissingExtra(
             "this program runs in oneDAL, which is not installed",
             hint="pip install 'bascule[onedal]'",
         )

@@ -1,0 +1,291 @@
+"""A model in a process of its own, which may crash, hang or leak without taking the server along.
+
+The process is started when the program is opened and again whenever it dies: at once the first
+time, later after a pause that doubles. What was being answered when it died fails as
+`Unavailable`; whoever comes while it starts waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bascule.bundle.programs import host
+from bascule.core.errors import Invalid, ModelFailed, TimedOut, Unavailable
+from bascule.core.fields import Columns, Field
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 60.0
+RUN_TIMEOUT_S = 60.0
+"""How long one run may take before its process is taken to hang, and is killed."""
+_LONGEST_PAUSE_S = 30.0
+_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH")
+"""What the process sees of the server's environment, where its secrets may be."""
+
+
+class ChildProgram:
+    """See `core.programs.Program`. Runs one call at a time."""
+
+    may_block = True
+    """A run waits for another process, so it has no business on an event loop."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        name: str,
+        inputs: tuple[Field, ...],
+        outputs: tuple[Field, ...],
+        python: str = sys.executable,
+        threads: int = 1,
+        keep: Any = None,
+        start_timeout_s: float = START_TIMEOUT_S,
+        run_timeout_s: float = RUN_TIMEOUT_S,
+    ) -> None:
+        """Start the process and wait until it has its model.
+
+        Args:
+            arguments: What `programs.host` is told.
+            name: What answers call it.
+            inputs: What it reads.
+            outputs: What it gives; empty where that is to be found out.
+            python: The interpreter that runs it.
+            threads: How many it may use.
+            keep: Whatever must live as long as the process, such as its temporary folder.
+            start_timeout_s: How long it may take to have its model.
+            run_timeout_s: How long a run may take.
+
+        Raises:
+            ModelFailed: It could not load its model; the message says why.
+            Unavailable: It could not be started, or took too long.
+        """
+        self.name = name
+        self.inputs = inputs
+        self.outputs = outputs
+        self._command = [python, "-P", host.__file__, *arguments]
+        self._threads = threads
+        self._keep = keep
+        self._start_timeout_s = start_timeout_s
+        self._run_timeout_s = run_timeout_s
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_ready = False
+        self._deaths = 0
+        self._not_before = 0.0
+        self._folder = tempfile.mkdtemp(prefix="bascule-child-")
+        with self._lock:
+            self._spawn()
+            try:
+                self._await_ready()
+            except BaseException:
+                self._dispose()
+                raise
+
+    @property
+    def pid(self) -> int | None:
+        """The process, where there is one."""
+        return None if self._process is None else self._process.pid
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs asked for.
+
+        Raises:
+            Unavailable: The process died on it, or is away.
+            TimedOut: It did not answer in time, and was killed.
+            ModelFailed: The model's code raised.
+            Invalid: The model refuses these rows.
+        """
+        wanted = None if outputs is None else list(outputs)
+        with self._lock:
+            self._ensure()
+            head, found = self._ask(host.encode({"outputs": wanted}, columns))
+        if "ok" in head:
+            return found
+        if "refused" in head:
+            raise Invalid(str(head["refused"]), hint=str(head.get("hint", "")))
+        raise ModelFailed(f"program {self.name} failed: {str(head.get('error'))[:500]}")
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            self._dispose()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self._dispose()
+
+    def _dispose(self) -> None:
+        self._end()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- the process --
+
+    def _spawn(self) -> None:
+        threads = str(self._threads)
+        kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=self._folder,
+                env={
+                    **kept,
+                    "OMP_NUM_THREADS": threads,
+                    "OPENBLAS_NUM_THREADS": threads,
+                    "MKL_NUM_THREADS": threads,
+                    "ORT_DISABLE_TELEMETRY": "1",
+                },
+            )
+        except OSError as problem:
+            raise Unavailable(
+                f"the process of {self.name} could not be started: {problem.strerror}",
+                hint=f"look at {self._command[0]}",
+            ) from None
+        self._is_ready = False
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
+
+    def _await_ready(self) -> None:
+        until = time.monotonic() + self._start_timeout_s
+        head, _ = self._receive(until, "load its model")
+        if "ready" not in head:
+            self._died()
+            raise ModelFailed(f"{self.name} could not be loaded: {str(head.get('error'))[:500]}")
+        self._is_ready = True
+
+    def _ensure(self) -> None:
+        """Have a process that is ready, or say that there is none."""
+        if self._process is not None and self._process.poll() is not None and self._is_ready:
+            self._died()
+        if self._process is None:
+            wait_s = self._not_before - time.monotonic()
+            if wait_s > 0:
+                raise Unavailable(
+                    f"{self.name} died {self._deaths} times and is started again in {wait_s:.0f} s",
+                    hint="see the server's log",
+                    retry_after_s=max(1, round(wait_s)),
+                )
+            self._spawn()
+        if not self._is_ready:
+            self._await_ready()
+
+    def _ask(self, frame: bytes) -> tuple[dict[str, Any], Columns]:
+        until = time.monotonic() + self._run_timeout_s
+        self._write(frame, until)
+        head, found = self._receive(until, "answer")
+        self._deaths = 0
+        return head, found
+
+    def _receive(self, until: float, what: str) -> tuple[dict[str, Any], Columns]:
+        size = int.from_bytes(self._read(8, until, what), "little")
+        try:
+            if not 0 < size <= host.MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {size} bytes")
+            return host.decode(self._read(size, until, what))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+            self._died()
+            raise ModelFailed(f"the process of {self.name} answered nonsense: {problem}") from None
+
+    def _write(self, frame: bytes, until: float) -> None:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        write = process.stdin.fileno()
+        left = memoryview(frame)
+        while left:
+            self._wait(write, select.POLLOUT, until, "read its rows")
+            try:
+                left = left[os.write(write, left[: 1 << 20]) :]
+            except BlockingIOError:
+                continue
+            except OSError:
+                raise self._gone() from None
+
+    def _wait(self, descriptor: int, event: int, until: float, what: str) -> None:
+        """Until something can be done; not `select`, which knows a thousand descriptors only."""
+        poll = select.poll()
+        poll.register(descriptor, event)
+        left_s = until - time.monotonic()
+        if left_s <= 0 or not poll.poll(left_s * 1e3):
+            self._died()
+            raise TimedOut(
+                f"the process of {self.name} did not {what} in time, and was ended",
+                hint="allow more time, or send fewer rows",
+            )
+
+    def _read(self, size: int, until: float, what: str) -> bytes:
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        read = process.stdout.fileno()
+        parts: list[bytes] = []
+        while size:
+            self._wait(read, select.POLLIN, until, what)
+            piece = os.read(read, min(size, 1 << 20))
+            if not piece:
+                raise self._gone()
+            parts.append(piece)
+            size -= len(piece)
+        return b"".join(parts)
+
+    def _gone(self) -> Unavailable:
+        process = self._process
+        assert process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
+        code = process.returncode
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        self._died()
+        return Unavailable(
+            f"the process of {self.name} ended ({how}), and is started again",
+            hint="retry",
+            retry_after_s=1,
+        )
+
+    def _died(self) -> None:
+        """Clear up after a process, and start the next: now, or not before a pause."""
+        self._deaths += 1
+        log.warning("the process of %s died (%d in a row)", self.name, self._deaths)
+        self._end()
+        pause_s = 0.0 if self._deaths == 1 else min(2.0 ** (self._deaths - 2), _LONGEST_PAUSE_S)
+        self._not_before = time.monotonic() + pause_s
+        if not pause_s:
+            with contextlib.suppress(Unavailable):
+                self._spawn()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        self._is_ready = False
+        if process is not None:
+            process.kill()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+            process.wait()
+
+
+def of_bundle(
+    path: Path, *, inputs: tuple[Field, ...], outputs: tuple[Field, ...], threads: int
+) -> ChildProgram:
+    """The original inside a bundle, in a process that Bascule itself opens it in."""
+    return ChildProgram(
+        ["call", "bascule.bundle.isolated:original_of", str(path.resolve()), str(threads)],
+        name="original",
+        inputs=inputs,
+        outputs=outputs,
+        threads=threads,
+    )

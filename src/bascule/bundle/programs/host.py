@@ -1,0 +1,172 @@
+"""The other side of `bundle.programs.child`: a process that holds a model and answers for it.
+
+It knows nothing of Bascule but this file, for it may run under another Python, with other
+packages: the standard library and numpy are all it needs. `main` is told by its arguments what to
+hold:
+
+    host.py call MODULE:FUNCTION ...     what a function of an installed package gives for the rest
+    host.py class FOLDER MODULE:CLASS    a class of the user's, in FOLDER/code, its files in
+                                         FOLDER/files
+
+A frame is eight bytes of length and as many bytes: a JSON head, a line feed, and the bytes of the
+arrays, one behind the other. Frames come on standard input and go to what was standard output;
+whatever the model prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+MAX_FRAME_BYTES = 1 << 31
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+Columns = dict[str, Any]
+Predict = Callable[[Columns, "list[str] | None"], Mapping[str, Any]]
+
+
+class Refused(Exception):
+    """The rows are at fault, and the caller is to be told how."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def encode(head: dict[str, Any], columns: Mapping[str, Any]) -> bytes:
+    """A frame, with its length in front."""
+    described: list[dict[str, Any]] = []
+    parts: list[bytes] = []
+    for name, column in columns.items():
+        array = np.asarray(column)
+        if array.dtype.kind in "OUS":
+            values = [_text(value) for value in array.ravel().tolist()]
+            described.append({"name": name, "shape": list(array.shape), "texts": values})
+        else:
+            data = np.ascontiguousarray(array).tobytes()
+            parts.append(data)
+            described.append({"name": name, "shape": list(array.shape), "dtype": array.dtype.str})
+    said = json.dumps({**head, "columns": described}).encode()
+    body = b"".join([said, b"\n", *parts])
+    return len(body).to_bytes(8, "little") + body
+
+
+def decode(body: bytes) -> tuple[dict[str, Any], Columns]:
+    """What a frame holds; raises `ValueError` if it is none. The arrays may not be written to."""
+    end = body.index(b"\n")
+    head = json.loads(body[:end])
+    columns: Columns = {}
+    at = end + 1
+    for described in head["columns"]:
+        shape = tuple(described["shape"])
+        if "texts" in described:
+            array = np.empty(len(described["texts"]), object)
+            array[:] = described["texts"]
+        else:
+            dtype = np.dtype(described["dtype"])
+            if dtype.kind not in "biuf":
+                raise ValueError(f"an array of {dtype}")
+            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            if size < 0 or at + size > len(body):
+                raise ValueError("an array that is cut short")
+            array = np.frombuffer(body, dtype, size // dtype.itemsize, at)
+            at += size
+        columns[str(described["name"])] = array.reshape(shape)
+    if at != len(body):
+        raise ValueError("bytes behind the last array")
+    return head, columns
+
+
+def _text(value: Any) -> str | None:
+    if value is None or value != value:
+        return None
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def main(arguments: list[str]) -> int:
+    """Hold a model until standard input ends."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server to act on
+    frames_in = os.fdopen(os.dup(0), "rb")
+    frames_out = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    try:
+        predict = _OPENERS[arguments[0]](*arguments[1:])
+    except Exception as problem:
+        traceback.print_exc()
+        _send(frames_out, {"error": f"{type(problem).__name__}: {problem}"}, {})
+        return 3
+    _send(frames_out, {"ready": True}, {})
+    while (size := frames_in.read(8)) and len(size) == 8:
+        head, columns = decode(frames_in.read(int.from_bytes(size, "little")))
+        try:
+            answer = predict(columns, head.get("outputs"))
+            frame = encode({"ok": True}, answer)
+        except Refused as refused:
+            frame = encode({"refused": str(refused), "hint": refused.hint}, {})
+        except Exception as problem:
+            traceback.print_exc()
+            frame = encode({"error": f"{type(problem).__name__}: {problem}"}, {})
+        frames_out.write(frame)
+        frames_out.flush()
+    return 0
+
+
+def _send(output: BinaryIO, head: dict[str, Any], columns: Columns) -> None:
+    output.write(encode(head, columns))
+    output.flush()
+
+
+def _die_with_parent() -> None:
+    """A server that is killed takes its models' processes with it, where the system knows how."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+
+
+def _of_function(place: str, *arguments: str) -> Predict:
+    """What a function of the project gives; named by text, for this file imports nothing of it."""
+    module, _, name = place.partition(":")
+    predict: Predict = getattr(importlib.import_module(module), name)(*arguments)
+    return predict
+
+
+def _of_class(folder: str, entry: str) -> Predict:
+    module, _, name = entry.partition(":")
+    sys.path.insert(0, str(Path(folder) / "code"))
+    made = getattr(importlib.import_module(module), name)()
+    load = getattr(made, "load", None)
+    if load is not None:
+        load(Path(folder) / "files")
+
+    def predict(columns: Columns, outputs: list[str] | None) -> Mapping[str, Any]:
+        rows = len(next(iter(columns.values())))
+        answer = made.predict(columns)
+        if not isinstance(answer, Mapping):
+            answer = {"prediction": answer}
+        arrays = {str(name): np.asarray(values) for name, values in answer.items()}
+        for name, array in arrays.items():
+            if array.shape[:1] != (rows,):
+                raise ValueError(f"{name} has shape {array.shape}, and there are {rows} rows")
+        return arrays if outputs is None else {name: arrays[name] for name in outputs}
+
+    return predict
+
+
+_OPENERS: dict[str, Callable[..., Predict]] = {"call": _of_function, "class": _of_class}
+
+
+if __name__ == "__main__":
+    # What is run as a script and what others import as a module are to be one.
+    sys.modules["bascule.bundle.programs.host"] = sys.modules[__name__]
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,233 @@
+"""A model in a process of its own may do what it likes, and only its own call suffers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from bascule.bundle.programs.child import ChildProgram
+from bascule.bundle.programs.host import decode, encode
+from bascule.core.errors import ModelFailed, TimedOut, Unavailable
+from bascule.core.fields import DType, Field
+
+CODE = """
+import os, sys, time
+import numpy as np
+
+class Model:
+    def load(self, files):
+        self.factor = float((files / "factor").read_text())
+        print("loading")
+
+    def predict(self, columns):
+        x, word = columns["x"], columns["word"][0]
+        print("predicting")
+        if word == "exit":
+            os._exit(7)
+        if word == "hang":
+            time.sleep(60)
+        if word == "raise":
+            raise KeyError("secret")
+        if word == "short":
+            return x[:-1]
+        if word == "nonsense":
+            os.write(3, b"x"); sys.exit(0)
+        if word == "environment":
+            return {"twice": x, "words": np.array([",".join(sorted(os.environ))] * len(x), object)}
+        return {"twice": x * self.factor, "words": columns["word"]}
+
+class Broken:
+    def __init__(self):
+        raise RuntimeError("no weights")
+
+class Fatal:
+    def __init__(self):
+        os.kill(os.getpid(), 11)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/mine.py").write_text(CODE)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/factor").write_text("2")
+    started = []
+
+    def child(entry="mine:Model", **settings):
+        started.append(
+            ChildProgram(
+                ["class", str(tmp_path), entry],
+                name="mine",
+                inputs=(Field("x", DType.FP64), Field("word", DType.BYTES, nullable=True)),
+                outputs=(Field("twice", DType.FP64), Field("words", DType.BYTES)),
+                **settings,
+            )
+        )
+        return started[-1]
+
+    yield child
+    for program in started:
+        program.close()
+
+
+def rows(*words):
+    return {
+        "x": np.arange(len(words), dtype=np.float64),
+        "word": np.array([*words, None], object)[:-1],
+    }
+
+
+def until(condition):
+    give_up = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < give_up, "it did not come to be"
+        time.sleep(0.005)
+
+
+def test_it_answers_with_numbers_and_texts_and_only_what_was_asked(start):
+    program = start()
+    found = program.run(rows("a", None, "ü"))
+    assert found["twice"].tolist() == [0, 2, 4]
+    assert found["words"].tolist() == ["a", None, "ü"]
+    assert list(program.run(rows("a"), ["words"])) == ["words"]
+
+
+def test_more_than_a_pipe_holds_goes_both_ways(start):
+    columns = rows(*["word"] * 300_000)
+    assert np.array_equal(start().run(columns)["twice"], columns["x"] * 2)
+
+
+@pytest.mark.parametrize(("word", "said"), [("raise", "KeyError"), ("short", "there are 2 rows")])
+def test_code_that_raises_fails_its_call_and_not_its_process(start, word, said):
+    program = start()
+    pid = program.pid
+    with pytest.raises(ModelFailed, match=said):
+        program.run(rows(word, word))
+    assert program.run(rows("a"))["twice"].tolist() == [0]
+    assert program.pid == pid
+
+
+def test_a_process_that_dies_fails_what_it_was_answering_and_is_started_again(start):
+    program = start()
+    pid = program.pid
+    with pytest.raises(Unavailable, match="exit code 7"):
+        program.run(rows("exit"))
+    assert program.run(rows("a", "b"))["twice"].tolist() == [0, 2]
+    assert program.pid != pid
+
+
+def test_a_process_that_was_killed_between_calls_is_not_noticed_by_callers(start):
+    program = start()
+    os.kill(program.pid, signal.SIGKILL)
+    until(lambda: psutil.Process(program.pid).status() == psutil.STATUS_ZOMBIE)
+    assert program.run(rows("a"))["words"].tolist() == ["a"]
+
+
+def test_a_run_that_hangs_is_ended(start):
+    program = start(run_timeout_s=0.3)
+    pid = program.pid
+    with pytest.raises(TimedOut, match="did not answer in time"):
+        program.run(rows("hang"))
+    assert not psutil.pid_exists(pid)
+    assert program.run(rows("a"))["words"].tolist() == ["a"]
+
+
+def test_one_that_dies_again_and_again_is_left_alone_for_a_while(start):
+    program = start()
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="is started again"):
+            program.run(rows("exit"))
+    with pytest.raises(Unavailable, match="died 2 times") as refused:
+        program.run(rows("a"))
+    assert refused.value.facts["retry_after_s"] == 1
+    until(lambda: time.monotonic() >= program._not_before)
+    assert program.run(rows("a"))["words"].tolist() == ["a"]
+
+
+def test_a_model_that_cannot_be_loaded_says_why(start):
+    with pytest.raises(ModelFailed, match="RuntimeError: no weights"):
+        start("mine:Broken")
+    with pytest.raises(ModelFailed, match="no attribute 'Nobody'"):
+        start("mine:Nobody")
+    with pytest.raises(Unavailable, match="signal 11"):
+        start("mine:Fatal")
+
+
+def test_an_answer_that_is_no_frame_is_not_believed(start):
+    with pytest.raises((Unavailable, ModelFailed)):
+        start().run(rows("nonsense"))
+
+
+def test_the_process_does_not_see_the_servers_secrets(start, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("BASCULE_STORE", "postgresql://user:password@there/db")
+    seen = start().run(rows("environment"))["words"][0].split(",")
+    assert "PATH" in seen
+    assert not {"AWS_SECRET_ACCESS_KEY", "BASCULE_STORE"} & set(seen)
+
+
+def test_whoever_started_it_takes_it_along_when_killed(tmp_path, start):
+    start().close()  # the files are there
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"""
+import time
+from bascule.bundle.programs.child import ChildProgram
+child = ChildProgram(["class", {str(tmp_path)!r}, "mine:Model"], name="m", inputs=(), outputs=())
+print(child.pid, flush=True)
+time.sleep(60)
+""",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with parent:
+        pid = int(parent.stdout.readline())
+        assert psutil.pid_exists(pid)
+        parent.kill()
+    until(lambda: not psutil.pid_exists(pid))
+
+
+numbers = arrays.arrays(
+    st.sampled_from([np.float64, np.float32, np.int64, np.uint8, np.bool_]),
+    arrays.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4),
+)
+texts = st.lists(st.none() | st.text(max_size=5)).map(
+    lambda values: np.array([*values, None], object)[:-1]
+)
+
+
+@given(columns=st.dictionaries(st.text(max_size=5), numbers | texts, max_size=4))
+def test_what_is_framed_comes_out_as_it_went_in(columns):
+    _, found = decode(encode({}, columns)[8:])
+    assert list(found) == list(columns)
+    for name, column in columns.items():
+        assert found[name].dtype == column.dtype
+        assert found[name].shape == column.shape
+        if column.dtype.kind == "O":
+            assert found[name].tolist() == column.tolist()
+        else:
+            assert found[name].tobytes() == column.tobytes()
+
+
+@given(
+    columns=st.dictionaries(st.text(max_size=5), numbers, min_size=1, max_size=2), data=st.data()
+)
+def test_damaged_frames_are_no_frames(columns, data):
+    body = bytearray(encode({}, columns)[8:])
+    del body[data.draw(st.integers(0, len(body) - 1)) :]
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        decode(bytes(body))
