@@ -46,7 +46,7 @@ def samples() -> Iterator[tuple[str, Callable[[], Any]]]:
 def pack(made: Any, to: Path) -> bascule.Bundle:
     """Pack as quickly as can be: what a model costs is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "measure_memory", lambda path: 1 << 20)
+        patch.setattr(cost, "measure_memory", lambda *_: 1 << 20)
         patch.setattr(cost, "BATCH_SIZES", (1, 8))
         patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
         patch.setattr(cost, "_MAX_SAMPLES", 2)

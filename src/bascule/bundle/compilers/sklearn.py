@@ -12,6 +12,7 @@ from bascule.bundle.compilers import predictors, trees
 from bascule.bundle.compilers.context import MISSING_TEXT, Context
 from bascule.bundle.compilers.encoding import known_or_missing
 from bascule.bundle.compilers.graph import Graph
+from bascule.bundle.compilers.labels import label_dtype
 from bascule.bundle.compilers.predictors import Outcome
 from bascule.bundle.compilers.steps import transform
 from bascule.bundle.compilers.values import NUMBER, TEXT, Part, Value, numbers
@@ -184,14 +185,6 @@ def _declare(graph: Graph, outcome: Outcome, model: Any) -> tuple[Field, ...]:
 
 def _label_field(classes: Any) -> Field:
     return Field("label", label_dtype(classes))
-
-
-def label_dtype(classes: Any) -> DType:
-    """Text, booleans, doubles; whole numbers of any width are INT64."""
-    kind = np.asarray(classes).dtype.kind
-    return {"b": DType.BOOL, "i": DType.INT64, "u": DType.INT64, "f": DType.FP64}.get(
-        kind, DType.BYTES
-    )
 
 
 def _labels(graph: Graph, index: str, classes: Any) -> str:
