@@ -51,14 +51,18 @@ def at_thresholds(sample: Sample) -> NDArray[np.float64]:
     made = []
     for place, (column, value) in enumerate(sample.thresholds):
         near = number(value)
-        for moved in (
-            near,
-            np.nextafter(near, number(-np.inf)),
-            np.nextafter(near, number(np.inf)),
-            value,
-            np.nextafter(value, -np.inf),
-            np.nextafter(value, np.inf),
-        ):
+        with np.errstate(over="ignore"):
+            moves = (
+                near,
+                np.nextafter(near, number(-np.inf)),
+                np.nextafter(near, number(np.inf)),
+                value,
+                np.nextafter(value, -np.inf),
+                np.nextafter(value, np.inf),
+            )
+        for moved in moves:
+            if not np.isfinite(moved):
+                continue
             row = rows[place % len(rows)].copy()
             row[column] = moved
             made.append(row)

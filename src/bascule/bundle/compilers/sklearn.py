@@ -74,7 +74,7 @@ def _in_double(
     for step in steps:
         value = transform(context, step, value)
     outcome = predictors.predict(context, last, value)
-    outputs = _declare(graph, outcome, last)
+    outputs = declare(graph, outcome, getattr(last, "classes_", None))
     has_text = any(field.dtype is DType.BYTES for field in inputs)
     return Compilation(
         "float64" if foreign is DType.FP64 else "float64, last steps in float32",
@@ -168,18 +168,24 @@ def _split(model: Any) -> tuple[list[Any], Any]:
     return steps, model
 
 
-def _declare(graph: Graph, outcome: Outcome, model: Any) -> tuple[Field, ...]:
+def declare(
+    graph: Graph, outcome: Outcome, classes: Any, dtype: DType = DType.FP64
+) -> tuple[Field, ...]:
+    """Make what the last step gives the outputs of the graph, numbers in `dtype`."""
+
+    def number(tensor: str, field: Field) -> Field:
+        graph.output(tensor if dtype is DType.FP64 else graph.cast(tensor, dtype), field)
+        return field
+
     if outcome.prediction is not None:
-        field = Field("prediction", DType.FP64)
-        graph.output(outcome.prediction, field)
-        return (field,)
+        return (number(outcome.prediction, Field("prediction", dtype)),)
     assert outcome.index is not None
-    classes = np.asarray(model.classes_)
+    classes = np.asarray(classes)
     fields = [_label_field(classes)]
     graph.output(_labels(graph, outcome.index, classes), fields[0])
     if outcome.probabilities is not None:
-        fields.append(Field("probabilities", DType.FP64, (len(classes),)))
-        graph.output(outcome.probabilities, fields[1])
+        shares = Field("probabilities", dtype, (len(classes),))
+        fields.append(number(outcome.probabilities, shares))
     return tuple(fields)
 
 

@@ -21,6 +21,7 @@ from bascule.bundle.flavors.tabular import (
     frame_of,
     must_answer,
     outputs_of,
+    parameters_of,
     plain_label,
     read_rows,
     rows_of,
@@ -97,7 +98,7 @@ class Sklearn:
             frame=frame.to_json(),
             train=rows_of(table, truth, signature),
             test=held_out,
-            parameters=_parameters(model),
+            parameters=parameters_of(model),
         )
 
     def compilations(self, model: Any, subject: Subject) -> Iterator[Compilation]:
@@ -301,13 +302,3 @@ def _requires(frame: Frame) -> dict[str, str]:
     if frame.container != "numpy":
         names.append(frame.container)
     return {name: version(name) for name in sorted(names)}
-
-
-def _parameters(model: Any) -> dict[str, str]:
-    """Settings that are plain values; nested estimators are spelled out under their own names."""
-    return {
-        name: repr(value)
-        for name, value in sorted(model.get_params(deep=True).items())
-        if value is None or isinstance(value, str | int | float | bool | list | tuple | dict)
-        if "<" not in repr(value)[:2000] and len(repr(value)) <= 2000
-    }

@@ -154,3 +154,13 @@ def must_answer(ask: Any, columns: Columns) -> None:
             f"the model predicts {answer.shape[1]} outputs, and one is supported",
             hint="pack one model per output",
         )
+
+
+def parameters_of(model: Any) -> dict[str, str]:
+    """Settings that are plain values; nested estimators are spelled out under their own names."""
+    return {
+        name: repr(value)
+        for name, value in sorted(model.get_params(deep=True).items())
+        if value is None or isinstance(value, str | int | float | bool | list | tuple | dict)
+        if "<" not in repr(value)[:2000] and len(repr(value)) <= 2000
+    }
