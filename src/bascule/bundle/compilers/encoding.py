@@ -64,7 +64,7 @@ def ordinal_encoder(context: Context, step: Any, value: Value) -> Value:
                 "OrdinalEncoder groups infrequent categories, and there is no compiler for that"
             )
         column = select(graph, value, [i])
-        parts += _looked_up(graph, column, categories, encoded, unknown)
+        parts += looked_up(graph, column, categories, encoded, unknown)
     return tuple(parts)
 
 
@@ -77,7 +77,7 @@ def target_encoder(context: Context, step: Any, value: Value) -> Value:
         i, k = divmod(place, many)
         unknown = float(np.atleast_1d(step.target_mean_)[k])
         column = select(graph, value, [i])
-        parts += _looked_up(graph, column, step.categories_[i], encoding, unknown)
+        parts += looked_up(graph, column, step.categories_[i], encoding, unknown)
     return tuple(parts)
 
 
@@ -150,7 +150,7 @@ def _codes(
     return graph.add("Gather", graph.constant([*codes, unknown], "int64"), place)
 
 
-def _looked_up(
+def looked_up(
     graph: Graph, column: Value, categories: NDArray[Any], values: NDArray[Any], unknown: float
 ) -> Value:
     """Numbers of shape (rows, 1): `values[j]` for category j, else `unknown`."""

@@ -82,7 +82,7 @@ def predict(context: Context, model: Any, value: Value) -> Outcome:
     tensors, _ = convert(context, model, value)
     graph = context.graph
     if not hasattr(model, "classes_"):
-        return Outcome(prediction=_flat(graph, graph.cast(tensors[0], DType.FP64)))
+        return Outcome(prediction=flat(graph, graph.cast(tensors[0], DType.FP64)))
     index = _foreign_index(graph, model, tensors[0])
     if not hasattr(model, "predict_proba"):
         return Outcome(index=index)
@@ -97,7 +97,7 @@ def forest_classifier(context: Context, model: Any, value: Value) -> Outcome:
     trees.check_one_output(model)
     graph = context.graph
     made = forest_trees(model)
-    tensor = _rounded_to_float(graph, value)
+    tensor = rounded_to_float(graph, value)
     sums = trees.sums_in_double(graph, tensor, made, len(model.classes_))
     shares = graph.add("Div", sums, graph.constant(float(len(made))))
     index = graph.add("ArgMax", shares, axis=1, keepdims=0)
@@ -109,27 +109,27 @@ def forest_regressor(context: Context, model: Any, value: Value) -> Outcome:
     graph = context.graph
     members = getattr(model, "estimators_", [model])
     made = [trees.of_sklearn(t.tree_, values=_values(t.tree_), targets=(0,)) for t in members]
-    sums = trees.sums_in_double(graph, _rounded_to_float(graph, value), made, 1)
+    sums = trees.sums_in_double(graph, rounded_to_float(graph, value), made, 1)
     mean = graph.add("Div", sums, graph.constant(float(len(members))))
-    return Outcome(prediction=_flat(graph, mean))
+    return Outcome(prediction=flat(graph, mean))
 
 
 def gradient_boosting_classifier(context: Context, model: Any, value: Value) -> Outcome:
     graph = context.graph
     made, base = boosted_trees(model)
-    sums = trees.sums_in_double(graph, _rounded_to_float(graph, value), made, len(base))
-    return _of_scores(context, _raised(graph, sums, base), len(model.classes_))
+    sums = trees.sums_in_double(graph, rounded_to_float(graph, value), made, len(base))
+    return of_scores(context, raised(graph, sums, base), len(model.classes_))
 
 
 def gradient_boosting_regressor(context: Context, model: Any, value: Value) -> Outcome:
     graph = context.graph
     made, base = boosted_trees(model)
-    sums = trees.sums_in_double(graph, _rounded_to_float(graph, value), made, 1)
-    return Outcome(prediction=_flat(graph, _raised(graph, sums, base)))
+    sums = trees.sums_in_double(graph, rounded_to_float(graph, value), made, 1)
+    return Outcome(prediction=flat(graph, raised(graph, sums, base)))
 
 
 def histogram_classifier(context: Context, model: Any, value: Value) -> Outcome:
-    return _of_scores(context, _histogram_sums(context, model, value), len(model.classes_))
+    return of_scores(context, _histogram_sums(context, model, value), len(model.classes_))
 
 
 def histogram_regressor(context: Context, model: Any, value: Value) -> Outcome:
@@ -137,7 +137,7 @@ def histogram_regressor(context: Context, model: Any, value: Value) -> Outcome:
     sums = _histogram_sums(context, model, value)
     if model.loss in ("poisson", "gamma"):
         sums = exponential(graph, sums)
-    return Outcome(prediction=_flat(graph, sums))
+    return Outcome(prediction=flat(graph, sums))
 
 
 def forest_trees(model: Any) -> list[Tree]:
@@ -193,7 +193,7 @@ def _histogram_sums(context: Context, model: Any, value: Value) -> str:
     tensor = matrix(graph, value, NUMBER, step=type(model).__name__)
     tensor, made = trees.without_members(graph, tensor, made, width(value))
     sums = trees.sums_in_double(graph, tensor, made, model.n_trees_per_iteration_)
-    return _raised(graph, sums, [float(b) for b in np.ravel(model._baseline_prediction)])
+    return raised(graph, sums, [float(b) for b in np.ravel(model._baseline_prediction)])
 
 
 def _values(tree: Any) -> NDArray[np.float64]:
@@ -208,13 +208,13 @@ def _shares(tree: Any) -> NDArray[np.float64]:
     return value if np.allclose(total, 1.0, rtol=1e-9) else value / total
 
 
-def _rounded_to_float(graph: Graph, value: Value) -> str:
+def rounded_to_float(graph: Graph, value: Value) -> str:
     """As scikit-learn's trees do before they compare."""
     tensor = matrix(graph, value, NUMBER, step="a tree")
     return graph.cast(graph.cast(tensor, DType.FP32), DType.FP64)
 
 
-def _raised(graph: Graph, sums: str, base: Sequence[float]) -> str:
+def raised(graph: Graph, sums: str, base: Sequence[float]) -> str:
     if not any(base):
         return sums
     return graph.add("Add", sums, graph.constant(as_column(np.array(base))))
@@ -228,7 +228,7 @@ def linear_regressor(context: Context, model: Any, value: Value) -> Outcome:
     if coefficients.shape[0] != 1 or np.ndim(model.coef_) > 1:
         raise Unconvertible(f"{type(model).__name__} predicts several outputs")
     scores = _linear_scores(context, model, value, coefficients)
-    return Outcome(prediction=_flat(context.graph, scores))
+    return Outcome(prediction=flat(context.graph, scores))
 
 
 def linear_classifier(context: Context, model: Any, value: Value) -> Outcome:
@@ -237,7 +237,7 @@ def linear_classifier(context: Context, model: Any, value: Value) -> Outcome:
     if not hasattr(model, "predict_proba"):
         return Outcome(index=_index_of_scores(context.graph, scores, len(coefficients), "Greater"))
     if len(coefficients) == 1 or getattr(model, "multi_class", "") != "ovr":
-        return _of_scores(context, scores, len(model.classes_), comparison="Greater")
+        return of_scores(context, scores, len(model.classes_), comparison="Greater")
     graph = context.graph
     each = graph.add("Sigmoid", scores)
     total = graph.add("ReduceSum", each, graph.constant([1], "int64"), keepdims=1)
@@ -256,7 +256,7 @@ def _linear_scores(
             f"{width(value)}"
         )
     products = graph.add("MatMul", tensor, graph.constant(coefficients.T))
-    return _raised(graph, products, list(np.ravel(model.intercept_)))
+    return raised(graph, products, list(np.ravel(model.intercept_)))
 
 
 # -- committees ----------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def _weighted_mean(graph: Graph, tensors: list[str], weights: Any) -> str:
 # -- what all share ------------------------------------------------------------------------------
 
 
-def _of_scores(
+def of_scores(
     context: Context, scores: str, classes: int, *, comparison: str = "GreaterOrEqual"
 ) -> Outcome:
     """Labels and probabilities of scores on the log scale: one for two classes, else one each."""
@@ -332,10 +332,10 @@ def _index_of_scores(graph: Graph, scores: str, columns: int, comparison: str) -
     if columns > 1:
         return graph.add("ArgMax", scores, axis=1, keepdims=0)
     flags = graph.add(comparison, scores, graph.constant(0.0))
-    return _flat(graph, graph.cast(flags, DType.INT64))
+    return flat(graph, graph.cast(flags, DType.INT64))
 
 
-def _flat(graph: Graph, tensor: str) -> str:
+def flat(graph: Graph, tensor: str) -> str:
     return graph.add("Reshape", tensor, graph.constant([-1], "int64"))
 
 

@@ -12,6 +12,7 @@ from bascule.bundle.compilers import predictors, trees
 from bascule.bundle.compilers.context import MISSING_TEXT, Context
 from bascule.bundle.compilers.encoding import known_or_missing
 from bascule.bundle.compilers.graph import Graph
+from bascule.bundle.compilers.labels import label_dtype
 from bascule.bundle.compilers.predictors import Outcome
 from bascule.bundle.compilers.steps import transform
 from bascule.bundle.compilers.values import NUMBER, TEXT, Part, Value, numbers
@@ -73,7 +74,7 @@ def _in_double(
     for step in steps:
         value = transform(context, step, value)
     outcome = predictors.predict(context, last, value)
-    outputs = _declare(graph, outcome, last)
+    outputs = declare(graph, outcome, getattr(last, "classes_", None))
     has_text = any(field.dtype is DType.BYTES for field in inputs)
     return Compilation(
         "float64" if foreign is DType.FP64 else "float64, last steps in float32",
@@ -167,31 +168,29 @@ def _split(model: Any) -> tuple[list[Any], Any]:
     return steps, model
 
 
-def _declare(graph: Graph, outcome: Outcome, model: Any) -> tuple[Field, ...]:
+def declare(
+    graph: Graph, outcome: Outcome, classes: Any, dtype: DType = DType.FP64
+) -> tuple[Field, ...]:
+    """Make what the last step gives the outputs of the graph, numbers in `dtype`."""
+
+    def number(tensor: str, field: Field) -> Field:
+        graph.output(tensor if dtype is DType.FP64 else graph.cast(tensor, dtype), field)
+        return field
+
     if outcome.prediction is not None:
-        field = Field("prediction", DType.FP64)
-        graph.output(outcome.prediction, field)
-        return (field,)
+        return (number(outcome.prediction, Field("prediction", dtype)),)
     assert outcome.index is not None
-    classes = np.asarray(model.classes_)
+    classes = np.asarray(classes)
     fields = [_label_field(classes)]
     graph.output(_labels(graph, outcome.index, classes), fields[0])
     if outcome.probabilities is not None:
-        fields.append(Field("probabilities", DType.FP64, (len(classes),)))
-        graph.output(outcome.probabilities, fields[1])
+        shares = Field("probabilities", dtype, (len(classes),))
+        fields.append(number(outcome.probabilities, shares))
     return tuple(fields)
 
 
 def _label_field(classes: Any) -> Field:
     return Field("label", label_dtype(classes))
-
-
-def label_dtype(classes: Any) -> DType:
-    """Text, booleans, doubles; whole numbers of any width are INT64."""
-    kind = np.asarray(classes).dtype.kind
-    return {"b": DType.BOOL, "i": DType.INT64, "u": DType.INT64, "f": DType.FP64}.get(
-        kind, DType.BYTES
-    )
 
 
 def _labels(graph: Graph, index: str, classes: Any) -> str:

@@ -10,9 +10,16 @@ from bascule.core.errors import Invalid
 
 TABLE: dict[str, str] = {
     "onnx": "bascule.bundle.flavors.onnx:Onnx",
+    "xgboost": "bascule.bundle.flavors.xgboost:XGBoost",
+    "lightgbm": "bascule.bundle.flavors.lightgbm:LightGBM",
+    "catboost": "bascule.bundle.flavors.catboost:CatBoost",
     "sklearn": "bascule.bundle.flavors.sklearn:Sklearn",
 }
-"""Flavors by name; imported when they are asked."""
+"""Flavors by name; imported when they are asked.
+
+The first that recognises a model takes it. Other libraries give their estimators the face of
+scikit-learn's, so that flavor comes last.
+"""
 
 
 def flavor_of(model: Any) -> Flavor:
@@ -26,5 +33,5 @@ def flavor_of(model: Any) -> Flavor:
     raise Invalid(
         f"{kind.__module__}.{kind.__qualname__} is not a model that Bascule knows",
         hint=f"known are {', '.join(sorted(TABLE))}: a fitted scikit-learn estimator or pipeline, "
-        "or an ONNX model (its path or bytes)",
+        "a boosted model, or an ONNX model (its path or bytes)",
     )

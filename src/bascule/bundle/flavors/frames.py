@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bascule.bundle.tables import Kind, is_missing
 from bascule.core.fields import Columns
 
+_LARGEST = 2.0**63
 _TEXT_TYPES = ("str", "string", "object")
 
 
@@ -52,7 +53,7 @@ class Frame:
     def _matrix(self, columns: Columns) -> NDArray[Any]:
         (values,) = columns.values()
         wanted = np.dtype(self.dtype)
-        if wanted.kind in "biu" and values.dtype.kind == "f" and np.isnan(values).any():
+        if wanted.kind in "biu" and not _is_whole(values):
             return values
         return values.astype(wanted, copy=False)
 
@@ -89,6 +90,13 @@ class Frame:
         )
 
 
+def _is_whole(values: NDArray[Any]) -> bool:
+    """Whether a column of whole numbers holds nothing else: neither NaN nor parts of a number."""
+    return values.dtype.kind != "f" or bool(
+        (np.abs(values) < _LARGEST).all() and (values == np.floor(values)).all()
+    )
+
+
 def _pandas_series(values: NDArray[Any], kind: Kind) -> Any:
     import pandas
 
@@ -109,7 +117,7 @@ def _pandas_series(values: NDArray[Any], kind: Kind) -> Any:
         return pandas.Series(values, dtype=text)
     if kind.dtype.startswith(_TEXT_TYPES):
         return pandas.Series(values)
-    if values.dtype.kind == "f" and np.isnan(values).any() and kind.dtype[0] in "iub":
+    if kind.dtype[0] in "iub" and not _is_whole(values):
         return pandas.Series(values)
     if kind.dtype[0].isupper() or kind.dtype == "boolean":
         return pandas.Series(pandas.array(values.tolist(), dtype=kind.dtype.partition("[")[0]))

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from bascule.bundle.manifest import Manifest
 from bascule.core.errors import Untrusted
 from bascule.core.programs import Program
+
+_OPENERS = {
+    "catboost-cbm": "bascule.bundle.flavors.catboost:open_cbm",
+    "lightgbm-text": "bascule.bundle.flavors.lightgbm:open_text",
+    "xgboost-ubjson": "bascule.bundle.flavors.xgboost:open_ubjson",
+}
+"""By format: what opens it, given the bytes, the manifest and the number of threads."""
 
 
 def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:
@@ -24,6 +33,11 @@ def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:
         from bascule.bundle.flavors.sklearn import open_skops
 
         return open_skops(data, manifest)
+    place = _OPENERS.get(manifest.original.format)
+    if place is not None:
+        module, _, name = place.partition(":")
+        program: Program = getattr(import_module(module), name)(data, manifest, threads=threads)
+        return program
     raise Untrusted(
         f"the original is in format {manifest.original.format!r}, which this version cannot open",
         hint="update bascule",

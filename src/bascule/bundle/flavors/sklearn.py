@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -16,11 +15,23 @@ from numpy.typing import NDArray
 
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.probing import probed
+from bascule.bundle.flavors.tabular import (
+    as_trained,
+    fields_of,
+    frame_of,
+    must_answer,
+    outputs_of,
+    parameters_of,
+    plain_label,
+    read_rows,
+    rows_of,
+    table_names,
+)
 from bascule.bundle.manifest import Manifest
-from bascule.bundle.subject import Compilation, Rows, Subject
-from bascule.bundle.tables import MATRIX, Kind, Table, as_dtype, read_table
+from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.tables import as_dtype
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.core.fields import Columns, Field, Signature
 
 _FILE = "original/model.skops"
 _INSTALL = "pip install 'bascule[sklearn]'"
@@ -55,23 +66,25 @@ class Sklearn:
                 hint="pass the training rows, train=X or train=(X, y): the signature is inferred "
                 "from them",
             )
-        table, truth = _read_rows(train, "train")
-        table = _as_trained(model, table)
-        frame = _frame(table)
+        table, truth = read_rows(train, "train")
+        names = getattr(model, "feature_names_in_", None)
+        count = getattr(model, "n_features_in_", None)
+        table = as_trained(names, count, table)
+        frame = frame_of(table)
         probabilities = classes is not None and hasattr(model, "predict_proba")
-        outputs = _outputs(classes, probabilities=probabilities)
+        outputs = outputs_of(classes, probabilities=probabilities)
 
         def ask(columns: Columns) -> Any:
             return model.predict(frame.build(columns))
 
-        _must_answer(ask, table.columns)
-        inputs = probed(_fields(table), table.columns, ask)
-        names = table_names(train) if table.is_matrix else ()
-        signature = Signature(inputs, outputs, names)
+        must_answer(ask, table.columns)
+        inputs = probed(fields_of(table), table.columns, ask)
+        columns = table_names(train) if table.is_matrix else ()
+        signature = Signature(inputs, outputs, columns)
         held_out = None
         if test is not None:
-            test_table, test_truth = _read_rows(test, "test")
-            held_out = _rows(_as_trained(model, test_table), test_truth, signature)
+            test_table, test_truth = read_rows(test, "test")
+            held_out = rows_of(as_trained(names, count, test_table), test_truth, signature)
         saved = save(model)
         return Subject(
             task=task,
@@ -83,9 +96,9 @@ class Sklearn:
             saved_format="skops",
             requires=_requires(frame),
             frame=frame.to_json(),
-            train=_rows(table, truth, signature),
+            train=rows_of(table, truth, signature),
             test=held_out,
-            parameters=_parameters(model),
+            parameters=parameters_of(model),
         )
 
     def compilations(self, model: Any, subject: Subject) -> Iterator[Compilation]:
@@ -196,13 +209,6 @@ def load_trusted(data: bytes, file: str) -> Any:
         raise Untrusted(f"{file} cannot be read: {problem}", file=file) from problem
 
 
-def table_names(train: Any) -> tuple[str, ...]:
-    """The column names of a table that a matrix model was trained on; else none."""
-    data = train[0] if isinstance(train, tuple) else train
-    table = read_table(data)
-    return () if table.is_matrix else tuple(table.columns)
-
-
 def _skops() -> Any:
     try:
         import sklearn  # noqa: F401
@@ -282,7 +288,7 @@ def _task(model: Any) -> tuple[str, tuple[str | int | float | bool, ...] | None]
                 f"{name} predicts {len(classes)} outputs, and one is supported",
                 hint="pack one model per output",
             )
-        return "classification", tuple(_plain_label(label) for label in classes)
+        return "classification", tuple(plain_label(label) for label in classes)
     if is_regressor(model):
         return "regression", None
     raise Invalid(
@@ -291,150 +297,8 @@ def _task(model: Any) -> tuple[str, tuple[str | int | float | bool, ...] | None]
     )
 
 
-def _plain_label(label: Any) -> str | int | float | bool:
-    value = label.item() if isinstance(label, np.generic) else label
-    if not isinstance(value, str | int | float | bool):
-        raise Invalid(f"class {value!r} is neither text nor a number")
-    return value
-
-
-def _read_rows(data: Any, what: str) -> tuple[Table, NDArray[Any] | None]:
-    rows, truth = data if isinstance(data, tuple) else (data, None)
-    if isinstance(data, tuple) and len(data) != 2:
-        raise Invalid(f"{what} is a tuple of {len(data)}, not of X and y")
-    table = read_table(rows)
-    if table.is_matrix and table.columns[MATRIX].ndim != 2:
-        raise Invalid(
-            f"{what} has {table.columns[MATRIX].ndim} dimensions, and a matrix of rows has two",
-            hint="pass a matrix of shape (rows, columns), or a table",
-        )
-    if not table.rows:
-        raise Invalid(f"{what} has no rows")
-    if truth is None:
-        return table, None
-    truth = _read_truth(truth, what)
-    if len(truth) != table.rows:
-        raise Invalid(f"{what} has {table.rows} rows in X and {len(truth)} in y")
-    return table, truth
-
-
-def _read_truth(truth: Any, what: str) -> NDArray[Any]:
-    if hasattr(truth, "to_numpy"):
-        truth = truth.to_numpy()
-    values = np.asarray(truth)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values.ravel()
-    if values.ndim != 1:
-        raise Invalid(f"y of {what} has shape {list(values.shape)}, and [rows] is supported")
-    return values
-
-
-def _as_trained(model: Any, table: Table) -> Table:
-    """The table with the columns that the model was fitted on, in that order; or its matrix."""
-    names = getattr(model, "feature_names_in_", None)
-    count = getattr(model, "n_features_in_", None)
-    if names is None and not table.is_matrix and count == len(table.columns):
-        columns = list(table.columns.values())
-        if all(column.dtype.kind in "biuf" for column in columns):
-            return Table({MATRIX: np.column_stack(columns)}, "numpy")
-    if table.is_matrix:
-        values = table.columns[MATRIX]
-        if count is not None and values.shape[1] != count:
-            raise Invalid(
-                f"the rows have {values.shape[1]} columns, and the model was trained on {count}"
-            )
-        if names is None:
-            return table
-        return Table(
-            {str(name): values[:, i] for i, name in enumerate(names)},
-            "dict",
-            {str(name): Kind(str(values.dtype)) for name in names},
-        )
-    if names is None:
-        return table
-    absent = [str(name) for name in names if name not in table.columns]
-    if absent:
-        raise Invalid(
-            f"column {absent[0]!r} is missing, and the model was trained with it",
-            hint="pass the same columns as to fit",
-            field=absent[0],
-        )
-    chosen = [str(name) for name in names]
-    return Table(
-        {name: table.columns[name] for name in chosen},
-        table.source,
-        {name: table.kinds[name] for name in chosen},
-    )
-
-
-def _frame(table: Table) -> Frame:
-    if table.is_matrix:
-        return Frame("numpy", {}, str(table.columns[MATRIX].dtype))
-    container = "polars" if table.source == "polars" else "pandas"
-    return Frame(container, dict(table.kinds))
-
-
-def _fields(table: Table) -> tuple[Field, ...]:
-    if table.is_matrix:
-        values = table.columns[MATRIX]
-        return (Field(MATRIX, DType.of(values.dtype), (values.shape[1],)),)
-    made = []
-    for name, values in table.columns.items():
-        if values.ndim != 1:
-            raise Invalid(f"column {name!r} is a matrix", field=name)
-        made.append(Field(name, DType.of(values.dtype)))
-    return tuple(made)
-
-
-def _outputs(classes: tuple[Any, ...] | None, *, probabilities: bool) -> tuple[Field, ...]:
-    if classes is None:
-        return (Field("prediction", DType.FP64),)
-    from bascule.bundle.compilers.sklearn import label_dtype
-
-    label = Field("label", label_dtype(np.asarray(classes)))
-    if not probabilities:
-        return (label,)
-    return (label, Field("probabilities", DType.FP64, (len(classes),)))
-
-
-def _rows(table: Table, truth: NDArray[Any] | None, signature: Signature) -> Rows:
-    from bascule.bundle.tables import conform
-
-    if signature.is_matrix:
-        return Rows(conform(table.columns[MATRIX], signature), truth)
-    return Rows(conform(dict(table.columns), signature), truth)
-
-
-def _must_answer(ask: Any, columns: Columns) -> None:
-    few = {name: column[:3] for name, column in columns.items()}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            answer = np.asarray(ask(few))
-    except Exception as problem:
-        raise Invalid(
-            f"the model does not answer for its training rows: {problem}",
-            hint="pass train as it was passed to fit",
-        ) from problem
-    if answer.ndim > 1 and answer.shape[1] != 1:
-        raise Invalid(
-            f"the model predicts {answer.shape[1]} outputs, and one is supported",
-            hint="pack one model per output",
-        )
-
-
 def _requires(frame: Frame) -> dict[str, str]:
     names = ["numpy", "scikit-learn", "skops"]
     if frame.container != "numpy":
         names.append(frame.container)
     return {name: version(name) for name in sorted(names)}
-
-
-def _parameters(model: Any) -> dict[str, str]:
-    """Settings that are plain values; nested estimators are spelled out under their own names."""
-    return {
-        name: repr(value)
-        for name, value in sorted(model.get_params(deep=True).items())
-        if value is None or isinstance(value, str | int | float | bool | list | tuple | dict)
-        if "<" not in repr(value)[:2000] and len(repr(value)) <= 2000
-    }

@@ -1,0 +1,238 @@
+"""What the flavors of XGBoost, LightGBM and CatBoost share.
+
+A boosted model is saved in its library's own format, which holds trees and no code. The original
+that is compared, measured and served is always the one that was read back from those bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.flavors.frames import Frame
+from bascule.bundle.flavors.probing import probed
+from bascule.bundle.flavors.tabular import (
+    as_trained,
+    fields_of,
+    frame_of,
+    must_answer,
+    outputs_of,
+    read_rows,
+    rows_of,
+    table_names,
+)
+from bascule.bundle.manifest import Manifest
+from bascule.bundle.subject import Rows, Subject
+from bascule.bundle.tables import Table, as_dtype
+from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
+from bascule.core.fields import Columns, DType, Field, Signature
+
+Ask = Callable[[Any], NDArray[Any]]
+"""Asks a library about a table or matrix: numbers of shape (rows,), or (rows, classes)."""
+Open = Callable[[bytes, Mapping[str, Any], int], Ask]
+"""Reads a saved model: its bytes, the recipe of its frame, and how many threads it may use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boosted:
+    """One boosted model, as its flavor reads it.
+
+    Attributes:
+        library: The distribution that it needs.
+        classes: The labels of a classifier; None for everything else.
+        names: What it calls its columns; None if it was fitted on a matrix.
+        count: How many columns it has.
+        saved: Its bytes in the library's own format.
+        saved_file: Where they go in the bundle.
+        saved_format: What they are.
+        number: The type in which the library gives numbers.
+        reads_floats: Whether the library is handed floats where it was trained on such a matrix.
+        parameters: Its settings, as text.
+        extra: What else is needed to ask it, kept with the recipe of its frame.
+    """
+
+    library: str
+    classes: tuple[str | int | float | bool, ...] | None
+    names: Sequence[str] | None
+    count: int
+    saved: bytes
+    saved_file: str
+    saved_format: str
+    number: DType
+    reads_floats: Callable[[Table], bool]
+    parameters: Mapping[str, str]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Subject:
+    """Infer the signature from the training rows and by asking the model.
+
+    Raises:
+        Invalid: There are no training rows, or the model does not answer for them.
+    """
+    if train is None:
+        raise Invalid(
+            "train is missing",
+            hint="pass the training rows, train=X or train=(X, y): the signature is inferred "
+            "from them",
+        )
+    read, truth = read_rows(train, "train")
+    table = as_trained(model.names, model.count, read)
+    recipe = {**_frame(table, model).to_json(), **model.extra}
+    ask = open_(model.saved, recipe, 1)
+    frame = Frame.from_json(recipe)
+
+    def answer(columns: Columns) -> Any:
+        made = ask(_built(frame, columns))
+        return made if made.ndim == 1 else made.argmax(axis=1)
+
+    must_answer(answer, table.columns)
+    outputs = _outputs(model)
+    inputs = probed(fields_of(table), table.columns, answer)
+    columns = table_names(train) if table.is_matrix else ()
+    signature = Signature(inputs, outputs, columns)
+    held_out: Rows | None = None
+    if test is not None:
+        test_table, test_truth = read_rows(test, "test")
+        conformed = as_trained(model.names, model.count, test_table)
+        held_out = rows_of(conformed, test_truth, signature)
+    needed = {model.library, "numpy"} | ({"pandas"} if frame.container == "pandas" else set())
+    return Subject(
+        task="regression" if model.classes is None else "classification",
+        classes=model.classes,
+        signature=signature,
+        original=BoostedOriginal(ask, frame, signature, model.classes),
+        saved=model.saved,
+        saved_file=model.saved_file,
+        saved_format=model.saved_format,
+        requires={name: version(name) for name in sorted(needed)},
+        frame=recipe,
+        train=rows_of(table, truth, signature),
+        test=held_out,
+        parameters=model.parameters,
+    )
+
+
+def open_boosted(open_: Open, data: bytes, manifest: Manifest, threads: int) -> BoostedOriginal:
+    """The saved original; raises `Untrusted` when its library cannot read it."""
+    recipe = manifest.original.frame
+    try:
+        ask = open_(data, recipe, threads)
+    except MissingExtra:
+        raise
+    except Exception as problem:  # each library has errors of its own
+        raise Untrusted(
+            f"{manifest.original.file} cannot be read: {_first_line(problem)}",
+            file=manifest.original.file,
+        ) from problem
+    frame = Frame.from_json(recipe)
+    return BoostedOriginal(ask, frame, manifest.signature, manifest.classes)
+
+
+class BoostedOriginal:
+    """The model itself as a program."""
+
+    name = "original"
+
+    def __init__(
+        self,
+        ask: Ask,
+        frame: Frame,
+        signature: Signature,
+        classes: tuple[str | int | float | bool, ...] | None,
+    ) -> None:
+        self.inputs = signature.inputs
+        self.outputs = signature.outputs
+        self._ask = ask
+        self._frame = frame
+        self._classes = None if classes is None else np.asarray(classes)
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs asked for; see `core.programs.Program`."""
+        try:
+            numbers = self._ask(_built(self._frame, columns))
+        except Exception as problem:
+            raise ModelFailed(f"the original failed: {_first_line(problem)}") from problem
+        known = {field.name: field.dtype for field in self.outputs}
+        wanted = list(known) if outputs is None else list(outputs)
+        return {name: as_dtype(self._answer(name, numbers), known[name]) for name in wanted}
+
+    def _answer(self, name: str, numbers: NDArray[Any]) -> NDArray[Any]:
+        if name != "label":
+            return numbers
+        assert self._classes is not None
+        return np.asarray(self._classes[numbers.argmax(axis=1)])
+
+
+def of_both_classes(second: NDArray[Any]) -> NDArray[Any]:
+    """The probabilities of two classes from that of the second."""
+    return np.column_stack([1 - second, second])
+
+
+def library(name: str, extra: str) -> Any:
+    """An optional library; raises `MissingExtra` with the line that installs it."""
+    try:
+        return import_module(name)
+    except ImportError:
+        raise MissingExtra(
+            f"{name} is not installed", hint=f"pip install 'bascule[{extra}]'"
+        ) from None
+
+
+def is_of(model: Any, home: str) -> bool:
+    """Whether the model's class, or one that it is derived from, is of the package `home`."""
+    return any(kind.__module__.partition(".")[0] == home for kind in type(model).__mro__)
+
+
+def categories_of(recipe: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """The categories of the columns that had a categorical type."""
+    kinds = Frame.from_json(recipe).kinds
+    return {name: kind.categories for name, kind in kinds.items() if kind.categories is not None}
+
+
+def reads_floats(recipe: Mapping[str, Any]) -> bool:
+    """Whether the library is handed floats."""
+    return str(recipe["dtype"]) == "float32"
+
+
+def _frame(table: Table, model: Boosted) -> Frame:
+    frame = frame_of(table)
+    if any(column.dtype.kind == "O" for column in table.columns.values()) or any(
+        kind.categories is not None for kind in frame.kinds.values()
+    ):
+        if frame.container != "pandas":
+            raise Invalid(
+                f"train has categories in a {frame.container} table, and {model.library} is asked "
+                "about those in a pandas one",
+                hint="pass a pandas DataFrame whose columns have the type category",
+            )
+        return frame
+    return Frame("numpy", {}, "float32" if model.reads_floats(table) else "float64")
+
+
+def _built(frame: Frame, columns: Columns) -> Any:
+    """A pandas table where there are categories, else a matrix of numbers."""
+    if frame.container != "numpy":
+        return frame.build(columns)
+    wanted = np.dtype(frame.dtype)
+    with np.errstate(over="ignore"):
+        parts = [values.astype(wanted, copy=False) for values in columns.values()]
+    return parts[0] if len(parts) == 1 and parts[0].ndim == 2 else np.column_stack(parts)
+
+
+def _outputs(model: Boosted) -> tuple[Field, ...]:
+    if model.classes is None:
+        return (Field("prediction", model.number),)
+    label, shares = outputs_of(model.classes, probabilities=True)
+    return (label, Field(shares.name, model.number, shares.shape))
+
+
+def _first_line(problem: Exception) -> str:
+    lines = str(problem).strip().splitlines()
+    return lines[0][:500] if lines else type(problem).__name__

@@ -1,0 +1,135 @@
+"""CatBoost: estimators and native models, saved as cbm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.flavors.boosting import (
+    Ask,
+    Boosted,
+    BoostedOriginal,
+    is_of,
+    library,
+    open_boosted,
+    read_boosted,
+)
+from bascule.bundle.flavors.tabular import parameters_of, plain_label
+from bascule.bundle.manifest import Manifest
+from bascule.bundle.subject import Compilation, Subject
+from bascule.core.errors import Invalid
+from bascule.core.fields import DType
+
+_CLASSIFIES = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll")
+_EXPONENTIAL = ("Poisson", "Tweedie")
+_SEVERAL = (
+    "MultiRMSE",
+    "MultiLogloss",
+    "MultiCrossEntropy",
+    "RMSEWithUncertainty",
+    "MultiQuantile",
+)
+_VARYING = ("model_guid", "train_finish_time")
+"""What CatBoost writes into a model that says nothing of it: equal models differ by it."""
+
+
+class CatBoost:
+    """See `bundle.subject.Flavor`."""
+
+    name = "catboost"
+
+    def recognises(self, model: Any) -> bool:
+        return is_of(model, "catboost") and hasattr(model, "predict")
+
+    def read(self, model: Any, train: Any, test: Any) -> Subject:
+        return read_boosted(_read(model), _open, train, test)
+
+    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
+        from bascule.bundle.compilers.boosted import compile_ensemble
+        from bascule.bundle.compilers.catboost import as_json, read_ensemble
+
+        loaded = _loaded(subject.saved)
+        yield compile_ensemble(
+            read_ensemble(as_json(loaded), str(subject.frame["loss"])),
+            subject.signature,
+            subject.classes,
+            {},
+            reads_floats=True,
+            answers=DType.FP64,
+        )
+
+
+def open_cbm(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOriginal:
+    """The saved original; see `boosting.open_boosted`."""
+    return open_boosted(_open, data, manifest, threads)
+
+
+def _loaded(data: bytes) -> Any:
+    return library("catboost", "catboost").CatBoost().load_model(blob=data)
+
+
+def _open(data: bytes, recipe: Mapping[str, Any], threads: int) -> Ask:
+    model = _loaded(data)
+    loss = str(recipe["loss"])
+    kind = "RawFormulaVal"
+    if recipe["classifies"]:
+        kind = "Probability"
+    elif loss in _EXPONENTIAL:
+        kind = "Exponent"
+    elif loss == "CrossEntropy":
+        kind = "Probability"
+
+    def ask(rows: Any) -> NDArray[Any]:
+        return np.asarray(model.predict(rows, prediction_type=kind, thread_count=threads))
+
+    return ask
+
+
+def _read(model: Any) -> Boosted:
+    library("catboost", "catboost")
+    if not model.is_fitted():
+        raise Invalid(
+            f"{type(model).__name__} is not fitted", hint="call model.fit(X, y) before it is packed"
+        )
+    loss = str(model.get_all_params()["loss_function"]).partition(":")[0]
+    if loss in _SEVERAL:
+        raise Invalid(
+            f"the model predicts several outputs ({loss}), and one is supported for CatBoost",
+            hint="pack one model per output",
+        )
+    classes = None
+    if loss in _CLASSIFIES and len(model.classes_):
+        classes = tuple(plain_label(label) for label in model.classes_)
+    names = list(model.feature_names_)
+    unnamed = names == [str(place) for place in range(len(names))]
+    return Boosted(
+        library="catboost",
+        classes=classes,
+        names=None if unnamed else names,
+        count=len(names),
+        saved=_save(model),
+        saved_file="original/model.cbm",
+        saved_format="catboost-cbm",
+        number=DType.FP64,
+        reads_floats=lambda _: True,
+        parameters=parameters_of(model),
+        extra={"loss": loss, "classifies": classes is not None},
+    )
+
+
+def _save(model: Any) -> bytes:
+    """The model's own format, without what differs between two equal trainings."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.cbm"
+        model.save_model(str(file), format="cbm")
+        copy = _loaded(file.read_bytes())
+        said = copy.get_metadata()
+        for name in _VARYING:
+            said[name] = ""
+        copy.save_model(str(file), format="cbm")
+        return file.read_bytes()

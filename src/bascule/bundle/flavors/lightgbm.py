@@ -1,0 +1,132 @@
+"""LightGBM: estimators and native boosters, saved as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.flavors.boosting import (
+    Ask,
+    Boosted,
+    BoostedOriginal,
+    categories_of,
+    is_of,
+    library,
+    of_both_classes,
+    open_boosted,
+    read_boosted,
+    reads_floats,
+)
+from bascule.bundle.flavors.tabular import parameters_of, plain_label
+from bascule.bundle.manifest import Manifest
+from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.tables import MATRIX, Table
+from bascule.core.errors import Invalid
+from bascule.core.fields import DType
+
+
+class LightGBM:
+    """See `bundle.subject.Flavor`."""
+
+    name = "lightgbm"
+
+    def recognises(self, model: Any) -> bool:
+        return is_of(model, "lightgbm") and hasattr(model, "predict")
+
+    def read(self, model: Any, train: Any, test: Any) -> Subject:
+        return read_boosted(_read(model), _open, train, test)
+
+    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
+        from bascule.bundle.compilers.boosted import compile_ensemble
+        from bascule.bundle.compilers.lightgbm import read_ensemble
+
+        categories = categories_of(subject.frame)
+        _check_categories(subject.saved, categories)
+        yield compile_ensemble(
+            read_ensemble(subject.saved.decode()),
+            subject.signature,
+            subject.classes,
+            categories,
+            reads_floats=reads_floats(subject.frame),
+            answers=DType.FP64,
+        )
+
+
+def open_text(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOriginal:
+    """The saved original; see `boosting.open_boosted`."""
+    return open_boosted(_open, data, manifest, threads)
+
+
+def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
+    booster = library("lightgbm", "lightgbm").Booster(model_str=data.decode())
+    is_binary = _objective(data.decode()).partition(" ")[0] == "binary"
+
+    def ask(rows: Any) -> NDArray[Any]:
+        made = np.asarray(booster.predict(rows, num_threads=threads))
+        return of_both_classes(made) if is_binary else made
+
+    return ask
+
+
+def _read(model: Any) -> Boosted:
+    lightgbm = library("lightgbm", "lightgbm")
+    is_native = isinstance(model, lightgbm.Booster)
+    if not is_native and not hasattr(model, "_Booster"):
+        raise Invalid(f"{type(model).__name__} is not a model of LightGBM")
+    if not is_native and model._Booster is None:
+        raise Invalid(
+            f"{type(model).__name__} is not fitted", hint="call model.fit(X, y) before it is packed"
+        )
+    booster = model if is_native else model.booster_
+    # After early stopping, the text holds the rounds up to the best one, as predict uses them.
+    text = booster.model_to_string()
+    objective = _objective(text)
+    kind = objective.partition(" ")[0]
+    classes: tuple[str | int | float | bool, ...] | None = None
+    if hasattr(model, "classes_"):
+        classes = tuple(plain_label(label) for label in model.classes_)
+    elif kind == "binary":
+        classes = (0, 1)
+    elif kind.startswith("multiclass"):
+        classes = tuple(range(booster.num_model_per_iteration()))
+    names = booster.feature_name()
+    unnamed = names == [f"Column_{place}" for place in range(len(names))]
+    return Boosted(
+        library="lightgbm",
+        classes=classes,
+        names=None if unnamed else names,
+        count=len(names),
+        saved=text.encode(),
+        saved_file="original/model.txt",
+        saved_format="lightgbm-text",
+        number=DType.FP64,
+        reads_floats=_hands_over_floats,
+        parameters={"objective": repr(objective)} if is_native else parameters_of(model),
+    )
+
+
+def _hands_over_floats(table: Table) -> bool:
+    """A matrix of floats, and one of whole numbers: LightGBM rounds those to floats itself."""
+    if not table.is_matrix:
+        return False
+    return bool(table.columns[MATRIX].dtype != np.float64)
+
+
+def _objective(text: str) -> str:
+    lines = text.partition("\nTree=")[0].splitlines()
+    return next((line[10:] for line in lines if line.startswith("objective=")), "regression")
+
+
+def _check_categories(saved: bytes, categories: Mapping[str, tuple[Any, ...]]) -> None:
+    """The trees test the places of categories, so the rows must list them as training did."""
+    known = saved.decode().rpartition("\npandas_categorical:")[2].splitlines()[:1]
+    trained = json.loads(known[0]) if known and known[0].startswith(("[", "null")) else None
+    if (trained or []) != [list(listed) for listed in categories.values()]:
+        raise Invalid(
+            "train has other categories than the model was trained with",
+            hint="pass train as it was passed to fit, with the same categorical columns",
+        )

@@ -1,0 +1,166 @@
+"""What flavors of models on tables and matrices share: from rows to fields, and back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.compilers.labels import label_dtype
+from bascule.bundle.flavors.frames import Frame
+from bascule.bundle.subject import Rows
+from bascule.bundle.tables import MATRIX, Kind, Table, conform, read_table
+from bascule.core.errors import Invalid
+from bascule.core.fields import Columns, DType, Field, Signature
+
+
+def table_names(train: Any) -> tuple[str, ...]:
+    """The column names of a table that a matrix model was trained on; else none."""
+    data = train[0] if isinstance(train, tuple) else train
+    table = read_table(data)
+    return () if table.is_matrix else tuple(table.columns)
+
+
+def plain_label(label: Any) -> str | int | float | bool:
+    value = label.item() if isinstance(label, np.generic) else label
+    if not isinstance(value, str | int | float | bool):
+        raise Invalid(f"class {value!r} is neither text nor a number")
+    return value
+
+
+def read_rows(data: Any, what: str) -> tuple[Table, NDArray[Any] | None]:
+    rows, truth = data if isinstance(data, tuple) else (data, None)
+    if isinstance(data, tuple) and len(data) != 2:
+        raise Invalid(f"{what} is a tuple of {len(data)}, not of X and y")
+    table = read_table(rows)
+    if table.is_matrix and table.columns[MATRIX].ndim != 2:
+        raise Invalid(
+            f"{what} has {table.columns[MATRIX].ndim} dimensions, and a matrix of rows has two",
+            hint="pass a matrix of shape (rows, columns), or a table",
+        )
+    if not table.rows:
+        raise Invalid(f"{what} has no rows")
+    if truth is None:
+        return table, None
+    truth = _read_truth(truth, what)
+    if len(truth) != table.rows:
+        raise Invalid(f"{what} has {table.rows} rows in X and {len(truth)} in y")
+    return table, truth
+
+
+def _read_truth(truth: Any, what: str) -> NDArray[Any]:
+    if hasattr(truth, "to_numpy"):
+        truth = truth.to_numpy()
+    values = np.asarray(truth)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values.ravel()
+    if values.ndim != 1:
+        raise Invalid(f"y of {what} has shape {list(values.shape)}, and [rows] is supported")
+    return values
+
+
+def as_trained(names: Sequence[str] | None, count: int | None, table: Table) -> Table:
+    """The table with the columns that the model was fitted on, in that order; or its matrix.
+
+    Args:
+        names: What the model calls its columns; None for one that was fitted on a matrix.
+        count: How many it has, where it knows.
+        table: The rows as they were handed in.
+    """
+    if names is None and not table.is_matrix and count == len(table.columns):
+        columns = list(table.columns.values())
+        if all(column.dtype.kind in "biuf" for column in columns):
+            return Table({MATRIX: np.column_stack(columns)}, "numpy")
+    if table.is_matrix:
+        values = table.columns[MATRIX]
+        if count is not None and values.shape[1] != count:
+            raise Invalid(
+                f"the rows have {values.shape[1]} columns, and the model was trained on {count}"
+            )
+        if names is None:
+            return table
+        return Table(
+            {str(name): values[:, i] for i, name in enumerate(names)},
+            "dict",
+            {str(name): Kind(str(values.dtype)) for name in names},
+        )
+    if names is None:
+        return table
+    absent = [str(name) for name in names if name not in table.columns]
+    if absent:
+        raise Invalid(
+            f"column {absent[0]!r} is missing, and the model was trained with it",
+            hint="pass the same columns as to fit",
+            field=absent[0],
+        )
+    chosen = [str(name) for name in names]
+    return Table(
+        {name: table.columns[name] for name in chosen},
+        table.source,
+        {name: table.kinds[name] for name in chosen},
+    )
+
+
+def frame_of(table: Table) -> Frame:
+    if table.is_matrix:
+        return Frame("numpy", {}, str(table.columns[MATRIX].dtype))
+    container = "polars" if table.source == "polars" else "pandas"
+    return Frame(container, dict(table.kinds))
+
+
+def fields_of(table: Table) -> tuple[Field, ...]:
+    if table.is_matrix:
+        values = table.columns[MATRIX]
+        return (Field(MATRIX, DType.of(values.dtype), (values.shape[1],)),)
+    made = []
+    for name, values in table.columns.items():
+        if values.ndim != 1:
+            raise Invalid(f"column {name!r} is a matrix", field=name)
+        made.append(Field(name, DType.of(values.dtype)))
+    return tuple(made)
+
+
+def outputs_of(classes: tuple[Any, ...] | None, *, probabilities: bool) -> tuple[Field, ...]:
+    if classes is None:
+        return (Field("prediction", DType.FP64),)
+    label = Field("label", label_dtype(np.asarray(classes)))
+    if not probabilities:
+        return (label,)
+    return (label, Field("probabilities", DType.FP64, (len(classes),)))
+
+
+def rows_of(table: Table, truth: NDArray[Any] | None, signature: Signature) -> Rows:
+    if signature.is_matrix:
+        return Rows(conform(table.columns[MATRIX], signature), truth)
+    return Rows(conform(dict(table.columns), signature), truth)
+
+
+def must_answer(ask: Any, columns: Columns) -> None:
+    few = {name: column[:3] for name, column in columns.items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            answer = np.asarray(ask(few))
+    except Exception as problem:
+        raise Invalid(
+            f"the model does not answer for its training rows: {problem}",
+            hint="pass train as it was passed to fit",
+        ) from problem
+    if answer.ndim > 1 and answer.shape[1] != 1:
+        raise Invalid(
+            f"the model predicts {answer.shape[1]} outputs, and one is supported",
+            hint="pack one model per output",
+        )
+
+
+def parameters_of(model: Any) -> dict[str, str]:
+    """Settings that are plain values; nested estimators are spelled out under their own names."""
+    return {
+        name: repr(value)
+        for name, value in sorted(model.get_params(deep=True).items())
+        if value is None or isinstance(value, str | int | float | bool | list | tuple | dict)
+        if "<" not in repr(value)[:2000] and len(repr(value)) <= 2000
+    }

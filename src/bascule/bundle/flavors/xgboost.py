@@ -1,0 +1,142 @@
+"""XGBoost: estimators and native boosters, saved as UBJSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.flavors.boosting import (
+    Ask,
+    Boosted,
+    BoostedOriginal,
+    categories_of,
+    is_of,
+    library,
+    of_both_classes,
+    open_boosted,
+    read_boosted,
+)
+from bascule.bundle.flavors.tabular import parameters_of, plain_label
+from bascule.bundle.manifest import Manifest
+from bascule.bundle.subject import Compilation, Subject
+from bascule.core.errors import Invalid
+from bascule.core.fields import DType
+
+_CLASSIFIES = ("binary:logistic", "multi:softprob", "multi:softmax")
+
+
+class XGBoost:
+    """See `bundle.subject.Flavor`."""
+
+    name = "xgboost"
+
+    def recognises(self, model: Any) -> bool:
+        return is_of(model, "xgboost") and hasattr(model, "save_model")
+
+    def read(self, model: Any, train: Any, test: Any) -> Subject:
+        return read_boosted(_read(model), _open, train, test)
+
+    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
+        from bascule.bundle.compilers.boosted import compile_ensemble
+        from bascule.bundle.compilers.xgboost import read_ensemble
+
+        booster = library("xgboost", "xgboost").Booster()
+        booster.load_model(bytearray(subject.saved))
+        yield compile_ensemble(
+            read_ensemble(_json(booster)),
+            subject.signature,
+            subject.classes,
+            categories_of(subject.frame),
+            reads_floats=True,
+            answers=DType.FP32,
+        )
+
+
+def open_ubjson(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOriginal:
+    """The saved original; see `boosting.open_boosted`."""
+    return open_boosted(_open, data, manifest, threads)
+
+
+def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
+    xgboost = library("xgboost", "xgboost")
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(data))
+    booster.set_param({"nthread": threads})
+    objective = _objective(booster)
+    if objective == "multi:softmax":
+        # It answers with the label; the same sums give the probabilities.
+        booster.set_param({"objective": "multi:softprob"})
+
+    def ask(rows: Any) -> NDArray[Any]:
+        made = np.asarray(booster.inplace_predict(rows, validate_features=False))
+        return of_both_classes(made) if objective == "binary:logistic" else made
+
+    return ask
+
+
+def _read(model: Any) -> Boosted:
+    from bascule.bundle.compilers.xgboost import booster_of
+
+    xgboost = library("xgboost", "xgboost")
+    is_native = isinstance(model, xgboost.Booster)
+    booster = model if is_native else booster_of(_checked(model))
+    known = _json(booster)["learner"]
+    objective = known["objective"]["name"]
+    several = max(int(known["learner_model_param"]["num_class"]), 0)
+    if int(known["learner_model_param"]["num_target"]) > 1:
+        raise Invalid(
+            "the model predicts several outputs, and one is supported for XGBoost",
+            hint="pack one model per output",
+        )
+    classes = None
+    if hasattr(model, "classes_"):
+        classes = tuple(plain_label(label) for label in model.classes_)
+    elif is_native and objective in _CLASSIFIES:
+        classes = tuple(range(max(several, 2)))
+    parameters = {"objective": repr(objective)} if is_native else parameters_of(model)
+    return Boosted(
+        library=_distribution(),
+        classes=classes,
+        names=booster.feature_names,
+        count=int(booster.num_features()),
+        saved=bytes(booster.save_raw("ubj")),
+        saved_file="original/model.ubj",
+        saved_format="xgboost-ubjson",
+        number=DType.FP32,
+        reads_floats=lambda _: True,
+        parameters=parameters,
+    )
+
+
+def _checked(model: Any) -> Any:
+    if not hasattr(model, "_Booster"):
+        raise Invalid(
+            f"{type(model).__name__} is not fitted", hint="call model.fit(X, y) before it is packed"
+        )
+    if model.missing is not None and not math.isnan(model.missing):
+        raise Invalid(
+            f"the model takes {model.missing} for a missing value, and a bundle takes NaN",
+            hint="replace it by NaN in the rows and train with missing=nan",
+        )
+    return model
+
+
+def _json(booster: Any) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(bytes(booster.save_raw("json")))
+    return made
+
+
+def _objective(booster: Any) -> str:
+    return str(json.loads(booster.save_config())["learner"]["objective"]["name"])
+
+
+def _distribution() -> str:
+    """The package has two names: with and without parts for graphics processors."""
+    from importlib.metadata import packages_distributions
+
+    return sorted(packages_distributions().get("xgboost", ["xgboost"]))[0]

@@ -1,0 +1,71 @@
+"""Packs each sample of each flavor once."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import bascule
+from bascule.bundle import cost
+from bascule.bundle.flavors import TABLE
+
+HERE = Path(__file__).parent
+
+
+def load(file: Path, name: str) -> ModuleType:
+    """A module of this folder, which is no package."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+load(HERE / "sample.py", "conformance_sample")
+
+
+def samples() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every sample of every flavor in the table; a flavor without any is a failing test."""
+    for flavor in TABLE:
+        file = HERE / "samples" / f"{flavor}.py"
+        if not file.exists():
+            yield f"{flavor}-has-no-samples", lambda file=file: pytest.fail(f"write {file}")
+            continue
+        for name, make in load(file, f"conformance_{flavor}").SAMPLES.items():
+            yield f"{flavor}-{name}", make
+
+
+def pack(made: Any, to: Path) -> bascule.Bundle:
+    """Pack as quickly as can be: what a model costs is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "measure_memory", lambda *_: 1 << 20)
+        patch.setattr(cost, "BATCH_SIZES", (1, 8))
+        patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
+        patch.setattr(cost, "_MAX_SAMPLES", 2)
+        return bascule.pack(made.model, name="model", train=made.train, to=to, **made.options)
+
+
+_MAKERS = dict(samples())
+
+
+@pytest.fixture(scope="session", params=list(_MAKERS))
+def sample(request: pytest.FixtureRequest) -> Any:
+    return _MAKERS[request.param]()
+
+
+@pytest.fixture(scope="session")
+def bundle(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> bascule.Bundle:
+    return pack(sample, tmp_path_factory.mktemp("conformance") / "first")
+
+
+@pytest.fixture(scope="session")
+def again(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> bascule.Bundle:
+    return pack(sample, tmp_path_factory.mktemp("elsewhere") / "second")
