@@ -18,7 +18,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.bundle import Answer, Bundle, load, pack
+    from bascule.bundle import Answer, Bundle, PythonModel, load, pack
     from bascule.core.errors import BasculeError
     from bascule.release import Criterion
 
@@ -27,10 +27,20 @@ _HOMES = {
     "BasculeError": "bascule.core.errors",
     "Bundle": "bascule.bundle",
     "Criterion": "bascule.release",
+    "PythonModel": "bascule.bundle",
     "load": "bascule.bundle",
     "pack": "bascule.bundle",
 }
-__all__ = ["Answer", "BasculeError", "Bundle", "Criterion", "__version__", "load", "pack"]
+__all__ = [
+    "Answer",
+    "BasculeError",
+    "Bundle",
+    "Criterion",
+    "PythonModel",
+    "__version__",
+    "load",
+    "pack",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -56,6 +56,14 @@ def pack(made: Any, to: Path) -> bascule.Bundle:
 _MAKERS = dict(samples())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_environments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Environments of models that have their own are built anew, and not in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BASCULE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session", params=list(_MAKERS))
 def sample(request: pytest.FixtureRequest) -> Any:
     return _MAKERS[request.param]()

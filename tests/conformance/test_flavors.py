@@ -190,7 +190,7 @@ def test_the_same_model_has_the_same_digest_twice(bundle, again):
 def test_what_the_bundle_says_of_its_parity_is_what_was_asked(sample, bundle):
     judged = bundle.parity
     assert judged is not None
-    assert judged.passed is (sample.serves != "original")
+    assert judged.passed is (sample.serves != "original" or judged.program == "original")
     assert judged.max_difference <= judged.tolerance or not judged.passed
 
 

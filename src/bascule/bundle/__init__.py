@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bascule.bundle.answer import Answer
     from bascule.bundle.cost import Cost
+    from bascule.bundle.flavors.python import PythonModel
     from bascule.bundle.format import Manifest, Statement, open_program, read_manifest
     from bascule.bundle.loaded import Bundle, load
     from bascule.bundle.packing import pack
@@ -22,6 +23,7 @@ _HOMES = {
     "Cost": "bascule.bundle.cost",
     "Manifest": "bascule.bundle.format",
     "Parity": "bascule.bundle.parity",
+    "PythonModel": "bascule.bundle.flavors.python",
     "Statement": "bascule.bundle.format",
     "load": "bascule.bundle.loaded",
     "open_program": "bascule.bundle.format",
@@ -34,6 +36,7 @@ __all__ = [
     "Cost",
     "Manifest",
     "Parity",
+    "PythonModel",
     "Statement",
     "load",
     "open_program",

@@ -206,7 +206,7 @@ def open_original(
         threads: How many it may use.
         isolated: Whether it runs in a process of its own, which may crash without harm.
     """
-    if isolated:
+    if isolated and manifest.original.format != "python":  # which is isolated anyway
         from bascule.bundle.programs.child import of_bundle
 
         signature = manifest.signature

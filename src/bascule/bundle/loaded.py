@@ -51,7 +51,7 @@ class Bundle:
     @property
     def parity(self) -> Parity | None:
         """The last measured parity of the first program, where a statement holds one."""
-        return self.parities.get("onnx")
+        return self.parities.get("onnx") or self.parities.get(disk.ORIGINAL)
 
     @property
     def parities(self) -> dict[str, Parity]:

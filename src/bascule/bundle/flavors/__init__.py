@@ -10,6 +10,7 @@ from bascule.core.errors import Invalid
 
 TABLE: dict[str, str] = {
     "onnx": "bascule.bundle.flavors.onnx:Onnx",
+    "python": "bascule.bundle.flavors.python:Python",
     "xgboost": "bascule.bundle.flavors.xgboost:XGBoost",
     "lightgbm": "bascule.bundle.flavors.lightgbm:LightGBM",
     "catboost": "bascule.bundle.flavors.catboost:CatBoost",
@@ -33,5 +34,5 @@ def flavor_of(model: Any) -> Flavor:
     raise Invalid(
         f"{kind.__module__}.{kind.__qualname__} is not a model that Bascule knows",
         hint=f"known are {', '.join(sorted(TABLE))}: a fitted scikit-learn estimator or pipeline, "
-        "a boosted model, or an ONNX model (its path or bytes)",
+        "a boosted model, an ONNX model (its path or bytes), or a bascule.PythonModel",
     )

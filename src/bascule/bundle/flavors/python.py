@@ -1,0 +1,262 @@
+"""Any Python: a class of the user's, its files, and an environment of its own.
+
+The class is code, so it is never imported by whoever packs, loads or serves it: it runs in a child
+process, under a Python that has what it requires and nothing else; see `programs.child`.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+import weakref
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from bascule.bundle.flavors.python_environment import interpreter, lock, python_version
+from bascule.bundle.flavors.tabular import fields_of, read_rows, rows_of
+from bascule.bundle.manifest import Manifest
+from bascule.bundle.programs.child import ChildProgram
+from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.tables import is_missing, take
+from bascule.core.errors import Invalid, Unconvertible, Untrusted
+from bascule.core.fields import Columns, DType, Field, Signature
+
+_FILE = "original/model.zip"
+_FORMAT = "python"
+_LOCK = "requirements.txt"
+_TRIED_ROWS = 16
+_TASKS = ("classification", "regression", "other")
+
+
+@dataclass(frozen=True)
+class PythonModel:
+    """A model that is a class of yours.
+
+    The class is made without arguments. If it has `load(folder)`, that is called once with the
+    folder of `files`. Then `predict(columns)` is called with a dict of numpy arrays, one per input,
+    and gives an array with as many rows, or a dict of them by the name of the output.
+
+    Attributes:
+        entry: The module and the class: `my_model:Model`.
+        code: The file or package that holds the module, or several.
+        files: What it loads, by the name that it has there.
+        requirements: What it needs from the package index. Locked when it is packed.
+        task: `classification` (with outputs `label` and, in the order of `classes`,
+            `probabilities`), `regression` (with an output `prediction`), or `other`.
+        classes: The labels of a classifier.
+    """
+
+    entry: str
+    code: str | Path | Sequence[str | Path]
+    files: Mapping[str, str | Path] = field(default_factory=dict)
+    requirements: Sequence[str] = ()
+    task: str = "other"
+    classes: Sequence[str | int | float | bool] | None = None
+
+
+class Python:
+    """See `bundle.subject.Flavor`."""
+
+    name = "python"
+
+    def recognises(self, model: Any) -> bool:
+        return isinstance(model, PythonModel)
+
+    def read(self, model: PythonModel, train: Any, test: Any) -> Subject:
+        if train is None:
+            raise Invalid(
+                "train is missing, and it says what the model's inputs are",
+                hint="pass some rows as the model is asked about them",
+                field="train",
+            )
+        _check(model)
+        table, truth = read_rows(train, "train")
+        inputs = _may_be_missing(fields_of(table), table.columns)
+        data = _packed(model, lock(tuple(model.requirements)))
+        rows = rows_of(table, truth, Signature(inputs, ()))
+        tried = _open(data, model.entry, inputs, (), threads=1)
+        try:
+            outputs = _outputs(tried, rows.columns, model)
+        finally:
+            tried.close()
+        signature = Signature(inputs, outputs)
+        held_out = None
+        if test is not None:
+            held_out = rows_of(*read_rows(test, "test"), signature)
+        return Subject(
+            task=model.task,
+            classes=None if model.classes is None else tuple(model.classes),
+            signature=signature,
+            original=_open(data, model.entry, inputs, outputs, threads=1),
+            saved=data,
+            saved_file=_FILE,
+            saved_format=_FORMAT,
+            requires={},
+            frame={"entry": model.entry, "python": python_version()},
+            train=rows,
+            test=held_out,
+            parameters={"entry": repr(model.entry)},
+        )
+
+    def compilations(self, _model: Any, _subject: Subject) -> Iterator[Compilation]:
+        raise Unconvertible("code of your own is not compiled")
+
+
+def open_code(data: bytes, manifest: Manifest, *, threads: int = 1) -> ChildProgram:
+    """The code inside a bundle, in a process and an environment of its own.
+
+    Raises:
+        Untrusted: The file is not what `pack` writes.
+        Unavailable: The environment cannot be built here.
+        ModelFailed: The class cannot be loaded.
+    """
+    packed_under = str(manifest.original.frame.get("python"))
+    if packed_under != python_version():
+        raise Invalid(
+            f"{manifest.name} was packed under Python {packed_under}, and this is "
+            f"{python_version()}",
+            hint=f"serve it with Python {packed_under}",
+        )
+    signature = manifest.signature
+    entry = str(manifest.original.frame.get("entry"))
+    return _open(data, entry, signature.inputs, signature.outputs, threads=threads)
+
+
+def _open(
+    data: bytes,
+    entry: str,
+    inputs: tuple[Field, ...],
+    outputs: tuple[Field, ...],
+    *,
+    threads: int,
+) -> ChildProgram:
+    files = _unpacked(data)
+    python = interpreter(files.pop(_LOCK).decode())
+    folder = Path(tempfile.mkdtemp(prefix="bascule-model-"))
+    try:
+        (folder / "files").mkdir()
+        for name, content in files.items():
+            place = folder / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+        program = ChildProgram(
+            ["class", str(folder), entry],
+            name="original",
+            inputs=inputs,
+            outputs=outputs,
+            python=str(python),
+            threads=threads,
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(program, shutil.rmtree, folder, ignore_errors=True)
+    return program
+
+
+def _check(model: PythonModel) -> None:
+    module, _, name = model.entry.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise Invalid(
+            f"entry {model.entry!r} is not a module and a class",
+            hint="write for example 'my_model:Model'",
+            field="entry",
+        )
+    if model.task not in _TASKS:
+        raise Invalid(f"task {model.task!r} is none of {', '.join(_TASKS)}", field="task")
+    if (model.task == "classification") != (model.classes is not None):
+        raise Invalid(
+            "classes go with the task classification, and with no other",
+            hint="pass the labels in the order of the probabilities",
+            field="classes",
+        )
+
+
+def _may_be_missing(fields: tuple[Field, ...], columns: Columns) -> tuple[Field, ...]:
+    return tuple(
+        Field(f.name, f.dtype, f.shape, nullable=bool(is_missing(columns[f.name]).any()))
+        for f in fields
+    )
+
+
+def _outputs(program: ChildProgram, columns: Columns, model: PythonModel) -> tuple[Field, ...]:
+    answer = program.run(take(columns, slice(_TRIED_ROWS)))
+    fields = []
+    for name, values in answer.items():
+        dtype = DType.BYTES if values.dtype.kind == "O" else DType.of(values.dtype)
+        fields.append(Field(name, dtype, values.shape[1:]))
+    names = {made.name for made in fields}
+    needed = {"classification": {"label"}, "regression": {"prediction"}}.get(model.task, set())
+    if needed - names:
+        raise Invalid(
+            f"{model.entry} answers {', '.join(sorted(names)) or 'nothing'}, and for "
+            f"{model.task} it must answer {', '.join(needed)}",
+            hint="give a dict of arrays by these names",
+        )
+    return tuple(fields)
+
+
+def _packed(model: PythonModel, locked: str) -> bytes:
+    """One archive, the same for the same files: sorted, without times, not compressed."""
+    parts = {_LOCK: locked.encode()}
+    code = [model.code] if isinstance(model.code, str | Path) else list(model.code)
+    for place in map(Path, code):
+        if place.is_file():
+            parts[f"code/{place.name}"] = place.read_bytes()
+        elif place.is_dir():
+            for file in sorted(place.rglob("*")):
+                if file.is_file() and "__pycache__" not in file.parts:
+                    name = file.relative_to(place.parent).as_posix()
+                    parts[f"code/{name}"] = file.read_bytes()
+        else:
+            raise Invalid(f"code {place} is not there", field="code")
+    for name, source in model.files.items():
+        if not _is_inside(name):
+            raise Invalid(f"files: {name!r} is not a name inside a folder", field="files")
+        try:
+            parts[f"files/{name}"] = Path(source).read_bytes()
+        except OSError as problem:
+            raise Invalid(
+                f"files: {source} cannot be read: {problem.strerror}", field="files"
+            ) from None
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(parts):
+            archive.writestr(zipfile.ZipInfo(name), parts[name])
+    return made.getvalue()
+
+
+def _unpacked(data: bytes) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            for entry in entries:
+                inside = entry.filename == _LOCK or (
+                    entry.filename.startswith(("code/", "files/")) and _is_inside(entry.filename)
+                )
+                if not inside or entry.compress_type != zipfile.ZIP_STORED:
+                    raise Untrusted(f"{_FILE} holds {entry.filename!r}", file=_FILE)
+            if len({entry.filename for entry in entries}) != len(entries):
+                raise Untrusted(f"{_FILE} holds a file twice", file=_FILE)
+            files = {entry.filename: archive.read(entry) for entry in entries}
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError):
+        raise Untrusted(f"{_FILE} is not an archive", file=_FILE) from None
+    if _LOCK not in files:
+        raise Untrusted(f"{_FILE} has no {_LOCK}", file=_FILE)
+    return files
+
+
+def _is_inside(name: str) -> bool:
+    pure = PurePosixPath(name)
+    return bool(
+        name
+        and not pure.is_absolute()
+        and ".." not in pure.parts
+        and "\\" not in name
+        and "\0" not in name
+        and str(pure) == name
+    )

@@ -1,0 +1,110 @@
+"""Originals are served from a process of their own: what happens there stays there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import KBinsDiscretizer
+
+import bascule
+
+
+@pytest.fixture(scope="module")
+def binned(tmp_path_factory):
+    """A model that has no converter, beside one that has."""
+    X, y = load_iris(return_X_y=True)
+    folder = tmp_path_factory.mktemp("originals")
+    bins = KBinsDiscretizer(3, quantile_method="averaged_inverted_cdf")
+    model = make_pipeline(bins, LogisticRegression(max_iter=1000)).fit(X, y)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bascule.bundle.cost.measure_memory", lambda path, program: 1 << 20)
+        patch.setattr("bascule.bundle.cost.BATCH_SIZES", (1, 8))
+        bundle = bascule.pack(model, name="bins", train=X, to=folder / "bins", serve_original=True)
+    assert bundle.manifest.serves == "original"
+    return bundle, X, model.predict_proba(X)
+
+
+def infer(client, rows):
+    body = {"inputs": [{"name": "input", "datatype": "FP64", "shape": list(rows.shape),
+                        "data": rows.ravel().tolist()}]}  # fmt: skip
+    return client.request("POST", "/v2/models/bins/infer", json.dumps(body).encode()).answer()
+
+
+def child_of(server):
+    (worker,) = (p for p in map(psutil.Process, server.worker_pids()) if p.children())
+    (child,) = worker.children()
+    return worker, child
+
+
+def test_the_original_answers_from_its_own_process_and_the_worker_has_no_framework(
+    serve, connect, binned
+):
+    bundle, X, expected = binned
+    server = serve(bundle.path)
+    with connect(server.port) as client:
+        answer = infer(client, X)
+    assert answer.json["parameters"] == {"program": "original"}
+    _, probabilities = answer.json["outputs"]
+    np.testing.assert_allclose(np.reshape(probabilities["data"], (-1, 3)), expected, rtol=1e-12)
+    worker, child = child_of(server)
+    assert "sklearn" not in Path(f"/proc/{worker.pid}/maps").read_text()
+    assert "sklearn" in Path(f"/proc/{child.pid}/maps").read_text()
+
+
+def test_a_child_that_is_killed_under_load_fails_what_it_was_answering_and_is_back(
+    serve, connect, binned
+):
+    bundle, X, _ = binned
+    server = serve(bundle.path)
+    worker, child = child_of(server)
+    statuses, moments = [], []
+    stop = threading.Event()
+
+    def ask():
+        with connect(server.port) as client:
+            while not stop.is_set():
+                statuses.append(infer(client, X[:2]).status)
+                moments.append(time.monotonic())
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(statuses) < 50:
+        time.sleep(0.002)
+    killed = time.monotonic()
+    os.kill(child.pid, signal.SIGKILL)
+    after = len(statuses)
+    while len(statuses) < after + 50:
+        time.sleep(0.002)
+    back = next(
+        m for m, s in zip(moments, statuses, strict=False) if s == 200 and m > killed + 0.05
+    )
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) <= {200, 503}
+    assert statuses.count(503) <= 4, "more failed than were asked at that moment"
+    assert psutil.pid_exists(worker.pid)
+    assert back - killed < 10
+    assert child_of(server)[1].pid != child.pid
+
+
+def test_a_server_that_is_killed_leaves_no_process_behind(serve, binned):
+    bundle, *_ = binned
+    server = serve(bundle.path)
+    worker, child = child_of(server)
+    server.end(signal.SIGKILL)
+    for process in (worker, child):
+        psutil.wait_procs([process], timeout=10)
+        assert not process.is_running()
