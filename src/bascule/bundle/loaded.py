@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from bascule.bundle import format as disk
 from bascule.bundle.answer import Answer
+from bascule.bundle.calibration import read_calibration
 from bascule.bundle.cost import Cost
 from bascule.bundle.format import Manifest, Statement
 from bascule.bundle.parity import Parity
 from bascule.bundle.tables import conform, for_program
+from bascule.core.errors import Invalid
 from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
+from bascule.stats.conformal import Calibration, check_confidence
 
 
 class Bundle:
@@ -68,16 +71,45 @@ class Bundle:
         """Say something of this bundle; see `bundle.format.write_statement`."""
         return disk.write_statement(self.path, kind, body, at=at, by=by)
 
-    def predict(self, data: Any) -> Answer:
+    def predict(
+        self, data: Any, *, confidence: float | None = None, conformal: str | None = None
+    ) -> Answer:
         """The model's answer for any table or matrix that fits the signature.
 
+        Args:
+            data: The rows.
+            confidence: How often the truth should be inside what is added to the answer: a
+                `prediction_set` for a classifier, `lower` and `upper` for a regressor. Nothing is
+                added if None.
+            conformal: The method, `lac` or `aps` for a classifier; the usual one if None.
+
         Raises:
-            Invalid: It does not fit; the message names the column.
+            Invalid: The rows do not fit, and the message names the column; or the bundle cannot
+                support the confidence.
         """
+        if confidence is None:
+            return Answer(self._run(data))
+        calibration = self.calibration
+        if calibration is None:
+            raise Invalid(
+                f"confidence: {self.name} has no calibration",
+                hint="pack the model with test=(X, y) or calibration=(X, y)",
+            )
+        confidence = check_confidence(confidence)
+        calibration.threshold(confidence, conformal)
+        outputs = self._run(data)
+        return Answer({**outputs, **calibration.added(outputs, confidence, conformal)})
+
+    def _run(self, data: Any) -> Columns:
         if self._program is None:
             self._program = self.program()
         columns = conform(data, self.signature)
-        return Answer(self._program.run(for_program(columns, self._program.inputs)))
+        return self._program.run(for_program(columns, self._program.inputs))
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What prediction sets and intervals are made with; None where the bundle holds none."""
+        return read_calibration(self.path, self.manifest)
 
     def program(self, threads: int = 1) -> Program:
         """The program that the bundle serves, newly opened."""
