@@ -8,7 +8,7 @@ from pathlib import Path
 from bascule.bundle import format as disk
 from bascule.bundle.manifest import CALIBRATION, Manifest
 from bascule.core.errors import Untrusted
-from bascule.stats.conformal import Calibration
+from bascule.stats.conformal import Calibration, methods_for
 
 
 def read_calibration(path: str | Path, manifest: Manifest) -> Calibration | None:
@@ -25,11 +25,11 @@ def read_calibration(path: str | Path, manifest: Manifest) -> Calibration | None
     except (ValueError, RecursionError):
         raise Untrusted(f"{CALIBRATION} of bundle {path} is not JSON", file=CALIBRATION) from None
     calibration = Calibration.from_json(value)
-    lacking = set(calibration.needs) - {field.name for field in manifest.signature.outputs}
-    if lacking:
+    fitting = methods_for(manifest.task, manifest.signature.outputs, manifest.classes)
+    if not set(calibration.methods) <= set(fitting):
         raise Untrusted(
-            f"{CALIBRATION} of bundle {path} reads outputs that the model lacks: "
-            f"{', '.join(sorted(lacking))}",
+            f"{CALIBRATION} of bundle {path} holds {', '.join(calibration.methods)}, which the "
+            "model's outputs do not allow",
             file=CALIBRATION,
         )
     return calibration

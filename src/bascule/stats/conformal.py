@@ -42,6 +42,9 @@ MAX_EXACT_SCORES = 4_000
 """Up to so many scores are kept one by one; of more, this many evenly spaced ones and the last."""
 
 PREDICTION_SET, LOWER, UPPER = "prediction_set", "lower", "upper"
+ADDED = frozenset((PREDICTION_SET, LOWER, UPPER))
+"""The names of what is added to a model's outputs."""
+
 PROBABILITIES, PREDICTION, SCALE = "probabilities", "prediction", "scale"
 LOWER_QUANTILE, UPPER_QUANTILE = "lower_quantile", "upper_quantile"
 
@@ -392,9 +395,12 @@ def methods_for(
 
     For a task that is `other`, outputs are told by their names; a plain graph without such names
     gets no method, because nothing says what its numbers are. A model that answers several
-    numbers a row gets none either: an interval for each is no statement about the row.
+    numbers a row gets none either: an interval for each is no statement about the row. Nor does one
+    that has an output with the name of what would be added.
     """
     shapes = {field.name: field.shape for field in outputs}
+    if not shapes.keys().isdisjoint(ADDED):
+        return ()
     if task == "classification":
         return ("lac", "aps") if shapes.get(PROBABILITIES) == (len(classes or ()),) else ()
     numbers = {

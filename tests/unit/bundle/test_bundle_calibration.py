@@ -165,7 +165,7 @@ def resealed(bundle, value) -> bascule.Bundle:
                 "source": "test",
                 "methods": [{"name": "absolute", "ranks": None, "values": [1.0]}],
             },
-            "reads outputs that the model lacks: prediction",
+            "holds absolute, which the model's outputs do not allow",
         ),
     ],
 )

@@ -185,6 +185,7 @@ def test_a_scale_that_is_not_over_nought_is_refused():
         ("classification", (LABEL,), ("a", "b", "c"), ()),
         ("regression", (PREDICTION,), None, ("absolute",)),
         ("regression", (Field("prediction", DType.FP64, (2,)),), None, ()),
+        ("other", (PREDICTION, Field("upper", DType.FP64)), None, ()),
         ("other", (Field("variable", DType.FP32, (1,)),), None, ()),
         ("other", (Field("prediction", DType.FP32, (1,)),), None, ("absolute",)),
         ("other", (PREDICTION, Field("scale", DType.FP64)), None, ("normalised",)),
