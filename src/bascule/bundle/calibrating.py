@@ -14,9 +14,23 @@ from bascule.bundle.subject import Rows, Subject
 from bascule.bundle.tables import conform
 from bascule.core.digests import canonical_json
 from bascule.core.errors import BasculeError, Invalid
+from bascule.core.fields import Columns
 from bascule.core.programs import Program
 from bascule.stats.conformal import Calibration, methods_for
 from bascule.stats.conformal import calibrate as calibrate_scores
+
+
+class Answers:
+    """What the program that is served answers, asked once for the same rows."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._known: tuple[Rows, Columns] | None = None
+
+    def __call__(self, rows: Rows) -> Columns:
+        if self._known is None or self._known[0] is not rows:
+            self._known = rows, parity.answers(self.program, rows.columns)
+        return self._known[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +66,11 @@ def read_rows(calibration: Any, subject: Subject) -> Rows | None:
     return rows
 
 
-def calibrate(program: Program, subject: Subject, own: Rows | None) -> Calibrated:
+def calibrate(answers: Answers, subject: Subject, own: Rows | None) -> Calibrated:
     """Calibrate the program that is served.
 
     Args:
-        program: What answers.
+        answers: Of the program that is served.
         subject: The model; its test rows are used where there are none of its own.
         own: From `read_rows`.
 
@@ -66,7 +80,7 @@ def calibrate(program: Program, subject: Subject, own: Rows | None) -> Calibrate
     rows = own or subject.test
     if rows is None or rows.truth is None:
         return Calibrated("no calibration: there are no held-out rows with their truth")
-    methods = methods_for(subject.task, program.outputs, subject.classes)
+    methods = methods_for(subject.task, answers.program.outputs, subject.classes)
     try:
         if not methods:
             raise Invalid(
@@ -75,7 +89,7 @@ def calibrate(program: Program, subject: Subject, own: Rows | None) -> Calibrate
             )
         made = calibrate_scores(
             methods,
-            parity.answers(program, rows.columns),
+            answers(rows),
             rows.truth,
             classes=subject.classes,
             source="calibration" if own else "test",

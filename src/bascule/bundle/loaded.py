@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import format as disk
 from bascule.bundle.answer import Answer
+from bascule.bundle.baseline import Baseline, read_baseline
 from bascule.bundle.calibration import read_calibration
 from bascule.bundle.cost import Cost
 from bascule.bundle.format import Manifest, Statement
@@ -110,6 +111,11 @@ class Bundle:
     def calibration(self) -> Calibration | None:
         """What prediction sets and intervals are made with; None where the bundle holds none."""
         return read_calibration(self.path, self.manifest)
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """The profile of the training rows and of the answers; None where the bundle holds none."""
+        return read_baseline(self.path, self.manifest)
 
     def program(self, threads: int = 1) -> Program:
         """The program that the bundle serves, newly opened."""

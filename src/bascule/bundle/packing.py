@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import calibrating, card, cost, environment, parity, provenance
+from bascule.bundle import calibrating, card, cost, environment, parity, profiling, provenance
 from bascule.bundle import format as disk
 from bascule.bundle.cost import Cost
 from bascule.bundle.examples import example_body
@@ -52,6 +52,7 @@ def pack(
     to: str | Path | None = None,
     tolerance: float = 1e-5,
     keep_test: bool = True,
+    baseline: bool = True,
     description: str = "",
     author: str | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -77,6 +78,8 @@ def pack(
         to: The folder to make; `./NAME.bundle` if None.
         tolerance: The largest difference from the original at which a program may stand in for it.
         keep_test: Whether the bundle holds the held-out rows, for gates to use later.
+        baseline: Whether the bundle holds a profile of the training rows and of the answers to
+            the held-out ones. It shows some values: frequent ones, extremes, quantiles.
         description: One or two sentences for the card.
         author: Who packs it; the user's name if None.
         parameters: Facts about the training, beside the model's own settings.
@@ -112,9 +115,14 @@ def pack(
         request.tell(_described(subject, flavor))
         own = calibrating.read_rows(calibration, subject)
         choice = _choose(flavor, model, subject, _rows_to_compare(subject), request)
-        held_out = calibrating.calibrate(choice.program, subject, own)
+        answers = calibrating.Answers(choice.program)
+        held_out = calibrating.calibrate(answers, subject, own)
         request.tell(held_out.told)
-        manifest = _write(draft, flavor, subject, choice, held_out.files, request)
+        described = profiling.profile(answers, subject) if baseline else profiling.nothing()
+        request.tell(described.told)
+        manifest = _write(
+            draft, flavor, subject, choice, {**held_out.files, **described.files}, request
+        )
         measured = _measure(draft, manifest, subject, choice)
         request.tell(_costs(measured, manifest.serves))
         known = _provenance(subject, request)

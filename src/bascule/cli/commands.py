@@ -114,6 +114,9 @@ def pack(
     keep_test: Annotated[
         bool, typer.Option(help="Keep the held-out rows in the bundle, for gates to use.")
     ] = True,
+    baseline: Annotated[
+        bool, typer.Option(help="Keep a profile of the training rows and of the answers.")
+    ] = True,
     description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
     serve_original: ServeOriginal = False,
     allow_pickle: AllowPickle = False,
@@ -123,7 +126,7 @@ def pack(
     """Turn a fitted model into a bundle: compiled, proven equal, measured, sealed."""
     made = _pack_files(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
-        tolerance=tolerance, keep_test=keep_test, description=description,
+        tolerance=tolerance, keep_test=keep_test, baseline=baseline, description=description,
         serve_original=serve_original, allow_pickle=allow_pickle, overwrite=overwrite,
         quiet=as_json,
     )  # fmt: skip
