@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from bascule.core.errors import Invalid
 
@@ -73,6 +73,8 @@ class ServingSettings:
         max_queue_requests: How many may wait in a worker before the next is turned away.
         drain_s: How long requests in flight have to finish after a stop was asked for.
         batching: "auto" runs waiting callers together, "never" runs each alone.
+        confidence: What the sets and intervals of answers hold the truth with, where a request
+            does not say; 0 adds none.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -86,6 +88,7 @@ class ServingSettings:
     max_queue_requests: Annotated[int, Ge(1)] = 512
     drain_s: Annotated[float, Ge(0), Le(3_600)] = 10.0
     batching: Literal["auto", "never"] = "auto"
+    confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +257,8 @@ def _sentence(problem: Mapping[str, Any]) -> str:
             return f"{value} is not > {limits['gt']}"
         case "less_than_equal":
             return f"{value} is not <= {limits['le']}"
+        case "less_than":
+            return f"{value} is not < {limits['lt']}"
         case "extra_forbidden" | "unexpected_keyword_argument":
             near = _near(problem["loc"])
             return "there is no such setting" + (f"; did you mean {near!r}?" if near else "")
@@ -267,7 +272,7 @@ def _sentence(problem: Mapping[str, Any]) -> str:
 
 
 def _limits(problem: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for name in ("ge", "gt", "le"):
+    for name in ("ge", "gt", "le", "lt"):
         if name in problem.get("ctx", {}):
             yield name, problem["ctx"][name]
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 import bascule
 from bascule import app, cli
@@ -27,6 +27,7 @@ from bascule.core.names import Reference
 from bascule.release import METRICS
 from bascule.release.criteria import LATENCIES, SHORT_NAMES, SIZES
 from bascule.serving import http, statuses
+from bascule.serving.confidence import Confidence
 from bascule.serving.counters import STATUSES, Label, Totals, prometheus_text
 from bascule.serving.limits import Limits
 from bascule.serving.protocols.oip_rest import OipRest
@@ -83,7 +84,7 @@ def written(default: Any) -> str:
 
 
 def bounds(hint: Any) -> str:
-    signs = {Ge: ">=", Gt: ">", Le: "<="}
+    signs = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}
     found = [
         f"{signs[type(mark)]} {next(iter(vars_of(mark)))}"
         for mark in get_args(hint)
@@ -197,6 +198,7 @@ def test_every_route_for_predictions_is_documented() -> None:
         signature=SimpleNamespace(inputs=(field,), outputs=(field,)),
         program=SimpleNamespace(name="onnx", inputs=(field,)),
         batch_invariant=True,
+        confidence=Confidence(None, ()),
         limits=Limits(),
         inline_rows=1,
         slot=None,

@@ -13,13 +13,20 @@ from bascule.core.fields import Field
 _MAX_FIELDS = 60
 
 
-def render(manifest: Manifest, parity: Parity, cost: Cost, provenance: Mapping[str, Any]) -> str:
+def render(
+    manifest: Manifest,
+    parity: Parity,
+    cost: Cost,
+    provenance: Mapping[str, Any],
+    calibration: str = "",
+) -> str:
     """The card as Markdown."""
     parts = [
         f"# {manifest.name}",
         _text(provenance.get("description", "")),
         _facts(manifest, provenance),
         "## Parity\n\n" + _text(parity.reason).capitalize() + f" (tolerance {parity.tolerance:g}).",
+        calibration and "## Calibration\n\n" + _sentence(calibration),
         "## Inputs\n\n" + _fields(manifest.signature.inputs),
         "## Outputs\n\n" + _fields(manifest.signature.outputs),
         "## Cost\n\n" + _cost(cost),
@@ -98,6 +105,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     return _text(text).replace("|", "\\|")
+
+
+def _sentence(text: str) -> str:
+    text = _text(text)
+    return text[:1].upper() + text[1:] + "."
 
 
 def _text(text: str) -> str:

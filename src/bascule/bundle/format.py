@@ -29,6 +29,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bascule.bundle.manifest import (
+    BASELINE,
+    CALIBRATION,
     CARD,
     ENVIRONMENT,
     EXAMPLE,
@@ -49,6 +51,8 @@ from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
 from bascule.core.programs import Program
 
 __all__ = [
+    "BASELINE",
+    "CALIBRATION",
     "CARD",
     "ENVIRONMENT",
     "EXAMPLE",

@@ -11,14 +11,18 @@ from numpy.typing import NDArray
 
 from bascule.bundle import format as disk
 from bascule.bundle.answer import Answer
+from bascule.bundle.baseline import Baseline, read_baseline
+from bascule.bundle.calibration import read_calibration
 from bascule.bundle.choosing import fastest
 from bascule.bundle.cost import Cost
 from bascule.bundle.format import Manifest, Statement
 from bascule.bundle.parity import Parity
 from bascule.bundle.programs import runnable
 from bascule.bundle.tables import conform, for_program
+from bascule.core.errors import Invalid
 from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
+from bascule.stats.conformal import Calibration, check_confidence
 
 
 class Bundle:
@@ -75,20 +79,55 @@ class Bundle:
         """Say something of this bundle; see `bundle.format.write_statement`."""
         return disk.write_statement(self.path, kind, body, at=at, by=by)
 
-    def predict(self, data: Any) -> Answer:
+    def predict(
+        self, data: Any, *, confidence: float | None = None, conformal: str | None = None
+    ) -> Answer:
         """The model's answer for any table or matrix that fits the signature.
 
         The program that is fastest for so many rows runs; the answer says which one it was.
 
+        Args:
+            data: The rows.
+            confidence: How often the truth should be inside what is added to the answer: a
+                `prediction_set` for a classifier, `lower` and `upper` for a regressor. Nothing is
+                added if None.
+            conformal: The method, `lac` or `aps` for a classifier; the usual one if None.
+
         Raises:
-            Invalid: It does not fit; the message names the column.
+            Invalid: The rows do not fit, and the message names the column; or the bundle cannot
+                support the confidence.
         """
+        if confidence is None:
+            return self._run(data)
+        calibration = self.calibration
+        if calibration is None:
+            raise Invalid(
+                f"confidence: {self.name} has no calibration",
+                hint="pack the model with test=(X, y) or calibration=(X, y)",
+            )
+        confidence = check_confidence(confidence)
+        calibration.threshold(confidence, conformal)
+        answer = self._run(data)
+        added = calibration.added(dict(answer), confidence, conformal)
+        return Answer({**answer, **added}, answer.program)
+
+    def _run(self, data: Any) -> Answer:
         columns = conform(data, self.signature)
         name = self.fastest_program(len(next(iter(columns.values()))))
         program = self._programs.get(name)
         if program is None:
             program = self._programs[name] = self.program(name)
         return Answer(program.run(for_program(columns, program.inputs)), name)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What prediction sets and intervals are made with; None where the bundle holds none."""
+        return read_calibration(self.path, self.manifest)
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """The profile of the training rows and of the answers; None where the bundle holds none."""
+        return read_baseline(self.path, self.manifest)
 
     def program(self, name: str | None = None, *, threads: int = 1) -> Program:
         """A program of the bundle, newly opened; None for the one that serves requests here."""

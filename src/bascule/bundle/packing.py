@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import card, cost, environment, parity, provenance
+from bascule.bundle import calibrating, card, cost, environment, parity, profiling, provenance
 from bascule.bundle import format as disk
 from bascule.bundle.choosing import pinned
 from bascule.bundle.compilers.apart import take_apart
@@ -53,9 +53,11 @@ def pack(
     name: str,
     train: Any = None,
     test: Any = None,
+    calibration: Any = None,
     to: str | Path | None = None,
     tolerance: float = 1e-5,
     keep_test: bool = True,
+    baseline: bool = True,
     description: str = "",
     author: str | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -76,9 +78,13 @@ def pack(
             needs none.
         test: Held-out rows with their truth: (X, y). Parity is measured on them, or else on the
             training rows, and gates judge quality by them.
+        calibration: Held-out rows with their truth, (X, y), that prediction sets and intervals
+            are calibrated on; the `test` rows if None.
         to: The folder to make; `./NAME.bundle` if None.
         tolerance: The largest difference from the original at which a program may stand in for it.
         keep_test: Whether the bundle holds the held-out rows, for gates to use later.
+        baseline: Whether the bundle holds a profile of the training rows and of the answers to
+            the held-out ones. It shows some values: frequent ones, extremes, quantiles.
         description: One or two sentences for the card.
         author: Who packs it; the user's name if None.
         parameters: Facts about the training, beside the model's own settings.
@@ -112,9 +118,17 @@ def pack(
         flavor = flavor_of(model)
         subject = flavor.read(model, train, test)
         request.tell(_described(subject, flavor))
+        own = calibrating.read_rows(calibration, subject)
         choice = _choose(flavor, model, subject, _rows_to_compare(subject), request)
         choice = _with_others(flavor, model, subject, choice, request)
-        manifest = _write(draft, flavor, subject, choice, request)
+        answers = calibrating.Answers(choice.program)
+        held_out = calibrating.calibrate(answers, subject, own)
+        request.tell(held_out.told)
+        described = profiling.profile(answers, subject) if baseline else profiling.nothing()
+        request.tell(described.told)
+        manifest = _write(
+            draft, flavor, subject, choice, {**held_out.files, **described.files}, request
+        )
         measured = _measure(draft, manifest, subject, choice)
         request.tell(_costs(measured, manifest.serves))
         known = _provenance(subject, request)
@@ -123,7 +137,7 @@ def pack(
         now, by = datetime.now(UTC), author or provenance.user_name()
         for kind, body in said:
             disk.write_statement(draft, kind, body, at=now, by=by)
-        text = card.render(manifest, choice.parity, measured, known)
+        text = card.render(manifest, choice.parity, measured, known, held_out.told)
         (draft / disk.CARD).write_text(text, encoding="utf-8")
     request.tell(f"sealed as {manifest.digest[:19]} at {place}")
     return load(place)
@@ -347,7 +361,12 @@ def _no_parity(reason: str, precision: str, request: _Request) -> Parity:
 
 
 def _write(
-    draft: Path, flavor: Flavor, subject: Subject, choice: _Choice, request: _Request
+    draft: Path,
+    flavor: Flavor,
+    subject: Subject,
+    choice: _Choice,
+    profiled: Mapping[str, bytes],
+    request: _Request,
 ) -> Manifest:
     """Write every file that the digest covers, and the manifest."""
     made = choice.compilation
@@ -365,6 +384,8 @@ def _write(
     if request.keep_test and subject.test is not None:
         held_out = to_parquet(subject.test, signature)
         files[disk.TEST_DATA] = disk.write_file(draft, disk.TEST_DATA, held_out)
+    for file, data in profiled.items():
+        files[file] = disk.write_file(draft, file, data)
     runs = ["onnxruntime", "numpy", *(["scikit-learn-intelex"] if choice.others else [])]
     lock = environment.locked([*subject.requires, *runs]).encode()
     files[disk.ENVIRONMENT] = disk.write_file(draft, disk.ENVIRONMENT, lock)

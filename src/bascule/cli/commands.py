@@ -41,6 +41,10 @@ Train = Annotated[
     typer.Option(help="The training rows (.parquet .csv .jsonl .feather .npy .npz)."),
 ]
 Test = Annotated[Path | None, typer.Option(help="Held-out rows, with their truth.")]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(help="Rows to calibrate on, with their truth. Default: the held-out rows."),
+]
 Target = Annotated[str | None, typer.Option(help="The column of the tables that holds the truth.")]
 AllowPickle = Annotated[
     bool, typer.Option(help="Load a .pkl or .joblib file, which runs whatever code it holds.")
@@ -99,6 +103,7 @@ def pack(
     name: Annotated[str, typer.Option(help="What the registry and requests call it.")],
     train: Train = None,
     test: Test = None,
+    calibration: Calibration = None,
     target: Target = None,
     to: Annotated[
         Path | None, typer.Option(help="The folder to make. Default: NAME.bundle")
@@ -109,6 +114,9 @@ def pack(
     keep_test: Annotated[
         bool, typer.Option(help="Keep the held-out rows in the bundle, for gates to use.")
     ] = True,
+    baseline: Annotated[
+        bool, typer.Option(help="Keep a profile of the training rows and of the answers.")
+    ] = True,
     description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
     serve_original: ServeOriginal = False,
     allow_pickle: AllowPickle = False,
@@ -117,9 +125,10 @@ def pack(
 ) -> None:
     """Turn a fitted model into a bundle: compiled, proven equal, measured, sealed."""
     made = _pack_files(
-        model, name=name, train=train, test=test, target=target, to=to, tolerance=tolerance,
-        keep_test=keep_test, description=description, serve_original=serve_original,
-        allow_pickle=allow_pickle, overwrite=overwrite, quiet=as_json,
+        model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
+        tolerance=tolerance, keep_test=keep_test, baseline=baseline, description=description,
+        serve_original=serve_original, allow_pickle=allow_pickle, overwrite=overwrite,
+        quiet=as_json,
     )  # fmt: skip
     if made.manifest.serves == "original" and made.parity is not None:
         note(f"warning: the original is what answers, slower: {made.parity.reason}")
@@ -138,6 +147,7 @@ def _pack_files(
     target: str | None,
     allow_pickle: bool,
     quiet: bool,
+    calibration: Path | None = None,
     **options: Any,
 ) -> Bundle:
     from bascule.bundle import pack as pack_model
@@ -146,11 +156,11 @@ def _pack_files(
     with stages(quiet=quiet) as tell:
         fitted = read_model(model, allow_pickle=allow_pickle)
         sets: dict[str, Any] = {}
-        for what, path in (("train", train), ("test", test)):
+        for what, path in (("train", train), ("test", test), ("calibration", calibration)):
             if path is not None:
                 rows = read_rows(path, f"--{what} table")
                 inputs, truth = split_truth(
-                    rows, target, f"--{what} table {path.name}", required=what == "test"
+                    rows, target, f"--{what} table {path.name}", required=what != "train"
                 )
                 inputs = as_trained(fitted, inputs)
                 sets[what] = inputs if truth is None else (inputs, truth)
@@ -366,14 +376,19 @@ def serve(
         str | None,
         typer.Option(help="auto: waiting callers run together; never: each alone."),
     ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="Give every answer a set or an interval that holds the truth so often."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve models over HTTP until Ctrl-C or SIGTERM, then finish what is under way."""
     from bascule.cli.server import run_server
 
     settings = _settings(
-        host=host, port=port, control_port=control_port, workers=workers, batching=batching
-    )
+        host=host, port=port, control_port=control_port, workers=workers, batching=batching,
+        confidence=confidence,
+    )  # fmt: skip
     services = list(dict.fromkeys(_service(reference) for reference in models))
     run_server(services, settings, as_json=as_json)
 
@@ -425,6 +440,13 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write .parquet, .csv or .jsonl.")
     ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="Add a prediction set, or an interval, that holds the truth so often."),
+    ] = None,
+    conformal: Annotated[
+        str | None, typer.Option(help="How: lac or aps for a classifier. Default: the first.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer the rows of a file here, without a server."""
@@ -437,7 +459,8 @@ def predict(
     _, path = _find(bundle)
     loaded = load(path)
     rows, _ = split_truth(read_rows(data, "data"), None, "data", required=False)
-    table = as_table(loaded.predict(rows), loaded.classes)
+    answer = loaded.predict(rows, confidence=confidence, conformal=conformal)
+    table = as_table(answer, loaded.classes)
     if output is not None:
         write_table(table, output)
         note(f"wrote {table.num_rows:,} rows to {output}")

@@ -84,6 +84,7 @@ def limits_of(settings: Settings) -> Limits:
         max_body_bytes=chosen.max_body_bytes,
         drain_s=chosen.drain_s,
         batching=chosen.batching,
+        confidence=chosen.confidence,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from bascule.cli.baseline import print_baseline
 from bascule.cli.screen import print_table, say, when
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def print_bundle(
         [_field_row("", field) for field in bundle.signature.inputs]
         + [_field_row("-> ", field) for field in bundle.signature.outputs],
     )
+    print_baseline(bundle.baseline)
     _print_cost(bundle)
     _print_gates(statements)
     if len(others) > 1:

@@ -20,6 +20,8 @@ class Limits:
         max_batch_rows: The most rows in one run of a program when callers are batched together.
         batching: "auto" runs waiting callers together; "never" runs each alone, so that a row's
             bits cannot depend on its company where a program is not batch-invariant.
+        confidence: How often the truth should be inside the set or the interval that every answer
+            of a calibrated model carries, where the request does not say; 0 for none.
         max_body_bytes: The largest request body.
         max_head_bytes: The largest request line and headers together.
         max_connections: Open connections per worker; one more is answered 503.
@@ -34,6 +36,7 @@ class Limits:
     max_rows: int = 1_000_000
     max_batch_rows: int = 256
     batching: Batching = "auto"
+    confidence: float = 0.0
     max_body_bytes: int = 64 << 20
     max_head_bytes: int = 32 << 10
     max_connections: int = 10_000

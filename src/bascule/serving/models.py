@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
+from bascule.serving.confidence import Confidence
 from bascule.serving.counters import Slot
 from bascule.serving.engine import Batcher, Deliver, Job, Outcome, Pace, run_one
 from bascule.serving.limits import Limits
 from bascule.serving.services import Service
+from bascule.stats.conformal import Calibration
 
 
 class ServedModel:
@@ -28,6 +30,7 @@ class ServedModel:
         slot: Slot,
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
+        calibration: Calibration | None = None,
     ) -> None:
         self.name = service.model
         self.version = service.version
@@ -38,6 +41,7 @@ class ServedModel:
         self.pace = pace
         self.slot = slot
         self.limits = limits
+        self.confidence = Confidence(calibration, signature.outputs, limits.confidence)
         self.inline_rows = pace.inline_rows
         self.batcher = Batcher(
             program, pace, limits, loop, name=f"{service.model}/{service.version}"

@@ -27,6 +27,7 @@ from typing import Any
 
 import uvloop
 
+from bascule.bundle.calibration import read_calibration
 from bascule.bundle.format import EXAMPLE, Manifest, open_program, read_file, read_manifest
 from bascule.bundle.programs import runnable
 from bascule.core.errors import BasculeError
@@ -112,6 +113,7 @@ def load_model(
         slot=slot,
         limits=limits,
         loop=loop,
+        calibration=read_calibration(service.path, manifest),
     )
 
 
@@ -119,7 +121,7 @@ def _example(path: Path, manifest: Manifest, program: Program, limits: Limits) -
     decode = Decoder().for_fields(
         manifest.signature.inputs, program.inputs, manifest.signature.outputs, limits.max_rows
     )
-    _, columns, _, _ = decode(read_file(path, manifest, EXAMPLE))
+    _, columns, *_ = decode(read_file(path, manifest, EXAMPLE))
     return columns
 
 

@@ -184,6 +184,7 @@ def serve_models(run_site, tmp_path):
                         slot=slot,
                         limits=bounds,
                         loop=loop,
+                        calibration=getattr(program, "calibration", None),
                     )
                 )
             rest = OipRest(is_ready=lambda: not running_site.draining)

@@ -329,7 +329,7 @@ def test_an_answer_of_varying_length_tells_its_own(serve_models, program, inline
 
 def test_inputs_may_come_in_any_order():
     body = {"inputs": [tensor("b", "FP32", [1], [2]), tensor("a", "FP32", [1], [1])]}
-    _, columns, rows, _ = decode(body, Field("a", DType.FP32), Field("b", DType.FP32))
+    _, columns, rows, *_ = decode(body, Field("a", DType.FP32), Field("b", DType.FP32))
     assert ({name: array.tolist() for name, array in columns.items()}, rows) == (
         {"a": [1], "b": [2]},
         1,
@@ -486,7 +486,7 @@ def test_any_value_in_any_place_is_taken_or_refused(path, value):
     else:
         body = value
     try:
-        call_id, columns, rows, _ = RUN(json.dumps(body).encode())
+        call_id, columns, rows, *_ = RUN(json.dumps(body).encode())
     except Invalid as refused:
         refused.message.encode()
         return

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from bascule.core.errors import BasculeError, Invalid, NotFound, TooLarge
 from bascule.core.fields import Columns, DType, Field
 from bascule.core.version import VERSION
+from bascule.serving.confidence import Asked, Confidence
 from bascule.serving.engine import Outcome
 from bascule.serving.http import Exchange, Handler, Routes
 from bascule.serving.models import ServedModel
@@ -120,6 +121,7 @@ class OipRest:
                     "digest": model.digest,
                     "program": model.program.name,
                     "batch_invariant": model.batch_invariant,
+                    **model.confidence.parameters(),
                 },
             }
         )
@@ -134,8 +136,9 @@ class OipRest:
     def _infer(self, model: ServedModel) -> Handler:
         decode = self._decoder.for_fields(
             model.signature.inputs, model.program.inputs, model.signature.outputs,
-            model.limits.max_rows,
+            model.limits.max_rows, model.confidence,
         )  # fmt: skip
+        confidence = model.confidence
         encode = _encoder(model)
         deadline_s = model.limits.deadline_s
         inline_rows = model.inline_rows
@@ -148,6 +151,25 @@ class OipRest:
                 exchange.rows = rows
                 exchange.answer(encode(call_id, outcome, rows))
 
+        def with_confidence(
+            exchange: Exchange,
+            call_id: str,
+            columns: Columns,
+            rows: int,
+            outputs: tuple[str, ...] | None,
+            asked: Asked,
+            allowed_s: float,
+        ) -> None:
+            needed = confidence.needed(outputs, asked)
+
+            def deliver(outcome: Outcome) -> None:
+                tell(exchange, call_id, rows, confidence.added(outcome, outputs, asked))
+
+            if rows <= inline_rows:
+                deliver(model.run_inline(columns, needed))
+            else:
+                exchange.on_gone = model.submit(columns, rows, needed, allowed_s, deliver)
+
         def handle(exchange: Exchange) -> None:
             exchange.slot = slot
             headers = exchange.head.headers
@@ -157,12 +179,13 @@ class OipRest:
                     _refuse_encoding(headers[b"content-encoding"])
                 if b"x-request-timeout-ms" in headers:
                     allowed_s = _allowed_s(headers[b"x-request-timeout-ms"], deadline_s)
-            call_id, columns, rows, outputs = decode(exchange.body)
+            call_id, columns, rows, outputs, asked = decode(exchange.body)
             exchange.body = b""
             if call_id is None:
                 call_id = f"{self._id_prefix}-{next(self._ids):x}"
-
-            if rows <= inline_rows:
+            if asked is not None:
+                with_confidence(exchange, call_id, columns, rows, outputs, asked, allowed_s)
+            elif rows <= inline_rows:
                 tell(exchange, call_id, rows, model.run_inline(columns, outputs))
             else:
                 deliver = partial(tell, exchange, call_id, rows)
@@ -209,8 +232,11 @@ def _refuse_encoding(value: bytes) -> None:
         )
 
 
-Decoded = tuple[str | None, Columns, int, tuple[str, ...] | None]
-"""The id that the request brought, its columns, its rows, and the outputs that it asks for."""
+Decoded = tuple[str | None, Columns, int, tuple[str, ...] | None, Asked | None]
+"""The id that the request brought, its columns, its rows, the outputs that it asks for, and the
+confidence."""
+
+_NO_CONFIDENCE = Confidence(None, ())
 
 
 class Decoder:
@@ -225,6 +251,7 @@ class Decoder:
         targets: Sequence[Field],
         outputs: Sequence[Field],
         max_rows: int,
+        confidence: Confidence = _NO_CONFIDENCE,
     ) -> Callable[[bytes], Decoded]:
         """A function from a request body to a call; it raises `Invalid`.
 
@@ -234,12 +261,12 @@ class Decoder:
             field.name: _reader(field, target.dtype)
             for field, target in zip(inputs, targets, strict=True)
         }
-        output_names = {field.name for field in outputs}
+        output_names = {field.name for field in outputs} | confidence.names
 
         def decode(body: bytes) -> Decoded:
             document = self._parse(body)
             try:
-                return _decode(document, readers, output_names, max_rows)
+                return _decode(document, readers, output_names, max_rows, confidence)
             finally:
                 # The parser refuses to parse again while anything of its last document lives.
                 del document
@@ -300,7 +327,11 @@ def _at(place: Place) -> str:
 
 
 def _decode(
-    document: Any, readers: dict[str, Reader], output_names: set[str], max_rows: int
+    document: Any,
+    readers: dict[str, Reader],
+    output_names: set[str],
+    max_rows: int,
+    confidence: Confidence,
 ) -> Decoded:
     if not isinstance(document, simdjson.Object):
         raise Invalid("the body is not a JSON object", hint='send {"inputs": [...]}')
@@ -330,7 +361,8 @@ def _decode(
             limit=max_rows,
         )
     if len(document) == 1:
-        return None, columns, rows, None
+        return None, columns, rows, None, confidence.by_default
+    asked = confidence.by_default
     call_id: str | None = None
     outputs: tuple[str, ...] | None = None
     # Asking the document for a key that it lacks costs more than walking the few that it has; and
@@ -345,7 +377,19 @@ def _decode(
             wanted = document[key]
             if wanted is not None:
                 outputs = _wanted(wanted, output_names)
-    return call_id, columns, rows, outputs
+        elif key == "parameters":
+            asked = _asked(document[key], confidence)
+    if outputs is not None and asked is None:
+        confidence.refuse(outputs)
+    return call_id, columns, rows, outputs, asked
+
+
+def _asked(parameters: Any, confidence: Confidence) -> Asked | None:
+    if parameters is None:
+        return confidence.by_default
+    if not isinstance(parameters, simdjson.Object):
+        raise Invalid("parameters: not an object", hint='send for example {"confidence": 0.9}')
+    return confidence.read(parameters)
 
 
 def _unknown_input(index: int, name: Any, readers: dict[str, Reader]) -> Invalid:
@@ -694,7 +738,7 @@ def _encoder(model: ServedModel) -> Callable[[str, Columns, int], bytes]:
             % (_encode(field.name), field.dtype.value.encode()),
             _shape_end(field.shape),
         )
-        for field in model.signature.outputs
+        for field in (*model.signature.outputs, *model.confidence.fields)
     }
     varying = frozenset(field.name for field in model.signature.outputs if -1 in field.shape)
 
