@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 
 _HERE = Path()
+_stores: dict[str, str] = {}  # what the options before the command say of where the registry is
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Criteria = Annotated[
@@ -481,8 +482,17 @@ def doctor(as_json: AsJson = False) -> None:
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    store: Annotated[
+        str | None, typer.Option(help="The catalogue: sqlite or postgresql://USER@HOST/NAME.")
+    ] = None,
+    objects: Annotated[
+        str | None, typer.Option(help="The bundles: files, files:///FOLDER or s3://BUCKET/PREFIX.")
+    ] = None,
 ) -> None:
     """From a fitted model to a proven, gated, registered and served one."""
+    given = {"store": store, "objects": objects}
+    _stores.clear()
+    _stores.update({name: value for name, value in given.items() if value is not None})
     if version:
         from bascule.core.version import VERSION
 
@@ -497,7 +507,9 @@ def _settings(**given: Any) -> Any:
     """The settings, with what the command line says about serving in front."""
     from bascule.app import load_settings
 
-    return load_settings(serving={k: v for k, v in given.items() if v is not None})
+    return load_settings(
+        serving={k: v for k, v in given.items() if v is not None}, registry=_stores
+    )
 
 
 def _registry() -> Registry:

@@ -24,10 +24,13 @@ from bascule.core.digests import canonical_json
 from bascule.core.errors import NotFound
 from bascule.core.names import Reference, check_name
 from bascule.registry.versions import (
+    ANYTHING,
     Alias,
     Event,
+    Expectation,
     Model,
     Version,
+    check_expected,
     check_may_be_aliased,
     check_statement,
     choose_newest,
@@ -177,8 +180,25 @@ class Registry:
         with self._catalogue.read() as book:
             return list(book.statements(found.digest, kind))
 
-    def set_alias(self, model: str, alias: str, number: int, *, by: str, reason: str = "") -> Event:
+    def set_alias(
+        self,
+        model: str,
+        alias: str,
+        number: int,
+        *,
+        by: str,
+        reason: str = "",
+        expected: int | Expectation | None = ANYTHING,
+    ) -> Event:
         """Point an alias to a version; all see the old one or the new one, never neither.
+
+        Args:
+            model: The model.
+            alias: The alias, which need not exist.
+            number: The version that it is to point to.
+            by: Who asks for it.
+            reason: Why, for the history.
+            expected: Move only if it points to this number now; None: only if it is new.
 
         Returns:
             The move, with where it pointed before. Where it points there already, nothing is
@@ -187,6 +207,7 @@ class Registry:
         Raises:
             NotFound: There is no such model or version.
             Refused: The version failed its gates, or is unchecked where checks are required.
+            Conflict: It does not point where `expected` says; nothing is moved.
         """
         check_name(alias, what="alias")
         with self._catalogue.write() as book:
@@ -197,6 +218,7 @@ class Registry:
                 version, alias, require_gates=self._require_gates, failures=_failures(book, version)
             )
             before = book.aliases(model).get(alias)
+            check_expected(model, alias, before, expected)
             event = self._event(
                 "alias_moved",
                 version,
@@ -250,10 +272,14 @@ class Registry:
         digest = version.digest if isinstance(version, Version) else version
         statement = check_statement(Statement(kind, digest, at.isoformat(), by, body))
         with self._catalogue.write() as book:
-            if not book.versions_of(digest):
+            spoken_of = book.versions_of(digest)
+            if not spoken_of:
                 raise NotFound(
                     f"no version has the digest {digest}", hint="bascule push PATH", digest=digest
                 )
+            # A verdict and the move of an alias come one after the other.
+            for model in sorted({found.model for found in spoken_of}):
+                book.lock_model(model, at=self._clock())
             self._lay_beside(statement)
             self._take_in(book, statement)
         return statement

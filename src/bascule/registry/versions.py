@@ -7,16 +7,27 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, Literal
 
 from bascule.bundle.format import Statement
 from bascule.core.digests import canonical_json
-from bascule.core.errors import NotFound, Refused, Untrusted
+from bascule.core.errors import Conflict, NotFound, Refused, Untrusted
 
 Gates = Literal["passed", "failed", "unchecked"]
 """The verdict of the latest `gates` statement about a version; unchecked when there is none."""
 
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class Expectation(Enum):
+    """What a caller may expect of an alias beside a number, or nothing (None)."""
+
+    ANYTHING = "anything"
+
+
+ANYTHING = Expectation.ANYTHING
+"""Wherever it points: the move is not conditional."""
 
 EventKind = Literal["pushed", "alias_moved", "alias_dropped", "gates_recorded"]
 
@@ -166,6 +177,24 @@ def check_may_be_aliased(
             hint=f"bascule check {version}, or switch registry.require_gates off",
             **facts,
         )
+
+
+def check_expected(
+    model: str, alias: str, before: Alias | None, expected: int | Expectation | None
+) -> None:
+    """Raise `Conflict` unless an alias is where the caller last saw it."""
+    number = None if before is None else before.number
+    if expected is ANYTHING or number == expected:
+        return
+    seen = "new" if expected is None else f"at {model}/{expected}"
+    found = "does not exist" if number is None else f"points to {model}/{number}"
+    raise Conflict(
+        f"{model}@{alias} {found}; it was expected to be {seen}",
+        hint=f"somebody moved it first: see bascule history {model}, then decide again",
+        model=model,
+        alias=alias,
+        found=number,
+    )
 
 
 def no_model(name: str, known: Iterable[str]) -> NotFound:

@@ -90,3 +90,12 @@ class Objects(Protocol):
 
     def path(self, digest: str) -> Path:
         """The bundle as a local folder. Raises `NotFound`."""
+
+    def digests(self) -> Mapping[str, datetime]:
+        """Everything that takes space, half-written bundles too, and when it last changed."""
+
+    def size_bytes(self, digest: str) -> int:
+        """What it takes; 0 where there is nothing."""
+
+    def remove(self, digest: str) -> None:
+        """Give its space back; fine where there is nothing. Nobody sees half of it."""

@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from bascule.bundle.format import Statement
 from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.errors import BasculeError, NotFound, Unavailable, Untrusted
+from bascule.core.errors import BasculeError, Invalid, NotFound, Unavailable, Untrusted
 from bascule.registry.stores import schema
 from bascule.registry.versions import Alias, Event, Gates, Version, verdict
 
@@ -32,6 +33,12 @@ class Database(Protocol):
 
     def create(self) -> None:
         """Make an empty database where there is none."""
+
+    def lock_schema(self, connection: sa.Connection) -> None:
+        """Keep others from migrating until the transaction of `connection` ends."""
+
+    def explain(self, error: sa.exc.DBAPIError) -> BasculeError:
+        """What an error of the driver means, in the words of the user, without credentials."""
 
 
 class SqlCatalogue:
@@ -93,6 +100,7 @@ class SqlCatalogue:
         from bascule.registry.stores import migrations
 
         with self._begin(writes=True) as connection:
+            self._database.lock_schema(connection)
             # Somebody else may have done it while this process waited for its turn.
             if _revision(connection) != schema.HEAD:
                 migrations.upgrade(connection)
@@ -102,11 +110,20 @@ class SqlCatalogue:
         try:
             yield
         except sa.exc.DBAPIError as error:
-            raise _explained(str(error.orig), self._database.place) from error
+            told = self._database.explain(error)
+        except sa.exc.StatementError as error:
+            # The driver could not even write the value down: a character that it does not know.
+            told = Invalid(
+                f"the registry at {self._database.place} cannot keep a value: {error.orig}"
+            )
         except OSError as error:
             raise Unavailable(
                 f"the registry at {self._database.place} cannot be used: {error.strerror or error}"
             ) from error
+        else:
+            return
+        # Without the cause: its text may hold what was written, or the way in.
+        raise told
 
 
 def _revision(connection: sa.Connection) -> str | None:
@@ -134,20 +151,6 @@ def _refuse_newer(connection: sa.Connection, revision: str, place: str) -> None:
         found=revision,
         known=schema.HEAD,
     )
-
-
-def _explained(problem: str, place: str) -> BasculeError:
-    if "locked" in problem or "busy" in problem:
-        return Unavailable(
-            f"the registry at {place} is busy: another process holds it",
-            hint="try again; if it stays, look for a bascule process that hangs",
-        )
-    if "not a database" in problem or "malformed" in problem:
-        return Untrusted(
-            f"the catalogue of the registry at {place} is damaged: {problem}",
-            hint="restore catalogue.db from a backup, or push the bundles again into a new home",
-        )
-    return Unavailable(f"the registry at {place} cannot be used: {problem}")
 
 
 class SqlTransaction:
@@ -249,12 +252,11 @@ class SqlTransaction:
     def add_statement(self, statement: Statement) -> bool:
         table = schema.statements
         content = sha256_bytes(canonical_json(statement.to_json()))
-        known = sa.select(table.c.id).where(table.c.content == content)
-        if self._connection.scalar(known) is not None:
-            return False
         is_gates = statement.kind == "gates"
-        self._connection.execute(
-            sa.insert(table).values(
+        # Of two writers that say the same at once, one waits, and finds it said.
+        added = self._connection.scalar(
+            self._insert(table)
+            .values(
                 content=content,
                 digest=statement.subject,
                 kind=statement.kind,
@@ -263,8 +265,16 @@ class SqlTransaction:
                 passed=verdict(statement.body) if is_gates else None,
                 body=dict(statement.body),
             )
+            .on_conflict_do_nothing(index_elements=[table.c.content])
+            .returning(table.c.id)
         )
-        return True
+        return added is not None
+
+    def _insert(self, table: sa.Table) -> Any:
+        """An `INSERT` that may say `ON CONFLICT`, which both databases write the same way."""
+        if self._connection.dialect.name == "postgresql":
+            return postgresql.insert(table)
+        return sqlite.insert(table)
 
     def _versions(self, condition: sa.ColumnElement[bool]) -> Sequence[Version]:
         table, said = schema.versions, schema.statements
