@@ -460,3 +460,115 @@ def test_a_wrong_store_is_refused_with_its_origin_and_without_its_password(tmp_p
     assert told in text
     assert "BASCULE_REGISTRY" in text
     assert PASSWORD not in text
+
+
+# -- tags and searching, on every catalogue --
+
+
+@pytest.fixture
+def searched(registry: Registry, bundle: Callable[..., Path]) -> Registry:
+    """Four versions: late/1 and late/2 of team risk, gb/1 that failed, late/3 that is retired."""
+    figures = {"late": [0.80, 0.90, 0.95], "gb": [0.70]}
+    for name, values in figures.items():
+        for number, value in enumerate(values, start=1):
+            source = bundle(name=name)
+            body = {"metrics": {"roc_auc": value, "flag": True, "text": "x"}}
+            write_statement(source, "provenance", body, at=T0, by="ada")
+            version = registry.push(source, by="ada" if number == 1 else "bob")
+            registry.set_tag(version, "team", "risk" if name == "late" else "it's", by="ada")
+    registry.set_alias("late", "champion", 2, by="ada")
+    failed = gates(passed=False)
+    registry.add_statement(registry.resolve("gb/1"), "gates", failed, at=T0, by="ci")
+    registry.set_tag("late/2", "audited", "yes", by="ada")
+    registry.retire("late", 3, by="ada", reason="it leaks")
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", ["gb/1", "late/2", "late/1"]),
+        ("metric.roc_auc >= 0.8", ["late/2", "late/1"]),
+        ("metric.roc_auc > 0.8", ["late/2"]),
+        ("metric.roc_auc <= 0.8", ["gb/1", "late/1"]),
+        ("metric.roc_auc != 0.8", ["gb/1", "late/2"]),
+        ("metric.flag", []),
+        ("metric.roc_auc", ["gb/1", "late/2", "late/1"]),
+        ("tag.team = risk", ["late/2", "late/1"]),
+        ("tag.team != risk", ["gb/1"]),
+        ('tag.team = "it\'s"', ["gb/1"]),
+        ("tag.audited", ["late/2"]),
+        ("tag.audited != yes", ["gb/1", "late/1"]),
+        ("metric.roc_auc >= 0.8 tag.team = risk by = ada", ["late/1"]),
+        ("model = gb", ["gb/1"]),
+        ("model = g%", []),
+        ("alias = champion", ["late/2"]),
+        ("gates = failed", ["gb/1"]),
+        ("gates = unchecked", ["late/2", "late/1"]),
+        ("gates = passed", []),
+        ("pushed >= 1d", ["gb/1", "late/2", "late/1"]),
+        ("pushed < 1d", []),
+        ("retired = yes", ["late/3"]),
+        ("retired = any model = late", ["late/3", "late/2", "late/1"]),
+    ],
+)
+def test_a_search_finds_what_meets_every_term(searched, text, found):
+    assert [str(one.version) for one in searched.search(text)] == found
+
+
+def test_a_search_finds_by_the_beginning_of_a_digest_and_tells_what_it_found(searched):
+    version = searched.resolve("late/2")
+    (one,) = searched.search(f"digest = {version.digest[7:15]}")
+
+    assert one.version == version
+    assert one.tags == {"audited": "yes", "team": "risk"}
+    assert one.metrics == {"roc_auc": 0.9}
+
+
+def test_a_search_stops_at_its_limit(searched):
+    assert [str(one.version) for one in searched.search("", limit=2)] == ["gb/1", "late/2"]
+    with pytest.raises(Invalid, match="limit"):
+        searched.search("", limit=0)
+
+
+def test_the_latest_figure_is_what_is_searched_by(searched):
+    result = {"criterion": "roc_auc >= 0.5", "value": 0.6, "passed": True, "reason": "r"}
+    version = searched.resolve("late/1")
+    for value, day in ((0.99, 3), (0.5, 2)):  # said late, measured early
+        body = {"passed": True, "results": [{**result, "value": value}]}
+        searched.add_statement(version, "gates", body, at=T0.replace(day=day), by="ci")
+
+    assert [str(one.version) for one in searched.search("metric.roc_auc >= 0.95")] == ["late/1"]
+
+
+def test_tags_come_and_go_with_history(searched):
+    before = len(searched.history("late"))
+    searched.set_tag("late/1", "team", "risk", by="bob")  # it says so already
+    searched.set_tag("late/1", "team", "fraud", by="bob")
+    searched.set_tag("late/1", "team", None, by="ada")
+
+    assert searched.tags("late/1") == {}
+    assert [
+        (event.kind, event.key, event.from_value, event.to_value, event.by)
+        for event in searched.history("late")[before:]
+    ] == [
+        ("tag_set", "team", "risk", "fraud", "bob"),
+        ("tag_unset", "team", "fraud", None, "ada"),
+    ]
+    with pytest.raises(NotFound, match="has no tag 'team'"):
+        searched.set_tag("late/1", "team", None, by="ada")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("", "x"), ("a b", "x"), ("a", ""), ("a", "x" * 257), ("a", "x\0y"), ("ä", "x")],
+)
+def test_a_tag_that_cannot_be_one_is_refused(searched, key, value):
+    with pytest.raises(Invalid, match="not allowed"):
+        searched.set_tag("late/1", key, value, by="ada")
+    assert searched.set_tag("late/1", "a", "x" * 256, by="ada").to_value == "x" * 256
+
+
+def test_versions_are_compared_through_the_registry(searched):
+    changes = searched.compare("late/1", "late/2")
+    assert [(one.before, one.after) for one in changes if one.name == "roc_auc"] == [(0.8, 0.9)]

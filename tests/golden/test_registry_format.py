@@ -22,7 +22,7 @@ def test_a_home_of_every_schema_so_far_is_read(written, tmp_path):
         old.executescript(written.read_text())
     old.close()
 
-    check(open_registry(home))
+    check(open_registry(home), written.stem)
 
 
 @pytest.mark.parametrize("written", SERVERS, ids=lambda path: path.stem)
@@ -32,10 +32,10 @@ def test_a_postgresql_catalogue_of_every_schema_so_far_is_read(written, postgres
     with psycopg.connect(postgresql_url) as old:
         old.execute(written.read_text())
 
-    check(open_stores(tmp_path, postgresql_url))
+    check(open_stores(tmp_path, postgresql_url), written.stem)
 
 
-def check(registry):
+def check(registry, written):
     assert [(str(found), found.gates) for found in registry.versions("late")] == [
         ("late/1", "passed"),
         ("late/2", "failed"),
@@ -50,6 +50,9 @@ def check(registry):
         ("alias_moved", 1, "it passed"),
     ]
     assert registry.statements("late/1", "gates")[0].body["passed"] is True
+    later = written > f"{written.partition('-')[0]}-0001"
+    found = registry.search("tag.team = risk metric.roc_auc >= 0.85")
+    assert [str(one.version) for one in found] == (["late/1"] if later else [])
     # And it is written to as if it had been made today.
     registry.set_alias("late", "rival", 1, by="ada")
     assert registry.history("late")[-1].alias == "rival"

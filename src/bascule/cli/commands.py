@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bascule.cli.registering import add_commands as add_registry_commands
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
@@ -287,12 +288,16 @@ def show(model: RefOrPath, as_json: AsJson = False) -> None:
 
     bundle = load(path)
     registry = _registry() if version else None
+    tags = registry.tags(version) if registry and version else {}
     statements = registry.statements(version) if registry and version else bundle.statements()
     others = registry.versions(version.model) if registry and version else []
     if as_json:
-        print_json(showing_json(bundle, version, statements) | {"bundle": _bundle_json(bundle)})
+        shown = showing_json(bundle, version, statements)
+        print_json(shown | {"tags": tags, "bundle": _bundle_json(bundle)})
     else:
         print_bundle(bundle, version, statements, others)
+        if tags:
+            say("tags: " + " ".join(f"{key}={value}" for key, value in tags.items()))
 
 
 @app.command()
@@ -558,7 +563,11 @@ def _version_json(version: Version, registry: Registry | None = None) -> dict[st
         "pushed_at": version.pushed_at.isoformat(),
         "pushed_by": version.pushed_by,
         "gates": version.gates,
+        "retired": version.retired.reason if version.retired else None,
     }
     if registry is not None:
         made["path"] = str(registry.path(version))
     return made
+
+
+add_registry_commands(app, Ref, _registry, _user)

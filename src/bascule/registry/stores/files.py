@@ -15,7 +15,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import BufferedWriter
 from pathlib import Path, PurePosixPath
@@ -27,6 +27,7 @@ _CHUNK_BYTES = 1 << 20
 _PARTIAL = re.compile(r"\.partial-(?P<pid>\d+)-[0-9a-f]+-(?P<host>.+)")
 _ABANDONED_AFTER_S = 3_600.0
 _MANIFEST = "bundle.json"
+_OWNER = "owner"
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -63,6 +64,18 @@ class Files:
                 self._move_into_place(partial, target, files)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+
+    def owner(self, claim: str) -> str:
+        with self._explaining():
+            self._root.mkdir(parents=True, exist_ok=True)
+            partial = self._root / f".{_OWNER}.{secrets.token_hex(4)}"
+            try:
+                _write(partial, claim.encode())
+                with suppress(FileExistsError):
+                    (self._root / _OWNER).hardlink_to(partial)  # there whole, and once
+            finally:
+                partial.unlink(missing_ok=True)
+            return (self._root / _OWNER).read_text()
 
     def put_statement(self, digest: str, name: str, content: bytes) -> None:
         with self._explaining():

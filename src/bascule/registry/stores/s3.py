@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 _MANIFEST = "bundle.json"
+_OWNER = "owner"
 _CARD = "card.md"
 _STATEMENTS = "statements/"
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -86,6 +87,14 @@ class S3Objects:
             for name in sorted(files, key=lambda name: name == _MANIFEST):
                 if not self._is_there(digest, name, files[name], copy, sizes):
                     self._api.put(self._store, _key(digest, name), copy / name)
+
+    def owner(self, claim: str) -> str:
+        from obstore.exceptions import AlreadyExistsError
+
+        with self._explaining():
+            with suppress(AlreadyExistsError):
+                self._api.put(self._store, _OWNER, claim.encode(), mode="create")
+            return bytes(self._api.get(self._store, _OWNER).bytes()).decode()
 
     def put_statement(self, digest: str, name: str, content: bytes) -> None:
         with self._explaining():

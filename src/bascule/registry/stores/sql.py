@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,8 +14,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from bascule.bundle.format import Statement
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import BasculeError, Invalid, NotFound, Unavailable, Untrusted
+from bascule.registry.holding import Hold, Marked
+from bascule.registry.metrics import metrics_of
+from bascule.registry.search import Term
 from bascule.registry.stores import schema
-from bascule.registry.versions import Alias, Event, Gates, Version, verdict
+from bascule.registry.stores.searching import condition_of
+from bascule.registry.versions import Alias, Event, Gates, Retirement, Version, verdict
+
+_MANY = 500
 
 
 class Database(Protocol):
@@ -268,7 +275,139 @@ class SqlTransaction:
             .on_conflict_do_nothing(index_elements=[table.c.content])
             .returning(table.c.id)
         )
+        if added is not None:
+            self._put_metrics(statement)
         return added is not None
+
+    def _put_metrics(self, statement: Statement) -> None:
+        table, at = schema.metrics, datetime.fromisoformat(statement.at)
+        for name, value in metrics_of(statement).items():
+            new = self._insert(table).values(
+                digest=statement.subject, name=name, value=value, at=at
+            )
+            self._connection.execute(
+                new.on_conflict_do_update(
+                    index_elements=[table.c.digest, table.c.name],
+                    set_={"value": value, "at": at},
+                    where=table.c.at <= at,
+                )
+            )
+
+    def search(self, terms: Sequence[Term], limit: int) -> Sequence[Version]:
+        table = schema.versions
+        wanted = (
+            sa.select(table.c.model, table.c.number)
+            .where(condition_of(terms))
+            .order_by(table.c.pushed_at.desc(), table.c.model, table.c.number.desc())
+            .limit(limit)
+        )
+        keys = [(row.model, row.number) for row in self._connection.execute(wanted)]
+        found: dict[tuple[str, int], Version] = {}
+        for start in range(0, len(keys), _MANY):
+            some = sa.tuple_(table.c.model, table.c.number).in_(keys[start : start + _MANY])
+            found |= {(one.model, one.number): one for one in self._versions(some)}
+        return [found[key] for key in keys]
+
+    def tags(self, model: str, number: int) -> Mapping[str, str]:
+        table = schema.tags
+        rows = self._connection.execute(
+            sa.select(table)
+            .where(table.c.model == model, table.c.number == number)
+            .order_by(table.c.key)
+        )
+        return {row.key: row.value for row in rows}
+
+    def put_tag(self, model: str, number: int, key: str, value: str) -> None:
+        table = schema.tags
+        new = self._insert(table).values(model=model, number=number, key=key, value=value)
+        self._connection.execute(
+            new.on_conflict_do_update(
+                index_elements=[table.c.model, table.c.number, table.c.key], set_={"value": value}
+            )
+        )
+
+    def drop_tag(self, model: str, number: int, key: str) -> None:
+        table = schema.tags
+        self._connection.execute(
+            sa.delete(table).where(
+                table.c.model == model, table.c.number == number, table.c.key == key
+            )
+        )
+
+    def metrics(self, digest: str) -> Mapping[str, float]:
+        table = schema.metrics
+        rows = self._connection.execute(
+            sa.select(table).where(table.c.digest == digest).order_by(table.c.name)
+        )
+        return {row.name: row.value for row in rows}
+
+    def put_retirement(self, model: str, number: int, retired: Retirement | None) -> None:
+        table = schema.versions
+        self._connection.execute(
+            sa.update(table)
+            .where(table.c.model == model, table.c.number == number)
+            .values(
+                retired_at=retired.at if retired else None,
+                retired_by=retired.by if retired else None,
+                retired_reason=retired.reason if retired else None,
+            )
+        )
+
+    def identity(self) -> str:
+        table = schema.identity
+        found = self._connection.scalar(sa.select(table.c.id))
+        if found is None:
+            new = self._insert(table).values(only=1, id=secrets.token_hex(16))
+            self._connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.only]))
+            found = self._connection.scalar(sa.select(table.c.id))
+        return str(found)
+
+    def lock_object(self, digest: str, *, at: datetime) -> Marked:
+        table = schema.objects
+        new = self._insert(table).values(digest=digest, state="kept", since=at)
+        self._connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.digest]))
+        row = self._connection.execute(
+            sa.select(table).where(table.c.digest == digest).with_for_update()
+        ).one()
+        return Marked(row.state, row.since)
+
+    def put_object(self, digest: str, marked: Marked) -> None:
+        table = schema.objects
+        self._connection.execute(
+            sa.update(table)
+            .where(table.c.digest == digest)
+            .values(state=marked.state, since=marked.since)
+        )
+
+    def forget_object(self, digest: str) -> None:
+        for table in (schema.objects, schema.holds):
+            self._connection.execute(sa.delete(table).where(table.c.digest == digest))
+
+    def objects(self) -> Mapping[str, Marked]:
+        rows = self._connection.execute(sa.select(schema.objects))
+        return {row.digest: Marked(row.state, row.since) for row in rows}
+
+    def holds(self, digest: str) -> Sequence[Hold]:
+        table = schema.holds
+        rows = self._connection.execute(
+            sa.select(table).where(table.c.digest == digest).order_by(table.c.holder)
+        )
+        return [Hold(row.digest, row.holder, row.until) for row in rows]
+
+    def put_hold(self, hold: Hold) -> None:
+        table = schema.holds
+        new = self._insert(table).values(digest=hold.digest, holder=hold.holder, until=hold.until)
+        self._connection.execute(
+            new.on_conflict_do_update(
+                index_elements=[table.c.digest, table.c.holder], set_={"until": hold.until}
+            )
+        )
+
+    def drop_hold(self, digest: str, holder: str) -> None:
+        table = schema.holds
+        self._connection.execute(
+            sa.delete(table).where(table.c.digest == digest, table.c.holder == holder)
+        )
 
     def _insert(self, table: sa.Table) -> Any:
         """An `INSERT` that may say `ON CONFLICT`, which both databases write the same way."""
@@ -307,4 +446,7 @@ def _version(row: Any, verdicts: Mapping[str, bool]) -> Version:
         pushed_at=row.pushed_at,
         pushed_by=row.pushed_by,
         gates=gates,
+        retired=None
+        if row.retired_at is None
+        else Retirement(row.retired_at, row.retired_by, row.retired_reason),
     )
