@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from pathlib import Path
 import alembic.command, obstore, psycopg
 import bascule.registry.stores.migrations, bascule.registry.stores.s3
 import bascule.registry.stores.postgresql
+from bascule.core.errors import NotFound
 from tests.stores import open_stores
 
 plan = json.load(sys.stdin)
@@ -65,6 +67,23 @@ def start(who, bundles, gate=None):
     finally:
         os._exit(code)
 
+def sweep():
+    registry = open_stores(Path(plan["home"]), plan["store"], plan["objects"])
+    while True:
+        try:
+            registry.collect(by="sweeper", grace_s=0)
+        except NotFound:
+            pass  # nobody has pushed yet
+
+if plan["sweep"]:
+    sweeper = os.fork()
+    if not sweeper:
+        try:
+            sweep()
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+
 if plan["kills"]:
     chance = random.Random(7)
     began = time.monotonic()
@@ -81,6 +100,22 @@ else:
     os.write(opener, b"x" * len(pids))
     codes = [os.waitpid(pid, 0)[1] for pid in pids]
     assert not any(codes), codes
+
+if plan["sweep"]:
+    assert os.waitpid(sweeper, os.WNOHANG) == (0, 0), "the sweeper fell over"
+    os.kill(sweeper, signal.SIGKILL)
+    os.waitpid(sweeper, 0)
+"""
+
+COLLECTOR = """
+import json, sys
+from pathlib import Path
+from tests.stores import open_stores
+plan = json.loads(sys.stdin.readline())
+registry = open_stores(Path(plan["home"]), plan["store"], plan["objects"])
+registry.models()
+print("ready", flush=True)
+registry.collect(by="victim", grace_s=0)
 """
 
 
@@ -104,7 +139,12 @@ def stores(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 def run_forks(
-    tmp_path: Path, stores: tuple[str, str], bundles: dict[str, list[Path]], *, kills: bool = False
+    tmp_path: Path,
+    stores: tuple[str, str],
+    bundles: dict[str, list[Path]],
+    *,
+    kills: bool = False,
+    sweep: bool = False,
 ) -> dict[str, list[Any]]:
     """Run them; what each was told by the registry, in order."""
     told = tmp_path / "told"
@@ -115,6 +155,7 @@ def run_forks(
         "objects": stores[1],
         "told": str(told),
         "kills": kills,
+        "sweep": sweep,
         "bundles": {who: [str(path) for path in paths] for who, paths in bundles.items()},
     }
     done = subprocess.run(
@@ -214,3 +255,61 @@ def test_processes_killed_anywhere_leave_a_registry_that_the_next_can_use(tmp_pa
     registry.set_alias("late", "champion", survivor.number, by="after")
     check_whole(open_stores(home, *stores), told)
     assert not list(home.rglob(".partial-*"))
+
+
+@pytest.mark.parametrize(
+    "rounds", [1, pytest.param(10, marks=pytest.mark.slow)], ids=["quick", "long"]
+)
+def test_collecting_without_any_grace_takes_nothing_from_those_who_push(tmp_path, stores, rounds):
+    """Half of the pushers push what others push at the same time."""
+    bundles = {
+        str(who): [
+            write_bundle(tmp_path / "bundles" / f"{who}-{turn}", f"{who // 2} {turn}".encode())
+            for turn in range(rounds)
+        ]
+        for who in range(8)
+    }
+    told = run_forks(tmp_path, stores, bundles, sweep=True)
+
+    registry = open_stores(tmp_path / "home", *stores)
+    check_whole(registry, told)
+    assert len(registry.versions("late")) == 4 * rounds
+    kept = registry._objects
+    assert set(kept.digests()) == {version.digest for version in registry.versions("late")}
+
+
+def test_a_collector_killed_anywhere_leaves_nothing_that_is_half_there(tmp_path, stores):
+    """What it was removing is gone or whole; what is in use stays, and the next one ends it."""
+    bundles = {"0": [write_bundle(tmp_path / "bundles" / str(n), b"%d" % n) for n in range(6)]}
+    told = run_forks(tmp_path, stores, bundles)
+    home = tmp_path / "home"
+    registry = open_stores(home, *stores)
+    registry.set_alias("late", "champion", 6, by="ada")
+    for number in range(1, 5):
+        registry.retire("late", number, by="ada", reason="old")
+
+    plan = {"home": str(home), "store": stores[0], "objects": stores[1]}
+    for wait_s in (0.0, 0.01, 0.03, 0.06):
+        collector = subprocess.Popen(
+            [sys.executable, "-c", COLLECTOR], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert collector.stdin is not None
+        assert collector.stdout is not None
+        collector.stdin.write(json.dumps(plan).encode() + b"\n")
+        collector.stdin.flush()
+        assert collector.stdout.readline() == b"ready\n"
+        time.sleep(wait_s)  # the moment of death is what is tested
+        collector.kill()
+        collector.communicate()
+
+    for version in registry.versions("late"):
+        folder = registry._objects
+        if version.retired is None:
+            assert read_manifest(registry.path(version)).digest == version.digest
+        elif version.digest in folder.digests() and stores[1] == "files":
+            assert read_manifest(folder.path(version.digest)).digest == version.digest
+    registry._clock = lambda: datetime.now(UTC) + timedelta(minutes=11)
+    registry.collect(by="ada", grace_s=0)
+    in_use = {one.digest for one in registry.versions("late") if one.retired is None}
+    assert set(registry._objects.digests()) == in_use
+    assert told

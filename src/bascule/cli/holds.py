@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from bascule.bundle.format import digest_of
 from bascule.cli.screen import note
-from bascule.core.errors import BasculeError, Conflict, NotFound
+from bascule.core.errors import BasculeError, NotFound
 
 if TYPE_CHECKING:
     from bascule.app import Settings
@@ -20,62 +19,57 @@ if TYPE_CHECKING:
 
 LASTS_S = 120.0
 RENEW_EVERY_S = 30.0
+_LETTING_GO_S = 2.0
 
 
 @contextmanager
 def holding_served(services: Sequence[Service], settings: Settings) -> Iterator[None]:
-    """Hold the bundles of `services` while the block runs; let go at its end.
+    """Hold the bundles of `services` while the block runs, on a thread; let go at its end.
 
-    A registry that is away is no reason not to serve: it is told once, and tried again.
-
-    Raises:
-        Conflict: One of them is being removed at this moment.
+    A registry that is away is no reason not to serve: that is told once, and tried again.
     """
-    from bascule.app import open_registry
-
-    registry = open_registry(settings)
-    digests = sorted({digest_of(service.path) for service in services})
-    holder = f"server {socket.gethostname()} {os.getpid()}"
-    if not _take(registry, digests, holder):
-        yield
-        return
     ended = threading.Event()
     thread = threading.Thread(
-        target=_renew, args=(registry, digests, holder, ended.wait), name="bascule-holds",
-        daemon=True,
-    )  # fmt: skip
+        target=_hold, args=(services, settings, ended.wait), name="bascule-holds", daemon=True
+    )
     thread.start()
     try:
         yield
     finally:
         ended.set()
-        thread.join(2.0)
+        thread.join(_LETTING_GO_S)
+
+
+def _hold(services: Sequence[Service], settings: Settings, wait: Callable[[float], bool]) -> None:
+    from bascule.app import open_registry
+    from bascule.bundle.format import digest_of
+
+    holder = f"server {socket.gethostname()} {os.getpid()}"
+    try:
+        registry = open_registry(settings)
+        digests = sorted({digest_of(service.path) for service in services})
+    except BasculeError as error:
+        note(f"warning: what is served is not held: {error}")
+        return
+    if _renew(registry, digests, holder, wait):
         with suppress(BasculeError):  # it ends by itself
             registry.release(digests, holder)
 
 
-def _take(registry: Registry, digests: Sequence[str], holder: str) -> bool:
-    """Whether there is something to renew: folders are served without any registry."""
-    try:
-        registry.hold(digests, holder, lasts_s=LASTS_S)
-    except Conflict:
-        raise
-    except NotFound:
-        return False
-    except BasculeError as error:
-        note(f"warning: what is served is not held: {error}")
-    return True
-
-
 def _renew(
     registry: Registry, digests: Sequence[str], holder: str, wait: Callable[[float], bool]
-) -> None:
-    was_away = False
-    while not wait(RENEW_EVERY_S):
+) -> bool:
+    """Hold until `wait` says that it is the end; False where there is no registry to hold in."""
+    was_told = False
+    while True:
         try:
             registry.hold(digests, holder, lasts_s=LASTS_S)
-            was_away = False
+            was_told = False
+        except NotFound:
+            return False
         except BasculeError as error:
-            if not was_away:
-                note(f"warning: the hold on what is served was not renewed: {error}")
-            was_away = True
+            if not was_told:
+                note(f"warning: what is served is not held: {error}")
+            was_told = True
+        if wait(RENEW_EVERY_S):
+            return True

@@ -62,10 +62,10 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
         )
         try:
             supervisor.start()
-            stack.enter_context(holding_served(services, settings))
             _announce(supervisor, control.getsockname()[1], as_json=as_json)
             # Only now: loading what the control API needs must not keep predictions waiting.
             signals.interrupt = False
+            stack.enter_context(holding_served(services, settings))
             stack.callback(_start_control(supervisor, control, settings))
             signals.interrupt = True
             while not signals.came:

@@ -432,12 +432,17 @@ class Registry:
     def hold(self, digests: Iterable[str], holder: str, *, lasts_s: float) -> None:
         """Say that `holder` uses these bundles, for `lasts_s` unless it says so again.
 
+        Bundles that were never pushed are passed over.
+
         Raises:
             Conflict: One of them is being removed at this moment.
             NotFound: There is no registry.
         """
         lasts = timedelta(seconds=lasts_s)
-        take_holds(self._catalogue, digests, holder, lasts=lasts, clock=self._clock)
+        with self._catalogue.read() as book:
+            known = [digest for digest in digests if book.versions_of(digest)]
+        if known:
+            take_holds(self._catalogue, known, holder, lasts=lasts, clock=self._clock)
 
     def release(self, digests: Iterable[str], holder: str) -> None:
         """Say that `holder` uses these bundles no more."""

@@ -85,8 +85,10 @@ class S3Objects:
         with self._explaining():
             sizes = self._sizes(digest)
             for name in sorted(files, key=lambda name: name == _MANIFEST):
-                if not self._is_there(digest, name, files[name], copy, sizes):
-                    self._api.put(self._store, _key(digest, name), copy / name)
+                # What no digest covers may not be in a copy that was made before.
+                file = (source if files[name] is None else copy) / name
+                if not self._is_there(digest, name, files[name], file, sizes):
+                    self._api.put(self._store, _key(digest, name), file)
 
     def owner(self, claim: str) -> str:
         from obstore.exceptions import AlreadyExistsError
@@ -174,9 +176,9 @@ class S3Objects:
         }
 
     def _is_there(
-        self, digest: str, name: str, expected: str | None, copy: Path, sizes: Mapping[str, int]
+        self, digest: str, name: str, expected: str | None, file: Path, sizes: Mapping[str, int]
     ) -> bool:
-        if sizes.get(name) != (copy / name).stat().st_size:
+        if sizes.get(name) != file.stat().st_size:
             return False
         if expected is None:
             return True
