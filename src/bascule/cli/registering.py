@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,6 +35,8 @@ def add_commands(
     _add_tag(app, reference, registry, user)
     _add_retire(app, reference, registry, user)
     _add_gc(app, registry, user)
+    _add_export(app, reference, registry)
+    _add_import(app, registry, user)
 
 
 def _add_search(app: typer.Typer, registry: Callable[[], Registry]) -> None:
@@ -266,6 +269,45 @@ def _add_gc(app: typer.Typer, registry: Callable[[], Registry], user: Callable[[
         say(f"{would} back {removed:,} bytes")
         if any(one.state == "marked" for one in found):
             note(f"what is marked goes when it has been marked for {grace}: run it again then")
+
+
+def _add_export(app: typer.Typer, reference: Any, registry: Callable[[], Registry]) -> None:
+    def export(version: str, file: Path, overwrite: bool = False, as_json: bool = False) -> None:
+        """Write a version into one file, which another registry, or any OCI registry, can take."""
+        opened = registry()
+        found = opened.resolve(version)
+        digest = opened.export(found, file, overwrite=overwrite)
+        if as_json:
+            made = {"version": str(found), "file": str(file), "digest": found.digest}
+            print_json({**made, "oci_digest": digest})
+        else:
+            say(f"{found} -> {file}")
+
+    export.__annotations__ |= {
+        "version": reference,
+        "file": Annotated[Path, typer.Argument(help="The file to make.", show_default=False)],
+        "overwrite": Annotated[bool, typer.Option(help="Replace a file that is there.")],
+        "as_json": _AsJson,
+    }
+    app.command()(export)
+
+
+def _add_import(
+    app: typer.Typer, registry: Callable[[], Registry], user: Callable[[], str]
+) -> None:
+    @app.command("import")
+    def import_file(
+        file: Annotated[
+            Path, typer.Argument(help="What bascule export wrote.", show_default=False)
+        ],
+        as_json: _AsJson = False,
+    ) -> None:
+        """Take a version out of a file, verified; prints the number that it has here."""
+        found = registry().import_archive(file, by=user())
+        if as_json:
+            print_json({"version": str(found), "digest": found.digest})
+        else:
+            say(str(found))
 
 
 def _seconds(text: str) -> float:

@@ -6,6 +6,7 @@ copied, and a decision is made inside the transaction that acts on it.
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from bascule.registry.collecting import collect as collect_garbage
 from bascule.registry.collecting import drop_holds, holding, take_holds
 from bascule.registry.differences import Change, Facts, differences
 from bascule.registry.holding import Garbage, Marked, is_abandoned
+from bascule.registry.oci import Cargo, read_archive, write_archive
 from bascule.registry.search import parse_search
 from bascule.registry.versions import (
     ANYTHING,
@@ -428,6 +430,40 @@ class Registry:
         _check_model(book, model)
         book.lock_model(model, at=self._clock())
         return _get_version(book, model, number)
+
+    def export(
+        self, version: Version | Reference | str, target: Path, *, overwrite: bool = False
+    ) -> str:
+        """Write a version, and what has been said about it, into one file.
+
+        Returns:
+            The digest of its OCI manifest; see `bascule.registry.oci`.
+
+        Raises:
+            Conflict: There is a file already, and `overwrite` is False.
+            Untrusted: The registry's own files were altered.
+        """
+        found = version if isinstance(version, Version) else self.resolve(version)
+        path = self._objects.path(found.digest)
+        read_manifest(path)
+        cargo = Cargo(found.model, found.number, found.pushed_at, path, self.statements(found))
+        return write_archive(cargo, target, overwrite=overwrite)
+
+    def import_archive(self, source: Path, *, by: str) -> Version:
+        """Push the version in a file that `export` wrote, here or elsewhere.
+
+        It gets the next number of its model here, or the one that it has already.
+
+        Raises:
+            NotFound: There is no such file.
+            Untrusted: It is something else, or a byte of it was altered. Nothing is kept.
+            Refused: It has a version here, which was retired.
+        """
+        with tempfile.TemporaryDirectory(prefix="bascule-import-") as folder:
+            draft = Path(folder) / "bundle"
+            draft.mkdir()
+            read_archive(source, draft)
+            return self.push(draft, by=by)
 
     def hold(self, digests: Iterable[str], holder: str, *, lasts_s: float) -> None:
         """Say that `holder` uses these bundles, for `lasts_s` unless it says so again.

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _MANIFEST = "bundle.json"
 _OWNER = "owner"
-_CARD = "card.md"
 _STATEMENTS = "statements/"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -118,16 +117,17 @@ class S3Objects:
             if manifest is None:
                 raise self._missing(digest)
             entries = self._entries(digest, manifest)
-            card = self._read(digest, _CARD, limit=_MAX_STATEMENT_BYTES)
             files: dict[str, str | None] = {
                 **{name: sha256 for name, (sha256, _) in entries.items()},
                 _MANIFEST: digest,
             }
-            loose = {_MANIFEST: manifest} | ({} if card is None else {_CARD: card})
+            loose = {_MANIFEST: manifest, **self._uncovered(digest, files)}
 
             def fill(partial: Path) -> None:
                 for name, content in loose.items():
-                    (partial / name).write_bytes(content)
+                    target = partial / checked_name(name)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(content)
                 for name, (sha256, size) in entries.items():
                     self._download(digest, name, partial / checked_name(name), sha256, size)
 
@@ -212,6 +212,16 @@ class S3Objects:
             str(name): (str(entry["sha256"]), int(entry["bytes"]))
             for name, entry in json.loads(manifest)["files"].items()
         }
+
+    def _uncovered(self, digest: str, covered: Mapping[str, object]) -> dict[str, bytes]:
+        """What lies beside a bundle and no digest covers: the card."""
+        found = {}
+        for name in self._sizes(digest):
+            if name not in covered and not name.startswith(_STATEMENTS):
+                content = self._read(digest, name, limit=_MAX_STATEMENT_BYTES)
+                if content is not None:
+                    found[name] = content
+        return found
 
     def _download(self, digest: str, name: str, target: Path, sha256: str, size: int) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
