@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup demo test test-all check bench docs lock format clean
+.PHONY: parts setup demo test test-all check bench docs lock format clean
 
 setup: $(VENV)/.installed
 
@@ -18,11 +18,15 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: setup
 	$(RUN)/bascule demo $(ARGS)
 
-test: setup
+test: setup parts
 	$(RUN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: setup
+test-all: setup parts
 	$(RUN)/python -m pytest $(ARGS)
+
+# What tests need that no Python package brings: Debian's PostgreSQL, and skopeo.
+parts:
+	sh tests/install_parts.sh
 
 check: setup
 	$(RUN)/ruff check .

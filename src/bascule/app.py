@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "bascule.toml"
 PREFIX = "BASCULE_"
 DELIMITER = "__"
+CATALOGUES: Mapping[str, str] = {
+    "sqlite": "bascule.registry.stores.sqlite:open_database",
+    "postgresql": "bascule.registry.stores.postgresql:open_database",
+}
+"""Where names, numbers and history can be kept, by the scheme of `registry.store`."""
+
+OBJECTS: Mapping[str, str] = {
+    "files": "bascule.registry.stores.files:open_objects",
+    "s3": "bascule.registry.stores.s3:open_objects",
+}
+"""Where bundles can be kept, by the scheme of `registry.objects`."""
+
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
 
 _Port = Annotated[int, Ge(0), Le(65_535)]
@@ -48,14 +60,19 @@ class GateSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrySettings:
-    """How strict the registry is.
+    """Where the registry is, and how strict.
 
     Attributes:
+        store: The catalogue: `sqlite` (in the home), or `postgresql://USER@HOST/NAME`. It may
+            hold a password, so it is never shown.
+        objects: The bundles: `files` (in the home), `files:///FOLDER`, or `s3://BUCKET/PREFIX`.
         require_gates: Whether an alias may only point to a version that was checked.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
+    store: str = field(default="sqlite", repr=False)
+    objects: str = "files"
     require_gates: bool = False
 
 
@@ -113,6 +130,7 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     *,
     serving: Mapping[str, object] | None = None,
+    registry: Mapping[str, object] | None = None,
 ) -> Settings:
     """The settings of `folder` and the environment, checked.
 
@@ -122,6 +140,7 @@ def load_settings(
         environ: The environment; that of the process if None.
         serving: Settings of the section `[serving]` that the command line gives, by name; they
             win over both.
+        registry: The same for the section `[registry]`.
 
     Raises:
         Invalid: A value is wrong or a name is unknown. The message says which, what is allowed,
@@ -134,18 +153,25 @@ def load_settings(
     file = here / SETTINGS_FILE
     variables = dict(os.environ if environ is None else environ)
     _refuse_misspelt(variables)
-    options = {f"{PREFIX}SERVING{DELIMITER}{name.upper()}": name for name in serving or {}}
-    variables |= {variable: str((serving or {})[name]) for variable, name in options.items()}
+    options: dict[str, str] = {}
+    for section, given in (("SERVING", serving), ("REGISTRY", registry)):
+        for name, value in (given or {}).items():
+            options[f"{PREFIX}{section}{DELIMITER}{name.upper()}"] = name
+            variables[f"{PREFIX}{section}{DELIMITER}{name.upper()}"] = str(value)
     try:
         settings = _read(file, variables)
         _check_criteria(settings.gates)
+        _check_stores(settings.registry)
     except ValidationError as error:
         told = _explained([dict(one) for one in error.errors()], file, variables)
         for variable, name in options.items():
             told.message = told.message.replace(variable, f"--{name.replace('_', '-')}")
         raise told from None
     except _Wrong as error:
-        raise _explained([error.problem], file, variables) from None
+        told = _explained([error.problem], file, variables)
+        for variable, name in options.items():
+            told.message = told.message.replace(variable, f"--{name.replace('_', '-')}")
+        raise told from None
     except SettingsError as error:
         raise _explained_variable(error, variables) from None
     except tomllib.TOMLDecodeError as error:
@@ -156,10 +182,30 @@ def load_settings(
 
 
 def open_registry(settings: Settings) -> Registry:
-    """The registry in the home of `settings`; nothing is created before the first push."""
-    from bascule.registry import open_registry as open_home
+    """The registry that `settings` name; nothing is created before the first push."""
+    from bascule.registry import Registry
+    from bascule.registry.stores.sql import SqlCatalogue
 
-    return open_home(settings.home, require_gates=settings.registry.require_gates)
+    chosen = settings.registry
+    open_database = _named(CATALOGUES[_scheme(chosen.store)])
+    open_objects = _named(OBJECTS[_scheme(chosen.objects)])
+    return Registry(
+        SqlCatalogue(open_database(chosen.store, settings.home)),
+        open_objects(chosen.objects, settings.home),
+        require_gates=chosen.require_gates,
+    )
+
+
+def _named(place: str) -> Any:
+    """What a line of a table of built-ins names; imported only when it is chosen."""
+    from importlib import import_module
+
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _scheme(address: str) -> str:
+    return address.partition("://")[0]
 
 
 class _Wrong(Exception):
@@ -232,6 +278,25 @@ def _check_criteria(gates: GateSettings) -> None:
             raise _Wrong(("gates", "criteria", index), error.message, error.hint) from None
 
 
+def _check_stores(registry: RegistrySettings) -> None:
+    for name, address, table in (
+        ("store", registry.store, CATALOGUES),
+        ("objects", registry.objects, OBJECTS),
+    ):
+        if _scheme(address) not in table:
+            raise _Wrong(
+                ("registry", name),
+                f"{_masked(address)!r} is not of a kind that is known",
+                f"kinds are {', '.join(table)}: "
+                + ("postgresql://USER@HOST/NAME" if name == "store" else "s3://BUCKET/PREFIX"),
+            )
+
+
+def _masked(value: object) -> str:
+    """A value for people to see, without what may be a password in it."""
+    return re.sub(r"(://)[^/]*@|([?&][^=&]*=)[^&]*", r"\1\2***@", str(value))
+
+
 def _explained(
     problems: Sequence[Mapping[str, Any]], file: Path, variables: Mapping[str, str]
 ) -> Invalid:
@@ -265,10 +330,14 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         case "criterion":
             return str(problem["msg"])
         case "tuple_type":
-            return f"{value!r} is not a list"
+            return f"{_shown(value)} is not a list"
         case _:
             said = str(problem["msg"])
-            return f"{value!r} is wrong: {said[:1].lower()}{said[1:]}"
+            return f"{_shown(value)} is wrong: {said[:1].lower()}{said[1:]}"
+
+
+def _shown(value: object) -> str:
+    return repr(_masked(value)) if isinstance(value, str) and "://" in value else repr(value)
 
 
 def _limits(problem: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

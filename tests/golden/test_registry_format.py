@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.stores import open_stores
 
 from bascule.registry import open_registry
 from bascule.registry.stores import schema
 
 HOMES = sorted(Path(__file__).parent.glob("registry-*.sql"))
+SERVERS = sorted(Path(__file__).parent.glob("postgresql-*.sql"))
 
 
 @pytest.mark.parametrize("written", HOMES, ids=lambda path: path.stem)
@@ -20,8 +22,20 @@ def test_a_home_of_every_schema_so_far_is_read(written, tmp_path):
         old.executescript(written.read_text())
     old.close()
 
-    registry = open_registry(home)
+    check(open_registry(home), written.stem)
 
+
+@pytest.mark.parametrize("written", SERVERS, ids=lambda path: path.stem)
+def test_a_postgresql_catalogue_of_every_schema_so_far_is_read(written, postgresql_url, tmp_path):
+    import psycopg
+
+    with psycopg.connect(postgresql_url) as old:
+        old.execute(written.read_text())
+
+    check(open_stores(tmp_path, postgresql_url), written.stem)
+
+
+def check(registry, written):
     assert [(str(found), found.gates) for found in registry.versions("late")] == [
         ("late/1", "passed"),
         ("late/2", "failed"),
@@ -36,9 +50,16 @@ def test_a_home_of_every_schema_so_far_is_read(written, tmp_path):
         ("alias_moved", 1, "it passed"),
     ]
     assert registry.statements("late/1", "gates")[0].body["passed"] is True
+    later = written > f"{written.partition('-')[0]}-0001"
+    found = registry.search("tag.team = risk metric.roc_auc >= 0.85")
+    assert [str(one.version) for one in found] == (["late/1"] if later else [])
+    # And it is written to as if it had been made today.
+    registry.set_alias("late", "rival", 1, by="ada")
+    assert registry.history("late")[-1].alias == "rival"
 
 
 def test_there_is_a_stored_home_for_every_schema():
-    assert [path.stem for path in HOMES] == [
-        f"registry-{number:04}" for number in range(1, int(schema.HEAD) + 1)
-    ]
+    for kind, stored in (("registry", HOMES), ("postgresql", SERVERS)):
+        assert [path.stem for path in stored] == [
+            f"{kind}-{number:04}" for number in range(1, int(schema.HEAD) + 1)
+        ]

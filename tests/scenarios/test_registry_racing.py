@@ -1,15 +1,22 @@
-"""Many processes at one registry at once, and processes killed in the middle of their work."""
+"""Many processes at one registry at once, and processes killed in the middle of their work.
+
+The processes are forked from one that has imported everything, and begin at one signal: so they
+meet in the registry, and not in the loading of Python.
+"""
 
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.stores import open_stores
 
 from bascule.bundle.format import (
     Manifest,
@@ -19,34 +26,96 @@ from bascule.bundle.format import (
     write_file,
     write_manifest,
 )
+from bascule.core.errors import NotFound
 from bascule.core.fields import DType, Field, Signature
-from bascule.registry import open_registry
+from bascule.registry import Registry
 
-ROUNDS = 4
+TOO_LONG_S = 120
 
-WRITER = """
-import json, sys
+FORKS = """
+import json, os, random, signal, sys, time, traceback
 from pathlib import Path
-from bascule.registry import open_registry
-home, who, *bundles = sys.argv[1:]
-registry = open_registry(Path(home))
-sys.stdin.readline()  # all begin at once
-pushed, moved = [], []
-for bundle in bundles:
-    version = registry.push(Path(bundle), by=who)
-    pushed.append([version.number, version.digest])
-    event = registry.set_alias(version.model, "champion", version.number, by=who)
-    moved.append([event.from_number, event.to_number])
-print(json.dumps({"pushed": pushed, "moved": moved}))
+import alembic.command, obstore, psycopg
+import bascule.registry.stores.migrations, bascule.registry.stores.s3
+import bascule.registry.stores.postgresql
+from bascule.core.errors import NotFound
+from tests.stores import open_stores
+
+plan = json.load(sys.stdin)
+
+def work(who, bundles, tell):
+    registry = open_stores(Path(plan["home"]), plan["store"], plan["objects"])
+    for bundle in bundles:
+        version = registry.push(Path(bundle), by=who)
+        tell({"pushed": [version.number, version.digest]})
+        event = registry.set_alias(version.model, "champion", version.number, by=who)
+        tell({"moved": [event.from_number, event.to_number]})
+
+def start(who, bundles, gate=None):
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        with open(Path(plan["told"]) / who, "a", buffering=1) as told:
+            if gate is not None:
+                os.read(gate, 1)
+            work(who, bundles, lambda said: told.write(json.dumps(said) + "\\n"))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+def sweep():
+    registry = open_stores(Path(plan["home"]), plan["store"], plan["objects"])
+    while True:
+        try:
+            registry.collect(by="sweeper", grace_s=0)
+        except NotFound:
+            pass  # nobody has pushed yet
+
+if plan["sweep"]:
+    sweeper = os.fork()
+    if not sweeper:
+        try:
+            sweep()
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+
+if plan["kills"]:
+    chance = random.Random(7)
+    began = time.monotonic()
+    assert os.waitpid(start("0", plan["bundles"]["0"]), 0)[1] == 0
+    whole_s = time.monotonic() - began
+    for who, bundles in list(plan["bundles"].items())[1:]:
+        pid = start(who, bundles)
+        time.sleep(chance.uniform(0, whole_s))  # the moment of death is what is tested
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+else:
+    gate, opener = os.pipe()
+    pids = [start(who, bundles, gate) for who, bundles in plan["bundles"].items()]
+    os.write(opener, b"x" * len(pids))
+    codes = [os.waitpid(pid, 0)[1] for pid in pids]
+    assert not any(codes), codes
+
+if plan["sweep"]:
+    assert os.waitpid(sweeper, os.WNOHANG) == (0, 0), "the sweeper fell over"
+    os.kill(sweeper, signal.SIGKILL)
+    os.waitpid(sweeper, 0)
 """
 
-PUSHER = """
-import sys
+COLLECTOR = """
+import json, sys
 from pathlib import Path
-from bascule.registry import open_registry
-registry = open_registry(Path(sys.argv[1]))
+from tests.stores import open_stores
+plan = json.loads(sys.stdin.readline())
+registry = open_stores(Path(plan["home"]), plan["store"], plan["objects"])
+registry.models()
 print("ready", flush=True)
-print(registry.push(Path(sys.argv[2]), by="victim"), flush=True)
+registry.collect(by="victim", grace_s=0)
 """
 
 
@@ -54,115 +123,193 @@ def write_bundle(folder: Path, content: bytes) -> Path:
     folder.mkdir(parents=True)
     files = {"original/model.onnx": write_file(folder, "original/model.onnx", content)}
     signature = Signature((Field("x", DType.FP32, (3,)),), (Field("y", DType.FP32),))
+    original = OriginalEntry("original/model.onnx", "onnx", {}, {})
     write_manifest(
         folder,
-        Manifest(
-            name="late",
-            flavor="onnx",
-            task="other",
-            classes=None,
-            signature=signature,
-            original=OriginalEntry("original/model.onnx", "onnx", {}, {}),
-            programs=(),
-            serves="original",
-            files=files,
-        ),
+        Manifest("late", "onnx", "other", None, signature, original, (), "original", files),
     )
     return folder
 
 
-def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(params=["sqlite and files", "postgresql and s3"])
+def stores(request: pytest.FixtureRequest) -> tuple[str, str]:
+    if request.param == "sqlite and files":
+        return "sqlite", "files"
+    return request.getfixturevalue("postgresql_url"), request.getfixturevalue("s3_url")
 
 
-@pytest.mark.parametrize("processes", [8, pytest.param(20, marks=pytest.mark.slow)])
-def test_processes_that_push_and_move_one_alias_at_once_lose_nothing(tmp_path, processes):
-    """The home does not exist when they begin, so they race to create it too."""
-    home = tmp_path / "home"
-    bundles = [
-        [
-            write_bundle(tmp_path / "bundles" / f"{who}-{turn}", f"{who} {turn}".encode())
-            for turn in range(ROUNDS)
-        ]
-        for who in range(processes)
-    ]
-    writers = [start(WRITER, home, who, *mine) for who, mine in enumerate(bundles)]
-    for writer in writers:
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    told = []
-    for writer in writers:
-        said, errors = writer.communicate(timeout=60)
-        assert writer.returncode == 0, errors
-        told.append(json.loads(said))
-
-    registry = open_registry(home)
-    versions = registry.versions("late")
-    assert [version.number for version in versions] == list(range(1, processes * ROUNDS + 1))
-    assert {(version.number, version.digest) for version in versions} == {
-        (number, digest) for one in told for number, digest in one["pushed"]
+def run_forks(
+    tmp_path: Path,
+    stores: tuple[str, str],
+    bundles: dict[str, list[Path]],
+    *,
+    kills: bool = False,
+    sweep: bool = False,
+) -> dict[str, list[Any]]:
+    """Run them; what each was told by the registry, in order."""
+    told = tmp_path / "told"
+    told.mkdir()
+    plan = {
+        "home": str(tmp_path / "home"),
+        "store": stores[0],
+        "objects": stores[1],
+        "told": str(told),
+        "kills": kills,
+        "sweep": sweep,
+        "bundles": {who: [str(path) for path in paths] for who, paths in bundles.items()},
     }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS],
+        input=json.dumps(plan), capture_output=True, text=True, timeout=TOO_LONG_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {
+        file.name: [json.loads(line) for line in file.read_text().splitlines()]
+        for file in told.iterdir()
+    }
+
+
+def check_whole(registry: Registry, told: dict[str, list[Any]]) -> None:
+    """Nothing that anybody was told is lost, and history is one unbroken line."""
+    versions = registry.versions("late")
+    assert [version.number for version in versions] == list(range(1, len(versions) + 1))
     for version in versions:
-        assert read_manifest(registry.path(version)).name == "late"
+        assert read_manifest(registry.path(version)).digest == version.digest
 
-    moves = [event for event in registry.history("late") if event.kind == "alias_moved"]
-    assert sorted((move.from_number or 0, move.to_number) for move in moves) == sorted(
-        (before or 0, after) for one in told for before, after in one["moved"]
-    )
-    chain = [move.from_number for move in moves] + [moves[-1].to_number]
-    assert chain[0] is None
-    assert chain[1:] == [move.to_number for move in moves]
-    assert registry.resolve("late@champion").number == chain[-1]
+    lines = [line for said in told.values() for line in said]
+    known = {(version.number, version.digest) for version in versions}
+    assert {tuple(line["pushed"]) for line in lines if "pushed" in line} <= known
+
+    events = registry.history("late")
+    pushed = [event.number for event in events if event.kind == "pushed"]
+    assert pushed == [version.number for version in versions]
+    moves = [event for event in events if event.kind == "alias_moved"]
+    seen = [(move.from_number, move.to_number) for move in moves]
+    moved = [tuple(line["moved"]) for line in lines if "moved" in line]
+    assert len(seen) == len(set(seen))
+    assert {one for one in moved if one[0] != one[1]} <= set(seen)
+    if moves:
+        assert moves[0].from_number is None
+        assert all(after.from_number == before.to_number for before, after in pairwise(moves))
+        assert registry.resolve("late@champion").number == moves[-1].to_number
 
 
-def test_processes_that_push_the_same_bundle_at_once_get_the_same_version(tmp_path):
-    home = tmp_path / "home"
+@pytest.mark.parametrize(
+    "rounds", [1, pytest.param(6, marks=pytest.mark.slow)], ids=["quick", "long"]
+)
+def test_twenty_processes_that_push_and_move_one_alias_at_once_lose_nothing(
+    tmp_path, stores, rounds
+):
+    """There is no registry when they begin, so they race to create it too."""
+    bundles = {
+        str(who): [
+            write_bundle(tmp_path / "bundles" / f"{who}-{turn}", f"{who} {turn}".encode())
+            for turn in range(rounds)
+        ]
+        for who in range(20)
+    }
+    told = run_forks(tmp_path, stores, bundles)
+
+    registry = open_stores(tmp_path / "home", *stores)
+    check_whole(registry, told)
+    assert len(registry.versions("late")) == 20 * rounds
+    assert [len(said) for said in told.values()] == [2 * rounds] * 20
+    assert sum(event.kind == "alias_moved" for event in registry.history("late")) == 20 * rounds
+
+
+def test_processes_that_push_the_same_bundle_at_once_get_the_same_version(tmp_path, stores):
     bundle = write_bundle(tmp_path / "bundle", b"the same" * 100_000)
-    writers = [start(WRITER, home, who, bundle) for who in range(6)]
-    for writer in writers:
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    for writer in writers:
-        said, errors = writer.communicate(timeout=60)
-        assert writer.returncode == 0, errors
-        assert json.loads(said)["pushed"] == [[1, digest_of(bundle)]]
+    told = run_forks(tmp_path, stores, {str(who): [bundle] for who in range(6)})
 
-    assert [event.kind for event in open_registry(home).history("late")] == [
+    assert {tuple(said[0]["pushed"]) for said in told.values()} == {(1, digest_of(bundle))}
+    assert [event.kind for event in open_stores(tmp_path / "home", *stores).history("late")] == [
         "pushed",
         "alias_moved",
     ]
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["a new home", "a home in use"])
-def test_a_pusher_killed_anywhere_leaves_a_home_that_the_next_can_use(tmp_path, first):
-    """Killed at moments spread over the whole of a push; each time the next push works."""
-    chance = random.Random(7)
-    whole_push_s = 0.3 if first else 0.06
-    for turn in range(5):
-        home = tmp_path / (f"home-{turn}" if first else "home")
-        survivor = write_bundle(tmp_path / f"survivor-{turn}", f"survivor {turn}".encode())
-        victim = write_bundle(tmp_path / f"victim-{turn}", f"victim {turn}".encode() * 500_000)
-        if not first:
-            open_registry(home).push(survivor, by="before")
-        pusher = start(PUSHER, home, victim)
-        assert pusher.stdout.readline() == "ready\n"
-        time.sleep(chance.uniform(0, whole_push_s))  # the moment of death is what is tested
-        pusher.kill()
-        said, _ = pusher.communicate()
+@pytest.mark.parametrize(
+    "kills", [12, pytest.param(100, marks=pytest.mark.slow)], ids=["quick", "long"]
+)
+def test_processes_killed_anywhere_leave_a_registry_that_the_next_can_use(tmp_path, stores, kills):
+    """Killed at moments spread over the whole of a push and a move."""
+    bundles = {
+        str(turn): [
+            write_bundle(tmp_path / "bundles" / str(turn), f"victim {turn}".encode() * 300_000)
+        ]
+        for turn in range(kills + 1)
+    }
+    told = run_forks(tmp_path, stores, bundles, kills=True)
 
-        registry = open_registry(home)
-        version = registry.push(survivor, by="after")
-        for found in registry.versions("late"):
-            read_manifest(registry.path(found))
-        if said:  # what was told to be pushed, was
-            assert digest_of(victim) in [found.digest for found in registry.versions("late")]
-        numbers = [found.number for found in registry.versions("late")]
-        assert numbers == list(range(1, len(numbers) + 1))
-        assert version.number in numbers
-        assert not list((home / "objects").glob(".partial-*"))
+    home = tmp_path / "home"
+    registry = open_stores(home, *stores)
+    check_whole(registry, told)
+    # What was half-written is not to be had by anybody, under any name.
+    named = {version.digest for version in registry.versions("late")}
+    for digest in registry._objects.digests().keys() - named:
+        with pytest.raises(NotFound, match="no version has the digest"):
+            registry.add_statement(digest, "note", {}, at=datetime.now(UTC), by="ada")
+
+    survivor = registry.push(write_bundle(tmp_path / "survivor", b"survivor"), by="after")
+    assert survivor.number == len(registry.versions("late"))
+    registry.set_alias("late", "champion", survivor.number, by="after")
+    check_whole(open_stores(home, *stores), told)
+    assert not list(home.rglob(".partial-*"))
+
+
+@pytest.mark.parametrize(
+    "rounds", [1, pytest.param(10, marks=pytest.mark.slow)], ids=["quick", "long"]
+)
+def test_collecting_without_any_grace_takes_nothing_from_those_who_push(tmp_path, stores, rounds):
+    """Half of the pushers push what others push at the same time."""
+    bundles = {
+        str(who): [
+            write_bundle(tmp_path / "bundles" / f"{who}-{turn}", f"{who // 2} {turn}".encode())
+            for turn in range(rounds)
+        ]
+        for who in range(8)
+    }
+    told = run_forks(tmp_path, stores, bundles, sweep=True)
+
+    registry = open_stores(tmp_path / "home", *stores)
+    check_whole(registry, told)
+    assert len(registry.versions("late")) == 4 * rounds
+    kept = registry._objects
+    assert set(kept.digests()) == {version.digest for version in registry.versions("late")}
+
+
+def test_a_collector_killed_anywhere_leaves_nothing_that_is_half_there(tmp_path, stores):
+    """What it was removing is gone or whole; what is in use stays, and the next one ends it."""
+    bundles = {"0": [write_bundle(tmp_path / "bundles" / str(n), b"%d" % n) for n in range(6)]}
+    told = run_forks(tmp_path, stores, bundles)
+    home = tmp_path / "home"
+    registry = open_stores(home, *stores)
+    registry.set_alias("late", "champion", 6, by="ada")
+    for number in range(1, 5):
+        registry.retire("late", number, by="ada", reason="old")
+
+    plan = {"home": str(home), "store": stores[0], "objects": stores[1]}
+    for wait_s in (0.0, 0.01, 0.03, 0.06):
+        collector = subprocess.Popen(
+            [sys.executable, "-c", COLLECTOR], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert collector.stdin is not None
+        assert collector.stdout is not None
+        collector.stdin.write(json.dumps(plan).encode() + b"\n")
+        collector.stdin.flush()
+        assert collector.stdout.readline() == b"ready\n"
+        time.sleep(wait_s)  # the moment of death is what is tested
+        collector.kill()
+        collector.communicate()
+
+    for version in registry.versions("late"):
+        folder = registry._objects
+        if version.retired is None:
+            assert read_manifest(registry.path(version)).digest == version.digest
+        elif version.digest in folder.digests() and stores[1] == "files":
+            assert read_manifest(folder.path(version.digest)).digest == version.digest
+    registry._clock = lambda: datetime.now(UTC) + timedelta(minutes=11)
+    registry.collect(by="ada", grace_s=0)
+    in_use = {one.digest for one in registry.versions("late") if one.retired is None}
+    assert set(registry._objects.digests()) == in_use
+    assert told

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bascule.cli.registering import add_commands as add_registry_commands
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 
 _HERE = Path()
+_stores: dict[str, str] = {}  # what the options before the command say of where the registry is
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Criteria = Annotated[
@@ -296,12 +298,16 @@ def show(model: RefOrPath, as_json: AsJson = False) -> None:
 
     bundle = load(path)
     registry = _registry() if version else None
+    tags = registry.tags(version) if registry and version else {}
     statements = registry.statements(version) if registry and version else bundle.statements()
     others = registry.versions(version.model) if registry and version else []
     if as_json:
-        print_json(showing_json(bundle, version, statements) | {"bundle": _bundle_json(bundle)})
+        shown = showing_json(bundle, version, statements)
+        print_json(shown | {"tags": tags, "bundle": _bundle_json(bundle)})
     else:
         print_bundle(bundle, version, statements, others)
+        if tags:
+            say("tags: " + " ".join(f"{key}={value}" for key, value in tags.items()))
 
 
 @app.command()
@@ -504,8 +510,17 @@ def doctor(as_json: AsJson = False) -> None:
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    store: Annotated[
+        str | None, typer.Option(help="The catalogue: sqlite or postgresql://USER@HOST/NAME.")
+    ] = None,
+    objects: Annotated[
+        str | None, typer.Option(help="The bundles: files, files:///FOLDER or s3://BUCKET/PREFIX.")
+    ] = None,
 ) -> None:
     """From a fitted model to a proven, gated, registered and served one."""
+    given = {"store": store, "objects": objects}
+    _stores.clear()
+    _stores.update({name: value for name, value in given.items() if value is not None})
     if version:
         from bascule.core.version import VERSION
 
@@ -520,7 +535,9 @@ def _settings(**given: Any) -> Any:
     """The settings, with what the command line says about serving in front."""
     from bascule.app import load_settings
 
-    return load_settings(serving={k: v for k, v in given.items() if v is not None})
+    return load_settings(
+        serving={k: v for k, v in given.items() if v is not None}, registry=_stores
+    )
 
 
 def _registry() -> Registry:
@@ -569,7 +586,11 @@ def _version_json(version: Version, registry: Registry | None = None) -> dict[st
         "pushed_at": version.pushed_at.isoformat(),
         "pushed_by": version.pushed_by,
         "gates": version.gates,
+        "retired": version.retired.reason if version.retired else None,
     }
     if registry is not None:
         made["path"] = str(registry.path(version))
     return made
+
+
+add_registry_commands(app, Ref, _registry, _user)

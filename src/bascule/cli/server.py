@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
 from bascule.serving import Limits, Service, Supervisor, bind
 
@@ -64,6 +65,7 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             _announce(supervisor, control.getsockname()[1], as_json=as_json)
             # Only now: loading what the control API needs must not keep predictions waiting.
             signals.interrupt = False
+            stack.enter_context(holding_served(services, settings))
             stack.callback(_start_control(supervisor, control, settings))
             signals.interrupt = True
             while not signals.came:

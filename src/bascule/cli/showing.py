@@ -38,7 +38,11 @@ def print_bundle(
     _print_cost(bundle)
     _print_gates(statements)
     if len(others) > 1:
-        say("versions: " + ", ".join(f"{one.number} ({one.gates})" for one in others))
+        say("versions: " + ", ".join(map(_state, others)))
+
+
+def _state(version: Version) -> str:
+    return f"{version.number} ({'retired' if version.retired else version.gates})"
 
 
 def _field_row(mark: str, field: Field) -> tuple[str, ...]:
@@ -101,11 +105,17 @@ def event_json(event: Event) -> dict[str, Any]:
 
 def event_row(event: Event) -> tuple[str, str, str, str]:
     """When, what, by whom, why."""
+    version = f"{event.model}/{event.number}"
     what = {
-        "pushed": f"{event.model}/{event.number} pushed",
+        "pushed": f"{version} pushed",
         "alias_moved": f"{event.model}@{event.alias}: {event.from_number or 'new'}"
         f" -> {event.to_number}",
         "alias_dropped": f"{event.model}@{event.alias} dropped (was {event.from_number})",
-        "gates_recorded": f"{event.model}/{event.number} checked",
+        "gates_recorded": f"{version} checked",
+        "tag_set": f"{version} {event.key}: {event.from_value or 'new'} -> {event.to_value}",
+        "tag_unset": f"{version} {event.key} unset (was {event.from_value})",
+        "retired": f"{version} retired",
+        "restored": f"{version} restored",
+        "collected": f"{version} files removed",
     }[event.kind]
     return when(event.at), what, event.by, event.reason or "-"

@@ -92,6 +92,9 @@ class EventView(BaseModel):
     from_number: int | None
     to_number: int | None
     reason: str
+    key: Annotated[str | None, Field(description="The tag that was set or unset")]
+    from_value: str | None
+    to_value: str | None
 
 
 class StatementView(BaseModel):
@@ -242,6 +245,9 @@ def _add_registry(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
                 from_number=event.from_number,
                 to_number=event.to_number,
                 reason=event.reason,
+                key=event.key,
+                from_value=event.from_value,
+                to_value=event.to_value,
             )
             for event in sorted(events, key=lambda event: event.at, reverse=True)
         ]

@@ -5,15 +5,31 @@ Importing this room imports no database library; `open_registry` does, and touch
 
 from __future__ import annotations
 
+from bascule.registry.differences import Change
+from bascule.registry.holding import Garbage
 from bascule.registry.registry import Registry, open_registry
-from bascule.registry.versions import Alias, Event, Gates, Model, Version
+from bascule.registry.versions import (
+    ANYTHING,
+    Alias,
+    Event,
+    Found,
+    Gates,
+    Model,
+    Retirement,
+    Version,
+)
 
 __all__ = [
+    "ANYTHING",
     "Alias",
+    "Change",
     "Event",
+    "Found",
+    "Garbage",
     "Gates",
     "Model",
     "Registry",
+    "Retirement",
     "Version",
     "open_registry",
 ]

@@ -6,30 +6,48 @@ copied, and a decision is made inside the transaction that acts on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.bundle.format import (
     CARD,
+    ENVIRONMENT,
     MANIFEST,
     Manifest,
     Statement,
     digest_of,
+    read_file,
     read_manifest,
     read_statements,
 )
 from bascule.core.digests import canonical_json
-from bascule.core.errors import NotFound
+from bascule.core.errors import Conflict, Invalid, NotFound
 from bascule.core.names import Reference, check_name
+from bascule.registry.collecting import collect as collect_garbage
+from bascule.registry.collecting import drop_holds, holding, take_holds
+from bascule.registry.differences import Change, Facts, differences
+from bascule.registry.holding import Garbage, Marked, is_abandoned
+from bascule.registry.oci import Cargo, read_archive, write_archive
+from bascule.registry.search import parse_search
 from bascule.registry.versions import (
+    ANYTHING,
     Alias,
     Event,
+    Expectation,
+    Found,
     Model,
+    Retirement,
     Version,
+    check_expected,
+    check_is_in_use,
     check_may_be_aliased,
+    check_may_be_retired,
     check_statement,
+    check_tag,
     choose_newest,
     no_alias,
     no_model,
@@ -39,6 +57,11 @@ from bascule.registry.versions import (
 
 if TYPE_CHECKING:
     from bascule.registry.stores import Catalogue, Objects, Transaction
+
+_PUSH_HOLD = timedelta(hours=1)
+_REMOVAL_WAIT_S = 30.0
+_MAX_TRIES = 3
+_MAX_GRACE_S = 366 * 86_400.0
 
 
 def open_registry(home: Path, *, require_gates: bool = False) -> Registry:
@@ -92,37 +115,77 @@ class Registry:
         Raises:
             NotFound: There is no bundle at `bundle_path`.
             Untrusted: A byte of it was altered. Nothing is kept.
+            Refused: It has a version, which was retired.
         """
         digest, manifest = digest_of(bundle_path), read_manifest(bundle_path)
         statements = [check_statement(found) for found in read_statements(bundle_path)]
         self._catalogue.create()
-        self._objects.put(digest, bundle_path, _files_to_keep(bundle_path, digest, manifest))
-        for statement in statements:
-            self._lay_beside(statement)
         with self._catalogue.write() as book:
-            book.lock_model(manifest.name, at=self._clock())
-            version = _find_digest(book, manifest.name, digest)
-            if version is None:
-                version = book.add_version(manifest.name, digest, at=self._clock(), by=by)
-                book.add_event(self._event("pushed", version, by=by))
-            for statement in statements:
-                self._take_in(book, statement)
-            return _get_version(book, version.model, version.number)
+            own = book.identity()
+            _refuse_retired(_find_digest(book, manifest.name, digest))
+        self._objects.owner(own)
+        for _ in range(_MAX_TRIES):
+            pushed = self._push_once(bundle_path, digest, manifest, statements, by)
+            if pushed is not None:
+                return pushed
+        raise Conflict(
+            f"the files of {digest} were removed again and again while they were pushed",
+            hint="do not run bascule gc --grace 0 in a loop",
+        )
 
-    def resolve(self, reference: Reference | str) -> Version:
+    def _push_once(
+        self,
+        bundle_path: Path,
+        digest: str,
+        manifest: Manifest,
+        statements: Sequence[Statement],
+        by: str,
+    ) -> Version | None:
+        """None where its files were collected in between, because the hold ran out."""
+        holder = f"push {uuid.uuid4()}"
+        with holding(
+            self._catalogue, digest, holder, lasts=_PUSH_HOLD, wait_s=_REMOVAL_WAIT_S,
+            clock=self._clock,
+        ):  # fmt: skip
+            self._objects.put(digest, bundle_path, _files_to_keep(bundle_path, digest, manifest))
+            for statement in statements:
+                self._lay_beside(statement)
+            with self._catalogue.write() as book:
+                book.lock_model(manifest.name, at=self._clock())
+                book.lock_object(digest, at=self._clock())
+                if holder not in {hold.holder for hold in book.holds(digest)}:
+                    return None
+                book.drop_hold(digest, holder)
+                book.put_object(digest, Marked("kept", self._clock()))
+                version = _find_digest(book, manifest.name, digest)
+                _refuse_retired(version)
+                if version is None:
+                    version = book.add_version(manifest.name, digest, at=self._clock(), by=by)
+                    book.add_event(self._event("pushed", version, by=by))
+                for statement in statements:
+                    self._take_in(book, statement)
+                return _get_version(book, version.model, version.number)
+
+    def resolve(self, reference: Reference | str, *, retired: bool = False) -> Version:
         """The version that a reference means.
 
-        A bare name means the newest version whose gates have not failed; a number or an alias
-        means that version, whatever its gates said.
+        A bare name means the newest version in use whose gates have not failed; a number or an
+        alias means that version, whatever its gates said.
+
+        Args:
+            reference: As people write it, or parsed.
+            retired: Whether a number may mean a version that was retired.
 
         Raises:
             NotFound: The model, the number or the alias is not there.
-            Refused: A bare name, and every version has failed its gates.
+            Refused: The version was retired, and why; or a bare name, and every version was
+                retired or has failed its gates.
         """
         wanted = Reference.parse(reference) if isinstance(reference, str) else reference
         with self._catalogue.read() as book:
             if wanted.number is not None:
-                return _get_version(book, wanted.model, wanted.number)
+                found = _get_version(book, wanted.model, wanted.number)
+                return found if retired else check_is_in_use(found)
             if wanted.alias is not None:
                 alias = _get_alias(book, wanted.model, wanted.alias)
                 return _get_version(book, wanted.model, alias.number)
@@ -147,7 +210,7 @@ class Registry:
                 versions = book.versions(name)
                 if versions:
                     summaries.append(
-                        Model(name, len(versions), versions[-1], dict(book.aliases(name)))
+                        Model(name, len(versions), _newest(versions), dict(book.aliases(name)))
                     )
             return summaries
 
@@ -177,8 +240,25 @@ class Registry:
         with self._catalogue.read() as book:
             return list(book.statements(found.digest, kind))
 
-    def set_alias(self, model: str, alias: str, number: int, *, by: str, reason: str = "") -> Event:
+    def set_alias(
+        self,
+        model: str,
+        alias: str,
+        number: int,
+        *,
+        by: str,
+        reason: str = "",
+        expected: int | Expectation | None = ANYTHING,
+    ) -> Event:
         """Point an alias to a version; all see the old one or the new one, never neither.
+
+        Args:
+            model: The model.
+            alias: The alias, which need not exist.
+            number: The version that it is to point to.
+            by: Who asks for it.
+            reason: Why, for the history.
+            expected: Move only if it points to this number now; None: only if it is new.
 
         Returns:
             The move, with where it pointed before. Where it points there already, nothing is
@@ -187,16 +267,18 @@ class Registry:
         Raises:
             NotFound: There is no such model or version.
             Refused: The version failed its gates, or is unchecked where checks are required.
+            Conflict: It does not point where `expected` says; nothing is moved.
         """
         check_name(alias, what="alias")
         with self._catalogue.write() as book:
             _check_model(book, model)
             book.lock_model(model, at=self._clock())
-            version = _get_version(book, model, number)
+            version = check_is_in_use(_get_version(book, model, number))
             check_may_be_aliased(
                 version, alias, require_gates=self._require_gates, failures=_failures(book, version)
             )
             before = book.aliases(model).get(alias)
+            check_expected(model, alias, before, expected)
             event = self._event(
                 "alias_moved",
                 version,
@@ -229,6 +311,196 @@ class Registry:
             book.add_event(event)
             return event
 
+    def tags(self, version: Version | Reference | str) -> dict[str, str]:
+        """What a version is tagged with."""
+        found = version if isinstance(version, Version) else self.resolve(version)
+        with self._catalogue.read() as book:
+            return dict(book.tags(found.model, found.number))
+
+    def set_tag(
+        self, version: Version | Reference | str, key: str, value: str | None, *, by: str
+    ) -> Event:
+        """Tag a version, or untag it where `value` is None; where it says so already, no change.
+
+        Raises:
+            NotFound: There is no such version, or no tag to take away.
+            Invalid: The tag cannot be one.
+        """
+        check_tag(key, value)
+        found = version if isinstance(version, Version) else self.resolve(version)
+        with self._catalogue.write() as book:
+            book.lock_model(found.model, at=self._clock())
+            before = book.tags(found.model, found.number).get(key)
+            if value is None and before is None:
+                raise NotFound(f"{found} has no tag {key!r}", hint=f"bascule show {found}")
+            event = self._event(
+                "tag_unset" if value is None else "tag_set",
+                found,
+                by=by,
+                key=key,
+                from_value=before,
+                to_value=value,
+            )
+            if before != value:
+                if value is None:
+                    book.drop_tag(found.model, found.number, key)
+                else:
+                    book.put_tag(found.model, found.number, key, value)
+                book.add_event(event)
+            return event
+
+    def search(self, text: str, *, limit: int = 100) -> list[Found]:
+        """The versions that meet every term of `text`, the latest pushed first.
+
+        Raises:
+            Invalid: A term cannot be read; see `bascule.registry.search`.
+        """
+        terms = parse_search(text, now=self._clock())
+        if limit < 1:
+            raise Invalid(f"limit: {limit} is not >= 1")
+        with self._catalogue.read() as book:
+            return [
+                Found(
+                    version,
+                    dict(book.tags(version.model, version.number)),
+                    dict(book.metrics(version.digest)),
+                )
+                for version in book.search(terms, limit)
+            ]
+
+    def compare(
+        self, before: Version | Reference | str, after: Version | Reference | str
+    ) -> list[Change]:
+        """What sets two versions apart; see `bascule.registry.differences`."""
+        return differences(self._facts(before), self._facts(after))
+
+    def _facts(self, reference: Version | Reference | str) -> Facts:
+        version = reference if isinstance(reference, Version) else self.resolve(reference)
+        path = self._objects.path(version.digest)
+        manifest = read_manifest(path, verify=False)
+        environment = ""
+        if ENVIRONMENT in manifest.files:
+            environment = read_file(path, manifest, ENVIRONMENT).decode(errors="replace")
+        return Facts(manifest, environment, self.statements(version))
+
+    def retire(self, model: str, number: int, *, by: str, reason: str) -> Version:
+        """Take a version out of use: it resolves no more, and its number is never used again.
+
+        Raises:
+            Invalid: There is no reason.
+            NotFound: There is no such version.
+            Refused: An alias points to it.
+            Conflict: It was retired before.
+        """
+        with self._catalogue.write() as book:
+            version = self._lock_version(book, model, number)
+            if version.retired is not None:
+                raise Conflict(
+                    f"{version} was retired before: {version.retired.reason}",
+                    hint=f"bascule history {model}",
+                )
+            check_may_be_retired(version, reason, book.aliases(model).values())
+            book.put_retirement(model, number, Retirement(self._clock(), by, reason.strip()))
+            book.add_event(self._event("retired", version, by=by, reason=reason.strip()))
+            return _get_version(book, model, number)
+
+    def restore(self, model: str, number: int, *, by: str, reason: str = "") -> Version:
+        """Take a retired version back into use. Files that were collected have to be pushed again.
+
+        Raises:
+            NotFound: There is no such version.
+            Conflict: It was not retired, or its files are being removed at this moment.
+        """
+        with self._catalogue.write() as book:
+            version = self._lock_version(book, model, number)
+            if version.retired is None:
+                raise Conflict(f"{version} is not retired", hint=f"bascule show {version}")
+            marked = book.lock_object(version.digest, at=self._clock())
+            if marked.state == "removing" and not is_abandoned(marked, now=self._clock()):
+                raise Conflict(
+                    f"the files of {version} are being removed at this moment",
+                    hint="try again in a moment, then push the bundle again",
+                )
+            book.put_object(version.digest, Marked("kept", self._clock()))
+            book.put_retirement(model, number, None)
+            book.add_event(self._event("restored", version, by=by, reason=reason))
+            return _get_version(book, model, number)
+
+    def _lock_version(self, book: Transaction, model: str, number: int) -> Version:
+        _check_model(book, model)
+        book.lock_model(model, at=self._clock())
+        return _get_version(book, model, number)
+
+    def export(
+        self, version: Version | Reference | str, target: Path, *, overwrite: bool = False
+    ) -> str:
+        """Write a version, and what has been said about it, into one file.
+
+        Returns:
+            The digest of its OCI manifest; see `bascule.registry.oci`.
+
+        Raises:
+            Conflict: There is a file already, and `overwrite` is False.
+            Untrusted: The registry's own files were altered.
+        """
+        found = version if isinstance(version, Version) else self.resolve(version)
+        path = self._objects.path(found.digest)
+        read_manifest(path)
+        cargo = Cargo(found.model, found.number, found.pushed_at, path, self.statements(found))
+        return write_archive(cargo, target, overwrite=overwrite)
+
+    def import_archive(self, source: Path, *, by: str) -> Version:
+        """Push the version in a file that `export` wrote, here or elsewhere.
+
+        It gets the next number of its model here, or the one that it has already.
+
+        Raises:
+            NotFound: There is no such file.
+            Untrusted: It is something else, or a byte of it was altered. Nothing is kept.
+            Refused: It has a version here, which was retired.
+        """
+        with tempfile.TemporaryDirectory(prefix="bascule-import-") as folder:
+            draft = Path(folder) / "bundle"
+            draft.mkdir()
+            read_archive(source, draft)
+            return self.push(draft, by=by)
+
+    def hold(self, digests: Iterable[str], holder: str, *, lasts_s: float) -> None:
+        """Say that `holder` uses these bundles, for `lasts_s` unless it says so again.
+
+        Bundles that were never pushed are passed over.
+
+        Raises:
+            Conflict: One of them is being removed at this moment.
+            NotFound: There is no registry.
+        """
+        lasts = timedelta(seconds=lasts_s)
+        with self._catalogue.read() as book:
+            known = [digest for digest in digests if book.versions_of(digest)]
+        if known:
+            take_holds(self._catalogue, known, holder, lasts=lasts, clock=self._clock)
+
+    def release(self, digests: Iterable[str], holder: str) -> None:
+        """Say that `holder` uses these bundles no more."""
+        drop_holds(self._catalogue, digests, holder)
+
+    def collect(self, *, by: str, grace_s: float = 3_600.0, dry_run: bool = False) -> list[Garbage]:
+        """Give back the space of bundles that no version in use, alias, push or server needs.
+
+        What is found is marked; what has been marked for `grace_s` by an earlier call, and still
+        is not needed, is removed. A `dry_run` only says what the call would do.
+
+        Raises:
+            NotFound: There is no registry.
+            Refused: The objects belong to another catalogue.
+        """
+        if not 0 <= grace_s <= _MAX_GRACE_S:
+            raise Invalid(f"grace: {grace_s:g} s is not between 0 and {_MAX_GRACE_S:g} s")
+        return collect_garbage(
+            self._catalogue, self._objects, grace=timedelta(seconds=grace_s), dry_run=dry_run,
+            by=by, clock=self._clock,
+        )  # fmt: skip
+
     def add_statement(
         self,
         version: Version | str,
@@ -250,10 +522,14 @@ class Registry:
         digest = version.digest if isinstance(version, Version) else version
         statement = check_statement(Statement(kind, digest, at.isoformat(), by, body))
         with self._catalogue.write() as book:
-            if not book.versions_of(digest):
+            spoken_of = book.versions_of(digest)
+            if not spoken_of:
                 raise NotFound(
                     f"no version has the digest {digest}", hint="bascule push PATH", digest=digest
                 )
+            # A verdict and the move of an alias come one after the other.
+            for model in sorted({found.model for found in spoken_of}):
+                book.lock_model(model, at=self._clock())
             self._lay_beside(statement)
             self._take_in(book, statement)
         return statement
@@ -306,6 +582,16 @@ def _failures(book: Transaction, version: Version) -> str:
     if version.gates != "failed":
         return ""
     return summary_of_gates(book.statements(version.digest, "gates")[-1].body)
+
+
+def _newest(versions: Sequence[Version]) -> Version:
+    """The newest in use; of retired ones only, the newest."""
+    return next((one for one in reversed(versions) if one.retired is None), versions[-1])
+
+
+def _refuse_retired(version: Version | None) -> None:
+    if version is not None:
+        check_is_in_use(version)
 
 
 def _files_to_keep(path: Path, digest: str, manifest: Manifest) -> dict[str, str | None]:

@@ -7,18 +7,51 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, Literal
 
 from bascule.bundle.format import Statement
 from bascule.core.digests import canonical_json
-from bascule.core.errors import NotFound, Refused, Untrusted
+from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Untrusted
 
 Gates = Literal["passed", "failed", "unchecked"]
 """The verdict of the latest `gates` statement about a version; unchecked when there is none."""
 
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
-EventKind = Literal["pushed", "alias_moved", "alias_dropped", "gates_recorded"]
+
+class Expectation(Enum):
+    """What a caller may expect of an alias beside a number, or nothing (None)."""
+
+    ANYTHING = "anything"
+
+
+ANYTHING = Expectation.ANYTHING
+"""Wherever it points: the move is not conditional."""
+
+EventKind = Literal[
+    "pushed",
+    "alias_moved",
+    "alias_dropped",
+    "gates_recorded",
+    "tag_set",
+    "tag_unset",
+    "retired",
+    "restored",
+    "collected",
+]
+
+_TAG_KEY = re.compile(r"[A-Za-z0-9](?:[\w.:/-]{0,126}\w)?", re.ASCII)
+_MAX_TAG_VALUE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Retirement:
+    """A tombstone: when, by whom and why a version was taken out of use."""
+
+    at: datetime
+    by: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +64,7 @@ class Version:
     pushed_at: datetime
     pushed_by: str
     gates: Gates
+    retired: Retirement | None = None
 
     def __str__(self) -> str:
         return f"{self.model}/{self.number}"
@@ -72,6 +106,9 @@ class Event:
         at: When the registry wrote it down.
         by: Who asked for it.
         reason: Why, in a sentence; may be empty.
+        key: The tag, of the two kinds that concern one.
+        from_value: What the tag said before; None where it was new.
+        to_value: What it says now; None where it was unset.
     """
 
     kind: EventKind
@@ -83,6 +120,66 @@ class Event:
     from_number: int | None = None
     to_number: int | None = None
     reason: str = ""
+    key: str | None = None
+    from_value: str | None = None
+    to_value: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A version that a search found, with what can be searched by."""
+
+    version: Version
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+def check_tag(key: str, value: str | None) -> None:
+    """Raise `Invalid` unless a version may carry this tag; `value` is None where it is unset."""
+    if not _TAG_KEY.fullmatch(key):
+        raise Invalid(
+            f"tag {key!r} is not allowed",
+            hint="use 1 to 128 letters, digits, '_', '.', ':', '/' or '-', starting and ending "
+            "with a letter or digit",
+        )
+    if value is not None and not (0 < len(value) <= _MAX_TAG_VALUE and value.isprintable()):
+        raise Invalid(
+            f"the value of tag {key!r} is not allowed",
+            hint=f"use 1 to {_MAX_TAG_VALUE} printable characters",
+        )
+
+
+def check_is_in_use(version: Version) -> Version:
+    """The version, unless it was retired; then raise `Refused`, which says why."""
+    if version.retired is None:
+        return version
+    day = version.retired.at.date().isoformat()
+    raise Refused(
+        f"{version} was retired on {day} by {version.retired.by}: {version.retired.reason}",
+        hint=f"use another version (bascule show {version.model}), or bascule retire {version} "
+        "--undo",
+        model=version.model,
+        number=version.number,
+    )
+
+
+def check_may_be_retired(version: Version, reason: str, aliases: Iterable[Alias]) -> None:
+    """Raise unless `version` may be taken out of use: no alias points to it, and it has a reason.
+
+    Raises:
+        Invalid: There is no reason.
+        Refused: An alias points to it.
+    """
+    if not reason.strip():
+        raise Invalid("a version is retired for a reason", hint="--reason 'leaks the target'")
+    pointing = sorted(alias.name for alias in aliases if alias.number == version.number)
+    if pointing:
+        raise Refused(
+            f"{version} cannot be retired: {', '.join(map(repr, pointing))} points to it",
+            hint=f"bascule alias {version.model}/NUMBER {pointing[0]} first",
+            model=version.model,
+            number=version.number,
+        )
 
 
 def check_statement(statement: Statement) -> Statement:
@@ -122,18 +219,25 @@ def summary_of_gates(body: Mapping[str, Any]) -> str:
 
 
 def choose_newest(model: str, versions: Sequence[Version]) -> Version:
-    """The newest version whose gates have not failed.
+    """The newest version that is in use and whose gates have not failed.
 
     Raises:
         NotFound: There are no versions.
-        Refused: There are, and every one of them has failed.
+        Refused: There are, and every one of them has failed or was retired.
     """
     if not versions:
         raise NotFound(f"model {model!r} has no versions", hint="bascule push PATH", model=model)
-    for version in sorted(versions, key=lambda version: version.number, reverse=True):
+    in_use = [version for version in versions if version.retired is None]
+    if not in_use:
+        raise Refused(
+            f"every version of {model!r} was retired",
+            hint=f"bascule history {model} says why; push another",
+            model=model,
+        )
+    for version in sorted(in_use, key=lambda version: version.number, reverse=True):
         if version.gates != "failed":
             return version
-    newest = max(versions, key=lambda version: version.number)
+    newest = max(in_use, key=lambda version: version.number)
     raise Refused(
         f"every version of {model!r} has failed its gates",
         hint=f"name one to use it all the same: {newest}",
@@ -166,6 +270,24 @@ def check_may_be_aliased(
             hint=f"bascule check {version}, or switch registry.require_gates off",
             **facts,
         )
+
+
+def check_expected(
+    model: str, alias: str, before: Alias | None, expected: int | Expectation | None
+) -> None:
+    """Raise `Conflict` unless an alias is where the caller last saw it."""
+    number = None if before is None else before.number
+    if expected is ANYTHING or number == expected:
+        return
+    seen = "new" if expected is None else f"at {model}/{expected}"
+    found = "does not exist" if number is None else f"points to {model}/{number}"
+    raise Conflict(
+        f"{model}@{alias} {found}; it was expected to be {seen}",
+        hint=f"somebody moved it first: see bascule history {model}, then decide again",
+        model=model,
+        alias=alias,
+        found=number,
+    )
 
 
 def no_model(name: str, known: Iterable[str]) -> NotFound:

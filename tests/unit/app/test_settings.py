@@ -151,7 +151,7 @@ def test_every_wrong_value_is_named_at_once(folder):
 def test_an_unknown_setting_is_answered_with_those_of_its_section(folder):
     hint = refusal(written(folder, "[registry]\nzzz = 1\n")).hint
 
-    assert hint == "settings here are require_gates"
+    assert hint == "settings here are store, objects, require_gates"
 
 
 @pytest.mark.parametrize("value", ["r2 >= 1", '["r2 >= 1"', "[“r2 >= 1”]"])

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from bascule.bundle.format import Statement
-from bascule.registry.versions import Alias, Event, Version
+from bascule.registry.holding import Hold, Marked
+from bascule.registry.search import Term
+from bascule.registry.versions import Alias, Event, Retirement, Version
 
 
 class Transaction(Protocol):
@@ -54,6 +56,38 @@ class Transaction(Protocol):
     def add_statement(self, statement: Statement) -> bool:
         """Keep it; False when it was there already."""
 
+    def search(self, terms: Sequence[Term], limit: int) -> Sequence[Version]:
+        """Those that meet every term, the latest pushed first."""
+
+    def tags(self, model: str, number: int) -> Mapping[str, str]: ...
+
+    def put_tag(self, model: str, number: int, key: str, value: str) -> None: ...
+
+    def drop_tag(self, model: str, number: int, key: str) -> None: ...
+
+    def metrics(self, digest: str) -> Mapping[str, float]:
+        """The latest figure of each name."""
+
+    def put_retirement(self, model: str, number: int, retired: Retirement | None) -> None: ...
+
+    def identity(self) -> str:
+        """What tells this catalogue from every other, for ever."""
+
+    def lock_object(self, digest: str, *, at: datetime) -> Marked:
+        """Keep others from a digest until the end; how far its removal has come."""
+
+    def put_object(self, digest: str, marked: Marked) -> None: ...
+
+    def forget_object(self, digest: str) -> None: ...
+
+    def objects(self) -> Mapping[str, Marked]: ...
+
+    def holds(self, digest: str) -> Sequence[Hold]: ...
+
+    def put_hold(self, hold: Hold) -> None: ...
+
+    def drop_hold(self, digest: str, holder: str) -> None: ...
+
 
 class Catalogue(Protocol):
     """Where names, numbers, aliases, history and statements are kept."""
@@ -85,8 +119,20 @@ class Objects(Protocol):
             Unavailable: It cannot be written: no space, no permission.
         """
 
+    def owner(self, claim: str) -> str:
+        """Whose objects these are: whoever claimed them first, `claim` if nobody has."""
+
     def put_statement(self, digest: str, name: str, content: bytes) -> None:
         """Lay a statement beside the bundle that it speaks of."""
 
     def path(self, digest: str) -> Path:
         """The bundle as a local folder. Raises `NotFound`."""
+
+    def digests(self) -> Mapping[str, datetime]:
+        """Everything that takes space, half-written bundles too, and when it last changed."""
+
+    def size_bytes(self, digest: str) -> int:
+        """What it takes; 0 where there is nothing."""
+
+    def remove(self, digest: str) -> None:
+        """Give its space back; fine where there is nothing. Nobody sees half of it."""

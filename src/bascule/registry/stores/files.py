@@ -14,8 +14,9 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from io import BufferedWriter
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +27,15 @@ _CHUNK_BYTES = 1 << 20
 _PARTIAL = re.compile(r"\.partial-(?P<pid>\d+)-[0-9a-f]+-(?P<host>.+)")
 _ABANDONED_AFTER_S = 3_600.0
 _MANIFEST = "bundle.json"
+_OWNER = "owner"
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+def open_objects(url: str, home: Path) -> Files:
+    """The objects in the folder of `files:///FOLDER`; those of `home` where it names none."""
+    folder = url.partition("://")[2]
+    return Files(Path(folder) if folder else home / "objects")
 
 
 class Files:
@@ -35,6 +45,12 @@ class Files:
         self._root = root
 
     def put(self, digest: str, source: Path, files: Mapping[str, str | None]) -> None:
+        self.put_filled(digest, files, lambda partial: _copy_all(source, partial, files))
+
+    def put_filled(
+        self, digest: str, files: Mapping[str, str | None], fill: Callable[[Path], None]
+    ) -> None:
+        """Keep what `fill` writes into the folder that it is given, and has verified."""
         with self._explaining():
             self._root.mkdir(parents=True, exist_ok=True)
             self._remove_abandoned()
@@ -43,10 +59,23 @@ class Files:
                 return
             partial = self._new_partial()
             try:
-                _copy_all(source, partial, files)
+                fill(partial)
+                _seal_all(partial)
                 self._move_into_place(partial, target, files)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+
+    def owner(self, claim: str) -> str:
+        with self._explaining():
+            self._root.mkdir(parents=True, exist_ok=True)
+            partial = self._root / f".{_OWNER}.{secrets.token_hex(4)}"
+            try:
+                _write(partial, claim.encode())
+                with suppress(FileExistsError):
+                    (self._root / _OWNER).hardlink_to(partial)  # there whole, and once
+            finally:
+                partial.unlink(missing_ok=True)
+            return (self._root / _OWNER).read_text()
 
     def put_statement(self, digest: str, name: str, content: bytes) -> None:
         with self._explaining():
@@ -62,6 +91,36 @@ class Files:
                 _flush_folder(folder)
             finally:
                 partial.unlink(missing_ok=True)
+
+    def has(self, digest: str) -> bool:
+        """Whether there is a copy; `path` says whether it is good."""
+        return (self._place(digest) / _MANIFEST).is_file()
+
+    def digests(self) -> dict[str, datetime]:
+        if not self._root.is_dir():
+            return {}
+        with self._explaining():
+            return {
+                f"sha256:{folder.name}": datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+                for folder in self._root.iterdir()
+                if _HEX.fullmatch(folder.name)
+            }
+
+    def size_bytes(self, digest: str) -> int:
+        with self._explaining():
+            files = self._place(digest).rglob("*")
+            return sum(file.stat().st_size for file in files if file.is_file())
+
+    def remove(self, digest: str) -> None:
+        with self._explaining():
+            place = self._place(digest)
+            if not place.is_dir():
+                return
+            # Gone at once, and its bytes after: nobody meets half of it.
+            aside = self._new_partial()
+            place.rename(aside / "removed")
+            _flush_folder(self._root)
+            shutil.rmtree(aside, ignore_errors=True)
 
     def path(self, digest: str) -> Path:
         folder = self._place(digest)
@@ -136,12 +195,10 @@ class Files:
 
 
 def _copy_all(source: Path, partial: Path, files: Mapping[str, str | None]) -> None:
-    folders = {partial}
     for name, expected in files.items():
-        relative = _checked(name)
+        relative = checked_name(name)
         target = partial / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        folders.update(partial / parent for parent in relative.parents)
         found = _copy(source / relative, target)
         if expected is not None and found != expected:
             raise Untrusted(
@@ -152,11 +209,10 @@ def _copy_all(source: Path, partial: Path, files: Mapping[str, str | None]) -> N
                 found=found,
             )
         os.utime(partial)  # a long copy is not an abandoned one
-    for folder in folders:
-        _flush_folder(folder)
 
 
-def _checked(name: str) -> PurePosixPath:
+def checked_name(name: str) -> PurePosixPath:
+    """The path of a file inside its bundle; raises `Untrusted` where it leads out."""
     path = PurePosixPath(name)
     if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name:
         raise Untrusted(f"file name {name!r} leads out of the bundle", file=name)
@@ -173,7 +229,6 @@ def _copy(source: Path, target: Path) -> str:
         while chunk := reader.read(_CHUNK_BYTES):
             digest.update(chunk)
             writer.write(chunk)
-        _seal(writer)
     return "sha256:" + digest.hexdigest()
 
 
@@ -188,6 +243,15 @@ def _seal(writer: BufferedWriter) -> None:
     writer.flush()
     os.fchmod(writer.fileno(), stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
     os.fsync(writer.fileno())
+
+
+def _seal_all(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with (Path(root) / name).open("rb") as file:
+                os.fchmod(file.fileno(), stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+                os.fsync(file.fileno())
+        _flush_folder(Path(root))
 
 
 def _flush_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration. Kept here so that an ordinary start need not import the migration tool."""
 
 
@@ -59,8 +59,12 @@ versions = sa.Table(
     sa.Column("model", sa.Text, sa.ForeignKey("models.name"), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("digest", sa.Text, nullable=False, index=True),
-    sa.Column("pushed_at", UtcTime, nullable=False),
+    sa.Column("pushed_at", UtcTime, nullable=False, index=True),
     sa.Column("pushed_by", sa.Text, nullable=False),
+    # Of a tombstone; a number that was retired is never given out again.
+    sa.Column("retired_at", UtcTime),
+    sa.Column("retired_by", sa.Text),
+    sa.Column("retired_reason", sa.Text),
     sa.UniqueConstraint("model", "digest"),
 )
 
@@ -87,6 +91,10 @@ events = sa.Table(
     sa.Column("at", UtcTime, nullable=False),
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
+    # Of a tag: which one, and what it said before and says now.
+    sa.Column("key", sa.Text),
+    sa.Column("from_value", sa.Text),
+    sa.Column("to_value", sa.Text),
     # Numbers of deleted rows are never given out again: history is only added to.
     sqlite_autoincrement=True,
 )
@@ -106,6 +114,55 @@ statements = sa.Table(
     sa.Column("body", sa.JSON, nullable=False),
     sqlite_autoincrement=True,
 )
+
+tags = sa.Table(
+    "tags",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["model", "number"], ["versions.model", "versions.number"]),
+    sa.Index(None, "key", "value"),
+)
+
+metrics = sa.Table(
+    "metrics",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Double, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Index(None, "name", "value"),
+)
+"""The latest figure of each name, taken out of the statements, so that a search need not read
+them."""
+
+objects = sa.Table(
+    "objects",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("since", UtcTime, nullable=False),
+)
+"""What garbage collection has marked, and what it is removing; also the lock of a digest."""
+
+holds = sa.Table(
+    "holds",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, primary_key=True),
+    sa.Column("until", UtcTime, nullable=False),
+)
+"""Who uses a bundle, and until when if nothing more is heard: servers, and pushes under way."""
+
+identity = sa.Table(
+    "identity",
+    metadata,
+    sa.Column("only", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.Text, nullable=False),
+)
+"""One row: what tells this catalogue from every other, so that it collects no other's objects."""
 
 releases = sa.Table(
     "releases",

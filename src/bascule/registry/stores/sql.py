@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from bascule.bundle.format import Statement
 from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.errors import BasculeError, NotFound, Unavailable, Untrusted
+from bascule.core.errors import BasculeError, Invalid, NotFound, Unavailable, Untrusted
+from bascule.registry.holding import Hold, Marked
+from bascule.registry.metrics import metrics_of
+from bascule.registry.search import Term
 from bascule.registry.stores import schema
-from bascule.registry.versions import Alias, Event, Gates, Version, verdict
+from bascule.registry.stores.searching import condition_of
+from bascule.registry.versions import Alias, Event, Gates, Retirement, Version, verdict
+
+_MANY = 500
 
 
 class Database(Protocol):
@@ -32,6 +40,12 @@ class Database(Protocol):
 
     def create(self) -> None:
         """Make an empty database where there is none."""
+
+    def lock_schema(self, connection: sa.Connection) -> None:
+        """Keep others from migrating until the transaction of `connection` ends."""
+
+    def explain(self, error: sa.exc.DBAPIError) -> BasculeError:
+        """What an error of the driver means, in the words of the user, without credentials."""
 
 
 class SqlCatalogue:
@@ -93,6 +107,7 @@ class SqlCatalogue:
         from bascule.registry.stores import migrations
 
         with self._begin(writes=True) as connection:
+            self._database.lock_schema(connection)
             # Somebody else may have done it while this process waited for its turn.
             if _revision(connection) != schema.HEAD:
                 migrations.upgrade(connection)
@@ -102,11 +117,20 @@ class SqlCatalogue:
         try:
             yield
         except sa.exc.DBAPIError as error:
-            raise _explained(str(error.orig), self._database.place) from error
+            told = self._database.explain(error)
+        except sa.exc.StatementError as error:
+            # The driver could not even write the value down: a character that it does not know.
+            told = Invalid(
+                f"the registry at {self._database.place} cannot keep a value: {error.orig}"
+            )
         except OSError as error:
             raise Unavailable(
                 f"the registry at {self._database.place} cannot be used: {error.strerror or error}"
             ) from error
+        else:
+            return
+        # Without the cause: its text may hold what was written, or the way in.
+        raise told
 
 
 def _revision(connection: sa.Connection) -> str | None:
@@ -134,20 +158,6 @@ def _refuse_newer(connection: sa.Connection, revision: str, place: str) -> None:
         found=revision,
         known=schema.HEAD,
     )
-
-
-def _explained(problem: str, place: str) -> BasculeError:
-    if "locked" in problem or "busy" in problem:
-        return Unavailable(
-            f"the registry at {place} is busy: another process holds it",
-            hint="try again; if it stays, look for a bascule process that hangs",
-        )
-    if "not a database" in problem or "malformed" in problem:
-        return Untrusted(
-            f"the catalogue of the registry at {place} is damaged: {problem}",
-            hint="restore catalogue.db from a backup, or push the bundles again into a new home",
-        )
-    return Unavailable(f"the registry at {place} cannot be used: {problem}")
 
 
 class SqlTransaction:
@@ -249,12 +259,11 @@ class SqlTransaction:
     def add_statement(self, statement: Statement) -> bool:
         table = schema.statements
         content = sha256_bytes(canonical_json(statement.to_json()))
-        known = sa.select(table.c.id).where(table.c.content == content)
-        if self._connection.scalar(known) is not None:
-            return False
         is_gates = statement.kind == "gates"
-        self._connection.execute(
-            sa.insert(table).values(
+        # Of two writers that say the same at once, one waits, and finds it said.
+        added = self._connection.scalar(
+            self._insert(table)
+            .values(
                 content=content,
                 digest=statement.subject,
                 kind=statement.kind,
@@ -263,8 +272,148 @@ class SqlTransaction:
                 passed=verdict(statement.body) if is_gates else None,
                 body=dict(statement.body),
             )
+            .on_conflict_do_nothing(index_elements=[table.c.content])
+            .returning(table.c.id)
         )
-        return True
+        if added is not None:
+            self._put_metrics(statement)
+        return added is not None
+
+    def _put_metrics(self, statement: Statement) -> None:
+        table, at = schema.metrics, datetime.fromisoformat(statement.at)
+        for name, value in metrics_of(statement).items():
+            new = self._insert(table).values(
+                digest=statement.subject, name=name, value=value, at=at
+            )
+            self._connection.execute(
+                new.on_conflict_do_update(
+                    index_elements=[table.c.digest, table.c.name],
+                    set_={"value": value, "at": at},
+                    where=table.c.at <= at,
+                )
+            )
+
+    def search(self, terms: Sequence[Term], limit: int) -> Sequence[Version]:
+        table = schema.versions
+        wanted = (
+            sa.select(table.c.model, table.c.number)
+            .where(condition_of(terms))
+            .order_by(table.c.pushed_at.desc(), table.c.model, table.c.number.desc())
+            .limit(limit)
+        )
+        keys = [(row.model, row.number) for row in self._connection.execute(wanted)]
+        found: dict[tuple[str, int], Version] = {}
+        for start in range(0, len(keys), _MANY):
+            some = sa.tuple_(table.c.model, table.c.number).in_(keys[start : start + _MANY])
+            found |= {(one.model, one.number): one for one in self._versions(some)}
+        return [found[key] for key in keys]
+
+    def tags(self, model: str, number: int) -> Mapping[str, str]:
+        table = schema.tags
+        rows = self._connection.execute(
+            sa.select(table)
+            .where(table.c.model == model, table.c.number == number)
+            .order_by(table.c.key)
+        )
+        return {row.key: row.value for row in rows}
+
+    def put_tag(self, model: str, number: int, key: str, value: str) -> None:
+        table = schema.tags
+        new = self._insert(table).values(model=model, number=number, key=key, value=value)
+        self._connection.execute(
+            new.on_conflict_do_update(
+                index_elements=[table.c.model, table.c.number, table.c.key], set_={"value": value}
+            )
+        )
+
+    def drop_tag(self, model: str, number: int, key: str) -> None:
+        table = schema.tags
+        self._connection.execute(
+            sa.delete(table).where(
+                table.c.model == model, table.c.number == number, table.c.key == key
+            )
+        )
+
+    def metrics(self, digest: str) -> Mapping[str, float]:
+        table = schema.metrics
+        rows = self._connection.execute(
+            sa.select(table).where(table.c.digest == digest).order_by(table.c.name)
+        )
+        return {row.name: row.value for row in rows}
+
+    def put_retirement(self, model: str, number: int, retired: Retirement | None) -> None:
+        table = schema.versions
+        self._connection.execute(
+            sa.update(table)
+            .where(table.c.model == model, table.c.number == number)
+            .values(
+                retired_at=retired.at if retired else None,
+                retired_by=retired.by if retired else None,
+                retired_reason=retired.reason if retired else None,
+            )
+        )
+
+    def identity(self) -> str:
+        table = schema.identity
+        found = self._connection.scalar(sa.select(table.c.id))
+        if found is None:
+            new = self._insert(table).values(only=1, id=secrets.token_hex(16))
+            self._connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.only]))
+            found = self._connection.scalar(sa.select(table.c.id))
+        return str(found)
+
+    def lock_object(self, digest: str, *, at: datetime) -> Marked:
+        table = schema.objects
+        new = self._insert(table).values(digest=digest, state="kept", since=at)
+        self._connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.digest]))
+        row = self._connection.execute(
+            sa.select(table).where(table.c.digest == digest).with_for_update()
+        ).one()
+        return Marked(row.state, row.since)
+
+    def put_object(self, digest: str, marked: Marked) -> None:
+        table = schema.objects
+        self._connection.execute(
+            sa.update(table)
+            .where(table.c.digest == digest)
+            .values(state=marked.state, since=marked.since)
+        )
+
+    def forget_object(self, digest: str) -> None:
+        for table in (schema.objects, schema.holds):
+            self._connection.execute(sa.delete(table).where(table.c.digest == digest))
+
+    def objects(self) -> Mapping[str, Marked]:
+        rows = self._connection.execute(sa.select(schema.objects))
+        return {row.digest: Marked(row.state, row.since) for row in rows}
+
+    def holds(self, digest: str) -> Sequence[Hold]:
+        table = schema.holds
+        rows = self._connection.execute(
+            sa.select(table).where(table.c.digest == digest).order_by(table.c.holder)
+        )
+        return [Hold(row.digest, row.holder, row.until) for row in rows]
+
+    def put_hold(self, hold: Hold) -> None:
+        table = schema.holds
+        new = self._insert(table).values(digest=hold.digest, holder=hold.holder, until=hold.until)
+        self._connection.execute(
+            new.on_conflict_do_update(
+                index_elements=[table.c.digest, table.c.holder], set_={"until": hold.until}
+            )
+        )
+
+    def drop_hold(self, digest: str, holder: str) -> None:
+        table = schema.holds
+        self._connection.execute(
+            sa.delete(table).where(table.c.digest == digest, table.c.holder == holder)
+        )
+
+    def _insert(self, table: sa.Table) -> Any:
+        """An `INSERT` that may say `ON CONFLICT`, which both databases write the same way."""
+        if self._connection.dialect.name == "postgresql":
+            return postgresql.insert(table)
+        return sqlite.insert(table)
 
     def _versions(self, condition: sa.ColumnElement[bool]) -> Sequence[Version]:
         table, said = schema.versions, schema.statements
@@ -297,4 +446,7 @@ def _version(row: Any, verdicts: Mapping[str, bool]) -> Version:
         pushed_at=row.pushed_at,
         pushed_by=row.pushed_by,
         gates=gates,
+        retired=None
+        if row.retired_at is None
+        else Retirement(row.retired_at, row.retired_by, row.retired_reason),
     )

@@ -16,9 +16,17 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
+from bascule.core.errors import BasculeError, Unavailable, Untrusted
+
 _LOCK_WAIT_S = 30.0
 _ASK_AGAIN_S = (0.001, 0.005)
 _PRIMARY_CODE = 0xFF
+
+
+def open_database(url: str, home: Path) -> SqliteDatabase:
+    """The database of `sqlite:///FILE`; catalogue.db in `home` where it names none."""
+    file = url.partition("://")[2]
+    return SqliteDatabase(Path(file) if file else home / "catalogue.db")
 
 
 class SqliteDatabase:
@@ -57,6 +65,25 @@ class SqliteDatabase:
             finally:
                 connection.close()
             time.sleep(random.uniform(*_ASK_AGAIN_S))
+
+    def lock_schema(self, connection: sa.Connection) -> None:
+        """Nothing more: a transaction that may write has the file for itself."""
+
+    def explain(self, error: sa.exc.DBAPIError) -> BasculeError:
+        """What went wrong, in the user's words."""
+        problem = str(error.orig)
+        if "locked" in problem or "busy" in problem:
+            return Unavailable(
+                f"the registry at {self.place} is busy: another process holds it",
+                hint="try again; if it stays, look for a bascule process that hangs",
+            )
+        if "not a database" in problem or "malformed" in problem:
+            return Untrusted(
+                f"the catalogue of the registry at {self.place} is damaged: {problem}",
+                hint="restore catalogue.db from a backup, or push the bundles again into a new "
+                "home",
+            )
+        return Unavailable(f"the registry at {self.place} cannot be used: {problem}")
 
 
 def _configure(connection: Any, _record: object) -> None:

@@ -1,0 +1,63 @@
+"""Garbage collection beside a running server, through the command line alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.stores import open_stores
+
+WAIT_S = 20.0
+
+
+def bascule(*arguments: str, home: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "bascule.cli", *arguments],
+        env={**os.environ, "BASCULE_HOME": str(home)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def held(home: Path, digest: str) -> int:
+    registry: Any = open_stores(home)
+    with registry._catalogue.read() as book:
+        return len(book.holds(digest))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_what_a_running_server_serves_is_not_collected(start, cancer_bundle, tmp_path, how):
+    home = tmp_path / "home"
+    registry = open_stores(home)
+    version = registry.push(cancer_bundle, by="ada")
+    server = start("gb/1", env={"BASCULE_HOME": str(home)})
+    try:
+        give_up_at = time.monotonic() + WAIT_S
+        while not held(home, version.digest):
+            assert time.monotonic() < give_up_at, "the server never took a hold"
+            time.sleep(0.05)
+        registry.retire("gb", 1, by="ada", reason="it leaks")
+        assert "gave back 0 bytes" in bascule("gc", "--grace=0", home=home)
+        assert registry._objects.digests()
+    finally:
+        workers = server.worker_pids()
+        server.end(how)
+        server.process.stdout.close()
+
+    if how == signal.SIGTERM:  # it let go; one that was killed is waited for
+        assert held(home, version.digest) == 0
+        assert "gave back 0 bytes" not in bascule("gc", "--grace=0", home=home)
+        assert registry._objects.digests() == {}
+    else:
+        assert held(home, version.digest) == 1
+        assert "gave back 0 bytes" in bascule("gc", "--grace=0", home=home)
+        for pid in workers:  # they leave when their supervisor is gone
+            give_up_at = time.monotonic() + WAIT_S
+            while Path(f"/proc/{pid}").exists():
+                assert time.monotonic() < give_up_at
+                time.sleep(0.05)

@@ -1,0 +1,119 @@
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET client_encoding = 'UTF8';
+SET standard_conforming_strings = on;
+SELECT pg_catalog.set_config('search_path', '', false);
+SET check_function_bodies = false;
+SET xmloption = content;
+SET client_min_messages = warning;
+SET row_security = off;
+SET default_tablespace = '';
+SET default_table_access_method = heap;
+CREATE TABLE public.alembic_version (
+    version_num character varying(32) NOT NULL
+);
+CREATE TABLE public.aliases (
+    model text NOT NULL,
+    alias text NOT NULL,
+    number integer NOT NULL,
+    moved_at timestamp with time zone NOT NULL
+);
+CREATE TABLE public.events (
+    id integer NOT NULL,
+    model text NOT NULL,
+    kind text NOT NULL,
+    number integer,
+    alias text,
+    from_number integer,
+    to_number integer,
+    at timestamp with time zone NOT NULL,
+    by text NOT NULL,
+    reason text NOT NULL
+);
+CREATE SEQUENCE public.events_id_seq
+    AS integer
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.events_id_seq OWNED BY public.events.id;
+CREATE TABLE public.models (
+    name text NOT NULL,
+    created_at timestamp with time zone NOT NULL
+);
+CREATE TABLE public.releases (
+    revision text NOT NULL,
+    release text NOT NULL,
+    at timestamp with time zone NOT NULL
+);
+CREATE TABLE public.statements (
+    id integer NOT NULL,
+    content text NOT NULL,
+    digest text NOT NULL,
+    kind text NOT NULL,
+    at timestamp with time zone NOT NULL,
+    by text NOT NULL,
+    passed boolean,
+    body json NOT NULL
+);
+CREATE SEQUENCE public.statements_id_seq
+    AS integer
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.statements_id_seq OWNED BY public.statements.id;
+CREATE TABLE public.versions (
+    model text NOT NULL,
+    number integer NOT NULL,
+    digest text NOT NULL,
+    pushed_at timestamp with time zone NOT NULL,
+    pushed_by text NOT NULL
+);
+ALTER TABLE ONLY public.events ALTER COLUMN id SET DEFAULT nextval('public.events_id_seq'::regclass);
+ALTER TABLE ONLY public.statements ALTER COLUMN id SET DEFAULT nextval('public.statements_id_seq'::regclass);
+INSERT INTO public.alembic_version VALUES ('0001');
+INSERT INTO public.aliases VALUES ('late', 'champion', 1, '2026-03-01 12:00:00+00');
+INSERT INTO public.events VALUES (1, 'late', 'pushed', 1, NULL, NULL, NULL, '2026-03-01 12:00:00+00', 'ada', '');
+INSERT INTO public.events VALUES (2, 'late', 'gates_recorded', 1, NULL, NULL, NULL, '2026-03-01 12:00:00+00', 'ci', 'passed 1 of 1');
+INSERT INTO public.events VALUES (3, 'late', 'pushed', 2, NULL, NULL, NULL, '2026-03-01 12:00:00+00', 'ada', '');
+INSERT INTO public.events VALUES (4, 'late', 'gates_recorded', 2, NULL, NULL, NULL, '2026-03-01 12:00:00+00', 'ci', 'failed roc_auc >= 0.8: 0.5 is not >= 0.8');
+INSERT INTO public.events VALUES (5, 'late', 'alias_moved', 1, 'champion', NULL, 1, '2026-03-01 12:00:00+00', 'ada', 'it passed');
+INSERT INTO public.models VALUES ('late', '2026-03-01 12:00:00+00');
+INSERT INTO public.releases VALUES ('0001', '0.1.0', '2026-03-01 12:00:00+00');
+INSERT INTO public.statements VALUES (1, 'sha256:4dc32c26e4f00d67f80ef88985c1c1e46e13390f05634b31dfa90ca76753fd7e', 'sha256:e76a351b1722ad22b830da8f8e2082e4dfe4b9859b08ece9611acea02b093441', 'gates', '2026-03-01 12:00:00+00', 'ci', true, '{"passed": true, "results": [{"criterion": "roc_auc >= 0.8", "passed": true, "reason": "0.5 is not >= 0.8"}]}');
+INSERT INTO public.statements VALUES (2, 'sha256:fe4ea5f3394722ac4ec66870dec38b4c218ab3fbfb623e675075eb7d8ac28f4f', 'sha256:8439fbbae02db7f34e24a2e10093b487a939babb6e5e9465e7eaa30c62b84d37', 'gates', '2026-03-01 12:00:00+00', 'ci', false, '{"passed": false, "results": [{"criterion": "roc_auc >= 0.8", "passed": false, "reason": "0.5 is not >= 0.8"}]}');
+INSERT INTO public.versions VALUES ('late', 1, 'sha256:e76a351b1722ad22b830da8f8e2082e4dfe4b9859b08ece9611acea02b093441', '2026-03-01 12:00:00+00', 'ada');
+INSERT INTO public.versions VALUES ('late', 2, 'sha256:8439fbbae02db7f34e24a2e10093b487a939babb6e5e9465e7eaa30c62b84d37', '2026-03-01 12:00:00+00', 'ada');
+SELECT pg_catalog.setval('public.events_id_seq', 5, true);
+SELECT pg_catalog.setval('public.statements_id_seq', 2, true);
+ALTER TABLE ONLY public.alembic_version
+    ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+ALTER TABLE ONLY public.aliases
+    ADD CONSTRAINT pk_aliases PRIMARY KEY (model, alias);
+ALTER TABLE ONLY public.events
+    ADD CONSTRAINT pk_events PRIMARY KEY (id);
+ALTER TABLE ONLY public.models
+    ADD CONSTRAINT pk_models PRIMARY KEY (name);
+ALTER TABLE ONLY public.releases
+    ADD CONSTRAINT pk_releases PRIMARY KEY (revision);
+ALTER TABLE ONLY public.statements
+    ADD CONSTRAINT pk_statements PRIMARY KEY (id);
+ALTER TABLE ONLY public.versions
+    ADD CONSTRAINT pk_versions PRIMARY KEY (model, number);
+ALTER TABLE ONLY public.statements
+    ADD CONSTRAINT uq_statements_content UNIQUE (content);
+ALTER TABLE ONLY public.versions
+    ADD CONSTRAINT uq_versions_model_digest UNIQUE (model, digest);
+CREATE INDEX ix_events_model ON public.events USING btree (model);
+CREATE INDEX ix_statements_digest ON public.statements USING btree (digest);
+CREATE INDEX ix_versions_digest ON public.versions USING btree (digest);
+ALTER TABLE ONLY public.aliases
+    ADD CONSTRAINT fk_aliases_model FOREIGN KEY (model, number) REFERENCES public.versions(model, number);
+ALTER TABLE ONLY public.events
+    ADD CONSTRAINT fk_events_model FOREIGN KEY (model) REFERENCES public.models(name);
+ALTER TABLE ONLY public.versions
+    ADD CONSTRAINT fk_versions_model FOREIGN KEY (model) REFERENCES public.models(name);

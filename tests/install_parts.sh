@@ -1,0 +1,13 @@
+# Installs the Debian packages that tests use and that are missing; where it may not, names them.
+set -eu
+missing=""
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 \
+	|| missing="$missing postgresql"
+command -v skopeo >/dev/null 2>&1 || missing="$missing skopeo"
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+else
+	echo "tests need:$missing (apt-get install$missing); those that use them will fail" >&2
+fi

