@@ -46,7 +46,7 @@ format: setup
 
 # Run by maintainers after a change of dependencies; needs uv (pip install uv).
 lock:
-	uv pip compile --universal --python-version 3.11 --group dev --extra demo --extra onedal \
+	uv pip compile --universal --python-version 3.11 --group dev --all-extras \
 		--constraint requirements.in --no-header --quiet --output-file requirements.lock pyproject.toml
 
 clean:

@@ -18,7 +18,7 @@ from bascule.core.errors import Invalid
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bascule.bundle.cost.measure_memory", lambda path: 1 << 20)
+    monkeypatch.setattr("bascule.bundle.cost.measure_memory", lambda path, program: 1 << 20)
 
     def call(*words):
         monkeypatch.setattr("sys.argv", ["bascule", *map(str, words)])
