@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bascule.cli import trust
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ def push(
 ) -> None:
     """Put a bundle into the registry; prints the version, such as gb/1."""
     registry = _registry()
+    _check_signature(path)
     version = registry.push(path, by=_user())
     if as_json:
         print_json(_version_json(version, registry))
@@ -412,6 +414,7 @@ def up(
                 raise typer.Exit(1)
         else:
             note("no criteria in bascule.toml: the version is not checked")
+        _check_signature(bundle.path)
         version = registry.push(bundle.path, by=_user())
     registry.set_alias(version.model, alias, version.number, by=_user(), reason="bascule up")
     note(f"pushed {version}, and {version.model}@{alias} points to it")
@@ -526,10 +529,17 @@ def _service(reference: str) -> Any:
     from bascule.serving import Service
 
     version, path = _find(reference)
+    _check_signature(path)
     if version is not None:
         return Service(version.model, str(version.number), path)
     manifest = read_manifest(path, verify=False)
     return Service(manifest.name, short(manifest.digest), path.resolve())
+
+
+def _check_signature(path: Path) -> None:
+    from bascule.app import check_signature
+
+    check_signature(_settings(), path)
 
 
 def _user() -> str:
@@ -550,3 +560,6 @@ def _version_json(version: Version, registry: Registry | None = None) -> dict[st
     if registry is not None:
         made["path"] = str(registry.path(version))
     return made
+
+
+trust.register(app, find=_find, settings=_settings, user=_user)
