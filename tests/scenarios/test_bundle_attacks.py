@@ -129,7 +129,7 @@ def test_a_manifest_with_values_that_have_no_canonical_form_is_refused(bundle, t
         lambda m: m["programs"].append(m["programs"][0]),
         lambda m: m["programs"][0].update(file="programs/other.onnx"),
         lambda m: m["original"].update(file="original/other.skops"),
-        lambda m: m["signature"].update(inputs=[]),
+        lambda m: m["signature"].update(inputs=[]),  # and its program has one
         lambda m: m["signature"]["inputs"].append(m["signature"]["inputs"][0]),
         lambda m: m["signature"]["inputs"][0].update(shape=[-2]),
         lambda m: m["files"]["environment.txt"].update(bytes=1e400),

@@ -308,8 +308,8 @@ def check_sense(manifest: Manifest) -> None:
         ("output", [field.name for field in signature.outputs]),
         ("program", [program.name for program in manifest.programs]),
     ):
-        if len(set(names)) != len(names) or (what != "program" and not names):
-            raise Invalid(f"it has no {what}, or two of one name")
+        if len(set(names)) != len(names):
+            raise Invalid(f"it has two {what}s of one name")
     fields = [*signature.inputs, *signature.outputs]
     for program in manifest.programs:
         fields += program.inputs
@@ -318,7 +318,7 @@ def check_sense(manifest: Manifest) -> None:
     for read in fields:
         if any(length < -1 for length in read.shape):
             raise Invalid(f"field {read.name!r} has the shape {list(read.shape)}")
-    named = [manifest.original.file, *(program.file for program in manifest.programs), EXAMPLE]
+    named = [manifest.original.file, *(program.file for program in manifest.programs)]
     missing = [name for name in named if name not in manifest.files]
     if missing:
         raise Invalid(f"it lists no file {missing[0]}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import card, cost, environment, parity, provenance
+from bascule.bundle import card, cost, environment, parity, provenance, training
 from bascule.bundle import format as disk
 from bascule.bundle.cost import Cost
 from bascule.bundle.examples import example_body
@@ -112,7 +112,13 @@ def pack(
         measured = _measure(draft, manifest, subject, choice)
         request.tell(_costs(measured, manifest.serves))
         known = _provenance(subject, request)
-        said = {"parity": choice.parity.to_json(), "cost": measured.to_json(), "provenance": known}
+        said: dict[str, Mapping[str, Any]] = {
+            "parity": choice.parity.to_json(),
+            "cost": measured.to_json(),
+            "provenance": known,
+        }
+        if subject.train is not None:
+            said[training.KIND] = training.describe(subject.train, subject.signature)
         now, by = datetime.now(UTC), author or provenance.user_name()
         for kind, body in said.items():
             disk.write_statement(draft, kind, body, at=now, by=by)

@@ -176,12 +176,23 @@ def check(
     criterion: Criteria = None,
     test: Test = None,
     target: Target = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            show_default=False,
+            help="Write the report: json:FILE, junit:FILE or markdown:FILE; may be repeated.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle against the criteria; exit code 1 if one is not met."""
     from bascule.bundle import load
     from bascule.cli.inputs import read_rows, split_truth
+    from bascule.release.reports import FORMS, parse_output
 
+    outputs = [parse_output(text) for text in output or ()]
     version, path = _find(bundle)
     held_out = None
     if test is not None:
@@ -190,6 +201,8 @@ def check(
     with stages(quiet=as_json) as tell:
         tell(f"checking {bundle}")
         report = _check(load(path), criterion, version, held_out)
+    for form, file in outputs:
+        file.write_text(FORMS[form](report, bundle), encoding="utf-8")
     if as_json:
         print_json(report.to_json())
     else:
