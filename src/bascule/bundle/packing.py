@@ -122,7 +122,7 @@ def pack(
         now, by = datetime.now(UTC), author or provenance.user_name()
         for kind, body in said.items():
             disk.write_statement(draft, kind, body, at=now, by=by)
-        text = card.render(manifest, choice.parity, measured, known)
+        text = card.render(manifest, card.Said.of(disk.read_statements(draft)))
         (draft / disk.CARD).write_text(text, encoding="utf-8")
     request.tell(f"sealed as {manifest.digest[:19]} at {place}")
     return load(place)

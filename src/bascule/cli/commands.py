@@ -12,7 +12,7 @@ from bascule.cli import trust
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
-    from bascule.bundle import Bundle
+    from bascule.bundle import Bundle, Statement
     from bascule.registry import Registry, Version
     from bascule.release import GateReport
 
@@ -575,4 +575,8 @@ def _version_json(version: Version, registry: Registry | None = None) -> dict[st
     return made
 
 
-trust.register(app, find=_find, settings=_settings, user=_user)
+def _statements(version: Version) -> list[Statement]:
+    return list(_registry().statements(version))
+
+
+trust.register(app, find=_find, settings=_settings, user=_user, statements=_statements)

@@ -1,4 +1,4 @@
-"""The commands about trust: sign a bundle, and verify who did."""
+"""The commands about trust: sign a bundle, verify who did, show its card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ Find = Callable[[str], "tuple[Version | None, Path]"]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-def register(app: typer.Typer, *, find: Find, settings: Callable[[], Any], user: Any) -> None:
+def register(
+    app: typer.Typer, *, find: Find, settings: Callable[[], Any], user: Any, statements: Any
+) -> None:
     """Put the commands into `app`; what they need of it is handed in."""
 
     @app.command()
@@ -87,3 +89,29 @@ def register(app: typer.Typer, *, find: Find, settings: Callable[[], Any], user:
         else:
             also = f", with {len(found.statements)} statements" if found.statements else ""
             say(f"verified {found.manifest.digest[:19]}, signed by {found.key[:16]}{also}")
+
+    @app.command()
+    def card(
+        bundle: Annotated[
+            str,
+            typer.Argument(
+                metavar="BUNDLE",
+                help="A bundle's folder, or a registered model: gb, gb/3, gb@champion.",
+                show_default=False,
+            ),
+        ],
+        output: Annotated[
+            Path | None,
+            typer.Option(
+                "--output",
+                "-o",
+                help="Write it: .md or .html. Default: print Markdown.",
+                show_default=False,
+            ),
+        ] = None,
+    ) -> None:
+        """Show the card of a bundle: what it is for, how good, within which limits."""
+        from bascule.cli.cards import write_card
+
+        version, path = find(bundle)
+        write_card(path, version, statements(version) if version else None, output, by=user())

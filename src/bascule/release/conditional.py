@@ -120,7 +120,7 @@ class Conditional:
         return columns[name]
 
     def _slice(self, metric: str, condition: Slice) -> Measured:
-        rows = np.flatnonzero(_texts(self._column(condition.column)) == _as_text(condition.value))
+        rows = np.flatnonzero(texts_of(self._column(condition.column)) == _as_text(condition.value))
         if not len(rows):
             raise Invalid(f"no held-out row has {condition}")
         found = self._of(metric, rows)
@@ -131,7 +131,7 @@ class Conditional:
         return self._score(metric, take(self._in(None), rows), self._needed_truth()[rows])
 
     def _worst(self, criterion: Criterion, condition: Each) -> Measured:
-        texts = _texts(self._column(condition.column))
+        texts = texts_of(self._column(condition.column))
         values, inverse = np.unique(texts, return_inverse=True)
         if len(values) > MAX_SLICES:
             raise Invalid(
@@ -189,7 +189,7 @@ def _stability(before: Columns, after: Columns) -> Measured:
     return Measured(1 - change / spread, f"answers change by {change:.4g} on average")
 
 
-def _texts(values: NDArray[Any]) -> NDArray[Any]:
+def texts_of(values: NDArray[Any]) -> NDArray[Any]:
     """Each value as people write it: 3 for 3.0, true for True."""
     missing = is_missing(values).tolist()
     return np.array(

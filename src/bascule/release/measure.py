@@ -122,9 +122,19 @@ def _conditional(
         bundle,
         *held_out,
         ask=lambda rows: _answers(program, rows),
-        score=lambda metric, answers, truth: _score(metric, _answered(bundle, answers), truth),
+        score=lambda metric, answers, truth: score_of(bundle, metric, answers, truth),
     )
     return taking.measure(criteria)
+
+
+def answers_of(bundle: Bundle, columns: Columns) -> Columns:
+    """What the program that is served answers for any number of rows."""
+    return _answers(bundle.program(threads=1), columns)
+
+
+def score_of(bundle: Bundle, metric: str, answers: Columns, truth: NDArray[Any]) -> Measured:
+    """One quality of answers; needs scikit-learn."""
+    return _score(metric, _answered(bundle, answers), truth)
 
 
 def _answers(program: Program, columns: Columns) -> Columns:
