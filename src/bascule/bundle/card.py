@@ -351,7 +351,6 @@ def _lineage(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         if known.get(name)
     ]
     rows += [(name, version) for name, version in sorted(manifest.original.requires.items())]
-    rows += [(f"from {kind}", _pairs(told)) for kind, told in known.get("lineage", {}).items()]
     rows += [(name, f"{value}") for name, value in known.get("parameters", {}).items()]
     blocks: list[Block] = [Table(("", ""), tuple(rows))] if rows else []
     settings = list(known.get("model_parameters", {}).items())
@@ -361,12 +360,6 @@ def _lineage(manifest: Manifest, said: Said) -> tuple[Block, ...]:
             Table(("setting", "value"), tuple((n, str(v)) for n, v in settings[:_MAX_FIELDS]))
         )
     return tuple(blocks)
-
-
-def _pairs(told: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value}" for name, value in told.items() if isinstance(value, str | int | float)
-    )
 
 
 def _listed(texts: Sequence[str]) -> str:
