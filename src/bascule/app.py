@@ -77,6 +77,20 @@ class RegistrySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecuritySettings:
+    """Who must vouch for a bundle.
+
+    Attributes:
+        required_keys: Files of public keys. With any, a bundle that none of them signed is neither
+            pushed nor served. A relative path is meant from the folder of the settings.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    required_keys: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSettings:
     """How predictions are served.
 
@@ -116,12 +130,14 @@ class Settings:
         home: The folder of the registry. A relative one is meant from the folder of the settings.
         gates: Section `[gates]`.
         registry: Section `[registry]`.
+        security: Section `[security]`.
         serving: Section `[serving]`.
     """
 
     home: Path = Path(".bascule")
     gates: GateSettings = field(default_factory=GateSettings)
     registry: RegistrySettings = field(default_factory=RegistrySettings)
+    security: SecuritySettings = field(default_factory=SecuritySettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
 
 
@@ -178,7 +194,21 @@ def load_settings(
         raise Invalid(f"{file} is not TOML: {error}", hint="mend that line") from None
     except (OSError, UnicodeDecodeError) as error:
         raise Invalid(f"{file} cannot be read: {error}") from None
-    return replace(settings, home=here / settings.home.expanduser())
+    keys = tuple(here / key.expanduser() for key in settings.security.required_keys)
+    return replace(
+        settings,
+        home=here / settings.home.expanduser(),
+        security=replace(settings.security, required_keys=keys),
+    )
+
+
+def check_signature(settings: Settings, bundle: Path) -> None:
+    """Raise `Untrusted` when keys are required and none of them signed the bundle."""
+    if not settings.security.required_keys:
+        return
+    from bascule.bundle.signatures import verify_bundle
+
+    verify_bundle(bundle, settings.security.required_keys)
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -239,6 +269,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         home: Path = Settings().home
         gates: GateSettings = GateSettings()
         registry: RegistrySettings = RegistrySettings()
+        security: SecuritySettings = SecuritySettings()
         serving: ServingSettings = ServingSettings()
 
         @field_validator("gates", mode="before")
@@ -248,6 +279,14 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
                 with suppress(ValueError):
                     return {**gates, "criteria": json.loads(gates["criteria"])}
             return gates
+
+        @field_validator("security", mode="before")
+        @classmethod
+        def read_keys_in_a_variable(cls, security: Any) -> Any:
+            if isinstance(security, dict) and isinstance(security.get("required_keys"), str):
+                with suppress(ValueError):
+                    return {**security, "required_keys": json.loads(security["required_keys"])}
+            return security
 
         @classmethod
         def settings_customise_sources(
@@ -264,7 +303,11 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
 
     loaded = Loaded()
     return Settings(
-        home=loaded.home, gates=loaded.gates, registry=loaded.registry, serving=loaded.serving
+        home=loaded.home,
+        gates=loaded.gates,
+        registry=loaded.registry,
+        security=loaded.security,
+        serving=loaded.serving,
     )
 
 

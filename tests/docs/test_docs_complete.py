@@ -25,7 +25,7 @@ from bascule.core.errors import KINDS
 from bascule.core.fields import DType, Field, Signature
 from bascule.core.names import Reference
 from bascule.release import METRICS
-from bascule.release.criteria import LATENCIES, SHORT_NAMES, SIZES
+from bascule.release.criteria import DATA, LATENCIES, SHORT_NAMES, SIZES
 from bascule.serving import http, statuses
 from bascule.serving.confidence import Confidence
 from bascule.serving.counters import STATUSES, Label, Totals, prometheus_text
@@ -250,8 +250,11 @@ def test_every_metric_of_the_server_is_documented_with_its_labels() -> None:
 
 def test_every_metric_of_the_criteria_is_documented() -> None:
     text = read("criteria.md")
-    costs = [in_code(row[0]) for row in table(text.split("## Quality")[0], "metric")]
-    short = {in_code(row[0]): row[1] for row in table(text.split("## Quality")[1], "metric")}
+    first, rest = text.split("## Quality")
+    quality, about_data = rest.split("## The data")
+    costs = [in_code(row[0]) for row in table(first, "metric")]
+    short = {in_code(row[0]): row[1] for row in table(quality, "metric")}
+    data = [in_code(row[0]) for row in table(about_data, "metric")]
     others = [name for row in table(text, "for") for name in re.findall(r"`(\w+)`", row[1])]
 
     assert costs == [*LATENCIES, *SIZES, "parity"]
@@ -259,7 +262,8 @@ def test_every_metric_of_the_criteria_is_documented() -> None:
         name: scorer for name, (scorer, _) in SHORT_NAMES.items()
     }
     assert len(others) == len(set(others))
-    assert {*costs, *short, *others} == METRICS
+    assert data == list(DATA)
+    assert {*costs, *short, *others, *data} == METRICS
 
 
 # -- commands --

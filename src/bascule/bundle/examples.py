@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from bascule.bundle.limits import MAX_EXAMPLE_BYTES
+from bascule.bundle.manifest import EXAMPLE
 from bascule.core.digests import canonical_json
+from bascule.core.errors import Untrusted
 from bascule.core.fields import Columns, DType, Field
 
 ROWS = 4
@@ -37,17 +42,36 @@ def example_body(columns: Columns, inputs: tuple[Field, ...]) -> bytes:
 
 
 def columns_of(body: bytes, inputs: tuple[Field, ...]) -> Columns:
-    """The columns of an example that was written here, in the dtypes of `inputs`."""
-    parts = {part["name"]: part for part in json.loads(body)["inputs"]}
-    made: Columns = {}
-    for field in inputs:
-        part = parts[field.name]
-        data = part["data"]
-        if field.dtype is not DType.BYTES:
-            data = [np.nan if value is None else value for value in data]
-        values = np.array(data, dtype=field.dtype.numpy)
-        made[field.name] = values.reshape(part["shape"])
+    """The columns of an example that was written here, in the dtypes of `inputs`.
+
+    Raises:
+        Untrusted: It is none.
+    """
+    if len(body) > MAX_EXAMPLE_BYTES:
+        raise Untrusted(f"{EXAMPLE} has more than {MAX_EXAMPLE_BYTES:,} bytes", file=EXAMPLE)
+    try:
+        parts = {part["name"]: part for part in json.loads(body)["inputs"]}
+        made = {field.name: _column(parts[field.name], field) for field in inputs}
+        if len({len(column) for column in made.values()}) > 1:
+            raise ValueError("its columns have different lengths")
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as problem:
+        raise Untrusted(
+            f"{EXAMPLE} is no request that the model takes: {problem}", file=EXAMPLE
+        ) from None
     return made
+
+
+def _column(part: Mapping[str, Any], field: Field) -> NDArray[Any]:
+    data = part["data"]
+    if field.dtype is DType.BYTES:
+        if not all(value is None or isinstance(value, str) for value in data):
+            raise ValueError(f"{field.name} holds what is no text")
+    else:
+        data = [np.nan if value is None else value for value in data]
+    values = np.array(data, dtype=field.dtype.numpy).reshape(part["shape"])
+    if values.ndim != 1 + len(field.shape) or not len(values):
+        raise ValueError(f"{field.name} has the shape {list(values.shape)}")
+    return values
 
 
 def _is_finite(columns: Columns, row: int) -> bool:

@@ -28,6 +28,12 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bascule.bundle.limits import (
+    MAX_FILES,
+    MAX_MANIFEST_BYTES,
+    MAX_STATEMENT_BYTES,
+    MAX_STATEMENTS,
+)
 from bascule.bundle.manifest import (
     BASELINE,
     CALIBRATION,
@@ -81,7 +87,6 @@ __all__ = [
     "write_statement",
 ]
 
-_MAX_MANIFEST_BYTES = 64 << 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -227,7 +232,10 @@ def read_statements(path: str | Path, kind: str | None = None) -> list[Statement
     subject = digest_of(path)
     found = []
     folder = Path(path) / STATEMENTS
-    for file in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    if len(files) > MAX_STATEMENTS:
+        raise Untrusted(f"{folder} holds {len(files):,} files, and {MAX_STATEMENTS:,} may be")
+    for file in files:
         statement = _parse_statement(file)
         if statement.subject == subject and kind in (None, statement.kind):
             found.append(statement)
@@ -308,8 +316,13 @@ def _manifest_bytes(path: Path) -> bytes:
         )
     if file.is_symlink():
         raise Untrusted(f"{MANIFEST} of bundle {path} is a symbolic link", file=MANIFEST)
-    if file.stat().st_size > _MAX_MANIFEST_BYTES:
-        raise Untrusted(f"{MANIFEST} of bundle {path} is too large to be one", file=MANIFEST)
+    if file.stat().st_size > MAX_MANIFEST_BYTES:
+        raise Untrusted(
+            f"{MANIFEST} of bundle {path} has more than {MAX_MANIFEST_BYTES:,} bytes, which is too "
+            "large to be one",
+            file=MANIFEST,
+            limit=MAX_MANIFEST_BYTES,
+        )
     return file.read_bytes()
 
 
@@ -318,11 +331,12 @@ def _parse_manifest(path: Path) -> Manifest:
     try:
         value = json.loads(data)
         version = value["schema_version"]
+        is_canonical = canonical_json(value) == data
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Untrusted(
             f"{MANIFEST} of bundle {path} is not a manifest", path=str(path), file=MANIFEST
         ) from None
-    if not isinstance(version, int) or version > SCHEMA_VERSION or version < 1:
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise Untrusted(
             f"bundle {path} has schema version {version}, and this bascule reads up to "
             f"{SCHEMA_VERSION}",
@@ -331,11 +345,12 @@ def _parse_manifest(path: Path) -> Manifest:
         )
     try:
         manifest = Manifest.from_json(value)
-    except (Invalid, KeyError, TypeError, ValueError, AttributeError) as problem:
+        check_sense(manifest)
+    except (Invalid, LookupError, TypeError, ValueError, AttributeError, OverflowError) as problem:
         raise Untrusted(
             f"{MANIFEST} of bundle {path} is damaged: {problem}", path=str(path), file=MANIFEST
         ) from None
-    if canonical_json(value) != data:
+    if not is_canonical:
         raise Untrusted(f"{MANIFEST} of bundle {path} is not in canonical form", file=MANIFEST)
     if manifest.serves != ORIGINAL and manifest.served is None:
         raise Untrusted(
@@ -343,6 +358,32 @@ def _parse_manifest(path: Path) -> Manifest:
             file=MANIFEST,
         )
     return replace(manifest, digest_on_disk=sha256_bytes(data))
+
+
+def check_sense(manifest: Manifest) -> None:
+    """Raise `Invalid` when parts of a manifest do not fit together, as in no honest bundle."""
+    if len(manifest.files) > MAX_FILES:
+        raise Invalid(f"it names {len(manifest.files):,} files, and {MAX_FILES:,} may be")
+    signature = manifest.signature
+    for what, names in (
+        ("input", [field.name for field in signature.inputs]),
+        ("output", [field.name for field in signature.outputs]),
+        ("program", [program.name for program in manifest.programs]),
+    ):
+        if len(set(names)) != len(names):
+            raise Invalid(f"it has two {what}s of one name")
+    fields = [*signature.inputs, *signature.outputs]
+    for program in manifest.programs:
+        fields += program.inputs
+        if [read.name for read in program.inputs] != [read.name for read in signature.inputs]:
+            raise Invalid(f"program {program.name!r} has other inputs than the signature")
+    for read in fields:
+        if any(length < -1 for length in read.shape):
+            raise Invalid(f"field {read.name!r} has the shape {list(read.shape)}")
+    named = [manifest.original.file, *(program.file for program in manifest.programs)]
+    missing = [name for name in named if name not in manifest.files]
+    if missing:
+        raise Invalid(f"it lists no file {missing[0]}")
 
 
 def _check_file(path: Path, name: str, entry: FileEntry) -> None:
@@ -357,6 +398,7 @@ def _check_file(path: Path, name: str, entry: FileEntry) -> None:
         or name in (MANIFEST, CARD)
         or pure.parts[0] == STATEMENTS
         or not _DIGEST.fullmatch(entry.sha256)
+        or entry.bytes < 0
     ):
         raise Untrusted(
             f"{MANIFEST} of bundle {path} names {name!r}, which cannot be a file of it",
@@ -384,6 +426,8 @@ def _check_file(path: Path, name: str, entry: FileEntry) -> None:
 
 def _refuse_strangers(path: Path, manifest: Manifest) -> None:
     known = {MANIFEST, CARD, *manifest.files}
+    if (path / CARD).is_symlink():
+        raise Untrusted(f"{CARD} of bundle {path} is a symbolic link", path=str(path), file=CARD)
     for root, folders, files in os.walk(path):
         inside = Path(root).relative_to(path)
         if inside == Path():
@@ -416,6 +460,12 @@ def _altered(path: Path, name: str) -> Untrusted:
 def _parse_statement(file: Path) -> Statement:
     if file.is_symlink():
         raise Untrusted(f"statement {file} is a symbolic link", file=file.name)
+    if not file.is_file():
+        raise Untrusted(f"statement {file} is no plain file", file=file.name)
+    if file.stat().st_size > MAX_STATEMENT_BYTES:
+        raise Untrusted(
+            f"statement {file} has more than {MAX_STATEMENT_BYTES:,} bytes", file=file.name
+        )
     try:
         value = json.loads(file.read_bytes())
         return Statement(

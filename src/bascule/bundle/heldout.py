@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.manifest import TRUTH
+from bascule.bundle.limits import MAX_TABLE_BYTES, MAX_TABLE_CELLS
+from bascule.bundle.manifest import TEST_DATA, TRUTH
 from bascule.bundle.subject import Rows
 from bascule.bundle.tables import as_dtype, read_table
 from bascule.core.errors import Invalid, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
+
+_ROWS_AT_ONCE = 65_536
 
 
 def to_parquet(rows: Rows, signature: Signature) -> bytes:
@@ -48,13 +51,10 @@ def from_parquet(data: bytes, signature: Signature) -> tuple[Columns, NDArray[An
     """The rows in the signature's dtypes, and their truth.
 
     Raises:
-        Untrusted: The file does not hold the columns of the signature.
+        Untrusted: The file does not hold the columns of the signature, or would fill the memory.
     """
-    import pyarrow.parquet
-
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(data))
-        read = read_table(table)
+        read = read_table(read_bounded(data, TEST_DATA))
         columns: Columns = {}
         for field in signature.inputs:
             if field.shape:
@@ -66,9 +66,48 @@ def from_parquet(data: bytes, signature: Signature) -> tuple[Columns, NDArray[An
             if field.dtype is DType.BYTES and values.dtype.kind == "f":
                 values = np.full(len(values), None, object)
             columns[field.name] = as_dtype(values, field.dtype)
-    except (Invalid, KeyError, OSError, ValueError) as problem:
-        raise Untrusted(f"the held-out rows cannot be read: {problem}") from None
+    except (Invalid, ArithmeticError, LookupError, OSError, TypeError, ValueError) as problem:
+        raise Untrusted(
+            f"the held-out rows in {TEST_DATA} cannot be read: {problem}", file=TEST_DATA
+        ) from None
     return columns, read.columns.get(TRUTH)
+
+
+def read_bounded(data: bytes, file: str) -> Any:
+    """A Parquet file as a table, read piece by piece and given up when it grows too large.
+
+    Raises:
+        Untrusted: It holds, or says that it holds, more than `limits` allows.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    opened = pyarrow.parquet.ParquetFile(
+        io.BytesIO(data),
+        thrift_string_size_limit=len(data) + 1,
+        thrift_container_size_limit=len(data) + 1,
+    )
+    told = opened.metadata
+    cells = told.num_rows * max(1, told.num_columns)
+    groups = [told.row_group(index) for index in range(told.num_row_groups)]
+    if cells > MAX_TABLE_CELLS or sum(one.total_byte_size for one in groups) > MAX_TABLE_BYTES:
+        raise Untrusted(
+            f"{file} would unpack to {told.num_rows:,} rows of {told.num_columns} columns, from "
+            f"{len(data):,} bytes",
+            hint="the file was made to fill the memory; do not use it",
+            file=file,
+        )
+    pieces, size = [], 0
+    for piece in opened.iter_batches(batch_size=_ROWS_AT_ONCE):
+        size += piece.nbytes
+        if size > MAX_TABLE_BYTES:
+            raise Untrusted(
+                f"{file} unpacks to more than {MAX_TABLE_BYTES:,} bytes, from {len(data):,}",
+                hint="the file was made to fill the memory; do not use it",
+                file=file,
+            )
+        pieces.append(piece)
+    return pyarrow.Table.from_batches(pieces, opened.schema_arrow)
 
 
 def _matrix_names(field: Field, signature: Signature, width: int) -> tuple[str, ...]:

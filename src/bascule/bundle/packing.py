@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import calibrating, card, cost, environment, parity, profiling, provenance
+from bascule.bundle import (
+    calibrating,
+    card,
+    cost,
+    environment,
+    parity,
+    profiling,
+    provenance,
+    training,
+)
 from bascule.bundle import format as disk
 from bascule.bundle.choosing import pinned
 from bascule.bundle.compilers.apart import take_apart
@@ -134,10 +143,13 @@ def pack(
         known = _provenance(subject, request)
         said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
         said += [("cost", measured.to_json()), ("provenance", known)]
+        said.append(("calibration", {"told": held_out.told}))
+        if subject.train is not None:
+            said.append((training.KIND, training.describe(subject.train, subject.signature)))
         now, by = datetime.now(UTC), author or provenance.user_name()
         for kind, body in said:
             disk.write_statement(draft, kind, body, at=now, by=by)
-        text = card.render(manifest, choice.parity, measured, known, held_out.told)
+        text = card.render(manifest, card.Said.of(disk.read_statements(draft)))
         (draft / disk.CARD).write_text(text, encoding="utf-8")
     request.tell(f"sealed as {manifest.digest[:19]} at {place}")
     return load(place)

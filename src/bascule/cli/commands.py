@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bascule.cli import trust
 from bascule.cli.registering import add_commands as add_registry_commands
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
-    from bascule.bundle import Bundle
+    from bascule.bundle import Bundle, Statement
     from bascule.registry import Registry, Version
     from bascule.release import GateReport
 
@@ -187,12 +188,23 @@ def check(
     criterion: Criteria = None,
     test: Test = None,
     target: Target = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            show_default=False,
+            help="Write the report: json:FILE, junit:FILE or markdown:FILE; may be repeated.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle against the criteria; exit code 1 if one is not met."""
     from bascule.bundle import load
     from bascule.cli.inputs import read_rows, split_truth
+    from bascule.release.reports import FORMS, parse_output
 
+    outputs = [parse_output(text) for text in output or ()]
     version, path = _find(bundle)
     held_out = None
     if test is not None:
@@ -201,6 +213,8 @@ def check(
     with stages(quiet=as_json) as tell:
         tell(f"checking {bundle}")
         report = _check(load(path), criterion, version, held_out)
+    for form, file in outputs:
+        file.write_text(FORMS[form](report, bundle), encoding="utf-8")
     if as_json:
         print_json(report.to_json())
     else:
@@ -251,6 +265,7 @@ def push(
 ) -> None:
     """Put a bundle into the registry; prints the version, such as gb/1."""
     registry = _registry()
+    _check_signature(path)
     version = registry.push(path, by=_user())
     if as_json:
         print_json(_version_json(version, registry))
@@ -433,6 +448,7 @@ def up(
                 raise typer.Exit(1)
         else:
             note("no criteria in bascule.toml: the version is not checked")
+        _check_signature(bundle.path)
         version = registry.push(bundle.path, by=_user())
     registry.set_alias(version.model, alias, version.number, by=_user(), reason="bascule up")
     note(f"pushed {version}, and {version.model}@{alias} points to it")
@@ -566,10 +582,17 @@ def _service(reference: str) -> Any:
     from bascule.serving import Service
 
     version, path = _find(reference)
+    _check_signature(path)
     if version is not None:
         return Service(version.model, str(version.number), path)
     manifest = read_manifest(path, verify=False)
     return Service(manifest.name, short(manifest.digest), path.resolve())
+
+
+def _check_signature(path: Path) -> None:
+    from bascule.app import check_signature
+
+    check_signature(_settings(), path)
 
 
 def _user() -> str:
@@ -594,3 +617,10 @@ def _version_json(version: Version, registry: Registry | None = None) -> dict[st
 
 
 add_registry_commands(app, Ref, _registry, _user)
+
+
+def _statements(version: Version) -> list[Statement]:
+    return list(_registry().statements(version))
+
+
+trust.register(app, find=_find, settings=_settings, user=_user, statements=_statements)

@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Literal
 
 from bascule.core.errors import Invalid
+from bascule.release.conditions import Condition, Each, Missing, Noise, Slice, parse_condition
 
 Operator = Literal[">=", "<=", ">", "<"]
 
@@ -48,14 +49,16 @@ criterion need not import scikit-learn; a test compares them with what it offers
 
 LATENCIES = ("latency_p50", "latency_p99")
 SIZES = ("peak_memory", "size")
+DATA = ("coverage", "finite", "stability", "target_in_features", "train_test_overlap")
+"""What is asked of the held-out rows, and of the answers to them."""
 QUALITIES = SCORERS | SHORT_NAMES.keys()
-METRICS = QUALITIES | {*LATENCIES, *SIZES, "parity"}
+METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, "parity"}
 """Every metric that a criterion may name."""
 
 _MILLISECONDS = {"us": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)}
 _MEGABYTES = {"KB": Decimal("0.001"), "MB": Decimal(1), "GB": Decimal(1000)}
 _WRITTEN = re.compile(
-    r"\s*(?P<metric>[A-Za-z_][A-Za-z0-9_]*)\s*(?:\[(?P<batch>[^\]]*)\])?"
+    r"\s*(?P<metric>[A-Za-z_][A-Za-z0-9_]*)\s*(?:\[(?P<inside>[^\]]*)\])?"
     r"\s*(?P<operator>>=|<=|==|!=|=|>|<)"
     r"\s*(?P<limit>[-+]?[^\s]*?)\s*(?P<unit>[A-Za-z%]*)\s*"
 )
@@ -73,12 +76,14 @@ class Criterion:
         operator: How the measured value must stand to the limit.
         limit: In milliseconds for a latency, in megabytes (10^6 bytes) for a size, else as is.
         batch: Rows in a request, for a latency; None for everything else.
+        condition: Which rows, or in what state, for a quality; None for all rows as they are.
     """
 
     metric: str
     operator: Operator
     limit: float
     batch: int | None = None
+    condition: Condition | None = None
 
     @classmethod
     def parse(cls, text: str) -> Criterion:
@@ -97,13 +102,27 @@ class Criterion:
             metric,
             operator,  # type: ignore[arg-type]  # checked against the four of them above
             _limit(text, metric, written["limit"], written["unit"]),
-            _batch(text, metric, written["batch"]),
+            _batch(text, metric, written["inside"]),
+            _condition(text, metric, written["inside"]),
         )
 
     @property
     def measure(self) -> str:
         """What has to be measured for it, `latency_p99[100]`: the key of its fact."""
-        return self.metric if self.batch is None else f"{self.metric}[{self.batch}]"
+        if isinstance(self.condition, Each):
+            # Which slice is the worst depends on the direction.
+            return f"{'least' if self.wants_more else 'most'} {self._named}"
+        return self._named
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether larger values meet it."""
+        return self.operator.startswith(">")
+
+    @property
+    def _named(self) -> str:
+        inside = self.batch if self.condition is None else self.condition
+        return self.metric if inside is None else f"{self.metric}[{inside}]"
 
     @property
     def unit(self) -> str:
@@ -124,7 +143,7 @@ class Criterion:
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
-        name = self.metric if self.batch in (None, 1) else self.measure
+        name = self.metric if self.batch == 1 else self._named
         return f"{name} {self.operator} {self.limit:.12g}{unit}"
 
 
@@ -160,13 +179,35 @@ def _limit(text: str, metric: str, limit: str, unit: str) -> float:
     return value
 
 
+def _condition(text: str, metric: str, inside: str | None) -> Condition | None:
+    """What the brackets say; only some metrics have any."""
+    if metric in LATENCIES:
+        return None
+    if inside is None:
+        if metric == "stability":
+            raise Invalid(
+                f"{text!r}: stability needs a state", hint="write stability[noise 1%] >= 0.99"
+            )
+        return None
+    allowed: tuple[type, ...] = ()
+    if metric in QUALITIES:
+        allowed = (Slice, Each, Missing, Noise)
+    elif metric in ("finite", "stability"):
+        allowed = (Missing, Noise)
+    if not allowed:
+        raise Invalid(
+            f"{text!r}: {metric} has nothing in brackets", hint=f"write {metric} without [{inside}]"
+        )
+    condition = parse_condition(text, inside)
+    if not isinstance(condition, allowed):
+        raise Invalid(
+            f"{text!r}: {metric} is measured on all rows", hint=f"write {metric}[noise 1%] >= 0.99"
+        )
+    return condition
+
+
 def _batch(text: str, metric: str, batch: str | None) -> int | None:
     if metric not in LATENCIES:
-        if batch is not None:
-            raise Invalid(
-                f"{text!r}: {metric} has no batch size; only {' and '.join(LATENCIES)} have",
-                hint=f"write {metric} without [{batch}]",
-            )
         return None
     if batch is None:
         return 1
@@ -186,7 +227,7 @@ MAX_BATCH = 65_536
 def _unknown_metric(text: str, metric: str) -> Invalid:
     near = difflib.get_close_matches(metric.casefold(), METRICS, n=1, cutoff=0.6)
     guess = f"; did you mean {near[0]!r}?" if near else ""
-    special = ", ".join((*LATENCIES, *SIZES, "parity"))
+    special = ", ".join((*LATENCIES, *SIZES, "parity", *DATA))
     return Invalid(
         f"{text!r}: there is no metric {metric!r}{guess}",
         hint=f"one of {special}, {', '.join(sorted(QUALITIES))}",

@@ -23,6 +23,7 @@ from bascule.bundle.tables import conform, for_program
 from bascule.core.errors import Invalid
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
+from bascule.release.conditional import Conditional, is_conditional
 from bascule.release.criteria import LATENCIES, QUALITIES, SHORT_NAMES, Criterion
 from bascule.release.gates import Measured
 from bascule.release.rows import batch_of, example_rows
@@ -57,7 +58,9 @@ def measure(
         Invalid: `test` is not a table and as many answers, or does not fit the model.
     """
     held_out = _test_rows(bundle, test)
-    facts = _qualities(bundle, held_out, [one.metric for one in criteria])
+    plain = [one.metric for one in criteria if not is_conditional(one)]
+    facts = _qualities(bundle, held_out, plain)
+    facts.update(_conditional(bundle, held_out, [one for one in criteria if is_conditional(one)]))
     for batch in sorted({one.batch for one in criteria if one.batch is not None}):
         facts.update(_latencies(bundle, held_out, batch))
     others: dict[str, Callable[[Bundle], Measured]] = {
@@ -104,6 +107,34 @@ def _qualities(
         missing = Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
         return dict.fromkeys(asked, missing)
     return {metric: _score(metric, answered, truth) for metric in asked}
+
+
+def _conditional(
+    bundle: Bundle, held_out: _Rows | None, criteria: Sequence[Criterion]
+) -> dict[str, Measured]:
+    if not criteria:
+        return {}
+    if held_out is None:
+        missing = Measured(None, "the bundle holds no test rows; pack it with test=(X, y)")
+        return {one.measure: missing for one in criteria}
+    program = bundle.program(threads=1)
+    taking = Conditional(
+        bundle,
+        *held_out,
+        ask=lambda rows: _answers(program, rows),
+        score=lambda metric, answers, truth: score_of(bundle, metric, answers, truth),
+    )
+    return taking.measure(criteria)
+
+
+def answers_of(bundle: Bundle, columns: Columns) -> Columns:
+    """What the program that is served answers for any number of rows."""
+    return _answers(bundle.program(threads=1), columns)
+
+
+def score_of(bundle: Bundle, metric: str, answers: Columns, truth: NDArray[Any]) -> Measured:
+    """One quality of answers; needs scikit-learn."""
+    return _score(metric, _answered(bundle, answers), truth)
 
 
 def _answers(program: Program, columns: Columns) -> Columns:

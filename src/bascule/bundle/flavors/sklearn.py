@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.flavors.archives import check_archive, is_own_class
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.probing import probed
+from bascule.bundle.flavors.structures import check_estimator
 from bascule.bundle.flavors.tabular import (
     as_trained,
     fields_of,
@@ -35,8 +37,8 @@ from bascule.core.fields import Columns, Field, Signature
 
 _FILE = "original/model.skops"
 _INSTALL = "pip install 'bascule[sklearn]'"
-_TRUSTED_HOMES = ("sklearn.", "numpy.", "scipy.")
 _TRUSTED_BY_NAME = {
+    "numpy.dtype",
     "functools.partial",  # what it calls is asked for by its own name
     "sklearn.utils.validation.check_array",
     *(
@@ -163,7 +165,9 @@ def save(model: Any) -> bytes:
             hint="build the step from scikit-learn's estimators and numpy's functions",
             type=strange[0],
         )
-    return _normalised(data)
+    normalised = _normalised(data)
+    check_archive(normalised, "the model")
+    return normalised
 
 
 def open_skops(data: bytes, manifest: Manifest) -> SklearnOriginal:
@@ -193,6 +197,7 @@ def load_trusted(data: bytes, file: str) -> Any:
         MissingExtra: scikit-learn is not installed.
     """
     skops = _skops()
+    check_archive(data, file)
     try:
         types = skops.get_untrusted_types(data=data)
         strange = [name for name in types if not _is_trusted(name)]
@@ -202,11 +207,13 @@ def load_trusted(data: bytes, file: str) -> Any:
                 hint="build the model from scikit-learn's own estimators",
                 type=strange[0],
             )
-        return skops.loads(data, trusted=types)
+        model = skops.loads(data, trusted=types)
     except Untrusted:
         raise
     except Exception as problem:
         raise Untrusted(f"{file} cannot be read: {problem}", file=file) from problem
+    check_estimator(model, file)
+    return model
 
 
 def _skops() -> Any:
@@ -219,10 +226,10 @@ def _skops() -> Any:
 
 
 def _is_trusted(name: str) -> bool:
-    """Whether it is a class of scikit-learn, numpy or scipy; a function could do anything."""
+    """Whether it is a class of scikit-learn or scipy; a function could do anything."""
     if name in _TRUSTED_BY_NAME:
         return True
-    if not name.startswith(_TRUSTED_HOMES):
+    if not is_own_class(name):
         return False
     module, _, attribute = name.rpartition(".")
     try:

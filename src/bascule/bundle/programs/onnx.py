@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bascule.bundle.programs.guard import check_graph
 from bascule.core.errors import ModelFailed, Untrusted
 from bascule.core.fields import Columns, DType, Field
 
@@ -103,10 +104,9 @@ def open_onnx(
     """A program from the bytes of an ONNX file that has been verified.
 
     Raises:
-        Untrusted: The graph refers to files outside of itself, the runtime cannot load it, or
-            its inputs and outputs are not those that the manifest declares.
+        Untrusted: The graph holds what `guard` refuses, the runtime cannot load it, or its
+            inputs and outputs are not those that the manifest declares.
     """
-    refuse_external_data(data, file)
     session = open_session(data, file, threads=threads)
     _match(session.get_inputs(), inputs, f"an input of {file}")
     _match(session.get_outputs(), outputs, f"an output of {file}")
@@ -116,7 +116,8 @@ def open_onnx(
 
 
 def open_session(data: bytes, file: str, *, threads: int = 1) -> Any:
-    """A session for the graph's bytes; raises `Untrusted` when the runtime cannot take them."""
+    """A session for the graph's bytes; raises `Untrusted` when it or the runtime refuses them."""
+    check_graph(data, file)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -143,24 +144,6 @@ def field_of(node: Any) -> Field:
 
 def is_known_type(node: Any) -> bool:
     return node.type in _TYPES
-
-
-def refuse_external_data(data: bytes, file: str) -> None:
-    """Raise `Untrusted` when a tensor of the graph lives in another file.
-
-    The format says so by an entry with the key "location". Most graphs do not contain the word,
-    and only for one that does is the parser loaded.
-    """
-    if b"location" not in data:
-        return
-    from bascule.bundle.programs.external import has_external_data
-
-    if has_external_data(data):
-        raise Untrusted(
-            f"{file} refers to data in other files",
-            hint="save the model with its weights inside, as one file",
-            file=file,
-        )
 
 
 def _match(nodes: Sequence[Any], fields: tuple[Field, ...], what: str) -> None:

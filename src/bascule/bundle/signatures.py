@@ -1,0 +1,119 @@
+"""Signatures of bundles: who vouches for the manifest, and by it for every file.
+
+A signature is kept twice beside the bundle: as `statements/model.sig`, which `model_signing verify
+key` reads, and as a statement of the kind `signature`, which goes with the bundle into a registry.
+What is signed is the bundle without its card and, unless asked for, without what is said of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from bascule.bundle import format as disk
+from bascule.bundle.format import CARD, MANIFEST, STATEMENTS, Manifest, read_manifest
+from bascule.core.errors import Invalid, Untrusted
+from bascule.security import Signed, sign_folder, verify_folder
+
+KIND = "signature"
+FILE = f"{STATEMENTS}/model.sig"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A bundle and the key that vouches for it.
+
+    Attributes:
+        manifest: What the bundle is.
+        key: The fingerprint of the key.
+        statements: The files of statements that are signed as well.
+    """
+
+    manifest: Manifest
+    key: str
+    statements: tuple[str, ...]
+
+
+def sign_bundle(
+    path: Path,
+    private_key: Path,
+    *,
+    password: str | None = None,
+    statements: bool = False,
+    now: datetime,
+    by: str,
+) -> Manifest:
+    """Sign the bundle at `path`, and lay the signature beside it.
+
+    Args:
+        path: The bundle's folder.
+        private_key: A PEM file.
+        password: Of the key, if it has one.
+        statements: Whether to sign the statements that are there as well. Later ones may join
+            them, and are not signed.
+        now: When, for the statement.
+        by: Who signs.
+
+    Raises:
+        Untrusted: A byte of it was altered since it was sealed. Nothing is signed.
+    """
+    manifest = read_manifest(path)
+    folder = path / STATEMENTS
+    folder.mkdir(exist_ok=True)
+    ignored = [CARD, STATEMENTS]
+    if statements:
+        earlier = [f"{STATEMENTS}/{file.name}" for file in folder.glob(f"{KIND}-*.json")]
+        ignored = [CARD, FILE, *earlier]
+    signature = sign_folder(path, private_key, password=password, ignored=ignored)
+    (path / FILE).write_bytes(signature)
+    disk.write_statement(path, KIND, json.loads(signature), at=now, by=by)
+    return manifest
+
+
+def verify_bundle(path: Path, public_keys: Sequence[Path]) -> Verified:
+    """The bundle at `path`, after its files and the signature of one of the keys were checked.
+
+    Raises:
+        Untrusted: It is altered, or none of the keys vouches for it as it is.
+    """
+    if not public_keys:
+        raise Invalid("there is no key to verify with", hint="name one with --key")
+    manifest = read_manifest(path)
+    refused: list[str] = []
+    for signature in _signatures(path):
+        for key in public_keys:
+            try:
+                signed = verify_folder(path, signature, key)
+            except Untrusted as problem:
+                refused.append(problem.message)
+                continue
+            if _vouches(signed, manifest):
+                return _verified(manifest, signed)
+            refused.append(f"{key} signed other files of {path} than its {MANIFEST}")
+    raise Untrusted(
+        refused[0] if refused else f"bundle {path} is not signed",
+        hint=f"sign it with one of {', '.join(str(key) for key in public_keys)}: "
+        "bascule sign BUNDLE --key KEY",
+        path=str(path),
+    )
+
+
+def _signatures(path: Path) -> Iterator[bytes]:
+    for statement in reversed(disk.read_statements(path, KIND)):
+        yield json.dumps(statement.body).encode()
+    file = path / FILE
+    if file.is_file() and not file.is_symlink():
+        yield file.read_bytes()
+
+
+def _vouches(signed: Signed, manifest: Manifest) -> bool:
+    """Whether it covers the manifest; every other file was compared with that already."""
+    return signed.files.get(MANIFEST) == manifest.digest.removeprefix("sha256:")
+
+
+def _verified(manifest: Manifest, signed: Signed) -> Verified:
+    inside = tuple(sorted(name for name in signed.files if name.startswith(f"{STATEMENTS}/")))
+    return Verified(manifest, signed.key, inside)

@@ -1,0 +1,65 @@
+"""Makes the card of a bundle anew, from all that is said of it by now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bascule.bundle import load
+from bascule.bundle.card import Said, render
+from bascule.bundle.card_html import render_html
+from bascule.bundle.format import CARD, Statement
+from bascule.cli.screen import note
+from bascule.core.errors import Invalid
+from bascule.release.quality import KIND, measure_quality
+
+if TYPE_CHECKING:
+    from bascule.registry import Version
+
+
+def write_card(
+    path: Path,
+    version: Version | None,
+    statements: Sequence[Statement] | None,
+    output: Path | None,
+    *,
+    by: str,
+) -> None:
+    """Print the card, or write it; quality is measured first where nobody has.
+
+    Args:
+        path: The bundle.
+        version: What the registry calls it; None for a folder, whose own `card.md` is renewed.
+        statements: What the registry says of it; None for what lies beside it.
+        output: A .md or .html file; printed as Markdown if None.
+        by: Who measures.
+    """
+    if output is not None and output.suffix.lower() not in (".md", ".html"):
+        raise Invalid(f"--output {output.name} is neither .md nor .html", hint="-o card.html")
+    bundle = load(path)
+    known = list(bundle.statements() if statements is None else statements)
+    if not any(one.kind == KIND for one in known):
+        measured = measure_quality(bundle)
+        if measured is not None:
+            now = datetime.now(UTC)
+            said = Statement(KIND, bundle.digest, now.isoformat(), by, measured)
+            if version is None:
+                said = bundle.add_statement(KIND, measured, at=now, by=by)
+            known.append(said)
+    shown = Said.of(known)
+    text = render(bundle.manifest, shown)
+    if version is None:
+        (path / CARD).write_text(text, encoding="utf-8")
+    if output is None:
+        import sys
+
+        sys.stdout.write(text)
+        return
+    page = render_html(bundle.manifest, shown) if output.suffix.lower() == ".html" else text
+    try:
+        output.write_text(page, encoding="utf-8")
+    except OSError as problem:
+        raise Invalid(f"--output {output} cannot be written: {problem.strerror}") from None
+    note(f"wrote {output}")

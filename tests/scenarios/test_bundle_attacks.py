@@ -1,0 +1,776 @@
+"""What somebody may put into a bundle, with digests that fit: each refused before it is loaded.
+
+The tests next door (`test_bundle_tampering`) alter a bundle without being able to seal it again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import zipfile
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.compose import make_column_transformer
+from sklearn.datasets import load_iris
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+)
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
+
+import bascule
+from bascule.bundle import format as disk
+from bascule.bundle import heldout, limits
+from bascule.bundle.examples import columns_of
+from bascule.bundle.flavors.archives import check_archive
+from bascule.bundle.flavors.sklearn import load_trusted, save
+from bascule.bundle.flavors.structures import check_estimator
+from bascule.bundle.programs.guard import check_graph
+from bascule.bundle.programs.onnx import open_session
+from bascule.core.digests import canonical_json, sha256_bytes
+from bascule.core.errors import NotFound, Untrusted
+
+X, Y = load_iris(return_X_y=True)
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory, packed):
+    model = DecisionTreeClassifier(max_depth=2, random_state=0).fit(X, Y)
+    return packed("attacked", model, X, (X, Y))
+
+
+@pytest.fixture
+def bundle(sealed, tmp_path):
+    """A copy to do harm to."""
+    return shutil.copytree(sealed, tmp_path / "bundle")
+
+
+def rewrite(bundle, change):
+    manifest = json.loads((bundle / "bundle.json").read_bytes())
+    change(manifest)
+    (bundle / "bundle.json").write_bytes(canonical_json(manifest))
+
+
+def put(bundle, name, data):
+    """Write a file and make the manifest agree."""
+    (bundle / name).write_bytes(data)
+    rewrite(
+        bundle,
+        lambda manifest: manifest["files"].update(
+            {name: {"sha256": sha256_bytes(data), "bytes": len(data)}}
+        ),
+    )
+
+
+# -- the folder --
+
+
+def test_a_hard_link_to_the_source_does_not_reach_into_the_registry(bundle, tmp_path):
+    """A copy that shared its inode with the source could be altered after it was verified."""
+    from bascule.registry import open_registry
+
+    linked = tmp_path / "linked"
+    shutil.copytree(bundle, linked, copy_function=os.link)
+    registry = open_registry(tmp_path / "home")
+    version = registry.push(linked, by="ada")
+    with (linked / "programs/onnx.onnx").open("r+b") as file:
+        file.write(b"altered")
+
+    assert bascule.load(registry.path(version)).digest == version.digest
+
+
+def test_a_manifest_that_is_huge_is_refused_unread(bundle):
+    with (bundle / "bundle.json").open("ab") as file:
+        file.truncate(limits.MAX_MANIFEST_BYTES)
+    with pytest.raises(Untrusted, match=r"bundle\.json of bundle .* is not a manifest"):
+        bascule.load(bundle)
+    with (bundle / "bundle.json").open("ab") as file:
+        file.truncate(limits.MAX_MANIFEST_BYTES + 1)
+    with pytest.raises(Untrusted, match=r"bundle\.json of bundle .* more than 16,777,216 bytes"):
+        bascule.load(bundle)
+
+
+def test_a_manifest_of_too_many_files_is_refused(bundle):
+    def change(manifest):
+        entry = {"sha256": "sha256:" + "0" * 64, "bytes": 0}
+        more = limits.MAX_FILES + 1 - len(manifest["files"])
+        manifest["files"].update({f"data/{number}": entry for number in range(more)})
+
+    rewrite(bundle, change)
+    with pytest.raises(Untrusted, match="names 10,001 files, and 10,000 may be"):
+        bascule.load(bundle)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b'{"schema_version":NaN}', b'{"a":"\\ud800","schema_version":1}', b'{"schema_version":1e999}'],
+)
+def test_a_manifest_with_values_that_have_no_canonical_form_is_refused(bundle, text):
+    (bundle / "bundle.json").write_bytes(text)
+    with pytest.raises(Untrusted, match="is not a manifest"):
+        bascule.load(bundle)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["programs"].append(m["programs"][0]),
+        lambda m: m["programs"][0].update(file="programs/other.onnx"),
+        lambda m: m["original"].update(file="original/other.skops"),
+        lambda m: m["signature"].update(inputs=[]),  # and its program has one
+        lambda m: m["signature"]["inputs"].append(m["signature"]["inputs"][0]),
+        lambda m: m["signature"]["inputs"][0].update(shape=[-2]),
+        lambda m: m["files"]["environment.txt"].update(bytes=1e400),
+        lambda m: m.update(schema_version=True),
+    ],
+    ids=["twice", "no program", "no original", "no inputs", "one name", "shape", "size", "true"],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(bundle, change):
+    manifest = json.loads((bundle / "bundle.json").read_bytes())
+    change(manifest)
+    (bundle / "bundle.json").write_text(json.dumps(manifest, sort_keys=True, separators=(",", ":")))
+    with pytest.raises(Untrusted, match=r"bundle"):
+        bascule.load(bundle)
+
+
+def test_a_statement_that_is_no_plain_file_is_refused(bundle):
+    (bundle / "statements" / "folder.json").mkdir()
+    with pytest.raises(Untrusted, match=r"folder\.json is no plain file"):
+        disk.read_statements(bundle)
+    (bundle / "statements" / "folder.json").rmdir()
+    os.mkfifo(bundle / "statements" / "pipe.json")
+    with pytest.raises(Untrusted, match=r"pipe\.json is no plain file"):
+        disk.read_statements(bundle)
+
+
+def test_a_statement_that_is_huge_is_refused_unread(bundle):
+    with (bundle / "statements" / "huge.json").open("wb") as file:
+        file.truncate(limits.MAX_STATEMENT_BYTES + 1)
+    with pytest.raises(Untrusted, match=r"huge\.json has more than"):
+        disk.read_statements(bundle)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(bundle):
+    (bundle / "environment.txt").unlink()
+    os.mkfifo(bundle / "environment.txt")
+    with pytest.raises(Untrusted, match=r"environment\.txt of bundle .* is missing"):
+        bascule.load(bundle)
+
+
+def test_a_card_that_is_a_link_is_refused(bundle):
+    (bundle / "card.md").unlink()
+    (bundle / "card.md").symlink_to("/etc/hostname")
+    with pytest.raises(Untrusted, match=r"card\.md of bundle .* is a symbolic link"):
+        bascule.load(bundle)
+
+
+def test_a_folder_without_a_manifest_is_not_found(tmp_path):
+    with pytest.raises(NotFound):
+        bascule.load(tmp_path)
+
+
+# -- the held-out rows --
+
+
+def parquet(table, **settings):
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer, **settings)
+    return buffer.getvalue()
+
+
+def test_a_parquet_bomb_of_rows_is_refused_by_what_it_declares(bundle, monkeypatch):
+    """Run-length coding: a million equal values take some hundred bytes."""
+    monkeypatch.setattr(heldout, "MAX_TABLE_CELLS", 999_999)
+    data = parquet(pyarrow.table({"c0": np.zeros(1_000_000)}), compression="zstd")
+    assert len(data) < 10_000
+    put(bundle, "data/test.parquet", data)
+    with pytest.raises(Untrusted, match=r"data/test\.parquet would unpack to 1,000,000 rows"):
+        bascule.load(bundle).test_data()
+
+
+def test_a_parquet_bomb_of_one_long_text_is_given_up_while_it_grows(bundle, monkeypatch):
+    """The dictionary holds the text once; in memory it is there once a row."""
+    monkeypatch.setattr(heldout, "MAX_TABLE_BYTES", 32 << 20)
+    monkeypatch.setattr(heldout, "_ROWS_AT_ONCE", 64)
+    text = pyarrow.array(["x" * 100_000] * 1_000)
+    data = parquet(pyarrow.table({"c0": text}), compression="zstd", use_dictionary=True)
+    assert len(data) < 100_000
+    put(bundle, "data/test.parquet", data)
+    with pytest.raises(Untrusted, match=r"data/test\.parquet unpacks to more than 33,554,432"):
+        bascule.load(bundle).test_data()
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" + b"\xff" * 100 + b"PAR1"])
+def test_rows_that_are_no_parquet_are_refused_with_the_files_name(bundle, data):
+    put(bundle, "data/test.parquet", data)
+    with pytest.raises(Untrusted, match=r"data/test\.parquet cannot be read"):
+        bascule.load(bundle).test_data()
+
+
+def test_rows_of_other_columns_are_refused(bundle):
+    put(bundle, "data/test.parquet", parquet(pyarrow.table({"strange": [1.0]})))
+    with pytest.raises(Untrusted, match=r"data/test\.parquet cannot be read"):
+        bascule.load(bundle).test_data()
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        b"",
+        b"[" * 50_000,
+        b'{"inputs":[]}',
+        b'{"inputs":[{"name":"input","data":[1,2,3],"shape":[1,4]}]}',
+        b'{"inputs":[{"name":"input","data":[],"shape":[0,4]}]}',
+        b'{"inputs":[{"name":"input","data":["a",2,3,4],"shape":[1,4]}]}',
+        b'{"inputs":[{"name":"input","data":[1,2,3,4],"shape":[1,99999999999999999999]}]}',
+    ],
+)
+def test_an_example_that_is_no_request_is_refused(sealed, example):
+    inputs = disk.read_manifest(sealed).signature.inputs
+    with pytest.raises(Untrusted, match=r"data/example\.json is no request"):
+        columns_of(example, inputs)
+
+
+# -- the original: skops --
+
+
+def skops_parts(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def skops_of(parts, compression=zipfile.ZIP_STORED):
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", compression) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return made.getvalue()
+
+
+def with_schema(data, change):
+    parts = skops_parts(data)
+    schema = json.loads(parts["schema.json"])
+    schema = change(schema) or schema
+    return skops_of({**parts, "schema.json": json.dumps(schema).encode()})
+
+
+def npy(values):
+    made = io.BytesIO()
+    np.save(made, values)
+    return made.getvalue()
+
+
+@pytest.fixture(scope="module")
+def tree_file():
+    return save(DecisionTreeClassifier(max_depth=2, random_state=0).fit(X, Y))
+
+
+def json_node(value):
+    return {
+        "__class__": "str", "__module__": "builtins", "__loader__": "JsonNode",
+        "content": json.dumps(value), "is_json": True,
+    }  # fmt: skip
+
+
+def tuple_node(*values):
+    return {
+        "__class__": "tuple", "__module__": "builtins", "__loader__": "TupleNode",
+        "content": [json_node(value) for value in values],
+    }  # fmt: skip
+
+
+def test_a_class_called_with_arguments_of_the_file_is_refused_and_not_called(tree_file, tmp_path):
+    """`numpy.memmap(path, "uint8", "w+", 0, [8])` empties any file that the process may write."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    constructor = {
+        "__class__": "memmap", "__module__": "numpy", "__loader__": "ConstructorFromReduceNode",
+        "content": tuple_node(str(victim), "uint8", "w+", 0, [8]),
+    }  # fmt: skip
+
+    def change(schema):
+        schema["content"]["content"]["random_state"] = constructor
+
+    with pytest.raises(Untrusted, match=r"m\.skops holds numpy\.memmap, which is not trusted"):
+        load_trusted(with_schema(tree_file, change), "m.skops")
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("loader", "name"),
+    [
+        ("ListNode", "numpy.lib._datasource.DataSource"),
+        ("LossNode", "numpy.memmap"),
+        ("TreeNode", "sklearn.neighbors._kd_tree.KDTree"),
+        ("NdArrayNode", "numpy.memmap"),
+        ("TypeNode", "numpy.memmap"),
+        ("OperatorFuncNode", "operator.methodcaller"),
+        ("MethodNode", "sklearn.tree._classes.DecisionTreeClassifier"),
+        ("ObjectNode", "sklearn.conftest.Anything"),
+        ("ObjectNode", "numpy.random.mtrand.RandomState"),
+        ("ObjectNode", "subprocess.Popen"),
+        ("FutureNode", "builtins.list"),
+    ],
+)
+def test_a_loader_makes_only_what_it_is_for(tree_file, loader, name):
+    module, _, kind = name.rpartition(".")
+
+    def change(schema):
+        schema["content"]["content"]["random_state"] = {
+            "__class__": kind, "__module__": module, "__loader__": loader, "content": [],
+        }  # fmt: skip
+
+    with pytest.raises(Untrusted, match=f"holds {name}, which is not trusted as a {loader}"):
+        load_trusted(with_schema(tree_file, change), "m.skops")
+
+
+def test_two_parts_under_one_number_are_refused(tree_file):
+    """skops would take the first for both, and so something else than what was looked at."""
+
+    def change(schema):
+        attributes = schema["content"]["content"]
+        attributes["ccp_alpha"] = {**json_node(1.5), "__id__": 999_999}
+        attributes["criterion"] = {**json_node("gini"), "__id__": 999_999}
+
+    with pytest.raises(Untrusted, match="holds two parts under one number"):
+        load_trusted(with_schema(tree_file, change), "m.skops")
+
+
+def test_an_old_protocol_is_refused(tree_file):
+    with pytest.raises(Untrusted, match="protocol 0 of skops, which is too old"):
+        load_trusted(with_schema(tree_file, lambda schema: schema.update(protocol=0)), "m.skops")
+
+
+def test_a_zip_bomb_is_refused_by_what_it_declares(tree_file):
+    parts = {**skops_parts(tree_file), "000099.npy": b"\0" * (limits.FREE_ARCHIVE_BYTES + 1)}
+    bomb = skops_of(parts, zipfile.ZIP_DEFLATED)
+    assert len(bomb) < 200_000
+    with pytest.raises(Untrusted, match=r"m\.skops unpacks to more than 67,108,864 bytes"):
+        load_trusted(bomb, "m.skops")
+
+
+def test_an_archive_that_uses_one_file_many_times_is_counted_each_time(tree_file):
+    parts = skops_parts(tree_file)
+    schema = json.loads(parts["schema.json"])
+    array = {
+        "__class__": "ndarray", "__module__": "numpy", "__loader__": "NdArrayNode",
+        "type": "numpy", "file": "big.npy",
+    }  # fmt: skip
+    schema["content"]["content"]["random_state"] = {
+        "__class__": "list", "__module__": "builtins", "__loader__": "ListNode",
+        "content": [array] * 40,
+    }  # fmt: skip
+    parts |= {"schema.json": json.dumps(schema).encode(), "big.npy": npy(np.zeros(250_000))}
+    with pytest.raises(Untrusted, match="unpacks to more than"):
+        load_trusted(skops_of(parts, zipfile.ZIP_DEFLATED), "m.skops")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (npy(np.zeros(3))[:-8] + b"", "header does not fit"),
+        (npy(np.zeros(3)).replace(b"(3,)", b"(9**9,)")[:128], "cannot be read"),
+        (b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f8', 'fortran_order': False, 'shape': (999999999,)}"
+         .ljust(127) + b"\n", "header does not fit"),
+        (b"\x93NUMPY\x01\x00\x76\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"
+         .ljust(127) + b"\n" + b"\0" * 8, "pickled objects"),
+        (b"PK\x05\x06" + b"\0" * 18, "cannot be read"),
+    ],
+    ids=["short", "code", "gigantic", "pickle", "zip"],
+)  # fmt: skip
+def test_an_array_whose_header_lies_is_refused_before_memory_is_taken(tree_file, data, said):
+    parts = skops_parts(tree_file)
+    name = next(name for name in parts if name.endswith(".npy"))
+    with pytest.raises(Untrusted, match=said):
+        load_trusted(skops_of({**parts, name: data}), "m.skops")
+
+
+def crafted(tree_file, change):
+    """The file with the nodes of its tree changed."""
+    parts = skops_parts(tree_file)
+    for name, data in parts.items():
+        if name.endswith(".npy"):
+            values = np.load(io.BytesIO(data))
+            if values.dtype.names:
+                change(values)
+                parts[name] = npy(values)
+    return skops_of(parts)
+
+
+def set_to(field, at, value):
+    def change(nodes):
+        nodes[field][at] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (set_to("left_child", 0, 1_000_000), "whose children are not its own"),
+        (set_to("right_child", 0, -7), "whose children are not its own"),
+        (set_to("left_child", 0, 0), "whose children are not its own"),
+        (set_to("feature", 0, 1_000_000), "a feature outside of its 4"),
+        (set_to("feature", 0, 4), "a feature outside of its 4"),
+        (set_to("feature", 0, -1), "a feature outside of its 4"),
+    ],
+)
+def test_a_tree_whose_nodes_lead_outside_of_it_is_refused_before_it_is_made(
+    tree_file, change, said
+):
+    """scikit-learn follows them without a look: reading elsewhere, or round and round."""
+    with pytest.raises(Untrusted, match=said):
+        load_trusted(crafted(tree_file, change), "m.skops")
+
+
+def test_a_tree_in_which_a_child_leads_back_is_refused(tree_file):
+    def ring(nodes):
+        inner = np.flatnonzero(nodes["left_child"] != -1)
+        nodes["left_child"][inner[0]], nodes["left_child"][inner[1]] = (
+            nodes["left_child"][inner[1]],
+            inner[1],
+        )
+
+    with pytest.raises(Untrusted, match=r"a child leads back|children are not its own"):
+        load_trusted(crafted(tree_file, ring), "m.skops")
+
+
+def test_the_last_feature_of_a_tree_is_one_of_its_own(tree_file):
+    model = load_trusted(crafted(tree_file, set_to("feature", 0, 3)), "m.skops")
+    assert model.predict(X[:2]).shape == (2,)
+
+
+def test_a_tree_with_more_outputs_than_classes_is_refused_before_its_constructor(tree_file):
+    def change(schema):
+        tree = schema["content"]["content"]["tree_"]
+        tree["__reduce__"]["args"]["content"][2] = json_node(1_000_000)
+
+    with pytest.raises(Untrusted, match="whose inputs and outputs make no sense"):
+        load_trusted(with_schema(tree_file, change), "m.skops")
+
+
+def test_a_tree_that_lies_about_its_depth_is_refused(tree_file):
+    def change(schema):
+        tree = schema["content"]["content"]["tree_"]
+        tree["content"]["content"]["max_depth"] = json_node(1)
+
+    with pytest.raises(Untrusted, match="a tree of depth 2 that says 1"):
+        load_trusted(with_schema(tree_file, change), "m.skops")
+
+
+def changed(model, change):
+    """A fitted model after `change`, as a file that skops itself would have written of it."""
+    import skops.io
+
+    change(model)
+    return skops.io.dumps(model)
+
+
+def narrow_member(model):
+    model.estimators_[1] = DecisionTreeClassifier().fit(np.c_[X, X], Y)
+
+
+def wide_trees(model):
+    model.n_features_in_ = 2
+
+
+def histogram(field, value):
+    def change(model):
+        nodes = model._predictors[0][0].nodes
+        nodes[field][0] = value
+
+    return change
+
+
+def more_stages(model):
+    model.n_trees_per_iteration_ = 1
+
+
+def high_category(model):
+    model._bin_mapper.bin_thresholds_[0][-1] = 100_000
+
+
+def short_coefficients(model):
+    model._dual_coef_ = model._dual_coef_[:1]
+
+
+def many_vectors(model):
+    model._n_support[0] += 100
+
+
+def neighbours(change):
+    def apply(model):
+        state = list(model._tree.__getstate__())
+        state[1], state[2] = state[1].copy(), state[2].copy()
+        change(state)
+        model._tree.__setstate__(tuple(state))
+
+    return apply
+
+
+def rows_elsewhere(state):
+    state[1][0] = 10**9
+
+
+def nodes_elsewhere(state):
+    state[2]["idx_end"][0] = 10**9
+
+
+CRAFTED = {
+    "a forest with a tree of other rows": (RandomForestClassifier(3), narrow_member),
+    "a boosting of trees for wider rows": (GradientBoostingClassifier(n_estimators=2), wide_trees),
+    "histogram trees with a child elsewhere": (
+        HistGradientBoostingClassifier(max_iter=2), histogram("left", 10**6),
+    ),
+    "histogram trees with a feature elsewhere": (
+        HistGradientBoostingClassifier(max_iter=2), histogram("feature_idx", 10**9),
+    ),
+    "histogram trees with more outputs": (HistGradientBoostingClassifier(max_iter=2), more_stages),
+    "histogram trees with a high category": (
+        HistGradientBoostingClassifier(max_iter=2, categorical_features=[0]), high_category,
+    ),
+    "support vectors with few coefficients": (SVC(), short_coefficients),
+    "support vectors that are fewer": (SVC(), many_vectors),
+    "neighbours whose rows are elsewhere": (
+        KNeighborsClassifier(algorithm="kd_tree"), neighbours(rows_elsewhere),
+    ),
+    "neighbours whose nodes are elsewhere": (
+        KNeighborsClassifier(algorithm="ball_tree"), neighbours(nodes_elsewhere),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", CRAFTED)
+def test_numbers_that_compiled_code_would_follow_are_refused(attack):
+    model, change = CRAFTED[attack]
+    fitted = model.fit(np.floor(X) if "category" in attack else X, Y)
+    check_estimator(fitted, "m.skops")
+    with pytest.raises(Untrusted, match=r"m\.skops holds "):
+        load_trusted(changed(fitted, change), "m.skops")
+
+
+def test_an_encoder_that_counts_other_columns_than_it_has_is_refused():
+    encoder = OneHotEncoder().fit([["a"], ["b"], ["c"]])
+    check_estimator(encoder, "m.skops")
+    encoder._n_features_outs = [1]
+    with pytest.raises(Untrusted, match="an encoder with 1 columns for 3 categories"):
+        check_estimator(encoder, "m.skops")
+
+
+def test_a_sparse_matrix_with_a_column_outside_of_it_is_refused():
+    vectorizer = TfidfVectorizer().fit(["one two", "two three"])
+    from scipy.sparse import csr_matrix
+
+    matrix = csr_matrix(np.eye(3))
+    vectorizer.extra_ = matrix
+    check_estimator(vectorizer, "m.skops")
+    matrix.indices[0] = 10**6
+    with pytest.raises(Untrusted, match="a sparse matrix that is none"):
+        check_estimator(vectorizer, "m.skops")
+
+
+def test_a_step_that_is_not_fitted_is_passed_over():
+    table = make_pipeline(
+        make_column_transformer((OneHotEncoder(), [0])), DecisionTreeClassifier()
+    ).fit(np.array([["a"], ["b"]]), [0, 1])
+    check_estimator(table, "m.skops")
+
+
+# -- the program: ONNX --
+
+
+def graph(*nodes, initializers=(), domain="", functions=()):
+    made = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        list(initializers),
+    )
+    opsets = [helper.make_opsetid("", 18)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    return helper.make_model(made, opset_imports=opsets, functions=list(functions), ir_version=9)
+
+
+def identity():
+    return helper.make_node("Identity", ["x"], ["y"])
+
+
+def shape_of(*lengths, name="s"):
+    return numpy_helper.from_array(np.array(lengths, np.int64), name)
+
+
+def test_an_honest_graph_passes_and_runs():
+    data = graph(identity()).SerializeToString()
+    check_graph(data, "p.onnx")
+    session = open_session(data, "p.onnx")
+    assert session.run(None, {"x": np.ones((2, 4), np.float32)})[0].shape == (2, 4)
+
+
+def test_an_operator_of_a_strange_domain_is_refused():
+    node = helper.make_node("Steal", ["x"], ["y"], domain="com.example")
+    data = graph(node, domain="com.example").SerializeToString()
+    with pytest.raises(Untrusted, match=r"p\.onnx uses the operator com\.example\.Steal"):
+        open_session(data, "p.onnx")
+
+
+def test_an_operator_of_the_models_own_is_looked_into():
+    """A function is made of other operators; it is those that count."""
+    own = [helper.make_opsetid("", 18)]
+    good = helper.make_function("own", "Twice", ["a"], ["b"], [
+        helper.make_node("Add", ["a", "a"], ["b"])
+    ], own)  # fmt: skip
+    bad = helper.make_function("own", "Twice", ["a"], ["b"], [
+        helper.make_node("Steal", ["a"], ["b"], domain="com.example")
+    ], [*own, helper.make_opsetid("com.example", 1)])  # fmt: skip
+    node = helper.make_node("Twice", ["x"], ["y"], domain="own")
+    check_graph(graph(node, domain="own", functions=[good]).SerializeToString(), "p.onnx")
+    with pytest.raises(Untrusted, match=r"com\.example\.Steal"):
+        check_graph(graph(node, domain="own", functions=[bad]).SerializeToString(), "p.onnx")
+
+
+def test_an_operator_that_reads_files_is_refused():
+    node = helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft", embed_mode=0)
+    data = graph(node, domain="com.microsoft").SerializeToString()
+    with pytest.raises(Untrusted, match="EPContext, which reads other files"):
+        check_graph(data, "p.onnx")
+
+
+def external(name="w"):
+    tensor = TensorProto(name=name, data_type=1, dims=[1])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../etc/hostname")
+    return tensor
+
+
+def in_a_branch(tensor):
+    branch = helper.make_graph(
+        [helper.make_node("Constant", [], ["b"], value=tensor)],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, [1])],
+    )
+    return helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+
+
+@pytest.mark.parametrize("place", ["initializer", "attribute", "branch", "function"])
+def test_external_data_is_refused_wherever_it_stands(place):
+    constant = helper.make_node("Constant", [], ["y"], value=external())
+    model = {
+        "initializer": lambda: graph(identity(), initializers=[external()]),
+        "attribute": lambda: graph(constant),
+        "branch": lambda: graph(in_a_branch(external())),
+        "function": lambda: graph(
+            helper.make_node("F", ["x"], ["y"], domain="own"), domain="own",
+            functions=[helper.make_function(
+                "own", "F", ["x"], ["y"], [constant], [helper.make_opsetid("", 18)])],
+        ),
+    }[place]()  # fmt: skip
+    with pytest.raises(Untrusted, match=r"p\.onnx refers to data in other files"):
+        open_session(model.SerializeToString(), "p.onnx")
+
+
+HALF = limits.MAX_GROWN_ELEMENTS
+
+
+@pytest.mark.parametrize(
+    ("node", "initializers"),
+    [
+        (helper.make_node("ConstantOfShape", ["s"], ["y"]), [shape_of(HALF, 2)]),
+        (helper.make_node("Expand", ["x", "s"], ["y"]), [shape_of(10**6, 10**6)]),
+        (helper.make_node("Tile", ["x", "s"], ["y"]), [shape_of(10**6, 10**6)]),
+        (helper.make_node("RandomNormal", [], ["y"], shape=[10**6, 10**6]), []),
+        (
+            helper.make_node("Range", ["a", "b", "c"], ["y"]),
+            [shape_of(0, name="a"), shape_of(10**12, name="b"), shape_of(1, name="c")],
+        ),
+        (helper.make_node("ConstantOfShape", ["s"], ["y"]), [shape_of(-1, 10**12)]),
+    ],
+    ids=lambda part: part.op_type if hasattr(part, "op_type") else "",
+)
+def test_a_graph_that_asks_for_a_gigantic_tensor_is_refused(node, initializers):
+    data = graph(node, initializers=initializers).SerializeToString()
+    with pytest.raises(Untrusted, match=r"p\.onnx asks for a tensor of [\d,]+ elements by"):
+        check_graph(data, "p.onnx")
+
+
+def test_a_constant_that_stands_in_a_node_is_a_shape_too():
+    constant = helper.make_node("Constant", [], ["s"], value=shape_of(10**6, 10**6))
+    data = graph(constant, helper.make_node("ConstantOfShape", ["s"], ["y"])).SerializeToString()
+    with pytest.raises(Untrusted, match="asks for a tensor"):
+        check_graph(data, "p.onnx")
+
+
+@pytest.mark.parametrize(("length", "passes"), [(HALF, True), (HALF + 1, False)])
+def test_the_bound_of_grown_tensors_is_the_largest_that_is_allowed(length, passes):
+    node = helper.make_node("ConstantOfShape", ["s"], ["y"])
+    data = graph(node, initializers=[shape_of(length)]).SerializeToString()
+    if passes:
+        check_graph(data, "p.onnx")
+        return
+    with pytest.raises(Untrusted, match="asks for a tensor"):
+        check_graph(data, "p.onnx")
+
+
+@pytest.mark.parametrize("dims", [[10**6, 10**6], [-1], [2**62, 2**62]])
+def test_a_tensor_that_declares_to_be_gigantic_is_refused(dims):
+    tensor = TensorProto(name="w", data_type=1, raw_data=b"\0\0\0\0")
+    tensor.dims.extend(dims)
+    with pytest.raises(Untrusted, match=r"p\.onnx holds tensor 'w' of the shape"):
+        open_session(graph(identity(), initializers=[tensor]).SerializeToString(), "p.onnx")
+
+
+def test_graphs_nested_without_end_are_refused():
+    node = identity()
+    for depth in range(limits.MAX_GRAPH_DEPTH + 1):
+        inner = helper.make_graph([node], "g", [], [])
+        node = helper.make_node("If", ["c"], [f"o{depth}"], then_branch=inner, else_branch=inner)
+        if depth > 12:  # both branches would double the file each time
+            node.attribute.pop()
+    with pytest.raises(Untrusted, match="nests graphs more than 32 deep"):
+        check_graph(graph(node).SerializeToString(), "p.onnx")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 100,
+        b"\x08\x00\x00\x00ORTM" + b"\0" * 200,
+        b"\x3a\xff\xff\xff\xff\x0f",
+        b"\x3b\x3c",
+    ],
+    ids=["empty", "zeros", "the runtime's own form", "too long", "group"],
+)
+def test_bytes_that_are_no_model_are_refused_before_the_runtime(data):
+    with pytest.raises(Untrusted, match=r"p\.onnx cannot be loaded by ONNX Runtime: it is no"):
+        check_graph(data, "p.onnx")
+
+
+def test_a_graph_of_many_numbers_is_looked_through_quickly():
+    """Numbers of a tree ensemble are single records, and millions of them."""
+    import time
+
+    node = helper.make_node(
+        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml",
+        nodes_values=np.ones(300_000).tolist(), nodes_featureids=[1000] * 300_000,
+    )  # fmt: skip
+    data = graph(node, domain="ai.onnx.ml").SerializeToString()
+    started = time.process_time()
+    check_graph(data, "p.onnx")
+    assert time.process_time() - started < 0.5
+
+
+def test_every_archive_that_we_write_passes_its_own_check(tree_file):
+    check_archive(tree_file, "m.skops")

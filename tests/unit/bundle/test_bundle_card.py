@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+import bascule
+from bascule.bundle.card import Said, render, sections
+from bascule.bundle.card_html import render_html
+from bascule.cli.cards import write_card
+from bascule.core.errors import Invalid
+from bascule.release.quality import measure_quality
+
+
+@pytest.fixture
+def bundle(table_bundle, tmp_path):
+    return bascule.load(shutil.copytree(table_bundle, tmp_path / "table"))
+
+
+@pytest.fixture
+def shown(bundle):
+    write_card(bundle.path, None, None, None, by="ada")
+    return Said.of(bundle.statements())
+
+
+def titles(bundle, said):
+    return [section.title for section in sections(bundle.manifest, said)]
+
+
+def test_a_card_says_what_was_measured_and_in_the_order_of_training(bundle, shown):
+    text = render(bundle.manifest, shown)
+
+    assert f"| digest | {bundle.digest} |" in text
+    assert "It was trained on 400 rows and measured on 50 others." in text
+    names = re.findall(r"^\| (carrier|airport|month|wind|gust) \| (?:BYTES|INT64|FP64)", text, re.M)
+    assert names == [one.name for one in bundle.signature.inputs]
+    assert "| only EWR, JFK |" in text
+    assert "Refuses values that it was not trained on in airport, month." in text
+    assert "100.0% of the held-out rows were trained on: figures flatter it." in text
+
+
+def test_quality_is_that_of_each_slice_and_of_all(bundle):
+    measured = measure_quality(bundle)
+    columns, truth = bundle.test_data()
+    labels = bundle.predict(columns)["label"]
+    chosen = columns["carrier"] == "AA"
+
+    assert measured["overall"]["accuracy"] == pytest.approx((labels == truth).mean())
+    found = measured["slices"]["carrier"]["AA"]
+    assert found["rows"] == chosen.sum()
+    assert found["metrics"]["accuracy"] == pytest.approx((labels == truth)[chosen].mean(), abs=1e-6)
+    assert "wind" not in measured["slices"]
+
+
+def test_what_is_not_known_has_no_section(bundle):
+    assert titles(bundle, Said()) == ["At a glance", "Intended use", "Inputs", "Outputs", "Limits",
+                                      "Lineage"]  # fmt: skip
+    assert "Its quality was not measured" in render(bundle.manifest, Said())
+
+
+def test_words_of_the_author_are_quoted_apart_and_are_no_markup(bundle):
+    said = Said(provenance={"description": "Good & <script>alert(1)</script>\nfor | all"}, by="eve")
+    text = render(bundle.manifest, said)
+    assert "> Good &amp; &lt;script&gt;alert(1)&lt;/script&gt;\n> for | all\n>\n> eve" in text
+    page = render_html(bundle.manifest, said)
+    assert "<script" not in page
+    assert "Good &amp; &lt;script&gt;" in page
+
+
+class Tags(HTMLParser):
+    """Whether every tag that opens closes, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.attributes = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.attributes += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_loads_nothing_from_elsewhere(bundle, shown):
+    page = render_html(bundle.manifest, shown)
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert all(link.startswith("#") for link in tags.attributes)
+    assert "prefers-color-scheme: dark" in page
+    for link in tags.attributes:
+        assert f'id="{link[1:]}"' in page
+
+
+def test_a_card_made_anew_says_what_was_said_since_and_keeps_the_digest(bundle):
+    before = bundle.digest
+    result = {"criterion": "f1 >= 1", "value": None, "passed": False, "reason": "not measured"}
+    bundle.add_statement("gates", {"passed": False, "results": [result]}, by="ci")
+    write_card(bundle.path, None, None, bundle.path.parent / "card.html", by="ada")
+
+    assert "| f1 &gt;= 1 | - | failed | not measured |" in (bundle.path / "card.md").read_text()
+    assert 'class="failed"' in (bundle.path.parent / "card.html").read_text()
+    assert bascule.load(bundle.path).digest == before
+    assert len(bundle.statements("quality")) == 1
+
+
+def test_a_card_in_another_form_is_refused_before_anything_is_measured(bundle, tmp_path):
+    with pytest.raises(Invalid, match=r"card\.pdf is neither \.md nor \.html"):
+        write_card(bundle.path, None, None, tmp_path / "card.pdf", by="ada")
+    assert bundle.statements("quality") == []
