@@ -56,7 +56,7 @@ def measure(
     Raises:
         Invalid: `test` is not a table and as many answers, or does not fit the model.
     """
-    held_out = _test_rows(bundle, test)
+    held_out = rows_to_judge(bundle, test)
     facts = _qualities(bundle, held_out, [one.metric for one in criteria])
     for batch in sorted({one.batch for one in criteria if one.batch is not None}):
         facts.update(_latencies(bundle, held_out, batch))
@@ -70,7 +70,8 @@ def measure(
     return facts
 
 
-def _test_rows(bundle: Bundle, test: Any) -> _Rows | None:
+def rows_to_judge(bundle: Bundle, test: Any) -> _Rows | None:
+    """The rows given, checked, or else the held-out ones of the bundle, where it has any."""
     if test is None:
         return bundle.test_data()
     if not isinstance(test, tuple) or len(test) != 2:
@@ -104,6 +105,16 @@ def _qualities(
         missing = Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
         return dict.fromkeys(asked, missing)
     return {metric: _score(metric, answered, truth) for metric in asked}
+
+
+def answers_of(bundle: Bundle, columns: Columns) -> Columns:
+    """What the program that is served answers for any number of rows."""
+    return _answers(bundle.program(threads=1), columns)
+
+
+def score_of(bundle: Bundle, metric: str, answers: Columns, truth: NDArray[Any]) -> Measured:
+    """One quality of answers; needs scikit-learn."""
+    return _score(metric, _answered(bundle, answers), truth)
 
 
 def _answers(program: Program, columns: Columns) -> Columns:
