@@ -228,6 +228,7 @@ def _check(
 ) -> GateReport:
     """Measure and record: of a version in the registry, of a folder beside it."""
     from bascule.release import check as check_gates
+    from bascule.release.against import finder
 
     wanted = criteria or list(_settings().gates.criteria)
     now, by = datetime.now(UTC), _user()
@@ -238,7 +239,8 @@ def _check(
         def record(report: GateReport) -> None:
             registry.add_statement(version, "gates", report.to_json(), at=now, by=by)
 
-    return check_gates(bundle, wanted, test=test, now=now, by=by, record=record)
+    find = finder(_registry(), bundle.name if version is None else version.model)
+    return check_gates(bundle, wanted, test=test, now=now, by=by, record=record, find=find)
 
 
 def _print_report(report: GateReport) -> None:

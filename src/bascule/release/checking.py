@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bascule.core.errors import Invalid
-from bascule.release.criteria import Criterion
+from bascule.release.criteria import Criterion, NotWorse
 from bascule.release.gates import GateReport, evaluate
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def check(
     now: datetime,
     by: str,
     record: Callable[[GateReport], object] | None = None,
+    find: Callable[[str], Bundle | None] | None = None,
 ) -> GateReport:
     """Measure what the criteria need, judge, and record a `gates` statement.
 
@@ -33,6 +34,8 @@ def check(
         by: Who checks.
         record: Keeps the report; if None it is laid beside the bundle. The registry's bundles
             are read-only, and its catalogue has to know as well.
+        find: The bundle that a criterion such as `roc_auc >= champion - 0.01` compares with; see
+            `release.against.finder`.
 
     Raises:
         Invalid: There are no criteria, or one of them cannot be read.
@@ -45,7 +48,13 @@ def check(
             "there are no criteria to check",
             hint='write some in bascule.toml: [gates] criteria = ["roc_auc >= 0.8"]',
         )
-    report = evaluate(wanted, measure(bundle, wanted, test=test))
+    compared = [one for one in wanted if isinstance(one, NotWorse)]
+    facts = measure(bundle, [one for one in wanted if one not in compared], test=test)
+    if compared:
+        from bascule.release.against import measure_against
+
+        facts.update(measure_against(bundle, compared, test=test, find=find))
+    report = evaluate(wanted, facts)
     if record is None:
         bundle.add_statement("gates", report.to_json(), at=now, by=by)
     else:

@@ -88,6 +88,8 @@ class Criterion:
     @classmethod
     def parse(cls, text: str) -> Criterion:
         """Read `metric >= limit unit`. Raises `Invalid`, which names what is wrong with it."""
+        if compared := _COMPARED.fullmatch(text):
+            return _not_worse(text, compared)
         if not (written := _WRITTEN.fullmatch(text)):
             raise Invalid(f"{text!r} is not a criterion", hint=_EXAMPLES)
         metric, operator = written["metric"], written["operator"]
@@ -233,3 +235,70 @@ def _unknown_metric(text: str, metric: str) -> Invalid:
         hint=f"one of {special}, {', '.join(sorted(QUALITIES))}",
         metric=metric,
     )
+
+
+# -- compared with another version --
+
+_COMPARED = re.compile(
+    r"\s*(?P<metric>[A-Za-z_][A-Za-z0-9_]*)\s*(?P<operator>>=|<=|==|!=|=|>|<)"
+    r"\s*(?P<against>[A-Za-z][A-Za-z0-9@/._-]*)\s+(?P<sign>[-+])\s*(?P<margin>\S+)\s*"
+)
+_COMPARISONS = "write it like 'roc_auc >= champion - 0.01' or 'rmse <= champion + 0.5'"
+
+
+@dataclass(frozen=True, slots=True)
+class NotWorse(Criterion):
+    """A quality that may not be worse than that of another version by a margin or more.
+
+    What is measured for it is the lower end of the interval of the difference, better when larger,
+    on the same rows: that must be over minus the margin, which is the limit.
+
+    Attributes:
+        against: The other version: an alias of the same model, or a reference.
+    """
+
+    against: str = ""
+
+    @property
+    def margin(self) -> float:
+        """How much worse the quality must not be."""
+        return -self.limit
+
+    @property
+    def measure(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        operator, sign = ("<=", "+") if is_error(self.metric) else (">=", "-")
+        return f"{self.metric} {operator} {self.against} {sign} {self.margin:.12g}"
+
+
+def is_error(metric: str) -> bool:
+    """Whether a quality is better when smaller."""
+    return SHORT_NAMES.get(metric, ("", 1))[1] < 0
+
+
+def _not_worse(text: str, compared: re.Match[str]) -> NotWorse:
+    metric, against = compared["metric"], compared["against"]
+    if metric not in METRICS:
+        raise _unknown_metric(text, metric)
+    if metric not in QUALITIES:
+        raise Invalid(
+            f"{text!r}: {metric} is not compared with another version, only a quality is",
+            hint=_COMPARISONS,
+        )
+    sign = ("<=", "+") if is_error(metric) else (">=", "-")
+    if (compared["operator"], compared["sign"]) != sign:
+        better = "smaller" if is_error(metric) else "larger"
+        raise Invalid(
+            f"{text!r}: {metric} is better when {better}",
+            hint=f"write {metric} {sign[0]} {against} {sign[1]} {compared['margin']}",
+        )
+    margin = float(compared["margin"]) if _NUMBER.fullmatch(compared["margin"]) else 0.0
+    if not 0 < margin < float("inf"):
+        raise Invalid(
+            f"{text!r}: the margin {compared['margin']!r} is not a number over 0; no test can show "
+            "that nothing at all is lost",
+            hint=_COMPARISONS,
+        )
+    return NotWorse(metric, ">", -margin, against=against)

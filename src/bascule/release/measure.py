@@ -57,7 +57,7 @@ def measure(
     Raises:
         Invalid: `test` is not a table and as many answers, or does not fit the model.
     """
-    held_out = _test_rows(bundle, test)
+    held_out = rows_to_judge(bundle, test)
     plain = [one.metric for one in criteria if not is_conditional(one)]
     facts = _qualities(bundle, held_out, plain)
     facts.update(_conditional(bundle, held_out, [one for one in criteria if is_conditional(one)]))
@@ -73,7 +73,8 @@ def measure(
     return facts
 
 
-def _test_rows(bundle: Bundle, test: Any) -> _Rows | None:
+def rows_to_judge(bundle: Bundle, test: Any) -> _Rows | None:
+    """The rows given, checked, or else the held-out ones of the bundle, where it has any."""
     if test is None:
         return bundle.test_data()
     if not isinstance(test, tuple) or len(test) != 2:

@@ -1,0 +1,204 @@
+"""Compares a bundle with another version on the same rows, for criteria that ask for it.
+
+Both answer the candidate's test rows. `accuracy` is compared by the rows that each has right
+(Tango's interval, with McNemar's test told beside it), everything else by a paired bootstrap; see
+`stats.paired`. The interval is at 90 %, so that a candidate which is worse by the margin or more
+passes at most once in twenty times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle import load
+from bascule.bundle.tables import conform
+from bascule.core.errors import BasculeError, NotFound
+from bascule.core.fields import Columns
+from bascule.core.names import Reference, check_name
+from bascule.release.criteria import NotWorse, is_error
+from bascule.release.gates import Measured
+from bascule.release.measure import answers_of, rows_to_judge, score_of
+from bascule.stats.paired import (
+    RESAMPLES,
+    Comparison,
+    Difference,
+    bootstrap,
+    compare_right,
+    roc_auc_difference,
+)
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle
+    from bascule.registry import Registry
+
+Find = Callable[[str], "Bundle | None"]
+"""The bundle that a name stands for; None where nothing can be named yet. Raises `NotFound`."""
+
+_MANY_ROWS = 20_000
+_FEWER_RESAMPLES = 400
+
+
+def finder(registry: Registry, model: str) -> Find:
+    """Finds versions of `model` by alias (`champion`), or any by its reference (`gb/3`).
+
+    Before the first alias of a model was set there is nothing that it could be worse than. Once
+    one was, an alias that is not there is a mistake.
+    """
+
+    def find(against: str) -> Bundle | None:
+        if "@" in against or "/" in against:
+            reference = Reference.parse(against)
+        else:
+            reference = Reference(model, alias=check_name(against, what="alias"))
+            if not _has_had_an_alias(registry, model):
+                return None
+        return load(registry.path(registry.resolve(reference)))
+
+    return find
+
+
+def _has_had_an_alias(registry: Registry, model: str) -> bool:
+    try:
+        return any(event.kind == "alias_moved" for event in registry.history(model))
+    except NotFound:
+        return False
+
+
+def measure_against(
+    bundle: Bundle,
+    criteria: Sequence[NotWorse],
+    *,
+    test: Any = None,
+    find: Find | None = None,
+) -> dict[str, Measured]:
+    """A fact for each of the criteria: the lower end of the interval of the difference.
+
+    Args:
+        bundle: The candidate.
+        criteria: What to compare, and with whom.
+        test: `(X, y)`, in place of the held-out rows of the candidate.
+        find: Where the others are.
+
+    Raises:
+        Invalid: `test` is not a table and as many answers, or does not fit the candidate.
+    """
+    held_out = rows_to_judge(bundle, test)
+    return {one.measure: _measured(bundle, one, held_out, find) for one in criteria}
+
+
+def _measured(
+    bundle: Bundle,
+    criterion: NotWorse,
+    held_out: tuple[Columns, NDArray[Any] | None] | None,
+    find: Find | None,
+) -> Measured:
+    columns, truth = held_out or ({}, None)
+    if truth is None:
+        return Measured(
+            None, "the bundle holds no test rows with their truth; pack it with test=(X, y)"
+        )
+    if find is None:
+        return Measured(None, f"there is no registry to look for {criterion.against} in")
+    try:
+        champion = find(criterion.against)
+        if champion is None:
+            return Measured(
+                0.0,
+                f"{bundle.name} has no alias yet, so there is nothing that it could be worse than",
+            )
+        return _Pair(criterion, champion, bundle, columns, truth).measured()
+    except ImportError:
+        return Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
+    except BasculeError as problem:
+        return Measured(None, f"not compared with {criterion.against}: {problem.message}")
+    except Exception as problem:  # whatever a model does, the gate fails and says so
+        said = str(problem).strip().splitlines() or [type(problem).__name__]
+        return Measured(None, f"not compared with {criterion.against}: {said[0]}")
+
+
+class _Pair:
+    """Two bundles and what they answer for the same rows."""
+
+    def __init__(
+        self,
+        criterion: NotWorse,
+        champion: Bundle,
+        candidate: Bundle,
+        columns: Columns,
+        truth: NDArray[Any],
+    ) -> None:
+        self._criterion = criterion
+        self._metric = criterion.metric
+        self._sign = -1 if is_error(criterion.metric) else 1
+        self._truth = truth
+        self._bundles = (champion, candidate)
+        theirs = conform(_named(columns, candidate), champion.signature)
+        self._outputs = (answers_of(champion, theirs), answers_of(candidate, columns))
+
+    def measured(self) -> Measured:
+        """The lower end of the interval, and all that a person wants to know of it."""
+        every = np.arange(len(self._truth))
+        scores = [self._score(which, every) for which in (0, 1)]
+        for score, whose in zip(scores, (self._criterion.against, "the candidate"), strict=True):
+            if score.value is None:
+                return Measured(None, f"{self._metric} of {whose}: {score.note}")
+        compared = self._compare()
+        return Measured(
+            compared.lower,
+            f"{self._metric} {scores[1].value:.5g}, and {scores[0].value:.5g} of "
+            f"{self._criterion.against} ({self._bundles[0].digest[7:19]}), on {len(every):,} rows: "
+            f"better by {compared.difference:.3g}, {compared.confidence:.0%} interval "
+            f"[{compared.lower:.3g}, {compared.upper:.3g}], whose lower end counts "
+            f"({compared.test})",
+        )
+
+    def _compare(self) -> Comparison:
+        if self._metric == "accuracy":
+            right = [np.asarray(_label(out) == self._truth, bool) for out in self._outputs]
+            return compare_right(right[0], right[1])
+        rows = len(self._truth)
+        areas = self._areas()
+        if areas is not None:
+            return bootstrap(areas, rows)
+        resamples = RESAMPLES if rows <= _MANY_ROWS else _FEWER_RESAMPLES
+        return bootstrap(self._difference, rows, resamples=resamples)
+
+    def _areas(self) -> Difference | None:
+        """The quick way for the area under the curve of two classes."""
+        first, second = (bundle.classes for bundle in self._bundles)
+        if first is None or first != second or len(first) != 2:
+            return None
+        if self._metric not in ("auc", "roc_auc"):
+            return None
+        chances = [outputs["probabilities"][:, 1] for outputs in self._outputs]
+        return roc_auc_difference(self._truth == first[1], chances[0], chances[1])
+
+    def _difference(self, rows: NDArray[np.int64]) -> float:
+        champion, candidate = (self._score(which, rows).value for which in (0, 1))
+        if champion is None or candidate is None:  # a draw without one of the classes
+            return math.nan
+        return self._sign * (candidate - champion)
+
+    def _score(self, which: int, rows: NDArray[np.int64]) -> Measured:
+        outputs = {name: values[rows] for name, values in self._outputs[which].items()}
+        return score_of(self._bundles[which], self._metric, outputs, self._truth[rows])
+
+
+def _named(columns: Columns, bundle: Bundle) -> Any:
+    """The rows of a bundle in a form that others can take: by the names of their columns."""
+    names = bundle.signature.columns
+    if not bundle.signature.is_matrix:
+        return columns
+    matrix = next(iter(columns.values()))
+    if not names:
+        return matrix
+    return {name: matrix[:, place] for place, name in enumerate(names)}
+
+
+def _label(outputs: Columns) -> NDArray[Any]:
+    return outputs.get("label", next(iter(outputs.values())))
