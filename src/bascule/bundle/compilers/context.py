@@ -20,7 +20,9 @@ class Context:
         graph: Where to put nodes.
         foreign_dtype: In which precision the steps that have no compiler here are converted by
             skl2onnx.
+        sparse: Whether the original hands its last step a sparse matrix.
     """
 
     graph: Graph
     foreign_dtype: DType
+    sparse: bool = False

@@ -48,6 +48,10 @@ _LINEAR_CLASSIFIERS = (
     "LogisticRegression LogisticRegressionCV Perceptron RidgeClassifier RidgeClassifierCV"
 )
 _PREDICTORS = {
+    "catboost.core.CatBoostClassifier": "bascule.bundle.compilers.catboost:estimator",
+    "catboost.core.CatBoostRegressor": "bascule.bundle.compilers.catboost:estimator",
+    "lightgbm.sklearn.LGBMClassifier": "bascule.bundle.compilers.lightgbm:estimator",
+    "lightgbm.sklearn.LGBMRegressor": "bascule.bundle.compilers.lightgbm:estimator",
     "sklearn.ensemble.ExtraTreesClassifier": f"{_HERE}:forest_classifier",
     "sklearn.ensemble.ExtraTreesRegressor": f"{_HERE}:forest_regressor",
     "sklearn.ensemble.GradientBoostingClassifier": f"{_HERE}:gradient_boosting_classifier",
@@ -64,6 +68,10 @@ _PREDICTORS = {
     "sklearn.tree.DecisionTreeRegressor": f"{_HERE}:forest_regressor",
     "sklearn.tree.ExtraTreeClassifier": f"{_HERE}:forest_classifier",
     "sklearn.tree.ExtraTreeRegressor": f"{_HERE}:forest_regressor",
+    "xgboost.sklearn.XGBClassifier": "bascule.bundle.compilers.xgboost:estimator",
+    "xgboost.sklearn.XGBRFClassifier": "bascule.bundle.compilers.xgboost:estimator",
+    "xgboost.sklearn.XGBRFRegressor": "bascule.bundle.compilers.xgboost:estimator",
+    "xgboost.sklearn.XGBRegressor": "bascule.bundle.compilers.xgboost:estimator",
     **{
         f"sklearn.linear_model.{n}": f"{_HERE}:linear_regressor" for n in _LINEAR_REGRESSORS.split()
     },

@@ -24,7 +24,7 @@ Categories = Mapping[str, tuple[Any, ...]]
 
 
 def compilations(
-    model: Any, signature: Signature, categorical: Categories
+    model: Any, signature: Signature, categorical: Categories, *, sparse: bool = False
 ) -> Iterator[Compilation]:
     """Compile `model` in one way after another; the caller takes the first that is equal.
 
@@ -32,6 +32,7 @@ def compilations(
         model: A fitted estimator or pipeline.
         signature: What it takes.
         categorical: The categories of the columns whose type allows no others.
+        sparse: Whether a pipeline hands its last step a sparse matrix.
 
     Raises:
         Unconvertible: No way is left, and none succeeded before.
@@ -45,7 +46,7 @@ def compilations(
     seen: set[bytes] = set()
     for foreign in (DType.FP64, DType.FP32):
         try:
-            compiled = _in_double(model, signature, categorical, foreign)
+            compiled = _in_double(model, signature, categorical, foreign, sparse)
         except Unconvertible as found:
             problem = problem or found
             continue
@@ -64,11 +65,11 @@ def _without_search(model: Any) -> Any:
 
 
 def _in_double(
-    model: Any, signature: Signature, categorical: Categories, foreign: DType
+    model: Any, signature: Signature, categorical: Categories, foreign: DType, sparse: bool
 ) -> Compilation:
     inputs = tuple(_as_read(field) for field in signature.inputs)
     graph = Graph(inputs)
-    context = Context(graph, foreign)
+    context = Context(graph, foreign, sparse)
     value = _columns(graph, inputs, categorical)
     steps, last = _split(model)
     for step in steps:

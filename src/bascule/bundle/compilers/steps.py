@@ -42,10 +42,13 @@ _TRANSFORMERS = {
 }
 
 
+_HOMES = ("sklearn.", "catboost.", "lightgbm.", "xgboost.")
+
+
 def compiler_for(step: Any, table: dict[str, str]) -> Any | None:
     """The function of `table` for this very class; a subclass may compute something else."""
     kind = type(step)
-    if not kind.__module__.startswith("sklearn."):
+    if not kind.__module__.startswith(_HOMES):
         return None
     place = table.get(f"{kind.__module__.split('._')[0]}.{kind.__qualname__}")
     if place is None:

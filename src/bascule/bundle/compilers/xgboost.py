@@ -8,6 +8,7 @@ its input to floats and goes left where `x < split_condition`. For floats that i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from bascule.bundle.compilers.boosted import Ensemble, Link, predict_ensemble
 from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.predictors import Outcome
 from bascule.bundle.compilers.trees import Tree
-from bascule.bundle.compilers.values import Value
+from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, width
 from bascule.core.errors import Unconvertible
 
 _CATEGORICAL = 1
@@ -43,9 +44,26 @@ _LINKS = {
 
 def estimator(context: Context, model: Any, value: Value) -> Outcome:
     """An estimator of XGBoost as the last step of a pipeline."""
+    if model.missing is not None and not math.isnan(model.missing):
+        raise Unconvertible(
+            f"XGBoost takes {model.missing} for a missing value, and there is no compiler for that"
+        )
+    if context.sparse:
+        value = _without_zeros(context, value)
     ensemble = read_ensemble(json.loads(bytes(booster_of(model).save_raw("json"))))
     classes = len(model.classes_) if hasattr(model, "classes_") else None
     return predict_ensemble(context, ensemble, value, classes)
+
+
+def _without_zeros(context: Context, value: Value) -> Value:
+    """What a sparse matrix leaves out is zero to scikit-learn, and missing to XGBoost."""
+    graph = context.graph
+    tensor = matrix(graph, value, NUMBER, step="boosted trees")
+    is_zero = graph.add("Equal", tensor, graph.constant(0.0))
+    return numbers(
+        graph.add("Where", is_zero, graph.constant(np.nan), tensor),
+        width(value),
+    )
 
 
 def booster_of(model: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
 
 import numpy as np
@@ -183,6 +183,19 @@ def library(name: str, extra: str) -> Any:
         raise MissingExtra(
             f"{name} is not installed", hint=f"pip install 'bascule[{extra}]'"
         ) from None
+
+
+def distribution_of(package: str) -> str:
+    """What brings a package: XGBoost comes under two names, with and without graphics parts."""
+    return sorted(packages_distributions().get(package, [package]))[0]
+
+
+def installed_version(name: str) -> str:
+    """The version of a distribution, or the word `none`."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
 
 
 def is_of(model: Any, home: str) -> bool:

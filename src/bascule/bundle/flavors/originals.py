@@ -12,7 +12,7 @@ _OPENERS = {
     "catboost-cbm": "bascule.bundle.flavors.catboost:open_cbm",
     "lightgbm-text": "bascule.bundle.flavors.lightgbm:open_text",
     "python": "bascule.bundle.flavors.python:open_code",
-    "xgboost-ubjson": "bascule.bundle.flavors.xgboost:open_ubjson",
+    "xgboost-json": "bascule.bundle.flavors.xgboost:open_json",
 }
 """By format: what opens it, given the bytes, the manifest and the number of threads."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.flavors.archives import check_archive, is_own_class
+from bascule.bundle.flavors.boosting import distribution_of, installed_version
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.probing import probed
 from bascule.bundle.flavors.structures import check_estimator
@@ -31,13 +33,31 @@ from bascule.bundle.flavors.tabular import (
 )
 from bascule.bundle.manifest import Manifest
 from bascule.bundle.subject import Compilation, Subject
-from bascule.bundle.tables import as_dtype
+from bascule.bundle.tables import as_dtype, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, Field, Signature
 
 _FILE = "original/model.skops"
 _INSTALL = "pip install 'bascule[sklearn]'"
+_BOOSTED = {
+    "catboost": ("core.CatBoostClassifier", "core.CatBoostRegressor"),
+    "lightgbm": ("basic.Booster", "sklearn.LGBMClassifier", "sklearn.LGBMRegressor"),
+    "xgboost": (
+        "core.Booster",
+        "sklearn.XGBClassifier",
+        "sklearn.XGBRegressor",
+        "sklearn.XGBRFClassifier",
+        "sklearn.XGBRFRegressor",
+    ),
+}
+"""Boosted trees inside a pipeline. What skops keeps of them is their library's own format, which
+holds no code, and plain values."""
+_EXACT = ("scikit-learn", "catboost", "lightgbm", "xgboost", "xgboost-cpu")
+"""What a saved model was made by must be what opens it: their own parts are kept as they are."""
 _TRUSTED_BY_NAME = {
+    *(f"{home}.{name}" for home, names in _BOOSTED.items() for name in names),
+    "collections.OrderedDict",
+    "collections.defaultdict",
     "numpy.dtype",
     "functools.partial",  # what it calls is asked for by its own name
     "sklearn.utils.validation.check_array",
@@ -96,7 +116,7 @@ class Sklearn:
             saved=saved,
             saved_file=_FILE,
             saved_format="skops",
-            requires=_requires(frame),
+            requires=_requires(frame, _libraries(saved)),
             frame=frame.to_json(),
             train=rows_of(table, truth, signature),
             test=held_out,
@@ -112,7 +132,11 @@ class Sklearn:
             for name, kind in frame.kinds.items()
             if kind.categories is not None
         }
-        return compilations(model, subject.signature, categorical)
+        assert subject.train is not None
+        few = frame.build(take(subject.train.columns, slice(3)))
+        return compilations(
+            model, subject.signature, categorical, sparse=_hands_over_sparse(model, few)
+        )
 
 
 class SklearnOriginal:
@@ -179,10 +203,9 @@ def open_skops(data: bytes, manifest: Manifest) -> SklearnOriginal:
     """
     _skops()
     for name, saved_with in manifest.original.requires.items():
-        if name == "scikit-learn" and version(name) != saved_with:
+        if name in _EXACT and (found := installed_version(name)) != saved_with:
             raise Untrusted(
-                f"{manifest.name} was saved with {name} {saved_with}, and {version(name)} is "
-                "installed",
+                f"{manifest.name} was saved with {name} {saved_with}, and {found} is installed",
                 hint=f"pip install '{name}=={saved_with}', or pack the model again",
             )
     model = load_trusted(data, manifest.original.file)
@@ -304,8 +327,24 @@ def _task(model: Any) -> tuple[str, tuple[str | int | float | bool, ...] | None]
     )
 
 
-def _requires(frame: Frame) -> dict[str, str]:
-    names = ["numpy", "scikit-learn", "skops"]
+def _libraries(saved: bytes) -> list[str]:
+    """The distributions of the boosted trees inside a pipeline."""
+    types = _skops().get_untrusted_types(data=saved)
+    homes = {name.partition(".")[0] for name in types} & set(_BOOSTED)
+    return [distribution_of(home) for home in homes]
+
+
+def _hands_over_sparse(model: Any, rows: Any) -> bool:
+    """Whether the steps before the last one of a pipeline give it a sparse matrix."""
+    if not hasattr(model, "steps") or len(model.steps) < 2:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return hasattr(model[:-1].transform(rows), "tocsr")
+
+
+def _requires(frame: Frame, libraries: Sequence[str]) -> dict[str, str]:
+    names = ["numpy", "scikit-learn", "skops", *libraries]
     if frame.container != "numpy":
         names.append(frame.container)
     return {name: version(name) for name in sorted(names)}

@@ -1,4 +1,8 @@
-"""XGBoost: estimators and native boosters, saved as UBJSON."""
+"""XGBoost: estimators and native boosters, saved as JSON.
+
+Of its two formats this is the one that can be parsed here before XGBoost sees it. Its own reader of
+the binary one (UBJSON) ends the process on some damaged files.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from bascule.bundle.flavors.boosting import (
     Boosted,
     BoostedOriginal,
     categories_of,
+    distribution_of,
     is_of,
     library,
     of_both_classes,
@@ -45,10 +50,8 @@ class XGBoost:
         from bascule.bundle.compilers.boosted import compile_ensemble
         from bascule.bundle.compilers.xgboost import read_ensemble
 
-        booster = library("xgboost", "xgboost").Booster()
-        booster.load_model(bytearray(subject.saved))
         yield compile_ensemble(
-            read_ensemble(_json(booster)),
+            read_ensemble(json.loads(subject.saved)),
             subject.signature,
             subject.classes,
             categories_of(subject.frame),
@@ -57,23 +60,31 @@ class XGBoost:
         )
 
 
-def open_ubjson(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOriginal:
+def open_json(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOriginal:
     """The saved original; see `boosting.open_boosted`."""
     return open_boosted(_open, data, manifest, threads)
 
 
 def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
     xgboost = library("xgboost", "xgboost")
+    known = json.loads(data)
+    if not isinstance(known, dict) or not known.keys() >= {"learner", "version"}:
+        raise ValueError("it is not a model of XGBoost")
     booster = xgboost.Booster()
     booster.load_model(bytearray(data))
     booster.set_param({"nthread": threads})
     objective = _objective(booster)
+    is_linear = known["learner"]["gradient_booster"].get("name") == "gblinear"
     if objective == "multi:softmax":
         # It answers with the label; the same sums give the probabilities.
         booster.set_param({"objective": "multi:softprob"})
 
     def ask(rows: Any) -> NDArray[Any]:
-        made = np.asarray(booster.inplace_predict(rows, validate_features=False))
+        if is_linear:
+            data = xgboost.DMatrix(rows, nthread=threads)
+            made = np.asarray(booster.predict(data, validate_features=False))
+        else:
+            made = np.asarray(booster.inplace_predict(rows, validate_features=False))
         return of_both_classes(made) if objective == "binary:logistic" else made
 
     return ask
@@ -100,13 +111,13 @@ def _read(model: Any) -> Boosted:
         classes = tuple(range(max(several, 2)))
     parameters = {"objective": repr(objective)} if is_native else parameters_of(model)
     return Boosted(
-        library=_distribution(),
+        library=distribution_of("xgboost"),
         classes=classes,
         names=booster.feature_names,
         count=int(booster.num_features()),
-        saved=bytes(booster.save_raw("ubj")),
-        saved_file="original/model.ubj",
-        saved_format="xgboost-ubjson",
+        saved=bytes(booster.save_raw("json")),
+        saved_file="original/model.json",
+        saved_format="xgboost-json",
         number=DType.FP32,
         reads_floats=lambda _: True,
         parameters=parameters,
@@ -133,10 +144,3 @@ def _json(booster: Any) -> dict[str, Any]:
 
 def _objective(booster: Any) -> str:
     return str(json.loads(booster.save_config())["learner"]["objective"]["name"])
-
-
-def _distribution() -> str:
-    """The package has two names: with and without parts for graphics processors."""
-    from importlib.metadata import packages_distributions
-
-    return sorted(packages_distributions().get("xgboost", ["xgboost"]))[0]

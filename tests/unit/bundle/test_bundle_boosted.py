@@ -1,0 +1,197 @@
+"""What is refused of boosted trees, and how it is said; what holds for all is in conformance."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import catboost
+import lightgbm
+import numpy as np
+import pytest
+import xgboost
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.ensemble import VotingRegressor
+from sklearn.linear_model import Ridge
+
+from bascule.bundle.compilers import lightgbm as lightgbm_trees
+from bascule.bundle.compilers import xgboost as xgboost_trees
+from bascule.bundle.flavors import TABLE, flavor_of
+from bascule.bundle.flavors.boosting import library
+from bascule.bundle.flavors.originals import open_saved
+from bascule.core.errors import Invalid, MissingExtra, Unconvertible, Untrusted
+
+QUIET = {"verbose": 0, "allow_writing_files": False, "thread_count": 1, "iterations": 3}
+X, y = load_diabetes(return_X_y=True)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        xgboost.XGBRegressor(),
+        lightgbm.LGBMRegressor(),
+        catboost.CatBoostRegressor(),
+    ],
+)
+def test_a_model_that_is_not_fitted_is_refused(pack, model):
+    with pytest.raises(Invalid, match="is not fitted"):
+        pack(model, X)
+
+
+def test_a_number_that_stands_for_missing_is_refused(pack):
+    model = xgboost.XGBRegressor(n_estimators=2, missing=-1.0).fit(X, y)
+    with pytest.raises(Invalid, match=r"takes -1.0 for a missing value") as refusal:
+        pack(model, X)
+    assert "NaN" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        xgboost.XGBRegressor(n_estimators=2),
+        catboost.CatBoostRegressor(loss_function="MultiRMSE", **QUIET),
+    ],
+)
+def test_several_outputs_are_refused(pack, model):
+    with pytest.raises(Invalid, match="several outputs"):
+        pack(model.fit(X, np.c_[y, y]), X)
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        (xgboost.XGBRegressor(n_estimators=2, booster="gblinear"), "linear booster"),
+        (
+            lightgbm.LGBMRegressor(n_estimators=2, linear_tree=True, verbose=-1),
+            "linear models",
+        ),
+        (catboost.CatBoostRegressor(loss_function="LogCosh", **QUIET), "loss LogCosh"),
+    ],
+)
+def test_what_has_no_compiler_is_served_as_the_original_when_asked(pack, model, word):
+    model.fit(X, y)
+    with pytest.raises(Unconvertible, match=word):
+        pack(model, X)
+    bundle = pack(model, X, serve_original=True)
+    assert bundle.manifest.serves == "original"
+    assert word in bundle.parity.reason
+    np.testing.assert_allclose(bundle.predict(X)["prediction"], model.predict(X), rtol=1e-6)
+
+
+def test_rows_without_the_columns_of_training_are_refused(pack):
+    model = xgboost.XGBRegressor(n_estimators=2).fit(X, y)
+    with pytest.raises(Invalid, match="trained on 10"):
+        pack(model, X[:, :3])
+
+
+def test_other_categories_than_in_training_are_refused(pack):
+    import pandas as pd
+
+    table = pd.DataFrame({"a": pd.Categorical(["x", "y"] * 50), "b": np.arange(100.0)})
+    model = lightgbm.LGBMRegressor(n_estimators=2, verbose=-1).fit(table, table.b)
+    other = table.assign(a=pd.Categorical(["y", "z"] * 50))
+    with pytest.raises(Invalid, match="other categories"):
+        pack(model, other)
+
+
+@pytest.mark.parametrize("name", ["xgboost", "lightgbm", "catboost"])
+def test_a_library_that_is_not_installed_says_how_to_install_it(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtra) as refusal:
+        library(name, name)
+    assert refusal.value.hint == f"pip install 'bascule[{name}]'"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        xgboost.XGBRegressor(n_estimators=2),
+        lightgbm.LGBMRegressor(n_estimators=2, verbose=-1),
+        catboost.CatBoostRegressor(**QUIET),
+    ],
+    ids=["xgboost", "lightgbm", "catboost"],
+)
+@pytest.mark.parametrize("damage", [b"", b"not a model", b"{}", b"[1]"])
+def test_a_saved_model_that_is_damaged_is_not_trusted(pack, model, damage):
+    """Its digest would have told; this is what its own reader says."""
+    bundle = pack(model.fit(X, y), X)
+    with pytest.raises(Untrusted, match="cannot be read"):
+        open_saved(damage, bundle.manifest)
+
+
+def test_a_format_of_a_later_version_is_not_opened(pack):
+    manifest = pack(xgboost.XGBRegressor(n_estimators=2).fit(X, y), X).manifest
+    later = replace(manifest, original=replace(manifest.original, format="xgboost-2040"))
+    with pytest.raises(Untrusted, match="cannot open"):
+        open_saved(b"", later)
+
+
+def test_the_table_asks_scikit_learn_last_because_it_takes_all_that_look_like_its_own():
+    assert list(TABLE)[-1] == "sklearn"
+    assert flavor_of(xgboost.XGBRegressor()).name == "xgboost"
+    assert flavor_of(lightgbm.LGBMRegressor()).name == "lightgbm"
+    assert flavor_of(catboost.CatBoostRegressor()).name == "catboost"
+
+
+def test_a_derived_class_is_its_librarys_model(pack):
+    class Ours(xgboost.XGBRegressor):
+        pass
+
+    bundle = pack(Ours(n_estimators=2).fit(X, y), X)
+    assert bundle.manifest.flavor == "xgboost"
+
+
+def test_boosted_trees_may_be_members_of_a_committee(pack):
+    model = VotingRegressor(
+        [
+            ("ridge", Ridge()),
+            ("xgboost", xgboost.XGBRegressor(n_estimators=5)),
+            ("lightgbm", lightgbm.LGBMRegressor(n_estimators=5, verbose=-1)),
+            ("catboost", catboost.CatBoostRegressor(**QUIET)),
+        ]
+    ).fit(X, y)
+    bundle = pack(model, X)
+    assert bundle.manifest.serves == "onnx", bundle.parity.reason
+    assert {"lightgbm", "catboost"} <= set(bundle.manifest.original.requires)
+
+
+def test_the_sums_of_xgboost_start_where_its_objective_says():
+    model = xgboost.XGBClassifier(n_estimators=1, base_score=0.3).fit(*_two_classes())
+    ensemble = xgboost_trees.read_ensemble(_json(model))
+    assert ensemble.base == pytest.approx([np.log(0.3 / 0.7)], rel=1e-6)
+
+
+def test_a_threshold_of_xgboost_is_passed_by_the_float_before_it_only():
+    model = xgboost.XGBRegressor(n_estimators=1, max_depth=1).fit(X, y)
+    ensemble = xgboost_trees.read_ensemble(_json(model))
+    ((_, written),) = xgboost_trees.thresholds(ensemble)
+    (tree,) = ensemble.trees
+    assert np.float32(tree.threshold[0]) < np.float32(written)
+    assert np.nextafter(np.float32(tree.threshold[0]), np.float32(np.inf)) == np.float32(written)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "moved"),
+    [
+        (-lightgbm_trees.ZERO, np.nextafter(-lightgbm_trees.ZERO, -1)),
+        (-1e-40, np.nextafter(-lightgbm_trees.ZERO, -1)),
+        (np.nextafter(-lightgbm_trees.ZERO, -1), np.nextafter(-lightgbm_trees.ZERO, -1)),
+        (0.0, lightgbm_trees.ZERO),
+        (1e-40, lightgbm_trees.ZERO),
+        (lightgbm_trees.ZERO, lightgbm_trees.ZERO),
+        (1.0, 1.0),
+    ],
+)
+def test_what_is_within_a_hair_of_zero_is_zero_to_lightgbm(threshold, moved):
+    assert lightgbm_trees._past_zero(np.array([threshold])).tolist() == [moved]
+
+
+def _two_classes():
+    X, y = load_iris(return_X_y=True)
+    return X[:100], y[:100]
+
+
+def _json(model):
+    import json
+
+    return json.loads(bytes(model.get_booster().save_raw("json")))
