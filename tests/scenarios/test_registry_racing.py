@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -186,8 +187,8 @@ def check_whole(registry: Registry, told: dict[str, list[Any]]) -> None:
     moves = [event for event in events if event.kind == "alias_moved"]
     seen = [(move.from_number, move.to_number) for move in moves]
     moved = [tuple(line["moved"]) for line in lines if "moved" in line]
-    assert len(seen) == len(set(seen))
-    assert {one for one in moved if one[0] != one[1]} <= set(seen)
+    # Who was killed may not have heard of its move; whoever heard of one finds it, once.
+    assert Counter(one for one in moved if one[0] != one[1]) <= Counter(seen)
     if moves:
         assert moves[0].from_number is None
         assert all(after.from_number == before.to_number for before, after in pairwise(moves))

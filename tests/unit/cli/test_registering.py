@@ -117,3 +117,15 @@ def test_a_retired_version_says_why_it_is_not_to_be_had(pushed, tmp_path):
     assert pushed("gc", "--grace", "0")[0] == 0
     assert not list((tmp_path / ".bascule/objects").glob("[0-9a-f]*"))
     assert pushed("retire", "gb/1", "--undo") == (0, "gb/1 is in use again\n")
+
+
+def test_a_version_is_written_into_a_file_and_taken_out_of_it(pushed, tmp_path, monkeypatch):
+    code, said = pushed("export", "gb/1", "gb.tar", "--json")
+    assert code == 0
+    assert json.loads(said)["oci_digest"].startswith("sha256:")
+    assert pushed("export", "gb/1", "gb.tar")[0] == 4
+
+    monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "other"))
+    assert pushed("import", "gb.tar") == (0, "gb/1\n")
+    assert json.loads(pushed("search", "--json")[1])[0]["model"] == "gb"
+    assert pushed("import", "nothing.tar")[0] == 3
