@@ -1,0 +1,275 @@
+"""Every flavor: how equal its programs are to the original, and how much faster.
+
+    python -m bench.flavors [--rounds N] [--markdown]        (or `make bench-flavors`)
+
+One core, one thread. Each round times the original and every program of each bundle in turn, so
+that what else happens on the machine happens to all of them; a figure is the median of the rounds,
+and a speed-up compares neighbours within a round. The original is asked for probabilities alone,
+the programs for all their outputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from sklearn.compose import make_column_transformer
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+import bascule
+from bascule.bundle.cost import sample_latency
+from bench.machine import machine, versions
+from bench.report import put_between_marks
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "build" / "bench" / "flavors.json"
+PAGE = ROOT / "docs" / "reference" / "flavors.md"
+SIZES = (1, 100, 65_536)
+BARS = {1: 15.0, 65_536: 3.0}
+"""How many times faster than scikit-learn's gradient boosting the best program is to be."""
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+SUBJECT = "gradient boosting, 100 trees"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model of one flavor.
+
+    Attributes:
+        flavor: Which.
+        model: In words.
+        parity: The largest difference from the original of the ONNX program.
+        programs: What the bundle holds, by name.
+        best: The fastest program by batch size.
+        original_us: The time of one call of the original, by batch size.
+        speed_up: By batch size, how many times faster the best program is; medians of the rounds.
+        spread: The largest difference between rounds, as a share of the median, over the sizes.
+    """
+
+    flavor: str
+    model: str
+    parity: float
+    programs: list[str]
+    best: dict[int, str]
+    original_us: dict[int, float]
+    speed_up: dict[int, float]
+    spread: float
+
+
+Maker = Callable[[], tuple[Any, Any]]
+
+
+def _matrix(model: Any) -> Maker:
+    def make() -> tuple[Any, Any]:
+        X, y = load_breast_cancer(return_X_y=True)
+        return model.fit(X, y), X
+
+    return make
+
+
+def _table() -> tuple[Any, Any]:
+    random = np.random.default_rng(7)
+    n = 4000
+    rows = pd.DataFrame(
+        {
+            "carrier": random.choice(["AA", "BB", "CC", "DD"], n),
+            "airport": random.choice(["EWR", "JFK", "LGA"], n),
+            "hour": random.integers(0, 24, n).astype(float),
+            "wind": random.normal(size=n),
+        }
+    )
+    late = (rows.hour > 12) ^ (rows.wind > 0.5)
+    rows.loc[random.random(n) < 0.1, "wind"] = np.nan
+    steps = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["carrier", "airport"]),
+        (make_pipeline(SimpleImputer(), StandardScaler()), ["hour", "wind"]),
+    )
+    return make_pipeline(steps, GradientBoostingClassifier(random_state=0)).fit(rows, late), rows
+
+
+def _boosted(library: str, name: str, **settings: Any) -> Maker:
+    def make() -> tuple[Any, Any]:
+        from importlib import import_module
+
+        X, y = load_breast_cancer(return_X_y=True)
+        model = getattr(import_module(library), name)(random_state=0, **settings)
+        return model.fit(X, y), X
+
+    return make
+
+
+MODELS: dict[tuple[str, str], Maker] = {
+    ("sklearn", SUBJECT): _matrix(GradientBoostingClassifier(random_state=0)),
+    ("sklearn", "random forest, 100 trees"): _matrix(RandomForestClassifier(random_state=0)),
+    ("sklearn", "histogram gradient boosting"): _matrix(
+        HistGradientBoostingClassifier(random_state=0)
+    ),
+    ("sklearn", "scaler and logistic regression"): _matrix(
+        make_pipeline(StandardScaler(), LogisticRegression())
+    ),
+    ("sklearn", "scaler and network, 100 units"): _matrix(
+        make_pipeline(StandardScaler(), MLPClassifier(max_iter=400, random_state=0))
+    ),
+    ("sklearn", "table with texts, 100 trees"): _table,
+    ("xgboost", "100 trees"): _boosted("xgboost", "XGBClassifier", n_estimators=100, n_jobs=1),
+    ("lightgbm", "100 trees"): _boosted(
+        "lightgbm", "LGBMClassifier", n_estimators=100, n_jobs=1, verbose=-1
+    ),
+    ("catboost", "100 trees"): _boosted(
+        "catboost", "CatBoostClassifier", iterations=100, thread_count=1, verbose=False
+    ),
+}
+
+
+def measure(folder: Path, rounds: int, tell: Callable[[str], None]) -> Iterator[Row]:
+    """Pack every model and time its programs beside its original."""
+    for number, ((flavor, words), make) in enumerate(MODELS.items()):
+        tell(f"{flavor}: {words}")
+        model, train = make()
+        bundle = bascule.pack(model, name="model", train=train, to=folder / str(number))
+        columns = _varied(bascule.bundle.tables.conform(train, bundle.signature))
+        names = [entry.name for entry in bundle.manifest.programs]
+        programs = {name: bundle.program(name) for name in names}
+        original = _Probabilities(bundle.original())
+        best, original_us, speed_up, spreads = {}, {}, {}, []
+        for size in SIZES:
+            seen: dict[str, list[float]] = {name: [] for name in names}
+            base: list[float] = []
+            for _ in range(rounds):
+                base.append(_median_us(original, columns, size))
+                for name in names:
+                    seen[name].append(base[-1] / _median_us(programs[name], columns, size))
+            best[size] = max(names, key=lambda name: median(seen[name]))
+            ratios = seen[best[size]]
+            speed_up[size] = median(ratios)
+            original_us[size] = median(base)
+            spreads.append((max(ratios) - min(ratios)) / median(ratios))
+        parity = bundle.parity
+        assert parity is not None
+        difference = parity.max_difference
+        yield Row(flavor, words, difference, names, best, original_us, speed_up, max(spreads))
+
+
+class _Probabilities:
+    """The original asked as one asks it: for probabilities, from which labels follow."""
+
+    def __init__(self, program: Any) -> None:
+        self.name, self.inputs = program.name, program.inputs
+        self._run = program.run
+
+    def run(self, columns: Any) -> Any:
+        return self._run(columns, ["probabilities"])
+
+
+def _varied(columns: Any) -> Any:
+    """As many different rows as the largest batch, put together from the values of real ones.
+
+    Trees are far quicker on rows that come again and again: processors learn the way.
+    """
+    random = np.random.default_rng(0)
+    return {
+        name: np.take_along_axis(
+            values, random.integers(0, len(values), (SIZES[-1], *values.shape[1:])), axis=0
+        )
+        for name, values in columns.items()
+    }
+
+
+def _median_us(program: Any, columns: Any, size: int) -> float:
+    return float(np.median(sample_latency(program, columns, size, budget_s=0.15)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.flavors", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (3)")
+    parser.add_argument("--markdown", action="store_true", help="write the page too")
+    asked = parser.parse_args(arguments)
+    if any(os.environ.get(name) != "1" for name in _ONE_THREAD):
+        # Read when the libraries are loaded, and they are.
+        command = [sys.executable, "-m", "bench.flavors", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **_ONE_THREAD})
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    warnings.simplefilter("ignore")
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = list(measure(Path(folder), asked.rounds, lambda words: console.print(words)))
+    console.print(_shown(rows))
+    claims = {
+        f"{SUBJECT}, {size:,} rows": {
+            "measured": next(r for r in rows if r.model == SUBJECT).speed_up[size],
+            "bar": bar,
+        }
+        for size, bar in BARS.items()
+    }
+    for claim, said in claims.items():
+        met = "met" if said["measured"] >= said["bar"] else "NOT MET"
+        console.print(f"{claim}: {said['measured']:.1f} x, bar {said['bar']:g} x: {met}")
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    about = {"schema_version": 1, "machine": machine(), "versions": versions(_DISTRIBUTIONS)}
+    made = {**about, "rows": [asdict(row) for row in rows], "claims": claims}
+    OUTPUT.write_text(json.dumps(made, indent=2) + "\n")
+    console.print(f"written to {OUTPUT.relative_to(ROOT)}")
+    if asked.markdown:
+        PAGE.write_text(put_between_marks(PAGE.read_text(), _markdown(rows, made)))
+        console.print(f"and to {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+_DISTRIBUTIONS = (
+    "onnxruntime", "scikit-learn", "scikit-learn-intelex", "xgboost-cpu", "lightgbm", "catboost",
+)  # fmt: skip
+_HEADS = ("flavor", "model", "parity", "1 row", "100 rows", "65,536 rows")
+
+
+def _cells(row: Row) -> list[str]:
+    ups = [f"{row.speed_up[size]:.1f} x ({row.best[size]})" for size in SIZES]
+    return [row.flavor, row.model, f"{row.parity:.1e}", *ups]
+
+
+def _shown(rows: list[Row]) -> Table:
+    table = Table(*_HEADS, title="Times faster than the original, one core")
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _markdown(rows: list[Row], made: dict[str, Any]) -> str:
+    lines = ["| " + " | ".join(_HEADS) + " |", "|---" * len(_HEADS) + "|"]
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    parts = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    most = max(row.spread for row in rows)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Rounds differ by up to {most:.0%}. {made['machine']['processor']}, one core.",
+            f"With {parts}.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
