@@ -97,7 +97,7 @@ def pack(tmp_path_factory):
 
     def packed(model, train, test, name="m"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cost, "measure_memory", lambda path: 1 << 20)
+            patch.setattr(cost, "measure_memory", lambda path, program: 1 << 20)
             patch.setattr(cost, "BATCH_SIZES", (1, 8))
             patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
             patch.setattr(cost, "_MAX_SAMPLES", 2)

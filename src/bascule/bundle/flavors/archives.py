@@ -41,11 +41,33 @@ _OLDEST_PROTOCOL = 2
 _NEVER = ("tests", "conftest", "datasets", "externals", "experimental", "_build_utils", "testing")
 _SCIPY_OBJECTS = ("scipy.interpolate.", "scipy.sparse.")
 _PLAIN_TYPES = frozenset(
-    f"builtins.{kind.__name__}" for kind in (str, int, float, bool, list, tuple, dict, set)
+    (
+        "collections.OrderedDict",
+        "collections.defaultdict",
+        *(f"builtins.{kind.__name__}" for kind in (str, int, float, bool, list, tuple, dict, set)),
+    )
 )
 _SCALARS = frozenset(f"numpy.{kind.__name__}" for kind in np.sctypeDict.values())
 _RANDOM = ("numpy.random.",)
 _LOSSES = ("sklearn._loss._loss.", "sklearn.linear_model._sgd_fast.")
+
+BOOSTED = frozenset(
+    (
+        "catboost.core.CatBoostClassifier",
+        "catboost.core.CatBoostRegressor",
+        "lightgbm.basic.Booster",
+        "lightgbm.sklearn.LGBMClassifier",
+        "lightgbm.sklearn.LGBMRegressor",
+        "xgboost.core.Booster",
+        "xgboost.sklearn.XGBClassifier",
+        "xgboost.sklearn.XGBRFClassifier",
+        "xgboost.sklearn.XGBRFRegressor",
+        "xgboost.sklearn.XGBRegressor",
+    )
+)
+"""Boosted trees inside a pipeline. What skops keeps of them is their library's own format, which
+holds no code, and plain values. Their readers are not as careful as ours, so a server opens such an
+original in a process of its own only."""
 
 _Rule = Callable[[str], bool]
 
@@ -85,7 +107,7 @@ _RULES: Mapping[str, _Rule] = {
     "RandomStateNode": _under(*_RANDOM),
     "RandomGeneratorNode": _under(*_RANDOM),
     "SparseMatrixNode": _under("scipy.sparse."),
-    "ObjectNode": is_own_class,
+    "ObjectNode": lambda name: name in BOOSTED or is_own_class(name),
     "TreeNode": _one_of("sklearn.tree._tree.Tree"),
     "LossNode": _under(*_LOSSES),
 }

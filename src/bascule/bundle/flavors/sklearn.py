@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.flavors.archives import check_archive, is_own_class
+from bascule.bundle.flavors.archives import BOOSTED, check_archive, is_own_class
 from bascule.bundle.flavors.boosting import distribution_of, installed_version
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.probing import probed
@@ -39,23 +39,10 @@ from bascule.core.fields import Columns, Field, Signature
 
 _FILE = "original/model.skops"
 _INSTALL = "pip install 'bascule[sklearn]'"
-_BOOSTED = {
-    "catboost": ("core.CatBoostClassifier", "core.CatBoostRegressor"),
-    "lightgbm": ("basic.Booster", "sklearn.LGBMClassifier", "sklearn.LGBMRegressor"),
-    "xgboost": (
-        "core.Booster",
-        "sklearn.XGBClassifier",
-        "sklearn.XGBRegressor",
-        "sklearn.XGBRFClassifier",
-        "sklearn.XGBRFRegressor",
-    ),
-}
-"""Boosted trees inside a pipeline. What skops keeps of them is their library's own format, which
-holds no code, and plain values."""
 _EXACT = ("scikit-learn", "catboost", "lightgbm", "xgboost", "xgboost-cpu")
 """What a saved model was made by must be what opens it: their own parts are kept as they are."""
 _TRUSTED_BY_NAME = {
-    *(f"{home}.{name}" for home, names in _BOOSTED.items() for name in names),
+    *BOOSTED,
     "collections.OrderedDict",
     "collections.defaultdict",
     "numpy.dtype",
@@ -330,7 +317,7 @@ def _task(model: Any) -> tuple[str, tuple[str | int | float | bool, ...] | None]
 def _libraries(saved: bytes) -> list[str]:
     """The distributions of the boosted trees inside a pipeline."""
     types = _skops().get_untrusted_types(data=saved)
-    homes = {name.partition(".")[0] for name in types} & set(_BOOSTED)
+    homes = {name.partition(".")[0] for name in types if name in BOOSTED}
     return [distribution_of(home) for home in homes]
 
 
