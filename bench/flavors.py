@@ -139,7 +139,12 @@ MODELS: dict[tuple[str, str], Maker] = {
         "lightgbm", "LGBMClassifier", n_estimators=100, n_jobs=1, verbose=-1
     ),
     ("catboost", "100 trees"): _boosted(
-        "catboost", "CatBoostClassifier", iterations=100, thread_count=1, verbose=False
+        "catboost",
+        "CatBoostClassifier",
+        iterations=100,
+        thread_count=1,
+        verbose=False,
+        allow_writing_files=False,
     ),
 }
 
