@@ -338,3 +338,11 @@ def test_a_failure_half_way_leaves_the_old_bundle_and_no_draft(
 def test_loading_from_nowhere_says_so(tmp_path):
     with pytest.raises(NotFound, match="there is no bundle at"):
         bascule.load(tmp_path / "nothing")
+
+
+def test_a_manifest_that_does_not_say_how_its_table_was_held_is_not_believed():
+    from bascule.bundle.flavors.frames import Frame
+    from bascule.core.errors import Untrusted
+
+    with pytest.raises(Untrusted, match="how the training table was held"):
+        Frame.from_json({"container": "pandas", "dtype": "", "columns": [{"name": "a"}]})

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.tables import Kind, is_missing
+from bascule.core.errors import Untrusted
 from bascule.core.fields import Columns
 
 _LARGEST = 2.0**63
@@ -75,19 +76,25 @@ class Frame:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Frame:
-        return cls(
-            container=value["container"],
-            dtype=value["dtype"],
-            kinds={
-                column["name"]: Kind(
-                    column["dtype"],
-                    None if column["categories"] is None else tuple(column["categories"]),
-                    column["ordered"],
-                    column["missing"],
-                )
-                for column in value["columns"]
-            },
-        )
+        """What `to_json` wrote; raises `Untrusted` when a manifest holds something else."""
+        try:
+            return cls(
+                container=value["container"],
+                dtype=value["dtype"],
+                kinds={
+                    column["name"]: Kind(
+                        column["dtype"],
+                        None if column["categories"] is None else tuple(column["categories"]),
+                        column["ordered"],
+                        column["missing"],
+                    )
+                    for column in value["columns"]
+                },
+            )
+        except (KeyError, TypeError):
+            raise Untrusted(
+                "the manifest does not say how the training table was held", file="bundle.json"
+            ) from None
 
 
 def _is_whole(values: NDArray[Any]) -> bool:
