@@ -77,16 +77,20 @@ def test_a_child_that_is_killed_under_load_fails_what_it_was_answering_and_is_ba
                 statuses.append(infer(client, X[:2]).status)
                 moments.append(time.monotonic())
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    def until_answered(count):
+        give_up = time.monotonic() + 30
+        while len(statuses) < count:
+            assert time.monotonic() < give_up, "nobody is answered"
+            time.sleep(0.002)
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
-    while len(statuses) < 50:
-        time.sleep(0.002)
+    until_answered(50)
     killed = time.monotonic()
     os.kill(child.pid, signal.SIGKILL)
     after = len(statuses)
-    while len(statuses) < after + 50:
-        time.sleep(0.002)
+    until_answered(after + 50)
     back = next(
         m for m, s in zip(moments, statuses, strict=False) if s == 200 and m > killed + 0.05
     )

@@ -40,6 +40,12 @@ class Model:
             raise KeyError("secret")
         if word == "short":
             return x[:-1]
+        if word == "floats":
+            return {"twice": x.astype(np.float32), "words": columns["word"]}
+        if word == "wide":
+            return {"twice": np.c_[x, x], "words": columns["word"]}
+        if word == "lacking":
+            return {"words": columns["word"]}
         if word == "nonsense":
             os.write(3, b"x"); sys.exit(0)
         if word == "environment":
@@ -167,6 +173,21 @@ def test_a_model_that_cannot_be_loaded_says_why(start):
 def test_an_answer_that_is_no_frame_is_not_believed(start):
     with pytest.raises((Unavailable, ModelFailed)):
         start().run(rows("nonsense"))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("floats", r"answered float32 of shape \(2,\) for twice, where it declares FP64"),
+        ("wide", r"of shape \(2, 2\) for twice"),
+        ("lacking", "answered nothing for twice"),
+    ],
+)
+def test_an_answer_that_is_not_as_declared_is_not_passed_on(start, word, said):
+    program = start()
+    with pytest.raises(ModelFailed, match=said):
+        program.run(rows(word, word))
+    assert program.run(rows("a"))["twice"].tolist() == [0]
 
 
 def test_the_process_does_not_see_the_servers_secrets(start, monkeypatch):

@@ -50,7 +50,6 @@ class ChildProgram:
         outputs: tuple[Field, ...],
         python: str = sys.executable,
         threads: int = 1,
-        keep: Any = None,
         start_timeout_s: float = START_TIMEOUT_S,
         run_timeout_s: float = RUN_TIMEOUT_S,
     ) -> None:
@@ -63,7 +62,6 @@ class ChildProgram:
             outputs: What it gives; empty where that is to be found out.
             python: The interpreter that runs it.
             threads: How many it may use.
-            keep: Whatever must live as long as the process, such as its temporary folder.
             start_timeout_s: How long it may take to have its model.
             run_timeout_s: How long a run may take.
 
@@ -76,7 +74,6 @@ class ChildProgram:
         self.outputs = outputs
         self._command = [python, "-P", host.__file__, *arguments]
         self._threads = threads
-        self._keep = keep
         self._start_timeout_s = start_timeout_s
         self._run_timeout_s = run_timeout_s
         self._lock = threading.Lock()
@@ -112,10 +109,38 @@ class ChildProgram:
             self._ensure()
             head, found = self._ask(host.encode({"outputs": wanted}, columns))
         if "ok" in head:
-            return found
+            rows = len(next(iter(columns.values()), ()))
+            return self._as_declared(found, rows, wanted)
         if "refused" in head:
             raise Invalid(str(head["refused"]), hint=str(head.get("hint", "")))
         raise ModelFailed(f"program {self.name} failed: {str(head.get('error'))[:500]}")
+
+    def _as_declared(self, found: Columns, rows: int, wanted: list[str] | None) -> Columns:
+        """Foreign code may answer anything; what is told to a caller is what was declared."""
+        if not self.outputs:
+            return found
+        declared = {field.name: field for field in self.outputs}
+        checked: Columns = {}
+        for name in declared if wanted is None else wanted:
+            field, column = declared[name], found.get(name)
+            fits = (
+                column is not None
+                and column.dtype == field.dtype.numpy
+                and column.shape[:1] == (rows,)
+                and len(column.shape) == 1 + len(field.shape)
+                and all(
+                    want in (-1, got)
+                    for want, got in zip(field.shape, column.shape[1:], strict=True)
+                )
+            )
+            if not fits or column is None:
+                said = "nothing" if column is None else f"{column.dtype} of shape {column.shape}"
+                raise ModelFailed(
+                    f"program {self.name} answered {said} for {name}, where it declares "
+                    f"{field.dtype.value} of shape {[rows, *field.shape]}"
+                )
+            checked[name] = column
+        return checked
 
     def close(self) -> None:
         """End the process."""

@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> int:
     os.dup2(2, 1)
     try:
         predict = _OPENERS[arguments[0]](*arguments[1:])
-    except Exception as problem:
+    except Exception as problem:  # foreign code raises whatever it likes
         traceback.print_exc()
         _send(frames_out, {"error": f"{type(problem).__name__}: {problem}"}, {})
         return 3
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> int:
             frame = encode({"ok": True}, answer)
         except Refused as refused:
             frame = encode({"refused": str(refused), "hint": refused.hint}, {})
-        except Exception as problem:
+        except Exception as problem:  # and one failed call is no reason to leave
             traceback.print_exc()
             frame = encode({"error": f"{type(problem).__name__}: {problem}"}, {})
         frames_out.write(frame)
