@@ -30,7 +30,8 @@ from bascule.serving import http, statuses
 from bascule.serving.confidence import Confidence
 from bascule.serving.counters import STATUSES, Label, Totals, prometheus_text
 from bascule.serving.limits import Limits
-from bascule.serving.protocols.oip_rest import OipRest
+from bascule.serving.plane import Plane
+from bascule.serving.protocols import open_faces
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -202,8 +203,9 @@ def test_every_route_for_predictions_is_documented() -> None:
         limits=Limits(),
         inline_rows=1,
         slot=None,
+        answer=None,
     )
-    routes = OipRest(lambda: True).routes([model])
+    routes = Plane(open_faces(), lambda: True).serve([model])
     made = {
         f"{method.decode()} {path.decode()}"
         for path, methods in routes.items()

@@ -1,7 +1,8 @@
 """Answers requests for models: workers on one port, and the supervisor that keeps them alive.
 
-The life of a request: `http` (bytes to an exchange) -> `protocols` (an exchange to a call) ->
-`engine` (inline or batched) -> `protocols` (outputs to bytes) -> `http` (one write, one count).
+The life of a request: `http` (bytes to an exchange, its route) -> `protocols` (an exchange to a
+call) -> `models`, `engine` (inline or batched) -> `protocols` (outputs to bytes) -> `http` (one
+write, one count). `plane` holds the models and asks every face for its routes.
 """
 
 from __future__ import annotations

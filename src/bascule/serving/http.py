@@ -31,9 +31,10 @@ from typing import NamedTuple, cast
 import httptools
 import msgspec
 
-from bascule.core.errors import BasculeError, Overloaded, TooLarge, Unavailable
+from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge, Unavailable
 from bascule.serving.counters import STATUSES, Slot
 from bascule.serving.limits import Limits
+from bascule.serving.routes import Route, Routes
 from bascule.serving.statuses import HttpError, error_text, status_of
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,19 @@ class Exchange:
         """Answer with a whole body. `extra` is header lines, each ended by CRLF."""
         self._connection.write_answer(self, body, status, content_type, extra)
 
+    def take_body(self) -> bytes:
+        """The body as it was before it was encoded for the way; the exchange forgets it."""
+        headers = self.head.headers
+        if headers and b"content-encoding" in headers:
+            _refuse_encoding(headers[b"content-encoding"])
+        body, self.body = self.body, b""
+        return body
+
+    def allowed_s(self, deadline_s: float) -> float:
+        """How long the caller waits: the shorter of the server's deadline and what it says."""
+        asked = self.head.headers.get(b"x-request-timeout-ms")
+        return deadline_s if asked is None else min(deadline_s, _asked_s(asked))
+
     def fail(self, error: BasculeError) -> None:
         """Answer with an error: its status, its message and its next step in the one shape."""
         status = status_of(error)
@@ -111,11 +125,6 @@ class Exchange:
             extra = b"Allow: %s\r\n" % str(error.facts["allow"]).encode()
         self.rows = 0
         self.answer(msgspec.json.encode({"error": error_text(error)}), status, extra=extra)
-
-
-Handler = Callable[[Exchange], None]
-Routes = dict[bytes, dict[bytes, Handler]]
-"""Handlers by the exact bytes of the path, then by method."""
 
 
 class Site:
@@ -185,6 +194,23 @@ class Site:
 def _head(status: int, date: bytes) -> bytes:
     phrase = "Client Closed Request" if status == 499 else HTTPStatus(status).phrase
     return b"HTTP/1.1 %d %b\r\nDate: %b\r\nContent-Type: " % (status, phrase.encode(), date)
+
+
+def _asked_s(asked: bytes) -> float:
+    if not asked.isdigit() or len(asked) > 9 or int(asked) == 0:
+        raise Invalid(
+            "header X-Request-Timeout-Ms is not a whole number of milliseconds >= 1",
+            hint="send for example X-Request-Timeout-Ms: 500",
+        )
+    return int(asked) / 1e3
+
+
+def _refuse_encoding(value: bytes) -> None:
+    if value.lower() != b"identity":
+        raise Invalid(
+            f"Content-Encoding {value.decode('latin-1')!r} is not supported",
+            hint="send the body as plain JSON",
+        )
 
 
 def _internal_error() -> HttpError:
@@ -502,8 +528,8 @@ class Connection(asyncio.Protocol):
             handlers = self._site.routes.get(exchange.head.target)
             if handlers is None:
                 handlers = self._find(exchange)
-            handler = handlers.get(exchange.head.method)
-            if handler is None:
+            route = handlers.get(exchange.head.method)
+            if route is None:
                 allow = ", ".join(sorted(method.decode() for method in handlers))
                 raise HttpError(
                     f"{exchange.head.method.decode()} is not allowed here",
@@ -511,7 +537,9 @@ class Connection(asyncio.Protocol):
                     status=405,
                     allow=allow,
                 )
-            handler(exchange)
+            if route.slot is not None:
+                exchange.slot = route.slot
+            route.handle(exchange)
         except BasculeError as error:
             exchange.fail(error)
         except Exception:
@@ -519,7 +547,7 @@ class Connection(asyncio.Protocol):
             log.exception("a request failed")
             exchange.fail(_internal_error())
 
-    def _find(self, exchange: Exchange) -> dict[bytes, Handler]:
+    def _find(self, exchange: Exchange) -> dict[bytes, Route]:
         """The handlers of a path that has a query, a trailing slash or an absolute form."""
         path = exchange.head.target.partition(b"?")[0]
         if path.startswith((b"http://", b"https://")):

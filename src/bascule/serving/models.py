@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
-from bascule.core.fields import Columns, Signature
+from bascule.core.fields import Signature
 from bascule.core.programs import Program
+from bascule.serving.calls import Call
 from bascule.serving.confidence import Confidence
 from bascule.serving.counters import Slot
 from bascule.serving.engine import Batcher, Deliver, Job, Outcome, Pace, run_one
 from bascule.serving.limits import Limits
 from bascule.serving.services import Service
 from bascule.stats.conformal import Calibration
+
+Cancel = Callable[[], None]
+"""What to call when a caller has gone."""
 
 
 class ServedModel:
@@ -47,19 +52,32 @@ class ServedModel:
             program, pace, limits, loop, name=f"{service.model}/{service.version}"
         )
 
-    def run_inline(self, columns: Columns, outputs: tuple[str, ...] | None) -> Outcome:
-        """Run now, on the event loop; for at most `inline_rows` rows."""
-        return run_one(self.program, columns, outputs)
+    def answer(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
+        """Run a call and deliver its outcome, once: at once, or later on the event loop.
 
-    def submit(
-        self,
-        columns: Columns,
-        rows: int,
-        outputs: tuple[str, ...] | None,
-        deadline_s: float,
-        deliver: Deliver,
-    ) -> Callable[[], None]:
-        """Queue for the thread; returns what to call if the caller goes away."""
-        job = Job(columns, rows, outputs, deliver)
-        self.batcher.submit(job, deadline_s)
+        Args:
+            call: What is asked.
+            allowed_s: How long the caller waits.
+            deliver: Takes the outputs, or the error.
+
+        Returns:
+            What to call if the caller goes away; None where the outcome has been delivered.
+
+        Raises:
+            Overloaded: Too many calls wait.
+            Unavailable: The model is being unloaded.
+        """
+        outputs = call.outputs
+        if call.asked is not None:
+            deliver = partial(self._deliver_with_confidence, call, deliver)
+            outputs = self.confidence.needed(outputs, call.asked)
+        if call.rows <= self.inline_rows:
+            deliver(run_one(self.program, call.columns, outputs))
+            return None
+        job = Job(call.columns, call.rows, outputs, deliver)
+        self.batcher.submit(job, allowed_s)
         return job.cancel
+
+    def _deliver_with_confidence(self, call: Call, deliver: Deliver, outcome: Outcome) -> None:
+        assert call.asked is not None
+        deliver(self.confidence.added(outcome, call.outputs, call.asked))

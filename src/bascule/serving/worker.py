@@ -20,7 +20,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,13 @@ from bascule.core.fields import Columns
 from bascule.core.programs import Program
 from bascule.serving.counters import Counters, Label, Slot, prometheus_text
 from bascule.serving.engine import measure_pace
-from bascule.serving.http import Connection, Exchange, Routes, Site
+from bascule.serving.http import Connection, Exchange, Site
 from bascule.serving.limits import Limits
 from bascule.serving.models import ServedModel
-from bascule.serving.protocols.oip_rest import Decoder, OipRest
+from bascule.serving.plane import Plane
+from bascule.serving.protocols import open_faces
+from bascule.serving.protocols.oip_json import Decoder
+from bascule.serving.routes import Route
 from bascule.serving.services import BACKLOG, Service, WorkerConfig, labels_of
 
 log = logging.getLogger(__name__)
@@ -62,10 +65,8 @@ async def serve(config: WorkerConfig, report: Report) -> None:
         for service, slot in zip(config.services, slots, strict=True)
     ]
     stopping = asyncio.Event()
-    rest = OipRest(is_ready=lambda: not stopping.is_set())
-    routes = rest.routes(models)
-    _add_metrics(routes, counters, labels)
-    site = Site(routes, rest.not_found, config.limits, other_slot)
+    plane = Plane([Metrics(counters, labels), *open_faces()], lambda: not stopping.is_set())
+    site = Site(plane.serve(models), plane.not_found, config.limits, other_slot)
     # What was loaded stays: the collector need not look through it ever again.
     gc.collect()
     gc.freeze()
@@ -121,16 +122,32 @@ def _example(path: Path, manifest: Manifest, program: Program, limits: Limits) -
     decode = Decoder().for_fields(
         manifest.signature.inputs, program.inputs, manifest.signature.outputs, limits.max_rows
     )
-    _, columns, *_ = decode(read_file(path, manifest, EXAMPLE))
-    return columns
+    _, call = decode(read_file(path, manifest, EXAMPLE))
+    return call.columns
 
 
-def _add_metrics(routes: Routes, counters: Counters, labels: list[Label]) -> None:
-    def handle(exchange: Exchange) -> None:
-        text = prometheus_text(labels, counters.totals())
+class Metrics:
+    """The face that tells the counters; see `serving.plane.Face`."""
+
+    def __init__(self, counters: Counters, labels: list[Label]) -> None:
+        self._counters = counters
+        self._labels = labels
+
+    def server_routes(self, plane: Plane) -> Iterator[Route]:  # noqa: ARG002 -- a face's signature
+        """One path."""
+        yield Route(b"GET", b"/metrics", self._tell, "metrics")
+
+    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
+        """None: the counters of all models are told together."""
+        yield from ()
+
+    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+        """Nothing is below its path."""
+        return None
+
+    def _tell(self, exchange: Exchange) -> None:
+        text = prometheus_text(self._labels, self._counters.totals())
         exchange.answer(text.encode(), content_type=_METRICS_TYPE)
-
-    routes[b"/metrics"] = {b"GET": handle, b"HEAD": handle}
 
 
 async def _tick(site: Site) -> None:

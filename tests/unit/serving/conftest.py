@@ -16,10 +16,12 @@ from bascule.core.errors import NotFound
 from bascule.core.fields import Columns, DType, Field, Signature
 from bascule.serving.counters import Counters, Label
 from bascule.serving.engine import Pace
-from bascule.serving.http import Connection, Routes, Site
+from bascule.serving.http import Connection, Site
 from bascule.serving.limits import Limits
 from bascule.serving.models import ServedModel
-from bascule.serving.protocols.oip_rest import OipRest
+from bascule.serving.plane import Plane
+from bascule.serving.protocols import open_faces
+from bascule.serving.routes import Route, table
 from bascule.serving.services import Service
 
 WAIT_S = 10.0
@@ -144,11 +146,15 @@ def run_site(connect):
 def serve_routes(run_site, tmp_path):
     """Serve handlers: `serve_routes({b"/path": {b"GET": handle}}, limits...)`."""
 
-    def serve(routes: Routes, **limits: Any) -> Running:
+    def serve(handlers: dict[bytes, dict[bytes, Any]], **limits: Any) -> Running:
         counters = Counters(tmp_path / "counters", 1, 1)
         running = run_site(
             lambda loop: Site(
-                routes,
+                table(
+                    Route(method, path, handle, "read")
+                    for path, methods in handlers.items()
+                    for method, handle in methods.items()
+                ),
                 lambda path: NotFound("no such path"),
                 Limits(**limits),
                 counters.slots(0)[0],
@@ -187,9 +193,8 @@ def serve_models(run_site, tmp_path):
                         calibration=getattr(program, "calibration", None),
                     )
                 )
-            rest = OipRest(is_ready=lambda: not running_site.draining)
-            routes = rest.routes(made)
-            running_site = Site(routes, rest.not_found, bounds, other)
+            plane = Plane(open_faces(), lambda: not running_site.draining)
+            running_site = Site(plane.serve(made), plane.not_found, bounds, other)
             return running_site
 
         running = run_site(site)

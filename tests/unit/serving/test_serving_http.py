@@ -37,7 +37,7 @@ def serve(serve_routes, waiting, gone):
     def started(**limits):
         return serve_routes(
             {
-                b"/here": {b"GET": here, b"HEAD": here},
+                b"/here": {b"GET": here},
                 b"/echo": {b"POST": lambda exchange: exchange.answer(exchange.body)},
                 b"/big": {b"GET": lambda exchange: exchange.answer(b" " * (32 << 20))},
                 b"/later": {b"POST": later},

@@ -10,6 +10,7 @@ from bascule.core.errors import NotFound
 from bascule.serving.counters import Counters
 from bascule.serving.http import Connection, Site
 from bascule.serving.limits import Limits
+from bascule.serving.routes import Route, table
 
 ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
 HERE = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -78,10 +79,7 @@ def make_site(tmp_path_factory):
 
     def make(kind=Site, **limits):
         return kind(
-            {
-                b"/echo": {b"POST": echo},
-                b"/here": {b"GET": echo, b"HEAD": echo},
-            },
+            table([Route(b"POST", b"/echo", echo, "read"), Route(b"GET", b"/here", echo, "read")]),
             lambda path: NotFound(f"no {path!r}"),
             Limits(**limits),
             counters.slots(0)[0],

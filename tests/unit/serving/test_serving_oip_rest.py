@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import DType, Field
-from bascule.serving.protocols.oip_rest import Decoder
+from bascule.serving.protocols.oip_json import Decoder
 
 NUMBERS = [dtype for dtype in DType if dtype.is_float or dtype.is_integer]
 INTEGERS = [dtype for dtype in DType if dtype.is_integer]
@@ -34,7 +34,7 @@ def column(field, data, datatype=None, target=None, shape=None):
     """One column of a request with one input, as the program would read it."""
     sent = tensor("x", datatype or field.dtype.value, shape or [len(data)], data)
     targets = (Field("x", target or field.dtype, field.shape),)
-    return decode({"inputs": [sent]}, field, targets=targets)[1]["x"]
+    return decode({"inputs": [sent]}, field, targets=targets)[1].columns["x"]
 
 
 def refusal(body, *fields, **settings_):
@@ -110,7 +110,7 @@ def test_a_large_whole_number_written_in_full_is_a_number(number):
     body = b'{"inputs":[{"name":"x","datatype":"FP64","shape":[2],"data":[1,%s]}],"id":"a"}'
     made = decode(body % number.encode(), x(DType.FP64))
     assert made[0] == "a"
-    assert made[1]["x"].tolist() == [1.0, float(number)]
+    assert made[1].columns["x"].tolist() == [1.0, float(number)]
     message = refusal(body.replace(b"FP64", b"INT64") % number.encode(), x(DType.INT64))
     assert message.startswith("inputs[0] (x).data[1]: ")
 
@@ -213,7 +213,10 @@ def test_a_value_that_the_model_does_not_know_is_named_with_those_that_it_knows(
 
 def test_the_least_number_is_not_taken_for_the_one_below_it_when_both_round_alike():
     body = b'{"inputs":[{"name":"x","datatype":"INT64","shape":[2],"data":[1,%s]}]}'
-    assert decode(body % b"-9223372036854775808", x(DType.INT64))[1]["x"].tolist() == [1, -(2**63)]
+    assert decode(body % b"-9223372036854775808", x(DType.INT64))[1].columns["x"].tolist() == [
+        1,
+        -(2**63),
+    ]
     for below in (b"-9223372036854775809", b"-9223372036854775809.0"):
         assert "data[1]" in refusal(body % below, x(DType.INT64))
 
@@ -289,7 +292,7 @@ def test_columns_of_different_length_are_refused():
 def test_rows_are_bounded(rows):
     body = {"inputs": [tensor("x", "FP32", [rows], [1.0] * rows)]}
     if rows == 5:
-        assert decode(body, x(DType.FP32), max_rows=5)[2] == 5
+        assert decode(body, x(DType.FP32), max_rows=5)[1].rows == 5
         return
     with pytest.raises(TooLarge, match="6 rows are over the limit of 5"):
         decode(body, x(DType.FP32), max_rows=5)
@@ -329,7 +332,7 @@ def test_an_answer_of_varying_length_tells_its_own(serve_models, program, inline
 
 def test_inputs_may_come_in_any_order():
     body = {"inputs": [tensor("b", "FP32", [1], [2]), tensor("a", "FP32", [1], [1])]}
-    _, columns, rows, *_ = decode(body, Field("a", DType.FP32), Field("b", DType.FP32))
+    _, (columns, rows, *_) = decode(body, Field("a", DType.FP32), Field("b", DType.FP32))
     assert ({name: array.tolist() for name, array in columns.items()}, rows) == (
         {"a": [1], "b": [2]},
         1,
@@ -409,13 +412,13 @@ def test_a_bad_body_leaves_nothing_behind_for_the_next_good_one():
             with pytest.raises(Invalid) as refused:
                 run(bad)
             kept.append(refused)
-            assert run(good)[2] == 1
+            assert run(good)[1].rows == 1
 
 
 def test_the_outputs_asked_for_are_a_list_without_repetition_in_that_order():
     def wanted(*names):
         outputs = [{"name": name} for name in names]
-        return decode({"inputs": [GOOD], "outputs": outputs}, x(DType.FP32))[3]
+        return decode({"inputs": [GOOD], "outputs": outputs}, x(DType.FP32))[1].outputs
 
     assert wanted() is None
     assert wanted("label") == ("label",)
@@ -486,7 +489,7 @@ def test_any_value_in_any_place_is_taken_or_refused(path, value):
     else:
         body = value
     try:
-        call_id, columns, rows, *_ = RUN(json.dumps(body).encode())
+        call_id, (columns, rows, *_) = RUN(json.dumps(body).encode())
     except Invalid as refused:
         refused.message.encode()
         return

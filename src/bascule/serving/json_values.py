@@ -1,0 +1,265 @@
+"""Numbers and texts from JSON into arrays, for every face that speaks JSON.
+
+Numbers are parsed straight into arrays (simdjson), in the type that the program reads; text and
+whatever does not fit that road take a slower one that finds the exact place of the mistake. Every
+value is checked against its field on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+import simdjson
+from numpy.typing import NDArray
+
+from bascule.core.errors import Invalid
+from bascule.core.fields import DType, Field
+
+_KEEP_PARSER_BYTES = 1 << 20
+_NUMBER_PROBLEMS = ("NUMBER", "BIGINT")
+_from_buffer = np.frombuffer
+_dot = np.vdot  # the one product of numpy that does not warn when it overflows
+_FLOAT64 = np.dtype(np.float64)
+_INT64 = np.dtype(np.int64)
+
+
+class JsonParser:
+    """Parses bodies, reusing one parser: not for concurrent use."""
+
+    def __init__(self) -> None:
+        self._parser = simdjson.Parser()
+
+    def parse(self, body: bytes) -> Any:
+        """The document, as simdjson's lazy values; nothing of it may be kept.
+
+        Raises:
+            Invalid: It is not JSON.
+        """
+        parser = self._parser
+        if len(body) > _KEEP_PARSER_BYTES:
+            parser = simdjson.Parser()  # a large document must not keep its memory
+        try:
+            return parser.parse(body)
+        except (ValueError, RuntimeError):
+            # Not JSON; or something of the last document is still referenced, by a traceback for
+            # example. A parser of its own tells the one from the other.
+            self._parser = simdjson.Parser()
+            return _parse_carefully(self._parser, body)
+
+
+def _parse_carefully(parser: Any, body: bytes) -> Any:
+    try:
+        return parser.parse(body)
+    except (ValueError, RuntimeError) as error:
+        problem = str(error)
+    if problem.startswith(_NUMBER_PROBLEMS) and len(body) <= _KEEP_PARSER_BYTES:
+        # The quick parser has no whole numbers over 64 bits, and some languages write any large
+        # number as one.
+        try:
+            value = json.loads(body, parse_int=_whole, parse_constant=_refuse_constant)
+            return parser.parse(json.dumps(value, allow_nan=False).encode())
+        except (ValueError, RuntimeError, OverflowError):
+            pass
+    raise Invalid(
+        f"the body is not JSON that can be read: {problem}",
+        hint="send null for a missing number; JSON has no NaN, and numbers end at 1.8e308",
+    )
+
+
+def _whole(digits: str) -> int | float:
+    value = int(digits)
+    return value if -(2**63) <= value < 2**64 else float(value)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+class Place(Protocol):
+    """Where in a request some values stand; put into words only when something is wrong there."""
+
+    def __str__(self) -> str:
+        """The list of values."""
+
+    def value(self, position: int) -> str:
+        """One of its values, counted in the order of the rows."""
+
+
+def count_mismatch(found: int, expected: int, where: Place) -> Invalid:
+    return Invalid(
+        f"{where}: {found} values, where the shape makes {expected}",
+        hint="shape and data must agree",
+    )
+
+
+def values_reader(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[Any]]:
+    """From a JSON list to a flat array of the program's type, each value checked."""
+    if field.dtype.is_float:
+        return _floats(field, target.numpy)
+    if field.dtype.is_integer:
+        return _integers(field, target.numpy)
+    return _objects(field, target)
+
+
+def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], NDArray[Any]]:
+    narrow = target.itemsize < 8
+    largest = float(np.finfo(target).max)
+    # The sum of the squares is below the square of the largest only if every value is below it;
+    # it is one quick call, where looking at every value is three.
+    largest_squared = largest * largest if narrow else math.inf
+    known = _known_numbers(field)
+
+    def read(data: Any, count: int, where: Place) -> NDArray[Any]:
+        try:
+            array = _from_buffer(data.as_buffer(of_type="d"), _FLOAT64)
+        except (TypeError, ValueError):
+            array = _floats_one_by_one(flat(data.as_list()), field, where)
+        if len(array) != count:
+            raise count_mismatch(len(array), count, where)
+        if known is not None:
+            _check_known(array, known, field, where)
+        if not narrow:
+            return array
+        if not _dot(array, array) <= largest_squared:  # true of NaN too, which is looked at there
+            _check_largest(array, largest, field, where)
+        return array.astype(target)
+
+    return read
+
+
+def _check_largest(array: NDArray[np.float64], largest: float, field: Field, where: Place) -> None:
+    too_large = np.flatnonzero(np.abs(array) > largest)
+    if len(too_large):
+        place = int(too_large[0])
+        raise Invalid(
+            f"{where.value(place)}: {array[place]:g} does not fit {field.dtype.value}",
+            hint=f"the largest is {largest:g}",
+        )
+
+
+def _floats_one_by_one(values: list[Any], field: Field, where: Place) -> NDArray[np.float64]:
+    made = np.empty(len(values), np.float64)
+    for place, value in enumerate(values):
+        if value is None and field.nullable:
+            made[place] = np.nan
+        elif type(value) is float or type(value) is int:
+            made[place] = value
+        else:
+            raise _wrong_value(value, place, field, where)
+    return made
+
+
+def _integers(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], NDArray[Any]]:
+    info = np.iinfo(field.dtype.numpy)
+    least, most = int(info.min), int(info.max)
+    is_full = field.dtype is DType.INT64
+    known = _known_numbers(field)
+
+    def read(data: Any, count: int, where: Place) -> NDArray[Any]:
+        try:
+            array = _from_buffer(data.as_buffer(of_type="i"), _INT64)
+        except (TypeError, ValueError):
+            array = _integers_one_by_one(flat(data.as_list()), field, where)
+        if len(array) != count:
+            raise count_mismatch(len(array), count, where)
+        if not is_full and count and (array.min() < least or array.max() > most):
+            place = int(np.argmax((array < least) | (array > most)))
+            raise _wrong_value(int(array[place]), place, field, where)
+        if known is not None:
+            _check_known(array, known, field, where)
+        return array.astype(target, copy=False)
+
+    return read
+
+
+def _known_numbers(field: Field) -> NDArray[Any] | None:
+    return None if field.categories is None else np.array(field.categories)
+
+
+def _check_known(array: NDArray[Any], known: NDArray[Any], field: Field, where: Place) -> None:
+    strange = np.flatnonzero(~(np.isin(array, known) | (array != array)))
+    if len(strange):
+        place = int(strange[0])
+        raise _not_a_category(str(array[place].item()), place, field, where)
+
+
+def _integers_one_by_one(values: list[Any], field: Field, where: Place) -> NDArray[Any]:
+    # 3.0 is a whole number: languages that have one kind of number cannot write it otherwise.
+    info = np.iinfo(field.dtype.numpy)
+    made: list[int] = []
+    for place, value in enumerate(values):
+        whole = value
+        # One below the least of INT64 rounds to it, so that number is not taken as a float.
+        if type(value) is float and value.is_integer() and value != -(2.0**63):
+            whole = int(value)
+        if type(whole) is not int or not info.min <= whole <= info.max:
+            raise _wrong_value(value, place, field, where)
+        made.append(whole)
+    return np.array(made, np.uint64 if field.dtype is DType.UINT64 else np.int64)
+
+
+def _objects(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[Any]]:
+    wanted = bool if field.dtype is DType.BOOL else str
+    nullable = field.nullable and target is not DType.BOOL
+    allowed = None if field.categories is None else frozenset(field.categories)
+
+    def read(data: Any, count: int, where: Place) -> NDArray[Any]:
+        values = data.as_list()
+        if values and type(values[0]) is list:
+            values = flat(values)
+        if len(values) != count:
+            raise count_mismatch(len(values), count, where)
+        for place, value in enumerate(values):
+            if type(value) is not wanted and not (value is None and nullable):
+                raise _wrong_value(value, place, field, where)
+            if allowed is not None and value is not None and value not in allowed:
+                raise _not_a_category(str(value), place, field, where)
+        array = np.empty(count, object)
+        array[:] = values
+        return array if target is DType.BYTES else array.astype(target.numpy)
+
+    return read
+
+
+def flat(values: list[Any]) -> list[Any]:
+    """The values of nested lists, in order. Without recursion: a body may nest very deeply."""
+    made: list[Any] = []
+    open_lists = [iter(values)]
+    while open_lists:
+        for value in open_lists[-1]:
+            if type(value) is list:
+                open_lists.append(iter(value))
+                break
+            made.append(value)
+        else:
+            open_lists.pop()
+    return made
+
+
+_JSON_WORDS: dict[type, str] = {str: "a text", dict: "an object", list: "a list"}
+
+
+def _wrong_value(value: Any, place: int, field: Field, where: Place) -> Invalid:
+    if value is None:
+        return Invalid(
+            f"{where.value(place)} is null, and the model does not take missing values there",
+            hint="send a value",
+        )
+    takes = {DType.BYTES: "text", DType.BOOL: "true or false"}.get(field.dtype)
+    if takes is None:
+        takes = "numbers" if field.dtype.is_float else f"whole numbers of {field.dtype.value}"
+    found = _JSON_WORDS.get(type(value)) or json.dumps(value)
+    return Invalid(f"{where.value(place)}: {found}, where the model takes {takes}")
+
+
+def _not_a_category(value: str, place: int, field: Field, where: Place) -> Invalid:
+    known = [str(category) for category in field.categories or ()]
+    shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
+    return Invalid(
+        f"{where.value(place)}: {value[:64]!r} is not a category of the model",
+        hint=f"it knows {shown}",
+    )

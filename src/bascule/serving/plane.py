@@ -1,0 +1,87 @@
+"""The data plane: the models of one worker, and the routes that all faces give them.
+
+Faces are asked for routes when what is served changes, never while a request is answered. The
+table of routes is replaced as a whole, so a request sees either all of a change or nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+from bascule.core.errors import BasculeError, NotFound
+from bascule.serving.models import ServedModel
+from bascule.serving.routes import Route, Routes, table
+
+
+class Face(Protocol):
+    """One protocol over the data plane; see `protocols.FACES`."""
+
+    def server_routes(self, plane: Plane) -> Iterator[Route]:
+        """The routes that are there whatever is served."""
+
+    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:
+        """The routes of one version; of the plain name too where it is the default version."""
+
+    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:
+        """Which part of a path of this face names nothing; None if the path is not the face's."""
+
+
+class Plane:
+    """The models that a worker serves now."""
+
+    def __init__(self, faces: Sequence[Face], is_ready: Callable[[], bool]) -> None:
+        self._faces = faces
+        self.is_ready = is_ready
+        self.models: dict[str, dict[str, ServedModel]] = {}
+
+    def serve(self, models: Iterable[ServedModel]) -> Routes:
+        """Serve exactly these from now on; returns the routes.
+
+        The first version of a name is its default; the first model of all is the one that faces
+        without names speak to.
+        """
+        self.models = {}
+        for model in models:
+            self.models.setdefault(model.name, {})[model.version] = model
+        return table(self._routes())
+
+    @property
+    def first(self) -> ServedModel | None:
+        """The default version of the first model, for faces whose paths name none."""
+        versions = next(iter(self.models.values()), None)
+        return None if versions is None else next(iter(versions.values()))
+
+    def is_default(self, model: ServedModel) -> bool:
+        """Whether it is the version that answers to the plain name."""
+        return next(iter(self.models[model.name].values())) is model
+
+    def find(self, name: str, version: str | None = None) -> ServedModel:
+        """A model by name, and version or the default one; raises `NotFound`."""
+        versions = self.models.get(name)
+        if not versions:
+            served = ", ".join(sorted(self.models))
+            raise NotFound(f"no model {name[:128]!r} here", hint=f"served are: {served}")
+        if version is None:
+            return next(iter(versions.values()))
+        if version not in versions:
+            raise NotFound(
+                f"no version {version[:128]!r} of {name!r} here",
+                hint=f"served are: {', '.join(versions)}",
+            )
+        return versions[version]
+
+    def not_found(self, path: bytes) -> BasculeError:
+        """Say which part of a path names nothing."""
+        for face in self._faces:
+            told = face.not_found(self, path)
+            if told is not None:
+                return told
+        return NotFound("no such path", hint="GET /v2 describes the server")
+
+    def _routes(self) -> Iterator[Route]:
+        for face in self._faces:
+            yield from face.server_routes(self)
+            for versions in self.models.values():
+                for model in versions.values():
+                    yield from face.model_routes(self, model)

@@ -1,0 +1,53 @@
+"""Routes: which handler answers a method of a path, and what its caller must be allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from bascule.serving.counters import Slot
+    from bascule.serving.http import Exchange
+
+Handler = Callable[["Exchange"], None]
+Action = Literal["infer", "read", "health", "metrics", "manage"]
+"""What a route does: predict; describe; tell the health; tell the counters; load and unload."""
+
+
+class Route(NamedTuple):
+    """One method of one path.
+
+    A face names all of it, so that neither a caller's rights nor the counting of its requests can
+    be forgotten.
+
+    Attributes:
+        method: `b"GET"` also answers HEAD.
+        path: The exact bytes.
+        handle: Answers an exchange, at once or later.
+        action: What a caller must be allowed to do.
+        model: To which model; empty where the path is of none.
+        slot: Where answers are counted; None for what is no inference.
+    """
+
+    method: bytes
+    path: bytes
+    handle: Handler
+    action: Action
+    model: str = ""
+    slot: Slot | None = None
+
+
+Routes = dict[bytes, dict[bytes, Route]]
+"""Routes by the exact bytes of the path, then by method."""
+
+
+def table(routes: Iterable[Route]) -> Routes:
+    """The routes by path and method; two of the same are a mistake of the program."""
+    made: Routes = {}
+    for route in routes:
+        methods = made.setdefault(route.path, {})
+        for method in (b"GET", b"HEAD") if route.method == b"GET" else (route.method,):
+            if method in methods:
+                raise ValueError(f"{method!r} {route.path!r} is routed twice")
+            methods[method] = route
+    return made

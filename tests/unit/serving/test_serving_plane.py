@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from bascule.core.errors import NotFound
+from bascule.serving.plane import Plane
+from bascule.serving.routes import Route, table
+
+
+def model(name, version):
+    return SimpleNamespace(name=name, version=version)
+
+
+class Paths:
+    """A face with one path for the server and one for each model."""
+
+    def server_routes(self, plane):
+        yield Route(b"GET", b"/server", print, "read")
+
+    def model_routes(self, plane, model):
+        yield Route(b"POST", f"/{model.name}/{model.version}".encode(), print, "infer", model.name)
+        if plane.is_default(model):
+            yield Route(b"POST", f"/{model.name}".encode(), print, "infer", model.name)
+
+    def not_found(self, plane, path):
+        return NotFound("a model of mine") if path.startswith(b"/mine") else None
+
+
+@pytest.fixture
+def plane():
+    return Plane([Paths()], lambda: True)
+
+
+def test_the_first_version_of_a_name_is_the_one_of_the_plain_name(plane):
+    new, old = model("late", "2"), model("late", "1")
+
+    routes = plane.serve([new, old])
+
+    assert sorted(routes) == [b"/late", b"/late/1", b"/late/2", b"/server"]
+    assert plane.find("late") is new
+    assert plane.find("late", "1") is old
+    assert plane.is_default(new)
+    assert not plane.is_default(old)
+
+
+def test_what_is_served_is_replaced_as_a_whole(plane):
+    plane.serve([model("late", "1"), model("early", "1")])
+
+    assert sorted(plane.serve([model("early", "2")])) == [b"/early", b"/early/2", b"/server"]
+    with pytest.raises(NotFound, match="no model 'late' here"):
+        plane.find("late")
+    with pytest.raises(NotFound, match="no version '1' of 'early' here"):
+        plane.find("early", "1")
+
+
+def test_faces_without_names_speak_to_the_first_model(plane):
+    assert plane.first is None
+    first = model("late", "2")
+    plane.serve([first, model("early", "1")])
+    assert plane.first is first
+
+
+def test_a_path_is_explained_by_the_face_that_it_is_of(plane):
+    assert plane.not_found(b"/mine/x").message == "a model of mine"
+    assert plane.not_found(b"/other").message == "no such path"
+
+
+def test_whoever_answers_get_answers_head():
+    methods = table([Route(b"GET", b"/x", print, "read")])[b"/x"]
+    assert methods[b"HEAD"] is methods[b"GET"]
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_two_faces_cannot_claim_one_path(method):
+    with pytest.raises(ValueError, match="routed twice"):
+        table([Route(b"GET", b"/x", print, "read"), Route(method, b"/x", print, "read")])
