@@ -31,7 +31,7 @@ from bascule.core.fields import DType
 class Doubling(TransformerMixin, BaseEstimator):
     """A transformer of the user's own."""
 
-    def fit(self, X, y=None):  # noqa: ARG002
+    def fit(self, X, y=None):
         self.n_features_in_ = X.shape[1]
         return self
 

@@ -72,13 +72,13 @@ class Averaging:
     inputs = (Field("x", DType.FP64),)
     outputs = (Field("prediction", DType.FP64),)
 
-    def run(self, columns, outputs=None):  # noqa: ARG002
+    def run(self, columns, outputs=None):
         x = columns["x"]
         return {"prediction": x + x.mean() * 1e-16}
 
 
 class Doubling(Averaging):
-    def run(self, columns, outputs=None):  # noqa: ARG002
+    def run(self, columns, outputs=None):
         return {"prediction": columns["x"] * 2}
 
 

@@ -47,7 +47,7 @@ class Number(Guess):
     outputs = (Field("prediction", DType.FP64),)
     calibration = calibrate(["absolute"], {"prediction": np.zeros(9)}, np.arange(9.0))
 
-    def run(self, columns, outputs=None):  # noqa: ARG002
+    def run(self, columns, outputs=None):
         return {"prediction": columns["x"][:, 0]}
 
 
@@ -199,7 +199,7 @@ def test_a_default_that_the_rows_cannot_support_stops_the_start():
 
 def test_a_failing_model_is_told_as_without_a_confidence(served):
     class Broken(Guess):
-        def run(self, columns, outputs=None):  # noqa: ARG002
+        def run(self, columns, outputs=None):
             raise ValueError("secret")
 
     answer = served(Broken())(parameters={"confidence": 0.9})
@@ -209,7 +209,7 @@ def test_a_failing_model_is_told_as_without_a_confidence(served):
 
 def test_an_answer_that_is_no_number_has_no_interval(served):
     class Lost(Number):
-        def run(self, columns, outputs=None):  # noqa: ARG002
+        def run(self, columns, outputs=None):
             return {"prediction": np.full(2, math.nan)}
 
     found = outputs_of(served(Lost())(parameters={"confidence": 0.9}))
