@@ -31,14 +31,23 @@ def page() -> str:
     """The whole page."""
     group: Any = typer.main.get_command(commands.app)
     listed = "\n".join(
-        f"| [`{name}`](#bascule-{name}) | {_first_sentence(command.help)} |"
-        for name, command in group.commands.items()
+        f"| [`{name}`](#bascule-{name.replace(' ', '-')}) | {_first_sentence(command.help)} |"
+        for name, command in commands_of(group)
     )
     index = f"| command | what it does |\n|---|---|\n{listed}\n"
     own = "\n".join(["## bascule", "", *_table("option", _options(group), _option_row)])
     parts = [_TOP, index, own + "\n"]
-    parts += [_command(name, command) for name, command in group.commands.items()]
+    parts += [_command(name, command) for name, command in commands_of(group)]
     return "\n".join(parts)
+
+
+def commands_of(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its name; those of a group inside by both names."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands_of(command, f"{before}{name} ")
+        else:
+            yield before + name, command
 
 
 def _command(name: str, command: Any) -> str:

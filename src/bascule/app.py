@@ -8,6 +8,7 @@ with the place that it came from.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import os
 import re
@@ -24,6 +25,9 @@ from bascule.core.errors import Invalid
 
 if TYPE_CHECKING:
     from bascule.registry import Registry
+    from bascule.registry.keys import CatalogueKeys
+    from bascule.registry.stores.sql import SqlCatalogue
+    from bascule.serving import Tls
 
 SETTINGS_FILE = "bascule.toml"
 PREFIX = "BASCULE_"
@@ -41,6 +45,8 @@ OBJECTS: Mapping[str, str] = {
 """Where bundles can be kept, by the scheme of `registry.objects`."""
 
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
+
+_SERVING_FILES = ("tls_certificate", "tls_key", "tls_client_authority", "unix_socket")
 
 _Port = Annotated[int, Ge(0), Le(65_535)]
 
@@ -78,16 +84,19 @@ class RegistrySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecuritySettings:
-    """Who must vouch for a bundle.
+    """Who must vouch for a bundle, and who may call a server.
 
     Attributes:
         required_keys: Files of public keys. With any, a bundle that none of them signed is neither
             pushed nor served. A relative path is meant from the folder of the settings.
+        callers: Whether callers of a server need a key: "keys" or "anybody"; "auto" asks for keys
+            unless the server listens on the loopback address alone.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     required_keys: tuple[Path, ...] = ()
+    callers: Literal["auto", "keys", "anybody"] = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +115,12 @@ class ServingSettings:
         batching: "auto" runs waiting callers together, "never" runs each alone.
         confidence: What the sets and intervals of answers hold the truth with, where a request
             does not say; 0 adds none.
+        tls_certificate: A PEM file; with it and `tls_key`, both ports speak TLS alone.
+        tls_key: A PEM file without a password.
+        tls_client_authority: A PEM file: clients must have a certificate signed by it.
+        unix_socket: A path to answer predictions on as well.
+
+    A relative file is meant from the folder of the settings; an empty text is none.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -120,6 +135,10 @@ class ServingSettings:
     drain_s: Annotated[float, Ge(0), Le(3_600)] = 10.0
     batching: Literal["auto", "never"] = "auto"
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_authority: str = ""
+    unix_socket: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,11 +214,63 @@ def load_settings(
     except (OSError, UnicodeDecodeError) as error:
         raise Invalid(f"{file} cannot be read: {error}") from None
     keys = tuple(here / key.expanduser() for key in settings.security.required_keys)
+    files: dict[str, Any] = {
+        name: str(here / Path(path).expanduser())
+        for name in _SERVING_FILES
+        if (path := getattr(settings.serving, name))
+    }
     return replace(
         settings,
         home=here / settings.home.expanduser(),
         security=replace(settings.security, required_keys=keys),
+        serving=replace(settings.serving, **files),
     )
+
+
+def tls_of(settings: Settings) -> Tls | None:
+    """What the servers' ports are encrypted with; None for not at all.
+
+    Raises:
+        Invalid: One of certificate and key is set without the other.
+    """
+    chosen = settings.serving
+    certificate, key = chosen.tls_certificate, chosen.tls_key
+    if not certificate and not key:
+        if chosen.tls_client_authority:
+            raise Invalid(
+                "serving.tls_client_authority is set, and the server has no certificate",
+                hint="set serving.tls_certificate and serving.tls_key too",
+            )
+        return None
+    if not certificate or not key:
+        raise Invalid(
+            f"serving.{'tls_key' if certificate else 'tls_certificate'} is missing",
+            hint="a server needs a certificate and its key",
+        )
+    from bascule.serving import Tls
+
+    authority = chosen.tls_client_authority
+    return Tls(Path(certificate), Path(key), Path(authority) if authority else None)
+
+
+def callers_need_keys(settings: Settings) -> bool:
+    """Whether a server with these settings asks its callers for keys; see `SecuritySettings`."""
+    if settings.security.callers != "auto":
+        return settings.security.callers == "keys"
+    host = settings.serving.host
+    if host == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True  # a name: it may be anything
+
+
+def open_keys(settings: Settings) -> CatalogueKeys:
+    """The keys of callers, where the settings keep the catalogue."""
+    from bascule.registry.keys import CatalogueKeys
+
+    return CatalogueKeys(_open_catalogue(settings))
 
 
 def check_signature(settings: Settings, bundle: Path) -> None:
@@ -214,16 +285,21 @@ def check_signature(settings: Settings, bundle: Path) -> None:
 def open_registry(settings: Settings) -> Registry:
     """The registry that `settings` name; nothing is created before the first push."""
     from bascule.registry import Registry
-    from bascule.registry.stores.sql import SqlCatalogue
 
     chosen = settings.registry
-    open_database = _named(CATALOGUES[_scheme(chosen.store)])
     open_objects = _named(OBJECTS[_scheme(chosen.objects)])
     return Registry(
-        SqlCatalogue(open_database(chosen.store, settings.home)),
+        _open_catalogue(settings),
         open_objects(chosen.objects, settings.home),
         require_gates=chosen.require_gates,
     )
+
+
+def _open_catalogue(settings: Settings) -> SqlCatalogue:
+    from bascule.registry.stores.sql import SqlCatalogue
+
+    store = settings.registry.store
+    return SqlCatalogue(_named(CATALOGUES[_scheme(store)])(store, settings.home))
 
 
 def _named(place: str) -> Any:

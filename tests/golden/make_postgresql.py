@@ -34,10 +34,11 @@ def test_write_the_stored_catalogue_of_this_schema(postgresql_url):
         for table in schema.metadata.sorted_tables:
             for row in rows.execute(f"SELECT * FROM {table.name}").fetchall():
                 connection.execute(sa.insert(table).values(**_typed(table, dict(row))))
-            if "id" in table.c and isinstance(table.c.id.type, sa.Integer):
-                connection.exec_driver_sql(
-                    f"SELECT setval('{table.name}_id_seq', (SELECT max(id) FROM {table.name}))"
-                )
+            counted = table.autoincrement_column
+            if counted is not None:
+                sequence = f"pg_get_serial_sequence('{table.name}', '{counted.name}')"
+                largest = f"(SELECT max({counted.name}) FROM {table.name})"
+                connection.exec_driver_sql(f"SELECT setval({sequence}, {largest})")
     rows.close()
     dumped = subprocess.run(
         [

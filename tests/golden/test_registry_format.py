@@ -8,8 +8,11 @@ import pytest
 from tests.stores import open_stores
 
 from bascule.registry import open_registry
+from bascule.registry.keys import CatalogueKeys
 from bascule.registry.stores import schema
+from bascule.security.keys import Permission, create_key
 
+T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOMES = sorted(Path(__file__).parent.glob("registry-*.sql"))
 SERVERS = sorted(Path(__file__).parent.glob("postgresql-*.sql"))
 
@@ -41,7 +44,7 @@ def check(registry, written):
         ("late/2", "failed"),
     ]
     champion = registry.aliases("late")["champion"]
-    assert (champion.number, champion.moved_at) == (1, datetime(2026, 3, 1, 12, tzinfo=UTC))
+    assert (champion.number, champion.moved_at) == (1, T0)
     assert [(event.kind, event.number, event.reason) for event in registry.history("late")] == [
         ("pushed", 1, ""),
         ("gates_recorded", 1, "passed 1 of 1"),
@@ -50,12 +53,18 @@ def check(registry, written):
         ("alias_moved", 1, "it passed"),
     ]
     assert registry.statements("late/1", "gates")[0].body["passed"] is True
-    later = written > f"{written.partition('-')[0]}-0001"
+    number = int(written.rpartition("-")[2])
     found = registry.search("tag.team = risk metric.roc_auc >= 0.85")
-    assert [str(one.version) for one in found] == (["late/1"] if later else [])
+    assert [str(one.version) for one in found] == (["late/1"] if number >= 2 else [])
+    keys = CatalogueKeys(registry._catalogue)
+    assert [(key.name, key.state(T0)) for key in keys.stored()] == (
+        [("scoring", "live"), ("old", "revoked")] if number >= 3 else []
+    )
     # And it is written to as if it had been made today.
     registry.set_alias("late", "rival", 1, by="ada")
     assert registry.history("late")[-1].alias == "rival"
+    create_key(keys, "new", [Permission("read")], now=T0, by="ada")
+    assert keys.stored()[-1].name == "new"
 
 
 def test_there_is_a_stored_home_for_every_schema():

@@ -20,7 +20,7 @@ from bascule.cli import main
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Invalid, Untrusted
 from bascule.registry import open_registry
-from bascule.security import fingerprint
+from bascule.security.signing import fingerprint
 
 COMMAND = Path(sys.executable).with_name("model_signing")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -16,7 +16,7 @@ from pathlib import Path
 from bascule.bundle import format as disk
 from bascule.bundle.format import CARD, MANIFEST, STATEMENTS, Manifest, read_manifest
 from bascule.core.errors import Invalid, Untrusted
-from bascule.security import Signed, sign_folder, verify_folder
+from bascule.security.signing import Signed, sign_folder, verify_folder
 
 KIND = "signature"
 FILE = f"{STATEMENTS}/model.sig"

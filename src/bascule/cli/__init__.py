@@ -3,7 +3,7 @@
 | code | means |
 |---|---|
 | 0 | done |
-| 1 | the answer is no: a gate failed, a rule refused |
+| 1 | the answer is no: a gate failed, a rule refused, no key |
 | 2 | the call or its input is wrong |
 | 3 | the named thing does not exist |
 | 4 | it is taken, or somebody else changed it first |
@@ -29,6 +29,7 @@ from bascule.core.errors import (
     Refused,
     TimedOut,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     Unconvertible,
     Untrusted,
@@ -36,6 +37,7 @@ from bascule.core.errors import (
 
 EXIT_CODES: Mapping[type[BasculeError], int] = {
     Refused: 1,
+    Unauthenticated: 1,
     Invalid: 2,
     Unconvertible: 2,
     TooLarge: 2,

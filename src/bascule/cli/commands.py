@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bascule.cli import trust
+from bascule.cli import keys, trust
 from bascule.cli.registering import add_commands as add_registry_commands
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle, Statement
     from bascule.registry import Registry, Version
+    from bascule.registry.keys import CatalogueKeys
     from bascule.release import GateReport
 
 app = typer.Typer(
@@ -403,6 +404,13 @@ def serve(
         float | None,
         typer.Option(help="Give every answer a set or an interval that holds the truth so often."),
     ] = None,
+    unix_socket: Annotated[
+        Path | None, typer.Option(help="A path to answer predictions on as well.")
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM; both ports then speak TLS alone.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM, without a password.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve models over HTTP until Ctrl-C or SIGTERM, then finish what is under way."""
@@ -410,7 +418,8 @@ def serve(
 
     settings = _settings(
         host=host, port=port, control_port=control_port, workers=workers, batching=batching,
-        confidence=confidence,
+        confidence=confidence, unix_socket=unix_socket, tls_certificate=tls_certificate,
+        tls_key=tls_key,
     )  # fmt: skip
     services = list(dict.fromkeys(_service(reference) for reference in models))
     run_server(services, settings, as_json=as_json)
@@ -626,3 +635,12 @@ def _statements(version: Version) -> list[Statement]:
 
 
 trust.register(app, find=_find, settings=_settings, user=_user, statements=_statements)
+
+
+def _keys() -> CatalogueKeys:
+    from bascule.app import open_keys
+
+    return open_keys(_settings())
+
+
+keys.register(app, open_keys=_keys, user=_user)

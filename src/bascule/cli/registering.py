@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bascule.cli.durations import seconds_of
 from bascule.cli.screen import note, print_json, print_table, say, short, when
 
 if TYPE_CHECKING:
     from bascule.registry import Change, Found, Registry
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-_GRACE = re.compile(r"(?P<count>\d+(?:\.\d+)?)(?P<unit>[smhd]?)")
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
 def add_commands(
@@ -240,7 +239,7 @@ def _add_gc(app: typer.Typer, registry: Callable[[], Registry], user: Callable[[
         as_json: _AsJson = False,
     ) -> None:
         """Give back the space of bundles that no version, alias, push or running server needs."""
-        found = registry().collect(by=user(), grace_s=_seconds(grace), dry_run=dry_run)
+        found = registry().collect(by=user(), grace_s=seconds_of(grace, "--grace"), dry_run=dry_run)
         if as_json:
             print_json(
                 [
@@ -308,12 +307,3 @@ def _add_import(
             print_json({"version": str(found), "digest": found.digest})
         else:
             say(str(found))
-
-
-def _seconds(text: str) -> float:
-    from bascule.core.errors import Invalid
-
-    match = _GRACE.fullmatch(text)
-    if match is None:
-        raise Invalid(f"--grace {text!r} is not a length of time", hint="write 0, 30m, 24h or 7d")
-    return float(match["count"]) * _SECONDS[match["unit"]]

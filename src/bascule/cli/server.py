@@ -5,16 +5,18 @@ from __future__ import annotations
 import gc
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
-from bascule.serving import Limits, Service, Supervisor, bind
+from bascule.serving import Guard, Limits, Service, Supervisor, Tls, bind
 
 if TYPE_CHECKING:
     from bascule.app import Settings
@@ -47,6 +49,8 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
         Conflict: A port is in use.
         BasculeError: A worker could not load what it was told to serve.
     """
+    from bascule.app import callers_need_keys, open_keys, tls_of
+
     chosen = settings.serving
     with _stop_on_signals() as signals, ExitStack() as stack:
         supervisor = Supervisor(
@@ -55,6 +59,9 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             port=chosen.port,
             workers=chosen.workers,
             limits=limits_of(settings),
+            keys=open_keys(settings).stored if callers_need_keys(settings) else None,
+            tls=tls_of(settings),
+            unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
         )
         stack.callback(supervisor.stop)
         control = stack.enter_context(
@@ -62,7 +69,7 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
         )
         try:
             supervisor.start()
-            _announce(supervisor, control.getsockname()[1], as_json=as_json)
+            _announce(supervisor, control.getsockname()[1], settings, as_json=as_json)
             # Only now: loading what the control API needs must not keep predictions waiting.
             signals.interrupt = False
             stack.enter_context(holding_served(services, settings))
@@ -96,14 +103,19 @@ def _start_control(
     """Serve the control API on a thread; returns what ends it."""
     import uvicorn
 
-    from bascule.app import open_registry
+    from bascule.app import open_registry, tls_of
     from bascule.console import control_app
 
     def registry() -> Registry:
         return open_registry(settings)
 
+    guard = None if supervisor.keys_file is None else Guard(supervisor.keys_file)
     config = uvicorn.Config(
-        control_app(supervisor, registry), log_level="warning", access_log=False, lifespan="off"
+        control_app(supervisor, registry, guard),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        **_uvicorn_tls(tls_of(settings)),
     )
     # What was loaded stays: the collector need not look through it, not even at the end.
     gc.collect()
@@ -121,8 +133,22 @@ def _start_control(
     return end
 
 
-def _announce(supervisor: Supervisor, control_port: int, *, as_json: bool) -> None:
-    base = f"http://{_url_host(supervisor.host)}"
+def _uvicorn_tls(tls: Tls | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    made: dict[str, Any] = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
+    if tls.client_authority is not None:
+        made |= {"ssl_ca_certs": tls.client_authority, "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    return made
+
+
+def _announce(
+    supervisor: Supervisor, control_port: int, settings: Settings, *, as_json: bool
+) -> None:
+    scheme = "https" if settings.serving.tls_certificate else "http"
+    base = f"{scheme}://{_url_host(supervisor.host)}"
+    unix_socket = settings.serving.unix_socket
+    with_keys = supervisor.keys_file is not None
     served = [
         {
             "model": service.model,
@@ -134,12 +160,23 @@ def _announce(supervisor: Supervisor, control_port: int, *, as_json: bool) -> No
         for service in supervisor.services
     ]
     if as_json:
-        print_json({"serving": served, "control": f"{base}:{control_port}"})
+        print_json(
+            {
+                "serving": served,
+                "control": f"{base}:{control_port}",
+                "callers": "keys" if with_keys else "anybody",
+                "unix_socket": unix_socket or None,
+            }
+        )
         return
     for one in served:
         say(f"serving {one['model']}/{one['version']} at {one['infer']}")
     workers = len(supervisor.statuses())
     say(f"{workers} worker{'s' if workers > 1 else ''}; control API at {base}:{control_port}/docs")
+    if unix_socket:
+        say(f"also at {unix_socket}")
+    if with_keys:
+        note("callers need a key: bascule keys create NAME --allow infer:MODEL")
     note("Ctrl-C stops it")
 
 

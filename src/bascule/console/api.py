@@ -1,18 +1,18 @@
 """The control API: the registry, the server's health and counters, and its documentation.
 
-It only reads. It has no keys yet, so nothing that it offers may change anything, and it binds to
-the loopback address unless told otherwise.
+It only reads. Where callers need keys, `RIGHTS` says what each of its routes asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Request, Response
+from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -21,7 +21,24 @@ from bascule.core.errors import BasculeError
 from bascule.core.names import Reference
 from bascule.core.version import VERSION
 from bascule.registry import Registry, Version
-from bascule.serving import Supervisor, error_text, prometheus_text, status_of
+from bascule.security.keys import ANY, Action
+from bascule.serving import Guard, Supervisor, error_text, prometheus_text, status_of
+
+RIGHTS: Mapping[str, tuple[Action, str] | None] = {
+    "/docs": None,
+    "/docs/oauth2-redirect": None,
+    "/redoc": None,
+    "/health": ("health", ""),
+    "/metrics": ("metrics", ""),
+    "/api/v1/server": ("read", ANY),
+    "/api/v1/models": ("read", ANY),
+    "/api/v1/models/{model}/versions": ("read", "{model}"),
+    "/api/v1/models/{model}/versions/{number}/statements": ("read", "{model}"),
+    "/api/v1/models/{model}/history": ("read", "{model}"),
+}
+"""What a caller must be allowed, by path: the action, and to which model. What names all models
+asks for the right to all. The pages that explain the API need nothing, for they tell nothing of
+what is here; a path that is not here opens for nobody."""
 
 
 class Health(BaseModel):
@@ -112,19 +129,23 @@ class ErrorView(BaseModel):
     error: str
 
 
-def control_app(supervisor: Supervisor, open_registry: Callable[[], Registry]) -> FastAPI:
+def control_app(
+    supervisor: Supervisor, open_registry: Callable[[], Registry], guard: Guard | None = None
+) -> FastAPI:
     """The application.
 
     Args:
         supervisor: The server that it speaks for.
         open_registry: Opens the registry when it is first asked for; a registry that is away is
             answered 503 then, and no reason not to serve.
+        guard: Lets callers in; None lets everybody in.
     """
     app = FastAPIOffline(
         title="Bascule control API",
         version=VERSION,
         description="What is registered, served and counted. Read only.",
         responses={"4XX": {"model": ErrorView}, 503: {"model": ErrorView}},
+        dependencies=[] if guard is None else [Depends(_let_in(guard))],
     )
     _add_errors(app)
     _add_server(app, supervisor)
@@ -132,10 +153,31 @@ def control_app(supervisor: Supervisor, open_registry: Callable[[], Registry]) -
     return app
 
 
+_bearer = HTTPBearer(auto_error=False, description="A key of `bascule keys create`.")
+
+
+def _let_in(guard: Guard) -> Callable[..., None]:
+    def let_in(request: Request, _: Annotated[Any, Depends(_bearer)]) -> None:
+        right = RIGHTS[request.scope["route"].path]
+        if right is None:
+            return
+        action, model = right
+        guard.look()
+        guard.check(
+            request.headers.get("authorization", "").encode(),
+            action,
+            model.format(**request.path_params),
+        )
+
+    return let_in
+
+
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(BasculeError)
     def told(_: Request, error: BasculeError) -> JSONResponse:
-        return JSONResponse({"error": error_text(error)}, status_of(error))
+        status = status_of(error)
+        headers = {"WWW-Authenticate": 'Bearer realm="bascule"'} if status == 401 else None
+        return JSONResponse({"error": error_text(error)}, status, headers)
 
     @app.exception_handler(RequestValidationError)
     def malformed(_: Request, error: RequestValidationError) -> JSONResponse:

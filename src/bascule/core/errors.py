@@ -58,6 +58,10 @@ class Refused(BasculeError):
     """A rule of the system says no: a failed gate, a policy. The rule must be met first."""
 
 
+class Unauthenticated(BasculeError):
+    """The caller did not say who it is, or not credibly. With a good key it may be allowed."""
+
+
 class Untrusted(BasculeError):
     """A signature, digest or format said no. Never caught to continue."""
 
@@ -89,6 +93,7 @@ KINDS: tuple[type[BasculeError], ...] = (
     NotFound,
     Conflict,
     Refused,
+    Unauthenticated,
     Untrusted,
     Overloaded,
     Unavailable,

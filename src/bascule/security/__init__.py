@@ -1,7 +1,4 @@
-"""Keys and signatures: who vouches for a folder. Knows nothing of bundles."""
+"""Keys and signatures: who may do what, and who vouches for a folder. Knows nothing of bundles.
 
-from __future__ import annotations
-
-from bascule.security.signing import Signed, fingerprint, sign_folder, verify_folder
-
-__all__ = ["Signed", "fingerprint", "sign_folder", "verify_folder"]
+Import `bascule.security.keys` or `bascule.security.signing`: a server needs the one alone.
+"""

@@ -8,16 +8,20 @@ write, one count). `plane` holds the models and asks every face for its routes.
 from __future__ import annotations
 
 from bascule.serving.counters import Label, Totals, prometheus_text
+from bascule.serving.guard import Guard
 from bascule.serving.limits import Limits
 from bascule.serving.services import Service
 from bascule.serving.statuses import error_text, status_of
 from bascule.serving.supervisor import Supervisor, WorkerStatus, bind
+from bascule.serving.tls import Tls
 
 __all__ = [
+    "Guard",
     "Label",
     "Limits",
     "Service",
     "Supervisor",
+    "Tls",
     "Totals",
     "WorkerStatus",
     "bind",

@@ -33,6 +33,7 @@ import msgspec
 
 from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge, Unavailable
 from bascule.serving.counters import STATUSES, Slot
+from bascule.serving.guard import Guard
 from bascule.serving.limits import Limits
 from bascule.serving.routes import Route, Routes
 from bascule.serving.statuses import HttpError, error_text, status_of
@@ -45,8 +46,8 @@ _LINGER_S = 2.0
 _DRAIN_IDLE_S = 0.3
 _KEPT_HEADERS = frozenset(
     (
-        b"connection", b"content-encoding", b"content-length", b"expect", b"transfer-encoding",
-        b"upgrade", b"x-request-timeout-ms",
+        b"authorization", b"connection", b"content-encoding", b"content-length", b"expect",
+        b"transfer-encoding", b"upgrade", b"x-request-timeout-ms",
     )
 )  # fmt: skip
 _KEPT_LENGTHS = frozenset(map(len, _KEPT_HEADERS))
@@ -121,7 +122,9 @@ class Exchange:
         extra = b""
         if isinstance(error, Overloaded | Unavailable):
             extra = b"Retry-After: %d\r\n" % int(str(error.facts.get("retry_after_s", 1)))
-        if status == 405:
+        elif status == 401:
+            extra = b'WWW-Authenticate: Bearer realm="bascule"\r\n'
+        elif status == 405:
             extra = b"Allow: %s\r\n" % str(error.facts["allow"]).encode()
         self.rows = 0
         self.answer(msgspec.json.encode({"error": error_text(error)}), status, extra=extra)
@@ -137,8 +140,10 @@ class Site:
         limits: Limits,
         other_slot: Slot,
         clock: Callable[[], float] = time.monotonic,
+        guard: Guard | None = None,
     ) -> None:
         self.clock = clock
+        self.guard = guard
         self.routes = routes
         self.not_found = not_found
         self.limits = limits
@@ -537,6 +542,9 @@ class Connection(asyncio.Protocol):
                     status=405,
                     allow=allow,
                 )
+            guard = self._site.guard
+            if guard is not None:
+                guard.check(exchange.head.headers.get(b"authorization"), route.action, route.model)
             if route.slot is not None:
                 exchange.slot = route.slot
             route.handle(exchange)
@@ -554,6 +562,9 @@ class Connection(asyncio.Protocol):
             path = b"/" + path.split(b"//", 1)[1].partition(b"/")[2]
         handlers = self._site.routes.get(path) or self._site.routes.get(path.rstrip(b"/"))
         if handlers is None:
+            if self._site.guard is not None:
+                # What there is, and what not, is told to those who have a key.
+                self._site.guard.check_known(exchange.head.headers.get(b"authorization"))
             raise self._site.not_found(path)
         return handlers
 
@@ -614,7 +625,10 @@ class Connection(asyncio.Protocol):
         self._pipeline.clear()
         if self._paused:
             self._read_on()
-        self._transport.write_eof()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()  # TLS has no half of a connection
 
     def _head_too_large(self) -> BasculeError:
         limit = self._site.limits.max_head_bytes

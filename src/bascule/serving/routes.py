@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from bascule.security.keys import Action
 
 if TYPE_CHECKING:
     from bascule.serving.counters import Slot
     from bascule.serving.http import Exchange
 
 Handler = Callable[["Exchange"], None]
-Action = Literal["infer", "read", "health", "metrics", "manage"]
-"""What a route does: predict; describe; tell the health; tell the counters; load and unload."""
 
 
 class Route(NamedTuple):

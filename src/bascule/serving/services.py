@@ -11,6 +11,7 @@ from typing import Any
 
 from bascule.serving.counters import Label
 from bascule.serving.limits import Limits
+from bascule.serving.tls import Tls
 
 BACKLOG = 2048
 """How many connections the kernel keeps for a worker that is busy, or being started again."""
@@ -49,6 +50,9 @@ class WorkerConfig:
         counters: The shared file of counters; may be an inherited descriptor, by its path.
         services: What to serve, the default version of a model before its others.
         limits: The bounds to keep.
+        keys: The file of the keys that callers need; None where they need none.
+        tls: What connections are encrypted with; None for not at all.
+        unix_fd: The inherited listening socket of the file system; None where there is none.
     """
 
     worker: int
@@ -57,6 +61,9 @@ class WorkerConfig:
     counters: Path
     services: tuple[Service, ...]
     limits: Limits
+    keys: Path | None = None
+    tls: Tls | None = None
+    unix_fd: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -66,6 +73,9 @@ class WorkerConfig:
             "counters": str(self.counters),
             "services": [service.to_json() for service in self.services],
             "limits": self.limits.to_json(),
+            "keys": None if self.keys is None else str(self.keys),
+            "tls": None if self.tls is None else self.tls.to_json(),
+            "unix_fd": self.unix_fd,
         }
 
     @classmethod
@@ -77,6 +87,9 @@ class WorkerConfig:
             counters=Path(value["counters"]),
             services=tuple(Service.from_json(service) for service in value["services"]),
             limits=Limits(**value["limits"]),
+            keys=None if value["keys"] is None else Path(value["keys"]),
+            tls=None if value["tls"] is None else Tls.from_json(value["tls"]),
+            unix_fd=value["unix_fd"],
         )
 
 

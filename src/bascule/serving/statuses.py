@@ -15,6 +15,7 @@ from bascule.core.errors import (
     Refused,
     TimedOut,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     Unconvertible,
     Untrusted,
@@ -22,6 +23,7 @@ from bascule.core.errors import (
 
 STATUS_OF: Mapping[type[BasculeError], int] = {
     Invalid: 400,
+    Unauthenticated: 401,
     Unconvertible: 400,
     TooLarge: 413,
     NotFound: 404,

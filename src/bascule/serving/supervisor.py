@@ -20,15 +20,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bascule.core.errors import BasculeError, Conflict, Invalid, Unavailable
+from bascule.security.keys import Key
 from bascule.serving.counters import Counters, Label, Totals
+from bascule.serving.guard import KeysFile
 from bascule.serving.limits import Limits
 from bascule.serving.services import BACKLOG, Service, WorkerConfig, labels_of
+from bascule.serving.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -158,19 +161,44 @@ class Supervisor:
     """The processes of one server."""
 
     def __init__(
-        self, services: Sequence[Service], *, host: str, port: int, workers: int, limits: Limits
+        self,
+        services: Sequence[Service],
+        *,
+        host: str,
+        port: int,
+        workers: int,
+        limits: Limits,
+        keys: Callable[[], Sequence[Key]] | None = None,
+        tls: Tls | None = None,
+        unix_socket: Path | None = None,
     ) -> None:
         """Bind the port at once, so that a port in use is known before anything is started.
 
+        Args:
+            services: What to serve, the default version of a model before its others.
+            host: A name or address of this machine.
+            port: For predictions; 0 takes a free one.
+            workers: How many processes share it.
+            limits: The bounds of each.
+            keys: Reads the keys of callers; None lets everybody in.
+            tls: What connections to the port are encrypted with.
+            unix_socket: A socket of the file system to listen on as well, not encrypted.
+
         Raises:
             Conflict: The port is in use.
-            Invalid: The host cannot be resolved, or may not be bound.
+            Invalid: The host cannot be resolved or may not be bound, or a file of `tls` is wrong.
         """
         self.services = tuple(services)
         self.limits = limits
+        if tls is not None:
+            tls.context()  # said now rather than by a worker
         listeners = bind(host, port, workers)
         self.host = host
         self.port: int = listeners[0].getsockname()[1]
+        self._unix_socket = unix_socket
+        self._unix_listener = None if unix_socket is None else bind_unix(unix_socket)
+        unix_fds = () if self._unix_listener is None else (self._unix_listener.fileno(),)
+        self._keys = None if keys is None else KeysFile(_new_keys_file(), keys)
         # It has no name, so it is gone with the last process, however that ends.
         self._counters_file = tempfile.TemporaryFile(dir=_shared_memory())  # noqa: SIM115 -- stop() closes it
         counters_path = Path(f"/dev/fd/{self._counters_file.fileno()}")
@@ -185,9 +213,12 @@ class Supervisor:
                     counters=counters_path,
                     services=self.services,
                     limits=limits,
+                    keys=None if self._keys is None else self._keys.file,
+                    tls=tls,
+                    unix_fd=next(iter(unix_fds), None),
                 ),
                 listener,
-                inherited_fds=(listener.fileno(), self._counters_file.fileno()),
+                inherited_fds=(listener.fileno(), self._counters_file.fileno(), *unix_fds),
             )
             for number, listener in enumerate(listeners)
         ]
@@ -198,6 +229,8 @@ class Supervisor:
         """Start every worker and return when all of them answer; raises what kept one from it."""
         until = time.monotonic() + START_TIMEOUT_S
         try:
+            if self._keys is not None:
+                self._keys.start()
             for worker in self._workers:
                 worker.start()
             for worker in self._workers:
@@ -206,6 +239,11 @@ class Supervisor:
             self.stop(drain_s=0)
             raise
         self._monitor.start()
+
+    @property
+    def keys_file(self) -> Path | None:
+        """Where the keys of callers are while it runs; None where callers need none."""
+        return None if self._keys is None else self._keys.file
 
     def totals(self) -> list[Totals]:
         """What all workers have counted, in the order of `labels`."""
@@ -231,12 +269,16 @@ class Supervisor:
         processes = [worker.process for worker in self._workers if worker.process]
         for worker in self._workers:
             _take_no_more(worker.listener)
+        if self._unix_socket is not None:
+            self._unix_socket.unlink(missing_ok=True)  # nobody finds the way in any more
         for process in processes:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
         for worker in self._workers:
             # The worker has the socket too, takes who has come already, and closes it.
             worker.listener.close()
+        if self._unix_listener is not None:
+            self._unix_listener.close()
         until = time.monotonic() + (self.limits.drain_s if drain_s is None else drain_s) + 1.0
         for process in processes:
             try:
@@ -248,6 +290,8 @@ class Supervisor:
         for worker in self._workers:
             worker.close_pipes()
         self._counters_file.close()
+        if self._keys is not None:
+            self._keys.stop()
 
     def _watch(self) -> None:
         while not self._stopping.wait(_WATCH_EVERY_S):
@@ -323,6 +367,40 @@ def bind(host: str, port: int, count: int, *, option: str = "--port") -> list[so
     return listeners
 
 
+def bind_unix(path: Path) -> socket.socket:
+    """A listening socket at a path of the file system, for the user and the group.
+
+    Raises:
+        Conflict: A server listens there.
+        Invalid: The path cannot be bound, or something else is there.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise Conflict(
+                        f"a server listens on {path}",
+                        hint="stop it, or choose another with --unix-socket",
+                    )
+            path.unlink()  # of a server that was killed
+        listener.bind(str(path))
+        path.chmod(0o660)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise Invalid(f"cannot listen on {path}: {error.strerror or error}") from None
+    except BasculeError:
+        listener.close()
+        raise
+    return listener
+
+
+def _new_keys_file() -> Path:
+    return Path(tempfile.mkdtemp(prefix="bascule-", dir=_shared_memory())) / "keys.json"
+
+
 def _shared_memory() -> str | None:
-    """A folder in memory for the counters, where the system has one."""
+    """A folder in memory for what processes share, where the system has one."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -22,6 +22,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from bascule.core.fields import Columns
 from bascule.core.programs import Program
 from bascule.serving.counters import Counters, Label, Slot, prometheus_text
 from bascule.serving.engine import measure_pace
+from bascule.serving.guard import LOOK_EVERY_S, Guard
 from bascule.serving.http import Connection, Exchange, Site
 from bascule.serving.limits import Limits
 from bascule.serving.models import ServedModel
@@ -43,6 +45,7 @@ from bascule.serving.protocols import open_faces
 from bascule.serving.protocols.oip_json import Decoder
 from bascule.serving.routes import Route
 from bascule.serving.services import BACKLOG, Service, WorkerConfig, labels_of
+from bascule.serving.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -66,23 +69,76 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     ]
     stopping = asyncio.Event()
     plane = Plane([Metrics(counters, labels), *open_faces()], lambda: not stopping.is_set())
-    site = Site(plane.serve(models), plane.not_found, config.limits, other_slot)
+    guard = None if config.keys is None else Guard(config.keys)
+    site = Site(plane.serve(models), plane.not_found, config.limits, other_slot, guard=guard)
     # What was loaded stays: the collector need not look through it ever again.
     gc.collect()
     gc.freeze()
-    listener = socket.socket(fileno=config.listener_fd)
-    # The loop listens again, with a hundred places if it is not told otherwise.
-    server = await loop.create_server(lambda: Connection(site), sock=listener, backlog=BACKLOG)
+    doors = [_Door(socket.socket(fileno=config.listener_fd), config.tls, site)]
+    if config.unix_fd is not None:
+        doors.append(_Door(socket.socket(fileno=config.unix_fd), None, site))
+    for door in doors:
+        await door.open(loop)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_reader(sys.stdin.fileno(), _watch_supervisor, stopping)
-    ticking = loop.create_task(_tick(site))
+    ticking = [loop.create_task(_every(1.0, site.tick, *(door.look for door in doors)))]
+    if guard is not None:
+        ticking.append(loop.create_task(_every(LOOK_EVERY_S, guard.look)))
     report({"ready": True})
     await stopping.wait()
     site.draining = True
-    await _accept_the_last(listener, site, loop)
-    server.close()
+    for door in doors:
+        await door.close(loop)
     await site.drain()
-    ticking.cancel()
+    for task in ticking:
+        task.cancel()
+
+
+class _Door:
+    """A listening socket: what comes through it, and how it is encrypted."""
+
+    def __init__(self, listener: socket.socket, tls: Tls | None, site: Site) -> None:
+        self._listener = listener
+        self._tls = tls
+        self._context = None if tls is None else tls.context()
+        self._loaded_ns = 0 if tls is None else tls.changed_at_ns()
+        self._connect = partial(Connection, site)
+
+    async def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Accept connections."""
+        # The loop listens again, with a hundred places if it is not told otherwise.
+        if self._listener.family == socket.AF_UNIX:
+            self._server = await loop.create_unix_server(
+                self._connect, sock=self._listener, backlog=BACKLOG
+            )
+        else:
+            self._server = await loop.create_server(
+                self._connect, sock=self._listener, backlog=BACKLOG, ssl=self._context
+            )
+
+    async def close(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the connections that the kernel has accepted for us, and then no more.
+
+        Closing at once would reset them.
+        """
+        await asyncio.sleep(0)
+        while True:
+            try:
+                accepted, _ = self._listener.accept()
+            except (BlockingIOError, OSError):
+                break
+            await loop.connect_accepted_socket(self._connect, accepted, ssl=self._context)
+        self._server.close()
+
+    def look(self) -> None:
+        """Take up a certificate that was renewed; connections that are open keep theirs."""
+        if self._tls is None or self._context is None:
+            return
+        changed_ns = self._tls.changed_at_ns()
+        if changed_ns not in (0, self._loaded_ns):
+            self._tls.load(self._context)
+            self._loaded_ns = changed_ns
+            log.info("the certificate was read again")
 
 
 def load_model(
@@ -150,33 +206,21 @@ class Metrics:
         exchange.answer(text.encode(), content_type=_METRICS_TYPE)
 
 
-async def _tick(site: Site) -> None:
+async def _every(seconds: float, *calls: Callable[[], None]) -> None:
     while True:
-        await asyncio.sleep(1.0)
-        try:
-            site.tick()
-        except Exception:
-            # The clock must go on: every time-out hangs on it.
-            log.exception("a tick failed")
+        await asyncio.sleep(seconds)
+        for call in calls:
+            try:
+                call()
+            except Exception:
+                # The clock must go on: every time-out hangs on it.
+                log.exception("a tick failed")
 
 
 def _watch_supervisor(stopping: asyncio.Event) -> None:
     if not os.read(sys.stdin.fileno(), 4096):
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         stopping.set()
-
-
-async def _accept_the_last(
-    listener: socket.socket, site: Site, loop: asyncio.AbstractEventLoop
-) -> None:
-    """Take the connections that the kernel has accepted for us: closing would reset them."""
-    await asyncio.sleep(0)
-    while True:
-        try:
-            accepted, _ = listener.accept()
-        except (BlockingIOError, OSError):
-            return
-        await loop.connect_accepted_socket(lambda: Connection(site), accepted)
 
 
 def _allow_open_files(count: int) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 import schemathesis
 import uvicorn
+from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, settings
 from prometheus_client.parser import text_string_to_metric_families
 from schemathesis.checks import not_a_server_error
@@ -18,10 +21,12 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from bascule.console import control_app
+from bascule.console.api import RIGHTS
 from bascule.core.errors import Unavailable
 from bascule.core.version import VERSION
 from bascule.registry import open_registry
-from bascule.serving import Label, Totals, WorkerStatus, bind
+from bascule.security.keys import GRANTABLE, OPEN_ACTIONS, Permission, create_key
+from bascule.serving import Guard, Label, Totals, WorkerStatus, bind
 
 COUNTED = [
     Totals({404: 3}, 0, 0.5, (3,) + (0,) * 16),
@@ -205,3 +210,57 @@ def test_the_documentation_needs_nothing_from_elsewhere(client):
     page = client.get("/docs").text
     assert "http://" not in page
     assert "https://" not in page
+
+
+# -- keys --
+
+
+@pytest.fixture
+def ring(tmp_path):
+    """A guard, and the header of a key for each permission that a test asks for."""
+    file = tmp_path / "keys.json"
+    kept = []
+
+    class Kept:
+        stored = staticmethod(lambda: kept)
+        add = staticmethod(kept.append)
+
+    def header(permission):
+        name = f"k{len(kept)}"
+        now = datetime.now(UTC)
+        _, token = create_key(Kept, name, [Permission.parse(permission)], now=now, by="ada")
+        file.write_text(json.dumps([key.to_json() for key in kept]))
+        return {"Authorization": f"Bearer {token}"}
+
+    file.write_text("[]")
+    header.guard = Guard(file)
+    return header
+
+
+def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry, ring):
+    """The matrix is made of the routes themselves, so a new one cannot be forgotten."""
+    app = control_app(supervisor, lambda: registry, ring.guard)
+    permissions = [f"{a}:{m}" for a in GRANTABLE for m in ("gb", "other", "*")]
+    headers = {permission: ring(permission) for permission in permissions}
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    assert {route.path for route in routes} == set(RIGHTS)
+    with asking(app) as client:
+        for route in routes:
+            path = route.path.format(model="gb", number=1)
+            action, model = RIGHTS[route.path] or ("health", "")
+            needs_key = action not in OPEN_ACTIONS
+            for method in route.methods:
+                assert (client.request(method, path).status_code == 401) == needs_key, path
+                for permission, header in headers.items():
+                    found = client.request(method, path, headers=header).status_code
+                    may = not needs_key or Permission.parse(permission).covers(
+                        action, model.format(model="gb")
+                    )
+                    assert (found not in (401, 403)) == may, (method, path, permission, found)
+
+
+def test_a_caller_without_a_key_is_told_how_to_send_one(supervisor, registry, ring):
+    with asking(control_app(supervisor, lambda: registry, ring.guard)) as client:
+        refused = client.get("/api/v1/models")
+    assert refused.headers["www-authenticate"] == 'Bearer realm="bascule"'
+    assert "Authorization: Bearer" in refused.json()["error"]

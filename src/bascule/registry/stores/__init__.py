@@ -17,6 +17,7 @@ from bascule.bundle.format import Statement
 from bascule.registry.holding import Hold, Marked
 from bascule.registry.search import Term
 from bascule.registry.versions import Alias, Event, Retirement, Version
+from bascule.security.keys import Key
 
 
 class Transaction(Protocol):
@@ -87,6 +88,14 @@ class Transaction(Protocol):
     def put_hold(self, hold: Hold) -> None: ...
 
     def drop_hold(self, digest: str, holder: str) -> None: ...
+
+    def keys(self) -> Sequence[Key]:
+        """Of callers, in the order of making."""
+
+    def add_key(self, key: Key) -> None: ...
+
+    def end_key(self, key_id: str, *, at: datetime, by: str) -> None:
+        """Revoke it; one that is revoked stays as it is."""
 
 
 class Catalogue(Protocol):

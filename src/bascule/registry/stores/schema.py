@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration. Kept here so that an ordinary start need not import the migration tool."""
 
 
@@ -155,6 +155,23 @@ holds = sa.Table(
     sa.Column("until", UtcTime, nullable=False),
 )
 """Who uses a bundle, and until when if nothing more is heard: servers, and pushes under way."""
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("token_sha256", sa.Text, nullable=False, unique=True),
+    sa.Column("permissions", sa.JSON, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("expires_at", UtcTime),
+    sa.Column("revoked_at", UtcTime),
+    sa.Column("revoked_by", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Who may ask a server for what; see `security.keys`. Of the keys themselves only hashes."""
 
 identity = sa.Table(
     "identity",

@@ -20,6 +20,7 @@ from bascule.registry.search import Term
 from bascule.registry.stores import schema
 from bascule.registry.stores.searching import condition_of
 from bascule.registry.versions import Alias, Event, Gates, Retirement, Version, verdict
+from bascule.security.keys import Key, Permission
 
 _MANY = 500
 
@@ -407,6 +408,46 @@ class SqlTransaction:
         table = schema.holds
         self._connection.execute(
             sa.delete(table).where(table.c.digest == digest, table.c.holder == holder)
+        )
+
+    def keys(self) -> Sequence[Key]:
+        rows = self._connection.execute(sa.select(schema.keys).order_by(schema.keys.c.number))
+        return [
+            Key(
+                id=row.id,
+                name=row.name,
+                token_sha256=row.token_sha256,
+                permissions=tuple(map(Permission.parse, row.permissions)),
+                created_at=row.created_at,
+                created_by=row.created_by,
+                expires_at=row.expires_at,
+                revoked_at=row.revoked_at,
+                revoked_by=row.revoked_by,
+            )
+            for row in rows
+        ]
+
+    def add_key(self, key: Key) -> None:
+        self._connection.execute(
+            sa.insert(schema.keys).values(
+                id=key.id,
+                name=key.name,
+                token_sha256=key.token_sha256,
+                permissions=[str(permission) for permission in key.permissions],
+                created_at=key.created_at,
+                created_by=key.created_by,
+                expires_at=key.expires_at,
+                revoked_at=key.revoked_at,
+                revoked_by=key.revoked_by,
+            )
+        )
+
+    def end_key(self, key_id: str, *, at: datetime, by: str) -> None:
+        table = schema.keys
+        self._connection.execute(
+            sa.update(table)
+            .where(table.c.id == key_id, table.c.revoked_at.is_(None))
+            .values(revoked_at=at, revoked_by=by)
         )
 
     def _insert(self, table: sa.Table) -> Any:

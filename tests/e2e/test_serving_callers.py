@@ -1,0 +1,322 @@
+"""Who is let in by a running server: keys in every worker, certificates, a socket of files."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+WITHIN_S = 10
+
+
+def bascule(home, *arguments, fails=False):
+    ended = subprocess.run(
+        [sys.executable, "-m", "bascule.cli", *map(str, arguments), "--json"],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "BASCULE_HOME": str(home)},
+    )  # fmt: skip
+    assert (ended.returncode != 0) == fails, ended.stderr
+    return json.loads(ended.stdout or ended.stderr)
+
+
+def until(condition, within_s=WITHIN_S):
+    give_up = time.monotonic() + within_s
+    while not (made := condition()):
+        assert time.monotonic() < give_up, "it did not come to be"
+        time.sleep(0.005)
+    return made
+
+
+@pytest.fixture
+def body(cancer_bundle):
+    return (cancer_bundle / "data/example.json").read_bytes()
+
+
+# -- keys --
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def asked(serve, cancer_bundle, home):
+    """A server of two workers that asks for keys."""
+    return serve(
+        cancer_bundle,
+        "--workers=2",
+        env={"BASCULE_HOME": str(home), "BASCULE_SECURITY__CALLERS": "keys"},
+    )
+
+
+def statuses(connect, server, token, body, connections=12):
+    """What every worker answers: connections are spread over them by the kernel."""
+    header = f"Authorization: Bearer {token}\r\n"
+    found = set()
+    for _ in range(connections):
+        with connect(server.port) as client:
+            found.add(client.request("POST", "/v2/models/gb/infer", body, header).answer().status)
+    return found
+
+
+def test_a_key_opens_all_workers_and_when_it_is_revoked_none_within_a_second(
+    asked, connect, body, home
+):
+    assert statuses(connect, asked, "x", body) == {401}
+    made = bascule(home, "keys", "create", "scoring", "--allow", "infer:gb")
+    until(lambda: statuses(connect, asked, made["token"], body) == {200})
+    header = {"Authorization": f"Bearer {made['token']}"}
+    control = f"http://127.0.0.1:{asked.control_port}"
+    assert httpx.get(f"{control}/api/v1/models/gb/history", headers=header).status_code == 404
+    assert httpx.get(f"{control}/api/v1/models", headers=header).status_code == 403
+    assert httpx.get(f"{control}/api/v1/models").status_code == 401
+    assert httpx.get(f"{control}/health").status_code == 200
+
+    bascule(home, "keys", "revoke", "scoring")
+    revoked_s = time.monotonic()
+    until(lambda: statuses(connect, asked, made["token"], body) == {401})
+    took_s = time.monotonic() - revoked_s
+    print(f"revoked in every worker {took_s:.2f} s after the command")  # noqa: T201
+    assert took_s < 1.0
+    assert httpx.get(f"{control}/api/v1/models/gb/history", headers=header).status_code == 401
+
+
+def test_a_worker_that_is_started_again_knows_the_keys(asked, connect, body, home):
+    token = bascule(home, "keys", "create", "scoring", "--allow", "infer:gb")["token"]
+    until(lambda: statuses(connect, asked, token, body) == {200})
+    for pid in asked.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: statuses(connect, asked, token, body) == {200})
+    assert statuses(connect, asked, "x", body) == {401}
+
+
+def test_the_keys_of_a_catalogue_that_is_away_stay(asked, connect, body, home):
+    token = bascule(home, "keys", "create", "scoring", "--allow", "infer:gb")["token"]
+    until(lambda: statuses(connect, asked, token, body) == {200})
+    (home / "catalogue.db").rename(home / "away.db")
+    (home / "catalogue.db").mkdir()
+
+    assert statuses(connect, asked, token, body) == {200}
+    os.kill(asked.worker_pids()[0], signal.SIGKILL)
+    until(lambda: len(asked.worker_pids()) == 2)
+    until(lambda: statuses(connect, asked, token, body) == {200})
+
+
+def test_the_commands_show_what_was_made_and_never_the_token(home):
+    made = bascule(home, "keys", "create", "ci", "--allow", "read:*", "--expires", "90d")
+    (listed,) = bascule(home, "keys", "list")
+    assert listed["name"] == "ci"
+    assert listed["state"] == "live"
+    assert made["token"] not in json.dumps(listed)
+    assert "token_sha256" not in listed
+    assert bascule(home, "keys", "revoke", listed["id"])["state"] == "revoked"
+    again = bascule(home, "keys", "revoke", "nobody", fails=True)
+    assert "no key 'nobody'" in again["error"]
+
+
+# -- TLS --
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    """Makes certificates: `authority(name)` is the paths of one and of its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    now = dt.datetime.now(dt.UTC)
+
+    def write(name, certificate, key):
+        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        (folder / f"{name}.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return folder / f"{name}.pem", folder / f"{name}.key"
+
+    def signed(name, issuer=None, issuer_key=None):
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer.subject if issuer else subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
+            .add_extension(
+                x509.SubjectAlternativeName(
+                    [x509.DNSName("localhost"), x509.IPAddress(_loopback())]
+                ),
+                False,
+            )
+        )
+        return builder.sign(issuer_key or key, hashes.SHA256()), key
+
+    root, root_key = signed("an authority")
+    write("authority", root, root_key)
+
+    def make(name):
+        return write(name, *signed(name, root, root_key))
+
+    make.root = folder / "authority.pem"
+    return make
+
+
+def _loopback():
+    import ipaddress
+
+    return ipaddress.ip_address("127.0.0.1")
+
+
+def tls_client(authority, certificate=None):
+    context = ssl.create_default_context(cafile=str(authority.root))
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    return httpx.Client(verify=context)
+
+
+def tls_serve(serve, cancer_bundle, certificate, **more):
+    return serve(
+        cancer_bundle,
+        f"--tls-certificate={certificate[0]}",
+        f"--tls-key={certificate[1]}",
+        **more,
+    )
+
+
+def test_both_ports_speak_tls_and_nothing_else(serve, cancer_bundle, authority, body, connect):
+    server = tls_serve(serve, cancer_bundle, authority("server"))
+    with tls_client(authority) as client:
+        for _ in range(3):  # on one connection
+            url = f"https://127.0.0.1:{server.port}/v2/models/gb/infer"
+            assert client.post(url, content=body).status_code == 200
+        control = f"https://127.0.0.1:{server.control_port}/health"
+        assert client.get(control).json()["ready"] is True
+        big = client.post(url, content=body, headers={"Connection": "close"})
+        assert big.status_code == 200
+    with connect(server.port) as client, pytest.raises((OSError, AssertionError)):
+        client.request("GET", "/v2/health/live").answer()
+    assert server.end() == 0
+
+
+def test_a_renewed_certificate_is_taken_up_while_serving(serve, cancer_bundle, authority):
+    certificate = authority("renewed")
+    server = tls_serve(serve, cancer_bundle, certificate)
+
+    def serial():
+        context = ssl.create_default_context(cafile=str(authority.root))
+        with (
+            socket.create_connection(("127.0.0.1", server.port)) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as wrapped,
+        ):
+            return wrapped.getpeercert()["serialNumber"]
+
+    before = serial()
+    authority("renewed")
+    until(lambda: serial() != before)
+
+
+def test_with_an_authority_of_clients_only_theirs_are_let_in(serve, cancer_bundle, authority, body):
+    server = tls_serve(
+        serve,
+        cancer_bundle,
+        authority("server"),
+        env={"BASCULE_SERVING__TLS_CLIENT_AUTHORITY": str(authority.root)},
+    )
+    url = f"https://127.0.0.1:{server.port}/v2/models/gb/infer"
+    with tls_client(authority, authority("client")) as client:
+        assert client.post(url, content=body).status_code == 200
+        assert client.get(f"https://127.0.0.1:{server.control_port}/health").status_code == 200
+    with tls_client(authority) as client:
+        for port in (server.port, server.control_port):
+            with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError, httpx.ConnectError)):
+                client.get(f"https://127.0.0.1:{port}/health")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--tls-certificate={0}"], "serving.tls_key is missing"),
+        (["--tls-key={1}"], "serving.tls_certificate is missing"),
+        (["--tls-certificate={0}", "--tls-key=nothing.pem"], "nothing.pem cannot be used"),
+        (["--tls-certificate={0}", "--tls-key={0}"], "cannot be used"),
+        (["--tls-certificate={0}", "--tls-key={2}"], "cannot be used"),
+    ],
+)
+def test_files_that_make_no_server_are_one_sentence(cancer_bundle, authority, options, told, home):
+    files = (*authority("server"), authority("other")[1])
+    said = bascule(
+        home,
+        "serve",
+        cancer_bundle,
+        "--port=0",
+        "--control-port=0",
+        *(option.format(*files) for option in options),
+        fails=True,
+    )
+    assert told in said["error"]
+
+
+# -- a socket of the file system --
+
+
+def test_predictions_are_answered_on_a_socket_of_the_file_system_too(
+    serve, cancer_bundle, body, tmp_path
+):
+    path = tmp_path / "bascule.sock"
+    server = serve(cancer_bundle, f"--unix-socket={path}", "--workers=2")
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+        answer = client.post("http://bascule/v2/models/gb/infer", content=body)
+    with httpx.Client() as client:
+        url = f"http://127.0.0.1:{server.port}/v2/models/gb/infer"
+        assert answer.json()["outputs"] == client.post(url, content=body).json()["outputs"]
+    assert path.stat().st_mode & 0o777 == 0o660
+    assert server.end() == 0
+    assert not path.exists()
+
+
+def test_the_socket_of_a_server_that_was_killed_is_taken_over(serve, cancer_bundle, tmp_path, home):
+    path = tmp_path / "bascule.sock"
+    first = serve(cancer_bundle, f"--unix-socket={path}")
+    said = bascule(
+        home, "serve", cancer_bundle, f"--unix-socket={path}", "--port=0", "--control-port=0",
+        fails=True,
+    )  # fmt: skip
+    assert f"a server listens on {path}" in said["error"]
+    first.end(signal.SIGKILL)
+    until(lambda: not _answers(path))
+    serve(cancer_bundle, f"--unix-socket={path}")
+    assert _answers(path)
+
+
+def test_a_file_that_is_no_socket_is_left_alone(cancer_bundle, tmp_path, home):
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    said = bascule(
+        home, "serve", cancer_bundle, f"--unix-socket={path}", "--port=0", "--control-port=0",
+        fails=True,
+    )  # fmt: skip
+    assert f"cannot listen on {path}" in said["error"]
+    assert path.read_text() == "mine"
+
+
+def _answers(path):
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0

@@ -1,0 +1,216 @@
+"""Keys on the data plane: who is let in, and that no route is without a rule."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+import pytest
+
+from bascule.core.errors import Unauthenticated, Unavailable
+from bascule.security.keys import OPEN_ACTIONS, Action, Permission, create_key
+from bascule.serving.guard import Guard, KeysFile
+
+T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class InMemory:
+    def __init__(self):
+        self.kept = []
+
+    def stored(self):
+        return list(self.kept)
+
+    def add(self, key):
+        self.kept.append(key)
+
+
+@pytest.fixture
+def keys():
+    return InMemory()
+
+
+@pytest.fixture
+def ring(tmp_path, keys):
+    """The file of keys; `ring(permissions...)` adds a key and gives the header that shows it."""
+    file = tmp_path / "keys.json"
+
+    def write():
+        draft = file.with_suffix(".new")
+        draft.write_text(json.dumps([key.to_json() for key in keys.stored()]))
+        os.replace(draft, file)
+
+    def make(*permissions, **more):
+        _, token = create_key(
+            keys, f"k{len(keys.kept)}", [Permission.parse(p) for p in permissions],
+            now=datetime.now(UTC), by="ada", **more,
+        )  # fmt: skip
+        write()
+        return f"Authorization: Bearer {token}\r\n"
+
+    make.write = write
+    make.file = file
+    write()
+    return make
+
+
+@pytest.fixture
+def guarded(serve_models, program, inline, ring):
+    """A server of two models that asks for keys."""
+    running = serve_models(("late", program, inline), ("early", program, inline))
+    guard = Guard(ring.file)
+
+    def set_guard():
+        running.site.guard = guard
+
+    running.on_loop(set_guard)
+    running.guard = guard
+    return running
+
+
+def status(running, method, path, headers="", body=b""):
+    with running.client() as client:
+        return client.request(method, path, body, headers).answer().status
+
+
+def test_a_caller_with_the_right_key_is_answered_and_others_are_told_why(guarded, ring, ask):
+    late = ring("infer:late")
+    guarded.on_loop(guarded.guard.look)
+    body = json.dumps(ask([1, 2])).encode()
+
+    assert status(guarded, "POST", "/v2/models/late/infer", late, body) == 200
+    assert status(guarded, "POST", "/v2/models/early/infer", late, body) == 403
+    with guarded.client() as client:
+        answer = client.request("POST", "/v2/models/late/infer", body).answer()
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == 'Bearer realm="bascule"'
+    assert "Authorization: Bearer" in answer.json["error"]
+
+
+def test_a_refused_request_never_reaches_the_model(guarded, program, ask):
+    status(guarded, "POST", "/v2/models/late/infer", "", json.dumps(ask([1, 2])).encode())
+    assert program.runs == []
+
+
+def test_what_there_is_is_told_to_those_who_have_a_key(guarded, ring):
+    header = ring("read:late")
+    guarded.on_loop(guarded.guard.look)
+
+    assert status(guarded, "GET", "/v2/models/nobody") == 401
+    assert status(guarded, "GET", "/v2/models/nobody", header) == 404
+
+
+def test_every_route_of_every_face_opens_by_its_own_right_and_by_no_other(guarded, ring):
+    """The matrix is made of the routes themselves, so a new one cannot be forgotten."""
+    rights = [action for action in get_args(Action) if action not in OPEN_ACTIONS]
+    headers = {
+        (action, model): ring(f"{action}:{model}")
+        for action in rights
+        for model in ("late", "early", "*")
+    }
+    guarded.on_loop(guarded.guard.look)
+    routes = [
+        (path.decode(), method.decode(), route)
+        for path, methods in guarded.site.routes.items()
+        for method, route in methods.items()
+    ]
+    assert routes
+    with guarded.client() as client:
+        for path, method, route in routes:
+            to_head = method == "HEAD"
+            without = client.request(method, path).answer(to_head=to_head).status
+            assert (without == 401) == (route.action not in OPEN_ACTIONS), path
+            for (action, model), header in headers.items():
+                found = client.request(method, path, b"", header).answer(to_head=to_head).status
+                may = route.action in OPEN_ACTIONS or Permission(action, model).covers(
+                    route.action, route.model
+                )
+                assert (found not in (401, 403)) == may, (path, method, action, model, found)
+
+
+def test_every_route_says_what_it_does(guarded):
+    for path, methods in guarded.site.routes.items():
+        for route in methods.values():
+            assert route.action in get_args(Action), path
+            if route.action == "infer":
+                assert route.model, path
+                assert route.slot is not None, path
+
+
+def test_a_key_that_is_revoked_is_forgotten_at_the_next_look(guarded, ring, keys, ask):
+    header = ring("infer:late")
+    guarded.on_loop(guarded.guard.look)
+    body = json.dumps(ask([1, 2])).encode()
+    assert status(guarded, "POST", "/v2/models/late/infer", header, body) == 200
+
+    keys.kept.clear()
+    ring.write()
+    guarded.on_loop(guarded.guard.look)
+
+    assert status(guarded, "POST", "/v2/models/late/infer", header, body) == 401
+
+
+def test_a_key_expires_between_two_looks(ring):
+    now = T0
+    header = ring("infer:late", expires_at=datetime.now(UTC) + timedelta(hours=1))
+    guard = Guard(ring.file, now=lambda: now)
+    sent = header.partition(": ")[2].strip().encode()
+    guard.check(sent, "infer", "late")
+
+    now = datetime.now(UTC) + timedelta(hours=2)
+    with pytest.raises(Unauthenticated, match="is expired"):
+        guard.check(sent, "infer", "late")
+
+
+def test_a_file_that_cannot_be_read_leaves_the_last_keys(ring, caplog):
+    header = ring("infer:late")
+    guard = Guard(ring.file)
+    ring.file.write_text("[{")
+    guard.look()
+
+    guard.check(header.partition(": ")[2].strip().encode(), "infer", "late")
+    assert "the last ones stay" in caplog.text
+
+
+def test_a_store_that_is_away_leaves_the_file_as_it_is(tmp_path, keys, caplog):
+    away = []
+
+    def stored():
+        if away:
+            raise Unavailable("the registry is away")
+        return keys.stored()
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    file = KeysFile(folder / "keys.json", stored)
+    file.start()
+    before = file.file.read_bytes()
+    away.append(True)
+    try:
+        _until(lambda: "the registry is away" in caplog.text)
+        assert file.file.read_bytes() == before
+        create_key(keys, "new", [Permission("read")], now=T0, by="ada")
+        away.clear()
+        _until(lambda: file.file.read_bytes() != before)
+    finally:
+        file.stop()
+    assert not folder.exists()
+
+
+def test_a_store_that_is_away_at_the_start_is_an_error(tmp_path):
+    def stored():
+        raise Unavailable("the registry is away")
+
+    with pytest.raises(Unavailable):
+        KeysFile(tmp_path / "keys.json", stored).start()
+
+
+def _until(condition):
+    import time
+
+    give_up = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
