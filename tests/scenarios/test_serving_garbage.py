@@ -32,11 +32,11 @@ def server(start, cancer_bundle, costly_bundle, log):
 def valid(cancer_bundle):
     body = (cancer_bundle / "data/example.json").read_bytes()
     head = b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
-    chunked = b"POST /v2/models/gb/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     return [
         head + body,
         chunked + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
-        b"GET /v2/models/gb HTTP/1.1\r\nConnection: keep-alive\r\n\r\n" * 3,
+        b"GET /v2/models/gb HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n" * 3,
         b"HEAD /v2/health/live HTTP/1.0\r\n\r\n",
     ]
 
@@ -96,7 +96,9 @@ def test_numbers_that_the_model_cannot_hold_are_refused(server):
         body = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,16],"data":[%b]}]}' % (
             b",".join([number] * 16)
         )
-        head = b"POST /v2/models/net/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+        head = b"POST /v2/models/net/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(
+            body
+        )
         assert statuses(server.port, head + body) == [400]
 
 

@@ -47,9 +47,11 @@ _DRAIN_IDLE_S = 0.3
 _KEPT_HEADERS = frozenset(
     (
         b"authorization", b"connection", b"content-encoding", b"content-length", b"expect",
-        b"transfer-encoding", b"upgrade", b"x-request-timeout-ms",
+        b"host", b"transfer-encoding", b"upgrade", b"x-request-timeout-ms",
     )
 )  # fmt: skip
+_SINGLE = frozenset((b"authorization", b"content-encoding", b"host", b"x-request-timeout-ms"))
+"""Headers of which two could be read in two ways, by us and by a proxy before us."""
 _KEPT_LENGTHS = frozenset(map(len, _KEPT_HEADERS))
 _NO_HEADERS: dict[bytes, bytes] = {}
 _JSON = b"application/json"
@@ -432,12 +434,21 @@ class Connection(asyncio.Protocol):
             if lower in _KEPT_HEADERS:
                 if self._headers is _NO_HEADERS:
                     self._headers = {}
+                if lower in self._headers and lower in _SINGLE:
+                    self._failure = HttpError(
+                        f"not an HTTP/1.1 request: two headers {name.decode('latin-1')}", status=400
+                    )
                 self._headers[lower] = value
 
     def on_headers_complete(self) -> None:
         self._head_done = True
         headers = self._headers
-        if headers is not _NO_HEADERS:
+        if b"host" not in headers and self._parser.get_http_version() == "1.1":
+            # RFC 9112, section 3.2: a server must refuse it.
+            self._failure = self._failure or HttpError(
+                "not an HTTP/1.1 request: there is no Host header", status=400
+            )
+        elif headers is not _NO_HEADERS:
             length = headers.get(b"content-length", b"0")
             site = self._site
             if len(length) >= site.body_digits and int(length) > site.limits.max_body_bytes:

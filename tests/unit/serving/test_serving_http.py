@@ -213,7 +213,7 @@ def test_a_head_may_be_as_large_as_the_limit_and_no_larger(serve, in_pieces):
     server = serve(max_head_bytes=1_000)
 
     def head(size):
-        start = b"GET /here HTTP/1.1\r\nX: "
+        start = b"GET /here HTTP/1.1\r\nHost: a\r\nX: "
         made = start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
         return (made[:500], made[500:]) if in_pieces else (made,)
 
@@ -229,7 +229,7 @@ def test_a_head_may_be_as_large_as_the_limit_and_no_larger(serve, in_pieces):
 def test_a_head_without_an_end_is_not_collected_without_an_end(serve):
     server = serve(max_head_bytes=1_000)
     with server.client() as client:
-        client.send(b"GET /here HTTP/1.1\r\nX: " + b"x" * 100_000)
+        client.send(b"GET /here HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000)
         is_refused(client, 431)
 
 
@@ -254,7 +254,7 @@ def test_a_large_body_in_a_piece_with_its_head_is_not_taken_for_a_head(serve):
 
 
 def test_pipelined_requests_are_answered_in_order_though_some_take_longer(server, waiting):
-    post = b"POST /later HTTP/1.1\r\nContent-Length: 1\r\n\r\n"
+    post = b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n"
     with server.client() as client:
         client.send(post + b"1" + GET + post + b"2" + GET)
         server.until(lambda: len(waiting) == 1)
@@ -281,7 +281,7 @@ def send_while_taken(client, data, most):
 def test_a_client_that_pipelines_without_end_is_not_read_without_end(server, waiting):
     request = GET[:-2] + b"X: " + b"x" * 5_000 + b"\r\n\r\n"
     with server.client() as client:
-        client.send(b"POST /later HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+        client.send(b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         sent = send_while_taken(client, request, 64 << 20)
         assert sent < 32 << 20
         server.until(lambda: len(waiting) == 1)
@@ -295,13 +295,13 @@ def test_queued_bodies_are_bounded_as_one_body_is(serve, waiting):
     server = serve(max_body_bytes=1 << 20)
     request = POST + b"Content-Length: 1048576\r\n\r\n" + b"x" * (1 << 20)
     with server.client() as client:
-        client.send(b"POST /later HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+        client.send(b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         assert send_while_taken(client, request, 31 << 20) < 20 << 20
 
 
 def test_what_follows_an_asked_for_end_is_not_answered(server):
     with server.client() as client:
-        client.send(GET.replace(b"Host: a", b"Connection: close") + GET)
+        client.send(GET[:-2] + b"Connection: close\r\n\r\n" + GET)
         assert client.answer().status == 200
         assert client.is_ended()
 
@@ -341,13 +341,21 @@ def test_what_follows_an_asked_for_end_is_not_answered(server):
             POST + b"Transfer-Encoding: chunked\r\n\r\n1\nx\n0\n\n", id="chunks by bare line feeds"
         ),
         pytest.param(b"GET /here HTTP/1.1\nHost: a\n\n", id="bare line feeds"),
-        pytest.param(b"GET /here HTTP/1.1\r\nA: b\n\r\n", id="one bare line feed"),
-        pytest.param(b"GET /here HTTP/1.1\r\nA: b\r\n c\r\n\r\n", id="a folded header"),
-        pytest.param(b"GET /here HTTP/1.1\r\nA : b\r\n\r\n", id="a space before the colon"),
-        pytest.param(b"GET /here HTTP/1.1\r\nA: b\x00c\r\n\r\n", id="a nul"),
-        pytest.param(b"GET /he\xffre HTTP/1.1\r\n\r\n", id="a path that is not ASCII"),
+        pytest.param(b"GET /here HTTP/1.1\r\nHost: a\r\nA: b\n\r\n", id="one bare line feed"),
+        pytest.param(b"GET /here HTTP/1.1\r\nHost: a\r\nA: b\r\n c\r\n\r\n", id="a folded header"),
+        pytest.param(
+            b"GET /here HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n", id="a space before the colon"
+        ),
+        pytest.param(b"GET /here HTTP/1.1\r\nHost: a\r\nA: b\x00c\r\n\r\n", id="a nul"),
+        pytest.param(b"GET /he\xffre HTTP/1.1\r\nHost: a\r\n\r\n", id="a path that is not ASCII"),
         pytest.param(b"GET /here HTTP/1.2\r\n\r\n", id="another version"),
-        pytest.param(b"FETCH /here HTTP/1.1\r\n\r\n", id="another method"),
+        pytest.param(b"GET /here HTTP/1.1\r\n\r\n", id="no host"),
+        pytest.param(b"GET /here HTTP/1.1\r\nHost: a\r\nHOST: b\r\n\r\n", id="two hosts"),
+        pytest.param(
+            POST + b"Authorization: a\r\nAuthorization: b\r\nContent-Length: 0\r\n\r\n",
+            id="two keys",
+        ),
+        pytest.param(b"FETCH /here HTTP/1.1\r\nHost: a\r\n\r\n", id="another method"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00", id="TLS"),
     ],
@@ -359,9 +367,14 @@ def test_what_could_be_read_in_two_ways_is_refused_and_the_connection_ended(serv
     assert server.counted() == {400: 1}
 
 
+def test_http_1_0_knows_no_hosts(server):
+    with server.client() as client:
+        assert client.send(b"GET /here HTTP/1.0\r\n\r\n").answer().status == 200
+
+
 def test_a_refusal_waits_for_the_answers_before_it(server, waiting):
     with server.client() as client:
-        client.send(b"POST /later HTTP/1.1\r\nContent-Length: 0\r\n\r\nnonsense\r\n\r\n")
+        client.send(b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\nnonsense\r\n\r\n")
         server.until(lambda: len(waiting) == 1)
         server.on_loop(lambda: waiting[0].answer(b"first"))
         assert client.answer().body == b"first"
@@ -395,7 +408,7 @@ def test_the_body_of_a_request_with_an_offer_is_not_taken_for_a_request(server):
 
 
 def test_many_offers_at_once_are_no_way_to_exhaust_the_stack(server):
-    offer = b"GET /here HTTP/1.1\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
+    offer = b"GET /here HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
     with server.client() as client:
         client.send(offer * 3_000)
         for _ in range(3_000):
@@ -406,7 +419,9 @@ def test_many_offers_at_once_are_no_way_to_exhaust_the_stack(server):
 @pytest.mark.parametrize("offer", [b"", b"Upgrade: x\r\nConnection: upgrade\r\n"])
 def test_a_tunnel_is_refused_once_and_the_connection_ended(server, target, offer):
     with server.client() as client:
-        client.send(b"CONNECT " + target + b" HTTP/1.1\r\n" + offer + b"\r\n\x00\x01\x02")
+        client.send(
+            b"CONNECT " + target + b" HTTP/1.1\r\nHost: a\r\n" + offer + b"\r\n\x00\x01\x02"
+        )
         assert is_refused(client, 405) == "CONNECT is not served here"
     assert server.counted() == {405: 1}
 
@@ -479,7 +494,7 @@ def test_a_request_under_way_is_not_idle(serve, waiting):
 def test_a_client_that_does_not_read_is_not_answered_further_and_is_ended(serve):
     server = serve(receive_timeout_s=20)
     with server.client(receive_buffer_bytes=4_096) as client:
-        client.send(b"GET /big HTTP/1.1\r\n\r\n" * 4)
+        client.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n" * 4)
         server.until(lambda: server.counted() == {200: 1})
         server.after(1)
         server.after(19)
@@ -492,7 +507,7 @@ def test_a_client_that_does_not_read_is_not_answered_further_and_is_ended(serve)
 def test_a_client_that_reads_slowly_gets_everything(serve):
     server = serve(receive_timeout_s=20)
     with server.client(receive_buffer_bytes=65_536) as client:
-        client.send(b"GET /big HTTP/1.1\r\nConnection: close\r\n\r\n")
+        client.send(b"GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         read = 0
         while piece := client.socket.recv(1 << 22):
             read += len(piece)

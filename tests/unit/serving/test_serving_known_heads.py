@@ -20,6 +20,8 @@ MESSAGES = [
     ECHO + HERE[:4],
     HERE,
     HERE.replace(b"GET", b"HEAD"),
+    HERE.replace(b"Host: a\r\n", b""),
+    HERE[:-2] + b"Authorization: Bearer one\r\n\r\n",
     b"\r\n" + HERE,
     HERE[:-2] + b"Content-Length: 0\r\n\r\n",
     HERE[:-2] + b"Connection: close\r\n\r\n",
@@ -52,6 +54,9 @@ class Socket:
 
     def close(self):
         self.closing = True
+
+    def can_write_eof(self):
+        return True
 
     def write_eof(self):
         pass
