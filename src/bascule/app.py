@@ -82,7 +82,8 @@ class SecuritySettings:
 
     Attributes:
         required_keys: Files of public keys. With any, a bundle that none of them signed is neither
-            pushed nor served. A relative path is meant from the folder of the settings.
+            taken into the registry, nor pointed to by an alias, nor used from it, nor served. A
+            relative path is meant from the folder of the settings.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -203,7 +204,10 @@ def load_settings(
 
 
 def check_signature(settings: Settings, bundle: Path) -> None:
-    """Raise `Untrusted` when keys are required and none of them signed the bundle."""
+    """Raise `Untrusted` when keys are required and none of them signed the bundle.
+
+    For bundles that come from a folder; of those in a registry, it takes care itself.
+    """
     if not settings.security.required_keys:
         return
     from bascule.bundle.signatures import verify_bundle
@@ -223,6 +227,7 @@ def open_registry(settings: Settings) -> Registry:
         SqlCatalogue(open_database(chosen.store, settings.home)),
         open_objects(chosen.objects, settings.home),
         require_gates=chosen.require_gates,
+        required_keys=settings.security.required_keys,
     )
 
 
