@@ -117,9 +117,9 @@ class ResultBody(TypedDict):
     """What became of one criterion; see `release.gates`."""
 
     criterion: str
-    value: float | None
     passed: bool
-    reason: str
+    value: NotRequired[float | None]
+    reason: NotRequired[str]
     limit: NotRequired[float]
     unit: NotRequired[str]
 

@@ -286,9 +286,9 @@ def _gates(said: Said) -> tuple[Block, ...]:
     rows = tuple(
         (
             str(one["criterion"]),
-            _number(one["value"]),
+            _number(one.get("value")),
             "passed" if one["passed"] else "failed",
-            str(one["reason"]),
+            one.get("reason", "-"),
         )
         for one in said.gates.get("results", ())
     )

@@ -106,11 +106,11 @@ def _print_gates(statements: Sequence[Statement]) -> None:
     rows = [
         (
             str(result["criterion"]),
-            "-" if result["value"] is None else f"{result['value']:.6g}",
+            "-" if result.get("value") is None else f"{result['value']:.6g}",
             "passed" if result["passed"] else "FAILED",
-            str(result["reason"]),
+            result.get("reason", "-"),
         )
-        for result in latest.body["results"]
+        for result in latest.body.get("results", ())
     ]
     print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
 
