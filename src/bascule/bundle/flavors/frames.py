@@ -88,7 +88,9 @@ class Frame:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Frame:
         """What `to_json` wrote; raises `Untrusted` when a manifest holds something else."""
-        known = shaped(value, _Recipe, MANIFEST, what="a manifest that says how its table was held")
+        known = shaped(
+            value, _Recipe, MANIFEST, what="a manifest that says how the training table was held"
+        )
         kinds = {
             column["name"]: Kind(
                 column["dtype"],
