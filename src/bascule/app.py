@@ -88,7 +88,8 @@ class SecuritySettings:
 
     Attributes:
         required_keys: Files of public keys. With any, a bundle that none of them signed is neither
-            pushed nor served. A relative path is meant from the folder of the settings.
+            taken into the registry, nor pointed to by an alias, nor used from it, nor served. A
+            relative path is meant from the folder of the settings.
         callers: Whether callers of a server need a key: "keys" or "anybody"; "auto" asks for keys
             unless the server listens on the loopback address alone.
     """
@@ -274,7 +275,10 @@ def open_keys(settings: Settings) -> CatalogueKeys:
 
 
 def check_signature(settings: Settings, bundle: Path) -> None:
-    """Raise `Untrusted` when keys are required and none of them signed the bundle."""
+    """Raise `Untrusted` when keys are required and none of them signed the bundle.
+
+    For bundles that come from a folder; of those in a registry, it takes care itself.
+    """
     if not settings.security.required_keys:
         return
     from bascule.bundle.signatures import verify_bundle
@@ -292,6 +296,7 @@ def open_registry(settings: Settings) -> Registry:
         _open_catalogue(settings),
         open_objects(chosen.objects, settings.home),
         require_gates=chosen.require_gates,
+        required_keys=settings.security.required_keys,
     )
 
 

@@ -285,13 +285,13 @@ def stored(keeper: Registry, digest: str, name: str) -> Callable[[bytes | None],
 
 def test_a_bundle_comes_back_whole_on_another_machine(keeper, bundle, home, objects, tmp_path):
     source = bundle(b"x" * 3_000_000)
-    write_statement(source, "cost", {"latency": 1}, at=T0, by="ada")
+    write_statement(source, "audit", {"latency": 1}, at=T0, by="ada")
     version = keeper.push(source, by="ada")
 
     kept = elsewhere(home, objects, tmp_path).path(version)
     assert names(kept) == names(source)
     assert read_manifest(kept).digest == version.digest == digest_of(source)
-    assert [said.kind for said in read_statements(kept)] == ["cost"]
+    assert [said.kind for said in read_statements(kept)] == ["audit"]
     assert all(not file.stat().st_mode & 0o222 for file in kept.rglob("*") if file.is_file())
 
 

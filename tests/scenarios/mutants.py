@@ -6,20 +6,37 @@ that grows is seen to as well.
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import resource
+import shutil
 import sys
+import tempfile
+import traceback
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 import bascule
+from bascule.bundle.card import Said, render
+from bascule.bundle.card_html import render_html
 from bascule.bundle.examples import columns_of
 from bascule.bundle.format import EXAMPLE, read_file
+from bascule.cli.showing import print_bundle, showing_json
 from bascule.core.errors import BasculeError
+from bascule.registry import open_registry
+from bascule.release import check
+from bascule.serving import Limits
+from bascule.serving.confidence import Confidence
+from bascule.serving.protocols.oip_rest import Decoder
 
 MEMORY_BYTES = 6 << 30
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CRITERIA = ("accuracy >= 0", "coverage >= 0", "train_test_overlap <= 1", "parity <= 1",
+            "size <= 1 GB", "accuracy >= champion - 0.5")  # fmt: skip
 
 
 def attempt(step):
@@ -32,40 +49,94 @@ def attempt(step):
     except MemoryError:
         return "MemoryError"
     except Exception as problem:
-        import traceback
-
         return "".join(traceback.format_exception(problem))
     return "ok"
 
 
-def look_at(path):
+class Around:
+    """What is needed around a bundle, made once."""
+
+    def __init__(self, home):
+        self.home = Path(home)
+
+    def push(self, path):
+        shutil.rmtree(self.home, ignore_errors=True)
+        registry = open_registry(self.home)
+        version = registry.push(path, by="eve")
+        registry.compare(version, version)
+        registry.search("metric.roc_auc >= 0")
+        registry.set_alias(version.model, "champion", version.number, by="eve")
+
+
+def ways_into(bundle, path, around):
+    """Everything that is done with a bundle which somebody handed over, by name."""
+    manifest = bundle.manifest
+
+    def rows(fields):
+        return columns_of(read_file(path, manifest, EXAMPLE), fields)
+
+    def run(program):
+        program.run(rows(program.inputs))
+
+    def served():
+        """What a worker does before it listens, but for measuring how quick the program is."""
+        program = bundle.program()
+        limits, outputs = Limits(), bundle.signature.outputs
+        decode = Decoder().for_fields(
+            bundle.signature.inputs, program.inputs, outputs, limits.max_rows
+        )
+        _, columns, *_ = decode(read_file(path, manifest, EXAMPLE))
+        program.run(columns)
+        Confidence(bundle.calibration, outputs, 0.5)
+
+    def shown():
+        statements = bundle.statements()
+        print_bundle(bundle, None, statements, ())
+        showing_json(bundle, None, statements)
+
+    def carded():
+        said = Said.of(bundle.statements())
+        render(manifest, said)
+        render_html(manifest, said)
+
+    return {
+        "program": lambda: run(bundle.program()),
+        "original": lambda: run(bundle.original()),
+        "every program": lambda: [run(bundle.program(one.name)) for one in manifest.programs],
+        "answers": lambda: bundle.predict(rows(bundle.signature.inputs), confidence=0.5),
+        "test data": bundle.test_data,
+        "baseline": lambda: bundle.baseline,
+        "shown": shown,
+        "card": carded,
+        "gates": lambda: check(bundle, CRITERIA, now=NOW, by="eve", record=lambda _: None),
+        "pushed": lambda: around.push(path),
+        "served": served,
+    }
+
+
+def look_at(path, around):
     """What each way into a bundle ends with, and the digest that it loads under."""
-    said = {}
     loaded = []
-    said["load"] = attempt(lambda: loaded.append(bascule.load(path)))
+    said = {"load": attempt(lambda: loaded.append(bascule.load(path)))}
     if not loaded:
         return said | {"digest": None}
     (bundle,) = loaded
-
-    def rows(program):
-        return columns_of(read_file(path, bundle.manifest, EXAMPLE), program.inputs)
-
-    def run(program):
-        program.run(rows(program))
-
-    said["program"] = attempt(lambda: run(bundle.program()))
-    said["original"] = attempt(lambda: run(bundle.original()))
-    said["test_data"] = attempt(bundle.test_data)
-    said["statements"] = attempt(lambda: (bundle.parity, bundle.cost, bundle.statements()))
+    for name, way in ways_into(bundle, path, around).items():
+        said[name] = attempt(way)
     return said | {"digest": bundle.digest}
 
 
 def main():
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     np.seterr(all="ignore")
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(look_at(Path(line.strip()))) + "\n")
-        sys.stdout.flush()
+    logging.disable()
+    answers, sys.stdout = sys.stdout, io.StringIO()  # what is shown is no answer
+    with tempfile.TemporaryDirectory() as home:
+        around = Around(Path(home) / "home")
+        for line in sys.stdin:
+            answers.write(json.dumps(look_at(Path(line.strip()), around)) + "\n")
+            answers.flush()
+            sys.stdout.truncate(0)
 
 
 if __name__ == "__main__":

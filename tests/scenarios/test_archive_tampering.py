@@ -31,7 +31,7 @@ T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 def registry(tmp_path: Path) -> Registry:
     registry = open_registry(tmp_path / "home")
     source = write_bundle(tmp_path / "bundle", b"a model" * 1_000)
-    write_statement(source, "cost", {"latency": 1.5}, at=T0, by="ada")
+    write_statement(source, "audit", {"latency": 1.5}, at=T0, by="ada")
     registry.push(source, by="ada")
     body = {"passed": True, "results": [{"criterion": "auc >= 0.8", "value": 0.9, "passed": True}]}
     registry.add_statement(registry.resolve("late"), "gates", body, at=T0, by="ci")
@@ -101,7 +101,7 @@ def test_a_version_travels_whole_with_its_statements_and_their_verdict(registry,
     assert there.digest == registry.resolve("late/1").digest
     assert (str(there), there.gates, there.pushed_by) == ("late/1", "passed", "bob")
     assert other.statements(there) == registry.statements("late/1")
-    assert {said.kind for said in read_statements(other.path(there))} == {"cost", "gates"}
+    assert {said.kind for said in read_statements(other.path(there))} == {"audit", "gates"}
     assert (other.path(there) / "card.md").read_text() == "# a card\n"
     assert [str(one.version) for one in other.search("metric.auc >= 0.9")] == ["late/1"]
 

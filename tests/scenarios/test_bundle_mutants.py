@@ -24,6 +24,8 @@ from bascule.core.digests import canonical_json, sha256_bytes
 
 FILES = (
     "bundle.json",
+    "data/baseline.json",
+    "data/calibration.json",
     "data/example.json",
     "data/test.parquet",
     "environment.txt",
@@ -33,14 +35,17 @@ FILES = (
 REGIONS = 24
 """Parts that a file is cut into; each gets its own mutants."""
 
-REFUSALS = {"Untrusted", "Invalid", "ModelFailed", "TooLarge", "NotFound"}
+REFUSALS = {"Untrusted", "Invalid", "ModelFailed", "TooLarge", "NotFound", "Unconvertible"}
 
 
 class Child:
-    """`mutants.py`, started once for many mutants."""
+    """`mutants.py`, started once for many mutants, and again when one of them has killed it."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("mutants.py"))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
@@ -51,7 +56,11 @@ class Child:
         self.process.stdin.write(f"{path}\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
-        assert line, f"the process died of it: {self.process.wait(10)}"
+        if not line:
+            code = self.process.wait(10)
+            self.end()
+            self.process = self._start()  # so that hypothesis can look for a smaller one
+            raise AssertionError(f"the process died of it: {code}")
         return json.loads(line)
 
     def end(self) -> None:
@@ -131,10 +140,14 @@ def mutate_inside(
     return made.getvalue()
 
 
-def mutant_of(bundle: Path, workplace: Path, name: str, change, *, reseal: bool) -> Path:
+def copy_of(bundle: Path, workplace: Path) -> Path:
     place = workplace / "mutant"
     shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(bundle, place)
+    return shutil.copytree(bundle, place)
+
+
+def mutant_of(bundle: Path, workplace: Path, name: str, change, *, reseal: bool) -> Path:
+    place = copy_of(bundle, workplace)
     data = change((place / name).read_bytes())
     if name == "bundle.json" and reseal:
         # The digest of a manifest is its own bytes: to fit, it has to be canonical.
@@ -214,7 +227,113 @@ def try_pick(child, bundles, workplace, name, mutation, which, region, offset, v
     try_mutant(child, bundles, workplace, which, name, change, reseal=True)
 
 
+# -- documents whose values are exchanged, all else fits: what somebody can do who packs bundles --
+
+DOCUMENTS = (
+    "bundle.json", "data/baseline.json", "data/calibration.json", "data/example.json",
+    "calibration", "cost", "parity", "provenance", "training", "quality", "gates",
+)  # fmt: skip
+"""Files, and statements by their kind."""
+
+STATEMENTS = {
+    "quality": {
+        "rows": 50, "overall": {"accuracy": 0.9}, "train_test_overlap": 0.0,
+        "slices": {"airport": {"EWR": {"rows": 20, "metrics": {"accuracy": 0.8}}}},
+    },
+    "gates": {
+        "passed": True,
+        "results": [
+            {"criterion": "accuracy >= 0", "value": 0.9, "limit": 0.0, "unit": "", "passed": True,
+             "reason": "0.9 is >= 0"}
+        ],
+    },
+}  # fmt: skip
+"""Of the kinds that packing makes none of."""
+
+EXCHANGED = (
+    None, True, 0, -1, 3, 1e308, 10**30, "", "x", "\ud800", [], {}, [[]], [None], {"a": []},
+    float("nan"), "no longer there",
+)  # fmt: skip
+
+
+def places_in(value, before=()):
+    """The way to every value in a document."""
+    yield before
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places_in(part, (*before, key))
+
+
+def exchange(value, pick: int, new):
+    """The document with one of its values exchanged, or taken out."""
+    places = list(places_in(value))
+    way = places[pick % len(places)]
+    if not way:
+        return None if new == "no longer there" else new
+    holder = value
+    for key in way[:-1]:
+        holder = holder[key]
+    if new == "no longer there":
+        del holder[way[-1]]
+    else:
+        holder[way[-1]] = new
+    return value
+
+
+def as_json(value) -> bytes:
+    try:
+        return canonical_json(value)
+    except ValueError:  # it has no canonical form, and is tried all the same
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def try_exchange(child, bundles, workplace, document, which, pick, new):
+    place = copy_of(bundles[which % len(bundles)], workplace)
+    for kind, body in STATEMENTS.items():
+        bascule.bundle.format.write_statement(place, kind, body, by="eve")
+    file = place / document
+    if not file.suffix:
+        file = sorted((place / "statements").glob(f"{document}-*.json"))[0]
+    before = file.read_bytes()
+    file.write_bytes(as_json(exchange(json.loads(before), pick, new)))
+    if file.parent.name == "data":
+        manifest = json.loads((place / "bundle.json").read_bytes())
+        data = file.read_bytes()
+        manifest["files"][document] = {"sha256": sha256_bytes(data), "bytes": len(data)}
+        (place / "bundle.json").write_bytes(canonical_json(manifest))
+    digest = sha256_bytes((place / "bundle.json").read_bytes())
+    original = sha256_bytes((bundles[which % len(bundles)] / "bundle.json").read_bytes())
+    for statement in (place / "statements").glob("*.json"):
+        statement.write_bytes(statement.read_bytes().replace(original.encode(), digest.encode()))
+    judge(child.look_at(place), original, is_other=digest != original)
+
+
+EXCHANGES = {
+    "document": st.sampled_from(DOCUMENTS),
+    "which": st.integers(0, 1),
+    "pick": st.integers(0, 1 << 20),
+    "new": st.sampled_from(EXCHANGED),
+}
+
+
 LENIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=LENIENT)
+@given(**EXCHANGES)
+def test_no_exchanged_value_of_a_document_ends_in_anything_but_a_refusal_or_an_answer(
+    child, bundles, workplace, document, which, pick, new
+):
+    try_exchange(child, bundles, workplace, document, which, pick, new)
+
+
+@pytest.mark.slow
+@settings(max_examples=1_500, deadline=None, suppress_health_check=LENIENT)
+@given(**EXCHANGES)
+def test_no_exchanged_value_of_thousands_does(
+    child, bundles, workplace, document, which, pick, new
+):
+    try_exchange(child, bundles, workplace, document, which, pick, new)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=LENIENT)

@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 import bascule
 from bascule.app import load_settings
+from bascule.app import open_registry as open_configured
 from bascule.bundle.signatures import FILE, sign_bundle, verify_bundle
 from bascule.cli import main
 from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.errors import Invalid, Untrusted
+from bascule.core.errors import Invalid, NotFound, Untrusted
 from bascule.registry import open_registry
 from bascule.security.signing import fingerprint
 
@@ -179,7 +180,7 @@ def test_statements_can_be_signed_too_and_then_not_altered(bundle, keys):
     assert verify_bundle(bundle, [keys / "ada.pub"])
     assert real_verify(bundle, keys / "ada.pub", "--ignore_unsigned_files")[0] == 0
 
-    gates.write_bytes(gates.read_bytes().replace(b"true", b"null"))
+    gates.write_bytes(gates.read_bytes().replace(b"true", b"false"))
     with pytest.raises(Untrusted, match="is not what the key"):
         verify_bundle(bundle, [keys / "ada.pub"])
 
@@ -215,6 +216,99 @@ def test_the_signature_goes_with_the_bundle_into_the_registry(signed, keys, tmp_
     registry = open_registry(tmp_path / "home")
     path = registry.path(registry.push(signed, by="ada"))
     assert verify_bundle(path, [keys / "ada.pub"]).key
+
+
+# -- what the registry requires, whoever calls it --
+
+
+@pytest.fixture
+def strict(tmp_path, keys):
+    """`strict()`: the registry as settings with a required key open it."""
+    (tmp_path / "bascule.toml").write_text(f'[security]\nrequired_keys = ["{keys}/ada.pub"]\n')
+    return lambda: open_configured(load_settings(tmp_path, {}))
+
+
+@pytest.fixture
+def lenient(tmp_path):
+    """The same registry, opened by somebody who requires nothing."""
+    return open_registry(tmp_path / ".bascule")
+
+
+def test_push_takes_in_nothing_that_no_required_key_signed(strict, bundle, keys):
+    with pytest.raises(Untrusted, match="is not signed"):
+        strict().push(bundle, by="ada")
+    sign_bundle(bundle, keys / "eve.pem", now=NOW, by="eve")
+    with pytest.raises(Untrusted):
+        strict().push(bundle, by="eve")
+    with pytest.raises(NotFound):
+        strict().models()
+
+    sign_bundle(bundle, keys / "ada.pem", now=NOW, by="ada")
+    version = strict().push(bundle, by="ada")
+    assert strict().set_alias("ridge", "champion", version.number, by="ada").to_number == 1
+    assert strict().path("ridge@champion").is_dir()
+
+
+def test_a_file_that_was_exported_is_no_way_around_the_keys(strict, bundle, keys, tmp_path):
+    elsewhere = open_registry(tmp_path / "elsewhere")
+    elsewhere.export(elsewhere.push(bundle, by="eve"), tmp_path / "unsigned.tar")
+    with pytest.raises(Untrusted, match="is not signed"):
+        strict().import_archive(tmp_path / "unsigned.tar", by="eve")
+
+    sign_bundle(bundle, keys / "ada.pem", now=NOW, by="ada")
+    elsewhere.export(elsewhere.push(bundle, by="ada"), tmp_path / "signed.tar")
+    assert strict().import_archive(tmp_path / "signed.tar", by="ada").number == 1
+
+
+def test_no_alias_may_point_to_what_came_in_before_keys_were_required(strict, lenient, bundle):
+    lenient.push(bundle, by="ada")
+    with pytest.raises(Untrusted, match=r"ridge/1 may not be used: .*is not signed") as caught:
+        strict().set_alias("ridge", "champion", 1, by="ada")
+    assert "push it again" in caught.value.hint
+    assert strict().aliases("ridge") == {}
+
+
+def test_what_an_alias_pointed_to_before_is_shown_and_not_handed_out(strict, lenient, bundle, keys):
+    lenient.set_alias("ridge", "champion", lenient.push(bundle, by="ada").number, by="ada")
+    with pytest.raises(Untrusted, match="may not be used"):
+        strict().path("ridge@champion")
+    assert strict().path_to_look_at("ridge@champion").is_dir()
+
+    sign_bundle(bundle, keys / "ada.pem", now=NOW, by="ada")
+    assert strict().push(bundle, by="ada").number == 1, "the same bundle, now with its signature"
+    assert strict().path("ridge@champion").is_dir()
+
+
+def test_a_bundle_that_is_swapped_while_it_is_verified_does_not_come_in(
+    strict, signed, table_bundle, tmp_path, monkeypatch
+):
+    place = shutil.copytree(table_bundle, tmp_path / "place")
+    registry = strict()
+    verify = registry._vouched
+
+    def swap_then_verify(path):
+        shutil.rmtree(place)
+        shutil.copytree(signed, place)
+        return verify(path)
+
+    monkeypatch.setattr(registry, "_vouched", swap_then_verify)
+    with pytest.raises(Untrusted, match="was changed while it was verified"):
+        registry.push(place, by="eve")
+    with pytest.raises(NotFound):
+        registry.models()
+
+
+def test_a_signature_of_the_real_command_alone_goes_into_the_registry(
+    strict, bundle, keys, tmp_path
+):
+    signature = tmp_path / "model.sig"
+    code, said = real(
+        "sign", "key", bundle, "--signature", signature, "--private_key", keys / "ada.pem"
+    )
+    assert code == 0, said
+    shutil.copy(signature, bundle / FILE)
+    version = strict().push(bundle, by="ada")
+    assert strict().path(version).is_dir()
 
 
 # -- the commands, and what the settings require --
@@ -264,6 +358,18 @@ def test_where_keys_are_required_nothing_else_is_pushed_or_served(command, bundl
 
     assert command("sign", bundle, "--key", keys / "ada.pem")[0] == 0
     assert command("push", bundle)[0] == 0
+
+
+def test_a_registered_version_that_nobody_vouches_for_is_shown_and_not_served(
+    command, bundle, keys, tmp_path
+):
+    assert command("push", bundle)[0] == 0
+    (tmp_path / "bascule.toml").write_text(f'[security]\nrequired_keys = ["{keys}/ada.pub"]\n')
+    for words in (("serve", "ridge/1", "--port=0", "--control-port=0"), ("check", "ridge/1")):
+        code, said = command(*words)
+        assert code == 5, words
+        assert "may not be used" in said
+    assert command("show", "ridge/1")[0] == 0
 
 
 def test_a_key_in_the_settings_is_meant_from_their_folder(tmp_path):

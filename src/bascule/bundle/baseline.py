@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bascule.bundle import format as disk
 from bascule.bundle.manifest import BASELINE, Manifest
-from bascule.core.errors import Untrusted
+from bascule.bundle.reading import parse, reading
 from bascule.core.fields import Columns, Field
 from bascule.stats.sketches import Profile
 
@@ -44,15 +43,14 @@ def read_baseline(path: str | Path, manifest: Manifest) -> Baseline | None:
     """
     if BASELINE not in manifest.files:
         return None
-    try:
-        value = json.loads(disk.read_file(path, manifest, BASELINE))
+    data = disk.read_file(path, manifest, BASELINE)
+    value = parse(data, f"{BASELINE} of bundle {path}", what="a baseline")
+    with reading(f"{BASELINE} of bundle {path}", what="a baseline"):
         inputs, answers = value["inputs"], value["answers"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise Untrusted(f"{BASELINE} of bundle {path} is not one", file=BASELINE) from None
-    return Baseline(
-        None if inputs is None else Profile.from_json(inputs),
-        None if answers is None else Profile.from_json(answers),
-    )
+        return Baseline(
+            None if inputs is None else Profile.from_json(inputs),
+            None if answers is None else Profile.from_json(answers),
+        )
 
 
 def flat_columns(

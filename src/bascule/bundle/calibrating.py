@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bascule.bundle import parity
 from bascule.bundle.manifest import CALIBRATION
+from bascule.bundle.reading import reading
 from bascule.bundle.subject import Rows, Subject
 from bascule.bundle.tables import conform
+from bascule.bundle.training import kept_hashes
 from bascule.core.digests import canonical_json
 from bascule.core.errors import BasculeError, Invalid
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
 from bascule.stats.conformal import Calibration, methods_for
 from bascule.stats.conformal import calibrate as calibrate_scores
+
+KIND = "calibration"
+"""Of the statement that tells which rows calibrated."""
 
 
 class Answers:
@@ -40,10 +47,40 @@ class Calibrated:
     Attributes:
         told: One sentence: what it was made from, or why there is none.
         files: What goes into the bundle.
+        rows: That were used; None where none were.
     """
 
     told: str
     files: Mapping[str, bytes] = field(default_factory=dict)
+    rows: Rows | None = None
+
+    def statement(self) -> dict[str, Any]:
+        """What is said of it beside the bundle."""
+        if self.rows is None:
+            return {"told": self.told}
+        return {"told": self.told, **kept_hashes(self.rows.columns)}
+
+
+@dataclass(frozen=True, slots=True)
+class Hashes:
+    """Of the rows that calibrated, the smallest.
+
+    Attributes:
+        hashes: In order, different.
+        is_whole: Whether they are all.
+    """
+
+    hashes: NDArray[np.uint64]
+    is_whole: bool
+
+
+def hashes_of(body: Mapping[str, Any]) -> Hashes | None:
+    """Those in a statement; None where it has none. Raises `Untrusted` where they are damaged."""
+    if "row_hashes" not in body or "distinct_rows" not in body:
+        return None
+    with reading("the calibration statement", what="one with hashes of rows"):
+        kept = np.frombuffer(base64.b64decode(body["row_hashes"], validate=True), "<u8")
+    return Hashes(kept, len(kept) >= body["distinct_rows"])
 
 
 def read_rows(calibration: Any, subject: Subject) -> Rows | None:
@@ -98,7 +135,7 @@ def calibrate(answers: Answers, subject: Subject, own: Rows | None) -> Calibrate
         if own is not None:
             raise
         return Calibrated(f"no calibration: {problem.message}")
-    return Calibrated(describe(made), {CALIBRATION: canonical_json(made.to_json())})
+    return Calibrated(describe(made), {CALIBRATION: canonical_json(made.to_json())}, rows)
 
 
 def describe(calibration: Calibration) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from bascule.bundle import format as disk
 from bascule.bundle.manifest import CALIBRATION, Manifest
+from bascule.bundle.reading import parse, reading
 from bascule.core.errors import Untrusted
 from bascule.stats.conformal import Calibration, methods_for
 
@@ -20,11 +20,9 @@ def read_calibration(path: str | Path, manifest: Manifest) -> Calibration | None
     if CALIBRATION not in manifest.files:
         return None
     data = disk.read_file(path, manifest, CALIBRATION)
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        raise Untrusted(f"{CALIBRATION} of bundle {path} is not JSON", file=CALIBRATION) from None
-    calibration = Calibration.from_json(value)
+    value = parse(data, f"{CALIBRATION} of bundle {path}", what="a calibration")
+    with reading(CALIBRATION, what="a calibration"):
+        calibration = Calibration.from_json(value)
     fitting = methods_for(manifest.task, manifest.signature.outputs, manifest.classes)
     if not set(calibration.methods) <= set(fitting):
         raise Untrusted(

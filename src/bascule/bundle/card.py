@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bascule.bundle.choosing import Roles, roles
 from bascule.bundle.cost import BATCH_SIZES, Cost
-from bascule.bundle.format import Manifest, Statement
+from bascule.bundle.format import ORIGINAL, Manifest, Statement
 from bascule.bundle.parity import Parity
 from bascule.core.fields import Field
 
@@ -67,7 +68,7 @@ class Said:
     """What is said of a bundle, by kind; whatever is not known is empty.
 
     Attributes:
-        parity: How equal the program is to the original.
+        parities: How equal each program is to the original, by its name.
         cost: What it takes.
         provenance: Where it came from.
         training: The training rows, column by column.
@@ -78,7 +79,7 @@ class Said:
         at: When.
     """
 
-    parity: Parity | None = None
+    parities: Mapping[str, Parity] = field(default_factory=dict)
     cost: Cost | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -91,15 +92,13 @@ class Said:
     @classmethod
     def of(cls, statements: Sequence[Statement]) -> Said:
         """The latest statement of each kind."""
-        latest = {
-            one.kind: one
-            for one in sorted(statements, key=lambda one: one.at)
-            if one.kind != "parity" or one.body.get("program") in ("onnx", "original")
-        }
+        in_order = sorted(statements, key=lambda one: one.at)
+        latest = {one.kind: one for one in in_order}
+        compared = [Parity.from_json(one.body) for one in in_order if one.kind == "parity"]
         bodies = {kind: one.body for kind, one in latest.items()}
         origin = latest.get("provenance")
         return cls(
-            parity=Parity.from_json(bodies["parity"]) if "parity" in bodies else None,
+            parities={parity.program: parity for parity in compared},
             cost=Cost.from_json(bodies["cost"]) if "cost" in bodies else None,
             provenance=bodies.get("provenance", {}),
             training=bodies.get("training", {}),
@@ -122,7 +121,7 @@ def sections(manifest: Manifest, said: Said) -> tuple[Section, ...]:
         Section("Quality", _quality(said)),
         Section("Gates", _gates(said)),
         Section("Limits", _limits(manifest, said)),
-        Section("Parity", _parity(said)),
+        Section("Parity", _parity(manifest, said)),
         Section("Calibration", _calibration(said)),
         Section("Cost", _cost(said)),
         Section("Lineage", _lineage(manifest, said)),
@@ -140,19 +139,40 @@ def render(manifest: Manifest, said: Said) -> str:
 
 
 def _glance(manifest: Manifest, said: Said) -> tuple[Block, ...]:
-    served = manifest.served
-    how = "the original" if served is None else f"{served.name} in {served.precision}"
     rows = [
         ("digest", manifest.digest),
         ("flavor", manifest.flavor),
         ("task", manifest.task),
-        ("serves", how),
+        *_serves(manifest, said),
     ]
     if manifest.classes is not None:
         rows.append(("classes", _listed([str(label) for label in manifest.classes])))
     if said.gates:
         rows.append(("gates", "passed" if said.gates.get("passed") else "failed"))
     return (Table(("", ""), tuple(rows)),)
+
+
+def _serves(manifest: Manifest, said: Said) -> list[tuple[str, str]]:
+    """Which program answers, by the times that were measured: they decide where it runs too."""
+    served = manifest.served
+    if served is None:
+        return [("serves", "the original")]
+    if len(manifest.programs) == 1 or said.cost is None:
+        return [("serves", f"{served.name} in {served.precision}")]
+    chosen = _roles(manifest, said)
+    entry = manifest.program(chosen.requests) or served
+    where = "" if entry is served else f"; where that cannot run, {served.name}"
+    measured = said.cost.machine.get("cpu", "an unknown processor")
+    return [
+        ("serves requests", f"{entry.name} in {entry.precision}{where}"),
+        ("runs batches", chosen.batches_in_words()),
+        ("chosen by", f"the times measured on {measured}"),
+    ]
+
+
+def _roles(manifest: Manifest, said: Said) -> Roles:
+    latency_us = {} if said.cost is None else said.cost.latency_us
+    return roles([entry.name for entry in manifest.programs], latency_us)
 
 
 def _use(manifest: Manifest, said: Said) -> tuple[Block, ...]:
@@ -217,7 +237,7 @@ def _in_order(manifest: Manifest, told: Mapping[str, Any]) -> list[str]:
 def _range(column: Mapping[str, Any], known: Field) -> str:
     if known.categories is not None:
         return f"only {_listed([str(one) for one in known.categories])}"
-    if "min" in column:
+    if column.keys() >= {"min", "max"}:
         return f"{column['min']:.6g} to {column['max']:.6g}"
     if "values" in column:
         return _listed(column["values"])
@@ -225,7 +245,7 @@ def _range(column: Mapping[str, Any], known: Field) -> str:
 
 
 def _usual(column: Mapping[str, Any]) -> str:
-    return f"{column['p05']:.6g} to {column['p95']:.6g}" if "p05" in column else "-"
+    return f"{column['p05']:.6g} to {column['p95']:.6g}" if column.keys() >= {"p05", "p95"} else "-"
 
 
 def _fields(fields: Sequence[Field]) -> Table:
@@ -266,9 +286,9 @@ def _gates(said: Said) -> tuple[Block, ...]:
     rows = tuple(
         (
             str(one["criterion"]),
-            _number(one["value"]),
+            _number(one.get("value")),
             "passed" if one["passed"] else "failed",
-            str(one["reason"]),
+            one.get("reason", "-"),
         )
         for one in said.gates.get("results", ())
     )
@@ -302,20 +322,30 @@ def _limits(manifest: Manifest, said: Said) -> tuple[Block, ...]:
     overlap = said.quality.get("train_test_overlap")
     if overlap:
         items.append(f"{overlap:.1%} of the held-out rows were trained on: figures flatter it.")
-    if manifest.served is None:
+    served = manifest.served
+    if served is None:
         items.append("The original answers, slower: no program was equal to it.")
-    elif not manifest.served.batch_invariant:
+    elif not (manifest.program(_roles(manifest, said).requests) or served).batch_invariant:
         items.append(
             "A row's answer may differ in its last bits by the rows that it is asked with."
         )
     return (Bullets(tuple(items)),) if items else ()
 
 
-def _parity(said: Said) -> tuple[Block, ...]:
-    if said.parity is None:
+def _parity(manifest: Manifest, said: Said) -> tuple[Block, ...]:
+    known = said.parities
+    if not known:
         return ()
-    reason = _text(said.parity.reason)
-    return (Text(f"{reason[:1].upper()}{reason[1:]} (tolerance {said.parity.tolerance:g})."),)
+    named = {"onnx", ORIGINAL, *(entry.name for entry in manifest.programs)}
+    items = []
+    for name, parity in known.items():
+        if name not in named:
+            continue
+        reason = _text(parity.reason)
+        whose = f"{name}: " if len(manifest.programs) > 1 else ""
+        shown = f"{whose}{reason}" if whose else f"{reason[:1].upper()}{reason[1:]}"
+        items.append(f"{shown} (tolerance {parity.tolerance:g}).")
+    return (Text(items[0]),) if len(items) == 1 else (Bullets(tuple(items)),) if items else ()
 
 
 def _calibration(said: Said) -> tuple[Block, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 LatencyUs = Mapping[str, Mapping[int, float]]
@@ -35,6 +36,42 @@ def pinned(programs: Sequence[str], latency_us: LatencyUs) -> str:
             math.log(_expected_us(latency_us.get(name, {}), rows)) for rows in REQUEST_ROWS
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Which program does what.
+
+    Attributes:
+        requests: The one that serves requests.
+        batches: From how many rows on which one runs batches; the first from 1.
+    """
+
+    requests: str
+    batches: tuple[tuple[int, str], ...]
+
+    def batches_in_words(self) -> str:
+        """`onnx; from 300 rows on onedal`."""
+        (_, first), *later = self.batches
+        return "; ".join([first, *(f"from {rows:,} rows on {name}" for rows, name in later)])
+
+
+def roles(programs: Sequence[str], latency_us: LatencyUs) -> Roles:
+    """What each of the programs, of which there is at least one, is for by its measured times."""
+    sizes = sorted({1, *(size for name in programs for size in latency_us.get(name, ()))})
+    batches = [(1, fastest(programs, latency_us, 1))]
+    for small, large in pairwise(sizes):
+        before, after = batches[-1][1], fastest(programs, latency_us, large)
+        if after != before:
+            # The last size at which it is not yet another is between the two that were measured.
+            while large - small > 1:
+                middle = (small + large) // 2
+                if fastest(programs, latency_us, middle) == before:
+                    small = middle
+                else:
+                    large = middle
+            batches.append((large, after))
+    return Roles(pinned(programs, latency_us), tuple(batches))
 
 
 def _expected_us(times: Mapping[int, float], rows: int) -> float:

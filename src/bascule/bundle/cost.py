@@ -170,7 +170,7 @@ def machine() -> dict[str, str]:
     import onnxruntime
 
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpus": str(os.cpu_count() or 0),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -178,7 +178,8 @@ def machine() -> dict[str, str]:
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What the processor of this machine calls itself."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -5,7 +5,6 @@ The server warms up with it, and people copy it. A missing value is null.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle.limits import MAX_EXAMPLE_BYTES
 from bascule.bundle.manifest import EXAMPLE
+from bascule.bundle.reading import parse, reading
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Untrusted
 from bascule.core.fields import Columns, DType, Field
@@ -49,15 +49,13 @@ def columns_of(body: bytes, inputs: tuple[Field, ...]) -> Columns:
     """
     if len(body) > MAX_EXAMPLE_BYTES:
         raise Untrusted(f"{EXAMPLE} has more than {MAX_EXAMPLE_BYTES:,} bytes", file=EXAMPLE)
-    try:
-        parts = {part["name"]: part for part in json.loads(body)["inputs"]}
+    what = "a request that the model takes"
+    value = parse(body, EXAMPLE, what=what)
+    with reading(EXAMPLE, what=what):
+        parts = {part["name"]: part for part in value["inputs"]}
         made = {field.name: _column(parts[field.name], field) for field in inputs}
         if len({len(column) for column in made.values()}) > 1:
             raise ValueError("its columns have different lengths")
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as problem:
-        raise Untrusted(
-            f"{EXAMPLE} is no request that the model takes: {problem}", file=EXAMPLE
-        ) from None
     return made
 
 

@@ -11,12 +11,12 @@ Rules that this module keeps:
   with the manifest, and the bytes that were compared are the bytes that are used.
 - A manifest can name only plain files inside its folder, and the folder holds no other file.
 - A bundle is written beside its place and renamed into it: it is there whole, or not at all.
-- Reading needs numpy and the standard library alone, so a serving worker stays small.
+- Whatever is read has its declared type, or is refused; see `bundle.reading`.
+- Reading needs numpy, msgspec and the standard library alone, so a serving worker stays small.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -28,6 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bascule.bundle.bodies import check_body
 from bascule.bundle.limits import (
     MAX_FILES,
     MAX_MANIFEST_BYTES,
@@ -52,8 +53,10 @@ from bascule.bundle.manifest import (
     ProgramEntry,
     Statement,
 )
+from bascule.bundle.reading import parse, reading, shaped
 from bascule.core.digests import canonical_json, sha256_bytes, sha256_file
 from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
+from bascule.core.names import check_name
 from bascule.core.programs import Program
 
 __all__ = [
@@ -195,13 +198,10 @@ def pinned_program(path: str | Path, manifest: Manifest) -> str:
 
 def latency_us(cost: Statement) -> dict[str, dict[int, float]]:
     """What a cost statement says of time: by program, by batch size, in microseconds."""
-    try:
-        return {
-            str(program): {int(size): float(us) for size, us in sizes.items()}
-            for program, sizes in cost.body["latency_us"].items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise Untrusted(f"statement {cost.file_name} is not one of cost") from None
+    return {
+        program: {int(size): float(us) for size, us in sizes.items()}
+        for program, sizes in cost.body["latency_us"].items()
+    }
 
 
 def open_original(
@@ -253,9 +253,14 @@ def write_statement(
         body: JSON values.
         at: When; now, if None. Must carry a time zone.
         by: Who says so.
+
+    Raises:
+        Invalid: The kind is no such word.
+        Untrusted: Bascule itself makes statements of that kind, and of another shape.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
         raise Invalid(f"statement kind {kind!r} is not a word of small letters")
+    check_body(kind, body, f"the {kind} statement")
     moment = datetime.now(UTC) if at is None else at.astimezone(UTC)
     statement = Statement(kind, digest_of(path), moment.isoformat(), by, body)
     folder = Path(path) / STATEMENTS
@@ -328,15 +333,12 @@ def _manifest_bytes(path: Path) -> bytes:
 
 def _parse_manifest(path: Path) -> Manifest:
     data = _manifest_bytes(path)
-    try:
-        value = json.loads(data)
-        version = value["schema_version"]
-        is_canonical = canonical_json(value) == data
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise Untrusted(
-            f"{MANIFEST} of bundle {path} is not a manifest", path=str(path), file=MANIFEST
-        ) from None
+    file = f"{MANIFEST} of bundle {path}"
+    value = parse(data, file, what="a manifest")
+    version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        if type(version) is not int:
+            raise Untrusted(f"{file} is not a manifest", path=str(path), file=MANIFEST)
         raise Untrusted(
             f"bundle {path} has schema version {version}, and this bascule reads up to "
             f"{SCHEMA_VERSION}",
@@ -344,14 +346,14 @@ def _parse_manifest(path: Path) -> Manifest:
             file=MANIFEST,
         )
     try:
-        manifest = Manifest.from_json(value)
-        check_sense(manifest)
-    except (Invalid, LookupError, TypeError, ValueError, AttributeError, OverflowError) as problem:
-        raise Untrusted(
-            f"{MANIFEST} of bundle {path} is damaged: {problem}", path=str(path), file=MANIFEST
-        ) from None
+        with reading(MANIFEST, what="a manifest"):
+            manifest = Manifest.from_json(value)
+            check_sense(manifest)
+            is_canonical = canonical_json(value) == data
+    except (Invalid, Untrusted) as problem:
+        raise Untrusted(f"{file} is damaged: {problem}", path=str(path), file=MANIFEST) from None
     if not is_canonical:
-        raise Untrusted(f"{MANIFEST} of bundle {path} is not in canonical form", file=MANIFEST)
+        raise Untrusted(f"{file} is not in canonical form", file=MANIFEST)
     if manifest.serves != ORIGINAL and manifest.served is None:
         raise Untrusted(
             f"bundle {path} serves {manifest.serves!r}, which is none of its programs",
@@ -362,6 +364,7 @@ def _parse_manifest(path: Path) -> Manifest:
 
 def check_sense(manifest: Manifest) -> None:
     """Raise `Invalid` when parts of a manifest do not fit together, as in no honest bundle."""
+    check_name(manifest.name)
     if len(manifest.files) > MAX_FILES:
         raise Invalid(f"it names {len(manifest.files):,} files, and {MAX_FILES:,} may be")
     signature = manifest.signature
@@ -466,17 +469,10 @@ def _parse_statement(file: Path) -> Statement:
         raise Untrusted(
             f"statement {file} has more than {MAX_STATEMENT_BYTES:,} bytes", file=file.name
         )
-    try:
-        value = json.loads(file.read_bytes())
-        return Statement(
-            kind=str(value["kind"]),
-            subject=str(value["subject"]),
-            at=str(value["at"]),
-            by=str(value["by"]),
-            body=dict(value["body"]),
-        )
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise Untrusted(f"statement {file} cannot be read", file=file.name) from None
+    value = parse(file.read_bytes(), file.name, what="a statement")
+    statement = shaped(value, Statement, file.name, what="a statement")
+    check_body(statement.kind, statement.body, file.name)
+    return statement
 
 
 def _check_place(to: Path, *, overwrite: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle.limits import MAX_TABLE_BYTES, MAX_TABLE_CELLS
 from bascule.bundle.manifest import TEST_DATA, TRUTH
+from bascule.bundle.reading import reading
 from bascule.bundle.subject import Rows
 from bascule.bundle.tables import as_dtype, read_table
 from bascule.core.errors import Invalid, Untrusted
@@ -53,7 +56,7 @@ def from_parquet(data: bytes, signature: Signature) -> tuple[Columns, NDArray[An
     Raises:
         Untrusted: The file does not hold the columns of the signature, or would fill the memory.
     """
-    try:
+    with _reading_rows():
         read = read_table(read_bounded(data, TEST_DATA))
         columns: Columns = {}
         for field in signature.inputs:
@@ -66,11 +69,19 @@ def from_parquet(data: bytes, signature: Signature) -> tuple[Columns, NDArray[An
             if field.dtype is DType.BYTES and values.dtype.kind == "f":
                 values = np.full(len(values), None, object)
             columns[field.name] = as_dtype(values, field.dtype)
-    except (Invalid, ArithmeticError, LookupError, OSError, TypeError, ValueError) as problem:
+        truth = read.columns.get(TRUTH)
+    return columns, truth
+
+
+@contextmanager
+def _reading_rows() -> Iterator[None]:
+    try:
+        with reading(TEST_DATA, what="the held-out rows"):
+            yield
+    except (Invalid, OSError) as problem:  # pyarrow's word for a damaged page
         raise Untrusted(
-            f"the held-out rows in {TEST_DATA} cannot be read: {problem}", file=TEST_DATA
+            f"{TEST_DATA} cannot be read as the held-out rows: {problem}", file=TEST_DATA
         ) from None
-    return columns, read.columns.get(TRUTH)
 
 
 def read_bounded(data: bytes, file: str) -> Any:

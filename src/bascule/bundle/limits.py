@@ -44,6 +44,10 @@ MAX_NODES = 5_000_000
 MAX_GRAPH_DEPTH = 32
 """Graphs inside graphs, as loops and branches have them. Real ones nest three or four deep."""
 
+MAX_TREE_DEPTH = 5_000
+"""Tests from a root to a leaf. ONNX Runtime 1.28 builds a tree by recursion: 10,000 go well on a
+stack of 8 MiB, and 100,000 end the process. Trees of a million rows are some sixty deep."""
+
 MAX_TENSOR_ELEMENTS = 1 << 31
 """Of one tensor that a graph declares or asks for with a constant: 8 GiB in FP32."""
 

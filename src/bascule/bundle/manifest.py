@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bascule.bundle.reading import shaped
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.fields import Field, Signature
-from bascule.core.names import check_name
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
@@ -68,19 +68,6 @@ class ProgramEntry:
             "missing_text": self.missing_text,
         }
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ProgramEntry:
-        return cls(
-            name=str(value["name"]),
-            kind=str(value["kind"]),
-            file=str(value["file"]),
-            inputs=tuple(Field.from_json(read) for read in value["inputs"]),
-            batch_invariant=bool(value["batch_invariant"]),
-            tolerance=float(value["tolerance"]),
-            precision=str(value.get("precision", "")),
-            missing_text=value.get("missing_text"),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class OriginalEntry:
@@ -105,15 +92,6 @@ class OriginalEntry:
             "requires": dict(self.requires),
             "frame": dict(self.frame),
         }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> OriginalEntry:
-        return cls(
-            file=str(value["file"]),
-            format=str(value["format"]),
-            requires={str(k): str(v) for k, v in value["requires"].items()},
-            frame=dict(value["frame"]),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,23 +128,9 @@ class Manifest:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Manifest:
-        classes = value["classes"]
-        return cls(
-            name=check_name(value["name"]),
-            flavor=str(value["flavor"]),
-            task=str(value["task"]),
-            classes=None if classes is None else tuple(classes),
-            signature=Signature.from_json(value["signature"]),
-            original=OriginalEntry.from_json(value["original"]),
-            programs=tuple(ProgramEntry.from_json(program) for program in value["programs"]),
-            serves=str(value["serves"]),
-            files={
-                str(name): FileEntry(str(entry["sha256"]), int(entry["bytes"]))
-                for name, entry in value["files"].items()
-            },
-            schema_version=int(value["schema_version"]),
-        )
+    def from_json(cls, value: Any) -> Manifest:
+        """What `to_json` wrote; raises `Untrusted` where it is something else."""
+        return replace(shaped(value, cls, MANIFEST, what="a manifest"), digest_on_disk="")
 
     @property
     def digest(self) -> str:

@@ -143,7 +143,7 @@ def pack(
         known = _provenance(subject, request)
         said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
         said += [("cost", measured.to_json()), ("provenance", known)]
-        said.append(("calibration", {"told": held_out.told}))
+        said.append((calibrating.KIND, held_out.statement()))
         if subject.train is not None:
             said.append((training.KIND, training.describe(subject.train, subject.signature)))
         now, by = datetime.now(UTC), author or provenance.user_name()

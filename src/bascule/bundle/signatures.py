@@ -12,9 +12,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from bascule.bundle import format as disk
-from bascule.bundle.format import CARD, MANIFEST, STATEMENTS, Manifest, read_manifest
+from bascule.bundle.format import (
+    CARD,
+    MANIFEST,
+    STATEMENTS,
+    Manifest,
+    Statement,
+    read_manifest,
+)
+from bascule.bundle.limits import MAX_STATEMENT_BYTES
+from bascule.bundle.reading import parse, shaped
 from bascule.core.errors import Invalid, Untrusted
 from bascule.security.signing import Signed, sign_folder, verify_folder
 
@@ -99,6 +109,30 @@ def verify_bundle(path: Path, public_keys: Sequence[Path]) -> Verified:
         "bascule sign BUNDLE --key KEY",
         path=str(path),
     )
+
+
+def signature_beside(path: Path, *, at: datetime, by: str) -> list[Statement]:
+    """The signature in `statements/model.sig` as a statement, where none says the same yet.
+
+    So one that `model_signing sign key` made goes into a registry too.
+
+    Raises:
+        Untrusted: The file is no signature.
+    """
+    file = path / FILE
+    if not file.is_file() or file.is_symlink():
+        return []
+    if file.stat().st_size > MAX_STATEMENT_BYTES:
+        raise Untrusted(f"{file} has more than {MAX_STATEMENT_BYTES:,} bytes", file=FILE)
+    body = shaped(
+        parse(file.read_bytes(), FILE, what="a signature"),
+        dict[str, Any],
+        FILE,
+        what="a signature",
+    )
+    if any(statement.body == body for statement in disk.read_statements(path, KIND)):
+        return []
+    return [Statement(KIND, disk.digest_of(path), at.isoformat(), by, body)]
 
 
 def _signatures(path: Path) -> Iterator[bytes]:

@@ -36,14 +36,21 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 def describe(rows: Rows, signature: Signature) -> dict[str, Any]:
     """The body of a `training` statement."""
-    hashes = np.unique(row_hashes(rows.columns))
-    kept = hashes[:KEPT_HASHES]
     return {
         "rows": len(rows),
-        "distinct_rows": len(hashes),
         "columns": {
             name: _column(values) for name, values in flat_columns(rows.columns, signature).items()
         },
+        **kept_hashes(rows.columns),
+    }
+
+
+def kept_hashes(columns: Columns) -> dict[str, Any]:
+    """How many different rows there are, and the smallest of their hashes, for a statement."""
+    hashes = np.unique(row_hashes(columns))
+    kept = hashes[:KEPT_HASHES]
+    return {
+        "distinct_rows": len(hashes),
         "row_hashes": base64.b64encode(kept.astype("<u8").tobytes()).decode(),
     }
 
@@ -77,8 +84,11 @@ class Training:
     def from_json(cls, body: Mapping[str, Any]) -> Training:
         """Read the body of a statement; raises `Untrusted` where it is none."""
         try:
-            kept = np.frombuffer(base64.b64decode(body["row_hashes"]), "<u8")
-            return cls(int(body["rows"]), int(body["distinct_rows"]), dict(body["columns"]), kept)
+            kept = np.frombuffer(base64.b64decode(body["row_hashes"], validate=True), "<u8")
+            distinct = int(body["distinct_rows"])
+            if not len(kept) and distinct:
+                raise ValueError("it has none of their hashes")
+            return cls(int(body["rows"]), distinct, dict(body["columns"]), kept)
         except (KeyError, TypeError, ValueError) as problem:
             raise Untrusted(f"the statement of the training rows is damaged: {problem}") from None
 
@@ -106,7 +116,7 @@ class Training:
             missing = is_missing(values)
             fits = missing.copy() if told["missing"] else np.zeros(count, bool)
             there = ~missing
-            if "min" in told:
+            if told.keys() >= {"min", "max"}:
                 numbers = values[there].astype(np.float64)
                 fits[there] = (numbers >= told["min"]) & (numbers <= told["max"])
             elif "values" in told:

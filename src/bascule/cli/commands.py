@@ -268,7 +268,6 @@ def push(
 ) -> None:
     """Put a bundle into the registry; prints the version, such as gb/1."""
     registry = _registry()
-    _check_signature(path)
     version = registry.push(path, by=_user())
     if as_json:
         print_json(_version_json(version, registry))
@@ -311,7 +310,7 @@ def show(model: RefOrPath, as_json: AsJson = False) -> None:
     """Show one version: what it takes, how equal and how fast it is, what its gates said."""
     from bascule.cli.showing import print_bundle, showing_json
 
-    version, path = _find(model)
+    version, path = _find_to_look_at(model)
     from bascule.bundle import load
 
     bundle = load(path)
@@ -459,7 +458,6 @@ def up(
                 raise typer.Exit(1)
         else:
             note("no criteria in bascule.toml: the version is not checked")
-        _check_signature(bundle.path)
         version = registry.push(bundle.path, by=_user())
     registry.set_alias(version.model, alias, version.number, by=_user(), reason="bascule up")
     note(f"pushed {version}, and {version.model}@{alias} points to it")
@@ -574,12 +572,21 @@ def _registry() -> Registry:
 
 
 def _find(reference: str) -> tuple[Version | None, Path]:
-    """A bundle by its folder, or by its name in the registry (then with its version)."""
+    """A bundle for use, by its folder, or by its name in the registry (then with its version)."""
     if _is_path(reference):
         return None, Path(reference)
     registry = _registry()
     version = registry.resolve(reference)
     return version, registry.path(version)
+
+
+def _find_to_look_at(reference: str) -> tuple[Version | None, Path]:
+    """The same where nobody need vouch for it, because what it says is only shown."""
+    if _is_path(reference):
+        return None, Path(reference)
+    registry = _registry()
+    version = registry.resolve(reference)
+    return version, registry.path_to_look_at(version)
 
 
 def _is_path(reference: str) -> bool:
@@ -593,17 +600,10 @@ def _service(reference: str) -> Any:
     from bascule.serving import Service
 
     version, path = _find(reference)
-    _check_signature(path)
     if version is not None:
         return Service(version.model, str(version.number), path)
     manifest = read_manifest(path, verify=False)
     return Service(manifest.name, short(manifest.digest), path.resolve())
-
-
-def _check_signature(path: Path) -> None:
-    from bascule.app import check_signature
-
-    check_signature(_settings(), path)
 
 
 def _user() -> str:
@@ -623,7 +623,7 @@ def _version_json(version: Version, registry: Registry | None = None) -> dict[st
         "retired": version.retired.reason if version.retired else None,
     }
     if registry is not None:
-        made["path"] = str(registry.path(version))
+        made["path"] = str(registry.path_to_look_at(version))
     return made
 
 
@@ -634,7 +634,7 @@ def _statements(version: Version) -> list[Statement]:
     return list(_registry().statements(version))
 
 
-trust.register(app, find=_find, settings=_settings, user=_user, statements=_statements)
+trust.register(app, find=_find_to_look_at, settings=_settings, user=_user, statements=_statements)
 
 
 def _keys() -> CatalogueKeys:

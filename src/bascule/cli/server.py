@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bascule.app import check_signature
 from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
 from bascule.serving import Guard, Limits, Service, Supervisor, Tls, bind
@@ -47,11 +48,14 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
 
     Raises:
         Conflict: A port is in use.
+        Untrusted: Keys are required, and none of them signed what is to be served.
         BasculeError: A worker could not load what it was told to serve.
     """
     from bascule.app import callers_need_keys, open_keys, tls_of
 
     chosen = settings.serving
+    for service in services:
+        check_signature(settings, service.path)
     with _stop_on_signals() as signals, ExitStack() as stack:
         supervisor = Supervisor(
             services,

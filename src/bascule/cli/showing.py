@@ -25,9 +25,11 @@ def print_bundle(
     say(f"{version or bundle.name}  {bundle.digest}")
     if version is not None:
         say(f"pushed {when(version.pushed_at)} by {version.pushed_by}; gates: {version.gates}")
-    say(f"{bundle.manifest.flavor} {bundle.task}; {bundle.manifest.serves} answers")
-    if bundle.parity is not None:
-        say(f"parity: {bundle.parity.reason}")
+    say(f"{bundle.manifest.flavor} {bundle.task}")
+    requests = _say_what_answers(bundle)
+    parity = bundle.parities.get(requests) or bundle.parity
+    if parity is not None:
+        say(f"parity of {requests}: {parity.reason}")
     say("")
     print_table(
         ("field", "type", "shape", "missing", "values"),
@@ -35,10 +37,36 @@ def print_bundle(
         + [_field_row("-> ", field) for field in bundle.signature.outputs],
     )
     print_baseline(bundle.baseline)
-    _print_cost(bundle)
+    _print_cost(bundle, requests)
     _print_gates(statements)
     if len(others) > 1:
         say("versions: " + ", ".join(map(_state, others)))
+
+
+def _say_what_answers(bundle: Bundle) -> str:
+    """Which program serves requests on this machine, and which runs batches; returns the first."""
+    from bascule.bundle.choosing import roles
+    from bascule.bundle.cost import cpu_name
+    from bascule.bundle.programs import runnable
+
+    manifest, cost = bundle.manifest, bundle.cost
+    names = runnable(manifest.programs) if manifest.served is not None else []
+    if not names:
+        say(f"requests and batches: {manifest.serves}")
+        return manifest.serves
+    chosen = roles(names, {} if cost is None else cost.latency_us)
+    if len(names) == 1:
+        say(f"requests and batches: {chosen.requests}")
+    else:
+        say(f"requests: {chosen.requests}; batches: {chosen.batches_in_words()}")
+    for lacking in [entry.name for entry in manifest.programs if entry.name not in names]:
+        say(f"{lacking} cannot run here: pip install 'bascule[{lacking}]'")
+    if cost is not None:
+        there = cost.machine.get("cpu", "an unknown processor")
+        here = cpu_name()
+        other = "this machine" if there == here else f"{there}; this machine has {here}"
+        say(f"cost measured on {other}")
+    return chosen.requests
 
 
 def _state(version: Version) -> str:
@@ -53,11 +81,11 @@ def _field_row(mark: str, field: Field) -> tuple[str, ...]:
     return mark + field.name, field.dtype.value, shape, "yes" if field.nullable else "no", values
 
 
-def _print_cost(bundle: Bundle) -> None:
+def _print_cost(bundle: Bundle, program: str) -> None:
     cost = bundle.cost
     if cost is None:
         return
-    served = cost.latency_us.get(bundle.manifest.serves, {})
+    served = cost.latency_us.get(program, {})
     original = cost.latency_us.get("original", {})
     rows = []
     for batch, run_us in sorted(served.items()):
@@ -66,7 +94,7 @@ def _print_cost(bundle: Bundle) -> None:
         if original_us is not None:
             compared = (f"{original_us:,.1f}", f"{original_us / run_us:.1f} x")
         rows.append((f"{batch:,}", f"{run_us:,.1f}", *compared))
-    headings = ("rows", "us a run", "us, original", "faster")
+    headings = ("rows", f"us, {program}", "us, original", "faster")
     print_table(headings, rows, right=headings)
 
 
@@ -78,11 +106,11 @@ def _print_gates(statements: Sequence[Statement]) -> None:
     rows = [
         (
             str(result["criterion"]),
-            "-" if result["value"] is None else f"{result['value']:.6g}",
+            "-" if result.get("value") is None else f"{result['value']:.6g}",
             "passed" if result["passed"] else "FAILED",
-            str(result["reason"]),
+            result.get("reason", "-"),
         )
-        for result in latest.body["results"]
+        for result in latest.body.get("results", ())
     ]
     print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
 

@@ -6,7 +6,6 @@ face of the server has to speak of them and one vocabulary is enough.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -114,17 +113,6 @@ class Field:
             made["categories"] = list(self.categories)
         return made
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Field:
-        categories = value.get("categories")
-        return cls(
-            name=str(value["name"]),
-            dtype=DType(value["dtype"]),
-            shape=tuple(int(length) for length in value["shape"]),
-            nullable=bool(value["nullable"]),
-            categories=None if categories is None else tuple(categories),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -154,11 +142,3 @@ class Signature:
             "outputs": [field.to_json() for field in self.outputs],
             "columns": list(self.columns),
         }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Signature:
-        return cls(
-            inputs=tuple(Field.from_json(field) for field in value["inputs"]),
-            outputs=tuple(Field.from_json(field) for field in value["outputs"]),
-            columns=tuple(value.get("columns", ())),
-        )

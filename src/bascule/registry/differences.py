@@ -100,7 +100,7 @@ def _described(field: Field) -> str:
 def _environment(text: str) -> Iterator[tuple[str, str]]:
     for line in text.splitlines():
         name, pinned, version = line.strip().partition("==")
-        if pinned:
+        if pinned and version.strip():
             yield name, version.split()[0].rstrip(";\\")
         elif line.startswith("# python "):
             yield "python", line.removeprefix("# python ").strip()

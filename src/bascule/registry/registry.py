@@ -1,7 +1,9 @@
 """The front door: bundles get numbers, names point to them, and every move is written down.
 
 The rules of this module: nothing is copied before it is verified, nothing is named before it is
-copied, and a decision is made inside the transaction that acts on it.
+copied, and a decision is made inside the transaction that acts on it. Where keys are required, a
+bundle that none of them signed does not come in, is not pointed to, and is not handed out for use:
+that is kept here, below every caller, so that none of them can forget it.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from bascule.bundle.format import (
     read_manifest,
     read_statements,
 )
+from bascule.bundle.signatures import signature_beside, verify_bundle
 from bascule.core.digests import canonical_json
-from bascule.core.errors import Conflict, Invalid, NotFound
+from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
 from bascule.core.names import Reference, check_name
 from bascule.registry.collecting import collect as collect_garbage
 from bascule.registry.collecting import drop_holds, holding, take_holds
@@ -64,12 +67,15 @@ _MAX_TRIES = 3
 _MAX_GRACE_S = 366 * 86_400.0
 
 
-def open_registry(home: Path, *, require_gates: bool = False) -> Registry:
+def open_registry(
+    home: Path, *, require_gates: bool = False, required_keys: Sequence[Path] = ()
+) -> Registry:
     """The registry in the folder `home`: SQLite and files. Only `push` creates it.
 
     Args:
         home: The folder; it need not exist.
         require_gates: Whether an alias may only point to versions that were checked.
+        required_keys: Files of public keys, one of which must have signed what is used.
     """
     from bascule.registry.stores.files import Files
     from bascule.registry.stores.sql import SqlCatalogue
@@ -79,6 +85,7 @@ def open_registry(home: Path, *, require_gates: bool = False) -> Registry:
         SqlCatalogue(SqliteDatabase(home / "catalogue.db")),
         Files(home / "objects"),
         require_gates=require_gates,
+        required_keys=required_keys,
     )
 
 
@@ -99,11 +106,14 @@ class Registry:
         objects: Objects,
         *,
         require_gates: bool = False,
+        required_keys: Sequence[Path] = (),
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._catalogue = catalogue
         self._objects = objects
         self._require_gates = require_gates
+        self._required_keys = tuple(required_keys)
+        self._vouched_for: set[str] = set()
         self._clock = clock
 
     def push(self, bundle_path: Path, *, by: str) -> Version:
@@ -114,11 +124,18 @@ class Registry:
 
         Raises:
             NotFound: There is no bundle at `bundle_path`.
-            Untrusted: A byte of it was altered. Nothing is kept.
+            Untrusted: A byte of it was altered, or keys are required and none of them signed it.
+                Nothing is kept.
             Refused: It has a version, which was retired.
         """
         digest, manifest = digest_of(bundle_path), read_manifest(bundle_path)
-        statements = [check_statement(found) for found in read_statements(bundle_path)]
+        said = [
+            *read_statements(bundle_path),
+            *signature_beside(bundle_path, at=self._clock(), by=by),
+        ]
+        statements = [check_statement(found) for found in said]
+        if self._required_keys and self._vouched(bundle_path) != digest:
+            raise Untrusted(f"{bundle_path} was changed while it was verified")
         self._catalogue.create()
         with self._catalogue.write() as book:
             own = book.identity()
@@ -193,7 +210,20 @@ class Registry:
             return choose_newest(wanted.model, book.versions(wanted.model))
 
     def path(self, version: Version | Reference | str) -> Path:
-        """The folder of a version's bundle, read-only; its manifest has been verified.
+        """The folder of a version's bundle, for use; read-only, and its manifest verified.
+
+        Raises:
+            NotFound: The version, or its files, are not there.
+            Untrusted: The manifest is not the one that was pushed, or keys are required and none
+                of them signed it.
+        """
+        found = version if isinstance(version, Version) else self.resolve(version)
+        path = self._objects.path(found.digest)
+        self._check_is_vouched_for(found, path)
+        return path
+
+    def path_to_look_at(self, version: Version | Reference | str) -> Path:
+        """The same for whoever only reads what it says, and need not be vouched for.
 
         Raises:
             NotFound: The version, or its files, are not there.
@@ -201,6 +231,25 @@ class Registry:
         """
         found = version if isinstance(version, Version) else self.resolve(version)
         return self._objects.path(found.digest)
+
+    def _check_is_vouched_for(self, version: Version, path: Path) -> None:
+        # What was vouched for once stays so: a digest stands for the same bytes for ever.
+        if not self._required_keys or version.digest in self._vouched_for:
+            return
+        try:
+            self._vouched(path)
+        except Untrusted as problem:
+            raise Untrusted(
+                f"{version} may not be used: {problem.message}",
+                hint="sign the bundle with one of security.required_keys, and push it again",
+                model=version.model,
+                number=version.number,
+            ) from None
+        self._vouched_for.add(version.digest)
+
+    def _vouched(self, path: Path) -> str:
+        """The digest of a bundle that one of the keys signed; raises `Untrusted`."""
+        return verify_bundle(path, self._required_keys).manifest.digest
 
     def models(self) -> list[Model]:
         """Every model, by name."""
@@ -267,9 +316,14 @@ class Registry:
         Raises:
             NotFound: There is no such model or version.
             Refused: The version failed its gates, or is unchecked where checks are required.
+            Untrusted: Keys are required, and none of them signed it.
             Conflict: It does not point where `expected` says; nothing is moved.
         """
         check_name(alias, what="alias")
+        if self._required_keys:
+            # Before the transaction: reading a whole bundle must not keep others waiting, and
+            # nobody can take a signature away.
+            self.path(Reference(model, number=number))
         with self._catalogue.write() as book:
             _check_model(book, model)
             book.lock_model(model, at=self._clock())
@@ -456,7 +510,8 @@ class Registry:
 
         Raises:
             NotFound: There is no such file.
-            Untrusted: It is something else, or a byte of it was altered. Nothing is kept.
+            Untrusted: It is something else, or a byte of it was altered, or keys are required here
+                and none of them signed it. Nothing is kept.
             Refused: It has a version here, which was retired.
         """
         with tempfile.TemporaryDirectory(prefix="bascule-import-") as folder:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Literal
 
+from bascule.bundle.bodies import check_body
 from bascule.bundle.format import Statement
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Untrusted
@@ -186,7 +187,8 @@ def check_statement(statement: Statement) -> Statement:
     """The statement with its time in UTC, if its kind can stand in a file name.
 
     Raises:
-        Untrusted: It can not, or the time is none, or the body is not JSON.
+        Untrusted: It can not, or the time is none, or the body is not JSON, or not what statements
+            of its kind say.
     """
     if not _KIND.fullmatch(statement.kind):
         raise Untrusted(f"statement kind {statement.kind!r} is not a word of small letters")
@@ -196,6 +198,7 @@ def check_statement(statement: Statement) -> Statement:
             raise ValueError("it has no time zone")
         checked = replace(statement, at=moment.astimezone(UTC).isoformat())
         canonical_json(checked.to_json())
+        check_body(checked.kind, checked.body, f"the {checked.kind} statement")
     except (TypeError, ValueError, OverflowError) as problem:
         raise Untrusted(f"a {statement.kind} statement cannot be kept: {problem}") from None
     return checked

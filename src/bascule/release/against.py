@@ -108,8 +108,10 @@ def _measured(
         champion = find(criterion.against)
         if champion is None:
             return Measured(
-                0.0,
-                f"{bundle.name} has no alias yet, so there is nothing that it could be worse than",
+                None,
+                f"no alias of {bundle.name} was ever set, so there is no {criterion.against} that "
+                "it could be worse than",
+                is_waived=True,
             )
         return _Pair(criterion, champion, bundle, columns, truth).measured()
     except ImportError:

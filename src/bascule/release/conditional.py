@@ -16,7 +16,8 @@ from bascule.bundle.tables import is_missing, take
 from bascule.bundle.training import flat_columns
 from bascule.core.errors import BasculeError, Invalid
 from bascule.core.fields import Columns
-from bascule.release.conditions import Each, Missing, Noise, Slice
+from bascule.release.conditions import Confidence, Each, Missing, Noise, Slice
+from bascule.release.covering import conformal_coverage
 from bascule.release.criteria import DATA, QUALITIES, Criterion
 from bascule.release.gates import Measured
 from bascule.release.leakage import coverage, overlap, target_in_features
@@ -80,6 +81,15 @@ class Conditional:
 
     def _fact(self, criterion: Criterion) -> Measured:
         match criterion.metric:
+            case "conformal_coverage":
+                assert isinstance(criterion.condition, Confidence)
+                return conformal_coverage(
+                    self._bundle,
+                    self._columns,
+                    self._needed_truth(),
+                    criterion.condition.level,
+                    ask=self._ask,
+                )
             case "coverage":
                 return coverage(self._bundle, self._columns)
             case "train_test_overlap":

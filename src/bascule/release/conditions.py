@@ -4,6 +4,7 @@ roc_auc[carrier=AA]     the rows with that value
 roc_auc[by carrier]     each value of the column; the worst one counts
 roc_auc[missing 10%]    with values left out at random, where the model takes missing ones
 roc_auc[noise 1%]       with noise of that part of each column's standard deviation
+conformal_coverage[0.9] of sets or intervals that should hold the truth nine times in ten
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from bascule.core.errors import Invalid
 _STATE = re.compile(r"(?P<kind>missing|noise)\s+(?P<percent>\d+\.?\d*|\.\d+)\s*%")
 _BY = re.compile(r"by\s+(?P<column>.+)")
 _SLICE = re.compile(r"(?P<column>[^=]+?)\s*=\s*(?P<value>.+)")
+_LEVEL = re.compile(r"\d*\.\d+")
 _EXAMPLES = "write [carrier=AA], [by carrier], [missing 10%] or [noise 1%]"
 
 
@@ -60,7 +62,17 @@ class Noise:
         return f"noise {self.percent:g}%"
 
 
-Condition = Slice | Each | Missing | Noise
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """What prediction sets and intervals are asked to hold the truth with."""
+
+    level: float
+
+    def __str__(self) -> str:
+        return f"{self.level:.12g}"
+
+
+Condition = Slice | Each | Missing | Noise | Confidence
 
 
 def parse_condition(text: str, inside: str) -> Condition:
@@ -78,3 +90,16 @@ def parse_condition(text: str, inside: str) -> Condition:
     if one := _SLICE.fullmatch(inside):
         return Slice(one["column"].strip(), one["value"].strip())
     raise Invalid(f"{text!r}: [{inside}] says no rows and no state", hint=_EXAMPLES)
+
+
+def parse_confidence(text: str, inside: str | None) -> Confidence:
+    """Read the confidence in the brackets of the criterion `text`; raises `Invalid`."""
+    hint = "write conformal_coverage[0.9] >= 0.88"
+    if inside is None:
+        raise Invalid(f"{text!r}: conformal_coverage needs a confidence", hint=hint)
+    if not _LEVEL.fullmatch(inside.strip()) or not 0 < float(inside) < 1:
+        raise Invalid(
+            f"{text!r}: the confidence {inside.strip()!r} is not a number over 0 and under 1",
+            hint=hint,
+        )
+    return Confidence(float(inside))

@@ -16,7 +16,15 @@ from decimal import Decimal
 from typing import Literal
 
 from bascule.core.errors import Invalid
-from bascule.release.conditions import Condition, Each, Missing, Noise, Slice, parse_condition
+from bascule.release.conditions import (
+    Condition,
+    Each,
+    Missing,
+    Noise,
+    Slice,
+    parse_condition,
+    parse_confidence,
+)
 
 Operator = Literal[">=", "<=", ">", "<"]
 
@@ -49,7 +57,14 @@ criterion need not import scikit-learn; a test compares them with what it offers
 
 LATENCIES = ("latency_p50", "latency_p99")
 SIZES = ("peak_memory", "size")
-DATA = ("coverage", "finite", "stability", "target_in_features", "train_test_overlap")
+DATA = (
+    "conformal_coverage",
+    "coverage",
+    "finite",
+    "stability",
+    "target_in_features",
+    "train_test_overlap",
+)
 """What is asked of the held-out rows, and of the answers to them."""
 QUALITIES = SCORERS | SHORT_NAMES.keys()
 METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, "parity"}
@@ -185,6 +200,8 @@ def _condition(text: str, metric: str, inside: str | None) -> Condition | None:
     """What the brackets say; only some metrics have any."""
     if metric in LATENCIES:
         return None
+    if metric == "conformal_coverage":
+        return parse_confidence(text, inside)
     if inside is None:
         if metric == "stability":
             raise Invalid(

@@ -17,20 +17,32 @@ class Measured:
     Attributes:
         value: In the unit of the criterion; None when it could not be measured.
         note: Without a value: why. With one: how it came about, where that is worth a word.
+        is_waived: Whether there is nothing that could be measured, and the criterion asks for
+            nothing then: it passes without a value, and says so.
     """
 
     value: float | None
     note: str = ""
+    is_waived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one criterion; `value` is None, and it failed, when there was none."""
+    """What became of one criterion.
+
+    Without a `value` it failed, because nothing was measured; or, where it asks for nothing yet,
+    it passed, and `is_waived` says that nobody has judged anything.
+    """
 
     criterion: Criterion
     value: float | None
     passed: bool
     reason: str
+
+    @property
+    def is_waived(self) -> bool:
+        """Whether it passed without anything being judged."""
+        return self.passed and self.value is None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -67,7 +79,7 @@ def evaluate(criteria: Sequence[Criterion], facts: Mapping[str, Measured]) -> Ga
     """Judge each criterion by its fact (`Criterion.measure` is the key). Pure.
 
     A criterion fails when its fact is missing or is not a finite number: a requirement that nobody
-    could look at is not met.
+    could look at is not met. The one exception is a fact that says itself that it is waived.
     """
     return GateReport(
         tuple(
@@ -78,6 +90,8 @@ def evaluate(criteria: Sequence[Criterion], facts: Mapping[str, Measured]) -> Ga
 
 
 def _judge(criterion: Criterion, fact: Measured) -> Result:
+    if fact.is_waived:
+        return Result(criterion, None, True, f"passed without a comparison: {fact.note}")
     if fact.value is None:
         return Result(criterion, None, False, f"not measured: {fact.note}")
     if not math.isfinite(fact.value):

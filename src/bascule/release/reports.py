@@ -1,7 +1,8 @@
 """A gate report for the machines and people around a pipeline: JSON, JUnit XML, Markdown. Pure.
 
 JUnit is the form that CI systems read (the schema is that of Jenkins' xUnit plug-in): a criterion
-is a test case; one that could not be evaluated is an `error`, one that was not met a `failure`.
+is a test case; one that could not be evaluated is an `error`, one that was not met a `failure`, and
+one that passed because there is nothing yet to compare with is `skipped`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ def as_json(report: GateReport, name: str) -> str:
 
 def as_junit(report: GateReport, name: str) -> str:
     """One test suite with one case a criterion."""
-    unknown = sum(result.value is None for result in report.results)
+    unknown = sum(result.value is None for result in report.failures)
     counts = {
         "tests": str(len(report.results)),
         "failures": str(len(report.failures) - unknown),
         "errors": str(unknown),
+        "skipped": str(sum(result.is_waived for result in report.results)),
     }
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": _xml(name), **counts})
@@ -37,6 +39,8 @@ def as_junit(report: GateReport, name: str) -> str:
         case = ElementTree.SubElement(
             suite, "testcase", {"classname": _xml(name), "name": _xml(str(result.criterion))}
         )
+        if result.is_waived:
+            ElementTree.SubElement(case, "skipped", {"message": _xml(result.reason)})
         if not result.passed:
             kind = "error" if result.value is None else "failure"
             said = ElementTree.SubElement(case, kind, {"message": _xml(result.reason)})

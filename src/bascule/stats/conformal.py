@@ -242,6 +242,16 @@ class Scores:
         Raises:
             Invalid: There are too few rows for it.
         """
+        return float(self.values[self._place(confidence)])
+
+    def rank(self, confidence: float) -> int:
+        """Which of the scores in order the threshold is; raises `Invalid` as `threshold` does.
+
+        It is one of those that were kept, so it may be a later one than was asked for.
+        """
+        return int(self.ranks[self._place(confidence)])
+
+    def _place(self, confidence: float) -> int:
         wanted = rank(self.rows, confidence)
         place = int(np.searchsorted(self.ranks, wanted))
         if place == len(self.ranks):
@@ -251,7 +261,7 @@ class Scores:
                 hint=self._hint(confidence),
                 limit=self.largest_confidence,
             )
-        return float(self.values[place])
+        return place
 
     @property
     def largest_confidence(self) -> float:
@@ -342,6 +352,30 @@ class Calibration:
     def threshold(self, confidence: float, method: str | None = None) -> float:
         """The largest score inside. Raises `Invalid` where there are too few rows for it."""
         return self.methods[self.method(method)].threshold(confidence)
+
+    def rank(self, confidence: float, method: str | None = None) -> int:
+        """Which score in order that is, k of n: the law of the coverage is Beta(k, n + 1 - k)."""
+        return self.methods[self.method(method)].rank(confidence)
+
+    def holds(
+        self, added: Mapping[str, NDArray[Any]], truth: NDArray[Any], classes: Sequence[Any] | None
+    ) -> NDArray[np.bool_]:
+        """Whether each row's truth is inside.
+
+        Args:
+            added: From `added`.
+            truth: One of `classes` each, or a number; a label that is none of them is in no set.
+            classes: The labels in the order of the probabilities.
+
+        Raises:
+            Invalid: A truth is not a finite number.
+        """
+        if not self.is_of_classes:
+            numbers = _numbers(truth)
+            return np.asarray((added[LOWER] <= numbers) & (numbers <= added[UPPER]))
+        own = _places(truth, classes or ())
+        held = added[PREDICTION_SET][np.arange(len(own)), own]
+        return np.asarray(held & (own >= 0))
 
     def added(
         self, outputs: Mapping[str, NDArray[Any]], confidence: float, method: str | None = None
@@ -439,8 +473,7 @@ def calibrate(
         numbers = _numbers(truth)
         scores = {method: number_scores(method, outputs, numbers) for method in methods}
     else:
-        places = {label: place for place, label in enumerate(classes)}
-        own = np.array([places.get(label, -1) for label in truth.tolist()])
+        own = _places(truth, classes)
         probabilities = np.asarray(outputs[PROBABILITIES], np.float64)
         scores = {}
         for method in methods:
@@ -452,6 +485,12 @@ def calibrate(
     return Calibration(
         len(truth), source, {method: Scores.of(values) for method, values in scores.items()}
     )
+
+
+def _places(truth: NDArray[Any], classes: Sequence[Any]) -> NDArray[np.int64]:
+    """The place of each label among the classes; -1 for one that is not there."""
+    places = {label: place for place, label in enumerate(classes)}
+    return np.array([places.get(label, -1) for label in truth.tolist()], np.int64)
 
 
 def _numbers(truth: NDArray[Any]) -> Floats:

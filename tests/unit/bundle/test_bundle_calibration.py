@@ -156,7 +156,7 @@ def resealed(bundle, value) -> bascule.Bundle:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (b"{", "is not JSON"),
+        (b"{", "is not a calibration: it is not JSON"),
         (b"[]", "cannot be read"),
         (
             {

@@ -112,3 +112,59 @@ def test_a_card_in_another_form_is_refused_before_anything_is_measured(bundle, t
     with pytest.raises(Invalid, match=r"card\.pdf is neither \.md nor \.html"):
         write_card(bundle.path, None, None, tmp_path / "card.pdf", by="ada")
     assert bundle.statements("quality") == []
+
+
+# -- which program answers --
+
+
+def measured(bundle, **latency_us):
+    body = {**bundle.cost.to_json(), "latency_us": latency_us}
+    bundle.add_statement("cost", {**body, "machine": {"cpu": "Abacus 3"}}, by="a test")
+    return Said.of(bundle.statements())
+
+
+QUICK, SLOW = {"1": 1.0, "512": 10.0}, {"1": 9.0, "512": 90.0}
+
+
+def test_the_card_names_the_program_that_serves_requests_and_the_one_that_runs_batches(bundle):
+    pytest.importorskip("daal4py")
+    text = render(bundle.manifest, measured(bundle, onnx=SLOW, onedal=QUICK, original=SLOW))
+    assert re.search(r"\| serves requests \| onedal in .*; where that cannot run, onnx \|", text)
+    assert "| runs batches | onedal |" in text
+    assert "| chosen by | the times measured on Abacus 3 |" in text
+
+    text = render(
+        bundle.manifest,
+        measured(bundle, onnx={"1": 1.0, "512": 90.0}, onedal={"1": 9.0, "512": 80.0}),
+    )
+    assert re.search(r"\| serves requests \| onnx in [^;|]* \|", text)
+    assert re.search(r"\| runs batches \| onnx; from \d+ rows on onedal \|", text)
+
+
+def test_the_card_tells_the_parity_of_every_program_that_is_in_the_bundle(bundle):
+    pytest.importorskip("daal4py")
+    text = render(bundle.manifest, Said.of(bundle.statements()))
+    for name in ("onnx", "onedal"):
+        assert f"- {name}: equal to the original within " in text
+
+
+def test_show_says_which_program_answers_here_and_where_its_cost_was_measured(
+    bundle, monkeypatch, capsys
+):
+    from bascule.bundle import programs
+    from bascule.cli.showing import print_bundle
+
+    pytest.importorskip("daal4py")
+    measured(bundle, onnx=SLOW, onedal=QUICK, original=SLOW)
+    print_bundle(bundle, None, bundle.statements(), ())
+    said = capsys.readouterr().out
+    assert "requests: onedal; batches: onedal\n" in said
+    assert "parity of onedal: equal to the original" in said
+    assert "cost measured on Abacus 3; this machine has " in said
+    assert "us, onedal" in said
+
+    monkeypatch.setattr(programs, "runnable", lambda entries: ["onnx"])
+    print_bundle(bundle, None, bundle.statements(), ())
+    said = capsys.readouterr().out
+    assert "requests and batches: onnx\n" in said
+    assert "onedal cannot run here: pip install 'bascule[onedal]'" in said

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bascule.bundle.choosing import fastest, pinned
+from bascule.bundle.choosing import fastest, pinned, roles
 
 COSTS = {
     "onnx": {1: 8.0, 8: 16.0, 64: 100.0, 512: 800.0, 8192: 12_000.0},
@@ -46,3 +46,28 @@ def test_whatever_was_measured_one_of_the_programs_is_chosen(costs, rows):
     names = sorted(costs)
     assert fastest(names, costs, rows) in names
     assert pinned(names, costs) in names
+
+
+# -- in words, for cards and for show --
+
+
+def test_what_runs_batches_is_told_from_the_size_on_at_which_it_changes():
+    found = roles(BOTH, COSTS)
+    (first, onnx), (from_rows, onedal) = found.batches
+    assert (found.requests, first, onnx, onedal) == ("onedal", 1, "onnx", "onedal")
+    assert fastest(BOTH, COSTS, from_rows - 1) == "onnx"
+    assert fastest(BOTH, COSTS, from_rows) == "onedal"
+    assert found.batches_in_words() == f"onnx; from {from_rows} rows on onedal"
+
+
+def test_one_program_does_everything_and_is_named_once():
+    found = roles(["onnx"], COSTS)
+    assert (found.requests, found.batches_in_words()) == ("onnx", "onnx")
+
+
+@given(costs=st.dictionaries(st.sampled_from("abc"), sizes, min_size=1))
+def test_at_every_measured_size_the_words_name_the_program_that_runs(costs):
+    names = sorted(costs)
+    told = roles(names, costs).batches
+    for rows in {size for times in costs.values() for size in times}:
+        assert [name for start, name in told if start <= rows][-1] == fastest(names, costs, rows)

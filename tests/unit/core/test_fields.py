@@ -17,10 +17,6 @@ SIGNATURE = Signature(
 )
 
 
-def test_a_signature_comes_back_from_json_as_it_was():
-    assert Signature.from_json(SIGNATURE.to_json()) == SIGNATURE
-
-
 def test_one_input_with_columns_is_a_matrix_and_several_are_a_table():
     assert Signature((Field("input", DType.FP64, (30,)),), ()).is_matrix
     assert not SIGNATURE.is_matrix

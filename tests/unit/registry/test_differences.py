@@ -118,3 +118,10 @@ def test_sections_come_in_their_order():
     sections = list(dict.fromkeys(one.section for one in between(other)))
     assert sections == [name for name in SECTIONS if name in sections]
     assert len(sections) == 5
+
+
+def test_a_line_of_the_environment_without_its_version_is_passed_over():
+    """Anybody may have written the file: nothing of it may end the comparison."""
+    from bascule.registry.differences import _environment
+
+    assert dict(_environment("numpy==\nscipy== \n==\nskops==0.13 ; x\n")) == {"skops": "0.13"}

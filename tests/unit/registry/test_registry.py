@@ -256,11 +256,17 @@ def test_the_verdict_is_that_of_the_latest_check(registry, bundle, now):
     ]
 
 
-def test_a_gates_statement_without_a_clear_yes_is_a_failure(registry, bundle, now):
+@pytest.mark.parametrize("body", [{"passed": "yes"}, {"passed": 1}, {}, {"passed": None}])
+def test_a_verdict_that_is_neither_yes_nor_no_is_refused_and_changes_nothing(
+    registry, bundle, now, body
+):
     version = registry.push(bundle(), by="ada")
-    registry.add_statement(version, "gates", {"passed": "yes"}, at=now, by="ci")
+    registry.add_statement(version, "gates", {"passed": False}, at=now, by="ci")
+    with pytest.raises(Untrusted, match="cannot be read as a statement of gates"):
+        registry.add_statement(version, "gates", body, at=now + timedelta(days=1), by="ci")
 
     assert registry.resolve("late/1").gates == "failed"
+    assert len(registry.statements(version, "gates")) == 1
 
 
 def test_the_same_statement_said_twice_is_kept_once(registry, bundle, now):

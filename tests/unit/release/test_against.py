@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from bascule.registry import open_registry
 from bascule.release import Criterion, check
 from bascule.release.against import finder
 from bascule.release.criteria import QUALITIES, SHORT_NAMES, NotWorse
+from bascule.release.reports import as_junit
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -263,8 +265,13 @@ def test_before_the_first_alias_there_is_nothing_to_be_worse_than(registry, good
     report = check(
         good, ["f1 >= champion - 0.1"], now=T0, by="ada", record=lambda report: None, find=find
     )
+    (result,) = report.results
     assert report.passed
-    assert "m has no alias yet" in report.results[0].reason
+    assert result.is_waived, "nobody has judged it"
+    assert result.value is None
+    assert result.reason.startswith("passed without a comparison: no alias of m was ever set")
+    case = ElementTree.fromstring(as_junit(report, "m")).find("testsuite/testcase")
+    assert [part.tag for part in case] == ["skipped"]
 
 
 def test_a_version_is_found_by_its_alias_or_its_reference(registry, good, poor):

@@ -131,7 +131,7 @@ def open_boosted(open_: Open, data: bytes, manifest: Manifest, threads: int) -> 
             f"{manifest.original.file} cannot be read: {_first_line(problem)}",
             file=manifest.original.file,
         ) from problem
-    frame = Frame.from_json(recipe)
+    frame = Frame.from_json(recipe).fitting(manifest.signature)
     return BoostedOriginal(ask, frame, manifest.signature, manifest.classes)
 
 
@@ -157,11 +157,11 @@ class BoostedOriginal:
         """The outputs asked for; see `core.programs.Program`."""
         try:
             numbers = self._ask(_built(self._frame, columns))
+            known = {field.name: field.dtype for field in self.outputs}
+            wanted = list(known) if outputs is None else list(outputs)
+            return {name: as_dtype(self._answer(name, numbers), known[name]) for name in wanted}
         except Exception as problem:
             raise ModelFailed(f"the original failed: {_first_line(problem)}") from problem
-        known = {field.name: field.dtype for field in self.outputs}
-        wanted = list(known) if outputs is None else list(outputs)
-        return {name: as_dtype(self._answer(name, numbers), known[name]) for name in wanted}
 
     def _answer(self, name: str, numbers: NDArray[Any]) -> NDArray[Any]:
         if name != "label":

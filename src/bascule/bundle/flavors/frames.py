@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.manifest import MANIFEST
+from bascule.bundle.reading import shaped
 from bascule.bundle.tables import Kind, is_missing
 from bascule.core.errors import Untrusted
-from bascule.core.fields import Columns
+from bascule.core.fields import Columns, Signature
 
 _LARGEST = 2.0**63
 _TEXT_TYPES = ("str", "string", "object")
@@ -58,6 +60,15 @@ class Frame:
             return values
         return values.astype(wanted, copy=False)
 
+    def fitting(self, signature: Signature) -> Frame:
+        """Itself; raises `Untrusted` where it needs other columns than the model takes."""
+        if self.kinds and set(self.kinds) != {field.name for field in signature.inputs}:
+            raise Untrusted(
+                "the manifest says of other columns how they were held than the model takes",
+                file=MANIFEST,
+            )
+        return self
+
     def to_json(self) -> dict[str, Any]:
         return {
             "container": self.container,
@@ -77,24 +88,35 @@ class Frame:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Frame:
         """What `to_json` wrote; raises `Untrusted` when a manifest holds something else."""
-        try:
-            return cls(
-                container=value["container"],
-                dtype=value["dtype"],
-                kinds={
-                    column["name"]: Kind(
-                        column["dtype"],
-                        None if column["categories"] is None else tuple(column["categories"]),
-                        column["ordered"],
-                        column["missing"],
-                    )
-                    for column in value["columns"]
-                },
+        known = shaped(
+            value, _Recipe, MANIFEST, what="a manifest that says how the training table was held"
+        )
+        kinds = {
+            column["name"]: Kind(
+                column["dtype"],
+                None if column["categories"] is None else tuple(column["categories"]),
+                column["ordered"],
+                column["missing"],
             )
-        except (KeyError, TypeError):
-            raise Untrusted(
-                "the manifest does not say how the training table was held", file="bundle.json"
-            ) from None
+            for column in known["columns"]
+        }
+        if len(kinds) != len(known["columns"]):
+            raise Untrusted("the manifest says of one column twice how it was held", file=MANIFEST)
+        return cls(container=known["container"], dtype=known["dtype"], kinds=kinds)
+
+
+class _Column(TypedDict):
+    name: str
+    dtype: str
+    categories: list[str | int | float | bool] | None
+    ordered: bool
+    missing: str
+
+
+class _Recipe(TypedDict):
+    container: Literal["numpy", "pandas", "polars"]
+    dtype: str
+    columns: list[_Column]
 
 
 def _is_whole(values: NDArray[Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from bascule.bundle.manifest import Manifest
+from bascule.bundle.reading import reading
 from bascule.core.errors import Untrusted
 from bascule.core.programs import Program
 
@@ -19,6 +20,11 @@ _OPENERS = {
 
 def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:
     """The saved original as a program; `data` has been verified against the manifest."""
+    with reading(manifest.original.file, what="the original that its manifest tells of"):
+        return _opened(data, manifest, threads)
+
+
+def _opened(data: bytes, manifest: Manifest, threads: int) -> Program:
     if manifest.original.format == "onnx":
         from bascule.bundle.programs.onnx import open_onnx
 

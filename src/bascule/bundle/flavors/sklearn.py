@@ -140,8 +140,8 @@ class SklearnOriginal:
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
         wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
-        data = self._frame.build(columns)
         try:
+            data = self._frame.build(columns)
             made = {field.name: self._answer(field, data) for field in wanted}
         except Exception as problem:
             raise ModelFailed(f"the original failed: {problem}") from problem
@@ -195,8 +195,8 @@ def open_skops(data: bytes, manifest: Manifest) -> SklearnOriginal:
                 f"{manifest.name} was saved with {name} {saved_with}, and {found} is installed",
                 hint=f"pip install '{name}=={saved_with}', or pack the model again",
             )
-    model = load_trusted(data, manifest.original.file)
-    return SklearnOriginal(model, Frame.from_json(manifest.original.frame), manifest.signature)
+    frame = Frame.from_json(manifest.original.frame).fitting(manifest.signature)
+    return SklearnOriginal(load_trusted(data, manifest.original.file), frame, manifest.signature)
 
 
 def load_trusted(data: bytes, file: str) -> Any:

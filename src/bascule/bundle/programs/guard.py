@@ -2,8 +2,9 @@
 
 Refused are: tensors whose data lives in another file; operators that are not the runtime's own;
 operators that open files; tensors over `limits.MAX_TENSOR_ELEMENTS`, and requests by constant for
-grown ones over `limits.MAX_GROWN_ELEMENTS`; graphs nested over `limits.MAX_GRAPH_DEPTH`; and bytes
-that are no ONNX model at all, such as the runtime's own format, which it would take too.
+grown ones over `limits.MAX_GROWN_ELEMENTS`; graphs nested over `limits.MAX_GRAPH_DEPTH`; trees that
+lead the runtime astray (see `forests`); and bytes that are no ONNX model at all, such as the
+runtime's own format, which it would take too.
 
 Field numbers are those of `onnx.proto` (ONNX IR version 12). No framework is imported.
 """
@@ -20,6 +21,8 @@ from bascule.bundle.limits import (
     MAX_NODES,
     MAX_TENSOR_ELEMENTS,
 )
+from bascule.bundle.programs.forests import OPERATORS as TREES
+from bascule.bundle.programs.forests import Attribute, fault, read_attribute
 from bascule.bundle.programs.wire import BYTES, Damaged, Record, numbers, records
 from bascule.core.errors import Untrusted
 
@@ -51,6 +54,7 @@ class _Node:
     outputs: list[str] = field(default_factory=list)
     shape: tuple[int, ...] | None = None
     value: tuple[int, ...] | None = None
+    attributes: list[tuple[int, int]] = field(default_factory=list)
 
 
 def check_graph(data: bytes, file: str) -> None:
@@ -147,6 +151,7 @@ class _Guard:
             elif number == 4:
                 node.kind = self._text(begin, stop)
             elif number == 5:
+                node.attributes.append((begin, stop))
                 self._attribute(begin, stop, scope, node)
             elif number == 7:
                 node.domain = self._text(begin, stop)
@@ -162,6 +167,8 @@ class _Guard:
             )
         if node.kind in _OPENS_FILES:
             raise self._refused(f"uses the operator {node.kind}, which reads other files")
+        if node.kind in TREES:
+            self._judge_trees(node)
         asked: Sequence[int] | None = None
         if node.kind in _SHAPE_ATTRIBUTE:
             asked = node.shape
@@ -177,6 +184,16 @@ class _Guard:
                 f"asks for a tensor of {elements:,} elements by {node.kind}, and "
                 f"{MAX_GROWN_ELEMENTS:,} are allowed"
             )
+
+    def _judge_trees(self, node: _Node) -> None:
+        known: dict[str, Attribute] = {}
+        for start, end in node.attributes:
+            name, attribute = read_attribute(self._data, start, end)
+            if name in known:
+                raise self._refused(f"says twice what the {name} of {node.kind} are")
+            known[name] = attribute
+        if wrong := fault(node.kind, known):
+            raise self._refused(f"holds trees in {node.kind} with {wrong}")
 
     def _attribute(self, start: int, end: int, scope: _Scope, node: _Node) -> None:
         name = ""

@@ -10,7 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+RUN = 6
+"""No wire type of the format: many records of one field, as they stand, tags and all."""
 
 # A tree ensemble holds millions of numbers as single records, one tag each. These are runs of them:
 # `floats` (field 7, four bytes each) and `ints` (field 8, a varint each) of an attribute.
@@ -26,7 +31,9 @@ Record = tuple[int, int, int, int]
 """Field number, wire type, and either the number and 0, or where the bytes begin and end."""
 
 
-def records(data: bytes, start: int, end: int, *, skip_numbers: bool = False) -> Iterator[Record]:
+def records(
+    data: bytes, start: int, end: int, *, skip_numbers: bool = False, keep_runs: bool = False
+) -> Iterator[Record]:
     """The records of the message between `start` and `end`.
 
     Args:
@@ -35,16 +42,19 @@ def records(data: bytes, start: int, end: int, *, skip_numbers: bool = False) ->
         end: Where it ends.
         skip_numbers: Whether to step over runs of fields 7 and 8, which are the numbers of an
             attribute.
+        keep_runs: Whether to hand on such a run as one record of the kind `RUN`.
 
     Raises:
         Damaged: It is no message.
     """
     at = start
     while at < end:
-        if skip_numbers and data[at] in (0x3D, 0x40):
+        if (skip_numbers or keep_runs) and data[at] in (0x3D, 0x40):
             run = _RUN_OF_FLOATS if data[at] == 0x3D else _RUN_OF_INTS
             match = run.match(data, at, end)
             if match is not None and match.end() > at:
+                if keep_runs:
+                    yield data[at] >> 3, RUN, at, match.end()
                 at = match.end()
                 continue
         tag, at = varint(data, at, end)
@@ -96,3 +106,30 @@ def numbers(data: bytes, record: Record) -> list[int]:
         value, at = varint(data, at, end)
         found.append(signed(value))
     return found
+
+
+def integers(data: bytes, record: Record) -> NDArray[np.int64]:
+    """The same for a record of millions, and for a run of records.
+
+    Raises:
+        Damaged: A number does not end.
+    """
+    _, kind, start, end = record
+    if kind == VARINT:
+        return np.array([signed(start)], np.int64)
+    if start == end:
+        return np.empty(0, np.int64)
+    octets = np.frombuffer(data, np.uint8, end - start, start)
+    ends = np.flatnonzero(octets < 0x80)
+    if kind == RUN:  # a tag of one byte before each number
+        begins, ends = ends[0::2] + 1, ends[1::2]
+    else:
+        begins = np.append(0, ends[:-1] + 1)
+    if octets[-1] >= 0x80 or (ends - begins >= 10).any():
+        raise Damaged(f"a number does not end before byte {end}")
+    found = np.zeros(len(ends), np.uint64)
+    for place in range(int((ends - begins).max()) + 1):
+        there = begins + place <= ends
+        part = (octets[begins[there] + place] & 0x7F).astype(np.uint64)
+        found[there] |= part << np.uint64(7 * place)
+    return found.view(np.int64)
