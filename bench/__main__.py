@@ -63,6 +63,7 @@ def run(console: Console, kinds: list[type[System]], settings: Settings) -> repo
         console.print(f"the machine is busy (load {busy:.1f}), figures are rough", style="yellow")
     console.print("fitting and packing the model")
     subject = make(settings.folder)
+    console.print(f"bascule pins the program {subject.pinned}", highlight=False)
     samples: list[Sample] = []
     starts: list[Start] = []
     for number in range(1, settings.rounds + 1):
@@ -88,6 +89,7 @@ def run(console: Console, kinds: list[type[System]], settings: Settings) -> repo
             "server_core": settings.server_core,
             "load_core": settings.load_core,
             "load_average_before": busy,
+            "pinned_program": subject.pinned,
         },
         about={kind.name: kind.about for kind in kinds},
     )

@@ -1,11 +1,11 @@
 """Every flavor: how equal its programs are to the original, and how much faster.
 
-    python -m bench.flavors [--rounds N] [--markdown]        (or `make bench-flavors`)
+    python -m bench.flavors [--rounds N] [--only WORDS] [--markdown]     (or `make bench-flavors`)
 
 One core, one thread. Each round times the original and every program of each bundle in turn, so
 that what else happens on the machine happens to all of them; a figure is the median of the rounds,
-and a speed-up compares neighbours within a round. The original is asked for probabilities alone,
-the programs for all their outputs.
+and a speed-up compares neighbours within a round. All are asked for the same: the probabilities.
+Where a batch may be answered by the original in a process of its own, that is one of the programs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -41,12 +41,18 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import bascule
 from bascule.bundle.cost import sample_latency
+from bascule.bundle.flavors.originals import is_inspected
+from bascule.bundle.format import ISOLATED, ORIGINAL, open_original
+from bascule.bundle.tables import conform, recombined
+from bascule.core.fields import Columns
+from bascule.core.programs import Program
 from bench.machine import machine, versions
 from bench.report import put_between_marks
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "build" / "bench" / "flavors.json"
 PAGE = ROOT / "docs" / "reference" / "flavors.md"
+MARKS = "<!-- bench:flavors -->", "<!-- /bench:flavors -->"
 SIZES = (1, 100, 65_536)
 BARS = {1: 15.0, 65_536: 3.0}
 """How many times faster than scikit-learn's gradient boosting the best program is to be."""
@@ -63,7 +69,7 @@ class Row:
         model: In words.
         parity: The largest difference from the original of the ONNX program.
         programs: What the bundle holds, by name.
-        best: The fastest program by batch size.
+        best: The fastest program by batch size; `original` where there is none that is faster.
         original_us: The time of one call of the original, by batch size.
         speed_up: By batch size, how many times faster the best program is; medians of the rounds.
         spread: The largest difference between rounds, as a share of the median, over the sizes.
@@ -149,25 +155,33 @@ MODELS: dict[tuple[str, str], Maker] = {
 }
 
 
-def measure(folder: Path, rounds: int, tell: Callable[[str], None]) -> Iterator[Row]:
+def measure(
+    models: dict[tuple[str, str], Maker], folder: Path, rounds: int, tell: Callable[[str], None]
+) -> Iterator[Row]:
     """Pack every model and time its programs beside its original."""
-    for number, ((flavor, words), make) in enumerate(MODELS.items()):
+    for number, ((flavor, words), make) in enumerate(models.items()):
         tell(f"{flavor}: {words}")
         model, train = make()
         bundle = bascule.pack(model, name="model", train=train, to=folder / str(number))
-        columns = _varied(bascule.bundle.tables.conform(train, bundle.signature))
+        # Trees are far quicker on rows that come again and again: processors learn the way.
+        columns = recombined(conform(train, bundle.signature), SIZES[-1])
         names = [entry.name for entry in bundle.manifest.programs]
-        programs = {name: bundle.program(name) for name in names}
-        original = _Probabilities(bundle.original())
+        programs = {name: Probabilities(bundle.program(name)) for name in names}
+        if not is_inspected(bundle.manifest.original):
+            isolated = open_original(bundle.path, bundle.manifest, isolated=True)
+            programs[ISOLATED] = Probabilities(isolated)
+        original = Probabilities(bundle.original())
         best, original_us, speed_up, spreads = {}, {}, {}, []
         for size in SIZES:
-            seen: dict[str, list[float]] = {name: [] for name in names}
+            seen: dict[str, list[float]] = {name: [] for name in programs}
             base: list[float] = []
             for _ in range(rounds):
                 base.append(_median_us(original, columns, size))
-                for name in names:
-                    seen[name].append(base[-1] / _median_us(programs[name], columns, size))
-            best[size] = max(names, key=lambda name: median(seen[name]))
+                for name, program in programs.items():
+                    seen[name].append(base[-1] / _median_us(program, columns, size))
+            if ISOLATED not in seen:
+                seen[ORIGINAL] = [1.0]
+            best[size] = max(seen, key=lambda name: median(seen[name]))
             ratios = seen[best[size]]
             speed_up[size] = median(ratios)
             original_us[size] = median(base)
@@ -178,40 +192,42 @@ def measure(folder: Path, rounds: int, tell: Callable[[str], None]) -> Iterator[
         yield Row(flavor, words, difference, names, best, original_us, speed_up, max(spreads))
 
 
-class _Probabilities:
-    """The original asked as one asks it: for probabilities, from which labels follow."""
+class Probabilities:
+    """A program that is asked for probabilities alone, as one asks a model: labels follow."""
 
-    def __init__(self, program: Any) -> None:
-        self.name, self.inputs = program.name, program.inputs
+    def __init__(self, program: Program) -> None:
+        self.name, self.inputs, self.outputs = program.name, program.inputs, program.outputs
         self._run = program.run
 
-    def run(self, columns: Any) -> Any:
-        return self._run(columns, ["probabilities"])
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        return self._run(columns, ["probabilities"] if outputs is None else outputs)
 
 
-def _varied(columns: Any) -> Any:
-    """As many different rows as the largest batch, put together from the values of real ones.
-
-    Trees are far quicker on rows that come again and again: processors learn the way.
-    """
-    random = np.random.default_rng(0)
-    return {
-        name: np.take_along_axis(
-            values, random.integers(0, len(values), (SIZES[-1], *values.shape[1:])), axis=0
-        )
-        for name, values in columns.items()
-    }
+def _median_us(program: Program, columns: Columns, size: int) -> float:
+    return float(np.median(sample_latency(program, columns, size, budget_s=0.15, at_least=1)))
 
 
-def _median_us(program: Any, columns: Any, size: int) -> float:
-    return float(np.median(sample_latency(program, columns, size, budget_s=0.15)))
+def chosen(only: str | None) -> dict[tuple[str, str], Maker]:
+    """The models whose flavor and words hold `only`; all, if None. Raises `ValueError` if none."""
+    found = {key: make for key, make in MODELS.items() if only is None or only in ": ".join(key)}
+    if not found:
+        known = "; ".join(": ".join(key) for key in MODELS)
+        raise ValueError(f"no model is called like {only!r}; there are {known}")
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.flavors", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (3)")
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (7)")
+    parser.add_argument("--only", metavar="WORDS", help="only the models called like this")
     parser.add_argument("--markdown", action="store_true", help="write the page too")
     asked = parser.parse_args(arguments)
+    try:
+        models = chosen(asked.only)
+    except ValueError as problem:
+        parser.error(f"--only: {problem}")
+    if asked.only and asked.markdown:
+        parser.error("--markdown: the page holds all models, so leave --only out")
     if any(os.environ.get(name) != "1" for name in _ONE_THREAD):
         # Read when the libraries are loaded, and they are.
         command = [sys.executable, "-m", "bench.flavors", *sys.argv[1:]]
@@ -220,13 +236,15 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
-        rows = list(measure(Path(folder), asked.rounds, lambda words: console.print(words)))
+        rows = list(measure(models, Path(folder), asked.rounds, lambda words: console.print(words)))
     console.print(_shown(rows))
     claims = {
         f"{SUBJECT}, {size:,} rows": {
-            "measured": next(r for r in rows if r.model == SUBJECT).speed_up[size],
+            "measured": row.speed_up[size],
             "bar": bar,
         }
+        for row in rows
+        if row.model == SUBJECT
         for size, bar in BARS.items()
     }
     for claim, said in claims.items():
@@ -234,11 +252,12 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"{claim}: {said['measured']:.1f} x, bar {said['bar']:g} x: {met}")
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     about = {"schema_version": 1, "machine": machine(), "versions": versions(_DISTRIBUTIONS)}
-    made = {**about, "rows": [asdict(row) for row in rows], "claims": claims}
+    measured = [asdict(row) for row in rows]
+    made = {**about, "rounds": asked.rounds, "rows": measured, "claims": claims}
     OUTPUT.write_text(json.dumps(made, indent=2) + "\n")
     console.print(f"written to {OUTPUT.relative_to(ROOT)}")
     if asked.markdown:
-        PAGE.write_text(put_between_marks(PAGE.read_text(), _markdown(rows, made)))
+        PAGE.write_text(put_between_marks(PAGE.read_text(), markdown(rows, made), MARKS))
         console.print(f"and to {PAGE.relative_to(ROOT)}")
     return 0
 
@@ -246,12 +265,12 @@ def main(arguments: list[str] | None = None) -> int:
 _DISTRIBUTIONS = (
     "onnxruntime", "scikit-learn", "scikit-learn-intelex", "xgboost-cpu", "lightgbm", "catboost",
 )  # fmt: skip
-_HEADS = ("flavor", "model", "parity", "1 row", "100 rows", "65,536 rows")
+_HEADS = ("flavor", "model", "parity", "1 row", "100 rows", "65,536 rows", "spread")
 
 
 def _cells(row: Row) -> list[str]:
     ups = [f"{row.speed_up[size]:.1f} x ({row.best[size]})" for size in SIZES]
-    return [row.flavor, row.model, f"{row.parity:.1e}", *ups]
+    return [row.flavor, row.model, f"{row.parity:.1e}", *ups, f"{row.spread:.0%}"]
 
 
 def _shown(rows: list[Row]) -> Table:
@@ -261,17 +280,17 @@ def _shown(rows: list[Row]) -> Table:
     return table
 
 
-def _markdown(rows: list[Row], made: dict[str, Any]) -> str:
+def markdown(rows: list[Row], made: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(_HEADS) + " |", "|---" * len(_HEADS) + "|"]
     lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
     parts = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    most = max(row.spread for row in rows)
     return "\n".join(
         [
             *lines,
             "",
-            f"Rounds differ by up to {most:.0%}. {made['machine']['processor']}, one core.",
-            f"With {parts}.",
+            f"Medians of {made['rounds']} interleaved rounds. Spread is (largest - smallest) /",
+            "median of a row's speed-ups, at its worst size.",
+            f"{made['machine']['processor']}, one core. With {parts}.",
         ]
     )
 

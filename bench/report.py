@@ -257,7 +257,8 @@ def markdown(report: Report) -> str:
         f"{setting['rounds']} interleaved rounds of {setting['seconds']} s a work, medians; "
         f"{setting['connections']} connections; servers on core {setting['server_core']}, load on "
         f"core {setting['load_core']}. CPU is user and system time of the server's whole process "
-        "tree. Spread is (largest - smallest) / median of the CPU figure."
+        "tree. Spread is (largest - smallest) / median of the CPU figure. Of the programs in its "
+        f"bundle, bascule pinned `{setting['pinned_program']}`; the bare server runs `onnx`."
     )
     return "\n\n".join(
         [
@@ -277,9 +278,9 @@ def _grid(headings: list[str], cells: Cells) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def put_between_marks(page: str, text: str) -> str:
+def put_between_marks(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
     """`page` with `text` in place of what stood between the marks; at its end if it has none."""
-    opening, closing = MARKS
+    opening, closing = marks
     before, found, rest = page.partition(opening)
     if not found:
         return f"{page.rstrip()}\n\n{opening}\n\n{text}\n\n{closing}\n"

@@ -29,6 +29,8 @@ class Subject:
     Attributes:
         bundle: The packed model.
         program: The ONNX file inside the bundle; what the bare server runs.
+        pinned: The name of the bundle's program that bascule serves requests with, by the cost that
+            was measured when it was packed.
         pickle: The fitted model as joblib writes it; what a server written by hand loads.
         input_name: The name of the one input tensor.
         datatype: Its type by the bundle's signature.
@@ -38,6 +40,7 @@ class Subject:
 
     bundle: Path
     program: Path
+    pinned: str
     pickle: Path
     input_name: str
     datatype: str
@@ -63,6 +66,7 @@ def make(folder: Path) -> Subject:
     return Subject(
         bundle=path,
         program=path / "programs" / "onnx.onnx",
+        pinned=bundle.program().name,
         pickle=pickle,
         input_name=field.name,
         datatype=field.dtype.value,

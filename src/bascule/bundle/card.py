@@ -12,7 +12,8 @@ from typing import Any
 
 from bascule.bundle.choosing import Roles, roles
 from bascule.bundle.cost import BATCH_SIZES, Cost
-from bascule.bundle.format import ORIGINAL, Manifest, Statement
+from bascule.bundle.flavors.originals import is_inspected
+from bascule.bundle.format import ISOLATED, ORIGINAL, Manifest, Statement
 from bascule.bundle.parity import Parity
 from bascule.core.fields import Field
 
@@ -157,7 +158,7 @@ def _serves(manifest: Manifest, said: Said) -> list[tuple[str, str]]:
     served = manifest.served
     if served is None:
         return [("serves", "the original")]
-    if len(manifest.programs) == 1 or said.cost is None:
+    if said.cost is None or _roles(manifest, said).batches == ((1, served.name),):
         return [("serves", f"{served.name} in {served.precision}")]
     chosen = _roles(manifest, said)
     entry = manifest.program(chosen.requests) or served
@@ -172,7 +173,8 @@ def _serves(manifest: Manifest, said: Said) -> list[tuple[str, str]]:
 
 def _roles(manifest: Manifest, said: Said) -> Roles:
     latency_us = {} if said.cost is None else said.cost.latency_us
-    return roles([entry.name for entry in manifest.programs], latency_us)
+    last = ORIGINAL if is_inspected(manifest.original) else ISOLATED
+    return roles([entry.name for entry in manifest.programs], latency_us, last=last)
 
 
 def _use(manifest: Manifest, said: Said) -> tuple[Block, ...]:

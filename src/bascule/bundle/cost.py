@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.tables import for_program, take
+from bascule.bundle.tables import for_program, recombined, take
 from bascule.core.errors import Unavailable
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
@@ -25,9 +26,11 @@ from bascule.core.programs import Program
 BATCH_SIZES = (1, 8, 64, 512, 8192, 65536)
 _LONGEST_RUN_S = 1.0
 """Larger batches than this allows are not timed: the time grows with the rows from there on."""
-_WARM_UP = 3
-_MIN_SAMPLES = 3
+_ROUNDS = 3
+"""In how many turns each program is timed."""
 _MAX_SAMPLES = 200
+_MAX_VALUES = 1 << 25
+"""How many values the rows that are timed may hold together: 256 MB of doubles."""
 _MEMORY_TIMEOUT_S = 120.0
 
 _MEMORY_PROBE = """
@@ -94,54 +97,94 @@ class Cost:
 
 
 def sample_latency(
-    program: Program, columns: Columns, rows: int, *, budget_s: float = 0.1
+    program: Program,
+    columns: Columns,
+    rows: int,
+    *,
+    budget_s: float = 0.1,
+    at_least: int = 3,
 ) -> NDArray[np.float64]:
     """Times in microseconds of single calls with `rows` rows, after a warm-up.
 
-    At least 3 and at most 200 calls, and no more than fit into about `budget_s`.
+    At most 200 calls, and no more than fit into about `budget_s`. Each call has
+    other rows than the last where there are enough: a processor learns the way of rows that come
+    again through a tree, and real ones do not.
 
     Args:
         program: What to time.
         columns: Real rows in the signature's dtypes, repeated as needed.
         rows: The batch size.
         budget_s: When to stop.
+        at_least: How many calls there are whatever they take, and as many to warm up.
     """
     have = len(next(iter(columns.values())))
-    batch = for_program(take(columns, np.arange(rows) % have), program.inputs)
+    different = min(max(1, have // rows), _MAX_SAMPLES)
+    batches = [
+        for_program(
+            take(columns, np.arange(start * rows, (start + 1) * rows) % have), program.inputs
+        )
+        for start in range(different)
+    ]
+    coming = itertools.cycle(batches)
     started = time.perf_counter()
-    for _ in range(_WARM_UP):
-        program.run(batch)
+    for _ in range(at_least):
+        program.run(next(coming))
         if time.perf_counter() - started > budget_s:
             break
     samples: list[float] = []
     started = time.perf_counter()
     while len(samples) < _MAX_SAMPLES:
+        batch = next(coming)
         before = time.perf_counter_ns()
         program.run(batch)
         samples.append((time.perf_counter_ns() - before) / 1e3)
-        if len(samples) >= _MIN_SAMPLES and time.perf_counter() - started > budget_s:
+        if len(samples) >= at_least and time.perf_counter() - started > budget_s:
             break
     return np.asarray(samples)
 
 
-def measure_latency(
-    program: Program, columns: Columns, *, budget_s: float = 0.1
-) -> dict[int, float]:
-    """The median time of one call in microseconds, by batch size, on one thread.
+def rows_to_time(columns: Columns) -> Columns:
+    """As many different rows as the largest batch has, made of the values of real ones.
 
-    Ends with the batch size whose next one would take more than a second a call.
+    Fewer where they would not fit: then they are repeated.
     """
-    measured: dict[int, float] = {}
+    values = sum(int(np.prod(column.shape[1:])) for column in columns.values())
+    return recombined(columns, max(1, min(max(BATCH_SIZES), _MAX_VALUES // max(1, values))))
+
+
+def measure_latency(
+    programs: Mapping[str, Program], columns: Columns, *, budget_s: float = 0.1
+) -> dict[str, dict[int, float]]:
+    """By program, by batch size: the median time of one call in microseconds, on one thread.
+
+    The programs take turns, so that what else happens on the machine happens to all of them. Each
+    one's sizes end with that whose next one would take more than a second a call.
+
+    Args:
+        programs: What to time, by what it is called.
+        columns: Real rows in the signature's dtypes; see `rows_to_time`.
+        budget_s: How long to time one program at one size.
+    """
+    measured: dict[str, dict[int, float]] = {name: {} for name in programs}
     with _one_thread():
         for size in BATCH_SIZES:
-            if measured:
-                last, us = measured.popitem()
-                measured[last] = us
-                if us * size / last > _LONGEST_RUN_S * 1e6:
-                    break
-            samples = sample_latency(program, columns, size, budget_s=budget_s)
-            measured[size] = round(float(np.median(samples)), 3)
+            asked = [name for name in programs if _is_quick(measured[name], size)]
+            samples: dict[str, list[float]] = {name: [] for name in asked}
+            for _ in range(_ROUNDS):
+                for name in asked:
+                    samples[name] += sample_latency(
+                        programs[name], columns, size, budget_s=budget_s / _ROUNDS, at_least=1
+                    ).tolist()
+            for name in asked:
+                measured[name][size] = round(float(np.median(samples[name])), 3)
     return measured
+
+
+def _is_quick(measured: Mapping[int, float], rows: int) -> bool:
+    if not measured:
+        return True
+    largest = max(measured)
+    return measured[largest] * rows / largest <= _LONGEST_RUN_S * 1e6
 
 
 def measure_memory(path: Path, program: str) -> int:

@@ -41,6 +41,7 @@ from bascule.bundle.manifest import (
     CARD,
     ENVIRONMENT,
     EXAMPLE,
+    ISOLATED,
     MANIFEST,
     ORIGINAL,
     SCHEMA_VERSION,
@@ -65,6 +66,7 @@ __all__ = [
     "CARD",
     "ENVIRONMENT",
     "EXAMPLE",
+    "ISOLATED",
     "MANIFEST",
     "ORIGINAL",
     "SCHEMA_VERSION",
@@ -85,6 +87,7 @@ __all__ = [
     "read_file",
     "read_manifest",
     "read_statements",
+    "statements_changed_ns",
     "write_file",
     "write_manifest",
     "write_statement",
@@ -216,12 +219,11 @@ def open_original(
         isolated: Whether it runs in a process of its own, which may crash without harm.
     """
     if isolated and manifest.original.format != "python":  # which is isolated anyway
+        from bascule.bundle.flavors.originals import inputs_of
         from bascule.bundle.programs.child import of_bundle
 
-        signature = manifest.signature
-        return of_bundle(
-            Path(path), inputs=signature.inputs, outputs=signature.outputs, threads=threads
-        )
+        outputs = manifest.signature.outputs
+        return of_bundle(Path(path), inputs=inputs_of(manifest), outputs=outputs, threads=threads)
     from bascule.bundle.flavors.originals import open_saved
 
     return open_saved(read_file(path, manifest, manifest.original.file), manifest, threads=threads)
@@ -240,6 +242,14 @@ def read_statements(path: str | Path, kind: str | None = None) -> list[Statement
         if statement.subject == subject and kind in (None, statement.kind):
             found.append(statement)
     return sorted(found, key=lambda statement: (statement.at, statement.file_name))
+
+
+def statements_changed_ns(path: str | Path) -> int:
+    """A number that changes when a statement is written; 0 where there is none."""
+    try:
+        return os.stat(Path(path) / STATEMENTS).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def write_statement(

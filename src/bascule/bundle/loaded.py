@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,39 @@ from bascule.bundle import format as disk
 from bascule.bundle.answer import Answer
 from bascule.bundle.baseline import Baseline, read_baseline
 from bascule.bundle.calibration import read_calibration
-from bascule.bundle.choosing import fastest
+from bascule.bundle.choosing import Roles, fastest, roles
 from bascule.bundle.cost import Cost
 from bascule.bundle.format import Manifest, Statement
-from bascule.bundle.parity import Parity
+from bascule.bundle.parity import Parity, in_batches
 from bascule.bundle.programs import runnable
 from bascule.bundle.tables import conform, for_program
-from bascule.core.errors import Invalid
+from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unavailable
 from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
 from bascule.stats.conformal import Calibration, check_confidence
+
+log = logging.getLogger(__name__)
+
+_CALL_ROWS = 65_536
+"""The most rows that an original is handed in one call, which has a bound of time and of bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What batches may be run by here; looked up once, for it takes longer than many a run.
+
+    Attributes:
+        names: The programs that can run here.
+        last: What the cost statement calls the original as it would run here; None if it cannot,
+            or is not to be opened unasked.
+        latency_us: The last cost statement's times.
+        known_at_ns: When the statements had last changed.
+    """
+
+    names: list[str]
+    last: str | None
+    latency_us: Mapping[str, Mapping[int, float]]
+    known_at_ns: int
 
 
 class Bundle:
@@ -33,6 +58,8 @@ class Bundle:
         self.manifest = manifest
         self.digest = manifest.digest
         self._programs: dict[str, Program] = {}
+        self._choice: _Choice | None = None
+        self._may_ask_original = True
 
     @property
     def name(self) -> str:
@@ -77,6 +104,7 @@ class Bundle:
         self, kind: str, body: Mapping[str, Any], *, at: datetime | None = None, by: str
     ) -> Statement:
         """Say something of this bundle; see `bundle.format.write_statement`."""
+        self._choice = None
         return disk.write_statement(self.path, kind, body, at=at, by=by)
 
     def predict(
@@ -113,11 +141,35 @@ class Bundle:
 
     def _run(self, data: Any) -> Answer:
         columns = conform(data, self.signature)
-        name = self.fastest_program(len(next(iter(columns.values()))))
+        rows = len(next(iter(columns.values())))
+        name = self.fastest_program(rows)
         program = self._programs.get(name)
         if program is None:
-            program = self._programs[name] = self.program(name)
-        return Answer(program.run(for_program(columns, program.inputs)), name)
+            try:
+                program = self._programs[name] = self._opened(name)
+            except (MissingExtra, ModelFailed, Unavailable) as problem:
+                if name != disk.ORIGINAL or not self.manifest.programs:
+                    raise
+                log.warning("%s: its original cannot be used: %s", self.name, problem)
+                self._may_ask_original, self._choice = False, None
+                return self._run(data)
+        read = for_program(columns, program.inputs)
+        if name == disk.ORIGINAL and rows > _CALL_ROWS:
+            return Answer(in_batches(program, read, _CALL_ROWS), name)
+        return Answer(program.run(read), name)
+
+    def _opened(self, name: str) -> Program:
+        """A program for batches. The original, where it is only faster, may do no harm."""
+        if name != disk.ORIGINAL or not self.manifest.programs:
+            return self.program(name)
+        from bascule.bundle.flavors.originals import is_inspected, open_inspected
+
+        original = self.manifest.original
+        if is_inspected(original):
+            return open_inspected(
+                disk.read_file(self.path, self.manifest, original.file), self.manifest
+            )
+        return disk.open_original(self.path, self.manifest, isolated=True)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -134,12 +186,40 @@ class Bundle:
         return disk.open_program(self.path, self.manifest, name=name, threads=threads)
 
     def fastest_program(self, rows: int) -> str:
-        """The name of the program that takes the least time for a batch of `rows` here."""
-        names = runnable(self.manifest.programs)
-        if len(names) < 2:
+        """The name of the program that takes the least time for a batch of `rows` here.
+
+        `original` where that is the fastest by far, and is installed as it was when it was packed.
+        """
+        choice = self._known()
+        if not choice.names:
             return self.manifest.serves
+        name = fastest(choice.names, choice.latency_us, rows, last=choice.last)
+        return disk.ORIGINAL if name == choice.last else name
+
+    def roles(self) -> Roles | None:
+        """Which program serves requests and which runs batches here; None where there is none."""
+        choice = self._known()
+        if not choice.names:
+            return None
+        return roles(choice.names, choice.latency_us, last=choice.last)
+
+    def _known(self) -> _Choice:
+        choice = self._choice
+        if choice is None or choice.known_at_ns != disk.statements_changed_ns(self.path):
+            choice = self._choice = self._look_up()
+        return choice
+
+    def _look_up(self) -> _Choice:
+        from bascule.bundle.flavors.originals import is_as_saved, is_inspected
+
+        known_at_ns = disk.statements_changed_ns(self.path)
         cost = self.cost
-        return fastest(names, {} if cost is None else cost.latency_us, rows)
+        original = self.manifest.original
+        last = None
+        if self._may_ask_original and is_as_saved(original):
+            last = disk.ORIGINAL if is_inspected(original) else disk.ISOLATED
+        times = {} if cost is None else cost.latency_us
+        return _Choice(runnable(self.manifest.programs), last, times, known_at_ns)
 
     def original(self) -> Program:
         """The model as it was trained; needs its framework."""

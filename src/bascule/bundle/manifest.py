@@ -22,6 +22,8 @@ TRUTH = "__truth__"
 ENVIRONMENT = "environment.txt"
 ORIGINAL = "original"
 """What `Manifest.serves` says when no compiled program was equal enough to the original."""
+ISOLATED = "original, isolated"
+"""What a cost statement calls the original where it runs in a process of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.tables import for_program, take
+from bascule.bundle.tables import for_program, recombined, take
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
 
@@ -128,7 +128,7 @@ def sample(columns: Columns, limit: int = MAX_ROWS) -> Columns:
 
 def answers(program: Program, columns: Columns) -> Columns:
     """A program's outputs for any number of rows in the signature's dtypes, piece by piece."""
-    return _in_batches(program, for_program(columns, program.inputs), _CHUNK_ROWS)
+    return in_batches(program, for_program(columns, program.inputs), _CHUNK_ROWS)
 
 
 def is_batch_invariant(program: Program, columns: Columns) -> bool:
@@ -138,26 +138,17 @@ def is_batch_invariant(program: Program, columns: Columns) -> bool:
     together from the values of real rows, each column on its own, so that they are all different:
     a last bit may change in one row of a hundred.
     """
-    many = for_program(_recombined(columns, _INVARIANCE_ROWS), program.inputs)
-    alone = _in_batches(program, many, 1)
+    many = for_program(recombined(columns, _INVARIANCE_ROWS), program.inputs)
+    alone = in_batches(program, many, 1)
     for size in (2, 3, 7, 64, 100, _INVARIANCE_ROWS):
-        together = _in_batches(program, many, size)
+        together = in_batches(program, many, size)
         if not all(_same_bits(alone[name], together[name]) for name in alone):
             return False
     return True
 
 
-def _recombined(columns: Columns, rows: int) -> Columns:
-    random = np.random.default_rng(0)
-    return {
-        name: np.take_along_axis(
-            values, random.integers(0, len(values), (rows, *values.shape[1:])), axis=0
-        )
-        for name, values in columns.items()
-    }
-
-
-def _in_batches(program: Program, columns: Columns, size: int) -> Columns:
+def in_batches(program: Program, columns: Columns, size: int) -> Columns:
+    """A program's outputs for columns in the dtypes that it reads, `size` rows at a time."""
     count = len(next(iter(columns.values())))
     pieces = [program.run(take(columns, slice(at, at + size))) for at in range(0, count, size)]
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

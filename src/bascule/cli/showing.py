@@ -45,20 +45,20 @@ def print_bundle(
 
 def _say_what_answers(bundle: Bundle) -> str:
     """Which program serves requests on this machine, and which runs batches; returns the first."""
-    from bascule.bundle.choosing import roles
     from bascule.bundle.cost import cpu_name
     from bascule.bundle.programs import runnable
 
     manifest, cost = bundle.manifest, bundle.cost
-    names = runnable(manifest.programs) if manifest.served is not None else []
-    if not names:
+    chosen = bundle.roles()
+    if chosen is None:
         say(f"requests and batches: {manifest.serves}")
         return manifest.serves
-    chosen = roles(names, {} if cost is None else cost.latency_us)
-    if len(names) == 1:
-        say(f"requests and batches: {chosen.requests}")
+    batches = chosen.batches_in_words()
+    if batches == chosen.requests:
+        say(f"requests and batches: {batches}")
     else:
-        say(f"requests: {chosen.requests}; batches: {chosen.batches_in_words()}")
+        say(f"requests: {chosen.requests}; batches: {batches}")
+    names = runnable(manifest.programs)
     for lacking in [entry.name for entry in manifest.programs if entry.name not in names]:
         say(f"{lacking} cannot run here: pip install 'bascule[{lacking}]'")
     if cost is not None:

@@ -21,7 +21,10 @@ def sample(system, cost, *, number=1, work="1 row", errors=0):
 
 
 def report(samples, starts=()):
-    settings = dict.fromkeys(["rounds", "seconds", "connections", "server_core", "load_core"], 1)
+    settings: dict[str, object] = dict.fromkeys(
+        ["rounds", "seconds", "connections", "server_core", "load_core"], 1
+    )
+    settings["pinned_program"] = "onedal"
     return Report(list(samples), list(starts), {"cores": "2"}, {"numpy": "2"}, settings, {"a": "b"})
 
 
@@ -102,6 +105,11 @@ def test_the_file_holds_rows_and_ratios_under_their_agreed_names(tmp_path):
 
 def test_errors_show_in_the_table_as_void():
     assert "| 7 (void) |" in markdown(report([sample("bare", 1.0, errors=7)]))
+
+
+def test_the_page_says_which_program_was_measured():
+    """One and the same bundle may be served by either, at very different costs."""
+    assert "bascule pinned `onedal`" in markdown(report([sample("bascule", 1.0)]))
 
 
 def test_the_page_keeps_what_stands_around_the_marks():

@@ -231,9 +231,30 @@ texts = st.lists(st.none() | st.text(max_size=5)).map(
 )
 
 
+def framed(columns):
+    return b"".join(encode({}, columns))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_large_arrays_are_framed_where_they_lie(order):
+    """A copy of a batch of 65,536 rows takes as long as many a model needs to answer it."""
+    columns = {
+        "x": np.asarray(np.random.default_rng(0).normal(size=(9_000, 3)), order=order),
+        "none": np.empty((0, 3)),
+        "word": np.array(["a", None], object),
+    }
+    pieces = encode({}, columns)
+    assert np.shares_memory(np.frombuffer(pieces[1], np.uint8), columns["x"]) is (order == "C")
+    assert int.from_bytes(pieces[0][:8], "little") == sum(map(len, pieces)) - 8
+    _, found = decode(framed(columns)[8:])
+    for name, column in columns.items():
+        np.testing.assert_array_equal(found[name], column)
+    assert len(encode({}, {"x": columns["x"][:10]})) == 1
+
+
 @given(columns=st.dictionaries(st.text(max_size=5), numbers | texts, max_size=4))
 def test_what_is_framed_comes_out_as_it_went_in(columns):
-    _, found = decode(encode({}, columns)[8:])
+    _, found = decode(framed(columns)[8:])
     assert list(found) == list(columns)
     for name, column in columns.items():
         assert found[name].dtype == column.dtype
@@ -248,7 +269,7 @@ def test_what_is_framed_comes_out_as_it_went_in(columns):
     columns=st.dictionaries(st.text(max_size=5), numbers, min_size=1, max_size=2), data=st.data()
 )
 def test_damaged_frames_are_no_frames(columns, data):
-    body = bytearray(encode({}, columns)[8:])
+    body = bytearray(framed(columns)[8:])
     del body[data.draw(st.integers(0, len(body) - 1)) :]
     with pytest.raises((ValueError, KeyError, TypeError)):
         decode(bytes(body))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bascule.bundle.choosing import fastest, pinned, roles
+from bascule.bundle.choosing import fastest, is_ever_fastest, pinned, roles
 
 COSTS = {
     "onnx": {1: 8.0, 8: 16.0, 64: 100.0, 512: 800.0, 8192: 12_000.0},
@@ -38,6 +38,22 @@ def test_what_was_not_measured_is_taken_only_where_nothing_was():
     assert pinned(["new", "newer"], {}) == "new"
 
 
+@pytest.mark.parametrize(("original_us", "expected"), [(39.9, "original"), (40.1, "onedal")])
+def test_the_original_is_taken_where_it_is_the_fastest_by_a_fifth(original_us, expected):
+    """It brings a framework along, and what lies closer together is noise."""
+    costs = {**COSTS, "original": {1: 400.0, 64: original_us}}
+    assert fastest(BOTH, costs, 64, last="original") == expected
+    assert fastest(BOTH, costs, 64) == "onedal"
+    assert fastest(BOTH, costs, 1, last="original") == "onnx"
+    assert is_ever_fastest(BOTH, costs, "original") is (expected == "original")
+
+
+def test_an_original_that_was_not_measured_is_never_taken():
+    assert fastest(BOTH, COSTS, 64, last="original") == "onedal"
+    assert fastest(["new"], {}, 64, last="original") == "new"
+    assert not is_ever_fastest(BOTH, COSTS, "original")
+
+
 sizes = st.dictionaries(st.integers(1, 10**6), st.floats(0, 1e9), min_size=1, max_size=6)
 
 
@@ -63,6 +79,16 @@ def test_what_runs_batches_is_told_from_the_size_on_at_which_it_changes():
 def test_one_program_does_everything_and_is_named_once():
     found = roles(["onnx"], COSTS)
     assert (found.requests, found.batches_in_words()) == ("onnx", "onnx")
+
+
+def test_batches_that_the_original_answers_are_told_of():
+    costs = {"onnx": {1: 8.0, 512: 100.0}, "original": {1: 300.0, 512: 50.0}}
+    found = roles(["onnx"], costs, last="original")
+    assert found.requests == "onnx"
+    assert found.batches[0] == (1, "onnx")
+    assert found.batches[1][1] == "original"
+    assert fastest(["onnx"], costs, found.batches[1][0], last="original") == "original"
+    assert fastest(["onnx"], costs, found.batches[1][0] - 1, last="original") == "onnx"
 
 
 @given(costs=st.dictionaries(st.sampled_from("abc"), sizes, min_size=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
@@ -339,3 +340,50 @@ def test_a_tree_that_is_one_leaf_is_compiled(pack, iris):
     X, y = iris
     model = GradientBoostingRegressor(n_estimators=2, min_samples_leaf=150).fit(X, y)
     proven(pack(model, X))
+
+
+def operations(bundle):
+    graph = onnx.load(bundle.path / "programs/onnx.onnx").graph
+    return [node.op_type for node in graph.node]
+
+
+@pytest.mark.parametrize(
+    "scalers",
+    [
+        [StandardScaler()],
+        [RobustScaler(), MinMaxScaler()],
+        [MaxAbsScaler()],
+        [StandardScaler(with_mean=False), StandardScaler(with_std=False)],
+    ],
+)
+@pytest.mark.parametrize("data", ["cancer", "iris"])
+def test_scaling_in_front_of_a_linear_classifier_costs_nothing(pack, scalers, data, request):
+    """It goes into the coefficients: large batches are not gone through for it."""
+    X, y = request.getfixturevalue(data)
+    bundle = proven(pack(make_pipeline(*scalers, LogisticRegression(max_iter=5000)).fit(X, y), X))
+    assert operations(bundle)[:2] == ["MatMul", "Add"]
+    assert not {"Sub", "Mul", "Div"} & set(operations(bundle)[: operations(bundle).index("Add")])
+
+
+@pytest.mark.parametrize(("distance", "stays"), [(1e2, False), (1e8, True)])
+def test_scaling_stays_where_columns_lie_far_from_zero(pack, distance, stays):
+    """Else the score would be a small difference of large numbers, and lose its digits."""
+    X = np.random.default_rng(0).normal(size=(300, 3))
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    bundle = proven(pack(model.fit(X + distance, X[:, 0] > 0), X + distance))
+    assert ("Sub" in operations(bundle)) is stays
+
+
+def test_a_regressor_keeps_its_scaling(pack, diabetes):
+    """Its numbers have no scale of their own by which a lost digit could be judged."""
+    X, y = diabetes
+    bundle = proven(pack(make_pipeline(StandardScaler(), Ridge()).fit(X, y), X))
+    assert operations(bundle)[:2] == ["Sub", "Div"]
+
+
+def test_a_scaler_that_clips_is_not_taken_into_the_coefficients(pack, cancer):
+    X, y = cancer
+    scaler = MinMaxScaler(clip=True).fit(X[:100])
+    model = make_pipeline(scaler, LogisticRegression(max_iter=5000)).fit(X[:100], y[:100])
+    bundle = proven(pack(model, X[:100], (X, y)))
+    assert "Clip" in operations(bundle)

@@ -188,17 +188,17 @@ def said_to_cost(bundle, **latency_us):
 
 def test_a_server_keeps_to_one_program_and_a_batch_takes_the_fastest(bundle, cancer):
     cheap, dear = {"1": 10.0, "512": 1000.0}, {"1": 30.0, "512": 300.0}
-    said_to_cost(bundle, onnx=cheap, onedal=dear, original={"1": 1.0})
+    said_to_cost(bundle, onnx=cheap, onedal=dear, original={"1": 100.0})
     assert pinned_program(bundle.path, bundle.manifest) == "onedal"
     assert bundle.program().name == "onedal"
     assert bundle.predict(cancer[0][:1]).program == "onnx"
     assert bundle.predict(cancer[0]).program == "onedal"
-    said_to_cost(bundle, onnx={"1": 1.0, "512": 100.0}, onedal=dear, original={"1": 1.0})
+    said_to_cost(bundle, onnx={"1": 1.0, "512": 100.0}, onedal=dear, original={"1": 100.0})
     assert pinned_program(bundle.path, bundle.manifest) == "onnx"
 
 
 def test_without_onedal_the_other_program_serves_and_the_install_line_is_told(bundle, monkeypatch):
-    said_to_cost(bundle, onnx={"1": 10.0}, onedal={"1": 1.0}, original={"1": 1.0})
+    said_to_cost(bundle, onnx={"1": 10.0}, onedal={"1": 1.0}, original={"1": 100.0})
     assert pinned_program(bundle.path, bundle.manifest) == "onedal"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert pinned_program(bundle.path, bundle.manifest) == "onnx"

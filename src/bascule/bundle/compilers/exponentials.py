@@ -2,8 +2,8 @@
 
 ONNX Runtime computes exponentials of doubles several at a time, and the few that are left over at
 the end of a tensor one by one, with another last bit. So a row's answer would depend on its
-neighbours (about one row in fifty). Here every row is made as wide as the widest vector of a
-processor, and none is ever left over.
+neighbours (about one row in fifty). Here nothing of a row is ever left over: behind the last row
+stand as many zeros as the widest vector of a processor takes, or every row is made that wide.
 """
 
 from __future__ import annotations
@@ -18,17 +18,26 @@ _VECTOR = 8
 
 def exponential(graph: Graph, tensor: str) -> str:
     """exp(x) for one column, shape (rows, 1)."""
-    wide = graph.add("Mul", tensor, graph.constant(as_column(np.ones(_VECTOR))))
-    return graph.add("Gather", graph.add("Exp", wide), graph.constant([0], "int64"), axis=1)
+    return _powers(graph, tensor, 1)
 
 
 def two_sigmoids(graph: Graph, scores: str) -> str:
     """The probabilities of two classes, shape (rows, 2), from one score, shape (rows, 1)."""
-    signs = np.tile([1.0, -1.0], _VECTOR // 2)
-    powers = graph.add("Exp", graph.add("Mul", scores, graph.constant(as_column(signs))))
+    signed = graph.add("Mul", scores, graph.constant(as_column(np.array([1.0, -1.0]))))
     one = graph.constant(1.0)
-    shares = graph.add("Div", one, graph.add("Add", one, powers))
-    return _first(graph, shares, 2)
+    return graph.add("Div", one, graph.add("Add", one, _powers(graph, signed, 2)))
+
+
+def _powers(graph: Graph, tensor: str, columns: int) -> str:
+    """exp(x) for a tensor of shape (rows, columns)."""
+    spare = _VECTOR // columns
+    longer = graph.add("Concat", tensor, graph.constant(np.zeros((spare, columns))), axis=0)
+    return graph.add(
+        "Slice",
+        graph.add("Exp", longer),
+        graph.constant([0], "int64"),
+        graph.constant([-spare], "int64"),
+    )
 
 
 def softmax(graph: Graph, scores: str, classes: int) -> str:

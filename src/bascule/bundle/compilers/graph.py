@@ -70,6 +70,19 @@ class Graph:
         """A tensor for an attribute."""
         return numpy_helper.from_array(np.asarray(value, dtype=dtype), "value")
 
+    def arithmetic(self, tensor: str) -> tuple[str, str, NDArray[Any]] | None:
+        """What makes `tensor`, where that is a sum, product... of a tensor and a constant row.
+
+        Returns:
+            `Add`, `Sub`, `Mul` or `Div`, the tensor on its left, and the constant on its right.
+        """
+        for node in self._nodes:
+            if tensor in node.output and node.op_type in ("Add", "Sub", "Mul", "Div"):
+                constant = self._constants.get(node.input[1])
+                if constant is not None and node.input[0] not in self._constants:
+                    return node.op_type, node.input[0], numpy_helper.to_array(constant)
+        return None
+
     def cast(self, tensor: str, dtype: DType) -> str:
         return self.add("Cast", tensor, to=_ELEMENTS[dtype])
 
@@ -105,12 +118,14 @@ class Graph:
 
     def finish(self) -> bytes:
         """The model's bytes. Equal graphs give equal bytes."""
+        nodes = _used(self._nodes, {value.name for value in self._outputs})
+        read = {name for node in nodes for name in node.input}
         graph = helper.make_graph(
-            _without_last_identities(self._nodes, {field.name for field in self.inputs}),
+            _without_last_identities(nodes, {field.name for field in self.inputs}),
             "model",
             [_declared(field) for field in self.inputs],
             self._outputs,
-            list(self._constants.values()),
+            [constant for name, constant in self._constants.items() if name in read],
         )
         model = helper.make_model(
             graph,
@@ -124,6 +139,16 @@ class Graph:
 def _declared(field: Field) -> onnx.ValueInfoProto:
     shape = [None, *(None if length < 0 else length for length in field.shape)]
     return helper.make_tensor_value_info(field.name, _ELEMENTS[field.dtype], shape)
+
+
+def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """Without the nodes whose outputs nobody reads: what was taken into others leaves them."""
+    kept = []
+    for node in reversed(nodes):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted = wanted | set(node.input)
+    return kept[::-1]
 
 
 def _without_last_identities(nodes: list[onnx.NodeProto], inputs: set[str]) -> list[onnx.NodeProto]:

@@ -241,7 +241,7 @@ def linear_regressor(context: Context, model: Any, value: Value) -> Outcome:
 
 def linear_classifier(context: Context, model: Any, value: Value) -> Outcome:
     coefficients = np.atleast_2d(np.asarray(model.coef_, np.float64))
-    scores = _linear_scores(context, model, value, coefficients)
+    scores = _linear_scores(context, model, value, coefficients, with_scaling=True)
     if not hasattr(model, "predict_proba"):
         return Outcome(index=_index_of_scores(context.graph, scores, len(coefficients), "Greater"))
     if len(coefficients) == 1 or getattr(model, "multi_class", "") != "ovr":
@@ -254,7 +254,12 @@ def linear_classifier(context: Context, model: Any, value: Value) -> Outcome:
 
 
 def _linear_scores(
-    context: Context, model: Any, value: Value, coefficients: NDArray[np.float64]
+    context: Context,
+    model: Any,
+    value: Value,
+    coefficients: NDArray[np.float64],
+    *,
+    with_scaling: bool = False,
 ) -> str:
     graph = context.graph
     tensor = matrix(graph, value, NUMBER, step=type(model).__name__)
@@ -263,8 +268,47 @@ def _linear_scores(
             f"{type(model).__name__} takes {coefficients.shape[1]} columns and is given "
             f"{width(value)}"
         )
+    intercept = np.ravel(np.asarray(model.intercept_, np.float64))
+    if with_scaling:
+        tensor, coefficients, intercept = _with_scaling(graph, tensor, coefficients, intercept)
     products = graph.add("MatMul", tensor, graph.constant(coefficients.T))
-    return raised(graph, products, list(np.ravel(model.intercept_)))
+    return raised(graph, products, list(intercept))
+
+
+_MAX_FOLDED_ERROR = 1e-12
+"""How far a score may be off, at most, for taking the scaling into the coefficients. Scores are on
+the log scale here, so a probability is off by a quarter of that."""
+
+
+def _with_scaling(
+    graph: Graph,
+    tensor: str,
+    coefficients: NDArray[np.float64],
+    intercept: NDArray[np.float64],
+) -> tuple[str, NDArray[np.float64], NDArray[np.float64]]:
+    """A linear model of what came before its columns were scaled, which is the same model.
+
+    Scaling goes through a large batch twice for what costs nothing inside the coefficients. It
+    stays where columns lie so far from zero, by their scale, that the sum would lose digits.
+    """
+    source, weights, start = tensor, coefficients, intercept
+    rounding = np.finfo(np.float64).eps
+    while (node := graph.arithmetic(source)) is not None:
+        op, before, constant = node
+        with np.errstate(all="ignore"):
+            if op in ("Mul", "Div"):
+                weights = weights * constant if op == "Mul" else weights / constant
+            else:
+                moved = weights * constant
+                start = start + (moved if op == "Add" else -moved).sum(axis=1)
+                error = rounding * np.abs(moved).sum(axis=1).max()
+                if not error <= _MAX_FOLDED_ERROR:
+                    break
+        if not (np.isfinite(weights).all() and np.isfinite(start).all()):
+            break
+        source = before
+        tensor, coefficients, intercept = source, weights, start
+    return tensor, coefficients, intercept
 
 
 # -- committees ----------------------------------------------------------------------------------

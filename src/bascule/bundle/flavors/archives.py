@@ -115,16 +115,17 @@ _RULES: Mapping[str, _Rule] = {
 operators, constructors."""
 
 
-def check_archive(data: bytes, file: str) -> None:
+def check_archive(data: bytes, file: str, *, boosted: bool = True) -> None:
     """Raise `Untrusted` when skops should not be given these bytes.
 
     Args:
         data: The archive.
         file: What to call it.
+        boosted: Whether it may hold what `BOOSTED` names.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            _Check(archive, len(data), file).run()
+            _Check(archive, len(data), file, boosted=boosted).run()
     except Untrusted:
         raise
     except RecursionError:
@@ -134,10 +135,11 @@ def check_archive(data: bytes, file: str) -> None:
 
 
 class _Check:
-    def __init__(self, archive: zipfile.ZipFile, size: int, file: str) -> None:
+    def __init__(self, archive: zipfile.ZipFile, size: int, file: str, *, boosted: bool) -> None:
         self._archive = archive
         self._size = size
         self._file = file
+        self._boosted = boosted
         self._used_bytes = 0
         self._nodes = 0
         self._by_id: dict[Any, tuple[Mapping[str, Any], bytes]] = {}
@@ -231,6 +233,8 @@ class _Check:
                 f"holds {name}, which is not trusted as a {loader}",
                 hint="build the model from scikit-learn's own estimators",
             )
+        if name in BOOSTED and not self._boosted:
+            raise self._refused(f"holds {name}, which is not inspected as a whole")
         if "file" in node:
             self._array(node)
         if loader == "TreeNode":

@@ -7,7 +7,7 @@ that is compared, measured and served is always the one that was read back from 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
@@ -147,7 +147,7 @@ class BoostedOriginal:
         signature: Signature,
         classes: tuple[str | int | float | bool, ...] | None,
     ) -> None:
-        self.inputs = signature.inputs
+        self.inputs = _read(frame, signature)
         self.outputs = signature.outputs
         self._ask = ask
         self._frame = frame
@@ -168,6 +168,21 @@ class BoostedOriginal:
             return numbers
         assert self._classes is not None
         return np.asarray(self._classes[numbers.argmax(axis=1)])
+
+
+def inputs_read(recipe: Mapping[str, Any], signature: Signature) -> tuple[Field, ...]:
+    """What an original reads whose frame is built by `recipe`."""
+    return _read(Frame.from_json(recipe), signature)
+
+
+def _read(frame: Frame, signature: Signature) -> tuple[Field, ...]:
+    """Floats where the library is handed those: half of what doubles take on the way to it."""
+    if frame.container != "numpy" or frame.dtype != "float32":
+        return signature.inputs
+    return tuple(
+        replace(read, dtype=DType.FP32) if read.dtype is DType.FP64 else read
+        for read in signature.inputs
+    )
 
 
 def of_both_classes(second: NDArray[Any]) -> NDArray[Any]:

@@ -1,12 +1,14 @@
-"""Opens the model as it was trained, where no compiled program may stand in for it."""
+"""Opens the model as it was trained: where no program may stand in for it, or it is faster."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
-from bascule.bundle.manifest import Manifest
+from bascule.bundle.flavors.boosting import inputs_read, installed_version
+from bascule.bundle.manifest import Manifest, OriginalEntry
 from bascule.bundle.reading import reading
 from bascule.core.errors import Untrusted
+from bascule.core.fields import Field
 from bascule.core.programs import Program
 
 _OPENERS = {
@@ -16,6 +18,46 @@ _OPENERS = {
     "xgboost-json": "bascule.bundle.flavors.xgboost:open_json",
 }
 """By format: what opens it, given the bytes, the manifest and the number of threads."""
+
+
+_BOOSTED = ("catboost", "lightgbm", "xgboost", "xgboost-cpu")
+"""Libraries whose own readers open what is theirs in a file, and are not as careful as ours."""
+
+
+def is_as_saved(original: OriginalEntry) -> bool:
+    """Whether all that the original needs is installed as it was when it was compared.
+
+    Looks at what is installed, and imports nothing. Under other versions it may answer otherwise
+    than the programs beside it.
+    """
+    return all(installed_version(name) == saved for name, saved in original.requires.items())
+
+
+def is_inspected(original: OriginalEntry) -> bool:
+    """Whether every part of the file is looked into before it is opened, by what is said of it.
+
+    Where it is not, whoever did not ask for the original by name opens it in a process of its own.
+    """
+    return original.format == "skops" and not set(original.requires) & set(_BOOSTED)
+
+
+def open_inspected(data: bytes, manifest: Manifest) -> Program:
+    """An original that `is_inspected`.
+
+    Raises:
+        Untrusted: As of any; and where it holds more than scikit-learn's own, whatever the manifest
+            says of it.
+    """
+    from bascule.bundle.flavors.sklearn import open_skops
+
+    return open_skops(data, manifest, boosted=False)
+
+
+def inputs_of(manifest: Manifest) -> tuple[Field, ...]:
+    """What the opened original reads, told without opening it."""
+    if manifest.original.format in ("skops", "onnx", "python"):
+        return manifest.signature.inputs
+    return inputs_read(manifest.original.frame, manifest.signature)
 
 
 def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:

@@ -181,8 +181,13 @@ def save(model: Any) -> bytes:
     return normalised
 
 
-def open_skops(data: bytes, manifest: Manifest) -> SklearnOriginal:
+def open_skops(data: bytes, manifest: Manifest, *, boosted: bool = True) -> SklearnOriginal:
     """The saved original, under the versions that it was saved with.
+
+    Args:
+        data: Its verified bytes.
+        manifest: The bundle's.
+        boosted: Whether it may hold boosted trees that another library reads.
 
     Raises:
         Untrusted: It was saved with another scikit-learn, or holds a type that is not trusted.
@@ -196,10 +201,11 @@ def open_skops(data: bytes, manifest: Manifest) -> SklearnOriginal:
                 hint=f"pip install '{name}=={saved_with}', or pack the model again",
             )
     frame = Frame.from_json(manifest.original.frame).fitting(manifest.signature)
-    return SklearnOriginal(load_trusted(data, manifest.original.file), frame, manifest.signature)
+    model = load_trusted(data, manifest.original.file, boosted=boosted)
+    return SklearnOriginal(model, frame, manifest.signature)
 
 
-def load_trusted(data: bytes, file: str) -> Any:
+def load_trusted(data: bytes, file: str, *, boosted: bool = True) -> Any:
     """An estimator from the bytes of a skops file, if every type in it is trusted.
 
     Raises:
@@ -207,7 +213,7 @@ def load_trusted(data: bytes, file: str) -> Any:
         MissingExtra: scikit-learn is not installed.
     """
     skops = _skops()
-    check_archive(data, file)
+    check_archive(data, file, boosted=boosted)
     try:
         types = skops.get_untrusted_types(data=data)
         strange = [name for name in types if not _is_trusted(name)]

@@ -29,6 +29,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 MAX_FRAME_BYTES = 1 << 31
+_SMALL_BYTES = 1 << 16
+"""A frame that is smaller is one piece, and one call of the system."""
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 Columns = dict[str, Any]
@@ -43,22 +45,27 @@ class Refused(Exception):
         self.hint = hint
 
 
-def encode(head: dict[str, Any], columns: Mapping[str, Any]) -> bytes:
-    """A frame, with its length in front."""
+def encode(head: dict[str, Any], columns: Mapping[str, Any]) -> list[Any]:
+    """A frame in pieces, to be written one behind the other; its length is in the first.
+
+    Large arrays are pieces as they lie in memory: to copy them costs more than many a model.
+    """
     described: list[dict[str, Any]] = []
-    parts: list[bytes] = []
+    arrays: list[Any] = []
     for name, column in columns.items():
         array = np.asarray(column)
         if array.dtype.kind in "OUS":
             values = [_text(value) for value in array.ravel().tolist()]
             described.append({"name": name, "shape": list(array.shape), "texts": values})
         else:
-            data = np.ascontiguousarray(array).tobytes()
-            parts.append(data)
+            arrays.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
             described.append({"name": name, "shape": list(array.shape), "dtype": array.dtype.str})
-    said = json.dumps({**head, "columns": described}).encode()
-    body = b"".join([said, b"\n", *parts])
-    return len(body).to_bytes(8, "little") + body
+    said = json.dumps({**head, "columns": described}).encode() + b"\n"
+    size = len(said) + sum(len(array) for array in arrays)
+    first = size.to_bytes(8, "little") + said
+    if size < _SMALL_BYTES:
+        return [b"".join([first, *arrays])]
+    return [first, *(array.data for array in arrays)]
 
 
 def decode(body: bytes) -> tuple[dict[str, Any], Columns]:
@@ -118,13 +125,17 @@ def main(arguments: list[str]) -> int:
         except Exception as problem:  # and one failed call is no reason to leave
             traceback.print_exc()
             frame = encode({"error": f"{type(problem).__name__}: {problem}"}, {})
-        frames_out.write(frame)
-        frames_out.flush()
+        _write(frames_out, frame)
     return 0
 
 
 def _send(output: BinaryIO, head: dict[str, Any], columns: Columns) -> None:
-    output.write(encode(head, columns))
+    _write(output, encode(head, columns))
+
+
+def _write(output: BinaryIO, frame: list[Any]) -> None:
+    for piece in frame:
+        output.write(piece)
     output.flush()
 
 
