@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bascule.bundle.limits import MAX_TABLE_BYTES, MAX_TABLE_CELLS
 from bascule.bundle.manifest import TEST_DATA, TRUTH
 from bascule.bundle.subject import Rows
-from bascule.bundle.tables import as_dtype, read_table
+from bascule.bundle.tables import as_dtype, read_table, read_truth
 from bascule.core.errors import Invalid, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
 
@@ -41,7 +41,11 @@ def to_parquet(rows: Rows, signature: Signature) -> bytes:
     if rows.truth is not None:
         if TRUTH in columns:
             raise Invalid(f"a column is called {TRUTH}, which is kept for the truth", field=TRUTH)
-        columns[TRUTH] = pyarrow.array(rows.truth.tolist())
+        if rows.truth.ndim == 1:
+            columns[TRUTH] = pyarrow.array(rows.truth.tolist())
+        else:
+            for place, values in enumerate(rows.truth.T):
+                columns[f"{TRUTH}.{place}"] = pyarrow.array(values.tolist())
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), buffer, compression="zstd")
     return buffer.getvalue()
@@ -58,7 +62,7 @@ def from_parquet(data: bytes, signature: Signature) -> tuple[Columns, NDArray[An
         columns: Columns = {}
         for field in signature.inputs:
             if field.shape:
-                width = len(read.columns) - (TRUTH in read.columns)
+                width = len([name for name in read.columns if not name.startswith(TRUTH)])
                 names = _matrix_names(field, signature, width)
                 values = np.column_stack([read.columns[name] for name in names])
             else:
@@ -70,7 +74,13 @@ def from_parquet(data: bytes, signature: Signature) -> tuple[Columns, NDArray[An
         raise Untrusted(
             f"the held-out rows in {TEST_DATA} cannot be read: {problem}", file=TEST_DATA
         ) from None
-    return columns, read.columns.get(TRUTH)
+    return columns, _truth_of(read.columns)
+
+
+def _truth_of(columns: Columns) -> NDArray[Any] | None:
+    """The truth of one output, or that of several side by side."""
+    several = {name: values for name, values in columns.items() if name.startswith(f"{TRUTH}.")}
+    return read_truth(several) if several else columns.get(TRUTH)
 
 
 def read_bounded(data: bytes, file: str) -> Any:
