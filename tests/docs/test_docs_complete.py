@@ -21,6 +21,7 @@ import bascule
 from bascule import app, cli
 from bascule.bundle import format as disk
 from bascule.bundle import pack
+from bascule.bundle.manifest import Target
 from bascule.core.errors import KINDS
 from bascule.core.fields import DType, Field, Signature
 from bascule.core.names import Reference
@@ -351,6 +352,7 @@ def test_every_key_of_a_manifest_and_of_a_statement_is_documented() -> None:
         programs=(),
         serves=disk.ORIGINAL,
         files={},
+        targets=(Target("a"),),
     )
     assert keys == list(made.to_json())
     assert said == list(disk.Statement("kind", "s", "t", "b", {}).to_json())

@@ -16,6 +16,7 @@ import onnx
 import pyarrow
 import pyarrow.parquet
 import pytest
+import skops.io
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -24,12 +25,17 @@ from sklearn.datasets import load_iris
 from sklearn.ensemble import (
     GradientBoostingClassifier,
     HistGradientBoostingClassifier,
+    IsolationForest,
     RandomForestClassifier,
 )
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import (
+    CountVectorizer,
+    HashingVectorizer,
+    TfidfVectorizer,
+)
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import OneHotEncoder, SplineTransformer
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
@@ -43,7 +49,7 @@ from bascule.bundle.flavors.structures import check_estimator
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.onnx import open_session
 from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.errors import NotFound, Untrusted
+from bascule.core.errors import Invalid, NotFound, Untrusted
 
 X, Y = load_iris(return_X_y=True)
 
@@ -582,6 +588,57 @@ def test_a_sparse_matrix_with_a_column_outside_of_it_is_refused():
     matrix.indices[0] = 10**6
     with pytest.raises(Untrusted, match="a sparse matrix that is none"):
         check_estimator(vectorizer, "m.skops")
+
+
+@pytest.mark.parametrize("place", [-1, 2, 10**9, 0.0, "1"])
+def test_a_vocabulary_with_a_column_outside_of_the_counts_is_refused(place):
+    """A product with a matrix follows the column, wherever that is."""
+    vectorizer = CountVectorizer().fit(["one two"])
+    check_estimator(vectorizer, "m.skops")
+    vectorizer.vocabulary_["two"] = place
+    with pytest.raises(Untrusted, match="a vocabulary whose columns are not its own"):
+        load_trusted(skops.io.dumps(vectorizer), "m.skops")
+
+
+@pytest.mark.parametrize("kind", [CountVectorizer, TfidfVectorizer, HashingVectorizer])
+def test_a_vectorizer_that_opens_the_files_that_requests_name_is_refused(kind, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("one two")
+    vectorizer = kind(input="filename").fit([str(secret)])
+    with pytest.raises(Untrusted, match=f"a {kind.__name__} that opens the files"):
+        load_trusted(skops.io.dumps(vectorizer), "m.skops")
+    with pytest.raises(Invalid, match="could not be loaded safely"):
+        save(vectorizer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda spline: setattr(spline, "_c", spline._c[:-1]),
+        lambda spline: setattr(spline, "_t", spline._t[::-1].copy()),
+        lambda spline: setattr(spline, "_t", np.where(spline._t > 0, np.nan, spline._t)),
+        lambda spline: setattr(spline, "k", 10**6),
+        lambda spline: setattr(spline, "k", -1),
+        lambda spline: setattr(spline, "axis", 1),
+        lambda spline: setattr(spline, "_c", spline._c.astype(np.float32)),
+    ],
+)
+def test_a_spline_whose_knots_do_not_fit_is_refused(change):
+    made = SplineTransformer().fit(X)
+    check_estimator(load_trusted(save(made), "m.skops"), "m.skops")
+    change(made.bsplines_[0])
+    with pytest.raises(Untrusted, match="a spline whose knots do not fit its coefficients"):
+        load_trusted(skops.io.dumps(made), "m.skops")
+
+
+def test_a_forest_that_chooses_more_features_than_there_are_is_refused():
+    """With all features asked for, its trees get the rows as they are."""
+    forest = IsolationForest(n_estimators=1).fit(np.repeat(X, 2, axis=1))
+    check_estimator(forest, "m.skops")
+    forest.n_features_in_ = forest._max_features = X.shape[1]
+    forest.estimators_features_ = [np.arange(2 * X.shape[1]) % X.shape[1]]
+    with pytest.raises(Untrusted, match="chooses features outside of its rows"):
+        load_trusted(skops.io.dumps(forest), "m.skops")
 
 
 def test_a_step_that_is_not_fitted_is_passed_over():

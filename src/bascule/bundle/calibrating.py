@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import parity
-from bascule.bundle.manifest import CALIBRATION
+from bascule.bundle.manifest import CALIBRATION, CLASSIFICATIONS, OUTLIERS, REGRESSIONS
 from bascule.bundle.reading import reading
 from bascule.bundle.subject import Rows, Subject
 from bascule.bundle.tables import conform
@@ -95,6 +95,9 @@ def read_rows(calibration: Any, subject: Subject) -> Rows | None:
         raise Invalid(
             "calibration is not a pair (X, y)", hint="pass calibration=(X_held_out, y_held_out)"
         )
+    reason = _why_not(subject.task)
+    if reason:
+        raise Invalid(reason, hint="leave calibration out")
     rows = Rows(conform(calibration[0], subject.signature), np.asarray(calibration[1]))
     if rows.truth is not None and rows.truth.shape != (len(rows),):
         raise Invalid(
@@ -117,6 +120,9 @@ def calibrate(answers: Answers, subject: Subject, own: Rows | None) -> Calibrate
     rows = own or subject.test
     if rows is None or rows.truth is None:
         return Calibrated("no calibration: there are no held-out rows with their truth")
+    reason = _why_not(subject.task)
+    if reason:
+        return Calibrated(f"no calibration: {reason}")
     methods = methods_for(subject.task, answers.program.outputs, subject.classes)
     try:
         if not methods:
@@ -136,6 +142,15 @@ def calibrate(answers: Answers, subject: Subject, own: Rows | None) -> Calibrate
             raise
         return Calibrated(f"no calibration: {problem.message}")
     return Calibrated(describe(made), {CALIBRATION: canonical_json(made.to_json())}, rows)
+
+
+def _why_not(task: str) -> str:
+    """Why models of this kind are not calibrated; empty for those that may be."""
+    if task == OUTLIERS:
+        return "a detector of outliers answers a score, of which there is no truth to compare with"
+    if task in (CLASSIFICATIONS, REGRESSIONS):
+        return "the model has several outputs, and a set for each would say nothing of the row"
+    return ""
 
 
 def describe(calibration: Calibration) -> str:

@@ -14,6 +14,7 @@ from bascule.bundle.choosing import Roles, roles
 from bascule.bundle.cost import BATCH_SIZES, Cost
 from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.format import ISOLATED, ORIGINAL, Manifest, Statement
+from bascule.bundle.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
 from bascule.bundle.parity import Parity
 from bascule.core.fields import Field
 
@@ -148,6 +149,9 @@ def _glance(manifest: Manifest, said: Said) -> tuple[Block, ...]:
     ]
     if manifest.classes is not None:
         rows.append(("classes", _listed([str(label) for label in manifest.classes])))
+    for target in manifest.targets:
+        labels = _listed([str(label) for label in target.classes or ()])
+        rows.append((f"output {target.name}", labels or "a number"))
     if said.gates:
         rows.append(("gates", "passed" if said.gates.get("passed") else "failed"))
     return (Table(("", ""), tuple(rows)),)
@@ -183,6 +187,10 @@ def _use(manifest: Manifest, said: Said) -> tuple[Block, ...]:
     answers = {
         "classification": f"tells to which of {len(manifest.classes or ())} classes each belongs",
         "regression": "estimates one number for each",
+        OUTLIERS: "tells whether each is an inlier (1) or an outlier (-1), by a score that is "
+        "below 0 for an outlier",
+        CLASSIFICATIONS: f"tells to which classes each belongs, in {len(manifest.targets)} ways",
+        REGRESSIONS: f"estimates {len(manifest.targets)} numbers for each",
     }.get(manifest.task, "answers each")
     trained = ""
     if said.training:
@@ -270,6 +278,13 @@ def _quality(said: Said) -> tuple[Block, ...]:
         rows = tuple((name, _number(value)) for name, value in overall.items())
         blocks.append(Text(f"On {said.quality['rows']:,} held-out rows, by the program served:"))
         blocks.append(Table(("metric", "value"), rows, ("value",)))
+    if said.quality.get("targets"):
+        blocks.append(Text("Those are of the worst output; each by itself:"))
+        each = tuple(
+            (name, *(_number(found.get(metric)) for metric in overall))
+            for name, found in said.quality["targets"].items()
+        )
+        blocks.append(Table(("output", *overall), each, tuple(overall)))
     for column, slices in said.quality.get("slices", {}).items():
         metrics = tuple(overall)
         rows = tuple(

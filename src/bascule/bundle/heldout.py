@@ -14,7 +14,7 @@ from bascule.bundle.limits import MAX_TABLE_BYTES, MAX_TABLE_CELLS
 from bascule.bundle.manifest import TEST_DATA, TRUTH
 from bascule.bundle.reading import reading
 from bascule.bundle.subject import Rows
-from bascule.bundle.tables import as_dtype, read_table
+from bascule.bundle.tables import as_dtype, read_table, read_truth
 from bascule.core.errors import Invalid, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
 
@@ -44,7 +44,11 @@ def to_parquet(rows: Rows, signature: Signature) -> bytes:
     if rows.truth is not None:
         if TRUTH in columns:
             raise Invalid(f"a column is called {TRUTH}, which is kept for the truth", field=TRUTH)
-        columns[TRUTH] = pyarrow.array(rows.truth.tolist())
+        if rows.truth.ndim == 1:
+            columns[TRUTH] = pyarrow.array(rows.truth.tolist())
+        else:
+            for place, values in enumerate(rows.truth.T):
+                columns[f"{TRUTH}.{place}"] = pyarrow.array(values.tolist())
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), buffer, compression="zstd")
     return buffer.getvalue()
@@ -61,7 +65,7 @@ def from_parquet(data: bytes, signature: Signature) -> tuple[Columns, NDArray[An
         columns: Columns = {}
         for field in signature.inputs:
             if field.shape:
-                width = len(read.columns) - (TRUTH in read.columns)
+                width = len([name for name in read.columns if not name.startswith(TRUTH)])
                 names = _matrix_names(field, signature, width)
                 values = np.column_stack([read.columns[name] for name in names])
             else:
@@ -69,7 +73,7 @@ def from_parquet(data: bytes, signature: Signature) -> tuple[Columns, NDArray[An
             if field.dtype is DType.BYTES and values.dtype.kind == "f":
                 values = np.full(len(values), None, object)
             columns[field.name] = as_dtype(values, field.dtype)
-        truth = read.columns.get(TRUTH)
+        truth = _truth_of(read.columns)
     return columns, truth
 
 
@@ -82,6 +86,12 @@ def _reading_rows() -> Iterator[None]:
         raise Untrusted(
             f"{TEST_DATA} cannot be read as the held-out rows: {problem}", file=TEST_DATA
         ) from None
+
+
+def _truth_of(columns: Columns) -> NDArray[Any] | None:
+    """The truth of one output, or that of several side by side."""
+    several = {name: values for name, values in columns.items() if name.startswith(f"{TRUTH}.")}
+    return read_truth(several) if several else columns.get(TRUTH)
 
 
 def read_bounded(data: bytes, file: str) -> Any:

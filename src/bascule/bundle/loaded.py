@@ -18,6 +18,7 @@ from bascule.bundle.calibration import read_calibration
 from bascule.bundle.choosing import Roles, fastest, roles
 from bascule.bundle.cost import Cost
 from bascule.bundle.format import Manifest, Statement
+from bascule.bundle.manifest import Target
 from bascule.bundle.parity import Parity, in_batches
 from bascule.bundle.programs import runnable
 from bascule.bundle.tables import conform, for_program
@@ -71,13 +72,18 @@ class Bundle:
 
     @property
     def task(self) -> str:
-        """`classification`, `regression` or `other`."""
+        """One of `manifest.TASKS`."""
         return self.manifest.task
 
     @property
     def classes(self) -> tuple[str | int | float | bool, ...] | None:
         """The labels in the order of the probabilities; None unless a classifier."""
         return self.manifest.classes
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What each output of a model with several is of; empty for any other model."""
+        return self.manifest.targets
 
     @property
     def parity(self) -> Parity | None:

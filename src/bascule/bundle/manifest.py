@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bascule.bundle.reading import shaped
+from bascule.bundle.texts import Texts
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.fields import Field, Signature
 
@@ -20,6 +21,11 @@ CALIBRATION = "data/calibration.json"
 BASELINE = "data/baseline.json"
 TRUTH = "__truth__"
 ENVIRONMENT = "environment.txt"
+OUTLIERS = "outlier-detection"
+CLASSIFICATIONS = "multioutput-classification"
+REGRESSIONS = "multioutput-regression"
+TASKS = ("classification", "regression", OUTLIERS, CLASSIFICATIONS, REGRESSIONS, "other")
+"""What a model is for; scikit-learn's words."""
 ORIGINAL = "original"
 """What `Manifest.serves` says when no compiled program was equal enough to the original."""
 ISOLATED = "original, isolated"
@@ -32,6 +38,27 @@ class FileEntry:
 
     sha256: str
     bytes: int
+
+
+Label = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One of the several things that a model predicts.
+
+    Attributes:
+        name: What its outputs are called after: `prediction.NAME`, or `label.NAME` and
+            `probabilities.NAME`.
+        classes: Its labels in the order of its probabilities; None where it is a number.
+    """
+
+    name: str
+    classes: tuple[Label, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        classes = None if self.classes is None else list(self.classes)
+        return {"name": self.name, "classes": classes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +74,7 @@ class ProgramEntry:
         tolerance: The parity that it was held to.
         precision: How it computes, for people to read.
         missing_text: The text that stands for a missing one inside the program.
+        texts: How texts are prepared for it; None where it counts no words.
     """
 
     name: str
@@ -57,9 +85,10 @@ class ProgramEntry:
     tolerance: float
     precision: str = ""
     missing_text: str | None = None
+    texts: Texts | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        made: dict[str, Any] = {
             "name": self.name,
             "kind": self.kind,
             "file": self.file,
@@ -69,6 +98,9 @@ class ProgramEntry:
             "precision": self.precision,
             "missing_text": self.missing_text,
         }
+        if self.texts is not None:
+            made["texts"] = self.texts.to_json()
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +130,26 @@ class OriginalEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a model is. The digest of its canonical JSON is the bundle's identity."""
+    """What a model is. The digest of its canonical JSON is the bundle's identity.
+
+    `classes` are a classifier's, `targets` those of a model with several outputs.
+    """
 
     name: str
     flavor: str
     task: str
-    classes: tuple[str | int | float | bool, ...] | None
+    classes: tuple[Label, ...] | None
     signature: Signature
     original: OriginalEntry
     programs: tuple[ProgramEntry, ...]
     serves: str
     files: Mapping[str, FileEntry]
+    targets: tuple[Target, ...] = ()
     schema_version: int = SCHEMA_VERSION
     digest_on_disk: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        made: dict[str, Any] = {
             "schema_version": self.schema_version,
             "name": self.name,
             "flavor": self.flavor,
@@ -128,6 +164,9 @@ class Manifest:
                 for name, entry in self.files.items()
             },
         }
+        if self.targets:
+            made["targets"] = [target.to_json() for target in self.targets]
+        return made
 
     @classmethod
     def from_json(cls, value: Any) -> Manifest:

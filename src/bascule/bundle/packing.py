@@ -34,7 +34,7 @@ from bascule.bundle.heldout import to_parquet
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.parity import Parity
 from bascule.bundle.programs import onedal, open_kind
-from bascule.bundle.programs.onnx import OnnxProgram, open_onnx
+from bascule.bundle.programs.onnx import open_onnx
 from bascule.bundle.subject import Compilation, Flavor, Rows, Subject
 from bascule.bundle.tables import take
 from bascule.core.digests import canonical_json
@@ -347,7 +347,7 @@ def _answers(original: Program, probes: Columns, row: int) -> bool:
     return True
 
 
-def _opened(compilation: Compilation) -> OnnxProgram:
+def _opened(compilation: Compilation) -> Program:
     return open_onnx(
         compilation.data,
         name=_PROGRAM,
@@ -355,6 +355,7 @@ def _opened(compilation: Compilation) -> OnnxProgram:
         inputs=compilation.inputs,
         outputs=compilation.outputs,
         missing_text=compilation.missing_text,
+        texts=compilation.texts,
     )
 
 
@@ -414,6 +415,7 @@ def _write(
         programs=programs,
         serves=_PROGRAM if programs else disk.ORIGINAL,
         files=files,
+        targets=subject.targets,
     )
     disk.write_manifest(draft, manifest)
     return manifest
@@ -429,6 +431,7 @@ def _entry(made: Compilation, choice: _Choice, request: _Request) -> ProgramEntr
         tolerance=request.tolerance,
         precision=made.precision,
         missing_text=made.missing_text,
+        texts=made.texts,
     )
 
 

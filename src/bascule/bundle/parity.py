@@ -32,8 +32,8 @@ class Parity:
             divided by the original's number, or by the median one where that is larger. Infinite
             where one of the two has no number.
         label_differences: Rows with another label.
-        ties: Those of them where the original's two best classes are closer than the tolerance,
-            so that any rounding decides.
+        ties: Those of them where the original's two best classes, or its score and 0, are closer
+            than the tolerance, so that any rounding decides.
         tolerance: The largest difference allowed.
         passed: Whether it is within the tolerance, and no label differs but in ties.
         reason: One sentence.
@@ -94,14 +94,17 @@ def compare(
     """
     worst = 0.0
     labels = np.zeros(len(next(iter(expected.values()))), bool)
+    decided = labels.copy()
     for name, values in expected.items():
-        if name == "label" or values.dtype.kind not in "f":
-            labels |= _differ(values, found[name])
+        if name.partition(".")[0] == "label" or values.dtype.kind not in "f":
+            differ = _differ(values, found[name])
+            labels |= differ
+            decided |= differ & ~_close_calls(expected, name, tolerance)
         elif values.ndim > 1:
             worst = max(worst, _largest(values, found[name], 1.0))
         else:
             worst = max(worst, _largest(values, found[name], _scale(values)))
-    ties = int((labels & _close_calls(expected, tolerance)).sum())
+    ties = int((labels & ~decided).sum())
     differing = int(labels.sum())
     passed = worst <= tolerance and differing == ties
     return Parity(
@@ -190,8 +193,12 @@ def _largest(expected: NDArray[Any], found: NDArray[Any], scale: Any) -> float:
     return float(difference.max(initial=0.0))
 
 
-def _close_calls(expected: Columns, tolerance: float) -> NDArray[np.bool_]:
-    probabilities = expected.get("probabilities")
+def _close_calls(expected: Columns, name: str, tolerance: float) -> NDArray[np.bool_]:
+    """Where any rounding may change the label that is called so."""
+    score = expected.get("score") if name == "label" else None
+    if score is not None and score.ndim == 1 and score.dtype.kind == "f":
+        return np.asarray(np.abs(score) <= tolerance * _scale(score))
+    probabilities = expected.get(name.replace("label", "probabilities", 1))
     if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 2:
         return np.zeros(len(next(iter(expected.values()))), bool)
     best = np.sort(probabilities, axis=1)[:, -2:]

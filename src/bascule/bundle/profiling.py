@@ -46,8 +46,7 @@ def profile(answers: Answers, subject: Subject) -> Profiled:
             answered = answers(subject.test)
         except BasculeError as problem:
             return Profiled(f"no baseline: {problem.message}")
-        classes = tuple(str(label) for label in subject.classes or ())
-        outputs = profile_of(_answer_columns(answered, answers, classes))
+        outputs = profile_of(_answer_columns(answered, answers, _labels(subject)))
     if inputs is None and outputs is None:
         return Profiled("no baseline: there are no rows")
     made = Baseline(inputs, outputs)
@@ -67,11 +66,21 @@ def profile_of(columns: Columns) -> Profile:
     return made
 
 
-def _answer_columns(answered: Columns, answers: Answers, classes: tuple[str, ...]) -> Columns:
+def _labels(subject: Subject) -> dict[str, tuple[str, ...]]:
+    """The classes behind each output of probabilities."""
+    made = {"probabilities": subject.classes or ()}
+    made |= {f"probabilities.{target.name}": target.classes or () for target in subject.targets}
+    return {name: tuple(str(label) for label in classes) for name, classes in made.items()}
+
+
+def _answer_columns(
+    answered: Columns, answers: Answers, labels: Mapping[str, tuple[str, ...]]
+) -> Columns:
     """The answers; probabilities apart, each under its class."""
     made: Columns = {}
     for field_ in answers.program.outputs:
-        of_classes = field_.name == "probabilities" and field_.shape == (len(classes),)
+        classes = labels.get(field_.name, ())
+        of_classes = bool(classes) and field_.shape == (len(classes),)
         names = tuple(f"{field_.name}.{label}" for label in classes) if of_classes else ()
         made.update(flat_columns(answered, (field_,), names))
     return made

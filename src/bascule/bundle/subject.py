@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from bascule.bundle.manifest import Target
+from bascule.bundle.texts import Texts
 from bascule.core.fields import Columns, Field, Signature
 from bascule.core.programs import Program
 
@@ -30,8 +32,9 @@ class Subject:
     """A model that is being packed, as its flavor reads it.
 
     Attributes:
-        task: `classification`, `regression` or `other`.
+        task: One of `manifest.TASKS`.
         classes: The labels in the order of the probabilities; None unless a classifier.
+        targets: What each output of a model with several is of; empty for any other model.
         signature: Its inputs, and the outputs of the original.
         original: The model itself as a program.
         saved: The bytes of the original in the safest form that its framework has.
@@ -56,6 +59,7 @@ class Subject:
     train: Rows | None
     test: Rows | None
     parameters: Mapping[str, str]
+    targets: tuple[Target, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Compilation:
         inputs: What it reads.
         outputs: What it gives.
         missing_text: What a missing text is inside it.
+        texts: What it needs to count words; None where it counts none.
     """
 
     precision: str
@@ -75,6 +80,7 @@ class Compilation:
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     missing_text: str | None
+    texts: Texts | None = None
 
 
 class Flavor(Protocol):

@@ -20,6 +20,9 @@ from bascule.core.fields import Columns, DType, Field, Signature
 MATRIX = "input"
 """What the one input of a model that was trained on a matrix is called."""
 
+TEXT = "text"
+"""What the one input of a model that was trained on a list of texts is called."""
+
 _CONVERT_FIRST = "convert it to numbers, booleans or text first"
 
 
@@ -46,7 +49,7 @@ class Table:
 
     Attributes:
         columns: Arrays of one length; a matrix is one column called `input` of two axes.
-        source: `pandas`, `polars`, `arrow`, `dict` or `numpy`.
+        source: `pandas`, `polars`, `arrow`, `dict` or `numpy`; `texts` for a plain list of them.
         kinds: What each column was in its source; empty for a matrix.
     """
 
@@ -71,6 +74,10 @@ def read_table(data: Any) -> Table:
             the message) holds what no model input can.
     """
     source = _source_of(data)
+    if source == "numpy" and (texts := _texts(data)) is not None:
+        name = getattr(data, "name", None)
+        name = name if isinstance(name, str) and name else TEXT
+        return Table({name: texts}, "texts", {name: Kind("object", missing="none")})
     if source == "numpy":
         return Table({MATRIX: _matrix(data)}, "numpy")
     names, series = _split(data, source)
@@ -107,6 +114,15 @@ def conform(data: Any, signature: Signature) -> Columns:
     if not len(next(iter(columns.values()))):
         raise Invalid("there are no rows to predict")
     return {wanted.name: _conform(columns[wanted.name], wanted) for wanted in signature.inputs}
+
+
+def read_truth(truth: Any) -> NDArray[Any]:
+    """What was true, as an array: (rows,), or (rows, targets) of a table or a dict of columns."""
+    if isinstance(truth, Mapping):
+        columns = [np.asarray(column) for column in truth.values()]
+        kinds = {column.dtype.kind for column in columns}
+        return np.column_stack([c if len(kinds) == 1 else c.astype(object) for c in columns])
+    return np.asarray(truth.to_numpy() if hasattr(truth, "to_numpy") else truth)
 
 
 def for_program(columns: Columns, inputs: Sequence[Field]) -> Columns:
@@ -170,6 +186,26 @@ def _source_of(data: Any) -> str:
         hint="pass a pandas or polars DataFrame, an Arrow table, a dict of columns or a numpy "
         "matrix",
     )
+
+
+def _texts(data: Any) -> NDArray[Any] | None:
+    """A list, array or series of texts, some of which may be missing; None for anything else."""
+    if hasattr(data, "to_list") and hasattr(data, "dtype"):
+        values = data.to_list()
+    elif isinstance(data, np.ndarray):
+        if data.ndim != 1 or data.dtype.kind not in "OUST":
+            return None
+        values = data.tolist()
+    else:
+        values = data
+    if not isinstance(values, list | tuple) or not any(isinstance(one, str) for one in values):
+        return None
+    made = np.empty(len(values), object)
+    for row, one in enumerate(values):
+        if not isinstance(one, str) and one is not None and one == one:
+            return None
+        made[row] = one if isinstance(one, str) else None
+    return made
 
 
 def _split(data: Any, source: str) -> tuple[list[Any], list[Any]]:
@@ -401,6 +437,8 @@ def _to_named(table: Table, signature: Signature) -> Columns:
                 hint="pass a table with the columns " + _some(names),
             )
         return {name: values[:, i] for i, name in enumerate(names)}
+    if table.source == "texts" and len(names) == 1:
+        return dict(zip(names, table.columns.values(), strict=True))
     _require(table, names)
     return {name: table.columns[name] for name in names}
 

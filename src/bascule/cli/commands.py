@@ -49,7 +49,13 @@ Calibration = Annotated[
     Path | None,
     typer.Option(help="Rows to calibrate on, with their truth. Default: the held-out rows."),
 ]
-Target = Annotated[str | None, typer.Option(help="The column of the tables that holds the truth.")]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        show_default=False,
+        help="The column of the tables that holds the truth; repeat it for several outputs.",
+    ),
+]
 AllowPickle = Annotated[
     bool, typer.Option(help="Load a .pkl or .joblib file, which runs whatever code it holds.")
 ]
@@ -148,7 +154,7 @@ def _pack_files(
     name: str,
     train: Path | None,
     test: Path | None,
-    target: str | None,
+    target: list[str] | None,
     allow_pickle: bool,
     quiet: bool,
     calibration: Path | None = None,
@@ -491,7 +497,7 @@ def predict(
     loaded = load(path)
     rows, _ = split_truth(read_rows(data, "data"), None, "data", required=False)
     answer = loaded.predict(rows, confidence=confidence, conformal=conformal)
-    table = as_table(answer, loaded.classes)
+    table = as_table(answer, loaded.manifest)
     if output is not None:
         write_table(table, output)
         note(f"wrote {table.num_rows:,} rows to {output}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,12 @@ def _read_arrow(path: Path) -> Any:
     return readers[path.suffix.lower()](path)
 
 
-def split_truth(rows: Any, target: str | None, what: str, *, required: bool) -> tuple[Any, Any]:
-    """The inputs and the truth of a table; the truth is None where `target` is not there.
+def split_truth(
+    rows: Any, targets: Sequence[str] | None, what: str, *, required: bool
+) -> tuple[Any, Any]:
+    """The inputs and the truth of a table; the truth is None where a target is not there.
 
-    An .npz holds them as `X` and `y`.
+    An .npz holds them as `X` and `y`. Several targets are a dict of columns.
 
     Raises:
         Invalid: `required`, and there is no truth.
@@ -124,22 +127,24 @@ def split_truth(rows: Any, target: str | None, what: str, *, required: bool) -> 
                 f"{what} has rows and no truth", hint="save it as np.savez(path, X=X, y=y)"
             )
         return rows, None
-    if target is None:
+    if not targets:
         if required:
             raise Invalid(
                 f"{what}: which of its columns holds the truth?",
                 hint=f"name it with --target; its columns are {', '.join(rows.column_names[:20])}",
             )
         return rows, None
-    if target not in rows.column_names:
+    absent = [name for name in targets if name not in rows.column_names]
+    if absent:
         if not required:
             return rows, None
         raise Invalid(
-            f"{what} has no column {target!r}",
+            f"{what} has no column {absent[0]!r}",
             hint=f"its columns are {', '.join(rows.column_names[:20])}",
         )
-    truth = rows.column(target).to_numpy(zero_copy_only=False)
-    return rows.drop_columns([target]), truth
+    truth = {name: rows.column(name).to_numpy(zero_copy_only=False) for name in targets}
+    inputs = rows.drop_columns(list(truth))
+    return inputs, next(iter(truth.values())) if len(truth) == 1 else truth
 
 
 def as_trained(model: Any, rows: Any) -> Any:

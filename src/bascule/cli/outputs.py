@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,24 @@ import numpy as np
 import pyarrow as pa
 
 from bascule.bundle import Answer
+from bascule.bundle.manifest import Manifest
 from bascule.cli.screen import note, print_table
 from bascule.core.errors import Invalid
 
 _SHOWN_ROWS = 20
 
 
-def as_table(answer: Answer, classes: Sequence[Any] | None) -> pa.Table:
+def as_table(answer: Answer, manifest: Manifest) -> pa.Table:
     """One column per output; probabilities become one column per class."""
+    labels = {"probabilities": manifest.classes}
+    labels |= {f"probabilities.{target.name}": target.classes for target in manifest.targets}
     columns: dict[str, Any] = {}
     for name, values in answer.items():
         if values.ndim == 1:
             columns[name] = pa.array(values)
             continue
         flat = values.reshape(len(values), -1)
+        classes = labels.get(name, manifest.classes)
         suffixes = classes if classes is not None and len(classes) == flat.shape[1] else None
         for index in range(flat.shape[1]):
             suffix = suffixes[index] if suffixes is not None else index

@@ -160,7 +160,7 @@ class _Pair:
         )
 
     def _compare(self) -> Comparison:
-        if self._metric == "accuracy":
+        if self._metric == "accuracy" and self._truth.ndim == 1:
             right = [np.asarray(_label(out) == self._truth, bool) for out in self._outputs]
             return compare_right(right[0], right[1])
         rows = len(self._truth)

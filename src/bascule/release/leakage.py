@@ -61,15 +61,29 @@ def target_in_features(bundle: Bundle, columns: Columns, truth: NDArray[Any]) ->
     another name or from after the fact.
     """
     try:
-        scores = _single_scores(
-            flat_columns(columns, bundle.signature), truth, numbers=bundle.task == "regression"
-        )
+        scores = _scores_of_columns(bundle, flat_columns(columns, bundle.signature), truth)
     except ImportError:
         return Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
     except ValueError as problem:
         return Measured(None, str(problem).splitlines()[0])
     best = max(scores, key=lambda name: scores[name])
     return Measured(scores[best], f"column {best!r} by itself")
+
+
+def _scores_of_columns(
+    bundle: Bundle, columns: Mapping[str, NDArray[Any]], truth: NDArray[Any]
+) -> dict[str, float]:
+    """By column; of several targets, for the one that it knows most of."""
+    targets = bundle.targets
+    if not targets:
+        return _single_scores(columns, truth, numbers=bundle.task == "regression")
+    each = [
+        _single_scores(
+            columns, np.asarray(truth[:, place].tolist()), numbers=target.classes is None
+        )
+        for place, target in enumerate(targets)
+    ]
+    return {name: max(scores[name] for scores in each) for name in each[0]}
 
 
 def _single_scores(

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.format import EXAMPLE, MANIFEST
-from bascule.bundle.tables import conform, for_program
+from bascule.bundle.manifest import OUTLIERS
+from bascule.bundle.tables import conform, for_program, read_truth
 from bascule.core.errors import Invalid
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
@@ -79,9 +80,10 @@ def rows_to_judge(bundle: Bundle, test: Any) -> _Rows | None:
         return bundle.test_data()
     if not isinstance(test, tuple) or len(test) != 2:
         raise Invalid("test is not a pair (X, y)", hint="pass test=(X_test, y_test)")
-    columns, truth = conform(test[0], bundle.signature), np.asarray(test[1])
+    columns, truth = conform(test[0], bundle.signature), read_truth(test[1])
     rows = len(next(iter(columns.values())))
-    if truth.shape != (rows,):
+    targets = bundle.targets
+    if truth.shape != ((rows, len(targets)) if targets else (rows,)):
         raise Invalid(f"test has {rows} rows in X, and y has the shape {truth.shape}")
     return columns, truth
 
@@ -103,11 +105,10 @@ def _qualities(
     except Exception as error:  # whatever a model does, its gates fail and say so
         return dict.fromkeys(asked, _failed(error))
     try:
-        answered = _answered(bundle, outputs)
+        return {metric: score_of(bundle, metric, outputs, truth) for metric in asked}
     except ImportError:
         missing = Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
         return dict.fromkeys(asked, missing)
-    return {metric: _score(metric, answered, truth) for metric in asked}
 
 
 def _conditional(
@@ -134,8 +135,35 @@ def answers_of(bundle: Bundle, columns: Columns) -> Columns:
 
 
 def score_of(bundle: Bundle, metric: str, answers: Columns, truth: NDArray[Any]) -> Measured:
-    """One quality of answers; needs scikit-learn."""
-    return _score(metric, _answered(bundle, answers), truth)
+    """One quality of answers; needs scikit-learn. Of several outputs, that of the worst one."""
+    if not bundle.targets:
+        return _score(metric, _answered(bundle.task, bundle.classes, answers), truth)
+    found = scores_by_target(bundle, metric, answers, truth)
+    for name, one in found.items():
+        if one.value is None:
+            return Measured(None, f"{name}: {one.note}")
+    sign = SHORT_NAMES.get(metric, (metric, 1))[1]
+    values = {name: one.value for name, one in found.items() if one.value is not None}
+    worst = min(values, key=lambda name: sign * values[name])
+    each = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return Measured(values[worst], f"{worst}, the worst of {len(values)} outputs: {each}")
+
+
+def scores_by_target(
+    bundle: Bundle, metric: str, answers: Columns, truth: NDArray[Any]
+) -> dict[str, Measured]:
+    """One quality of each output of a model with several; needs scikit-learn."""
+    made = {}
+    for place, target in enumerate(bundle.targets):
+        own = {
+            name.partition(".")[0]: values
+            for name, values in answers.items()
+            if name.partition(".")[2] == target.name
+        }
+        task = "regression" if target.classes is None else "classification"
+        known = np.asarray(truth[:, place].tolist())
+        made[target.name] = _score(metric, _answered(task, target.classes, own), known)
+    return made
 
 
 def _answers(program: Program, columns: Columns) -> Columns:
@@ -149,7 +177,7 @@ def _answers(program: Program, columns: Columns) -> Columns:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _answered(bundle: Bundle, outputs: Columns) -> Any:
+def _answered(task: str, classes: Sequence[Any] | None, outputs: Columns) -> Any:
     """The answers dressed as a fitted estimator, which is what a scorer asks."""
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
@@ -162,13 +190,21 @@ def _answered(bundle: Bundle, outputs: Columns) -> Any:
         def __sklearn_is_fitted__(self) -> bool:
             return True
 
-    if bundle.task != "classification":
+    if task == OUTLIERS:
+
+        def decision_function(_self: object, _rows: object) -> NDArray[Any]:
+            return outputs["score"]
+
+        members = {"classes_": np.array([-1, 1]), "decision_function": decision_function}
+        return type("AnsweredDetector", (ClassifierMixin, Answered), members)()
+
+    if task != "classification":
         return type("AnsweredRegressor", (RegressorMixin, Answered), {})()
 
     def predict_proba(_self: object, _rows: object) -> NDArray[Any]:
         return outputs["probabilities"]
 
-    attributes: dict[str, Any] = {"classes_": np.asarray(bundle.classes)}
+    attributes: dict[str, Any] = {"classes_": np.asarray(classes)}
     if "probabilities" in outputs:
         attributes["predict_proba"] = predict_proba
     return type("AnsweredClassifier", (ClassifierMixin, Answered), attributes)()

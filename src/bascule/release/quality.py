@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
 from bascule.bundle.tables import take
 from bascule.bundle.training import flat_columns
 from bascule.core.errors import BasculeError
 from bascule.release.conditional import texts_of
 from bascule.release.leakage import overlap
-from bascule.release.measure import answers_of, score_of
+from bascule.release.measure import answers_of, score_of, scores_by_target
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -21,6 +22,9 @@ KIND = "quality"
 _METRICS = {
     "classification": ("accuracy", "balanced_accuracy", "auc", "log_loss"),
     "regression": ("r2", "mae", "rmse"),
+    OUTLIERS: ("balanced_accuracy", "auc"),
+    CLASSIFICATIONS: ("accuracy", "balanced_accuracy", "auc", "log_loss"),
+    REGRESSIONS: ("r2", "mae", "rmse"),
 }
 MAX_SLICES = 12
 """Values of a column up to which it is a grouping that a card shows."""
@@ -31,7 +35,8 @@ def measure_quality(bundle: Bundle) -> dict[str, Any] | None:
     """The body of a `quality` statement; None where there is nothing to measure it on.
 
     Sliced by the columns that hold texts, flags or whole numbers, and few of them; those with the
-    fewest values first. A metric that has no value for a slice is None there.
+    fewest values first. A metric that has no value for a slice is None there. Of several outputs,
+    the figures are those of the worst one, and `targets` has each.
     """
     metrics = _METRICS.get(bundle.task)
     held_out = bundle.test_data()
@@ -47,10 +52,7 @@ def measure_quality(bundle: Bundle) -> dict[str, Any] | None:
         found = {
             name: score_of(bundle, name, take(answers, rows), known[rows]).value for name in metrics
         }
-        return {
-            name: None if value is None or not np.isfinite(value) else round(value, 6)
-            for name, value in found.items()
-        }
+        return {name: _rounded(value) for name, value in found.items()}
 
     slices: dict[str, dict[str, Any]] = {}
     for column, texts in _groupings(bundle, columns).items():
@@ -66,12 +68,29 @@ def measure_quality(bundle: Bundle) -> dict[str, Any] | None:
         shared = overlap(bundle, columns).value
     except BasculeError:
         shared = None
-    return {
+    by_target = {
+        metric: scores_by_target(bundle, metric, answers, known)
+        for metric in metrics
+        if bundle.targets
+    }
+    made = {
         "rows": len(truth),
         "overall": scores(slice(None)),
         "slices": slices,
         "train_test_overlap": shared,
     }
+    if bundle.targets:
+        made["targets"] = {
+            target.name: {
+                metric: _rounded(found[target.name].value) for metric, found in by_target.items()
+            }
+            for target in bundle.targets
+        }
+    return made
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(value, 6)
 
 
 def _groupings(bundle: Bundle, columns: Any) -> dict[str, Any]:

@@ -12,12 +12,15 @@ from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.multioutput import ClassifierChain
+from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
     KBinsDiscretizer,
     OneHotEncoder,
+    SplineTransformer,
     StandardScaler,
 )
 from sklearn.tree import DecisionTreeClassifier
@@ -263,13 +266,25 @@ def test_a_function_is_not_trusted_because_it_lives_in_scikit_learn(tmp_path, ca
         bascule.pack(model, name="m", train=X, to=tmp_path / "m")
 
 
+def test_splines_are_packed_and_answered_by_the_original(tmp_path, cancer):
+    X, y = cancer
+    model = make_pipeline(SplineTransformer(), Ridge()).fit(X, y)
+    place = tmp_path / "m"
+    bundle = bascule.pack(model, name="m", train=X, to=place, serve_original=True)
+    assert bundle.manifest.serves == "original"
+    np.testing.assert_allclose(bundle.predict(X)["prediction"], model.predict(X))
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (lambda X, y: GradientBoostingClassifier(), "GradientBoostingClassifier is not fitted"),
         (lambda X, y: KMeans(2, n_init=1).fit(X), "neither a classifier nor a regressor"),
-        (lambda X, y: LinearRegression().fit(X, np.c_[y, y]), "predicts 2 outputs"),
-        (lambda X, y: DecisionTreeClassifier().fit(X, np.c_[y, y]), "predicts 2 outputs"),
+        (
+            lambda X, y: ClassifierChain(DecisionTreeClassifier()).fit(X, np.c_[y, y]),
+            "ClassifierChain predicts 2 outputs, and gives their probabilities as one matrix",
+        ),
+        (lambda X, y: LocalOutlierFactor().fit(X), "labels the rows that it was fitted on"),
         (lambda X, y: object(), "builtins.object is not a model that Bascule knows"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 import skops.io
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading
 
@@ -314,6 +315,31 @@ def test_packing_warns_when_the_original_is_what_answers(run, files, tmp_path):
     )
     assert code == 0, messages
     assert (json.loads(out)["serves"] == "original") == ("warning: the original" in messages)
+
+
+def test_several_outputs_have_several_targets(run, tmp_path):
+    random = np.random.default_rng(0)
+    table = {"size": random.normal(size=60), "warm": random.normal(size=60)}
+    rows = pa.table({**table, "now": table["size"] * 2, "later": table["warm"] - 1})
+    pyarrow.parquet.write_table(rows, tmp_path / "rows.parquet")
+    inputs = rows.select(["size", "warm"]).to_pandas()
+    model = LinearRegression().fit(inputs, rows.select(["now", "later"]).to_pandas())
+    skops.io.dump(model, tmp_path / "two.skops")
+    files = ("--train", tmp_path / "rows.parquet", "--test", tmp_path / "rows.parquet")
+    targets = ("--target", "now", "--target", "later")
+    code, out, messages = run(
+        "pack", tmp_path / "two.skops", "--name", "two", *files, *targets, "--json"
+    )
+    assert code == 0, messages
+    packed = json.loads(out)
+    assert [one["name"] for one in packed["signature"]["outputs"]] == [
+        "prediction.now", "prediction.later",
+    ]  # fmt: skip
+    code, out, messages = run("check", packed["path"], "-c", "mae <= 1e-6", *files[2:], *targets)
+    assert code == 0, messages
+    code, _, messages = run("check", packed["path"], "-c", "mae <= 1", *files[2:], *targets[:2])
+    assert code == 2
+    assert "y has the shape (60,)" in messages
 
 
 def test_a_pickle_is_not_loaded_unless_it_is_allowed_by_name(run, files, tmp_path):

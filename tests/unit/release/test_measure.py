@@ -64,7 +64,8 @@ class Counting:
 
 def fake(program: Counting, **said):
     rows = {"x": np.arange(3, dtype=np.float32)}
-    facts = {"task": "regression", "classes": None, "test_data": lambda: (rows, rows["x"])}
+    facts = {"task": "regression", "classes": None, "targets": ()}
+    facts["test_data"] = lambda: (rows, rows["x"])
     return SimpleNamespace(program=lambda threads=1: program, **{**facts, **said})
 
 

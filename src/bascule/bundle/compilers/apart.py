@@ -52,6 +52,8 @@ def take_apart(compilation: Compilation, outputs: tuple[Field, ...]) -> Apart:
             more than the sums, or a threshold is no float and so would be compared in another
             precision.
     """
+    if compilation.texts is not None:
+        raise Unconvertible("the graph counts words, and its trees are not taken apart")
     model = onnx.load_from_string(compilation.data)
     nodes = list(model.graph.node)
     ensembles = [node for node in nodes if node.op_type.startswith("TreeEnsemble")]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bascule.bundle.compilers import trees
 from bascule.bundle.compilers.context import MISSING_TEXT, Context
 from bascule.bundle.compilers.encoding import looked_up
-from bascule.bundle.compilers.exponentials import exponential, two_sigmoids
+from bascule.bundle.compilers.exponentials import exponential, sigmoids, two_sigmoids
 from bascule.bundle.compilers.graph import Graph
 from bascule.bundle.compilers.predictors import (
     Outcome,
@@ -151,26 +151,11 @@ def _linked(context: Context, scores: str, link: Link, classes: int | None) -> O
         return Outcome(prediction=flat(graph, scores))
     if link is Link.SIGMOIDS:
         index = graph.add("ArgMax", scores, axis=1, keepdims=0)
-        return Outcome(index=index, probabilities=_sigmoids(graph, scores, classes))
+        return Outcome(index=index, probabilities=sigmoids(graph, scores, classes))
     if link not in (Link.SIGMOID, Link.SOFTMAX):
         raise Unconvertible(f"there is no compiler for a classifier with {link}")
     # A probability of a half is the first class's in all three libraries.
     return of_scores(context, scores, classes, comparison="Greater")
-
-
-def _sigmoids(graph: Graph, scores: str, classes: int) -> str:
-    columns = [
-        graph.add(
-            "Gather",
-            two_sigmoids(
-                graph, graph.add("Gather", scores, graph.constant([place], "int64"), axis=1)
-            ),
-            graph.constant([1], "int64"),
-            axis=1,
-        )
-        for place in range(classes)
-    ]
-    return graph.add("Concat", *columns, axis=1)
 
 
 def _cleaned(graph: Graph, tensor: str, ensemble: Ensemble) -> str:

@@ -40,18 +40,37 @@ def _powers(graph: Graph, tensor: str, columns: int) -> str:
     )
 
 
+def sigmoids(graph: Graph, scores: str, columns: int) -> str:
+    """1 / (1 + exp(-x)) of each score, shape (rows, columns)."""
+    powers = graph.add("Exp", graph.add("Neg", _padded(graph, scores, columns, 0.0)))
+    one = graph.constant(1.0)
+    shares = graph.add("Div", one, graph.add("Add", one, powers))
+    return _first(graph, shares, columns) if columns % _VECTOR else shares
+
+
 def softmax(graph: Graph, scores: str, classes: int) -> str:
     """The probabilities of several classes, shape (rows, classes), from as many scores."""
-    spare = -classes % _VECTOR
     highest = graph.add("ReduceMax", scores, graph.constant([1], "int64"), keepdims=1)
     lowered = graph.add("Sub", scores, highest)
-    if spare:
-        sides = graph.constant([0, 0, 0, spare], "int64")
-        lowered = graph.add("Pad", lowered, sides, graph.constant(-np.inf))
-    powers = graph.add("Exp", lowered)
+    powers = graph.add("Exp", _padded(graph, lowered, classes, -np.inf))
     total = graph.add("ReduceSum", powers, graph.constant([1], "int64"), keepdims=1)
     shares = graph.add("Div", powers, total)
-    return _first(graph, shares, classes) if spare else shares
+    return _first(graph, shares, classes) if classes % _VECTOR else shares
+
+
+def sum_of_rows(graph: Graph, tensor: str, columns: int) -> str:
+    """The sum of each row, shape (rows, 1), added in an order that no batch changes."""
+    wide = _padded(graph, tensor, columns, 0.0)
+    return graph.add("ReduceSum", wide, graph.constant([1], "int64"), keepdims=1)
+
+
+def _padded(graph: Graph, tensor: str, columns: int, filling: float) -> str:
+    """Rows made as wide as whole vectors."""
+    spare = -columns % _VECTOR
+    if not spare:
+        return tensor
+    sides = graph.constant([0, 0, 0, spare], "int64")
+    return graph.add("Pad", tensor, sides, graph.constant(filling))
 
 
 def _first(graph: Graph, tensor: str, columns: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from bascule.bundle.texts import Prepared, Texts
+from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType, Field
 
 OPSET = 21
 IR_VERSION = 10
 ML = "ai.onnx.ml"
+MICROSOFT = "com.microsoft"
+"""Where ONNX Runtime keeps operators of its own that it always has."""
 
 _ELEMENTS = {
     DType.BOOL: TensorProto.BOOL,
@@ -31,6 +36,9 @@ class Graph:
     def __init__(self, inputs: tuple[Field, ...]) -> None:
         self.inputs = inputs
         self.ml_opset = 3
+        self.uses_microsoft = False
+        self.rows_at_once = 0
+        self._prepared: dict[tuple[str, tuple[str, ...]], Prepared] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -86,18 +94,39 @@ class Graph:
     def cast(self, tensor: str, dtype: DType) -> str:
         return self.add("Cast", tensor, to=_ELEMENTS[dtype])
 
+    def prepared_text(self, column: str, steps: tuple[str, ...]) -> str:
+        """A text column after some steps of `programs.texts`: one more input of the graph."""
+        if column not in {field.name for field in self.inputs}:
+            raise Unconvertible(f"{column} is no column of texts as it was sent")
+        key = (column, steps)
+        if key not in self._prepared:
+            name = self.fresh(f"{column}, prepared")
+            self._prepared[key] = Prepared(name, column, steps)
+        return self._prepared[key].name
+
+    @property
+    def texts(self) -> Texts | None:
+        """What the graph needs beside its inputs; None where it counts no words."""
+        if not self._prepared:
+            return None
+        return Texts(tuple(self._prepared.values()), self.rows_at_once)
+
     def output(self, tensor: str, field: Field) -> None:
         """Declare `tensor` as the output that `field` describes."""
         self._nodes.append(helper.make_node("Identity", [tensor], [field.name], name=field.name))
         self._outputs.append(_declared(field))
 
     def inline(self, model: onnx.ModelProto, feed: dict[str, str]) -> list[str]:
-        """Put another graph's nodes in, its inputs fed from tensors; returns its outputs' names."""
+        """Put another graph's nodes in, its inputs fed from tensors; returns its outputs' names.
+
+        Everything is named anew, by its place: converters number what they make, and go on where
+        they left off for the model before.
+        """
         prefix = self.fresh("part") + "_"
         names = {**feed, "": ""}
 
         def renamed(name: str) -> str:
-            return names.setdefault(name, prefix + name)
+            return names.setdefault(name, f"{prefix}{len(names)}")
 
         for constant in model.graph.initializer:
             copied = onnx.TensorProto()
@@ -107,9 +136,7 @@ class Graph:
         for node in model.graph.node:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
-            copy.name = renamed(node.name or node.output[0])
-            for part in (copy.input, copy.output):
-                part[:] = [renamed(name) for name in part]
+            _rename(copy, renamed)
             self._nodes.append(copy)
         for opset in model.opset_import:
             if opset.domain == ML:
@@ -118,22 +145,38 @@ class Graph:
 
     def finish(self) -> bytes:
         """The model's bytes. Equal graphs give equal bytes."""
+        extra = [one.field for one in self._prepared.values()]
         nodes = _used(self._nodes, {value.name for value in self._outputs})
         read = {name for node in nodes for name in node.input}
         graph = helper.make_graph(
-            _without_last_identities(nodes, {field.name for field in self.inputs}),
+            _without_last_identities(nodes, {field.name for field in (*self.inputs, *extra)}),
             "model",
-            [_declared(field) for field in self.inputs],
+            [_declared(field) for field in (*self.inputs, *extra)],
             self._outputs,
             [constant for name, constant in self._constants.items() if name in read],
         )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(ML, self.ml_opset)]
+        if self.uses_microsoft:
+            opsets.append(helper.make_opsetid(MICROSOFT, 1))
         model = helper.make_model(
-            graph,
-            producer_name="bascule",
-            ir_version=IR_VERSION,
-            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(ML, self.ml_opset)],
+            graph, producer_name="bascule", ir_version=IR_VERSION, opset_imports=opsets
         )
         return bytes(model.SerializeToString(deterministic=True))
+
+
+def _rename(node: onnx.NodeProto, renamed: Callable[[str], str]) -> None:
+    """A node's own name, what it reads and makes, and the same of the graphs inside it."""
+    for part in (node.input, node.output):
+        part[:] = [renamed(name) for name in part]
+    node.name = renamed(f"node of {next(iter(node.output))}")
+    for attribute in node.attribute:
+        graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+        for graph in graphs:
+            graph.name = "inner"
+            for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+                value.name = renamed(value.name)
+            for inner in graph.node:
+                _rename(inner, renamed)
 
 
 def _declared(field: Field) -> onnx.ValueInfoProto:

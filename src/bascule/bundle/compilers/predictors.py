@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,18 @@ from numpy.typing import NDArray
 
 from bascule.bundle.compilers import trees
 from bascule.bundle.compilers.context import Context
-from bascule.bundle.compilers.exponentials import exponential, softmax, two_sigmoids
-from bascule.bundle.compilers.foreign import convert
+from bascule.bundle.compilers.exponentials import (
+    exponential,
+    sigmoids,
+    softmax,
+    sum_of_rows,
+    two_sigmoids,
+)
+from bascule.bundle.compilers.foreign import convert, unconvertible
 from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.bundle.compilers.steps import compiler_for, transform
 from bascule.bundle.compilers.trees import Tree
-from bascule.bundle.compilers.values import NUMBER, Value, matrix, width
+from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, width
 from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType
 
@@ -29,20 +36,32 @@ class Outcome:
         prediction: Doubles of shape (rows,): a regressor's answer.
         index: Whole numbers of shape (rows,): the place of a classifier's label in its classes.
         probabilities: Doubles of shape (rows, classes), where the classifier has them.
+        decision: Doubles of shape (rows, 1) for two classes and (rows, classes) for more: the
+            `decision_function` of a classifier that has one; a detector's score.
+        targets: For a model with several outputs: what it gives for each, and nothing above.
+        is_detection: Whether it detects outliers: place 0 is -1, an outlier, and place 1 is 1.
     """
 
     prediction: str | None = None
     index: str | None = None
     probabilities: str | None = None
+    decision: str | None = None
+    targets: tuple[Outcome, ...] = ()
+    is_detection: bool = False
 
 
 Predictor = Callable[[Context, Any, Value], Outcome]
 
 _HERE = "bascule.bundle.compilers.predictors"
+_COMMITTEES = "bascule.bundle.compilers.committees"
+_COUNTS = "bascule.bundle.compilers.naive_bayes"
+_KERNELS = "bascule.bundle.compilers.kernels"
+_OUTLIERS = "bascule.bundle.compilers.outliers"
 _LINEAR_REGRESSORS = (
     "ARDRegression BayesianRidge ElasticNet ElasticNetCV HuberRegressor Lars LarsCV Lasso LassoCV "
-    "LassoLars LassoLarsCV LassoLarsIC LinearRegression OrthogonalMatchingPursuit "
-    "OrthogonalMatchingPursuitCV QuantileRegressor Ridge RidgeCV SGDRegressor TheilSenRegressor"
+    "LassoLars LassoLarsCV LassoLarsIC LinearRegression MultiTaskElasticNet MultiTaskElasticNetCV "
+    "MultiTaskLasso MultiTaskLassoCV OrthogonalMatchingPursuit OrthogonalMatchingPursuitCV "
+    "QuantileRegressor Ridge RidgeCV SGDRegressor TheilSenRegressor"
 )
 _LINEAR_CLASSIFIERS = (
     "LogisticRegression LogisticRegressionCV Perceptron RidgeClassifier RidgeClassifierCV"
@@ -52,18 +71,39 @@ _PREDICTORS = {
     "catboost.core.CatBoostRegressor": "bascule.bundle.compilers.catboost:estimator",
     "lightgbm.sklearn.LGBMClassifier": "bascule.bundle.compilers.lightgbm:estimator",
     "lightgbm.sklearn.LGBMRegressor": "bascule.bundle.compilers.lightgbm:estimator",
+    "sklearn.calibration.CalibratedClassifierCV": f"{_COMMITTEES}:calibrated_classifier",
+    "sklearn.covariance.EllipticEnvelope": f"{_OUTLIERS}:elliptic_envelope",
+    "sklearn.cross_decomposition.PLSRegression": f"{_HERE}:pls_regression",
+    "sklearn.ensemble.BaggingClassifier": f"{_COMMITTEES}:bagging_classifier",
+    "sklearn.ensemble.BaggingRegressor": f"{_COMMITTEES}:bagging_regressor",
     "sklearn.ensemble.ExtraTreesClassifier": f"{_HERE}:forest_classifier",
     "sklearn.ensemble.ExtraTreesRegressor": f"{_HERE}:forest_regressor",
     "sklearn.ensemble.GradientBoostingClassifier": f"{_HERE}:gradient_boosting_classifier",
     "sklearn.ensemble.GradientBoostingRegressor": f"{_HERE}:gradient_boosting_regressor",
     "sklearn.ensemble.HistGradientBoostingClassifier": f"{_HERE}:histogram_classifier",
     "sklearn.ensemble.HistGradientBoostingRegressor": f"{_HERE}:histogram_regressor",
+    "sklearn.ensemble.IsolationForest": f"{_OUTLIERS}:isolation_forest",
     "sklearn.ensemble.RandomForestClassifier": f"{_HERE}:forest_classifier",
     "sklearn.ensemble.RandomForestRegressor": f"{_HERE}:forest_regressor",
-    "sklearn.ensemble.VotingClassifier": f"{_HERE}:voting_classifier",
-    "sklearn.ensemble.VotingRegressor": f"{_HERE}:voting_regressor",
+    "sklearn.ensemble.StackingClassifier": f"{_COMMITTEES}:stacking",
+    "sklearn.ensemble.StackingRegressor": f"{_COMMITTEES}:stacking",
+    "sklearn.ensemble.VotingClassifier": f"{_COMMITTEES}:voting_classifier",
+    "sklearn.ensemble.VotingRegressor": f"{_COMMITTEES}:voting_regressor",
+    "sklearn.linear_model.SGDClassifier": f"{_HERE}:sgd_classifier",
+    "sklearn.linear_model.SGDOneClassSVM": f"{_OUTLIERS}:linear_one_class",
+    "sklearn.multioutput.MultiOutputClassifier": f"{_COMMITTEES}:one_for_each_output",
+    "sklearn.multioutput.MultiOutputRegressor": f"{_COMMITTEES}:one_for_each_output",
+    "sklearn.multioutput.RegressorChain": f"{_COMMITTEES}:regressor_chain",
+    "sklearn.naive_bayes.BernoulliNB": f"{_COUNTS}:bernoulli",
+    "sklearn.naive_bayes.ComplementNB": f"{_COUNTS}:complement",
+    "sklearn.naive_bayes.MultinomialNB": f"{_COUNTS}:multinomial",
     "sklearn.svm.LinearSVC": f"{_HERE}:linear_classifier",
     "sklearn.svm.LinearSVR": f"{_HERE}:linear_regressor",
+    "sklearn.svm.NuSVC": f"{_KERNELS}:classifier",
+    "sklearn.svm.NuSVR": f"{_KERNELS}:regressor",
+    "sklearn.svm.OneClassSVM": f"{_KERNELS}:one_class",
+    "sklearn.svm.SVC": f"{_KERNELS}:classifier",
+    "sklearn.svm.SVR": f"{_KERNELS}:regressor",
     "sklearn.tree.DecisionTreeClassifier": f"{_HERE}:forest_classifier",
     "sklearn.tree.DecisionTreeRegressor": f"{_HERE}:forest_regressor",
     "sklearn.tree.ExtraTreeClassifier": f"{_HERE}:forest_classifier",
@@ -87,14 +127,64 @@ def predict(context: Context, model: Any, value: Value) -> Outcome:
     compiler: Predictor | None = compiler_for(model, _PREDICTORS)
     if compiler is not None:
         return compiler(context, model, value)
+    return by_skl2onnx(context, model, value)
+
+
+def predict_whole(context: Context, model: Any, value: Value) -> Outcome:
+    """Compile a model that may be a pipeline, or wrapped: a member of a committee."""
+    steps, last = taken_apart(model)
+    for step in steps:
+        value = transform(context, step, value)
+    return predict(context, last, value)
+
+
+def by_skl2onnx(context: Context, model: Any, value: Value) -> Outcome:
+    """What skl2onnx makes of a last step."""
+    if isinstance(getattr(model, "classes_", None), list):
+        raise unconvertible(model)
     tensors, _ = convert(context, model, value)
     graph = context.graph
+    if _is_detector(model):
+        inside = graph.add("Greater", tensors[0], graph.constant(0, "int64"))
+        decision = graph.add(
+            "Reshape", graph.cast(tensors[1], DType.FP64), graph.constant([-1, 1], "int64")
+        )
+        index = flat(graph, graph.cast(inside, DType.INT64))
+        return Outcome(index=index, decision=decision, is_detection=True)
     if not hasattr(model, "classes_"):
-        return Outcome(prediction=flat(graph, graph.cast(tensors[0], DType.FP64)))
+        count = _count_of_numbers(model)
+        numbers_ = graph.cast(tensors[0], DType.FP64)
+        if count > 1:  # some converters lay the rows end to end
+            numbers_ = graph.add("Reshape", numbers_, graph.constant([-1, count], "int64"))
+        return of_columns(graph, numbers_, count)
     index = _foreign_index(graph, model, tensors[0])
     if not hasattr(model, "predict_proba"):
         return Outcome(index=index)
     return Outcome(index=index, probabilities=graph.cast(tensors[1], DType.FP64))
+
+
+def _count_of_numbers(model: Any) -> int:
+    """How many numbers a regressor answers for a row: estimators say it each in their own way."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answer = np.asarray(model.predict(np.zeros((1, model.n_features_in_))))
+    return int(answer.shape[1]) if answer.ndim == 2 else 1
+
+
+def taken_apart(model: Any) -> tuple[list[Any], Any]:
+    """The steps of a fitted model before its last one, and that: out of pipelines and wrappers."""
+    steps: list[Any] = []
+    while True:
+        home = type(model).__module__
+        if home.startswith("sklearn.model_selection._search"):
+            model = model.best_estimator_
+        elif home == "sklearn.frozen._frozen":
+            model = model.estimator
+        elif home == "sklearn.pipeline" and hasattr(model, "steps"):
+            steps += [step for _, step in model.steps[:-1]]
+            model = model.steps[-1][1]
+        else:
+            return steps, model
 
 
 # -- trees ---------------------------------------------------------------------------------------
@@ -102,24 +192,37 @@ def predict(context: Context, model: Any, value: Value) -> Outcome:
 
 def forest_classifier(context: Context, model: Any, value: Value) -> Outcome:
     """The mean of the trees' class shares; the label is the first class with the largest one."""
-    trees.check_one_output(model)
     graph = context.graph
     made = forest_trees(model)
+    counts = [int(count) for count in np.atleast_1d(model.n_classes_)]
     tensor = rounded_to_float(graph, value)
-    sums = trees.sums_in_double(graph, tensor, made, len(model.classes_))
+    sums = trees.sums_in_double(graph, tensor, made, sum(counts))
     shares = graph.add("Div", sums, graph.constant(float(len(made))))
-    index = graph.add("ArgMax", shares, axis=1, keepdims=0)
-    return Outcome(index=index, probabilities=shares)
+    if len(counts) == 1:
+        return _of_shares(graph, shares)
+    each = graph.add_many("Split", (shares, graph.constant(counts, "int64")), len(counts), axis=1)
+    return Outcome(targets=tuple(_of_shares(graph, part) for part in each))
+
+
+def _of_shares(graph: Graph, shares: str) -> Outcome:
+    return Outcome(index=graph.add("ArgMax", shares, axis=1, keepdims=0), probabilities=shares)
 
 
 def forest_regressor(context: Context, model: Any, value: Value) -> Outcome:
-    trees.check_one_output(model)
     graph = context.graph
     members = getattr(model, "estimators_", [model])
-    made = [trees.of_sklearn(t.tree_, values=_values(t.tree_), targets=(0,)) for t in members]
-    sums = trees.sums_in_double(graph, rounded_to_float(graph, value), made, 1)
+    count = int(model.n_outputs_)
+    made = [
+        trees.of_sklearn(
+            member.tree_,
+            values=np.asarray(member.tree_.value[:, :, 0], np.float64),
+            targets=tuple(range(count)),
+        )
+        for member in members
+    ]
+    sums = trees.sums_in_double(graph, rounded_to_float(graph, value), made, count)
     mean = graph.add("Div", sums, graph.constant(float(len(members))))
-    return Outcome(prediction=flat(graph, mean))
+    return of_columns(graph, mean, count)
 
 
 def gradient_boosting_classifier(context: Context, model: Any, value: Value) -> Outcome:
@@ -149,8 +252,11 @@ def histogram_regressor(context: Context, model: Any, value: Value) -> Outcome:
 
 
 def forest_trees(model: Any) -> list[Tree]:
-    """The trees of a forest of classifiers, or the one tree, with the class shares as values."""
-    targets = tuple(range(len(model.classes_)))
+    """The trees of a forest of classifiers, or the one tree, with the class shares as values.
+
+    Of several outputs, the classes of each come after those of the one before it.
+    """
+    targets = tuple(range(int(np.sum(model.n_classes_))))
     return [
         trees.of_sklearn(member.tree_, values=_shares(member.tree_), targets=targets)
         for member in getattr(model, "estimators_", [model])
@@ -209,11 +315,14 @@ def _values(tree: Any) -> NDArray[np.float64]:
 
 
 def _shares(tree: Any) -> NDArray[np.float64]:
-    value = np.asarray(tree.value[:, 0, :], np.float64)
-    total = value.sum(axis=1, keepdims=True)
-    # Newer versions store shares already; dividing those by a sum that is 1 but for the last
-    # bit would change them.
-    return value if np.allclose(total, 1.0, rtol=1e-9) else value / total
+    parts = []
+    for output, count in enumerate(tree.n_classes):
+        value = np.asarray(tree.value[:, output, :count], np.float64)
+        total = value.sum(axis=1, keepdims=True)
+        # Newer versions store shares already; dividing those by a sum that is 1 but for the last
+        # bit would change them.
+        parts.append(value if np.allclose(total, 1.0, rtol=1e-9) else value / total)
+    return np.concatenate(parts, axis=1)
 
 
 def rounded_to_float(graph: Graph, value: Value) -> str:
@@ -233,34 +342,60 @@ def raised(graph: Graph, sums: str, base: Sequence[float]) -> str:
 
 def linear_regressor(context: Context, model: Any, value: Value) -> Outcome:
     coefficients = np.atleast_2d(np.asarray(model.coef_, np.float64))
-    if coefficients.shape[0] != 1 or np.ndim(model.coef_) > 1:
-        raise Unconvertible(f"{type(model).__name__} predicts several outputs")
-    scores = _linear_scores(context, model, value, coefficients)
-    return Outcome(prediction=flat(context.graph, scores))
+    scores = linear_scores(context, model, value, coefficients, np.ravel(model.intercept_))
+    return of_columns(context.graph, scores, len(coefficients))
+
+
+def pls_regression(context: Context, model: Any, value: Value) -> Outcome:
+    """A linear model of columns that are centred first; partial least squares gives it several."""
+    graph = context.graph
+    tensor = matrix(graph, value, NUMBER, step=type(model).__name__)
+    centred = graph.add("Sub", tensor, graph.constant(as_column(model._x_mean)))
+    return linear_regressor(context, model, numbers(centred, width(value)))
 
 
 def linear_classifier(context: Context, model: Any, value: Value) -> Outcome:
     coefficients = np.atleast_2d(np.asarray(model.coef_, np.float64))
-    scores = _linear_scores(context, model, value, coefficients, with_scaling=True)
+    intercepts = np.ravel(model.intercept_)
+    scores = linear_scores(context, model, value, coefficients, intercepts, with_scaling=True)
+    count = len(coefficients)
     if not hasattr(model, "predict_proba"):
-        return Outcome(index=_index_of_scores(context.graph, scores, len(coefficients), "Greater"))
-    if len(coefficients) == 1 or getattr(model, "multi_class", "") != "ovr":
+        index = index_of_scores(context.graph, scores, count, "Greater")
+        return Outcome(index=index, decision=scores)
+    if count == 1 or getattr(model, "multi_class", "") != "ovr":
         return of_scores(context, scores, len(model.classes_), comparison="Greater")
+    return _one_against_the_rest(context, scores, count)
+
+
+def sgd_classifier(context: Context, model: Any, value: Value) -> Outcome:
+    """A linear classifier, whose probabilities for several classes are sigmoids made to add up."""
+    if model.loss == "modified_huber":
+        return by_skl2onnx(context, model, value)
+    if model.loss != "log_loss" or len(model.coef_) == 1:
+        return linear_classifier(context, model, value)
+    coefficients = np.asarray(model.coef_, np.float64)
+    scores = linear_scores(context, model, value, coefficients, np.ravel(model.intercept_))
+    return _one_against_the_rest(context, scores, len(coefficients))
+
+
+def _one_against_the_rest(context: Context, scores: str, count: int) -> Outcome:
     graph = context.graph
-    each = graph.add("Sigmoid", scores)
-    total = graph.add("ReduceSum", each, graph.constant([1], "int64"), keepdims=1)
-    index = _index_of_scores(graph, scores, len(coefficients), "Greater")
-    return Outcome(index=index, probabilities=graph.add("Div", each, total))
+    each = sigmoids(graph, scores, count)
+    total = sum_of_rows(graph, each, count)
+    index = index_of_scores(graph, scores, count, "Greater")
+    return Outcome(index=index, probabilities=graph.add("Div", each, total), decision=scores)
 
 
-def _linear_scores(
+def linear_scores(
     context: Context,
     model: Any,
     value: Value,
     coefficients: NDArray[np.float64],
+    intercepts: NDArray[np.float64],
     *,
     with_scaling: bool = False,
 ) -> str:
+    """Products and sums, shape (rows, n), for coefficients of shape (n, columns)."""
     graph = context.graph
     tensor = matrix(graph, value, NUMBER, step=type(model).__name__)
     if width(value) != coefficients.shape[1]:
@@ -268,11 +403,10 @@ def _linear_scores(
             f"{type(model).__name__} takes {coefficients.shape[1]} columns and is given "
             f"{width(value)}"
         )
-    intercept = np.ravel(np.asarray(model.intercept_, np.float64))
     if with_scaling:
-        tensor, coefficients, intercept = _with_scaling(graph, tensor, coefficients, intercept)
+        tensor, coefficients, intercepts = _with_scaling(graph, tensor, coefficients, intercepts)
     products = graph.add("MatMul", tensor, graph.constant(coefficients.T))
-    return raised(graph, products, list(intercept))
+    return raised(graph, products, [float(number) for number in intercepts])
 
 
 _MAX_FOLDED_ERROR = 1e-12
@@ -311,56 +445,6 @@ def _with_scaling(
     return tensor, coefficients, intercept
 
 
-# -- committees ----------------------------------------------------------------------------------
-
-
-def voting_classifier(context: Context, model: Any, value: Value) -> Outcome:
-    """The weighted mean of the members' probabilities."""
-    if model.voting != "soft":
-        raise Unconvertible(
-            "VotingClassifier counts votes (voting='hard'), and there is no compiler for that",
-            hint="pass serve_original=True (--serve-original) to serve the original, slower",
-        )
-    tensors = []
-    for member in model.estimators_:
-        tensor = _member(context, member, value).probabilities
-        if tensor is None:
-            raise Unconvertible(f"{type(member).__name__} in a committee has no probabilities")
-        tensors.append(tensor)
-    mean = _weighted_mean(context.graph, tensors, model._weights_not_none)
-    index = context.graph.add("ArgMax", mean, axis=1, keepdims=0)
-    return Outcome(index=index, probabilities=mean)
-
-
-def voting_regressor(context: Context, model: Any, value: Value) -> Outcome:
-    """The weighted mean of the members' numbers."""
-    tensors = []
-    for member in model.estimators_:
-        tensor = _member(context, member, value).prediction
-        if tensor is None:
-            raise Unconvertible(f"{type(member).__name__} in a committee gives no numbers")
-        tensors.append(tensor)
-    return Outcome(prediction=_weighted_mean(context.graph, tensors, model._weights_not_none))
-
-
-def _member(context: Context, member: Any, value: Value) -> Outcome:
-    while hasattr(member, "steps"):
-        for _, step in member.steps[:-1]:
-            value = transform(context, step, value)
-        member = member.steps[-1][1]
-    return predict(context, member, value)
-
-
-def _weighted_mean(graph: Graph, tensors: list[str], weights: Any) -> str:
-    shares = [1.0] * len(tensors) if weights is None else [float(w) for w in weights]
-    scaled = [
-        tensor if share == 1.0 else graph.add("Mul", tensor, graph.constant(share))
-        for tensor, share in zip(tensors, shares, strict=True)
-    ]
-    total = scaled[0] if len(scaled) == 1 else graph.add("Sum", *scaled)
-    return graph.add("Div", total, graph.constant(sum(shares)))
-
-
 # -- what all share ------------------------------------------------------------------------------
 
 
@@ -373,14 +457,29 @@ def of_scores(
         return Outcome(
             index=graph.add("ArgMax", scores, axis=1, keepdims=0),
             probabilities=softmax(graph, scores, classes),
+            decision=scores,
         )
     return Outcome(
-        index=_index_of_scores(graph, scores, 1, comparison),
+        index=index_of_scores(graph, scores, 1, comparison),
         probabilities=two_sigmoids(graph, scores),
+        decision=scores,
     )
 
 
-def _index_of_scores(graph: Graph, scores: str, columns: int, comparison: str) -> str:
+def of_columns(graph: Graph, tensor: str, count: int) -> Outcome:
+    """The numbers of a regressor, shape (rows, count): one output, or as many."""
+    if count <= 1:
+        return Outcome(prediction=flat(graph, tensor))
+    return Outcome(
+        targets=tuple(
+            Outcome(prediction=graph.add("Gather", tensor, graph.constant(k, "int64"), axis=1))
+            for k in range(count)
+        )
+    )
+
+
+def index_of_scores(graph: Graph, scores: str, columns: int, comparison: str) -> str:
+    """The class of the highest score, or of one score that is compared with 0."""
     if columns > 1:
         return graph.add("ArgMax", scores, axis=1, keepdims=0)
     flags = graph.add(comparison, scores, graph.constant(0.0))
@@ -402,3 +501,9 @@ def _foreign_index(graph: Graph, model: Any, label: str) -> str:
         known = graph.constant(as_column(classes.astype(object)), object)
     same = graph.cast(graph.add("Equal", flat, known), DType.INT32)
     return graph.add("ArgMax", same, axis=1, keepdims=0)
+
+
+def _is_detector(model: Any) -> bool:
+    from sklearn.base import is_outlier_detector
+
+    return bool(is_outlier_detector(model))

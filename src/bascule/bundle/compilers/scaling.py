@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bascule.bundle.compilers.context import Context
-from bascule.bundle.compilers.graph import as_column
+from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.bundle.compilers.values import (
     NUMBER,
     Value,
@@ -62,6 +63,61 @@ def binarizer(context: Context, step: Any, value: Value) -> Value:
     tensor = matrix(graph, value, NUMBER, step="Binarizer")
     flags = graph.add("Greater", tensor, graph.constant(step.threshold))
     return flags_to_numbers(graph, flags, width(value))
+
+
+def normalizer(context: Context, step: Any, value: Value) -> Value:
+    tensor = matrix(context.graph, value, NUMBER, step="Normalizer")
+    return numbers(made_unit(context.graph, tensor, step.norm), width(value))
+
+
+def made_unit(graph: Graph, tensor: str, norm: str) -> str:
+    """Each row divided by its length; a row of zeros stays one."""
+    axis = graph.constant([1], "int64")
+    size = graph.add("Abs", tensor)
+    if norm == "l1":
+        length = graph.add("ReduceSum", size, axis, keepdims=1)
+    elif norm == "max":
+        length = graph.add("ReduceMax", size, axis, keepdims=1)
+    else:
+        squares = graph.add("ReduceSum", graph.add("Mul", tensor, tensor), axis, keepdims=1)
+        length = graph.add("Sqrt", squares)
+    nothing = graph.add("Equal", length, graph.constant(0.0))
+    return graph.add("Div", tensor, graph.add("Where", nothing, graph.constant(1.0), length))
+
+
+def power_transformer(context: Context, step: Any, value: Value) -> Value:
+    """Yeo-Johnson or Box-Cox, by a power of its own for each column; then scaled if asked for."""
+    graph = context.graph
+    tensor = matrix(graph, value, NUMBER, step="PowerTransformer")
+    powers = np.asarray(step.lambdas_, np.float64)
+    if np.isnan(powers).any():
+        raise Unconvertible("PowerTransformer learned no power for a column of one value")
+    if step.method == "box-cox":
+        made = _raised(graph, tensor, powers)
+    else:
+        # Each side is computed for numbers of that side, and for 0 where there are others.
+        above = graph.add("Max", tensor, graph.constant(0.0))
+        below = graph.add("Max", graph.add("Neg", tensor), graph.constant(0.0))
+        one = graph.constant(1.0)
+        right = _raised(graph, graph.add("Add", above, one), powers)
+        left = _raised(graph, graph.add("Add", below, one), 2.0 - powers)
+        made = graph.add("Sub", right, left)
+    if step.standardize:
+        return standard_scaler(context, step._scaler, numbers(made, width(value)))
+    return numbers(made, width(value))
+
+
+def _raised(graph: Graph, tensor: str, powers: NDArray[np.float64]) -> str:
+    """(x ** p - 1) / p for each column, which is log(x) where p is 0."""
+    flat = np.abs(powers) < np.finfo(np.float64).eps
+    used = np.where(flat, 1.0, powers)
+    lifted = graph.add("Pow", tensor, graph.constant(as_column(used)))
+    lifted = graph.add("Sub", lifted, graph.constant(1.0))
+    lifted = graph.add("Div", lifted, graph.constant(as_column(used)))
+    if not flat.any():
+        return lifted
+    which = graph.constant(as_column(flat), np.bool_)
+    return graph.add("Where", which, graph.add("Log", tensor), lifted)
 
 
 def pca(context: Context, step: Any, value: Value) -> Value:

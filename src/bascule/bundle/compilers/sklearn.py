@@ -13,7 +13,7 @@ from bascule.bundle.compilers.context import MISSING_TEXT, Context
 from bascule.bundle.compilers.encoding import known_or_missing
 from bascule.bundle.compilers.graph import Graph
 from bascule.bundle.compilers.labels import label_dtype
-from bascule.bundle.compilers.predictors import Outcome
+from bascule.bundle.compilers.predictors import Outcome, flat
 from bascule.bundle.compilers.steps import transform
 from bascule.bundle.compilers.values import NUMBER, TEXT, Part, Value, numbers
 from bascule.bundle.subject import Compilation
@@ -37,8 +37,8 @@ def compilations(
     Raises:
         Unconvertible: No way is left, and none succeeded before.
     """
-    model = _without_search(model)
-    made = _float_trees(model, signature)
+    steps, last = predictors.taken_apart(model)
+    made = None if steps else _float_trees(last, signature)
     if made is not None:
         yield made
     problem: Unconvertible | None = None
@@ -46,7 +46,7 @@ def compilations(
     seen: set[bytes] = set()
     for foreign in (DType.FP64, DType.FP32):
         try:
-            compiled = _in_double(model, signature, categorical, foreign, sparse)
+            compiled = _in_double(steps, last, signature, categorical, foreign, sparse)
         except Unconvertible as found:
             problem = problem or found
             continue
@@ -58,24 +58,31 @@ def compilations(
         raise problem
 
 
-def _without_search(model: Any) -> Any:
-    while type(model).__module__.startswith("sklearn.model_selection._search"):
-        model = model.best_estimator_
-    return model
-
-
 def _in_double(
-    model: Any, signature: Signature, categorical: Categories, foreign: DType, sparse: bool
+    steps: list[Any],
+    last: Any,
+    signature: Signature,
+    categorical: Categories,
+    foreign: DType,
+    sparse: bool,
 ) -> Compilation:
     inputs = tuple(_as_read(field) for field in signature.inputs)
     graph = Graph(inputs)
     context = Context(graph, foreign, sparse)
     value = _columns(graph, inputs, categorical)
-    steps, last = _split(model)
     for step in steps:
         value = transform(context, step, value)
     outcome = predictors.predict(context, last, value)
-    outputs = declare(graph, outcome, getattr(last, "classes_", None))
+    if outcome.targets:
+        outputs = _declare_each(graph, outcome, last, signature)
+    else:
+        outputs = declare(graph, outcome, getattr(last, "classes_", None))
+    if [field.name for field in outputs] != [field.name for field in signature.outputs]:
+        raise Unconvertible(
+            f"the graph of {type(last).__name__} gives "
+            f"{', '.join(field.name for field in outputs)} alone",
+            hint="pass serve_original=True (--serve-original) to serve the original, slower",
+        )
     has_text = any(field.dtype is DType.BYTES for field in inputs)
     return Compilation(
         "float64" if foreign is DType.FP64 else "float64, last steps in float32",
@@ -83,6 +90,7 @@ def _in_double(
         inputs,
         outputs,
         MISSING_TEXT if has_text else None,
+        graph.texts,
     )
 
 
@@ -161,14 +169,6 @@ def _columns(graph: Graph, inputs: tuple[Field, ...], categorical: Categories) -
     return tuple(parts)
 
 
-def _split(model: Any) -> tuple[list[Any], Any]:
-    steps: list[Any] = []
-    while type(model).__module__ == "sklearn.pipeline" and hasattr(model, "steps"):
-        steps += [step for _, step in model.steps[:-1]]
-        model = _without_search(model.steps[-1][1])
-    return steps, model
-
-
 def declare(
     graph: Graph, outcome: Outcome, classes: Any, dtype: DType = DType.FP64
 ) -> tuple[Field, ...]:
@@ -181,6 +181,11 @@ def declare(
     if outcome.prediction is not None:
         return (number(outcome.prediction, Field("prediction", dtype)),)
     assert outcome.index is not None
+    if outcome.is_detection:
+        assert outcome.decision is not None
+        label = Field("label", DType.INT64)
+        graph.output(graph.add("Gather", graph.constant([-1, 1], "int64"), outcome.index), label)
+        return label, number(flat(graph, outcome.decision), Field("score", dtype))
     classes = np.asarray(classes)
     fields = [_label_field(classes)]
     graph.output(_labels(graph, outcome.index, classes), fields[0])
@@ -188,6 +193,29 @@ def declare(
         shares = Field("probabilities", dtype, (len(classes),))
         fields.append(number(outcome.probabilities, shares))
     return tuple(fields)
+
+
+def _declare_each(
+    graph: Graph, outcome: Outcome, last: Any, signature: Signature
+) -> tuple[Field, ...]:
+    """The outputs of a model with several, in the order and by the names of the signature."""
+    by_name = {field.name: field for field in signature.outputs}
+    made: list[Field] = []
+    for kind in ("prediction", "label", "probabilities"):
+        wanted = [field for name, field in by_name.items() if name.startswith(f"{kind}.")]
+        for place, field in enumerate(wanted):
+            target = outcome.targets[place]
+            if kind == "label":
+                assert target.index is not None
+                tensor = _labels(graph, target.index, np.asarray(last.classes_[place]))
+            else:
+                found = target.prediction if kind == "prediction" else target.probabilities
+                if found is None:
+                    raise Unconvertible(f"the graph of {type(last).__name__} lacks {field.name}")
+                tensor = found
+            graph.output(tensor, field)
+            made.append(field)
+    return tuple(made)
 
 
 def _label_field(classes: Any) -> Field:

@@ -26,6 +26,10 @@ _TRANSFORMERS = {
     "sklearn.compose.ColumnTransformer": f"{_HERE}.steps:column_transformer",
     "sklearn.decomposition.PCA": f"{_HERE}.scaling:pca",
     "sklearn.decomposition.TruncatedSVD": f"{_HERE}.scaling:truncated_svd",
+    "sklearn.feature_extraction.text.CountVectorizer": f"{_HERE}.texts:count_vectorizer",
+    "sklearn.feature_extraction.text.HashingVectorizer": f"{_HERE}.texts:hashing_vectorizer",
+    "sklearn.feature_extraction.text.TfidfTransformer": f"{_HERE}.texts:tfidf_transformer",
+    "sklearn.feature_extraction.text.TfidfVectorizer": f"{_HERE}.texts:tfidf_vectorizer",
     "sklearn.impute.MissingIndicator": f"{_HERE}.imputing:missing_indicator",
     "sklearn.impute.SimpleImputer": f"{_HERE}.imputing:simple_imputer",
     "sklearn.pipeline.FeatureUnion": f"{_HERE}.steps:feature_union",
@@ -34,8 +38,10 @@ _TRANSFORMERS = {
     "sklearn.preprocessing.FunctionTransformer": f"{_HERE}.scaling:function_transformer",
     "sklearn.preprocessing.MaxAbsScaler": f"{_HERE}.scaling:max_abs_scaler",
     "sklearn.preprocessing.MinMaxScaler": f"{_HERE}.scaling:min_max_scaler",
+    "sklearn.preprocessing.Normalizer": f"{_HERE}.scaling:normalizer",
     "sklearn.preprocessing.OneHotEncoder": f"{_HERE}.encoding:one_hot_encoder",
     "sklearn.preprocessing.OrdinalEncoder": f"{_HERE}.encoding:ordinal_encoder",
+    "sklearn.preprocessing.PowerTransformer": f"{_HERE}.scaling:power_transformer",
     "sklearn.preprocessing.RobustScaler": f"{_HERE}.scaling:robust_scaler",
     "sklearn.preprocessing.StandardScaler": f"{_HERE}.scaling:standard_scaler",
     "sklearn.preprocessing.TargetEncoder": f"{_HERE}.encoding:target_encoder",
@@ -92,7 +98,11 @@ def column_transformer(context: Context, step: Any, value: Value) -> Value:
         indices = [int(i) for i in step._transformer_to_input_indices[name]]
         if (isinstance(part, str) and part == "drop") or not indices:
             continue
-        if isinstance(columns, str) and not hasattr(part, "feature_names_in_"):
+        if (
+            isinstance(columns, str)
+            and not hasattr(part, "feature_names_in_")
+            and not reads_texts(part)
+        ):
             raise Unconvertible(
                 f"{type(part).__name__} of step {name!r} takes one column as a list of texts, "
                 "and there is no compiler for that"
@@ -100,6 +110,13 @@ def column_transformer(context: Context, step: Any, value: Value) -> Value:
         chosen = select(context.graph, value, indices)
         parts += _weighted(context, transform(context, part, chosen), weights.get(name))
     return tuple(parts)
+
+
+def reads_texts(step: Any) -> bool:
+    """Whether a step of a ColumnTransformer is a vectorizer, or steps that begin with one."""
+    while hasattr(step, "steps"):
+        step = step.steps[0][1]
+    return hasattr(step, "build_analyzer")
 
 
 def _weighted(context: Context, value: Value, weight: float | None) -> Value:

@@ -28,7 +28,8 @@ class Frame:
     """A recipe for a container.
 
     Attributes:
-        container: `numpy`, `pandas` or `polars`.
+        container: `numpy`, `pandas` or `polars`; `texts` for one column that is handed over as
+            a list.
         kinds: What each column was, in order; empty for a matrix that had one input.
         dtype: For numpy: the type of the matrix.
     """
@@ -41,6 +42,9 @@ class Frame:
         """The container that holds these columns."""
         if self.container == "numpy":
             return self._matrix(columns)
+        if self.container == "texts":
+            (texts,) = columns.values()
+            return texts
         if self.container == "polars":
             import polars
 

@@ -18,6 +18,14 @@ from bascule.bundle.tables import is_missing, take
 from bascule.core.fields import Columns, DType, Field
 
 UNSEEN_TEXT = "\u2400never seen in training"
+STRANGE_TEXTS = (
+    "",
+    "\u0130STANBUL \u212aelvin \u1e9e\u00df \ufb01ne na\u00efve NAI\u0308VE \u00c9cole",
+    "\u039f\u0394\u039f\u03a3 \u03a3 \u03a3\u039f\u03a6\u038c\u03a3 \u0416\u0416",
+    "\u65e5\u672c\u8a9e \u0661\u0662 \u2167 \u00b2\u00b2 \U0001f600\U0001d400\U0001d401",
+    "a\u00ada b\u200db c\u00a0c d\u2019d _e_ f-f\tg\r\n  h\x00h  ",
+)
+"""Where languages of programming disagree on what a letter, a capital or a space is."""
 _PROBE_ROWS = 3
 _MAX_INTEGER_CATEGORIES = 1000
 
@@ -48,7 +56,9 @@ def probe_rows(fields: tuple[Field, ...], columns: Columns) -> Columns:
         if field.nullable:
             changes.append((field.name, None if field.dtype is DType.BYTES else np.nan))
         if field.dtype is DType.BYTES and field.categories is None:
-            changes.append((field.name, UNSEEN_TEXT))
+            first_text = columns[field.name][0] or ""
+            strange = (UNSEEN_TEXT, *STRANGE_TEXTS, first_text.upper(), first_text.swapcase())
+            changes += [(field.name, text) for text in strange]
     first = take(columns, np.zeros(len(changes), np.int64))
     made = {name: column.copy() for name, column in first.items()}
     for row, (name, value) in enumerate(changes):

@@ -6,7 +6,8 @@ import io
 import json
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -25,20 +26,38 @@ from bascule.bundle.flavors.tabular import (
     frame_of,
     must_answer,
     outputs_of,
+    outputs_of_detector,
+    outputs_of_targets,
     parameters_of,
     plain_label,
-    read_rows,
+    read_inputs,
+    read_truth,
     rows_of,
     table_names,
 )
-from bascule.bundle.manifest import Manifest
+from bascule.bundle.manifest import (
+    CLASSIFICATIONS,
+    OUTLIERS,
+    REGRESSIONS,
+    Label,
+    Manifest,
+    Target,
+)
 from bascule.bundle.subject import Compilation, Subject
-from bascule.bundle.tables import as_dtype, take
+from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, Field, Signature
 
 _FILE = "original/model.skops"
+_TREES_OF_NEIGHBOURS = ("KDTree", "KDTree32", "BallTree", "BallTree32")
 _INSTALL = "pip install 'bascule[sklearn]'"
+_METHODS = {
+    "label": "predict",
+    "prediction": "predict",
+    "probabilities": "predict_proba",
+    "score": "decision_function",
+}
+"""What the original is asked for each kind of output."""
 _EXACT = ("scikit-learn", "catboost", "lightgbm", "xgboost", "xgboost-cpu")
 """What a saved model was made by must be what opens it: their own parts are kept as they are."""
 _TRUSTED_BY_NAME = {
@@ -48,6 +67,7 @@ _TRUSTED_BY_NAME = {
     "numpy.dtype",
     "functools.partial",  # what it calls is asked for by its own name
     "sklearn.utils.validation.check_array",
+    "scipy._lib.array_api_compat.numpy._aliases.asarray",  # numpy's own, kept by splines
     *(
         f"sklearn.feature_selection._{home}.{name}"
         for home, names in {
@@ -65,39 +85,56 @@ class Sklearn:
     name = "sklearn"
 
     def recognises(self, model: Any) -> bool:
-        return hasattr(model, "get_params") and hasattr(model, "predict")
+        return hasattr(model, "get_params") and (
+            hasattr(model, "predict") or hasattr(model, "fit_predict")
+        )
 
     def read(self, model: Any, train: Any, test: Any) -> Subject:
-        task, classes = _task(model)
+        kind = _kind_of(model)
         if train is None:
             raise Invalid(
                 "train is missing",
                 hint="pass the training rows, train=X or train=(X, y): the signature is inferred "
                 "from them",
             )
-        table, truth = read_rows(train, "train")
         names = getattr(model, "feature_names_in_", None)
         count = getattr(model, "n_features_in_", None)
-        table = as_trained(names, count, table)
+        given = read_inputs(train, "train")
+        table = _as_read(model, as_trained(names, count, given))
         frame = frame_of(table)
-        probabilities = classes is not None and hasattr(model, "predict_proba")
-        outputs = outputs_of(classes, probabilities=probabilities)
 
         def ask(columns: Columns) -> Any:
             return model.predict(frame.build(columns))
 
-        must_answer(ask, table.columns)
+        outputs_count = _count_of_outputs(kind, ask, table)
+        must_answer(ask, table.columns, targets=outputs_count)
+        truth = read_truth(train, "train", rows=table.rows, targets=outputs_count)
+        task, targets = kind.task, _targets(kind, outputs_count, train, test)
+        if targets:
+            task = REGRESSIONS if targets[0].classes is None else CLASSIFICATIONS
         inputs = probed(fields_of(table), table.columns, ask)
-        columns = table_names(train) if table.is_matrix else ()
-        signature = Signature(inputs, outputs, columns)
+        signature = Signature(
+            inputs,
+            _outputs(model, task, kind.classes, targets),
+            table_names(train) if table.is_matrix else (),
+        )
         held_out = None
         if test is not None:
-            test_table, test_truth = read_rows(test, "test")
-            held_out = rows_of(as_trained(names, count, test_table), test_truth, signature)
+            test_table = read_inputs(test, "test")
+            test_truth = read_truth(
+                test, "test", rows=test_table.rows, targets=max(1, len(targets))
+            )
+            if task == OUTLIERS:
+                _check_labels_of_detector(test_truth)
+            test_table = as_trained(names, count, test_table)
+            if frame.container == "texts":
+                test_table = _as_texts(test_table, inputs[0].name)
+            held_out = rows_of(test_table, test_truth, signature)
         saved = save(model)
         return Subject(
             task=task,
-            classes=classes,
+            classes=kind.classes,
+            targets=targets,
             signature=signature,
             original=SklearnOriginal(model, frame, signature),
             saved=saved,
@@ -140,18 +177,29 @@ class SklearnOriginal:
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
         wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
+        asked: dict[str, Any] = {}
         try:
             data = self._frame.build(columns)
-            made = {field.name: self._answer(field, data) for field in wanted}
+            made = {field.name: self._answer(field, data, asked) for field in wanted}
         except Exception as problem:
             raise ModelFailed(f"the original failed: {problem}") from problem
         return made if outputs is None else {name: made[name] for name in outputs}
 
-    def _answer(self, field: Field, data: Any) -> NDArray[Any]:
-        if field.name == "probabilities":
-            return as_dtype(np.asarray(self._model.predict_proba(data)), field.dtype)
-        answer = np.asarray(self._model.predict(data))
-        return as_dtype(answer.ravel(), field.dtype)
+    def _answer(self, field: Field, data: Any, asked: dict[str, Any]) -> NDArray[Any]:
+        """One output; `asked` keeps what the model said, for the others that are made of it."""
+        kind, _, target = field.name.partition(".")
+        method = _METHODS[kind]
+        if method not in asked:
+            asked[method] = getattr(self._model, method)(data)
+        answer = asked[method]
+        if not target:
+            made = np.asarray(answer)
+            return as_dtype(made if field.shape else made.ravel(), field.dtype)
+        alike = [one.name for one in self.outputs if one.name.startswith(f"{kind}.")]
+        place = alike.index(field.name)
+        if isinstance(answer, list):
+            return as_dtype(np.asarray(answer[place]), field.dtype)
+        return as_dtype(np.ascontiguousarray(np.asarray(answer)[:, place]), field.dtype)
 
 
 def save(model: Any) -> bytes:
@@ -178,6 +226,12 @@ def save(model: Any) -> bytes:
         )
     normalised = _normalised(data)
     check_archive(normalised, "the model")
+    try:
+        check_estimator(model, "the model")
+    except Untrusted as problem:
+        raise Invalid(
+            f"{problem.message}, so a bundle with it could not be loaded safely"
+        ) from None
     return normalised
 
 
@@ -258,6 +312,7 @@ def _normalised(data: bytes) -> bytes:
     """The same archive with nothing in it that depends on memory addresses, order or time."""
     source = zipfile.ZipFile(io.BytesIO(data))
     schema = json.loads(source.read("schema.json"))
+    _forget_counters(schema)
     numbers: dict[int, int] = {}
     files: dict[str, str] = {}
     _renumber(schema, numbers, files)
@@ -268,6 +323,16 @@ def _normalised(data: bytes) -> bytes:
         text = json.dumps(schema, indent=None, separators=(",", ":"))
         target.writestr(zipfile.ZipInfo("schema.json"), text)
     return made.getvalue()
+
+
+def _forget_counters(node: Any) -> None:
+    """A tree of neighbours counts what it was asked, and is the same model all the while."""
+    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for part in parts:
+        _forget_counters(part)
+    if isinstance(node, dict) and node.get("__class__") in _TREES_OF_NEIGHBOURS:
+        for counter in node["content"]["content"][7:11]:
+            counter["content"] = "0"
 
 
 def _renumber(node: Any, numbers: dict[int, int], files: dict[str, str]) -> None:
@@ -292,12 +357,26 @@ def _renumber(node: Any, numbers: dict[int, int], files: dict[str, str]) -> None
             _renumber(part, numbers, files)
 
 
-def _task(model: Any) -> tuple[str, tuple[str | int | float | bool, ...] | None]:
-    from sklearn.base import is_classifier, is_regressor
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What an estimator says that it is."""
+
+    task: str
+    classes: tuple[Label, ...] | None = None
+    each: tuple[tuple[Label, ...], ...] = ()
+
+
+def _kind_of(model: Any) -> _Kind:
+    from sklearn.base import is_classifier, is_outlier_detector, is_regressor
     from sklearn.exceptions import NotFittedError
     from sklearn.utils.validation import check_is_fitted
 
     name = type(model).__name__
+    if not hasattr(model, "predict"):
+        raise Invalid(
+            f"{name} labels the rows that it was fitted on, and answers no others",
+            hint="fit a LocalOutlierFactor with novelty=True, or pack another estimator",
+        )
     try:
         check_is_fitted(model)
     except NotFittedError:
@@ -306,18 +385,106 @@ def _task(model: Any) -> tuple[str, tuple[str | int | float | bool, ...] | None]
         ) from None
     if is_classifier(model):
         classes = model.classes_
-        if isinstance(classes, list):
+        if not isinstance(classes, list):
+            return _Kind("classification", tuple(plain_label(label) for label in classes))
+        if len(classes) > 1 and not _gives_shares_apart(model):
             raise Invalid(
-                f"{name} predicts {len(classes)} outputs, and one is supported",
-                hint="pack one model per output",
+                f"{name} predicts {len(classes)} outputs, and gives their probabilities as one "
+                "matrix, which does not say whose they are",
+                hint="use a MultiOutputClassifier, or pack one model per output",
             )
-        return "classification", tuple(plain_label(label) for label in classes)
+        each = tuple(tuple(plain_label(label) for label in one) for one in classes)
+        return _Kind("classification", each=each)
     if is_regressor(model):
-        return "regression", None
+        return _Kind("regression")
+    if is_outlier_detector(model):
+        return _Kind(OUTLIERS)
     raise Invalid(
-        f"{name} is neither a classifier nor a regressor",
-        hint="classifiers, regressors and pipelines that end in one can be packed",
+        f"{name} is neither a classifier nor a regressor, nor does it detect outliers",
+        hint="classifiers, regressors, detectors of outliers and pipelines that end in one can be "
+        "packed",
     )
+
+
+def _gives_shares_apart(model: Any) -> bool:
+    """A chain of classifiers answers one matrix of chances; the others a matrix for each output."""
+    while hasattr(model, "steps"):
+        model = model.steps[-1][1]
+    return type(model).__name__ not in ("ClassifierChain", "StackingClassifier")
+
+
+def _count_of_outputs(kind: _Kind, ask: Any, table: Table) -> int:
+    if kind.each:
+        return len(kind.each)
+    if kind.task != "regression":
+        return 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            answer = np.asarray(ask(take(table.columns, slice(1))))
+    except Exception:  # what it says is told by `must_answer`
+        return 1
+    return int(answer.shape[1]) if answer.ndim == 2 else 1
+
+
+def _targets(kind: _Kind, count: int, train: Any, test: Any) -> tuple[Target, ...]:
+    """What each output is of: the columns of y where they have names, else numbers from 0."""
+    if count == 1 and not kind.each:
+        return ()
+    known: list[str] = []
+    for data in (train, test):
+        truth = data[1] if isinstance(data, tuple) else None
+        columns = truth if isinstance(truth, Mapping) else getattr(truth, "columns", ())
+        known = known or [str(name) for name in columns]
+    names = known if len(set(known)) == count else [str(place) for place in range(count)]
+    return tuple(
+        Target(name, kind.each[place] if kind.each else None) for place, name in enumerate(names)
+    )
+
+
+def _outputs(
+    model: Any, task: str, classes: tuple[Label, ...] | None, targets: tuple[Target, ...]
+) -> tuple[Field, ...]:
+    if task == OUTLIERS:
+        return outputs_of_detector()
+    probabilities = hasattr(model, "predict_proba")
+    if targets:
+        return outputs_of_targets(targets, probabilities=probabilities)
+    return outputs_of(classes, probabilities=classes is not None and probabilities)
+
+
+def _check_labels_of_detector(truth: NDArray[Any] | None) -> None:
+    if truth is not None and not set(truth.tolist()) <= {-1, 1}:
+        raise Invalid(
+            "y of test holds other values than -1 and 1",
+            hint="a detector of outliers answers 1 for an inlier and -1 for an outlier; say what "
+            "was true in the same way, or pass test=X",
+        )
+
+
+def _as_read(model: Any, table: Table) -> Table:
+    """A table of one column of texts becomes the list of them where the model reads that."""
+    if table.source == "texts" or table.is_matrix or len(table.columns) != 1:
+        return table
+    (name,) = table.columns
+    if table.columns[name].dtype.kind != "O":
+        return table
+    few = take(table.columns, slice(2))
+    for tried in (table, _as_texts(table, name)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                answer = model.predict(frame_of(tried).build(few))
+        except Exception:  # it reads the other one, or neither
+            continue
+        if len(answer) == len(few[name]):
+            return tried
+    return table
+
+
+def _as_texts(table: Table, name: str) -> Table:
+    (found,) = table.columns
+    return Table({name: table.columns[found]}, "texts", {name: Kind("object", missing="none")})
 
 
 def _libraries(saved: bytes) -> list[str]:
@@ -338,6 +505,6 @@ def _hands_over_sparse(model: Any, rows: Any) -> bool:
 
 def _requires(frame: Frame, libraries: Sequence[str]) -> dict[str, str]:
     names = ["numpy", "scikit-learn", "skops", *libraries]
-    if frame.container != "numpy":
+    if frame.container not in ("numpy", "texts"):
         names.append(frame.container)
     return {name: version(name) for name in sorted(names)}

@@ -31,7 +31,8 @@ def check_estimator(model: Any, file: str) -> None:
         check = _CHECKS.get(type(part).__name__)
         if _is_sparse(part):
             check = _sparse
-        if check is None or not _is_fitted(part):
+        # A vectorizer with a vocabulary of its own answers without being fitted.
+        if check is None or not (check is _vectorizer or _is_fitted(part)):
             continue
         try:
             check(part, file)
@@ -137,7 +138,9 @@ def _ensemble(ensemble: Any, file: str) -> None:
         expected = width
         if subsets is not None and hasattr(ensemble, "estimators_features_"):
             chosen = np.asarray(subsets[index])
-            if chosen.size and not (chosen.min() >= 0 and chosen.max() < width):
+            if chosen.size > width or (
+                chosen.size and not (chosen.min() >= 0 and chosen.max() < width)
+            ):
                 raise _refused(file, "an ensemble that chooses features outside of its rows")
             expected = chosen.size
         if int(getattr(member, "n_features_in_", expected)) != expected:
@@ -244,6 +247,42 @@ def _one_hot(encoder: Any, file: str) -> None:
             raise _refused(file, f"an encoder with {width} columns for {known} categories")
 
 
+def _vectorizer(vectorizer: Any, file: str) -> None:
+    """Its columns are the numbers of its vocabulary; and it can open the files that it is given."""
+    if vectorizer.input != "content":
+        raise _refused(
+            file, f"a {type(vectorizer).__name__} that opens the files that requests name"
+        )
+    vocabulary = getattr(vectorizer, "vocabulary_", None)
+    if vocabulary is None:
+        return
+    places = list(vocabulary.values())
+    if not all(isinstance(place, int | np.integer) for place in places) or sorted(places) != list(
+        range(len(places))
+    ):
+        raise _refused(file, "a vocabulary whose columns are not its own")
+
+
+def _b_spline(spline: Any, file: str) -> None:
+    """Its compiled code takes the knots to be rising and as many as the coefficients need."""
+    knots, coefficients, degree = spline._t, spline._c, spline.k
+    if not (
+        isinstance(degree, int)
+        and degree >= 0
+        and spline.axis == 0
+        and isinstance(knots, np.ndarray)
+        and isinstance(coefficients, np.ndarray)
+        and knots.dtype == coefficients.dtype == np.float64
+        and knots.ndim == 1
+        and coefficients.ndim >= 1
+        and len(knots) >= 2 * degree + 2
+        and len(coefficients) == len(knots) - degree - 1
+        and np.isfinite(knots).all()
+        and (np.diff(knots) >= 0).all()
+    ):
+        raise _refused(file, "a spline whose knots do not fit its coefficients")
+
+
 def _sparse(matrix: Any, file: str) -> None:
     if hasattr(matrix, "check_format"):
         try:
@@ -296,5 +335,7 @@ _CHECKS: Mapping[str, Callable[[Any, str], None]] = {
     **dict.fromkeys(("KDTree", "KDTree32", "BallTree", "BallTree32"), _neighbours),
     **dict.fromkeys(("SVC", "NuSVC", "SVR", "NuSVR", "OneClassSVM"), _support_vectors),
     "OneHotEncoder": _one_hot,
+    "BSpline": _b_spline,
+    **dict.fromkeys(("CountVectorizer", "TfidfVectorizer", "HashingVectorizer"), _vectorizer),
 }
 """By the names of the classes, whose homes were checked before: nothing has to be imported."""

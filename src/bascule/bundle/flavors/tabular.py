@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle import tables
 from bascule.bundle.compilers.labels import label_dtype
 from bascule.bundle.flavors.frames import Frame
+from bascule.bundle.manifest import Target
 from bascule.bundle.subject import Rows
 from bascule.bundle.tables import MATRIX, Kind, Table, conform, read_table
 from bascule.core.errors import Invalid
@@ -32,10 +34,16 @@ def plain_label(label: Any) -> str | int | float | bool:
 
 
 def read_rows(data: Any, what: str) -> tuple[Table, NDArray[Any] | None]:
-    rows, truth = data if isinstance(data, tuple) else (data, None)
+    """The rows, and what was true for them, where it was given: of a model with one output."""
+    table = read_inputs(data, what)
+    return table, read_truth(data, what, rows=table.rows)
+
+
+def read_inputs(data: Any, what: str) -> Table:
+    """The rows of X, or of (X, y)."""
     if isinstance(data, tuple) and len(data) != 2:
         raise Invalid(f"{what} is a tuple of {len(data)}, not of X and y")
-    table = read_table(rows)
+    table = read_table(data[0] if isinstance(data, tuple) else data)
     if table.is_matrix and table.columns[MATRIX].ndim != 2:
         raise Invalid(
             f"{what} has {table.columns[MATRIX].ndim} dimensions, and a matrix of rows has two",
@@ -43,18 +51,36 @@ def read_rows(data: Any, what: str) -> tuple[Table, NDArray[Any] | None]:
         )
     if not table.rows:
         raise Invalid(f"{what} has no rows")
+    return table
+
+
+def read_truth(data: Any, what: str, *, rows: int, targets: int = 1) -> NDArray[Any] | None:
+    """What was true, of shape (rows,) or (rows, targets); None where it was not given.
+
+    Args:
+        data: X, or (X, y).
+        what: What the caller calls it.
+        rows: How many there are in X.
+        targets: How many things are predicted: y has as many columns.
+    """
+    truth = data[1] if isinstance(data, tuple) else None
     if truth is None:
-        return table, None
-    truth = _read_truth(truth, what)
-    if len(truth) != table.rows:
-        raise Invalid(f"{what} has {table.rows} rows in X and {len(truth)} in y")
-    return table, truth
+        return None
+    truth = _read_truth(truth, what, targets)
+    if len(truth) != rows:
+        raise Invalid(f"{what} has {rows} rows in X and {len(truth)} in y")
+    return truth
 
 
-def _read_truth(truth: Any, what: str) -> NDArray[Any]:
-    if hasattr(truth, "to_numpy"):
-        truth = truth.to_numpy()
-    values = np.asarray(truth)
+def _read_truth(truth: Any, what: str, targets: int) -> NDArray[Any]:
+    values = tables.read_truth(truth)
+    if targets > 1:
+        if values.ndim != 2 or values.shape[1] != targets:
+            raise Invalid(
+                f"y of {what} has shape {list(values.shape)}, and the model predicts "
+                f"[rows, {targets}]"
+            )
+        return values
     if values.ndim == 2 and values.shape[1] == 1:
         values = values.ravel()
     if values.ndim != 1:
@@ -107,6 +133,8 @@ def as_trained(names: Sequence[str] | None, count: int | None, table: Table) -> 
 def frame_of(table: Table) -> Frame:
     if table.is_matrix:
         return Frame("numpy", {}, str(table.columns[MATRIX].dtype))
+    if table.source == "texts":
+        return Frame("texts", dict(table.kinds))
     container = "polars" if table.source == "polars" else "pandas"
     return Frame(container, dict(table.kinds))
 
@@ -132,14 +160,35 @@ def outputs_of(classes: tuple[Any, ...] | None, *, probabilities: bool) -> tuple
     return (label, Field("probabilities", DType.FP64, (len(classes),)))
 
 
+def outputs_of_targets(targets: Sequence[Target], *, probabilities: bool) -> tuple[Field, ...]:
+    """The outputs of a model that predicts several things: all answers proper, then the shares."""
+    if targets[0].classes is None:
+        return tuple(Field(f"prediction.{target.name}", DType.FP64) for target in targets)
+    labels = [
+        Field(f"label.{target.name}", label_dtype(np.asarray(target.classes))) for target in targets
+    ]
+    shares = [
+        Field(f"probabilities.{target.name}", DType.FP64, (len(target.classes or ()),))
+        for target in targets
+    ]
+    return (*labels, *(shares if probabilities else ()))
+
+
+def outputs_of_detector() -> tuple[Field, ...]:
+    """A detector of outliers: 1 for an inlier and -1 for an outlier, and what decides it."""
+    return (Field("label", DType.INT64), Field("score", DType.FP64))
+
+
 def rows_of(table: Table, truth: NDArray[Any] | None, signature: Signature) -> Rows:
     if signature.is_matrix:
         return Rows(conform(table.columns[MATRIX], signature), truth)
     return Rows(conform(dict(table.columns), signature), truth)
 
 
-def must_answer(ask: Any, columns: Columns) -> None:
-    few = {name: column[:3] for name, column in columns.items()}
+def must_answer(ask: Any, columns: Columns, *, targets: int = 1) -> None:
+    """Raise `Invalid` for a model that does not give `targets` answers for each training row."""
+    asked = min(3, len(next(iter(columns.values()))))
+    few = {name: column[:asked] for name, column in columns.items()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -149,7 +198,16 @@ def must_answer(ask: Any, columns: Columns) -> None:
             f"the model does not answer for its training rows: {problem}",
             hint="pass train as it was passed to fit",
         ) from problem
-    if answer.ndim > 1 and answer.shape[1] != 1:
+    if len(answer) != asked:
+        raise Invalid(
+            f"the model gives {len(answer)} answers for {asked} rows",
+            hint="pass train as it was passed to fit",
+        )
+    if targets > 1 and answer.shape != (asked, targets):
+        raise Invalid(
+            f"the model answers in the shape {list(answer.shape)}, not [{asked}, {targets}]"
+        )
+    if targets == 1 and answer.ndim > 1 and answer.shape[1] != 1:
         raise Invalid(
             f"the model predicts {answer.shape[1]} outputs, and one is supported",
             hint="pack one model per output",

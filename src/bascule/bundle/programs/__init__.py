@@ -37,6 +37,7 @@ def open_kind(
         )
     module, _, name = _KINDS[entry.kind].partition(":")
     opener: Any = getattr(import_module(module), name)
+    settings = {} if entry.texts is None else {"texts": entry.texts}
     program: Program = opener(
         data,
         name=entry.name,
@@ -45,6 +46,7 @@ def open_kind(
         outputs=outputs,
         missing_text=entry.missing_text,
         threads=threads,
+        **settings,
     )
     return program
 

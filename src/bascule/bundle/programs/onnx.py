@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from bascule.bundle.programs.guard import check_graph
+from bascule.bundle.programs.texts import TextProgram
+from bascule.bundle.texts import Texts
 from bascule.core.errors import ModelFailed, Untrusted
 from bascule.core.fields import Columns, DType, Field
+from bascule.core.programs import Program
 
 _TYPES = {
     "tensor(bool)": DType.BOOL,
@@ -99,8 +102,9 @@ def open_onnx(
     inputs: tuple[Field, ...],
     outputs: tuple[Field, ...],
     missing_text: str | None = None,
+    texts: Texts | None = None,
     threads: int = 1,
-) -> OnnxProgram:
+) -> Program:
     """A program from the bytes of an ONNX file that has been verified.
 
     Raises:
@@ -108,11 +112,19 @@ def open_onnx(
             inputs and outputs are not those that the manifest declares.
     """
     session = open_session(data, file, threads=threads)
-    _match(session.get_inputs(), inputs, f"an input of {file}")
+    extra = () if texts is None else tuple(one.field for one in texts.prepared)
+    _match(session.get_inputs(), (*inputs, *extra), f"an input of {file}")
     _match(session.get_outputs(), outputs, f"an output of {file}")
-    return OnnxProgram(
+    program = OnnxProgram(
         session, name=name, inputs=inputs, outputs=outputs, missing_text=missing_text
     )
+    if texts is None:
+        return program
+    if not {one.column for one in texts.prepared} <= {
+        field.name for field in inputs if field.dtype is DType.BYTES
+    }:
+        raise Untrusted(f"{file} is given texts that are prepared from no column of texts")
+    return TextProgram(program, texts)
 
 
 def open_session(data: bytes, file: str, *, threads: int = 1) -> Any:

@@ -1,0 +1,135 @@
+"""Support vector machines, in doubles as libsvm computes them.
+
+The runtime's own operator for them is in floats; written as products of matrices they keep the
+precision of the original.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.compilers.context import Context
+from bascule.bundle.compilers.graph import Graph, as_column
+from bascule.bundle.compilers.outliers import detected
+from bascule.bundle.compilers.predictors import (
+    Outcome,
+    by_skl2onnx,
+    index_of_scores,
+    of_columns,
+)
+from bascule.bundle.compilers.values import NUMBER, Value, matrix
+from bascule.core.errors import Unconvertible
+from bascule.core.fields import DType
+
+_VECTOR = 8
+
+
+def regressor(context: Context, model: Any, value: Value) -> Outcome:
+    return of_columns(context.graph, _sums(context.graph, model, value, model.dual_coef_), 1)
+
+
+def one_class(context: Context, model: Any, value: Value) -> Outcome:
+    sums = _sums(context.graph, model, value, model.dual_coef_)
+    return detected(context.graph, sums, zero_is_inside=False)
+
+
+def classifier(context: Context, model: Any, value: Value) -> Outcome:
+    """The class that wins the most duels; libsvm's probabilities are left to skl2onnx."""
+    if hasattr(model, "predict_proba"):
+        return by_skl2onnx(context, model, value)
+    graph = context.graph
+    count = len(model.classes_)
+    if count == 2:
+        sums = _sums(graph, model, value, model.dual_coef_)
+        return Outcome(index=index_of_scores(graph, sums, 1, "Greater"), decision=sums)
+    sums = _sums(graph, model, value, _duels(model, count))
+    first_wins = graph.cast(graph.add("Greater", sums, graph.constant(0.0)), DType.FP64)
+    pairs = list(combinations(range(count), 2))
+    one, other = np.zeros((len(pairs), count)), np.zeros((len(pairs), count))
+    for place, (i, j) in enumerate(pairs):
+        one[place, i] = other[place, j] = 1.0
+    # A win of the first is a vote for it, and one less for the other.
+    votes = graph.add(
+        "Add",
+        graph.add("MatMul", first_wins, graph.constant(one - other)),
+        graph.constant(as_column(other.sum(axis=0))),
+    )
+    if model.decision_function_shape != "ovr":
+        return Outcome(index=graph.add("ArgMax", votes, axis=1, keepdims=0))
+    sure = graph.add("MatMul", sums, graph.constant(one - other))
+    bounded = graph.add(
+        "Div",
+        sure,
+        graph.add(
+            "Mul",
+            graph.constant(3.0),
+            graph.add("Add", graph.add("Abs", sure), graph.constant(1.0)),
+        ),
+    )
+    decision = graph.add("Add", votes, bounded)
+    chosen = decision if model.break_ties else votes
+    return Outcome(index=graph.add("ArgMax", chosen, axis=1, keepdims=0), decision=decision)
+
+
+def _duels(model: Any, count: int) -> NDArray[np.float64]:
+    """Coefficients of each pair of classes, shape (pairs, vectors)."""
+    given = _dense(model.dual_coef_)
+    ends = np.cumsum(model.n_support_)
+    starts = ends - model.n_support_
+    rows = []
+    for i, j in combinations(range(count), 2):
+        row = np.zeros(given.shape[1])
+        row[starts[i] : ends[i]] = given[j - 1, starts[i] : ends[i]]
+        row[starts[j] : ends[j]] = given[i, starts[j] : ends[j]]
+        rows.append(row)
+    return np.array(rows)
+
+
+def _sums(graph: Graph, model: Any, value: Value, coefficients: Any) -> str:
+    """Kernels with the support vectors, weighted: shape (rows, n)."""
+    vectors, weights = _dense(model.support_vectors_), _dense(coefficients)
+    # As wide as whole vectors of the processor, so that no exponential is left over at the end.
+    spare = -len(vectors) % _VECTOR
+    vectors = np.pad(vectors, ((0, spare), (0, 0)), mode="edge")
+    weights = np.pad(weights, ((0, 0), (0, spare)))
+    tensor = matrix(graph, value, NUMBER, step=type(model).__name__)
+    likeness = _kernel(graph, model, tensor, vectors)
+    products = graph.add("MatMul", likeness, graph.constant(weights.T))
+    return graph.add("Add", products, graph.constant(as_column(model.intercept_)))
+
+
+def _kernel(graph: Graph, model: Any, tensor: str, vectors: NDArray[np.float64]) -> str:
+    gamma = float(model._gamma)
+    if model.kernel == "rbf":
+        return _radial(graph, tensor, vectors, gamma)
+    if model.kernel == "linear":
+        return graph.add("MatMul", tensor, graph.constant(vectors.T))
+    if model.kernel not in ("poly", "sigmoid"):
+        raise Unconvertible(f"there is no compiler for {type(model).__name__} with its own kernel")
+    # The factor goes into the matrix: the runtime would join it to the product, as a float.
+    products = graph.add("MatMul", tensor, graph.constant(gamma * vectors.T))
+    moved = graph.add("Add", products, graph.constant(float(model.coef0)))
+    if model.kernel == "sigmoid":
+        return graph.add("Tanh", moved)
+    return graph.add("Pow", moved, graph.constant(float(model.degree)))
+
+
+def _radial(graph: Graph, tensor: str, vectors: NDArray[np.float64], gamma: float) -> str:
+    # Distances by products lose digits far from the origin, so it is moved into their middle.
+    middle = vectors.mean(axis=0)
+    moved = graph.add("Sub", tensor, graph.constant(as_column(middle)))
+    centred = vectors - middle
+    axis = graph.constant([1], "int64")
+    own = graph.add("ReduceSum", graph.add("Mul", moved, moved), axis, keepdims=1)
+    theirs = graph.constant(as_column((centred**2).sum(axis=1)))
+    twice = graph.add("MatMul", moved, graph.constant(-2.0 * centred.T))
+    squares = graph.add("Max", graph.add("Sum", own, theirs, twice), graph.constant(0.0))
+    return graph.add("Exp", graph.add("Mul", squares, graph.constant(-gamma)))
+
+
+def _dense(values: Any) -> NDArray[np.float64]:
+    return np.asarray(values.toarray() if hasattr(values, "toarray") else values, np.float64)
