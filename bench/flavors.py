@@ -4,8 +4,8 @@
 
 One core, one thread. Each round times the original and every program of each bundle in turn, so
 that what else happens on the machine happens to all of them; a figure is the median of the rounds,
-and a speed-up compares neighbours within a round. The original is asked for probabilities alone,
-the programs for all their outputs.
+and a speed-up compares neighbours within a round. The original is asked for probabilities
+alone where it gives them, the programs for all their outputs.
 """
 
 from __future__ import annotations
@@ -121,6 +121,47 @@ def _boosted(library: str, name: str, **settings: Any) -> Maker:
     return make
 
 
+def _torch_network() -> tuple[Any, Any]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    X, _ = load_breast_cancer(return_X_y=True)
+    steps = nn.Sequential(
+        nn.Linear(30, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 2), nn.Softmax(1)
+    )
+    return steps, X.astype(np.float32)
+
+
+def _torch_images() -> tuple[Any, Any]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    images = np.random.default_rng(0).normal(size=(64, 1, 8, 8)).astype(np.float32)
+    steps = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10)
+    )
+    return steps, images
+
+
+def _keras_network() -> tuple[Any, Any]:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    import keras
+
+    keras.utils.set_random_seed(0)
+    X, _ = load_breast_cancer(return_X_y=True)
+    steps = [
+        keras.Input((30,)),
+        keras.layers.Dense(100, activation="relu"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dense(2, activation="softmax"),
+    ]
+    return keras.Sequential(steps), X.astype(np.float32)
+
+
 MODELS: dict[tuple[str, str], Maker] = {
     ("sklearn", SUBJECT): _matrix(GradientBoostingClassifier(random_state=0)),
     ("sklearn", "random forest, 100 trees"): _matrix(RandomForestClassifier(random_state=0)),
@@ -146,6 +187,9 @@ MODELS: dict[tuple[str, str], Maker] = {
         verbose=False,
         allow_writing_files=False,
     ),
+    ("torch", "network, 100 units"): _torch_network,
+    ("torch", "convolution, 8 x 8 images"): _torch_images,
+    ("keras", "network, 100 units, on PyTorch"): _keras_network,
 }
 
 
@@ -158,7 +202,7 @@ def measure(folder: Path, rounds: int, tell: Callable[[str], None]) -> Iterator[
         columns = _varied(bascule.bundle.tables.conform(train, bundle.signature))
         names = [entry.name for entry in bundle.manifest.programs]
         programs = {name: bundle.program(name) for name in names}
-        original = _Probabilities(bundle.original())
+        original = _Asked(_original(bundle, model), bundle.signature)
         best, original_us, speed_up, spreads = {}, {}, {}, []
         for size in SIZES:
             seen: dict[str, list[float]] = {name: [] for name in names}
@@ -178,15 +222,26 @@ def measure(folder: Path, rounds: int, tell: Callable[[str], None]) -> Iterator[
         yield Row(flavor, words, difference, names, best, original_us, speed_up, max(spreads))
 
 
-class _Probabilities:
-    """The original asked as one asks it: for probabilities, from which labels follow."""
+def _original(bundle: Any, model: Any) -> Any:
+    """The original as its users run it: a PyTorch module itself, not the calls that are kept."""
+    if bundle.manifest.flavor == "torch":
+        from bascule.bundle.flavors.torch import ModuleProgram
 
-    def __init__(self, program: Any) -> None:
+        return ModuleProgram(model, bundle.signature)
+    return bundle.original()
+
+
+class _Asked:
+    """The original as one asks it: for probabilities, from which labels follow, or for all."""
+
+    def __init__(self, program: Any, signature: Any) -> None:
         self.name, self.inputs = program.name, program.inputs
         self._run = program.run
+        names = [field.name for field in signature.outputs]
+        self._names = ["probabilities"] if "probabilities" in names else names
 
     def run(self, columns: Any) -> Any:
-        return self._run(columns, ["probabilities"])
+        return self._run(columns, self._names)
 
 
 def _varied(columns: Any) -> Any:
@@ -245,6 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 _DISTRIBUTIONS = (
     "onnxruntime", "scikit-learn", "scikit-learn-intelex", "xgboost-cpu", "lightgbm", "catboost",
+    "torch", "keras",
 )  # fmt: skip
 _HEADS = ("flavor", "model", "parity", "1 row", "100 rows", "65,536 rows")
 
