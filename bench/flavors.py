@@ -4,8 +4,9 @@
 
 One core, one thread. Each round times the original and every program of each bundle in turn, so
 that what else happens on the machine happens to all of them; a figure is the median of the rounds,
-and a speed-up compares neighbours within a round. All are asked for the same: the probabilities.
-Where a batch may be answered by the original in a process of its own, that is one of the programs.
+and a speed-up compares neighbours within a round. All are asked for the same: the probabilities
+where there are any, from which labels follow, else everything. Where a batch may be answered by the
+original in a process of its own, that is one of the programs.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from bascule.bundle.cost import sample_latency
 from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.format import ISOLATED, ORIGINAL, open_original
 from bascule.bundle.tables import conform, recombined
-from bascule.core.fields import Columns
+from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
 from bench.machine import machine, versions
 from bench.report import put_between_marks
@@ -127,6 +128,47 @@ def _boosted(library: str, name: str, **settings: Any) -> Maker:
     return make
 
 
+def _torch_network() -> tuple[Any, Any]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    X, _ = load_breast_cancer(return_X_y=True)
+    steps = nn.Sequential(
+        nn.Linear(30, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 2), nn.Softmax(1)
+    )
+    return steps, X.astype(np.float32)
+
+
+def _torch_images() -> tuple[Any, Any]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    images = np.random.default_rng(0).normal(size=(64, 1, 8, 8)).astype(np.float32)
+    steps = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10)
+    )
+    return steps, images
+
+
+def _keras_network() -> tuple[Any, Any]:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    import keras
+
+    keras.utils.set_random_seed(0)
+    X, _ = load_breast_cancer(return_X_y=True)
+    steps = [
+        keras.Input((30,)),
+        keras.layers.Dense(100, activation="relu"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dense(2, activation="softmax"),
+    ]
+    return keras.Sequential(steps), X.astype(np.float32)
+
+
 MODELS: dict[tuple[str, str], Maker] = {
     ("sklearn", SUBJECT): _matrix(GradientBoostingClassifier(random_state=0)),
     ("sklearn", "random forest, 100 trees"): _matrix(RandomForestClassifier(random_state=0)),
@@ -152,6 +194,9 @@ MODELS: dict[tuple[str, str], Maker] = {
         verbose=False,
         allow_writing_files=False,
     ),
+    ("torch", "network, 100 units"): _torch_network,
+    ("torch", "convolution, 8 x 8 images"): _torch_images,
+    ("keras", "network, 100 units, on PyTorch"): _keras_network,
 }
 
 
@@ -166,11 +211,12 @@ def measure(
         # Trees are far quicker on rows that come again and again: processors learn the way.
         columns = recombined(conform(train, bundle.signature), SIZES[-1])
         names = [entry.name for entry in bundle.manifest.programs]
-        programs = {name: Probabilities(bundle.program(name)) for name in names}
+        asked = _asked(bundle.signature)
+        programs = {name: Asked(bundle.program(name), asked) for name in names}
         if not is_inspected(bundle.manifest.original):
             isolated = open_original(bundle.path, bundle.manifest, isolated=True)
-            programs[ISOLATED] = Probabilities(isolated)
-        original = Probabilities(bundle.original())
+            programs[ISOLATED] = Asked(isolated, asked)
+        original = Asked(_original(bundle, model), asked)
         best, original_us, speed_up, spreads = {}, {}, {}, []
         for size in SIZES:
             seen: dict[str, list[float]] = {name: [] for name in programs}
@@ -192,15 +238,31 @@ def measure(
         yield Row(flavor, words, difference, names, best, original_us, speed_up, max(spreads))
 
 
-class Probabilities:
-    """A program that is asked for probabilities alone, as one asks a model: labels follow."""
+def _original(bundle: Any, model: Any) -> Any:
+    """The original as its users run it: a PyTorch module itself, not the calls that are kept."""
+    if bundle.manifest.flavor == "torch":
+        from bascule.bundle.flavors.torch import ModuleProgram
 
-    def __init__(self, program: Program) -> None:
+        return ModuleProgram(model, bundle.signature)
+    return bundle.original()
+
+
+def _asked(signature: Signature) -> list[str]:
+    """What one asks a model: probabilities, from which labels follow, or all that it has."""
+    names = [field.name for field in signature.outputs]
+    return ["probabilities"] if "probabilities" in names else names
+
+
+class Asked:
+    """A program that is asked for some of its outputs."""
+
+    def __init__(self, program: Program, names: Sequence[str]) -> None:
         self.name, self.inputs, self.outputs = program.name, program.inputs, program.outputs
+        self._names = list(names)
         self._run = program.run
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        return self._run(columns, ["probabilities"] if outputs is None else outputs)
+        return self._run(columns, self._names if outputs is None else outputs)
 
 
 def _median_us(program: Program, columns: Columns, size: int) -> float:
@@ -264,6 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 _DISTRIBUTIONS = (
     "onnxruntime", "scikit-learn", "scikit-learn-intelex", "xgboost-cpu", "lightgbm", "catboost",
+    "torch", "keras",
 )  # fmt: skip
 _HEADS = ("flavor", "model", "parity", "1 row", "100 rows", "65,536 rows", "spread")
 

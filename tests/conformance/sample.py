@@ -24,6 +24,7 @@ class Sample:
             probabilities.
         saved_within: The same for the original, saved and loaded again; its last step is a cast to
             the type that the signature names.
+        company_within: How far a row's answer in a batch may be from that of the row alone.
         serves: What is to answer: a compiled program, or the original.
         thresholds: Column and value of what the model compares with, for trees on a matrix.
         rounds: Whether the model rounds its input to floats, so that the neighbours of a
@@ -38,6 +39,7 @@ class Sample:
     options: dict[str, Any] = field(default_factory=dict)
     within: float = 1e-5
     saved_within: float = 1e-7
+    company_within: float = 1e-6
     serves: str = "onnx"
     thresholds: tuple[tuple[int, float], ...] = ()
     rounds: bool = True

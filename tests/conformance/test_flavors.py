@@ -100,7 +100,8 @@ def test_a_row_is_answered_alone_as_in_company(sample, bundle):
         rows = np.concatenate([answer[name] for answer in alone])
         if entry is not None and entry.batch_invariant and values.dtype.kind != "O":
             assert rows.tobytes() == values.tobytes()
-    close(together, {n: np.concatenate([a[n] for a in alone]) for n in together}, 1e-6)
+    apart = {name: np.concatenate([answer[name] for answer in alone]) for name in together}
+    close(together, apart, sample.company_within)
 
 
 # -- safety --------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +34,7 @@ _MAX_VALUES = 1 << 25
 _MEMORY_TIMEOUT_S = 120.0
 
 _MEMORY_PROBE = """
-import sys
+import sys, time
 from pathlib import Path
 import numpy as np
 from bascule.bundle.format import read_manifest, open_program, EXAMPLE
@@ -43,8 +43,12 @@ path = Path(sys.argv[1])
 manifest = read_manifest(path, verify=False)
 program = open_program(path, manifest, name=sys.argv[2])
 columns = columns_of((path / EXAMPLE).read_bytes(), program.inputs)
-rows = np.arange(512) % len(next(iter(columns.values())))
-program.run({name: column[rows] for name, column in columns.items()})
+have, size, took_s = len(next(iter(columns.values()))), 1, 0.0
+while size <= 512 and took_s < 1.0:
+    rows = np.arange(size) % have
+    started = time.perf_counter()
+    program.run({name: column[rows] for name, column in columns.items()})
+    took_s, size = (time.perf_counter() - started) * 8, size * 8
 # Not getrusage: its figure is handed down from the parent.
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 peak = int(status["VmHWM"].split()[0])
@@ -62,7 +66,8 @@ class Cost:
     Attributes:
         latency_us: By program (and `original`), by batch size: the median time of one call.
         peak_memory_bytes: The most that a fresh process held which loaded the program and
-            answered 512 rows; None where it could not be measured.
+            answered 512 rows, or as many of them as it answers in about a second; None where it
+            could not be measured.
         size_bytes: What the bundle's files take on disk.
         machine: What it was measured on.
     """
@@ -188,7 +193,9 @@ def _is_quick(measured: Mapping[int, float], rows: int) -> bool:
 
 
 def measure_memory(path: Path, program: str) -> int:
-    """The peak memory in bytes of a fresh process that loads a program and answers 512 rows.
+    """The peak memory in bytes of a fresh process that loads a program and answers rows.
+
+    Up to 512, each time eight times as many; no more once that would take longer than a second.
 
     Raises:
         Unavailable: The process could not be run, or failed.
@@ -232,11 +239,13 @@ def cpu_name() -> str:
     return platform.processor() or "unknown"
 
 
-def _one_thread() -> AbstractContextManager[Any]:
-    """scikit-learn's own threads are held to one, as the programs' are."""
-    try:
-        threadpool_limits = import_module("threadpoolctl").threadpool_limits
-    except ImportError:
-        return nullcontext()
-    limits: AbstractContextManager[Any] = threadpool_limits(1)
-    return limits
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The threads of the frameworks are held to one, as the programs' are."""
+    with ExitStack() as held:
+        with suppress(ImportError):
+            held.enter_context(import_module("threadpoolctl").threadpool_limits(1))
+        if torch := sys.modules.get("torch"):
+            held.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)
+        yield

@@ -81,8 +81,8 @@ def pack(
     The same model and rows give the same digest, wherever and whenever they are packed.
 
     Args:
-        model: A fitted scikit-learn estimator or pipeline, or an ONNX model: its path, its bytes
-            or a `ModelProto`.
+        model: A fitted scikit-learn estimator or pipeline, a boosted model, a network of PyTorch
+            or Keras, a `PythonModel`, or an ONNX model: its path, its bytes or a `ModelProto`.
         name: What the registry and requests call it.
         train: The rows that it was trained on: X, or (X, y). Any table or matrix. An ONNX model
             needs none.

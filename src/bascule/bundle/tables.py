@@ -221,7 +221,7 @@ def _split(data: Any, source: str) -> tuple[list[Any], list[Any]]:
 
 def _matrix(data: Any) -> NDArray[Any]:
     try:
-        values = np.asarray(data)
+        values = np.asarray(_off_device(data))
     except ValueError:
         raise Invalid("the rows of the matrix differ in length") from None
     if values.dtype.kind == "O":
@@ -238,6 +238,11 @@ def _matrix(data: Any) -> NDArray[Any]:
             hint="pass a table (a DataFrame or a dict of columns) for text",
         )
     return values
+
+
+def _off_device(data: Any) -> Any:
+    """A tensor of PyTorch as one that numpy can read; all else as it is."""
+    return data.detach().cpu() if hasattr(data, "detach") else data
 
 
 def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
@@ -302,8 +307,10 @@ def _read_arrow(column: Any, name: str) -> tuple[NDArray[Any], Kind]:
 def _read_sequence(column: Any, name: str) -> tuple[NDArray[Any], Kind]:
     if hasattr(column, "dtype") and hasattr(column, "isna"):
         return _read_pandas(column, name)
+    if hasattr(column, "__array__") and hasattr(column, "ndim") and not hasattr(column, "to_list"):
+        column = np.asarray(_off_device(column))
     values = column if isinstance(column, np.ndarray) else _as_objects(column, name)
-    if values.ndim == 2 and values.dtype.kind in "biuf":
+    if values.ndim >= 2 and values.dtype.kind in "biuf":
         return values, Kind(str(values.dtype))
     if values.ndim != 1:
         raise Invalid(f"column {name!r} has {values.ndim} dimensions, not one", field=name)
@@ -430,6 +437,8 @@ def _to_named(table: Table, signature: Signature) -> Columns:
     names = [wanted.name for wanted in signature.inputs]
     if table.is_matrix:
         values = table.columns[MATRIX]
+        if len(names) == 1 and signature.inputs[0].shape:
+            return {names[0]: values}  # a batch of images, or the like
         if values.ndim != 2 or values.shape[1] != len(names):
             raise Invalid(
                 f"the matrix has shape {list(values.shape)}, and the model takes {len(names)} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bench import flavors, report
-from bench.flavors import MARKS, MODELS, Probabilities, Row, chosen, main, markdown
+from bench.flavors import MARKS, MODELS, Asked, Row, chosen, main, markdown
 
 ROW = Row(
     flavor="sklearn",
@@ -30,7 +30,7 @@ class Recorded:
 def test_original_and_programs_are_asked_for_the_same():
     """To time one by its probabilities and another by all of its outputs says nothing of either."""
     inner = Recorded()
-    Probabilities(inner).run({})
+    Asked(inner, ["probabilities"]).run({})
     assert inner.asked == ["probabilities"]
 
 

@@ -93,3 +93,21 @@ def test_a_sample_is_spread_evenly_and_always_the_same():
     taken = parity.sample(columns, 10)["x"]
     assert taken.tolist() == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
     assert parity.sample(columns, 1000) is columns
+
+
+@pytest.mark.parametrize(("off", "passed"), [(0.9e-3, True), (1.1e-3, False)])
+def test_a_tensor_is_compared_by_its_size_though_half_of_it_is_zeros(off, passed):
+    """The root mean square of 200, 0 and zeros is 100; a difference of 1e-3 is 1e-5 of that."""
+    expected = [[200.0, 0.0], [0.0, 0.0]]
+    assert judge({"scores": expected}, {"scores": [[200.0, off], [0.0, 0.0]]}).passed is passed
+
+
+@pytest.mark.parametrize(("width", "asked"), [(2_621, True), (2_622, False)])
+def test_rows_so_large_that_few_can_be_asked_are_not_called_invariant(width, asked):
+    class Sums:
+        name, inputs, outputs = "sums", (Field("x", DType.FP32, (width,)),), ()
+
+        def run(self, columns, _outputs=None):
+            return {"sum": columns["x"][:, 0] * 2}
+
+    assert parity.is_batch_invariant(Sums(), {"x": np.ones((3, width), np.float32)}) is asked

@@ -161,3 +161,28 @@ def test_two_columns_of_one_name_are_refused():
 def test_a_column_whose_name_is_a_number_is_refused():
     with pytest.raises(Invalid, match="column name 0 is not text"):
         read_table(pd.DataFrame([[1, 2]]))
+
+
+IMAGES = Signature((Field("image", DType.FP32, (3, -1, 4)),), ())
+
+
+@pytest.mark.parametrize("hand_in", [lambda rows: rows, lambda rows: {"image": rows}, list])
+def test_arrays_of_many_dimensions_are_taken_bare_or_by_name(hand_in):
+    rows = np.arange(96.0).reshape(2, 3, 4, 4)
+    found = conform(hand_in(rows), IMAGES)["image"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, rows)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 5), (2, 1, 4, 4)])
+def test_an_array_of_another_shape_is_refused(shape):
+    with pytest.raises(Invalid, match="image has shape"):
+        conform({"image": np.zeros(shape)}, IMAGES)
+
+
+def test_tensors_of_pytorch_are_read_though_they_want_gradients():
+    import torch
+
+    tensor = torch.ones((2, 3), requires_grad=True)
+    for given in (tensor, {"input": tensor}):
+        np.testing.assert_array_equal(conform(given, MATRIX)["input"], np.ones((2, 3)))

@@ -14,12 +14,14 @@ TABLE: dict[str, str] = {
     "xgboost": "bascule.bundle.flavors.xgboost:XGBoost",
     "lightgbm": "bascule.bundle.flavors.lightgbm:LightGBM",
     "catboost": "bascule.bundle.flavors.catboost:CatBoost",
+    "keras": "bascule.bundle.flavors.keras:Keras",
+    "torch": "bascule.bundle.flavors.torch:Torch",
     "sklearn": "bascule.bundle.flavors.sklearn:Sklearn",
 }
 """Flavors by name; imported when they are asked.
 
 The first that recognises a model takes it. Other libraries give their estimators the face of
-scikit-learn's, so that flavor comes last.
+scikit-learn's, so that flavor comes last; and a Keras model may be a PyTorch module as well.
 """
 
 
@@ -34,5 +36,6 @@ def flavor_of(model: Any) -> Flavor:
     raise Invalid(
         f"{kind.__module__}.{kind.__qualname__} is not a model that Bascule knows",
         hint=f"known are {', '.join(sorted(TABLE))}: a fitted scikit-learn estimator or pipeline, "
-        "a boosted model, an ONNX model (its path or bytes), or a bascule.PythonModel",
+        "a boosted model, a network of PyTorch or Keras, an ONNX model (its path or "
+        "bytes), or a bascule.PythonModel",
     )

@@ -13,7 +13,9 @@ from bascule.core.programs import Program
 
 _OPENERS = {
     "catboost-cbm": "bascule.bundle.flavors.catboost:open_cbm",
+    "keras": "bascule.bundle.flavors.keras:open_keras",
     "lightgbm-text": "bascule.bundle.flavors.lightgbm:open_text",
+    "torch-aten": "bascule.bundle.flavors.aten:open_aten",
     "python": "bascule.bundle.flavors.python:open_code",
     "xgboost-json": "bascule.bundle.flavors.xgboost:open_json",
 }

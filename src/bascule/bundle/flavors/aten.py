@@ -1,0 +1,387 @@
+"""A PyTorch module saved as what it computes: calls of Core ATen, and its tensors.
+
+PyTorch's own files cannot be opened safely. A pickle runs what it says. An exported program (.pt2)
+names the functions that it calls, and its reader takes any that can be reached from the package
+`torch`, `os.system` among them. So the calls are kept here as a list in JSON, in the header of a
+safetensors file that holds the tensors, and only these are known: the operators that PyTorch marks
+as Core ATen (the list that each of its backends has to know), without those that write to their
+arguments, draw random numbers, or hand out memory as they find it; and arithmetic on lengths.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bascule.bundle.flavors.boosting import library
+from bascule.bundle.limits import MAX_GRAPH_DEPTH, MAX_GROWN_ELEMENTS, MAX_NODES
+from bascule.bundle.manifest import Manifest
+from bascule.bundle.tables import as_dtype
+from bascule.core.errors import ModelFailed, Unconvertible, Untrusted
+from bascule.core.fields import Columns, Field
+
+FORMAT = "torch-aten"
+FILE = "original/model.safetensors"
+_GRAPH = "graph"
+_VERSION = 1
+
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
+    name: getattr(operator, name)
+    for name in (
+        "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem",
+        "eq", "ne", "lt", "le", "gt", "ge",
+    )
+}  # fmt: skip
+_FORGOTTEN = ("aten._assert", "aten.sym_constrain")
+"""Checks of lengths, which say nothing about the answer."""
+_UNCLEAN = ("empty", "_backward", "_local_scalar_dense")
+"""Parts of names: memory as it is found, derivatives, and values that would become Python's."""
+_SIZED = {
+    "aten.full.default": 0,
+    "aten.arange.start_step": 1,
+    "aten.repeat.default": 1,
+    "aten.expand.default": 1,
+    "aten.constant_pad_nd.default": 1,
+}
+"""Which argument says how large the answer is, where it may be far larger than what is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: what it is known by, which function, and what it is handed."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    named: Mapping[str, Any]
+    done_with: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Of:
+    """In the place of an argument: the result of the call of that name."""
+
+    name: str
+
+
+class AtenProgram:
+    """See `core.programs.Program`. The calls one after the other, in PyTorch."""
+
+    name = "original"
+
+    def __init__(
+        self,
+        calls: Sequence[Call],
+        tensors: Mapping[str, Any],
+        entries: Sequence[str],
+        results: Sequence[str],
+        inputs: tuple[Field, ...],
+        outputs: tuple[Field, ...],
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self._calls = calls
+        self._tensors = tensors
+        self._entries = entries
+        self._results = results
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs asked for; see `core.programs.Program`."""
+        torch = library("torch", "torch")
+        values = dict(self._tensors)
+        try:
+            with torch.no_grad():
+                for entry, field in zip(self._entries, self.inputs, strict=True):
+                    values[entry] = tensor_of(columns[field.name])
+                for call in self._calls:
+                    values[call.name] = call.function(
+                        *(_given(argument, values) for argument in call.arguments),
+                        **{name: _given(value, values) for name, value in call.named.items()},
+                    )
+                    for name in call.done_with:
+                        del values[name]
+                answers = [values[name].numpy() for name in self._results]
+        except Exception as problem:  # whatever PyTorch raises
+            raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
+        found = dict(zip((field.name for field in self.outputs), answers, strict=True))
+        known = {field.name: field.dtype for field in self.outputs}
+        wanted = list(known) if outputs is None else list(outputs)
+        return {name: as_dtype(found[name], known[name]) for name in wanted}
+
+
+def tensor_of(values: Any) -> Any:
+    """A tensor of an array; a copy where the array may not be written to, as PyTorch asks for."""
+    import torch
+
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
+def first_line(problem: Exception) -> str:
+    lines = str(problem).strip().splitlines()
+    return lines[0][:500] if lines else type(problem).__name__
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+
+def save(core: Any) -> bytes:
+    """The bytes of a program that `compilers.torch.to_core` made, with positional inputs.
+
+    Raises:
+        Unconvertible: It does what Core ATen has no word for, draws random numbers, or changes
+            itself when it is asked.
+    """
+    library("safetensors.torch", "torch")
+    from safetensors.torch import save as save_tensors
+
+    signature = core.graph_signature
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        raise Unconvertible(
+            "the module changes itself or its inputs when it is asked",
+            hint="keep no state in forward: requests come in any order, to several processes",
+        )
+    targets = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    known = {**core.constants, **core.state_dict}
+    core.graph.eliminate_dead_code()
+    tensors, places = _distinct({node: known[target] for node, target in targets.items()})
+    calls = [
+        _written(node)
+        for node in core.graph.nodes
+        if node.op == "call_function" and not str(node.target).startswith(_FORGOTTEN)
+    ]
+    graph = {
+        "version": _VERSION,
+        "inputs": list(signature.user_inputs),
+        "tensors": places,
+        "calls": calls,
+        "outputs": [_plain_result(name) for name in signature.user_outputs],
+    }
+    words = json.dumps(graph, sort_keys=True, separators=(",", ":"))
+    return bytes(save_tensors(tensors, {_GRAPH: words}))
+
+
+def _distinct(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Each tensor once, though modules may share it; and which one every name stands for."""
+    kept: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in tensors.items():
+        which = (
+            tensor.untyped_storage().data_ptr(), tensor.storage_offset(),
+            tuple(tensor.shape), tensor.stride(), tensor.dtype,
+        )  # fmt: skip
+        places[name] = seen.setdefault(which, name)
+        if places[name] == name:
+            kept[name] = tensor.detach().clone().contiguous()
+    return kept, places
+
+
+def _plain_result(name: Any) -> str:
+    if not isinstance(name, str):
+        raise Unconvertible(
+            f"the module answers {name!r} whatever it is asked", hint="answer tensors of the rows"
+        )
+    return name
+
+
+def _written(node: Any) -> dict[str, Any]:
+    name = _name_of(node.target)
+    _function(name)
+    made: dict[str, Any] = {"name": node.name, "op": name}
+    if node.args:
+        made["args"] = [_encoded(argument, name) for argument in node.args]
+    if node.kwargs:
+        made["kwargs"] = {key: _encoded(value, name) for key, value in node.kwargs.items()}
+    return made
+
+
+def _name_of(target: Any) -> str:
+    for name, function in _ARITHMETIC.items():
+        if target is function:
+            return name
+    return str(target)
+
+
+def _encoded(value: Any, op: str) -> Any:
+    """A value as JSON: everything that JSON has no word for is an object with one key."""
+    import torch
+
+    if isinstance(value, torch.fx.Node):
+        return {"of": value.name}
+    if isinstance(value, list | tuple):
+        return [_encoded(item, op) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    for kind in ("dtype", "memory_format", "layout"):
+        if isinstance(value, getattr(torch, kind)):
+            return {kind: str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device) and value.type == "cpu":
+        return {"device": "cpu"}
+    raise Unconvertible(f"the module hands {type(value).__name__} {value} to {op}")
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def open_aten(data: bytes, manifest: Manifest, *, threads: int = 1) -> AtenProgram:
+    """The saved original of a bundle.
+
+    How many threads it uses is PyTorch's setting for the whole process; a process of its own is
+    started with the right one (`programs.child`).
+
+    Raises:
+        Untrusted: The file holds something else than known calls on its own tensors.
+    """
+    del threads
+    return open_calls(
+        data, manifest.original.file, manifest.signature.inputs, manifest.signature.outputs
+    )
+
+
+def open_calls(
+    data: bytes, file: str, inputs: tuple[Field, ...], outputs: tuple[Field, ...]
+) -> AtenProgram:
+    """See `open_aten`."""
+    library("torch", "torch")
+    load_tensors = library("safetensors.torch", "torch").load
+    try:
+        graph = _graph(data)
+        stored = load_tensors(data)
+        tensors = {str(name): stored[place] for name, place in graph["tensors"].items()}
+        entries = [str(name) for name in graph["inputs"]]
+        results = [str(name) for name in graph["outputs"]]
+        if len(entries) != len(inputs) or len(results) != len(outputs):
+            raise ValueError("it has other inputs and outputs than the bundle")
+        known = {*tensors, *entries}
+        if len(known) != len(tensors) + len(entries):
+            raise ValueError("an input has the name of a tensor")
+        calls = [_read(call, known) for call in graph["calls"]]
+        absent = set(results) - known
+        if absent:
+            raise ValueError(f"nothing gives {min(absent)!r}")
+    except Exception as problem:  # safetensors has errors of its own
+        raise Untrusted(f"{file} cannot be read: {first_line(problem)}", file=file) from problem
+    return AtenProgram(
+        _freed(calls, {*results, *tensors}), tensors, entries, results, inputs, outputs
+    )
+
+
+def _graph(data: bytes) -> Any:
+    size = int.from_bytes(data[:8], "little")
+    if not 0 < size <= len(data) - 8:
+        raise ValueError("its header is longer than the file")
+    graph = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_GRAPH])
+    if graph["version"] != _VERSION:
+        raise ValueError(f"it is of version {graph['version']!r}, and {_VERSION} is known")
+    if len(graph["calls"]) > MAX_NODES:
+        raise ValueError(f"it holds more than {MAX_NODES:,} calls")
+    return graph
+
+
+def _read(call: Mapping[str, Any], known: set[str]) -> Call:
+    """One call, which may use what comes before it; its name is added to what is known."""
+    name, op = str(call["name"]), str(call["op"])
+    if name in known:
+        raise ValueError(f"{name!r} is there twice")
+    function = _function(op)
+    arguments = tuple(_decoded(value, known) for value in call.get("args", ()))
+    named = {str(key): _decoded(value, known) for key, value in call.get("kwargs", {}).items()}
+    place = _SIZED.get(op)
+    if place is not None and place < len(arguments):
+        _check_size(op, arguments[place])
+    known.add(name)
+    return Call(name, function, arguments, named)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """What is called by that name; raises `Unconvertible` for all that is not known here."""
+    import torch
+
+    if name in _ARITHMETIC:
+        return _ARITHMETIC[name]
+    space, _, rest = name.partition(".")
+    operation, _, overload = rest.partition(".")
+    if space == "aten" and operation.isidentifier() and overload.isidentifier():
+        found = getattr(getattr(torch.ops.aten, operation, None), overload, None)
+        if (
+            isinstance(found, torch._ops.OpOverload)
+            and torch.Tag.core in found.tags
+            and torch.Tag.nondeterministic_seeded not in found.tags
+            and not found._schema.is_mutable
+            and not any(part in name for part in _UNCLEAN)
+        ):
+            return found
+    raise Unconvertible(f"{name} is none of the operators that a bundle may hold")
+
+
+def _decoded(value: Any, known: set[str], depth: int = 0) -> Any:
+    import torch
+
+    if depth > MAX_GRAPH_DEPTH:
+        raise ValueError("lists are nested too deep")
+    if isinstance(value, list):
+        return [_decoded(item, known, depth + 1) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, word),) = value.items()
+    if kind == "of":
+        if word not in known:
+            raise ValueError(f"{word!r} is used before it is there")
+        return _Of(word)
+    if kind == "float":
+        return float(word)
+    if kind == "device" and word == "cpu":
+        return torch.device("cpu")
+    if kind in ("dtype", "memory_format", "layout"):
+        found = getattr(torch, str(word), None)
+        if isinstance(found, getattr(torch, kind)):
+            return found
+    raise ValueError(f"{kind} {word!r} is not known")
+
+
+def _check_size(op: str, argument: Any) -> None:
+    """Refuse constants that ask for a tensor out of nothing that would fill the memory."""
+    lengths = argument if isinstance(argument, list) else [argument]
+    elements = math.prod(max(1, abs(n)) for n in lengths if isinstance(n, int))
+    if elements > MAX_GROWN_ELEMENTS:
+        raise ValueError(
+            f"it asks for {elements:,} elements by {op}, and {MAX_GROWN_ELEMENTS:,} are allowed"
+        )
+
+
+def _given(value: Any, values: Mapping[str, Any]) -> Any:
+    if isinstance(value, _Of):
+        return values[value.name]
+    if isinstance(value, list):
+        return [_given(item, values) for item in value]
+    return value
+
+
+def _freed(calls: Sequence[Call], kept: set[str]) -> list[Call]:
+    """The calls with what each is the last to use, so that it takes no memory from there on."""
+    seen = set(kept)
+    made: list[Call] = []
+    for call in reversed(calls):
+        used = {name for value in (*call.arguments, *call.named.values()) for name in _names(value)}
+        last = tuple(sorted({call.name, *used} - seen))
+        seen |= used | {call.name}
+        made.append(Call(call.name, call.function, call.arguments, call.named, last))
+    return made[::-1]
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, _Of):
+        return [value.name]
+    if isinstance(value, list):
+        return [name for item in value for name in _names(item)]
+    return []

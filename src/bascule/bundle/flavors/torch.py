@@ -1,0 +1,187 @@
+"""PyTorch: any `nn.Module` that `torch.export` can follow.
+
+`flavors.aten` says how it is saved. The original that programs are compared with is the module that
+was handed in; what was saved is held against it first.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.compilers.torch import ROWS, export, to_core, to_onnx
+from bascule.bundle.flavors import aten
+from bascule.bundle.flavors.boosting import installed_version, is_of
+from bascule.bundle.flavors.networks import (
+    Takes,
+    check_saved,
+    input_fields,
+    named_outputs,
+    output_fields,
+    read_given,
+    rows_of,
+    task_of,
+)
+from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.tables import as_dtype, take
+from bascule.core.errors import Invalid, ModelFailed
+from bascule.core.fields import Columns, DType, Signature
+
+
+class Torch:
+    """See `bundle.subject.Flavor`."""
+
+    name = "torch"
+
+    def recognises(self, model: Any) -> bool:
+        return is_of(model, "torch") and hasattr(model, "forward")
+
+    def read(self, model: Any, train: Any, test: Any) -> Subject:
+        if train is None:
+            raise Invalid(
+                "train is missing, and it says what the module's inputs are",
+                hint="pass some rows: an array, or a dict of arrays by the names of forward",
+                field="train",
+            )
+        takes = _takes(model)
+        given = read_given(train, "train", takes)
+        few = take(given.columns, slice(ROWS))
+        count = len(next(iter(few.values())))
+        outputs = output_fields(_tried(model, few), count, list(few))
+        signature = Signature(input_fields(given), outputs, given.names)
+        live = ModuleProgram(model, signature)
+        rows = rows_of(given, signature)
+        with evaluating(model):
+            saved = aten.save(to_core(export(model, _asking(model), _tensors(few))))
+        again = aten.open_calls(saved, aten.FILE, signature.inputs, signature.outputs)
+        check_saved(again, live, rows)
+        task, classes = task_of(outputs)
+        return Subject(
+            task=task,
+            classes=classes,
+            signature=signature,
+            original=live,
+            saved=saved,
+            saved_file=aten.FILE,
+            saved_format=aten.FORMAT,
+            requires={name: installed_version(name) for name in ("numpy", "safetensors", "torch")},
+            frame={},
+            train=rows,
+            test=None if test is None else rows_of(read_given(test, "test", takes), signature),
+            parameters={"module": repr(type(model).__qualname__), "parameters": str(_size(model))},
+        )
+
+    def compilations(self, model: Any, subject: Subject) -> Iterator[Compilation]:
+        assert subject.train is not None
+        few = take(subject.train.columns, slice(ROWS))
+        inputs, outputs = subject.signature.inputs, subject.signature.outputs
+        with evaluating(model):
+            graph = to_onnx(export(model, _asking(model), _tensors(few)), inputs, outputs)
+        yield Compilation("the module's own", graph, inputs, outputs, None)
+
+
+class ModuleProgram:
+    """A module as it was handed in, as a program."""
+
+    name = "original"
+
+    def __init__(self, module: Any, signature: Signature) -> None:
+        self.inputs = signature.inputs
+        self.outputs = signature.outputs
+        self._module = module
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs asked for; see `core.programs.Program`."""
+        try:
+            found = _answers(self._module, columns)
+        except Exception as problem:  # it is the user's own code
+            raise ModelFailed(f"the original failed: {aten.first_line(problem)}") from problem
+        known = {field.name: field.dtype for field in self.outputs}
+        wanted = list(known) if outputs is None else list(outputs)
+        return {name: as_dtype(found[name], known[name]) for name in wanted}
+
+
+@contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """The module and all inside it in evaluation mode; afterwards each in the mode that it had."""
+    training = [each for each in module.modules() if each.training]
+    for each in training:
+        each.training = False
+    try:
+        yield
+    finally:
+        for each in training:
+            each.training = True
+
+
+def _takes(module: Any) -> Takes:
+    import torch
+
+    if isinstance(module, torch.jit.ScriptModule):
+        raise Invalid(
+            "the model is TorchScript, which PyTorch no longer keeps up",
+            hint="pack the nn.Module that it was made from",
+        )
+    tensors = [*module.parameters(), *module.buffers()]
+    away = [tensor.device for tensor in tensors if tensor.device.type != "cpu"]
+    if away:
+        raise Invalid(f"the module is on {away[0]}", hint="pack module.cpu()")
+    required: list[str] = []
+    optional: list[str] = []
+    any_name = False
+    for name, parameter in inspect.signature(module.forward).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            any_name = True
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+            raise Invalid(
+                f"forward takes {parameter}, which has no name to be asked by",
+                hint="wrap the module in one whose forward(self, a, b) names its inputs",
+                field=name,
+            )
+        else:
+            (required if parameter.default is parameter.empty else optional).append(name)
+    numbers = {
+        str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()
+    }
+    number = DType.of(np.dtype(numbers.pop())) if len(numbers) == 1 and numbers <= _NUMPY else None
+    return Takes(tuple(required), tuple(optional), any_name, number)
+
+
+_NUMPY = {"float16", "float32", "float64"}
+
+
+def _asking(module: Any) -> Any:
+    return lambda tensors: tuple(named_outputs(module(**tensors)).values())
+
+
+def _tensors(columns: Columns) -> dict[str, Any]:
+    return {name: aten.tensor_of(values) for name, values in columns.items()}
+
+
+def _answers(module: Any, columns: Columns) -> dict[str, NDArray[Any]]:
+    import torch
+
+    with evaluating(module), torch.no_grad():
+        answer = module(**_tensors(columns))
+    return {name: tensor.numpy() for name, tensor in named_outputs(answer).items()}
+
+
+def _tried(module: Any, columns: Columns) -> dict[str, NDArray[Any]]:
+    try:
+        return _answers(module, columns)
+    except Invalid:
+        raise
+    except Exception as problem:  # it is the user's own code
+        raise Invalid(
+            f"the module does not answer for its training rows: {aten.first_line(problem)}",
+            hint="pass train as forward takes it: the same names, types and shapes",
+        ) from problem
+
+
+def _size(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,30 @@
+"""Environments that tests need beside the one they run in, for what brings too much with it.
+
+Each is a lock in `environments/`. It is built by what builds the environments of models, once, and
+kept under `build/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bascule.bundle.flavors.python_environment import interpreter
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+
+
+def python_of(name: str) -> Path:
+    """The Python of the environment that `environments/NAME.txt` locks."""
+    locked = (HERE / "environments" / f"{name}.txt").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BASCULE_CACHE_DIR", str(ROOT / "build"))
+        return interpreter(locked)
+
+
+def packages_of(name: str) -> Path:
+    """The folder of its packages, for a test that wants a file of theirs and runs none of it."""
+    (folder,) = python_of(name).parent.parent.glob("lib/python*/site-packages")
+    return folder
