@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,3 +43,23 @@ class Answer(Mapping[str, NDArray[Any]]):
             f"{name}: {value.dtype}{list(value.shape)}" for name, value in self._outputs.items()
         )
         return f"Answer({parts})"
+
+
+def flat(outputs: Mapping[str, NDArray[Any]], classes: Sequence[Any] | None) -> Columns:
+    """Outputs as the columns of a table: one per output, and of a matrix one per class or place.
+
+    Args:
+        outputs: Arrays with the rows along the first axis.
+        classes: The labels, in the order of the probabilities; None unless a classifier.
+    """
+    made: Columns = {}
+    for name, values in outputs.items():
+        if values.ndim == 1:
+            made[name] = values
+            continue
+        rows = values.reshape(len(values), -1)
+        width = rows.shape[1]
+        places = classes if classes is not None and len(classes) == width else range(width)
+        for index, place in enumerate(places):
+            made[f"{name}_{place}"] = np.ascontiguousarray(rows[:, index])
+    return made

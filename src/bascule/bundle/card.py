@@ -12,6 +12,7 @@ from typing import Any
 
 from bascule.bundle.cost import BATCH_SIZES, Cost
 from bascule.bundle.format import Manifest, Statement
+from bascule.bundle.lineage import lines as lineage_lines
 from bascule.bundle.parity import Parity
 from bascule.core.fields import Field
 
@@ -360,11 +361,13 @@ def _lineage(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         rows.append(("git", git["commit"] + (", with changes" if git["dirty"] else "")))
     rows += [
         (f"{name} rows", f"{known[name]['rows']:,}, {known[name]['sha256']}")
-        for name in ("train", "test")
+        for name in ("train", "test", "calibration")
         if known.get(name)
     ]
     rows += [(name, version) for name, version in sorted(manifest.original.requires.items())]
     rows += [(name, f"{value}") for name, value in known.get("parameters", {}).items()]
+    for source in known.get("lineage", ()):
+        rows += lineage_lines(source)[:_MAX_FIELDS]
     blocks: list[Block] = [Table(("", ""), tuple(rows))] if rows else []
     settings = list(known.get("model_parameters", {}).items())
     if settings:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from bascule.bundle import Answer
+from bascule.bundle.answer import flat
 from bascule.cli.screen import note, print_table
 from bascule.core.errors import Invalid
 
@@ -19,17 +19,7 @@ _SHOWN_ROWS = 20
 
 def as_table(answer: Answer, classes: Sequence[Any] | None) -> pa.Table:
     """One column per output; probabilities become one column per class."""
-    columns: dict[str, Any] = {}
-    for name, values in answer.items():
-        if values.ndim == 1:
-            columns[name] = pa.array(values)
-            continue
-        flat = values.reshape(len(values), -1)
-        suffixes = classes if classes is not None and len(classes) == flat.shape[1] else None
-        for index in range(flat.shape[1]):
-            suffix = suffixes[index] if suffixes is not None else index
-            columns[f"{name}_{suffix}"] = pa.array(np.ascontiguousarray(flat[:, index]))
-    return pa.table(columns)
+    return pa.table({name: pa.array(values) for name, values in flat(answer, classes).items()})
 
 
 def check_output(path: Path) -> None:

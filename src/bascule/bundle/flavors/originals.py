@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from bascule.bundle.manifest import Manifest
-from bascule.core.errors import Untrusted
+from bascule.core.errors import Unconvertible, Untrusted
 from bascule.core.programs import Program
 
 _OPENERS = {
@@ -15,6 +16,16 @@ _OPENERS = {
     "xgboost-json": "bascule.bundle.flavors.xgboost:open_json",
 }
 """By format: what opens it, given the bytes, the manifest and the number of threads."""
+
+_REOPENERS = {
+    "catboost-cbm": "bascule.bundle.flavors.catboost:reopen",
+    "lightgbm-text": "bascule.bundle.flavors.lightgbm:reopen",
+    "onnx": "bascule.bundle.flavors.onnx:reopen",
+    "python": "bascule.bundle.flavors.python:reopen",
+    "skops": "bascule.bundle.flavors.sklearn:reopen",
+    "xgboost-json": "bascule.bundle.flavors.xgboost:reopen",
+}
+"""By format: what makes the model of it again, as it is handed to `pack`."""
 
 
 def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:
@@ -44,3 +55,24 @@ def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:
         hint="update bascule",
         file=manifest.original.file,
     )
+
+
+def reopen(data: bytes, manifest: Manifest) -> Any:
+    """The model of a bundle as its author had it, so that it can be packed again.
+
+    Args:
+        data: The saved original, verified against the manifest.
+        manifest: Of the bundle.
+
+    Raises:
+        Unconvertible: The format can be asked, and not be made a model of again.
+        Untrusted: It was saved with another version than the one that is installed.
+    """
+    place = _REOPENERS.get(manifest.original.format)
+    if place is None:
+        raise Unconvertible(
+            f"an original in format {manifest.original.format!r} cannot be packed again",
+            hint=f"formats that can are {', '.join(_REOPENERS)}",
+        )
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)(data, manifest)
