@@ -1,7 +1,8 @@
 """Bascule: the bridge between a trained model and production.
 
-`pack` turns a fitted model into a bundle; `load` opens one. Everything else is a command
-(`bascule --help`) over the same rooms. Importing this package imports no framework.
+`pack` turns a fitted model into a bundle, `load` opens one, `rebuild` packs it again from what is
+recorded. Everything else is a command (`bascule --help`) over the same rooms. Importing this
+package imports no framework.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.bundle import Answer, Bundle, PythonModel, load, pack
+    from bascule.bundle import Answer, Bundle, PythonModel, load, pack, rebuild
     from bascule.core.errors import BasculeError
     from bascule.release import Criterion
 
@@ -30,6 +31,7 @@ _HOMES = {
     "PythonModel": "bascule.bundle",
     "load": "bascule.bundle",
     "pack": "bascule.bundle",
+    "rebuild": "bascule.bundle",
 }
 __all__ = [
     "Answer",
@@ -40,6 +42,7 @@ __all__ = [
     "__version__",
     "load",
     "pack",
+    "rebuild",
 ]
 
 

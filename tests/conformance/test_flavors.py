@@ -198,3 +198,10 @@ def test_what_the_bundle_says_of_its_parity_is_what_was_asked(sample, bundle):
 @pytest.mark.parametrize("name", ["bundle.json", "card.md", "data/example.json"])
 def test_every_bundle_is_the_same_kind_of_thing(bundle, name):
     assert (bundle.path / name).stat().st_size > 0
+
+
+def test_what_is_recorded_is_enough_to_pack_the_bundle_again(sample, bundle):
+    rows = {"train": sample.train, "calibration": sample.options.get("calibration")}
+    rebuilt = bascule.rebuild(bundle.path, **rows)
+    assert rebuilt.differences == ()
+    assert rebuilt.same

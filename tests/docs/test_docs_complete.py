@@ -21,6 +21,7 @@ import bascule
 from bascule import app, cli
 from bascule.bundle import format as disk
 from bascule.bundle import pack
+from bascule.bundle.lineage import TABLE as LINEAGE
 from bascule.bundle.manifest import Target
 from bascule.core.errors import KINDS
 from bascule.core.fields import DType, Field, Signature
@@ -331,6 +332,12 @@ def test_every_member_of_a_bundle_is_documented() -> None:
     members = {name for name in vars(bascule.Bundle) if not name.startswith("_")}
 
     assert shown == members | {"path", "manifest", "digest"}
+
+
+def test_every_source_of_lineage_is_documented() -> None:
+    rows = table((DOCS / "how-to/follow-lineage.md").read_text(), "a source")
+
+    assert {in_code(row[0]).partition(":")[0] for row in rows} == set(LINEAGE)
 
 
 # -- formats --

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import zipfile
 
+import numpy as np
 import pytest
+from catboost import CatBoostClassifier
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 _PACK = """
 import datetime, sys, time, warnings
@@ -70,3 +79,68 @@ def test_another_folder_process_day_and_user_give_the_same_digest(pack_elsewhere
     second = pack_elsewhere("there", day=400, user="bob", seed="2")
     assert first.count("sha256:") == 2
     assert first == second
+
+
+_REBUILD = """
+import sys, time
+real = time.time
+time.time = lambda: real() + 400 * 86400
+import numpy as np, pandas as pd
+import bascule
+random = np.random.default_rng(0)
+table = pd.DataFrame({"a": random.normal(size=80), "b": random.choice(["x", "y"], 80)})
+rows = (table, (table.a > 0).to_numpy())
+rebuilt = bascule.rebuild(sys.argv[1], train=rows)
+print(rebuilt.rebuilt, rebuilt.same, len(rebuilt.differences))
+"""
+
+
+def test_another_process_rebuilds_it_elsewhere_on_another_day(pack_elsewhere, tmp_path):
+    packed = pack_elsewhere("here", day=0, user="ada", seed="1").split()[0]
+    moved = (tmp_path / "here" / "same").rename(tmp_path / "moved")
+
+    said = subprocess.run(
+        [sys.executable, "-c", _REBUILD, str(moved)],
+        cwd=tmp_path,
+        env={**os.environ, "LOGNAME": "bob", "PYTHONHASHSEED": "2", "TZ": "Asia/Tokyo"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+    assert said.split() == [packed, "True", "0"]
+
+
+def test_nothing_of_the_memory_between_a_tree_s_fields_is_sealed():
+    """The nodes have gaps, which hold whatever was there before: it is neither kept nor told."""
+    from bascule.bundle.flavors.sklearn import load_trusted, save
+
+    X, y = load_breast_cancer(return_X_y=True)
+    for model in (DecisionTreeClassifier(random_state=0), RandomForestRegressor(3, random_state=0)):
+        saved = save(model.fit(X, y))
+        assert save(load_trusted(saved, "it")) == saved
+        with zipfile.ZipFile(io.BytesIO(saved)) as archive:
+            held = [archive.read(name) for name in archive.namelist() if name.endswith(".npy")]
+        loaded = [(data, np.load(io.BytesIO(data))) for data in held]
+        records = [(data, array) for data, array in loaded if array.dtype.names]
+        assert records
+        for data, array in records:
+            used = np.zeros(array.dtype.itemsize, bool)
+            for part, place in array.dtype.fields.values():
+                used[place : place + part.itemsize] = True
+            assert not used.all()
+            raw = np.frombuffer(data[-array.nbytes :], np.uint8).reshape(len(array), -1)
+            assert not raw[:, ~used].any()
+
+
+def test_equal_trainings_of_catboost_inside_a_pipeline_are_saved_equal():
+    """CatBoost notes when a model was trained, and a number that it drew."""
+    from bascule.bundle.flavors.sklearn import save
+
+    X, y = load_breast_cancer(return_X_y=True)
+
+    def trained():
+        own = CatBoostClassifier(iterations=3, verbose=0, allow_writing_files=False)
+        return save(make_pipeline(StandardScaler(), own).fit(X, y))
+
+    assert trained() == trained()

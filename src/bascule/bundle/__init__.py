@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bascule.bundle.loaded import Bundle, load
     from bascule.bundle.packing import pack
     from bascule.bundle.parity import Parity
+    from bascule.bundle.rebuilding import Rebuilt, rebuild
 
 _HOMES = {
     "Answer": "bascule.bundle.answer",
@@ -24,11 +25,13 @@ _HOMES = {
     "Manifest": "bascule.bundle.format",
     "Parity": "bascule.bundle.parity",
     "PythonModel": "bascule.bundle.flavors.python",
+    "Rebuilt": "bascule.bundle.rebuilding",
     "Statement": "bascule.bundle.format",
     "load": "bascule.bundle.loaded",
     "open_program": "bascule.bundle.format",
     "pack": "bascule.bundle.packing",
     "read_manifest": "bascule.bundle.format",
+    "rebuild": "bascule.bundle.rebuilding",
 }
 __all__ = [
     "Answer",
@@ -37,11 +40,13 @@ __all__ = [
     "Manifest",
     "Parity",
     "PythonModel",
+    "Rebuilt",
     "Statement",
     "load",
     "open_program",
     "pack",
     "read_manifest",
+    "rebuild",
 ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.manifest import Manifest
 from bascule.core.fields import Columns
 
 
@@ -43,3 +44,25 @@ class Answer(Mapping[str, NDArray[Any]]):
             f"{name}: {value.dtype}{list(value.shape)}" for name, value in self._outputs.items()
         )
         return f"Answer({parts})"
+
+
+def flat(outputs: Mapping[str, NDArray[Any]], manifest: Manifest) -> Columns:
+    """Outputs as the columns of a table: one per output, and of a matrix one per class or place.
+
+    Args:
+        outputs: Arrays with the rows along the first axis.
+        manifest: Of the bundle whose outputs they are; it knows the labels.
+    """
+    labels = {f"probabilities.{target.name}": target.classes for target in manifest.targets}
+    made: Columns = {}
+    for name, values in outputs.items():
+        if values.ndim == 1:
+            made[name] = values
+            continue
+        rows = values.reshape(len(values), -1)
+        width = rows.shape[1]
+        classes = labels.get(name, manifest.classes)
+        places = classes if classes is not None and len(classes) == width else range(width)
+        for index, place in enumerate(places):
+            made[f"{name}_{place}"] = np.ascontiguousarray(rows[:, index])
+    return made

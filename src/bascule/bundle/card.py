@@ -14,6 +14,7 @@ from bascule.bundle.choosing import Roles, roles
 from bascule.bundle.cost import BATCH_SIZES, Cost
 from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.format import ISOLATED, ORIGINAL, Manifest, Statement
+from bascule.bundle.lineage import lines as lineage_lines
 from bascule.bundle.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
 from bascule.bundle.parity import Parity
 from bascule.core.fields import Field
@@ -407,11 +408,13 @@ def _lineage(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         rows.append(("git", git["commit"] + (", with changes" if git["dirty"] else "")))
     rows += [
         (f"{name} rows", f"{known[name]['rows']:,}, {known[name]['sha256']}")
-        for name in ("train", "test")
+        for name in ("train", "test", "calibration")
         if known.get(name)
     ]
     rows += [(name, version) for name, version in sorted(manifest.original.requires.items())]
     rows += [(name, f"{value}") for name, value in known.get("parameters", {}).items()]
+    for source in known.get("lineage", ()):
+        rows += lineage_lines(source)[:_MAX_FIELDS]
     blocks: list[Block] = [Table(("", ""), tuple(rows))] if rows else []
     settings = list(known.get("model_parameters", {}).items())
     if settings:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.flavors.probing import probe_rows
 from bascule.bundle.format import Manifest, OriginalEntry, ProgramEntry
 from bascule.bundle.heldout import to_parquet
+from bascule.bundle.lineage import trace
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.parity import Parity
 from bascule.bundle.programs import onedal, open_kind
@@ -72,6 +73,7 @@ def pack(
     author: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    lineage: Sequence[str] = (),
     serve_original: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -99,6 +101,8 @@ def pack(
         author: Who packs it; the user's name if None.
         parameters: Facts about the training, beside the model's own settings.
         metrics: Figures from the training, for the card.
+        lineage: Where it came from: `mlflow:RUN`, `mlflow:RUN@URI` or `dvc:PATH`; what is known
+            there is recorded. See `bundle.lineage`.
         serve_original: Whether to serve the original, slower, where the model cannot be compiled.
         overwrite: Whether to replace a bundle that is at `to`.
         progress: Called with a short sentence when a stage is done.
@@ -110,41 +114,34 @@ def pack(
         Invalid: The model or the rows are not what can be packed; the message says which.
         Unconvertible: A step has no converter, and `serve_original` is False.
         Conflict: `to` exists, and may not be overwritten.
+        NotFound: A run or file of `lineage` is not there.
+        Refused: A file of `lineage` is not the one that its record speaks of.
     """
     check_name(name)
     _check_tolerance(tolerance)
-    request = _Request(
+    request = Request(
         name=name,
         tolerance=tolerance,
         keep_test=keep_test,
+        baseline=baseline,
         serve_original=serve_original,
         description=description,
         parameters=_json_values(parameters, "parameters"),
         metrics=_json_values(metrics, "metrics"),
+        lineage=[trace(source) for source in lineage],
         tell=progress or _say_nothing,
     )
+    rows = Given(train, test, calibration)
     place = Path(to) if to is not None else Path(f"{name}.bundle")
     with disk.drafting(place, overwrite=overwrite) as draft:
-        flavor = flavor_of(model)
-        subject = flavor.read(model, train, test)
-        request.tell(_described(subject, flavor))
-        own = calibrating.read_rows(calibration, subject)
-        choice = _choose(flavor, model, subject, _rows_to_compare(subject), request)
-        choice = _with_others(flavor, model, subject, choice, request)
-        answers = calibrating.Answers(choice.program)
-        held_out = calibrating.calibrate(answers, subject, own)
-        request.tell(held_out.told)
-        described = profiling.profile(answers, subject) if baseline else profiling.nothing()
-        request.tell(described.told)
-        manifest = _write(
-            draft, flavor, subject, choice, {**held_out.files, **described.files}, request
-        )
+        sealed = seal(draft, model, rows, request)
+        manifest, subject, choice = sealed.manifest, sealed.subject, sealed.choice
         measured = _measure(draft, manifest, subject, choice)
         request.tell(_costs(measured, manifest.serves))
-        known = _provenance(subject, request)
+        known = _provenance(sealed, request)
         said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
         said += [("cost", measured.to_json()), ("provenance", known)]
-        said.append((calibrating.KIND, held_out.statement()))
+        said.append((calibrating.KIND, sealed.calibration))
         if subject.train is not None:
             said.append((training.KIND, training.describe(subject.train, subject.signature)))
         now, by = datetime.now(UTC), author or provenance.user_name()
@@ -156,18 +153,73 @@ def pack(
     return load(place)
 
 
+def _say_nothing(stage: str) -> None:
+    del stage
+
+
 @dataclass(frozen=True, slots=True)
-class _Request:
-    """What the caller of `pack` asked for."""
+class Given:
+    """The rows that a model is packed with, as a caller hands them over; see `pack`."""
+
+    train: Any
+    test: Any
+    calibration: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the caller of `pack` asked for; see there."""
 
     name: str
     tolerance: float
     keep_test: bool
+    baseline: bool
     serve_original: bool
-    description: str
-    parameters: dict[str, Any]
-    metrics: dict[str, Any]
-    tell: Progress
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Sequence[Mapping[str, Any]] = ()
+    tell: Progress = _say_nothing
+
+
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    """What was written into a draft, and what it was made from.
+
+    Attributes:
+        manifest: What the digest covers.
+        subject: The model as its flavor read it.
+        choice: What is served.
+        own: The rows that it was calibrated on, where they were of their own.
+        calibration: What is said of the calibration.
+    """
+
+    manifest: Manifest
+    subject: Subject
+    choice: _Choice
+    own: Rows | None
+    calibration: dict[str, Any]
+
+
+def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
+    """Write all that the digest covers, and nothing that is only said of it.
+
+    The same model, rows and request give the same digest, under the same versions.
+    """
+    flavor = flavor_of(model)
+    subject = flavor.read(model, rows.train, rows.test)
+    request.tell(_described(subject, flavor))
+    own = calibrating.read_rows(rows.calibration, subject)
+    choice = _choose(flavor, model, subject, _rows_to_compare(subject), request)
+    choice = _with_others(flavor, model, subject, choice, request)
+    answers = calibrating.Answers(choice.program)
+    held_out = calibrating.calibrate(answers, subject, own)
+    request.tell(held_out.told)
+    described = profiling.profile(answers, subject) if request.baseline else profiling.nothing()
+    request.tell(described.told)
+    profiled = {**held_out.files, **described.files}
+    manifest = _write(draft, flavor, subject, choice, profiled, request)
+    return _Sealed(manifest, subject, choice, own, held_out.statement())
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +261,7 @@ def _choose(
     model: Any,
     subject: Subject,
     rows: Rows | None,
-    request: _Request,
+    request: Request,
 ) -> _Choice:
     """The first compilation that is equal to the original on all rows, or the original."""
     if subject.saved_format == "python":
@@ -259,7 +311,7 @@ def _choose(
 
 
 def _with_others(
-    flavor: Flavor, model: Any, subject: Subject, choice: _Choice, request: _Request
+    flavor: Flavor, model: Any, subject: Subject, choice: _Choice, request: Request
 ) -> _Choice:
     """The choice with the programs beside it that were found equal as well.
 
@@ -306,7 +358,7 @@ def _with_others(
     return replace(choice, others_parity=(not_made,))
 
 
-def _own_original(flavor: Flavor, model: Any, subject: Subject, request: _Request) -> _Choice:
+def _own_original(flavor: Flavor, model: Any, subject: Subject, request: Request) -> _Choice:
     """A graph that was handed in is served as it is."""
     (compilation,) = flavor.compilations(model, subject)
     given = subject.test or subject.train
@@ -359,7 +411,7 @@ def _opened(compilation: Compilation) -> Program:
     )
 
 
-def _no_parity(reason: str, precision: str, request: _Request) -> Parity:
+def _no_parity(reason: str, precision: str, request: Request) -> Parity:
     return Parity(
         program=_PROGRAM,
         precision=precision,
@@ -380,7 +432,7 @@ def _write(
     subject: Subject,
     choice: _Choice,
     profiled: Mapping[str, bytes],
-    request: _Request,
+    request: Request,
 ) -> Manifest:
     """Write every file that the digest covers, and the manifest."""
     made = choice.compilation
@@ -421,7 +473,7 @@ def _write(
     return manifest
 
 
-def _entry(made: Compilation, choice: _Choice, request: _Request) -> ProgramEntry:
+def _entry(made: Compilation, choice: _Choice, request: Request) -> ProgramEntry:
     return ProgramEntry(
         name=_PROGRAM,
         kind="onnx",
@@ -441,10 +493,10 @@ def _example_rows(subject: Subject) -> Columns:
     if rows is not None:
         return rows.columns
     made: Columns = {}
-    for field in subject.signature.inputs:
-        shape = (1, *(1 if length < 0 else length for length in field.shape))
-        empty: Any = "" if field.dtype is DType.BYTES else 0
-        made[field.name] = np.full(shape, empty, field.dtype.numpy)
+    for read in subject.signature.inputs:
+        shape = (1, *(1 if length < 0 else length for length in read.shape))
+        empty: Any = "" if read.dtype is DType.BYTES else 0
+        made[read.name] = np.full(shape, empty, read.dtype.numpy)
     return made
 
 
@@ -486,15 +538,18 @@ def _with_isolated(
         return latency
 
 
-def _provenance(subject: Subject, request: _Request) -> dict[str, Any]:
+def _provenance(sealed: _Sealed, request: Request) -> dict[str, Any]:
     return {
         "description": request.description,
         "git": provenance.git_state(Path.cwd()),
-        "train": provenance.rows_json(subject.train),
-        "test": provenance.rows_json(subject.test),
-        "model_parameters": dict(subject.parameters),
-        "parameters": request.parameters,
-        "metrics": request.metrics,
+        "train": provenance.rows_json(sealed.subject.train),
+        "test": provenance.rows_json(sealed.subject.test),
+        "calibration": provenance.rows_json(sealed.own),
+        "model_parameters": dict(sealed.subject.parameters),
+        "parameters": dict(request.parameters),
+        "metrics": dict(request.metrics),
+        "lineage": list(request.lineage),
+        "made_with": provenance.tools(),
     }
 
 
@@ -533,7 +588,3 @@ def _costs(measured: Cost, serves: str) -> str:
 
 def _count(columns: Columns) -> int:
     return len(next(iter(columns.values()), ()))
-
-
-def _say_nothing(stage: str) -> None:
-    del stage

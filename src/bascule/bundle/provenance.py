@@ -5,23 +5,34 @@ from __future__ import annotations
 import getpass
 import hashlib
 import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bascule.bundle.cost import machine
 from bascule.bundle.subject import Rows
 from bascule.core.fields import Columns
+from bascule.core.version import VERSION
 
 _GIT_TIMEOUT_S = 10.0
+_TOOLS = ("onnx", "onnxruntime", "pyarrow", "scikit-learn-intelex", "skl2onnx", "skops")
+"""What saves, compiles and writes: another version of one may give other bytes."""
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit that is checked out, and whether files differ from it; None outside of git."""
+def git_state(folder: Path, *only: Path) -> dict[str, Any] | None:
+    """The commit that is checked out, and whether files differ from it; None outside of git.
+
+    Args:
+        folder: Inside the working folder.
+        only: The files that may differ; all, if none is named.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
-    changes = _git(folder, "status", "--porcelain")
+    changes = _git(folder, "status", "--porcelain", "--", *map(str, only))
     return {"commit": commit, "dirty": changes is None or bool(changes)}
 
 
@@ -44,10 +55,23 @@ def data_digest(columns: Columns, truth: Any = None) -> str:
 
 
 def rows_json(rows: Rows | None) -> dict[str, Any] | None:
-    """What is said of a set of rows: how many, and their digest."""
+    """What is said of a set of rows: how many, their digest, and the type of their truth."""
     if rows is None:
         return None
-    return {"rows": len(rows), "sha256": data_digest(rows.columns, rows.truth)}
+    return {
+        "rows": len(rows),
+        "sha256": data_digest(rows.columns, rows.truth),
+        "truth": None if rows.truth is None else rows.truth.dtype.str,
+    }
+
+
+def tools() -> dict[str, str]:
+    """What has a hand in a bundle's bytes beside what the model needs: versions, and processor."""
+    made = {"bascule": VERSION, "processor": str(machine().get("cpu", ""))}
+    for name in _TOOLS:
+        with suppress(PackageNotFoundError):
+            made[name] = version(name)
+    return made
 
 
 def user_name() -> str:

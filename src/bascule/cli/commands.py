@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bascule.cli import keys, trust
+from bascule.cli import keys, origins, trust
 from bascule.cli.registering import add_commands as add_registry_commands
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle, Statement
+    from bascule.cli.inputs import Code
     from bascule.registry import Registry, Version
     from bascule.registry.keys import CatalogueKeys
     from bascule.release import GateReport
@@ -109,7 +110,13 @@ RefOrPath = Annotated[
 
 @app.command()
 def pack(
-    model: Annotated[Path, typer.Argument(help="A fitted model: .skops or .onnx.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A fitted model: .skops or .onnx; or code of yours: my_model.py:Model, or "
+            "my_package:Model for a folder."
+        ),
+    ],
     name: Annotated[str, typer.Option(help="What the registry and requests call it.")],
     train: Train = None,
     test: Test = None,
@@ -128,16 +135,53 @@ def pack(
         bool, typer.Option(help="Keep a profile of the training rows and of the answers.")
     ] = True,
     description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
+    lineage: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where it came from: mlflow:RUN, mlflow:RUN@URI or dvc:PATH; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of code of yours: a file that it loads, PATH or NAME=PATH; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of code of yours: what it needs from the package index, such as "
+            "'scipy==1.16.3'; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Of code of yours: classification, regression or other (the default)."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of code of yours, a classifier: a class, in the order of the probabilities; "
+            "may be repeated. 0 is a number, and '\"0\"' is a text.",
+            show_default=False,
+        ),
+    ] = None,
     serve_original: ServeOriginal = False,
     allow_pickle: AllowPickle = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn a fitted model into a bundle: compiled, proven equal, measured, sealed."""
+    from bascule.cli.inputs import Code
+
     made = _pack_files(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
         tolerance=tolerance, keep_test=keep_test, baseline=baseline, description=description,
-        serve_original=serve_original, allow_pickle=allow_pickle, overwrite=overwrite,
+        lineage=lineage or (), serve_original=serve_original, allow_pickle=allow_pickle,
+        code=Code(file or (), require or (), task, label or ()), overwrite=overwrite,
         quiet=as_json,
     )  # fmt: skip
     if made.manifest.serves == "original" and made.parity is not None:
@@ -158,13 +202,14 @@ def _pack_files(
     allow_pickle: bool,
     quiet: bool,
     calibration: Path | None = None,
+    code: Code | None = None,
     **options: Any,
 ) -> Bundle:
     from bascule.bundle import pack as pack_model
     from bascule.cli.inputs import as_trained, read_model, read_rows, split_truth
 
     with stages(quiet=quiet) as tell:
-        fitted = read_model(model, allow_pickle=allow_pickle)
+        fitted = read_model(model, allow_pickle=allow_pickle, code=code)
         sets: dict[str, Any] = {}
         for what, path in (("train", train), ("test", test), ("calibration", calibration)):
             if path is not None:
@@ -650,3 +695,4 @@ def _keys() -> CatalogueKeys:
 
 
 keys.register(app, open_keys=_keys, user=_user)
+origins.register(app, find=_find, statements=_statements)

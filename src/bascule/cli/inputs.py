@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,50 @@ def existing(path: Path, what: str) -> Path:
     return path
 
 
-def read_model(path: Path, *, allow_pickle: bool) -> Any:
-    """A fitted model from a file.
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What is said on the command line of a model that is code.
+
+    Attributes:
+        files: `PATH` or `NAME=PATH` of what it loads.
+        requirements: What it needs from the package index.
+        task: As in `bascule.PythonModel`; None if it was not said.
+        labels: The classes of a classifier, each a JSON value or else a text.
+    """
+
+    files: Sequence[str] = ()
+    requirements: Sequence[str] = ()
+    task: str | None = None
+    labels: Sequence[str] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of it was said."""
+        return self == Code()
+
+
+def read_model(path: Path, *, allow_pickle: bool, code: Code | None = None) -> Any:
+    """A fitted model from a file; or `CODE:CLASS`, a class in a file or package.
 
     Raises:
         NotFound: There is no such file.
         Invalid: It is of no kind that is known, or a pickle that was not allowed, or broken.
         Untrusted: It holds types that are not scikit-learn's own.
     """
+    code = code or Code()
+    if not path.exists() and ":" in path.name:
+        return _read_code(str(path), code)
     existing(path, "model")
+    if path.suffix == ".py":
+        raise Invalid(
+            f"{path} is code, and which class of it is the model?",
+            hint=f"write {path}:Model",
+        )
+    if not code.is_empty:
+        raise Invalid(
+            f"--file, --require, --task and --label are of code, and {path.name} is a model's file",
+            hint="leave them out, or name a class: my_model.py:Model",
+        )
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return path
@@ -47,6 +84,43 @@ def read_model(path: Path, *, allow_pickle: bool) -> Any:
         f"{path.name}: a model in a {suffix or 'nameless'} file is not known",
         hint="save it as .skops (skops.io.dump) or .onnx",
     )
+
+
+def _read_code(written: str, said: Code) -> Any:
+    from bascule.bundle import PythonModel
+
+    home, _, attribute = written.rpartition(":")
+    place = Path(home)
+    if not place.exists():
+        raise NotFound(f"no code at {place}", hint="check the path")
+    module = place.resolve().name
+    if place.is_file():
+        if place.suffix != ".py":
+            raise Invalid(f"{place} is not a Python file", hint="write my_model.py:Model")
+        module = place.stem
+    inner, _, name = attribute.rpartition(".")
+    return PythonModel(
+        entry=f"{module}.{inner}:{name}" if inner else f"{module}:{name}",
+        code=place.resolve(),
+        files=dict(map(_named_file, said.files)),
+        requirements=tuple(said.requirements),
+        task=said.task or ("classification" if said.labels else "other"),
+        classes=tuple(map(_label, said.labels)) or None,
+    )
+
+
+def _named_file(written: str) -> tuple[str, Path]:
+    """`NAME=PATH`, or a path whose last part is the name."""
+    name, given, path = written.partition("=")
+    return (name, Path(path)) if given else (Path(written).name, Path(written))
+
+
+def _label(written: str) -> str | int | float | bool:
+    try:
+        value = json.loads(written)
+    except ValueError:
+        return written
+    return value if isinstance(value, str | int | float | bool) else written
 
 
 def _read_skops(path: Path) -> Any:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from bascule.bundle import Answer
+from bascule.bundle.answer import flat
 from bascule.bundle.manifest import Manifest
 from bascule.cli.screen import note, print_table
 from bascule.core.errors import Invalid
@@ -20,20 +19,7 @@ _SHOWN_ROWS = 20
 
 def as_table(answer: Answer, manifest: Manifest) -> pa.Table:
     """One column per output; probabilities become one column per class."""
-    labels = {"probabilities": manifest.classes}
-    labels |= {f"probabilities.{target.name}": target.classes for target in manifest.targets}
-    columns: dict[str, Any] = {}
-    for name, values in answer.items():
-        if values.ndim == 1:
-            columns[name] = pa.array(values)
-            continue
-        flat = values.reshape(len(values), -1)
-        classes = labels.get(name, manifest.classes)
-        suffixes = classes if classes is not None and len(classes) == flat.shape[1] else None
-        for index in range(flat.shape[1]):
-            suffix = suffixes[index] if suffixes is not None else index
-            columns[f"{name}_{suffix}"] = pa.array(np.ascontiguousarray(flat[:, index]))
-    return pa.table(columns)
+    return pa.table({name: pa.array(values) for name, values in flat(answer, manifest).items()})
 
 
 def check_output(path: Path) -> None:

@@ -38,6 +38,7 @@ def print_bundle(
     )
     print_baseline(bundle.baseline)
     _print_cost(bundle, requests)
+    _print_lineage(statements)
     _print_gates(statements)
     if len(others) > 1:
         say("versions: " + ", ".join(map(_state, others)))
@@ -96,6 +97,16 @@ def _print_cost(bundle: Bundle, program: str) -> None:
         rows.append((f"{batch:,}", f"{run_us:,.1f}", *compared))
     headings = ("rows", f"us, {program}", "us, original", "faster")
     print_table(headings, rows, right=headings)
+
+
+def _print_lineage(statements: Sequence[Statement]) -> None:
+    from bascule.bundle.lineage import lines
+
+    said = [one for one in statements if one.kind == "provenance"]
+    sources = said[-1].body.get("lineage", ()) if said else ()
+    rows = [line for source in sources for line in lines(source)]
+    if rows:
+        print_table(("lineage", ""), rows)
 
 
 def _print_gates(statements: Sequence[Statement]) -> None:

@@ -59,7 +59,7 @@ def _sections(facts: Facts) -> dict[str, dict[str, Any]]:
     said = [one.body for one in facts.statements if one.kind == "provenance"]
     known: Mapping[str, Any] = said[-1] if said else {}
     return {
-        "data": dict(_flat({name: known.get(name) for name in ("train", "test")})),
+        "data": dict(_flat({name: known.get(name) for name in ("train", "test", "calibration")})),
         "code": dict(_flat(known.get("git") or {})),
         "parameters": {
             **dict(_flat(known.get("model_parameters") or {})),

@@ -135,6 +135,13 @@ def open_boosted(open_: Open, data: bytes, manifest: Manifest, threads: int) -> 
     return BoostedOriginal(ask, frame, manifest.signature, manifest.classes)
 
 
+def with_classes(booster: Any, manifest: Manifest) -> Any:
+    """A native booster with the labels of the estimator that it was in; it keeps none itself."""
+    if manifest.classes is not None:
+        booster.classes_ = np.asarray(manifest.classes)
+    return booster
+
+
 class BoostedOriginal:
     """The model itself as a program."""
 

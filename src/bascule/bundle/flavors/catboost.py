@@ -69,6 +69,11 @@ def open_cbm(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOri
     return open_boosted(_open, data, manifest, threads)
 
 
+def reopen(data: bytes, _manifest: Manifest) -> Any:
+    """The model itself: what CatBoost saves knows its classes."""
+    return _loaded(data)
+
+
 def _loaded(data: bytes) -> Any:
     return library("catboost", "catboost").CatBoost().load_model(blob=data)
 
@@ -112,7 +117,7 @@ def _read(model: Any) -> Boosted:
         classes=classes,
         names=None if unnamed else names,
         count=len(names),
-        saved=_save(model),
+        saved=normalised(_written(model)),
         saved_file="original/model.cbm",
         saved_format="catboost-cbm",
         number=DType.FP64,
@@ -122,14 +127,20 @@ def _read(model: Any) -> Boosted:
     )
 
 
-def _save(model: Any) -> bytes:
-    """The model's own format, without what differs between two equal trainings."""
+def normalised(data: bytes) -> bytes:
+    """The same model, without what differs between two equal trainings, in the order of a copy.
+
+    CatBoost writes what it says of a model in another order after it has been read back.
+    """
+    copy = _loaded(data)
+    said = copy.get_metadata()
+    for name in _VARYING:
+        said[name] = ""
+    return _written(copy)
+
+
+def _written(model: Any) -> bytes:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.cbm"
         model.save_model(str(file), format="cbm")
-        copy = _loaded(file.read_bytes())
-        said = copy.get_metadata()
-        for name in _VARYING:
-            said[name] = ""
-        copy.save_model(str(file), format="cbm")
         return file.read_bytes()

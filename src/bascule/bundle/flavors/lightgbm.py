@@ -20,6 +20,7 @@ from bascule.bundle.flavors.boosting import (
     open_boosted,
     read_boosted,
     reads_floats,
+    with_classes,
 )
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.manifest import Manifest
@@ -59,6 +60,12 @@ class LightGBM:
 def open_text(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOriginal:
     """The saved original; see `boosting.open_boosted`."""
     return open_boosted(_open, data, manifest, threads)
+
+
+def reopen(data: bytes, manifest: Manifest) -> Any:
+    """The booster, which knows its classes as the estimator did."""
+    booster = library("lightgbm", "lightgbm").Booster(model_str=data.decode())
+    return with_classes(booster, manifest)
 
 
 def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from bascule.bundle.flavors.boosting import inputs_read, installed_version
 from bascule.bundle.manifest import Manifest, OriginalEntry
 from bascule.bundle.reading import reading
-from bascule.core.errors import Untrusted
+from bascule.core.errors import Unconvertible, Untrusted
 from bascule.core.fields import Field
 from bascule.core.programs import Program
 
@@ -20,6 +21,16 @@ _OPENERS = {
     "xgboost-json": "bascule.bundle.flavors.xgboost:open_json",
 }
 """By format: what opens it, given the bytes, the manifest and the number of threads."""
+
+_REOPENERS = {
+    "catboost-cbm": "bascule.bundle.flavors.catboost:reopen",
+    "lightgbm-text": "bascule.bundle.flavors.lightgbm:reopen",
+    "onnx": "bascule.bundle.flavors.onnx:reopen",
+    "python": "bascule.bundle.flavors.python:reopen",
+    "skops": "bascule.bundle.flavors.sklearn:reopen",
+    "xgboost-json": "bascule.bundle.flavors.xgboost:reopen",
+}
+"""By format: what makes the model of it again, as it is handed to `pack`."""
 
 
 _BOOSTED = ("catboost", "lightgbm", "xgboost", "xgboost-cpu")
@@ -94,3 +105,24 @@ def _opened(data: bytes, manifest: Manifest, threads: int) -> Program:
         hint="update bascule",
         file=manifest.original.file,
     )
+
+
+def reopen(data: bytes, manifest: Manifest) -> Any:
+    """The model of a bundle as its author had it, so that it can be packed again.
+
+    Args:
+        data: The saved original, verified against the manifest.
+        manifest: Of the bundle.
+
+    Raises:
+        Unconvertible: The format can be asked, and not be made a model of again.
+        Untrusted: It was saved with another version than the one that is installed.
+    """
+    place = _REOPENERS.get(manifest.original.format)
+    if place is None:
+        raise Unconvertible(
+            f"an original in format {manifest.original.format!r} cannot be packed again",
+            hint=f"formats that can are {', '.join(_REOPENERS)}",
+        )
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)(data, manifest)

@@ -58,6 +58,13 @@ class PythonModel:
     classes: Sequence[str | int | float | bool] | None = None
 
 
+@dataclass(frozen=True)
+class _Packed(PythonModel):
+    """A model that was packed before: its archive, and the lock in it, are taken as they are."""
+
+    archive: bytes = b""
+
+
 class Python:
     """See `bundle.subject.Flavor`."""
 
@@ -76,7 +83,7 @@ class Python:
         _check(model)
         table, truth = read_rows(train, "train")
         inputs = _may_be_missing(fields_of(table), table.columns)
-        data = _packed(model, lock(tuple(model.requirements)))
+        data = _archive(model)
         rows = rows_of(table, truth, Signature(inputs, ()))
         tried = _open(data, model.entry, inputs, (), threads=1)
         try:
@@ -124,6 +131,23 @@ def open_code(data: bytes, manifest: Manifest, *, threads: int = 1) -> ChildProg
     signature = manifest.signature
     entry = str(manifest.original.frame.get("entry"))
     return _open(data, entry, signature.inputs, signature.outputs, threads=threads)
+
+
+def reopen(data: bytes, manifest: Manifest) -> PythonModel:
+    """The model, with its environment as it was locked: the package index is not asked again."""
+    return _Packed(
+        entry=str(manifest.original.frame.get("entry")),
+        code=(),
+        task=manifest.task,
+        classes=manifest.classes,
+        archive=data,
+    )
+
+
+def _archive(model: PythonModel) -> bytes:
+    if isinstance(model, _Packed):
+        return model.archive
+    return _packed(model, lock(tuple(model.requirements)))
 
 
 def _open(

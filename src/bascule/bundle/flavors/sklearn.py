@@ -247,6 +247,12 @@ def open_skops(data: bytes, manifest: Manifest, *, boosted: bool = True) -> Skle
         Untrusted: It was saved with another scikit-learn, or holds a type that is not trusted.
         MissingExtra: scikit-learn is not installed.
     """
+    frame = Frame.from_json(manifest.original.frame).fitting(manifest.signature)
+    return SklearnOriginal(reopen(data, manifest, boosted=boosted), frame, manifest.signature)
+
+
+def reopen(data: bytes, manifest: Manifest, *, boosted: bool = True) -> Any:
+    """The estimator itself; raises as `open_skops` does."""
     _skops()
     for name, saved_with in manifest.original.requires.items():
         if name in _EXACT and (found := installed_version(name)) != saved_with:
@@ -254,9 +260,7 @@ def open_skops(data: bytes, manifest: Manifest, *, boosted: bool = True) -> Skle
                 f"{manifest.name} was saved with {name} {saved_with}, and {found} is installed",
                 hint=f"pip install '{name}=={saved_with}', or pack the model again",
             )
-    frame = Frame.from_json(manifest.original.frame).fitting(manifest.signature)
-    model = load_trusted(data, manifest.original.file, boosted=boosted)
-    return SklearnOriginal(model, frame, manifest.signature)
+    return load_trusted(data, manifest.original.file, boosted=boosted)
 
 
 def load_trusted(data: bytes, file: str, *, boosted: bool = True) -> Any:
@@ -319,7 +323,7 @@ def _normalised(data: bytes) -> bytes:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as target:
         for old, new in sorted(files.items(), key=lambda pair: pair[1]):
-            target.writestr(zipfile.ZipInfo(new), source.read(old))
+            target.writestr(zipfile.ZipInfo(new), _same_for_equals(source.read(old)))
         text = json.dumps(schema, indent=None, separators=(",", ":"))
         target.writestr(zipfile.ZipInfo("schema.json"), text)
     return made.getvalue()
@@ -333,6 +337,27 @@ def _forget_counters(node: Any) -> None:
     if isinstance(node, dict) and node.get("__class__") in _TREES_OF_NEIGHBOURS:
         for counter in node["content"]["content"][7:11]:
             counter["content"] = "0"
+
+
+def _same_for_equals(data: bytes) -> bytes:
+    """A file of the archive, the same bytes for the same content.
+
+    The nodes of a tree are records with gaps between their fields, and numpy writes what the memory
+    happened to hold there. CatBoost writes when a model was trained.
+    """
+    if data.startswith(b"CBM1"):
+        from bascule.bundle.flavors.catboost import normalised
+
+        return normalised(data)
+    if not data.startswith(b"\x93NUMPY"):
+        return data
+    held = np.load(io.BytesIO(data), allow_pickle=False)
+    if held.dtype.names is None:
+        return data
+    clean = np.zeros(held.shape, held.dtype)
+    for name in held.dtype.names:
+        clean[name] = held[name]
+    return data[: len(data) - held.nbytes] + clean.tobytes()
 
 
 def _renumber(node: Any, numbers: dict[int, int], files: dict[str, str]) -> None:

@@ -25,6 +25,7 @@ from bascule.bundle.flavors.boosting import (
     of_both_classes,
     open_boosted,
     read_boosted,
+    with_classes,
 )
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.manifest import Manifest
@@ -63,6 +64,13 @@ class XGBoost:
 def open_json(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOriginal:
     """The saved original; see `boosting.open_boosted`."""
     return open_boosted(_open, data, manifest, threads)
+
+
+def reopen(data: bytes, manifest: Manifest) -> Any:
+    """The booster, which knows its classes as the estimator did."""
+    booster = library("xgboost", "xgboost").Booster()
+    booster.load_model(bytearray(data))
+    return with_classes(booster, manifest)
 
 
 def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
