@@ -122,7 +122,7 @@ def _example(path: Path, manifest: Manifest, program: Program, limits: Limits) -
     decode = Decoder().for_fields(
         manifest.signature.inputs, program.inputs, manifest.signature.outputs, limits.max_rows
     )
-    _, call = decode(read_file(path, manifest, EXAMPLE))
+    _, call, _ = decode(read_file(path, manifest, EXAMPLE))
     return call.columns
 
 

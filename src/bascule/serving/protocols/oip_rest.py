@@ -14,17 +14,18 @@ from typing import Any
 
 import msgspec
 
-from bascule.core.errors import BasculeError, NotFound
+from bascule.core.errors import BasculeError, Invalid, NotFound
 from bascule.core.fields import Field
 from bascule.core.version import VERSION
 from bascule.serving.engine import Outcome
 from bascule.serving.http import Exchange
 from bascule.serving.models import ServedModel
 from bascule.serving.plane import Plane
-from bascule.serving.protocols.oip_json import Decoder, encoder
+from bascule.serving.protocols.oip_json import AsBytes, Decoder, encoder
 from bascule.serving.routes import Handler, Route
 
 _encode = msgspec.json.encode
+_BYTES_TYPE = b"application/octet-stream"
 
 
 class OipRest:
@@ -75,26 +76,47 @@ class OipRest:
         answer = model.answer
         deadline_s = model.limits.deadline_s
 
-        def tell(exchange: Exchange, call_id: str, rows: int, outcome: Outcome) -> None:
+        def tell(
+            exchange: Exchange, call_id: str, rows: int, as_bytes: AsBytes | None, outcome: Outcome
+        ) -> None:
             if isinstance(outcome, BasculeError):
                 exchange.fail(outcome)
-            else:
-                exchange.rows = rows
-                exchange.answer(encode(call_id, outcome, rows))
+                return
+            exchange.rows = rows
+            if as_bytes is None:
+                exchange.answer(encode.as_json(call_id, outcome, rows))
+                return
+            body, json_bytes = encode.with_bytes(call_id, outcome, rows, as_bytes)
+            extra = b"Inference-Header-Content-Length: %d\r\n" % json_bytes
+            exchange.answer(body, content_type=_BYTES_TYPE, extra=extra)
 
         def handle(exchange: Exchange) -> None:
             allowed_s = exchange.allowed_s(deadline_s)
-            call_id, call = decode(exchange.take_body())
+            json_bytes = exchange.head.headers.get(b"inference-header-content-length")
+            if json_bytes is None:
+                call_id, call, as_bytes = decode(exchange.take_body())
+            else:
+                call_id, call, as_bytes = decode(exchange.take_body(), _length(json_bytes))
             if call_id is None:
                 call_id = f"{self._id_prefix}-{next(self._ids):x}"
-            deliver = partial(tell, exchange, call_id, call.rows)
+            deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
             exchange.on_gone = answer(call, allowed_s, deliver)
 
         return handle
 
 
+def _length(value: bytes) -> int:
+    if not value.isdigit() or len(value) > 18:
+        raise Invalid(
+            "header Inference-Header-Content-Length is not a whole number of bytes",
+            hint="it is the length of the JSON, before the tensors",
+        )
+    return int(value)
+
+
 def _server_metadata(exchange: Exchange) -> None:
-    exchange.answer(_encode({"name": "bascule", "version": VERSION, "extensions": []}))
+    said = {"name": "bascule", "version": VERSION, "extensions": ["binary_tensor_data"]}
+    exchange.answer(_encode(said))
 
 
 def _health(plane: Plane, *, name: str = "bascule", is_live_enough: bool = False) -> Handler:
