@@ -47,6 +47,8 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
         Conflict: A port is in use.
         BasculeError: A worker could not load what it was told to serve.
     """
+    from bascule.app import faces_of
+
     chosen = settings.serving
     with _stop_on_signals() as signals, ExitStack() as stack:
         supervisor = Supervisor(
@@ -55,6 +57,7 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             port=chosen.port,
             workers=chosen.workers,
             limits=limits_of(settings),
+            faces=faces_of(chosen),
         )
         stack.callback(supervisor.stop)
         control = stack.enter_context(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.serving.counters import Label
+from bascule.serving.faces import EVERY_FACE, ChosenFaces
 from bascule.serving.limits import Limits
 
 BACKLOG = 2048
@@ -49,6 +50,7 @@ class WorkerConfig:
         counters: The shared file of counters; may be an inherited descriptor, by its path.
         services: What to serve, the default version of a model before its others.
         limits: The bounds to keep.
+        faces: The protocols to speak.
     """
 
     worker: int
@@ -57,6 +59,7 @@ class WorkerConfig:
     counters: Path
     services: tuple[Service, ...]
     limits: Limits
+    faces: ChosenFaces = EVERY_FACE
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -66,6 +69,7 @@ class WorkerConfig:
             "counters": str(self.counters),
             "services": [service.to_json() for service in self.services],
             "limits": self.limits.to_json(),
+            "faces": self.faces.to_json(),
         }
 
     @classmethod
@@ -77,6 +81,7 @@ class WorkerConfig:
             counters=Path(value["counters"]),
             services=tuple(Service.from_json(service) for service in value["services"]),
             limits=Limits(**value["limits"]),
+            faces=ChosenFaces.from_json(value["faces"]),
         )
 
 

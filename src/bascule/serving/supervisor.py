@@ -27,6 +27,7 @@ from pathlib import Path
 
 from bascule.core.errors import BasculeError, Conflict, Invalid, Unavailable
 from bascule.serving.counters import Counters, Label, Totals
+from bascule.serving.faces import EVERY_FACE, ChosenFaces
 from bascule.serving.limits import Limits
 from bascule.serving.services import BACKLOG, Service, WorkerConfig, labels_of
 
@@ -158,7 +159,14 @@ class Supervisor:
     """The processes of one server."""
 
     def __init__(
-        self, services: Sequence[Service], *, host: str, port: int, workers: int, limits: Limits
+        self,
+        services: Sequence[Service],
+        *,
+        host: str,
+        port: int,
+        workers: int,
+        limits: Limits,
+        faces: ChosenFaces = EVERY_FACE,
     ) -> None:
         """Bind the port at once, so that a port in use is known before anything is started.
 
@@ -185,6 +193,7 @@ class Supervisor:
                     counters=counters_path,
                     services=self.services,
                     limits=limits,
+                    faces=faces,
                 ),
                 listener,
                 inherited_fds=(listener.fileno(), self._counters_file.fileno()),

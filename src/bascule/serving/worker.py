@@ -65,7 +65,8 @@ async def serve(config: WorkerConfig, report: Report) -> None:
         for service, slot in zip(config.services, slots, strict=True)
     ]
     stopping = asyncio.Event()
-    plane = Plane([Metrics(counters, labels), *open_faces()], lambda: not stopping.is_set())
+    faces = [Metrics(counters, labels), *open_faces(config.faces)]
+    plane = Plane(faces, lambda: not stopping.is_set())
     site = Site(plane.serve(models), plane.not_found, config.limits, other_slot)
     # What was loaded stays: the collector need not look through it ever again.
     gc.collect()
@@ -115,6 +116,7 @@ def load_model(
         limits=limits,
         loop=loop,
         calibration=read_calibration(service.path, manifest),
+        example=example,
     )
 
 
