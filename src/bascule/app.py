@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bascule.registry.keys import CatalogueKeys
     from bascule.registry.stores.sql import SqlCatalogue
     from bascule.serving import Tls
+    from bascule.serving.faces import ChosenFaces
 
 SETTINGS_FILE = "bascule.toml"
 PREFIX = "BASCULE_"
@@ -47,6 +48,16 @@ OBJECTS: Mapping[str, str] = {
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
 
 _SERVING_FILES = ("tls_certificate", "tls_key", "tls_client_authority", "unix_socket")
+PLATFORM_VARIABLES: Mapping[str, str] = {
+    "SAGEMAKER_BIND_TO_PORT": "SERVING__PORT",
+    "AIP_HTTP_PORT": "SERVING__PORT",
+    "AIP_HEALTH_ROUTE": "SERVING__VERTEX_HEALTH_ROUTE",
+    "AIP_PREDICT_ROUTE": "SERVING__VERTEX_PREDICT_ROUTE",
+}
+"""What the platforms tell the containers that they run, by the variable of ours that it stands for.
+Ours wins over theirs, and theirs over the file."""
+
+Face = Literal["oip", "tfserving", "invocations", "vertex", "azureml"]
 
 _Port = Annotated[int, Ge(0), Le(65_535)]
 
@@ -116,6 +127,9 @@ class ServingSettings:
         batching: "auto" runs waiting callers together, "never" runs each alone.
         confidence: What the sets and intervals of answers hold the truth with, where a request
             does not say; 0 adds none.
+        faces: The protocols to speak; none named is all.
+        vertex_health_route: Where Vertex AI asks for the health.
+        vertex_predict_route: Where it asks for predictions.
         tls_certificate: A PEM file; with it and `tls_key`, both ports speak TLS alone.
         tls_key: A PEM file without a password.
         tls_client_authority: A PEM file: clients must have a certificate signed by it.
@@ -136,6 +150,9 @@ class ServingSettings:
     drain_s: Annotated[float, Ge(0), Le(3_600)] = 10.0
     batching: Literal["auto", "never"] = "auto"
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
+    faces: tuple[Face, ...] = ()
+    vertex_health_route: Annotated[str, MinLen(1)] = "/vertex/health"
+    vertex_predict_route: Annotated[str, MinLen(1)] = "/vertex/predict"
     tls_certificate: str = ""
     tls_key: str = ""
     tls_client_authority: str = ""
@@ -189,6 +206,7 @@ def load_settings(
     file = here / SETTINGS_FILE
     variables = dict(os.environ if environ is None else environ)
     _refuse_misspelt(variables)
+    told_by = _take_what_the_platform_says(variables)
     options: dict[str, str] = {}
     for section, given in (("SERVING", serving), ("REGISTRY", registry)):
         for name, value in (given or {}).items():
@@ -198,16 +216,13 @@ def load_settings(
         settings = _read(file, variables)
         _check_criteria(settings.gates)
         _check_stores(settings.registry)
+        _check_faces(settings.serving)
     except ValidationError as error:
         told = _explained([dict(one) for one in error.errors()], file, variables)
-        for variable, name in options.items():
-            told.message = told.message.replace(variable, f"--{name.replace('_', '-')}")
-        raise told from None
+        raise _from_where(told, options, told_by) from None
     except _Wrong as error:
         told = _explained([error.problem], file, variables)
-        for variable, name in options.items():
-            told.message = told.message.replace(variable, f"--{name.replace('_', '-')}")
-        raise told from None
+        raise _from_where(told, options, told_by) from None
     except SettingsError as error:
         raise _explained_variable(error, variables) from None
     except tomllib.TOMLDecodeError as error:
@@ -272,6 +287,34 @@ def open_keys(settings: Settings) -> CatalogueKeys:
     from bascule.registry.keys import CatalogueKeys
 
     return CatalogueKeys(_open_catalogue(settings))
+
+
+def faces_of(serving: ServingSettings) -> ChosenFaces:
+    """The protocols that the workers speak."""
+    from bascule.serving.faces import choose_faces
+
+    return choose_faces(serving.faces, serving.vertex_health_route, serving.vertex_predict_route)
+
+
+def _take_what_the_platform_says(variables: dict[str, str]) -> dict[str, str]:
+    """Add what the platform's variables stand for; returns which of theirs each came from."""
+    given = {name.upper() for name in variables}
+    told_by: dict[str, str] = {}
+    for theirs, ours in PLATFORM_VARIABLES.items():
+        if theirs in variables and PREFIX + ours not in given:
+            variables[PREFIX + ours] = variables[theirs]
+            told_by[PREFIX + ours] = theirs
+            given.add(PREFIX + ours)
+    return told_by
+
+
+def _from_where(told: Invalid, options: Mapping[str, str], told_by: Mapping[str, str]) -> Invalid:
+    """Name what people wrote, where it was not the variable itself."""
+    for variable, name in options.items():
+        told.message = told.message.replace(variable, f"--{name.replace('_', '-')}")
+    for variable, theirs in told_by.items():
+        told.message = told.message.replace(variable, theirs)
+    return told
 
 
 def check_signature(settings: Settings, bundle: Path) -> None:
@@ -369,6 +412,14 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
                     return {**security, "required_keys": json.loads(security["required_keys"])}
             return security
 
+        @field_validator("serving", mode="before")
+        @classmethod
+        def read_faces_in_a_variable(cls, serving: Any) -> Any:
+            if isinstance(serving, dict) and isinstance(serving.get("faces"), str):
+                with suppress(ValueError):
+                    return {**serving, "faces": json.loads(serving["faces"])}
+            return serving
+
         @classmethod
         def settings_customise_sources(
             cls,
@@ -414,6 +465,18 @@ def _check_stores(registry: RegistrySettings) -> None:
                 f"kinds are {', '.join(table)}: "
                 + ("postgresql://USER@HOST/NAME" if name == "store" else "s3://BUCKET/PREFIX"),
             )
+
+
+def _check_faces(serving: ServingSettings) -> None:
+    plain = ServingSettings()
+    routes = (serving.vertex_health_route, serving.vertex_predict_route)
+    if routes == (plain.vertex_health_route, plain.vertex_predict_route):
+        return  # nothing can collide, and the room need not be imported
+    try:
+        faces_of(serving)
+    except Invalid as error:
+        setting, _, said = error.message.partition(": ")
+        raise _Wrong(("serving", setting), said, error.hint) from None
 
 
 def _masked(value: object) -> str:

@@ -82,3 +82,10 @@ def bundle(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> bascule.Bun
 @pytest.fixture(scope="session")
 def again(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> bascule.Bundle:
     return pack(sample, tmp_path_factory.mktemp("elsewhere") / "second")
+
+
+# -- faces --
+
+load(HERE / "face.py", "conformance_face")
+_faces = load(HERE / "face_forms.py", "conformance_faces")
+_faces.FORMS.update(_faces.forms(load))

@@ -198,7 +198,7 @@ def test_every_route_for_predictions_is_documented() -> None:
         name="MODEL",
         version="VERSION",
         digest="sha256:",
-        signature=SimpleNamespace(inputs=(field,), outputs=(field,)),
+        signature=Signature((field,), (field,)),
         program=SimpleNamespace(name="onnx", inputs=(field,)),
         batch_invariant=True,
         confidence=Confidence(None, ()),

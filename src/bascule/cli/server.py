@@ -51,7 +51,7 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
         Untrusted: Keys are required, and none of them signed what is to be served.
         BasculeError: A worker could not load what it was told to serve.
     """
-    from bascule.app import callers_need_keys, open_keys, tls_of
+    from bascule.app import callers_need_keys, faces_of, open_keys, tls_of
 
     chosen = settings.serving
     for service in services:
@@ -66,6 +66,7 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             keys=open_keys(settings).stored if callers_need_keys(settings) else None,
             tls=tls_of(settings),
             unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
+            faces=faces_of(chosen),
         )
         stack.callback(supervisor.stop)
         control = stack.enter_context(

@@ -32,6 +32,7 @@ import httptools
 import msgspec
 
 from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge, Unavailable
+from bascule.serving import codings
 from bascule.serving.counters import STATUSES, Slot
 from bascule.serving.guard import Guard
 from bascule.serving.limits import Limits
@@ -46,17 +47,28 @@ _LINGER_S = 2.0
 _DRAIN_IDLE_S = 0.3
 _KEPT_HEADERS = frozenset(
     (
-        b"authorization", b"connection", b"content-encoding", b"content-length", b"expect",
-        b"host", b"transfer-encoding", b"upgrade", b"x-request-timeout-ms",
+        b"accept", b"accept-encoding", b"authorization", b"connection", b"content-encoding",
+        b"content-length", b"content-type", b"expect", b"host", b"inference-header-content-length",
+        b"transfer-encoding", b"upgrade", b"x-request-timeout-ms",
     )
 )  # fmt: skip
-_SINGLE = frozenset((b"authorization", b"content-encoding", b"host", b"x-request-timeout-ms"))
+_SINGLE = frozenset(
+    (
+        b"authorization", b"content-encoding", b"host", b"inference-header-content-length",
+        b"x-request-timeout-ms",
+    )
+)  # fmt: skip
 """Headers of which two could be read in two ways, by us and by a proxy before us."""
 _KEPT_LENGTHS = frozenset(map(len, _KEPT_HEADERS))
 _NO_HEADERS: dict[bytes, bytes] = {}
 _JSON = b"application/json"
 _MAX_KNOWN_HEADS = 1024
 _MAX_KNOWN_HEAD_BYTES = 1024
+_COMPRESSED_FROM_BYTES = 32 << 10
+"""Answers below it are not compressed, whatever a client takes: nearly every library says that it
+takes gzip, and for a small answer that costs more time here than it saves on the way."""
+_COMPRESSED_ELSEWHERE_FROM_BYTES = 256 << 10
+"""From here on compressing would hold up other callers, and is done on a thread."""
 _NOT_KNOWN = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
 """Heads with one of these say how to read on, so the parser always reads them."""
 
@@ -102,15 +114,51 @@ class Exchange:
     def answer(
         self, body: bytes, status: int = 200, content_type: bytes = _JSON, extra: bytes = b""
     ) -> None:
-        """Answer with a whole body. `extra` is header lines, each ended by CRLF."""
+        """Answer with a whole body, compressed where that is asked for and worth it.
+
+        `extra` is header lines, each ended by CRLF.
+        """
+        if len(body) >= _COMPRESSED_FROM_BYTES:
+            coding = codings.wanted(self.head.headers.get(b"accept-encoding", b""))
+            if coding:
+                extra += b"Content-Encoding: %b\r\nVary: Accept-Encoding\r\n" % coding
+                self._answer_compressed(body, coding, status, content_type, extra)
+                return
         self._connection.write_answer(self, body, status, content_type, extra)
 
+    def _answer_compressed(
+        self, body: bytes, coding: bytes, status: int, content_type: bytes, extra: bytes
+    ) -> None:
+        if len(body) < _COMPRESSED_ELSEWHERE_FROM_BYTES:
+            made = codings.encoded(body, coding)
+            self._connection.write_answer(self, made, status, content_type, extra)
+            return
+
+        def write(done: asyncio.Future[bytes]) -> None:
+            if done.cancelled():
+                return  # the loop ends, and the connection with it
+            problem = done.exception()
+            if problem is not None:
+                log.error("an answer could not be compressed", exc_info=problem)
+                self.fail(_internal_error())
+                return
+            self._connection.write_answer(self, done.result(), status, content_type, extra)
+
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, codings.encoded, body, coding).add_done_callback(write)
+
     def take_body(self) -> bytes:
-        """The body as it was before it was encoded for the way; the exchange forgets it."""
+        """The body as it was before it was encoded for the way; the exchange forgets it.
+
+        Raises:
+            Invalid: It is in no coding that is known, or is not in the one that it is said to be.
+            TooLarge: It is decompressed to more than a body may be.
+        """
         headers = self.head.headers
-        if headers and b"content-encoding" in headers:
-            _refuse_encoding(headers[b"content-encoding"])
         body, self.body = self.body, b""
+        if headers and b"content-encoding" in headers:
+            max_bytes = self._connection.max_body_bytes
+            return codings.decoded(body, headers[b"content-encoding"], max_bytes)
         return body
 
     def allowed_s(self, deadline_s: float) -> float:
@@ -212,14 +260,6 @@ def _asked_s(asked: bytes) -> float:
     return int(asked) / 1e3
 
 
-def _refuse_encoding(value: bytes) -> None:
-    if value.lower() != b"identity":
-        raise Invalid(
-            f"Content-Encoding {value.decode('latin-1')!r} is not supported",
-            hint="send the body as plain JSON",
-        )
-
-
 def _internal_error() -> HttpError:
     return HttpError("internal error", hint="see the server's log", status=500)
 
@@ -280,6 +320,11 @@ class Connection(asyncio.Protocol):
         self._unsent = 0
         self._since = site.now
         self._receiving_since = 0.0
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest body of a request."""
+        return self._site.limits.max_body_bytes
 
     # -- what the transport calls --
 

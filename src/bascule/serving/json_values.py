@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array as plain_array
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
@@ -50,6 +51,24 @@ class JsonParser:
             self._parser = simdjson.Parser()
             return _parse_carefully(self._parser, body)
 
+    def plain(self, body: bytes) -> Any:
+        """The document as Python's own values. `NaN`, which Python's clients write, is null.
+
+        Raises:
+            Invalid: It is not JSON.
+        """
+        try:
+            return _plain(self.parse(body))
+        except Invalid:
+            if b"NaN" not in body:
+                raise
+            try:
+                value = json.loads(body, parse_int=_whole, parse_constant=_nan_as_null)
+                body = json.dumps(value, allow_nan=False).encode()
+            except (ValueError, RuntimeError, OverflowError):
+                pass  # said in the words of the parser that reads everything else
+        return _plain(self.parse(body))
+
 
 def _parse_carefully(parser: Any, body: bytes) -> Any:
     try:
@@ -68,6 +87,17 @@ def _parse_carefully(parser: Any, body: bytes) -> Any:
         f"the body is not JSON that can be read: {problem}",
         hint="send null for a missing number; JSON has no NaN, and numbers end at 1.8e308",
     )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, simdjson.Object):
+        return value.as_dict()
+    return value.as_list() if isinstance(value, simdjson.Array) else value
+
+
+def _nan_as_null(name: str) -> None:
+    if name != "NaN":
+        raise ValueError(name)
 
 
 def _whole(digits: str) -> int | float:
@@ -96,6 +126,31 @@ def count_mismatch(found: int, expected: int, where: Place) -> Invalid:
     )
 
 
+class Listed:
+    """A list of Python values, such as was gathered row by row, for a reader of values."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: list[Any]) -> None:
+        self._values = values
+
+    def as_buffer(self, *, of_type: str) -> plain_array[Any]:
+        """The numbers; raises `TypeError` where there is anything else."""
+        kinds = set(map(type, self._values))
+        try:
+            if of_type == "d" and kinds <= {int, float}:
+                return plain_array("d", self._values)
+            if of_type == "i" and kinds == {int}:
+                return plain_array("q", self._values)
+        except OverflowError:
+            pass
+        raise TypeError(of_type)
+
+    def as_list(self) -> list[Any]:
+        """The values as they are."""
+        return self._values
+
+
 def values_reader(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[Any]]:
     """From a JSON list to a flat array of the program's type, each value checked."""
     if field.dtype.is_float:
@@ -111,7 +166,7 @@ def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], 
     # The sum of the squares is below the square of the largest only if every value is below it;
     # it is one quick call, where looking at every value is three.
     largest_squared = largest * largest if narrow else math.inf
-    known = _known_numbers(field)
+    known = known_numbers(field)
 
     def read(data: Any, count: int, where: Place) -> NDArray[Any]:
         try:
@@ -121,17 +176,18 @@ def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], 
         if len(array) != count:
             raise count_mismatch(len(array), count, where)
         if known is not None:
-            _check_known(array, known, field, where)
+            check_known(array, known, field, where)
         if not narrow:
             return array
         if not _dot(array, array) <= largest_squared:  # true of NaN too, which is looked at there
-            _check_largest(array, largest, field, where)
+            check_largest(array, largest, field, where)
         return array.astype(target)
 
     return read
 
 
-def _check_largest(array: NDArray[np.float64], largest: float, field: Field, where: Place) -> None:
+def check_largest(array: NDArray[Any], largest: float, field: Field, where: Place) -> None:
+    """Raise `Invalid` for the first number beyond the largest that fits; NaN is none."""
     too_large = np.flatnonzero(np.abs(array) > largest)
     if len(too_large):
         place = int(too_large[0])
@@ -149,7 +205,7 @@ def _floats_one_by_one(values: list[Any], field: Field, where: Place) -> NDArray
         elif type(value) is float or type(value) is int:
             made[place] = value
         else:
-            raise _wrong_value(value, place, field, where)
+            raise wrong_value(value, place, field, where)
     return made
 
 
@@ -157,7 +213,7 @@ def _integers(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place]
     info = np.iinfo(field.dtype.numpy)
     least, most = int(info.min), int(info.max)
     is_full = field.dtype is DType.INT64
-    known = _known_numbers(field)
+    known = known_numbers(field)
 
     def read(data: Any, count: int, where: Place) -> NDArray[Any]:
         try:
@@ -168,23 +224,25 @@ def _integers(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place]
             raise count_mismatch(len(array), count, where)
         if not is_full and count and (array.min() < least or array.max() > most):
             place = int(np.argmax((array < least) | (array > most)))
-            raise _wrong_value(int(array[place]), place, field, where)
+            raise wrong_value(int(array[place]), place, field, where)
         if known is not None:
-            _check_known(array, known, field, where)
+            check_known(array, known, field, where)
         return array.astype(target, copy=False)
 
     return read
 
 
-def _known_numbers(field: Field) -> NDArray[Any] | None:
+def known_numbers(field: Field) -> NDArray[Any] | None:
+    """The categories of a field as `check_known` wants them; None where it has none."""
     return None if field.categories is None else np.array(field.categories)
 
 
-def _check_known(array: NDArray[Any], known: NDArray[Any], field: Field, where: Place) -> None:
+def check_known(array: NDArray[Any], known: NDArray[Any], field: Field, where: Place) -> None:
+    """Raise `Invalid` for the first value that is no category; a missing one is allowed."""
     strange = np.flatnonzero(~(np.isin(array, known) | (array != array)))
     if len(strange):
         place = int(strange[0])
-        raise _not_a_category(str(array[place].item()), place, field, where)
+        raise not_a_category(str(array[place].item()), place, field, where)
 
 
 def _integers_one_by_one(values: list[Any], field: Field, where: Place) -> NDArray[Any]:
@@ -197,7 +255,7 @@ def _integers_one_by_one(values: list[Any], field: Field, where: Place) -> NDArr
         if type(value) is float and value.is_integer() and value != -(2.0**63):
             whole = int(value)
         if type(whole) is not int or not info.min <= whole <= info.max:
-            raise _wrong_value(value, place, field, where)
+            raise wrong_value(value, place, field, where)
         made.append(whole)
     return np.array(made, np.uint64 if field.dtype is DType.UINT64 else np.int64)
 
@@ -215,9 +273,9 @@ def _objects(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray
             raise count_mismatch(len(values), count, where)
         for place, value in enumerate(values):
             if type(value) is not wanted and not (value is None and nullable):
-                raise _wrong_value(value, place, field, where)
+                raise wrong_value(value, place, field, where)
             if allowed is not None and value is not None and value not in allowed:
-                raise _not_a_category(str(value), place, field, where)
+                raise not_a_category(str(value), place, field, where)
         array = np.empty(count, object)
         array[:] = values
         return array if target is DType.BYTES else array.astype(target.numpy)
@@ -243,7 +301,8 @@ def flat(values: list[Any]) -> list[Any]:
 _JSON_WORDS: dict[type, str] = {str: "a text", dict: "an object", list: "a list"}
 
 
-def _wrong_value(value: Any, place: int, field: Field, where: Place) -> Invalid:
+def wrong_value(value: Any, place: int, field: Field, where: Place) -> Invalid:
+    """The refusal of a value that is not of the field's type."""
     if value is None:
         return Invalid(
             f"{where.value(place)} is null, and the model does not take missing values there",
@@ -256,7 +315,8 @@ def _wrong_value(value: Any, place: int, field: Field, where: Place) -> Invalid:
     return Invalid(f"{where.value(place)}: {found}, where the model takes {takes}")
 
 
-def _not_a_category(value: str, place: int, field: Field, where: Place) -> Invalid:
+def not_a_category(value: str, place: int, field: Field, where: Place) -> Invalid:
+    """The refusal of a value that is none of the field's categories."""
     known = [str(category) for category in field.categories or ()]
     shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
     return Invalid(

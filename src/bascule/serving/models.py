@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from bascule.core.fields import Signature
+from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
 from bascule.serving.calls import Call
 from bascule.serving.confidence import Confidence
@@ -36,7 +36,9 @@ class ServedModel:
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
         calibration: Calibration | None = None,
+        example: Columns | None = None,
     ) -> None:
+        """`example` is rows that the program can be asked about, to show to people."""
         self.name = service.model
         self.version = service.version
         self.signature = signature
@@ -45,6 +47,7 @@ class ServedModel:
         self.batch_invariant = batch_invariant
         self.pace = pace
         self.slot = slot
+        self.example = example
         self.limits = limits
         self.confidence = Confidence(calibration, signature.outputs, limits.confidence)
         self.inline_rows = pace.inline_rows

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+import msgspec
+
 from bascule.core.errors import BasculeError, NotFound
 from bascule.serving.models import ServedModel
+from bascule.serving.openapi import document
 from bascule.serving.routes import Route, Routes, table
 
 
@@ -34,6 +37,8 @@ class Plane:
         self._faces = faces
         self.is_ready = is_ready
         self.models: dict[str, dict[str, ServedModel]] = {}
+        self._table: Routes = {}
+        self._described = b""
 
     def serve(self, models: Iterable[ServedModel]) -> Routes:
         """Serve exactly these from now on; returns the routes.
@@ -44,7 +49,15 @@ class Plane:
         self.models = {}
         for model in models:
             self.models.setdefault(model.name, {})[model.version] = model
-        return table(self._routes())
+        self._described = b""
+        self._table = table(self._routes())
+        return self._table
+
+    def described(self) -> bytes:
+        """The OpenAPI document of what is served now."""
+        if not self._described:
+            self._described = msgspec.json.encode(document(self._table))
+        return self._described
 
     @property
     def first(self) -> ServedModel | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bascule.security.keys import Action
 
@@ -12,6 +12,20 @@ if TYPE_CHECKING:
     from bascule.serving.http import Exchange
 
 Handler = Callable[["Exchange"], None]
+
+
+class About(NamedTuple):
+    """What a route takes and answers, for the OpenAPI document.
+
+    Attributes:
+        answer: The JSON Schema of the answer; empty for anything.
+        takes: That of the body; None where there is none.
+        example: A body that is answered.
+    """
+
+    answer: dict[str, Any]
+    takes: dict[str, Any] | None = None
+    example: Any = None
 
 
 class Route(NamedTuple):
@@ -27,6 +41,7 @@ class Route(NamedTuple):
         action: What a caller must be allowed to do.
         model: To which model; empty where the path is of none.
         slot: Where answers are counted; None for what is no inference.
+        about: Says what it takes and answers; asked only when somebody wants to know.
     """
 
     method: bytes
@@ -35,6 +50,7 @@ class Route(NamedTuple):
     action: Action
     model: str = ""
     slot: Slot | None = None
+    about: Callable[[], About] | None = None
 
 
 Routes = dict[bytes, dict[bytes, Route]]

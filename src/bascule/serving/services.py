@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.serving.counters import Label
+from bascule.serving.faces import EVERY_FACE, ChosenFaces
 from bascule.serving.limits import Limits
 from bascule.serving.tls import Tls
 
@@ -53,6 +54,7 @@ class WorkerConfig:
         keys: The file of the keys that callers need; None where they need none.
         tls: What connections are encrypted with; None for not at all.
         unix_fd: The inherited listening socket of the file system; None where there is none.
+        faces: The protocols to speak.
     """
 
     worker: int
@@ -64,6 +66,7 @@ class WorkerConfig:
     keys: Path | None = None
     tls: Tls | None = None
     unix_fd: int | None = None
+    faces: ChosenFaces = EVERY_FACE
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -76,6 +79,7 @@ class WorkerConfig:
             "keys": None if self.keys is None else str(self.keys),
             "tls": None if self.tls is None else self.tls.to_json(),
             "unix_fd": self.unix_fd,
+            "faces": self.faces.to_json(),
         }
 
     @classmethod
@@ -90,6 +94,7 @@ class WorkerConfig:
             keys=None if value["keys"] is None else Path(value["keys"]),
             tls=None if value["tls"] is None else Tls.from_json(value["tls"]),
             unix_fd=value["unix_fd"],
+            faces=ChosenFaces.from_json(value["faces"]),
         )
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from bascule.core.errors import BasculeError, Conflict, Invalid, Unavailable
 from bascule.security.keys import Key
 from bascule.serving.counters import Counters, Label, Totals
+from bascule.serving.faces import EVERY_FACE, ChosenFaces
 from bascule.serving.guard import KeysFile
 from bascule.serving.limits import Limits
 from bascule.serving.services import BACKLOG, Service, WorkerConfig, labels_of
@@ -171,6 +172,7 @@ class Supervisor:
         keys: Callable[[], Sequence[Key]] | None = None,
         tls: Tls | None = None,
         unix_socket: Path | None = None,
+        faces: ChosenFaces = EVERY_FACE,
     ) -> None:
         """Bind the port at once, so that a port in use is known before anything is started.
 
@@ -183,6 +185,7 @@ class Supervisor:
             keys: Reads the keys of callers; None lets everybody in.
             tls: What connections to the port are encrypted with.
             unix_socket: A socket of the file system to listen on as well, not encrypted.
+            faces: The protocols to speak.
 
         Raises:
             Conflict: The port is in use.
@@ -216,6 +219,7 @@ class Supervisor:
                     keys=None if self._keys is None else self._keys.file,
                     tls=tls,
                     unix_fd=next(iter(unix_fds), None),
+                    faces=faces,
                 ),
                 listener,
                 inherited_fds=(listener.fileno(), self._counters_file.fileno(), *unix_fds),

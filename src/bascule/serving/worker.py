@@ -68,7 +68,8 @@ async def serve(config: WorkerConfig, report: Report) -> None:
         for service, slot in zip(config.services, slots, strict=True)
     ]
     stopping = asyncio.Event()
-    plane = Plane([Metrics(counters, labels), *open_faces()], lambda: not stopping.is_set())
+    faces = [Metrics(counters, labels), *open_faces(config.faces)]
+    plane = Plane(faces, lambda: not stopping.is_set())
     guard = None if config.keys is None else Guard(config.keys)
     site = Site(plane.serve(models), plane.not_found, config.limits, other_slot, guard=guard)
     # What was loaded stays: the collector need not look through it ever again.
@@ -171,6 +172,7 @@ def load_model(
         limits=limits,
         loop=loop,
         calibration=read_calibration(service.path, manifest),
+        example=example,
     )
 
 
@@ -178,7 +180,7 @@ def _example(path: Path, manifest: Manifest, program: Program, limits: Limits) -
     decode = Decoder().for_fields(
         manifest.signature.inputs, program.inputs, manifest.signature.outputs, limits.max_rows
     )
-    _, call = decode(read_file(path, manifest, EXAMPLE))
+    _, call, _ = decode(read_file(path, manifest, EXAMPLE))
     return call.columns
 
 

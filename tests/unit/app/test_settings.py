@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bascule.app import GateSettings, load_settings, open_registry
+from bascule.app import GateSettings, faces_of, load_settings, open_registry
 from bascule.core.errors import Invalid, NotFound
+from bascule.serving.faces import EVERY_FACE, FACE_NAMES
 
 
 @pytest.fixture
@@ -218,3 +219,90 @@ def test_rooms_are_imported_without_settings_or_frameworks():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+# -- faces, and what platforms say --
+
+
+def faces(folder, environ):
+    return faces_of(load_settings(folder, environ).serving)
+
+
+def test_every_face_is_shown_unless_some_are_named(folder):
+    assert faces(folder, {}) == EVERY_FACE
+
+    written(folder, '[serving]\nfaces = ["oip", "vertex"]\n')
+    assert faces(folder, {}).names == ("oip", "vertex")
+    assert faces(folder, {"BASCULE_SERVING__FACES": '["azureml"]'}).names == ("azureml",)
+
+
+def test_a_face_that_is_none_is_refused_with_those_that_are(folder):
+    told = refusal(folder, {"BASCULE_SERVING__FACES": '["oip", "soap"]'})
+
+    assert told.message.startswith("serving.faces[1]: 'soap' is wrong: input should be 'oip'")
+    assert "BASCULE_SERVING__FACES" in told.message
+    assert "list" in refusal(folder, {"BASCULE_SERVING__FACES": "oip"}).message
+
+
+def test_a_platform_says_the_port_and_the_routes(folder):
+    written(folder, "[serving]\nport = 9000\n")
+
+    sagemaker = load_settings(folder, {"SAGEMAKER_BIND_TO_PORT": "8081"}).serving
+    vertex = load_settings(
+        folder,
+        {
+            "AIP_HTTP_PORT": "8082",
+            "AIP_HEALTH_ROUTE": "/v1/endpoints/1/deployedModels/2",
+            "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict",
+        },
+    ).serving
+    ours = load_settings(
+        folder, {"SAGEMAKER_BIND_TO_PORT": "8081", "bascule_serving__port": "8083"}
+    ).serving
+
+    assert (sagemaker.port, vertex.port, ours.port) == (8081, 8082, 8083)
+    assert faces_of(vertex).names == FACE_NAMES
+    assert faces_of(vertex).vertex_predict_route.endswith(":predict")
+
+
+def test_what_a_platform_says_is_refused_under_its_own_name(folder):
+    assert "AIP_HTTP_PORT" in refusal(folder, {"AIP_HTTP_PORT": "70000"}).message
+    told = refusal(folder, {"AIP_PREDICT_ROUTE": "predict"})
+    assert told.message == (
+        "serving.vertex_predict_route: 'predict' is not a path (AIP_PREDICT_ROUTE)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("route", "left_out"),
+    [
+        ("/invocations", "invocations"),
+        ("/models/m", "invocations"),
+        ("/health/", "invocations"),
+        ("/score", "azureml"),
+        ("/", "azureml"),
+        ("/v1/models/m:predict", "tfserving"),
+        ("/invocations2", None),
+        ("/predict", None),
+    ],
+)
+def test_a_route_of_vertex_takes_the_place_of_a_face_that_nobody_named(folder, route, left_out):
+    for variable in ("AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"):
+        names = faces(folder, {variable: route}).names
+        assert names == tuple(name for name in FACE_NAMES if name != left_out)
+    if left_out:
+        written(folder, f'[serving]\nfaces = ["vertex", "{left_out}"]\n')
+        told = refusal(folder, {"AIP_PREDICT_ROUTE": route})
+        assert f"{route} is a path of the face {left_out!r}" in told.message
+        written(folder, f'[serving]\nfaces = ["{left_out}"]\n')
+        assert faces(folder, {"AIP_PREDICT_ROUTE": route}).names == (left_out,)
+
+
+@pytest.mark.parametrize("route", ["/v2", "/v2/models/m/infer", "/metrics"])
+def test_a_route_of_vertex_may_not_be_one_of_the_server_itself(folder, route):
+    assert "is a path of the face 'oip'" in refusal(folder, {"AIP_HEALTH_ROUTE": route}).message
+
+
+@pytest.mark.parametrize("route", ["", "predict", "/a?b", "/a b", "/a#b", "/é"])
+def test_a_route_that_is_no_path_is_refused(folder, route):
+    assert "vertex_predict_route" in refusal(folder, {"AIP_PREDICT_ROUTE": route}).message

@@ -102,11 +102,16 @@ def open_keras(data: bytes, manifest: Manifest, *, threads: int = 1) -> KerasPro
     own is started with the right one (`programs.child`).
     """
     del threads
+    return KerasProgram(reopen(data, manifest), manifest.signature)
+
+
+def reopen(data: bytes, manifest: Manifest) -> Any:
+    """The model itself; raises `Untrusted` as whatever opens an original does."""
     backend = manifest.original.frame.get("backend")
     if backend not in _BACKENDS:
         raise Untrusted(f"{manifest.name} was packed on {backend!r}, which is no backend of Keras")
     os.environ.setdefault("KERAS_BACKEND", str(backend))
-    return KerasProgram(archive.load(data, manifest.original.file), manifest.signature)
+    return archive.load(data, manifest.original.file)
 
 
 class KerasProgram:

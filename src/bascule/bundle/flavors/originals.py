@@ -24,6 +24,7 @@ _OPENERS = {
 
 _REOPENERS = {
     "catboost-cbm": "bascule.bundle.flavors.catboost:reopen",
+    "keras": "bascule.bundle.flavors.keras:reopen",
     "lightgbm-text": "bascule.bundle.flavors.lightgbm:reopen",
     "onnx": "bascule.bundle.flavors.onnx:reopen",
     "python": "bascule.bundle.flavors.python:reopen",
@@ -33,6 +34,7 @@ _REOPENERS = {
 """By format: what makes the model of it again, as it is handed to `pack`."""
 
 
+_BOOSTED_FORMATS = ("catboost-cbm", "lightgbm-text", "xgboost-json")
 _BOOSTED = ("catboost", "lightgbm", "xgboost", "xgboost-cpu")
 """Libraries whose own readers open what is theirs in a file, and are not as careful as ours."""
 
@@ -68,9 +70,9 @@ def open_inspected(data: bytes, manifest: Manifest) -> Program:
 
 def inputs_of(manifest: Manifest) -> tuple[Field, ...]:
     """What the opened original reads, told without opening it."""
-    if manifest.original.format in ("skops", "onnx", "python"):
-        return manifest.signature.inputs
-    return inputs_read(manifest.original.frame, manifest.signature)
+    if manifest.original.format in _BOOSTED_FORMATS:
+        return inputs_read(manifest.original.frame, manifest.signature)
+    return manifest.signature.inputs
 
 
 def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:

@@ -6,21 +6,33 @@ makes a `serving.calls.Call` of a request, and has `ServedModel.answer` run it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib import import_module
 
+from bascule.serving.faces import EVERY_FACE, ChosenFaces
 from bascule.serving.plane import Face
 
 FACES: dict[str, str] = {
     "oip": "bascule.serving.protocols.oip_rest:OipRest",
+    "tfserving": "bascule.serving.protocols.tfserving:TfServing",
+    "invocations": "bascule.serving.protocols.invocations:Invocations",
+    "vertex": "bascule.serving.protocols.vertex:Vertex",
+    "azureml": "bascule.serving.protocols.azureml:AzureMl",
 }
 """Faces by name; imported when a server starts that has them."""
 
 
-def open_faces(names: Iterable[str] = tuple(FACES)) -> list[Face]:
-    """The faces of these names, in that order."""
+def open_faces(chosen: ChosenFaces = EVERY_FACE) -> list[Face]:
+    """The faces that were chosen, in the order of the table; all where nothing is said."""
     made: list[Face] = []
-    for name in names:
-        module, _, kind = FACES[name].partition(":")
-        made.append(getattr(import_module(module), kind)())
+    for name, place in FACES.items():
+        if name not in chosen.names:
+            continue
+        module, _, kind = place.partition(":")
+        options: dict[str, str] = {}
+        if name == "vertex":
+            options = {
+                "health_route": chosen.vertex_health_route,
+                "predict_route": chosen.vertex_predict_route,
+            }
+        made.append(getattr(import_module(module), kind)(**options))
     return made

@@ -1,11 +1,14 @@
 """The JSON of the Open Inference Protocol v2: a request's body to a call, an outcome to a body.
 
 What is accepted: numbers of any datatype for a numeric field where the values fit; `null` for a
-missing value where the training data had missing values; data flat or nested, row by row.
+missing value where the training data had missing values; data flat or nested, row by row. Tensors
+may also follow the JSON as bytes, and be answered so (the binary tensor data extension).
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 
 from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import Columns, DType, Field
+from bascule.serving.binary_values import BinaryReader, binary_reader, to_binary
 from bascule.serving.calls import Call
 from bascule.serving.confidence import Asked, Confidence
 from bascule.serving.json_values import JsonParser, values_reader
@@ -24,9 +28,27 @@ from bascule.serving.models import ServedModel
 _encode = msgspec.json.encode
 _DATATYPES = frozenset(DType)
 _MISSING = object()
+_MAX_KNOWN_PLANS = 64
+_MAX_KNOWN_BYTES = 4096
 
-Decoded = tuple[str | None, Call]
-"""The id that the request brought, and what it asks."""
+
+class AsBytes(NamedTuple):
+    """Which outputs are wanted as bytes after the JSON.
+
+    Attributes:
+        others: Whether those are of which nothing is said.
+        named: Those of which something is said.
+    """
+
+    others: bool
+    named: dict[str, bool]
+
+    def wants(self, name: str) -> bool:
+        return self.named.get(name, self.others)
+
+
+Decoded = tuple[str | None, Call, AsBytes | None]
+"""The id that the request brought, what it asks, and what is wanted as bytes; None for nothing."""
 
 _NO_CONFIDENCE = Confidence(None, ())
 
@@ -44,10 +66,11 @@ class Decoder:
         outputs: Sequence[Field],
         max_rows: int,
         confidence: Confidence = _NO_CONFIDENCE,
-    ) -> Callable[[bytes], Decoded]:
+    ) -> Callable[..., Decoded]:
         """A function from a request body to a call; it raises `Invalid`.
 
-        `inputs` says what is allowed, `targets` (same order) what the program reads.
+        `inputs` says what is allowed, `targets` (same order) what the program reads. Where tensors
+        follow the JSON, the function is also told how many bytes are JSON.
         """
         readers = {
             field.name: _reader(field, target.dtype)
@@ -55,10 +78,28 @@ class Decoder:
         }
         output_names = {field.name for field in outputs} | confidence.names
 
-        def decode(body: bytes) -> Decoded:
+        known_plans: dict[bytes, _Plan] = {}
+
+        def decode_with_bytes(body: bytes, json_bytes: int) -> Decoded:
+            if json_bytes == 0:
+                return _only_bytes(body, inputs, readers, max_rows, confidence)
+            said = body[:json_bytes]
+            plan = known_plans.get(said)
+            if plan is not None and plan.body_bytes == len(body):
+                return plan.decoded(body)
+            tail = Tail(body, json_bytes)
+            decoded = decode(said, tail=tail)
+            tail.end()
+            if decoded[0] is None and json_bytes <= _MAX_KNOWN_BYTES:
+                _learn(known_plans, said, tail, decoded)
+            return decoded
+
+        def decode(body: bytes, json_bytes: int = -1, tail: Tail | None = None) -> Decoded:
+            if json_bytes >= 0:
+                return decode_with_bytes(body, json_bytes)
             document = self._parser.parse(body)
             try:
-                return _decode(document, readers, output_names, max_rows, confidence)
+                return _decode(document, readers, output_names, max_rows, confidence, tail)
             finally:
                 # The parser refuses to parse again while anything of its last document lives.
                 del document
@@ -82,9 +123,93 @@ class _At(NamedTuple):
         return f"inputs[{self.tensor}] ({self.name}).{name}"
 
 
-Reader = Callable[[Any, int, _At], tuple[NDArray[Any], int]]
-"""From one `inputs[i]` of a request, the rows so far (0: not known), and its place, to the array
-and its rows."""
+class _Read(NamedTuple):
+    """How one tensor is read from the bytes of a body; see `binary_values.BinaryReader`."""
+
+    name: str
+    read: BinaryReader
+    start: int
+    size: int
+    values: int
+    shape: tuple[int, ...]
+    where: _At
+
+    def array(self, body: bytes) -> NDArray[Any]:
+        return self.read(body, self.start, self.size, self.values, self.where).reshape(self.shape)
+
+
+class _Plan(NamedTuple):
+    """What a JSON said whose tensors all follow it: the next body with the same is read by it."""
+
+    body_bytes: int
+    reads: tuple[_Read, ...]
+    call: Call
+    as_bytes: AsBytes | None
+
+    def decoded(self, body: bytes) -> Decoded:
+        columns = {one.name: one.array(body) for one in self.reads}
+        _, rows, outputs, asked = self.call
+        return None, Call(columns, rows, outputs, asked), self.as_bytes
+
+
+def _learn(plans: dict[bytes, _Plan], said: bytes, tail: Tail, decoded: Decoded) -> None:
+    """Remember what a JSON says: a client sends the same one again and again, and other bytes."""
+    _, call, as_bytes = decoded
+    if len(tail.reads) < len(call.columns):
+        return
+    if len(plans) >= _MAX_KNOWN_PLANS:
+        plans.clear()
+    plans[said] = _Plan(len(tail.body), tuple(tail.reads), call._replace(columns={}), as_bytes)
+
+
+class Tail:
+    """The bytes after the JSON of a request: one tensor after another, in the order of `inputs`."""
+
+    def __init__(self, body: bytes, start: int) -> None:
+        if start > len(body):
+            raise Invalid(
+                f"header Inference-Header-Content-Length: {start} is more than the "
+                f"{len(body)} bytes of the body",
+                hint="it is the length of the JSON, before the tensors",
+            )
+        self.body = body
+        self.reads: list[_Read] = []
+        self._next = start
+
+    def take(self, tensor: Any, where: _At) -> tuple[int, int]:
+        """Where the next tensor begins, and how many bytes it says to have."""
+        parameters = tensor.get("parameters")
+        size = None
+        if isinstance(parameters, simdjson.Object):
+            size = parameters.get("binary_data_size")
+        if type(size) is not int or size < 0:
+            raise Invalid(
+                f"{where}: missing, or not a list",
+                hint="send data, or parameters.binary_data_size and the bytes after the JSON",
+            )
+        start = self._next
+        if size > len(self.body) - start:
+            raise Invalid(
+                f"{where.part('parameters.binary_data_size')}: {size}, where "
+                f"{len(self.body) - start} bytes are left of the body",
+                hint="the tensors follow the JSON in the order of inputs",
+            )
+        self._next = start + size
+        return start, size
+
+    def end(self) -> None:
+        """Raise `Invalid` where bytes are left of which nothing was said."""
+        left = len(self.body) - self._next
+        if left:
+            raise Invalid(
+                f"{left} bytes of the body follow the last tensor",
+                hint="Inference-Header-Content-Length and every binary_data_size must be exact",
+            )
+
+
+Reader = Callable[[Any, int, _At, Tail | None], tuple[NDArray[Any], int]]
+"""From one `inputs[i]` of a request, the rows so far (0: not known), its place, and the bytes
+after the JSON, to the array and its rows."""
 
 
 def _decode(
@@ -93,6 +218,7 @@ def _decode(
     output_names: set[str],
     max_rows: int,
     confidence: Confidence,
+    tail: Tail | None,
 ) -> Decoded:
     if not isinstance(document, simdjson.Object):
         raise Invalid("the body is not a JSON object", hint='send {"inputs": [...]}')
@@ -111,21 +237,19 @@ def _decode(
             raise _unknown_input(index, name, readers)
         if name in columns:
             raise Invalid(f"inputs[{index}]: {name!r} is given twice")
-        columns[name], rows = readers[name](tensor, rows, _At(index, name))
+        columns[name], rows = readers[name](tensor, rows, _At(index, name), tail)
     if len(columns) < len(readers):
         lacking = ", ".join(repr(name) for name in readers if name not in columns)
         raise Invalid(f"inputs: {lacking} missing", hint="send one tensor per input of the model")
     if rows > max_rows:
-        raise TooLarge(
-            f"{rows} rows are over the limit of {max_rows}",
-            hint="send fewer rows a request",
-            limit=max_rows,
-        )
+        raise too_many_rows(rows, max_rows)
     if len(document) == 1:
-        return None, Call(columns, rows, None, confidence.by_default)
+        return None, Call(columns, rows, None, confidence.by_default), None
     asked = confidence.by_default
     call_id: str | None = None
     outputs: tuple[str, ...] | None = None
+    as_bytes: dict[str, bool] = {}
+    others_as_bytes = False
     # Asking the document for a key that it lacks costs more than walking the few that it has; and
     # walking its values would make Python objects of all the numbers in them.
     for key in document:
@@ -137,12 +261,73 @@ def _decode(
         elif key == "outputs":
             wanted = document[key]
             if wanted is not None:
-                outputs = _wanted(wanted, output_names)
+                outputs = _wanted(wanted, output_names, as_bytes)
         elif key == "parameters":
-            asked = _asked(document[key], confidence)
+            parameters: Any = document[key]
+            asked = _asked(parameters, confidence)
+            if parameters is not None:
+                flag = parameters.get("binary_data_output")
+                others_as_bytes = _flag(flag, "parameters.binary_data_output")
     if outputs is not None and asked is None:
         confidence.refuse(outputs)
-    return call_id, Call(columns, rows, outputs, asked)
+    wanted_as_bytes = None
+    if others_as_bytes or as_bytes:
+        wanted_as_bytes = AsBytes(others_as_bytes, as_bytes)
+    return call_id, Call(columns, rows, outputs, asked), wanted_as_bytes
+
+
+def _only_bytes(
+    body: bytes,
+    inputs: Sequence[Field],
+    readers: dict[str, Reader],
+    max_rows: int,
+    confidence: Confidence,
+) -> Decoded:
+    """A body without any JSON: the bytes of the only input, its rows counted by its size."""
+    field = inputs[0]
+    width = field.dtype.numpy.itemsize * math.prod(field.shape)
+    if len(inputs) > 1 or -1 in field.shape or field.dtype is DType.BYTES:
+        raise Invalid(
+            "header Inference-Header-Content-Length: 0, and the model does not have one input of "
+            "numbers of a known shape",
+            hint="send JSON before the tensors",
+        )
+    rows = len(body) // width
+    if not rows or len(body) % width:
+        raise Invalid(
+            f"{len(body)} bytes are no whole number of rows, of which each takes {width}",
+            hint=f"send {field.dtype.value}, little-endian, row by row",
+        )
+    if rows > max_rows:
+        raise too_many_rows(rows, max_rows)
+    said = simdjson.Parser().parse(
+        _encode(
+            {
+                "datatype": field.dtype.value,
+                "shape": [rows, *field.shape],
+                "parameters": {"binary_data_size": len(body)},
+            }
+        )
+    )
+    array, _ = readers[field.name](said, 0, _At(0, field.name), Tail(body, 0))
+    return None, Call({field.name: array}, rows, None, confidence.by_default), None
+
+
+def too_many_rows(rows: int, max_rows: int) -> TooLarge:
+    """The refusal of more rows than one request may have."""
+    return TooLarge(
+        f"{rows} rows are over the limit of {max_rows}",
+        hint="send fewer rows a request",
+        limit=max_rows,
+    )
+
+
+def _flag(value: Any, place: str) -> bool:
+    if value is None:
+        return False
+    if type(value) is not bool:
+        raise Invalid(f"{place}: not true or false", hint="leave it out for JSON")
+    return value
 
 
 def _asked(parameters: Any, confidence: Confidence) -> Asked | None:
@@ -162,10 +347,12 @@ def _unknown_input(index: int, name: Any, readers: dict[str, Reader]) -> Invalid
     )
 
 
-def _wanted(outputs: Any, known: set[str]) -> tuple[str, ...] | None:
+def _wanted(outputs: Any, known: set[str], as_bytes: dict[str, bool]) -> tuple[str, ...] | None:
+    """The names listed; what is said of their form goes into `as_bytes`."""
     if not isinstance(outputs, simdjson.Array):
         raise Invalid("outputs: not a list", hint='send for example [{"name": "label"}]')
     names: list[str] = []
+    output: Any
     for index, output in enumerate(outputs):
         name = output.get("name") if isinstance(output, simdjson.Object) else None
         if not isinstance(name, str):
@@ -177,7 +364,23 @@ def _wanted(outputs: Any, known: set[str]) -> tuple[str, ...] | None:
             )
         if name not in names:
             names.append(name)
+        parameters = output.get("parameters")
+        if parameters is not None:
+            _read_form(parameters, name, index, as_bytes)
     return tuple(names) or None
+
+
+def _read_form(parameters: Any, name: str, index: int, as_bytes: dict[str, bool]) -> None:
+    place = f"outputs[{index}].parameters"
+    if not isinstance(parameters, simdjson.Object):
+        raise Invalid(f"{place}: not an object", hint='send for example {"binary_data": true}')
+    if parameters.get("classification"):
+        raise Invalid(
+            f"{place}.classification: not supported", hint="ask for the probabilities instead"
+        )
+    flag = parameters.get("binary_data")
+    if flag is not None:
+        as_bytes[name] = _flag(flag, f"{place}.binary_data")
 
 
 # -- reading one tensor --
@@ -195,7 +398,9 @@ def _reader(field: Field, target: DType) -> Reader:
     if -1 in row_shape:
         return _open_reader(field, target)
 
-    def read(tensor: Any, rows: int, where: _At) -> tuple[NDArray[Any], int]:
+    from_bytes = functools.cache(functools.partial(binary_reader, field, target))
+
+    def read(tensor: Any, rows: int, where: _At, tail: Tail | None) -> tuple[NDArray[Any], int]:
         datatype = tensor.get("datatype", _MISSING)
         if datatype not in allowed:
             raise _wrong_datatype(where, datatype, field)
@@ -214,7 +419,15 @@ def _reader(field: Field, target: DType) -> Reader:
             )
         data = tensor.get("data", _MISSING)
         if not isinstance(data, simdjson.Array):
-            raise Invalid(f"{where}: missing, or not a list")
+            if data is not _MISSING or tail is None:
+                raise Invalid(f"{where}: missing, or not a list")
+            start, size = tail.take(tensor, where)
+            one = _Read(
+                field.name, from_bytes(DType(datatype)), start, size, own_rows * width,
+                (own_rows, *row_shape), where,
+            )  # fmt: skip
+            tail.reads.append(one)
+            return one.array(tail.body), own_rows
         array = values(data, own_rows * width, where)
         if len(data) != len(array) or (width == 1 and isinstance(data[0], simdjson.Array)):
             _check_nesting(data.as_list(), own_rows, row_shape, where)
@@ -229,7 +442,7 @@ def _open_reader(field: Field, target: DType) -> Reader:
     """The reader of a field of which a length may vary: it reads by the shape of each request."""
     expected = ", ".join(["rows", *("any" if n == -1 else str(n) for n in field.shape)])
 
-    def read(tensor: Any, rows: int, where: _At) -> tuple[NDArray[Any], int]:
+    def read(tensor: Any, rows: int, where: _At, tail: Tail | None) -> tuple[NDArray[Any], int]:
         shape = tensor.get("shape", _MISSING)
         sent: list[Any] = shape.as_list() if isinstance(shape, simdjson.Array) else []
         if len(sent) != 1 + len(field.shape) or not all(
@@ -237,7 +450,8 @@ def _open_reader(field: Field, target: DType) -> Reader:
             for length, declared in zip(sent[1:], field.shape, strict=True)
         ):
             raise _wrong_shape(sent, expected, where)
-        return _reader(replace(field, shape=tuple(sent[1:])), target)(tensor, rows, where)
+        narrowed = replace(field, shape=tuple(sent[1:]))
+        return _reader(narrowed, target)(tensor, rows, where, tail)
 
     return read
 
@@ -311,7 +525,25 @@ def _shape_end(row_shape: tuple[int, ...]) -> bytes:
     return b"".join(b",%d" % length for length in row_shape) + b'],"data":'
 
 
-def encoder(model: ServedModel) -> Callable[[str, Columns, int], bytes]:
+def _bytes_end(row_shape: tuple[int, ...]) -> bytes:
+    lengths = b"".join(b",%d" % length for length in row_shape)
+    return lengths + b'],"parameters":{"binary_data_size":'
+
+
+class Encoder(NamedTuple):
+    """The two forms of a model's answers.
+
+    Attributes:
+        as_json: From the id, the outputs and the rows to a body.
+        with_bytes: From these and what is wanted as bytes to a body, and how much of it is JSON.
+    """
+
+    as_json: Callable[[str, Columns, int], bytes]
+    with_bytes: Callable[[str, Columns, int, AsBytes], tuple[bytes, int]]
+
+
+def encoder(model: ServedModel) -> Encoder:
+    """The forms of the answers of one version."""
     head = b'{"model_name":%b,"model_version":%b,"parameters":{"program":%b},"id":' % (
         _encode(model.name),
         _encode(model.version),
@@ -325,6 +557,9 @@ def encoder(model: ServedModel) -> Callable[[str, Columns, int], bytes]:
         )
         for field in (*model.signature.outputs, *model.confidence.fields)
     }
+    dtypes = {
+        field.name: field.dtype for field in (*model.signature.outputs, *model.confidence.fields)
+    }
     varying = frozenset(field.name for field in model.signature.outputs if -1 in field.shape)
 
     def encode(call_id: str, outputs: Columns, rows: int) -> bytes:
@@ -337,4 +572,23 @@ def encoder(model: ServedModel) -> Callable[[str, Columns, int], bytes]:
             tensors.append(b"%b%d%b%b}" % (before, rows, after, data))
         return b'%b%b,"outputs":[%b]}' % (head, _encode(call_id), b",".join(tensors))
 
-    return encode
+    def encode_with_bytes(
+        call_id: str, outputs: Columns, rows: int, as_bytes: AsBytes
+    ) -> tuple[bytes, int]:
+        tensors = []
+        tail = []
+        for name, array in outputs.items():
+            before, _ = parts[name]
+            row_shape = array.shape[1:]
+            data = to_binary(array, dtypes[name]) if as_bytes.wants(name) else None
+            if data is None:
+                values = _encode(array.ravel().tolist())
+                tensors.append(b"%b%d%b%b}" % (before, rows, _shape_end(row_shape), values))
+            else:
+                tail.append(data)
+                end = _bytes_end(row_shape)
+                tensors.append(b"%b%d%b%d}}" % (before, rows, end, len(data)))
+        said = b'%b%b,"outputs":[%b]}' % (head, _encode(call_id), b",".join(tensors))
+        return b"".join((said, *tail)), len(said)
+
+    return Encoder(encode, encode_with_bytes)

@@ -12,19 +12,21 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import msgspec
+import numpy as np
 
-from bascule.core.errors import BasculeError, NotFound
-from bascule.core.fields import Field
+from bascule.core.errors import BasculeError, Invalid
+from bascule.core.fields import DType, Field
 from bascule.core.version import VERSION
 from bascule.serving.engine import Outcome
 from bascule.serving.http import Exchange
 from bascule.serving.models import ServedModel
+from bascule.serving.openapi import example_columns
 from bascule.serving.plane import Plane
-from bascule.serving.protocols.oip_json import Decoder, encoder
-from bascule.serving.routes import Handler, Route
+from bascule.serving.protocols.describing import fixed, health, missing, openapi
+from bascule.serving.protocols.oip_json import AsBytes, Decoder, encoder
+from bascule.serving.routes import About, Handler, Route
 
-_encode = msgspec.json.encode
+_BYTES_TYPE = b"application/octet-stream"
 
 
 class OipRest:
@@ -38,9 +40,11 @@ class OipRest:
 
     def server_routes(self, plane: Plane) -> Iterator[Route]:
         """The server's description and its health."""
-        yield Route(b"GET", b"/v2", _server_metadata, "read")
-        yield Route(b"GET", b"/v2/health/live", _health(plane, is_live_enough=True), "health")
-        yield Route(b"GET", b"/v2/health/ready", _health(plane), "health")
+        described = {"name": "bascule", "version": VERSION, "extensions": ["binary_tensor_data"]}
+        yield Route(b"GET", b"/v2", fixed(described), "read")
+        yield Route(b"GET", b"/v2/openapi.json", openapi(plane), "read")
+        yield Route(b"GET", b"/v2/health/live", health(plane, is_live_enough=True), "health")
+        yield Route(b"GET", b"/v2/health/ready", health(plane), "health")
 
     def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:
         """Description, health and inference of one version."""
@@ -48,11 +52,12 @@ class OipRest:
         if plane.is_default(model):
             paths.append(f"/v2/models/{model.name}".encode())
         for path in paths:
-            yield Route(b"GET", path, _metadata(plane, model), "read", model.name)
-            ready = _health(plane, name=model.name)
+            yield Route(b"GET", path, fixed(_metadata(plane, model)), "read", model.name)
+            ready = health(plane, name=model.name)
             yield Route(b"GET", path + b"/ready", ready, "health", model.name)
             infer = self._infer(model)
-            yield Route(b"POST", path + b"/infer", infer, "infer", model.name, model.slot)
+            about = partial(_about, model)
+            yield Route(b"POST", path + b"/infer", infer, "infer", model.name, model.slot, about)
 
     def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:
         """Which model or version is not there."""
@@ -60,11 +65,7 @@ class OipRest:
         if parts[:2] != ["v2", "models"] or len(parts) < 3:
             return None
         is_version = len(parts) >= 5 and parts[3] == "versions"
-        try:
-            plane.find(parts[2], parts[4] if is_version else None)
-        except NotFound as told:
-            return told
-        return None
+        return missing(plane, parts[2], parts[4] if is_version else None)
 
     def _infer(self, model: ServedModel) -> Handler:
         decode = self._decoder.for_fields(
@@ -75,58 +76,119 @@ class OipRest:
         answer = model.answer
         deadline_s = model.limits.deadline_s
 
-        def tell(exchange: Exchange, call_id: str, rows: int, outcome: Outcome) -> None:
+        def tell(
+            exchange: Exchange, call_id: str, rows: int, as_bytes: AsBytes | None, outcome: Outcome
+        ) -> None:
             if isinstance(outcome, BasculeError):
                 exchange.fail(outcome)
-            else:
-                exchange.rows = rows
-                exchange.answer(encode(call_id, outcome, rows))
+                return
+            exchange.rows = rows
+            if as_bytes is None:
+                exchange.answer(encode.as_json(call_id, outcome, rows))
+                return
+            body, json_bytes = encode.with_bytes(call_id, outcome, rows, as_bytes)
+            extra = b"Inference-Header-Content-Length: %d\r\n" % json_bytes
+            exchange.answer(body, content_type=_BYTES_TYPE, extra=extra)
 
         def handle(exchange: Exchange) -> None:
             allowed_s = exchange.allowed_s(deadline_s)
-            call_id, call = decode(exchange.take_body())
+            json_bytes = exchange.head.headers.get(b"inference-header-content-length")
+            if json_bytes is None:
+                call_id, call, as_bytes = decode(exchange.take_body())
+            else:
+                call_id, call, as_bytes = decode(exchange.take_body(), _length(json_bytes))
             if call_id is None:
                 call_id = f"{self._id_prefix}-{next(self._ids):x}"
-            deliver = partial(tell, exchange, call_id, call.rows)
+            deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
             exchange.on_gone = answer(call, allowed_s, deliver)
 
         return handle
 
 
-def _server_metadata(exchange: Exchange) -> None:
-    exchange.answer(_encode({"name": "bascule", "version": VERSION, "extensions": []}))
+def _length(value: bytes) -> int:
+    if not value.isdigit() or len(value) > 18:
+        raise Invalid(
+            "header Inference-Header-Content-Length is not a whole number of bytes",
+            hint="it is the length of the JSON, before the tensors",
+        )
+    return int(value)
 
 
-def _health(plane: Plane, *, name: str = "bascule", is_live_enough: bool = False) -> Handler:
-    def handle(exchange: Exchange) -> None:
-        ready = plane.is_ready()
-        body = _encode({"live": True, "ready": ready, "name": name})
-        exchange.answer(body, 200 if ready or is_live_enough else 503)
+def _metadata(plane: Plane, model: ServedModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "versions": list(plane.models[model.name]),
+        "platform": "bascule",
+        "inputs": [_tensor_metadata(field) for field in model.signature.inputs],
+        "outputs": [_tensor_metadata(field) for field in model.signature.outputs],
+        "parameters": {
+            "digest": model.digest,
+            "program": model.program.name,
+            "batch_invariant": model.batch_invariant,
+            **model.confidence.parameters(),
+        },
+    }
 
-    return handle
 
-
-def _metadata(plane: Plane, model: ServedModel) -> Handler:
-    body = _encode(
+def _about(model: ServedModel) -> About:
+    taken = model.signature.inputs
+    outputs = (*model.signature.outputs, *model.confidence.fields)
+    values = example_columns(model.signature, model.example)
+    example = [
         {
-            "name": model.name,
-            "versions": list(plane.models[model.name]),
-            "platform": "bascule",
-            "inputs": [_tensor_metadata(field) for field in model.signature.inputs],
-            "outputs": [_tensor_metadata(field) for field in model.signature.outputs],
-            "parameters": {
-                "digest": model.digest,
-                "program": model.program.name,
-                "batch_invariant": model.batch_invariant,
-                **model.confidence.parameters(),
-            },
+            "name": field.name,
+            "datatype": field.dtype.value,
+            "shape": list(np.shape(values[field.name])),
+            "data": values[field.name],
         }
+        for field in taken
+    ]
+    text = {"type": "string"}
+    return About(
+        answer={
+            "type": "object",
+            "properties": {
+                "model_name": text,
+                "model_version": text,
+                "id": text,
+                "parameters": {"type": "object"},
+                "outputs": {"type": "array", "items": {"anyOf": [*map(_tensor, outputs)]}},
+            },
+            "required": ["model_name", "model_version", "id", "outputs"],
+        },
+        takes={
+            "type": "object",
+            "properties": {
+                "id": text,
+                "inputs": {
+                    "type": "array",
+                    "items": {"anyOf": [*map(_tensor, taken)]},
+                    "minItems": len(taken),
+                    "maxItems": len(taken),
+                },
+                "outputs": {"type": "array", "items": {"type": "object"}},
+                "parameters": {"type": "object"},
+            },
+            "required": ["inputs"],
+        },
+        example={"inputs": example},
     )
 
-    def handle(exchange: Exchange) -> None:
-        exchange.answer(body)
 
-    return handle
+def _tensor(field: Field) -> dict[str, Any]:
+    rank = 1 + len(field.shape)
+    whole = {"type": "integer", "minimum": 1}
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": field.name},
+            "datatype": {"enum": [dtype.value for dtype in DType]},
+            "shape": {"type": "array", "items": whole, "minItems": rank},
+            "data": {"type": "array"},
+            "parameters": {"type": "object"},
+        },
+        "required": ["name", "datatype", "shape"],
+    }
 
 
 def _tensor_metadata(field: Field) -> dict[str, Any]:

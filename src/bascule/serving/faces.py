@@ -1,0 +1,87 @@
+"""Which protocols a server speaks, and on which paths those whose paths can be chosen.
+
+Apart from the faces themselves, because the supervisor must not load what a worker needs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bascule.core.errors import Invalid
+
+_PATHS: dict[str, tuple[str, ...]] = {
+    "oip": ("/v2", "/metrics"),
+    "tfserving": ("/v1/models",),
+    "invocations": ("/ping", "/health", "/version", "/models", "/invocations"),
+    "vertex": (),
+    "azureml": ("/", "/score", "/swagger.json"),
+}
+"""The paths of each face, and what is below them is also theirs. Vertex AI's can be chosen."""
+
+FACE_NAMES = tuple(_PATHS)
+"""Every face, by the names of `protocols.FACES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenFaces:
+    """Which faces the workers show.
+
+    Attributes:
+        names: Of `FACE_NAMES`.
+        vertex_health_route: The path of Vertex AI's health question.
+        vertex_predict_route: The path of its predictions.
+    """
+
+    names: tuple[str, ...] = FACE_NAMES
+    vertex_health_route: str = "/vertex/health"
+    vertex_predict_route: str = "/vertex/predict"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ChosenFaces:
+        return cls(**{**value, "names": tuple(value["names"])})
+
+
+EVERY_FACE = ChosenFaces()
+
+
+def choose_faces(
+    names: tuple[str, ...], vertex_health_route: str, vertex_predict_route: str
+) -> ChosenFaces:
+    """The faces that `names` says; without names all, but those whose paths Vertex AI was given.
+
+    Raises:
+        Invalid: A route is none, or is a path of a face that is wanted.
+    """
+    routes = {
+        "vertex_health_route": vertex_health_route,
+        "vertex_predict_route": vertex_predict_route,
+    }
+    for setting, route in routes.items():
+        if not re.fullmatch(r"/[!-~]*", route) or re.search(r"[?#]", route):
+            raise Invalid(f"{setting}: {route!r} is not a path", hint="send for example /predict")
+    wanted = names or FACE_NAMES
+    if "vertex" in wanted:
+        for setting, route in routes.items():
+            for face in wanted:
+                if not _is_of(route, face):
+                    continue
+                if names or face == "oip":
+                    raise Invalid(
+                        f"{setting}: {route} is a path of the face {face!r}",
+                        hint="choose another path, or leave that face out of serving.faces",
+                    )
+                wanted = tuple(name for name in wanted if name != face)
+    return ChosenFaces(wanted, vertex_health_route, vertex_predict_route)
+
+
+def _is_of(route: str, face: str) -> bool:
+    route = route.rstrip("/") or "/"
+    return any(
+        route == path or (path != "/" and route.startswith((f"{path}/", f"{path}:")))
+        for path in _PATHS[face]
+    )

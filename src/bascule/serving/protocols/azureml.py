@@ -1,0 +1,69 @@
+"""The paths of an Azure ML online endpoint's container: `POST /score`, health at `GET /`.
+
+Two bodies are usual: `{"data": [...]}`, of scoring scripts, and `{"input_data": ...}`, of models
+that were deployed from MLflow. The answer to both is the bare list of predictions. The model is
+the first that is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bascule.core.errors import BasculeError
+from bascule.core.fields import Columns
+from bascule.serving.calls import Call
+from bascule.serving.http import Exchange
+from bascule.serving.json_values import JsonParser
+from bascule.serving.models import ServedModel
+from bascule.serving.plane import Plane
+from bascule.serving.protocols import by_row
+from bascule.serving.protocols.describing import health, openapi
+from bascule.serving.routes import Handler, Route
+
+_FORMS = ("input_data", "data")
+
+
+class AzureMl:
+    """See `serving.plane.Face`."""
+
+    def __init__(self) -> None:
+        self._parser = JsonParser()
+
+    def server_routes(self, plane: Plane) -> Iterator[Route]:
+        """The health, and predictions of the first model."""
+        yield Route(b"GET", b"/", health(plane), "health")
+        yield Route(b"GET", b"/swagger.json", openapi(plane), "read")
+        model = plane.first
+        if model is not None:
+            handle, about = self._score(model), by_row.about(model, "data", answer_key="")
+            yield Route(b"POST", b"/score", handle, "infer", model.name, model.slot, about)
+
+    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
+        """None: the platform knows one model."""
+        yield from ()
+
+    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+        """Nothing is below its path."""
+        return None
+
+    def _score(self, model: ServedModel) -> Handler:
+        reader = by_row.table_reader(model)
+
+        def read(exchange: Exchange) -> tuple[Call, by_row.Answer]:
+            body = self._parser.plain(exchange.take_body())
+            given = by_row.an_object(body, '{"data": [...]}')
+            form = by_row.the_one_of(given, _FORMS, ("params",))
+            value = given[form]
+            if type(value) is not dict:
+                table = reader.rows(value, form)
+            elif form == "input_data" and "data" in value:
+                table = reader.split(value, form)
+            else:
+                table = reader.columns(value, form)
+            return by_row.call_for(model, table, given.get("params"), "params"), _bare
+
+        return by_row.handler(model, read)
+
+
+def _bare(exchange: Exchange, outputs: Columns) -> None:
+    exchange.answer(by_row.encode(by_row.by_row(outputs)))

@@ -1,0 +1,194 @@
+"""What the faces have in common that speak of rows: of a body to a call, of an outcome to rows.
+
+Their answers are values row by row. Where there is one output they are its values; where there
+are more, each row is an object of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from bascule.core.errors import BasculeError, Invalid
+from bascule.core.fields import Columns
+from bascule.serving.calls import Call
+from bascule.serving.engine import Outcome
+from bascule.serving.http import Exchange
+from bascule.serving.json_tables import Table, TableReader
+from bascule.serving.models import ServedModel
+from bascule.serving.openapi import answers_schema, example_rows, rows_schema
+from bascule.serving.routes import About, Handler
+
+encode = msgspec.json.encode
+
+Answer = Callable[[Exchange, Columns], None]
+"""Writes what a model answered."""
+
+Read = Callable[[Exchange], tuple[Call, Answer]]
+"""From a request to what it asks and how it is answered; raises `Invalid`."""
+
+
+def handler(model: ServedModel, read: Read) -> Handler:
+    """Read a request, run it, answer it."""
+    deadline_s = model.limits.deadline_s
+
+    def handle(exchange: Exchange) -> None:
+        allowed_s = exchange.allowed_s(deadline_s)
+        call, answer = read(exchange)
+        deliver = partial(_tell, exchange, call.rows, answer)
+        exchange.on_gone = model.answer(call, allowed_s, deliver)
+
+    return handle
+
+
+def _tell(exchange: Exchange, rows: int, answer: Answer, outcome: Outcome) -> None:
+    if isinstance(outcome, BasculeError):
+        exchange.fail(outcome)
+        return
+    exchange.rows = rows
+    answer(exchange, outcome)
+
+
+def table_reader(model: ServedModel) -> TableReader:
+    """The reader of rows for one version."""
+    return TableReader(model.signature, model.program.inputs, model.limits.max_rows)
+
+
+def is_csv(exchange: Exchange, header: bytes = b"content-type") -> bool:
+    """Whether a header names CSV."""
+    value = exchange.head.headers.get(header, b"")
+    return value.partition(b";")[0].strip().lower() == b"text/csv"
+
+
+def has_header(exchange: Exchange) -> bool | None:
+    """What the content type of CSV says of a header (RFC 4180); None where it says nothing."""
+    parameters = exchange.head.headers.get(b"content-type", b"").lower().split(b";")[1:]
+    said = {parameter.strip().replace(b'"', b"") for parameter in parameters}
+    if b"header=present" in said:
+        return True
+    return False if b"header=absent" in said else None
+
+
+def an_object(value: Any, example: str) -> dict[str, Any]:
+    """The body as an object, or `Invalid`."""
+    if type(value) is not dict:
+        raise Invalid("the body is not a JSON object", hint=f"send {example}")
+    return value
+
+
+def the_one_of(given: dict[str, Any], forms: Sequence[str], others: Sequence[str]) -> str:
+    """Which one of `forms` a body is in; a key that is neither that nor in `others` is refused."""
+    found = [name for name in given if name in forms]
+    for name in given:
+        if name not in forms and name not in others:
+            raise Invalid(f"{name[:64]}: there is no such part of a request", hint=_of(forms))
+    if len(found) != 1:
+        said = " and ".join(found) or "none of its forms"
+        raise Invalid(f"the body has {said}, where one is expected", hint=_of(forms))
+    return found[0]
+
+
+def _of(forms: Sequence[str]) -> str:
+    return f"send one of {', '.join(forms)}"
+
+
+def call_for_all(model: ServedModel, table: Table) -> Call:
+    """A call for every output, with the default confidence."""
+    return Call(*table, None, model.confidence.by_default)
+
+
+def call_for(model: ServedModel, table: Table, parameters: Any, place: str) -> Call:
+    """A call for what `parameters` ask; for the answer proper where they ask for nothing.
+
+    Args:
+        model: Who answers.
+        table: The rows.
+        parameters: None, or an object with `outputs` (names), `confidence` and `conformal`.
+        place: What the parameters are called.
+    """
+    if parameters is None:
+        parameters = {}
+    if type(parameters) is not dict:
+        raise Invalid(f"{place}: not an object", hint='send for example {"confidence": 0.9}')
+    asked = model.confidence.read(parameters)
+    listed = parameters.get("outputs")
+    if listed is None:
+        outputs: tuple[str, ...] = (model.signature.outputs[0].name,)
+        asked = asked and replace(asked, always=True)
+        return Call(*table, outputs, asked)
+    known = {field.name for field in model.signature.outputs} | model.confidence.names
+    if type(listed) is not list or not listed:
+        raise Invalid(f"{place}.outputs: not a list of names", hint=f"it has {_names(known)}")
+    for index, name in enumerate(listed):
+        if type(name) is not str or name not in known:
+            raise Invalid(
+                f"{place}.outputs[{index}]: the model has no such output",
+                hint=f"it has {_names(known)}",
+            )
+    outputs = tuple(dict.fromkeys(listed))
+    if asked is None:
+        model.confidence.refuse(outputs)
+    return Call(*table, outputs, asked)
+
+
+def _names(known: set[str]) -> str:
+    return ", ".join(sorted(known))
+
+
+def by_row(outputs: Columns) -> list[Any]:
+    """The values of the only output, or one object a row."""
+    if len(outputs) == 1:
+        (array,) = outputs.values()
+        values: list[Any] = array.tolist()
+        return values
+    names = tuple(outputs)
+    columns = [array.tolist() for array in outputs.values()]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def by_column(outputs: Columns) -> Any:
+    """The values of the only output, or an object of lists."""
+    if len(outputs) == 1:
+        (array,) = outputs.values()
+        return array.tolist()
+    return {name: array.tolist() for name, array in outputs.items()}
+
+
+def about(
+    model: ServedModel, key: str, answer_key: str = "predictions", *, every_output: bool = False
+) -> Callable[[], About]:
+    """What a route says of itself that takes rows under a key and answers them row by row."""
+
+    def tell() -> About:
+        outputs = model.signature.outputs
+        if not every_output:
+            outputs = outputs[:1]
+        if model.confidence.by_default is not None:
+            outputs = (*outputs, *model.confidence.fields)
+        answer = answers_schema(outputs)
+        if answer_key:
+            answer = {
+                "type": "object",
+                "properties": {answer_key: answer},
+                "required": [answer_key],
+            }
+        return About(
+            answer=answer,
+            takes={
+                "type": "object",
+                "properties": {key: rows_schema(model.signature)},
+                "required": [key],
+            },
+            example={key: example_rows(model.signature, model.example)},
+        )
+
+    return tell
+
+
+def predictions(exchange: Exchange, outputs: Columns) -> None:
+    """Answer `{"predictions": [...]}`."""
+    exchange.answer(encode({"predictions": by_row(outputs)}))

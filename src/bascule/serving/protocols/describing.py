@@ -1,0 +1,56 @@
+"""Handlers that describe, for every face: the health, and bodies that do not change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bascule.core.errors import NotFound
+from bascule.serving.http import Exchange
+from bascule.serving.plane import Plane
+from bascule.serving.routes import Handler
+
+_JSON = b"application/json"
+
+
+def health(plane: Plane, *, name: str = "bascule", is_live_enough: bool = False) -> Handler:
+    """Tells the health, always with a body: some clients decode it without looking.
+
+    503 while the worker drains, unless being alive is all that was asked for.
+    """
+
+    def handle(exchange: Exchange) -> None:
+        ready = plane.is_ready()
+        body = msgspec.json.encode({"live": True, "ready": ready, "name": name})
+        exchange.answer(body, 200 if ready or is_live_enough else 503)
+
+    return handle
+
+
+def fixed(value: Any, content_type: bytes = _JSON) -> Handler:
+    """Answers always the same: bytes as they are, anything else as JSON."""
+    body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+
+    def handle(exchange: Exchange) -> None:
+        exchange.answer(body, content_type=content_type)
+
+    return handle
+
+
+def openapi(plane: Plane) -> Handler:
+    """Answers the OpenAPI document of what is served."""
+
+    def handle(exchange: Exchange) -> None:
+        exchange.answer(plane.described())
+
+    return handle
+
+
+def missing(plane: Plane, name: str, version: str | None = None) -> NotFound | None:
+    """Which model or version is not there; None if both are."""
+    try:
+        plane.find(name, version)
+    except NotFound as told:
+        return told
+    return None

@@ -1,0 +1,146 @@
+"""The REST API of TensorFlow Serving: `/v1/models/MODEL:predict`, by row and by column.
+
+A model has one signature, `serving_default`, whose outputs are all of the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bascule.core.errors import BasculeError, Invalid
+from bascule.core.fields import Columns, DType, Field
+from bascule.serving.calls import Call
+from bascule.serving.http import Exchange
+from bascule.serving.json_values import JsonParser
+from bascule.serving.models import ServedModel
+from bascule.serving.plane import Plane
+from bascule.serving.protocols import by_row
+from bascule.serving.protocols.describing import fixed, missing
+from bascule.serving.routes import Handler, Route
+
+_SIGNATURE = "serving_default"
+_FORMS = ("instances", "inputs")
+_TYPE_NAMES = {
+    DType.BOOL: "DT_BOOL",
+    DType.UINT8: "DT_UINT8",
+    DType.UINT16: "DT_UINT16",
+    DType.UINT32: "DT_UINT32",
+    DType.UINT64: "DT_UINT64",
+    DType.INT8: "DT_INT8",
+    DType.INT16: "DT_INT16",
+    DType.INT32: "DT_INT32",
+    DType.INT64: "DT_INT64",
+    DType.FP16: "DT_HALF",
+    DType.FP32: "DT_FLOAT",
+    DType.FP64: "DT_DOUBLE",
+    DType.BYTES: "DT_STRING",
+}
+
+
+class TfServing:
+    """See `serving.plane.Face`."""
+
+    def __init__(self) -> None:
+        self._parser = JsonParser()
+
+    def server_routes(self, plane: Plane) -> Iterator[Route]:  # noqa: ARG002 -- a face's signature
+        """None: every path names a model."""
+        yield from ()
+
+    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:
+        """Status, metadata and predictions of one version."""
+        version = f"/v1/models/{model.name}/versions/{model.version}".encode()
+        paths = [(version, [model])]
+        if plane.is_default(model):
+            every = list(plane.models[model.name].values())
+            paths.append((f"/v1/models/{model.name}".encode(), every))
+        for path, versions in paths:
+            yield Route(b"GET", path, _status(plane, versions), "health", model.name)
+            yield Route(b"GET", path + b"/metadata", fixed(_metadata(model)), "read", model.name)
+            handle = self._predict(model)
+            about = by_row.about(model, "instances", every_output=True)
+            yield Route(b"POST", path + b":predict", handle, "infer", model.name, model.slot, about)
+
+    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:
+        """Which model or version is not there."""
+        parts = path.decode("utf-8", "replace").strip("/").split("/")
+        if parts[:2] != ["v1", "models"] or len(parts) < 3:
+            return None
+        names = [part.partition(":")[0] for part in parts]
+        is_version = len(parts) >= 5 and parts[3] == "versions"
+        return missing(plane, names[2], names[4] if is_version else None)
+
+    def _predict(self, model: ServedModel) -> Handler:
+        reader = by_row.table_reader(model)
+
+        def read(exchange: Exchange) -> tuple[Call, by_row.Answer]:
+            body = self._parser.plain(exchange.take_body())
+            given = by_row.an_object(body, '{"instances": [...]}')
+            form = by_row.the_one_of(given, _FORMS, ("signature_name",))
+            signature = given.get("signature_name")
+            if signature not in (None, "", _SIGNATURE):
+                raise Invalid(
+                    "signature_name: the model has no such signature", hint=f"send {_SIGNATURE}"
+                )
+            if form == "instances":
+                table = reader.rows(given[form], form)
+                return by_row.call_for_all(model, table), by_row.predictions
+            table = reader.columns(given[form], form)
+            return by_row.call_for_all(model, table), _outputs
+
+        return by_row.handler(model, read)
+
+
+def _outputs(exchange: Exchange, outputs: Columns) -> None:
+    exchange.answer(by_row.encode({"outputs": by_row.by_column(outputs)}))
+
+
+def _status(plane: Plane, versions: list[ServedModel]) -> Handler:
+    def handle(exchange: Exchange) -> None:
+        state = "AVAILABLE" if plane.is_ready() else "UNLOADING"
+        told = [
+            {
+                "version": model.version,
+                "state": state,
+                "status": {"error_code": "OK", "error_message": ""},
+            }
+            for model in versions
+        ]
+        exchange.answer(by_row.encode({"model_version_status": told}))
+
+    return handle
+
+
+def _metadata(model: ServedModel) -> dict[str, Any]:
+    signature = {
+        "inputs": {field.name: _tensor(field) for field in model.signature.inputs},
+        "outputs": {field.name: _tensor(field) for field in _answered(model)},
+        "method_name": "tensorflow/serving/predict",
+    }
+    return {
+        "model_spec": {
+            "name": model.name,
+            "signature_name": "",
+            "version": model.version,
+        },
+        "metadata": {"signature_def": {"signature_def": {_SIGNATURE: signature}}},
+    }
+
+
+def _answered(model: ServedModel) -> Iterator[Field]:
+    yield from model.signature.outputs
+    if model.confidence.by_default is not None:
+        yield from model.confidence.fields
+
+
+def _tensor(field: Field) -> dict[str, Any]:
+    sizes = [-1, *field.shape]
+    return {
+        "dtype": _TYPE_NAMES[field.dtype],
+        "tensor_shape": {
+            "dim": [{"size": str(size), "name": ""} for size in sizes],
+            "unknown_rank": False,
+        },
+        "name": field.name,
+    }

@@ -1,0 +1,58 @@
+"""The contract of containers on Vertex AI: a health path and a predict path, both given to it.
+
+The platform says the paths (`AIP_HEALTH_ROUTE`, `AIP_PREDICT_ROUTE`); the model is the first that
+is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bascule.core.errors import BasculeError
+from bascule.serving.calls import Call
+from bascule.serving.http import Exchange
+from bascule.serving.json_values import JsonParser
+from bascule.serving.models import ServedModel
+from bascule.serving.plane import Plane
+from bascule.serving.protocols import by_row
+from bascule.serving.protocols.describing import health
+from bascule.serving.routes import Handler, Route
+
+
+class Vertex:
+    """See `serving.plane.Face`."""
+
+    def __init__(self, health_route: str, predict_route: str) -> None:
+        self._health_route = health_route.encode()
+        self._predict_route = predict_route.encode()
+        self._parser = JsonParser()
+
+    def server_routes(self, plane: Plane) -> Iterator[Route]:
+        """Both paths."""
+        yield Route(b"GET", self._health_route, health(plane), "health")
+        model = plane.first
+        if model is not None:
+            path, handle = self._predict_route, self._predict(model)
+            about = by_row.about(model, "instances")
+            yield Route(b"POST", path, handle, "infer", model.name, model.slot, about)
+
+    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
+        """None: the platform knows one model."""
+        yield from ()
+
+    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+        """Nothing is below its paths."""
+        return None
+
+    def _predict(self, model: ServedModel) -> Handler:
+        reader = by_row.table_reader(model)
+
+        def read(exchange: Exchange) -> tuple[Call, by_row.Answer]:
+            body = self._parser.plain(exchange.take_body())
+            given = by_row.an_object(body, '{"instances": [...]}')
+            by_row.the_one_of(given, ("instances",), ("parameters",))
+            table = reader.rows(given["instances"], "instances")
+            call = by_row.call_for(model, table, given.get("parameters"), "parameters")
+            return call, by_row.predictions
+
+        return by_row.handler(model, read)

@@ -1,0 +1,495 @@
+"""What holds for every face of the server.
+
+A face that is in `bascule.serving.protocols.FACES` is found here by itself; the forms in which its
+clients ask are in `faces/NAME.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import get_args
+
+import conformance_face as face
+import jsonschema
+import openapi_spec_validator
+import pytest
+from conformance_faces import FORMS, GOLDEN, write_golden
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bascule.bundle.calibration import read_calibration
+from bascule.bundle.format import read_manifest
+from bascule.core.errors import KINDS
+from bascule.serving.faces import FACE_NAMES
+from bascule.serving.protocols import FACES
+from bascule.serving.routes import Action
+from bascule.serving.services import Service
+from bascule.serving.statuses import STATUS_OF
+from bascule.serving.worker import load_model
+
+ALWAYS = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+FORM_IDS = list(FORMS)
+
+
+@pytest.fixture(scope="module")
+def inside(tmp_path_factory):
+    """A worker with a program that is a formula."""
+    made = face.Inside(tmp_path_factory.mktemp("inside"), face.Fixed(), face.Fixed.signature)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """`opened(bundle)`: a worker with a packed model."""
+    made = []
+
+    def open_bundle(path):
+        folder = tmp_path_factory.mktemp("opened")
+        loop = asyncio.new_event_loop()
+        loaded = load_model(Service("m", "1", path), face.Limits(), None, loop)
+        loop.close()
+        made.append(face.Inside(folder, loaded.program, loaded.signature, example=loaded.example))
+        return made[-1]
+
+    yield open_bundle
+    for one in made:
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def matrix(opened, cancer_bundle):
+    return opened(cancer_bundle)
+
+
+@pytest.fixture(scope="module")
+def frame(opened, table_bundle):
+    return opened(table_bundle)
+
+
+# -- every face is here --------------------------------------------------------------------------
+
+
+def test_every_face_has_forms_and_a_name_that_settings_know():
+    assert tuple(FACES) == FACE_NAMES
+    assert {form.partition("/")[0] for form in FORMS} == set(FACES)
+
+
+def test_every_route_says_what_it_does_and_an_inference_to_which_model_and_where_it_counts(inside):
+    for path, methods in inside.routes.items():
+        for route in methods.values():
+            assert route.action in get_args(Action), path
+            if route.action == "infer":
+                assert (route.model, route.slot) == ("m", inside.model.slot), path
+            else:
+                assert route.slot is None, path
+
+
+# -- the same input, the same bits ---------------------------------------------------------------
+
+NUMBERS = st.floats(-1e9, 1e9) | st.integers(-(10**6), 10**6).map(float)
+MATRICES = st.lists(st.lists(NUMBERS, min_size=30, max_size=30), min_size=1, max_size=3)
+MAYBE = st.none() | st.floats(-1e9, 1e9)
+TABLES = st.lists(
+    st.tuples(
+        st.sampled_from(["AA", "BB", "CC", "é", "a b", "1"]),
+        st.sampled_from(["EWR", "JFK"]),
+        st.integers(1, 12),
+        MAYBE,
+        st.floats(-1e9, 1e9),
+    ).map(list),
+    min_size=1,
+    max_size=4,
+)
+
+
+def all_agree(worker, rows):
+    names = [field.name for field in rows.signature.outputs]
+    expected = worker.model.program.run(rows.columns(worker.model.program.inputs))
+    for name, form in FORMS.items():
+        request = form.ask(rows)
+        if request is None:
+            continue
+        answer = worker.ask(request)
+        assert answer.status == 200, (name, answer.body)
+        found = form.read(answer, names)
+        assert names[0] in found, name
+        for output, values in found.items():
+            assert values == expected[output].tolist(), (name, output)
+
+
+@ALWAYS
+@given(values=MATRICES)
+def test_a_matrix_gets_the_same_bits_through_every_face(matrix, values):
+    all_agree(matrix, face.Rows.of(matrix.model.signature, values))
+
+
+@ALWAYS
+@given(values=TABLES)
+def test_a_table_gets_the_same_bits_through_every_face(frame, values):
+    all_agree(frame, face.Rows.of(frame.model.signature, values))
+
+
+def test_rows_answered_are_counted_alike(inside):
+    for form in FORMS.values():
+        before = inside.counters.totals()[1]
+        inside.ask(form.ask(face.FIXED_ROWS))
+        after = inside.counters.totals()[1]
+        assert after.rows - before.rows == len(face.FIXED_ROWS.values)
+        assert after.by_status[200] - before.by_status.get(200, 0) == 1
+
+
+# -- confidence ----------------------------------------------------------------------------------
+
+ADDS = {"lower", "upper"}
+BY_ROW = [name for name in FORMS if not name.startswith("oip/")]
+
+
+def open_calibrated(folder, path, confidence):
+    loop = asyncio.new_event_loop()
+    loaded = load_model(Service("m", "1", path), face.Limits(), None, loop)
+    loop.close()
+    return face.Inside(
+        folder,
+        loaded.program,
+        loaded.signature,
+        example=loaded.example,
+        calibration=read_calibration(path, read_manifest(path)),
+        confidence=confidence,
+    )
+
+
+@pytest.fixture(scope="module")
+def by_default(tmp_path_factory, regressor_bundle):
+    """A regressor whose answers have intervals, where nothing is said."""
+    made = open_calibrated(tmp_path_factory.mktemp("by_default"), regressor_bundle, 0.9)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def on_request(tmp_path_factory, regressor_bundle):
+    """A regressor whose answers have intervals where they are asked for."""
+    made = open_calibrated(tmp_path_factory.mktemp("on_request"), regressor_bundle, 0.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["by_default", "on_request"])
+def calibrated(request):
+    return request.getfixturevalue(request.param)
+
+
+def one_row(worker):
+    return face.Rows.of(worker.model.signature, [[0.01] * 10])
+
+
+@pytest.mark.parametrize("name", BY_ROW)
+def test_the_default_confidence_is_in_the_answers_of_every_face(calibrated, name):
+    """A request that lists its outputs gets those."""
+    request = FORMS[name].ask(one_row(calibrated))
+    found = FORMS[name].read(calibrated.ask(request), ["prediction"])
+    if not isinstance(found, dict):  # by column, of one output
+        found = {"prediction": found}
+
+    listed = b'"outputs"' in request.body
+    expected = ADDS if calibrated.limits.confidence and not listed else set()
+    assert set(found) == {"prediction"} | expected
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "where"),
+    [
+        ("/invocations", "instances", "params"),
+        ("/models/m/invoke", "inputs", "params"),
+        ("/vertex/predict", "instances", "parameters"),
+        ("/score", "data", "params"),
+    ],
+)
+def test_a_confidence_is_asked_for_where_the_protocol_has_a_place(calibrated, path, key, where):
+    def ask(**parameters):
+        body = {key: one_row(calibrated).values, where: parameters}
+        answer = calibrated.ask(face.of_json(path, body))
+        if answer.status == 400:
+            return answer.json["error"]
+        (row,) = answer.json if isinstance(answer.json, list) else answer.json["predictions"]
+        return row
+
+    wide, narrow = ask(confidence=0.95), ask(confidence=0.5)
+    assert set(wide) == set(narrow) == {"prediction"} | ADDS
+    assert wide["lower"] < narrow["lower"] < narrow["prediction"] < narrow["upper"]
+    assert isinstance(ask(confidence=None), float)
+    assert set(ask(confidence=0.5, outputs=["upper"])) == ADDS
+    assert ask(confidence=2).startswith("confidence: 2 is not a number")
+    assert ask(outputs=["upper"], confidence=None).startswith("outputs: upper is made for a")
+    assert ask(outputs=["nothing"]).startswith(f"{where}.outputs[0]: the model has no such")
+    assert ask(outputs=[]).startswith(f"{where}.outputs: not a list of names")
+
+
+# -- yesterday's clients -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORM_IDS)
+def test_the_bytes_of_a_recorded_exchange_are_answered_byte_for_byte(inside, name):
+    file = GOLDEN / name
+    recorded = file.with_suffix(".request").read_bytes()
+
+    assert inside.send(recorded).raw == file.with_suffix(".answer").read_bytes()
+
+
+def test_what_clients_send_today_is_what_was_recorded(tmp_path, inside):
+    write_golden(tmp_path, inside)
+
+    def files(folder):
+        # How small a body is packed is the library's choice, and another one may be better at it.
+        found = [file for file in folder.rglob("*.*") if file.stem not in ("gzip", "deflate")]
+        return {file.relative_to(folder): file.read_bytes() for file in found}
+
+    assert files(tmp_path) == files(GOLDEN)
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("name", FORM_IDS)
+def test_every_kind_of_error_has_its_status_and_the_one_shape(tmp_path, name, kind):
+    program = face.Fixed()
+    worker = face.Inside(tmp_path, program, program.signature)
+    program.problem = kind("it did not work", hint="try another", retry_after_s=7)
+
+    answer = worker.ask(FORMS[name].ask(face.FIXED_ROWS))
+
+    worker.close()
+    assert answer.status == STATUS_OF[kind]
+    assert answer.json == {"error": "it did not work; try another"}
+    assert ("retry-after" in answer.headers) == (answer.status in (429, 503))
+    assert worker.counters.totals()[1].by_status == {answer.status: 1}
+
+
+@pytest.mark.parametrize("name", FORM_IDS)
+def test_a_deadline_that_is_no_number_is_refused(inside, name):
+    request = FORMS[name].ask(face.FIXED_ROWS)
+    late = face.Request(request.path, request.body, (*request.headers, "X-Request-Timeout-Ms: no"))
+
+    assert inside.ask(late).status == 400
+
+
+@pytest.mark.parametrize("name", FORM_IDS)
+def test_rows_are_bounded_from_both_sides(tmp_path, name):
+    worker = face.Inside(tmp_path, face.Fixed(), face.Fixed.signature, max_rows=3)
+    three = face.FIXED_ROWS
+    four = face.Rows.of(three.signature, [*three.values, three.values[0]])
+
+    statuses = [worker.ask(FORMS[name].ask(rows)).status for rows in (three, four)]
+
+    worker.close()
+    assert statuses == [200, 413]
+
+
+def test_a_long_call_is_answered_from_the_thread(tmp_path):
+    """Not only what runs inline is delivered."""
+    worker = face.Inside(tmp_path, face.Fixed(), face.Fixed.signature)
+    worker.model.inline_rows = 0
+    answers = []
+
+    async def main():
+        for form in FORMS.values():
+            worker.model.batcher._loop = asyncio.get_running_loop()
+            connection, wire = face.Connection(worker.site), face._Wire()
+            connection.connection_made(wire)
+            connection.data_received(form.ask(face.FIXED_ROWS).sent)
+            while not wire.written:
+                await asyncio.sleep(0)
+            answers.append(wire.written.split(b" ")[1])
+
+    asyncio.run(main())
+    worker.model.batcher.stop()
+    worker.close()
+    assert answers == [b"200"] * len(FORMS)
+
+
+# -- anything at all -----------------------------------------------------------------------------
+
+REFUSED = {400, 413}
+
+
+def is_refused_in_words(answer):
+    if answer.status not in REFUSED:
+        return False
+    return list(answer.json) == ["error"] and answer.json["error"]
+
+
+@settings(ALWAYS, max_examples=300)
+@given(name=st.sampled_from(FORM_IDS), body=st.binary(max_size=200))
+def test_random_bytes_are_refused_in_words(inside, name, body):
+    request = FORMS[name].ask(face.FIXED_ROWS)
+
+    answer = inside.ask(face.Request(request.path, body, request.headers))
+
+    assert is_refused_in_words(answer) or answer.status == 200
+
+
+@settings(ALWAYS, max_examples=1_000)
+@given(data=st.data())
+def test_a_damaged_body_is_answered_or_refused_in_words(inside, data):
+    request = FORMS[data.draw(st.sampled_from(FORM_IDS))].ask(face.FIXED_ROWS)
+    body = bytearray(request.body)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(body) - 1))
+        body[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+
+    answer = inside.ask(face.Request(request.path, bytes(body), request.headers))
+
+    assert answer.status == 200 or is_refused_in_words(answer)
+
+
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.sampled_from(["hour", "wind", "carrier", 1, 2.0, -1]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["hour", "carrier", "wind", "columns", "data", "b64", "outputs"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+OF_JSON = [
+    name
+    for name, form in FORMS.items()
+    if form.ask(face.FIXED_ROWS).headers == ("Content-Type: application/json",)
+]
+
+
+def places(value, path=()):
+    yield path
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from places(value[key], (*path, key))
+
+
+@settings(ALWAYS, max_examples=1_000)
+@given(data=st.data(), value=ANY_JSON)
+def test_any_value_in_any_place_is_answered_or_refused_in_words(inside, data, value):
+    request = FORMS[data.draw(st.sampled_from(OF_JSON))].ask(face.FIXED_ROWS)
+    body = json.loads(request.body)
+    path = data.draw(st.sampled_from(list(places(body))))
+    if path:
+        inner = body
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+    else:
+        body = value
+
+    answer = inside.ask(face.of_json(request.path, body))
+
+    assert answer.status == 200 or is_refused_in_words(answer)
+
+
+@pytest.mark.parametrize("name", OF_JSON)
+@pytest.mark.parametrize("depth", [900, 5_000, 100_000])
+@pytest.mark.parametrize("bomb", [b"[", b'{"a":'])
+def test_a_nesting_bomb_is_refused_in_words(inside, name, depth, bomb):
+    path = FORMS[name].ask(face.FIXED_ROWS).path
+    closing = b"]" if bomb == b"[" else b"}"
+    for body in (b"%b", b'{"instances":%b}', b'{"inputs":{"hour":[%b]}}', b'{"data":[[%b]]}'):
+        inner = bomb * depth + b"0" + closing * depth
+        assert is_refused_in_words(inside.ask(face.Request(path, body % inner)))
+
+
+# -- what is wrong is named with its place -------------------------------------------------------
+
+
+def wrong(rows, row, column, value):
+    values = [list(line) for line in rows.values]
+    values[row][column] = value
+    return face.Rows.of(rows.signature, values)
+
+
+# The bytes of an INT64 are always an INT64.
+OF_TEXT = [name for name in FORM_IDS if name in OF_JSON or "csv" in name]
+
+
+@pytest.mark.parametrize("name", OF_TEXT)
+def test_a_value_that_does_not_fit_is_named_with_its_place(inside, name):
+    request = FORMS[name].ask(wrong(face.FIXED_ROWS, 1, 0, 2.5))
+    answer = inside.ask(request)
+    assert answer.status == 400
+    told = answer.json["error"]
+    assert "[1]" in told
+    assert "hour" in told
+    assert "2.5" in told
+    assert "whole numbers of INT64" in told
+
+
+# -- the OpenAPI document ------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["inside", "matrix", "frame", "by_default"])
+def worker(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("path", ["/v2/openapi.json", "/swagger.json"])
+def test_the_document_is_valid_and_has_every_route(worker, path):
+    described = worker.ask(face.Request(path, b"", method="GET")).json
+
+    openapi_spec_validator.validate(described)
+    made = {
+        (method.upper(), path)
+        for path, operations in described["paths"].items()
+        for method in operations
+    }
+    assert made == {
+        (method.decode(), path.decode())
+        for path, methods in worker.routes.items()
+        for method in methods
+        if method != b"HEAD"
+    }
+
+
+def test_every_example_is_valid_and_answered_with_what_the_document_promises(worker):
+    described = json.loads(worker.plane.described())
+    asked = 0
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            request = face.Request(path, b"", method="GET")
+            if method == "post":
+                body = operation["requestBody"]["content"]["application/json"]
+                jsonschema.validate(body["example"], body["schema"])
+                request = face.of_json(path, body["example"])
+                asked += 1
+            answer = worker.ask(request)
+            assert answer.status == 200, (path, answer.body)
+            promised = operation["responses"]["200"]["content"]["application/json"]["schema"]
+            if answer.headers["content-type"] == "application/json":
+                jsonschema.validate(answer.json, promised)
+    assert asked == sum(
+        route.action == "infer" for methods in worker.routes.values() for route in methods.values()
+    )
+
+
+def test_the_document_has_the_models_own_fields(frame):
+    described = json.loads(frame.plane.described())
+    operation = described["paths"]["/v1/models/m:predict"]["post"]
+    body = operation["requestBody"]["content"]["application/json"]
+    row = body["schema"]["properties"]["instances"]["items"]
+
+    assert list(row["properties"]) == [field.name for field in frame.model.signature.inputs]
+    assert row["properties"]["airport"] == {"type": "string", "enum": ["EWR", "JFK"]}
+    assert row["properties"]["wind"] == {"type": ["number", "null"]}
+    for wrong_row in ({}, {**body["example"]["instances"][0], "airport": "XXX"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"instances": [wrong_row]}, body["schema"])

@@ -1,0 +1,29 @@
+"""Recorded `faces/`. Run it for a form that is new; what is recorded of the others must not change.
+
+python tests/golden/make_faces.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+
+CONFORMANCE = Path(__file__).parents[1] / "conformance"
+
+
+def main() -> None:
+    spec = importlib.util.spec_from_file_location("conformance", CONFORMANCE / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    face, faces = sys.modules["conformance_face"], sys.modules["conformance_faces"]
+    with tempfile.TemporaryDirectory() as folder:
+        worker = face.Inside(Path(folder), face.Fixed(), face.Fixed.signature)
+        faces.write_golden(faces.GOLDEN, worker)
+        worker.close()
+
+
+if __name__ == "__main__":
+    main()
