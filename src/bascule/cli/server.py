@@ -55,6 +55,7 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             port=chosen.port,
             workers=chosen.workers,
             limits=limits_of(settings),
+            grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
         )
         stack.callback(supervisor.stop)
         control = stack.enter_context(
@@ -122,7 +123,9 @@ def _start_control(
 
 
 def _announce(supervisor: Supervisor, control_port: int, *, as_json: bool) -> None:
-    base = f"http://{_url_host(supervisor.host)}"
+    host = _url_host(supervisor.host)
+    base = f"http://{host}"
+    grpc = f"{host}:{supervisor.grpc_port}" if supervisor.grpc_port is not None else None
     served = [
         {
             "model": service.model,
@@ -134,10 +137,13 @@ def _announce(supervisor: Supervisor, control_port: int, *, as_json: bool) -> No
         for service in supervisor.services
     ]
     if as_json:
-        print_json({"serving": served, "control": f"{base}:{control_port}"})
+        more = {} if grpc is None else {"grpc": grpc}
+        print_json({"serving": served, **more, "control": f"{base}:{control_port}"})
         return
     for one in served:
         say(f"serving {one['model']}/{one['version']} at {one['infer']}")
+    if grpc is not None:
+        say(f"gRPC at {grpc}")
     workers = len(supervisor.statuses())
     say(f"{workers} worker{'s' if workers > 1 else ''}; control API at {base}:{control_port}/docs")
     note("Ctrl-C stops it")

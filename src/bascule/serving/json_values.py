@@ -111,7 +111,7 @@ def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], 
     # The sum of the squares is below the square of the largest only if every value is below it;
     # it is one quick call, where looking at every value is three.
     largest_squared = largest * largest if narrow else math.inf
-    known = _known_numbers(field)
+    known = known_numbers(field)
 
     def read(data: Any, count: int, where: Place) -> NDArray[Any]:
         try:
@@ -121,17 +121,17 @@ def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], 
         if len(array) != count:
             raise count_mismatch(len(array), count, where)
         if known is not None:
-            _check_known(array, known, field, where)
+            check_known(array, known, field, where)
         if not narrow:
             return array
         if not _dot(array, array) <= largest_squared:  # true of NaN too, which is looked at there
-            _check_largest(array, largest, field, where)
+            check_largest(array, largest, field, where)
         return array.astype(target)
 
     return read
 
 
-def _check_largest(array: NDArray[np.float64], largest: float, field: Field, where: Place) -> None:
+def check_largest(array: NDArray[np.float64], largest: float, field: Field, where: Place) -> None:
     too_large = np.flatnonzero(np.abs(array) > largest)
     if len(too_large):
         place = int(too_large[0])
@@ -157,7 +157,7 @@ def _integers(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place]
     info = np.iinfo(field.dtype.numpy)
     least, most = int(info.min), int(info.max)
     is_full = field.dtype is DType.INT64
-    known = _known_numbers(field)
+    known = known_numbers(field)
 
     def read(data: Any, count: int, where: Place) -> NDArray[Any]:
         try:
@@ -170,21 +170,21 @@ def _integers(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place]
             place = int(np.argmax((array < least) | (array > most)))
             raise _wrong_value(int(array[place]), place, field, where)
         if known is not None:
-            _check_known(array, known, field, where)
+            check_known(array, known, field, where)
         return array.astype(target, copy=False)
 
     return read
 
 
-def _known_numbers(field: Field) -> NDArray[Any] | None:
+def known_numbers(field: Field) -> NDArray[Any] | None:
     return None if field.categories is None else np.array(field.categories)
 
 
-def _check_known(array: NDArray[Any], known: NDArray[Any], field: Field, where: Place) -> None:
+def check_known(array: NDArray[Any], known: NDArray[Any], field: Field, where: Place) -> None:
     strange = np.flatnonzero(~(np.isin(array, known) | (array != array)))
     if len(strange):
         place = int(strange[0])
-        raise _not_a_category(str(array[place].item()), place, field, where)
+        raise not_a_category(str(array[place].item()), place, field, where)
 
 
 def _integers_one_by_one(values: list[Any], field: Field, where: Place) -> NDArray[Any]:
@@ -217,7 +217,7 @@ def _objects(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray
             if type(value) is not wanted and not (value is None and nullable):
                 raise _wrong_value(value, place, field, where)
             if allowed is not None and value is not None and value not in allowed:
-                raise _not_a_category(str(value), place, field, where)
+                raise not_a_category(str(value), place, field, where)
         array = np.empty(count, object)
         array[:] = values
         return array if target is DType.BYTES else array.astype(target.numpy)
@@ -256,7 +256,7 @@ def _wrong_value(value: Any, place: int, field: Field, where: Place) -> Invalid:
     return Invalid(f"{where.value(place)}: {found}, where the model takes {takes}")
 
 
-def _not_a_category(value: str, place: int, field: Field, where: Place) -> Invalid:
+def not_a_category(value: str, place: int, field: Field, where: Place) -> Invalid:
     known = [str(category) for category in field.categories or ()]
     shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
     return Invalid(

@@ -54,11 +54,11 @@ class _Worker:
     """One worker's process and what is needed to start it again."""
 
     def __init__(
-        self, config: WorkerConfig, listener: socket.socket, *, inherited_fds: tuple[int, ...]
+        self, config: WorkerConfig, listeners: tuple[socket.socket, ...], *, counters_fd: int
     ) -> None:
         self.config = config
-        self.listener = listener
-        self._inherited_fds = inherited_fds
+        self.listeners = listeners
+        self._inherited_fds = (counters_fd, *(listener.fileno() for listener in listeners))
         self.process: subprocess.Popen[bytes] | None = None
         self.ready = False
         self.restarts = 0
@@ -158,9 +158,24 @@ class Supervisor:
     """The processes of one server."""
 
     def __init__(
-        self, services: Sequence[Service], *, host: str, port: int, workers: int, limits: Limits
+        self,
+        services: Sequence[Service],
+        *,
+        host: str,
+        port: int,
+        workers: int,
+        limits: Limits,
+        grpc_port: int | None = None,
     ) -> None:
-        """Bind the port at once, so that a port in use is known before anything is started.
+        """Bind the ports at once, so that a port in use is known before anything is started.
+
+        Args:
+            services: What every worker serves.
+            host: A name or address of this machine.
+            port: For HTTP; 0 takes a free one.
+            workers: How many.
+            limits: The bounds of each.
+            grpc_port: For gRPC; None for none.
 
         Raises:
             Conflict: The port is in use.
@@ -168,9 +183,21 @@ class Supervisor:
         """
         self.services = tuple(services)
         self.limits = limits
-        listeners = bind(host, port, workers)
+        listeners: list[tuple[socket.socket, ...]] = [
+            (listener,) for listener in bind(host, port, workers)
+        ]
         self.host = host
-        self.port: int = listeners[0].getsockname()[1]
+        self.port: int = listeners[0][0].getsockname()[1]
+        self.grpc_port: int | None = None
+        if grpc_port is not None:
+            try:
+                more = bind(host, grpc_port, workers, option="--grpc-port")
+            except BasculeError:
+                for (listener,) in listeners:
+                    listener.close()
+                raise
+            self.grpc_port = more[0].getsockname()[1]
+            listeners = [(*pair, other) for pair, other in zip(listeners, more, strict=True)]
         # It has no name, so it is gone with the last process, however that ends.
         self._counters_file = tempfile.TemporaryFile(dir=_shared_memory())  # noqa: SIM115 -- stop() closes it
         counters_path = Path(f"/dev/fd/{self._counters_file.fileno()}")
@@ -181,15 +208,16 @@ class Supervisor:
                 WorkerConfig(
                     worker=number,
                     workers=workers,
-                    listener_fd=listener.fileno(),
+                    listener_fd=own[0].fileno(),
+                    grpc_fd=own[1].fileno() if len(own) > 1 else None,
                     counters=counters_path,
                     services=self.services,
                     limits=limits,
                 ),
-                listener,
-                inherited_fds=(listener.fileno(), self._counters_file.fileno()),
+                own,
+                counters_fd=self._counters_file.fileno(),
             )
-            for number, listener in enumerate(listeners)
+            for number, own in enumerate(listeners)
         ]
         self._stopping = threading.Event()
         self._monitor = threading.Thread(target=self._watch, name="bascule-monitor", daemon=True)
@@ -229,14 +257,15 @@ class Supervisor:
         if self._monitor.is_alive() and threading.current_thread() is not self._monitor:
             self._monitor.join()
         processes = [worker.process for worker in self._workers if worker.process]
-        for worker in self._workers:
-            _take_no_more(worker.listener)
+        listeners = [listener for worker in self._workers for listener in worker.listeners]
+        for listener in listeners:
+            _take_no_more(listener)
         for process in processes:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
-        for worker in self._workers:
+        for listener in listeners:
             # The worker has the socket too, takes who has come already, and closes it.
-            worker.listener.close()
+            listener.close()
         until = time.monotonic() + (self.limits.drain_s if drain_s is None else drain_s) + 1.0
         for process in processes:
             try:

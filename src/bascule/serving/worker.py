@@ -20,10 +20,10 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import uvloop
 
@@ -73,16 +73,49 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     listener = socket.socket(fileno=config.listener_fd)
     # The loop listens again, with a hundred places if it is not told otherwise.
     server = await loop.create_server(lambda: Connection(site), sock=listener, backlog=BACKLOG)
+    ports = [_Port(listener, server, lambda: Connection(site), site)]
+    if config.grpc_fd is not None:
+        ports.append(await _open_grpc(config, plane, other_slot))
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_reader(sys.stdin.fileno(), _watch_supervisor, stopping)
-    ticking = loop.create_task(_tick(site))
+    ticking = loop.create_task(_tick([port.site for port in ports]))
     report({"ready": True})
     await stopping.wait()
-    site.draining = True
-    await _accept_the_last(listener, site, loop)
-    server.close()
-    await site.drain()
+    for port in ports:
+        port.site.draining = True
+        await _accept_the_last(port, loop)
+        port.server.close()
+    await asyncio.gather(*(port.site.drain() for port in ports))
     ticking.cancel()
+
+
+class _Site(Protocol):
+    """What the connections of one port share."""
+
+    draining: bool
+
+    def tick(self) -> None: ...
+
+    async def drain(self) -> None: ...
+
+
+class _Port(NamedTuple):
+    listener: socket.socket
+    server: asyncio.AbstractServer
+    connect: Callable[[], asyncio.Protocol]
+    site: _Site
+
+
+async def _open_grpc(config: WorkerConfig, plane: Plane, other_slot: Slot) -> _Port:
+    # Imported here: a worker that speaks no gRPC need not have it in memory.
+    from bascule.serving.protocols.grpc_methods import grpc_methods
+    from bascule.serving.transports.http2 import Http2Server
+
+    site = Http2Server(grpc_methods(plane), config.limits, other_slot)
+    listener = socket.socket(fileno=config.grpc_fd)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(site.connect, sock=listener, backlog=BACKLOG)
+    return _Port(listener, server, site.connect, site)
 
 
 def load_model(
@@ -150,14 +183,15 @@ class Metrics:
         exchange.answer(text.encode(), content_type=_METRICS_TYPE)
 
 
-async def _tick(site: Site) -> None:
+async def _tick(sites: Sequence[_Site]) -> None:
     while True:
         await asyncio.sleep(1.0)
-        try:
-            site.tick()
-        except Exception:
-            # The clock must go on: every time-out hangs on it.
-            log.exception("a tick failed")
+        for site in sites:
+            try:
+                site.tick()
+            except Exception:
+                # The clock must go on: every time-out hangs on it.
+                log.exception("a tick failed")
 
 
 def _watch_supervisor(stopping: asyncio.Event) -> None:
@@ -166,17 +200,15 @@ def _watch_supervisor(stopping: asyncio.Event) -> None:
         stopping.set()
 
 
-async def _accept_the_last(
-    listener: socket.socket, site: Site, loop: asyncio.AbstractEventLoop
-) -> None:
+async def _accept_the_last(port: _Port, loop: asyncio.AbstractEventLoop) -> None:
     """Take the connections that the kernel has accepted for us: closing would reset them."""
     await asyncio.sleep(0)
     while True:
         try:
-            accepted, _ = listener.accept()
+            accepted, _ = port.listener.accept()
         except (BlockingIOError, OSError):
             return
-        await loop.connect_accepted_socket(lambda: Connection(site), accepted)
+        await loop.connect_accepted_socket(port.connect, accepted)
 
 
 def _allow_open_files(count: int) -> None:
