@@ -109,9 +109,9 @@ def _floats(field: Field, target: np.dtype[Any]) -> Reader:
             if not math.isfinite(_dot(array, array)):
                 _check_each(array, largest, field, where)
             elif array.dtype.itemsize > target.itemsize:
-                check_largest(array, largest, field, where)
+                check_largest(array.astype(np.float64), largest, field, where)
         elif target.itemsize < 4:
-            check_largest(array, largest, field, where)
+            check_largest(array.astype(np.float64), largest, field, where)
         if known is not None:
             check_known(array, known, field, where)
         return array.astype(target, copy=False)
@@ -124,7 +124,7 @@ def _floats(field: Field, target: np.dtype[Any]) -> Reader:
                 "missing values there",
                 hint="send a value",
             )
-        check_largest(array, largest, field, where)
+        check_largest(array.astype(np.float64), largest, field, where)
 
     return read
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-
 import grpc
 import numpy as np
 import pytest
@@ -15,8 +12,6 @@ from bascule.core.errors import KINDS, BasculeError
 from bascule.core.fields import DType, Field
 from bascule.serving.raw_values import array_of, array_reader, raw_of
 from bascule.serving.statuses import CODE_OF, INTERNAL, STATUS_OF, HttpError, code_of
-
-TAG_BYTES = "FP64"
 
 
 @pytest.fixture
@@ -288,7 +283,6 @@ def test_bytes_that_are_no_request_are_invalid_and_never_our_mistake(client, ask
 def test_every_kind_of_error_has_a_code():
     assert set(CODE_OF) == set(KINDS) == set(STATUS_OF)
     for kind in KINDS:
-        assert grpc.StatusCode  # the numbers are those of the library
         assert CODE_OF[kind] in {code.value[0] for code in grpc.StatusCode}
     assert code_of(BasculeError("x")) == INTERNAL
     assert code_of(HttpError("x", status=404, code=12)) == 12
@@ -482,7 +476,8 @@ def test_a_tool_without_stubs_finds_its_way(client, messages, version):
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.lists(
-        st.tuples(*[st.floats(allow_nan=False, allow_infinity=False, width=64)] * 2),
+        # Twice and the sum of these are numbers too, so JSON has them.
+        st.tuples(*[st.floats(-1e300, 1e300)] * 2),
         min_size=1, max_size=5,
     ),
     raw=st.booleans(),
@@ -492,11 +487,8 @@ def test_the_same_input_gives_the_same_bits_over_http(client, served, ask, ask_g
     with served.client() as http:
         told = http.request("POST", "/v2/models/fake/infer", ask(*rows)).answer().json
     for output in told["outputs"]:
-        # A sum that is infinite has no JSON number; its bits are compared where there is one.
         expected = np.array(output["data"], np.float64).reshape(output["shape"])
-        found = values(answer, output["name"])
-        finite = np.isfinite(found)
-        assert found[finite].tobytes() == expected[finite].tobytes()
+        assert values(answer, output["name"]).tobytes() == expected.tobytes()
 
 
 class Where:
@@ -567,7 +559,3 @@ def test_text_outside_the_categories_and_truths_over_one_are_refused():
         read(array_of(b"\1\2", DType.BOOL, 2, Where()), Where())
     with pytest.raises(BasculeError, match=r"here\[0\]: not UTF-8"):
         array_of(b"\1\0\0\0\xff", DType.BYTES, 1, Where())
-
-
-def test_the_helpers_of_these_tests_compress_as_the_protocol_says():
-    assert zlib.decompress(gzip.compress(b"x"), 31) == b"x"

@@ -65,7 +65,7 @@ _MIN_COMPRESSED_BYTES = 256
 _MAX_STREAMED_MESSAGE_BYTES = 1 << 16
 _NOT_HTTP2 = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
-    b"Content-Length: 41\r\n\r\nthis port speaks gRPC, over HTTP/2 alone\n\n"
+    b"Content-Length: 41\r\n\r\nthis port speaks gRPC, over HTTP/2 alone\n"
 )
 
 _READ_HEADERS = (b":method", b":path", b"content-type", b"grpc-timeout", b"grpc-encoding")
@@ -262,6 +262,7 @@ class Http2Connection(asyncio.Protocol):
         self._known: dict[bytes, Head] = {}
         self._rest = b""
         self._greeted = False
+        self._introduced = False
         self._has_settings = False
         self._streams: dict[int, Stream] = {}
         self._last_id = 0
@@ -290,27 +291,31 @@ class Http2Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         server = self.server
-        limits = server.limits
         server.connections.add(self)
+        if len(server.connections) > server.limits.max_connections:
+            self._end(h2.ENHANCE_YOUR_CALM, "as many connections are open as may be; retry later")
+        elif server.draining:
+            self.drain()
+
+    def _introduce(self) -> None:
+        """Say our settings, which come before anything else: once the client speaks HTTP/2."""
+        if self._introduced:
+            return
+        self._introduced = True
+        limits = self.server.limits
+        # Whole messages fit, so the windows of streams need no updates.
+        window = min(h2.LARGEST_WINDOW, limits.max_body_bytes + h2.DEFAULT_WINDOW)
         self._write(
             h2.settings(
                 [
                     (h2.MAX_CONCURRENT_STREAMS, MAX_STREAMS),
-                    # Whole messages fit, so the windows of streams need no updates.
-                    (
-                        h2.INITIAL_WINDOW_SIZE,
-                        min(h2.LARGEST_WINDOW, limits.max_body_bytes + h2.DEFAULT_WINDOW),
-                    ),
+                    (h2.INITIAL_WINDOW_SIZE, window),
                     (h2.MAX_FRAME_SIZE, _FRAME_BYTES),
                     (h2.MAX_HEADER_LIST_SIZE, limits.max_head_bytes),
                 ]
             ),
             number_frame(h2.WINDOW_UPDATE, 0, _WINDOW - h2.DEFAULT_WINDOW),
         )
-        if len(server.connections) > limits.max_connections:
-            self._end(h2.ENHANCE_YOUR_CALM, "as many connections are open as may be; retry later")
-        elif server.draining:
-            self.drain()
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
@@ -367,6 +372,7 @@ class Http2Connection(asyncio.Protocol):
                 self._close()
                 return end
             self._greeted = True
+            self._introduce()
             at = len(h2.PREFACE)
         unpack = HEAD.unpack_from
         while end - at >= HEAD_BYTES:
@@ -843,6 +849,7 @@ class Http2Connection(asyncio.Protocol):
         if self._closing or self._drained_s:
             return
         self._drained_s = self.server.now
+        self._introduce()
         self._write(h2.goaway(h2.LARGEST_WINDOW, h2.NO_ERROR), frame(h2.PING, 0, 0, b"draining"))
         for stream in tuple(self._streams.values()):
             if stream.look is not None:
@@ -876,6 +883,7 @@ class Http2Connection(asyncio.Protocol):
         self._closing = True
         self._since = self.server.now
         self._rest = b""
+        self._introduce()
         self._write(h2.goaway(self._last_id, code, words))
         streams, self._streams = self._streams, {}
         self._blocked.clear()
