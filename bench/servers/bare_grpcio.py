@@ -32,7 +32,9 @@ def serve(path: str, port: int) -> None:
         for kind in ("Request", "Response")
     )
     session = load(path)
-    name = session.get_inputs()[0].name
+    field = session.get_inputs()[0]
+    name = field.name
+    taken: Any = np.float64 if "double" in field.type else np.float32
     types: dict[str, Any] = {"FP32": "<f4", "FP64": "<f8"}
     wide = "double" in session.get_outputs()[1].type
     given = "FP64" if wide else "FP32"
@@ -41,6 +43,7 @@ def serve(path: str, port: int) -> None:
         tensor = request.inputs[0]
         raw = request.raw_input_contents[0]
         rows = np.frombuffer(raw, types[tensor.datatype]).reshape(tensor.shape)
+        rows = rows.astype(taken, copy=False)
         label, probabilities = session.run(["label", "probabilities"], {name: rows})
         response = response_of(model_name="gb", id=request.id)
         response.outputs.add(name="label", datatype="INT64", shape=label.shape)

@@ -245,7 +245,8 @@ def main() -> int:
             return 3
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
-    _allow_open_files(config.limits.max_connections + _OTHER_FILES)
+    ports = 1 if config.grpc_fd is None else 2
+    _allow_open_files(ports * config.limits.max_connections + _OTHER_FILES)
     try:
         uvloop.run(serve(config, report))
     except BasculeError as error:

@@ -807,7 +807,8 @@ class Http2Connection(asyncio.Protocol):
         out = self._out
         if out:
             self._out = []
-            self._transport.write(b"".join(out))
+            if not self._transport.is_closing():
+                self._transport.write(b"".join(out))
 
     # -- times, and the end --
 
