@@ -229,6 +229,15 @@ def test_no_more_is_sent_than_the_client_has_room_for(raw, messages, ask_grpc, w
     np.testing.assert_array_equal(sums, np.arange(10_000) + 1)
 
 
+def test_a_small_answer_waits_for_room_too(raw):
+    raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 6)]), raw.call(1))
+    got = raw.until(DATA)[3]
+    assert got == enclosed(b"\x08\1")[:6]
+    raw.send(number_frame(WINDOW_UPDATE, 1, 1))
+    assert raw.until(DATA)[3] == b"\1"
+    assert raw.trailers(1) == {"grpc-status": "0"}
+
+
 # -- what breaks the rules ends the connection, and says why --
 
 
