@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)  # so that servers are stopped then too
     kinds = [ALL[name] for name in asked.only or ALL]
-    if not _parts_are_there(console, {"wrk"} | ({"nginx"} & {kind.name for kind in kinds})):
+    if not _parts_are_there(console, {tool for kind in kinds for tool in kind.tools}):
         return 1
     OUTPUT.mkdir(parents=True, exist_ok=True)
     server_core, load_core = two_cores()

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PARTS = {"wrk": "wrk", "nginx": "nginx"}
+PARTS = {"wrk": "wrk", "nginx": "nginx", "h2load": "nghttp2-client"}
 """Programs that the bench runs, and the Debian packages that bring them."""
 
 
@@ -63,10 +63,11 @@ def _processor() -> str:
 
 
 def _program_version(part: str) -> str:
-    """What the program calls itself: both print it after a slash or a space, with `-v`."""
+    """What the program calls itself, after a slash or a space."""
     program = shutil.which(part, path=os.environ.get("PATH", "") + ":/usr/sbin")
     if program is None:
         return "not installed"
-    done = subprocess.run([program, "-v"], capture_output=True, text=True, timeout=10)
+    option = "--version" if part == "h2load" else "-v"
+    done = subprocess.run([program, option], capture_output=True, text=True, timeout=10)
     words = (done.stdout + done.stderr).replace("/", " ").split()
-    return next((word for word in words if any(letter.isdigit() for letter in word)), "unknown")
+    return next((word for word in words if word[0].isdigit()), "unknown")

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import cpu, load
+from bench import cpu
+from bench.load import Load
 from bench.report import Sample, Start
 from bench.subject import Subject
 from bench.systems import System, Wrong
@@ -57,10 +58,8 @@ def _loaded(system: System, settings: Settings, number: int, work: str, size: in
     expected = system.verified(rows, truth)
     body = system.body(rows)
 
-    def ask(seconds: int) -> load.Load:
-        return load.run(
-            system.url(), body, expected, seconds, folder=settings.folder, core=settings.load_core
-        )
+    def ask(seconds: int) -> Load:
+        return system.load(body, expected, seconds, settings.load_core)
 
     ask(_WARM_S)
     before = cpu.cpu_seconds(cpu.tree(system.process.pid))

@@ -121,10 +121,12 @@ def ratio(samples: Iterable[Sample], system: str, over: str, work: str) -> float
 
 
 _RATIOS = [
-    ("bare", "1 row", 2.0),
-    ("fastapi", "1 row", 1 / 10),
-    ("bare", "100 rows", 1.0),
-    ("fastapi", "100 rows", 1 / 8),
+    ("bascule", "bare", "1 row", 2.0),
+    ("bascule", "fastapi", "1 row", 1 / 10),
+    ("bascule", "bare", "100 rows", 1.0),
+    ("bascule", "fastapi", "100 rows", 1 / 8),
+    ("bascule-grpc", "bare-grpcio", "1 row", 1 / 2),
+    ("bascule-grpc", "bare-grpcio", "100 rows", 1.0),
 ]
 _START_BAR_S = 1.5
 _WORKER_BAR_MB = 150.0
@@ -133,10 +135,10 @@ _WORKER_BAR_MB = 150.0
 def claims(samples: list[Sample], starts: list[Start]) -> list[Claim]:
     """What Bascule claims of itself, as far as it was measured in this run."""
     made = []
-    for over, work, bar in _RATIOS:
-        value = ratio(samples, "bascule", over, work)
+    for system, over, work, bar in _RATIOS:
+        value = ratio(samples, system, over, work)
         if value is not None:
-            made.append(Claim(f"CPU per request, {work}: bascule / {over}", value, bar))
+            made.append(Claim(f"CPU per request, {work}: {system} / {over}", value, bar))
     own = [start for start in starts if start.system == "bascule"]
     if own:
         first = median(start.first_answer_s for start in own)

@@ -117,6 +117,7 @@ class Server:
     control_port: int
     started_s: float
     announced_s: float
+    grpc_port: int | None = None
 
     def worker_pids(self) -> list[int]:
         return [child.pid for child in psutil.Process(self.process.pid).children()]
@@ -157,6 +158,7 @@ def start_server(
         int(said["control"].rsplit(":", 1)[1]),
         started_s,
         time.monotonic(),
+        int(said["grpc"].rsplit(":", 1)[1]) if "grpc" in said else None,
     )
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from bench.systems.bare import Bare
 from bench.systems.bascule import Bascule
 from bench.systems.by_hand import ByHand, ByHandAsync
+from bench.systems.grpc import BareGrpcio, BasculeGrpc
 from bench.systems.nginx import Nginx
 from bench.systems.system import System, Wrong
 
 ALL: dict[str, type[System]] = {
-    system.name: system for system in (Bascule, ByHand, ByHandAsync, Bare, Nginx)
+    system.name: system
+    for system in (Bascule, ByHand, ByHandAsync, Bare, BasculeGrpc, BareGrpcio, Nginx)
 }
 """By the name that `--only` takes, in the order in which a round visits them."""
 

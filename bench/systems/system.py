@@ -20,6 +20,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import load
+from bench.load import Load
 from bench.pinning import on_core
 from bench.subject import Subject
 
@@ -40,6 +42,7 @@ class System(ABC):
         name: What tables and `--only` call it.
         about: One line on how it is made.
         predicts: Whether it runs the model at all; the floor of HTTP does not.
+        tools: The programs that it and its load are made with.
         distributions: The installed packages whose versions belong beside its figures.
         process: The root of its process tree.
         started_at: When the process was asked for, on the monotonic clock.
@@ -48,6 +51,7 @@ class System(ABC):
     name: str
     about: str
     predicts: bool = True
+    tools: frozenset[str] = frozenset({"wrk"})
     distributions: tuple[str, ...] = ()
 
     def __init__(self, subject: Subject, folder: Path, core: int) -> None:
@@ -156,11 +160,19 @@ class System(ABC):
             given = self.probabilities(msgspec.json.decode(raw))
         except (msgspec.DecodeError, LookupError, TypeError, ValueError) as error:
             raise Wrong(f"{self.name} answered {raw[:300]!r}: {error}") from error
+        self.compare(given, truth)
+        return longest_numbers(raw)
+
+    def compare(self, given: NDArray[np.float64], truth: NDArray[np.float64]) -> None:
+        """Raise `Wrong` where probabilities are not the model's."""
         if given.shape != truth.shape:
             raise Wrong(f"{self.name} answered shape {given.shape} instead of {truth.shape}")
         if not (off := float(np.abs(given - truth).max())) <= TOLERANCE:
             raise Wrong(f"{self.name} is off by {off:.2g}, more than {TOLERANCE:g}")
-        return longest_numbers(raw)
+
+    def load(self, body: bytes, expected: bytes, seconds: float, core: int) -> Load:
+        """Ask over and over from another core; `expected` is what `verified` returned."""
+        return load.run(self.url(), body, expected, seconds, folder=self.folder, core=core)
 
     def _last_words(self) -> str:
         self._log.flush()

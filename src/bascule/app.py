@@ -119,7 +119,8 @@ class ServingSettings:
         host: The address to listen on.
         port: For predictions; 0 takes a free one.
         control_port: For registry, health and docs; 0 takes a free one.
-        workers: Processes that share the port.
+        grpc_port: For predictions over gRPC; 0 takes a free one, -1 serves none.
+        workers: Processes that share the ports.
         deadline_s: How long a request may take, unless it says less.
         max_body_bytes: Of a request.
         max_queue_requests: How many may wait in a worker before the next is turned away.
@@ -143,6 +144,7 @@ class ServingSettings:
     host: Annotated[str, MinLen(1)] = "127.0.0.1"
     port: _Port = 8080
     control_port: _Port = 8082
+    grpc_port: Annotated[int, Ge(-1), Le(65_535)] = -1
     workers: Annotated[int, Ge(1), Le(1_024)] = 1
     deadline_s: Annotated[float, Gt(0), Le(3_600)] = 10.0
     max_body_bytes: Annotated[int, Ge(1)] = 64 << 20

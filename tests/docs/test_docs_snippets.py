@@ -8,7 +8,7 @@ What a page may say to this test, in a comment on the line above a block:
     <!-- figures vary -->       of an output: numbers, times and digests are not compared
     <!-- not run: why -->       only for what installs, or needs a system that a test has not
 
-Ports 8080 and 8082 stand for two free ones. `...` in an output stands for anything.
+Ports 8080, 8081 and 8082 stand for three free ones. `...` in an output stands for anything.
 
 Plain `bascule` commands run in this process, by the function that the `bascule` script calls: each
 process of its own would spend most of its time on imports. Servers and all else run as written.
@@ -103,7 +103,7 @@ class Reader:
         self.folder = folder
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.server: subprocess.Popen[bytes] | None = None
-        self.ports = dict(zip(("8080", "8082"), _free_ports(), strict=True))
+        self.ports = dict(zip(("8080", "8081", "8082"), _free_ports(), strict=True))
 
     def follow(self, found: list[Block]) -> None:
         try:
@@ -250,7 +250,7 @@ def _plain_commands(text: str) -> list[list[str]]:
 
 def _free_ports() -> list[str]:
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [str(one.getsockname()[1]) for one in sockets]

@@ -445,6 +445,9 @@ def serve(
     control_port: Annotated[
         int | None, typer.Option(help="For registry, health and docs; 0: a free one.")
     ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="For gRPC; 0: a free one; -1, the default: none.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that share the port.")] = None,
     batching: Annotated[
         str | None,
@@ -467,9 +470,9 @@ def serve(
     from bascule.cli.server import run_server
 
     settings = _settings(
-        host=host, port=port, control_port=control_port, workers=workers, batching=batching,
-        confidence=confidence, unix_socket=unix_socket, tls_certificate=tls_certificate,
-        tls_key=tls_key,
+        host=host, port=port, control_port=control_port, grpc_port=grpc_port, workers=workers,
+        batching=batching, confidence=confidence, unix_socket=unix_socket,
+        tls_certificate=tls_certificate, tls_key=tls_key,
     )  # fmt: skip
     services = list(dict.fromkeys(_service(reference) for reference in models))
     run_server(services, settings, as_json=as_json)

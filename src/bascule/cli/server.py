@@ -67,6 +67,7 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             tls=tls_of(settings),
             unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
             faces=faces_of(chosen),
+            grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
         )
         stack.callback(supervisor.stop)
         control = stack.enter_context(
@@ -151,7 +152,9 @@ def _announce(
     supervisor: Supervisor, control_port: int, settings: Settings, *, as_json: bool
 ) -> None:
     scheme = "https" if settings.serving.tls_certificate else "http"
-    base = f"{scheme}://{_url_host(supervisor.host)}"
+    host = _url_host(supervisor.host)
+    base = f"{scheme}://{host}"
+    grpc = None if supervisor.grpc_port is None else f"{host}:{supervisor.grpc_port}"
     unix_socket = settings.serving.unix_socket
     with_keys = supervisor.keys_file is not None
     served = [
@@ -168,6 +171,7 @@ def _announce(
         print_json(
             {
                 "serving": served,
+                **({} if grpc is None else {"grpc": grpc}),
                 "control": f"{base}:{control_port}",
                 "callers": "keys" if with_keys else "anybody",
                 "unix_socket": unix_socket or None,
@@ -176,6 +180,8 @@ def _announce(
         return
     for one in served:
         say(f"serving {one['model']}/{one['version']} at {one['infer']}")
+    if grpc is not None:
+        say(f"gRPC at {grpc}")
     workers = len(supervisor.statuses())
     say(f"{workers} worker{'s' if workers > 1 else ''}; control API at {base}:{control_port}/docs")
     if unix_socket:

@@ -278,7 +278,7 @@ def _head_without_offer(
     )
 
 
-def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
+def unacknowledged_bytes(transport: asyncio.Transport) -> int:
     """What the kernel has been given and the client has not taken: it may be megabytes."""
     try:
         answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"0000")
@@ -709,7 +709,7 @@ class Connection(asyncio.Protocol):
         limits, now = self._site.limits, self._site.now
         unsent = self._transport.get_write_buffer_size()
         if unsent:
-            unsent += _unacknowledged_bytes(self._transport)
+            unsent += unacknowledged_bytes(self._transport)
             if unsent != self._unsent:
                 self._unsent = unsent
                 self._since = now

@@ -46,9 +46,10 @@ class Plane:
         The first version of a name is its default; the first model of all is the one that faces
         without names speak to.
         """
-        self.models = {}
+        served: dict[str, dict[str, ServedModel]] = {}
         for model in models:
-            self.models.setdefault(model.name, {})[model.version] = model
+            served.setdefault(model.name, {})[model.version] = model
+        self.models = served
         self._described = b""
         self._table = table(self._routes())
         return self._table

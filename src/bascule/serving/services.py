@@ -48,6 +48,7 @@ class WorkerConfig:
         worker: Its number, from 0; also the region of the counters that it writes.
         workers: How many there are.
         listener_fd: The inherited listening socket.
+        grpc_fd: The one for gRPC; None for none.
         counters: The shared file of counters; may be an inherited descriptor, by its path.
         services: What to serve, the default version of a model before its others.
         limits: The bounds to keep.
@@ -67,12 +68,14 @@ class WorkerConfig:
     tls: Tls | None = None
     unix_fd: int | None = None
     faces: ChosenFaces = EVERY_FACE
+    grpc_fd: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "worker": self.worker,
             "workers": self.workers,
             "listener_fd": self.listener_fd,
+            "grpc_fd": self.grpc_fd,
             "counters": str(self.counters),
             "services": [service.to_json() for service in self.services],
             "limits": self.limits.to_json(),
@@ -88,6 +91,7 @@ class WorkerConfig:
             worker=value["worker"],
             workers=value["workers"],
             listener_fd=value["listener_fd"],
+            grpc_fd=value["grpc_fd"],
             counters=Path(value["counters"]),
             services=tuple(Service.from_json(service) for service in value["services"]),
             limits=Limits(**value["limits"]),

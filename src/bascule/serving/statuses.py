@@ -1,4 +1,7 @@
-"""How HTTP says each kind of error: one status, and one shape of words, for every face."""
+"""How HTTP and gRPC say each kind of error: one table each, and one shape of words, for every face.
+
+Answers of both are counted by the status of HTTP.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,36 @@ STATUS_OF: Mapping[type[BasculeError], int] = {
     MissingExtra: 501,
 }
 
+(
+    OK, CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS,
+    PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE,
+    UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, UNAUTHENTICATED,
+) = range(17)  # fmt: skip
+"""The codes of gRPC."""
+
+CODE_OF: Mapping[type[BasculeError], int] = {
+    Invalid: INVALID_ARGUMENT,
+    Unconvertible: INVALID_ARGUMENT,
+    # Not RESOURCE_EXHAUSTED: a client that tries again after that would do so for ever.
+    TooLarge: INVALID_ARGUMENT,
+    NotFound: NOT_FOUND,
+    Conflict: ABORTED,
+    Unauthenticated: UNAUTHENTICATED,
+    Refused: PERMISSION_DENIED,
+    Untrusted: PERMISSION_DENIED,
+    Overloaded: RESOURCE_EXHAUSTED,
+    Unavailable: UNAVAILABLE,
+    TimedOut: DEADLINE_EXCEEDED,
+    ModelFailed: INTERNAL,
+    MissingExtra: UNIMPLEMENTED,
+}
+
 
 class HttpError(BasculeError):
-    """The request was refused by the transport itself; `facts["status"]` says how."""
+    """The request was refused by the transport itself; `facts["status"]` says how.
+
+    Over gRPC `facts["code"]` does, and the status says under what it is counted.
+    """
 
 
 def status_of(error: BasculeError) -> int:
@@ -47,6 +77,13 @@ def status_of(error: BasculeError) -> int:
     if isinstance(error, HttpError):
         return int(str(error.facts["status"]))
     return next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), 500)
+
+
+def code_of(error: BasculeError) -> int:
+    """The gRPC code of an error: that of its nearest kind."""
+    if isinstance(error, HttpError):
+        return int(str(error.facts.get("code", INTERNAL)))
+    return next((CODE_OF[kind] for kind in type(error).__mro__ if kind in CODE_OF), INTERNAL)
 
 
 def error_text(error: BasculeError) -> str:

@@ -58,11 +58,15 @@ class _Worker:
     """One worker's process and what is needed to start it again."""
 
     def __init__(
-        self, config: WorkerConfig, listener: socket.socket, *, inherited_fds: tuple[int, ...]
+        self,
+        config: WorkerConfig,
+        listeners: tuple[socket.socket, ...],
+        *,
+        shared_fds: tuple[int, ...],
     ) -> None:
         self.config = config
-        self.listener = listener
-        self._inherited_fds = inherited_fds
+        self.listeners = listeners
+        self._inherited_fds = (*shared_fds, *(listener.fileno() for listener in listeners))
         self.process: subprocess.Popen[bytes] | None = None
         self.ready = False
         self.restarts = 0
@@ -173,8 +177,9 @@ class Supervisor:
         tls: Tls | None = None,
         unix_socket: Path | None = None,
         faces: ChosenFaces = EVERY_FACE,
+        grpc_port: int | None = None,
     ) -> None:
-        """Bind the port at once, so that a port in use is known before anything is started.
+        """Bind the ports at once, so that a port in use is known before anything is started.
 
         Args:
             services: What to serve, the default version of a model before its others.
@@ -186,6 +191,7 @@ class Supervisor:
             tls: What connections to the port are encrypted with.
             unix_socket: A socket of the file system to listen on as well, not encrypted.
             faces: The protocols to speak.
+            grpc_port: For gRPC; None for none.
 
         Raises:
             Conflict: The port is in use.
@@ -195,9 +201,21 @@ class Supervisor:
         self.limits = limits
         if tls is not None:
             tls.context()  # said now rather than by a worker
-        listeners = bind(host, port, workers)
+        listeners: list[tuple[socket.socket, ...]] = [
+            (listener,) for listener in bind(host, port, workers)
+        ]
         self.host = host
-        self.port: int = listeners[0].getsockname()[1]
+        self.port: int = listeners[0][0].getsockname()[1]
+        self.grpc_port: int | None = None
+        if grpc_port is not None:
+            try:
+                more = bind(host, grpc_port, workers, option="--grpc-port")
+            except BasculeError:
+                for (listener,) in listeners:
+                    listener.close()
+                raise
+            self.grpc_port = more[0].getsockname()[1]
+            listeners = [(*pair, other) for pair, other in zip(listeners, more, strict=True)]
         self._unix_socket = unix_socket
         self._unix_listener = None if unix_socket is None else bind_unix(unix_socket)
         unix_fds = () if self._unix_listener is None else (self._unix_listener.fileno(),)
@@ -212,7 +230,8 @@ class Supervisor:
                 WorkerConfig(
                     worker=number,
                     workers=workers,
-                    listener_fd=listener.fileno(),
+                    listener_fd=own[0].fileno(),
+                    grpc_fd=own[1].fileno() if len(own) > 1 else None,
                     counters=counters_path,
                     services=self.services,
                     limits=limits,
@@ -221,10 +240,10 @@ class Supervisor:
                     unix_fd=next(iter(unix_fds), None),
                     faces=faces,
                 ),
-                listener,
-                inherited_fds=(listener.fileno(), self._counters_file.fileno(), *unix_fds),
+                own,
+                shared_fds=(self._counters_file.fileno(), *unix_fds),
             )
-            for number, listener in enumerate(listeners)
+            for number, own in enumerate(listeners)
         ]
         self._stopping = threading.Event()
         self._monitor = threading.Thread(target=self._watch, name="bascule-monitor", daemon=True)
@@ -271,16 +290,17 @@ class Supervisor:
         if self._monitor.is_alive() and threading.current_thread() is not self._monitor:
             self._monitor.join()
         processes = [worker.process for worker in self._workers if worker.process]
-        for worker in self._workers:
-            _take_no_more(worker.listener)
+        listeners = [listener for worker in self._workers for listener in worker.listeners]
+        for listener in listeners:
+            _take_no_more(listener)
         if self._unix_socket is not None:
             self._unix_socket.unlink(missing_ok=True)  # nobody finds the way in any more
         for process in processes:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
-        for worker in self._workers:
+        for listener in listeners:
             # The worker has the socket too, takes who has come already, and closes it.
-            worker.listener.close()
+            listener.close()
         if self._unix_listener is not None:
             self._unix_listener.close()
         until = time.monotonic() + (self.limits.drain_s if drain_s is None else drain_s) + 1.0

@@ -27,8 +27,11 @@ class Tls:
     key: Path
     client_authority: Path | None = None
 
-    def context(self) -> ssl.SSLContext:
+    def context(self, protocol: str = "http/1.1") -> ssl.SSLContext:
         """A context for servers: TLS 1.2 or later, as RFC 9325 recommends.
+
+        Args:
+            protocol: What is spoken inside, by its name in ALPN (RFC 7301): `http/1.1` or `h2`.
 
         Raises:
             Invalid: A file cannot be read, or the key is not that of the certificate.
@@ -37,7 +40,7 @@ class Tls:
 
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([protocol])
         self.load(context)
         if self.client_authority is not None:
             context.verify_mode = ssl.CERT_REQUIRED

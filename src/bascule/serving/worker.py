@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import uvloop
 
@@ -75,35 +75,62 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     # What was loaded stays: the collector need not look through it ever again.
     gc.collect()
     gc.freeze()
-    doors = [_Door(socket.socket(fileno=config.listener_fd), config.tls, site)]
+    doors = [_Door(config.listener_fd, site, partial(Connection, site), config.tls)]
     if config.unix_fd is not None:
-        doors.append(_Door(socket.socket(fileno=config.unix_fd), None, site))
+        doors.append(_Door(config.unix_fd, site, partial(Connection, site), None))
+    if config.grpc_fd is not None:
+        doors.append(_grpc_door(config, plane, other_slot, guard))
+    sites = {id(door.site): door.site for door in doors}.values()
     for door in doors:
         await door.open(loop)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_reader(sys.stdin.fileno(), _watch_supervisor, stopping)
-    ticking = [loop.create_task(_every(1.0, site.tick, *(door.look for door in doors)))]
+    ticking = [
+        loop.create_task(
+            _every(1.0, *(site.tick for site in sites), *(door.look for door in doors))
+        )
+    ]
     if guard is not None:
         ticking.append(loop.create_task(_every(LOOK_EVERY_S, guard.look)))
     report({"ready": True})
     await stopping.wait()
-    site.draining = True
+    for site_of_door in sites:
+        site_of_door.draining = True
     for door in doors:
         await door.close(loop)
-    await site.drain()
+    await asyncio.gather(*(each.drain() for each in sites))
     for task in ticking:
         task.cancel()
+
+
+class _Site(Protocol):
+    """What the connections of one protocol share."""
+
+    draining: bool
+
+    def tick(self) -> None: ...
+
+    async def drain(self) -> None: ...
 
 
 class _Door:
     """A listening socket: what comes through it, and how it is encrypted."""
 
-    def __init__(self, listener: socket.socket, tls: Tls | None, site: Site) -> None:
-        self._listener = listener
+    def __init__(
+        self,
+        listener_fd: int,
+        site: _Site,
+        connect: Callable[[], asyncio.Protocol],
+        tls: Tls | None,
+        *,
+        protocol: str = "http/1.1",
+    ) -> None:
+        self.site = site
+        self._listener = socket.socket(fileno=listener_fd)
+        self._connect = connect
         self._tls = tls
-        self._context = None if tls is None else tls.context()
+        self._context = None if tls is None else tls.context(protocol)
         self._loaded_ns = 0 if tls is None else tls.changed_at_ns()
-        self._connect = partial(Connection, site)
 
     async def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Accept connections."""
@@ -140,6 +167,16 @@ class _Door:
             self._tls.load(self._context)
             self._loaded_ns = changed_ns
             log.info("the certificate was read again")
+
+
+def _grpc_door(config: WorkerConfig, plane: Plane, other_slot: Slot, guard: Guard | None) -> _Door:
+    # Imported here: a worker that speaks no gRPC need not have it in memory.
+    from bascule.serving.protocols.grpc_methods import grpc_methods
+    from bascule.serving.transports.http2 import Http2Server
+
+    assert config.grpc_fd is not None
+    site = Http2Server(grpc_methods(plane), config.limits, other_slot, guard=guard)
+    return _Door(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
 
 
 def load_model(
@@ -259,7 +296,8 @@ def main() -> int:
             return 3
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
-    _allow_open_files(config.limits.max_connections + _OTHER_FILES)
+    ports = 1 if config.grpc_fd is None else 2
+    _allow_open_files(ports * config.limits.max_connections + _OTHER_FILES)
     try:
         uvloop.run(serve(config, report))
     except BasculeError as error:

@@ -8,9 +8,11 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import uvloop
+from google.protobuf import descriptor_pool, message_factory
 
 from bascule.core.errors import NotFound
 from bascule.core.fields import Columns, DType, Field, Signature
@@ -21,8 +23,12 @@ from bascule.serving.limits import Limits
 from bascule.serving.models import ServedModel
 from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
+from bascule.serving.protocols.grpc_methods import grpc_methods
+from bascule.serving.protocols.grpc_services import Reflection
+from bascule.serving.protocols.oip_grpc import PROTO
 from bascule.serving.routes import Route, table
 from bascule.serving.services import Service
+from bascule.serving.transports.http2 import Http2Server
 
 WAIT_S = 10.0
 
@@ -31,7 +37,10 @@ class Running:
     """The inside of one worker on a thread: a real loop and real sockets."""
 
     def __init__(
-        self, site: Callable[[asyncio.AbstractEventLoop], Site], connect: Callable[..., Any]
+        self,
+        site: Callable[[asyncio.AbstractEventLoop], Site],
+        connect: Callable[..., Any],
+        grpc: Callable[[], Http2Server] | None = None,
     ) -> None:
         self._connect = connect
         started: Future[None] = Future()
@@ -44,18 +53,30 @@ class Running:
                 self.site = site(self.loop)
                 self.site.clock = lambda: time.monotonic() + self._offset_s
                 self.site.tick()
+                servers = []
                 self.server = await self.loop.create_server(
                     lambda: Connection(self.site), "127.0.0.1", 0
                 )
                 self.port = self.server.sockets[0].getsockname()[1]
+                if grpc is not None:
+                    self.grpc = grpc()
+                    self.grpc.clock = self.site.clock
+                    self.grpc.tick()
+                    servers.append(await self.loop.create_server(self.grpc.connect, "127.0.0.1", 0))
+                    self.grpc_port = servers[-1].sockets[0].getsockname()[1]
             except BaseException as problem:
                 started.set_exception(problem)
                 raise
             started.set_result(None)
             await self._stop.wait()
             self.server.close()
+            for server in servers:
+                server.close()
             for connection in tuple(self.site.connections):
                 connection.abort()
+            if grpc is not None:
+                for connection in tuple(self.grpc.connections):
+                    connection.abort()
 
         self._thread = threading.Thread(target=lambda: uvloop.run(main()))
         self._thread.start()
@@ -81,6 +102,8 @@ class Running:
         """Move the clock on, and tick."""
         self._offset_s += seconds
         self.on_loop(self.site.tick)
+        if hasattr(self, "grpc"):
+            self.on_loop(self.grpc.tick)
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so on the loop; it must become so by itself."""
@@ -134,8 +157,8 @@ def run_site(connect):
     """Start servers; each is stopped, and must stop, when the test ends."""
     with ExitStack() as stack:
 
-        def start(site):
-            running = Running(site, connect)
+        def start(site, grpc=None):
+            running = Running(site, connect, grpc)
             stack.callback(running.stop)
             return running
 
@@ -175,6 +198,10 @@ def serve_models(run_site, tmp_path):
         counters = Counters(tmp_path / "counters", 1, len(models) + 1)
         other, *slots = counters.slots(0)
         made: list[ServedModel] = []
+        planes: list[Plane] = []
+
+        def grpc() -> Http2Server:
+            return Http2Server(grpc_methods(planes[0]), bounds, other)
 
         def site(loop: asyncio.AbstractEventLoop) -> Site:
             for (name, program, pace), slot in zip(models, slots, strict=True):
@@ -194,10 +221,11 @@ def serve_models(run_site, tmp_path):
                     )
                 )
             plane = Plane(open_faces(), lambda: not running_site.draining)
+            planes.append(plane)
             running_site = Site(plane.serve(made), plane.not_found, bounds, other)
             return running_site
 
-        running = run_site(site)
+        running = run_site(site, grpc)
         running.models = made
         running.labels = [Label(), *(Label(m.name, m.version) for m in made)]
         running.totals = counters.totals
@@ -205,6 +233,80 @@ def serve_models(run_site, tmp_path):
         return running
 
     return serve
+
+
+@pytest.fixture(scope="session")
+def messages():
+    """The messages as the real library makes them, from what reflection tells."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in Reflection([PROTO]).files:
+        pool.AddSerializedFile(file.descriptor)
+
+    def message(name: str) -> Any:
+        full = name if "." in name else f"inference.{name}"
+        return message_factory.GetMessageClass(pool.FindMessageTypeByName(full))
+
+    return message
+
+
+class GrpcClient:
+    """A channel of grpcio that sends and reads bytes."""
+
+    def __init__(self, port: int, messages: Any, **settings: Any) -> None:
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", **settings)
+        self._messages = messages
+
+    def call(self, method: str, data: bytes = b"", **more: Any) -> bytes:
+        """What the method of the inference service answers; raises `grpc.RpcError`."""
+        return self.method(method)(data, timeout=more.pop("timeout", WAIT_S), **more)
+
+    def method(self, name: str) -> Any:
+        path = name if name.startswith("/") else f"/inference.GRPCInferenceService/{name}"
+        return self.channel.unary_unary(path)
+
+    def told(self, method: str, data: bytes = b"") -> Any:
+        """The same as a message of the real library."""
+        return self._messages(f"{method}Response").FromString(self.call(method, data))
+
+    def infer(self, request: Any, **more: Any) -> Any:
+        answer = self.call("ModelInfer", request.SerializeToString(), **more)
+        return self._messages("ModelInferResponse").FromString(answer)
+
+    def refusal(self, method: str, data: bytes = b"", **more: Any) -> tuple[str, str]:
+        """The code and the words with which a call is refused."""
+        with pytest.raises(grpc.RpcError) as refused:
+            self.call(method, data, **more)
+        return refused.value.code().name, refused.value.details()
+
+
+@pytest.fixture
+def grpc_client(messages):
+    """`grpc_client(running)`: a channel to its gRPC port, closed when the test ends."""
+    with ExitStack() as stack:
+
+        def client(running: Any, **settings: Any) -> GrpcClient:
+            made = GrpcClient(running.grpc_port, messages, **settings)
+            stack.callback(made.channel.close)
+            return made
+
+        yield client
+
+
+@pytest.fixture
+def ask_grpc(messages):
+    """A `ModelInferRequest` for the fake program."""
+
+    def request(*rows: Sequence[float], raw: bool = True, **more: Any) -> Any:
+        data = np.asarray(rows, np.float64)
+        made = messages("ModelInferRequest")(model_name="fake", **more)
+        tensor = made.inputs.add(name="x", datatype="FP64", shape=data.shape)
+        if raw:
+            made.raw_input_contents.append(data.tobytes())
+        else:
+            tensor.contents.fp64_contents.extend(data.ravel())
+        return made
+
+    return request
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ class Decoder:
         return decode
 
 
-class _At(NamedTuple):
+class At(NamedTuple):
     """The place of one `inputs[i]` of a request; see `json_values.Place`."""
 
     tensor: int
@@ -132,7 +132,7 @@ class _Read(NamedTuple):
     size: int
     values: int
     shape: tuple[int, ...]
-    where: _At
+    where: At
 
     def array(self, body: bytes) -> NDArray[Any]:
         return self.read(body, self.start, self.size, self.values, self.where).reshape(self.shape)
@@ -176,7 +176,7 @@ class Tail:
         self.reads: list[_Read] = []
         self._next = start
 
-    def take(self, tensor: Any, where: _At) -> tuple[int, int]:
+    def take(self, tensor: Any, where: At) -> tuple[int, int]:
         """Where the next tensor begins, and how many bytes it says to have."""
         parameters = tensor.get("parameters")
         size = None
@@ -207,7 +207,7 @@ class Tail:
             )
 
 
-Reader = Callable[[Any, int, _At, Tail | None], tuple[NDArray[Any], int]]
+Reader = Callable[[Any, int, At, Tail | None], tuple[NDArray[Any], int]]
 """From one `inputs[i]` of a request, the rows so far (0: not known), its place, and the bytes
 after the JSON, to the array and its rows."""
 
@@ -237,7 +237,7 @@ def _decode(
             raise _unknown_input(index, name, readers)
         if name in columns:
             raise Invalid(f"inputs[{index}]: {name!r} is given twice")
-        columns[name], rows = readers[name](tensor, rows, _At(index, name), tail)
+        columns[name], rows = readers[name](tensor, rows, At(index, name), tail)
     if len(columns) < len(readers):
         lacking = ", ".join(repr(name) for name in readers if name not in columns)
         raise Invalid(f"inputs: {lacking} missing", hint="send one tensor per input of the model")
@@ -309,7 +309,7 @@ def _only_bytes(
             }
         )
     )
-    array, _ = readers[field.name](said, 0, _At(0, field.name), Tail(body, 0))
+    array, _ = readers[field.name](said, 0, At(0, field.name), Tail(body, 0))
     return None, Call({field.name: array}, rows, None, confidence.by_default), None
 
 
@@ -394,16 +394,16 @@ def _reader(field: Field, target: DType) -> Reader:
     values = values_reader(field, target)
     row_shape = field.shape
     lengths = list(row_shape)
-    allowed = _datatypes_for(field.dtype)
+    allowed = datatypes_for(field.dtype)
     if -1 in row_shape:
         return _open_reader(field, target)
 
     from_bytes = functools.cache(functools.partial(binary_reader, field, target))
 
-    def read(tensor: Any, rows: int, where: _At, tail: Tail | None) -> tuple[NDArray[Any], int]:
+    def read(tensor: Any, rows: int, where: At, tail: Tail | None) -> tuple[NDArray[Any], int]:
         datatype = tensor.get("datatype", _MISSING)
         if datatype not in allowed:
-            raise _wrong_datatype(where, datatype, field)
+            raise wrong_datatype(where, datatype, field)
         shape = tensor.get("shape", _MISSING)
         if not isinstance(shape, simdjson.Array):
             raise Invalid(f"{where.part('shape')}: missing, or not a list of whole numbers")
@@ -411,7 +411,7 @@ def _reader(field: Field, target: DType) -> Reader:
         if sent and sent[1:] == lengths and type(sent[0]) is int and sent[0] > 0:
             own_rows = sent[0]
         else:
-            own_rows = _rows_of(sent, row_shape, where)
+            own_rows = rows_of(sent, row_shape, where)
         if rows and own_rows != rows:
             raise Invalid(
                 f"{where.part('shape')}: {own_rows} rows, where the inputs before it have {rows}",
@@ -442,21 +442,21 @@ def _open_reader(field: Field, target: DType) -> Reader:
     """The reader of a field of which a length may vary: it reads by the shape of each request."""
     expected = ", ".join(["rows", *("any" if n == -1 else str(n) for n in field.shape)])
 
-    def read(tensor: Any, rows: int, where: _At, tail: Tail | None) -> tuple[NDArray[Any], int]:
+    def read(tensor: Any, rows: int, where: At, tail: Tail | None) -> tuple[NDArray[Any], int]:
         shape = tensor.get("shape", _MISSING)
         sent: list[Any] = shape.as_list() if isinstance(shape, simdjson.Array) else []
         if len(sent) != 1 + len(field.shape) or not all(
             type(length) is int and length > 0 and declared in (-1, length)
             for length, declared in zip(sent[1:], field.shape, strict=True)
         ):
-            raise _wrong_shape(sent, expected, where)
+            raise wrong_shape(sent, expected, where)
         narrowed = replace(field, shape=tuple(sent[1:]))
         return _reader(narrowed, target)(tensor, rows, where, tail)
 
     return read
 
 
-def _datatypes_for(dtype: DType) -> frozenset[DType]:
+def datatypes_for(dtype: DType) -> frozenset[DType]:
     """The datatypes that a request may declare for a field.
 
     In JSON a number is a decimal text, whatever it is declared as; what counts is that its value
@@ -469,7 +469,7 @@ def _datatypes_for(dtype: DType) -> frozenset[DType]:
     return frozenset((dtype,))
 
 
-def _wrong_datatype(where: _At, datatype: Any, field: Field) -> Invalid:
+def wrong_datatype(where: At, datatype: Any, field: Field) -> Invalid:
     if datatype not in _DATATYPES:
         found = "missing, or not a text"
         if isinstance(datatype, str):
@@ -481,7 +481,7 @@ def _wrong_datatype(where: _At, datatype: Any, field: Field) -> Invalid:
     )
 
 
-def _rows_of(shape: list[Any], row_shape: tuple[int, ...], where: _At) -> int:
+def rows_of(shape: list[Any], row_shape: tuple[int, ...], where: At) -> int:
     tail = tuple(shape[1:])
     # A column may also be sent as a matrix of one column.
     if shape and (tail == row_shape or (not row_shape and tail == (1,))):
@@ -489,10 +489,10 @@ def _rows_of(shape: list[Any], row_shape: tuple[int, ...], where: _At) -> int:
         if type(rows) is int and rows > 0:
             return rows
     expected = ", ".join(["rows", *map(str, row_shape)])
-    raise _wrong_shape(shape, expected, where)
+    raise wrong_shape(shape, expected, where)
 
 
-def _wrong_shape(shape: list[Any], expected: str, where: _At) -> Invalid:
+def wrong_shape(shape: list[Any], expected: str, where: At) -> Invalid:
     found = str(shape)[:64] if all(type(length) is int for length in shape) else "what was sent"
     return Invalid(
         f"{where.part('shape')}: {found} is not [{expected}] with one row or more",
@@ -500,7 +500,7 @@ def _wrong_shape(shape: list[Any], expected: str, where: _At) -> Invalid:
     )
 
 
-def _check_nesting(data: list[Any], rows: int, row_shape: tuple[int, ...], where: _At) -> None:
+def _check_nesting(data: list[Any], rows: int, row_shape: tuple[int, ...], where: At) -> None:
     """Nested data must have the declared shape: a ragged list of the right length is a mistake."""
     shape = (rows, *row_shape) if row_shape else (rows, 1)
     if not _has_shape(data, shape):

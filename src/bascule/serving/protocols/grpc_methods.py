@@ -1,0 +1,19 @@
+"""All that is answered over gRPC."""
+
+from __future__ import annotations
+
+from bascule.serving.plane import Plane
+from bascule.serving.protocols.grpc_services import Health, Reflection
+from bascule.serving.protocols.oip_grpc import PROTO, OipGrpc
+from bascule.serving.rpc import Methods
+
+
+def grpc_methods(plane: Plane) -> Methods:
+    """The methods over what the plane serves, now and after it has changed."""
+    reflection = Reflection([PROTO])
+    health = Health(plane, reflection.services)
+    return {
+        method.path: method
+        for offers in (OipGrpc(plane), health, reflection)
+        for method in offers.methods()
+    }

@@ -1,0 +1,418 @@
+"""The Open Inference Protocol v2 over gRPC.
+
+An answer has its numbers where the request had them: raw (`raw_output_contents`) or typed
+(`contents`), as KServe does it and as clients expect.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.core.errors import BasculeError, Invalid, NotFound, TooLarge
+from bascule.core.fields import Columns, DType, Field
+from bascule.core.version import VERSION
+from bascule.security.keys import ANY
+from bascule.serving.calls import Call
+from bascule.serving.engine import Outcome
+from bascule.serving.models import ServedModel
+from bascule.serving.plane import Plane
+from bascule.serving.protocols.oip_json import (
+    At,
+    datatypes_for,
+    rows_of,
+    wrong_datatype,
+    wrong_shape,
+)
+from bascule.serving.protocols.oip_messages import (
+    CONTENTS_OF,
+    InferRequest,
+    Tensor,
+    contents_of,
+    parameter,
+    read_infer_request,
+    read_name_and_version,
+    server_metadata,
+    tensor_head,
+    tensor_metadata,
+    truth,
+)
+from bascule.serving.protocols.protobuf import block, read_text, varint
+from bascule.serving.raw_values import Reader, array_of, array_reader, raw_of, texts_of
+from bascule.serving.rpc import Method, Rpc, Unary
+
+PROTO = "grpc_predict_v2.proto"
+SERVICE = "inference.GRPCInferenceService"
+_MAX_KNOWN = 256
+_MAX_KNOWN_BYTES = 2048
+
+
+class _At(At):
+    """The place of one input of a message."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"inputs[{self.tensor}] ({self.name}) contents"
+
+
+class _RawAt(At):
+    """The place of one input's values where they are raw."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"raw_input_contents[{self.tensor}] ({self.name})"
+
+
+class _Known(NamedTuple):
+    """What a message says of all but its id, and its last part: the values of its only input.
+
+    Attributes:
+        before: All bytes before the id.
+        after: Those from there to the values.
+        id_at: Start and end of the id.
+        start: Of the values.
+        speaker: Of the model that the message names.
+        read: From the values to the columns.
+        call: What it asks, without the columns.
+    """
+
+    before: bytes
+    after: bytes
+    id_at: tuple[int, int]
+    start: int
+    speaker: _Speaker
+    read: Callable[[bytes], Columns]
+    call: Call
+
+
+class OipGrpc:
+    """The methods of the service, over the models that the plane serves at that moment."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._id_prefix = os.urandom(8).hex()
+        self._ids = itertools.count(1)
+        self._spoken_of: object = None
+        self._speakers: dict[tuple[str, str], _Speaker] = {}
+        self._known: dict[int, _Known] = {}
+
+    def methods(self) -> Iterator[Method]:
+        """What the service has; all of one message in and one out."""
+        for name, handle, action in (
+            ("ServerLive", self._server_live, "health"),
+            ("ServerReady", self._server_ready, "health"),
+            ("ModelReady", self._model_ready, "health"),
+            ("ServerMetadata", self._server_metadata, "read"),
+            ("ModelMetadata", self._model_metadata, "read"),
+            ("RepositoryIndex", self._repository_index, "read"),
+            ("ModelInfer", self._infer, "infer"),
+        ):
+            yield Unary(f"/{SERVICE}/{name}".encode(), handle, action)  # type: ignore[arg-type]
+
+    def _server_live(self, rpc: Rpc) -> None:
+        rpc.answer(truth(True))
+
+    def _server_ready(self, rpc: Rpc) -> None:
+        rpc.answer(truth(self._plane.is_ready()))
+
+    def _model_ready(self, rpc: Rpc) -> None:
+        name, version = read_name_and_version(rpc.body)
+        try:
+            self._plane.find(name, version or None)
+        except NotFound:
+            # As Triton says it; its clients ask this before they load a model.
+            rpc.answer(truth(False))
+            return
+        rpc.answer(truth(self._plane.is_ready()))
+
+    def _server_metadata(self, rpc: Rpc) -> None:
+        rpc.answer(server_metadata("bascule", VERSION, ()))
+
+    def _model_metadata(self, rpc: Rpc) -> None:
+        name, version = read_name_and_version(rpc.body)
+        model = self._plane.find(name, version or None)
+        rpc.allow("read", model.name)
+        parts = [
+            block(1, model.name),
+            *(block(2, one) for one in self._plane.models[model.name]),
+            block(3, "bascule"),
+            *(tensor_metadata(4, field) for field in model.signature.inputs),
+            *(tensor_metadata(5, field) for field in model.signature.outputs),
+        ]
+        rpc.answer(b"".join(parts))
+
+    def _repository_index(self, rpc: Rpc) -> None:
+        read_name_and_version(rpc.body)
+        rpc.allow("read", ANY)
+        state = "READY" if self._plane.is_ready() else "UNAVAILABLE"
+        models = [model for versions in self._plane.models.values() for model in versions.values()]
+        told = (block(1, one.name) + block(2, one.version) + block(3, state) for one in models)
+        rpc.answer(b"".join(block(1, one) for one in told))
+
+    # -- inference --
+
+    def _infer(self, rpc: Rpc) -> None:
+        if self._spoken_of is not self._plane.models:
+            # Others are served now, and a name may mean another model.
+            self._known, self._speakers = {}, {}
+            self._spoken_of = self._plane.models
+        body, rpc.body = rpc.body, b""
+        known = self._known.get(len(body))
+        if known is not None and body.startswith(known.before):
+            id_start, id_end = known.id_at
+            if body.startswith(known.after, id_end):
+                speaker = known.speaker
+                rpc.slot = speaker.model.slot
+                call_id = read_text(body, id_start, id_end)
+                call = known.call._replace(columns=known.read(body[known.start :]))
+                self._run(rpc, speaker, call_id, call, is_raw=True)
+                return
+        request = read_infer_request(body)
+        model = self._plane.find(request.model_name, request.model_version or None)
+        rpc.slot = model.slot
+        speaker = self._speakers.get((model.name, model.version)) or _Speaker(model)
+        self._speakers[model.name, model.version] = speaker
+        call = speaker.call(request, body)
+        if len(request.raw) == 1 and request.raw[0][1] == len(body):
+            self._learn(request, body, speaker, call)
+        self._run(rpc, speaker, request.id, call, is_raw=bool(request.raw))
+
+    def _learn(self, request: InferRequest, body: bytes, speaker: _Speaker, call: Call) -> None:
+        """Remember a message of which all but the id and the raw values may come again.
+
+        A client that calls again sends the same names and shapes. Messages of the same length that
+        have the same bytes there, those that say how long the id and the values are included,
+        differ in the id and the values alone.
+        """
+        start = request.raw[0][0]
+        if start > _MAX_KNOWN_BYTES or request.id_at[1] > start:
+            return
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        id_start, id_end = request.id_at
+        self._known[len(body)] = _Known(
+            body[:id_start], body[id_end:start], request.id_at, start, speaker,
+            speaker.raw_reader(request.inputs[0]), call._replace(columns={}),
+        )  # fmt: skip
+
+    def _run(self, rpc: Rpc, speaker: _Speaker, call_id: str, call: Call, *, is_raw: bool) -> None:
+        if not call_id:
+            call_id = f"{self._id_prefix}-{next(self._ids):x}"
+        rpc.run(speaker.model, call, partial(_tell, rpc, speaker, call_id, call.rows, is_raw))
+
+
+def _tell(
+    rpc: Rpc, speaker: _Speaker, call_id: str, rows: int, is_raw: bool, outcome: Outcome
+) -> None:
+    if isinstance(outcome, BasculeError):
+        rpc.fail(outcome)
+    else:
+        message = speaker.message(call_id, outcome, rows, is_raw=is_raw)
+        rpc.rows = rows
+        rpc.answer(message)
+
+
+class _Speaker:
+    """Reads and writes the messages of one model."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self.model = model
+        self._inputs: dict[str, tuple[Field, frozenset[DType], Reader]] = {
+            field.name: (field, datatypes_for(field.dtype), array_reader(field, target.dtype))
+            for field, target in zip(model.signature.inputs, model.program.inputs, strict=True)
+        }
+        self._outputs = {
+            field.name: field for field in (*model.signature.outputs, *model.confidence.fields)
+        }
+        self._head = (
+            block(1, model.name)
+            + block(2, model.version)
+            + parameter(4, "program", model.program.name)
+        )
+        self._heads_of_outputs: dict[tuple[Any, ...], bytes] = {}
+
+    # -- reading --
+
+    def call(self, request: InferRequest, body: bytes) -> Call:
+        """What a message asks; raises `Invalid`."""
+        columns: Columns = {}
+        rows = 0
+        raw = request.raw
+        if raw and len(raw) != len(request.inputs):
+            raise Invalid(
+                f"raw_input_contents: {len(raw)} values, where there are {len(request.inputs)} "
+                "inputs",
+                hint="send one for every input, in their order",
+            )
+        for index, tensor in enumerate(request.inputs):
+            if tensor.name not in self._inputs:
+                raise self._unknown_input(index, tensor.name)
+            if tensor.name in columns:
+                raise Invalid(f"inputs[{index}]: {tensor.name!r} is given twice")
+            where = (_RawAt if raw else _At)(index, tensor.name)
+            dtype, own_rows, count = self._shape(tensor, where)
+            if rows and own_rows != rows:
+                raise Invalid(
+                    f"{where.part('shape')}: {own_rows} rows, where the inputs before it have "
+                    f"{rows}",
+                    hint="every input has one value per row",
+                )
+            rows = own_rows
+            if raw:
+                if tensor.contents:
+                    raise Invalid(
+                        f"inputs[{index}] ({tensor.name}).contents: the values come raw as well",
+                        hint="send either contents or raw_input_contents",
+                    )
+                start, end = raw[index]
+                array = array_of(body[start:end], dtype, count, where)
+            else:
+                array = _typed(tensor, dtype, count, where)
+            columns[tensor.name] = self._checked(tensor, array, own_rows, where)
+        if len(columns) < len(self._inputs):
+            lacking = ", ".join(repr(name) for name in self._inputs if name not in columns)
+            raise Invalid(
+                f"inputs: {lacking} missing", hint="send one tensor per input of the model"
+            )
+        if rows > self.model.limits.max_rows:
+            raise TooLarge(
+                f"{rows} rows are over the limit of {self.model.limits.max_rows}",
+                hint="send fewer rows a request",
+                limit=self.model.limits.max_rows,
+            )
+        confidence = self.model.confidence
+        asked = confidence.by_default
+        if request.parameters:
+            asked = confidence.read(request.parameters)
+        outputs = self._wanted(request.outputs)
+        if outputs is not None and asked is None:
+            confidence.refuse(outputs)
+        return Call(columns, rows, outputs, asked)
+
+    def raw_reader(self, tensor: Tensor) -> Callable[[bytes], Columns]:
+        """From the raw values of the only input of such a message to the columns."""
+        where = _RawAt(0, tensor.name)
+        dtype, rows, count = self._shape(tensor, where)
+        name = tensor.name
+
+        def read(raw: bytes) -> Columns:
+            return {name: self._checked(tensor, array_of(raw, dtype, count, where), rows, where)}
+
+        return read
+
+    def _shape(self, tensor: Tensor, where: At) -> tuple[DType, int, int]:
+        """The datatype of a tensor, how many rows it has, and how many values."""
+        field, allowed, _ = self._inputs[tensor.name]
+        if tensor.datatype not in allowed:
+            raise wrong_datatype(where, tensor.datatype, field)
+        shape = list(tensor.shape)
+        if -1 in field.shape:
+            if len(shape) != 1 + len(field.shape) or not all(
+                length > 0 and declared in (-1, length)
+                for length, declared in zip(shape, (-1, *field.shape), strict=True)
+            ):
+                tail = ["any" if length == -1 else str(length) for length in field.shape]
+                raise wrong_shape(shape, ", ".join(["rows", *tail]), where)
+            rows = shape[0]
+        else:
+            rows = rows_of(shape, field.shape, where)
+        count = 1
+        for length in shape:
+            count *= length
+        return DType(tensor.datatype), rows, count
+
+    def _checked(self, tensor: Tensor, array: NDArray[Any], rows: int, where: At) -> NDArray[Any]:
+        field, _, read = self._inputs[tensor.name]
+        array = read(array, where)
+        return array.reshape(rows, *tensor.shape[1:]) if field.shape else array
+
+    def _unknown_input(self, index: int, name: str) -> Invalid:
+        known = (
+            ", ".join(self._inputs) if len(self._inputs) <= 20 else f"{len(self._inputs)} others"
+        )
+        return Invalid(
+            f"inputs[{index}].name: the model has no input {name[:128]!r}", hint=f"it has {known}"
+        )
+
+    def _wanted(self, names: list[str]) -> tuple[str, ...] | None:
+        for index, name in enumerate(names):
+            if name not in self._outputs:
+                raise Invalid(
+                    f"outputs[{index}].name: the model has no output {name[:128]!r}",
+                    hint=f"it has {', '.join(sorted(self._outputs))}",
+                )
+        return tuple(dict.fromkeys(names)) or None
+
+    # -- writing --
+
+    def message(self, call_id: str, outputs: Columns, rows: int, *, is_raw: bool) -> bytes:
+        """The `ModelInferResponse`; raw too where an output has a type that only comes raw."""
+        if not is_raw and all(self._outputs[name].dtype in CONTENTS_OF for name in outputs):
+            tensors = [
+                block(5, self._tensor_head(name, array, rows) + self._contents(name, array))
+                for name, array in outputs.items()
+            ]
+            return b"".join([self._head, block(3, call_id), *tensors])
+        key = (rows, *outputs, *(array.shape[1:] for array in outputs.values()))
+        heads = self._heads_of_outputs.get(key)
+        if heads is None:
+            heads = self._head + b"".join(
+                block(5, self._tensor_head(name, array, rows)) for name, array in outputs.items()
+            )
+            if len(self._heads_of_outputs) >= _MAX_KNOWN:
+                self._heads_of_outputs.clear()
+            self._heads_of_outputs[key] = heads
+        parts = [heads, block(3, call_id)]
+        for name, array in outputs.items():
+            raw = raw_of(array, self._outputs[name].dtype)
+            parts += (b"\x32", varint(len(raw)), raw)
+        return b"".join(parts)
+
+    def _tensor_head(self, name: str, array: NDArray[Any], rows: int) -> bytes:
+        return tensor_head(name, self._outputs[name].dtype, (rows, *array.shape[1:]))
+
+    def _contents(self, name: str, array: NDArray[Any]) -> bytes:
+        return block(5, contents_of(array, self._outputs[name].dtype))
+
+
+def _typed(tensor: Tensor, dtype: DType, count: int, where: At) -> NDArray[Any]:
+    """The values of a tensor that are in its contents, as an array of its datatype."""
+    number = CONTENTS_OF.get(dtype)
+    if number is None:
+        raise Invalid(f"{where}: {dtype} has no typed contents", hint="send raw_input_contents")
+    found = tensor.contents.get(number, np.empty(0) if dtype is not DType.BYTES else [])
+    if len(tensor.contents) > (1 if number in tensor.contents else 0):
+        raise Invalid(
+            f"{where}: values in another field than that of {dtype}",
+            hint=f"send all in {_FIELD_NAMES[number]}",
+        )
+    if len(found) != count:
+        raise Invalid(
+            f"{where}: {len(found)} values, where the shape makes {count}",
+            hint="shape and data must agree",
+        )
+    if isinstance(found, list):
+        return texts_of(found, where)
+    info = np.iinfo(dtype.numpy) if dtype.is_integer else None
+    if info is not None and found.dtype != dtype.numpy:
+        wrong = np.flatnonzero((found < info.min) | (found > info.max))
+        if len(wrong):
+            place = int(wrong[0])
+            raise Invalid(f"{where.value(place)}: {found[place]} does not fit {dtype}")
+    return found.astype(dtype.numpy, copy=False)
+
+
+_FIELD_NAMES = {
+    number: f"{name}_contents"
+    for number, name in enumerate(
+        ("bool", "int", "int64", "uint", "uint64", "fp32", "fp64", "bytes"), start=1
+    )
+}

@@ -1,0 +1,114 @@
+"""What a face over gRPC and what carries it say to each other: methods, and calls of them.
+
+A face knows messages and no connections; a transport (`serving.transports`) knows connections and
+no messages. Bytes go in, and bytes or an error come out.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bascule.core.errors import BasculeError, Overloaded, Unavailable
+from bascule.security.keys import Action
+from bascule.serving.calls import Call
+from bascule.serving.counters import Slot
+from bascule.serving.engine import Deliver
+from bascule.serving.models import ServedModel
+
+
+class Rpc(ABC):
+    """One call of a method, and the way to answer it.
+
+    A handler calls `answer` (or `fail`) once, at once or later, on whatever thread.
+
+    Attributes:
+        body: The request's message, as it was before it was compressed for the way.
+        slot: Where the answer is counted.
+        rows: How many rows an answer answers.
+    """
+
+    __slots__ = ("body", "rows", "slot", "started_ns")
+
+    def __init__(self, body: bytes, slot: Slot) -> None:
+        self.body = body
+        self.slot = slot
+        self.rows = 0
+        self.started_ns = time.perf_counter_ns()
+
+    @abstractmethod
+    def allowed_s(self, deadline_s: float) -> float:
+        """How long the caller waits: the shorter of the server's deadline and its own."""
+
+    @abstractmethod
+    def allow(self, action: Action, model: str) -> None:
+        """Return if the caller may do that to a model, `*` for all of them; see `guard.Guard`.
+
+        Raises:
+            Unauthenticated: It has no key.
+            Refused: Its key does not allow it.
+        """
+
+    @abstractmethod
+    def run(self, model: ServedModel, call: Call, deliver: Deliver) -> None:
+        """Have a model answer a call, if the caller may; see `ServedModel.answer`."""
+
+    @abstractmethod
+    def answer(self, message: bytes) -> None:
+        """Answer with a message."""
+
+    @abstractmethod
+    def fail(self, error: BasculeError) -> None:
+        """Answer with an error: its code, and its message and next step as the code's words."""
+
+    def count(self, status: int) -> None:
+        """Note the answer, by the HTTP status of the same meaning."""
+        rows = self.rows if status == 200 else 0
+        self.slot.count(status, time.perf_counter_ns() - self.started_ns, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A method of one message in and one out."""
+
+    path: bytes
+    handle: Callable[[Rpc], None]
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """A method that answers every message of a stream with one."""
+
+    path: bytes
+    reply: Callable[[bytes], bytes]
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A method that answers one message with what it asks about, and again when that changes.
+
+    Attributes:
+        path: Of the method.
+        look: From the message to what tells the state now; raises what is wrong with the message.
+        action: What a caller must be allowed to do.
+    """
+
+    path: bytes
+    look: Callable[[bytes], Callable[[], bytes]]
+    action: Action
+
+
+Method = Unary | Each | Watch
+Methods = dict[bytes, Method]
+"""Methods by their path: `b"/inference.GRPCInferenceService/ModelInfer"`."""
+
+
+def pushback_ms(error: BasculeError) -> int | None:
+    """When the caller may try again, of an error that says so; clients that retry read it."""
+    if isinstance(error, Overloaded | Unavailable):
+        return int(str(error.facts.get("retry_after_s", 1))) * 1_000
+    return None

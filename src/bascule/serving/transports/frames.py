@@ -1,0 +1,169 @@
+"""The frames of HTTP/2 (RFC 9113), and the messages of gRPC inside them: bytes, and no state."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable
+from urllib.parse import quote_from_bytes
+
+from bascule.core.errors import Invalid, TooLarge
+from bascule.serving.statuses import UNIMPLEMENTED, HttpError
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+(
+    DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE,
+    CONTINUATION,
+) = range(10)  # fmt: skip
+END_STREAM = ACK = 0x1
+END_HEADERS = 0x4
+PADDED = 0x8
+HAS_PRIORITY = 0x20
+
+(
+    NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, FLOW_CONTROL_ERROR, SETTINGS_TIMEOUT, STREAM_CLOSED,
+    FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, CONNECT_ERROR, ENHANCE_YOUR_CALM,
+) = range(12)  # fmt: skip
+
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = range(
+    1, 6
+)
+MAX_HEADER_LIST_SIZE = 6
+LARGEST_WINDOW = 2**31 - 1
+DEFAULT_WINDOW = 65_535
+LEAST_FRAME = 16_384
+LARGEST_FRAME = 2**24 - 1
+
+HEAD = struct.Struct(">HBBBI")
+HEAD_BYTES = HEAD.size
+_SETTING = struct.Struct(">HI")
+_MAX_WORDS_BYTES = 1_024
+
+ENCODINGS = (b"gzip", b"deflate")
+"""How messages may be compressed, the better one first."""
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return HEAD.pack(len(payload) >> 8, len(payload) & 0xFF, kind, flags, stream) + payload
+
+
+def settings(values: Iterable[tuple[int, int]]) -> bytes:
+    return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*pair) for pair in values))
+
+
+def read_settings(payload: bytes) -> list[tuple[int, int]]:
+    return list(_SETTING.iter_unpack(payload))
+
+
+def number_frame(kind: int, stream: int, value: int) -> bytes:
+    """A WINDOW_UPDATE or RST_STREAM."""
+    return frame(kind, 0, stream, value.to_bytes(4))
+
+
+def goaway(last_stream: int, code: int, words: str = "") -> bytes:
+    return frame(GOAWAY, 0, 0, last_stream.to_bytes(4) + code.to_bytes(4) + words.encode())
+
+
+def header_block(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as literals (RFC 7541, 6.2.2), which change no state on the other side."""
+    return b"".join(b"\0" + _literal(name) + _literal(value) for name, value in headers)
+
+
+def _literal(text: bytes) -> bytes:
+    length = len(text)
+    if length < 0x7F:
+        return bytes((length,)) + text
+    made = bytearray((0x7F,))
+    length -= 0x7F
+    while length >= 0x80:
+        made.append(length & 0x7F | 0x80)
+        length >>= 7
+    made.append(length)
+    return bytes(made) + text
+
+
+def words_of(message: str) -> bytes:
+    """A sentence as `grpc-message` takes it: percent-encoded, and short enough for a header."""
+    encoded = message.encode()[:_MAX_WORDS_BYTES]
+    return quote_from_bytes(encoded, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}~").encode()
+
+
+_UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+
+
+def timeout_s(text: bytes) -> float:
+    """The seconds of a `grpc-timeout`; raises `Invalid`."""
+    unit = _UNITS_S.get(text[-1:])
+    if unit is None or not text[:-1].isdigit() or len(text) > 9:
+        raise Invalid(
+            "header grpc-timeout is not a whole number of up to 8 digits and a unit",
+            hint="send for example grpc-timeout: 500m",
+        )
+    return int(text[:-1]) * unit
+
+
+# -- messages --
+
+
+def message_of(data: bytes, encoding: bytes, max_bytes: int) -> bytes:
+    """The only message in the data of a stream, as it was before it was compressed.
+
+    Raises:
+        Invalid: It is not exactly one message.
+        TooLarge: It is over `max_bytes`.
+        HttpError: It is compressed in a way that is not known here.
+    """
+    if len(data) < 5 or int.from_bytes(data[1:5]) != len(data) - 5:
+        if len(data) >= 5 and int.from_bytes(data[1:5]) > max_bytes:
+            raise _too_large(max_bytes)
+        raise Invalid(
+            "the request is not exactly one message", hint="the method takes one, and no stream"
+        )
+    if data[0] == 0:
+        if len(data) - 5 > max_bytes:
+            raise _too_large(max_bytes)
+        return data[5:]
+    return _decompressed(data, encoding, max_bytes)
+
+
+def _decompressed(data: bytes, encoding: bytes, max_bytes: int) -> bytes:
+    if data[0] != 1 or encoding in (b"", b"identity"):
+        raise Invalid("the message is marked as compressed, and no grpc-encoding says how")
+    if encoding not in ENCODINGS:
+        raise HttpError(
+            f"grpc-encoding {encoding.decode('latin-1')[:64]!r} is not supported",
+            hint="use gzip, deflate or none",
+            status=400,
+            code=UNIMPLEMENTED,
+        )
+    reader = zlib.decompressobj(31 if encoding == b"gzip" else 15)
+    try:
+        message = reader.decompress(data[5:], max_bytes + 1)
+    except zlib.error:
+        raise Invalid(f"the message is not {encoding.decode()}") from None
+    if len(message) > max_bytes:
+        raise _too_large(max_bytes)
+    if not reader.eof or reader.unused_data:
+        raise Invalid(f"the message is not one whole {encoding.decode()} stream")
+    return message
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"the message is over {max_bytes} bytes",
+        hint="send fewer rows a request",
+        limit=max_bytes,
+    )
+
+
+def enclosed(message: bytes) -> bytes:
+    """A message with its length before it."""
+    return len(message).to_bytes(5) + message
+
+
+def compressed(message: bytes, encoding: bytes) -> bytes:
+    """The same, compressed."""
+    writer = zlib.compressobj(1, wbits=31 if encoding == b"gzip" else 15)
+    made = writer.compress(message) + writer.flush()
+    return b"\1" + len(made).to_bytes(4) + made

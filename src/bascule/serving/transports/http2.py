@@ -1,0 +1,949 @@
+"""gRPC over HTTP/2 at the cost of a socket: one `asyncio.Protocol` on the worker's event loop.
+
+Calls run where those of HTTP/1.1 run, so there are no threads to hand over to, every answer is
+counted by the one writer of the worker's counters, waiting callers run together, and a call that
+is given up leaves the queue. What is kept:
+
+- heads, messages, streams, connections and times are bounded, and so is how many frames a second
+  that ask for nothing (resets, pings, empty pieces...) a client may send;
+- header blocks that mean the same as before are not decoded again;
+- both windows of flow control, and a client that does not read is not read from;
+- a call is counted once: where its answer is written, or where its client gives it up;
+- when the worker leaves, clients are told, what they have sent is answered, and nothing is lost.
+
+Clear text with prior knowledge (h2c), as gRPC clients speak it to an insecure port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, cast
+
+from hpack import Decoder, HPACKError
+
+from bascule.core.errors import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
+from bascule.security.keys import Action
+from bascule.serving.calls import Call
+from bascule.serving.counters import Slot
+from bascule.serving.engine import Deliver
+from bascule.serving.guard import Guard
+from bascule.serving.http import unacknowledged_bytes
+from bascule.serving.limits import Limits
+from bascule.serving.models import ServedModel
+from bascule.serving.rpc import Each, Method, Methods, Rpc, Unary, Watch, pushback_ms
+from bascule.serving.statuses import (
+    OK,
+    UNAVAILABLE,
+    UNIMPLEMENTED,
+    HttpError,
+    code_of,
+    error_text,
+    status_of,
+)
+from bascule.serving.transports import frames as h2
+from bascule.serving.transports.frames import HEAD, HEAD_BYTES, frame, number_frame
+
+log = logging.getLogger(__name__)
+
+MAX_STREAMS = 256
+"""How many calls a client may have under way on one connection; it waits before it makes more."""
+
+MAX_IDLE_FRAMES = 2_000
+"""How many frames that ask for nothing a connection may bring in a second."""
+
+_FRAME_BYTES = 128 << 10
+_WINDOW = 1 << 30
+_LINGER_S = 1.0
+_DRAIN_WITHIN_S = 0.3
+_LATE_SHARE = 0.5
+"""A call that is given up after this share of its deadline is taken to have been given up for it.
+
+HTTP/2 does not say which it was, and a client's deadline is over before it is here, where it starts
+when the request is read: a server that is busy reads late."""
+_MAX_KNOWN_HEADS = 64
+_MIN_COMPRESSED_BYTES = 256
+_MAX_STREAMED_MESSAGE_BYTES = 1 << 16
+_NOT_HTTP2 = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+    b"Content-Length: 41\r\n\r\nthis port speaks gRPC, over HTTP/2 alone\n"
+)
+
+_READ_HEADERS = (
+    b":method", b":path", b"content-type", b"grpc-timeout", b"grpc-encoding", b"authorization",
+)  # fmt: skip
+_TYPE = (b"content-type", b"application/grpc")
+_STATUS_200 = b"\x88"
+_ANSWER_HEAD = _STATUS_200 + h2.header_block([_TYPE])
+_ANSWER_HEADS = {
+    b"": _ANSWER_HEAD,
+    **{
+        encoding: _STATUS_200 + h2.header_block([_TYPE, (b"grpc-encoding", encoding)])
+        for encoding in h2.ENCODINGS
+    },
+}
+_OK_TRAILERS = h2.header_block([(b"grpc-status", b"0")])
+
+
+def _frame_start(kind: int, flags: int, length: int) -> bytes:
+    return HEAD.pack(length >> 8, length & 0xFF, kind, flags, 0)[:5]
+
+
+_HEADERS_STARTS = {
+    encoding: _frame_start(h2.HEADERS, h2.END_HEADERS, len(block))
+    for encoding, block in _ANSWER_HEADS.items()
+}
+_TRAILERS_START = _frame_start(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, len(_OK_TRAILERS))
+
+
+class Broken(Exception):
+    """The client broke the rules of the connection, which ends; `code` is HTTP/2's."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+class Head(NamedTuple):
+    """What the headers of a call said, of what matters here.
+
+    Attributes:
+        method: None with a problem.
+        timeout_s: How long the client waits; 0 for as long as the server.
+        encoding: How its messages are compressed.
+        problem: What is wrong with the headers.
+        authorization: By what key the caller asks; empty for none.
+    """
+
+    method: Method | None
+    timeout_s: float = 0.0
+    encoding: bytes = b""
+    problem: BasculeError | None = None
+    authorization: bytes = b""
+
+
+class Http2Server:
+    """What the connections of one worker share: methods, limits, counters, the clock."""
+
+    def __init__(
+        self,
+        methods: Methods,
+        limits: Limits,
+        other_slot: Slot,
+        clock: Callable[[], float] = time.monotonic,
+        guard: Guard | None = None,
+    ) -> None:
+        self.methods = methods
+        self.guard = guard
+        self.limits = limits
+        self.other_slot = other_slot
+        self.clock = clock
+        self.now = clock()
+        self.connections: set[Http2Connection] = set()
+        self.draining = False
+        self.read_head = lru_cache(_MAX_KNOWN_HEADS)(self._read_head)
+
+    def connect(self) -> Http2Connection:
+        return Http2Connection(self)
+
+    def tick(self) -> None:
+        """Once a second: the coarse clock, watchers, and connections out of time."""
+        self.now = self.clock()
+        for connection in tuple(self.connections):
+            connection.tick()
+
+    async def drain(self) -> None:
+        """Answer what is under way, then close every connection; bounded by `drain_s`."""
+        self.draining = True
+        self.now = started = self.clock()
+        for connection in tuple(self.connections):
+            connection.drain()
+        while self.connections and self.now - started < self.limits.drain_s:
+            await asyncio.sleep(0.02)
+            self.now = self.clock()
+            for connection in tuple(self.connections):
+                connection.go_on_draining()
+        for connection in tuple(self.connections):
+            connection.abort()
+
+    def _read_head(
+        self,
+        verb: bytes,
+        path: bytes,
+        kind: bytes,
+        timeout: bytes,
+        encoding: bytes,
+        authorization: bytes,
+    ) -> Head:
+        if verb != b"POST" or not kind.startswith(b"application/grpc"):
+            problem: BasculeError = HttpError(
+                "this is no gRPC call: it is not a POST of application/grpc",
+                status=415,
+                code=UNIMPLEMENTED,
+            )
+            return Head(None, problem=problem)
+        method = self.methods.get(path)
+        if method is None:
+            problem = HttpError(
+                f"no method {path[:128].decode('latin-1')} here",
+                hint="ask the server by reflection, or read grpc_predict_v2.proto",
+                status=404,
+                code=UNIMPLEMENTED,
+            )
+            return Head(None, problem=problem)
+        try:
+            waits_s = h2.timeout_s(timeout) if timeout else 0.0
+        except BasculeError as problem:
+            return Head(None, problem=problem)
+        if timeout and not waits_s:
+            return Head(None, problem=TimedOut("no answer within 0 ms", hint="allow more time"))
+        return Head(method, waits_s, encoding, authorization=authorization)
+
+
+class Stream(Rpc):
+    """One call on a connection."""
+
+    __slots__ = (
+        "answered", "connection", "encoding", "ended", "head", "id", "look", "on_gone", "opened_s",
+        "out", "parts", "received", "since", "started", "told", "trailers", "window",
+    )  # fmt: skip
+
+    def __init__(self, connection: Http2Connection, id_: int, head: Head, window: int) -> None:
+        super().__init__(b"", connection.server.other_slot)
+        self.connection = connection
+        self.id = id_
+        self.head = head
+        self.window = window
+        self.ended = False
+        """The client says no more."""
+        self.answered = False
+        self.started = False
+        """The headers of the answer are on their way."""
+        self.parts: list[bytes] = []
+        self.received = 0
+        self.encoding = b""
+        self.on_gone: Callable[[], None] | None = None
+        self.out: deque[memoryview] = deque()
+        self.trailers: bytes | None = None
+        self.look: Callable[[], bytes] | None = None
+        self.told = b""
+        self.opened_s = time.monotonic()
+        self.since = connection.server.now
+
+    def allowed_s(self, deadline_s: float) -> float:
+        asked_s = self.head.timeout_s
+        if not asked_s:
+            return deadline_s
+        return max(0.0, min(deadline_s, asked_s - (time.monotonic() - self.opened_s)))
+
+    def allow(self, action: Action, model: str) -> None:
+        guard = self.connection.server.guard
+        if guard is not None:
+            guard.check(self.head.authorization, action, model)
+
+    def run(self, model: ServedModel, call: Call, deliver: Deliver) -> None:
+        self.allow("infer", model.name)
+        allowed_s = self.allowed_s(model.limits.deadline_s)
+        self.on_gone = model.answer(call, allowed_s, deliver)
+
+    def answer(self, message: bytes) -> None:
+        if not self.answered:
+            self.answered = True
+            self.connection.answer(self, message)
+
+    def fail(self, error: BasculeError) -> None:
+        if not self.answered:
+            self.answered = True
+            self.connection.refuse(self, error)
+
+    def gone(self) -> None:
+        """The client has given the call up."""
+        self.out.clear()
+        if self.answered:
+            return
+        self.answered = True
+        if self.on_gone is not None:
+            self.on_gone()
+        waited_s = time.monotonic() - self.opened_s
+        asked_s = self.head.timeout_s
+        late = asked_s and waited_s >= asked_s * _LATE_SHARE
+        # Giving it up is how a watch ends.
+        self.count(200 if self.look is not None else 504 if late else 499)
+
+
+class Http2Connection(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, server: Http2Server) -> None:
+        self.server = server
+        self._transport: asyncio.Transport
+        self._decoder = Decoder(max_header_list_size=server.limits.max_head_bytes)
+        self._known: dict[bytes, Head] = {}
+        self._rest = b""
+        self._greeted = False
+        self._introduced = False
+        self._has_settings = False
+        self._streams: dict[int, Stream] = {}
+        self._last_id = 0
+        self._block: list[bytes] = []
+        self._block_of = (0, 0)
+        self._block_bytes = 0
+        self._buffered = 0
+        self._received = 0
+        self._idle_frames = 0
+        self._send_window = h2.DEFAULT_WINDOW
+        self._first_window = h2.DEFAULT_WINDOW
+        self._frame_bytes = h2.LEAST_FRAME
+        self._blocked: dict[int, Stream] = {}
+        self._out: list[bytes] = []
+        self._corked = False
+        self._writable = True
+        self._closing = False
+        self._refuses_from = h2.LARGEST_WINDOW
+        self._since = server.now
+        self._drained_s = 0.0
+        self._unsent = 0
+        self._unsent_since = server.now
+
+    # -- what the transport calls --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        server = self.server
+        server.connections.add(self)
+        if len(server.connections) > server.limits.max_connections:
+            self._end(h2.ENHANCE_YOUR_CALM, "as many connections are open as may be; retry later")
+        elif server.draining:
+            self.drain()
+
+    def _introduce(self) -> None:
+        """Say our settings, which come before anything else: once the client speaks HTTP/2."""
+        if self._introduced:
+            return
+        self._introduced = True
+        limits = self.server.limits
+        # Whole messages fit, so the windows of streams need no updates.
+        window = min(h2.LARGEST_WINDOW, limits.max_body_bytes + h2.DEFAULT_WINDOW)
+        self._write(
+            h2.settings(
+                [
+                    (h2.MAX_CONCURRENT_STREAMS, MAX_STREAMS),
+                    (h2.INITIAL_WINDOW_SIZE, window),
+                    (h2.MAX_FRAME_SIZE, _FRAME_BYTES),
+                    (h2.MAX_HEADER_LIST_SIZE, limits.max_head_bytes),
+                ]
+            ),
+            number_frame(h2.WINDOW_UPDATE, 0, _WINDOW - h2.DEFAULT_WINDOW),
+        )
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        self._since = self.server.now
+        if self._rest:
+            data = self._rest + data
+        self._corked = True
+        try:
+            self._rest = data[self._read(data) :]
+        except Broken as broken:
+            self._end(broken.code, str(broken))
+        except Exception:
+            # Not the client's mistake but ours; its other calls cannot be told apart any more.
+            log.exception("a connection failed")
+            self._end(h2.INTERNAL_ERROR, "internal error")
+        finally:
+            self._corked = False
+            self._flush()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self._writable = False
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._pump()
+        if self._writable:
+            self._transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
+        self._closing = True
+        self.server.connections.discard(self)
+        streams, self._streams = self._streams, {}
+        self._blocked.clear()
+        for stream in streams.values():
+            stream.gone()
+
+    # -- reading frames --
+
+    def _read(self, data: bytes) -> int:
+        """Handle every whole frame; returns where the first that is not whole starts."""
+        at = 0
+        end = len(data)
+        if not self._greeted:
+            if not data.startswith(h2.PREFACE):
+                if h2.PREFACE.startswith(data):
+                    return 0
+                self._closing = True
+                self._write(_NOT_HTTP2)
+                self._close()
+                return end
+            self._greeted = True
+            self._introduce()
+            at = len(h2.PREFACE)
+        unpack = HEAD.unpack_from
+        while end - at >= HEAD_BYTES:
+            high, low, kind, flags, id_ = unpack(data, at)
+            length = high << 8 | low
+            if length > _FRAME_BYTES:
+                raise Broken(h2.FRAME_SIZE_ERROR, f"a frame is over {_FRAME_BYTES} bytes")
+            start = at + HEAD_BYTES
+            stop = start + length
+            if stop > end:
+                break
+            id_ &= h2.LARGEST_WINDOW
+            if kind == h2.DATA and not self._block:
+                self._on_data(id_, flags, data, start, stop)
+            else:
+                self._on_frame(kind, id_, flags, data[start:stop])
+            at = stop
+            if self._closing:
+                return end
+        return at
+
+    def _on_frame(self, kind: int, id_: int, flags: int, payload: bytes) -> None:
+        if self._block:
+            if kind != h2.CONTINUATION or id_ != self._block_of[0]:
+                raise Broken(h2.PROTOCOL_ERROR, "a header block is not finished")
+            self._on_continuation(flags, payload)
+            return
+        if not self._has_settings and kind != h2.SETTINGS:
+            raise Broken(h2.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if kind == h2.HEADERS:
+            self._on_headers(id_, flags, payload)
+        elif kind == h2.WINDOW_UPDATE:
+            self._on_window_update(id_, payload)
+        else:
+            self._note_idle_frame()
+            if kind == h2.RST_STREAM:
+                self._on_reset(id_, payload)
+            elif kind == h2.PING:
+                self._on_ping(id_, flags, payload)
+            elif kind == h2.SETTINGS:
+                self._on_settings(id_, flags, payload)
+            elif kind in (h2.PUSH_PROMISE, h2.CONTINUATION):
+                raise Broken(h2.PROTOCOL_ERROR, "a frame that clients do not send there")
+            elif kind == h2.PRIORITY and len(payload) != 5:
+                raise Broken(h2.FRAME_SIZE_ERROR, "PRIORITY is not of 5 bytes")
+            # GOAWAY, PRIORITY and what is not known ask for nothing.
+
+    def _note_idle_frame(self) -> None:
+        self._idle_frames += 1
+        if self._idle_frames > MAX_IDLE_FRAMES:
+            raise Broken(h2.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+
+    def _on_headers(self, id_: int, flags: int, payload: bytes) -> None:
+        if flags & (h2.PADDED | h2.HAS_PRIORITY):
+            start = 0
+            stop = len(payload)
+            if flags & h2.PADDED:
+                start, stop = _unpadded(payload, 0, stop)
+            if flags & h2.HAS_PRIORITY:
+                start += 5
+            if start > stop:
+                raise Broken(h2.PROTOCOL_ERROR, "HEADERS end early")
+            payload = payload[start:stop]
+        if id_ & 1 == 0:
+            raise Broken(h2.PROTOCOL_ERROR, "a client's streams have odd numbers")
+        if not flags & h2.END_HEADERS:
+            self._block = [payload]
+            self._block_bytes = len(payload)
+            self._block_of = (id_, flags)
+            return
+        self._take_headers(id_, payload, ended=bool(flags & h2.END_STREAM))
+
+    def _on_continuation(self, flags: int, payload: bytes) -> None:
+        self._note_idle_frame()
+        self._block.append(payload)
+        self._block_bytes += len(payload)
+        if self._block_bytes > self.server.limits.max_head_bytes:
+            limit = self.server.limits.max_head_bytes
+            raise Broken(h2.ENHANCE_YOUR_CALM, f"the headers are over {limit} bytes")
+        if flags & h2.END_HEADERS:
+            block, self._block = b"".join(self._block), []
+            id_, first_flags = self._block_of
+            self._take_headers(id_, block, ended=bool(first_flags & h2.END_STREAM))
+
+    def _take_headers(self, id_: int, block: bytes, *, ended: bool) -> None:
+        head = self._known.get(block) or self._decoded(block)
+        stream = self._streams.get(id_)
+        if stream is not None:
+            if stream.ended or not ended:
+                raise Broken(h2.PROTOCOL_ERROR, "headers within a call that do not end it")
+            self._end_of(stream)
+            return
+        if id_ <= self._last_id:
+            self._note_idle_frame()  # of a call that has been answered or given up
+            return
+        self._last_id = id_
+        if len(self._streams) >= MAX_STREAMS or id_ > self._refuses_from:
+            self._note_idle_frame()
+            self._write(number_frame(h2.RST_STREAM, id_, h2.REFUSED_STREAM))
+            return
+        stream = self._streams[id_] = Stream(self, id_, head, self._first_window)
+        stream.ended = ended
+        problem = head.problem or self._not_let_in(stream)
+        if problem is not None:
+            stream.fail(problem)
+        elif ended:
+            self._end_of(stream)
+
+    def _not_let_in(self, stream: Stream) -> BasculeError | None:
+        """Why a caller may not use a method at all; of which models, its handler asks."""
+        assert stream.head.method is not None
+        try:
+            stream.allow(stream.head.method.action, "")
+        except BasculeError as problem:
+            return problem
+        return None
+
+    def _decoded(self, block: bytes) -> Head:
+        """What a header block says; what cannot change what later blocks mean is remembered."""
+        table = self._decoder.header_table
+        entries = table.dynamic_entries
+        before = (entries[0] if entries else None, len(entries), table.maxsize)
+        try:
+            headers = self._decoder.decode(block, raw=True)
+        except HPACKError as error:
+            raise Broken(h2.COMPRESSION_ERROR, f"the headers cannot be read: {error}") from None
+        named = {bytes(name): bytes(value) for name, value in headers}
+        if sum(name == b"authorization" for name, _ in headers) > 1:
+            named[b"authorization"] = b"two of them"  # which is no key
+        head = self.server.read_head(*(named.get(name, b"") for name in _READ_HEADERS))
+        first = entries[0] if entries else None
+        if first is not before[0] or (len(entries), table.maxsize) != before[1:]:
+            self._known.clear()
+        elif len(self._known) < _MAX_KNOWN_HEADS:
+            self._known[block] = head
+        return head
+
+    def _on_data(self, id_: int, flags: int, data: bytes, start: int, stop: int) -> None:
+        length = stop - start
+        self._received += length
+        if self._received > _WINDOW >> 1:
+            self._write(number_frame(h2.WINDOW_UPDATE, 0, self._received))
+            self._received = 0
+        stream = self._streams.get(id_)
+        if stream is None:
+            if id_ > self._last_id or id_ & 1 == 0:
+                raise Broken(h2.PROTOCOL_ERROR, "data of a stream that is not open")
+            if not length:
+                self._note_idle_frame()
+            return
+        if stream.ended:
+            raise Broken(h2.STREAM_CLOSED, "data after the end of a stream")
+        if flags & h2.PADDED:
+            start, stop = _unpadded(data, start, stop)
+        ended = flags & h2.END_STREAM
+        if stop == start and not ended:
+            self._note_idle_frame()
+            return
+        if ended and not stream.received and type(stream.head.method) is Unary:
+            stream.ended = True
+            self._call(stream, data[start:stop])
+            return
+        self._add_data(stream, data[start:stop])
+        if ended and not stream.answered:
+            self._end_of(stream)
+        elif ended:
+            stream.ended = True
+
+    def _add_data(self, stream: Stream, piece: bytes) -> None:
+        if stream.answered:
+            return  # it was refused while more of it was on the way
+        stream.parts.append(piece)
+        stream.received += len(piece)
+        self._buffered += len(piece)
+        limit = self.server.limits.max_body_bytes
+        if type(stream.head.method) is not Unary:
+            self._take_messages(stream)
+        elif stream.received > limit + 5:
+            self._forget_parts(stream)
+            stream.fail(
+                TooLarge(
+                    f"the message is over {limit} bytes",
+                    hint="send fewer rows a request",
+                    limit=limit,
+                )
+            )
+        elif self._buffered > 2 * limit + h2.DEFAULT_WINDOW:
+            self._forget_parts(stream)
+            stream.fail(
+                Overloaded(
+                    f"over {2 * limit} bytes of unfinished requests on one connection",
+                    hint="send fewer large requests at once",
+                )
+            )
+
+    def _forget_parts(self, stream: Stream) -> bytes:
+        data = stream.parts[0] if len(stream.parts) == 1 else b"".join(stream.parts)
+        stream.parts.clear()
+        self._buffered -= stream.received
+        stream.received = 0
+        return data
+
+    def _end_of(self, stream: Stream) -> None:
+        """The client has said all of a call."""
+        stream.ended = True
+        data = self._forget_parts(stream)
+        if type(stream.head.method) is Unary:
+            self._call(stream, data)
+        elif type(stream.head.method) is Each:
+            if data:
+                stream.fail(Invalid("the stream ends within a message"))
+            elif not stream.answered:
+                stream.answered = True
+                stream.count(200)
+                self._finish(stream, OK)
+        elif stream.look is None:
+            stream.fail(Invalid("the request is not exactly one message"))
+
+    def _call(self, stream: Stream, data: bytes) -> None:
+        head = stream.head
+        stream.started_ns = time.perf_counter_ns()
+        try:
+            stream.body = h2.message_of(data, head.encoding, self.server.limits.max_body_bytes)
+            if data[0]:
+                stream.encoding = head.encoding
+            head.method.handle(stream)  # type: ignore[union-attr]
+        except BasculeError as error:
+            stream.fail(error)
+        except Exception:
+            # The last line of defence: a bug is one failed call, and is logged.
+            log.exception("a call failed")
+            stream.fail(HttpError("internal error", hint="see the server's log", status=500))
+
+    def _take_messages(self, stream: Stream) -> None:
+        """Answer the messages of a stream as they come."""
+        data = self._forget_parts(stream)
+        method = stream.head.method
+        try:
+            while len(data) >= 5:
+                stop = 5 + int.from_bytes(data[1:5])
+                if stop > _MAX_STREAMED_MESSAGE_BYTES:
+                    raise TooLarge(f"the message is over {_MAX_STREAMED_MESSAGE_BYTES} bytes")
+                if stop > len(data):
+                    break
+                message = h2.message_of(
+                    data[:stop], stream.head.encoding, _MAX_STREAMED_MESSAGE_BYTES
+                )
+                data = data[stop:]
+                stream.since = self.server.now
+                if isinstance(method, Each):
+                    self._send(stream, method.reply(message))
+                elif isinstance(method, Watch):
+                    if stream.look is not None:
+                        raise Invalid("the request is not exactly one message")
+                    stream.look = method.look(message)
+                    self._look(stream)
+        except BasculeError as error:
+            stream.fail(error)
+            return
+        if data:
+            stream.parts.append(data)
+            stream.received = len(data)
+            self._buffered += len(data)
+
+    def _look(self, stream: Stream) -> None:
+        assert stream.look is not None
+        state = stream.look()
+        # The first state is told even where it has no bytes.
+        if not stream.started or state != stream.told:
+            stream.told = state
+            self._send(stream, state)
+
+    # -- the other frames --
+
+    def _on_window_update(self, id_: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise Broken(h2.FRAME_SIZE_ERROR, "WINDOW_UPDATE is not of 4 bytes")
+        more = int.from_bytes(payload) & h2.LARGEST_WINDOW
+        if more == 0:
+            raise Broken(h2.PROTOCOL_ERROR, "a window grows by nothing")
+        if id_ == 0:
+            self._send_window += more
+            if self._send_window > h2.LARGEST_WINDOW:
+                raise Broken(h2.FLOW_CONTROL_ERROR, "a window is too large")
+            self._pump()
+            return
+        stream = self._streams.get(id_)
+        if stream is None:
+            if id_ > self._last_id:
+                raise Broken(h2.PROTOCOL_ERROR, "a window of a stream that is not open")
+            return
+        stream.window += more
+        if stream.window > h2.LARGEST_WINDOW:
+            raise Broken(h2.FLOW_CONTROL_ERROR, "a window is too large")
+        if id_ in self._blocked:
+            self._pump_one(stream)
+
+    def _on_reset(self, id_: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise Broken(h2.FRAME_SIZE_ERROR, "RST_STREAM is not of 4 bytes")
+        if id_ == 0 or id_ > self._last_id:
+            raise Broken(h2.PROTOCOL_ERROR, "a stream is reset that is not open")
+        stream = self._streams.get(id_)
+        if stream is not None:
+            self._forget(stream)
+            stream.gone()
+
+    def _on_ping(self, id_: int, flags: int, payload: bytes) -> None:
+        if id_:
+            raise Broken(h2.PROTOCOL_ERROR, "PING of a stream")
+        if len(payload) != 8:
+            raise Broken(h2.FRAME_SIZE_ERROR, "PING is not of 8 bytes")
+        if not flags & h2.ACK:
+            self._write(frame(h2.PING, h2.ACK, 0, payload))
+        elif self._drained_s:
+            self._announce_the_last()
+
+    def _on_settings(self, id_: int, flags: int, payload: bytes) -> None:
+        if id_:
+            raise Broken(h2.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if len(payload) % 6 or (flags & h2.ACK and payload):
+            raise Broken(h2.FRAME_SIZE_ERROR, "SETTINGS of a wrong length")
+        self._has_settings = True
+        if flags & h2.ACK:
+            return
+        for name, value in h2.read_settings(payload):
+            if name == h2.INITIAL_WINDOW_SIZE:
+                if value > h2.LARGEST_WINDOW:
+                    raise Broken(h2.FLOW_CONTROL_ERROR, "a window is too large")
+                for stream in self._streams.values():
+                    stream.window += value - self._first_window
+                self._first_window = value
+            elif name == h2.MAX_FRAME_SIZE:
+                if not h2.LEAST_FRAME <= value <= h2.LARGEST_FRAME:
+                    raise Broken(h2.PROTOCOL_ERROR, "a size of frames that may not be")
+                self._frame_bytes = value
+            elif name == h2.ENABLE_PUSH and value > 1:
+                raise Broken(h2.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
+        self._write(frame(h2.SETTINGS, h2.ACK, 0))
+        self._pump()
+
+    # -- answering --
+
+    def answer(self, stream: Stream, message: bytes) -> None:
+        """Write the whole answer of a call, or what of it the client has room for."""
+        if stream.id not in self._streams or self._transport.is_closing():
+            stream.count(499)
+            return
+        # Counted first: a client that has its answer finds it counted, whoever it asks.
+        stream.count(200)
+        encoding = stream.encoding if len(message) >= _MIN_COMPRESSED_BYTES else b""
+        data = h2.compressed(message, encoding) if encoding else h2.enclosed(message)
+        length = len(data)
+        if (
+            length <= self._frame_bytes
+            and length <= self._send_window
+            and length <= stream.window
+            and self._writable
+            and stream.ended
+        ):
+            self._send_window -= length
+            id_ = stream.id.to_bytes(4)
+            del self._streams[stream.id]
+            self._write(
+                _HEADERS_STARTS[encoding], id_, _ANSWER_HEADS[encoding],
+                length.to_bytes(3), b"\0\0", id_, data,
+                _TRAILERS_START, id_, _OK_TRAILERS,
+            )  # fmt: skip
+            return
+        self._start(stream, encoding)
+        stream.out.append(memoryview(data))
+        self._finish(stream, OK)
+
+    def refuse(self, stream: Stream, error: BasculeError) -> None:
+        """Answer with an error."""
+        if stream.id not in self._streams or self._transport.is_closing():
+            stream.count(499)
+            return
+        stream.count(status_of(error))
+        self._finish(stream, code_of(error), error_text(error), pushback_ms(error))
+
+    def _send(self, stream: Stream, message: bytes) -> None:
+        """Write one message of several."""
+        self._start(stream)
+        stream.out.append(memoryview(h2.enclosed(message)))
+        self._pump_one(stream)
+
+    def _start(self, stream: Stream, encoding: bytes = b"") -> None:
+        if not stream.started:
+            stream.started = True
+            self._write(frame(h2.HEADERS, h2.END_HEADERS, stream.id, _ANSWER_HEADS[encoding]))
+
+    def _finish(
+        self, stream: Stream, code: int, words: str = "", pushback: int | None = None
+    ) -> None:
+        headers = [(b"grpc-status", b"%d" % code)]
+        if words:
+            headers.append((b"grpc-message", h2.words_of(words)))
+        if pushback is not None:
+            headers.append((b"grpc-retry-pushback-ms", b"%d" % pushback))
+        block = h2.header_block(headers)
+        stream.trailers = block if stream.started else _ANSWER_HEAD + block
+        self._pump_one(stream)
+
+    def _pump(self) -> None:
+        for stream in tuple(self._blocked.values()):
+            self._pump_one(stream)
+
+    def _pump_one(self, stream: Stream) -> None:
+        """Write what of a stream there is room for."""
+        out = stream.out
+        while out:
+            room = min(len(out[0]), self._frame_bytes, self._send_window, stream.window)
+            if room <= 0 or not self._writable:
+                self._blocked[stream.id] = stream
+                return
+            piece = out.popleft()
+            self._send_window -= room
+            stream.window -= room
+            stream.since = self.server.now
+            self._write(frame(h2.DATA, 0, stream.id, bytes(piece[:room])))
+            if room < len(piece):
+                out.appendleft(piece[room:])
+        self._blocked.pop(stream.id, None)
+        if stream.trailers is not None and stream.id in self._streams:
+            flags = h2.END_HEADERS | h2.END_STREAM
+            self._write(frame(h2.HEADERS, flags, stream.id, stream.trailers))
+            if not stream.ended:
+                # It is answered before it has all been said: the rest is not wanted.
+                self._write(number_frame(h2.RST_STREAM, stream.id, h2.NO_ERROR))
+            self._forget(stream)
+
+    def _forget(self, stream: Stream) -> None:
+        self._forget_parts(stream)
+        self._streams.pop(stream.id, None)
+        self._blocked.pop(stream.id, None)
+
+    def _write(self, *pieces: bytes) -> None:
+        self._out += pieces
+        if not self._corked:
+            self._flush()
+
+    def _flush(self) -> None:
+        out = self._out
+        if out:
+            self._out = []
+            if not self._transport.is_closing():
+                self._transport.write(b"".join(out))
+
+    # -- times, and the end --
+
+    def tick(self) -> None:
+        """Tell watchers, and give up what takes too long."""
+        server, limits = self.server, self.server.limits
+        self._idle_frames = 0
+        for stream in tuple(self._streams.values()):
+            if stream.look is not None and not stream.answered:
+                self._look(stream)
+            if stream.id in self._blocked:
+                if server.now - stream.since > limits.receive_timeout_s:
+                    self._write(number_frame(h2.RST_STREAM, stream.id, h2.CANCEL))
+                    self._forget(stream)
+            elif not stream.ended and not stream.answered and stream.look is None:
+                allowed_s = limits.receive_timeout_s
+                if server.now - stream.since > allowed_s:
+                    stream.fail(TimedOut(f"the request did not arrive within {allowed_s:g} s"))
+        self._check_unsent()
+        is_idle = not self._streams and server.now - self._since > limits.idle_timeout_s
+        if is_idle and not self._closing:
+            self._end(h2.NO_ERROR, "idle")
+        elif self._closing and server.now - self._since > _LINGER_S:
+            self.abort()
+
+    def _check_unsent(self) -> None:
+        """End the connection of a client that takes nothing of what the kernel has for it."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent:
+            unsent += unacknowledged_bytes(self._transport)
+        if not unsent or unsent != self._unsent:
+            self._unsent = unsent
+            self._unsent_since = self.server.now
+        elif self.server.now - self._unsent_since > self.server.limits.receive_timeout_s:
+            self.abort()
+
+    def drain(self) -> None:
+        """Say that the server leaves. What the client sends before it hears of it is answered."""
+        if self._closing or self._drained_s:
+            return
+        self._drained_s = self.server.now
+        self._introduce()
+        self._write(h2.goaway(h2.LARGEST_WINDOW, h2.NO_ERROR), frame(h2.PING, 0, 0, b"draining"))
+        for stream in tuple(self._streams.values()):
+            if stream.look is not None:
+                self._look(stream)
+                stream.answered = True
+                stream.count(200)
+                self._finish(stream, UNAVAILABLE, "the server is stopping")
+
+    def go_on_draining(self) -> None:
+        """Close once everything is answered."""
+        now = self.server.now
+        if self._closing:
+            if now - self._since > _LINGER_S:
+                self.abort()
+            return
+        if now - self._drained_s > _DRAIN_WITHIN_S:
+            self._announce_the_last()
+        if not self._streams and self._refuses_from != h2.LARGEST_WINDOW:
+            self._closing = True
+            self._since = now
+            self._close()
+
+    def _announce_the_last(self) -> None:
+        """The client has heard that the server leaves; it makes what comes now elsewhere."""
+        if self._refuses_from == h2.LARGEST_WINDOW:
+            self._refuses_from = self._last_id
+            self._write(h2.goaway(self._last_id, h2.NO_ERROR))
+
+    def _end(self, code: int, words: str) -> None:
+        """Say why, and close; what is under way here is not answered."""
+        self._closing = True
+        self._since = self.server.now
+        self._rest = b""
+        self._introduce()
+        self._write(h2.goaway(self._last_id, code, words))
+        streams, self._streams = self._streams, {}
+        self._blocked.clear()
+        for stream in streams.values():
+            stream.gone()
+        self._close()
+
+    def _close(self) -> None:
+        # Closing at once would reset the connection while the client still sends.
+        self._flush()
+        if self._transport.is_closing():
+            return
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()  # TLS has no half of a connection
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        self._transport.abort()
+
+
+def _unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:
+    """Where what is padded starts and stops."""
+    if start >= stop or start + 1 + data[start] > stop:
+        raise Broken(h2.PROTOCOL_ERROR, "more padding than frame")
+    return start + 1, stop - data[start]

@@ -1,0 +1,589 @@
+"""HTTP/2 from both sides: a strict client library, and frames that no library would send."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
+import hpack
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bascule.core.errors import Invalid
+from bascule.serving.transports import frames
+from bascule.serving.transports.frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    enclosed,
+    frame,
+    number_frame,
+)
+
+WAIT_S = 10.0
+LIVE = "/inference.GRPCInferenceService/ServerLive"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+GREETING = PREFACE + frame(SETTINGS, 0, 0)
+
+
+def call_headers(path=LIVE, **more):
+    named = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "here"}
+    named |= {"te": "trailers", "content-type": "application/grpc"}
+    named |= {name.replace("__", ":").replace("_", "-"): value for name, value in more.items()}
+    return list(named.items())
+
+
+class Raw:
+    """A connection that sends what it is told to, and cuts what comes into frames."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
+        self.encoder = hpack.Encoder()
+        self.decoder = hpack.Decoder()
+        self._rest = b""
+
+    def send(self, *pieces):
+        self.socket.sendall(b"".join(pieces))
+        return self
+
+    def block(self, path=LIVE, **more):
+        return self.encoder.encode(call_headers(path, **more))
+
+    def call(self, id_, path=LIVE, message=b"", **more):
+        return frame(HEADERS, END_HEADERS, id_, self.block(path, **more)) + frame(
+            DATA, END_STREAM, id_, enclosed(message)
+        )
+
+    def frame(self):
+        """The next frame: kind, flags, stream, payload; None at the end of the connection."""
+        while len(self._rest) < 9 or len(self._rest) < 9 + int.from_bytes(self._rest[:3]):
+            try:
+                piece = self.socket.recv(1 << 16)
+            except ConnectionResetError:
+                return None
+            if not piece:
+                return None
+            self._rest += piece
+        length = int.from_bytes(self._rest[:3])
+        kind, flags, id_ = struct.unpack_from(">BBI", self._rest, 3)
+        payload = self._rest[9 : 9 + length]
+        self._rest = self._rest[9 + length :]
+        return kind, flags, id_, payload
+
+    def until(self, kind):
+        while (found := self.frame()) is not None:
+            if found[0] == kind:
+                return found
+        raise AssertionError("the connection ended")
+
+    def trailers(self, id_):
+        """The last headers of a call."""
+        while (found := self.frame()) is not None:
+            if found[0] == HEADERS:
+                headers = dict(self.decoder.decode(found[3]))
+                if found[2] == id_ and found[1] & END_STREAM:
+                    return headers
+        raise AssertionError("the connection ended")
+
+    def broken(self):
+        """The code with which the connection is ended, and that it is ended then."""
+        _, _, _, payload = self.until(GOAWAY)
+        while self.frame() is not None:
+            pass
+        return int.from_bytes(payload[4:8])
+
+
+@pytest.fixture
+def served(serve_models, program, inline):
+    return serve_models(("fake", program, inline), max_body_bytes=1 << 20)
+
+
+@pytest.fixture
+def connect_raw():
+    made = []
+
+    def connect(running):
+        made.append(Raw(running.grpc_port))
+        return made[-1]
+
+    yield connect
+    for one in made:
+        one.socket.close()
+
+
+@pytest.fixture
+def raw(connect_raw, served):
+    return connect_raw(served).send(GREETING)
+
+
+def test_a_strict_client_library_finds_nothing_wrong(served, connect_raw):
+    raw = connect_raw(served)
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    connection.initiate_connection()
+    events, sent = [], set()
+    while not (len(sent) == 3 and sum(type(e) is h2.events.StreamEnded for e in events) == 3):
+        for id_ in (1, 3, 5):
+            if id_ not in sent:
+                sent.add(id_)
+                connection.send_headers(id_, call_headers())
+                connection.send_data(id_, enclosed(b""), end_stream=True)
+        raw.send(connection.data_to_send())
+        events += connection.receive_data(raw.socket.recv(1 << 16))
+    heads = [dict(e.headers) for e in events if type(e) is h2.events.ResponseReceived]
+    assert heads == [{":status": "200", "content-type": "application/grpc"}] * 3
+    trailers = [dict(e.headers) for e in events if type(e) is h2.events.TrailersReceived]
+    assert trailers == [{"grpc-status": "0"}] * 3
+    assert [e.data for e in events if type(e) is h2.events.DataReceived] == [
+        enclosed(b"\x08\1")
+    ] * 3
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 30])
+def test_it_does_not_matter_how_the_bytes_are_cut(raw, served, size):
+    sent = raw.call(1) + raw.call(3) + frame(PING, 0, 0, b"12345678")
+    for at in range(0, len(sent), size):
+        raw.send(sent[at : at + size])
+    assert raw.trailers(1) == {"grpc-status": "0"}
+    assert raw.trailers(3) == {"grpc-status": "0"}
+    assert raw.until(PING)[3] == b"12345678"
+
+
+def test_headers_may_come_in_pieces_padded_and_with_a_priority(raw):
+    block = raw.block()
+    raw.send(
+        frame(HEADERS, PADDED | 0x20, 1, b"\x02" + b"\0" * 4 + b"\x10" + block[:5] + b"\0\0"),
+        frame(CONTINUATION, 0, 1, block[5:9]),
+        frame(CONTINUATION, END_HEADERS, 1, block[9:]),
+        frame(PRIORITY, 0, 1, bytes(5)),
+        frame(0xBE, 0, 1, b"not known"),
+        frame(DATA, PADDED | END_STREAM, 1, b"\x03" + enclosed(b"") + b"\0\0\0"),
+    )
+    assert raw.trailers(1) == {"grpc-status": "0"}
+
+
+def test_a_message_may_come_in_pieces_and_end_with_an_empty_one(raw):
+    raw.send(frame(HEADERS, END_HEADERS, 1, raw.block()))
+    for piece in (b"\0", b"\0\0", b"\0\0"):
+        raw.send(frame(DATA, 0, 1, piece))
+    raw.send(frame(DATA, END_STREAM, 1))
+    assert raw.trailers(1) == {"grpc-status": "0"}
+
+
+def test_the_table_of_headers_may_change_between_calls(raw):
+    """Blocks that look the same mean something else then."""
+    for id_ in range(1, 60, 2):
+        method = "ServerLive" if id_ % 4 == 1 else "Nothing"
+        raw.send(raw.call(id_, f"/inference.GRPCInferenceService/{method}", x_extra=str(id_)))
+        # The same block again, which the table now knows.
+        status = "0" if method == "ServerLive" else "12"
+        assert raw.trailers(id_)["grpc-status"] == status
+
+
+@pytest.mark.parametrize("window", [0, 1, 1_000, 65_535])
+def test_no_more_is_sent_than_the_client_has_room_for(raw, messages, ask_grpc, window):
+    request = ask_grpc(*[[n, 1] for n in range(10_000)]).SerializeToString()
+    setting = struct.pack(">HI", frames.INITIAL_WINDOW_SIZE, window)
+    raw.send(frame(SETTINGS, 0, 0, setting), frame(HEADERS, END_HEADERS, 1, raw.block(INFER)))
+    message = enclosed(request)
+    pieces = [message[at : at + 16_384] for at in range(0, len(message), 16_384)]
+    raw.send(*(frame(DATA, 0, 1, piece) for piece in pieces), frame(DATA, END_STREAM, 1))
+    got, room, of_connection = b"", window, 65_535
+    raw.send(frame(PING, 0, 0, b"all sent"))
+    while True:
+        kind, flags, _, payload = raw.frame()
+        if kind == DATA:
+            got += payload
+            room -= len(payload)
+            of_connection -= len(payload)
+            assert min(room, of_connection) >= 0
+            assert len(payload) <= 16_384
+        elif kind == HEADERS and flags & END_STREAM:
+            break
+        elif kind == PING:
+            pass
+        if (min(room, of_connection) == 0 and kind == DATA) or kind == PING:
+            raw.send(number_frame(WINDOW_UPDATE, 1, 50_000), number_frame(WINDOW_UPDATE, 0, 50_000))
+            room += 50_000
+            of_connection += 50_000
+    answer = messages("ModelInferResponse").FromString(got[5:])
+    assert len(got) == 5 + int.from_bytes(got[1:5])
+    sums = np.frombuffer(answer.raw_output_contents[1])
+    np.testing.assert_array_equal(sums, np.arange(10_000) + 1)
+
+
+def test_a_small_answer_waits_for_room_too(raw):
+    raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 6)]), raw.call(1))
+    got = raw.until(DATA)[3]
+    assert got == enclosed(b"\x08\1")[:6]
+    raw.send(number_frame(WINDOW_UPDATE, 1, 1))
+    assert raw.until(DATA)[3] == b"\1"
+    assert raw.trailers(1) == {"grpc-status": "0"}
+
+
+# -- what breaks the rules ends the connection, and says why --
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        ([frame(PING, 0, 0, bytes(7))], frames.FRAME_SIZE_ERROR),
+        ([frame(PING, 0, 1, bytes(8))], frames.PROTOCOL_ERROR),
+        ([frame(SETTINGS, 0, 0, bytes(5))], frames.FRAME_SIZE_ERROR),
+        ([frame(SETTINGS, 1, 0, bytes(6))], frames.FRAME_SIZE_ERROR),
+        ([frame(SETTINGS, 0, 1)], frames.PROTOCOL_ERROR),
+        ([frames.settings([(frames.INITIAL_WINDOW_SIZE, 2**31)])], frames.FLOW_CONTROL_ERROR),
+        ([frames.settings([(frames.MAX_FRAME_SIZE, 16_383)])], frames.PROTOCOL_ERROR),
+        ([frames.settings([(frames.ENABLE_PUSH, 2)])], frames.PROTOCOL_ERROR),
+        ([number_frame(WINDOW_UPDATE, 0, 0)], frames.PROTOCOL_ERROR),
+        ([number_frame(WINDOW_UPDATE, 0, 2**31 - 1)], frames.FLOW_CONTROL_ERROR),
+        ([number_frame(WINDOW_UPDATE, 5, 1)], frames.PROTOCOL_ERROR),
+        ([frame(WINDOW_UPDATE, 0, 0, bytes(3))], frames.FRAME_SIZE_ERROR),
+        ([number_frame(RST_STREAM, 1, 8)], frames.PROTOCOL_ERROR),
+        ([frame(RST_STREAM, 0, 1, b"")], frames.FRAME_SIZE_ERROR),
+        ([frame(PUSH_PROMISE, 4, 1, bytes(4))], frames.PROTOCOL_ERROR),
+        ([frame(CONTINUATION, 4, 1, b"")], frames.PROTOCOL_ERROR),
+        ([frame(PRIORITY, 0, 1, b"")], frames.FRAME_SIZE_ERROR),
+        ([frame(DATA, 0, 1, b"x")], frames.PROTOCOL_ERROR),
+        ([frame(DATA, 0, 0, b"x")], frames.PROTOCOL_ERROR),
+        ([frame(HEADERS, END_HEADERS, 2, b"\x82")], frames.PROTOCOL_ERROR),
+        ([frame(HEADERS, END_HEADERS, 0, b"\x82")], frames.PROTOCOL_ERROR),
+        ([frame(HEADERS, END_HEADERS | PADDED, 1, b"\x09\x82")], frames.PROTOCOL_ERROR),
+        ([frame(HEADERS, END_HEADERS | PADDED, 1, b"")], frames.PROTOCOL_ERROR),
+        ([frame(HEADERS, END_HEADERS | 0x20, 1, b"\0\0")], frames.PROTOCOL_ERROR),
+        ([frame(HEADERS, END_HEADERS, 1, b"\xff\xff\xff\xff\x7f")], frames.COMPRESSION_ERROR),
+        ([frame(HEADERS, 0, 1, b"\x82"), frame(PING, 0, 0, bytes(8))], frames.PROTOCOL_ERROR),
+        ([frame(HEADERS, 0, 1, b"\x82"), frame(DATA, 0, 1, b"")], frames.PROTOCOL_ERROR),
+        ([frame(HEADERS, 0, 1, b"\x82"), frame(CONTINUATION, 4, 3, b"")], frames.PROTOCOL_ERROR),
+        ([b"\xff\xff\xff" + bytes(6)], frames.FRAME_SIZE_ERROR),
+    ],
+)
+def test_a_client_that_breaks_the_rules_is_told_which_and_closed(raw, served, sent, code):
+    raw.send(*sent)
+    assert raw.broken() == code
+    raw.socket.close()
+    served.until(lambda: not served.grpc.connections)
+
+
+def test_within_a_call_the_rules_hold_too(connect_raw, served):
+    for sent, code in (
+        (lambda raw: frame(HEADERS, END_HEADERS, 1, raw.block()), frames.PROTOCOL_ERROR),
+        (lambda raw: frame(DATA, PADDED, 1, b"\x05abc"), frames.PROTOCOL_ERROR),
+    ):
+        raw = connect_raw(served).send(GREETING)
+        raw.send(frame(HEADERS, END_HEADERS, 1, raw.block()), sent(raw))
+        assert raw.broken() == code
+
+
+def test_whoever_speaks_http_1_is_told_so(connect_raw, served):
+    raw = connect_raw(served).send(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+    told = b""
+    while piece := raw.socket.recv(1 << 16):
+        told += piece
+    assert told.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert told.endswith(b"this port speaks gRPC, over HTTP/2 alone\n")
+
+
+def test_the_first_frame_is_settings(connect_raw, served):
+    raw = connect_raw(served).send(PREFACE, frame(PING, 0, 0, bytes(8)))
+    assert raw.broken() == frames.PROTOCOL_ERROR
+
+
+edits = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 9), st.binary(max_size=9)), min_size=1, max_size=5
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(edits=edits)
+def test_garbage_ends_its_own_connection_at_most(connect_raw, served, edits):
+    raw = connect_raw(served).send(GREETING)
+    good = bytearray(raw.call(1) + raw.call(3, INFER, b"\x0a\x01x") + frame(PING, 0, 0, bytes(8)))
+    for place, length, piece in edits:
+        at = int(place * len(good))
+        good[at : at + length] = piece
+    raw.send(bytes(good))
+    raw.socket.shutdown(socket.SHUT_WR)
+    while raw.frame() is not None:
+        pass
+    raw.socket.close()
+    served.until(lambda: not served.grpc.connections)
+    assert 500 not in served.totals()[0].by_status
+    assert 500 not in served.counted()
+
+
+# -- what is bounded --
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        frame(PING, 0, 0, bytes(8)), frame(SETTINGS, 0, 0), frame(PRIORITY, 0, 1, bytes(5)),
+        frame(0xBE, 0, 0),
+    ],
+    ids=["ping", "settings", "priority", "unknown"],
+)  # fmt: skip
+def test_a_flood_of_frames_that_ask_for_nothing_ends_the_connection(raw, piece):
+    raw.socket.settimeout(WAIT_S)
+    raw.send(piece * 1_900)
+    raw.send(raw.call(1))
+    assert raw.trailers(1) == {"grpc-status": "0"}
+    raw.send(piece * 200)
+    assert raw.broken() == frames.ENHANCE_YOUR_CALM
+
+
+def test_a_flood_that_is_spread_over_time_is_none(raw, served):
+    for round_ in range(3):
+        raw.send(frame(PING, 0, 0, bytes(8)) * 1_900, raw.call(1 + 2 * round_))
+        assert raw.trailers(1 + 2 * round_) == {"grpc-status": "0"}
+        served.after(1)
+
+
+def test_rapid_reset_ends_the_connection(raw, served):
+    """CVE-2023-44487: calls that are made and given up at once cost a server what it has."""
+    with pytest.raises((ConnectionError, AssertionError)):  # noqa: PT012 -- whoever notices first
+        for id_ in range(1, 9_001, 2):
+            raw.send(
+                frame(HEADERS, END_HEADERS, id_, raw.block()), number_frame(RST_STREAM, id_, 8)
+            )
+        raw.trailers(9_001)
+    counted = served.totals()[0].by_status
+    assert set(counted) == {499}
+    assert counted[499] <= 2_001
+
+
+def test_headers_without_end_end_the_connection(raw):
+    """CVE-2024-27316 and its kin: CONTINUATION frames without number."""
+    raw.send(frame(HEADERS, 0, 1, b"\x82"))
+    raw.send(*[frame(CONTINUATION, 0, 1, bytes(1_000))] * 40)
+    assert raw.broken() == frames.ENHANCE_YOUR_CALM
+
+
+def test_headers_that_unpack_to_more_than_the_limit_end_the_connection(raw):
+    """A few bytes name a long header again and again."""
+    big = raw.encoder.encode([("x-big", "a" * 3_000)])
+    again = raw.encoder.encode([("x-big", "a" * 3_000)])
+    assert len(again) == 1
+    raw.send(frame(HEADERS, END_HEADERS, 1, big + again * 20))
+    assert raw.broken() == frames.COMPRESSION_ERROR
+
+
+def test_more_calls_at_once_than_may_be_are_refused_and_may_be_made_again(
+    serve_models, program, thread, connect_raw, ask_grpc
+):
+    running = serve_models(("fake", program, thread))
+    raw = connect_raw(running).send(GREETING)
+    program.gate.clear()
+    message = ask_grpc([1, 2]).SerializeToString()
+    for number in range(257):
+        raw.send(raw.call(1 + 2 * number, INFER, message))
+    _, _, id_, payload = raw.until(RST_STREAM)
+    assert (id_, int.from_bytes(payload)) == (513, frames.REFUSED_STREAM)
+    program.gate.set()
+    assert raw.trailers(1)["grpc-status"] == "0"
+    running.until(lambda: running.counted() == {200: 256})
+
+
+@pytest.mark.parametrize(("more", "code"), [(0, "3"), (1, "3")])
+def test_a_message_over_the_limit_is_refused_before_it_is_all_there(raw, served, more, code):
+    limit = 1 << 20
+    raw.send(frame(HEADERS, END_HEADERS, 1, raw.block(INFER)))
+    raw.send(frame(DATA, 0, 1, b"\0" + (limit + more).to_bytes(4)))
+    for _ in range(64):
+        raw.send(frame(DATA, 0, 1, bytes(16_384)))
+    raw.send(frame(DATA, 0 if more else END_STREAM, 1, bytes(more)))
+    trailers = raw.trailers(1)
+    assert trailers["grpc-status"] == code
+    if more:
+        assert "over 1048576 bytes" in trailers["grpc-message"]
+        assert raw.until(RST_STREAM)[2:] == (1, bytes(4))
+    assert served.totals()[0].by_status == {413 if more else 400: 1}
+
+
+def test_many_unfinished_messages_are_bounded_together(raw, served):
+    for id_ in (1, 3, 5):
+        raw.send(frame(HEADERS, END_HEADERS, id_, raw.block(INFER)))
+        for _ in range(60):
+            raw.send(frame(DATA, 0, id_, bytes(16_384)))
+    trailers = raw.trailers(5)
+    assert trailers["grpc-status"] == "8"
+    assert trailers["grpc-retry-pushback-ms"] == "1000"
+    assert served.totals()[0].by_status == {429: 1}
+
+
+def test_a_request_that_does_not_arrive_is_given_up(raw, served):
+    raw.send(frame(HEADERS, END_HEADERS, 1, raw.block()), frame(PING, 0, 0, bytes(8)))
+    raw.until(PING)
+    served.after(19)
+    assert served.totals()[0].by_status == {}
+    served.after(2)
+    assert raw.trailers(1)["grpc-status"] == "4"
+    assert served.totals()[0].by_status == {504: 1}
+
+
+def test_an_idle_connection_is_closed_and_told_so(raw, served):
+    raw.send(raw.call(1)).trailers(1)
+    served.after(74)
+    raw.send(raw.call(3)).trailers(3)
+    served.after(74)
+    assert len(served.grpc.connections) == 1
+    served.after(2)
+    assert raw.broken() == frames.NO_ERROR
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_given_up(raw, served, ask_grpc):
+    raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 0)]))
+    raw.send(raw.call(1, INFER, ask_grpc([1, 2]).SerializeToString()), frame(PING, 0, 0, bytes(8)))
+    raw.until(PING)
+    served.after(21)
+    assert raw.until(RST_STREAM)[2:] == (1, frames.CANCEL.to_bytes(4))
+
+
+def test_more_connections_than_may_be_are_told_so(serve_models, program, inline, connect_raw):
+    running = serve_models(("fake", program, inline), max_connections=1)
+    first = connect_raw(running).send(GREETING)
+    first.until(SETTINGS)
+    second = connect_raw(running)
+    assert second.broken() == frames.ENHANCE_YOUR_CALM
+    assert first.send(first.call(1)).trailers(1) == {"grpc-status": "0"}
+
+
+# -- single calls that are wrong --
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "not exactly one message"),
+        (b"\0\0\0\0", "not exactly one message"),
+        (enclosed(b"") * 2, "not exactly one message"),
+        (b"\0\0\0\0\x05a", "not exactly one message"),
+        (b"\1\0\0\0\1a", "no grpc-encoding says how"),
+        (b"\2\0\0\0\1a", "no grpc-encoding says how"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_data_that_are_not_one_message_are_invalid(raw, data, said, at_once):
+    raw.send(frame(HEADERS, END_HEADERS, 1, raw.block()))
+    if at_once:
+        raw.send(frame(DATA, END_STREAM, 1, data))
+    else:
+        raw.send(frame(DATA, 0, 1, data), frame(DATA, END_STREAM, 1))
+    trailers = raw.trailers(1)
+    assert trailers["grpc-status"] == "3"
+    assert said in trailers["grpc-message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "code", "status"),
+    [
+        ({"__method": "GET"}, "12", 415),
+        ({"content_type": "text/plain"}, "12", 415),
+        ({"content_type": "application/grpc+proto"}, "0", 200),
+        ({"grpc_timeout": "10S"}, "0", 200),
+        ({"grpc_timeout": "1x"}, "3", 400),
+        ({"grpc_timeout": "-1S"}, "3", 400),
+        ({"grpc_timeout": "123456789S"}, "3", 400),
+        ({"grpc_timeout": "0m"}, "4", 504),
+    ],
+)
+def test_headers_that_are_wrong_fail_their_call_alone(raw, served, headers, code, status):
+    raw.send(raw.call(1, **headers), raw.call(3))
+    assert raw.trailers(1)["grpc-status"] == code
+    assert raw.trailers(3)["grpc-status"] == "0"
+    expected = {200: 1}
+    expected[status] = expected.get(status, 0) + 1
+    assert served.totals()[0].by_status == expected
+
+
+def test_an_encoding_that_is_not_known_is_unimplemented(raw):
+    raw.send(frame(HEADERS, END_HEADERS, 1, raw.block(grpc_encoding="zstd")))
+    raw.send(frame(DATA, END_STREAM, 1, b"\1\0\0\0\1a"))
+    assert raw.trailers(1)["grpc-status"] == "12"
+
+
+@given(st.floats(1e-9, 9e7), st.sampled_from("HMSmun"))
+def test_a_timeout_is_read_with_its_unit(value, unit):
+    number = min(int(value), 99_999_999)
+    seconds = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}[unit]
+    assert frames.timeout_s(f"{number}{unit}".encode()) == pytest.approx(number * seconds)
+
+
+@pytest.mark.parametrize("text", [b"", b"S", b"1", b"1s", b"1.5S", b"\xb2S"])
+def test_what_is_no_timeout_is_refused(text):
+    with pytest.raises(Invalid, match="grpc-timeout"):
+        frames.timeout_s(text)
+
+
+@given(st.text(max_size=50))
+def test_words_are_encoded_so_that_clients_read_them(text):
+    from urllib.parse import unquote
+
+    encoded = frames.words_of(text)
+    assert all(0x20 <= octet <= 0x7E for octet in encoded)
+    assert unquote(encoded.decode()) == text
+
+
+# -- leaving --
+
+
+def test_a_server_that_leaves_answers_what_it_was_sent_before_clients_heard_of_it(
+    serve_models, program, thread, connect_raw, ask_grpc
+):
+    import asyncio
+
+    running = serve_models(("fake", program, thread))
+    raw = connect_raw(running).send(GREETING)
+    message = ask_grpc([1, 2]).SerializeToString()
+    program.gate.clear()
+    raw.send(raw.call(1, INFER, message))
+    assert program.running.wait(WAIT_S)
+
+    draining = asyncio.run_coroutine_threadsafe(running.grpc.drain(), running.loop)
+    assert int.from_bytes(raw.until(GOAWAY)[3][:4]) == 2**31 - 1
+    raw.send(raw.call(3, INFER, message))  # the client has not read it yet
+    _, _, _, data = raw.until(PING)
+    raw.send(frame(PING, 1, 0, data))
+    assert int.from_bytes(raw.until(GOAWAY)[3][:4]) == 3
+    raw.send(raw.call(5, INFER, message))
+    assert raw.until(RST_STREAM)[2:] == (5, frames.REFUSED_STREAM.to_bytes(4))
+    assert not draining.done()
+    program.gate.set()
+    assert raw.trailers(1)["grpc-status"] == "0"
+    assert raw.trailers(3)["grpc-status"] == "0"
+    assert raw.frame() is None
+    raw.socket.close()
+    draining.result(WAIT_S)
+    assert running.counted() == {200: 2}
+
+
+def test_a_server_that_leaves_tells_its_watchers(served, grpc_client):
+    import asyncio
+
+    client = grpc_client(served)
+    watch = client.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=WAIT_S)
+    assert next(watch) == b"\x08\1"
+    served.on_loop(lambda: setattr(served.site, "draining", True))
+    draining = asyncio.run_coroutine_threadsafe(served.grpc.drain(), served.loop)
+    assert next(watch) == b"\x08\2"
+    with pytest.raises(grpc.RpcError) as ended:
+        next(watch)
+    assert ended.value.code().name == "UNAVAILABLE"
+    draining.result(WAIT_S)
