@@ -220,11 +220,11 @@ def test_every_route_for_predictions_is_documented() -> None:
 def test_every_route_of_the_control_api_is_documented() -> None:
     from bascule.console import control_app
 
-    def no_registry() -> Any:
+    def no_registry(*_: Any) -> Any:
         raise AssertionError("describing opens nothing")
 
     supervisor: Any = SimpleNamespace()
-    described = control_app(supervisor, no_registry).openapi()
+    described = control_app(supervisor, no_registry, no_registry).openapi()
     made = {
         f"{method.upper()} {path}"
         for path, methods in described["paths"].items()

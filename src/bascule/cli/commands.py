@@ -10,6 +10,7 @@ import typer
 
 from bascule.cli import trust
 from bascule.cli.registering import add_commands as add_registry_commands
+from bascule.cli.running import add_commands as add_running_commands
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
@@ -413,7 +414,7 @@ def serve(
         confidence=confidence,
     )  # fmt: skip
     services = list(dict.fromkeys(_service(reference) for reference in models))
-    run_server(services, settings, as_json=as_json)
+    run_server(services, settings, find=_service, as_json=as_json)
 
 
 @app.command()
@@ -454,7 +455,7 @@ def up(
         version = registry.push(bundle.path, by=_user())
     registry.set_alias(version.model, alias, version.number, by=_user(), reason="bascule up")
     note(f"pushed {version}, and {version.model}@{alias} points to it")
-    run_server([_service(str(version))], settings, as_json=False)
+    run_server([_service(str(version))], settings, find=_service, as_json=False)
 
 
 @app.command()
@@ -618,6 +619,7 @@ def _version_json(version: Version, registry: Registry | None = None) -> dict[st
     return made
 
 
+add_running_commands(app, RefOrPath, _settings, _is_path)
 add_registry_commands(app, Ref, _registry, _user)
 
 

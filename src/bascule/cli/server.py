@@ -40,8 +40,20 @@ class _Signals:
     interrupt: bool = True
 
 
-def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool) -> None:
+def run_server(
+    services: Sequence[Service],
+    settings: Settings,
+    *,
+    find: Callable[[str], Service],
+    as_json: bool,
+) -> None:
     """Serve until SIGINT or SIGTERM, then let what is under way finish.
+
+    Args:
+        services: What to serve at first.
+        settings: How.
+        find: Finds the version that a reference means, when one is to be loaded later.
+        as_json: Whether to tell where it serves as a JSON document.
 
     Raises:
         Conflict: A port is in use.
@@ -65,8 +77,14 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             _announce(supervisor, control.getsockname()[1], as_json=as_json)
             # Only now: loading what the control API needs must not keep predictions waiting.
             signals.interrupt = False
-            stack.enter_context(holding_served(services, settings))
-            stack.callback(_start_control(supervisor, control, settings))
+            hold = stack.enter_context(holding_served(lambda: supervisor.services, settings))
+
+            def find_and_hold(reference: str) -> Service:
+                service = find(reference)
+                hold(service)
+                return service
+
+            stack.callback(_start_control(supervisor, control, settings, find_and_hold))
             signals.interrupt = True
             while not signals.came:
                 time.sleep(_LOOK_EVERY_S)
@@ -91,7 +109,10 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def _start_control(
-    supervisor: Supervisor, listener: socket.socket, settings: Settings
+    supervisor: Supervisor,
+    listener: socket.socket,
+    settings: Settings,
+    find: Callable[[str], Service],
 ) -> Callable[[], None]:
     """Serve the control API on a thread; returns what ends it."""
     import uvicorn
@@ -103,7 +124,10 @@ def _start_control(
         return open_registry(settings)
 
     config = uvicorn.Config(
-        control_app(supervisor, registry), log_level="warning", access_log=False, lifespan="off"
+        control_app(supervisor, registry, find),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
     )
     # What was loaded stays: the collector need not look through it, not even at the end.
     gc.collect()
@@ -122,13 +146,13 @@ def _start_control(
 
 
 def _announce(supervisor: Supervisor, control_port: int, *, as_json: bool) -> None:
-    base = f"http://{_url_host(supervisor.host)}"
+    base = f"http://{url_host(supervisor.host)}"
     served = [
         {
             "model": service.model,
             "version": service.version,
             "infer": f"{base}:{supervisor.port}/v2/models/{service.model}"
-            + (f"/versions/{service.version}" if _is_other(service, supervisor) else "")
+            + ("" if supervisor.is_default(service) else f"/versions/{service.version}")
             + "/infer",
         }
         for service in supervisor.services
@@ -143,13 +167,7 @@ def _announce(supervisor: Supervisor, control_port: int, *, as_json: bool) -> No
     note("Ctrl-C stops it")
 
 
-def _is_other(service: Service, supervisor: Supervisor) -> bool:
-    """Whether another version of the model was named before this one, and is its default."""
-    first = next(one for one in supervisor.services if one.model == service.model)
-    return first is not service
-
-
-def _url_host(host: str) -> str:
+def url_host(host: str) -> str:
     if host in ("0.0.0.0", "::"):
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host

@@ -1,7 +1,7 @@
 """The control API: the registry, the server's health and counters, and its documentation.
 
-It only reads. It has no keys yet, so nothing that it offers may change anything, and it binds to
-the loopback address unless told otherwise.
+Of the registry it only reads. What is served it changes (`console.services`), for those whom
+`console.rights` lets. It binds to the loopback address unless told otherwise.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from bascule.console.rights import Authorise, loopback_only
+from bascule.console.services import FindService, add_services
 from bascule.core.errors import BasculeError
 from bascule.core.names import Reference
 from bascule.core.version import VERSION
@@ -42,10 +44,11 @@ class WorkerView(BaseModel):
 
 
 class ServiceView(BaseModel):
-    """One version that is served, and what was counted for it."""
+    """One version that is or was served, and what was counted for it."""
 
     model: str
     version: str
+    is_served: Annotated[bool, Field(description="False for one that was unloaded")]
     requests: int
     errors: Annotated[int, Field(description="Answers with a status of 400 or more")]
     rows: int
@@ -112,22 +115,30 @@ class ErrorView(BaseModel):
     error: str
 
 
-def control_app(supervisor: Supervisor, open_registry: Callable[[], Registry]) -> FastAPI:
+def control_app(
+    supervisor: Supervisor,
+    open_registry: Callable[[], Registry],
+    find: FindService,
+    authorise: Authorise = loopback_only,
+) -> FastAPI:
     """The application.
 
     Args:
         supervisor: The server that it speaks for.
         open_registry: Opens the registry when it is first asked for; a registry that is away is
             answered 503 then, and no reason not to serve.
+        find: Finds the version that a reference means, when one is to be loaded.
+        authorise: Says who may change what is served.
     """
     app = FastAPIOffline(
         title="Bascule control API",
         version=VERSION,
-        description="What is registered, served and counted. Read only.",
+        description="What is registered, served and counted; loads, swaps and unloads.",
         responses={"4XX": {"model": ErrorView}, 503: {"model": ErrorView}},
     )
     _add_errors(app)
     _add_server(app, supervisor)
+    add_services(app, supervisor, find, authorise)
     _add_registry(app, open_registry)
     return app
 
@@ -170,15 +181,17 @@ def _add_server(app: FastAPI, supervisor: Supervisor) -> None:
     @app.get("/api/v1/server", tags=["server"])
     def server() -> ServerView:
         """The workers, and what is served."""
+        served = {(service.model, service.version) for service in supervisor.services}
         services = [
             ServiceView(
                 model=label.model,
                 version=label.version,
+                is_served=(label.model, label.version) in served,
                 requests=total.requests,
                 errors=sum(n for status, n in total.by_status.items() if status >= 400),
                 rows=total.rows,
             )
-            for label, total in zip(supervisor.labels, supervisor.totals(), strict=True)
+            for label, total in zip(supervisor.labels, supervisor.totals(), strict=False)
             if label.model
         ]
         workers = [

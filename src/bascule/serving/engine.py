@@ -23,6 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,6 +158,7 @@ class Batcher:
         self._arrived = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._ended: Callable[[], None] = _nothing
         self._open = 0
 
     @property
@@ -192,10 +194,19 @@ class Batcher:
             self._thread.start()
         self._arrived.release()
 
-    def stop(self) -> None:
-        """Let the thread end once the queue is empty."""
+    def stop(self, ended: Callable[[], None] = _nothing) -> None:
+        """Take no more; `ended` is called, on the event loop, once what waits has been answered."""
         self._stopped = True
+        self._ended = ended
+        if self._thread is None:
+            self._loop.call_soon(self._tell_ended)
         self._arrived.release()
+
+    def _tell_ended(self) -> None:
+        # It may lead back to this batcher, and what is let go of must not keep itself alive.
+        ended, self._ended = self._ended, _nothing
+        self._thread = None
+        ended()
 
     def _close_one(self) -> None:
         self._open -= 1
@@ -211,6 +222,8 @@ class Batcher:
                 except RuntimeError:
                     return  # the loop is closed: there is nobody left to answer
             elif self._stopped and not self._waiting:
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(self._tell_ended)
                 return
 
     def _take(self) -> list[Job]:
@@ -266,6 +279,36 @@ class Batcher:
             outcomes.append({name: together[name][start:end] for name in wanted})
             start = end
         return outcomes
+
+
+class Engine:
+    """A program in memory, and how its calls are run."""
+
+    __slots__ = ("batcher", "inline_rows", "pace", "program")
+
+    def __init__(
+        self,
+        program: Program,
+        pace: Pace,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        name: str,
+    ) -> None:
+        self.program = program
+        self.pace = pace
+        self.inline_rows = pace.inline_rows
+        self.batcher = Batcher(program, pace, limits, loop, name=name)
+
+    def stop(self, ended: Callable[[], None]) -> None:
+        """Take no more calls; `ended` is called once those under way have been answered."""
+        self.batcher.stop(ended)
+
+    def close(self) -> None:
+        """End what the program holds outside of this process' memory. It may block."""
+        close = getattr(self.program, "close", None)
+        if close is not None:
+            close()
 
 
 def run_one(program: Program, columns: Columns, outputs: tuple[str, ...] | None) -> Outcome:

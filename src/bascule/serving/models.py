@@ -5,19 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
-from bascule.core.fields import Signature
+from bascule.core.fields import Field, Signature
 from bascule.core.programs import Program
 from bascule.serving.calls import Call
 from bascule.serving.confidence import Confidence
 from bascule.serving.counters import Slot
-from bascule.serving.engine import Batcher, Deliver, Job, Outcome, Pace, run_one
+from bascule.serving.engine import Deliver, Engine, Job, Outcome, Pace, run_one
 from bascule.serving.limits import Limits
 from bascule.serving.services import Service
 from bascule.stats.conformal import Calibration
 
 Cancel = Callable[[], None]
 """What to call when a caller has gone."""
+
+
+class Facts(NamedTuple):
+    """What faces need to know of a program, apart from the program itself.
+
+    Routes are made of these alone. Whoever kept the program would keep its memory too, after it
+    was let go of.
+    """
+
+    name: str
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
 
 
 class ServedModel:
@@ -37,20 +50,17 @@ class ServedModel:
         loop: asyncio.AbstractEventLoop,
         calibration: Calibration | None = None,
     ) -> None:
+        self.service = service
         self.name = service.model
         self.version = service.version
         self.signature = signature
-        self.program = program
+        self.program = Facts(program.name, program.inputs, program.outputs)
         self.digest = digest
         self.batch_invariant = batch_invariant
-        self.pace = pace
         self.slot = slot
         self.limits = limits
         self.confidence = Confidence(calibration, signature.outputs, limits.confidence)
-        self.inline_rows = pace.inline_rows
-        self.batcher = Batcher(
-            program, pace, limits, loop, name=f"{service.model}/{service.version}"
-        )
+        self.engine = Engine(program, pace, limits, loop, name=f"{self.name}/{self.version}")
 
     def answer(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
         """Run a call and deliver its outcome, once: at once, or later on the event loop.
@@ -71,11 +81,12 @@ class ServedModel:
         if call.asked is not None:
             deliver = partial(self._deliver_with_confidence, call, deliver)
             outputs = self.confidence.needed(outputs, call.asked)
-        if call.rows <= self.inline_rows:
-            deliver(run_one(self.program, call.columns, outputs))
+        engine = self.engine
+        if call.rows <= engine.inline_rows:
+            deliver(run_one(engine.program, call.columns, outputs))
             return None
         job = Job(call.columns, call.rows, outputs, deliver)
-        self.batcher.submit(job, allowed_s)
+        engine.batcher.submit(job, allowed_s)
         return job.cancel
 
     def _deliver_with_confidence(self, call: Call, deliver: Deliver, outcome: Outcome) -> None:

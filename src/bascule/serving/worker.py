@@ -1,10 +1,9 @@
 """One worker process: loads the models, warms them up, and answers until it is told to stop.
 
-The supervisor starts it as `python -m bascule.serving.worker` and speaks to it in two lines: the
-worker's configuration comes as one JSON line on standard input, and `{"ready": true}`, or an
-error, goes as one JSON line to standard output. Whatever else prints there, a model's own code for
-example, prints to standard error. Standard input stays open: when it ends, the supervisor is gone,
-and the worker drains and leaves, so that nothing is orphaned.
+The supervisor starts it as `python -m bascule.serving.worker` and speaks to it in lines of JSON
+(see `channel`), which come on standard input and go to standard output. Whatever else prints there,
+a model's own code for example, prints to standard error. When standard input ends, the supervisor
+is gone, and the worker drains and leaves, so that nothing is orphaned.
 
 Imports here are what a worker's memory and start-up time are made of; keep them few.
 """
@@ -20,29 +19,21 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import uvloop
 
-from bascule.bundle.calibration import read_calibration
-from bascule.bundle.format import EXAMPLE, Manifest, open_program, read_file, read_manifest
-from bascule.bundle.programs import runnable
-from bascule.core.errors import BasculeError
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
-from bascule.serving.counters import Counters, Label, Slot, prometheus_text
-from bascule.serving.engine import measure_pace
+from bascule.core.errors import BasculeError, ModelFailed
+from bascule.serving.channel import Lines, Message, error_to_json
+from bascule.serving.counters import Counters, prometheus_text
 from bascule.serving.http import Connection, Exchange, Site
-from bascule.serving.limits import Limits
+from bascule.serving.lineup import Lineup
 from bascule.serving.models import ServedModel
 from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
-from bascule.serving.protocols.oip_json import Decoder
 from bascule.serving.routes import Route
-from bascule.serving.services import BACKLOG, Service, WorkerConfig, labels_of
+from bascule.serving.services import BACKLOG, Service, WorkerConfig
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +48,16 @@ Report = Callable[[dict[str, Any]], None]
 async def serve(config: WorkerConfig, report: Report) -> None:
     """Load, report ready, answer; returns when everything under way has been answered."""
     loop = asyncio.get_running_loop()
-    labels = labels_of(config.services)
-    counters = Counters(config.counters, config.workers, len(labels))
-    other_slot, *slots = counters.slots(config.worker)
-    models = [
-        load_model(service, config.limits, slot, loop)
-        for service, slot in zip(config.services, slots, strict=True)
-    ]
+    counters = Counters(config.counters, config.workers)
     stopping = asyncio.Event()
-    plane = Plane([Metrics(counters, labels), *open_faces()], lambda: not stopping.is_set())
-    site = Site(plane.serve(models), plane.not_found, config.limits, other_slot)
+    plane = Plane([Metrics(counters), *open_faces()], lambda: not stopping.is_set())
+    site = Site({}, plane.not_found, config.limits, counters.slot(config.worker))
+
+    def take(models: Iterable[ServedModel]) -> None:
+        site.routes = plane.serve(models)
+
+    lineup = Lineup(counters, config.worker, config.limits, loop, take)
+    lineup.start(config.services)
     # What was loaded stays: the collector need not look through it ever again.
     gc.collect()
     gc.freeze()
@@ -74,7 +65,8 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     # The loop listens again, with a hundred places if it is not told otherwise.
     server = await loop.create_server(lambda: Connection(site), sock=listener, backlog=BACKLOG)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    loop.add_reader(sys.stdin.fileno(), _watch_supervisor, stopping)
+    orders = Orders(lineup, report, stopping.set)
+    loop.add_reader(sys.stdin.fileno(), orders.read)
     ticking = loop.create_task(_tick(site))
     report({"ready": True})
     await stopping.wait()
@@ -85,53 +77,58 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     ticking.cancel()
 
 
-def load_model(
-    service: Service, limits: Limits, slot: Slot, loop: asyncio.AbstractEventLoop
-) -> ServedModel:
-    """Verify and open a bundle, run its example rows, and measure its pace."""
-    manifest = read_manifest(service.path)
-    program = open_program(service.path, manifest, threads=1, isolated=True)
-    entry = manifest.program(program.name)
-    for lacking in {entry.name for entry in manifest.programs} - {*runnable(manifest.programs)}:
-        log.warning(
-            "%s/%s: its program %s cannot run here; pip install 'bascule[%s]'",
-            service.model,
-            service.version,
-            lacking,
-            lacking,
-        )
-    example = _example(service.path, manifest, program, limits)
-    pace = measure_pace(program, example, limits)
-    if getattr(program, "may_block", False):
-        pace = replace(pace, inline_rows=0)
-    return ServedModel(
-        service,
-        signature=manifest.signature,
-        program=program,
-        digest=manifest.digest,
-        batch_invariant=entry is not None and entry.batch_invariant,
-        pace=pace,
-        slot=slot,
-        limits=limits,
-        loop=loop,
-        calibration=read_calibration(service.path, manifest),
-    )
+class Orders:
+    """Does what the supervisor says, and tells it what became of that."""
 
+    def __init__(self, lineup: Lineup, report: Report, stop: Callable[[], None]) -> None:
+        self._lineup = lineup
+        self._report = report
+        self._stop = stop
+        self._lines = Lines()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-def _example(path: Path, manifest: Manifest, program: Program, limits: Limits) -> Columns:
-    decode = Decoder().for_fields(
-        manifest.signature.inputs, program.inputs, manifest.signature.outputs, limits.max_rows
-    )
-    _, call = decode(read_file(path, manifest, EXAMPLE))
-    return call.columns
+    def read(self) -> None:
+        """Take what has come from the supervisor; its end is the order to stop."""
+        piece = os.read(sys.stdin.fileno(), 1 << 16)
+        if not piece:
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self._stop()
+        for message in self._lines.feed(piece):
+            self._do(message)
+
+    def _do(self, message: Message) -> None:
+        match message:
+            case {"prepare": number, "services": services}:
+                told = tuple(map(Service.from_json, services))
+                task = asyncio.get_running_loop().create_task(self._prepare(number, told))
+                # The loop itself forgets a task that nobody holds.
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case {"commit": number}:
+                self._lineup.commit(number)
+                self._report({"committed": number})
+            case {"abandon": number}:
+                self._lineup.abandon(number)
+            case _:
+                log.error("the supervisor said what is no order")
+
+    async def _prepare(self, number: int, services: tuple[Service, ...]) -> None:
+        try:
+            if await self._lineup.prepare(number, services):
+                self._report({"prepared": number})
+        except BasculeError as error:
+            self._report({"failed": number, **error_to_json(error)})
+        except Exception:
+            log.exception("a change failed")
+            bug = ModelFailed("it could not be loaded", hint="see the server's log")
+            self._report({"failed": number, **error_to_json(bug)})
 
 
 class Metrics:
     """The face that tells the counters; see `serving.plane.Face`."""
 
-    def __init__(self, counters: Counters, labels: list[Label]) -> None:
+    def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._labels = labels
 
     def server_routes(self, plane: Plane) -> Iterator[Route]:  # noqa: ARG002 -- a face's signature
         """One path."""
@@ -146,7 +143,7 @@ class Metrics:
         return None
 
     def _tell(self, exchange: Exchange) -> None:
-        text = prometheus_text(self._labels, self._counters.totals())
+        text = prometheus_text(self._counters.labels(), self._counters.totals())
         exchange.answer(text.encode(), content_type=_METRICS_TYPE)
 
 
@@ -158,12 +155,6 @@ async def _tick(site: Site) -> None:
         except Exception:
             # The clock must go on: every time-out hangs on it.
             log.exception("a tick failed")
-
-
-def _watch_supervisor(stopping: asyncio.Event) -> None:
-    if not os.read(sys.stdin.fileno(), 4096):
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-        stopping.set()
 
 
 async def _accept_the_last(
@@ -217,7 +208,7 @@ def main() -> int:
     try:
         uvloop.run(serve(config, report))
     except BasculeError as error:
-        report({"error": error.message, "hint": error.hint, "kind": type(error).__name__})
+        report(error_to_json(error))
         return 3
     return 0
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,10 +19,11 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from bascule.console import control_app
-from bascule.core.errors import Unavailable
+from bascule.core.errors import NotFound, Unavailable
 from bascule.core.version import VERSION
 from bascule.registry import open_registry
-from bascule.serving import Label, Totals, WorkerStatus, bind
+from bascule.serving import Label, Service, Totals, WorkerStatus, bind
+from bascule.serving.services import default_of
 
 COUNTED = [
     Totals({404: 3}, 0, 0.5, (3,) + (0,) * 16),
@@ -38,12 +40,28 @@ class FakeSupervisor:
 
     def __init__(self):
         self.is_alive = True
+        self.services = (Service("gb", "1", Path("/bundles/gb-1")),)
+
+    def is_default(self, service):
+        return default_of(self.services, service.model) is service
+
+    def change(self, wish):
+        self.services = wish(self.services)
+        return self.services
 
     def totals(self):
         return COUNTED
 
     def statuses(self):
         return [WorkerStatus(worker=0, pid=7, alive=self.is_alive, restarts=2)]
+
+
+def find(reference):
+    """gb/N and late/N are there, as if they were pushed."""
+    model, _, version = reference.partition("/")
+    if model not in ("gb", "late"):
+        raise NotFound(f"no model {model!r}")
+    return Service(model, version or "9", Path(f"/bundles/{model}-{version or 9}"))
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +95,25 @@ def asking(app):
 
 @pytest.fixture(scope="module")
 def client(supervisor, registry):
-    with asking(control_app(supervisor, lambda: registry)) as client:
+    with asking(control_app(supervisor, lambda: registry, find)) as client:
         yield client
 
 
-schema = schemathesis.openapi.from_dict(control_app(FakeSupervisor(), lambda: None).openapi())
+@pytest.fixture(scope="module")
+def fuzzed(registry):
+    """A client of its own: what is asked at random also loads and unloads."""
+    with asking(control_app(FakeSupervisor(), lambda: registry, find)) as client:
+        yield client
+
+
+schema = schemathesis.openapi.from_dict(control_app(FakeSupervisor(), lambda: None, find).openapi())
 
 
 @schema.parametrize()
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-def test_whatever_is_asked_is_answered_as_the_schema_says(case, client):
+def test_whatever_is_asked_is_answered_as_the_schema_says(case, fuzzed):
     case.call_and_validate(
-        base_url=str(client.base_url),
+        base_url=str(fuzzed.base_url),
         checks=[
             not_a_server_error,
             status_code_conformance,
@@ -104,7 +129,16 @@ def test_the_server_is_shown_with_its_workers_and_what_was_counted(client):
         "host": "127.0.0.1",
         "port": 8080,
         "workers": [{"worker": 0, "pid": 7, "alive": True, "restarts": 2}],
-        "services": [{"model": "gb", "version": "1", "requests": 8, "errors": 3, "rows": 50}],
+        "services": [
+            {
+                "model": "gb",
+                "version": "1",
+                "is_served": True,
+                "requests": 8,
+                "errors": 3,
+                "rows": 50,
+            }
+        ],
     }
 
 
@@ -172,7 +206,7 @@ def test_a_registry_that_is_away_is_503_and_the_server_is_still_shown(supervisor
     def away():
         raise Unavailable("the registry is away", hint="retry")
 
-    with asking(control_app(supervisor, away)) as client:
+    with asking(control_app(supervisor, away, find)) as client:
         answer = client.get("/api/v1/models")
         assert client.get("/api/v1/server").status_code == 200
     assert (answer.status_code, answer.json()) == (503, {"error": "the registry is away; retry"})
@@ -182,7 +216,7 @@ def test_a_bug_is_answered_in_the_one_shape_without_its_details(supervisor):
     def broken():
         raise KeyError("secret")
 
-    with asking(control_app(supervisor, broken)) as client:
+    with asking(control_app(supervisor, broken, find)) as client:
         answer = client.get("/api/v1/models")
     assert (answer.status_code, list(answer.json())) == (500, ["error"])
     assert "secret" not in answer.text

@@ -147,7 +147,7 @@ def serve_routes(run_site, tmp_path):
     """Serve handlers: `serve_routes({b"/path": {b"GET": handle}}, limits...)`."""
 
     def serve(handlers: dict[bytes, dict[bytes, Any]], **limits: Any) -> Running:
-        counters = Counters(tmp_path / "counters", 1, 1)
+        counters = Counters(tmp_path / "counters", 1)
         running = run_site(
             lambda loop: Site(
                 table(
@@ -157,7 +157,7 @@ def serve_routes(run_site, tmp_path):
                 ),
                 lambda path: NotFound("no such path"),
                 Limits(**limits),
-                counters.slots(0)[0],
+                counters.slot(0),
             )
         )
         running.counted = lambda: counters.totals()[0].by_status
@@ -172,29 +172,32 @@ def serve_models(run_site, tmp_path):
 
     def serve(*models: tuple[str, Any, Pace], **limits: Any) -> Running:
         bounds = Limits(**limits)
-        counters = Counters(tmp_path / "counters", 1, len(models) + 1)
-        other, *slots = counters.slots(0)
+        counters = Counters(tmp_path / "counters", 1)
+        labels = []
+        for name, *_ in models:
+            model, _, version = name.partition("/")
+            labels.append(Label(model, version or "1"))
+            counters.name(labels[-1])
         made: list[ServedModel] = []
 
         def site(loop: asyncio.AbstractEventLoop) -> Site:
-            for (name, program, pace), slot in zip(models, slots, strict=True):
-                model, _, version = name.partition("/")
+            for (_, program, pace), label in zip(models, labels, strict=True):
                 made.append(
                     ServedModel(
-                        Service(model, version or "1", tmp_path),
+                        Service(label.model, label.version, tmp_path),
                         signature=program.signature,
                         program=program,
                         digest="sha256:" + "0" * 64,
                         batch_invariant=True,
                         pace=pace,
-                        slot=slot,
+                        slot=counters.slot(0, label),
                         limits=bounds,
                         loop=loop,
                         calibration=getattr(program, "calibration", None),
                     )
                 )
             plane = Plane(open_faces(), lambda: not running_site.draining)
-            running_site = Site(plane.serve(made), plane.not_found, bounds, other)
+            running_site = Site(plane.serve(made), plane.not_found, bounds, counters.slot(0))
             return running_site
 
         running = run_site(site)

@@ -224,14 +224,25 @@ def test_a_stopped_batcher_finishes_what_it_has_and_takes_no_more(running, progr
     calls = Calls(running, program, thread)
     held(calls, program)
     calls.submit(([[1, 1]], None))
-    running.on_loop(calls.batcher.stop)
+    ended = []
+    thread_of_it = calls.batcher._thread
+    running.on_loop(lambda: calls.batcher.stop(lambda: ended.append(list(calls.outcomes))))
     with pytest.raises(Unavailable):
         calls.submit(([[1, 1]], None))
     calls.outcomes.pop()
+    assert running.on_loop(lambda: ended) == []
     program.gate.set()
-    calls.all()
-    calls.batcher._thread.join(10)
-    assert not calls.batcher._thread.is_alive()
+    running.until(lambda: ended)
+    assert ended == [calls.all()], "it ends after the last answer, and once"
+    thread_of_it.join(10)
+    assert not thread_of_it.is_alive()
+
+
+def test_a_batcher_that_never_ran_ends_at_once(running, program, thread):
+    calls = Calls(running, program, thread)
+    ended = []
+    running.on_loop(lambda: calls.batcher.stop(lambda: ended.append(True)))
+    running.until(lambda: ended == [True])
 
 
 # -- failures --
@@ -386,8 +397,8 @@ def test_a_client_that_goes_takes_its_call_out_of_the_queue(serve_models, progra
         assert program.running.wait(10)
         with server.client() as goes:
             goes.request("POST", INFER, ask([1, 2], [3, 4]))
-            server.until(lambda: server.models[0].batcher.open_calls == 2)
-        server.until(lambda: server.models[0].batcher.open_calls == 1)
+            server.until(lambda: server.models[0].engine.batcher.open_calls == 2)
+        server.until(lambda: server.models[0].engine.batcher.open_calls == 1)
         program.gate.set()
         assert stays.answer().status == 200
         assert stays.request("POST", INFER, ask([1, 2])).answer().status == 200
