@@ -104,6 +104,7 @@ class ServingSettings:
         max_queue_requests: How many may wait in a worker before the next is turned away.
         drain_s: How long requests in flight have to finish after a stop was asked for.
         batching: "auto" runs waiting callers together, "never" runs each alone.
+        memory_budget_mb: How much memory the models of a worker may take; 0 is no bound.
         confidence: What the sets and intervals of answers hold the truth with, where a request
             does not say; 0 adds none.
     """
@@ -119,6 +120,7 @@ class ServingSettings:
     max_queue_requests: Annotated[int, Ge(1)] = 512
     drain_s: Annotated[float, Ge(0), Le(3_600)] = 10.0
     batching: Literal["auto", "never"] = "auto"
+    memory_budget_mb: Annotated[int, Ge(0)] = 0
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
 
 

@@ -104,6 +104,7 @@ def limits_of(settings: Settings) -> Limits:
         max_body_bytes=chosen.max_body_bytes,
         drain_s=chosen.drain_s,
         batching=chosen.batching,
+        memory_budget_mb=chosen.memory_budget_mb,
         confidence=chosen.confidence,
     )
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Path, Request
 from pydantic import BaseModel, Field
 
 from bascule.console.rights import Authorise
-from bascule.serving import Service, Supervisor
+from bascule.serving import ModelState, Service, Supervisor
 from bascule.serving.services import Services, loaded, swapped, unloaded
 
 FindService = Callable[[str], Service]
@@ -29,6 +29,8 @@ class ServedView(BaseModel):
     version: str
     is_default: Annotated[bool, Field(description="Whether it answers to the plain name")]
     path: Annotated[str, Field(description="The folder of its bundle, on the server")]
+    loaded_in: Annotated[int, Field(description="In how many workers it is in memory")]
+    size_bytes: Annotated[int, Field(description="What it takes in a worker, at most")]
 
 
 class Wish(BaseModel):
@@ -142,12 +144,18 @@ def _without(now: Services, model: str) -> Services:
 
 def _views(supervisor: Supervisor) -> list[ServedView]:
     services = supervisor.services
+    states: dict[tuple[str, str], list[ModelState]] = {}
+    for state in supervisor.models():
+        states.setdefault((state.model, state.version), []).append(state)
     return [
         ServedView(
             model=service.model,
             version=service.version,
             is_default=supervisor.is_default(service),
             path=str(service.path),
+            loaded_in=sum(one.is_loaded for one in found),
+            size_bytes=max((one.size_bytes for one in found), default=0),
         )
         for service in services
+        for found in [states.get((service.model, service.version), [])]
     ]

@@ -11,11 +11,12 @@ from bascule.serving.counters import Label, Totals, prometheus_text
 from bascule.serving.limits import Limits
 from bascule.serving.services import Service
 from bascule.serving.statuses import error_text, status_of
-from bascule.serving.supervisor import Supervisor, WorkerStatus, bind
+from bascule.serving.supervisor import ModelState, Supervisor, WorkerStatus, bind
 
 __all__ = [
     "Label",
     "Limits",
+    "ModelState",
     "Service",
     "Supervisor",
     "Totals",

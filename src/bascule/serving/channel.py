@@ -35,6 +35,7 @@ from bascule.serving.services import WorkerConfig
 log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
+_ANSWERS = ("prepared", "failed", "committed", "told")
 _KINDS = {kind.__name__: kind for kind in KINDS}
 
 
@@ -77,6 +78,8 @@ class WorkerProcess:
             env={**os.environ, "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"},
         )
         self._heard: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._answers: dict[int, queue.SimpleQueue[Message | None]] = {}
+        self._is_over = False
         self._reader = threading.Thread(
             target=self._read, name=f"bascule-hears-{config.worker}", daemon=True
         )
@@ -100,7 +103,7 @@ class WorkerProcess:
             self._process.stdin.flush()
 
     def hear(self, wait_s: float) -> Message | None:
-        """The next message; None if none came in time.
+        """The next message that answers nothing; None if none came in time.
 
         Raises:
             Unavailable: The process has ended.
@@ -111,22 +114,43 @@ class WorkerProcess:
             return None
         if message is None:
             self._heard.put(None)
-            raise Unavailable(f"worker {self._worker} has ended", hint="see its log above")
+            raise self._ended()
         return message
 
+    def ask(self, number: int, message: Message) -> None:
+        """Say something that is answered under a number; see `hear_of`."""
+        answers = self._answers.setdefault(number, queue.SimpleQueue())
+        if self._is_over:
+            answers.put(None)
+        self.tell(message)
+
     def hear_of(self, number: int, until_s: float) -> Message:
-        """The message that answers the one of this number; earlier ones are passed over.
+        """The next message that answers what was asked under this number.
 
         Raises:
             BasculeError: What the worker says went wrong.
             Unavailable: It has ended, or `until_s` (of the monotonic clock) has come.
         """
-        while message := self.hear(until_s - time.monotonic()):
-            if message.get("failed") == number:
-                raise error_from_json(message)
-            if number in (message.get("prepared"), message.get("committed"), message.get("told")):
-                return message
-        raise Unavailable(f"worker {self._worker} did not answer in time", hint="see its log above")
+        answers = self._answers[number]
+        try:
+            message = answers.get(timeout=max(0.0, until_s - time.monotonic()))
+        except queue.Empty:
+            raise Unavailable(
+                f"worker {self._worker} did not answer in time", hint="see its log above"
+            ) from None
+        if message is None:
+            answers.put(None)
+            raise self._ended()
+        if "failed" in message:
+            raise error_from_json(message)
+        return message
+
+    def forget(self, number: int) -> None:
+        """Nothing more is expected under this number."""
+        self._answers.pop(number, None)
+
+    def _ended(self) -> Unavailable:
+        return Unavailable(f"worker {self._worker} has ended", hint="see its log above")
 
     def signal(self, number: int) -> None:
         """Send a signal; a process that has ended needs none."""
@@ -155,7 +179,17 @@ class WorkerProcess:
             while piece := os.read(pipe.fileno(), 1 << 16):
                 try:
                     for message in lines.feed(piece):
-                        self._heard.put(message)
+                        self._take(message)
                 except ValueError:
                     log.exception("worker %d said what is no message", self._worker)
+        self._is_over = True
         self._heard.put(None)
+        for answers in tuple(self._answers.values()):
+            answers.put(None)
+
+    def _take(self, message: Message) -> None:
+        number = next((message[word] for word in _ANSWERS if word in message), None)
+        if number is None:
+            self._heard.put(message)
+        elif (answers := self._answers.get(number)) is not None:
+            answers.put(message)

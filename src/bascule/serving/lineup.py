@@ -4,9 +4,13 @@ What is new is opened, run on its example rows and measured on a thread, beside 
 then are the routes replaced, all at once, on the event loop. What is served no more finishes the
 calls that it has, and gives its memory, threads and processes back.
 
+Where a budget of memory is set, a version that does not fit is known and asleep: it has its routes,
+and is loaded when it is first asked for, in the place of those that were not asked for the longest.
+
 The rules:
 - until the turn nothing is changed, and a change that was given up leaves nothing behind;
 - a version that stays is kept as it is, with its queue and its process;
+- whoever has calls under way is not put to sleep;
 - whatever may take long (files, digests, a child's start and end) is done on the loader's thread.
 """
 
@@ -18,24 +22,40 @@ import logging
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from bascule.bundle.calibration import read_calibration
-from bascule.bundle.format import EXAMPLE, Manifest, open_program, read_file, read_manifest
+from bascule.bundle.format import (
+    EXAMPLE,
+    Manifest,
+    open_program,
+    pinned_program,
+    read_file,
+    read_manifest,
+)
 from bascule.bundle.programs import runnable
+from bascule.core.errors import BasculeError, ModelFailed, Refused, Unavailable, Untrusted
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
 from bascule.serving.counters import Counters, Label, Slot
 from bascule.serving.engine import Engine, measure_pace
 from bascule.serving.limits import Limits
-from bascule.serving.models import ServedModel
+from bascule.serving.memory import Resident, choose_evicted, resident_bytes
+from bascule.serving.models import Facts, ServedModel
 from bascule.serving.protocols.oip_json import Decoder
 from bascule.serving.services import Service, Services
 
 log = logging.getLogger(__name__)
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+_RUNTIMES: set[str] = set()
+_LOOK_FOR_ROOM_S = 0.02
 _LOADING_SWITCH_S = 0.0005
 """How soon a loading thread lets the event loop go on; Python's own 5 ms would be felt there."""
 
@@ -73,13 +93,24 @@ class Lineup:
         self._limits = limits
         self._loop = loop
         self._serve = serve
+        self._budget_bytes = limits.memory_budget_mb * 1_000_000
         self._models: dict[Service, ServedModel] = {}
+        self._waking: set[ServedModel] = set()
+        self._leaving: set[ServedModel] = set()
+        self._closing: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticked_s = loop.time()
         self._changes: dict[int, _Change] = {}
         self._thread = ThreadPoolExecutor(1, "bascule-loader")
 
     def start(self, services: Services) -> None:
         """Serve the first list; what cannot be loaded is raised. It blocks: nobody waits yet."""
-        self._models = {service: self._open(service) for service in services}
+        for service in services:
+            self._models[service] = model = self._describe(service)
+            model.size_bytes = size = _size_on_disk(model)
+            if not self._budget_bytes or self._taken_bytes() + size <= self._budget_bytes:
+                model.wakes(self._open(model))
+                self._check_fits(model)
         self._serve(self._models.values())
 
     async def prepare(self, number: int, services: Services) -> bool:
@@ -92,8 +123,11 @@ class Lineup:
         try:
             for service in services:
                 if service not in self._models:
-                    model = await self._loop.run_in_executor(self._thread, self._open, service)
+                    model = await self._on_thread(self._describe, service)
+                    engine = await self._on_thread(self._open, model)
+                    model.wakes(engine)
                     change.new[service] = model
+                    self._check_fits(model)
                     if number not in self._changes:
                         self._let_go(change.new.values())
                         return False
@@ -112,6 +146,7 @@ class Lineup:
         }
         self._serve(self._models.values())
         self._let_go(model for service, model in before.items() if service not in self._models)
+        self._make_room(0)
 
     def abandon(self, number: int) -> None:
         """Let go of what was loaded for a change; one that is not known is gone already."""
@@ -120,50 +155,158 @@ class Lineup:
             self._let_go(change.new.values())
             change.new = {}
 
-    def _open(self, service: Service) -> ServedModel:
+    def tick(self) -> None:
+        """Once a second: look again at where the calls of each model run."""
+        now_s = self._loop.time()
+        passed_s, self._ticked_s = now_s - self._ticked_s, now_s
+        engines = [model.engine for model in self._models.values() if model.engine is not None]
+        called = sum(engine.calls > 0 for engine in engines)
+        for engine in engines:
+            if engine.calls:
+                engine.revisit(passed_s, others_called=called > 1)
+
+    def tell(self) -> list[dict[str, Any]]:
+        """How each version is; see `supervisor.ModelState`."""
+        return [
+            {
+                "model": model.name,
+                "version": model.version,
+                "is_loaded": model.engine is not None,
+                "size_bytes": model.size_bytes,
+                "inline_rows": 0 if model.engine is None else model.engine.inline_rows,
+                "open_calls": model.open_calls,
+            }
+            for model in self._models.values()
+        ]
+
+    # -- on the loader's thread --
+
+    def _describe(self, service: Service) -> ServedModel:
+        slot = self._counters.slot(self._worker, Label(service.model, service.version))
+        model = describe(service, self._limits, slot, self._loop)
+        model.wake = self._wake
+        return model
+
+    def _open(self, model: ServedModel) -> Engine:
         switch_s = sys.getswitchinterval()
         sys.setswitchinterval(_LOADING_SWITCH_S)
         try:
-            slot = self._counters.slot(self._worker, Label(service.model, service.version))
-            return load_model(service, self._limits, slot, self._loop)
+            return open_engine(model, self._loop)
         finally:
             sys.setswitchinterval(switch_s)
 
+    # -- sleeping and waking --
+
+    def _wake(self, model: ServedModel) -> None:
+        if model not in self._waking:
+            self._waking.add(model)
+            task = self._loop.create_task(self._load_asleep(model))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _load_asleep(self, model: ServedModel) -> None:
+        try:
+            await self._room_for(model)
+            engine = await self._on_thread(self._open, model)
+        except BasculeError as error:
+            model.stays_asleep(_cannot_wake(model, error))
+        except Exception:
+            log.exception("%s/%s could not be loaded", model.name, model.version)
+            model.stays_asleep(_cannot_wake(model, ModelFailed("it failed")))
+        else:
+            model.wakes(engine)
+            self._make_room(0, but=model)
+        finally:
+            self._waking.discard(model)
+            if model in self._leaving:
+                self._leaving.discard(model)
+                self._close(model)
+
+    async def _room_for(self, model: ServedModel) -> None:
+        """Wait until the model fits, as it did when it was loaded before."""
+        until_s = self._loop.time() + self._limits.deadline_s
+        while not self._make_room(model.size_bytes):
+            if self._loop.time() > until_s:
+                raise Unavailable("all that could make room is busy", retry_after_s=1)
+            await asyncio.sleep(_LOOK_FOR_ROOM_S)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=_LOOK_FOR_ROOM_S * 20)
+
+    def _make_room(self, needed_bytes: int, *, but: ServedModel | None = None) -> bool:
+        """Put to sleep whoever is in the way; False where even that is not enough."""
+        if not self._budget_bytes:
+            return True
+        residents = [
+            Resident(
+                model, model.size_bytes, model.last_used_s, bool(model.open_calls) or model is but
+            )
+            for model in self._models.values()
+            if model.engine is not None
+        ]
+        evicted = choose_evicted(residents, needed_bytes, self._budget_bytes)
+        for model in evicted or ():
+            log.debug("%s/%s is put to sleep", model.name, model.version)
+            self._close(model)
+        return evicted is not None
+
+    def _taken_bytes(self) -> int:
+        return sum(m.size_bytes for m in self._models.values() if m.engine is not None)
+
+    def _check_fits(self, model: ServedModel) -> None:
+        if self._budget_bytes and model.size_bytes > self._budget_bytes:
+            raise Refused(
+                f"{model.name}/{model.version} takes {model.size_bytes / 1e6:.0f} MB, and "
+                f"serving.memory_budget_mb is {self._limits.memory_budget_mb}",
+                hint="raise it, or serve a smaller model",
+            )
+
     def _let_go(self, models: Iterable[ServedModel]) -> None:
         for model in models:
-            engine = model.engine
-            engine.stop(partial(self._close, engine))
+            if model in self._waking:
+                self._leaving.add(model)  # those who wait are answered first
+            else:
+                self._close(model)
 
-    def _close(self, engine: Engine) -> None:
+    def _close(self, model: ServedModel) -> None:
+        engine = model.falls_asleep()
+        if engine is not None:
+            closed: asyncio.Future[None] = self._loop.create_future()
+            self._closing.add(closed)
+            engine.stop(partial(self._close_engine, engine, closed))
+
+    def _close_engine(self, engine: Engine, closed: asyncio.Future[None]) -> None:
         # The thread has the last reference: to take a large model apart takes time as well.
         self._thread.submit(_close, engine)
-        self._thread.submit(_give_back_memory)  # not before the thread has dropped it
+        trimmed = self._thread.submit(_give_back_memory)  # not before the thread has dropped it
+        trimmed.add_done_callback(lambda _: self._tell_closed(closed))
+
+    def _tell_closed(self, closed: asyncio.Future[None]) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            self._loop.call_soon_threadsafe(self._was_closed, closed)
+
+    def _was_closed(self, closed: asyncio.Future[None]) -> None:
+        self._closing.discard(closed)
+        closed.set_result(None)
+
+    def _on_thread(self, call: Callable[[Given], Made], argument: Given) -> asyncio.Future[Made]:
+        return self._loop.run_in_executor(self._thread, call, argument)
 
 
-def load_model(
+def _cannot_wake(model: ServedModel, why: BasculeError) -> Unavailable:
+    return Unavailable(
+        f"{model.name}/{model.version} cannot be loaded now: {why.message}",
+        hint="retry later; see the server's log",
+        retry_after_s=1,
+    )
+
+
+def describe(
     service: Service, limits: Limits, slot: Slot, loop: asyncio.AbstractEventLoop
 ) -> ServedModel:
-    """Verify and open a bundle, run its example rows, and measure its pace."""
+    """Verify a bundle and read what is to be known of it; it is asleep."""
     manifest = read_manifest(service.path)
-    program = open_program(service.path, manifest, threads=1, isolated=True)
-    try:
-        return _measured(service, manifest, program, limits, slot, loop)
-    except BaseException:
-        close = getattr(program, "close", None)
-        if close is not None:
-            close()
-        raise
-
-
-def _measured(
-    service: Service,
-    manifest: Manifest,
-    program: Program,
-    limits: Limits,
-    slot: Slot,
-    loop: asyncio.AbstractEventLoop,
-) -> ServedModel:
-    entry = manifest.program(program.name)
+    name = pinned_program(service.path, manifest)
+    entry = manifest.program(name)
     for lacking in {entry.name for entry in manifest.programs} - {*runnable(manifest.programs)}:
         log.warning(
             "%s/%s: its program %s cannot run here; pip install 'bascule[%s]'",
@@ -172,22 +315,70 @@ def _measured(
             lacking,
             lacking,
         )
-    example = _example(service.path, manifest, program, limits)
-    pace = measure_pace(program, example, limits)
-    if getattr(program, "may_block", False):
-        pace = replace(pace, inline_rows=0)
+    signature = manifest.signature
+    inputs = signature.inputs if entry is None else entry.inputs
     return ServedModel(
         service,
-        signature=manifest.signature,
-        program=program,
+        signature=signature,
+        program=Facts(name, inputs, signature.outputs),
         digest=manifest.digest,
         batch_invariant=entry is not None and entry.batch_invariant,
-        pace=pace,
+        pace=None,
         slot=slot,
         limits=limits,
         loop=loop,
         calibration=read_calibration(service.path, manifest),
     )
+
+
+def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
+    """Open the program of a model, run its example rows, measure its pace and its memory.
+
+    Raises:
+        Untrusted: The bundle is not the one that was described.
+    """
+    path = model.service.path
+    manifest = read_manifest(path, verify=False)
+    if manifest.digest != model.digest:
+        raise Untrusted(f"the bundle at {path} is another one now", hint="load it again")
+    if model.limits.memory_budget_mb:
+        _load_runtime(path, manifest, model.program.name)
+    before_bytes = resident_bytes()
+    program = open_program(path, manifest, name=model.program.name, threads=1, isolated=True)
+    try:
+        example = _example(path, manifest, program, model.limits)
+        pace = measure_pace(program, example, model.limits)
+    except BaseException:
+        close = getattr(program, "close", None)
+        if close is not None:
+            close()
+        raise
+    if getattr(program, "may_block", False):
+        pace = replace(pace, inline_rows=0)
+    pid = getattr(program, "pid", None)
+    own_bytes = resident_bytes() - before_bytes
+    # What an earlier model left free is taken first, and then nothing seems to be added.
+    model.size_bytes = max(own_bytes, _size_on_disk(model), model.size_bytes)
+    if pid is not None:
+        model.size_bytes = max(model.size_bytes, resident_bytes(pid))
+    name = f"{model.name}/{model.version}"
+    return Engine(program, pace, model.limits, loop, name=name, size_bytes=model.size_bytes)
+
+
+def _load_runtime(path: Path, manifest: Manifest, program: str) -> None:
+    """Once per kind of program: what all models share is not to be charged to the first."""
+    entry = manifest.program(program)
+    if entry is not None and entry.kind not in _RUNTIMES:
+        _RUNTIMES.add(entry.kind)
+        open_program(path, manifest, name=program, threads=1)
+
+
+def _size_on_disk(model: ServedModel) -> int:
+    """The size of the program's file: it takes no less in memory."""
+    manifest = read_manifest(model.service.path, verify=False)
+    entry = manifest.program(model.program.name)
+    file = manifest.original.file if entry is None else entry.file
+    return (model.service.path / file).stat().st_size
 
 
 def _example(path: Path, manifest: Manifest, program: Program, limits: Limits) -> Columns:

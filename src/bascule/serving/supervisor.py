@@ -48,6 +48,7 @@ _BPF_RETURN = 0x06
 _WATCH_EVERY_S = 0.05
 _MAX_BACKOFF_S = 5.0
 _HEALTHY_AFTER_S = 10.0
+_TELL_TIMEOUT_S = 1.0
 _TURN_TIMEOUT_S = 10.0
 """How long a worker may take to turn to what it has loaded: a turn of its loop."""
 
@@ -60,6 +61,29 @@ class WorkerStatus:
     pid: int
     alive: bool
     restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One version in one worker.
+
+    Attributes:
+        worker: The worker's number.
+        model: The model's name.
+        version: Its version.
+        is_loaded: Whether it is in memory; one that is not is loaded when it is asked for.
+        size_bytes: What it takes there, as it was measured; or at least, before it was loaded.
+        inline_rows: Calls of up to so many rows run on the event loop.
+        open_calls: How many calls wait or run.
+    """
+
+    worker: int
+    model: str
+    version: str
+    is_loaded: bool
+    size_bytes: int
+    inline_rows: int
+    open_calls: int
 
 
 class _Worker:
@@ -235,31 +259,52 @@ class Supervisor:
                 return services
             self._name(services)
             number = next(self._changes)
-            processes = self._prepare(number, services)
-            self._turn(number, services, processes)
+            processes: list[WorkerProcess] = []
+            try:
+                self._prepare(number, services, processes)
+                self._turn(number, services, processes)
+            finally:
+                for process in processes:
+                    process.forget(number)
             return services
+
+    def models(self) -> list[ModelState]:
+        """How the models of each worker that answers are at this moment."""
+        number = next(self._changes)
+        asked = [(worker, worker.running()) for worker in self._workers]
+        found: list[ModelState] = []
+        until_s = time.monotonic() + _TELL_TIMEOUT_S
+        for _, process in asked:
+            if process is not None:
+                process.ask(number, {"tell": number})
+        for worker, process in asked:
+            if process is not None:
+                with suppress(Unavailable):
+                    told = process.hear_of(number, until_s)["models"]
+                    found += [ModelState(worker=worker.config.worker, **one) for one in told]
+                process.forget(number)
+        return found
 
     def _name(self, services: Services) -> None:
         for service in services:
             self._counters.name(Label(service.model, service.version))
 
-    def _prepare(self, number: int, services: Services) -> list[WorkerProcess]:
-        """Have every worker load; what one could not is let go of by all."""
-        processes: list[WorkerProcess] = []
+    def _prepare(self, number: int, services: Services, processes: list[WorkerProcess]) -> None:
+        """Have every worker load; what one could not is let go of by all. Notes whom it asked."""
         until_s = time.monotonic() + START_TIMEOUT_S
         try:
             for worker in self._workers:
                 process = worker.running()
                 if process is None:
                     raise _try_again(f"worker {worker.config.worker} is being started again")
-                process.tell({"prepare": number, "services": [s.to_json() for s in services]})
+                told = [service.to_json() for service in services]
+                process.ask(number, {"prepare": number, "services": told})
                 processes.append(process)
             for process in processes:
                 process.hear_of(number, until_s)
         except BaseException:
             _abandon(number, processes)
             raise
-        return processes
 
     def _turn(self, number: int, services: Services, processes: Sequence[WorkerProcess]) -> None:
         with self._turning:

@@ -67,7 +67,7 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     orders = Orders(lineup, report, stopping.set)
     loop.add_reader(sys.stdin.fileno(), orders.read)
-    ticking = loop.create_task(_tick(site))
+    ticking = loop.create_task(_tick(site.tick, lineup.tick))
     report({"ready": True})
     await stopping.wait()
     site.draining = True
@@ -109,6 +109,8 @@ class Orders:
                 self._report({"committed": number})
             case {"abandon": number}:
                 self._lineup.abandon(number)
+            case {"tell": number}:
+                self._report({"told": number, "models": self._lineup.tell()})
             case _:
                 log.error("the supervisor said what is no order")
 
@@ -147,14 +149,15 @@ class Metrics:
         exchange.answer(text.encode(), content_type=_METRICS_TYPE)
 
 
-async def _tick(site: Site) -> None:
+async def _tick(*ticks: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(1.0)
-        try:
-            site.tick()
-        except Exception:
-            # The clock must go on: every time-out hangs on it.
-            log.exception("a tick failed")
+        for tick in ticks:
+            try:
+                tick()
+            except Exception:
+                # The clock must go on: every time-out hangs on it.
+                log.exception("a tick failed")
 
 
 async def _accept_the_last(

@@ -22,7 +22,7 @@ from bascule.console import control_app
 from bascule.core.errors import NotFound, Unavailable
 from bascule.core.version import VERSION
 from bascule.registry import open_registry
-from bascule.serving import Label, Service, Totals, WorkerStatus, bind
+from bascule.serving import Label, ModelState, Service, Totals, WorkerStatus, bind
 from bascule.serving.services import default_of
 
 COUNTED = [
@@ -41,6 +41,21 @@ class FakeSupervisor:
     def __init__(self):
         self.is_alive = True
         self.services = (Service("gb", "1", Path("/bundles/gb-1")),)
+
+    def models(self):
+        return [
+            ModelState(
+                worker=worker,
+                model=service.model,
+                version=service.version,
+                is_loaded=worker == 0,
+                size_bytes=10 + worker,
+                inline_rows=0,
+                open_calls=0,
+            )
+            for service in self.services
+            for worker in (0, 1)
+        ]
 
     def is_default(self, service):
         return default_of(self.services, service.model) is service

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from bascule.console import control_app
 from bascule.console.rights import loopback_only
 from bascule.core.errors import NotFound, Refused, Unavailable
-from bascule.serving import Service
+from bascule.serving import ModelState, Service
 from bascule.serving.services import default_of
 
 
@@ -23,6 +23,21 @@ class Supervisor:
     def __init__(self, *texts):
         self.services = tuple(map(find, texts))
         self.problem = None
+
+    def models(self):
+        return [
+            ModelState(
+                worker=worker,
+                model=service.model,
+                version=service.version,
+                is_loaded=worker == 0,
+                size_bytes=10 + worker,
+                inline_rows=0,
+                open_calls=0,
+            )
+            for service in self.services
+            for worker in (0, 1)
+        ]
 
     def is_default(self, service):
         return default_of(self.services, service.model) is service
@@ -101,6 +116,17 @@ def test_a_version_is_loaded_in_the_role_that_is_asked_for(client, role, served)
 
     assert names(client.post(SERVICES, json=wish)) == served
     assert names(client.get(SERVICES)) == served
+
+
+def test_a_version_is_shown_with_where_it_is_in_memory(client):
+    assert client.get(SERVICES).json()[0] == {
+        "model": "late",
+        "version": "1",
+        "is_default": True,
+        "path": "/bundles/late/1",
+        "loaded_in": 1,
+        "size_bytes": 11,
+    }
 
 
 def test_versions_are_unloaded_by_model_and_version(client):

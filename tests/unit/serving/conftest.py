@@ -15,10 +15,10 @@ import uvloop
 from bascule.core.errors import NotFound
 from bascule.core.fields import Columns, DType, Field, Signature
 from bascule.serving.counters import Counters, Label
-from bascule.serving.engine import Pace
 from bascule.serving.http import Connection, Site
 from bascule.serving.limits import Limits
 from bascule.serving.models import ServedModel
+from bascule.serving.placing import Pace
 from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
 from bascule.serving.routes import Route, table
