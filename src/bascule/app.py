@@ -91,6 +91,27 @@ class SecuritySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """How one model is treated that fails: a section `[serving.models.NAME]`.
+
+    Attributes:
+        timeout_s: How long it may take, where that is less than the deadline; 0 is the deadline.
+        breaker_failures: How many failures in a row open its breaker; 0 is no breaker.
+        breaker_open_s: How long the breaker stays open before a call is let through to see.
+        retry_percent: How many calls in a hundred may be tried once more when its process died.
+        fallback: The model that answers instead: `NAME` or `NAME/VERSION`; empty for none.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    timeout_s: Annotated[float, Ge(0), Le(3_600)] = 0.0
+    breaker_failures: Annotated[int, Ge(0), Le(1_000_000)] = 0
+    breaker_open_s: Annotated[float, Gt(0), Le(3_600)] = 10.0
+    retry_percent: Annotated[float, Ge(0), Le(100)] = 0.0
+    fallback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSettings:
     """How predictions are served.
 
@@ -107,6 +128,7 @@ class ServingSettings:
         memory_budget_mb: How much memory the models of a worker may take; 0 is no bound.
         confidence: What the sets and intervals of answers hold the truth with, where a request
             does not say; 0 adds none.
+        models: How models are treated that fail, by their names.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -122,6 +144,7 @@ class ServingSettings:
     batching: Literal["auto", "never"] = "auto"
     memory_budget_mb: Annotated[int, Ge(0)] = 0
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
+    models: Mapping[str, ModelSettings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +203,7 @@ def load_settings(
         settings = _read(file, variables)
         _check_criteria(settings.gates)
         _check_stores(settings.registry)
+        _check_models(settings.serving)
     except ValidationError as error:
         told = _explained([dict(one) for one in error.errors()], file, variables)
         for variable, name in options.items():
@@ -290,6 +314,14 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
                     return {**security, "required_keys": json.loads(security["required_keys"])}
             return security
 
+        @field_validator("serving", mode="before")
+        @classmethod
+        def read_models_in_a_variable(cls, serving: Any) -> Any:
+            if isinstance(serving, dict) and isinstance(serving.get("models"), str):
+                with suppress(ValueError):
+                    return {**serving, "models": json.loads(serving["models"])}
+            return serving
+
         @classmethod
         def settings_customise_sources(
             cls,
@@ -335,6 +367,26 @@ def _check_stores(registry: RegistrySettings) -> None:
                 f"kinds are {', '.join(table)}: "
                 + ("postgresql://USER@HOST/NAME" if name == "store" else "s3://BUCKET/PREFIX"),
             )
+
+
+def _check_models(serving: ServingSettings) -> None:
+    from bascule.core.names import check_name
+
+    for model, chosen in serving.models.items():
+        try:
+            check_name(model)
+        except Invalid as error:
+            raise _Wrong(("serving", "models", model), error.message, error.hint) from None
+        if not chosen.fallback:
+            continue
+        name, slash, version = chosen.fallback.partition("/")
+        try:
+            check_name(name)
+            if slash:
+                check_name(version, what="version")
+        except Invalid as error:
+            where = ("serving", "models", model, "fallback")
+            raise _Wrong(where, error.message, "write NAME or NAME/VERSION") from None
 
 
 def _masked(value: object) -> str:
@@ -405,7 +457,8 @@ def _names(section: Sequence[str | int]) -> list[str]:
     """The settings of a section; those of the top for an empty one."""
     holder: Any = Settings()
     for part in section:
-        holder = getattr(holder, str(part), None)
+        is_by_name = isinstance(holder, Mapping)  # the only one is of models
+        holder = ModelSettings() if is_by_name else getattr(holder, str(part), None)
     return [one.name for one in fields(holder)] if is_dataclass(holder) else []
 
 

@@ -81,7 +81,7 @@ SETTINGS = list(settings(app.Settings))
 def written(default: Any) -> str:
     if isinstance(default, bool):
         return str(default).lower()
-    return "[]" if default == () else str(default)
+    return {(): "[]", "": '""'}.get(default, str(default)) if default != {} else "{}"
 
 
 def bounds(hint: Any) -> str:
@@ -110,6 +110,19 @@ def test_every_setting_is_documented_with_its_default_its_limits_and_its_variabl
         if bounds(hint):
             assert allowed == bounds(hint), name
         assert in_code(variable) == app.PREFIX + name.upper().replace(".", app.DELIMITER)
+        assert meaning.endswith("."), name
+
+
+def test_every_setting_of_a_model_is_documented_with_its_default_and_its_limits() -> None:
+    rows = {in_code(row[0]): row for row in table(read("settings.md"), "of a model")}
+
+    found = list(settings(app.ModelSettings))
+    assert list(rows) == [name for name, _, _ in found]
+    for name, default, hint in found:
+        _, shown, allowed, meaning = rows[name]
+        assert in_code(shown) == written(default), name
+        if bounds(hint):
+            assert allowed == bounds(hint), name
         assert meaning.endswith("."), name
 
 

@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
-from bascule.serving import Limits, Service, Supervisor, bind
+from bascule.serving import Limits, Policy, Service, Supervisor, bind
 
 if TYPE_CHECKING:
     from bascule.app import Settings
@@ -67,6 +67,7 @@ def run_server(
             port=chosen.port,
             workers=chosen.workers,
             limits=limits_of(settings),
+            policies={name: Policy(**asdict(one)) for name, one in chosen.models.items()},
         )
         stack.callback(supervisor.stop)
         control = stack.enter_context(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bascule.serving.counters import Label, Totals, prometheus_text
 from bascule.serving.limits import Limits
+from bascule.serving.resilience import Policy
 from bascule.serving.services import Service
 from bascule.serving.statuses import error_text, status_of
 from bascule.serving.supervisor import ModelState, Supervisor, WorkerStatus, bind
@@ -17,6 +18,7 @@ __all__ = [
     "Label",
     "Limits",
     "ModelState",
+    "Policy",
     "Service",
     "Supervisor",
     "Totals",

@@ -36,7 +36,9 @@ _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BUCKETS_S)
 _ROWS = len(STATUSES)
 _SUM_NS = _ROWS + 1
 _FIRST_BUCKET = _SUM_NS + 1
-_SLOT_WORDS = _FIRST_BUCKET + len(BUCKETS_S) + 1
+_FAILURES = _FIRST_BUCKET + len(BUCKETS_S) + 1
+_FALLBACKS = _FAILURES + 1
+_SLOT_WORDS = _FALLBACKS + 1
 
 CAPACITY = 4096
 """How many versions can be counted from a server's start to its end. Pages that nothing was written
@@ -63,6 +65,14 @@ class Slot:
         words[base + _SUM_NS] += duration_ns
         words[base + _FIRST_BUCKET + bisect_left(_BOUNDS_NS, duration_ns)] += 1
 
+    def count_failure(self) -> None:
+        """Note that the model failed a call, whatever its caller is told in the end."""
+        self._words[self._base + _FAILURES] += 1
+
+    def count_fallback(self) -> None:
+        """Note that another model answered in its place."""
+        self._words[self._base + _FALLBACKS] += 1
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -73,12 +83,16 @@ class Totals:
         rows: Rows answered.
         duration_s: Sum of the durations.
         buckets: Answers per bucket of `BUCKETS_S`, not cumulative, the last one above all bounds.
+        failures: Calls that a model with a policy failed, whatever was answered in the end.
+        fallbacks: Calls that another model answered in its place.
     """
 
     by_status: dict[int, int]
     rows: int
     duration_s: float
     buckets: tuple[int, ...]
+    failures: int = 0
+    fallbacks: int = 0
 
     @property
     def requests(self) -> int:
@@ -177,7 +191,9 @@ class Counters:
             },
             rows=sums[_ROWS],
             duration_s=sums[_SUM_NS] / 1e9,
-            buckets=tuple(sums[_FIRST_BUCKET:]),
+            buckets=tuple(sums[_FIRST_BUCKET:_FAILURES]),
+            failures=sums[_FAILURES],
+            fallbacks=sums[_FALLBACKS],
         )
 
 
@@ -209,6 +225,14 @@ def _families(labels: Sequence[Label], totals: Sequence[Totals]) -> Iterator[str
     yield "# TYPE bascule_rows_total counter"
     for names, total in served:
         yield f"bascule_rows_total{{{names}}} {total.rows}"
+    yield "# HELP bascule_failures_total Calls that a version with a policy failed."
+    yield "# TYPE bascule_failures_total counter"
+    for names, total in served:
+        yield f"bascule_failures_total{{{names}}} {total.failures}"
+    yield "# HELP bascule_fallbacks_total Calls that another version answered in its place."
+    yield "# TYPE bascule_fallbacks_total counter"
+    for names, total in served:
+        yield f"bascule_fallbacks_total{{{names}}} {total.fallbacks}"
     yield "# HELP bascule_request_duration_seconds From a request's last byte to its answer."
     yield "# TYPE bascule_request_duration_seconds histogram"
     for names, total in served:

@@ -20,7 +20,7 @@ import asyncio
 import ctypes
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -43,10 +43,12 @@ from bascule.core.fields import Columns
 from bascule.core.programs import Program
 from bascule.serving.counters import Counters, Label, Slot
 from bascule.serving.engine import Engine, measure_pace
+from bascule.serving.guarding import Guard
 from bascule.serving.limits import Limits
 from bascule.serving.memory import Resident, choose_evicted, resident_bytes
 from bascule.serving.models import Facts, ServedModel
 from bascule.serving.protocols.oip_json import Decoder
+from bascule.serving.resilience import Policy
 from bascule.serving.services import Service, Services
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,8 @@ class Lineup:
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
         serve: Callable[[Iterable[ServedModel]], None],
+        *,
+        policies: Mapping[str, Policy],
     ) -> None:
         """Nothing is served yet.
 
@@ -87,7 +91,9 @@ class Lineup:
             limits: The bounds to keep.
             loop: The event loop.
             serve: Has exactly these models answer from now on.
+            policies: How models are treated that fail, by their names.
         """
+        self._policies = policies
         self._counters = counters
         self._worker = worker
         self._limits = limits
@@ -111,6 +117,7 @@ class Lineup:
             if not self._budget_bytes or self._taken_bytes() + size <= self._budget_bytes:
                 model.wakes(self._open(model))
                 self._check_fits(model)
+        self._check_fallbacks(self._models.values())
         self._serve(self._models.values())
 
     async def prepare(self, number: int, services: Services) -> bool:
@@ -131,6 +138,9 @@ class Lineup:
                     if number not in self._changes:
                         self._let_go(change.new.values())
                         return False
+            self._check_fallbacks(
+                self._models.get(service) or change.new[service] for service in services
+            )
         except BaseException:
             self.abandon(number)
             raise
@@ -185,6 +195,9 @@ class Lineup:
         slot = self._counters.slot(self._worker, Label(service.model, service.version))
         model = describe(service, self._limits, slot, self._loop)
         model.wake = self._wake
+        policy = self._policies.get(service.model)
+        if policy is not None:
+            model.guard = Guard(model, policy, self._find, self._loop)
         return model
 
     def _open(self, model: ServedModel) -> Engine:
@@ -194,6 +207,26 @@ class Lineup:
             return open_engine(model, self._loop)
         finally:
             sys.setswitchinterval(switch_s)
+
+    # -- fallbacks --
+
+    def _find(self, reference: str) -> ServedModel | None:
+        return _of(reference, self._models.values())
+
+    def _check_fallbacks(self, models: Iterable[ServedModel]) -> None:
+        """Refuse a fallback that takes or gives other fields; one that is not served may come."""
+        models = list(models)
+        for model in models:
+            other = _of(model.guard.policy.fallback, models) if model.guard is not None else None
+            if other is None:
+                continue
+            ours, theirs = model.signature, other.signature
+            if (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
+                raise Refused(
+                    f"{other.name}/{other.version} cannot be the fallback of "
+                    f"{model.name}/{model.version}: it has other inputs or outputs",
+                    hint=f"set another serving.models.{model.name}.fallback",
+                )
 
     # -- sleeping and waking --
 
@@ -262,6 +295,7 @@ class Lineup:
 
     def _let_go(self, models: Iterable[ServedModel]) -> None:
         for model in models:
+            model.guard = None  # it leads back to the model, and nothing else does
             if model in self._waking:
                 self._leaving.add(model)  # those who wait are answered first
             else:
@@ -290,6 +324,13 @@ class Lineup:
 
     def _on_thread(self, call: Callable[[Given], Made], argument: Given) -> asyncio.Future[Made]:
         return self._loop.run_in_executor(self._thread, call, argument)
+
+
+def _of(reference: str, models: Iterable[ServedModel]) -> ServedModel | None:
+    """The version of this name, `MODEL/VERSION`, or the default one of `MODEL`."""
+    name, _, version = reference.partition("/")
+    fitting = (one for one in models if one.name == name and version in ("", one.version))
+    return next(fitting, None)
 
 
 def _cannot_wake(model: ServedModel, why: BasculeError) -> Unavailable:

@@ -14,6 +14,7 @@ from bascule.serving.calls import Call
 from bascule.serving.confidence import Confidence
 from bascule.serving.counters import Slot
 from bascule.serving.engine import Deliver, Engine, Outcome
+from bascule.serving.guarding import Guard
 from bascule.serving.limits import Limits
 from bascule.serving.placing import Pace
 from bascule.serving.services import Service
@@ -70,6 +71,7 @@ class ServedModel:
         self.engine: Engine | None = None
         if pace is not None and not isinstance(program, Facts):
             self.engine = Engine(program, pace, limits, loop, name=f"{self.name}/{self.version}")
+        self.guard: Guard | None = None
         self.wake: Callable[[ServedModel], None] = _nobody_wakes
         self.size_bytes = 0
         self.last_used_s = 0.0
@@ -96,6 +98,12 @@ class ServedModel:
             Overloaded: Too many calls wait, or there is no answer to be had in time.
             Unavailable: The model is being unloaded.
         """
+        if self.guard is not None:
+            return self.guard.answer(call, allowed_s, deliver)
+        return self.run(call, allowed_s, deliver)
+
+    def run(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
+        """The same, by this model alone, whatever its policy says."""
         outputs = call.outputs
         if call.asked is not None:
             deliver = partial(self._deliver_with_confidence, call, deliver)

@@ -6,13 +6,15 @@ changes are pure: a list and a wish in, a list out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bascule.core.errors import Conflict, NotFound
 from bascule.core.names import check_name
 from bascule.serving.limits import Limits
+from bascule.serving.resilience import Policy
 
 BACKLOG = 2048
 """How many connections the kernel keeps for a worker that is busy, or being started again."""
@@ -51,6 +53,7 @@ class WorkerConfig:
         counters: The shared file of counters; may be an inherited descriptor, by its path.
         services: What to serve, the default version of a model before its others.
         limits: The bounds to keep.
+        policies: How models are treated that fail, by their names.
     """
 
     worker: int
@@ -59,6 +62,7 @@ class WorkerConfig:
     counters: Path
     services: tuple[Service, ...]
     limits: Limits
+    policies: Mapping[str, Policy] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -68,6 +72,7 @@ class WorkerConfig:
             "counters": str(self.counters),
             "services": [service.to_json() for service in self.services],
             "limits": self.limits.to_json(),
+            "policies": {name: policy.to_json() for name, policy in self.policies.items()},
         }
 
     @classmethod
@@ -79,6 +84,7 @@ class WorkerConfig:
             counters=Path(value["counters"]),
             services=tuple(Service.from_json(service) for service in value["services"]),
             limits=Limits(**value["limits"]),
+            policies={name: Policy(**policy) for name, policy in value["policies"].items()},
         )
 
 

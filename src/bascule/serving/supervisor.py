@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from bascule.core.errors import BasculeError, Conflict, Invalid, Unavailable
 from bascule.serving.channel import WorkerProcess, error_from_json
 from bascule.serving.counters import Counters, Label, Totals
 from bascule.serving.limits import Limits
+from bascule.serving.resilience import Policy
 from bascule.serving.services import (
     BACKLOG,
     Service,
@@ -174,7 +175,14 @@ class Supervisor:
     """The processes of one server."""
 
     def __init__(
-        self, services: Sequence[Service], *, host: str, port: int, workers: int, limits: Limits
+        self,
+        services: Sequence[Service],
+        *,
+        host: str,
+        port: int,
+        workers: int,
+        limits: Limits,
+        policies: Mapping[str, Policy] | None = None,
     ) -> None:
         """Bind the port at once, so that a port in use is known before anything is started.
 
@@ -201,6 +209,7 @@ class Supervisor:
                     counters=counters_path,
                     services=self.services,
                     limits=limits,
+                    policies=policies or {},
                 ),
                 listener,
                 inherited_fds=(listener.fileno(), self._counters_file.fileno()),

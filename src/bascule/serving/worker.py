@@ -56,7 +56,7 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     def take(models: Iterable[ServedModel]) -> None:
         site.routes = plane.serve(models)
 
-    lineup = Lineup(counters, config.worker, config.limits, loop, take)
+    lineup = Lineup(counters, config.worker, config.limits, loop, take, policies=config.policies)
     lineup.start(config.services)
     # What was loaded stays: the collector need not look through it ever again.
     gc.collect()

@@ -18,6 +18,7 @@ from bascule.core.errors import BasculeError, NotFound
 from bascule.core.fields import Field
 from bascule.core.version import VERSION
 from bascule.serving.engine import Outcome
+from bascule.serving.guarding import Standin
 from bascule.serving.http import Exchange
 from bascule.serving.models import ServedModel
 from bascule.serving.plane import Plane
@@ -80,7 +81,8 @@ class OipRest:
                 exchange.fail(outcome)
             else:
                 exchange.rows = rows
-                exchange.answer(encode(call_id, outcome, rows))
+                told = encoder(outcome.by) if isinstance(outcome, Standin) else encode
+                exchange.answer(told(call_id, outcome, rows))
 
         def handle(exchange: Exchange) -> None:
             allowed_s = exchange.allowed_s(deadline_s)

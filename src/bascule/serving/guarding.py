@@ -1,0 +1,189 @@
+"""Runs the calls of a model by its policy: tries again, falls back, and keeps the breaker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bascule.core.errors import BasculeError, Overloaded, Unavailable
+from bascule.core.fields import Columns
+from bascule.serving.resilience import (
+    Breaker,
+    Closed,
+    Open,
+    Policy,
+    Retries,
+    admitted,
+    is_failure,
+    noted,
+    opens_again_in_s,
+)
+
+if TYPE_CHECKING:
+    from bascule.serving.calls import Call
+    from bascule.serving.engine import Deliver, Outcome
+    from bascule.serving.models import ServedModel
+
+log = logging.getLogger(__name__)
+
+
+class Standin(Columns):
+    """The outputs of a fallback. Whoever tells them says by whom they are."""
+
+    by: ServedModel
+
+
+class Guard:
+    """The policy of one version in one worker, and how it stands. On the event loop only."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        policy: Policy,
+        find: Callable[[str], ServedModel | None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.model = model
+        self.policy = policy
+        self.find = find
+        self.now_s = loop.time
+        self.breaker: Breaker = Closed()
+        self.retries = Retries()
+
+    def answer(self, call: Call, allowed_s: float, deliver: Deliver) -> Callable[[], None] | None:
+        """See `ServedModel.answer`."""
+        return _Attempt(self, call, self.now_s() + allowed_s, deliver).start()
+
+    def note(self, *, ok: bool) -> None:
+        """A call that ran has succeeded or failed."""
+        before = self.breaker
+        self.breaker = noted(self.policy, before, self.now_s(), ok=ok)
+        if not ok:
+            self.model.slot.count_failure()
+        if isinstance(self.breaker, Open) != isinstance(before, Open):
+            how = "opens" if isinstance(self.breaker, Open) else "closes"
+            log.warning("the breaker of %s/%s %s", self.model.name, self.model.version, how)
+
+
+class _Attempt:
+    """One call on its way through a guard."""
+
+    __slots__ = ("_call", "_cancel_run", "_deliver", "_guard", "_is_over", "_retried", "_until_s")
+
+    def __init__(self, guard: Guard, call: Call, until_s: float, deliver: Deliver) -> None:
+        self._guard = guard
+        self._call = call
+        self._until_s = until_s
+        self._deliver = deliver
+        self._retried = False
+        self._is_over = False
+        self._cancel_run: Callable[[], None] | None = None
+
+    def start(self) -> Callable[[], None] | None:
+        guard = self._guard
+        policy = guard.policy
+        breaker = admitted(policy, guard.breaker, guard.now_s())
+        if breaker is None:
+            self._fall_back(self._held_back())
+        else:
+            guard.breaker = breaker
+            guard.retries = guard.retries.earned(policy)
+            self._run()
+        return None if self._is_over else self.cancel
+
+    def cancel(self) -> None:
+        """The caller has gone."""
+        self._is_over = True
+        if self._cancel_run is not None:
+            self._cancel_run()
+
+    def _run(self) -> None:
+        guard = self._guard
+        allowed_s = self._until_s - guard.now_s()
+        if guard.policy.timeout_s:
+            allowed_s = min(allowed_s, guard.policy.timeout_s)
+        try:
+            self._cancel_run = guard.model.run(self._call, allowed_s, self._done)
+        except Unavailable as error:
+            self._done(error)
+        except Overloaded as error:
+            if not self._retried:
+                raise  # nothing was run, and nothing is known of the model
+            self._fall_back(error)
+
+    def _done(self, outcome: Outcome) -> None:
+        if self._is_over:
+            return
+        failed = is_failure(outcome)
+        self._guard.note(ok=not failed)
+        if not failed:
+            self._end(outcome)
+        elif not self._tries_again(outcome):
+            assert isinstance(outcome, BasculeError)
+            self._fall_back(outcome)
+
+    def _tries_again(self, outcome: Outcome) -> bool:
+        guard = self._guard
+        left = guard.retries.spent()
+        if (
+            self._retried
+            or left is None
+            or not guard.policy.retry_percent
+            or not isinstance(outcome, Unavailable)
+            or guard.now_s() >= self._until_s
+        ):
+            return False
+        guard.retries = left
+        self._retried = True
+        self._run()
+        return True
+
+    def _fall_back(self, error: BasculeError) -> None:
+        guard = self._guard
+        left_s = self._until_s - guard.now_s()
+        other = guard.find(guard.policy.fallback) if guard.policy.fallback else None
+        if other is None or other is guard.model or left_s <= 0:
+            self._end(error)
+            return
+
+        def told(outcome: Outcome) -> None:
+            if self._is_over:
+                return
+            if isinstance(outcome, BasculeError):
+                self._end(error)  # of the model that was asked: the other is not the caller's
+                return
+            guard.model.slot.count_fallback()
+            standin = Standin(outcome)
+            standin.by = other
+            self._end(standin)
+
+        try:
+            # Not by its own guard: two that fall back on each other would never end.
+            self._cancel_run = other.run(_for_program(self._call, other), left_s, told)
+        except (Overloaded, Unavailable):
+            self._end(error)
+
+    def _end(self, outcome: Outcome) -> None:
+        self._is_over = True
+        self._deliver(outcome)
+
+    def _held_back(self) -> Unavailable:
+        guard = self._guard
+        wait_s = opens_again_in_s(guard.policy, guard.breaker, guard.now_s())
+        return Unavailable(
+            f"{guard.model.name}/{guard.model.version} failed "
+            f"{guard.policy.breaker_failures} times in a row, and is tried again in {wait_s:.0f} s",
+            hint="retry later; see the server's log",
+            retry_after_s=max(1, round(wait_s)),
+        )
+
+
+def _for_program(call: Call, other: ServedModel) -> Call:
+    """The same rows in the dtypes that the other's program reads, which may compute otherwise."""
+    columns = {
+        field.name: call.columns[field.name].astype(field.dtype.numpy, copy=False)
+        for field in other.program.inputs
+    }
+    return call._replace(columns=columns)
