@@ -244,6 +244,9 @@ def test_a_version_that_does_not_load_changes_nothing_anywhere(
         status, told = control.load(str(broken), "swap")
         assert (status, "data/example.json" in told["error"]) == (403, True)
         assert control.served() == ["gb/1"]
+        broken.chmod(0o777)
+        status, told = control.load(str(broken), "swap")
+        assert (status, "other users may write to" in told["error"]) == (403, True)
         assert control.load("gb/2", "swap")[0] == 200, "it can be changed afterwards"
     assert set(load.statuses) == {200}, load.problems
 

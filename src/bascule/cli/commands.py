@@ -414,7 +414,7 @@ def serve(
         confidence=confidence,
     )  # fmt: skip
     services = list(dict.fromkeys(_service(reference) for reference in models))
-    run_server(services, settings, find=_service, as_json=as_json)
+    run_server(services, settings, find=_asked_for, as_json=as_json)
 
 
 @app.command()
@@ -455,7 +455,7 @@ def up(
         version = registry.push(bundle.path, by=_user())
     registry.set_alias(version.model, alias, version.number, by=_user(), reason="bascule up")
     note(f"pushed {version}, and {version.model}@{alias} points to it")
-    run_server([_service(str(version))], settings, find=_service, as_json=False)
+    run_server([_service(str(version))], settings, find=_asked_for, as_json=False)
 
 
 @app.command()
@@ -590,6 +590,15 @@ def _service(reference: str) -> Any:
         return Service(version.model, str(version.number), path)
     manifest = read_manifest(path, verify=False)
     return Service(manifest.name, short(manifest.digest), path.resolve())
+
+
+def _asked_for(reference: str) -> Any:
+    """The same, where not the one who started the server names it, but somebody who reaches it."""
+    from bascule.cli.server import check_is_ours
+
+    if _is_path(reference):
+        check_is_ours(Path(reference))
+    return _service(reference)
 
 
 def _check_signature(path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
+from bascule.core.errors import Refused
 from bascule.serving import Limits, Policy, Service, Supervisor, bind
 
 if TYPE_CHECKING:
@@ -94,6 +98,33 @@ def run_server(
         _ignore_signals()
         if not as_json:
             note("stopping: answering what is under way")
+
+
+def check_is_ours(folder: Path) -> None:
+    """Refuse a folder that another user of this machine could have put there, or could change.
+
+    A bundle may hold code, and whoever can reach the control port may name a folder. Nobody but
+    this user (and root) is to have code run in this user's name.
+
+    Raises:
+        Refused: It belongs to somebody else, or others may write to it or on the way to it.
+    """
+    for place in (folder, *folder.resolve().parents):
+        try:
+            found = place.stat()
+        except OSError:
+            return  # loading it will say what is wrong
+        if not may_be_trusted(found.st_uid, found.st_mode, os.getuid()):
+            raise Refused(
+                f"{folder} is not loaded: other users may write to {place}",
+                hint="push it to the registry, or load it from a folder of the server's own user",
+            )
+
+
+def may_be_trusted(owner: int, mode: int, user: int) -> bool:
+    """Whether only `user` and root decide what is in a folder; in a sticky one each has its own."""
+    others_write = bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
+    return owner in (user, 0) and not others_write
 
 
 def limits_of(settings: Settings) -> Limits:

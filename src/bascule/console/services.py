@@ -28,7 +28,6 @@ class ServedView(BaseModel):
     model: str
     version: str
     is_default: Annotated[bool, Field(description="Whether it answers to the plain name")]
-    path: Annotated[str, Field(description="The folder of its bundle, on the server")]
     loaded_in: Annotated[int, Field(description="In how many workers it is in memory")]
     size_bytes: Annotated[int, Field(description="What it takes in a worker, at most")]
 
@@ -152,7 +151,6 @@ def _views(supervisor: Supervisor) -> list[ServedView]:
             model=service.model,
             version=service.version,
             is_default=supervisor.is_default(service),
-            path=str(service.path),
             loaded_in=sum(one.is_loaded for one in found),
             size_bytes=max((one.size_bytes for one in found), default=0),
         )

@@ -410,11 +410,13 @@ class Engine:
         self._calls = self._inline_calls = 0
         self._inline_s = self._should_s = 0.0
         placement = revisited(self.pace, self.placement, seen)
-        if placement != self.placement:
-            log.info("%s: calls of up to %d rows run on the loop (were %d); %s", self.name,
-                     *_inline_of(placement, self.placement), seen)  # fmt: skip
-            self.placement = placement
-            self.inline_rows = 0 if placement.is_hot else placement.inline_rows
+        before, self.inline_rows = self.inline_rows, placement.inline_rows
+        if placement.is_hot:
+            self.inline_rows = 0
+        self.placement = placement
+        if bool(before) != bool(self.inline_rows):
+            where = "the event loop" if self.inline_rows else "its thread"
+            log.info("%s runs on %s from now on: %s", self.name, where, seen)
 
     def stop(self, ended: Callable[[], None]) -> None:
         """Take no more calls; `ended` is called once those under way have been answered."""
@@ -425,10 +427,6 @@ class Engine:
         close = getattr(self.program, "close", None)
         if close is not None:
             close()
-
-
-def _inline_of(*placements: Placement) -> list[int]:
-    return [0 if placement.is_hot else placement.inline_rows for placement in placements]
 
 
 def run_one(program: Program, columns: Columns, outputs: tuple[str, ...] | None) -> Outcome:

@@ -123,7 +123,6 @@ def test_a_version_is_shown_with_where_it_is_in_memory(client):
         "model": "late",
         "version": "1",
         "is_default": True,
-        "path": "/bundles/late/1",
         "loaded_in": 1,
         "size_bytes": 11,
     }

@@ -332,6 +332,32 @@ def test_a_model_whose_runs_became_slow_leaves_the_loop_and_comes_back(
     assert second(0.0) == {False}
 
 
+def test_a_model_that_takes_the_loop_from_others_is_sent_to_its_thread_until_it_has_cooled(
+    serve_models, program, ask
+):
+    pace = Pace(one_row_s=100e-6, inline_rows=1_000, batch_rows=8)
+    server = serve_models(("m", program, pace))
+    engine = server.models[0].engine
+
+    def second(others_called):
+        with server.client() as client:
+            for _ in range(20):
+                assert client.request("POST", INFER, ask([1, 2])).answer().status == 200
+        # Those twenty runs took the whole of so short a time, or nearly nothing of a long one.
+        passed_s = second.passed_s
+        server.on_loop(lambda: engine.revisit(passed_s, others_called=others_called))
+        return engine.placement.is_hot, engine.inline_rows
+
+    whole = program.run
+    program.run = lambda *a: time.sleep(150e-6) or whole(*a)
+    second.passed_s = 0.003
+    assert second(others_called=False) == (False, 1_000)
+    assert second(others_called=True) == (True, 0)
+    assert second(others_called=True) == (True, 0)
+    second.passed_s = 100.0
+    assert second(others_called=True) == (False, 1_000)
+
+
 # -- failures --
 
 
