@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,10 @@ class Guard:
 class _Attempt:
     """One call on its way through a guard."""
 
-    __slots__ = ("_call", "_cancel_run", "_deliver", "_guard", "_is_over", "_retried", "_until_s")
+    __slots__ = (
+        "_call", "_cancel_run", "_deliver", "_guard", "_hurried_until_s", "_is_over", "_retried",
+        "_until_s",
+    )  # fmt: skip
 
     def __init__(self, guard: Guard, call: Call, until_s: float, deliver: Deliver) -> None:
         self._guard = guard
@@ -78,6 +82,7 @@ class _Attempt:
         self._until_s = until_s
         self._deliver = deliver
         self._retried = False
+        self._hurried_until_s = math.inf
         self._is_over = False
         self._cancel_run: Callable[[], None] | None = None
 
@@ -101,9 +106,10 @@ class _Attempt:
 
     def _run(self) -> None:
         guard = self._guard
-        allowed_s = self._until_s - guard.now_s()
-        if guard.policy.timeout_s:
-            allowed_s = min(allowed_s, guard.policy.timeout_s)
+        now_s = guard.now_s()
+        fair_s = guard.policy.timeout_s or guard.model.limits.deadline_s
+        allowed_s = min(self._until_s - now_s, fair_s)
+        self._hurried_until_s = now_s + allowed_s if allowed_s < 0.99 * fair_s else math.inf
         try:
             self._cancel_run = guard.model.run(self._call, allowed_s, self._done)
         except Unavailable as error:
@@ -117,7 +123,10 @@ class _Attempt:
         if self._is_over:
             return
         failed = is_failure(outcome)
-        self._guard.note(ok=not failed)
+        # Who waits for less than the model may take says nothing of the model by giving up, or else
+        # a few callers in a hurry would open its breaker for everybody.
+        if not failed or self._guard.now_s() < self._hurried_until_s:
+            self._guard.note(ok=not failed)
         if not failed:
             self._end(outcome)
         elif not self._tries_again(outcome):

@@ -155,7 +155,18 @@ def test_the_callers_own_deadline_is_kept_whatever_the_policy_allows(guarded, as
     answer = models.ask(ask([1, 2]), "X-Request-Timeout-Ms: 50\r\n")
     models.programs[0].gate.set()
     assert answer.status == 504
-    assert models.counted() == ({504: 1}, 1, 0)
+    assert models.counted() == ({504: 1}, 0, 0)
+
+
+def test_callers_in_a_hurry_do_not_open_the_breaker_for_the_others(guarded, ask, thread):
+    models = guarded(Policy(breaker_failures=2), (thread, thread), deadline_s=0.3)
+    models.programs[0].gate.clear()
+    for _ in range(5):
+        assert models.ask(ask([1, 2]), "X-Request-Timeout-Ms: 20\r\n").status == 504
+    assert models.first.guard.breaker == Closed()
+    assert [models.ask(ask([1, 2])).status for _ in range(3)] == [504, 504, 503]
+    models.programs[0].gate.set()
+    assert models.counted() == ({504: 7, 503: 1}, 2, 0)
 
 
 @pytest.mark.parametrize(("percent", "status"), [(100, 200), (0, 503)])
