@@ -24,7 +24,7 @@ class Watched:
     def __init__(self, running, tmp_path, monkeypatch, policies=None, **limits):
         self.running = running
         self.served = []
-        self.engines = {}
+        self.engines, self.models, self.closed = {}, {}, {}
         self.gate = threading.Event()
         self.gate.set()
         self.loading = threading.Event()
@@ -37,10 +37,18 @@ class Watched:
             self.loading.set()
             assert self.gate.wait(10)
             engine = whole(model, loop)
-            self.engines[model.name] = Weak(engine)
+            self.engines[model.name] = weakref.ref(engine.batcher)  # an engine takes none
+            self.models[model.name] = weakref.ref(model)
             return engine
 
+        close = room._close
+
+        def closing(engine):
+            self.closed[engine.name.partition("/")[0]] = threading.current_thread().name
+            close(engine)
+
         monkeypatch.setattr(room, "open_engine", open_engine)
+        monkeypatch.setattr(room, "_close", closing)
 
         def make():
             return Lineup(
@@ -69,22 +77,19 @@ class Watched:
         gc.disable()
         try:
             self.running.until(lambda: self.engines[name]() is None)
+            if name not in self.running.on_loop(self.known):
+                self.running.until(lambda: self.models[name]() is None)
         finally:
             gc.enable()
+        # To take a model apart, or to end its process, may take long: not on the event loop.
+        assert self.closed[name].startswith("bascule-loader")
+
+    def known(self):
+        return [one["model"] for one in self.lineup.tell()]
 
     def in_memory(self):
         told = self.running.on_loop(self.lineup.tell)
         return [one["model"] for one in told if one["is_loaded"]]
-
-
-class Weak:
-    """A weak reference to an engine's program, for an engine has no room for one."""
-
-    def __init__(self, engine):
-        self._program = weakref.ref(engine.batcher)
-
-    def __call__(self):
-        return self._program()
 
 
 @pytest.fixture
