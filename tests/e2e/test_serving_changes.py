@@ -215,6 +215,23 @@ def test_the_commands_do_the_same(serve, connect, home, body):
     assert (code, json.loads(out)[0]["version"]) == (0, "1")
 
 
+def test_what_was_loaded_later_is_held_as_well(serve, connect, home):
+    """Or garbage collection could take the bundle of a version that is served."""
+    from bascule.registry import open_registry
+
+    registry = open_registry(home)
+
+    def holders(number):
+        with registry._catalogue.read() as book:
+            return len(book.holds(registry.resolve(f"gb/{number}").digest))
+
+    server = serve("gb/1", env={"BASCULE_HOME": str(home)})
+    control = Control(server, connect)
+    before = holders(3)
+    assert control.load("gb/3")[0] == 200
+    assert holders(3) == before + 1
+
+
 def test_a_command_that_finds_no_server_says_so(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "bascule.cli", "unload", "gb", "--control-port=1"],
