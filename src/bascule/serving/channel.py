@@ -140,7 +140,11 @@ class WorkerProcess:
             ) from None
         if message is None:
             answers.put(None)
-            raise self._ended()
+            raise Unavailable(
+                f"worker {self._worker} has ended before it answered, and nothing was changed",
+                hint="see its log above, then try again",
+                retry_after_s=1,
+            )
         if "failed" in message:
             raise error_from_json(message)
         return message
