@@ -112,6 +112,27 @@ class SecuritySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """How one model is treated that fails: a section `[serving.models.NAME]`.
+
+    Attributes:
+        timeout_s: How long it may take, where that is less than the deadline; 0 is the deadline.
+        breaker_failures: How many failures in a row open its breaker; 0 is no breaker.
+        breaker_open_s: How long the breaker stays open before a call is let through to see.
+        retry_percent: How many calls in a hundred may be tried once more when its process died.
+        fallback: The model that answers instead: `NAME` or `NAME/VERSION`; empty for none.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    timeout_s: Annotated[float, Ge(0), Le(3_600)] = 0.0
+    breaker_failures: Annotated[int, Ge(0), Le(1_000_000)] = 0
+    breaker_open_s: Annotated[float, Gt(0), Le(3_600)] = 10.0
+    retry_percent: Annotated[float, Ge(0), Le(100)] = 0.0
+    fallback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSettings:
     """How predictions are served.
 
@@ -126,6 +147,7 @@ class ServingSettings:
         max_queue_requests: How many may wait in a worker before the next is turned away.
         drain_s: How long requests in flight have to finish after a stop was asked for.
         batching: "auto" runs waiting callers together, "never" runs each alone.
+        memory_budget_mb: How much memory the models of a worker may take; 0 is no bound.
         confidence: What the sets and intervals of answers hold the truth with, where a request
             does not say; 0 adds none.
         faces: The protocols to speak; none named is all.
@@ -135,6 +157,7 @@ class ServingSettings:
         tls_key: A PEM file without a password.
         tls_client_authority: A PEM file: clients must have a certificate signed by it.
         unix_socket: A path to answer predictions on as well.
+        models: How models are treated that fail, by their names.
 
     A relative file is meant from the folder of the settings; an empty text is none.
     """
@@ -151,6 +174,7 @@ class ServingSettings:
     max_queue_requests: Annotated[int, Ge(1)] = 512
     drain_s: Annotated[float, Ge(0), Le(3_600)] = 10.0
     batching: Literal["auto", "never"] = "auto"
+    memory_budget_mb: Annotated[int, Ge(0)] = 0
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
     faces: tuple[Face, ...] = ()
     vertex_health_route: Annotated[str, MinLen(1)] = "/vertex/health"
@@ -159,6 +183,7 @@ class ServingSettings:
     tls_key: str = ""
     tls_client_authority: str = ""
     unix_socket: str = ""
+    models: Mapping[str, ModelSettings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +244,7 @@ def load_settings(
         _check_criteria(settings.gates)
         _check_stores(settings.registry)
         _check_faces(settings.serving)
+        _check_models(settings.serving)
     except ValidationError as error:
         told = _explained([dict(one) for one in error.errors()], file, variables)
         raise _from_where(told, options, told_by) from None
@@ -416,11 +442,15 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
 
         @field_validator("serving", mode="before")
         @classmethod
-        def read_faces_in_a_variable(cls, serving: Any) -> Any:
-            if isinstance(serving, dict) and isinstance(serving.get("faces"), str):
-                with suppress(ValueError):
-                    return {**serving, "faces": json.loads(serving["faces"])}
-            return serving
+        def read_what_is_json_in_a_variable(cls, serving: Any) -> Any:
+            if not isinstance(serving, dict):
+                return serving
+            read = dict(serving)
+            for name in ("faces", "models"):
+                if isinstance(read.get(name), str):
+                    with suppress(ValueError):
+                        read[name] = json.loads(read[name])
+            return read
 
         @classmethod
         def settings_customise_sources(
@@ -479,6 +509,26 @@ def _check_faces(serving: ServingSettings) -> None:
     except Invalid as error:
         setting, _, said = error.message.partition(": ")
         raise _Wrong(("serving", setting), said, error.hint) from None
+
+
+def _check_models(serving: ServingSettings) -> None:
+    from bascule.core.names import check_name
+
+    for model, chosen in serving.models.items():
+        try:
+            check_name(model)
+        except Invalid as error:
+            raise _Wrong(("serving", "models", model), error.message, error.hint) from None
+        if not chosen.fallback:
+            continue
+        name, slash, version = chosen.fallback.partition("/")
+        try:
+            check_name(name)
+            if slash:
+                check_name(version, what="version")
+        except Invalid as error:
+            where = ("serving", "models", model, "fallback")
+            raise _Wrong(where, error.message, "write NAME or NAME/VERSION") from None
 
 
 def _masked(value: object) -> str:
@@ -549,7 +599,8 @@ def _names(section: Sequence[str | int]) -> list[str]:
     """The settings of a section; those of the top for an empty one."""
     holder: Any = Settings()
     for part in section:
-        holder = getattr(holder, str(part), None)
+        is_by_name = isinstance(holder, Mapping)  # the only one is of models
+        holder = ModelSettings() if is_by_name else getattr(holder, str(part), None)
     return [one.name for one in fields(holder)] if is_dataclass(holder) else []
 
 

@@ -83,7 +83,7 @@ SETTINGS = list(settings(app.Settings))
 def written(default: Any) -> str:
     if isinstance(default, bool):
         return str(default).lower()
-    return {(): "[]", "": '""'}.get(default, str(default))
+    return {(): "[]", "": '""'}.get(default, str(default)) if default != {} else "{}"
 
 
 def bounds(hint: Any) -> str:
@@ -112,6 +112,19 @@ def test_every_setting_is_documented_with_its_default_its_limits_and_its_variabl
         if bounds(hint):
             assert allowed == bounds(hint), name
         assert in_code(variable) == app.PREFIX + name.upper().replace(".", app.DELIMITER)
+        assert meaning.endswith("."), name
+
+
+def test_every_setting_of_a_model_is_documented_with_its_default_and_its_limits() -> None:
+    rows = {in_code(row[0]): row for row in table(read("settings.md"), "of a model")}
+
+    found = list(settings(app.ModelSettings))
+    assert list(rows) == [name for name, _, _ in found]
+    for name, default, hint in found:
+        _, shown, allowed, meaning = rows[name]
+        assert in_code(shown) == written(default), name
+        if bounds(hint):
+            assert allowed == bounds(hint), name
         assert meaning.endswith("."), name
 
 
@@ -222,11 +235,11 @@ def test_every_route_for_predictions_is_documented() -> None:
 def test_every_route_of_the_control_api_is_documented() -> None:
     from bascule.console import control_app
 
-    def no_registry() -> Any:
+    def no_registry(*_: Any) -> Any:
         raise AssertionError("describing opens nothing")
 
     supervisor: Any = SimpleNamespace()
-    described = control_app(supervisor, no_registry).openapi()
+    described = control_app(supervisor, no_registry, no_registry).openapi()
     made = {
         f"{method.upper()} {path}"
         for path, methods in described["paths"].items()

@@ -10,6 +10,7 @@ import typer
 
 from bascule.cli import keys, origins, trust
 from bascule.cli.registering import add_commands as add_registry_commands
+from bascule.cli.running import add_commands as add_running_commands
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
@@ -475,7 +476,7 @@ def serve(
         tls_certificate=tls_certificate, tls_key=tls_key,
     )  # fmt: skip
     services = list(dict.fromkeys(_service(reference) for reference in models))
-    run_server(services, settings, as_json=as_json)
+    run_server(services, settings, find=_asked_for, as_json=as_json)
 
 
 @app.command()
@@ -515,7 +516,7 @@ def up(
         version = registry.push(bundle.path, by=_user())
     registry.set_alias(version.model, alias, version.number, by=_user(), reason="bascule up")
     note(f"pushed {version}, and {version.model}@{alias} points to it")
-    run_server([_service(str(version))], settings, as_json=False)
+    run_server([_service(str(version))], settings, find=_asked_for, as_json=False)
 
 
 @app.command()
@@ -660,6 +661,15 @@ def _service(reference: str) -> Any:
     return Service(manifest.name, short(manifest.digest), path.resolve())
 
 
+def _asked_for(reference: str) -> Any:
+    """The same, where not the one who started the server names it, but somebody who reaches it."""
+    from bascule.cli.server import check_is_ours
+
+    if _is_path(reference):
+        check_is_ours(Path(reference))
+    return _service(reference)
+
+
 def _user() -> str:
     from bascule.bundle.provenance import user_name
 
@@ -681,6 +691,7 @@ def _version_json(version: Version, registry: Registry | None = None) -> dict[st
     return made
 
 
+add_running_commands(app, RefOrPath, _settings, _is_path)
 add_registry_commands(app, Ref, _registry, _user)
 
 

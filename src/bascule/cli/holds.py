@@ -19,57 +19,89 @@ if TYPE_CHECKING:
 
 LASTS_S = 120.0
 RENEW_EVERY_S = 30.0
+LOADING_LASTS_S = 300.0
+"""For a version that is being loaded, which is then renewed with the others."""
 _LETTING_GO_S = 2.0
 
 
 @contextmanager
-def holding_served(services: Sequence[Service], settings: Settings) -> Iterator[None]:
-    """Hold the bundles of `services` while the block runs, on a thread; let go at its end.
+def holding_served(
+    served: Callable[[], Sequence[Service]], settings: Settings
+) -> Iterator[Callable[[Service], None]]:
+    """Hold the bundles that are served while the block runs, on a thread; let go at its end.
 
     A registry that is away is no reason not to serve: that is told once, and tried again.
+
+    Args:
+        served: What is served now; it may change.
+        settings: Where the registry is.
+
+    Yields:
+        What holds the bundle of a service that is about to be loaded.
     """
     ended = threading.Event()
+    holds = _Holds(served, settings)
     thread = threading.Thread(
-        target=_hold, args=(services, settings, ended.wait), name="bascule-holds", daemon=True
+        target=holds.keep, args=(ended.wait,), name="bascule-holds", daemon=True
     )
     thread.start()
     try:
-        yield
+        yield holds.take
     finally:
         ended.set()
         thread.join(_LETTING_GO_S)
 
 
-def _hold(services: Sequence[Service], settings: Settings, wait: Callable[[float], bool]) -> None:
-    from bascule.app import open_registry
-    from bascule.bundle.format import digest_of
+class _Holds:
+    def __init__(self, served: Callable[[], Sequence[Service]], settings: Settings) -> None:
+        self._served = served
+        self._settings = settings
+        self._holder = f"server {socket.gethostname()} {os.getpid()}"
+        self._held: set[str] = set()
+        self._was_told = False
 
-    holder = f"server {socket.gethostname()} {os.getpid()}"
-    try:
-        registry = open_registry(settings)
-        digests = sorted({digest_of(service.path) for service in services})
-    except BasculeError as error:
-        note(f"warning: what is served is not held: {error}")
-        return
-    if _renew(registry, digests, holder, wait):
-        with suppress(BasculeError):  # it ends by itself
-            registry.release(digests, holder)
+    def take(self, service: Service) -> None:
+        """Before it is loaded: what is being removed at this moment must not be."""
+        from bascule.bundle.format import digest_of
 
+        with suppress(NotFound):  # no registry, or a folder that loading will speak of
+            self._registry().hold([digest_of(service.path)], self._holder, lasts_s=LOADING_LASTS_S)
 
-def _renew(
-    registry: Registry, digests: Sequence[str], holder: str, wait: Callable[[float], bool]
-) -> bool:
-    """Hold until `wait` says that it is the end; False where there is no registry to hold in."""
-    was_told = False
-    while True:
+    def keep(self, wait: Callable[[float], bool]) -> None:
+        """Hold until `wait` says that it is the end."""
         try:
-            registry.hold(digests, holder, lasts_s=LASTS_S)
-            was_told = False
-        except NotFound:
-            return False
+            registry = self._registry()
         except BasculeError as error:
-            if not was_told:
-                note(f"warning: what is served is not held: {error}")
-            was_told = True
-        if wait(RENEW_EVERY_S):
-            return True
+            self._warn(error)
+            return
+        while True:
+            try:
+                self._renew(registry)
+                self._was_told = False
+            except NotFound:
+                return  # there is no registry to hold in
+            except BasculeError as error:
+                self._warn(error)
+            if wait(RENEW_EVERY_S):
+                break
+        with suppress(BasculeError):  # it ends by itself
+            registry.release(sorted(self._held), self._holder)
+
+    def _renew(self, registry: Registry) -> None:
+        from bascule.bundle.format import digest_of
+
+        digests = {digest_of(service.path) for service in self._served()}
+        registry.hold(sorted(digests), self._holder, lasts_s=LASTS_S)
+        before, self._held = self._held, digests
+        if before - digests:
+            registry.release(sorted(before - digests), self._holder)
+
+    def _registry(self) -> Registry:
+        from bascule.app import open_registry
+
+        return open_registry(self._settings)
+
+    def _warn(self, error: BasculeError) -> None:
+        if not self._was_told:
+            note(f"warning: what is served is not held: {error}")
+        self._was_told = True

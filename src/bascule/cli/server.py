@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import socket
 import ssl
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.app import check_signature
 from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
-from bascule.serving import Guard, Limits, Service, Supervisor, Tls, bind
+from bascule.core.errors import Refused
+from bascule.serving import Guard, Limits, Policy, Service, Supervisor, Tls, bind
 
 if TYPE_CHECKING:
     from bascule.app import Settings
@@ -43,8 +46,20 @@ class _Signals:
     interrupt: bool = True
 
 
-def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool) -> None:
+def run_server(
+    services: Sequence[Service],
+    settings: Settings,
+    *,
+    find: Callable[[str], Service],
+    as_json: bool,
+) -> None:
     """Serve until SIGINT or SIGTERM, then let what is under way finish.
+
+    Args:
+        services: What to serve at first.
+        settings: How.
+        find: Finds the version that a reference means, when one is to be loaded later.
+        as_json: Whether to tell where it serves as a JSON document.
 
     Raises:
         Conflict: A port is in use.
@@ -68,6 +83,7 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
             faces=faces_of(chosen),
             grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
+            policies={name: Policy(**asdict(one)) for name, one in chosen.models.items()},
         )
         stack.callback(supervisor.stop)
         control = stack.enter_context(
@@ -78,8 +94,15 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
             _announce(supervisor, control.getsockname()[1], settings, as_json=as_json)
             # Only now: loading what the control API needs must not keep predictions waiting.
             signals.interrupt = False
-            stack.enter_context(holding_served(services, settings))
-            stack.callback(_start_control(supervisor, control, settings))
+            hold = stack.enter_context(holding_served(lambda: supervisor.services, settings))
+
+            def find_and_hold(reference: str) -> Service:
+                service = find(reference)
+                check_signature(settings, service.path)
+                hold(service)
+                return service
+
+            stack.callback(_start_control(supervisor, control, settings, find_and_hold))
             signals.interrupt = True
             while not signals.came:
                 time.sleep(_LOOK_EVERY_S)
@@ -88,6 +111,33 @@ def run_server(services: Sequence[Service], settings: Settings, *, as_json: bool
         _ignore_signals()
         if not as_json:
             note("stopping: answering what is under way")
+
+
+def check_is_ours(folder: Path) -> None:
+    """Refuse a folder that another user of this machine could have put there, or could change.
+
+    A bundle may hold code, and whoever can reach the control port may name a folder. Nobody but
+    this user (and root) is to have code run in this user's name.
+
+    Raises:
+        Refused: It belongs to somebody else, or others may write to it or on the way to it.
+    """
+    for place in (folder, *folder.resolve().parents):
+        try:
+            found = place.stat()
+        except OSError:
+            return  # loading it will say what is wrong
+        if not may_be_trusted(found.st_uid, found.st_mode, os.getuid()):
+            raise Refused(
+                f"{folder} is not loaded: other users may write to {place}",
+                hint="push it to the registry, or load it from a folder of the server's own user",
+            )
+
+
+def may_be_trusted(owner: int, mode: int, user: int) -> bool:
+    """Whether only `user` and root decide what is in a folder; in a sticky one each has its own."""
+    others_write = bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
+    return owner in (user, 0) and not others_write
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -99,12 +149,16 @@ def limits_of(settings: Settings) -> Limits:
         max_body_bytes=chosen.max_body_bytes,
         drain_s=chosen.drain_s,
         batching=chosen.batching,
+        memory_budget_mb=chosen.memory_budget_mb,
         confidence=chosen.confidence,
     )
 
 
 def _start_control(
-    supervisor: Supervisor, listener: socket.socket, settings: Settings
+    supervisor: Supervisor,
+    listener: socket.socket,
+    settings: Settings,
+    find: Callable[[str], Service],
 ) -> Callable[[], None]:
     """Serve the control API on a thread; returns what ends it."""
     import uvicorn
@@ -117,7 +171,7 @@ def _start_control(
 
     guard = None if supervisor.keys_file is None else Guard(supervisor.keys_file)
     config = uvicorn.Config(
-        control_app(supervisor, registry, guard),
+        control_app(supervisor, registry, find, guard),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -152,7 +206,7 @@ def _announce(
     supervisor: Supervisor, control_port: int, settings: Settings, *, as_json: bool
 ) -> None:
     scheme = "https" if settings.serving.tls_certificate else "http"
-    host = _url_host(supervisor.host)
+    host = url_host(supervisor.host)
     base = f"{scheme}://{host}"
     grpc = None if supervisor.grpc_port is None else f"{host}:{supervisor.grpc_port}"
     unix_socket = settings.serving.unix_socket
@@ -162,7 +216,7 @@ def _announce(
             "model": service.model,
             "version": service.version,
             "infer": f"{base}:{supervisor.port}/v2/models/{service.model}"
-            + (f"/versions/{service.version}" if _is_other(service, supervisor) else "")
+            + ("" if supervisor.is_default(service) else f"/versions/{service.version}")
             + "/infer",
         }
         for service in supervisor.services
@@ -191,13 +245,7 @@ def _announce(
     note("Ctrl-C stops it")
 
 
-def _is_other(service: Service, supervisor: Supervisor) -> bool:
-    """Whether another version of the model was named before this one, and is its default."""
-    first = next(one for one in supervisor.services if one.model == service.model)
-    return first is not service
-
-
-def _url_host(host: str) -> str:
+def url_host(host: str) -> str:
     if host in ("0.0.0.0", "::"):
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host

@@ -1,44 +1,29 @@
 """The control API: the registry, the server's health and counters, and its documentation.
 
-It only reads. Where callers need keys, `RIGHTS` says what each of its routes asks for.
+Of the registry it only reads. What is served it changes (`console.services`). Who may do what is
+said in `console.rights`. It binds to the loopback address unless told otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from bascule.console.rights import by_key, let_in, loopback_only
+from bascule.console.services import FindService, add_services
 from bascule.core.errors import BasculeError
 from bascule.core.names import Reference
 from bascule.core.version import VERSION
 from bascule.registry import Registry, Version
-from bascule.security.keys import ANY, Action
 from bascule.serving import Guard, Supervisor, error_text, prometheus_text, status_of
-
-RIGHTS: Mapping[str, tuple[Action, str] | None] = {
-    "/docs": None,
-    "/docs/oauth2-redirect": None,
-    "/redoc": None,
-    "/health": ("health", ""),
-    "/metrics": ("metrics", ""),
-    "/api/v1/server": ("read", ANY),
-    "/api/v1/models": ("read", ANY),
-    "/api/v1/models/{model}/versions": ("read", "{model}"),
-    "/api/v1/models/{model}/versions/{number}/statements": ("read", "{model}"),
-    "/api/v1/models/{model}/history": ("read", "{model}"),
-}
-"""What a caller must be allowed, by path: the action, and to which model. What names all models
-asks for the right to all. The pages that explain the API need nothing, for they tell nothing of
-what is here; a path that is not here opens for nobody."""
 
 
 class Health(BaseModel):
@@ -59,10 +44,11 @@ class WorkerView(BaseModel):
 
 
 class ServiceView(BaseModel):
-    """One version that is served, and what was counted for it."""
+    """One version that is or was served, and what was counted for it."""
 
     model: str
     version: str
+    is_served: Annotated[bool, Field(description="False for one that was unloaded")]
     requests: int
     errors: Annotated[int, Field(description="Answers with a status of 400 or more")]
     rows: int
@@ -130,7 +116,10 @@ class ErrorView(BaseModel):
 
 
 def control_app(
-    supervisor: Supervisor, open_registry: Callable[[], Registry], guard: Guard | None = None
+    supervisor: Supervisor,
+    open_registry: Callable[[], Registry],
+    find: FindService,
+    guard: Guard | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -138,38 +127,22 @@ def control_app(
         supervisor: The server that it speaks for.
         open_registry: Opens the registry when it is first asked for; a registry that is away is
             answered 503 then, and no reason not to serve.
-        guard: Lets callers in; None lets everybody in.
+        find: Finds the version that a reference means, when one is to be loaded.
+        guard: Lets callers in; None lets everybody in, and only this machine change
+            what is served.
     """
     app = FastAPIOffline(
         title="Bascule control API",
         version=VERSION,
-        description="What is registered, served and counted. Read only.",
+        description="What is registered, served and counted; loads, swaps and unloads.",
         responses={"4XX": {"model": ErrorView}, 503: {"model": ErrorView}},
-        dependencies=[] if guard is None else [Depends(_let_in(guard))],
+        dependencies=[] if guard is None else [Depends(let_in(guard))],
     )
     _add_errors(app)
     _add_server(app, supervisor)
+    add_services(app, supervisor, find, loopback_only if guard is None else by_key(guard))
     _add_registry(app, open_registry)
     return app
-
-
-_bearer = HTTPBearer(auto_error=False, description="A key of `bascule keys create`.")
-
-
-def _let_in(guard: Guard) -> Callable[..., None]:
-    def let_in(request: Request, _: Annotated[Any, Depends(_bearer)]) -> None:
-        right = RIGHTS[request.scope["route"].path]
-        if right is None:
-            return
-        action, model = right
-        guard.look()
-        guard.check(
-            request.headers.get("authorization", "").encode(),
-            action,
-            model.format(**request.path_params),
-        )
-
-    return let_in
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -212,15 +185,17 @@ def _add_server(app: FastAPI, supervisor: Supervisor) -> None:
     @app.get("/api/v1/server", tags=["server"])
     def server() -> ServerView:
         """The workers, and what is served."""
+        served = {(service.model, service.version) for service in supervisor.services}
         services = [
             ServiceView(
                 model=label.model,
                 version=label.version,
+                is_served=(label.model, label.version) in served,
                 requests=total.requests,
                 errors=sum(n for status, n in total.by_status.items() if status >= 400),
                 rows=total.rows,
             )
-            for label, total in zip(supervisor.labels, supervisor.totals(), strict=True)
+            for label, total in zip(supervisor.labels, supervisor.totals(), strict=False)
             if label.model
         ]
         workers = [

@@ -10,15 +10,18 @@ from __future__ import annotations
 from bascule.serving.counters import Label, Totals, prometheus_text
 from bascule.serving.guard import Guard
 from bascule.serving.limits import Limits
+from bascule.serving.resilience import Policy
 from bascule.serving.services import Service
 from bascule.serving.statuses import error_text, status_of
-from bascule.serving.supervisor import Supervisor, WorkerStatus, bind
+from bascule.serving.supervisor import ModelState, Supervisor, WorkerStatus, bind
 from bascule.serving.tls import Tls
 
 __all__ = [
     "Guard",
     "Label",
     "Limits",
+    "ModelState",
+    "Policy",
     "Service",
     "Supervisor",
     "Tls",

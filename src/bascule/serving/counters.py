@@ -3,6 +3,10 @@
 Each worker owns one region and is its only writer, so nothing is locked. The file outlives a
 worker: one that is killed and started again goes on counting where it stood, and the sum over the
 regions is what clients saw. Reading costs the writers nothing.
+
+What the slots of a region count is said at the front of the file, by the supervisor alone. A
+version gets a slot when it is first loaded and keeps it: one that comes back counts on, so that a
+counter never falls, and every reader knows all names that were ever given.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from bascule.core.errors import Unavailable
 
 STATUSES = (
     200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 417, 429, 431, 499, 500, 501, 503, 504,
@@ -30,7 +36,15 @@ _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BUCKETS_S)
 _ROWS = len(STATUSES)
 _SUM_NS = _ROWS + 1
 _FIRST_BUCKET = _SUM_NS + 1
-_SLOT_WORDS = _FIRST_BUCKET + len(BUCKETS_S) + 1
+_FAILURES = _FIRST_BUCKET + len(BUCKETS_S) + 1
+_FALLBACKS = _FAILURES + 1
+_SLOT_WORDS = _FALLBACKS + 1
+
+CAPACITY = 4096
+"""How many versions can be counted from a server's start to its end. Pages that nothing was written
+to take no memory."""
+_NAME_BYTES = 272
+"""Two of length, then `model/version`: each is at most 128 characters of ASCII."""
 
 
 class Slot:
@@ -51,6 +65,14 @@ class Slot:
         words[base + _SUM_NS] += duration_ns
         words[base + _FIRST_BUCKET + bisect_left(_BOUNDS_NS, duration_ns)] += 1
 
+    def count_failure(self) -> None:
+        """Note that the model failed a call, whatever its caller is told in the end."""
+        self._words[self._base + _FAILURES] += 1
+
+    def count_fallback(self) -> None:
+        """Note that another model answered in its place."""
+        self._words[self._base + _FALLBACKS] += 1
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -61,55 +83,20 @@ class Totals:
         rows: Rows answered.
         duration_s: Sum of the durations.
         buckets: Answers per bucket of `BUCKETS_S`, not cumulative, the last one above all bounds.
+        failures: Calls that a model with a policy failed, whatever was answered in the end.
+        fallbacks: Calls that another model answered in its place.
     """
 
     by_status: dict[int, int]
     rows: int
     duration_s: float
     buckets: tuple[int, ...]
+    failures: int = 0
+    fallbacks: int = 0
 
     @property
     def requests(self) -> int:
         return sum(self.by_status.values())
-
-
-class Counters:
-    """The shared file: `workers` regions of one slot per label."""
-
-    def __init__(self, path: Path, workers: int, labels: int) -> None:
-        """Open the file at `path`, made at the right size if it is not there."""
-        size = max(1, workers * labels * _SLOT_WORDS * 8)
-        with path.open("a+b") as file:
-            if file.seek(0, 2) < size:
-                file.truncate(size)
-            self._map = mmap.mmap(file.fileno(), size)
-        self._words = memoryview(self._map).cast("Q")
-        self._workers = workers
-        self._labels = labels
-
-    def slots(self, worker: int) -> list[Slot]:
-        """The slots of one worker, in the order of the labels."""
-        first = worker * self._labels
-        return [Slot(self._words, (first + label) * _SLOT_WORDS) for label in range(self._labels)]
-
-    def totals(self) -> list[Totals]:
-        """One `Totals` per label, summed over the workers."""
-        return [self._total(label) for label in range(self._labels)]
-
-    def _total(self, label: int) -> Totals:
-        sums = [0] * _SLOT_WORDS
-        for worker in range(self._workers):
-            base = (worker * self._labels + label) * _SLOT_WORDS
-            for offset, value in enumerate(self._words[base : base + _SLOT_WORDS]):
-                sums[offset] += value
-        return Totals(
-            by_status={
-                status: sums[index] for status, index in _STATUS_INDEX.items() if sums[index]
-            },
-            rows=sums[_ROWS],
-            duration_s=sums[_SUM_NS] / 1e9,
-            buckets=tuple(sums[_FIRST_BUCKET:]),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +107,110 @@ class Label:
     version: str = ""
 
 
+class Counters:
+    """The shared file: the names of what is counted, and one region of slots per worker."""
+
+    def __init__(self, path: Path, workers: int, capacity: int = CAPACITY) -> None:
+        """Open the file at `path`, made at the right size if it is not there.
+
+        Args:
+            path: The file.
+            workers: How many regions it has.
+            capacity: How many versions can be named.
+        """
+        self._capacity = capacity
+        self._workers = workers
+        self._names_bytes = 8 + capacity * _NAME_BYTES
+        size = self._names_bytes + workers * (capacity + 1) * _SLOT_WORDS * 8
+        with path.open("a+b") as file:
+            if file.seek(0, 2) < size:
+                file.truncate(size)
+            self._map = mmap.mmap(file.fileno(), size)
+        self._bytes = memoryview(self._map)
+        self._words = self._bytes.cast("Q")
+        self._labels = [Label()]
+
+    def name(self, label: Label) -> None:
+        """Give a version a slot, unless it has one. By one process only, and one thread of it.
+
+        Raises:
+            Unavailable: As many versions were named as there are slots.
+        """
+        labels = self.labels()
+        if label in labels:
+            return
+        taken = len(labels) - 1
+        if taken == self._capacity:
+            raise Unavailable(
+                f"{taken:,} versions were served since the server started, as many as it can count",
+                hint="start it again",
+            )
+        name = f"{label.model}/{label.version}".encode()
+        start = 8 + taken * _NAME_BYTES
+        self._bytes[start : start + 2 + len(name)] = len(name).to_bytes(2, "little") + name
+        # Last of all: whoever reads the number finds the name.
+        self._words[0] = taken + 1
+
+    def labels(self) -> list[Label]:
+        """Everything else first, then each version that was ever named, in that order."""
+        known = self._labels
+        named = self._words[0]
+        if len(known) <= named:
+            # Replaced, not grown: several threads may read.
+            new = map(self._label, range(len(known) - 1, named))
+            known = self._labels = [*known, *new]
+        return known
+
+    def _label(self, place: int) -> Label:
+        start = 8 + place * _NAME_BYTES
+        length = int.from_bytes(self._bytes[start : start + 2], "little")
+        name = bytes(self._bytes[start + 2 : start + 2 + length]).decode()
+        model, _, version = name.partition("/")
+        return Label(model, version)
+
+    def slot(self, worker: int, label: Label = Label()) -> Slot:
+        """The slot of a worker for a label that was named."""
+        return Slot(self._words, self._base(worker, self.labels().index(label)))
+
+    def totals(self) -> list[Totals]:
+        """One `Totals` per label, in the order of `labels`, summed over the workers."""
+        return [self._total(place) for place in range(len(self.labels()))]
+
+    def _base(self, worker: int, place: int) -> int:
+        return self._names_bytes // 8 + (worker * (self._capacity + 1) + place) * _SLOT_WORDS
+
+    def _total(self, place: int) -> Totals:
+        sums = [0] * _SLOT_WORDS
+        for worker in range(self._workers):
+            base = self._base(worker, place)
+            for offset, value in enumerate(self._words[base : base + _SLOT_WORDS]):
+                sums[offset] += value
+        return Totals(
+            by_status={
+                status: sums[index] for status, index in _STATUS_INDEX.items() if sums[index]
+            },
+            rows=sums[_ROWS],
+            duration_s=sums[_SUM_NS] / 1e9,
+            buckets=tuple(sums[_FIRST_BUCKET:_FAILURES]),
+            failures=sums[_FAILURES],
+            fallbacks=sums[_FALLBACKS],
+        )
+
+
 def prometheus_text(labels: Sequence[Label], totals: Sequence[Totals]) -> str:
     """The counters in the Prometheus text exposition format 0.0.4."""
     return "\n".join([*_families(labels, totals), ""])
 
 
 def _families(labels: Sequence[Label], totals: Sequence[Totals]) -> Iterator[str]:
+    # A version that is named between two readings is told at the next.
+    both = list(zip(labels, totals, strict=False))
     served = [
         (f'model="{label.model}",version="{label.version}"', total)
-        for label, total in zip(labels, totals, strict=True)
+        for label, total in both
         if label.model
     ]
-    others = [total for label, total in zip(labels, totals, strict=True) if not label.model]
+    others = [total for label, total in both if not label.model]
     yield "# HELP bascule_requests_total Inference requests answered, by status."
     yield "# TYPE bascule_requests_total counter"
     for names, total in served:
@@ -146,6 +225,14 @@ def _families(labels: Sequence[Label], totals: Sequence[Totals]) -> Iterator[str
     yield "# TYPE bascule_rows_total counter"
     for names, total in served:
         yield f"bascule_rows_total{{{names}}} {total.rows}"
+    yield "# HELP bascule_failures_total Calls that a version with a policy failed."
+    yield "# TYPE bascule_failures_total counter"
+    for names, total in served:
+        yield f"bascule_failures_total{{{names}}} {total.failures}"
+    yield "# HELP bascule_fallbacks_total Calls that another version answered in its place."
+    yield "# TYPE bascule_fallbacks_total counter"
+    for names, total in served:
+        yield f"bascule_fallbacks_total{{{names}}} {total.fallbacks}"
     yield "# HELP bascule_request_duration_seconds From a request's last byte to its answer."
     yield "# TYPE bascule_request_duration_seconds histogram"
     for names, total in served:

@@ -7,7 +7,8 @@ is free, with whoever has arrived meanwhile (batching while busy).
 
 The rules:
 - every caller gets its own rows, and the outputs that it asked for;
-- the queue is bounded, and over the bound the answer is `Overloaded` at once;
+- the queue is bounded, and over the bound the answer is `Overloaded` at once; so it is where those
+  who wait will keep the thread busy until after a call's deadline;
 - a call whose deadline passes is answered `TimedOut` then, whatever the thread is doing, and is
   not run if it has not started;
 - a program that raises fails its own batch only; batch mates of a failed run are run alone, so
@@ -19,11 +20,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 
 import numpy as np
 
@@ -31,12 +33,23 @@ from bascule.core.errors import BasculeError, ModelFailed, Overloaded, TimedOut,
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
 from bascule.serving.limits import Limits
+from bascule.serving.placing import (
+    INLINE_MAX_S,
+    Pace,
+    Placement,
+    Seen,
+    expected_wait_s,
+    revisited,
+)
 
 log = logging.getLogger(__name__)
 
-INLINE_MAX_S = 500e-6
-"""The longest run on the event loop: ten times what a thread hop costs here, and short enough for
-those who wait for it."""
+_CALLS_TO_JUDGE = 16
+_NEWEST_COUNTS = 0.2
+_MARGIN = 1.25
+"""Who would be answered just in time is not: half of all runs take longer than the median."""
+_SLOWNESS_BOUNDS = (0.1, 20.0)
+"""One run that was held up by something else must not make the server turn callers away."""
 
 Outcome = Columns | BasculeError
 Deliver = Callable[[Outcome], None]
@@ -56,7 +69,7 @@ class Job:
         self.deliver = deliver
         self.settled = False
         self.timer: asyncio.TimerHandle | None = None
-        self.closed: Callable[[], None] = _nothing
+        self.closed: Callable[[int], None] = _ignore
 
     def settle(self, outcome: Outcome) -> None:
         """Answer the caller, once."""
@@ -73,7 +86,7 @@ class Job:
         """The caller has gone, or has its answer: do not run it, do not answer it."""
         if not self.settled:
             self.settled = True
-            self.closed()
+            self.closed(self.rows)
             if self.timer is not None:
                 self.timer.cancel()
 
@@ -82,19 +95,8 @@ def _nothing() -> None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast a program was measured to be, here.
-
-    Attributes:
-        one_row_s: The median time of a run of one row.
-        inline_rows: The most rows that run on the event loop; 0 sends every call to the thread.
-        batch_rows: The number of rows per run with the highest rate, within the limit.
-    """
-
-    one_row_s: float
-    inline_rows: int
-    batch_rows: int
+def _ignore(_: int) -> None:
+    return None
 
 
 def measure_pace(
@@ -107,10 +109,11 @@ def measure_pace(
     until = time.perf_counter() + budget_s
     one_row_s = _median_run_s(program, _repeated(example, 1), until)
     inline_rows = 1 if one_row_s <= INLINE_MAX_S else 0
-    batch_rows, best_rate, rows = 1, 1 / one_row_s, 1
+    batch_rows, best_rate, rows, row_s = 1, 1 / one_row_s, 1, one_row_s
     while rows * 2 <= limits.max_batch_rows and time.perf_counter() < until:
         rows *= 2
         run_s = _median_run_s(program, _repeated(example, rows), until)
+        row_s = max(0.0, run_s - one_row_s) / (rows - 1)
         if run_s <= INLINE_MAX_S and inline_rows:
             inline_rows = rows
         if rows / run_s < best_rate * 1.05:
@@ -119,7 +122,7 @@ def measure_pace(
     if inline_rows > 1:
         # The loop above may have stopped early; large cheap requests are judged by the slope.
         inline_rows = max(inline_rows, int(INLINE_MAX_S * best_rate))
-    return Pace(one_row_s, inline_rows, batch_rows)
+    return Pace(one_row_s, inline_rows, batch_rows, row_s)
 
 
 def _repeated(example: Columns, rows: int) -> Columns:
@@ -157,7 +160,14 @@ class Batcher:
         self._arrived = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._ended: Callable[[], None] = _nothing
         self._open = 0
+        self._open_rows = 0
+        # What the thread tells the loop: each is replaced as a whole.
+        self.slowness = 1.0
+        self.runs = 0
+        self._run: tuple[float, float, int] | None = None
+        self.busy_s = 0.0
 
     @property
     def open_calls(self) -> int:
@@ -168,7 +178,7 @@ class Batcher:
         """Queue a job to be answered within `deadline_s` from now. On the event loop only.
 
         Raises:
-            Overloaded: The queue is full.
+            Overloaded: The queue is full, or it will not be this job's turn in time.
             Unavailable: The model is being unloaded.
         """
         if self._stopped:
@@ -179,9 +189,20 @@ class Batcher:
             raise Overloaded(
                 f"{self._name} has {self._open} requests waiting, as many as it may",
                 hint="retry later, or serve it with more workers",
-                retry_after_s=max(1, round(len(self._waiting) * self._pace.one_row_s)),
+                retry_after_s=max(1, round(self._expected_wait_s(0, 0))),
             )
+        if self._open:
+            # Whoever comes to an idle thread is run, so that what is expected is measured again.
+            wait_s = self._expected_wait_s(job.rows, 1)
+            if wait_s * _MARGIN > deadline_s:
+                raise Overloaded(
+                    f"{self._name} has {self._open} requests waiting, and would answer in about "
+                    f"{wait_s:.2g} s, after the deadline of {deadline_s:g} s or too close to it",
+                    hint="retry later, or serve it with more workers",
+                    retry_after_s=max(1, math.ceil(wait_s - deadline_s)),
+                )
         self._open += 1
+        self._open_rows += job.rows
         job.closed = self._close_one
         job.timer = self._loop.call_later(deadline_s, job.settle, _timed_out(deadline_s))
         self._waiting.append(job)
@@ -192,25 +213,52 @@ class Batcher:
             self._thread.start()
         self._arrived.release()
 
-    def stop(self) -> None:
-        """Let the thread end once the queue is empty."""
+    def stop(self, ended: Callable[[], None] = _nothing) -> None:
+        """Take no more; `ended` is called, on the event loop, once what waits has been answered."""
         self._stopped = True
+        self._ended = ended
+        if self._thread is None:
+            self._loop.call_soon(self._tell_ended)
         self._arrived.release()
 
-    def _close_one(self) -> None:
+    def _tell_ended(self) -> None:
+        # It may lead back to this batcher, and what is let go of must not keep itself alive.
+        ended, self._ended = self._ended, _nothing
+        self._thread = None
+        ended()
+
+    def _close_one(self, rows: int) -> None:
         self._open -= 1
+        self._open_rows -= rows
+
+    def _expected_wait_s(self, more_rows: int, more_calls: int) -> float:
+        """How long until those who wait, and so many more, have their answers."""
+        running_s, running_rows = 0.0, 0
+        run = self._run
+        if run is not None:
+            started_s, should_take_s, running_rows = run
+            running_s = max(0.0, should_take_s - (time.perf_counter() - started_s))
+        rows = max(0, self._open_rows - running_rows) + more_rows
+        calls = self._open + more_calls
+        if self._limits.batching != "never":
+            calls = min(calls, rows)
+        return expected_wait_s(
+            self._pace, self.slowness, rows=rows, calls=calls, running_s=running_s
+        )
 
     def _work(self) -> None:
         while True:
             self._arrived.acquire()
             batch = self._take()
             if batch:
-                outcomes = self._run_safely(batch)
+                outcomes = self._run_timed(batch)
                 try:
                     self._loop.call_soon_threadsafe(_settle, batch, outcomes)
                 except RuntimeError:
                     return  # the loop is closed: there is nobody left to answer
             elif self._stopped and not self._waiting:
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(self._tell_ended)
                 return
 
     def _take(self) -> list[Job]:
@@ -233,15 +281,30 @@ class Batcher:
             if not together or rows >= self._pace.batch_rows:
                 return batch
 
+    def _run_timed(self, batch: Sequence[Job]) -> list[Outcome]:
+        rows = sum(job.rows for job in batch)
+        expected_s = self._pace.run_s(rows)
+        started_s = time.perf_counter()
+        self._run = (started_s, expected_s * self.slowness, rows)
+        outcomes = self._run_safely(batch)
+        self._run = None
+        took_s = time.perf_counter() - started_s
+        self.busy_s += took_s
+        self.runs += 1
+        least, most = _SLOWNESS_BOUNDS
+        slowness = min(max(took_s / expected_s, least), most)
+        self.slowness += _NEWEST_COUNTS * (slowness - self.slowness)
+        return outcomes
+
     def _run_safely(self, batch: Sequence[Job]) -> list[Outcome]:
         try:
-            return self._run(batch)
+            return self._run_together(batch)
         except Exception:
             # The thread must outlive whatever a program's odd answer does to it.
             log.exception("a batch of %s failed", self._name)
             return [_failed("the model failed on this input")] * len(batch)
 
-    def _run(self, batch: Sequence[Job]) -> list[Outcome]:
+    def _run_together(self, batch: Sequence[Job]) -> list[Outcome]:
         if len(batch) == 1:
             return [run_one(self._program, batch[0].columns, batch[0].outputs)]
         outputs = batch[0].outputs
@@ -266,6 +329,104 @@ class Batcher:
             outcomes.append({name: together[name][start:end] for name in wanted})
             start = end
         return outcomes
+
+
+class Engine:
+    """A program in memory, and how its calls are run. On the event loop only."""
+
+    __slots__ = (
+        "_before", "_calls", "_inline_calls", "_inline_s", "_runs", "_should_s", "batcher",
+        "inline_rows", "name", "pace", "placement", "program", "size_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        program: Program,
+        pace: Pace,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        name: str,
+        size_bytes: int = 0,
+    ) -> None:
+        self.name = name
+        self.program = program
+        self.pace = pace
+        self.size_bytes = size_bytes
+        self.placement = Placement(pace.inline_rows)
+        self.inline_rows = pace.inline_rows
+        self.batcher = Batcher(program, pace, limits, loop, name=name)
+        self._calls = 0
+        self._inline_calls = 0
+        self._inline_s = 0.0
+        self._should_s = 0.0
+        self._before = 0.0
+        self._runs = 0
+
+    def run(
+        self,
+        columns: Columns,
+        rows: int,
+        outputs: tuple[str, ...] | None,
+        allowed_s: float,
+        deliver: Deliver,
+    ) -> Callable[[], None] | None:
+        """Run a call where calls of its size run; see `serving.models.ServedModel.answer`."""
+        self._calls += 1
+        if rows <= self.inline_rows:
+            started_s = time.perf_counter()
+            outcome = run_one(self.program, columns, outputs)
+            self._inline_s += time.perf_counter() - started_s
+            self._should_s += self.pace.run_s(rows)
+            self._inline_calls += 1
+            deliver(outcome)
+            return None
+        job = Job(columns, rows, outputs, deliver)
+        self.batcher.submit(job, allowed_s)
+        return job.cancel
+
+    @property
+    def calls(self) -> int:
+        """How many were taken since the last `revisit`."""
+        return self._calls
+
+    def revisit(self, passed_s: float, *, others_called: bool) -> None:
+        """Decide again where calls run, from those of the last `passed_s`."""
+        busy_s = self.batcher.busy_s
+        slowness = None
+        if self._inline_calls >= _CALLS_TO_JUDGE:
+            slowness = self._inline_s / self._should_s
+        elif not self._inline_calls and self.batcher.runs - self._runs >= _CALLS_TO_JUDGE:
+            slowness = self.batcher.slowness
+        self._runs = self.batcher.runs
+        seen = Seen(
+            slowness=slowness,
+            mean_inline_s=self._inline_s / max(1, self._inline_calls),
+            inline_share=self._inline_s / passed_s,
+            busy_share=(self._inline_s + busy_s - self._before) / passed_s,
+            others_called=others_called,
+        )
+        self._before = busy_s
+        self._calls = self._inline_calls = 0
+        self._inline_s = self._should_s = 0.0
+        placement = revisited(self.pace, self.placement, seen)
+        before, self.inline_rows = self.inline_rows, placement.inline_rows
+        if placement.is_hot:
+            self.inline_rows = 0
+        self.placement = placement
+        if bool(before) != bool(self.inline_rows):
+            where = "the event loop" if self.inline_rows else "its thread"
+            log.info("%s runs on %s from now on: %s", self.name, where, seen)
+
+    def stop(self, ended: Callable[[], None]) -> None:
+        """Take no more calls; `ended` is called once those under way have been answered."""
+        self.batcher.stop(ended)
+
+    def close(self) -> None:
+        """End what the program holds outside of this process' memory. It may block."""
+        close = getattr(self.program, "close", None)
+        if close is not None:
+            close()
 
 
 def run_one(program: Program, columns: Columns, outputs: tuple[str, ...] | None) -> Outcome:

@@ -28,6 +28,8 @@ class Limits:
         idle_timeout_s: How long a connection may stay open between requests.
         receive_timeout_s: How long a request may take to arrive, and how long a client may take
             nothing of its answer.
+        memory_budget_mb: How much memory the models of one worker may take, in millions of bytes; 0
+            for no bound. Models that were not asked for the longest make room for others.
         drain_s: How long a worker that was told to stop lets requests finish.
     """
 
@@ -42,6 +44,7 @@ class Limits:
     max_connections: int = 10_000
     idle_timeout_s: float = 75.0
     receive_timeout_s: float = 20.0
+    memory_budget_mb: int = 0
     drain_s: float = 10.0
 
     def to_json(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ table of routes is replaced as a whole, so a request sees either all of a change
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -24,7 +24,11 @@ class Face(Protocol):
         """The routes that are there whatever is served."""
 
     def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:
-        """The routes of one version; of the plain name too where it is the default version."""
+        """The routes of one version; of the plain name too where it is the default version.
+
+        They are kept for as long as the version is served, and are asked for again only when
+        another version of the model comes or goes, or it becomes the default or the first model.
+        """
 
     def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:
         """Which part of a path of this face names nothing; None if the path is not the face's."""
@@ -39,6 +43,7 @@ class Plane:
         self.models: dict[str, dict[str, ServedModel]] = {}
         self._table: Routes = {}
         self._described = b""
+        self._kept: dict[tuple[int, int], _Kept] = {}
 
     def serve(self, models: Iterable[ServedModel]) -> Routes:
         """Serve exactly these from now on; returns the routes.
@@ -94,8 +99,25 @@ class Plane:
         return NotFound("no such path", hint="GET /v2 describes the server")
 
     def _routes(self) -> Iterator[Route]:
-        for face in self._faces:
+        # Requests wait while this is done, and to make the routes of hundreds of models takes long.
+        before, self._kept = self._kept, {}
+        first = self.first
+        for place, face in enumerate(self._faces):
             yield from face.server_routes(self)
             for versions in self.models.values():
                 for model in versions.values():
-                    yield from face.model_routes(self, model)
+                    facts = (model is first, self.is_default(model), *versions)
+                    key = place, id(model)  # of no other: what is kept holds the model
+                    kept = before.get(key)
+                    if kept is None or kept.facts != facts:
+                        kept = _Kept(model, facts, tuple(face.model_routes(self, model)))
+                    self._kept[key] = kept
+                    yield from kept.routes
+
+
+class _Kept(NamedTuple):
+    """The routes that a face gave a model, and what they were made of."""
+
+    model: ServedModel
+    facts: tuple[object, ...]
+    routes: tuple[Route, ...]

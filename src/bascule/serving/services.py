@@ -1,17 +1,21 @@
-"""What the supervisor tells its workers, in a form that crosses between processes.
+"""What is served: the list that the supervisor tells its workers, and what changes make of it.
 
-Apart from the workers' own modules, because the supervisor must not load what a worker needs.
+Apart from the workers' own modules, because the supervisor must not load what a worker needs. The
+changes are pure: a list and a wish in, a list out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bascule.serving.counters import Label
+from bascule.core.errors import Conflict, NotFound
+from bascule.core.names import check_name
 from bascule.serving.faces import EVERY_FACE, ChosenFaces
 from bascule.serving.limits import Limits
+from bascule.serving.resilience import Policy
 from bascule.serving.tls import Tls
 
 BACKLOG = 2048
@@ -56,6 +60,7 @@ class WorkerConfig:
         tls: What connections are encrypted with; None for not at all.
         unix_fd: The inherited listening socket of the file system; None where there is none.
         faces: The protocols to speak.
+        policies: How models are treated that fail, by their names.
     """
 
     worker: int
@@ -69,6 +74,7 @@ class WorkerConfig:
     unix_fd: int | None = None
     faces: ChosenFaces = EVERY_FACE
     grpc_fd: int | None = None
+    policies: Mapping[str, Policy] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -83,6 +89,7 @@ class WorkerConfig:
             "tls": None if self.tls is None else self.tls.to_json(),
             "unix_fd": self.unix_fd,
             "faces": self.faces.to_json(),
+            "policies": {name: policy.to_json() for name, policy in self.policies.items()},
         }
 
     @classmethod
@@ -99,9 +106,86 @@ class WorkerConfig:
             tls=None if value["tls"] is None else Tls.from_json(value["tls"]),
             unix_fd=value["unix_fd"],
             faces=ChosenFaces.from_json(value["faces"]),
+            policies={name: Policy(**policy) for name, policy in value["policies"].items()},
         )
 
 
-def labels_of(services: tuple[Service, ...]) -> list[Label]:
-    """The counters' labels: first everything that is no inference, then one per service."""
-    return [Label(), *(Label(service.model, service.version) for service in services)]
+Services = tuple[Service, ...]
+"""What is served. The first version of a model is its default; no version is there twice."""
+
+
+def check_services(services: Services) -> Services:
+    """`services` if their names can stand in a path and a label; raises `Invalid`."""
+    for service in services:
+        check_name(service.model)
+        check_name(service.version, what="version")
+    return services
+
+
+def loaded(services: Services, new: Service, *, default: bool = False) -> Services:
+    """With `new` beside the others, or before the other versions of its model.
+
+    The same version from another folder takes the place of the one that is there.
+    """
+    same = next((one for one in services if _is_same(one, new)), None)
+    if same is not None:
+        services = tuple(new if one is same else one for one in services)
+    else:
+        services = (*services, new)
+    return _with_default(services, new) if default else services
+
+
+def swapped(services: Services, new: Service) -> Services:
+    """With `new` in the place of the default version of its model; the other versions stay."""
+    before = default_of(services, new.model)
+    services = loaded(services, new, default=True)
+    if before is None or _is_same(before, new):
+        return services
+    return tuple(one for one in services if not _is_same(one, before))
+
+
+def unloaded(services: Services, model: str, version: str | None = None) -> Services:
+    """Without a version, or without the only version of a model.
+
+    Raises:
+        NotFound: It is not served.
+        Conflict: It is the default, and those who ask for the plain name would be answered by
+            another version unasked; or there are several, and none was named.
+    """
+    versions = [one for one in services if one.model == model]
+    if not versions:
+        names = ", ".join(sorted({one.model for one in services})) or "no models"
+        raise NotFound(f"{model!r} is not served", hint=f"served are {names}")
+    told = ", ".join(one.version for one in versions)
+    if version is None and len(versions) > 1:
+        raise Conflict(f"{model} is served in versions {told}", hint="say which one to unload")
+    gone = next((one for one in versions if version in (None, one.version)), None)
+    if gone is None:
+        raise NotFound(f"{model}/{version} is not served", hint=f"versions served are {told}")
+    if gone is versions[0] and len(versions) > 1:
+        raise Conflict(
+            f"{model}/{version} is the default version of {model}, and others are served",
+            hint="make another one the default first, or swap",
+        )
+    return tuple(one for one in services if one is not gone)
+
+
+def default_of(services: Services, model: str) -> Service | None:
+    """The version that answers to the plain name."""
+    return next((one for one in services if one.model == model), None)
+
+
+def _with_default(services: Services, new: Service) -> Services:
+    """Moved before the other versions of its model, where the first of them is now."""
+    first = default_of(services, new.model)
+    made: list[Service] = []
+    for one in services:
+        if one is first:
+            made.append(new)
+        if not _is_same(one, new):
+            made.append(one)
+    return tuple(made)
+
+
+def _is_same(one: Service, other: Service) -> bool:
+    return (one.model, one.version) == (other.model, other.version)

@@ -89,3 +89,11 @@ def code_of(error: BasculeError) -> int:
 def error_text(error: BasculeError) -> str:
     """What went wrong and the next step, in one line."""
     return f"{error.message}; {error.hint}" if error.hint else error.message
+
+
+def error_of(status: int, text: str) -> BasculeError:
+    """The error that another server answered: of the first kind with that status."""
+    kind = next((kind for kind, one in STATUS_OF.items() if one == status), None)
+    if kind is None:
+        return ModelFailed(text) if status >= 500 else Invalid(text)
+    return kind(text)

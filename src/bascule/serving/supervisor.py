@@ -1,5 +1,9 @@
 """Starts the workers of a server, keeps them alive, and stops them without losing a request.
 
+What is served changes in all workers or in none. They load and warm what is new while they go on
+answering; once all of them have it, they are told to turn to it. A worker that dies meanwhile is
+started again with the list that counts then.
+
 The supervisor makes every listening socket (one per worker, SO_REUSEPORT, so that the kernel
 spreads the connections) and keeps them open: while a worker that died is being replaced, its new
 connections wait in the kernel and nobody is refused.
@@ -8,30 +12,37 @@ connections wait in the kernel and nobody is refused.
 from __future__ import annotations
 
 import ctypes
-import json
+import itertools
 import logging
 import os
-import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bascule.core.errors import BasculeError, Conflict, Invalid, Unavailable
 from bascule.security.keys import Key
+from bascule.serving.channel import WorkerProcess, error_from_json
 from bascule.serving.counters import Counters, Label, Totals
 from bascule.serving.faces import EVERY_FACE, ChosenFaces
 from bascule.serving.guard import KeysFile
 from bascule.serving.limits import Limits
-from bascule.serving.services import BACKLOG, Service, WorkerConfig, labels_of
+from bascule.serving.resilience import Policy
+from bascule.serving.services import (
+    BACKLOG,
+    Service,
+    Services,
+    WorkerConfig,
+    check_services,
+    default_of,
+)
 from bascule.serving.tls import Tls
 
 log = logging.getLogger(__name__)
@@ -42,6 +53,9 @@ _BPF_RETURN = 0x06
 _WATCH_EVERY_S = 0.05
 _MAX_BACKOFF_S = 5.0
 _HEALTHY_AFTER_S = 10.0
+_TELL_TIMEOUT_S = 1.0
+_TURN_TIMEOUT_S = 10.0
+"""How long a worker may take to turn to what it has loaded: a turn of its loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +68,31 @@ class WorkerStatus:
     restarts: int
 
 
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One version in one worker.
+
+    Attributes:
+        worker: The worker's number.
+        model: The model's name.
+        version: Its version.
+        is_loaded: Whether it is in memory; one that is not is loaded when it is asked for.
+        size_bytes: What it takes there, as it was measured; or at least, before it was loaded.
+        inline_rows: Calls of up to so many rows run on the event loop.
+        open_calls: How many calls wait or run.
+    """
+
+    worker: int
+    model: str
+    version: str
+    is_loaded: bool
+    size_bytes: int
+    inline_rows: int
+    open_calls: int
+
+
 class _Worker:
-    """One worker's process and what is needed to start it again."""
+    """One worker: the process that it is now, and what is needed to start it again."""
 
     def __init__(
         self,
@@ -67,44 +104,34 @@ class _Worker:
         self.config = config
         self.listeners = listeners
         self._inherited_fds = (*shared_fds, *(listener.fileno() for listener in listeners))
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: WorkerProcess | None = None
         self.ready = False
         self.restarts = 0
-        self._started_s = 0.0
         self._restart_at_s: float | None = None
         self._quick_deaths = 0
 
     def start(self) -> None:
         self.ready = False
-        self._started_s = time.monotonic()
         self._restart_at_s = None
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bascule.serving.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=self._inherited_fds,
-            # One thread per program is what its cost was measured with.
-            env={**os.environ, "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"},
-        )
-        assert process.stdin is not None
-        self.process = process
-        with suppress(BrokenPipeError):  # it died already, which await_ready reports
-            process.stdin.write(json.dumps(self.config.to_json()).encode() + b"\n")
-            process.stdin.flush()
+        self.process = WorkerProcess(self.config, self._inherited_fds)
+
+    def running(self) -> WorkerProcess | None:
+        """Its process, if that answers."""
+        process = self.process
+        is_there = self.ready and process is not None and process.exit_code is None
+        return process if is_there else None
 
     def await_ready(self, wait_s: float) -> None:
         """Return when the worker answers; raises its own error if it cannot."""
-        process = self.process
-        assert process is not None
-        assert process.stdout is not None
-        readable, _, _ = select.select([process.stdout], [], [], max(0.0, wait_s))
-        if not readable:
+        assert self.process is not None
+        try:
+            message = self.process.hear(wait_s)
+        except Unavailable:
+            message = {"error": "it ended while starting", "hint": "see its log above"}
+        if message is None:
             raise self._not_ready_in_time()
-        line = process.stdout.readline()
-        message = json.loads(line) if line else {"error": "it ended while starting"}
         if "error" in message:
-            kind = _KINDS.get(message.get("kind", ""), Unavailable)
-            raise kind(message["error"], hint=message.get("hint", "see its log above"))
+            raise error_from_json(message)
         self.ready = True
 
     def look_after(self) -> None:
@@ -112,31 +139,32 @@ class _Worker:
         process = self.process
         assert process is not None
         now = time.monotonic()
-        if process.poll() is None:
+        if process.exit_code is None:
             if not self.ready:
                 self._look_whether_ready(process, now)
         elif self._restart_at_s is None:
-            self._restart_at_s = now + self._pause_s(process, now - self._started_s)
+            self._restart_at_s = now + self._pause_s(process, now - process.started_s)
         elif now >= self._restart_at_s:
-            self.close_pipes()
+            process.close()
             self.restarts += 1
             self.start()
 
-    def _look_whether_ready(self, process: subprocess.Popen[bytes], now: float) -> None:
-        assert process.stdout is not None
+    def _look_whether_ready(self, process: WorkerProcess, now: float) -> None:
         try:
-            if select.select([process.stdout], [], [], 0)[0]:
-                self.await_ready(0)
-            elif now - self._started_s > START_TIMEOUT_S:
-                process.kill()
+            if now - process.started_s > START_TIMEOUT_S:
+                process.signal(signal.SIGKILL)
                 raise self._not_ready_in_time()
+            message = process.hear(0)
+            if message is not None and "error" in message:
+                raise error_from_json(message)
+            self.ready = message is not None
         except BasculeError as error:
             log.error("worker %d cannot start: %s", self.config.worker, error)  # noqa: TRY400 -- said in one line, by design
 
-    def _pause_s(self, process: subprocess.Popen[bytes], lived_s: float) -> float:
+    def _pause_s(self, process: WorkerProcess, lived_s: float) -> float:
         log.warning(
             "worker %d (process %d) ended with %s after %.1f s and is started again",
-            self.config.worker, process.pid, process.returncode, lived_s,
+            self.config.worker, process.pid, process.exit_code, lived_s,
         )  # fmt: skip
         # The first death is answered at once; a worker that keeps dying is given time.
         self._quick_deaths = 0 if lived_s > _HEALTHY_AFTER_S else self._quick_deaths + 1
@@ -149,17 +177,6 @@ class _Worker:
             f"worker {self.config.worker} was not ready in {START_TIMEOUT_S:g} s",
             hint="see its log above; a large model may need more memory",
         )
-
-    def close_pipes(self) -> None:
-        process = self.process
-        if process is not None:
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with suppress(BrokenPipeError):
-                        pipe.close()
-
-
-_KINDS = {kind.__name__: kind for kind in BasculeError.__subclasses__()}
 
 
 class Supervisor:
@@ -178,6 +195,7 @@ class Supervisor:
         unix_socket: Path | None = None,
         faces: ChosenFaces = EVERY_FACE,
         grpc_port: int | None = None,
+        policies: Mapping[str, Policy] | None = None,
     ) -> None:
         """Bind the ports at once, so that a port in use is known before anything is started.
 
@@ -192,12 +210,13 @@ class Supervisor:
             unix_socket: A socket of the file system to listen on as well, not encrypted.
             faces: The protocols to speak.
             grpc_port: For gRPC; None for none.
+            policies: How models are treated that fail, by their names.
 
         Raises:
             Conflict: The port is in use.
             Invalid: The host cannot be resolved or may not be bound, or a file of `tls` is wrong.
         """
-        self.services = tuple(services)
+        self.services: Services = check_services(tuple(services))
         self.limits = limits
         if tls is not None:
             tls.context()  # said now rather than by a worker
@@ -223,8 +242,8 @@ class Supervisor:
         # It has no name, so it is gone with the last process, however that ends.
         self._counters_file = tempfile.TemporaryFile(dir=_shared_memory())  # noqa: SIM115 -- stop() closes it
         counters_path = Path(f"/dev/fd/{self._counters_file.fileno()}")
-        self.labels: list[Label] = labels_of(self.services)
-        self._counters = Counters(counters_path, workers, len(self.labels))
+        self._counters = Counters(counters_path, workers)
+        self._name(self.services)
         self._workers = [
             _Worker(
                 WorkerConfig(
@@ -239,12 +258,16 @@ class Supervisor:
                     tls=tls,
                     unix_fd=next(iter(unix_fds), None),
                     faces=faces,
+                    policies=policies or {},
                 ),
                 own,
                 shared_fds=(self._counters_file.fileno(), *unix_fds),
             )
             for number, own in enumerate(listeners)
         ]
+        self._changing = threading.Lock()  # held while a change is made
+        self._turning = threading.Lock()  # held while workers are started, and told to turn
+        self._changes = itertools.count(1)
         self._stopping = threading.Event()
         self._monitor = threading.Thread(target=self._watch, name="bascule-monitor", daemon=True)
 
@@ -268,9 +291,103 @@ class Supervisor:
         """Where the keys of callers are while it runs; None where callers need none."""
         return None if self._keys is None else self._keys.file
 
+    @property
+    def labels(self) -> list[Label]:
+        """What is counted: everything else, and each version that was ever served."""
+        return self._counters.labels()
+
     def totals(self) -> list[Totals]:
         """What all workers have counted, in the order of `labels`."""
         return self._counters.totals()
+
+    def is_default(self, service: Service) -> bool:
+        """Whether a version that is served answers to the plain name of its model."""
+        return default_of(self.services, service.model) is service
+
+    def change(self, wish: Callable[[Services], Services]) -> Services:
+        """Serve what `wish` makes of what is served now: in all workers, or in none.
+
+        Returns when every worker has turned to it. Requests under way finish where they are.
+
+        Args:
+            wish: See `serving.services`: `loaded`, `swapped`, `unloaded`.
+
+        Returns:
+            What is served now.
+
+        Raises:
+            BasculeError: What `wish` raises, or what kept a worker from loading. Nothing changed.
+        """
+        with self._changing:
+            services = check_services(wish(self.services))
+            if services == self.services:
+                return services
+            self._name(services)
+            number = next(self._changes)
+            processes: list[WorkerProcess] = []
+            try:
+                self._prepare(number, services, processes)
+                self._turn(number, services, processes)
+            finally:
+                for process in processes:
+                    process.forget(number)
+            return services
+
+    def models(self) -> list[ModelState]:
+        """How the models of each worker that answers are at this moment."""
+        number = next(self._changes)
+        asked = [(worker, worker.running()) for worker in self._workers]
+        found: list[ModelState] = []
+        until_s = time.monotonic() + _TELL_TIMEOUT_S
+        for _, process in asked:
+            if process is not None:
+                process.ask(number, {"tell": number})
+        for worker, process in asked:
+            if process is not None:
+                with suppress(Unavailable):
+                    told = process.hear_of(number, until_s)["models"]
+                    found += [ModelState(worker=worker.config.worker, **one) for one in told]
+                process.forget(number)
+        return found
+
+    def _name(self, services: Services) -> None:
+        for service in services:
+            self._counters.name(Label(service.model, service.version))
+
+    def _prepare(self, number: int, services: Services, processes: list[WorkerProcess]) -> None:
+        """Have every worker load; what one could not is let go of by all. Notes whom it asked."""
+        until_s = time.monotonic() + START_TIMEOUT_S
+        try:
+            for worker in self._workers:
+                process = worker.running()
+                if process is None:
+                    raise _try_again(f"worker {worker.config.worker} is being started again")
+                told = [service.to_json() for service in services]
+                process.ask(number, {"prepare": number, "services": told})
+                processes.append(process)
+            for process in processes:
+                process.hear_of(number, until_s)
+        except BaseException:
+            _abandon(number, processes)
+            raise
+
+    def _turn(self, number: int, services: Services, processes: Sequence[WorkerProcess]) -> None:
+        with self._turning:
+            if any(
+                worker.process is not process
+                for worker, process in zip(self._workers, processes, strict=True)
+            ):
+                _abandon(number, processes)
+                raise _try_again("a worker died meanwhile")
+            # From here on whoever is started again gets the new list, so nobody can be left behind.
+            self.services = services
+            for worker, process in zip(self._workers, processes, strict=True):
+                worker.config = replace(worker.config, services=services)
+                process.tell({"commit": number})
+        until_s = time.monotonic() + _TURN_TIMEOUT_S
+        for process in processes:
+            with suppress(Unavailable):  # it died, and comes back with the new list
+                process.hear_of(number, until_s)
 
     def statuses(self) -> list[WorkerStatus]:
         """Every worker's process, as it stands."""
@@ -278,7 +395,7 @@ class Supervisor:
             WorkerStatus(
                 worker=worker.config.worker,
                 pid=worker.process.pid if worker.process else 0,
-                alive=worker.ready and worker.process is not None and worker.process.poll() is None,
+                alive=worker.running() is not None,
                 restarts=worker.restarts,
             )
             for worker in self._workers
@@ -296,8 +413,7 @@ class Supervisor:
         if self._unix_socket is not None:
             self._unix_socket.unlink(missing_ok=True)  # nobody finds the way in any more
         for process in processes:
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+            process.signal(signal.SIGTERM)
         for listener in listeners:
             # The worker has the socket too, takes who has come already, and closes it.
             listener.close()
@@ -305,14 +421,11 @@ class Supervisor:
             self._unix_listener.close()
         until = time.monotonic() + (self.limits.drain_s if drain_s is None else drain_s) + 1.0
         for process in processes:
-            try:
-                process.wait(max(0.1, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            if not process.wait(max(0.1, until - time.monotonic())):
                 log.warning("worker process %d did not drain in time and is killed", process.pid)
-                process.kill()
-                process.wait()
-        for worker in self._workers:
-            worker.close_pipes()
+                process.signal(signal.SIGKILL)
+                process.wait(_TURN_TIMEOUT_S)
+            process.close()
         self._counters_file.close()
         if self._keys is not None:
             self._keys.stop()
@@ -320,7 +433,17 @@ class Supervisor:
     def _watch(self) -> None:
         while not self._stopping.wait(_WATCH_EVERY_S):
             for worker in self._workers:
-                worker.look_after()
+                with self._turning:
+                    worker.look_after()
+
+
+def _abandon(number: int, processes: Sequence[WorkerProcess]) -> None:
+    for process in processes:
+        process.tell({"abandon": number})
+
+
+def _try_again(what: str) -> Unavailable:
+    return Unavailable(f"{what}, and nothing was changed", hint="try again", retry_after_s=1)
 
 
 def _take_no_more(listener: socket.socket) -> None:

@@ -1,10 +1,9 @@
 """One worker process: loads the models, warms them up, and answers until it is told to stop.
 
-The supervisor starts it as `python -m bascule.serving.worker` and speaks to it in two lines: the
-worker's configuration comes as one JSON line on standard input, and `{"ready": true}`, or an
-error, goes as one JSON line to standard output. Whatever else prints there, a model's own code for
-example, prints to standard error. Standard input stays open: when it ends, the supervisor is gone,
-and the worker drains and leaves, so that nothing is orphaned.
+The supervisor starts it as `python -m bascule.serving.worker` and speaks to it in lines of JSON
+(see `channel`), which come on standard input and go to standard output. Whatever else prints there,
+a model's own code for example, prints to standard error. When standard input ends, the supervisor
+is gone, and the worker drains and leaves, so that nothing is orphaned.
 
 Imports here are what a worker's memory and start-up time are made of; keep them few.
 """
@@ -18,34 +17,25 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import uvloop
 
-from bascule.bundle.calibration import read_calibration
-from bascule.bundle.format import EXAMPLE, Manifest, open_program, read_file, read_manifest
-from bascule.bundle.programs import runnable
-from bascule.core.errors import BasculeError
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
-from bascule.serving.counters import Counters, Label, Slot, prometheus_text
-from bascule.serving.engine import measure_pace
+from bascule.core.errors import BasculeError, ModelFailed
+from bascule.serving.channel import Lines, Message, error_to_json
+from bascule.serving.counters import Counters, Slot, prometheus_text
+from bascule.serving.doors import Door
 from bascule.serving.guard import LOOK_EVERY_S, Guard
 from bascule.serving.http import Connection, Exchange, Site
-from bascule.serving.limits import Limits
+from bascule.serving.lineup import Lineup
 from bascule.serving.models import ServedModel
 from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
-from bascule.serving.protocols.oip_json import Decoder
 from bascule.serving.routes import Route
-from bascule.serving.services import BACKLOG, Service, WorkerConfig, labels_of
-from bascule.serving.tls import Tls
+from bascule.serving.services import Service, WorkerConfig
 
 log = logging.getLogger(__name__)
 
@@ -60,42 +50,41 @@ Report = Callable[[dict[str, Any]], None]
 async def serve(config: WorkerConfig, report: Report) -> None:
     """Load, report ready, answer; returns when everything under way has been answered."""
     loop = asyncio.get_running_loop()
-    labels = labels_of(config.services)
-    counters = Counters(config.counters, config.workers, len(labels))
-    other_slot, *slots = counters.slots(config.worker)
-    models = [
-        load_model(service, config.limits, slot, loop)
-        for service, slot in zip(config.services, slots, strict=True)
-    ]
+    counters = Counters(config.counters, config.workers)
     stopping = asyncio.Event()
-    faces = [Metrics(counters, labels), *open_faces(config.faces)]
+    faces = [Metrics(counters), *open_faces(config.faces)]
     plane = Plane(faces, lambda: not stopping.is_set())
     guard = None if config.keys is None else Guard(config.keys)
-    site = Site(plane.serve(models), plane.not_found, config.limits, other_slot, guard=guard)
+    other_slot = counters.slot(config.worker)
+    site = Site({}, plane.not_found, config.limits, other_slot, guard=guard)
+
+    def take(models: Iterable[ServedModel]) -> None:
+        site.routes = plane.serve(models)
+
+    lineup = Lineup(counters, config.worker, config.limits, loop, take, policies=config.policies)
+    lineup.start(config.services)
     # What was loaded stays: the collector need not look through it ever again.
     gc.collect()
     gc.freeze()
-    doors = [_Door(config.listener_fd, site, partial(Connection, site), config.tls)]
+    doors = [Door(config.listener_fd, site, partial(Connection, site), config.tls)]
     if config.unix_fd is not None:
-        doors.append(_Door(config.unix_fd, site, partial(Connection, site), None))
+        doors.append(Door(config.unix_fd, site, partial(Connection, site), None))
     if config.grpc_fd is not None:
         doors.append(_grpc_door(config, plane, other_slot, guard))
-    sites = {id(door.site): door.site for door in doors}.values()
     for door in doors:
         await door.open(loop)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    loop.add_reader(sys.stdin.fileno(), _watch_supervisor, stopping)
-    ticking = [
-        loop.create_task(
-            _every(1.0, *(site.tick for site in sites), *(door.look for door in doors))
-        )
-    ]
+    orders = Orders(lineup, report, stopping.set)
+    loop.add_reader(sys.stdin.fileno(), orders.read)
+    sites = {id(door.site): door.site for door in doors}.values()
+    every_second = (*(each.tick for each in sites), lineup.tick, *(door.look for door in doors))
+    ticking = [loop.create_task(_every(1.0, *every_second))]
     if guard is not None:
         ticking.append(loop.create_task(_every(LOOK_EVERY_S, guard.look)))
     report({"ready": True})
     await stopping.wait()
-    for site_of_door in sites:
-        site_of_door.draining = True
+    for each in sites:
+        each.draining = True
     for door in doors:
         await door.close(loop)
     await asyncio.gather(*(each.drain() for each in sites))
@@ -103,130 +92,70 @@ async def serve(config: WorkerConfig, report: Report) -> None:
         task.cancel()
 
 
-class _Site(Protocol):
-    """What the connections of one protocol share."""
-
-    draining: bool
-
-    def tick(self) -> None: ...
-
-    async def drain(self) -> None: ...
-
-
-class _Door:
-    """A listening socket: what comes through it, and how it is encrypted."""
-
-    def __init__(
-        self,
-        listener_fd: int,
-        site: _Site,
-        connect: Callable[[], asyncio.Protocol],
-        tls: Tls | None,
-        *,
-        protocol: str = "http/1.1",
-    ) -> None:
-        self.site = site
-        self._listener = socket.socket(fileno=listener_fd)
-        self._connect = connect
-        self._tls = tls
-        self._context = None if tls is None else tls.context(protocol)
-        self._loaded_ns = 0 if tls is None else tls.changed_at_ns()
-
-    async def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Accept connections."""
-        # The loop listens again, with a hundred places if it is not told otherwise.
-        if self._listener.family == socket.AF_UNIX:
-            self._server = await loop.create_unix_server(
-                self._connect, sock=self._listener, backlog=BACKLOG
-            )
-        else:
-            self._server = await loop.create_server(
-                self._connect, sock=self._listener, backlog=BACKLOG, ssl=self._context
-            )
-
-    async def close(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take the connections that the kernel has accepted for us, and then no more.
-
-        Closing at once would reset them.
-        """
-        await asyncio.sleep(0)
-        while True:
-            try:
-                accepted, _ = self._listener.accept()
-            except (BlockingIOError, OSError):
-                break
-            await loop.connect_accepted_socket(self._connect, accepted, ssl=self._context)
-        self._server.close()
-
-    def look(self) -> None:
-        """Take up a certificate that was renewed; connections that are open keep theirs."""
-        if self._tls is None or self._context is None:
-            return
-        changed_ns = self._tls.changed_at_ns()
-        if changed_ns not in (0, self._loaded_ns):
-            self._tls.load(self._context)
-            self._loaded_ns = changed_ns
-            log.info("the certificate was read again")
-
-
-def _grpc_door(config: WorkerConfig, plane: Plane, other_slot: Slot, guard: Guard | None) -> _Door:
+def _grpc_door(config: WorkerConfig, plane: Plane, other_slot: Slot, guard: Guard | None) -> Door:
     # Imported here: a worker that speaks no gRPC need not have it in memory.
     from bascule.serving.protocols.grpc_methods import grpc_methods
     from bascule.serving.transports.http2 import Http2Server
 
     assert config.grpc_fd is not None
     site = Http2Server(grpc_methods(plane), config.limits, other_slot, guard=guard)
-    return _Door(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
+    return Door(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
 
 
-def load_model(
-    service: Service, limits: Limits, slot: Slot, loop: asyncio.AbstractEventLoop
-) -> ServedModel:
-    """Verify and open a bundle, run its example rows, and measure its pace."""
-    manifest = read_manifest(service.path)
-    program = open_program(service.path, manifest, threads=1, isolated=True)
-    entry = manifest.program(program.name)
-    for lacking in {entry.name for entry in manifest.programs} - {*runnable(manifest.programs)}:
-        log.warning(
-            "%s/%s: its program %s cannot run here; pip install 'bascule[%s]'",
-            service.model,
-            service.version,
-            lacking,
-            lacking,
-        )
-    example = _example(service.path, manifest, program, limits)
-    pace = measure_pace(program, example, limits)
-    if getattr(program, "may_block", False):
-        pace = replace(pace, inline_rows=0)
-    return ServedModel(
-        service,
-        signature=manifest.signature,
-        program=program,
-        digest=manifest.digest,
-        batch_invariant=entry is not None and entry.batch_invariant,
-        pace=pace,
-        slot=slot,
-        limits=limits,
-        loop=loop,
-        calibration=read_calibration(service.path, manifest),
-        example=example,
-    )
+class Orders:
+    """Does what the supervisor says, and tells it what became of that."""
 
+    def __init__(self, lineup: Lineup, report: Report, stop: Callable[[], None]) -> None:
+        self._lineup = lineup
+        self._report = report
+        self._stop = stop
+        self._lines = Lines()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-def _example(path: Path, manifest: Manifest, program: Program, limits: Limits) -> Columns:
-    decode = Decoder().for_fields(
-        manifest.signature.inputs, program.inputs, manifest.signature.outputs, limits.max_rows
-    )
-    _, call, _ = decode(read_file(path, manifest, EXAMPLE))
-    return call.columns
+    def read(self) -> None:
+        """Take what has come from the supervisor; its end is the order to stop."""
+        piece = os.read(sys.stdin.fileno(), 1 << 16)
+        if not piece:
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self._stop()
+        for message in self._lines.feed(piece):
+            self._do(message)
+
+    def _do(self, message: Message) -> None:
+        match message:
+            case {"prepare": number, "services": services}:
+                told = tuple(map(Service.from_json, services))
+                task = asyncio.get_running_loop().create_task(self._prepare(number, told))
+                # The loop itself forgets a task that nobody holds.
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case {"commit": number}:
+                self._lineup.commit(number)
+                self._report({"committed": number})
+            case {"abandon": number}:
+                self._lineup.abandon(number)
+            case {"tell": number}:
+                self._report({"told": number, "models": self._lineup.tell()})
+            case _:
+                log.error("the supervisor said what is no order")
+
+    async def _prepare(self, number: int, services: tuple[Service, ...]) -> None:
+        try:
+            if await self._lineup.prepare(number, services):
+                self._report({"prepared": number})
+        except BasculeError as error:
+            self._report({"failed": number, **error_to_json(error)})
+        except Exception:
+            log.exception("a change failed")
+            bug = ModelFailed("it could not be loaded", hint="see the server's log")
+            self._report({"failed": number, **error_to_json(bug)})
 
 
 class Metrics:
     """The face that tells the counters; see `serving.plane.Face`."""
 
-    def __init__(self, counters: Counters, labels: list[Label]) -> None:
+    def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._labels = labels
 
     def server_routes(self, plane: Plane) -> Iterator[Route]:  # noqa: ARG002 -- a face's signature
         """One path."""
@@ -241,7 +170,7 @@ class Metrics:
         return None
 
     def _tell(self, exchange: Exchange) -> None:
-        text = prometheus_text(self._labels, self._counters.totals())
+        text = prometheus_text(self._counters.labels(), self._counters.totals())
         exchange.answer(text.encode(), content_type=_METRICS_TYPE)
 
 
@@ -254,12 +183,6 @@ async def _every(seconds: float, *calls: Callable[[], None]) -> None:
             except Exception:
                 # The clock must go on: every time-out hangs on it.
                 log.exception("a tick failed")
-
-
-def _watch_supervisor(stopping: asyncio.Event) -> None:
-    if not os.read(sys.stdin.fileno(), 4096):
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-        stopping.set()
 
 
 def _allow_open_files(count: int) -> None:
@@ -296,12 +219,11 @@ def main() -> int:
             return 3
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
-    ports = 1 if config.grpc_fd is None else 2
-    _allow_open_files(ports * config.limits.max_connections + _OTHER_FILES)
+    _allow_open_files(config.limits.max_connections + _OTHER_FILES)
     try:
         uvloop.run(serve(config, report))
     except BasculeError as error:
-        report({"error": error.message, "hint": error.hint, "kind": type(error).__name__})
+        report(error_to_json(error))
         return 3
     return 0
 

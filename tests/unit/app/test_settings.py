@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bascule.app import GateSettings, faces_of, load_settings, open_registry
+from bascule.app import (
+    GateSettings,
+    ModelSettings,
+    faces_of,
+    load_settings,
+    open_registry,
+)
 from bascule.core.errors import Invalid, NotFound
 from bascule.serving.faces import EVERY_FACE, FACE_NAMES
 
@@ -306,3 +312,59 @@ def test_a_route_of_vertex_may_not_be_one_of_the_server_itself(folder, route):
 @pytest.mark.parametrize("route", ["", "predict", "/a?b", "/a b", "/a#b", "/é"])
 def test_a_route_that_is_no_path_is_refused(folder, route):
     assert "vertex_predict_route" in refusal(folder, {"AIP_PREDICT_ROUTE": route}).message
+
+
+# -- settings of models --
+
+
+def test_models_have_settings_by_their_names(folder):
+    written(
+        folder,
+        '[serving.models.late]\nbreaker_failures = 5\nfallback = "late/1"\n'
+        "[serving.models.early]\ntimeout_s = 0.5\n",
+    )
+
+    models = load_settings(folder, {}).serving.models
+
+    assert models["late"] == ModelSettings(breaker_failures=5, fallback="late/1")
+    assert models["early"] == ModelSettings(timeout_s=0.5)
+
+
+def test_a_variable_can_hold_the_settings_of_models(folder):
+    said = {"BASCULE_SERVING__MODELS": '{"late": {"retry_percent": 10}}'}
+
+    assert load_settings(folder, said).serving.models == {"late": ModelSettings(retry_percent=10)}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("timeout_s = -1", "serving.models.late.timeout_s: -1 is not >= 0 (bascule.toml)"),
+        ("breaker_open_s = 0", "serving.models.late.breaker_open_s: 0 is not > 0 (bascule.toml)"),
+        ("retry_percent = 101", "serving.models.late.retry_percent: 101 is not <= 100"),
+        ('fallback = "a b"', "serving.models.late.fallback: model name 'a b' is not allowed"),
+        ('fallback = "late/"', "serving.models.late.fallback: version '' is not allowed"),
+        (
+            "breaker_failure = 5",
+            "serving.models.late.breaker_failure: there is no such setting; did you mean "
+            "'breaker_failures'? (bascule.toml)",
+        ),
+    ],
+)
+def test_a_wrong_setting_of_a_model_is_refused_with_its_place(folder, line, said):
+    refused = refusal(written(folder, f"[serving.models.late]\n{line}\n"))
+
+    assert refused.message.startswith(said)
+    assert refused.hint or "(bascule.toml)" in refused.message
+
+
+def test_a_name_that_no_model_can_have_is_refused(folder):
+    refused = refusal(written(folder, '[serving.models."late/1"]\ntimeout_s = 1\n'))
+
+    assert "model name 'late/1' is not allowed" in refused.message
+
+
+def test_settings_of_models_that_are_no_json_are_refused_with_the_variable(folder):
+    refused = refusal(folder, {"BASCULE_SERVING__MODELS": "late"})
+
+    assert "BASCULE_SERVING__MODELS" in refused.message

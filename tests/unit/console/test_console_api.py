@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -21,12 +22,13 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from bascule.console import control_app
-from bascule.console.api import RIGHTS
-from bascule.core.errors import Unavailable
+from bascule.console.rights import RIGHTS
+from bascule.core.errors import NotFound, Unavailable
 from bascule.core.version import VERSION
 from bascule.registry import open_registry
 from bascule.security.keys import GRANTABLE, OPEN_ACTIONS, Permission, create_key
-from bascule.serving import Guard, Label, Totals, WorkerStatus, bind
+from bascule.serving import Guard, Label, ModelState, Service, Totals, WorkerStatus, bind
+from bascule.serving.services import default_of
 
 COUNTED = [
     Totals({404: 3}, 0, 0.5, (3,) + (0,) * 16),
@@ -43,12 +45,43 @@ class FakeSupervisor:
 
     def __init__(self):
         self.is_alive = True
+        self.services = (Service("gb", "1", Path("/bundles/gb-1")),)
+
+    def models(self):
+        return [
+            ModelState(
+                worker=worker,
+                model=service.model,
+                version=service.version,
+                is_loaded=worker == 0,
+                size_bytes=10 + worker,
+                inline_rows=0,
+                open_calls=0,
+            )
+            for service in self.services
+            for worker in (0, 1)
+        ]
+
+    def is_default(self, service):
+        return default_of(self.services, service.model) is service
+
+    def change(self, wish):
+        self.services = wish(self.services)
+        return self.services
 
     def totals(self):
         return COUNTED
 
     def statuses(self):
         return [WorkerStatus(worker=0, pid=7, alive=self.is_alive, restarts=2)]
+
+
+def find(reference):
+    """gb/N and late/N are there, as if they were pushed."""
+    model, _, version = reference.partition("/")
+    if model not in ("gb", "late"):
+        raise NotFound(f"no model {model!r}")
+    return Service(model, version or "9", Path(f"/bundles/{model}-{version or 9}"))
 
 
 @pytest.fixture(scope="module")
@@ -82,18 +115,25 @@ def asking(app):
 
 @pytest.fixture(scope="module")
 def client(supervisor, registry):
-    with asking(control_app(supervisor, lambda: registry)) as client:
+    with asking(control_app(supervisor, lambda: registry, find)) as client:
         yield client
 
 
-schema = schemathesis.openapi.from_dict(control_app(FakeSupervisor(), lambda: None).openapi())
+@pytest.fixture(scope="module")
+def fuzzed(registry):
+    """A client of its own: what is asked at random also loads and unloads."""
+    with asking(control_app(FakeSupervisor(), lambda: registry, find)) as client:
+        yield client
+
+
+schema = schemathesis.openapi.from_dict(control_app(FakeSupervisor(), lambda: None, find).openapi())
 
 
 @schema.parametrize()
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-def test_whatever_is_asked_is_answered_as_the_schema_says(case, client):
+def test_whatever_is_asked_is_answered_as_the_schema_says(case, fuzzed):
     case.call_and_validate(
-        base_url=str(client.base_url),
+        base_url=str(fuzzed.base_url),
         checks=[
             not_a_server_error,
             status_code_conformance,
@@ -109,7 +149,16 @@ def test_the_server_is_shown_with_its_workers_and_what_was_counted(client):
         "host": "127.0.0.1",
         "port": 8080,
         "workers": [{"worker": 0, "pid": 7, "alive": True, "restarts": 2}],
-        "services": [{"model": "gb", "version": "1", "requests": 8, "errors": 3, "rows": 50}],
+        "services": [
+            {
+                "model": "gb",
+                "version": "1",
+                "is_served": True,
+                "requests": 8,
+                "errors": 3,
+                "rows": 50,
+            }
+        ],
     }
 
 
@@ -177,7 +226,7 @@ def test_a_registry_that_is_away_is_503_and_the_server_is_still_shown(supervisor
     def away():
         raise Unavailable("the registry is away", hint="retry")
 
-    with asking(control_app(supervisor, away)) as client:
+    with asking(control_app(supervisor, away, find)) as client:
         answer = client.get("/api/v1/models")
         assert client.get("/api/v1/server").status_code == 200
     assert (answer.status_code, answer.json()) == (503, {"error": "the registry is away; retry"})
@@ -187,7 +236,7 @@ def test_a_bug_is_answered_in_the_one_shape_without_its_details(supervisor):
     def broken():
         raise KeyError("secret")
 
-    with asking(control_app(supervisor, broken)) as client:
+    with asking(control_app(supervisor, broken, find)) as client:
         answer = client.get("/api/v1/models")
     assert (answer.status_code, list(answer.json())) == (500, ["error"])
     assert "secret" not in answer.text
@@ -239,17 +288,17 @@ def ring(tmp_path):
 
 def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry, ring):
     """The matrix is made of the routes themselves, so a new one cannot be forgotten."""
-    app = control_app(supervisor, lambda: registry, ring.guard)
+    app = control_app(supervisor, lambda: registry, find, ring.guard)
     permissions = [f"{a}:{m}" for a in GRANTABLE for m in ("gb", "other", "*")]
     headers = {permission: ring(permission) for permission in permissions}
     routes = [route for route in app.routes if isinstance(route, APIRoute)]
-    assert {route.path for route in routes} == set(RIGHTS)
+    assert {f"{method} {route.path}" for route in routes for method in route.methods} == set(RIGHTS)
     with asking(app) as client:
         for route in routes:
             path = route.path.format(model="gb", number=1)
-            action, model = RIGHTS[route.path] or ("health", "")
-            needs_key = action not in OPEN_ACTIONS
             for method in route.methods:
+                action, model = RIGHTS[f"{method} {route.path}"] or ("health", "")
+                needs_key = action not in OPEN_ACTIONS
                 assert (client.request(method, path).status_code == 401) == needs_key, path
                 for permission, header in headers.items():
                     found = client.request(method, path, headers=header).status_code
@@ -260,7 +309,7 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
 
 
 def test_a_caller_without_a_key_is_told_how_to_send_one(supervisor, registry, ring):
-    with asking(control_app(supervisor, lambda: registry, ring.guard)) as client:
+    with asking(control_app(supervisor, lambda: registry, find, ring.guard)) as client:
         refused = client.get("/api/v1/models")
     assert refused.headers["www-authenticate"] == 'Bearer realm="bascule"'
     assert "Authorization: Bearer" in refused.json()["error"]

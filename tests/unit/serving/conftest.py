@@ -17,10 +17,10 @@ from google.protobuf import descriptor_pool, message_factory
 from bascule.core.errors import NotFound
 from bascule.core.fields import Columns, DType, Field, Signature
 from bascule.serving.counters import Counters, Label
-from bascule.serving.engine import Pace
 from bascule.serving.http import Connection, Site
 from bascule.serving.limits import Limits
 from bascule.serving.models import ServedModel
+from bascule.serving.placing import Pace
 from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
 from bascule.serving.protocols.grpc_methods import grpc_methods
@@ -170,7 +170,7 @@ def serve_routes(run_site, tmp_path):
     """Serve handlers: `serve_routes({b"/path": {b"GET": handle}}, limits...)`."""
 
     def serve(handlers: dict[bytes, dict[bytes, Any]], **limits: Any) -> Running:
-        counters = Counters(tmp_path / "counters", 1, 1)
+        counters = Counters(tmp_path / "counters", 1)
         running = run_site(
             lambda loop: Site(
                 table(
@@ -180,7 +180,7 @@ def serve_routes(run_site, tmp_path):
                 ),
                 lambda path: NotFound("no such path"),
                 Limits(**limits),
-                counters.slots(0)[0],
+                counters.slot(0),
             )
         )
         running.counted = lambda: counters.totals()[0].by_status
@@ -195,26 +195,29 @@ def serve_models(run_site, tmp_path):
 
     def serve(*models: tuple[str, Any, Pace], **limits: Any) -> Running:
         bounds = Limits(**limits)
-        counters = Counters(tmp_path / "counters", 1, len(models) + 1)
-        other, *slots = counters.slots(0)
+        counters = Counters(tmp_path / "counters", 1)
+        labels = []
+        for name, *_ in models:
+            model, _, version = name.partition("/")
+            labels.append(Label(model, version or "1"))
+            counters.name(labels[-1])
         made: list[ServedModel] = []
         planes: list[Plane] = []
 
         def grpc() -> Http2Server:
-            return Http2Server(grpc_methods(planes[0]), bounds, other)
+            return Http2Server(grpc_methods(planes[0]), bounds, counters.slot(0))
 
         def site(loop: asyncio.AbstractEventLoop) -> Site:
-            for (name, program, pace), slot in zip(models, slots, strict=True):
-                model, _, version = name.partition("/")
+            for (_, program, pace), label in zip(models, labels, strict=True):
                 made.append(
                     ServedModel(
-                        Service(model, version or "1", tmp_path),
+                        Service(label.model, label.version, tmp_path),
                         signature=program.signature,
                         program=program,
                         digest="sha256:" + "0" * 64,
                         batch_invariant=True,
                         pace=pace,
-                        slot=slot,
+                        slot=counters.slot(0, label),
                         limits=bounds,
                         loop=loop,
                         calibration=getattr(program, "calibration", None),
@@ -222,7 +225,7 @@ def serve_models(run_site, tmp_path):
                 )
             plane = Plane(open_faces(), lambda: not running_site.draining)
             planes.append(plane)
-            running_site = Site(plane.serve(made), plane.not_found, bounds, other)
+            running_site = Site(plane.serve(made), plane.not_found, bounds, counters.slot(0))
             return running_site
 
         running = run_site(site, grpc)

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bascule.core.errors import KINDS, BasculeError, Invalid
+from bascule.core.errors import KINDS, BasculeError, Invalid, Unavailable
 from bascule.serving import Label, prometheus_text
 from bascule.serving.counters import BUCKETS_S, STATUSES, Counters
 from bascule.serving.statuses import STATUS_OF, HttpError, error_text, status_of
 
-LABELS = [Label(), Label("m", "1"), Label("m", "2")]
+OTHER, FIRST, SECOND = LABELS = [Label(), Label("m", "1"), Label("m", "2")]
 
 
 @pytest.fixture
@@ -16,21 +16,30 @@ def path(tmp_path):
     return tmp_path / "counters"
 
 
+def counting(path, workers=1, **more):
+    """Counters in which all of `LABELS` have slots."""
+    counters = Counters(path, workers, **more)
+    for label in LABELS[1:]:
+        counters.name(label)
+    return counters
+
+
 def samples(counters):
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(prometheus_text(LABELS, counters.totals()))
+        for family in text_string_to_metric_families(
+            prometheus_text(counters.labels(), counters.totals())
+        )
         for sample in family.samples
     }
 
 
 def test_the_total_is_the_sum_over_the_workers_and_each_label_has_its_own(path):
-    counters = Counters(path, 3, len(LABELS))
+    counters = counting(path, 3)
     for worker in range(3):
-        other, first, second = counters.slots(worker)
-        other.count(404, 1, 0)
-        first.count(200, 1_000, 5)
-        second.count(200 if worker else 500, 2_000, 7)
+        counters.slot(worker).count(404, 1, 0)
+        counters.slot(worker, FIRST).count(200, 1_000, 5)
+        counters.slot(worker, SECOND).count(200 if worker else 500, 2_000, 7)
     other, first, second = counters.totals()
     assert (other.by_status, other.rows) == ({404: 3}, 0)
     assert (first.by_status, first.rows, first.requests) == ({200: 3}, 15, 3)
@@ -39,22 +48,67 @@ def test_the_total_is_the_sum_over_the_workers_and_each_label_has_its_own(path):
 
 
 def test_a_worker_that_is_started_again_goes_on_counting_where_it_stood(path):
-    Counters(path, 2, len(LABELS)).slots(1)[1].count(200, 1, 1)
-    again = Counters(path, 2, len(LABELS))
-    again.slots(1)[1].count(200, 1, 1)
+    counting(path, 2).slot(1, FIRST).count(200, 1, 1)
+    again = Counters(path, 2)
+    again.slot(1, FIRST).count(200, 1, 1)
     assert again.totals()[1].by_status == {200: 2}
 
 
 def test_whoever_opens_the_file_reads_what_another_has_written(path):
-    writer, reader = (Counters(path, 1, len(LABELS)) for _ in range(2))
-    writer.slots(0)[0].count(200, 1, 0)
+    writer, reader = (counting(path) for _ in range(2))
+    writer.slot(0).count(200, 1, 0)
     assert reader.totals()[0].requests == 1
+
+
+def test_a_version_that_is_named_later_is_known_to_everybody_at_once(path):
+    supervisor, worker = Counters(path, 1), Counters(path, 1)
+    assert worker.labels() == [OTHER]
+
+    supervisor.name(SECOND)
+    assert worker.labels() == [OTHER, SECOND]
+    supervisor.name(FIRST)
+    worker.slot(0, FIRST).count(200, 1, 3)
+
+    assert supervisor.labels() == worker.labels() == [OTHER, SECOND, FIRST]
+    assert [total.rows for total in supervisor.totals()] == [0, 0, 3]
+
+
+def test_a_version_that_comes_back_counts_on(path):
+    counters = counting(path)
+    counters.slot(0, FIRST).count(200, 1, 1)
+    for label in (Label("other", "1"), FIRST):
+        counters.name(label)
+    counters.slot(0, FIRST).count(200, 1, 1)
+
+    assert counters.labels() == [*LABELS, Label("other", "1")]
+    assert counters.totals()[1].requests == 2
+
+
+def test_no_more_versions_are_named_than_there_are_slots(path):
+    counters = counting(path, capacity=3)
+    counters.name(Label("last", "1"))
+    with pytest.raises(Unavailable, match="3 versions were served since the server started"):
+        counters.name(Label("one", "too-many"))
+    counters.name(FIRST)
+    counters.slot(0, Label("last", "1")).count(200, 1, 9)
+    assert [total.rows for total in counters.totals()] == [0, 0, 0, 9]
+
+
+def test_the_longest_names_do_not_run_into_each_other(path):
+    longest = [Label(letter * 128, letter * 128) for letter in "xyz"]
+    counters = Counters(path, 2, capacity=3)
+    for label in longest:
+        counters.name(label)
+    for number, label in enumerate(longest):
+        counters.slot(1, label).count(200, 1, number)
+    assert Counters(path, 2, capacity=3).labels() == [OTHER, *longest]
+    assert [total.rows for total in counters.totals()] == [0, 0, 1, 2]
 
 
 @pytest.mark.parametrize("place", range(len(BUCKETS_S)))
 def test_a_duration_counts_for_the_first_bound_that_it_does_not_exceed(path, place):
-    counters = Counters(path, 1, len(LABELS))
-    slot = counters.slots(0)[1]
+    counters = counting(path)
+    slot = counters.slot(0, FIRST)
     bound_ns = int(BUCKETS_S[place] * 1e9)
     slot.count(200, bound_ns, 1)
     slot.count(200, bound_ns + 1, 1)
@@ -63,8 +117,8 @@ def test_a_duration_counts_for_the_first_bound_that_it_does_not_exceed(path, pla
 
 
 def test_prometheus_reads_every_status_and_a_histogram_that_adds_up(path):
-    counters = Counters(path, 1, len(LABELS))
-    slot = counters.slots(0)[1]
+    counters = counting(path)
+    slot = counters.slot(0, FIRST)
     for status in STATUSES:
         slot.count(status, 3_000_000, 2)
     read = samples(counters)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 import numpy as np
@@ -9,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bascule.core.errors import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable
-from bascule.serving.engine import Batcher, Job, Pace, measure_pace
+from bascule.serving.engine import Batcher, Job, measure_pace
 from bascule.serving.limits import Limits
+from bascule.serving.placing import Pace
 
 INFER = "/v2/models/m/infer"
 
@@ -224,14 +226,136 @@ def test_a_stopped_batcher_finishes_what_it_has_and_takes_no_more(running, progr
     calls = Calls(running, program, thread)
     held(calls, program)
     calls.submit(([[1, 1]], None))
-    running.on_loop(calls.batcher.stop)
+    ended = []
+    thread_of_it = calls.batcher._thread
+    running.on_loop(lambda: calls.batcher.stop(lambda: ended.append(list(calls.outcomes))))
     with pytest.raises(Unavailable):
         calls.submit(([[1, 1]], None))
     calls.outcomes.pop()
+    assert running.on_loop(lambda: ended) == []
+    program.gate.set()
+    running.until(lambda: ended)
+    assert ended == [calls.all()], "it ends after the last answer, and once"
+    thread_of_it.join(10)
+    assert not thread_of_it.is_alive()
+
+
+def test_a_batcher_that_never_ran_ends_at_once(running, program, thread):
+    calls = Calls(running, program, thread)
+    ended = []
+    running.on_loop(lambda: calls.batcher.stop(lambda: ended.append(True)))
+    running.until(lambda: ended == [True])
+
+
+def test_a_call_whose_turn_would_come_after_its_deadline_is_refused_at_once(running, program):
+    # Measured before: a run takes 100 ms, and 4 rows run together.
+    pace = Pace(one_row_s=0.1, inline_rows=0, batch_rows=4)
+    calls = Calls(running, program, pace)
+    held(calls, program)
+    calls.submit(*[([[1, 1]], None)] * 4)  # the next run; whoever comes now is of the one after
+    with pytest.raises(
+        Overloaded, match=r"would answer in about 0\.3 s, after the deadline"
+    ) as told:
+        calls.submit(([[1, 1]], None), deadline_s=0.25)
+    assert told.value.facts["retry_after_s"] == 1
+    calls.outcomes.pop()
+    calls.submit(([[1, 1]], None), deadline_s=0.5)
+    program.gate.set()
+    assert all(isinstance(outcome, dict) for outcome in calls.all())
+    assert program.runs == [1, 4, 1]
+
+
+def test_a_call_that_was_given_up_keeps_nobody_else_waiting(running, program):
+    pace = Pace(one_row_s=0.1, inline_rows=0, batch_rows=1)
+    calls = Calls(running, program, pace)
+    held(calls, program)
+    jobs = calls.submit(*[([[1, 1]], None)] * 20)
+    with pytest.raises(Overloaded):
+        calls.submit(([[1, 1]], None), deadline_s=1.0)
+    for job in jobs:
+        running.on_loop(job.cancel)
+    calls.outcomes[1:] = []
+    calls.submit(([[2, 2]], None), deadline_s=1.0)
     program.gate.set()
     calls.all()
-    calls.batcher._thread.join(10)
-    assert not calls.batcher._thread.is_alive()
+    assert program.runs == [1, 1]
+
+
+def test_an_idle_thread_takes_a_call_though_it_was_slow_before(running, program, monkeypatch):
+    """Or what is expected would never be measured again."""
+    pace = Pace(one_row_s=10.0, inline_rows=0, batch_rows=1)
+    calls = Calls(running, program, pace)
+    calls.submit(([[1, 1]], None), deadline_s=5.0)
+    assert isinstance(calls.all()[0], dict)
+    # That run took next to nothing, and the expectation moves.
+    before_s = running.on_loop(lambda: calls.batcher._expected_wait_s(1, 1))
+    for _ in range(20):
+        calls.submit(([[1, 1]], None), deadline_s=5.0)
+        calls.all()
+    assert running.on_loop(lambda: calls.batcher._expected_wait_s(1, 1)) < before_s / 2
+
+
+# -- where calls run --
+
+
+def test_a_model_whose_runs_became_slow_leaves_the_loop_and_comes_back(
+    serve_models, program, ask, monkeypatch
+):
+    pace = Pace(one_row_s=200e-6, inline_rows=1, batch_rows=8)
+    server = serve_models(("m", program, pace))
+    engine = server.models[0].engine
+    whole = program.run
+    threads = []
+
+    def run(columns, outputs=None):
+        threads.append(threading.current_thread().name)
+        time.sleep(run.takes_s)
+        return whole(columns, outputs)
+
+    monkeypatch.setattr(program, "run", run)
+
+    def second(takes_s, calls=20):
+        threads.clear()
+        run.takes_s = takes_s
+        with server.client() as client:
+            for _ in range(calls):
+                assert client.request("POST", INFER, ask([1, 2])).answer().status == 200
+        server.on_loop(lambda: engine.revisit(1.0, others_called=False))
+        return {"m/1" in name for name in threads}
+
+    assert second(2e-3) == {False}, "on the loop, where it was quick when it was measured"
+    assert engine.inline_rows == 0
+    assert second(2e-3) == {True}
+    assert engine.inline_rows == 0
+    assert second(0.0, calls=40) == {True}
+    assert engine.inline_rows == 1
+    assert second(0.0) == {False}
+
+
+def test_a_model_that_takes_the_loop_from_others_is_sent_to_its_thread_until_it_has_cooled(
+    serve_models, program, ask
+):
+    pace = Pace(one_row_s=100e-6, inline_rows=1_000, batch_rows=8)
+    server = serve_models(("m", program, pace))
+    engine = server.models[0].engine
+
+    def second(others_called):
+        with server.client() as client:
+            for _ in range(20):
+                assert client.request("POST", INFER, ask([1, 2])).answer().status == 200
+        # Those twenty runs took the whole of so short a time, or nearly nothing of a long one.
+        passed_s = second.passed_s
+        server.on_loop(lambda: engine.revisit(passed_s, others_called=others_called))
+        return engine.placement.is_hot, engine.inline_rows
+
+    whole = program.run
+    program.run = lambda *a: time.sleep(150e-6) or whole(*a)
+    second.passed_s = 0.003
+    assert second(others_called=False) == (False, 1_000)
+    assert second(others_called=True) == (True, 0)
+    assert second(others_called=True) == (True, 0)
+    second.passed_s = 100.0
+    assert second(others_called=True) == (False, 1_000)
 
 
 # -- failures --
@@ -386,8 +510,8 @@ def test_a_client_that_goes_takes_its_call_out_of_the_queue(serve_models, progra
         assert program.running.wait(10)
         with server.client() as goes:
             goes.request("POST", INFER, ask([1, 2], [3, 4]))
-            server.until(lambda: server.models[0].batcher.open_calls == 2)
-        server.until(lambda: server.models[0].batcher.open_calls == 1)
+            server.until(lambda: server.models[0].engine.batcher.open_calls == 2)
+        server.until(lambda: server.models[0].engine.batcher.open_calls == 1)
         program.gate.set()
         assert stays.answer().status == 200
         assert stays.request("POST", INFER, ask([1, 2])).answer().status == 200
@@ -434,4 +558,4 @@ def test_batches_grow_while_that_pays_and_no_further_than_the_limit(monkeypatch)
     paid = measure_pace(Timed(monkeypatch, 1e-3, 1e-6), EXAMPLE, Limits(max_batch_rows=64))
     assert paid.batch_rows == 64
     unpaid = measure_pace(Timed(monkeypatch, 1e-6, 1e-3), EXAMPLE, Limits())
-    assert unpaid == Pace(pytest.approx(1.001e-3), 0, 1)
+    assert unpaid == Pace(pytest.approx(1.001e-3), 0, 1, pytest.approx(1e-3))

@@ -77,7 +77,7 @@ class Forgetful(Site):
 
 @pytest.fixture(scope="module")
 def make_site(tmp_path_factory):
-    counters = Counters(tmp_path_factory.mktemp("heads") / "counters", 1, 1)
+    counters = Counters(tmp_path_factory.mktemp("heads") / "counters", 1)
 
     def echo(exchange):
         exchange.answer(b"%d %b" % (exchange.head.keep_alive, exchange.body))
@@ -87,7 +87,7 @@ def make_site(tmp_path_factory):
             table([Route(b"POST", b"/echo", echo, "read"), Route(b"GET", b"/here", echo, "read")]),
             lambda path: NotFound(f"no {path!r}"),
             Limits(**limits),
-            counters.slots(0)[0],
+            counters.slot(0),
         )
 
     return make

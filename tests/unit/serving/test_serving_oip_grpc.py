@@ -157,7 +157,7 @@ def test_whoever_waits_is_run_together_with_others(
         for number in range(9)
     ]
     (model,) = running.models
-    running.until(lambda: model.batcher.open_calls == 9)
+    running.until(lambda: model.engine.batcher.open_calls == 9)
     program.gate.set()
     for number, call in enumerate(calls):
         answer = client._messages("ModelInferResponse").FromString(call.result(10))
@@ -365,9 +365,9 @@ def test_a_call_that_is_given_up_leaves_the_queue(
     assert program.running.wait(10)
     second = call.future(ask_grpc([3, 4]).SerializeToString())
     (model,) = running.models
-    running.until(lambda: model.batcher.open_calls == 2)
+    running.until(lambda: model.engine.batcher.open_calls == 2)
     second.cancel()
-    running.until(lambda: model.batcher.open_calls == 1)
+    running.until(lambda: model.engine.batcher.open_calls == 1)
     program.gate.set()
     first.result(10)
     assert program.runs == [1]

@@ -55,6 +55,23 @@ def test_what_is_served_is_replaced_as_a_whole(plane):
         plane.find("early", "1")
 
 
+def test_the_routes_of_a_version_are_made_again_only_when_something_about_it_changed(plane):
+    late, early, old = model("late", "2"), model("early", "1"), model("late", "1")
+    before = plane.serve([late, early])
+
+    after = plane.serve([late, early, old])
+
+    assert after[b"/early/1"][b"POST"] is before[b"/early/1"][b"POST"]
+    assert after[b"/late/2"][b"POST"] is not before[b"/late/2"][b"POST"], "it has a sister now"
+    turned = plane.serve([old, early, late])
+    assert turned[b"/late/2"][b"POST"] is not after[b"/late/2"][b"POST"], "no default any more"
+    assert turned[b"/early/1"][b"POST"] is before[b"/early/1"][b"POST"]
+    assert sorted(plane.serve([late])) == [b"/late", b"/late/2", b"/server"]
+    assert len(plane._kept) == 1, "what is served no more is not kept"
+    again = plane.serve([early])
+    assert again[b"/early"][b"POST"] is not before[b"/early"][b"POST"]
+
+
 def test_faces_without_names_speak_to_the_first_model(plane):
     assert plane.first is None
     first = model("late", "2")

@@ -25,6 +25,7 @@ from bascule.serving.plane import Plane
 from bascule.serving.protocols.describing import fixed, health, missing, openapi
 from bascule.serving.protocols.oip_json import AsBytes, Decoder, encoder
 from bascule.serving.routes import About, Handler, Route
+from bascule.serving.shielding import Standin
 
 _BYTES_TYPE = b"application/octet-stream"
 
@@ -83,10 +84,11 @@ class OipRest:
                 exchange.fail(outcome)
                 return
             exchange.rows = rows
+            told = encoder(outcome.by) if isinstance(outcome, Standin) else encode
             if as_bytes is None:
-                exchange.answer(encode.as_json(call_id, outcome, rows))
+                exchange.answer(told.as_json(call_id, outcome, rows))
                 return
-            body, json_bytes = encode.with_bytes(call_id, outcome, rows, as_bytes)
+            body, json_bytes = told.with_bytes(call_id, outcome, rows, as_bytes)
             extra = b"Inference-Header-Content-Length: %d\r\n" % json_bytes
             exchange.answer(body, content_type=_BYTES_TYPE, extra=extra)
 

@@ -1,0 +1,138 @@
+"""The commands that change what a running server serves. They speak to its control API."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote, urlencode
+
+import typer
+
+from bascule.cli.screen import print_json, say
+
+if TYPE_CHECKING:
+    from bascule.app import Settings
+
+_PATIENCE_S = 180.0
+"""Longer than a server lets its workers take to load."""
+
+_AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document: what is served.")]
+_Host = Annotated[str | None, typer.Option(help="Where the server is. Default: serving.host")]
+_ControlPort = Annotated[
+    int | None, typer.Option(help="Its control port. Default: serving.control_port")
+]
+
+
+def add_commands(
+    app: typer.Typer,
+    reference: Any,
+    settings: Callable[..., Settings],
+    is_path: Callable[[str], bool],
+) -> None:
+    """Add them to `app`.
+
+    Args:
+        app: The commands so far.
+        reference: The type of an argument that names a version or a folder.
+        settings: The settings, with what the command line says of serving in front.
+        is_path: Whether a reference is meant as a folder.
+    """
+
+    def load_as(role: str, bundle: str, host: str | None, port: int | None) -> Any:
+        wanted = str(Path(bundle).expanduser().resolve()) if is_path(bundle) else bundle
+        wish = {"reference": wanted, "role": role}
+        return _ask(settings(host=host, control_port=port), "POST", "", wish)
+
+    def load(
+        bundle: str,
+        default: Annotated[
+            bool, typer.Option("--default", help="Let it answer to the plain name, too.")
+        ] = False,
+        host: _Host = None,
+        control_port: _ControlPort = None,
+        as_json: _AsJson = False,
+    ) -> None:
+        """Load a version into a running server, beside those that it serves."""
+        served = load_as("default" if default else "beside", bundle, host, control_port)
+        _show(served, as_json=as_json)
+
+    def swap(
+        bundle: str,
+        host: _Host = None,
+        control_port: _ControlPort = None,
+        as_json: _AsJson = False,
+    ) -> None:
+        """Replace the default version of a model in a running server; no request is lost."""
+        _show(load_as("swap", bundle, host, control_port), as_json=as_json)
+
+    for command in (load, swap):
+        command.__annotations__["bundle"] = reference
+        app.command()(command)
+
+    @app.command()
+    def unload(
+        model: Annotated[
+            str,
+            typer.Argument(
+                metavar="MODEL",
+                help="A version that is served, gb/1, or gb if there is only one.",
+                show_default=False,
+            ),
+        ],
+        host: _Host = None,
+        control_port: _ControlPort = None,
+        as_json: _AsJson = False,
+    ) -> None:
+        """Unload a version from a running server; what it has under way is answered."""
+        name, _, version = model.partition("/")
+        path = f"/{quote(name, safe='')}"
+        if version:
+            path += "?" + urlencode({"version": version})
+        _show(_ask(settings(host=host, control_port=control_port), "DELETE", path), as_json=as_json)
+
+
+def _show(served: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        print_json(served)
+        return
+    for one in served:
+        say(f"{one['model']}/{one['version']}" + (" (default)" if one["is_default"] else ""))
+    if not served:
+        say("nothing is served")
+
+
+def _ask(settings: Settings, method: str, path: str, body: Any = None) -> Any:
+    """What the control API answers; its errors are raised as what they are.
+
+    Raises:
+        Unavailable: Nobody answers there.
+        BasculeError: What the server says is wrong.
+    """
+    from bascule.cli.server import url_host
+    from bascule.core.errors import Unavailable
+    from bascule.serving.statuses import error_of
+
+    host, port = url_host(settings.serving.host), settings.serving.control_port
+    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=_PATIENCE_S)
+    try:
+        connection.request(
+            method,
+            f"/api/v1/server/services{path}",
+            None if body is None else json.dumps(body),
+            {"Content-Type": "application/json"},
+        )
+        answer = connection.getresponse()
+        said = json.loads(answer.read())
+    except (OSError, ValueError, http.client.HTTPException):
+        raise Unavailable(
+            f"no server's control API answers at http://{host}:{port}",
+            hint="start one with bascule serve, or say where it is: --host, --control-port",
+        ) from None
+    finally:
+        connection.close()
+    if answer.status >= 400:
+        raise error_of(answer.status, str(said.get("error", "it failed")))
+    return said

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bascule.core.errors import Conflict, Invalid, NotFound
+from bascule.serving.services import (
+    Service,
+    check_services,
+    default_of,
+    loaded,
+    swapped,
+    unloaded,
+)
+
+
+def service(text: str, folder: str = "") -> Service:
+    model, _, version = text.partition("/")
+    return Service(model, version, Path(folder or "/bundles", text))
+
+
+def served(*texts: str) -> tuple[Service, ...]:
+    return tuple(map(service, texts))
+
+
+def names(services):
+    return [f"{one.model}/{one.version}" for one in services]
+
+
+def test_what_is_loaded_stands_beside_the_others_and_changes_no_default():
+    made = loaded(served("late/1", "early/1"), service("late/2"))
+
+    assert names(made) == ["late/1", "early/1", "late/2"]
+    assert default_of(made, "late") == service("late/1")
+
+
+def test_a_new_default_stands_before_the_other_versions_and_nobody_goes():
+    made = loaded(served("late/1", "early/1"), service("late/2"), default=True)
+
+    assert names(made) == ["late/2", "late/1", "early/1"]
+
+
+def test_the_default_moves_to_a_version_that_is_served_already():
+    made = loaded(served("late/1", "early/1", "late/2"), service("late/2"), default=True)
+
+    assert names(made) == ["late/2", "late/1", "early/1"]
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_loading_what_is_there_as_it_is_changes_nothing(default):
+    before = served("late/1", "early/1")
+
+    assert loaded(before, service("late/1"), default=default) == before
+
+
+def test_the_same_version_from_another_folder_takes_its_place():
+    moved = service("early/1", "/elsewhere")
+
+    assert loaded(served("late/1", "early/1", "b/1"), moved) == (
+        service("late/1"),
+        moved,
+        service("b/1"),
+    )
+
+
+def test_a_swap_replaces_the_default_and_leaves_the_other_versions():
+    before = served("early/1", "late/2", "late/1")
+
+    assert names(swapped(before, service("late/3"))) == ["early/1", "late/3", "late/1"]
+    assert names(swapped(before, service("late/1"))) == ["early/1", "late/1"]
+    assert swapped(before, service("late/2")) == before
+    assert names(swapped(before, service("new/1"))) == [*names(before), "new/1"]
+
+
+def test_a_version_is_unloaded_by_its_name_and_an_only_one_by_its_models():
+    before = served("late/2", "late/1", "early/1")
+
+    assert names(unloaded(before, "late", "1")) == ["late/2", "early/1"]
+    assert names(unloaded(before, "early")) == ["late/2", "late/1"]
+    assert unloaded(served("early/1"), "early", "1") == ()
+
+
+def test_the_default_is_not_unloaded_while_another_would_answer_in_its_name():
+    with pytest.raises(Conflict, match="late/2 is the default version of late"):
+        unloaded(served("late/2", "late/1"), "late", "2")
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "kind", "said"),
+    [
+        ("nobody", None, NotFound, "'nobody' is not served"),
+        ("late", "9", NotFound, "late/9 is not served"),
+        ("late", None, Conflict, "late is served in versions 2, 1"),
+    ],
+)
+def test_what_cannot_be_unloaded_is_said(model, version, kind, said):
+    with pytest.raises(kind, match=said):
+        unloaded(served("late/2", "late/1"), model, version)
+
+
+@pytest.mark.parametrize("text", ["a b/1", "a/../1", "/1", "a/"])
+def test_a_name_that_cannot_stand_in_a_path_is_refused(text):
+    with pytest.raises(Invalid, match="is not allowed"):
+        check_services(served(text))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([loaded, swapped, unloaded]),
+            st.sampled_from(["a/1", "a/2", "a/3", "b/1", "b/2"]),
+            st.booleans(),
+        ),
+        max_size=30,
+    )
+)
+def test_no_change_ever_serves_a_version_twice_or_loses_one_that_it_does_not_name(changes):
+    services = ()
+    for change, text, default in changes:
+        before = services
+        one = service(text)
+        try:
+            if change is loaded:
+                services = loaded(services, one, default=default)
+            elif change is swapped:
+                services = swapped(services, one)
+            else:
+                services = unloaded(services, one.model, one.version)
+        except (NotFound, Conflict):
+            assert services == before
+        assert len(set(names(services))) == len(services)
+        assert {s for s in before if s.model != one.model} == {
+            s for s in services if s.model != one.model
+        }
+        assert (one in services) or change is unloaded

@@ -1,0 +1,137 @@
+"""A model that is not in memory: who asks waits for it, within its deadline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bascule.core.errors import Overloaded, Unavailable
+from bascule.serving.calls import Call
+from bascule.serving.counters import Counters
+from bascule.serving.engine import Engine
+from bascule.serving.limits import Limits
+from bascule.serving.models import Facts, ServedModel
+from bascule.serving.services import Service
+
+
+class Sleeper:
+    """A model that is asleep on a loop, and what becomes of its calls."""
+
+    def __init__(self, running, program, tmp_path, **limits):
+        self.running, self.program = running, program
+        self.limits = Limits(**limits)
+        self.woken = []
+        self.outcomes = []
+
+        def make():
+            model = ServedModel(
+                Service("m", "1", tmp_path),
+                signature=program.signature,
+                program=Facts(program.name, program.inputs, program.outputs),
+                digest="sha256:0",
+                batch_invariant=True,
+                pace=None,
+                slot=Counters(tmp_path / "sleeper", 1).slot(0),
+                limits=self.limits,
+                loop=running.loop,
+            )
+            model.wake = self.woken.append
+            return model
+
+        self.model = running.on_loop(make)
+
+    def ask(self, value, allowed_s=10.0):
+        place = len(self.outcomes)
+        self.outcomes.append(None)
+        call = Call({"x": np.full((1, 2), value, np.float64)}, 1, ("sum",))
+
+        def go():
+            return self.model.answer(
+                call, allowed_s, lambda outcome: self.outcomes.__setitem__(place, outcome)
+            )
+
+        return self.running.on_loop(go)
+
+    def wake(self, pace):
+        def go():
+            engine = Engine(self.program, pace, self.limits, self.running.loop, name="m/1")
+            self.model.wakes(engine)
+
+        self.running.on_loop(go)
+
+    def answered(self):
+        self.running.until(lambda: all(outcome is not None for outcome in self.outcomes))
+        return self.outcomes
+
+
+@pytest.fixture
+def sleeper(serve_routes, program, tmp_path):
+    return lambda **limits: Sleeper(serve_routes({}), program, tmp_path, **limits)
+
+
+@pytest.mark.parametrize("pace", ["inline", "thread"])
+def test_whoever_asks_wakes_it_and_is_answered_when_it_is_there(sleeper, pace, request):
+    asleep = sleeper()
+    asleep.ask(1), asleep.ask(2)
+    assert asleep.outcomes == [None, None]
+    assert asleep.woken == [asleep.model, asleep.model]
+    assert asleep.model.open_calls == 2
+
+    asleep.wake(request.getfixturevalue(pace))
+
+    assert [outcome["sum"].tolist() for outcome in asleep.answered()] == [[2], [4]]
+    asleep.ask(3)
+    assert asleep.answered()[2]["sum"].tolist() == [6]
+    asleep.running.until(lambda: asleep.model.open_calls == 0)
+
+
+def test_who_cannot_wait_so_long_is_told_to_come_back_and_is_not_run(sleeper, inline):
+    asleep = sleeper()
+    asleep.ask(1, allowed_s=0.03)
+    (late,) = asleep.answered()
+    assert isinstance(late, Unavailable)
+    assert late.message == "m/1 was not loaded within 30 ms"
+    assert late.facts == {"retry_after_s": 1}
+    asleep.wake(inline)
+    assert asleep.program.runs == []
+
+
+def test_who_has_gone_meanwhile_is_not_run(sleeper, inline, thread):
+    asleep = sleeper()
+    cancel = asleep.ask(1)
+    asleep.ask(2)
+    asleep.running.on_loop(cancel)
+    asleep.wake(thread)
+    asleep.running.until(lambda: asleep.outcomes[1] is not None)
+    assert asleep.outcomes[0] is None
+    assert asleep.program.runs == [1]
+
+
+def test_a_call_can_still_be_given_up_after_its_model_woke(sleeper, thread):
+    asleep = sleeper()
+    asleep.program.gate.clear()
+    asleep.ask(1)
+    cancel = asleep.ask(2)
+    asleep.wake(thread)
+    assert asleep.program.running.wait(10)
+    asleep.running.on_loop(cancel)
+    asleep.program.gate.set()
+    asleep.running.until(lambda: asleep.outcomes[0] is not None)
+    asleep.running.until(lambda: asleep.model.open_calls == 0)
+    assert asleep.outcomes[1] is None
+
+
+def test_what_kept_it_asleep_is_told_to_all_who_wait(sleeper):
+    asleep = sleeper()
+    asleep.ask(1), asleep.ask(2)
+    problem = Unavailable("no room")
+    asleep.running.on_loop(lambda: asleep.model.stays_asleep(problem))
+    assert asleep.answered() == [problem, problem]
+    assert asleep.model.open_calls == 0
+
+
+def test_no_more_wait_for_it_than_may_wait_in_a_queue(sleeper):
+    asleep = sleeper(max_queue_requests=2)
+    asleep.ask(1), asleep.ask(2)
+    with pytest.raises(Overloaded, match="2 requests wait for it"):
+        asleep.ask(3)
