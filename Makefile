@@ -2,17 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: parts setup demo test test-all check bench bench-flavors docs lock format clean
 
 setup: $(VENV)/.installed
 
-# The lock file holds exact versions of everything; the project itself is installed on top of it.
+# The lock file holds exact versions of everything but PyTorch, of which the package index says which
+# build fits the machine; the project itself is installed on top of it.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) install -r requirements.lock
+	$(PIP) install --constraint requirements.lock --editable '.[torch]'
 	touch $@
 
 demo: setup
@@ -47,9 +49,13 @@ format: setup
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
+# All but torch: see above.
+EXTRAS := sklearn onedal postgresql s3 signing xgboost lightgbm catboost keras dvc mlflow demo
+
 # Run by maintainers after a change of dependencies; needs uv (pip install uv).
 lock:
-	uv pip compile --universal --python-version 3.11 --group dev --all-extras \
+	uv pip compile --universal --python-version 3.11 --group dev \
+		$(addprefix --extra ,$(EXTRAS)) \
 		--constraint requirements.in --no-header --quiet --output-file requirements.lock pyproject.toml
 
 clean:

@@ -40,9 +40,9 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/models/{model}/versions/{number}/statements": ("read", "{model}"),
     "GET /api/v1/models/{model}/history": ("read", "{model}"),
 }
-"""What a caller must be allowed, by route: the action, and to which model. What names all models asks
-for the right to all. The pages that explain the API need nothing, for they tell nothing of what is
-here; a route that is not here opens for nobody."""
+"""What a caller must be allowed, by route: the action, and to which model. What names all models
+asks for the right to all. The pages that explain the API need nothing, for they tell nothing of
+what is here; a route that is not here opens for nobody."""
 
 _bearer = HTTPBearer(auto_error=False, description="A key of `bascule keys create`.")
 
