@@ -5,32 +5,40 @@ RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: parts setup demo test test-all check bench bench-flavors docs lock format clean
+.PHONY: everything parts setup demo test test-all check bench bench-flavors docs lock format clean
 
 setup: $(VENV)/.installed
 
-# The lock file holds exact versions of everything but PyTorch, of which the package index says which
-# build fits the machine; the project itself is installed on top of it.
+# The lock file holds exact versions of everything but PyTorch; the project itself is installed on
+# top of it.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps --editable .
+	touch $@
+
+# What tests and types need beside. Of PyTorch the package index says which build it has: on some
+# machines that is one for graphics processors, of several gigabytes.
+everything: $(VENV)/.everything
+
+$(VENV)/.everything: $(VENV)/.installed
 	$(PIP) install --constraint requirements.lock --editable '.[torch]'
 	touch $@
 
 demo: setup
 	$(RUN)/bascule demo $(ARGS)
 
-test: setup parts
+test: everything parts
 	$(RUN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: setup parts
+test-all: everything parts
 	$(RUN)/python -m pytest $(ARGS)
 
 # What tests need that no Python package brings: Debian's PostgreSQL, and skopeo.
 parts:
 	sh tests/install_parts.sh
 
-check: setup
+check: everything
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
@@ -39,7 +47,7 @@ check: setup
 bench: setup
 	$(RUN)/python -m bench $(ARGS)
 
-bench-flavors: setup
+bench-flavors: everything
 	$(RUN)/python -m bench.flavors $(ARGS)
 
 docs: setup
