@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.serving.counters import Counters
-from bascule.serving.engine import Pace
+from bascule.serving.counters import Counters, Label
 from bascule.serving.http import Connection, Site
 from bascule.serving.limits import Limits
 from bascule.serving.models import ServedModel
+from bascule.serving.placing import Pace
 from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
 from bascule.serving.services import Service
@@ -154,9 +154,10 @@ class Inside:
         **limits: Any,
     ) -> None:
         self.limits = Limits(**limits)
-        self.counters = Counters(folder / "counters", 1, 2)
-        other, slot = self.counters.slots(0)
+        self.counters = Counters(folder / "counters", 1)
+        self.counters.name(Label("m", "1"))
         self.loop = asyncio.new_event_loop()
+        self.program = program
         self.model = ServedModel(
             Service("m", "1", folder),
             signature=signature,
@@ -164,7 +165,7 @@ class Inside:
             digest="sha256:" + "0" * 64,
             batch_invariant=True,
             pace=INLINE,
-            slot=slot,
+            slot=self.counters.slot(0, Label("m", "1")),
             limits=self.limits,
             loop=self.loop,
             calibration=calibration,
@@ -172,7 +173,7 @@ class Inside:
         )
         self.plane = Plane(open_faces(), lambda: True)
         self.routes = self.plane.serve([self.model])
-        self.site = Site(self.routes, self.plane.not_found, self.limits, other)
+        self.site = Site(self.routes, self.plane.not_found, self.limits, self.counters.slot(0))
 
     def close(self) -> None:
         self.loop.close()

@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bascule.bundle.calibration import read_calibration
-from bascule.bundle.format import read_manifest
+from bascule.bundle.format import open_program, read_manifest
 from bascule.core.errors import KINDS
 from bascule.serving.faces import FACE_NAMES
+from bascule.serving.lineup import describe
 from bascule.serving.protocols import FACES
 from bascule.serving.routes import Action
 from bascule.serving.services import Service
 from bascule.serving.statuses import STATUS_OF
-from bascule.serving.worker import load_model
 
 ALWAYS = settings(
     deadline=None,
@@ -51,9 +51,10 @@ def opened(tmp_path_factory):
     def open_bundle(path):
         folder = tmp_path_factory.mktemp("opened")
         loop = asyncio.new_event_loop()
-        loaded = load_model(Service("m", "1", path), face.Limits(), None, loop)
+        loaded = describe(Service("m", "1", path), face.Limits(), None, loop)
+        program = open_program(path, read_manifest(path), name=loaded.program.name)
         loop.close()
-        made.append(face.Inside(folder, loaded.program, loaded.signature, example=loaded.example))
+        made.append(face.Inside(folder, program, loaded.signature, example=loaded.example))
         return made[-1]
 
     yield open_bundle
@@ -109,7 +110,7 @@ TABLES = st.lists(
 
 def all_agree(worker, rows):
     names = [field.name for field in rows.signature.outputs]
-    expected = worker.model.program.run(rows.columns(worker.model.program.inputs))
+    expected = worker.program.run(rows.columns(worker.program.inputs))
     for name, form in FORMS.items():
         request = form.ask(rows)
         if request is None:
@@ -151,11 +152,12 @@ BY_ROW = [name for name in FORMS if not name.startswith("oip/")]
 
 def open_calibrated(folder, path, confidence):
     loop = asyncio.new_event_loop()
-    loaded = load_model(Service("m", "1", path), face.Limits(), None, loop)
+    loaded = describe(Service("m", "1", path), face.Limits(), None, loop)
+    program = open_program(path, read_manifest(path), name=loaded.program.name)
     loop.close()
     return face.Inside(
         folder,
-        loaded.program,
+        program,
         loaded.signature,
         example=loaded.example,
         calibration=read_calibration(path, read_manifest(path)),
@@ -294,12 +296,13 @@ def test_rows_are_bounded_from_both_sides(tmp_path, name):
 def test_a_long_call_is_answered_from_the_thread(tmp_path):
     """Not only what runs inline is delivered."""
     worker = face.Inside(tmp_path, face.Fixed(), face.Fixed.signature)
-    worker.model.inline_rows = 0
+    worker.model.engine.inline_rows = 0
+    batcher = worker.model.engine.batcher
     answers = []
 
     async def main():
         for form in FORMS.values():
-            worker.model.batcher._loop = asyncio.get_running_loop()
+            batcher._loop = asyncio.get_running_loop()
             connection, wire = face.Connection(worker.site), face._Wire()
             connection.connection_made(wire)
             connection.data_received(form.ask(face.FIXED_ROWS).sent)
@@ -308,7 +311,7 @@ def test_a_long_call_is_answered_from_the_thread(tmp_path):
             answers.append(wire.written.split(b" ")[1])
 
     asyncio.run(main())
-    worker.model.batcher.stop()
+    batcher.stop()
     worker.close()
     assert answers == [b"200"] * len(FORMS)
 
