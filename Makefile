@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: parts setup demo test test-all check bench bench-flavors docs lock format clean
+.PHONY: parts setup demo test test-all check bench bench-peers bench-storm bench-flavors docs lock format clean
 
 setup: $(VENV)/.installed
 
@@ -36,6 +36,12 @@ check: setup
 
 bench: setup
 	$(RUN)/python -m bench $(ARGS)
+
+bench-peers: setup
+	$(RUN)/python -m bench --peers $(ARGS)
+
+bench-storm: setup
+	$(RUN)/python -m bench.storm $(ARGS)
 
 bench-flavors: setup
 	$(RUN)/python -m bench.flavors $(ARGS)

@@ -33,6 +33,7 @@ class Nginx(System):
     name = "nginx"
     about = "nginx `return 200`, one worker; predicts nothing"
     predicts = False
+    codings = ("json", "binary")
 
     def command(self) -> list[str]:
         written = self.folder / "nginx.conf"
