@@ -5,7 +5,8 @@ RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: everything parts setup demo test test-all check bench bench-flavors docs lock format clean
+.PHONY: everything parts setup demo test test-all check bench bench-peers bench-storm \
+	bench-flavors docs lock format clean
 
 setup: $(VENV)/.installed
 
@@ -46,6 +47,12 @@ check: everything
 
 bench: setup
 	$(RUN)/python -m bench $(ARGS)
+
+bench-peers: setup
+	$(RUN)/python -m bench --peers $(ARGS)
+
+bench-storm: setup
+	$(RUN)/python -m bench.storm $(ARGS)
 
 bench-flavors: everything
 	$(RUN)/python -m bench.flavors $(ARGS)

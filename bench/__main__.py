@@ -3,6 +3,8 @@
 Every round visits every system: start it on its core, compare its answers with scikit-learn's,
 load it from the other core, count what its whole process tree spent, stop it. The figures are
 medians over the rounds; claims compare neighbours within a round.
+
+`--peers` (or `make bench-peers`) adds other projects' servers, each in an environment of its own.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from types import FrameType
 
 from rich.console import Console
 
-from bench import load, measure, report
+from bench import environments, load, measure, report
 from bench.machine import PARTS, install, load_before, machine, missing_parts, versions
 from bench.measure import Settings
 from bench.pinning import two_cores
 from bench.report import Sample, Start
-from bench.systems import ALL, System, Wrong
+from bench.systems import ALL, PEERS, Peer, System, Wrong
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "build" / "bench"
@@ -36,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)  # so that servers are stopped then too
-    kinds = [ALL[name] for name in asked.only or ALL]
+    kinds = _chosen(asked.only, asked.peers, asked.expensive)
     if not _parts_are_there(console, {tool for kind in kinds for tool in kind.tools}):
         return 1
     OUTPUT.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("stopped; nothing was written")
         return 130
-    return publish(console, done, asked.markdown)
+    return publish(console, done, asked.markdown, "peers" if done.runs else "serving")
 
 
 def run(console: Console, kinds: list[type[System]], settings: Settings) -> report.Report:
@@ -66,22 +68,35 @@ def run(console: Console, kinds: list[type[System]], settings: Settings) -> repo
     console.print(f"bascule pins the program {subject.pinned}", highlight=False)
     samples: list[Sample] = []
     starts: list[Start] = []
+    left_out = _prepare(console, kinds)
     for number in range(1, settings.rounds + 1):
         for kind in kinds:
-            for found in measure.visit(kind, subject, settings, number):
-                if isinstance(found, Sample):
-                    samples.append(found)
-                    _tell(console, found, settings.rounds)
-                else:
-                    starts.append(found)
+            if kind.name in left_out:
+                continue
+            try:
+                for found in measure.visit(kind, subject, settings, number):
+                    if isinstance(found, Sample):
+                        samples.append(found)
+                        _tell(console, found, settings.rounds)
+                    else:
+                        starts.append(found)
+            except (Wrong, OSError) as error:
+                if not issubclass(kind, Peer):
+                    raise
+                # Another project's failure is a fact about it, and ours to say, not to hide.
+                left_out[kind.name] = report.in_one_line(str(error))
+                console.print(f"{kind.name} is left out: {error}", style="yellow", markup=False)
+    own = [kind for kind in kinds if kind.predicts and not issubclass(kind, Peer)]
     for _ in range(STARTS - settings.rounds):
-        starts += [measure.start_only(kind, subject, settings) for kind in kinds if kind.predicts]
-    distributions = {name for kind in kinds for name in kind.distributions}
+        starts += [measure.start_only(kind, subject, settings) for kind in own]
+    distributions = {
+        name for kind in kinds if not issubclass(kind, Peer) for name in kind.distributions
+    }
     return report.Report(
         samples=samples,
         starts=starts,
         machine=machine(),
-        versions=versions(distributions),
+        versions=versions(distributions) | _versions_of_peers(kinds, left_out),
         settings={
             "rounds": settings.rounds,
             "seconds": settings.seconds,
@@ -92,14 +107,51 @@ def run(console: Console, kinds: list[type[System]], settings: Settings) -> repo
             "pinned_program": subject.pinned,
         },
         about={kind.name: kind.about for kind in kinds},
+        runs={kind.name: kind.runs for kind in kinds if kind.runs},
+        left_out=left_out,
     )
 
 
-def publish(console: Console, done: report.Report, into_page: bool) -> int:
-    """Show and write the report; 1 when errors void it."""
+def _chosen(only: list[str] | None, peers: bool, expensive: bool) -> list[type[System]]:
+    """The systems to measure, in the order in which a round visits them."""
+    everybody = ALL | PEERS
+    if only:
+        return [everybody[name] for name in only]
+    added = [peer for peer in PEERS.values() if peers and (expensive or not peer.expensive)]
+    return [*ALL.values(), *added]
+
+
+def _prepare(console: Console, kinds: list[type[System]]) -> dict[str, str]:
+    """Make the environments of the peers that have none; what could not be made, and why."""
+    left_out: dict[str, str] = {}
+    for project in dict.fromkeys(kind.project for kind in kinds if issubclass(kind, Peer)):
+        peers = [kind for kind in kinds if issubclass(kind, Peer) and kind.project == project]
+        folder, requirements = peers[0].folder_of_environment(), peers[0].requirements()
+        if environments.is_made(folder, requirements):
+            continue
+        try:
+            with console.status(f"making the environment of {project}: a minute or more"):
+                environments.make(folder, requirements)
+            console.print(f"made the environment of {project}")
+        except environments.CannotBeMade as error:
+            console.print(f"no environment of {project}: {error}", style="yellow", markup=False)
+            left_out |= {peer.name: f"its environment cannot be made: {error}" for peer in peers}
+    return left_out
+
+
+def _versions_of_peers(kinds: list[type[System]], left_out: dict[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for kind in kinds:
+        if issubclass(kind, Peer) and kind.name not in left_out:
+            found |= environments.installed(kind.folder_of_environment(), list(kind.distributions))
+    return found
+
+
+def publish(console: Console, done: report.Report, into_page: bool, name: str) -> int:
+    """Show and write the report under its name; 1 when errors void it."""
     for table in report.tables(done):
         console.print(table)
-    written = OUTPUT / "serving.json"
+    written = OUTPUT / f"{name}.json"
     done.write(written)
     console.print(f"written to {written.relative_to(ROOT)}")
     if done.errors:
@@ -108,14 +160,14 @@ def publish(console: Console, done: report.Report, into_page: bool) -> int:
     if into_page:
         page = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
         PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(report.put_between_marks(page, report.markdown(done)))
+        PAGE.write_text(report.put_between_marks(page, report.markdown(done), name))
         console.print(f"and to {PAGE.relative_to(ROOT)}")
     return 0
 
 
 def _tell(console: Console, sample: Sample, rounds: int) -> None:
     console.print(
-        f"round {sample.round}/{rounds}  {sample.system:13} {sample.work:8} "
+        f"round {sample.round}/{rounds}  {sample.system:13} {sample.work:15} "
         f"{sample.cpu_s_per_1k:7.4f} CPU s per 1,000  {sample.rps:9,.0f} req/s  "
         f"{sample.errors} errors",
         highlight=False,
@@ -145,7 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=_at_least_one, default=3, help="interleaved rounds (3)")
     parser.add_argument("--seconds", type=_at_least_one, default=3, help="timed seconds a work (3)")
-    parser.add_argument("--only", choices=ALL, nargs="+", help="measure these systems only")
+    parser.add_argument("--only", choices=ALL | PEERS, nargs="+", help="measure these only")
+    parser.add_argument("--peers", action="store_true", help="other projects' servers too")
+    parser.add_argument("--expensive", action="store_true", help="of those, the slow ones too")
     parser.add_argument("--markdown", action="store_true", help="write docs/benchmarks.md too")
     return parser
 

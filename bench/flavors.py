@@ -48,12 +48,12 @@ from bascule.bundle.tables import conform, recombined
 from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
 from bench.machine import machine, versions
-from bench.report import put_between_marks
+from bench.report import marks, put_between_marks
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "build" / "bench" / "flavors.json"
 PAGE = ROOT / "docs" / "reference" / "flavors.md"
-MARKS = "<!-- bench:flavors -->", "<!-- /bench:flavors -->"
+MARKS = marks("flavors")
 SIZES = (1, 100, 65_536)
 BARS = {1: 15.0, 65_536: 3.0}
 """How many times faster than scikit-learn's gradient boosting the best program is to be."""
@@ -319,7 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
     OUTPUT.write_text(json.dumps(made, indent=2) + "\n")
     console.print(f"written to {OUTPUT.relative_to(ROOT)}")
     if asked.markdown:
-        PAGE.write_text(put_between_marks(PAGE.read_text(), markdown(rows, made), MARKS))
+        PAGE.write_text(put_between_marks(PAGE.read_text(), markdown(rows, made), "flavors"))
         console.print(f"and to {PAGE.relative_to(ROOT)}")
     return 0
 

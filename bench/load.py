@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.pinning import on_core
+from bench.requests import Request
 
 CONNECTIONS = 16
 _MARK = "BENCH "
@@ -23,7 +24,10 @@ function setup(thread) table.insert(threads, thread) end
 
 function init(args)
   wrk.method = "POST"
-  wrk.headers["Content-Type"] = "application/json"
+  for line in io.lines(args[3]) do
+    local name, value = string.match(line, "^([^:]+): (.*)$")
+    wrk.headers[name] = value
+  end
   local file = assert(io.open(args[1], "rb"))
   wrk.body = file:read("*a")
   file:close()
@@ -94,14 +98,18 @@ def parse(output: str) -> Load:
     raise ValueError(f"wrk printed no result: {output.strip()[-500:]!r}")
 
 
-def run(url: str, body: bytes, expected: bytes, seconds: float, *, folder: Path, core: int) -> Load:
+def run(
+    url: str, request: Request, expected: bytes, seconds: float, *, folder: Path, core: int
+) -> Load:
     """Ask `url` for `seconds`; `expected` must stand in every answer's body."""
-    script, asked, wanted = (folder / name for name in ("load.lua", "asked.json", "expected.txt"))
+    names = ("load.lua", "asked.body", "expected.part", "asked.headers")
+    script, asked, wanted, heads = (folder / name for name in names)
     script.write_text(_SCRIPT)
-    asked.write_bytes(body)
+    heads.write_text("".join(f"{name}: {value}\n" for name, value in request.headers.items()))
+    asked.write_bytes(request.body)
     wanted.write_bytes(expected)
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{math.ceil(seconds)}s", "--timeout", "10s"]
-    command += ["-s", str(script), url, "--", str(asked), str(wanted)]
+    command += ["-s", str(script), url, "--", str(asked), str(wanted), str(heads)]
     done = subprocess.run(
         on_core(core, command), capture_output=True, text=True, timeout=seconds + _SLACK_S
     )

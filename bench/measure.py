@@ -12,7 +12,20 @@ from bench.report import Sample, Start
 from bench.subject import Subject
 from bench.systems import System, Wrong
 
-WORKS = {"1 row": 1, "100 rows": 100}
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is asked again and again: how many rows, and how their numbers are written."""
+
+    rows: int
+    coding: str
+
+
+WORKS = {
+    "1 row": Work(1, "json"),
+    "100 rows": Work(100, "json"),
+    "100 rows binary": Work(100, "binary"),
+}
 _WARM_S = 1
 
 
@@ -38,8 +51,9 @@ def visit(
     with kind(subject, settings.folder, settings.server_core) as system:
         first_answer_s = system.first_answer_s()
         before = cpu.tree(system.process.pid)
-        for work, size in WORKS.items():
-            yield _loaded(system, settings, number, work, size)
+        for name, work in WORKS.items():
+            if system.offers(work.coding):
+                yield _loaded(system, settings, number, name, work)
         worker = cpu.busiest(before, alive := cpu.tree(system.process.pid))
         if kind.predicts:
             own = cpu.memory(worker)
@@ -53,24 +67,24 @@ def start_only(kind: type[System], subject: Subject, settings: Settings) -> Star
         return Start(kind.name, system.first_answer_s())
 
 
-def _loaded(system: System, settings: Settings, number: int, work: str, size: int) -> Sample:
-    rows, truth = system.subject.rows[:size], system.subject.truth[:size]
-    expected = system.verified(rows, truth)
-    body = system.body(rows)
+def _loaded(system: System, settings: Settings, number: int, name: str, work: Work) -> Sample:
+    rows, truth = system.subject.rows[: work.rows], system.subject.truth[: work.rows]
+    expected = system.verified(rows, truth, work.coding)
+    request = system.request(rows, work.coding)
 
     def ask(seconds: int) -> Load:
-        return system.load(body, expected, seconds, settings.load_core)
+        return system.load(request, expected, seconds, settings.load_core)
 
     ask(_WARM_S)
     before = cpu.cpu_seconds(cpu.tree(system.process.pid))
     seen = ask(settings.seconds)
     spent = cpu.cpu_seconds(cpu.tree(system.process.pid)) - before
     if not seen.requests:
-        raise Wrong(f"{system.name} answered nothing in {settings.seconds} s of {work}")
+        raise Wrong(f"{system.name} answered nothing in {settings.seconds} s of {name}")
     return Sample(
         round=number,
         system=system.name,
-        work=work,
+        work=name,
         cpu_s_per_1k=spent / seen.requests * 1000,
         rps=seen.rps,
         p50_ms=seen.p50_ms,

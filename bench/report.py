@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.table import Table
 
-MARKS = "<!-- bench:serving -->", "<!-- /bench:serving -->"
+
+def marks(name: str) -> tuple[str, str]:
+    """Where a table begins and ends in a page."""
+    return f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+
+
+MARKS = marks("serving")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +66,17 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A figure that the project claims: `value` must not be over `bar`."""
+    """A figure that the project claims: `value` must not be over `bar`, or not under it."""
 
     name: str
     value: float
     bar: float
     unit: str = "x"
+    at_least: bool = False
 
     @property
     def met(self) -> bool:
-        return self.value <= self.bar
+        return self.value >= self.bar if self.at_least else self.value <= self.bar
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "met": self.met}
@@ -148,6 +155,46 @@ def claims(samples: list[Sample], starts: list[Start]) -> list[Claim]:
     return made
 
 
+_PEER_BARS = [
+    ("1 row", "scikit-learn", 1 / 15),
+    ("1 row", "onnx", 1 / 5),
+    ("100 rows", "", 1 / 8),
+    ("100 rows binary", "", 1 / 8),
+]
+"""Work, what the peers in question run (any, if empty), and the most of the best one's CPU."""
+
+
+def peer_claims(samples: list[Sample], runs: Mapping[str, str]) -> list[Claim]:
+    """Bascule beside the best peer, where there is one without errors.
+
+    The best is the one that Bascule is the least ahead of, within the same rounds.
+
+    Args:
+        samples: Of everybody.
+        runs: The peers, by name, and what each runs.
+    """
+    made = []
+    for work, kind, bar in _PEER_BARS:
+        found = {
+            name: value
+            for name, what in runs.items()
+            if kind in ("", what) and (value := ratio(samples, "bascule", name, work)) is not None
+        }
+        if found:
+            best = max(found, key=found.__getitem__)
+            among = f"the best peer with {kind}" if kind else "the best peer"
+            made.append(
+                Claim(f"CPU per request, {work}: bascule / {among} ({best})", found[best], bar)
+            )
+    return made
+
+
+def in_one_line(text: str, most: int = 300) -> str:
+    """A reason for a table: its beginning says who, its end says why."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:60]} ... {line[-(most - 65) :]}"
+
+
 def start_rows(starts: list[Start]) -> list[dict[str, Any]]:
     """The medians of a system's starts."""
     figures = ("first_answer_s", "worker_rss_mb", "worker_pss_mb", "all_pss_mb")
@@ -166,7 +213,18 @@ def _middle(values: Iterable[float | None]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One whole run."""
+    """One whole run.
+
+    Attributes:
+        samples: Every measurement.
+        starts: Every start.
+        machine: Where.
+        versions: Of everything that was measured.
+        settings: How.
+        about: What each system is, in words.
+        runs: What each peer runs, "scikit-learn" or "onnx".
+        left_out: Peers that could not be measured, and why.
+    """
 
     samples: list[Sample]
     starts: list[Start]
@@ -174,17 +232,25 @@ class Report:
     versions: dict[str, str]
     settings: dict[str, Any]
     about: dict[str, str]
+    runs: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def errors(self) -> int:
-        return sum(sample.errors for sample in self.samples)
+        """Of all but the peers: those of a peer void its rows, and nobody else's."""
+        return sum(sample.errors for sample in self.samples if sample.system not in self.runs)
+
+    @property
+    def claims(self) -> list[Claim]:
+        return [*claims(self.samples, self.starts), *peer_claims(self.samples, self.runs)]
 
     def to_json(self) -> dict[str, Any]:
         return {
             "schema_version": 1,
             "rows": [asdict(row) for row in rows(self.samples)],
-            "ratios": [claim.to_json() for claim in claims(self.samples, self.starts)],
+            "ratios": [claim.to_json() for claim in self.claims],
             "starts": start_rows(self.starts),
+            "left_out": self.left_out,
             "samples": [asdict(sample) for sample in self.samples],
             "settings": self.settings,
             "machine": self.machine,
@@ -198,7 +264,7 @@ class Report:
 
 _HEADINGS = ["system", "work", "CPU s / 1,000", "req/s", "p50 ms", "p99 ms", "errors", "spread"]
 _START_HEADINGS = ["system", "first answer s", "worker RSS MB", "worker PSS MB", "all PSS MB"]
-_CLAIM_HEADINGS = ["claim", "measured", "bar", ""]
+CLAIM_HEADINGS = ["claim", "measured", "bar", ""]
 Cells = list[list[str]]
 
 
@@ -223,26 +289,28 @@ def start_cells(report: Report) -> Cells:
     ]
 
 
-def claim_cells(report: Report) -> Cells:
+def claim_cells(made: Iterable[Claim]) -> Cells:
     return [
         [
-            *(claim.name, f"{claim.value:.3g} {claim.unit}", f"<= {claim.bar:.3g} {claim.unit}"),
+            claim.name,
+            f"{claim.value:.3g} {claim.unit}".rstrip(),
+            f"{'>=' if claim.at_least else '<='} {claim.bar:.3g} {claim.unit}".rstrip(),
             "met" if claim.met else "NOT MET",
         ]
-        for claim in claims(report.samples, report.starts)
+        for claim in made
     ]
 
 
 def tables(report: Report) -> list[Table]:
     """The run for a terminal."""
     return [
-        _table("Serving, 16 connections, one core", _HEADINGS, serving_cells(report)),
-        _table("Start and memory", _START_HEADINGS, start_cells(report)),
-        _table("Claims", _CLAIM_HEADINGS, claim_cells(report)),
+        table("Serving, 16 connections, one core", _HEADINGS, serving_cells(report)),
+        table("Start and memory", _START_HEADINGS, start_cells(report)),
+        table("Claims", CLAIM_HEADINGS, claim_cells(report.claims)),
     ]
 
 
-def _table(title: str, headings: list[str], cells: Cells) -> Table:
+def table(title: str, headings: list[str], cells: Cells) -> Table:
     table = Table(title=title, title_justify="left")
     for number, heading in enumerate(headings):
         is_text = number == 0 or heading in ("work", "")
@@ -260,29 +328,31 @@ def markdown(report: Report) -> str:
         f"{setting['connections']} connections; servers on core {setting['server_core']}, load on "
         f"core {setting['load_core']}. CPU is user and system time of the server's whole process "
         "tree. Spread is (largest - smallest) / median of the CPU figure. Of the programs in its "
-        f"bundle, bascule pinned `{setting['pinned_program']}`; the bare server runs `onnx`."
+        f"bundle, bascule pinned `{setting['pinned_program']}`; the bare server runs `onnx`. "
+        f"Load average before: {setting['load_average_before']:.1f}."
     )
     return "\n\n".join(
         [
             how,
-            _grid(_HEADINGS, serving_cells(report)),
-            _grid(_CLAIM_HEADINGS, claim_cells(report)),
-            _grid(_START_HEADINGS, start_cells(report)),
-            _grid(["system", "what it is"], [[*pair] for pair in report.about.items()]),
+            grid(_HEADINGS, serving_cells(report)),
+            grid(CLAIM_HEADINGS, claim_cells(report.claims)),
+            grid(_START_HEADINGS, start_cells(report)),
+            grid(["system", "what it is"], [[*pair] for pair in report.about.items()]),
+            *[f"Not measured: {name}: {why}" for name, why in report.left_out.items()],
             "Machine: " + "; ".join(f"{k} {v}" for k, v in report.machine.items()) + ".",
             "Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(report.versions.items())) + ".",
         ]
     )
 
 
-def _grid(headings: list[str], cells: Cells) -> str:
+def grid(headings: list[str], cells: Cells) -> str:
     lines = [headings, ["---"] * len(headings), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def put_between_marks(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
+def put_between_marks(page: str, text: str, name: str = "serving") -> str:
     """`page` with `text` in place of what stood between the marks; at its end if it has none."""
-    opening, closing = marks
+    opening, closing = marks(name)
     before, found, rest = page.partition(opening)
     if not found:
         return f"{page.rstrip()}\n\n{opening}\n\n{text}\n\n{closing}\n"

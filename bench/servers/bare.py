@@ -1,7 +1,8 @@
 """The leanest honest server around an ONNX file: no routes, no checks, no ids, no metrics.
 
 One `asyncio.Protocol` on uvloop, requests cut by httptools, bodies decoded by msgspec into typed
-structs, one ONNX Runtime session with one thread, run inline.
+structs, one ONNX Runtime session with one thread, run inline. A request with
+`Inference-Header-Content-Length` carries one input as bytes and is answered with bytes.
 
     python -m bench.servers.bare MODEL.onnx PORT
 """
@@ -24,9 +25,17 @@ _OUTPUTS = ["label", "probabilities"]
 _DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 
 
+_SENT: dict[str, Any] = {"FP32": np.float32, "FP64": np.float64}
+_BINARY_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+    b"Inference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n"
+)
+
+
 class InputTensor(msgspec.Struct, gc=False):
     shape: list[int]
-    data: list[float]
+    datatype: str
+    data: list[float] = []
 
 
 class InferenceRequest(msgspec.Struct, gc=False):
@@ -43,6 +52,22 @@ class OutputTensor(msgspec.Struct, gc=False):
 class InferenceResponse(msgspec.Struct, gc=False):
     model_name: str
     outputs: list[OutputTensor]
+
+
+class Size(msgspec.Struct, gc=False):
+    binary_data_size: int
+
+
+class BinaryTensor(msgspec.Struct, gc=False):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: Size
+
+
+class BinaryResponse(msgspec.Struct, gc=False):
+    model_name: str
+    outputs: list[BinaryTensor]
 
 
 def load(path: str) -> Any:
@@ -64,15 +89,24 @@ class Server(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.write = transport.write
         self.parts: list[bytes] = []
+        self.head_bytes = 0
         self.on_body = self.parts.append
         self.feed = httptools.HttpRequestParser(self).feed_data
 
     def data_received(self, data: bytes) -> None:
         self.feed(data)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) == 31 and name.lower() == b"inference-header-content-length":
+            self.head_bytes = int(value)
+
     def on_message_complete(self) -> None:
         body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
         self.parts.clear()
+        if self.head_bytes:
+            self.write(self.answer_binary(body, self.head_bytes))
+            self.head_bytes = 0
+            return
         answer = self.answer(body)
         self.write(_HEAD % len(answer) + answer)
 
@@ -94,6 +128,29 @@ class Server(asyncio.Protocol):
                 ],
             )
         )
+
+    def answer_binary(self, body: bytes, head_bytes: int) -> bytes:
+        tensor = self.decode(memoryview(body)[:head_bytes]).inputs[0]
+        sent = np.frombuffer(body, _SENT[tensor.datatype], offset=head_bytes)
+        rows = sent.reshape(tensor.shape).astype(self.dtype)
+        label, probabilities = self.session.run(_OUTPUTS, {self.input_name: rows})
+        raw_label, raw_probabilities = label.tobytes(), probabilities.tobytes()
+        head = self.encode(
+            BinaryResponse(
+                "gb",
+                [
+                    BinaryTensor("label", "INT64", label.shape, Size(len(raw_label))),
+                    BinaryTensor(
+                        "probabilities",
+                        self.datatype,
+                        probabilities.shape,
+                        Size(len(raw_probabilities)),
+                    ),
+                ],
+            )
+        )
+        size = len(head) + len(raw_label) + len(raw_probabilities)
+        return b"".join((_BINARY_HEAD % (len(head), size), head, raw_label, raw_probabilities))
 
     datatype: str
 

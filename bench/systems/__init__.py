@@ -1,8 +1,8 @@
 """The systems that are measured, one file each.
 
-To add a peer: one file with a subclass of `System` (how it starts, where it answers, how its
-answer is read), and one line in `ALL`. It is started, checked, loaded, counted and stopped like
-the others.
+To add one: one file with a subclass of `System` (how it starts, where it answers, how its answer
+is read), and one line in `ALL`. It is started, checked, loaded, counted and stopped like the
+others. Other projects' servers are in `peers.py`, and each runs in an environment of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from bench.systems.bascule import Bascule
 from bench.systems.by_hand import ByHand, ByHandAsync
 from bench.systems.grpc import BareGrpcio, BasculeGrpc
 from bench.systems.nginx import Nginx
+from bench.systems.peers import PEERS, Peer
 from bench.systems.system import System, Wrong
 
 ALL: dict[str, type[System]] = {
@@ -20,4 +21,4 @@ ALL: dict[str, type[System]] = {
 }
 """By the name that `--only` takes, in the order in which a round visits them."""
 
-__all__ = ["ALL", "System", "Wrong"]
+__all__ = ["ALL", "PEERS", "Peer", "System", "Wrong"]

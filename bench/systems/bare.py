@@ -10,6 +10,7 @@ from bench.systems.system import System
 class Bare(System):
     name = "bare"
     about = "uvloop, httptools, msgspec, numpy and ONNX Runtime, inline; checks nothing"
+    codings = ("json", "binary")
     distributions = ("uvloop", "httptools", "msgspec", "onnxruntime")
 
     def command(self) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import urllib.request
 from pathlib import Path
 
 from bench.subject import NAME
@@ -14,6 +16,13 @@ class Bascule(System):
     about = "`bascule serve`, one worker; the control API's process is counted too"
     distributions = ("bascule", "onnxruntime", "uvloop", "httptools")
     path = f"/v2/models/{NAME}/infer"
+
+    def offers(self, coding: str) -> bool:
+        """A release from before binary tensors is measured too: a server says what it speaks."""
+        if coding == "json":
+            return True
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v2", timeout=10) as answer:
+            return "binary_tensor_data" in json.load(answer)["extensions"]
 
     def command(self) -> list[str]:
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from bascule.serving.protocols.protobuf import BYTES, block, fields, varint
 from bench import grpc_load
 from bench.load import Load
+from bench.requests import Request
 from bench.subject import NAME
 from bench.systems.system import System, Wrong
 
@@ -38,15 +40,21 @@ class Grpc(System):
             ]
         )
 
-    def ask(self, body: bytes) -> tuple[int, bytes]:
+    def request(self, rows: NDArray[np.float64], coding: str = "json") -> Request:
+        del coding  # a message is what it is
+        return Request(self.body(rows), {})
+
+    def ask(self, request: Request) -> tuple[int, bytes, Mapping[str, str]]:
         with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             try:
-                return 200, channel.unary_unary(self.path)(body, timeout=10)
+                return 200, channel.unary_unary(self.path)(request.body, timeout=10), {}
             except grpc.RpcError as error:
-                return 500, str(error).encode()
+                return 500, str(error).encode(), {}
 
-    def verified(self, rows: NDArray[np.float64], truth: NDArray[np.float64]) -> bytes:
-        status, raw = self.ask(self.body(rows))
+    def verified(
+        self, rows: NDArray[np.float64], truth: NDArray[np.float64], coding: str = "json"
+    ) -> bytes:
+        status, raw, _ = self.ask(self.request(rows, coding))
         if status != 200:
             raise Wrong(f"{self.name} answered {raw[:300]!r}")
         self.compare(self.probabilities(raw), truth)
@@ -66,9 +74,9 @@ class Grpc(System):
                 return numbers.astype(np.float64).reshape(-1, 2)
         raise Wrong(f"{self.name}: the answer has no output `probabilities`")
 
-    def load(self, body: bytes, expected: bytes, seconds: float, core: int) -> Load:
+    def load(self, request: Request, expected: bytes, seconds: float, core: int) -> Load:
         return grpc_load.run(
-            self.url(), framed(body), expected, seconds, folder=self.folder, core=core
+            self.url(), framed(request.body), expected, seconds, folder=self.folder, core=core
         )
 
 

@@ -34,6 +34,7 @@ class Nginx(System):
     about = "nginx `return 200`, one worker; predicts nothing"
     predicts = False
     tools = frozenset({"wrk", "nginx"})
+    codings = ("json", "binary")
 
     def command(self) -> list[str]:
         written = self.folder / "nginx.conf"

@@ -18,14 +18,15 @@ from typing import Any, Self
 
 import msgspec
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
-from bench import load
+from bench import binary, load
 from bench.load import Load
 from bench.pinning import on_core
+from bench.requests import JSON, Request
 from bench.subject import Subject
 
-_READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 10.0
 _POLL_S = 0.004
 TOLERANCE = 1e-5
@@ -43,6 +44,9 @@ class System(ABC):
         about: One line on how it is made.
         predicts: Whether it runs the model at all; the floor of HTTP does not.
         tools: The programs that it and its load are made with.
+        codings: How it takes numbers: "json", and "binary" where it has the binary tensors of the
+            Open Inference Protocol.
+        runs: What answers inside a peer, "scikit-learn" or "onnx"; empty for what is no peer.
         distributions: The installed packages whose versions belong beside its figures.
         process: The root of its process tree.
         started_at: When the process was asked for, on the monotonic clock.
@@ -52,6 +56,8 @@ class System(ABC):
     about: str
     predicts: bool = True
     tools: frozenset[str] = frozenset({"wrk"})
+    codings: tuple[str, ...] = ("json",)
+    runs: str = ""
     distributions: tuple[str, ...] = ()
 
     def __init__(self, subject: Subject, folder: Path, core: int) -> None:
@@ -65,6 +71,17 @@ class System(ABC):
         """The command that runs the server in the foreground on `self.port`."""
 
     path = "/predict"
+    ready_within_s = 60.0
+
+    def offers(self, coding: str) -> bool:
+        """Whether the running server takes numbers in this coding."""
+        return coding in self.codings
+
+    def request(self, rows: NDArray[np.float64], coding: str = "json") -> Request:
+        """What asks for these rows."""
+        if coding == "binary":
+            return binary.request(self.subject.input_name, self.subject.datatype, rows)
+        return Request(self.body(rows), JSON)
 
     def body(self, rows: NDArray[np.float64]) -> bytes:
         """The request for these rows; an Open Inference Protocol v2 one unless overridden."""
@@ -102,6 +119,7 @@ class System(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        descendants = _descendants(self.process.pid)
         try:
             _signal_group(self.process, signal.SIGTERM)
             self.process.wait(_STOP_WITHIN_S)
@@ -109,6 +127,9 @@ class System(ABC):
             pass
         finally:
             _signal_group(self.process, signal.SIGKILL)
+            for process in descendants:  # some start sessions of their own
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             self.process.wait()
             self._log.close()
 
@@ -121,47 +142,53 @@ class System(ABC):
 
     def first_answer_s(self) -> float:
         """Wait for the first 200 to a real request; seconds since the process was asked for."""
-        body = self.body(self.subject.rows[:1])
-        while (waited := time.monotonic() - self.started_at) < _READY_WITHIN_S:
+        request = self.request(self.subject.rows[:1])
+        while (waited := time.monotonic() - self.started_at) < self.ready_within_s:
             if self.process.poll() is not None:
                 raise Wrong(
                     f"{self.name} ended with {self.process.returncode}: {self._last_words()}"
                 )
             try:
-                if self.ask(body)[0] == 200:
+                if self.ask(request)[0] == 200:
                     return time.monotonic() - self.started_at
             except (OSError, http.client.HTTPException):
                 pass
             time.sleep(_POLL_S)
         raise Wrong(f"{self.name} gave no answer within {waited:.0f} s: {self._last_words()}")
 
-    def ask(self, body: bytes) -> tuple[int, bytes]:
-        """One request on a connection of its own."""
+    def ask(self, request: Request) -> tuple[int, bytes, Mapping[str, str]]:
+        """One request on a connection of its own: status, body, headers in small letters."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            connection.request("POST", self.path, body, {"Content-Type": "application/json"})
+            connection.request("POST", self.path, request.body, dict(request.headers))
             response = connection.getresponse()
-            return response.status, response.read()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, response.read(), headers
         finally:
             connection.close()
 
-    def verified(self, rows: NDArray[np.float64], truth: NDArray[np.float64]) -> bytes:
+    def verified(
+        self, rows: NDArray[np.float64], truth: NDArray[np.float64], coding: str = "json"
+    ) -> bytes:
         """Ask for `rows` and compare with `truth`; what every later answer's body must contain.
 
         Raises:
             Wrong: The status is not 200, or a probability is off by more than `TOLERANCE`.
         """
-        status, raw = self.ask(self.body(rows))
+        status, raw, headers = self.ask(self.request(rows, coding))
         if status != 200:
             raise Wrong(f"{self.name} answered {status}: {raw[:300]!r}")
         if not self.predicts:
             return raw
         try:
-            given = self.probabilities(msgspec.json.decode(raw))
+            if coding == "binary":
+                given, wanted = binary.read(raw, headers, "probabilities")
+            else:
+                given, wanted = self.probabilities(msgspec.json.decode(raw)), longest_numbers(raw)
         except (msgspec.DecodeError, LookupError, TypeError, ValueError) as error:
             raise Wrong(f"{self.name} answered {raw[:300]!r}: {error}") from error
         self.compare(given, truth)
-        return longest_numbers(raw)
+        return wanted
 
     def compare(self, given: NDArray[np.float64], truth: NDArray[np.float64]) -> None:
         """Raise `Wrong` where probabilities are not the model's."""
@@ -170,9 +197,9 @@ class System(ABC):
         if not (off := float(np.abs(given - truth).max())) <= TOLERANCE:
             raise Wrong(f"{self.name} is off by {off:.2g}, more than {TOLERANCE:g}")
 
-    def load(self, body: bytes, expected: bytes, seconds: float, core: int) -> Load:
+    def load(self, request: Request, expected: bytes, seconds: float, core: int) -> Load:
         """Ask over and over from another core; `expected` is what `verified` returned."""
-        return load.run(self.url(), body, expected, seconds, folder=self.folder, core=core)
+        return load.run(self.url(), request, expected, seconds, folder=self.folder, core=core)
 
     def _last_words(self) -> str:
         self._log.flush()
@@ -212,3 +239,10 @@ def free_ports(count: int) -> list[int]:
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
     with contextlib.suppress(ProcessLookupError):  # gone already, with all that it started
         os.killpg(process.pid, number)
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []

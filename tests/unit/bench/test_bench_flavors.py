@@ -46,7 +46,7 @@ def test_the_pages_of_the_two_benches_have_marks_of_their_own():
     assert page.count(MARKS[0]) == page.count(MARKS[1]) == 1
     assert not set(MARKS) & set(report.MARKS)
     assert report.MARKS[0] not in page
-    written = report.put_between_marks(page, "new", MARKS)
+    written = report.put_between_marks(page, "new", "flavors")
     before, _, rest = page.partition(MARKS[0])
     assert written == f"{before}{MARKS[0]}\n\nnew\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
 

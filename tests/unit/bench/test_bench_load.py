@@ -5,6 +5,7 @@ import threading
 import pytest
 from bench import load
 from bench.load import parse
+from bench.requests import JSON, Request
 
 LINE = (
     'BENCH {"requests":4000,"duration_us":2000000,"p50_us":1500.0,"p99_us":9000.0,'
@@ -65,7 +66,7 @@ def server():
 def test_answers_are_checked_by_status_and_content(server, tmp_path, path, expected, all_wrong):
     if shutil.which("wrk") is None:
         pytest.fail("wrk is missing: apt-get install wrk")
-    seen = load.run(server + path, b"{}", expected, 1, folder=tmp_path, core=0)
+    seen = load.run(server + path, Request(b"{}", JSON), expected, 1, folder=tmp_path, core=0)
 
     assert seen.requests > 0
     assert (seen.errors >= seen.requests) if all_wrong else (seen.errors == 0)

@@ -25,6 +25,7 @@ def report(samples, starts=()):
         ["rounds", "seconds", "connections", "server_core", "load_core"], 1
     )
     settings["pinned_program"] = "onedal"
+    settings["load_average_before"] = 0.1
     return Report(list(samples), list(starts), {"cores": "2"}, {"numpy": "2"}, settings, {"a": "b"})
 
 

@@ -1,0 +1,36 @@
+"""LitServe around the model.
+
+python -m bench.peers.litserve_server PORT
+"""
+
+# LitServe looks at the annotations themselves, so they must not be texts here.
+
+import sys
+from typing import Any, cast
+
+import litserve
+from fastapi import Request
+from numpy.typing import NDArray
+
+from bench.peers.model import Answer, answer_of, load, rows_of
+
+
+class GradientBoosting(litserve.LitAPI):
+    def setup(self, device: str) -> None:  # noqa: ARG002 -- LitServe's signature
+        self._predict = load()
+
+    def decode_request(self, request: Request) -> NDArray[Any]:
+        return rows_of(cast("dict[str, Any]", request))  # so annotated, it comes decoded
+
+    def predict(self, x: NDArray[Any]) -> Answer:
+        return self._predict(x)
+
+    def encode_response(self, output: Answer) -> dict[str, Any]:
+        return answer_of(*output)
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(GradientBoosting(), accelerator="cpu", workers_per_device=1)
+    server.run(
+        host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning"
+    )

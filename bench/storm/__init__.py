@@ -1,0 +1,1 @@
+"""How the server behaves: under open-loop load, overload, for long, and over a slow network."""

@@ -1,0 +1,206 @@
+"""From what a storm saw to claims and tables. Nothing here measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.report import CLAIM_HEADINGS, Cells, Claim, claim_cells, grid
+from bench.storm.tally import Tally, described, growth, percentile, slope_per_hour
+from bench.storm.watch import Watch
+
+TAIL_BAR = 3.0
+GOODPUT_BAR = 0.9
+GROWTH_BAR = 0.02
+"""The memory of a server that has filled its pools may grow by this share between the second and
+the last quarter of a run: more than its noise, less than a leak."""
+SLOPE_BAR_MB = 2.0
+ALONE_BAR = 0.85
+LONE_BAR = 1.1
+"""The 99th percentile of a lone client, batched over unbatched: two noisy figures."""
+_LONG_S = 1_200.0
+"""A slope per hour is claimed of runs that last a good part of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One run of one work.
+
+    Attributes:
+        work: Which.
+        subject: What was asked, in words.
+        tally: What the clients saw.
+        watch: What the server held meanwhile.
+        facts: Figures of this work, by name with their unit.
+    """
+
+    work: str
+    subject: str
+    tally: Tally
+    watch: Watch
+    facts: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "work": self.work,
+            "subject": self.subject,
+            **described(self.tally),
+            **self.facts,
+            "resident_mb": self.watch.resident_mb,
+            "descriptors": self.watch.descriptors,
+        }
+
+    def line(self) -> str:
+        """For whoever watches the run."""
+        seen = self.tally
+        facts = "  ".join(f"{name} {value:,.3g}" for name, value in self.facts.items())
+        return (
+            f"{self.subject}: {seen.accepted_hz:,.0f} right/s  "
+            f"p50 {percentile(seen.accepted_ms, 0.5):.2f}  "
+            f"p99 {percentile(seen.accepted_ms, 0.99):.2f} ms  {_statuses(seen)}  "
+            f"unsent {seen.unsent}  wrong {seen.wrong}  broken {seen.broken}  {facts}"
+        )
+
+
+def claims_of(findings: Iterable[Finding]) -> list[Claim]:
+    """What is claimed, as far as it was measured."""
+    found = list(findings)
+    made: list[Claim] = []
+    for finding in found:
+        made += _CLAIMS[finding.work](finding)
+    made += _lone_claims(found)
+    if found:
+        errors = sum(finding.tally.errors for finding in found)
+        made.append(Claim("wrong answers, broken connections, other errors", errors, 0, ""))
+    return made
+
+
+def _calm_claims(finding: Finding) -> list[Claim]:
+    tail = finding.facts["p99_over_p50"]
+    return [Claim(f"p99 / p50 at 70 % load, {finding.subject}", tail, TAIL_BAR)]
+
+
+def _overload_claims(finding: Finding) -> list[Claim]:
+    seen, who = finding.tally, f"overload, {finding.subject}"
+    return [
+        Claim(f"{who}: goodput / capacity", finding.facts["goodput_share"], GOODPUT_BAR, "x", True),
+        Claim(
+            f"{who}: p99 of what was accepted",
+            percentile(seen.accepted_ms, 0.99),
+            finding.facts["deadline_ms"],
+            "ms",
+        ),
+        Claim(f"{who}: growth of memory", growth(finding.watch.resident_mb), GROWTH_BAR, ""),
+        Claim(f"{who}: shed without Retry-After", seen.shed_without_retry_after, 0, ""),
+    ]
+
+
+def _network_claims(finding: Finding) -> list[Claim]:
+    if "share_of_alone" not in finding.facts:
+        return []
+    share = finding.facts["share_of_alone"]
+    return [Claim("4 ms network, 16 clients / the model alone", share, ALONE_BAR, "x", True)]
+
+
+def _lone_claims(findings: list[Finding]) -> list[Claim]:
+    p99 = {
+        finding.subject: percentile(finding.tally.accepted_ms, 0.99)
+        for finding in findings
+        if finding.work == "network" and finding.facts["clients"] == 1
+    }
+    batched = next((value for name, value in p99.items() if name.endswith("auto")), None)
+    unbatched = next((value for name, value in p99.items() if name.endswith("never")), None)
+    if batched is None or unbatched is None:
+        return []
+    return [Claim("4 ms network, one client: p99 / p99 unbatched", batched / unbatched, LONE_BAR)]
+
+
+def _soak_claims(finding: Finding) -> list[Claim]:
+    watch = finding.watch
+    half = watch.descriptors[len(watch.descriptors) // 4 :]
+    made = [
+        Claim("soak: growth of memory", growth(watch.resident_mb), GROWTH_BAR, ""),
+        Claim("soak: descriptors gained", max(half[-1] - half[0], 0) if half else 0, 0, ""),
+    ]
+    if finding.facts["seconds"] >= _LONG_S:
+        slope = slope_per_hour(watch.seconds, watch.resident_mb)
+        made.append(Claim("soak: slope of memory", slope, SLOPE_BAR_MB, "MB/h"))
+    return made
+
+
+_CLAIMS = {
+    "calm": _calm_claims,
+    "overload": _overload_claims,
+    "network": _network_claims,
+    "soak": _soak_claims,
+}
+
+_HEADINGS = ["run", "right/s", "p50 ms", "p99 ms", "statuses", "unsent", "errors", "RSS MB"]
+_TITLES = {
+    "calm": "At 70 % of capacity, open loop",
+    "overload": "At three times capacity, open loop",
+    "network": "A costly network, 4 ms away",
+    "soak": "At half of capacity, for long",
+}
+_FACTS = {
+    "capacity_hz": "capacity {:,.0f}/s",
+    "busy_at_capacity": "core {:.0%} busy there",
+    "rate_hz": "asked {:,.0f}/s",
+    "p99_over_p50": "p99/p50 {:.2f}",
+    "perfect_p99_over_p50": "a perfect server of this capacity {:.2f}",
+    "goodput_share": "goodput {:.0%} of capacity",
+    "capacity_after_hz": "capacity afterwards {:,.0f}/s",
+    "alone_hz": "the model alone {:,.0f} rows/s",
+    "share_of_alone": "{:.0%} of it",
+    "seconds": "{:,.0f} s",
+}
+
+
+def cells(findings: Iterable[Finding]) -> list[tuple[str, list[str], Cells]]:
+    """A table for each work: title, headings, lines."""
+    groups: dict[str, Cells] = {}
+    for finding in findings:
+        seen, resident = finding.tally, finding.watch.resident_mb
+        told = ", ".join(
+            text.format(finding.facts[name])
+            for name, text in _FACTS.items()
+            if name in finding.facts
+        )
+        groups.setdefault(finding.work, []).append(
+            [
+                *(finding.subject, f"{seen.accepted_hz:,.0f}"),
+                f"{percentile(seen.accepted_ms, 0.5):.2f}",
+                f"{percentile(seen.accepted_ms, 0.99):.2f}",
+                *(_statuses(seen), str(seen.unsent), str(seen.errors)),
+                f"{resident[0]:.0f} to {resident[-1]:.0f}" if resident else "-",
+                f"{seen.send_lag_p99_ms:.2f}",
+                told,
+            ]
+        )
+    headings = [*_HEADINGS, "generator late ms", "facts"]
+    return [(_TITLES[work], headings, lines) for work, lines in groups.items()]
+
+
+def markdown(findings: list[Finding], made: list[Claim], facts: Mapping[str, Any]) -> str:
+    """The storm for the documentation."""
+    seconds = ", ".join(f"{work} {value:g} s" for work, value in facts["seconds"].items())
+    parts = [
+        f"A run lasts: {seconds}. Load average before: {facts['load_average_before']:.1f}. "
+        "Latencies are from the moment a request was due."
+    ]
+    for title, headings, lines in cells(findings):
+        parts += [f"**{title}**", grid(headings, lines)]
+    parts += [
+        grid(CLAIM_HEADINGS, claim_cells(made)),
+        "Machine: " + "; ".join(f"{k} {v}" for k, v in facts["machine"].items()) + ".",
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(facts["versions"].items())) + ".",
+    ]
+    return "\n\n".join(parts)
+
+
+def _statuses(seen: Tally) -> str:
+    told = [f"{count:,} x {status}" for status, count in sorted(seen.statuses.items())]
+    if seen.unanswered:
+        told.append(f"{seen.unanswered} unanswered")
+    return ", ".join(told) or "none"

@@ -1,0 +1,77 @@
+"""What the storm's servers serve, with the requests to ask and the answers to expect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+import bascule
+from bench import subject as trees
+from bench.storm import networks
+from bench.storm.networks import Network
+from bench.subject import Subject
+
+_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model of a storm.
+
+    Attributes:
+        name: Of the bundle, and in the path.
+        output: What is compared.
+        subject: The bundle, rows, and the right answers.
+        bodies: Requests of one row each, in the order of the rows.
+        truths: The numbers of the right answer to each.
+    """
+
+    name: str
+    output: str
+    subject: Subject
+    bodies: list[str]
+    truths: list[list[float]]
+
+
+def boosting(folder: Path) -> Model:
+    """The gradient boosting of `make bench`."""
+    return _model(trees.NAME, "probabilities", trees.make(folder))
+
+
+def network(which: Network, folder: Path) -> Model:
+    """A network of random weights, packed; its right answers are those of the network alone."""
+    program = folder / f"{which.name}.onnx"
+    networks.build(which, program)
+    path = folder / f"{which.name}.bundle"
+    rows = networks.some_rows(which, _ROWS)
+    bundle = bascule.pack(program, name=which.name, train=rows, to=path, overwrite=True)
+    runner = networks.session(program)
+    truth = np.vstack([runner.run(None, {networks.INPUT: row[None]})[0] for row in rows])
+    field = bundle.signature.inputs[0]
+    subject = Subject(
+        bundle=path,
+        program=program,
+        pickle=program,
+        input_name=field.name,
+        datatype=field.dtype.value,
+        rows=rows.astype(np.float64),
+        truth=truth.astype(np.float64),
+        pinned=bundle.program().name,
+    )
+    return _model(which.name, networks.OUTPUT, subject)
+
+
+def _model(name: str, output: str, subject: Subject) -> Model:
+    bodies = []
+    for row in subject.rows:
+        tensor = {
+            "name": subject.input_name,
+            "datatype": subject.datatype,
+            "shape": [1, len(row)],
+            "data": row.tolist(),
+        }
+        bodies.append(msgspec.json.encode({"inputs": [tensor]}).decode())
+    return Model(name, output, subject, bodies, subject.truth.tolist())

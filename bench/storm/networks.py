@@ -1,0 +1,101 @@
+"""Networks of random weights whose cost is what matters: how the server treats costly models.
+
+python -m bench.storm.networks alone MODEL.onnx BATCH SECONDS     (prints rows per second)
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+INPUT, OUTPUT = "rows", "scores"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A chain of dense layers.
+
+    Attributes:
+        name: Of the model.
+        widths: From the inputs to the outputs.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+
+
+COSTLY = Network("costly", (30, 4096, 4096, 2048, 2))
+"""101 MB: reading the weights is most of its cost: 16 rows cost little more than one."""
+MIDDLING = Network("middling", (30, 2048, 1024, 2))
+"""Cheap enough for the event loop; costly enough that the generator can ask for thrice of it."""
+
+
+def build(network: Network, path: Path) -> None:
+    """Write the network as ONNX. The same bytes every time."""
+    random = np.random.default_rng(11)
+    nodes, weights = [], []
+    previous = INPUT
+    for number, (wide, narrow) in enumerate(itertools.pairwise(network.widths)):
+        last = number == len(network.widths) - 2
+        matrix = random.normal(0, (2 / wide) ** 0.5, (wide, narrow)).astype(np.float32)
+        bias = np.zeros(narrow, np.float32)
+        weights += [
+            numpy_helper.from_array(matrix, f"w{number}"),
+            numpy_helper.from_array(bias, f"b{number}"),
+        ]
+        nodes.append(
+            helper.make_node("Gemm", [previous, f"w{number}", f"b{number}"], [f"z{number}"])
+        )
+        previous = OUTPUT if last else f"a{number}"
+        nodes.append(helper.make_node("Tanh" if last else "Relu", [f"z{number}"], [previous]))
+    graph = helper.make_graph(
+        nodes,
+        network.name,
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, network.widths[0]])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None, network.widths[-1]])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+
+
+def session(path: Path) -> Any:
+    """The network on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def some_rows(network: Network, count: int) -> NDArray[np.float32]:
+    """Rows that differ, and whose answers do."""
+    random = np.random.default_rng(5)
+    return random.normal(size=(count, network.widths[0])).astype(np.float32)
+
+
+def alone_hz(path: Path, batch: int, seconds: float) -> float:
+    """Rows per second of the model alone, in this process, at this batch size."""
+    runner = session(path)
+    columns = runner.get_inputs()[0].shape[1]
+    rows = np.random.default_rng(5).normal(size=(batch, columns)).astype(np.float32)
+    runner.run(None, {INPUT: rows})
+    runs, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        runner.run(None, {INPUT: rows})
+        runs += 1
+    return runs * batch / spent
+
+
+if __name__ == "__main__":
+    print(alone_hz(Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
