@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tests.certificates import authority  # noqa: F401
 from tests.origins import dvc, dvc_made, dvc_program, mlflow_server  # noqa: F401
 from tests.stores import postgresql_server, postgresql_url, s3_server, s3_url  # noqa: F401
 

@@ -1,8 +1,8 @@
 """Bascule: the bridge between a trained model and production.
 
 `pack` turns a fitted model into a bundle, `load` opens one, `rebuild` packs it again from what is
-recorded. Everything else is a command (`bascule --help`) over the same rooms. Importing this
-package imports no framework.
+recorded, `Client` asks a server. Everything else is a command (`bascule --help`) over the same
+rooms. Importing this package imports no framework.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ __version__ = version.VERSION
 
 if TYPE_CHECKING:
     from bascule.bundle import Answer, Bundle, PythonModel, load, pack, rebuild
+    from bascule.client import AsyncClient, Client
     from bascule.core.errors import BasculeError
     from bascule.release import Criterion
 
 _HOMES = {
     "Answer": "bascule.bundle",
+    "AsyncClient": "bascule.client",
     "BasculeError": "bascule.core.errors",
     "Bundle": "bascule.bundle",
+    "Client": "bascule.client",
     "Criterion": "bascule.release",
     "PythonModel": "bascule.bundle",
     "load": "bascule.bundle",
@@ -35,8 +38,10 @@ _HOMES = {
 }
 __all__ = [
     "Answer",
+    "AsyncClient",
     "BasculeError",
     "Bundle",
+    "Client",
     "Criterion",
     "PythonModel",
     "__version__",

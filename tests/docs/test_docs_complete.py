@@ -347,6 +347,38 @@ def test_every_member_of_a_bundle_is_documented() -> None:
     assert shown == members | {"path", "manifest", "digest"}
 
 
+def test_every_option_of_a_client_is_documented_with_its_default() -> None:
+    rows = {in_code(row[0]): in_code(row[1]) for row in table(read("python.md"), "option")}
+    blocking = inspect.signature(bascule.Client).parameters
+    aio = inspect.signature(bascule.AsyncClient).parameters
+
+    assert rows == {name: repr(one.default) for name, one in aio.items()}
+    assert {name: repr(one.default) for name, one in blocking.items()} == {
+        name: default for name, default in rows.items() if name != "max_connections"
+    }
+
+
+def test_every_method_of_a_client_is_documented_and_both_have_the_same() -> None:
+    shown = {in_code(row[0]) for row in table(read("python.md"), "method")}
+
+    def methods(kind: Any) -> dict[str, list[tuple[str, Any]]]:
+        return {
+            name: [(p.name, p.default) for p in inspect.signature(one).parameters.values()]
+            for name, one in vars(kind).items()
+            if not name.startswith("_")
+        }
+
+    assert methods(bascule.Client) == methods(bascule.AsyncClient)
+    assert {one.partition("(")[0] for one in shown} == set(methods(bascule.Client))
+    for one in shown:
+        name, _, said = one.removesuffix(")").partition("(")
+        told = [word.strip().partition("=") for word in said.split(",") if word.strip(" *")]
+        assert [(word, default or None) for word, _, default in told] == [
+            (word, None if default is inspect.Parameter.empty else repr(default))
+            for word, default in methods(bascule.Client)[name][1:]
+        ]
+
+
 def test_every_source_of_lineage_is_documented() -> None:
     rows = table((DOCS / "how-to/follow-lineage.md").read_text(), "a source")
 

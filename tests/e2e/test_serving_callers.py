@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 import signal
@@ -14,10 +13,6 @@ import time
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 WITHIN_S = 10
 
@@ -129,60 +124,6 @@ def test_the_commands_show_what_was_made_and_never_the_token(home):
 
 
 # -- TLS --
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    """Makes certificates: `authority(name)` is the paths of one and of its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    now = dt.datetime.now(dt.UTC)
-
-    def write(name, certificate, key):
-        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        (folder / f"{name}.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return folder / f"{name}.pem", folder / f"{name}.key"
-
-    def signed(name, issuer=None, issuer_key=None):
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer.subject if issuer else subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
-            .add_extension(
-                x509.SubjectAlternativeName(
-                    [x509.DNSName("localhost"), x509.IPAddress(_loopback())]
-                ),
-                False,
-            )
-        )
-        return builder.sign(issuer_key or key, hashes.SHA256()), key
-
-    root, root_key = signed("an authority")
-    write("authority", root, root_key)
-
-    def make(name):
-        return write(name, *signed(name, root, root_key))
-
-    make.root = folder / "authority.pem"
-    return make
-
-
-def _loopback():
-    import ipaddress
-
-    return ipaddress.ip_address("127.0.0.1")
 
 
 def tls_client(authority, certificate=None):

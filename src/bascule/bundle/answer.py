@@ -19,12 +19,14 @@ class Answer(Mapping[str, NDArray[Any]]):
     regressor.
     """
 
-    __slots__ = ("_outputs", "program")
+    __slots__ = ("_outputs", "program", "version")
 
-    def __init__(self, outputs: Columns, program: str = "") -> None:
+    def __init__(self, outputs: Columns, program: str = "", version: str = "") -> None:
         self._outputs = dict(outputs)
         self.program = program
         """The name of the program that gave it."""
+        self.version = version
+        """The version that a server answered with; empty where a bundle in the hand did."""
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._outputs[name]

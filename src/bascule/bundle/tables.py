@@ -275,7 +275,7 @@ def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
         # Only an Enum is closed; a Categorical is text that is stored once.
         categories = tuple(dtype.categories.to_list()) if label == "Enum" else None
         return _from_objects(series.to_list(), name), Kind(label, categories, missing="none")
-    if label in ("String", "Utf8"):
+    if label in ("String", "Utf8", "Null"):
         return _from_objects(series.to_list(), name), Kind("String", missing="none")
     if not (dtype.is_numeric() or label == "Boolean") or label == "Decimal":
         raise _no_such_input(name, str(dtype))

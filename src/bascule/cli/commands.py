@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bascule.cli import keys, origins, trust
+from bascule.cli import calling, keys, origins, trust
 from bascule.cli.registering import add_commands as add_registry_commands
 from bascule.cli.running import add_commands as add_running_commands
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
@@ -710,3 +710,4 @@ def _keys() -> CatalogueKeys:
 
 keys.register(app, open_keys=_keys, user=_user)
 origins.register(app, find=_find, statements=_statements)
+calling.register(app, find=_find_to_look_at, settings=_settings)

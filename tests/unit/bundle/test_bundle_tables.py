@@ -186,3 +186,11 @@ def test_tensors_of_pytorch_are_read_though_they_want_gradients():
     tensor = torch.ones((2, 3), requires_grad=True)
     for given in (tensor, {"input": tensor}):
         np.testing.assert_array_equal(conform(given, MATRIX)["input"], np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("dtype", [DType.BYTES, DType.FP64])
+def test_a_column_of_polars_or_arrow_without_any_value_is_missing_in_every_row(dtype):
+    signature = Signature((Field("a", dtype, nullable=True),), ())
+    for table in (pl.DataFrame({"a": [None, None]}), pa.table({"a": [None, None]})):
+        values = conform(table, signature)["a"]
+        assert all(value is None or np.isnan(value) for value in values.tolist())

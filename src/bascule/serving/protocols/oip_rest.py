@@ -121,9 +121,12 @@ def _metadata(plane: Plane, model: ServedModel) -> dict[str, Any]:
         "name": model.name,
         "versions": list(plane.models[model.name]),
         "platform": "bascule",
-        "inputs": [_tensor_metadata(field) for field in model.signature.inputs],
+        "inputs": [
+            _tensor_metadata(field, model.signature.columns) for field in model.signature.inputs
+        ],
         "outputs": [_tensor_metadata(field) for field in model.signature.outputs],
         "parameters": {
+            "version": model.version,
             "digest": model.digest,
             "program": model.program.name,
             "batch_invariant": model.batch_invariant,
@@ -193,7 +196,7 @@ def _tensor(field: Field) -> dict[str, Any]:
     }
 
 
-def _tensor_metadata(field: Field) -> dict[str, Any]:
+def _tensor_metadata(field: Field, columns: tuple[str, ...] = ()) -> dict[str, Any]:
     made: dict[str, Any] = {
         "name": field.name,
         "datatype": field.dtype.value,
@@ -204,6 +207,8 @@ def _tensor_metadata(field: Field) -> dict[str, Any]:
         parameters["nullable"] = True
     if field.categories is not None:
         parameters["categories"] = list(field.categories)
+    if columns:
+        parameters["columns"] = list(columns)
     if parameters:
         made["parameters"] = parameters
     return made

@@ -1,0 +1,291 @@
+"""Programs of a few lines that ask a server for predictions: every face, in several languages.
+
+They work as they are: the rows are the bundle's example, the path is that of the face, and a key is
+read from `BASCULE_KEY` where callers need one. Pure: facts to text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bascule.core.errors import Invalid
+from bascule.core.fields import Columns, DType, Signature
+from bascule.serving.faces import EVERY_FACE, ChosenFaces
+from bascule.serving.openapi import example_columns, example_rows
+
+KEY_VARIABLE = "BASCULE_KEY"
+_LARGEST_IN_JS = 2**53 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a snippet is of.
+
+    Attributes:
+        model: Its name.
+        version: None for the one that answers to the plain name.
+        signature: What it takes.
+        example: Rows of it; None where there are none, and then values are made up.
+        url: Where predictions are served over HTTP: `http://127.0.0.1:8080`.
+        grpc: Where they are over gRPC: `127.0.0.1:8081`.
+        with_key: Whether callers need a key.
+        faces: The paths that can be chosen.
+    """
+
+    model: str
+    version: str | None
+    signature: Signature
+    example: Columns | None
+    url: str = "http://127.0.0.1:8080"
+    grpc: str = "127.0.0.1:8081"
+    with_key: bool = False
+    faces: ChosenFaces = field(default=EVERY_FACE)
+
+
+class _Request(NamedTuple):
+    """One request over HTTP: its path, its body of one list under a key, and what to know."""
+
+    path: str
+    key: str
+    items: list[Any]
+    note: str = ""
+
+
+def snippet(asked: Asked, face: str, lang: str) -> str:
+    """The text of a snippet.
+
+    Raises:
+        Invalid: There is no such face or language, or none of both.
+    """
+    if face not in FACES:
+        raise Invalid(f"--face: there is no face {face!r}", hint=f"there are {', '.join(FACES)}")
+    if lang not in LANGUAGES:
+        known = ", ".join(LANGUAGES)
+        raise Invalid(f"--lang: there is no language {lang!r}", hint=f"there are {known}")
+    if face == "grpc":
+        if lang != "python":
+            raise Invalid(
+                f"--lang: {lang} does not speak gRPC by itself", hint="there is python for grpc"
+            )
+        return _grpc_in_python(asked)
+    return LANGUAGES[lang](asked, _HTTP_FACES[face](asked))
+
+
+# -- faces --
+
+
+def _oip(asked: Asked) -> _Request:
+    shown = example_columns(asked.signature, asked.example)
+    inputs = []
+    for one in asked.signature.inputs:
+        values = shown[one.name]
+        shape = list(np.shape(values))
+        inputs.append(
+            {"name": one.name, "datatype": one.dtype.value, "shape": shape, "data": values}
+        )
+    version = f"/versions/{asked.version}" if asked.version else ""
+    return _Request(f"/v2/models/{asked.model}{version}/infer", "inputs", inputs)
+
+
+def _tfserving(asked: Asked) -> _Request:
+    version = f"/versions/{asked.version}" if asked.version else ""
+    return _Request(f"/v1/models/{asked.model}{version}:predict", "instances", _rows(asked))
+
+
+def _invocations(asked: Asked) -> _Request:
+    note = (
+        "/invocations asks the first model that is served; "
+        f"/models/{asked.model}/invoke asks this one by its name."
+    )
+    return _Request("/invocations", "instances", _rows(asked), note)
+
+
+_FIRST = "This path asks the first model that is served."
+
+
+def _vertex(asked: Asked) -> _Request:
+    return _Request(asked.faces.vertex_predict_route, "instances", _rows(asked), _FIRST)
+
+
+def _azureml(asked: Asked) -> _Request:
+    return _Request("/score", "data", _rows(asked), _FIRST)
+
+
+def _rows(asked: Asked) -> list[Any]:
+    return example_rows(asked.signature, asked.example)
+
+
+_HTTP_FACES: dict[str, Callable[[Asked], _Request]] = {
+    "oip": _oip,
+    "tfserving": _tfserving,
+    "invocations": _invocations,
+    "vertex": _vertex,
+    "azureml": _azureml,
+}
+FACES = (*_HTTP_FACES, "grpc")
+"""Every face that a snippet can be of."""
+
+
+# -- languages --
+
+
+def _curl(asked: Asked, request: _Request) -> str:
+    lines = [f"# {request.note}"] if request.note else []
+    lines += [f"curl -sS --fail-with-body {asked.url}{request.path} \\"]
+    if asked.with_key:
+        lines += [f'  -H "Authorization: Bearer ${KEY_VARIABLE}" \\']
+    lines += ["  -H 'Content-Type: application/json' --data-binary @- <<'END'"]
+    return "\n".join([*lines, _as_json(request), "END"])
+
+
+def _python(asked: Asked, request: _Request) -> str:
+    items = "".join(f"        {_literal(item)},\n" for item in request.items)
+    lines = [f"# {request.note}"] if request.note else []
+    lines += ["import json"]
+    lines += ["import os"] if asked.with_key else []
+    lines += [
+        "import urllib.request",
+        "",
+        f'body = {{\n    "{request.key}": [\n{items}    ]\n}}',
+        "request = urllib.request.Request(",
+        f'    "{asked.url}{request.path}",',
+        "    json.dumps(body).encode(),",
+        "    {",
+        '        "Content-Type": "application/json",',
+    ]
+    if asked.with_key:
+        lines += [f'        "Authorization": "Bearer " + os.environ["{KEY_VARIABLE}"],']
+    lines += [
+        "    },",
+        ")",
+        "with urllib.request.urlopen(request) as answer:",
+        "    print(json.dumps(json.load(answer)))",
+    ]
+    return "\n".join(lines)
+
+
+def _js(asked: Asked, request: _Request) -> str:
+    body, sent = _as_json(request), "JSON.stringify(body)"
+    if any(_is_too_large_for_js(item) for item in request.items):
+        # Its numbers would be rounded; the text is sent as it is.
+        body, sent = json.dumps(body, ensure_ascii=False), "body"
+    lines = [f"// {request.note}"] if request.note else []
+    lines += [
+        f"const body = {body};",
+        "",
+        "async function main() {",
+        f'  const answer = await fetch("{asked.url}{request.path}", {{',
+        '    method: "POST",',
+        "    headers: {",
+        '      "Content-Type": "application/json",',
+    ]
+    if asked.with_key:
+        lines += [f"      Authorization: `Bearer ${{process.env.{KEY_VARIABLE}}}`,"]
+    lines += [
+        "    },",
+        f"    body: {sent},",
+        "  });",
+        "  if (!answer.ok) throw new Error(`${answer.status}: ${await answer.text()}`);",
+        "  console.log(JSON.stringify(await answer.json()));",
+        "}",
+        "",
+        "main();",
+    ]
+    return "\n".join(lines)
+
+
+LANGUAGES: dict[str, Callable[[Asked, _Request], str]] = {
+    "curl": _curl,
+    "python": _python,
+    "js": _js,
+}
+"""Every language; over gRPC there is Python alone."""
+
+
+def _as_json(request: _Request) -> str:
+    items = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in request.items)
+    return f'{{"{request.key}": [\n  {items}\n]}}'
+
+
+def _literal(value: Any) -> str:
+    """A value of JSON as Python has it."""
+    if isinstance(value, dict):
+        parts = (f"{_literal(key)}: {_literal(one)}" for key, one in value.items())
+        return f"{{{', '.join(parts)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    # What JSON escapes in a text, if it leaves letters alone, Python reads the same way.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _is_too_large_for_js(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_is_too_large_for_js, value.values()))
+    if isinstance(value, list):
+        return any(map(_is_too_large_for_js, value))
+    return isinstance(value, int) and abs(value) > _LARGEST_IN_JS
+
+
+# -- gRPC --
+
+
+def _grpc_in_python(asked: Asked) -> str:
+    columns = example_columns(asked.signature, _without_missing_texts(asked))
+    given = ""
+    for one in asked.signature.inputs:
+        values = _literal(columns[one.name]).replace("None", "np.nan")
+        kind = "object"
+        if one.dtype is DType.BYTES:
+            values = _literal(columns[one.name])
+        else:
+            kind = f"np.{one.dtype.numpy.name}".replace("np.bool", "np.bool_")
+        given += f"    {_literal(one.name)}: np.array({values}, {kind}),\n"
+    lines = ['# pip install "tritonclient[grpc]"']
+    lines += ["import os", ""] if asked.with_key else []
+    lines += [
+        "import numpy as np",
+        "import tritonclient.grpc as triton",
+        "from tritonclient.utils import np_to_triton_dtype",
+        "",
+        f"columns = {{\n{given}}}",
+        "inputs = []",
+        "for name, values in columns.items():",
+        "    tensor = triton.InferInput(name, values.shape, np_to_triton_dtype(values.dtype))",
+        "    tensor.set_data_from_numpy(values)",
+        "    inputs.append(tensor)",
+        f'with triton.InferenceServerClient("{asked.grpc}") as client:',
+    ]
+    more = f', model_version="{asked.version}"' if asked.version else ""
+    if asked.with_key:
+        lines += [f'    key = {{"authorization": "Bearer " + os.environ["{KEY_VARIABLE}"]}}']
+        more += ", headers=key"
+    lines += [
+        f'    answer = client.infer("{asked.model}", inputs{more})',
+        "for output in answer.get_response().outputs:",
+        "    print(output.name, answer.as_numpy(output.name).tolist())",
+    ]
+    return "\n".join(lines)
+
+
+def _without_missing_texts(asked: Asked) -> Columns | None:
+    """The rows of the example whose texts are all there: gRPC has no form for one that is not."""
+    if asked.example is None:
+        return None
+    texts = [one.name for one in asked.signature.inputs if one.dtype is DType.BYTES]
+    rows = len(next(iter(asked.example.values())))
+    whole = [
+        row
+        for row in range(rows)
+        if not any(None in asked.example[name][row : row + 1].ravel().tolist() for name in texts)
+    ]
+    if not whole:
+        raise Invalid(
+            "every example row of the bundle lacks a text, and gRPC has no form for that",
+            hint="take another face: oip",
+        )
+    return {name: values[whole] for name, values in asked.example.items()}

@@ -1,0 +1,248 @@
+"""Every snippet, run as a reader runs it, against a server: it prints what the model says."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import bascule
+from bascule.bundle.examples import columns_of
+from bascule.bundle.manifest import EXAMPLE
+from bascule.cli import main
+from bascule.cli.snippets import FACES, LANGUAGES, Asked, snippet
+from bascule.core.errors import Invalid
+from bascule.core.fields import DType, Field, Signature
+from bascule.serving.faces import FACE_NAMES
+
+PAIRS = [(face, lang) for face in FACES for lang in (LANGUAGES if face != "grpc" else ["python"])]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run a command in an empty folder with its own home: (exit code, output, messages)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["bascule", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def printed(text, lang, folder, **env):
+    """What a snippet prints, in a process of its own."""
+    name, words = {
+        "curl": ("snippet.sh", ["bash", "-eu"]),
+        "python": ("snippet.py", [sys.executable, "-W", "error"]),
+        "js": ("snippet.js", ["node"]),
+    }[lang]
+    (folder / name).write_text(text)
+    done = subprocess.run(
+        [*words, str(folder / name)], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, **env},
+    )  # fmt: skip
+    assert done.returncode == 0, (text, done.stderr)
+    return done.stdout
+
+
+def labels_in(output, face):
+    """The answer proper of each row, from what a face's snippet printed."""
+    if face == "grpc":
+        lines = dict(line.split(" ", 1) for line in output.splitlines())
+        return ast.literal_eval(lines["label"])
+    said = json.loads(output)
+    if face == "oip":
+        return next(one["data"] for one in said["outputs"] if one["name"] == "label")
+    if face == "tfserving":
+        return [row["label"] for row in said["predictions"]]
+    return said if face == "azureml" else said["predictions"]
+
+
+def expected(path):
+    bundle = bascule.load(path)
+    example = columns_of((path / EXAMPLE).read_bytes(), bundle.signature.inputs)
+    first = {name: values[:2] for name, values in example.items()}
+    return bundle.predict(first)["label"].tolist()
+
+
+@pytest.fixture(scope="module", params=["table", "gb"])
+def served(request, start, table_bundle, cancer_bundle):
+    path = table_bundle if request.param == "table" else cancer_bundle
+    running = start(path, "--grpc-port=0")
+    yield path, running
+    running.end()
+    running.process.stdout.close()
+
+
+def address(running, face):
+    if face == "grpc":
+        return f"127.0.0.1:{running.grpc_port}"
+    return f"http://127.0.0.1:{running.port}"
+
+
+def test_there_is_a_snippet_for_every_face():
+    assert set(FACES) == {*FACE_NAMES, "grpc"}
+
+
+@pytest.mark.parametrize(("face", "lang"), PAIRS)
+def test_a_snippet_runs_as_it_is_and_prints_what_the_model_says(served, run, tmp_path, face, lang):
+    path, running = served
+    code, text, notes = run(
+        "snippet", path, "--face", face, "--lang", lang, "--url", address(running, face)
+    )
+
+    assert (code, notes) == (0, "")
+    assert labels_in(printed(text, lang, tmp_path), face) == expected(path)
+
+
+@pytest.mark.parametrize(("face", "lang"), [("oip", lang) for lang in LANGUAGES] + [PAIRS[-1]])
+def test_a_snippet_shows_a_key_where_callers_need_one(
+    serve, run, tmp_path, monkeypatch, cancer_bundle, face, lang
+):
+    monkeypatch.setenv("BASCULE_SECURITY__CALLERS", "keys")
+    token = run("keys", "create", "me", "--allow", "infer:gb")[1].split()[-1]
+    running = serve(cancer_bundle, "--grpc-port=0", env={"BASCULE_HOME": str(tmp_path / "home")})
+    words = ("snippet", cancer_bundle, "--face", face, "--lang", lang, "--url",
+             address(running, face))  # fmt: skip
+
+    code, text, notes = run(*words)
+    assert code == 0
+    assert "put the key into BASCULE_KEY" in notes
+    assert token not in text
+    assert labels_in(printed(text, lang, tmp_path, BASCULE_KEY=token), face) == expected(
+        cancer_bundle
+    )
+    assert "BASCULE_KEY" not in run(*words, "--no-key")[1]
+
+
+def test_a_version_that_is_named_is_asked_and_the_plain_name_asks_the_default(
+    serve, run, tmp_path, cancer_bundle
+):
+    assert run("push", cancer_bundle)[0] == 0
+    assert run("alias", "gb/1", "champion")[0] == 0
+    running = serve("gb@champion", "--grpc-port=0", env={"BASCULE_HOME": str(tmp_path / "home")})
+    for face, lang in (("oip", "curl"), ("tfserving", "js"), ("grpc", "python")):
+        for reference in ("gb", "gb/1", "gb@champion"):
+            code, text, _ = run("snippet", reference, "--face", face, "--lang", lang, "--url",
+                                address(running, face))  # fmt: skip
+            assert code == 0
+            is_exact = reference != "gb"
+            assert ("/versions/1" in text or 'model_version="1"' in text) == is_exact
+            assert labels_in(printed(text, lang, tmp_path), face) == expected(cancer_bundle)
+
+
+def test_the_paths_of_vertex_ai_are_those_of_the_settings(run, monkeypatch, cancer_bundle):
+    monkeypatch.setenv("AIP_PREDICT_ROUTE", "/predict")
+    monkeypatch.setenv("AIP_HTTP_PORT", "9090")
+    assert "http://127.0.0.1:9090/predict " in run("snippet", cancer_bundle, "--face=vertex")[1]
+
+
+def test_notes_say_what_a_server_with_these_settings_would_not_answer(
+    run, monkeypatch, cancer_bundle
+):
+    assert "bascule serve --grpc-port" in run("snippet", cancer_bundle, "--face=grpc",
+                                              "--lang=python")[2]  # fmt: skip
+    monkeypatch.setenv("BASCULE_SERVING__FACES", '["oip"]')
+    assert "leaves tfserving out" in run("snippet", cancer_bundle, "--face=tfserving")[2]
+
+
+def test_json_says_what_the_snippet_is_of(run, cancer_bundle):
+    code, out, _ = run("snippet", cancer_bundle, "--lang=js", "--key", "--json")
+    said = json.loads(out)
+    assert code == 0
+    assert said.pop("snippet").startswith("const body")
+    assert said == {
+        "model": "gb", "version": None, "face": "oip", "lang": "js",
+        "url": "http://127.0.0.1:8080", "key": "BASCULE_KEY",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--face=soap"], 2, ["no face 'soap'", "tfserving, invocations"]),
+        (["--lang=cobol"], 2, ["no language 'cobol'", "curl, python, js"]),
+        (["--face=grpc"], 2, ["curl does not speak gRPC", "python"]),
+    ],
+)
+def test_what_there_is_no_snippet_of_is_told_with_what_there_is(
+    run, cancer_bundle, words, code, told
+):
+    found, out, said = run("snippet", cancer_bundle, *words)
+    assert (found, out) == (code, "")
+    assert all(part in said for part in told)
+
+
+def test_a_model_that_is_not_there_is_told_with_those_that_are(run, cancer_bundle):
+    assert run("push", cancer_bundle)[0] == 0
+    code, _, said = run("snippet", "bg")
+    assert code == 3
+    assert "gb" in said
+    assert json.loads(run("snippet", "bg", "--json")[1])["kind"] == "NotFound"
+
+
+# -- the text itself -----------------------------------------------------------------------------
+
+ODD = 'it\'s "a" \\ $HOME `x` \n END é 😀'
+
+
+def odd(numbers=(1.5, 2.0)):
+    fields = (Field("t", DType.BYTES, nullable=True), Field("n", DType.FP64, nullable=True))
+    return Asked(
+        "m", None, Signature(fields, ()),
+        {"t": np.array([ODD, "b"], object), "n": np.array(numbers)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_texts_of_any_kind_stay_what_they_are(tmp_path, lang):
+    """The snippet is stopped from asking, and shows what it would send."""
+    text = snippet(odd(), "tfserving", lang)
+    if lang == "curl":
+        text = "curl() { cat; }\n" + text
+    elif lang == "python":
+        text = text[: text.index("request =")] + "print(json.dumps(body))"
+    else:
+        text = text[: text.index("async")] + "console.log(JSON.stringify(body))"
+    sent = json.loads(printed(text, lang, tmp_path))
+    assert sent == {"instances": [{"t": ODD, "n": 1.5}, {"t": "b", "n": 2.0}]}
+
+
+def test_numbers_that_javascript_would_round_are_sent_as_they_are_written(tmp_path):
+    field = Field("n", DType.INT64)
+    asked = Asked("m", None, Signature((field,), ()), {"n": np.array([2**53 + 1, 1])})
+    text = snippet(asked, "tfserving", "js")
+    text = text[: text.index("async")] + "console.log(body)"
+    assert json.loads(printed(text, "js", tmp_path))["instances"][0]["n"] == 2**53 + 1
+
+
+def test_rows_without_a_text_are_left_out_of_grpc_which_has_no_form_for_them():
+    asked = odd()
+    asked.example["t"][0] = None
+    assert '"t": np.array(["b"], object)' in snippet(asked, "grpc", "python")
+    asked.example["t"][1] = None
+    with pytest.raises(Invalid, match="lacks a text"):
+        snippet(asked, "grpc", "python")
+    asked = odd((np.nan, 1.0))
+    assert '"n": np.array([np.nan, 1.0], np.float64)' in snippet(asked, "grpc", "python")
+
+
+def test_values_are_made_up_where_a_bundle_has_no_example():
+    fields = (Field("t", DType.BYTES, categories=("x",)), Field("n", DType.FP32, (2,)))
+    text = snippet(Asked("m", None, Signature(fields, ()), None), "oip", "curl")
+    sent = json.loads(text.split("<<'END'\n")[1].removesuffix("\nEND"))
+    assert [one["data"] for one in sent["inputs"]] == [["x"], [[0.0, 0.0]]]
+    assert [one["shape"] for one in sent["inputs"]] == [[1], [1, 2]]

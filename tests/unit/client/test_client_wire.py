@@ -1,0 +1,214 @@
+"""Bytes and tensors of the client: nothing gets lost, and what is no answer is told as such."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from bascule.client.addresses import parse_address
+from bascule.client.tensors import Asked, answer_of, infer_request, put_together
+from bascule.client.wire import MAX_HEAD_BYTES, Reply, ReplyReader, Request, head_of
+from bascule.core.errors import Invalid, Untrusted
+from bascule.core.fields import DType, Field
+
+# -- HTTP --
+
+REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX: Y\r\n\r\nabc"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_reply_is_read_however_it_arrives(size):
+    reader = ReplyReader()
+    for start in range(0, len(REPLY), size):
+        reply = reader.feed(REPLY[start : start + size])
+    assert reply == Reply(200, {"content-length": "3", "x": "Y"}, b"abc")
+    assert reader.keeps
+
+
+@pytest.mark.parametrize(
+    ("data", "body", "keeps"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", b"a", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", b"", False),
+        (b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\n" + REPLY, b"abc", True),
+        (b"HTTP/1.0 200 OK\r\n\r\nuntil the end", b"until the end", False),
+    ],
+)
+def test_every_form_of_an_end_is_known(data, body, keeps):
+    reader = ReplyReader()
+    reply = reader.feed(data) or reader.feed(b"")
+    assert (reply.body, reader.keeps) == (body, keeps)
+
+
+def read_to_the_end(data):
+    reader = ReplyReader()
+    if data:
+        reader.feed(data)
+    return reader.feed(b"")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", REPLY[:20], REPLY[:-1], b"SSH-2.0-x\r\n",
+             b"HTTP/1.1 200 OK\r\nX: " + b"y" * MAX_HEAD_BYTES + b"\r\n\r\n"],
+)  # fmt: skip
+def test_what_is_no_reply_or_half_of_one_is_told(data):
+    with pytest.raises(ValueError, match=r"ended|HTTP|long"):
+        read_to_the_end(data)
+
+
+def test_bytes_after_a_reply_are_of_nobody():
+    reader = ReplyReader()
+    reader.feed(REPLY)
+    with pytest.raises(ValueError, match="after the end"):
+        reader.feed(REPLY)
+
+
+def test_a_head_says_how_long_its_body_is_and_a_question_has_none():
+    assert head_of(Request("GET", "/x"), "/in", "Host: h\r\n") == (
+        b"GET /in/x HTTP/1.1\r\nHost: h\r\n\r\n"
+    )
+    assert b"Content-Length: 0\r\n" in head_of(Request("POST", "/x"), "", "Host: h\r\n")
+
+
+# -- addresses --
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "header", "prefix"),
+    [
+        ("http://127.0.0.1:8080", "127.0.0.1", 8080, "127.0.0.1:8080", ""),
+        ("http://models.example/", "models.example", 80, "models.example", ""),
+        ("https://[::1]:8443/a/b/", "::1", 8443, "[::1]:8443", "/a/b"),
+        ("https://x", "x", 443, "x", ""),
+    ],
+)
+def test_an_address_is_a_place_and_what_stands_in_front(url, host, port, header, prefix):
+    made = parse_address(url)
+    assert (made.host, made.port, made.host_header, made.prefix) == (host, port, header, prefix)
+    assert (made.tls is not None) == url.startswith("https")
+
+
+@pytest.mark.parametrize("url", ["unix:/run/b.sock", "unix:///run/b.sock"])
+def test_a_socket_of_the_file_system_is_an_address(url):
+    assert parse_address(url).unix_socket == "/run/b.sock"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "127.0.0.1:8080", "ftp://x", "http://", "http://x:99999", "http://x y", "unix:",
+     "http://a:b@x", "http://x/?q=1", "http://x\r\nEvil: 1"],
+)  # fmt: skip
+def test_what_is_no_address_is_told_with_one_that_is(url):
+    with pytest.raises(Invalid) as told:
+        parse_address(url)
+    assert "http://127.0.0.1:8080" in told.value.hint
+
+
+def test_files_of_tls_need_an_address_of_tls_and_must_be_there(tmp_path):
+    with pytest.raises(Invalid, match="not encrypted"):
+        parse_address("http://x", tls_authority="ca.pem")
+    with pytest.raises(Invalid, match="not encrypted"):
+        parse_address("unix:/x", tls_key="k.pem")
+    for name in ("tls_authority", "tls_certificate"):
+        with pytest.raises(Invalid, match=f"{name}: .* cannot be used"):
+            parse_address("https://x", **{name: tmp_path / "none.pem"})
+    with pytest.raises(Invalid, match="tls_certificate is not"):
+        parse_address("https://x", tls_key="k.pem")
+
+
+# -- tensors --
+
+NUMBERS = [dtype for dtype in DType if dtype is not DType.BYTES]
+
+
+def echoed(request, dtypes):
+    """The reply of a server that answers what it was sent, in the form in which it was sent."""
+    headers = {name.lower(): value for name, value in request.headers}
+    length = headers.get("inference-header-content-length")
+    cut = int(length) if length else len(request.body)
+    said = json.loads(request.body[:cut])
+    head = json.dumps({"outputs": said["inputs"], "model_version": "1"}).encode()
+    if length:
+        headers = {"inference-header-content-length": str(len(head))}
+    return Reply(200, headers, head + request.body[cut:])
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("dtype", NUMBERS, ids=str)
+@given(data=st.data())
+def test_every_number_comes_back_with_its_bits(dtype, as_json, data):
+    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=3, max_side=3))
+    finite = {"allow_infinity": False, "allow_nan": False} if dtype.is_float else {}
+    values = data.draw(
+        hnp.arrays(dtype.numpy, shape, elements=hnp.from_dtype(dtype.numpy, **finite))
+    )
+    field = Field("x", dtype, shape[1:])
+    request = infer_request("/", {"x": values}, (field,), Asked(as_json=as_json))
+    back = answer_of(echoed(request, dtype))["x"]
+
+    assert (back.dtype, back.shape) == (values.dtype, values.shape)
+    assert back.tobytes() == values.tobytes()
+    assert back.flags.writeable
+    assert back.flags.aligned
+
+
+@given(st.lists(st.none() | st.text(), min_size=1), st.booleans())
+def test_every_text_comes_back_and_so_does_a_missing_one(texts, as_json):
+    values = np.array(texts, object)
+    field = Field("t", DType.BYTES, nullable=True)
+    request = infer_request("/", {"t": values}, (field,), Asked(as_json=as_json))
+    assert answer_of(echoed(request, DType.BYTES))["t"].tolist() == texts
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_half_of_a_pair_of_surrogates_is_refused_with_its_column(as_json):
+    values = np.array(["\ud800"], object)
+    with pytest.raises(Invalid, match="'t' holds half"):
+        infer_request("/", {"t": values}, (Field("t", DType.BYTES),), Asked(as_json=as_json))
+
+
+def test_missing_numbers_are_null_and_infinite_ones_cannot_be_json():
+    field = (Field("x", DType.FP64, nullable=True),)
+    request = infer_request("/", {"x": np.array([np.nan, 1.0])}, field, Asked(as_json=True))
+    assert json.loads(request.body)["inputs"][0]["data"] == [None, 1.0]
+    with pytest.raises(Invalid, match="'x' holds an infinite"):
+        infer_request("/", {"x": np.array([np.inf])}, field, Asked(as_json=True))
+
+
+TENSOR = {"name": "x", "datatype": "FP64", "shape": [1]}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "tail"),
+    [
+        (None, b""),
+        ([{"name": "x", "datatype": "BF16", "shape": [1], "data": [1]}], b""),
+        ([{**TENSOR, "shape": [2], "data": [1]}], b""),
+        ([{**TENSOR, "data": ["a"]}], b""),
+        ([TENSOR], b""),
+        ([{**TENSOR, "parameters": {"binary_data_size": 8}}], b"short"),
+        ([{**TENSOR, "parameters": {"binary_data_size": 4}}], b"1234"),
+        ([{**TENSOR, "datatype": "BYTES", "parameters": {"binary_data_size": 5}}], b"\x09\0\0\0a"),
+        ([{**TENSOR, "datatype": "BYTES", "parameters": {"binary_data_size": 5}}], b"\1\0\0\0\xff"),
+    ],
+)
+def test_what_is_no_answer_is_never_read_as_one(outputs, tail):
+    head = json.dumps({"outputs": outputs}).encode()
+    reply = Reply(200, {"inference-header-content-length": str(len(head))}, head + tail)
+    with pytest.raises(Untrusted, match="no answer of the Open Inference Protocol"):
+        answer_of(reply)
+
+
+def test_parts_whose_answers_differ_in_shape_are_no_whole():
+    def one(width):
+        tensor = {**TENSOR, "shape": [1, width], "data": [0.0] * width}
+        return answer_of(Reply(200, {}, json.dumps({"outputs": [tensor]}).encode()))
+
+    assert put_together([one(2), one(2)])["x"].shape == (2, 2)
+    with pytest.raises(Invalid, match="different shapes"):
+        put_together([one(2), one(3)])
