@@ -45,7 +45,12 @@ def register(app: typer.Typer, *, find: Find, statements: Any) -> None:
             typer.Option(help="The rows that it was calibrated on, where they were of their own."),
         ] = None,
         target: Annotated[
-            str | None, typer.Option(help="The column of the tables that holds the truth.")
+            list[str] | None,
+            typer.Option(
+                show_default=False,
+                help="The column of the tables that holds the truth; repeat it for several "
+                "outputs.",
+            ),
         ] = None,
         to: Annotated[
             Path | None, typer.Option(help="Keep what was rebuilt. Default: it is compared only.")

@@ -118,7 +118,7 @@ class _Column(TypedDict):
 
 
 class _Recipe(TypedDict):
-    container: Literal["numpy", "pandas", "polars"]
+    container: Literal["numpy", "pandas", "polars", "texts"]
     dtype: str
     columns: list[_Column]
 
