@@ -85,8 +85,8 @@ def ways_into(bundle, path, around):
         decode = Decoder().for_fields(
             bundle.signature.inputs, program.inputs, outputs, limits.max_rows
         )
-        _, columns, *_ = decode(read_file(path, manifest, EXAMPLE))
-        program.run(columns)
+        _, call, _ = decode(read_file(path, manifest, EXAMPLE))
+        program.run(call.columns)
         Confidence(bundle.calibration, outputs, 0.5)
 
     def shown():

@@ -21,12 +21,12 @@ import numpy as np
 from bascule.bundle import format as disk
 from bascule.bundle import provenance
 from bascule.bundle.flavors.frames import Frame
-from bascule.bundle.flavors.originals import reopen
+from bascule.bundle.flavors.originals import reopener
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.packing import Given, Request, seal
 from bascule.bundle.sameness import Difference, Facts, differences
 from bascule.bundle.subject import Rows
-from bascule.bundle.tables import conform
+from bascule.bundle.tables import conform, read_truth
 from bascule.core.errors import Invalid
 from bascule.core.fields import Columns
 
@@ -90,6 +90,7 @@ def rebuild(
         Conflict: `to` exists.
     """
     bundle = load(path)
+    reopen = reopener(bundle.manifest.original)
     tell = progress or (lambda _: None)
     known = _provenance(bundle.statements() if statements is None else statements)
     rows = _rows(bundle, known, {"train": train, "test": test, "calibration": calibration})
@@ -185,7 +186,7 @@ def _verified(bundle: Bundle, what: str, data: Any, told: Mapping[str, Any]) -> 
             field=what,
         )
     if truth is not None:
-        truth = np.asarray(truth.to_numpy() if hasattr(truth, "to_numpy") else truth)
+        truth = read_truth(truth)
         if told.get("truth"):
             truth = _in_type(truth, str(told["truth"]))
     if told and not told.get("truth", True):
@@ -218,7 +219,12 @@ def _described(told: Mapping[str, Any]) -> str:
 def _handed_over(bundle: Bundle, rows: Rows) -> Any:
     """The rows in the container that they came in, which is a part of what was recorded."""
     table = _container(bundle, rows.columns)
-    return table if rows.truth is None else (table, rows.truth)
+    if rows.truth is None:
+        return table
+    if rows.truth.ndim == 2:  # its columns have names, after which the outputs are called
+        names = [target.name for target in bundle.targets]
+        return table, dict(zip(names, rows.truth.T, strict=True))
+    return table, rows.truth
 
 
 def _container(bundle: Bundle, columns: Columns) -> Any:

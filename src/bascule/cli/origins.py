@@ -47,8 +47,9 @@ def register(app: typer.Typer, *, find: Find, statements: Any) -> None:
         target: Annotated[
             list[str] | None,
             typer.Option(
-                help="The column of the tables that holds the truth; may be repeated.",
                 show_default=False,
+                help="The column of the tables that holds the truth; repeat it for several "
+                "outputs.",
             ),
         ] = None,
         to: Annotated[

@@ -83,6 +83,7 @@ def two_in_two_out() -> Sample:
         _asked(module, ["numbers", "word"]),
         saved_within=1e-6,
         allows_huge=False,
+        rebuilds=False,
     )
 
 
@@ -91,7 +92,13 @@ def images() -> Sample:
     module = OnImages()
     rows = np.random.default_rng(1).normal(size=(70, 1, 12, 12)).astype(np.float32)
     return Sample(
-        module, rows[:10], rows, _asked(module, ["image"]), saved_within=1e-6, allows_huge=False
+        module,
+        rows[:10],
+        rows,
+        _asked(module, ["image"]),
+        saved_within=1e-6,
+        allows_huge=False,
+        rebuilds=False,
     )
 
 
@@ -100,7 +107,13 @@ def classifier() -> Sample:
     module = Classifier().eval()
     rows = np.random.default_rng(2).normal(size=(80, 5))
     return Sample(
-        module, rows[:20], rows, _asked(module, ["x"]), saved_within=1e-6, allows_huge=False
+        module,
+        rows[:20],
+        rows,
+        _asked(module, ["x"]),
+        saved_within=1e-6,
+        allows_huge=False,
+        rebuilds=False,
     )
 
 

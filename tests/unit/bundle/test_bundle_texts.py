@@ -24,6 +24,7 @@ from bascule.bundle.compilers.sklearn import compilations
 from bascule.bundle.compilers.texts import letters
 from bascule.bundle.programs.onnx import open_onnx
 from bascule.bundle.programs.texts import MAX_CHARACTERS, slices_of
+from bascule.bundle.reading import shaped
 from bascule.bundle.texts import Texts
 from bascule.core.errors import Invalid, Unconvertible, Untrusted
 from bascule.core.fields import DType, Field, Signature
@@ -258,6 +259,6 @@ def test_a_manifest_that_prepares_texts_in_unknown_ways_is_refused(change):
         "prepared": [{"name": "p", "column": "text", "steps": ["lower"]}],
         "rows_at_once": 1,
     }
-    assert Texts.from_json(known).to_json() == known
+    assert shaped(known, Texts, "it", what="texts").to_json() == known
     with pytest.raises(Untrusted, match="the manifest prepares texts"):
-        Texts.from_json({**known, **change})
+        shaped({**known, **change}, Texts, "it", what="texts")

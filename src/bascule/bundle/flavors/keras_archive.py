@@ -46,11 +46,18 @@ _REFUSED_LAYERS = frozenset(
 
 
 def save(model: Any) -> bytes:
-    """The bytes of a model, the same ones whenever it is saved.
+    """The bytes of a model, the same ones whenever and wherever it is saved.
+
+    What is written is the model as Keras reads it back: without what it was trained by, and without
+    marks of what happened to be one object in this process.
 
     Raises:
         Invalid: It holds a layer whose code is not Keras' own, or one that `load` refuses.
     """
+    return _written(load(_written(model), FILE))
+
+
+def _written(model: Any) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "model.keras"
         try:
@@ -66,6 +73,7 @@ def save(model: Any) -> bytes:
     config = json.loads(parts[_CONFIG])
     # How it was trained is not part of what it answers.
     config.pop("compile_config", None)
+    _number_shared(config)
     try:
         _check_config(config)
     except ValueError as problem:
@@ -160,6 +168,21 @@ def _is_known(kind: str, module: str) -> bool:
         or (module in ("keras.models", "keras.src.models.functional") and kind in _MODELS)
         or (module.startswith("keras.src.ops.") and module.count(".") == 3)
     )
+
+
+def _number_shared(config: Any) -> None:
+    """Call what is shared by its number, where Keras calls it by its address in this process."""
+    numbers: dict[Any, int] = {}
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if "shared_object_id" in part:
+                address = part["shared_object_id"]
+                part["shared_object_id"] = numbers.setdefault(address, len(numbers))
+            waiting += [part[key] for key in sorted(part)]
+        elif isinstance(part, list):
+            waiting += part
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -33,6 +34,11 @@ _REOPENERS = {
 }
 """By format: what makes the model of it again, as it is handed to `pack`."""
 
+_NOT_REOPENED = {
+    "torch-aten": "it is kept as the calls that the module makes, which run without its code, and "
+    "the module is not made of them again",
+}
+"""By format: why nothing does."""
 
 _BOOSTED_FORMATS = ("catboost-cbm", "lightgbm-text", "xgboost-json")
 _BOOSTED = ("catboost", "lightgbm", "xgboost", "xgboost-cpu")
@@ -109,22 +115,23 @@ def _opened(data: bytes, manifest: Manifest, threads: int) -> Program:
     )
 
 
-def reopen(data: bytes, manifest: Manifest) -> Any:
-    """The model of a bundle as its author had it, so that it can be packed again.
+def reopener(original: OriginalEntry) -> Callable[[bytes, Manifest], Any]:
+    """What gives the model of a bundle as its author had it, so that it can be packed again.
 
-    Args:
-        data: The saved original, verified against the manifest.
-        manifest: Of the bundle.
+    It is called with the saved original, verified against the manifest, and the manifest; it raises
+    `Untrusted` where the original was saved with another version than the one that is installed.
 
     Raises:
         Unconvertible: The format can be asked, and not be made a model of again.
-        Untrusted: It was saved with another version than the one that is installed.
     """
-    place = _REOPENERS.get(manifest.original.format)
+    place = _REOPENERS.get(original.format)
     if place is None:
+        why = _NOT_REOPENED.get(original.format, "this version has no way to")
         raise Unconvertible(
-            f"an original in format {manifest.original.format!r} cannot be packed again",
-            hint=f"formats that can are {', '.join(_REOPENERS)}",
+            f"an original in format {original.format!r} cannot be packed again: {why}",
+            hint="pack the model that it was made from again, and compare the two digests; "
+            f"formats that can be rebuilt are {', '.join(_REOPENERS)}",
         )
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name)(data, manifest)
+    found: Callable[[bytes, Manifest], Any] = getattr(import_module(module), name)
+    return found
