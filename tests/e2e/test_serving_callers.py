@@ -9,8 +9,11 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 
+import grpc
 import httpx
 import pytest
 
@@ -213,6 +216,165 @@ def test_files_that_make_no_server_are_one_sentence(cancer_bundle, authority, op
         fails=True,
     )
     assert told in said["error"]
+
+
+# -- gRPC --
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+LIVE = "/inference.GRPCInferenceService/ServerLive"
+
+
+@pytest.fixture
+def message():
+    """One row as a `ModelInferRequest`, made without a client library."""
+    from bascule.serving.protocols.protobuf import block
+
+    head = block(1, "input") + block(2, "FP64") + block(3, b"\x01\x1e")
+    return block(1, "gb") + block(5, head) + block(7, bytes(30 * 8))
+
+
+def grpc_code(channel, message, token=None, method=INFER):
+    shown = None if token is None else [("authorization", f"Bearer {token}")]
+    try:
+        channel.unary_unary(method)(message, metadata=shown, timeout=WITHIN_S)
+    except grpc.RpcError as error:
+        return error.code().name
+    return "OK"
+
+
+ALONE = [("grpc.use_local_subchannel_pool", 1)]
+
+
+def test_a_key_that_is_revoked_opens_no_grpc_connection_within_a_second(
+    serve, cancer_bundle, home, message
+):
+    """Channels that are open to both workers, and that have asked the same before."""
+    token = bascule(home, "keys", "create", "scoring", "--allow", "infer:gb")["token"]
+    server = serve(
+        cancer_bundle, "--workers=2", "--grpc-port=0",
+        env={"BASCULE_HOME": str(home), "BASCULE_SECURITY__CALLERS": "keys"},
+    )  # fmt: skip
+    address = f"127.0.0.1:{server.grpc_port}"
+    channels = [grpc.insecure_channel(address, ALONE) for _ in range(8)]
+    try:
+        for channel in channels:
+            assert [grpc_code(channel, message, token) for _ in range(5)] == ["OK"] * 5
+            assert grpc_code(channel, message) == "UNAUTHENTICATED"
+            assert grpc_code(channel, b"", method=LIVE) == "OK"
+        bascule(home, "keys", "revoke", "scoring")
+        revoked_s = time.monotonic()
+        until(
+            lambda: (
+                {grpc_code(channel, message, token) for channel in channels} == {"UNAUTHENTICATED"}
+            )
+        )
+        assert time.monotonic() - revoked_s < 1.0
+    finally:
+        for channel in channels:
+            channel.close()
+
+
+def grpc_channel(server, authority, certificate=None, options=()):
+    chain, key = certificate or (None, None)
+    credentials = grpc.ssl_channel_credentials(
+        authority.root.read_bytes(),
+        None if key is None else key.read_bytes(),
+        None if chain is None else chain.read_bytes(),
+    )
+    return grpc.secure_channel(f"127.0.0.1:{server.grpc_port}", credentials, [*ALONE, *options])
+
+
+def test_the_grpc_port_speaks_tls_and_nothing_else(serve, cancer_bundle, authority, message):
+    server = tls_serve(
+        serve, cancer_bundle, authority("server"), env={"BASCULE_SERVING__GRPC_PORT": "0"}
+    )
+    with grpc_channel(server, authority) as channel:
+        assert [grpc_code(channel, message) for _ in range(3)] == ["OK"] * 3
+        # Longer than a record of TLS, and than the window that a client begins with.
+        large = message + bytes(1 << 20)
+        assert grpc_code(channel, large) == "INVALID_ARGUMENT"
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", ALONE) as channel:
+        assert grpc_code(channel, message) == "UNAVAILABLE"
+    with tls_client(authority) as client:  # HTTP/1.1 is told what the port speaks
+        answer = client.get(f"https://127.0.0.1:{server.grpc_port}/v2/health/live")
+    assert answer.status_code == 400
+    assert "this port speaks gRPC" in answer.text
+    assert server.end() == 0
+
+
+def test_over_grpc_too_only_clients_of_the_authority_are_let_in(
+    serve, cancer_bundle, authority, message
+):
+    authorities = {
+        "BASCULE_SERVING__TLS_CLIENT_AUTHORITY": str(authority.root),
+        "BASCULE_SERVING__GRPC_PORT": "0",
+    }
+    server = tls_serve(serve, cancer_bundle, authority("server"), env=authorities)
+    with grpc_channel(server, authority, authority("client")) as channel:
+        assert grpc_code(channel, message) == "OK"
+    with grpc_channel(server, authority) as channel:
+        assert grpc_code(channel, message) == "UNAVAILABLE"
+
+
+def test_a_renewed_certificate_is_shown_to_new_grpc_connections(
+    serve, cancer_bundle, authority, message
+):
+    server = tls_serve(
+        serve, cancer_bundle, authority("renewing"), env={"BASCULE_SERVING__GRPC_PORT": "0"}
+    )
+
+    def serial():
+        context = ssl.create_default_context(cafile=str(authority.root))
+        context.set_alpn_protocols(["h2"])
+        with (
+            socket.create_connection(("127.0.0.1", server.grpc_port)) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as wrapped,
+        ):
+            assert wrapped.selected_alpn_protocol() == "h2"
+            return wrapped.getpeercert()["serialNumber"]
+
+    with grpc_channel(server, authority) as channel:
+        assert grpc_code(channel, message) == "OK"
+        before = serial()
+        authority("renewing")
+        until(lambda: serial() != before)
+        assert grpc_code(channel, message) == "OK"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_that_is_told_to_stop_loses_no_grpc_call_within_tls(
+    serve, cancer_bundle, authority, message, workers
+):
+    server = tls_serve(
+        serve, cancer_bundle, authority("server"),
+        env={"BASCULE_SERVING__GRPC_PORT": "0", "BASCULE_SERVING__WORKERS": str(workers)},
+    )  # fmt: skip
+    tally, words = Counter(), set()
+
+    def ask():
+        options = [("grpc.enable_retries", 0)]
+        with grpc_channel(server, authority, options=options) as channel:
+            infer = channel.unary_unary(INFER)
+            while True:
+                try:
+                    infer(message, timeout=WITHIN_S)
+                    tally["OK"] += 1
+                except grpc.RpcError as error:
+                    is_gone = "refused" in error.details().lower()
+                    tally["gone" if is_gone else error.code().name] += 1
+                    words.add(error.details())
+                    return
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    until(lambda: tally["OK"] > 200)
+    assert server.end() == 0
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert set(tally) == {"OK", "gone"}, words
+    assert tally["gone"] == len(threads)
 
 
 # -- a socket of the file system --

@@ -1,14 +1,15 @@
-"""Numbers and texts that come as they lie in memory into arrays, for every face that takes those.
+"""Tensors from bytes into arrays and back, for every face that speaks of raw tensors.
 
-The checks are those of JSON (`json_values`), so that a row is taken or refused whatever carries
-it: any numeric datatype for a numeric field where the values fit, no infinite numbers, NaN only
-where a value may be missing, only the categories that the model knows.
+The bytes are those of the Open Inference Protocol: numbers little-endian, row by row, one after
+another; a flag is a byte; a text is its length in four bytes and then its UTF-8. Numbers are read
+in place. Every value is held to its field as one from JSON is, so that a row is taken or refused
+whatever carries it, with two differences that lie in the format: NaN can be sent, and is a missing
+number; a missing text cannot be sent.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,149 +25,213 @@ from bascule.serving.json_values import (
     count_mismatch,
     known_numbers,
     not_a_category,
+    wrong_value,
 )
 
-_dot = np.vdot
-_LITTLE = {dtype: dtype.numpy.newbyteorder("<") for dtype in DType if dtype is not DType.BYTES}
-_LENGTH = struct.Struct("<I")
+RawReader = Callable[[bytes, int, int, int, Place], NDArray[Any]]
+"""From a buffer, the place of a tensor in it (start and bytes), the count of its values, and what
+to call it, to a flat array of the program's type."""
 
-Reader = Callable[[NDArray[Any], Place], NDArray[Any]]
-"""From a flat array as it was sent to one of the type that the program reads, checked."""
+Taker = Callable[[Any, Place], NDArray[Any]]
+"""From values in memory, numbers as a flat array of the type they are sent as, or a list of texts
+as UTF-8, to a flat array of the program's type."""
+
+_LENGTH_BYTES = 4
+_dot = np.vdot  # the one product of numpy that does not warn when it overflows
+_from_buffer = np.frombuffer
 
 
-def array_of(raw: bytes, dtype: DType, count: int, where: Place) -> NDArray[Any]:
-    """The `count` values of a tensor, little-endian; text is a length of 4 bytes before each.
+def raw_reader(field: Field, target: DType, sent: DType) -> RawReader:
+    """A reader of the values of a field that are sent as `sent`, each value checked.
 
-    Raises:
-        Invalid: There are not as many bytes as the values take.
+    `sent` is a type that the field takes: any number for a float, any whole number for a whole
+    number, else the field's own.
     """
-    if dtype is DType.BYTES:
-        return texts_of(_cut(raw, count, where), where)
-    little = _LITTLE[dtype]
-    if len(raw) != count * little.itemsize:
-        raise Invalid(
-            f"{where}: {len(raw)} bytes, where the shape makes {count * little.itemsize}",
-            hint=f"{dtype} takes {little.itemsize} bytes a value; shape and data must agree",
+    take = taker(field, target, sent)
+    if sent is DType.BYTES:
+        return lambda buffer, start, size, count, where: take(
+            _cut(buffer, start, start + size, count, where), where
         )
-    return np.frombuffer(raw, little)
+    stored = _stored(sent)
+    width = stored.itemsize
 
-
-def _cut(raw: bytes, count: int, where: Place) -> list[bytes]:
-    values: list[bytes] = []
-    at = 0
-    while at < len(raw) and len(values) <= count:
-        end = at + 4
-        if end <= len(raw):
-            end += _LENGTH.unpack_from(raw, at)[0]
-        if end > len(raw):
+    def read(buffer: bytes, start: int, size: int, count: int, where: Place) -> NDArray[Any]:
+        if size != count * width:
             raise Invalid(
-                f"{where.value(len(values))}: a text ends after the data",
-                hint="each is its length, 4 bytes little-endian, and then its UTF-8",
+                f"{where}: {size} bytes, where the shape makes {count * width}",
+                hint=f"{sent.value} takes {width} a value, little-endian; "
+                "shape and data must agree",
             )
-        values.append(raw[at + 4 : end])
-        at = end
-    if len(values) != count:
-        raise count_mismatch(len(values), count, where)
-    return values
+        array: NDArray[Any] = _from_buffer(buffer, stored, count, start)
+        if not array.flags.aligned:
+            # Not every program reads a tensor that begins at an odd place, and none does it fast.
+            array = array.copy()
+        return take(array, where)
+
+    return read
 
 
-def texts_of(values: Sequence[bytes], where: Place) -> NDArray[Any]:
-    """Texts from their UTF-8; raises `Invalid`."""
-    made = np.empty(len(values), object)
-    for place, value in enumerate(values):
-        try:
-            made[place] = value.decode()
-        except UnicodeDecodeError:
-            raise Invalid(f"{where.value(place)}: not UTF-8", hint="text is UTF-8") from None
-    return made
+def taker(field: Field, target: DType, sent: DType) -> Taker:
+    """What `raw_reader` does with values once they are cut out of their bytes."""
+    if sent is DType.BYTES:
+        return _texts(field)
+    if sent is DType.BOOL:
+        return _flags(field, target.numpy)
+    if not field.dtype.is_float:
+        return _integers(field, target.numpy, sent)
+    if sent.is_integer:
+        return _floats_of_integers(field, target.numpy)
+    return _floats(field, target.numpy, sent)
 
 
-def raw_of(array: NDArray[Any], dtype: DType) -> bytes:
-    """The other way round: what `array_of` reads."""
-    if dtype is DType.BYTES:
-        texts = [text.encode() for text in array.ravel().tolist()]
-        return b"".join([_LENGTH.pack(len(text)) + text for text in texts])
-    return array.astype(_LITTLE[dtype], copy=False).tobytes()
+def raw_of(array: NDArray[Any], dtype: DType) -> bytes | None:
+    """The bytes of an array; None where there is a missing text, which has no bytes."""
+    if dtype is not DType.BYTES:
+        return array.astype(_stored(dtype), copy=False).tobytes()
+    parts = []
+    for value in array.ravel().tolist():
+        if value is None:
+            return None
+        text = value if isinstance(value, bytes) else str(value).encode()
+        parts.append(len(text).to_bytes(_LENGTH_BYTES, "little"))
+        parts.append(text)
+    return b"".join(parts)
 
 
-def array_reader(field: Field, target: DType) -> Reader:
-    """The reader of a field: `field` says what is allowed, `target` what the program takes."""
-    if field.dtype.is_float:
-        return _floats(field, target.numpy)
-    if field.dtype.is_integer:
-        return _integers(field, target.numpy)
-    return _objects(field, target)
+def _stored(dtype: DType) -> np.dtype[Any]:
+    return dtype.numpy.newbyteorder("<")
 
 
-def _floats(field: Field, target: np.dtype[Any]) -> Reader:
+def _floats(field: Field, target: np.dtype[Any], sent: DType) -> Taker:
     largest = float(np.finfo(target).max)
+    is_narrowed = sent.numpy.itemsize > target.itemsize
+    # See json_values: one quick call says that every value is finite, and fits.
+    bound = largest * largest if is_narrowed else math.inf
     known = known_numbers(field)
-    nullable = field.nullable
+    is_half = sent is DType.FP16  # of which the squares end at 65,504, and every call is slow
 
-    def read(array: NDArray[Any], where: Place) -> NDArray[Any]:
-        if array.dtype.kind == "f":
-            # One quick call that is finite only if every value is.
-            if not math.isfinite(_dot(array, array)):
-                _check_each(array, largest, field, where)
-            elif array.dtype.itemsize > target.itemsize:
-                check_largest(array.astype(np.float64), largest, field, where)
-        elif target.itemsize < 4:
+    def take(array: NDArray[Any], where: Place) -> NDArray[Any]:
+        if is_half:
+            array = array.astype(np.float32)
+        if not _dot(array, array) < bound:
+            _check_numbers(array, field, where)
+            if is_narrowed:
+                check_largest(array, largest, field, where)
+        if known is not None:
+            check_known(array, known, field, where)
+        return array.astype(target, copy=False)
+
+    return take
+
+
+def _check_numbers(array: NDArray[Any], field: Field, where: Place) -> None:
+    strange = np.flatnonzero(np.isinf(array) if field.nullable else ~np.isfinite(array))
+    if not len(strange):
+        return
+    place = int(strange[0])
+    if np.isnan(array[place]):
+        raise Invalid(
+            f"{where.value(place)} is NaN, and the model does not take missing values there",
+            hint="send a value",
+        )
+    raise Invalid(
+        f"{where.value(place)} is infinite, where the model takes numbers",
+        hint="send NaN for a missing number" if field.nullable else "send a finite number",
+    )
+
+
+def _floats_of_integers(field: Field, target: np.dtype[Any]) -> Taker:
+    largest = float(np.finfo(target).max)
+    always_fits = largest > 2.0**64
+    known = known_numbers(field)
+
+    def take(array: NDArray[Any], where: Place) -> NDArray[Any]:
+        if not always_fits:
             check_largest(array.astype(np.float64), largest, field, where)
         if known is not None:
             check_known(array, known, field, where)
-        return array.astype(target, copy=False)
+        return array.astype(target)
 
-    def _check_each(array: NDArray[Any], largest: float, field: Field, where: Place) -> None:
-        missing = np.isnan(array)
-        if not nullable and missing.any():
-            raise Invalid(
-                f"{where.value(int(np.argmax(missing)))} is NaN, and the model does not take "
-                "missing values there",
-                hint="send a value",
-            )
-        check_largest(array.astype(np.float64), largest, field, where)
-
-    return read
+    return take
 
 
-def _integers(field: Field, target: np.dtype[Any]) -> Reader:
-    info = np.iinfo(field.dtype.numpy)
-    own = field.dtype.numpy
+def _integers(field: Field, target: np.dtype[Any], sent: DType) -> Taker:
+    takes, given = np.iinfo(field.dtype.numpy), np.iinfo(sent.numpy)
+    least, most = int(takes.min), int(takes.max)
+    always_fits = least <= int(given.min) and int(given.max) <= most
     known = known_numbers(field)
 
-    def read(array: NDArray[Any], where: Place) -> NDArray[Any]:
-        if array.dtype != own and len(array):
-            least, most = int(array.min()), int(array.max())
-            if least < info.min or most > info.max:
-                wrong = least if least < info.min else most
-                place = int(np.argmax(array == wrong))
-                raise Invalid(
-                    f"{where.value(place)}: {wrong}, where the model takes whole numbers of "
-                    f"{field.dtype.value}"
-                )
+    def take(array: NDArray[Any], where: Place) -> NDArray[Any]:
+        if not always_fits and len(array) and (int(array.min()) < least or int(array.max()) > most):
+            place = next(i for i, value in enumerate(array.tolist()) if not least <= value <= most)
+            raise wrong_value(int(array[place]), place, field, where)
         if known is not None:
             check_known(array, known, field, where)
         return array.astype(target, copy=False)
 
-    return read
+    return take
 
 
-def _objects(field: Field, target: DType) -> Reader:
+def _flags(field: Field, target: np.dtype[Any]) -> Taker:
+    known = known_numbers(field)
+
+    def take(array: NDArray[Any], where: Place) -> NDArray[Any]:
+        octets = array.view(np.uint8)
+        strange = np.flatnonzero(octets > 1)
+        if len(strange):
+            place = int(strange[0])
+            raise Invalid(
+                f"{where.value(place)}: byte {octets[place]}, where the model takes true or false",
+                hint="send 1 for true and 0 for false",
+            )
+        if known is not None:
+            check_known(array, known, field, where)
+        return array.astype(target, copy=False)
+
+    return take
+
+
+def _texts(field: Field) -> Taker:
     allowed = None if field.categories is None else frozenset(field.categories)
 
-    def read(array: NDArray[Any], where: Place) -> NDArray[Any]:
-        if array.dtype == bool:
-            octets = array.view(np.uint8)
-            if len(octets) and octets.max() > 1:
-                place = int(np.argmax(octets > 1))
-                raise Invalid(
-                    f"{where.value(place)}: {octets[place]}, where the model takes true or false",
-                    hint="send 1 or 0",
-                )
-        if allowed is not None:
-            for place, value in enumerate(array.tolist()):
-                if value not in allowed:
-                    raise not_a_category(str(value), place, field, where)
-        return array if target is DType.BYTES else array.astype(target.numpy, copy=False)
+    def take(values: Sequence[bytes], where: Place) -> NDArray[Any]:
+        try:
+            texts = [value.decode() for value in values]
+        except UnicodeDecodeError:
+            place = next(i for i, value in enumerate(values) if not _is_text(value))
+            raise Invalid(f"{where.value(place)}: not UTF-8", hint="send text") from None
+        if allowed is not None and not allowed.issuperset(texts):
+            place = next(i for i, text in enumerate(texts) if text not in allowed)
+            raise not_a_category(texts[place], place, field, where)
+        array = np.empty(len(texts), object)
+        array[:] = texts
+        return array
 
-    return read
+    return take
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _cut(buffer: bytes, start: int, end: int, count: int, where: Place) -> list[bytes]:
+    """The `count` texts between two places, as bytes; raises `Invalid`."""
+    values: list[bytes] = []
+    while start < end:
+        text_start = start + _LENGTH_BYTES
+        start = text_start + int.from_bytes(buffer[start:text_start], "little")
+        if len(values) == count:
+            raise count_mismatch(count + 1, count, where)
+        if start > end or text_start > end:
+            raise Invalid(
+                f"{where.value(len(values))}: the text goes on after the end of the tensor",
+                hint="before each text goes its length in 4 bytes, little-endian",
+            )
+        values.append(buffer[text_start:start])
+    if len(values) != count:
+        raise count_mismatch(len(values), count, where)
+    return values

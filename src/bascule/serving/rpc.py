@@ -27,14 +27,16 @@ class Rpc(ABC):
     Attributes:
         body: The request's message, as it was before it was compressed for the way.
         slot: Where the answer is counted.
+        model: Which model is asked; None until `choose` has let the caller in.
         rows: How many rows an answer answers.
     """
 
-    __slots__ = ("body", "rows", "slot", "started_ns")
+    __slots__ = ("body", "model", "rows", "slot", "started_ns")
 
     def __init__(self, body: bytes, slot: Slot) -> None:
         self.body = body
         self.slot = slot
+        self.model: ServedModel | None = None
         self.rows = 0
         self.started_ns = time.perf_counter_ns()
 
@@ -51,9 +53,20 @@ class Rpc(ABC):
             Refused: Its key does not allow it.
         """
 
+    def choose(self, model: ServedModel) -> None:
+        """Ask a model, if the caller may, before anything is said about what is asked of it.
+
+        Raises:
+            Unauthenticated: It has no key.
+            Refused: Its key does not allow it. It is counted as HTTP does: under no model.
+        """
+        self.allow("infer", model.name)
+        self.model = model
+        self.slot = model.slot
+
     @abstractmethod
-    def run(self, model: ServedModel, call: Call, deliver: Deliver) -> None:
-        """Have a model answer a call, if the caller may; see `ServedModel.answer`."""
+    def run(self, call: Call, deliver: Deliver) -> None:
+        """Have the model that was chosen answer a call; see `ServedModel.answer`."""
 
     @abstractmethod
     def answer(self, message: bytes) -> None:

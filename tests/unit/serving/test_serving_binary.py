@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import DType, Field
-from bascule.serving.binary_values import binary_reader, to_binary
 from bascule.serving.protocols.oip_json import Decoder
+from bascule.serving.raw_values import raw_of, raw_reader
 
 OUTPUTS = (Field("label", DType.INT64), Field("probabilities", DType.FP32, (2,)))
 INTEGERS = [dtype for dtype in DType if dtype.is_integer]
@@ -134,7 +134,7 @@ def test_numbers_whose_squares_overflow_are_numbers():
 
 def test_numbers_in_the_type_that_the_program_takes_are_read_in_place():
     field = x(DType.FP32)
-    read = binary_reader(field, DType.FP32, DType.FP32)
+    read = raw_reader(field, DType.FP32, DType.FP32)
     data = np.arange(8, dtype=np.float32).tobytes()
 
     assert read(data, 0, 32, 8, "x").base is not None
@@ -225,8 +225,8 @@ def test_bytes_and_json_may_stand_side_by_side_in_any_order():
 @pytest.mark.parametrize(
     ("said", "data", "told"),
     [
-        (tensor("FP32", [1], 3), b"123", "inputs[0] (x).data: 3 bytes are no whole number of FP32"),
-        (tensor("FP32", [1], 8), ONE * 2, "inputs[0] (x).data: 2 values, where the shape makes 1"),
+        (tensor("FP32", [1], 3), b"123", "inputs[0] (x).data: 3 bytes, where the shape makes 4"),
+        (tensor("FP32", [1], 8), ONE * 2, "inputs[0] (x).data: 8 bytes, where the shape makes 4"),
         (tensor("FP32", [1], 8), ONE, "inputs[0] (x).parameters.binary_data_size: 8, where 4"),
         (tensor("FP32", [1], 4), ONE + b"!", "1 bytes of the body follow the last tensor"),
         (tensor("FP32", [1], -4), ONE, "inputs[0] (x).data: missing, or not a list"),
@@ -396,7 +396,7 @@ def test_a_header_that_is_no_length_is_refused(serve_models, program, inline, as
 
 def test_texts_have_bytes_unless_one_is_missing():
     whole = np.array([["a", "é"]], object)
-    assert to_binary(whole, DType.BYTES) == packed(b"a", "é".encode())
-    assert to_binary(np.array(["a", None], object), DType.BYTES) is None
-    assert to_binary(np.array([True, False]), DType.BOOL) == b"\x01\x00"
-    assert to_binary(np.array([1.5], np.float64), DType.FP32) == np.float32(1.5).tobytes()
+    assert raw_of(whole, DType.BYTES) == packed(b"a", "é".encode())
+    assert raw_of(np.array(["a", None], object), DType.BYTES) is None
+    assert raw_of(np.array([True, False]), DType.BOOL) == b"\x01\x00"
+    assert raw_of(np.array([1.5], np.float64), DType.FP32) == np.float32(1.5).tobytes()

@@ -9,18 +9,19 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import BasculeError, Invalid, NotFound, TooLarge
+from bascule.core.errors import BasculeError, Invalid, ModelFailed, NotFound, TooLarge
 from bascule.core.fields import Columns, DType, Field
 from bascule.core.version import VERSION
 from bascule.security.keys import ANY
 from bascule.serving.calls import Call
 from bascule.serving.engine import Outcome
+from bascule.serving.json_values import count_mismatch
 from bascule.serving.models import ServedModel
 from bascule.serving.plane import Plane
 from bascule.serving.protocols.oip_json import (
@@ -44,7 +45,7 @@ from bascule.serving.protocols.oip_messages import (
     truth,
 )
 from bascule.serving.protocols.protobuf import block, read_text, varint
-from bascule.serving.raw_values import Reader, array_of, array_reader, raw_of, texts_of
+from bascule.serving.raw_values import RawReader, Taker, raw_of, raw_reader, taker
 from bascule.serving.rpc import Method, Rpc, Unary
 
 PROTO = "grpc_predict_v2.proto"
@@ -80,7 +81,7 @@ class _Known(NamedTuple):
         id_at: Start and end of the id.
         start: Of the values.
         speaker: Of the model that the message names.
-        read: From the values to the columns.
+        read: From the message, and start and size of the values, to the columns.
         call: What it asks, without the columns.
     """
 
@@ -89,7 +90,7 @@ class _Known(NamedTuple):
     id_at: tuple[int, int]
     start: int
     speaker: _Speaker
-    read: Callable[[bytes], Columns]
+    read: Callable[[bytes, int, int], Columns]
     call: Call
 
 
@@ -170,14 +171,16 @@ class OipGrpc:
             id_start, id_end = known.id_at
             if body.startswith(known.after, id_end):
                 speaker = known.speaker
-                rpc.slot = speaker.model.slot
+                rpc.choose(speaker.model)
                 call_id = read_text(body, id_start, id_end)
-                call = known.call._replace(columns=known.read(body[known.start :]))
+                start = known.start
+                columns = known.read(body, start, len(body) - start)
+                call = known.call._replace(columns=columns)
                 self._run(rpc, speaker, call_id, call, is_raw=True)
                 return
         request = read_infer_request(body)
         model = self._plane.find(request.model_name, request.model_version or None)
-        rpc.slot = model.slot
+        rpc.choose(model)
         speaker = self._speakers.get((model.name, model.version)) or _Speaker(model)
         self._speakers[model.name, model.version] = speaker
         call = speaker.call(request, body)
@@ -206,7 +209,7 @@ class OipGrpc:
     def _run(self, rpc: Rpc, speaker: _Speaker, call_id: str, call: Call, *, is_raw: bool) -> None:
         if not call_id:
             call_id = f"{self._id_prefix}-{next(self._ids):x}"
-        rpc.run(speaker.model, call, partial(_tell, rpc, speaker, call_id, call.rows, is_raw))
+        rpc.run(call, partial(_tell, rpc, speaker, call_id, call.rows, is_raw))
 
 
 def _tell(
@@ -214,10 +217,23 @@ def _tell(
 ) -> None:
     if isinstance(outcome, BasculeError):
         rpc.fail(outcome)
-    else:
+        return
+    try:
         message = speaker.message(call_id, outcome, rows, is_raw=is_raw)
-        rpc.rows = rows
-        rpc.answer(message)
+    except ModelFailed as problem:
+        rpc.fail(problem)
+        return
+    rpc.rows = rows
+    rpc.answer(message)
+
+
+class _Input(NamedTuple):
+    """How one input of a model is read, by the datatype that it is sent as."""
+
+    field: Field
+    allowed: frozenset[DType]
+    raw_reader: Callable[[DType], RawReader]
+    taker: Callable[[DType], Taker]
 
 
 class _Speaker:
@@ -225,8 +241,13 @@ class _Speaker:
 
     def __init__(self, model: ServedModel) -> None:
         self.model = model
-        self._inputs: dict[str, tuple[Field, frozenset[DType], Reader]] = {
-            field.name: (field, datatypes_for(field.dtype), array_reader(field, target.dtype))
+        self._inputs = {
+            field.name: _Input(
+                field,
+                datatypes_for(field.dtype),
+                cache(partial(raw_reader, field, target.dtype)),
+                cache(partial(taker, field, target.dtype)),
+            )
             for field, target in zip(model.signature.inputs, model.program.inputs, strict=True)
         }
         self._outputs = {
@@ -273,10 +294,12 @@ class _Speaker:
                         hint="send either contents or raw_input_contents",
                     )
                 start, end = raw[index]
-                array = array_of(body[start:end], dtype, count, where)
+                read = self._inputs[tensor.name].raw_reader(dtype)
+                array = read(body, start, end - start, count, where)
             else:
-                array = _typed(tensor, dtype, count, where)
-            columns[tensor.name] = self._checked(tensor, array, own_rows, where)
+                take = self._inputs[tensor.name].taker(dtype)
+                array = take(_typed(tensor, dtype, count, where), where)
+            columns[tensor.name] = array.reshape(self._row_shape(tensor, own_rows))
         if len(columns) < len(self._inputs):
             lacking = ", ".join(repr(name) for name in self._inputs if name not in columns)
             raise Invalid(
@@ -297,20 +320,21 @@ class _Speaker:
             confidence.refuse(outputs)
         return Call(columns, rows, outputs, asked)
 
-    def raw_reader(self, tensor: Tensor) -> Callable[[bytes], Columns]:
+    def raw_reader(self, tensor: Tensor) -> Callable[[bytes, int, int], Columns]:
         """From the raw values of the only input of such a message to the columns."""
         where = _RawAt(0, tensor.name)
         dtype, rows, count = self._shape(tensor, where)
-        name = tensor.name
+        name, shape = tensor.name, self._row_shape(tensor, rows)
+        read = self._inputs[name].raw_reader(dtype)
 
-        def read(raw: bytes) -> Columns:
-            return {name: self._checked(tensor, array_of(raw, dtype, count, where), rows, where)}
+        def columns(body: bytes, start: int, size: int) -> Columns:
+            return {name: read(body, start, size, count, where).reshape(shape)}
 
-        return read
+        return columns
 
     def _shape(self, tensor: Tensor, where: At) -> tuple[DType, int, int]:
         """The datatype of a tensor, how many rows it has, and how many values."""
-        field, allowed, _ = self._inputs[tensor.name]
+        field, allowed, *_ = self._inputs[tensor.name]
         if tensor.datatype not in allowed:
             raise wrong_datatype(where, tensor.datatype, field)
         shape = list(tensor.shape)
@@ -329,10 +353,9 @@ class _Speaker:
             count *= length
         return DType(tensor.datatype), rows, count
 
-    def _checked(self, tensor: Tensor, array: NDArray[Any], rows: int, where: At) -> NDArray[Any]:
-        field, _, read = self._inputs[tensor.name]
-        array = read(array, where)
-        return array.reshape(rows, *tensor.shape[1:]) if field.shape else array
+    def _row_shape(self, tensor: Tensor, rows: int) -> tuple[int, ...]:
+        # A field of one value a row may also be sent as rows of one value.
+        return (rows, *tensor.shape[1:]) if self._inputs[tensor.name].field.shape else (rows,)
 
     def _unknown_input(self, index: int, name: str) -> Invalid:
         known = (
@@ -373,6 +396,8 @@ class _Speaker:
         parts = [heads, block(3, call_id)]
         for name, array in outputs.items():
             raw = raw_of(array, self._outputs[name].dtype)
+            if raw is None:
+                raise _missing_text(name)
             parts += (b"\x32", varint(len(raw)), raw)
         return b"".join(parts)
 
@@ -380,11 +405,20 @@ class _Speaker:
         return tensor_head(name, self._outputs[name].dtype, (rows, *array.shape[1:]))
 
     def _contents(self, name: str, array: NDArray[Any]) -> bytes:
+        if array.dtype == object and None in array.ravel().tolist():
+            raise _missing_text(name)
         return block(5, contents_of(array, self._outputs[name].dtype))
 
 
-def _typed(tensor: Tensor, dtype: DType, count: int, where: At) -> NDArray[Any]:
-    """The values of a tensor that are in its contents, as an array of its datatype."""
+def _missing_text(name: str) -> ModelFailed:
+    return ModelFailed(
+        f"output {name!r} has a missing text, which gRPC cannot say",
+        hint="ask over HTTP, which says null",
+    )
+
+
+def _typed(tensor: Tensor, dtype: DType, count: int, where: At) -> NDArray[Any] | list[bytes]:
+    """The values of a tensor that are in its contents, as a `raw_values.Taker` takes them."""
     number = CONTENTS_OF.get(dtype)
     if number is None:
         raise Invalid(f"{where}: {dtype} has no typed contents", hint="send raw_input_contents")
@@ -395,12 +429,9 @@ def _typed(tensor: Tensor, dtype: DType, count: int, where: At) -> NDArray[Any]:
             hint=f"send all in {_FIELD_NAMES[number]}",
         )
     if len(found) != count:
-        raise Invalid(
-            f"{where}: {len(found)} values, where the shape makes {count}",
-            hint="shape and data must agree",
-        )
+        raise count_mismatch(len(found), count, where)
     if isinstance(found, list):
-        return texts_of(found, where)
+        return found
     info = np.iinfo(dtype.numpy) if dtype.is_integer else None
     if info is not None and found.dtype != dtype.numpy:
         wrong = np.flatnonzero((found < info.min) | (found > info.max))

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import Columns, DType, Field
-from bascule.serving.binary_values import BinaryReader, binary_reader, to_binary
 from bascule.serving.calls import Call
 from bascule.serving.confidence import Asked, Confidence
 from bascule.serving.json_values import JsonParser, values_reader
 from bascule.serving.models import ServedModel
+from bascule.serving.raw_values import RawReader, raw_of, raw_reader
 
 _encode = msgspec.json.encode
 _DATATYPES = frozenset(DType)
@@ -124,10 +124,10 @@ class At(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """How one tensor is read from the bytes of a body; see `binary_values.BinaryReader`."""
+    """How one tensor is read from the bytes of a body; see `raw_values.RawReader`."""
 
     name: str
-    read: BinaryReader
+    read: RawReader
     start: int
     size: int
     values: int
@@ -398,7 +398,7 @@ def _reader(field: Field, target: DType) -> Reader:
     if -1 in row_shape:
         return _open_reader(field, target)
 
-    from_bytes = functools.cache(functools.partial(binary_reader, field, target))
+    from_bytes = functools.cache(functools.partial(raw_reader, field, target))
 
     def read(tensor: Any, rows: int, where: At, tail: Tail | None) -> tuple[NDArray[Any], int]:
         datatype = tensor.get("datatype", _MISSING)
@@ -580,7 +580,7 @@ def encoder(model: ServedModel) -> Encoder:
         for name, array in outputs.items():
             before, _ = parts[name]
             row_shape = array.shape[1:]
-            data = to_binary(array, dtypes[name]) if as_bytes.wants(name) else None
+            data = raw_of(array, dtypes[name]) if as_bytes.wants(name) else None
             if data is None:
                 values = _encode(array.ravel().tolist())
                 tensors.append(b"%b%d%b%b}" % (before, rows, _shape_end(row_shape), values))

@@ -6,6 +6,7 @@ The numbers of the fields are those of `grpc_predict_v2.proto`, as KServe and Tr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from bascule.serving.protocols.protobuf import (
 
 Parameter = bool | int | str | float | None
 _SIGN = 2**63
+_MAX_HEAD_BYTES = 128
 _NAME, _VERSION, _ID, _PARAMETERS, _INPUTS, _OUTPUTS, _RAW = (
     number << 3 | BYTES for number in range(1, 8)
 )
@@ -103,7 +105,8 @@ def read_infer_request(data: bytes) -> InferRequest:
         if tag == _RAW:
             raw.append((start, end))
         elif tag == _INPUTS:
-            inputs.append(_tensor(data, start, end))
+            is_head = end - start <= _MAX_HEAD_BYTES
+            inputs.append((_known_tensor if is_head else _tensor)(data[start:end]))
         elif tag == _OUTPUTS:
             outputs.append(_requested(data, start, end))
         elif tag == _NAME:
@@ -118,12 +121,12 @@ def read_infer_request(data: bytes) -> InferRequest:
     return InferRequest(model_name, model_version, call_id, parameters, inputs, outputs, raw, id_at)
 
 
-def _tensor(data: bytes, start: int, end: int) -> Tensor:
+def _tensor(data: bytes) -> Tensor:
     name = datatype = ""
     shape: list[int] = []
     parameters: dict[str, Parameter] = {}
     pieces: dict[int, list[Any]] = {}
-    for tag, value, start_, end_ in fields(data, start, end):
+    for tag, value, start_, end_ in fields(data, 0, len(data)):
         if tag == 1 << 3 | BYTES:
             name = read_text(data, start_, end_)
         elif tag == 2 << 3 | BYTES:
@@ -141,6 +144,10 @@ def _tensor(data: bytes, start: int, end: int) -> Tensor:
             _add_contents(pieces, data, start_, end_)
     contents = {number: _joined(number, found) for number, found in pieces.items()}
     return Tensor(name, datatype, tuple(shape), parameters, contents)
+
+
+_known_tensor = lru_cache(1024)(_tensor)
+"""A tensor without its values is as long as its name and shape, and comes again in every call."""
 
 
 def _signed(value: int) -> int:

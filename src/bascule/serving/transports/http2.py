@@ -11,7 +11,8 @@ is given up leaves the queue. What is kept:
 - a call is counted once: where its answer is written, or where its client gives it up;
 - when the worker leaves, clients are told, what they have sent is answered, and nothing is lost.
 
-Clear text with prior knowledge (h2c), as gRPC clients speak it to an insecure port.
+Clear text with prior knowledge (h2c), as gRPC clients speak it to an insecure port; or within TLS,
+where the door (`serving.worker`) has a context that offers `h2`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from bascule.serving.engine import Deliver
 from bascule.serving.guard import Guard
 from bascule.serving.http import unacknowledged_bytes
 from bascule.serving.limits import Limits
-from bascule.serving.models import ServedModel
 from bascule.serving.rpc import Each, Method, Methods, Rpc, Unary, Watch, pushback_ms
 from bascule.serving.statuses import (
     OK,
@@ -66,6 +66,7 @@ _LATE_SHARE = 0.5
 HTTP/2 does not say which it was, and a client's deadline is over before it is here, where it starts
 when the request is read: a server that is busy reads late."""
 _MAX_KNOWN_HEADS = 64
+_MAX_KNOWN_HEAD_BYTES = 1024
 _MIN_COMPRESSED_BYTES = 256
 _MAX_STREAMED_MESSAGE_BYTES = 1 << 16
 _NOT_HTTP2 = (
@@ -245,8 +246,17 @@ class Stream(Rpc):
         if guard is not None:
             guard.check(self.head.authorization, action, model)
 
-    def run(self, model: ServedModel, call: Call, deliver: Deliver) -> None:
-        self.allow("infer", model.name)
+    def allow_method(self) -> None:
+        """Return if the caller may use the method at all; of which models, its handler asks.
+
+        A key may end while a call goes on, so this is asked again whenever more is to be said.
+        """
+        assert self.head.method is not None
+        self.allow(self.head.method.action, "")
+
+    def run(self, call: Call, deliver: Deliver) -> None:
+        model = self.model
+        assert model is not None, "nobody has asked whether the caller may"
         allowed_s = self.allowed_s(model.limits.deadline_s)
         self.on_gone = model.answer(call, allowed_s, deliver)
 
@@ -498,20 +508,16 @@ class Http2Connection(asyncio.Protocol):
             return
         stream = self._streams[id_] = Stream(self, id_, head, self._first_window)
         stream.ended = ended
-        problem = head.problem or self._not_let_in(stream)
-        if problem is not None:
-            stream.fail(problem)
-        elif ended:
-            self._end_of(stream)
-
-    def _not_let_in(self, stream: Stream) -> BasculeError | None:
-        """Why a caller may not use a method at all; of which models, its handler asks."""
-        assert stream.head.method is not None
+        if head.problem is not None:
+            stream.fail(head.problem)
+            return
         try:
-            stream.allow(stream.head.method.action, "")
+            stream.allow_method()
         except BasculeError as problem:
-            return problem
-        return None
+            stream.fail(problem)
+            return
+        if ended:
+            self._end_of(stream)
 
     def _decoded(self, block: bytes) -> Head:
         """What a header block says; what cannot change what later blocks mean is remembered."""
@@ -529,7 +535,7 @@ class Http2Connection(asyncio.Protocol):
         first = entries[0] if entries else None
         if first is not before[0] or (len(entries), table.maxsize) != before[1:]:
             self._known.clear()
-        elif len(self._known) < _MAX_KNOWN_HEADS:
+        elif len(self._known) < _MAX_KNOWN_HEADS and len(block) <= _MAX_KNOWN_HEAD_BYTES:
             self._known[block] = head
         return head
 
@@ -618,6 +624,7 @@ class Http2Connection(asyncio.Protocol):
         head = stream.head
         stream.started_ns = time.perf_counter_ns()
         try:
+            stream.allow_method()
             stream.body = h2.message_of(data, head.encoding, self.server.limits.max_body_bytes)
             if data[0]:
                 stream.encoding = head.encoding
@@ -640,6 +647,7 @@ class Http2Connection(asyncio.Protocol):
                     raise TooLarge(f"the message is over {_MAX_STREAMED_MESSAGE_BYTES} bytes")
                 if stop > len(data):
                     break
+                stream.allow_method()
                 message = h2.message_of(
                     data[:stop], stream.head.encoding, _MAX_STREAMED_MESSAGE_BYTES
                 )
@@ -667,6 +675,14 @@ class Http2Connection(asyncio.Protocol):
         if not stream.started or state != stream.told:
             stream.told = state
             self._send(stream, state)
+
+    def _look_again(self, stream: Stream) -> None:
+        try:
+            stream.allow_method()
+        except BasculeError as problem:
+            stream.fail(problem)
+        else:
+            self._look(stream)
 
     # -- the other frames --
 
@@ -853,7 +869,7 @@ class Http2Connection(asyncio.Protocol):
         self._idle_frames = 0
         for stream in tuple(self._streams.values()):
             if stream.look is not None and not stream.answered:
-                self._look(stream)
+                self._look_again(stream)
             if stream.id in self._blocked:
                 if server.now - stream.since > limits.receive_timeout_s:
                     self._write(number_frame(h2.RST_STREAM, stream.id, h2.CANCEL))
@@ -888,8 +904,9 @@ class Http2Connection(asyncio.Protocol):
         self._introduce()
         self._write(h2.goaway(h2.LARGEST_WINDOW, h2.NO_ERROR), frame(h2.PING, 0, 0, b"draining"))
         for stream in tuple(self._streams.values()):
-            if stream.look is not None:
-                self._look(stream)
+            if stream.look is not None and not stream.answered:
+                self._look_again(stream)
+            if stream.look is not None and not stream.answered:
                 stream.answered = True
                 stream.count(200)
                 self._finish(stream, UNAVAILABLE, "the server is stopping")
