@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 WITHIN_S = 15
@@ -162,3 +165,85 @@ def test_by_default_only_failures_are_told(serve, connect, cancer_bundle, tmp_pa
             assert client.request("POST", INFER, b"{").answer().status == 400
         assert server.end() == 0
     assert "request" not in file.read_text()
+
+
+# -- bascule top --
+
+
+def top(server, *arguments, **variables):
+    return subprocess.run(
+        [
+            sys.executable, "-m", "bascule.cli", "top", f"--control-port={server.control_port}",
+            *arguments,
+        ],
+        capture_output=True, text=True, timeout=60, env={**os.environ, **variables},
+    )  # fmt: skip
+
+
+def test_top_tells_what_clients_saw_and_where_it_was_done(serve, connect, cancer_bundle):
+    server = serve(cancer_bundle, "--workers=2")
+    stopping = threading.Event()
+    asked = 0
+
+    def ask_on():
+        nonlocal asked
+        while not stopping.is_set():
+            with connect(server.port) as client:
+                for _ in range(20):
+                    assert client.request("POST", INFER, BODY).answer().status == 200
+                    asked += 1
+                assert client.request("POST", INFER, b"{").answer().status == 400
+                asked += 1
+
+    asking = threading.Thread(target=ask_on)
+    asking.start()
+    try:
+        before = asked
+        done = top(server, "--once", "--json", "--every=1")
+        after = asked
+    finally:
+        stopping.set()
+        asking.join()
+    assert done.returncode == 0, done.stderr
+    load = json.loads(done.stdout)
+    (version,) = load["versions"]
+    assert version["model"] == "gb"
+    assert 0 < version["requests_per_s"] * load["over_s"] <= after - before
+    assert version["rows_per_s"] == pytest.approx(
+        3 * (version["requests_per_s"] - version["errors_per_s"]), rel=0.02
+    )
+    assert version["errors_per_s"] == pytest.approx(version["requests_per_s"] / 21, rel=0.2)
+    assert 0 < version["p50_s"] <= version["p99_s"] < 1
+    assert [worker["pid"] for worker in load["workers"]] == server.worker_pids()
+    for worker in load["workers"]:
+        assert worker["alive"]
+        assert 0 < worker["models_bytes"] < worker["rss_bytes"]
+    assert sum(worker["cpu_percent"] for worker in load["workers"]) > 0
+    assert "gb/" in top(server, "--once", "--every=0.1").stdout
+
+
+def test_top_shows_its_key_where_callers_need_one(serve, cancer_bundle, tmp_path):
+    home = {"BASCULE_HOME": str(tmp_path / "home")}
+    made = subprocess.run(
+        [
+            sys.executable, "-m", "bascule.cli", "keys", "create", "ops", "--allow", "read:*",
+            "--json",
+        ],
+        capture_output=True, text=True, check=True, env={**os.environ, **home},
+    )  # fmt: skip
+    key = json.loads(made.stdout)["token"]
+    server = serve(cancer_bundle, env={**home, "BASCULE_SECURITY__CALLERS": "keys"})
+    arguments = ("--once", "--json", "--every=0.1")
+    refused = top(server, *arguments)
+    assert (refused.returncode, json.loads(refused.stdout)["kind"]) == (2, "Unauthenticated")
+    assert top(server, *arguments, f"--key={key}").returncode == 0
+    assert top(server, *arguments, BASCULE_KEY=key).returncode == 0
+
+
+def test_top_says_where_it_looked_when_there_is_no_server():
+    done = subprocess.run(
+        [sys.executable, "-m", "bascule.cli", "top", "--once", "--control-port=9"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "no server's control API answers at http://127.0.0.1:9" in done.stderr
