@@ -530,7 +530,7 @@ def _check_trace_endpoint(address: str) -> None:
     if not is_one:
         raise _Wrong(
             ("serving", "trace_endpoint"),
-            f"{address!r} is not the address of a collector",
+            f"{_masked(address)!r} is not the address of a collector",
             "write the whole of it: http://HOST:4318/v1/traces",
         )
 

@@ -235,7 +235,7 @@ def test_top_shows_its_key_where_callers_need_one(serve, cancer_bundle, tmp_path
     server = serve(cancer_bundle, env={**home, "BASCULE_SECURITY__CALLERS": "keys"})
     arguments = ("--once", "--json", "--every=0.1")
     refused = top(server, *arguments)
-    assert (refused.returncode, json.loads(refused.stdout)["kind"]) == (2, "Unauthenticated")
+    assert (refused.returncode, json.loads(refused.stdout)["kind"]) == (1, "Unauthenticated")
     assert top(server, *arguments, f"--key={key}").returncode == 0
     assert top(server, *arguments, BASCULE_KEY=key).returncode == 0
 
