@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
@@ -157,6 +158,9 @@ class ServingSettings:
         tls_key: A PEM file without a password.
         tls_client_authority: A PEM file: clients must have a certificate signed by it.
         unix_socket: A path to answer predictions on as well.
+        log: The form of the log's lines: "text", or "json" for programs.
+        access_log: Whether the log tells of every request; without it, of those that failed.
+        trace_endpoint: The address that takes spans (OTLP over HTTP); empty for none.
         models: How models are treated that fail, by their names.
 
     A relative file is meant from the folder of the settings; an empty text is none.
@@ -183,6 +187,9 @@ class ServingSettings:
     tls_key: str = ""
     tls_client_authority: str = ""
     unix_socket: str = ""
+    log: Literal["text", "json"] = "text"
+    access_log: bool = False
+    trace_endpoint: str = ""
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
 
 
@@ -245,6 +252,7 @@ def load_settings(
         _check_stores(settings.registry)
         _check_faces(settings.serving)
         _check_models(settings.serving)
+        _check_trace_endpoint(settings.serving.trace_endpoint)
     except ValidationError as error:
         told = _explained([dict(one) for one in error.errors()], file, variables)
         raise _from_where(told, options, told_by) from None
@@ -509,6 +517,22 @@ def _check_faces(serving: ServingSettings) -> None:
     except Invalid as error:
         setting, _, said = error.message.partition(": ")
         raise _Wrong(("serving", setting), said, error.hint) from None
+
+
+def _check_trace_endpoint(address: str) -> None:
+    if not address:
+        return
+    try:
+        parts = urlsplit(address)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise _Wrong(
+            ("serving", "trace_endpoint"),
+            f"{_masked(address)!r} is not the address of a collector",
+            "write the whole of it: http://HOST:4318/v1/traces",
+        )
 
 
 def _check_models(serving: ServingSettings) -> None:

@@ -1,4 +1,4 @@
-"""The commands that change what a running server serves. They speak to its control API."""
+"""The commands that look at a running server and change what it serves, by its control API."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 180.0
 """Longer than a server lets its workers take to load."""
+_LOOK_PATIENCE_S = 10.0
+_SERVICES = "/api/v1/server/services"
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document: what is served.")]
 _Host = Annotated[str | None, typer.Option(help="Where the server is. Default: serving.host")]
@@ -44,7 +46,7 @@ def add_commands(
     def load_as(role: str, bundle: str, host: str | None, port: int | None) -> Any:
         wanted = str(Path(bundle).expanduser().resolve()) if is_path(bundle) else bundle
         wish = {"reference": wanted, "role": role}
-        return _ask(settings(host=host, control_port=port), "POST", "", wish)
+        return _ask(settings(host=host, control_port=port), "POST", _SERVICES, wish)
 
     def load(
         bundle: str,
@@ -91,7 +93,39 @@ def add_commands(
         path = f"/{quote(name, safe='')}"
         if version:
             path += "?" + urlencode({"version": version})
-        _show(_ask(settings(host=host, control_port=control_port), "DELETE", path), as_json=as_json)
+        asked = settings(host=host, control_port=control_port)
+        _show(_ask(asked, "DELETE", f"{_SERVICES}{path}"), as_json=as_json)
+
+    @app.command()
+    def top(
+        host: _Host = None,
+        control_port: _ControlPort = None,
+        key: Annotated[
+            str,
+            typer.Option(
+                envvar="BASCULE_KEY",
+                help="A key that allows read:*, where callers need keys.",
+                show_default=False,
+            ),
+        ] = "",
+        every: Annotated[
+            float, typer.Option(min=0.1, max=3600, help="Seconds from one look to the next.")
+        ] = 1.0,
+        once: Annotated[bool, typer.Option("--once", help="Look once, and return.")] = False,
+        as_json: Annotated[
+            bool, typer.Option("--json", help="Print JSON: a document once, or a line a look.")
+        ] = False,
+    ) -> None:
+        """Show what a running server does: requests, durations, queues, workers. Ctrl-C ends it."""
+        from bascule.cli.top import show_load
+
+        asked = settings(host=host, control_port=control_port)
+        show_load(
+            lambda: _ask(asked, "GET", "/api/v1/server/load", key=key, patience_s=_LOOK_PATIENCE_S),
+            every_s=every,
+            once=once,
+            as_json=as_json,
+        )
 
 
 def _show(served: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -104,7 +138,15 @@ def _show(served: list[dict[str, Any]], *, as_json: bool) -> None:
         say("nothing is served")
 
 
-def _ask(settings: Settings, method: str, path: str, body: Any = None) -> Any:
+def _ask(
+    settings: Settings,
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    key: str = "",
+    patience_s: float = _PATIENCE_S,
+) -> Any:
     """What the control API answers; its errors are raised as what they are.
 
     Raises:
@@ -116,13 +158,16 @@ def _ask(settings: Settings, method: str, path: str, body: Any = None) -> Any:
     from bascule.serving.statuses import error_of
 
     host, port = url_host(settings.serving.host), settings.serving.control_port
-    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=_PATIENCE_S)
+    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=patience_s)
     try:
         connection.request(
             method,
-            f"/api/v1/server/services{path}",
+            path,
             None if body is None else json.dumps(body),
-            {"Content-Type": "application/json"},
+            {
+                "Content-Type": "application/json",
+                **({"Authorization": f"Bearer {key}"} if key else {}),
+            },
         )
         answer = connection.getresponse()
         said = json.loads(answer.read())

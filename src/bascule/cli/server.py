@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import socket
@@ -20,7 +21,8 @@ from bascule.app import check_signature
 from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
 from bascule.core.errors import Refused
-from bascule.serving import Guard, Limits, Policy, Service, Supervisor, Tls, bind
+from bascule.serving import Guard, JournalConfig, Limits, Policy, Service, Supervisor, Tls, bind
+from bascule.serving.logs import start_logging
 
 if TYPE_CHECKING:
     from bascule.app import Settings
@@ -69,6 +71,7 @@ def run_server(
     from bascule.app import callers_need_keys, faces_of, open_keys, tls_of
 
     chosen = settings.serving
+    start_logging(chosen.log, level=logging.WARNING)
     for service in services:
         check_signature(settings, service.path)
     with _stop_on_signals() as signals, ExitStack() as stack:
@@ -84,6 +87,7 @@ def run_server(
             faces=faces_of(chosen),
             grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
             policies={name: Policy(**asdict(one)) for name, one in chosen.models.items()},
+            journal=JournalConfig(chosen.log, chosen.access_log, chosen.trace_endpoint),
         )
         stack.callback(supervisor.stop)
         control = stack.enter_context(
@@ -172,6 +176,7 @@ def _start_control(
     guard = None if supervisor.keys_file is None else Guard(supervisor.keys_file)
     config = uvicorn.Config(
         control_app(supervisor, registry, find, guard),
+        log_config=None,  # as the rest of the process logs
         log_level="warning",
         access_log=False,
         lifespan="off",

@@ -17,6 +17,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from bascule.console.load import add_load
 from bascule.console.rights import by_key, let_in, loopback_only
 from bascule.console.services import FindService, add_services
 from bascule.core.errors import BasculeError
@@ -140,6 +141,7 @@ def control_app(
     )
     _add_errors(app)
     _add_server(app, supervisor)
+    add_load(app, supervisor)
     add_services(app, supervisor, find, loopback_only if guard is None else by_key(guard))
     _add_registry(app, open_registry)
     return app

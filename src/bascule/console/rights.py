@@ -29,6 +29,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /health": ("health", ""),
     "GET /metrics": ("metrics", ""),
     "GET /api/v1/server": ("read", ANY),
+    "GET /api/v1/server/load": ("read", ANY),
     "GET /api/v1/server/services": ("read", ANY),
     "POST /api/v1/server/services": ("manage", ""),  # of which model is in the body: asked then
     "DELETE /api/v1/server/services/{model}": ("manage", "{model}"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bascule.serving.counters import Label, Totals, prometheus_text
 from bascule.serving.guard import Guard
+from bascule.serving.journal import JournalConfig
 from bascule.serving.limits import Limits
 from bascule.serving.resilience import Policy
 from bascule.serving.services import Service
@@ -18,6 +19,7 @@ from bascule.serving.tls import Tls
 
 __all__ = [
     "Guard",
+    "JournalConfig",
     "Label",
     "Limits",
     "ModelState",

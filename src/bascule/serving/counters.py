@@ -48,13 +48,14 @@ _NAME_BYTES = 272
 
 
 class Slot:
-    """The counters of one worker for one model."""
+    """The counters of one worker for one label."""
 
-    __slots__ = ("_base", "_words")
+    __slots__ = ("_base", "_words", "label")
 
-    def __init__(self, words: memoryview, base: int) -> None:
+    def __init__(self, words: memoryview, base: int, label: Label) -> None:
         self._words = words
         self._base = base
+        self.label = label
 
     def count(self, status: int, duration_ns: int, rows: int) -> None:
         """Note one answer: its status, how long it took, and how many rows it answered."""
@@ -170,7 +171,7 @@ class Counters:
 
     def slot(self, worker: int, label: Label = Label()) -> Slot:
         """The slot of a worker for a label that was named."""
-        return Slot(self._words, self._base(worker, self.labels().index(label)))
+        return Slot(self._words, self._base(worker, self.labels().index(label)), label)
 
     def totals(self) -> list[Totals]:
         """One `Totals` per label, in the order of `labels`, summed over the workers."""

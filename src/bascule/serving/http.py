@@ -11,7 +11,8 @@ would have kept is kept here:
 - every answer is counted once, where it is written, so the counters are what clients saw;
 - a refusal is written before the connection closes, and the close lingers until the client has
   had the chance to read it;
-- a client that ends its side of the connection has gone: what it still waits for is not run.
+- a client that ends its side of the connection has gone: what it still waits for is not run;
+- a request's id comes back with its answer, and one that fails is given one.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge, Una
 from bascule.serving import codings
 from bascule.serving.counters import STATUSES, Slot
 from bascule.serving.guard import Guard
+from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
 from bascule.serving.limits import Limits
 from bascule.serving.routes import Route, Routes
-from bascule.serving.statuses import HttpError, error_text, status_of
+from bascule.serving.statuses import HttpError, error_text, kind_of, status_of
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,8 @@ _KEPT_HEADERS = frozenset(
     (
         b"accept", b"accept-encoding", b"authorization", b"connection", b"content-encoding",
         b"content-length", b"content-type", b"expect", b"host", b"inference-header-content-length",
-        b"transfer-encoding", b"upgrade", b"x-request-timeout-ms",
+        b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade", b"x-request-id",
+        b"x-request-timeout-ms",
     )
 )  # fmt: skip
 _SINGLE = frozenset(
@@ -69,8 +72,11 @@ _COMPRESSED_FROM_BYTES = 32 << 10
 takes gzip, and for a small answer that costs more time here than it saves on the way."""
 _COMPRESSED_ELSEWHERE_FROM_BYTES = 256 << 10
 """From here on compressing would hold up other callers, and is done on a thread."""
-_NOT_KNOWN = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
-"""Heads with one of these say how to read on, so the parser always reads them."""
+_NOT_KNOWN = frozenset(
+    (b"expect", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade", b"x-request-id")
+)
+"""Heads with one of these say how to read on, or are never the same twice, so the parser always
+reads them."""
 
 
 class Head(NamedTuple):
@@ -81,12 +87,14 @@ class Head(NamedTuple):
         target: The path and the query, as they were sent.
         headers: Those that are kept, by their names in lower case. Not to be changed.
         keep_alive: The connection is to stay open after the answer.
+        request_id: What the caller calls the request; empty for nothing, or nothing that is safe.
     """
 
     method: bytes
     target: bytes
     headers: dict[bytes, bytes]
     keep_alive: bool
+    request_id: bytes = b""
 
 
 class Exchange:
@@ -96,13 +104,14 @@ class Exchange:
     """
 
     __slots__ = (
-        "_connection", "answered", "body", "failure", "head", "on_gone", "rows", "slot",
-        "started_ns",
+        "_connection", "answered", "body", "failure", "head", "on_gone", "request_id", "rows",
+        "slot", "started_ns",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, head: Head, body: bytes, slot: Slot) -> None:
         self._connection = connection
         self.head = head
+        self.request_id = head.request_id
         self.body = body
         self.slot = slot
         self.rows = 0
@@ -139,7 +148,7 @@ class Exchange:
                 return  # the loop ends, and the connection with it
             problem = done.exception()
             if problem is not None:
-                log.error("an answer could not be compressed", exc_info=problem)
+                log.error("an answer could not be compressed%s", self.named(), exc_info=problem)
                 self.fail(_internal_error())
                 return
             self._connection.write_answer(self, done.result(), status, content_type, extra)
@@ -166,8 +175,14 @@ class Exchange:
         asked = self.head.headers.get(b"x-request-timeout-ms")
         return deadline_s if asked is None else min(deadline_s, _asked_s(asked))
 
+    def named(self) -> str:
+        """The request in words for a line of the log, by its id; it gets one if it has none."""
+        self.request_id = self.request_id or new_request_id()
+        return f" (request {self.request_id.decode()})"
+
     def fail(self, error: BasculeError) -> None:
         """Answer with an error: its status, its message and its next step in the one shape."""
+        self.failure = error
         status = status_of(error)
         extra = b""
         if isinstance(error, Overloaded | Unavailable):
@@ -191,9 +206,12 @@ class Site:
         other_slot: Slot,
         clock: Callable[[], float] = time.monotonic,
         guard: Guard | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.clock = clock
         self.guard = guard
+        self.journal = journal
+        self.noted_from = NEVER if journal is None else journal.least_status
         self.routes = routes
         self.not_found = not_found
         self.limits = limits
@@ -483,6 +501,10 @@ class Connection(asyncio.Protocol):
                     self._failure = HttpError(
                         f"not an HTTP/1.1 request: two headers {name.decode('latin-1')}", status=400
                     )
+                if lower == b"tracestate" and lower in self._headers:
+                    value = self._headers[lower] + b"," + value
+                elif lower == b"traceparent" and lower in self._headers:
+                    value = b""  # two parents are none
                 self._headers[lower] = value
 
     def on_headers_complete(self) -> None:
@@ -519,6 +541,7 @@ class Connection(asyncio.Protocol):
             self._target,
             self._headers,
             self._parser.should_keep_alive(),
+            request_id_of(self._headers.get(b"x-request-id", b"")),
         )
         exchange = Exchange(
             self, head, body[0] if len(body) == 1 else b"".join(body), self._site.other_slot
@@ -554,6 +577,9 @@ class Connection(asyncio.Protocol):
         self._since = site.now
         head = exchange.head
         keep_alive = head.keep_alive and not site.draining
+        if exchange.request_id or status >= FAILED_FROM:
+            exchange.request_id = exchange.request_id or new_request_id()
+            extra += b"X-Request-Id: %b\r\n" % exchange.request_id
         if not keep_alive:
             extra += b"Connection: close\r\n"
         elif b"connection" in head.headers:
@@ -608,7 +634,7 @@ class Connection(asyncio.Protocol):
             exchange.fail(error)
         except Exception:
             # The last line of defence: a bug answers 500 in the one shape and is logged.
-            log.exception("a request failed")
+            log.exception("a request failed%s", exchange.named())
             exchange.fail(_internal_error())
 
     def _find(self, exchange: Exchange) -> dict[bytes, Route]:
@@ -657,13 +683,31 @@ class Connection(asyncio.Protocol):
         self._transport.resume_reading()
 
     def _count(self, exchange: Exchange, status: int) -> None:
-        exchange.slot.count(status, time.perf_counter_ns() - exchange.started_ns, exchange.rows)
+        duration_ns = time.perf_counter_ns() - exchange.started_ns
+        exchange.slot.count(status, duration_ns, exchange.rows)
+        if status >= self._site.noted_from:
+            self._note(exchange, status, duration_ns)
+
+    def _note(self, exchange: Exchange, status: int, duration_ns: int) -> None:
+        journal, headers = self._site.journal, exchange.head.headers
+        assert journal is not None
+        journal.add(
+            status,
+            duration_ns,
+            exchange.rows,
+            exchange.slot.label,
+            exchange.request_id,
+            kind_of(exchange.failure),
+            headers.get(b"traceparent", b""),
+            headers.get(b"tracestate", b""),
+        )
 
     # -- refusing and closing --
 
     def _refuse(self, error: BasculeError) -> None:
         """Answer `error` in its turn, then close; nothing more is read."""
-        head = Head(b"", self._target, _NO_HEADERS, keep_alive=False)
+        request_id = request_id_of(self._headers.get(b"x-request-id", b""))
+        head = Head(b"", self._target, _NO_HEADERS, keep_alive=False, request_id=request_id)
         exchange = Exchange(self, head, b"", self._site.other_slot)
         exchange.failure = error
         self._closing = True

@@ -7,13 +7,14 @@ changes are pure: a list and a wish in, a list out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bascule.core.errors import Conflict, NotFound
 from bascule.core.names import check_name
 from bascule.serving.faces import EVERY_FACE, ChosenFaces
+from bascule.serving.journal import FAILURES_ALONE, JournalConfig
 from bascule.serving.limits import Limits
 from bascule.serving.resilience import Policy
 from bascule.serving.tls import Tls
@@ -61,6 +62,7 @@ class WorkerConfig:
         unix_fd: The inherited listening socket of the file system; None where there is none.
         faces: The protocols to speak.
         policies: How models are treated that fail, by their names.
+        journal: What is told of requests.
     """
 
     worker: int
@@ -75,6 +77,7 @@ class WorkerConfig:
     faces: ChosenFaces = EVERY_FACE
     grpc_fd: int | None = None
     policies: Mapping[str, Policy] = field(default_factory=dict)
+    journal: JournalConfig = FAILURES_ALONE
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -90,6 +93,7 @@ class WorkerConfig:
             "unix_fd": self.unix_fd,
             "faces": self.faces.to_json(),
             "policies": {name: policy.to_json() for name, policy in self.policies.items()},
+            "journal": asdict(self.journal),
         }
 
     @classmethod
@@ -107,6 +111,7 @@ class WorkerConfig:
             unix_fd=value["unix_fd"],
             faces=ChosenFaces.from_json(value["faces"]),
             policies={name: Policy(**policy) for name, policy in value["policies"].items()},
+            journal=JournalConfig(**value["journal"]),
         )
 
 

@@ -86,6 +86,11 @@ def code_of(error: BasculeError) -> int:
     return next((CODE_OF[kind] for kind in type(error).__mro__ if kind in CODE_OF), INTERNAL)
 
 
+def kind_of(error: BasculeError | None) -> str:
+    """The name of an error's kind; empty of none, and of what only a protocol has a word for."""
+    return "" if error is None or isinstance(error, HttpError) else type(error).__name__
+
+
 def error_text(error: BasculeError) -> str:
     """What went wrong and the next step, in one line."""
     return f"{error.message}; {error.hint}" if error.hint else error.message

@@ -33,6 +33,7 @@ from bascule.serving.channel import WorkerProcess, error_from_json
 from bascule.serving.counters import Counters, Label, Totals
 from bascule.serving.faces import EVERY_FACE, ChosenFaces
 from bascule.serving.guard import KeysFile
+from bascule.serving.journal import FAILURES_ALONE, JournalConfig
 from bascule.serving.limits import Limits
 from bascule.serving.resilience import Policy
 from bascule.serving.services import (
@@ -196,6 +197,7 @@ class Supervisor:
         faces: ChosenFaces = EVERY_FACE,
         grpc_port: int | None = None,
         policies: Mapping[str, Policy] | None = None,
+        journal: JournalConfig = FAILURES_ALONE,
     ) -> None:
         """Bind the ports at once, so that a port in use is known before anything is started.
 
@@ -211,6 +213,7 @@ class Supervisor:
             faces: The protocols to speak.
             grpc_port: For gRPC; None for none.
             policies: How models are treated that fail, by their names.
+            journal: What is told of requests.
 
         Raises:
             Conflict: The port is in use.
@@ -259,6 +262,7 @@ class Supervisor:
                     unix_fd=next(iter(unix_fds), None),
                     faces=faces,
                     policies=policies or {},
+                    journal=journal,
                 ),
                 own,
                 shared_fds=(self._counters_file.fileno(), *unix_fds),

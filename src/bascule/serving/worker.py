@@ -30,7 +30,9 @@ from bascule.serving.counters import Counters, Slot, prometheus_text
 from bascule.serving.doors import Door
 from bascule.serving.guard import LOOK_EVERY_S, Guard
 from bascule.serving.http import Connection, Exchange, Site
+from bascule.serving.journal import Journal, JournalConfig
 from bascule.serving.lineup import Lineup
+from bascule.serving.logs import start_logging
 from bascule.serving.models import ServedModel
 from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
@@ -55,8 +57,9 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     faces = [Metrics(counters), *open_faces(config.faces)]
     plane = Plane(faces, lambda: not stopping.is_set())
     guard = None if config.keys is None else Guard(config.keys)
+    journal = _open_journal(config.journal, config.worker)
     other_slot = counters.slot(config.worker)
-    site = Site({}, plane.not_found, config.limits, other_slot, guard=guard)
+    site = Site({}, plane.not_found, config.limits, other_slot, guard=guard, journal=journal)
 
     def take(models: Iterable[ServedModel]) -> None:
         site.routes = plane.serve(models)
@@ -70,7 +73,7 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     if config.unix_fd is not None:
         doors.append(Door(config.unix_fd, site, partial(Connection, site), None))
     if config.grpc_fd is not None:
-        doors.append(_grpc_door(config, plane, other_slot, guard))
+        doors.append(_grpc_door(config, plane, other_slot, guard, journal))
     for door in doors:
         await door.open(loop)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -90,15 +93,33 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     await asyncio.gather(*(each.drain() for each in sites))
     for task in ticking:
         task.cancel()
+    journal.close()
 
 
-def _grpc_door(config: WorkerConfig, plane: Plane, other_slot: Slot, guard: Guard | None) -> Door:
+def _open_journal(config: JournalConfig, worker: int) -> Journal:
+    """The journal of a worker.
+
+    Raises:
+        MissingExtra: Spans are to be sent, and OpenTelemetry is not installed.
+    """
+    if not config.trace_endpoint:
+        return Journal(config, worker)
+    # Imported here: a worker that sends no spans need not have it in memory.
+    from bascule.serving.spans import OtlpSpans
+
+    return Journal(config, worker, OtlpSpans(config.trace_endpoint))
+
+
+def _grpc_door(
+    config: WorkerConfig, plane: Plane, other_slot: Slot, guard: Guard | None, journal: Journal
+) -> Door:
     # Imported here: a worker that speaks no gRPC need not have it in memory.
     from bascule.serving.protocols.grpc_methods import grpc_methods
     from bascule.serving.transports.http2 import Http2Server
 
     assert config.grpc_fd is not None
-    site = Http2Server(grpc_methods(plane), config.limits, other_slot, guard=guard)
+    methods = grpc_methods(plane)
+    site = Http2Server(methods, config.limits, other_slot, guard=guard, journal=journal)
     return Door(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
 
 
@@ -206,9 +227,6 @@ def _reporter() -> Report:
 
 def main() -> int:
     """Run one worker; the exit code is 0 after a drain, 3 if it could not start."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-    )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
     report = _reporter()
     # Read without buffering: the loop watches the same descriptor for its end.
@@ -219,6 +237,7 @@ def main() -> int:
             return 3
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
+    start_logging(config.journal.form, worker=config.worker)
     _allow_open_files(config.limits.max_connections + _OTHER_FILES)
     try:
         uvloop.run(serve(config, report))

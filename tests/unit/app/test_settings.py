@@ -368,3 +368,18 @@ def test_settings_of_models_that_are_no_json_are_refused_with_the_variable(folde
     refused = refusal(folder, {"BASCULE_SERVING__MODELS": "late"})
 
     assert "BASCULE_SERVING__MODELS" in refused.message
+
+
+@pytest.mark.parametrize("address", ["http://collector:4318/v1/traces", "https://c/", ""])
+def test_the_address_of_a_collector_is_taken(folder, address):
+    written(folder, f'[serving]\ntrace_endpoint = "{address}"\n')
+    assert load_settings(folder, {}).serving.trace_endpoint == address
+
+
+@pytest.mark.parametrize("address", ["collector:4318", "grpc://c:4317", "http://", "http://[c"])
+def test_what_is_no_address_of_a_collector_is_refused_with_one_that_is(folder, address):
+    written(folder, f'[serving]\ntrace_endpoint = "{address}"\n')
+    problem = refusal(folder)
+    assert "serving.trace_endpoint" in problem.message
+    assert "is not the address of a collector" in problem.message
+    assert "http://HOST:4318/v1/traces" in problem.hint + problem.message

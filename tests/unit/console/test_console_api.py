@@ -162,6 +162,17 @@ def test_the_server_is_shown_with_its_workers_and_what_was_counted(client):
     }
 
 
+def test_the_load_is_what_was_counted_and_what_is_under_way(client):
+    look = client.get("/api/v1/server/load").json()
+    other, served = look["versions"]
+    assert (other["model"], other["requests"], other["is_served"]) == ("", 3, True)
+    assert (served["model"], served["requests"], served["errors"]) == ("gb", 8, 3)
+    assert served["buckets"] == [0, 8] + [0] * 15
+    assert len(look["bounds_s"]) == 16
+    (worker,) = look["workers"]
+    assert (worker["pid"], worker["alive"], worker["models_bytes"]) == (7, True, 10)
+
+
 def test_health_is_bad_while_a_worker_is_not_alive(client, supervisor, monkeypatch):
     good = client.get("/health")
     assert (good.status_code, good.json()["ready"]) == (200, True)

@@ -18,6 +18,7 @@ from bascule.core.errors import NotFound
 from bascule.core.fields import Columns, DType, Field, Signature
 from bascule.serving.counters import Counters, Label
 from bascule.serving.http import Connection, Site
+from bascule.serving.journal import Journal
 from bascule.serving.limits import Limits
 from bascule.serving.models import ServedModel
 from bascule.serving.placing import Pace
@@ -193,7 +194,9 @@ def serve_routes(run_site, tmp_path):
 def serve_models(run_site, tmp_path):
     """Serve programs: `serve_models(("name", program, pace), ..., limits...)`."""
 
-    def serve(*models: tuple[str, Any, Pace], **limits: Any) -> Running:
+    def serve(
+        *models: tuple[str, Any, Pace], journal: Journal | None = None, **limits: Any
+    ) -> Running:
         bounds = Limits(**limits)
         counters = Counters(tmp_path / "counters", 1)
         labels = []
@@ -205,7 +208,8 @@ def serve_models(run_site, tmp_path):
         planes: list[Plane] = []
 
         def grpc() -> Http2Server:
-            return Http2Server(grpc_methods(planes[0]), bounds, counters.slot(0))
+            methods = grpc_methods(planes[0])
+            return Http2Server(methods, bounds, counters.slot(0), journal=journal)
 
         def site(loop: asyncio.AbstractEventLoop) -> Site:
             for (_, program, pace), label in zip(models, labels, strict=True):
@@ -225,7 +229,9 @@ def serve_models(run_site, tmp_path):
                 )
             plane = Plane(open_faces(), lambda: not running_site.draining)
             planes.append(plane)
-            running_site = Site(plane.serve(made), plane.not_found, bounds, counters.slot(0))
+            running_site = Site(
+                plane.serve(made), plane.not_found, bounds, counters.slot(0), journal=journal
+            )
             return running_site
 
         running = run_site(site, grpc)

@@ -34,6 +34,7 @@ from bascule.serving.counters import Slot
 from bascule.serving.engine import Deliver
 from bascule.serving.guard import Guard
 from bascule.serving.http import unacknowledged_bytes
+from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
 from bascule.serving.limits import Limits
 from bascule.serving.rpc import Each, Method, Methods, Rpc, Unary, Watch, pushback_ms
 from bascule.serving.statuses import (
@@ -43,6 +44,7 @@ from bascule.serving.statuses import (
     HttpError,
     code_of,
     error_text,
+    kind_of,
     status_of,
 )
 from bascule.serving.transports import frames as h2
@@ -77,6 +79,8 @@ _NOT_HTTP2 = (
 _READ_HEADERS = (
     b":method", b":path", b"content-type", b"grpc-timeout", b"grpc-encoding", b"authorization",
 )  # fmt: skip
+_VARYING_HEADERS = (b"x-request-id", b"traceparent", b"tracestate")
+"""Heads with one of these are never the same twice, and are not worth remembering."""
 _TYPE = (b"content-type", b"application/grpc")
 _STATUS_200 = b"\x88"
 _ANSWER_HEAD = _STATUS_200 + h2.header_block([_TYPE])
@@ -118,6 +122,9 @@ class Head(NamedTuple):
         encoding: How its messages are compressed.
         problem: What is wrong with the headers.
         authorization: By what key the caller asks; empty for none.
+        request_id: What the caller calls the call; empty for nothing, or nothing that is safe.
+        traceparent: Of which trace it is part; see `tracing`.
+        tracestate: The same.
     """
 
     method: Method | None
@@ -125,6 +132,9 @@ class Head(NamedTuple):
     encoding: bytes = b""
     problem: BasculeError | None = None
     authorization: bytes = b""
+    request_id: bytes = b""
+    traceparent: bytes = b""
+    tracestate: bytes = b""
 
 
 class Http2Server:
@@ -137,9 +147,12 @@ class Http2Server:
         other_slot: Slot,
         clock: Callable[[], float] = time.monotonic,
         guard: Guard | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.methods = methods
         self.guard = guard
+        self.journal = journal
+        self.noted_from = NEVER if journal is None else journal.least_status
         self.limits = limits
         self.other_slot = other_slot
         self.clock = clock
@@ -209,8 +222,9 @@ class Stream(Rpc):
     """One call on a connection."""
 
     __slots__ = (
-        "answered", "connection", "encoding", "ended", "head", "id", "look", "on_gone", "opened_s",
-        "out", "parts", "received", "since", "started", "told", "trailers", "window",
+        "answered", "connection", "encoding", "ended", "failure", "head", "id", "look", "on_gone",
+        "opened_s", "out", "parts", "received", "request_id", "since", "started", "told",
+        "trailers", "window",
     )  # fmt: skip
 
     def __init__(self, connection: Http2Connection, id_: int, head: Head, window: int) -> None:
@@ -218,6 +232,8 @@ class Stream(Rpc):
         self.connection = connection
         self.id = id_
         self.head = head
+        self.request_id = head.request_id
+        self.failure: BasculeError | None = None
         self.window = window
         self.ended = False
         """The client says no more."""
@@ -268,7 +284,29 @@ class Stream(Rpc):
     def fail(self, error: BasculeError) -> None:
         if not self.answered:
             self.answered = True
+            self.failure = error
             self.connection.refuse(self, error)
+
+    def named(self) -> str:
+        """The call in words for a line of the log, by its id; it gets one if it has none."""
+        self.request_id = self.request_id or new_request_id()
+        return f" (request {self.request_id.decode()})"
+
+    def count(self, status: int) -> None:
+        super().count(status)
+        server, head = self.connection.server, self.head
+        if status >= server.noted_from:
+            assert server.journal is not None
+            server.journal.add(
+                status,
+                time.perf_counter_ns() - self.started_ns,
+                self.rows if status == 200 else 0,
+                self.slot.label,
+                self.request_id,
+                kind_of(self.failure),
+                head.traceparent,
+                head.tracestate,
+            )
 
     def gone(self) -> None:
         """The client has given the call up."""
@@ -532,10 +570,21 @@ class Http2Connection(asyncio.Protocol):
         if sum(name == b"authorization" for name, _ in headers) > 1:
             named[b"authorization"] = b"two of them"  # which is no key
         head = self.server.read_head(*(named.get(name, b"") for name in _READ_HEADERS))
+        varies = not named.keys().isdisjoint(_VARYING_HEADERS)
+        if varies:
+            head = head._replace(
+                request_id=request_id_of(named.get(b"x-request-id", b"")),
+                traceparent=named.get(b"traceparent", b""),
+                tracestate=named.get(b"tracestate", b""),
+            )
         first = entries[0] if entries else None
         if first is not before[0] or (len(entries), table.maxsize) != before[1:]:
             self._known.clear()
-        elif len(self._known) < _MAX_KNOWN_HEADS and len(block) <= _MAX_KNOWN_HEAD_BYTES:
+        elif (
+            len(self._known) < _MAX_KNOWN_HEADS
+            and len(block) <= _MAX_KNOWN_HEAD_BYTES
+            and not varies
+        ):
             self._known[block] = head
         return head
 
@@ -633,7 +682,7 @@ class Http2Connection(asyncio.Protocol):
             stream.fail(error)
         except Exception:
             # The last line of defence: a bug is one failed call, and is logged.
-            log.exception("a call failed")
+            log.exception("a call failed%s", stream.named())
             stream.fail(HttpError("internal error", hint="see the server's log", status=500))
 
     def _take_messages(self, stream: Stream) -> None:
@@ -771,6 +820,7 @@ class Http2Connection(asyncio.Protocol):
             and length <= stream.window
             and self._writable
             and stream.ended
+            and not stream.request_id
         ):
             self._send_window -= length
             id_ = stream.id.to_bytes(4)
@@ -790,7 +840,10 @@ class Http2Connection(asyncio.Protocol):
         if stream.id not in self._streams or self._transport.is_closing():
             stream.count(499)
             return
-        stream.count(status_of(error))
+        status = status_of(error)
+        if status >= FAILED_FROM:
+            stream.request_id = stream.request_id or new_request_id()
+        stream.count(status)
         self._finish(stream, code_of(error), error_text(error), pushback_ms(error))
 
     def _send(self, stream: Stream, message: bytes) -> None:
@@ -802,7 +855,8 @@ class Http2Connection(asyncio.Protocol):
     def _start(self, stream: Stream, encoding: bytes = b"") -> None:
         if not stream.started:
             stream.started = True
-            self._write(frame(h2.HEADERS, h2.END_HEADERS, stream.id, _ANSWER_HEADS[encoding]))
+            block = _ANSWER_HEADS[encoding] + _id_block(stream)
+            self._write(frame(h2.HEADERS, h2.END_HEADERS, stream.id, block))
 
     def _finish(
         self, stream: Stream, code: int, words: str = "", pushback: int | None = None
@@ -813,7 +867,7 @@ class Http2Connection(asyncio.Protocol):
         if pushback is not None:
             headers.append((b"grpc-retry-pushback-ms", b"%d" % pushback))
         block = h2.header_block(headers)
-        stream.trailers = block if stream.started else _ANSWER_HEAD + block
+        stream.trailers = block if stream.started else _ANSWER_HEAD + _id_block(stream) + block
         self._pump_one(stream)
 
     def _pump(self) -> None:
@@ -957,6 +1011,10 @@ class Http2Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once, whatever is under way."""
         self._transport.abort()
+
+
+def _id_block(stream: Stream) -> bytes:
+    return h2.header_block([(b"x-request-id", stream.request_id)]) if stream.request_id else b""
 
 
 def _unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:

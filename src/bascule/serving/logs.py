@@ -1,0 +1,77 @@
+"""The form of the log, in lines for people or for programs.
+
+A line for programs is one JSON object: `time` (UTC), `level`, `event`, `worker` where one wrote it,
+and what else is known. No line holds what callers sent: of a request it has an id, names and
+numbers. What foreign code says in its exceptions is as it said it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal
+
+Form = Literal["text", "json"]
+
+Fields = Mapping[str, object]
+"""What a line tells beside its time, level and event. What is None or empty is left out."""
+
+
+def line(form: Form, at_s: float, level: int, event: str, fields: Fields) -> str:
+    """One line, without its end.
+
+    Args:
+        form: For people or for programs.
+        at_s: Seconds since 1970.
+        level: Of `logging`.
+        event: What happened.
+        fields: What is known of it, safe to be written.
+    """
+    told = {name: value for name, value in fields.items() if value not in (None, "")}
+    if form == "json":
+        at = datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
+        said = {"time": at.replace("+00:00", "Z"), "level": _level(level).lower(), "event": event}
+        return json.dumps(said | told)
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+    words = "".join(f" {name}={value}" for name, value in told.items())
+    return f"{at},{int(at_s % 1 * 1e3):03d} {_level(level)} {event}{words}"
+
+
+def _level(level: int) -> str:
+    return logging.getLevelName(level)
+
+
+class _Formatter(logging.Formatter):
+    """Writes what libraries and Bascule log in the same form."""
+
+    def __init__(self, form: Form, worker: int | None) -> None:
+        super().__init__()
+        self._form = form
+        self._worker = worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = {}
+        trace = ""
+        if record.exc_info:
+            trace = self.formatException(record.exc_info)
+        if self._form == "json":
+            fields = {"worker": self._worker, "logger": record.name, "exception": trace}
+        made = line(self._form, record.created, record.levelno, record.getMessage(), fields)
+        return f"{made}\n{trace}" if trace and self._form == "text" else made
+
+
+def start_logging(form: Form, *, worker: int | None = None, level: int = logging.INFO) -> None:
+    """Write the log of this process to standard error, in that form, from now on.
+
+    Args:
+        form: For people or for programs.
+        worker: The worker's number, of a worker.
+        level: What is below it is not written.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(form, worker))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
