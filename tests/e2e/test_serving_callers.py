@@ -377,6 +377,32 @@ def test_a_server_that_is_told_to_stop_loses_no_grpc_call_within_tls(
     assert tally["gone"] == len(threads)
 
 
+def test_what_is_served_is_changed_over_tls_by_who_has_the_key(
+    serve, cancer_bundle, regressor_bundle, authority, home
+):
+    certificate, key_file = authority("server")
+    environ = {
+        "BASCULE_HOME": str(home),
+        "BASCULE_SECURITY__CALLERS": "keys",
+        "BASCULE_SERVING__TLS_CERTIFICATE": str(certificate),
+        "BASCULE_SERVING__TLS_KEY": str(key_file),
+        "BASCULE_SERVING__TLS_CLIENT_AUTHORITY": str(authority.root),
+    }
+    server = serve(cancer_bundle, env=environ)
+    made = bascule(home, "keys", "create", "ops", "--allow", "manage:*", "--allow", "read:*")
+
+    def change(*words, key=made["token"], fails=False):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**environ, "BASCULE_KEY": key}.items():
+                patch.setenv(name, value)
+            return bascule(home, *words, f"--control-port={server.control_port}", fails=fails)
+
+    until(lambda: change("top", "--once"))
+    assert "needs a key" in change("load", regressor_bundle, key="", fails=True)["error"]
+    assert [one["model"] for one in change("load", regressor_bundle)] == ["gb", "ridge"]
+    assert [one["model"] for one in change("unload", "gb")] == ["ridge"]
+
+
 # -- a socket of the file system --
 
 

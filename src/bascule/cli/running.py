@@ -26,6 +26,14 @@ _Host = Annotated[str | None, typer.Option(help="Where the server is. Default: s
 _ControlPort = Annotated[
     int | None, typer.Option(help="Its control port. Default: serving.control_port")
 ]
+_Key = Annotated[
+    str,
+    typer.Option(
+        envvar="BASCULE_KEY",
+        help="A key that allows it, where callers need keys: manage:MODEL, or read:* to look.",
+        show_default=False,
+    ),
+]
 
 
 def add_commands(
@@ -43,10 +51,10 @@ def add_commands(
         is_path: Whether a reference is meant as a folder.
     """
 
-    def load_as(role: str, bundle: str, host: str | None, port: int | None) -> Any:
+    def load_as(role: str, bundle: str, host: str | None, port: int | None, key: str) -> Any:
         wanted = str(Path(bundle).expanduser().resolve()) if is_path(bundle) else bundle
         wish = {"reference": wanted, "role": role}
-        return _ask(settings(host=host, control_port=port), "POST", _SERVICES, wish)
+        return _ask(settings(host=host, control_port=port), "POST", _SERVICES, wish, key=key)
 
     def load(
         bundle: str,
@@ -55,20 +63,22 @@ def add_commands(
         ] = False,
         host: _Host = None,
         control_port: _ControlPort = None,
+        key: _Key = "",
         as_json: _AsJson = False,
     ) -> None:
         """Load a version into a running server, beside those that it serves."""
-        served = load_as("default" if default else "beside", bundle, host, control_port)
+        served = load_as("default" if default else "beside", bundle, host, control_port, key)
         _show(served, as_json=as_json)
 
     def swap(
         bundle: str,
         host: _Host = None,
         control_port: _ControlPort = None,
+        key: _Key = "",
         as_json: _AsJson = False,
     ) -> None:
         """Replace the default version of a model in a running server; no request is lost."""
-        _show(load_as("swap", bundle, host, control_port), as_json=as_json)
+        _show(load_as("swap", bundle, host, control_port, key), as_json=as_json)
 
     for command in (load, swap):
         command.__annotations__["bundle"] = reference
@@ -86,6 +96,7 @@ def add_commands(
         ],
         host: _Host = None,
         control_port: _ControlPort = None,
+        key: _Key = "",
         as_json: _AsJson = False,
     ) -> None:
         """Unload a version from a running server; what it has under way is answered."""
@@ -94,20 +105,13 @@ def add_commands(
         if version:
             path += "?" + urlencode({"version": version})
         asked = settings(host=host, control_port=control_port)
-        _show(_ask(asked, "DELETE", f"{_SERVICES}{path}"), as_json=as_json)
+        _show(_ask(asked, "DELETE", f"{_SERVICES}{path}", key=key), as_json=as_json)
 
     @app.command()
     def top(
         host: _Host = None,
         control_port: _ControlPort = None,
-        key: Annotated[
-            str,
-            typer.Option(
-                envvar="BASCULE_KEY",
-                help="A key that allows read:*, where callers need keys.",
-                show_default=False,
-            ),
-        ] = "",
+        key: _Key = "",
         every: Annotated[
             float, typer.Option(min=0.1, max=3600, help="Seconds from one look to the next.")
         ] = 1.0,
@@ -158,7 +162,7 @@ def _ask(
     from bascule.serving.statuses import error_of
 
     host, port = url_host(settings.serving.host), settings.serving.control_port
-    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=patience_s)
+    connection = _connection(settings, host.strip("[]"), port, patience_s)
     try:
         connection.request(
             method,
@@ -173,11 +177,35 @@ def _ask(
         said = json.loads(answer.read())
     except (OSError, ValueError, http.client.HTTPException):
         raise Unavailable(
-            f"no server's control API answers at http://{host}:{port}",
-            hint="start one with bascule serve, or say where it is: --host, --control-port",
+            f"no server's control API answers at {host}:{port}"
+            + (", over TLS" if settings.serving.tls_certificate else ""),
+            hint="start one with bascule serve, or say where it is: --host, --control-port; "
+            "serving.tls_certificate must be the server's own",
         ) from None
     finally:
         connection.close()
     if answer.status >= 400:
         raise error_of(answer.status, str(said.get("error", "it failed")))
     return said
+
+
+def _connection(
+    settings: Settings, host: str, port: int, patience_s: float
+) -> http.client.HTTPConnection:
+    """To the control port, over TLS where the settings give the server a certificate.
+
+    No other certificate than that one is taken, so what names it has does not matter. Where clients
+    must show one, it is shown as well: the authority may have signed it for both.
+    """
+    certificate = settings.serving.tls_certificate
+    if not certificate:
+        return http.client.HTTPConnection(host, port, timeout=patience_s)
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(certificate)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if settings.serving.tls_client_authority:
+        context.load_cert_chain(certificate, settings.serving.tls_key)
+    return http.client.HTTPSConnection(host, port, timeout=patience_s, context=context)
