@@ -147,17 +147,27 @@ def test_a_child_that_is_killed_under_load_fails_what_was_there_and_is_back_in_t
     assert {int(status): n for (_, status), n in told.items()} == dict(load.statuses)
 
 
+def is_waiting(load):
+    """Whether nobody was answered for a tenth of a second."""
+    before = load.statuses[200]
+    time.sleep(0.1)
+    return load.statuses[200] == before
+
+
 def test_with_a_budget_of_retries_nobody_notices(serve, connect, versions):
     server = serve(versions[0].path, env=policy(retry_percent=100))
-    with Load(connect, server.port) as load:
+    # One client: calls that ran together are each run again alone, which is no retry.
+    with Load(connect, server.port, clients=1) as load:
         (child,) = children_of(server).values()
+        child.suspend()  # so that a call is under way when it dies
+        until(lambda: is_waiting(load))
         child.send_signal(signal.SIGKILL)
         until(lambda: child.pid not in children_of(server) and children_of(server))
         answered = load.statuses[200]
         until(lambda: load.statuses[200] > answered + 50)
     assert set(load.statuses) == {200}, load.problems
     failures = sums(server, connect, "bascule_failures_total")
-    assert 1 <= failures[number(versions[0]), None] <= 4
+    assert failures[number(versions[0]), None] == 1
 
 
 def test_the_version_before_answers_what_the_new_one_fails(serve, connect, versions):
@@ -223,7 +233,8 @@ def test_models_with_processes_and_threads_leave_none_behind(serve, connect, ver
             assert answer.status == 200, answer.body
             until(lambda: len(children_of(server)) == 1)
             seen.append((worker.num_fds(), worker.memory_info().rss / 1e6))
-        until(lambda: worker.num_threads() <= 3)  # its own, the loader's, the model's
+        # Its own, the one that writes the log, the loader's, the model's.
+        until(lambda: worker.num_threads() <= 4)
     print(seen, load.statuses)  # noqa: T201
     assert set(load.statuses) == {200}, load.problems
     assert seen[-1][0] <= seen[1][0] + 2, "descriptors are left"
