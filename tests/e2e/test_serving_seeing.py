@@ -246,4 +246,4 @@ def test_top_says_where_it_looked_when_there_is_no_server():
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode != 0
-    assert "no server's control API answers at http://127.0.0.1:9" in done.stderr
+    assert "no server's control API answers at 127.0.0.1:9" in done.stderr

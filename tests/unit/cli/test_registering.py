@@ -37,10 +37,10 @@ def pushed(run, cancer_bundle, packed) -> Any:
     from sklearn.ensemble import GradientBoostingClassifier
 
     X, y = load_breast_cancer(return_X_y=True)
-    small = Path(cancer_bundle).parent / "small"
+    small = Path(cancer_bundle).parent / "ten_trees"
     if not small.exists():
         model = GradientBoostingClassifier(n_estimators=10, random_state=0).fit(X[:400], y[:400])
-        bascule.load(packed("small", model, X[:400], (X[400:], y[400:])))
+        bascule.load(packed("ten_trees", model, X[:400], (X[400:], y[400:])))
     assert run("push", str(cancer_bundle)) == (0, "gb/1\n")
     return run
 
@@ -87,14 +87,14 @@ def test_what_cannot_be_done_is_told_with_the_next_step(pushed, arguments, code,
 
 
 def test_two_versions_are_compared(pushed, cancer_bundle, tmp_path):
-    small = Path(cancer_bundle).parent / "small"
+    small = Path(cancer_bundle).parent / "ten_trees"
     pushed("push", str(small))
-    code, said = pushed("diff", "gb/1", "small/1")
+    code, said = pushed("diff", "gb/1", "ten_trees/1")
 
     assert code == 0
     assert "n_estimators" in said
     assert "train.rows" in said
-    changes = json.loads(pushed("diff", "gb/1", "small/1", "--json")[1])["changes"]
+    changes = json.loads(pushed("diff", "gb/1", "ten_trees/1", "--json")[1])["changes"]
     assert {"section": "data", "name": "train.rows", "before": 569, "after": 400} in changes
     assert pushed("diff", "gb/1", "gb/1") == (
         0,
