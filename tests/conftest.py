@@ -189,9 +189,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     import bascule
     from bascule.bundle import cost
 
-    folder = tmp_path_factory.mktemp("bundles")
-
     def pack(name: str, model: Any, train: Any, test: Any = None) -> Path:
+        folder = tmp_path_factory.mktemp("bundles")  # two modules may pack one name
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cost, "measure_memory", lambda path, program: 1 << 20)
             patch.setattr(cost, "BATCH_SIZES", (1, 8))
