@@ -34,7 +34,7 @@ from bascule.bundle.heldout import to_parquet
 from bascule.bundle.lineage import trace
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.parity import Parity
-from bascule.bundle.programs import onedal, open_kind
+from bascule.bundle.programs import onedal
 from bascule.bundle.programs.onnx import open_onnx
 from bascule.bundle.subject import Compilation, Flavor, Rows, Subject
 from bascule.bundle.tables import take
@@ -335,8 +335,18 @@ def _with_others(
                 precision="trees in float32",
                 missing_text=compilation.missing_text,
             )
-            program = open_kind(entry, apart.data, outputs=made.outputs)
-            found = parity.answers(program, on.rows)
+            program = onedal.open_onedal(
+                apart.data,
+                name=entry.name,
+                file=entry.file,
+                inputs=entry.inputs,
+                outputs=made.outputs,
+                missing_text=entry.missing_text,
+            )
+            many, few = program.both_ways()
+            found = parity.answers(many, on.rows)
+            if not parity.are_same_bits(found, parity.answers(few, on.rows)):
+                raise Unconvertible("a few rows would be answered otherwise than many")
         except (Unconvertible, Untrusted, ModelFailed) as refused:
             problem = refused.message
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import subprocess
 import sys
 
@@ -27,9 +28,11 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
+from bascule.bundle.compilers.apart import exactly_summed
 from bascule.bundle.format import pinned_program, read_manifest
+from bascule.bundle.parity import are_same_bits
 from bascule.bundle.programs.onedal import open_onedal
-from bascule.core.errors import MissingExtra, ModelFailed, NotFound, Untrusted
+from bascule.core.errors import MissingExtra, ModelFailed, NotFound, Unconvertible, Untrusted
 
 SMALL = {"n_estimators": 8, "random_state": 0}
 
@@ -47,6 +50,15 @@ def opened(bundle, data):
         inputs=entry.inputs,
         outputs=bundle.signature.outputs,
     )
+
+
+def answers(bundle, columns):
+    """What both ways of running the trees answer: the same bits."""
+    many, few = (way.run(columns) for way in bundle.program("onedal").both_ways())
+    assert list(many) == list(few)
+    assert all(many[name].dtype == few[name].dtype for name in many)
+    assert are_same_bits(many, few)
+    return many
 
 
 def changed(data, **arrays):
@@ -78,7 +90,7 @@ def arrays_of(data):
 def test_classifiers_of_trees_answer_as_the_original(pack, model, data, request):
     X, y = request.getfixturevalue(data)
     bundle = pack(model.fit(X, y), X)
-    found = bundle.program("onedal").run({"input": X.astype(bundle_dtype(bundle))})
+    found = answers(bundle, {"input": X.astype(bundle_dtype(bundle))})
     assert (found["label"] == model.predict(X)).all()
     np.testing.assert_allclose(found["probabilities"], model.predict_proba(X), atol=1e-6)
     assert bundle.parities["onedal"].passed
@@ -95,7 +107,7 @@ def bundle_dtype(bundle):
 def test_regressors_of_trees_answer_as_the_original(pack, model, diabetes):
     X, y = diabetes
     bundle = pack(model.fit(X, y), X)
-    found = bundle.program("onedal").run({"input": X.astype(bundle_dtype(bundle))})
+    found = answers(bundle, {"input": X.astype(bundle_dtype(bundle))})
     np.testing.assert_allclose(found["prediction"], model.predict(X), rtol=1e-6)
 
 
@@ -125,7 +137,7 @@ def test_a_forest_sends_missing_values_where_it_learned_to(pack, cancer):
     X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
     model = RandomForestClassifier(**SMALL).fit(X, y)
     bundle = pack(model, X)
-    found = bundle.program("onedal").run({"input": X.astype(bundle_dtype(bundle))})
+    found = answers(bundle, {"input": X.astype(bundle_dtype(bundle))})
     np.testing.assert_allclose(found["probabilities"], model.predict_proba(X), atol=1e-6)
 
 
@@ -152,7 +164,7 @@ def test_values_at_and_beside_every_threshold_take_the_original_s_way(pack, canc
                     row[feature] = value
                     rows.append(row)
     rows = np.array(rows)
-    found = bundle.program("onedal").run({"input": rows.astype(bundle_dtype(bundle))})
+    found = answers(bundle, {"input": rows.astype(bundle_dtype(bundle))})
     np.testing.assert_allclose(found["probabilities"], model.predict_proba(rows), atol=1e-6)
 
 
@@ -264,7 +276,7 @@ def test_more_features_than_the_graph_makes_are_not_read(bundle):
     """Not even where the file says so: the memory behind the row is nobody's business."""
     data = changed(program_file(bundle), columns=np.array([31], np.int32))
     with pytest.raises(ModelFailed, match="30"):
-        opened(bundle, data).run({"input": np.zeros((2, 30), np.float32)})
+        opened(bundle, data).both_ways()[0].run({"input": np.zeros((2, 30), np.float32)})
 
 
 @pytest.mark.parametrize("kind", ["pickled", "compressed", "empty", "text", "cut"])
@@ -298,7 +310,8 @@ def test_a_damaged_file_is_refused_or_answers(bundle, data):
         program = opened(bundle, bytes(damaged))
     except Untrusted:
         return
-    program.run({"input": np.zeros((2, 30), np.float32)})
+    for way in program.both_ways():
+        way.run({"input": np.zeros((2, 30), np.float32)})
 
 
 def test_the_manifest_names_both_programs_and_their_digests(bundle):
@@ -309,3 +322,74 @@ def test_the_manifest_names_both_programs_and_their_digests(bundle):
     ]
     assert "programs/onedal.npz" in manifest.files
     assert "scikit-learn-intelex==" in (bundle.path / "environment.txt").read_text()
+
+
+# -- sums that are the same in any order --
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    weight=st.lists(
+        st.floats(-1e30, 1e30).filter(lambda x: x == 0 or abs(x) > 1e-30), min_size=1, max_size=40
+    ),
+    seed=st.integers(0, 1 << 20),
+)
+def test_floats_of_any_size_add_up_to_the_same_bits_in_any_order(weight, seed):
+    given_weight = np.array(weight)
+    made = exactly_summed(given_weight, np.zeros(len(weight), int), len(weight))
+    assert (made == made.astype(np.float32)).all()
+    order = np.random.default_rng(seed).permutation(len(weight))
+    forwards, mixed = 0.0, 0.0
+    for value in made:
+        forwards += value
+    for value in made[order]:
+        mixed += value
+    assert forwards == mixed == math.fsum(made)
+    most = np.abs(given_weight).max()
+    assert np.abs(made - given_weight.astype(np.float32)).max() <= most * len(weight) * 2.0**-51
+
+
+def test_each_target_has_a_unit_of_its_own():
+    """Small sums are not rounded by what large ones beside them need."""
+    weight = np.array([1e20, 1e20, 3e-9, 5e-9])
+    made = exactly_summed(weight, np.array([0, 0, 1, 1]), 2)
+    assert made.tolist() == weight.astype(np.float32).astype(float).tolist()
+
+
+def test_what_follows_a_leaf_that_is_no_float_is_not_taken_apart():
+    with pytest.raises(Unconvertible, match="leaves"):
+        exactly_summed(np.array([1e300]), np.array([0]), 1)
+
+
+def test_an_archive_without_the_graph_in_one_piece_is_read_as_before(bundle, cancer):
+    arrays = arrays_of(program_file(bundle))
+    del arrays["whole"]
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    rows = {"input": cancer[0][:50].astype(np.float32)}
+    old, new = opened(bundle, file.getvalue()), bundle.program("onedal")
+    assert are_same_bits(old.run(rows), new.run(rows))
+
+
+def test_a_graph_in_one_piece_that_reads_something_else_is_refused(bundle):
+    arrays = arrays_of(program_file(bundle))
+    data = changed(program_file(bundle), whole=arrays["after"])
+    with pytest.raises(Untrusted, match="onedal"):
+        opened(bundle, data)
+
+
+def test_a_row_has_the_same_bits_on_either_side_of_the_size_where_the_way_changes(bundle, cancer):
+    program = bundle.program("onedal")
+    few = 9_000 // len(arrays_of(program_file(bundle))["roots"])
+    rows = np.resize(cancer[0].astype(np.float32), (few + 1, 30))
+    below, at = program.run({"input": rows[: few - 1]}), program.run({"input": rows[:few]})
+    assert are_same_bits(below, {name: value[: few - 1] for name, value in at.items()})
+
+
+def test_few_rows_never_enter_onedal_and_many_do(bundle):
+    program = opened(bundle, program_file(bundle))
+    program._daal = None
+    few = 9_000 // len(arrays_of(program_file(bundle))["roots"])
+    program.run({"input": np.zeros((few - 1, 30), np.float32)})
+    with pytest.raises(ModelFailed, match="onedal"):
+        program.run({"input": np.zeros((few, 30), np.float32)})

@@ -3,13 +3,19 @@
 Other libraries evaluate trees faster than ONNX Runtime does, and know nothing of the preprocessing
 in front of them or of labels and probabilities behind. So the graph is cut before and after its
 one TreeEnsemble node: the ends stay graphs, and the trees become plain arrays.
+
+For a few rows nothing is faster than the graph in one piece, so that is kept as well. Both ways
+must answer the same bits, whatever order they add the leaves up in: `exactly_summed` sees to it.
 """
 
 from __future__ import annotations
 
+import copy
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -67,6 +73,9 @@ def take_apart(compilation: Compilation, outputs: tuple[Field, ...]) -> Apart:
     if lacking - {"", ensemble.output[0]}:
         raise Unconvertible("what follows the trees needs more than their sums")
     arrays, targets = _arrays(ensemble)
+    weight = exactly_summed(arrays["weight"], arrays["target"], len(arrays["roots"]))
+    in_one_piece = _with_weights(nodes, ensemble, weight)
+    arrays["weight"] = weight
     tensor, is_float = _source(nodes, ensemble.input[0], compilation.inputs)
     if is_float:
         # A float is at most t exactly when it is at most the largest float that is at most t.
@@ -79,19 +88,84 @@ def take_apart(compilation: Compilation, outputs: tuple[Field, ...]) -> Apart:
     if tensor == inputs[0].name and len(inputs) == 1:
         inputs = (replace(inputs[0], dtype=DType.FP32 if is_float else inputs[0].dtype),)
         columns = inputs[0].shape[0]
+        takes, in_one_piece = _from_features(in_one_piece, inputs[0], columns)
     else:
+        takes = list(model.graph.input)
         before = _needed(nodes, [tensor], set())
         kind = TensorProto.FLOAT if is_float else TensorProto.DOUBLE
         arrays["before"] = _graph(model, before, model.graph.input, [(tensor, FEATURES, kind)])
         columns = _width(arrays["before"].tobytes(), inputs)
     arrays["columns"] = np.array([columns], np.int32)
+    gives = _declared(compilation.outputs, outputs, model)
+    arrays["whole"] = _graph(model, in_one_piece, takes, gives)
     sums = helper.make_tensor_value_info(SUMS, TensorProto.DOUBLE, [None, targets])
     for node in after:
         node.input[:] = [SUMS if name == ensemble.output[0] else name for name in node.input]
-    arrays["after"] = _graph(model, after, [sums], _declared(compilation.outputs, outputs, model))
+    arrays["after"] = _graph(model, after, [sums], gives)
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return Apart(inputs, file.getvalue())
+
+
+def exactly_summed(weight: NDArray[Any], target: NDArray[Any], trees: int) -> NDArray[np.float64]:
+    """The weights of leaves as floats of which doubles hold every sum exactly, in any order.
+
+    A double has 53 bits. So it holds every partial sum where all weights are multiples of one unit,
+    the 2**-53th part of a power of two that no sum exceeds. Most floats are such multiples; those
+    that are too small for it are rounded to one, by no more than doubles would have been off.
+
+    Args:
+        weight: One per leaf, finite.
+        target: Which sum it is added to, one per leaf.
+        trees: How many leaves are added up at most.
+
+    Raises:
+        Unconvertible: The sums may be larger than a double.
+    """
+    with np.errstate(over="ignore"):
+        floats = weight.astype(np.float32).astype(np.float64)
+    for one in np.unique(target):
+        own = target == one
+        largest = float(np.abs(floats[own]).max()) * trees
+        if not largest < 2.0**1000:
+            raise Unconvertible("the weights of the leaves are no sums of doubles")
+        if largest > 0:
+            # Twice the largest sum, for the rounding may make it larger.
+            _, exponent = math.frexp(2 * largest)
+            unit = math.ldexp(1.0, exponent - 53)
+            floats[own] = np.round(floats[own] / unit) * unit
+    return floats
+
+
+def _with_weights(
+    nodes: list[onnx.NodeProto], ensemble: onnx.NodeProto, weight: NDArray[np.float64]
+) -> list[onnx.NodeProto]:
+    """The nodes, and in place of the ensemble one with these weights."""
+    copies = copy.deepcopy(nodes)
+    (own,) = [node for node in copies if node.output[0] == ensemble.output[0]]
+    for attribute in own.attribute:
+        if attribute.name == "leaf_weights":
+            attribute.t.CopyFrom(numpy_helper.from_array(weight, attribute.t.name))
+    return copies
+
+
+def _from_features(
+    nodes: list[onnx.NodeProto], features: Field, columns: int
+) -> tuple[list[onnx.ValueInfoProto], list[onnx.NodeProto]]:
+    """What is left of the nodes where the trees' features are the only input, and that input."""
+    (ensemble,) = [node for node in nodes if node.op_type == "TreeEnsemble"]
+    kind = TensorProto.FLOAT if features.dtype is DType.FP32 else TensorProto.DOUBLE
+    takes = helper.make_tensor_value_info(features.name, kind, [None, columns])
+    ends = {name for node in nodes for name in node.output}
+    ends -= {name for node in nodes for name in node.input}
+    rest = _needed(nodes, ends, {ensemble.input[0], features.name})
+    if kind == TensorProto.DOUBLE:
+        ensemble.input[0] = features.name
+        return [takes], rest
+    widened = helper.make_node(
+        "Cast", [features.name], [ensemble.input[0]], name="features_widened", to=TensorProto.DOUBLE
+    )
+    return [takes], [widened, *rest]
 
 
 def _needed(
@@ -207,7 +281,7 @@ def _graph(
     graph = helper.make_graph(
         [*nodes, *last],
         "part",
-        [value for value in inputs if value.name in used or value.name == SUMS],
+        list(inputs),
         [helper.make_tensor_value_info(name, kind, None) for _, name, kind in outputs],
         [constant for constant in model.graph.initializer if constant.name in used],
     )

@@ -113,8 +113,8 @@ def open_onnx(
     """
     session = open_session(data, file, threads=threads)
     extra = () if texts is None else tuple(one.field for one in texts.prepared)
-    _match(session.get_inputs(), (*inputs, *extra), f"an input of {file}")
-    _match(session.get_outputs(), outputs, f"an output of {file}")
+    match(session.get_inputs(), (*inputs, *extra), f"an input of {file}")
+    match(session.get_outputs(), outputs, f"an output of {file}")
     program = OnnxProgram(
         session, name=name, inputs=inputs, outputs=outputs, missing_text=missing_text
     )
@@ -158,7 +158,8 @@ def is_known_type(node: Any) -> bool:
     return node.type in _TYPES
 
 
-def _match(nodes: Sequence[Any], fields: tuple[Field, ...], what: str) -> None:
+def match(nodes: Sequence[Any], fields: tuple[Field, ...], what: str) -> None:
+    """Raise `Untrusted` where a graph's inputs or outputs are not those that are declared."""
     found = {node.name: node for node in nodes}
     for field in fields:
         node = found.pop(field.name, None)
