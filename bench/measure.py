@@ -25,6 +25,8 @@ WORKS = {
     "1 row": Work(1, "json"),
     "100 rows": Work(100, "json"),
     "100 rows binary": Work(100, "binary"),
+    "1 row gRPC": Work(1, "grpc"),
+    "100 rows gRPC": Work(100, "grpc"),
 }
 _WARM_S = 1
 

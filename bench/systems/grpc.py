@@ -26,6 +26,7 @@ class Grpc(System):
 
     path = "/inference.GRPCInferenceService/ModelInfer"
     tools = frozenset({"h2load"})
+    codings: tuple[str, ...] = ("grpc",)
 
     def body(self, rows: NDArray[np.float64]) -> bytes:
         datatype = {"FP64": "<f8", "FP32": "<f4"}[self.subject.datatype]
@@ -40,7 +41,7 @@ class Grpc(System):
             ]
         )
 
-    def request(self, rows: NDArray[np.float64], coding: str = "json") -> Request:
+    def request(self, rows: NDArray[np.float64], coding: str = "grpc") -> Request:
         del coding  # a message is what it is
         return Request(self.body(rows), {})
 
@@ -52,7 +53,7 @@ class Grpc(System):
                 return 500, str(error).encode(), {}
 
     def verified(
-        self, rows: NDArray[np.float64], truth: NDArray[np.float64], coding: str = "json"
+        self, rows: NDArray[np.float64], truth: NDArray[np.float64], coding: str = "grpc"
     ) -> bytes:
         status, raw, _ = self.ask(self.request(rows, coding))
         if status != 200:

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from bench import environments
 from bench.subject import NAME
+from bench.systems.grpc import Grpc
 from bench.systems.system import System
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -74,8 +75,7 @@ class MlServer(Peer):
                 {
                     "debug": False,
                     "host": "127.0.0.1",
-                    "http_port": self.port,
-                    "grpc_port": self.other_port,
+                    **self.ports(),
                     "metrics_endpoint": None,
                     "parallel_workers": 0,
                     "logging_settings": {"version": 1, "disable_existing_loggers": True},
@@ -93,6 +93,9 @@ class MlServer(Peer):
         )
         return [self.script("mlserver"), "start", str(folder)]
 
+    def ports(self) -> dict[str, int]:
+        return {"http_port": self.port, "grpc_port": self.other_port}
+
 
 class MlServerOnnx(MlServer):
     name = "mlserver-onnx"
@@ -100,25 +103,46 @@ class MlServerOnnx(MlServer):
     runs = "onnx"
 
 
+class MlServerGrpc(Grpc, MlServerOnnx):
+    name = "mlserver-grpc"
+    about = "the same around the same ONNX program, over gRPC"
+    path = Grpc.path
+
+    def ports(self) -> dict[str, int]:
+        return {"http_port": self.other_port, "grpc_port": self.port}
+
+
 class KServe(Peer):
     name = "kserve"
     project = "kserve"
     about = "KServe's Python server, a custom model, one worker, no latency log"
     distributions = ("kserve",)
-    codings = ("json", "binary")
+    codings: tuple[str, ...] = ("json", "binary")
     path = f"/v2/models/{NAME}/infer"
 
     def command(self) -> list[str]:
         return self.python(
-            *("-m", "bench.peers.kserve_server", f"--http_port={self.port}"),
-            *("--enable_grpc=False", "--enable_latency_logging=False"),
+            *("-m", "bench.peers.kserve_server", "--enable_latency_logging=False"),
+            *self.ports(),
         )
+
+    def ports(self) -> list[str]:
+        return [f"--http_port={self.port}", "--enable_grpc=False"]
 
 
 class KServeOnnx(KServe):
     name = "kserve-onnx"
     about = "the same around the same ONNX program"
     runs = "onnx"
+
+
+class KServeGrpc(Grpc, KServeOnnx):
+    name = "kserve-grpc"
+    about = "the same around the same ONNX program, over gRPC"
+    path = Grpc.path
+
+    def ports(self) -> list[str]:
+        return [f"--http_port={self.other_port}", f"--grpc_port={self.port}"]
 
 
 class LitServe(Peer):
@@ -164,7 +188,7 @@ class PyTriton(Peer):
     project = "pytriton"
     about = "Triton through pytriton: its server in front, Python behind, its batcher on"
     distributions = ("nvidia-pytriton",)
-    codings = ("json", "binary")
+    codings: tuple[str, ...] = ("json", "binary")
     path = f"/v2/models/{NAME}/infer"
 
     def command(self) -> list[str]:
@@ -196,7 +220,8 @@ class RayServe(Peer):
 PEERS: dict[str, type[Peer]] = {
     peer.name: peer
     for peer in (
-        *(MlServer, MlServerOnnx, KServe, KServeOnnx, LitServe, LitServeOnnx),
+        *(MlServer, MlServerOnnx, MlServerGrpc, KServe, KServeOnnx, KServeGrpc),
+        *(LitServe, LitServeOnnx),
         *(BentoMl, BentoMlOnnx, PyTriton, PyTritonOnnx, RayServe),
     )
 }

@@ -45,7 +45,7 @@ class System(ABC):
         predicts: Whether it runs the model at all; the floor of HTTP does not.
         tools: The programs that it and its load are made with.
         codings: How it takes numbers: "json", and "binary" where it has the binary tensors of the
-            Open Inference Protocol.
+            Open Inference Protocol; or "grpc".
         runs: What answers inside a peer, "scikit-learn" or "onnx"; empty for what is no peer.
         distributions: The installed packages whose versions belong beside its figures.
         process: The root of its process tree.

@@ -55,6 +55,16 @@ def test_at_100_rows_the_best_peer_is_the_best_of_all():
     assert claim.bar == 1 / 8
 
 
+def test_over_grpc_bascule_is_compared_with_peers_over_grpc():
+    costs = {"bascule-grpc": 0.1, "kserve-grpc": 0.5, "mlserver-grpc": 0.4}
+    (claim,) = peer_claims(
+        samples(costs, work="1 row gRPC"), dict.fromkeys(list(costs)[1:], "onnx")
+    )
+
+    assert "bascule-grpc / the best peer with onnx (mlserver-grpc)" in claim.name
+    assert (round(claim.value, 3), claim.bar) == (0.25, 1 / 2)
+
+
 def test_a_peer_with_errors_is_not_compared_with_and_does_not_void_the_run():
     made = samples(COSTS, errors=("mlserver",))
     settings = dict.fromkeys(["rounds", "seconds", "connections", "server_core", "load_core"], 1)
@@ -216,4 +226,6 @@ def test_the_works_are_those_of_the_project():
         (1, "json"),
         (100, "json"),
         (100, "binary"),
+        (1, "grpc"),
+        (100, "grpc"),
     }

@@ -83,7 +83,7 @@ def test_the_claims_are_those_of_the_project():
     ]
     made = claims(samples, [Start("bascule", 0.7, 70.0, 50.0, 100.0)])
 
-    assert [claim.bar for claim in made] == [2.0, 0.1, 1.0, 0.125, 1.5, 150.0]
+    assert [claim.bar for claim in made] == [1.8, 0.1, 0.8, 0.125, 1.5, 150.0]
     assert [claim.met for claim in made] == [True, True, False, True, True, True]
 
 
