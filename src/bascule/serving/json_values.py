@@ -151,7 +151,11 @@ class Listed:
         return self._values
 
 
-def values_reader(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[Any]]:
+ValuesReader = Callable[[Any, int, Place], NDArray[Any]]
+"""From a list, the count of its values and what to call it, to a flat array."""
+
+
+def values_reader(field: Field, target: DType) -> ValuesReader:
     """From a JSON list to a flat array of the program's type, each value checked."""
     if field.dtype.is_float:
         return _floats(field, target.numpy)
