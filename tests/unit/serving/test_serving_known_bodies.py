@@ -60,7 +60,10 @@ PIECES = [
 @settings(max_examples=400, deadline=None)
 @given(
     learnt=st.lists(st.sampled_from(LEARNT), min_size=1, max_size=4),
-    pieces=st.lists(st.sampled_from(PIECES), max_size=6),
+    pieces=st.one_of(
+        st.lists(st.sampled_from(["8", "-9.5"]), min_size=2, max_size=2),
+        st.lists(st.sampled_from(PIECES), max_size=6),
+    ),
     separator=st.sampled_from([",", ", ", "", "\n,"]),
     into=st.sampled_from(LEARNT),
     data=st.data(),
