@@ -335,7 +335,7 @@ class Engine:
     """A program in memory, and how its calls are run. On the event loop only."""
 
     __slots__ = (
-        "_before", "_calls", "_inline_calls", "_inline_s", "_runs", "_should_s", "batcher",
+        "_before", "_calls", "_inline_calls", "_inline_rows", "_inline_s", "_runs", "batcher",
         "inline_rows", "name", "pace", "placement", "program", "size_bytes",
     )  # fmt: skip
 
@@ -358,8 +358,8 @@ class Engine:
         self.batcher = Batcher(program, pace, limits, loop, name=name)
         self._calls = 0
         self._inline_calls = 0
+        self._inline_rows = 0
         self._inline_s = 0.0
-        self._should_s = 0.0
         self._before = 0.0
         self._runs = 0
 
@@ -372,18 +372,23 @@ class Engine:
         deliver: Deliver,
     ) -> Callable[[], None] | None:
         """Run a call where calls of its size run; see `serving.models.ServedModel.answer`."""
-        self._calls += 1
         if rows <= self.inline_rows:
-            started_s = time.perf_counter()
-            outcome = run_one(self.program, columns, outputs)
-            self._inline_s += time.perf_counter() - started_s
-            self._should_s += self.pace.run_s(rows)
-            self._inline_calls += 1
-            deliver(outcome)
+            deliver(self.run_inline(columns, rows, outputs))
             return None
+        self._calls += 1
         job = Job(columns, rows, outputs, deliver)
         self.batcher.submit(job, allowed_s)
         return job.cancel
+
+    def run_inline(self, columns: Columns, rows: int, outputs: tuple[str, ...] | None) -> Outcome:
+        """Run a call of no more than `inline_rows` here and now."""
+        self._calls += 1
+        self._inline_calls += 1
+        self._inline_rows += rows
+        started_s = time.perf_counter()
+        outcome = run_one(self.program, columns, outputs)
+        self._inline_s += time.perf_counter() - started_s
+        return outcome
 
     @property
     def calls(self) -> int:
@@ -395,7 +400,9 @@ class Engine:
         busy_s = self.batcher.busy_s
         slowness = None
         if self._inline_calls >= _CALLS_TO_JUDGE:
-            slowness = self._inline_s / self._should_s
+            further_rows = self._inline_rows - self._inline_calls
+            should_s = self._inline_calls * self.pace.one_row_s + further_rows * self.pace.row_s
+            slowness = self._inline_s / should_s
         elif not self._inline_calls and self.batcher.runs - self._runs >= _CALLS_TO_JUDGE:
             slowness = self.batcher.slowness
         self._runs = self.batcher.runs
@@ -407,8 +414,8 @@ class Engine:
             others_called=others_called,
         )
         self._before = busy_s
-        self._calls = self._inline_calls = 0
-        self._inline_s = self._should_s = 0.0
+        self._calls = self._inline_calls = self._inline_rows = 0
+        self._inline_s = 0.0
         placement = revisited(self.pace, self.placement, seen)
         before, self.inline_rows = self.inline_rows, placement.inline_rows
         if placement.is_hot:

@@ -77,6 +77,10 @@ _NOT_KNOWN = frozenset(
 )
 """Heads with one of these say how to read on, or are never the same twice, so the parser always
 reads them."""
+_PLAIN = frozenset(
+    (b"accept", b"accept-encoding", b"authorization", b"content-length", b"content-type", b"host")
+)
+"""See `Head.is_plain`."""
 
 
 class Head(NamedTuple):
@@ -88,6 +92,8 @@ class Head(NamedTuple):
         headers: Those that are kept, by their names in lower case. Not to be changed.
         keep_alive: The connection is to stay open after the answer.
         request_id: What the caller calls the request; empty for nothing, or nothing that is safe.
+        is_plain: It is known that nothing in it changes how the body is read, how long the caller
+            waits, or what the head of a small answer says.
     """
 
     method: bytes
@@ -95,6 +101,7 @@ class Head(NamedTuple):
     headers: dict[bytes, bytes]
     keep_alive: bool
     request_id: bytes = b""
+    is_plain: bool = False
 
 
 class Exchange:
@@ -247,7 +254,13 @@ class Site:
         ):
             if len(self.known_heads) >= _MAX_KNOWN_HEADS:
                 self.known_heads.clear()
-            self.known_heads[data[:head_bytes]] = (head, len(data))
+            is_plain = (
+                head.method == b"POST"
+                and head.keep_alive
+                and not head.request_id
+                and _PLAIN.issuperset(head.headers)
+            )
+            self.known_heads[data[:head_bytes]] = (head._replace(is_plain=is_plain), len(data))
 
     async def drain(self) -> None:
         """Answer what is under way, then close every connection; bounded by `drain_s`."""
@@ -369,7 +382,11 @@ class Connection(asyncio.Protocol):
             head_end = data.find(b"\r\n\r\n", 0, _MAX_KNOWN_HEAD_BYTES) + 4
             known = self._site.known_heads.get(data[:head_end])
             if known is not None and known[1] == len(data):
-                self._take(Exchange(self, known[0], data[head_end:], self._site.other_slot))
+                exchange = Exchange(self, known[0], data[head_end:], self._site.other_slot)
+                if self._current is None and not self._pipeline and self._writable:
+                    self._dispatch(exchange)
+                else:
+                    self._enqueue(exchange)
                 return
         head_bytes = self._head_bytes + len(data)
         if head_bytes > self._site.limits.max_head_bytes and not self._head_done:
@@ -576,6 +593,14 @@ class Connection(asyncio.Protocol):
         site = self._site
         self._since = site.now
         head = exchange.head
+        if head.is_plain and status == 200 and not extra and not site.draining:
+            self._send(
+                exchange,
+                status,
+                b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
+                % (site.heads[200], content_type, len(body), body),
+            )
+            return
         keep_alive = head.keep_alive and not site.draining
         if exchange.request_id or status >= FAILED_FROM:
             exchange.request_id = exchange.request_id or new_request_id()
@@ -595,6 +620,11 @@ class Connection(asyncio.Protocol):
             answer = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
                 site.heads[status], content_type, len(body), body,
             )  # fmt: skip
+        self._send(exchange, status, answer, keep_alive=keep_alive)
+
+    def _send(
+        self, exchange: Exchange, status: int, answer: bytes, *, keep_alive: bool = True
+    ) -> None:
         if self._transport.is_closing():
             exchange.rows = 0
             self._count(exchange, 499)

@@ -90,7 +90,7 @@ def noted(policy: Policy, breaker: Breaker, now_s: float, *, ok: bool) -> Breake
 def opens_again_in_s(policy: Policy, breaker: Breaker, now_s: float) -> float:
     """How long until a call is let through to see."""
     since_s = now_s if isinstance(breaker, Closed) else breaker.since_s
-    return max(0.0, since_s + policy.breaker_open_s - now_s)
+    return max(0.0, policy.breaker_open_s - (now_s - since_s))
 
 
 class Retries(NamedTuple):

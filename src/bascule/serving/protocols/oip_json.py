@@ -628,11 +628,27 @@ def encoder(model: ServedModel) -> Encoder:
     }
     varying = frozenset(field.name for field in model.signature.outputs if -1 in field.shape)
 
+    @functools.cache
+    def template(names: tuple[str, ...]) -> bytes:
+        tensors = (
+            b"%b%%d%b%%b}" % tuple(part.replace(b"%", b"%%") for part in parts[name])
+            for name in names
+        )
+        return b'%b%%b,"outputs":[%b]}' % (head.replace(b"%", b"%%"), b",".join(tensors))
+
     def encode(call_id: str, outputs: Columns, rows: int) -> bytes:
+        if varying and not varying.isdisjoint(outputs):
+            return encode_varying(call_id, outputs, rows)
+        values: list[Any] = [_encode(call_id)]
+        for array in outputs.values():
+            values += (rows, _encode(array.ravel().tolist()))
+        return template(tuple(outputs)) % tuple(values)
+
+    def encode_varying(call_id: str, outputs: Columns, rows: int) -> bytes:
         tensors = []
         for name, array in outputs.items():
             before, after = parts[name]
-            if varying and name in varying:
+            if name in varying:
                 after = _shape_end(array.shape[1:])
             data = _encode(array.ravel().tolist())
             tensors.append(b"%b%d%b%b}" % (before, rows, after, data))

@@ -74,7 +74,7 @@ class OipRest:
             model.limits.max_rows, model.confidence,
         )  # fmt: skip
         encode = encoder(model)
-        answer = model.answer
+        answer, answer_at_once = model.answer, model.answer_at_once
         deadline_s = model.limits.deadline_s
 
         def tell(
@@ -93,14 +93,23 @@ class OipRest:
             exchange.answer(body, content_type=_BYTES_TYPE, extra=extra)
 
         def handle(exchange: Exchange) -> None:
-            allowed_s = exchange.allowed_s(deadline_s)
-            json_bytes = exchange.head.headers.get(b"inference-header-content-length")
-            if json_bytes is None:
-                call_id, call, as_bytes = decode(exchange.take_body())
+            if exchange.head.is_plain:
+                allowed_s = deadline_s
+                call_id, call, as_bytes = decode(exchange.body)
+                exchange.body = b""
             else:
-                call_id, call, as_bytes = decode(exchange.take_body(), _length(json_bytes))
+                allowed_s = exchange.allowed_s(deadline_s)
+                json_bytes = exchange.head.headers.get(b"inference-header-content-length")
+                if json_bytes is None:
+                    call_id, call, as_bytes = decode(exchange.take_body())
+                else:
+                    call_id, call, as_bytes = decode(exchange.take_body(), _length(json_bytes))
             if call_id is None:
                 call_id = f"{self._id_prefix}-{next(self._ids):x}"
+            outcome = answer_at_once(call)
+            if outcome is not None:
+                tell(exchange, call_id, call.rows, as_bytes, outcome)
+                return
             deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
             exchange.on_gone = answer(call, allowed_s, deliver)
 
