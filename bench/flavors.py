@@ -27,18 +27,28 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import (
+    BaggingClassifier,
     GradientBoostingClassifier,
+    GradientBoostingRegressor,
     HistGradientBoostingClassifier,
+    IsolationForest,
     RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
 )
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import SVC, LinearSVC
 
 import bascule
 from bascule.bundle.cost import sample_latency
@@ -117,6 +127,41 @@ def _table() -> tuple[Any, Any]:
     return make_pipeline(steps, GradientBoostingClassifier(random_state=0)).fit(rows, late), rows
 
 
+def _two_outputs() -> tuple[Any, Any]:
+    X, _ = load_breast_cancer(return_X_y=True)
+    each = GradientBoostingRegressor(random_state=0)
+    return MultiOutputRegressor(each).fit(X[:, 2:], X[:, :2]), X[:, 2:]
+
+
+def _texts() -> tuple[Any, Any]:
+    """Twenty words a row, of a vocabulary in which few words are frequent, as in any language."""
+    random = np.random.default_rng(7)
+    letters = random.choice(list("abcdefghijklmnopqrstuvwxyz"), (500, 6))
+    words = np.array(["".join(word) for word in letters])
+    shares = 1 / np.arange(1, 501)
+    drawn = random.choice(500, (3_000, 20), p=shares / shares.sum())
+    rows = [" ".join(row) for row in words[drawn]]
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression())
+    return model.fit(rows, (drawn < 5).sum(axis=1) > 7), rows
+
+
+def _stack() -> Any:
+    parts = [
+        ("trees", RandomForestClassifier(50, random_state=0)),
+        ("linear", make_pipeline(StandardScaler(), LogisticRegression())),
+    ]
+    return StackingClassifier(parts, LogisticRegression())
+
+
+def _vote() -> Any:
+    parts = [
+        ("trees", RandomForestClassifier(50, random_state=0)),
+        ("linear", make_pipeline(StandardScaler(), LogisticRegression())),
+        ("bayes", GaussianNB()),
+    ]
+    return VotingClassifier(parts, voting="soft")
+
+
 def _boosted(library: str, name: str, **settings: Any) -> Maker:
     def make() -> tuple[Any, Any]:
         from importlib import import_module
@@ -154,6 +199,25 @@ def _torch_images() -> tuple[Any, Any]:
     return steps, images
 
 
+def _torch_sequences() -> tuple[Any, Any]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = nn.LSTM(4, 32, batch_first=True)
+            self.last = nn.Linear(32, 2)
+
+        def forward(self, sequence: Any) -> Any:
+            return self.last(self.steps(sequence)[0][:, -1])
+
+    return Reading(), np.random.default_rng(0).normal(size=(64, 12, 4)).astype(np.float32)
+
+
 def _keras_network() -> tuple[Any, Any]:
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
@@ -182,6 +246,19 @@ MODELS: dict[tuple[str, str], Maker] = {
         make_pipeline(StandardScaler(), MLPClassifier(max_iter=400, random_state=0))
     ),
     ("sklearn", "table with texts, 100 trees"): _table,
+    ("sklearn", "texts, TF-IDF of 500 words and logistic regression"): _texts,
+    ("sklearn", "naive Bayes"): _matrix(GaussianNB()),
+    ("sklearn", "scaler and support vectors"): _matrix(make_pipeline(StandardScaler(), SVC())),
+    ("sklearn", "scaler and linear support vectors, calibrated"): _matrix(
+        make_pipeline(StandardScaler(), CalibratedClassifierCV(LinearSVC(random_state=0)))
+    ),
+    ("sklearn", "bag of 10 trees"): _matrix(BaggingClassifier(random_state=0)),
+    ("sklearn", "vote of 50 trees, linear and Bayes"): _matrix(_vote()),
+    ("sklearn", "stack of 50 trees and linear"): _matrix(_stack()),
+    ("sklearn", "two outputs, 100 boosted trees each"): _two_outputs,
+    ("sklearn", "outliers, isolation forest of 100 trees"): _matrix(
+        IsolationForest(random_state=0)
+    ),
     ("xgboost", "100 trees"): _boosted("xgboost", "XGBClassifier", n_estimators=100, n_jobs=1),
     ("lightgbm", "100 trees"): _boosted(
         "lightgbm", "LGBMClassifier", n_estimators=100, n_jobs=1, verbose=-1
@@ -196,8 +273,10 @@ MODELS: dict[tuple[str, str], Maker] = {
     ),
     ("torch", "network, 100 units"): _torch_network,
     ("torch", "convolution, 8 x 8 images"): _torch_images,
+    ("torch", "recurrent, 12 steps of an LSTM of 32 units"): _torch_sequences,
     ("keras", "network, 100 units, on PyTorch"): _keras_network,
 }
+"""Of every flavor but `onnx` and `python`, whose models answer themselves: once as fast."""
 
 
 def measure(

@@ -30,7 +30,6 @@ class Sample:
         rounds: Whether the model rounds its input to floats, so that the neighbours of a
             threshold are floats.
         allows_huge: Whether the framework answers for numbers as large as 1e30.
-        rebuilds: Whether the model can be made again of its original.
     """
 
     model: Any
@@ -45,7 +44,6 @@ class Sample:
     thresholds: tuple[tuple[int, float], ...] = ()
     rounds: bool = True
     allows_huge: bool = True
-    rebuilds: bool = True
 
 
 def at_thresholds(sample: Sample) -> NDArray[np.float64]:

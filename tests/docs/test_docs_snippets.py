@@ -8,6 +8,9 @@ What a page may say to this test, in a comment on the line above a block:
     <!-- figures vary -->       of an output: numbers, times and digests are not compared
     <!-- not run: why -->       only for what installs, or needs a system that a test has not
 
+What installs has to be marked so: a block with a package manager and what makes it install, on one
+line and whatever is between them, is refused before any block of its page is run.
+
 Ports 8080, 8081 and 8082 stand for three free ones. `...` in an output stands for anything.
 
 Plain `bascule` commands run in this process, by the function that the `bascule` script calls: each
@@ -43,6 +46,13 @@ RUNNABLE = {"python", "bash", "console"}
 SHOWN = {"text", "json"}
 FILES = {"toml", "ini", "yaml", "markdown"}
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\s*$")
+_INSTALLS = re.compile(
+    r"(?:^|[\s;&|$])(?:\S*/)?"
+    r"(?:(?:pip[\d.]*|pipx|uv|poetry|conda|mamba|apt|apt-get|apk|dnf|yum|brew|snap|npm|yarn|cargo|go)"
+    r"(?:[ \t].*)?[ \t](?:install|add|sync|ci|i|get|upgrade|download|wheel)"
+    r"|make(?:[ \t].*)?[ \t]setup)(?![\w-])",
+    re.MULTILINE,
+)
 _MARK = re.compile(r"<!-- (.+?) -->")
 _PATIENCE_S = 30.0
 
@@ -64,6 +74,12 @@ class Block:
     @property
     def is_run(self) -> bool:
         return self.language in RUNNABLE and self.mark("not run") is None
+
+    @property
+    def installs(self) -> bool:
+        """Whether a line of it installs something, in whatever form a command has its words."""
+        words = re.sub(r"[\"',()\[\]]+", " ", self.text.replace("\\\n", " "))
+        return _INSTALLS.search(words) is not None
 
 
 def blocks(text: str) -> list[Block]:
@@ -106,6 +122,10 @@ class Reader:
         self.ports = dict(zip(("8080", "8081", "8082"), _free_ports(), strict=True))
 
     def follow(self, found: list[Block]) -> None:
+        for block in found:
+            assert not (block.is_run and block.installs), (
+                f"{self._place(block)} installs: mark it <!-- not run: it installs -->"
+            )
         try:
             for block in found:
                 self._do(block)
@@ -346,6 +366,57 @@ def test_what_is_not_run_could_not_be(page: Path) -> None:
             first, *rest = line.partition("#")[0].split()
             assert first in _NOT_FOR_A_TEST, f"{_name(page)}:{block.line}: {line}"
             assert first != "make" or rest[0] in targets, f"there is no {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_what_installs_is_not_run(page: Path) -> None:
+    for block in blocks(page.read_text()):
+        assert not (block.is_run and block.installs), f"{_name(page)}:{block.line}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pip install bascule",
+        "cd /tmp && .venv/bin/pip3.11 --quiet install \\\n  bascule",
+        "python -m pip install 'bascule[torch]'",
+        "uv add bascule",
+        "sudo apt-get -y install nginx",
+        "npm i",
+        "make -s setup",
+        "$ pip install bascule\nSuccessfully installed",
+        'subprocess.run([sys.executable, "-m", "pip", "install", "x"])',
+        'os.system("pip install x")',
+    ],
+)
+def test_a_command_that_installs_is_known(text: str) -> None:
+    assert Block("bash", text, 1).installs
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bascule pack pip.skops",
+        "go = 1\nadd(go)",
+        "ls pipeline/install",
+        "pip --version",
+        "make docs",
+    ],
+)
+def test_what_only_looks_like_it_is_not(text: str) -> None:
+    assert not Block("bash", text, 1).installs
+
+
+def test_a_page_that_would_install_is_stopped_before_its_first_block(tmp_path: Path) -> None:
+    """By a block that does nothing even where it is run."""
+    page = "```bash\ntouch ran\n```\n\n```bash\ntrue || pip install bascule\n```\n"
+    with pytest.raises(AssertionError, match=r"README\.md:5 installs: mark it <!-- not run"):
+        Reader(ROOT / "README.md", tmp_path).follow(blocks(page))
+    assert list(tmp_path.iterdir()) == []
+    Reader(ROOT / "README.md", tmp_path).follow(
+        blocks(page.replace("\n\n", "\n\n<!-- not run: it installs -->\n"))
+    )
+    assert [made.name for made in tmp_path.iterdir()] == ["ran"]
 
 
 def test_an_output_that_the_page_does_not_promise_is_noticed() -> None:

@@ -109,14 +109,16 @@ import bascule
 random = np.random.default_rng(0)
 table = pd.DataFrame({"a": random.normal(size=80), "b": random.choice(["x", "y"], 80)})
 rows = (table, (table.a > 0).to_numpy())
-rebuilt = bascule.rebuild(sys.argv[1], train=rows)
-print(rebuilt.rebuilt, rebuilt.same, len(rebuilt.differences))
+floats = random.normal(size=(20, 3)).astype(np.float32)
+for name, train in (("same", rows), ("module", floats)):
+    rebuilt = bascule.rebuild(sys.argv[1] + "/" + name, train=train)
+    print(rebuilt.rebuilt, rebuilt.same, len(rebuilt.differences))
 """
 
 
 def test_another_process_rebuilds_it_elsewhere_on_another_day(first, here, tmp_path):
-    packed = first.split()[0]
-    moved = shutil.copytree(here / "same", tmp_path / "moved")
+    table, _, _, module = first.split()
+    moved = shutil.copytree(here, tmp_path / "moved")
 
     said = subprocess.run(
         [sys.executable, "-c", _REBUILD, str(moved)],
@@ -127,7 +129,7 @@ def test_another_process_rebuilds_it_elsewhere_on_another_day(first, here, tmp_p
         text=True,
     ).stdout
 
-    assert said.split() == [packed, "True", "0"]
+    assert said.splitlines() == [f"{table} True 0", f"{module} True 0"]
 
 
 def test_nothing_of_the_memory_between_a_tree_s_fields_is_sealed():

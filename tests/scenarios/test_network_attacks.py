@@ -21,7 +21,7 @@ import bascule
 from bascule.bundle import limits
 from bascule.bundle.flavors import aten, keras_archive
 from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.errors import Untrusted
+from bascule.core.errors import ModelFailed, Untrusted
 
 ROWS = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
 
@@ -48,6 +48,19 @@ def resealed(sealed, to, name, data):
     return bascule.load(bundle)
 
 
+def with_changed_graph(sealed, tmp_path, change):
+    data = (sealed / aten.FILE).read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    graph = json.loads(header["__metadata__"]["graph"])
+    change(graph)
+    header["__metadata__"]["graph"] = json.dumps(graph)
+    written = json.dumps(header).encode()
+    written += b" " * (-len(written) % 8)
+    made = len(written).to_bytes(8, "little") + written + data[8 + size :]
+    return resealed(sealed, tmp_path / "bundle", aten.FILE, made)
+
+
 # -- calls of Core ATen --------------------------------------------------------------------------
 
 
@@ -56,16 +69,7 @@ def with_graph(sealed_torch, tmp_path):
     """`with_graph(change)`: the bundle with another list of calls."""
 
     def changed(change):
-        data = (sealed_torch / aten.FILE).read_bytes()
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])
-        graph = json.loads(header["__metadata__"]["graph"])
-        change(graph)
-        header["__metadata__"]["graph"] = json.dumps(graph)
-        written = json.dumps(header).encode()
-        written += b" " * (-len(written) % 8)
-        made = len(written).to_bytes(8, "little") + written + data[8 + size :]
-        return resealed(sealed_torch, tmp_path / "bundle", aten.FILE, made)
+        return with_changed_graph(sealed_torch, tmp_path, change)
 
     return changed
 
@@ -162,6 +166,78 @@ def test_a_pickle_of_pytorch_in_its_place_is_refused(sealed_torch, tmp_path):
     with pytest.raises(Untrusted):
         bundle.original()
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture(scope="module")
+def sealed_reader(packed):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.steps = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, given):
+            read, _ = self.steps(given.reshape(-1, 3, 1).repeat(1, 1, 3))
+            return read[:, -1]
+
+    torch.manual_seed(0)
+    return packed("attacked-reader", Reader(), ROWS)
+
+
+_SETTINGS = ["input", "hx", "params", "has_biases", "num_layers", "dropout", "train", "both"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"train": lambda _: True}, "draws random numbers where train is on"),
+        ({"num_layers": lambda _: 1 << 40}, "another number of weights"),
+        ({"num_layers": lambda _: 0}, "another number of weights"),
+        ({"num_layers": lambda _: -1}, "another number of weights"),
+        ({"params": lambda given: given[2][:2]}, "another number of weights"),
+        ({"params": lambda given: given[2][::-1]}, "weights .* are of other shapes"),
+        ({"params": lambda given: [given[2][0]] * 4}, "weights .* are of other shapes"),
+        ({"hx": lambda given: given[1][:1]}, "state .* of another shape"),
+        ({"hx": lambda given: [given[0]] * 2}, "state .* of another shape"),
+        ({"has_biases": lambda _: False}, "another number of weights"),
+        ({"both": lambda _: True}, "another number of weights"),
+    ],
+    ids=[
+        "random", "layers without end", "no layers", "fewer than none", "weights cut",
+        "weights turned round", "one weight", "state cut", "another state", "no biases",
+        "both ways",
+    ],
+)  # fmt: skip
+def test_a_recurrent_step_that_would_leave_its_memory_is_refused(
+    sealed_reader, tmp_path, changes, reason
+):
+    """PyTorch ends the process for some of these."""
+
+    def change(graph):
+        (call,) = [call for call in graph["calls"] if call["op"] == "aten.lstm.input"]
+        for name, value in changes.items():
+            call["args"][_SETTINGS.index(name)] = value(call["args"])
+
+    with pytest.raises((Untrusted, ModelFailed), match=reason):
+        with_changed_graph(sealed_reader, tmp_path, change).original().run({"given": ROWS})
+
+
+def test_attention_that_would_divide_by_its_heads_is_refused():
+    """The process would end by a signal."""
+    listed = aten.read_calls(attention_of_no_heads(), "it", 1, 1)
+    with pytest.raises(ValueError, match="attention has no heads"):
+        listed.answers([torch.zeros(2, 2, 5, 4)], listed.tensors)
+
+
+def attention_of_no_heads():
+    given = {"of": "given"}
+    none = {"name": "none", "op": "aten.slice.Tensor", "args": [given, 1, 0, 0]}
+    name, options = "aten.scaled_dot_product_attention.default", {"enable_gqa": True}
+    call = {"name": "x", "op": name, "args": [given] + [{"of": "none"}] * 2, "kwargs": options}
+    graph = {
+        "version": 1, "inputs": ["given"], "tensors": {}, "calls": [none, call], "outputs": ["x"],
+    }  # fmt: skip
+    header = json.dumps({"__metadata__": {"graph": json.dumps(graph)}}).encode()
+    return len(header).to_bytes(8, "little") + header
 
 
 # -- archives of Keras ---------------------------------------------------------------------------

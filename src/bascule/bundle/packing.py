@@ -307,7 +307,8 @@ def _choose(
     # The reason that is worth reading is of the way that came closest.
     nearest = min(failed, key=lambda parity: parity.max_difference)
     request.tell("the original is served: " + nearest.reason)
-    return _Choice(nearest, None, subject.original, batch_invariant=False)
+    served = subject.reopened or subject.original
+    return _Choice(nearest, None, served, batch_invariant=False)
 
 
 def _with_others(

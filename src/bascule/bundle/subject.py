@@ -34,7 +34,6 @@ class Subject:
     Attributes:
         task: One of `manifest.TASKS`.
         classes: The labels in the order of the probabilities; None unless a classifier.
-        targets: What each output of a model with several is of; empty for any other model.
         signature: Its inputs, and the outputs of the original.
         original: The model itself as a program.
         saved: The bytes of the original in the safest form that its framework has.
@@ -45,6 +44,9 @@ class Subject:
         train: The training rows; empty for a flavor that needs none.
         test: Held-out rows, where there are any.
         parameters: The settings of the model, as text.
+        targets: What each output of a model with several is of; empty for any other model.
+        reopened: What answers where the original is served, if it may round otherwise than the
+            model that was handed in; else None.
     """
 
     task: str
@@ -60,6 +62,7 @@ class Subject:
     test: Rows | None
     parameters: Mapping[str, str]
     targets: tuple[Target, ...] = ()
+    reopened: Program | None = None
 
 
 @dataclass(frozen=True, slots=True)

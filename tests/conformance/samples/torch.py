@@ -83,7 +83,6 @@ def two_in_two_out() -> Sample:
         _asked(module, ["numbers", "word"]),
         saved_within=1e-6,
         allows_huge=False,
-        rebuilds=False,
     )
 
 
@@ -98,7 +97,6 @@ def images() -> Sample:
         _asked(module, ["image"]),
         saved_within=1e-6,
         allows_huge=False,
-        rebuilds=False,
     )
 
 
@@ -113,7 +111,6 @@ def classifier() -> Sample:
         _asked(module, ["x"]),
         saved_within=1e-6,
         allows_huge=False,
-        rebuilds=False,
     )
 
 

@@ -6,6 +6,8 @@ import pytest
 from bench import flavors, report
 from bench.flavors import MARKS, MODELS, Asked, Row, chosen, main, markdown
 
+from bascule.bundle.flavors import TABLE
+
 ROW = Row(
     flavor="sklearn",
     model="trees",
@@ -49,6 +51,10 @@ def test_the_pages_of_the_two_benches_have_marks_of_their_own():
     written = report.put_between_marks(page, "new", "flavors")
     before, _, rest = page.partition(MARKS[0])
     assert written == f"{before}{MARKS[0]}\n\nnew\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
+
+
+def test_every_flavor_has_a_line_but_those_that_answer_themselves():
+    assert {flavor for flavor, _ in MODELS} == set(TABLE) - {"onnx", "python"}
 
 
 def test_models_are_chosen_by_words_of_their_names():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,10 +62,21 @@ def export(module: Any, ask: Ask, tensors: Mapping[str, Any]) -> Any:
         ) from problem
 
 
-def to_core(exported: Any) -> Any:
-    """The same in the operators of Core ATen alone, as far as PyTorch can say it in them."""
+def to_core(exported: Any, whole: Iterable[str]) -> Any:
+    """The same in the operators of Core ATen, as far as PyTorch can say it in them.
+
+    Args:
+        exported: What `export` gave.
+        whole: Operators that are left as they are, for example `aten.linear.default`.
+    """
+    import torch
+
+    kept = set(whole)
     with _quietly():
-        return exported.run_decompositions()
+        table = torch.export.default_decompositions()
+        for operator in [one for one in table if str(one) in kept]:
+            del table[operator]
+        return exported.run_decompositions(table)
 
 
 def to_onnx(exported: Any, inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> bytes:

@@ -5,7 +5,11 @@ names the functions that it calls, and its reader takes any that can be reached 
 `torch`, `os.system` among them. So the calls are kept here as a list in JSON, in the header of a
 safetensors file that holds the tensors, and only these are known: the operators that PyTorch marks
 as Core ATen (the list that each of its backends has to know), without those that write to their
-arguments, draw random numbers, or hand out memory as they find it; and arithmetic on lengths.
+arguments, draw random numbers, or hand out memory as they find it; the few of `WHOLE`; and
+arithmetic on lengths.
+
+Programs are compiled from the list, and not from the module that it was made of. So whoever has the
+list can compile them again.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ import json
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from bascule.bundle.flavors.boosting import library
@@ -40,6 +45,18 @@ _FORGOTTEN = ("aten._assert", "aten.sym_constrain")
 """Checks of lengths, which say nothing about the answer."""
 _UNCLEAN = ("empty", "_backward", "_local_scalar_dense")
 """Parts of names: memory as it is found, derivatives, and values that would become Python's."""
+WHOLE: Mapping[str, str | None] = {
+    "aten.gru.input": "train",
+    "aten.linear.default": None,
+    "aten.lstm.input": "train",
+    "aten.scaled_dot_product_attention.default": "dropout_p",
+}
+"""Operators that are kept though Core ATen would say them in smaller ones, by the hundred for each
+step of a recurrent network: ONNX has one for each as well. With the argument that has to be off,
+where they would draw random numbers.
+"""
+_GRU, _LSTM = 3, 4
+"""How many gates each has: so many times its width are its weights long."""
 _SIZED = {
     "aten.full.default": 0,
     "aten.arange.start_step": 1,
@@ -52,9 +69,10 @@ _SIZED = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call: what it is known by, which function, and what it is handed."""
+    """One call: what it is known by, which function by which name, and what it is handed."""
 
     name: str
+    op: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     named: Mapping[str, Any]
@@ -68,43 +86,57 @@ class _Of:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class CallList:
+    """All that a file holds.
+
+    Attributes:
+        entries: What the inputs are known by, in the order of the signature.
+        tensors: By what calls know them by.
+        places: Under which name the file holds each; several may be one.
+        calls: Each after those whose results it uses.
+        results: What is answered, in the order of the signature.
+    """
+
+    entries: tuple[str, ...]
+    tensors: Mapping[str, Any]
+    places: Mapping[str, str]
+    calls: tuple[Call, ...]
+    results: tuple[str, ...]
+
+    def answers(self, given: Sequence[Any], tensors: Mapping[str, Any]) -> list[Any]:
+        """The results for these inputs, tensors both; with these in the place of its own."""
+        values = {**tensors, **dict(zip(self.entries, given, strict=True))}
+        for call in self.calls:
+            values[call.name] = call.function(
+                *(_given(argument, values) for argument in call.arguments),
+                **{name: _given(value, values) for name, value in call.named.items()},
+            )
+            for name in call.done_with:
+                del values[name]
+        return [values[name] for name in self.results]
+
+
 class AtenProgram:
     """See `core.programs.Program`. The calls one after the other, in PyTorch."""
 
     name = "original"
 
     def __init__(
-        self,
-        calls: Sequence[Call],
-        tensors: Mapping[str, Any],
-        entries: Sequence[str],
-        results: Sequence[str],
-        inputs: tuple[Field, ...],
-        outputs: tuple[Field, ...],
+        self, calls: CallList, inputs: tuple[Field, ...], outputs: tuple[Field, ...]
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
         self._calls = calls
-        self._tensors = tensors
-        self._entries = entries
-        self._results = results
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
         torch = library("torch", "torch")
-        values = dict(self._tensors)
         try:
             with torch.no_grad():
-                for entry, field in zip(self._entries, self.inputs, strict=True):
-                    values[entry] = tensor_of(columns[field.name])
-                for call in self._calls:
-                    values[call.name] = call.function(
-                        *(_given(argument, values) for argument in call.arguments),
-                        **{name: _given(value, values) for name, value in call.named.items()},
-                    )
-                    for name in call.done_with:
-                        del values[name]
-                answers = [values[name].numpy() for name in self._results]
+                given = [tensor_of(columns[field.name]) for field in self.inputs]
+                answers = self._calls.answers(given, self._calls.tensors)
+                answers = [tensor.numpy() for tensor in answers]
         except Exception as problem:  # whatever PyTorch raises
             raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
         found = dict(zip((field.name for field in self.outputs), answers, strict=True))
@@ -125,6 +157,36 @@ def first_line(problem: Exception) -> str:
     return lines[0][:500] if lines else type(problem).__name__
 
 
+def module_of(listed: CallList, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
+    """An `nn.Module` that makes the calls: takes its inputs, and answers, by these names."""
+    torch = library("torch", "torch")
+
+    class SavedCalls(torch.nn.Module):  # type: ignore[misc, name-defined]  # imported here alone
+        def __init__(self) -> None:
+            super().__init__()
+            self.listed = listed
+            self.inputs = tuple(inputs)
+            self.training = False
+            for place, tensor in enumerate(listed.tensors.values()):
+                self.register_buffer(f"tensor_{place}", tensor)
+
+        def forward(self, **given: Any) -> dict[str, Any]:
+            held = (getattr(self, f"tensor_{place}") for place in range(len(listed.tensors)))
+            answers = listed.answers(
+                [given[name] for name in self.inputs],
+                dict(zip(listed.tensors, held, strict=True)),
+            )
+            return dict(zip(outputs, answers, strict=True))
+
+    return SavedCalls()
+
+
+def calls_of(module: Any) -> CallList | None:
+    """What `module_of` made the module of; None for any other module."""
+    listed = getattr(module, "listed", None)
+    return listed if isinstance(listed, CallList) else None
+
+
 # -- writing -------------------------------------------------------------------------------------
 
 
@@ -135,9 +197,6 @@ def save(core: Any) -> bytes:
         Unconvertible: It does what Core ATen has no word for, draws random numbers, or changes
             itself when it is asked.
     """
-    library("safetensors.torch", "torch")
-    from safetensors.torch import save as save_tensors
-
     signature = core.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         raise Unconvertible(
@@ -151,26 +210,46 @@ def save(core: Any) -> bytes:
     }
     known = {**core.constants, **core.state_dict}
     core.graph.eliminate_dead_code()
-    tensors, places = _distinct({node: known[target] for node, target in targets.items()})
+    tensors = {node: known[target] for node, target in targets.items()}
     calls = [
-        _written(node)
+        _call_of(node)
         for node in core.graph.nodes
         if node.op == "call_function" and not str(node.target).startswith(_FORGOTTEN)
     ]
+    return write_calls(
+        CallList(
+            tuple(signature.user_inputs),
+            tensors,
+            _places(tensors),
+            tuple(calls),
+            tuple(_plain_result(name) for name in signature.user_outputs),
+        )
+    )
+
+
+def write_calls(listed: CallList) -> bytes:
+    """The bytes that `read_calls` reads; the same for what it read from such bytes."""
+    library("safetensors.torch", "torch")
+    from safetensors.torch import save as save_tensors
+
     graph = {
         "version": _VERSION,
-        "inputs": list(signature.user_inputs),
-        "tensors": places,
-        "calls": calls,
-        "outputs": [_plain_result(name) for name in signature.user_outputs],
+        "inputs": list(listed.entries),
+        "tensors": dict(listed.places),
+        "calls": [_written(call) for call in listed.calls],
+        "outputs": list(listed.results),
     }
     words = json.dumps(graph, sort_keys=True, separators=(",", ":"))
-    return bytes(save_tensors(tensors, {_GRAPH: words}))
+    kept = {
+        place: listed.tensors[name].detach().clone().contiguous()
+        for name, place in listed.places.items()
+        if name == place
+    }
+    return bytes(save_tensors(kept, {_GRAPH: words}))
 
 
-def _distinct(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Each tensor once, though modules may share it; and which one every name stands for."""
-    kept: dict[str, Any] = {}
+def _places(tensors: Mapping[str, Any]) -> dict[str, str]:
+    """Which tensor every name stands for: each is kept once, though modules may share it."""
     places: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for name, tensor in tensors.items():
@@ -179,9 +258,7 @@ def _distinct(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str
             tuple(tensor.shape), tensor.stride(), tensor.dtype,
         )  # fmt: skip
         places[name] = seen.setdefault(which, name)
-        if places[name] == name:
-            kept[name] = tensor.detach().clone().contiguous()
-    return kept, places
+    return places
 
 
 def _plain_result(name: Any) -> str:
@@ -192,14 +269,29 @@ def _plain_result(name: Any) -> str:
     return name
 
 
-def _written(node: Any) -> dict[str, Any]:
-    name = _name_of(node.target)
-    _function(name)
-    made: dict[str, Any] = {"name": node.name, "op": name}
-    if node.args:
-        made["args"] = [_encoded(argument, name) for argument in node.args]
-    if node.kwargs:
-        made["kwargs"] = {key: _encoded(value, name) for key, value in node.kwargs.items()}
+def _call_of(node: Any) -> Call:
+    op = _name_of(node.target)
+    arguments = tuple(_argument(value) for value in node.args)
+    named = {str(key): _argument(value) for key, value in node.kwargs.items()}
+    return _call(node.name, op, arguments, named)
+
+
+def _argument(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, torch.fx.Node):
+        return _Of(value.name)
+    if isinstance(value, list | tuple):
+        return [_argument(item) for item in value]
+    return value
+
+
+def _written(call: Call) -> dict[str, Any]:
+    made: dict[str, Any] = {"name": call.name, "op": call.op}
+    if call.arguments:
+        made["args"] = [_encoded(argument, call.op) for argument in call.arguments]
+    if call.named:
+        made["kwargs"] = {key: _encoded(value, call.op) for key, value in call.named.items()}
     return made
 
 
@@ -214,9 +306,9 @@ def _encoded(value: Any, op: str) -> Any:
     """A value as JSON: everything that JSON has no word for is an object with one key."""
     import torch
 
-    if isinstance(value, torch.fx.Node):
+    if isinstance(value, _Of):
         return {"of": value.name}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [_encoded(item, op) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": repr(value)}
@@ -252,15 +344,25 @@ def open_calls(
     data: bytes, file: str, inputs: tuple[Field, ...], outputs: tuple[Field, ...]
 ) -> AtenProgram:
     """See `open_aten`."""
+    return AtenProgram(read_calls(data, file, len(inputs), len(outputs)), inputs, outputs)
+
+
+def read_calls(data: bytes, file: str, inputs: int, outputs: int) -> CallList:
+    """What a file holds, for a signature of so many inputs and outputs.
+
+    Raises:
+        Untrusted: Something else than known calls on its own tensors.
+    """
     library("torch", "torch")
     load_tensors = library("safetensors.torch", "torch").load
     try:
         graph = _graph(data)
         stored = load_tensors(data)
-        tensors = {str(name): stored[place] for name, place in graph["tensors"].items()}
+        places = {str(name): str(place) for name, place in graph["tensors"].items()}
+        tensors = {name: stored[place] for name, place in places.items()}
         entries = [str(name) for name in graph["inputs"]]
         results = [str(name) for name in graph["outputs"]]
-        if len(entries) != len(inputs) or len(results) != len(outputs):
+        if len(entries) != inputs or len(results) != outputs:
             raise ValueError("it has other inputs and outputs than the bundle")
         known = {*tensors, *entries}
         if len(known) != len(tensors) + len(entries):
@@ -271,9 +373,8 @@ def open_calls(
             raise ValueError(f"nothing gives {min(absent)!r}")
     except Exception as problem:  # safetensors has errors of its own
         raise Untrusted(f"{file} cannot be read: {first_line(problem)}", file=file) from problem
-    return AtenProgram(
-        _freed(calls, {*results, *tensors}), tensors, entries, results, inputs, outputs
-    )
+    freed = _freed(calls, {*results, *tensors})
+    return CallList(tuple(entries), tensors, places, tuple(freed), tuple(results))
 
 
 def _graph(data: bytes) -> Any:
@@ -293,17 +394,70 @@ def _read(call: Mapping[str, Any], known: set[str]) -> Call:
     name, op = str(call["name"]), str(call["op"])
     if name in known:
         raise ValueError(f"{name!r} is there twice")
-    function = _function(op)
     arguments = tuple(_decoded(value, known) for value in call.get("args", ()))
     named = {str(key): _decoded(value, known) for key, value in call.get("kwargs", {}).items()}
     place = _SIZED.get(op)
     if place is not None and place < len(arguments):
         _check_size(op, arguments[place])
     known.add(name)
-    return Call(name, function, arguments, named)
+    return _call(name, op, arguments, named)
 
 
-def _function(name: str) -> Callable[..., Any]:
+def _call(name: str, op: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Call:
+    """A call; raises `Unconvertible` where it is not known, or would draw random numbers."""
+    function = _function(op)
+    switch = WHOLE.get(op)
+    if switch is not None:
+        places = [argument.name for argument in function._schema.arguments]
+        given = {**dict(zip(places, arguments, strict=False)), **named}
+        if given.get(switch):
+            raise Unconvertible(f"{op} draws random numbers where {switch} is on")
+    if op in _CAREFUL:
+        function = partial(_CAREFUL[op], function)
+    return Call(name, op, function, arguments, named)
+
+
+def _recurrent(gates: int, function: Any, x: Any, state: Any, weights: Any, *settings: Any) -> Any:
+    """Calls a recurrent operator with shapes that fit: it follows others out of its memory."""
+    has_biases, layers, _, _, is_both_ways, is_batch_first = settings
+    ways = 2 if is_both_ways else 1
+    if not layers or len(weights) != layers * ways * (4 if has_biases else 2):
+        raise ValueError("a recurrent step has another number of weights than it asks for")
+    width, read = weights[1].shape[-1], x.shape[-1]
+    expected: list[tuple[int, ...]] = []
+    for layer in range(layers):
+        inner = ways * width if layer else read
+        one = [(gates * width, inner), (gates * width, width)]
+        expected += (one + [(gates * width,)] * (2 if has_biases else 0)) * ways
+    if 0 in (width, read) or [tuple(weight.shape) for weight in weights] != expected:
+        raise ValueError("the weights of a recurrent step are of other shapes than it asks for")
+    rows = x.shape[0 if is_batch_first else 1]
+    states = state if isinstance(state, list) else [state]
+    if [tuple(one.shape) for one in states] != [(layers * ways, rows, width)] * (
+        2 if gates == _LSTM else 1
+    ):
+        raise ValueError("the state of a recurrent step is of another shape than it asks for")
+    if any(tensor.dtype != x.dtype for tensor in (*weights, *states)):
+        raise ValueError("a recurrent step computes with numbers of two types")
+    return function(x, state, weights, *settings)
+
+
+def _attention(function: Any, *given: Any, **named: Any) -> Any:
+    """Calls attention, which divides by the number of heads where they are shared."""
+    if named.get("enable_gqa") and any(0 in tensor.shape[-3:-2] for tensor in given[1:3]):
+        raise ValueError("attention has no heads")
+    return function(*given, **named)
+
+
+_CAREFUL: Mapping[str, Callable[..., Any]] = {
+    "aten.gru.input": partial(_recurrent, _GRU),
+    "aten.lstm.input": partial(_recurrent, _LSTM),
+    "aten.scaled_dot_product_attention.default": _attention,
+}
+"""Operators that would end the process for shapes that no module makes."""
+
+
+def _function(name: str) -> Any:
     """What is called by that name; raises `Unconvertible` for all that is not known here."""
     import torch
 
@@ -313,15 +467,20 @@ def _function(name: str) -> Callable[..., Any]:
     operation, _, overload = rest.partition(".")
     if space == "aten" and operation.isidentifier() and overload.isidentifier():
         found = getattr(getattr(torch.ops.aten, operation, None), overload, None)
-        if (
-            isinstance(found, torch._ops.OpOverload)
-            and torch.Tag.core in found.tags
-            and torch.Tag.nondeterministic_seeded not in found.tags
-            and not found._schema.is_mutable
-            and not any(part in name for part in _UNCLEAN)
-        ):
+        if isinstance(found, torch._ops.OpOverload) and (name in WHOLE or _is_clean(name, found)):
             return found
     raise Unconvertible(f"{name} is none of the operators that a bundle may hold")
+
+
+def _is_clean(name: str, found: Any) -> bool:
+    import torch
+
+    return (
+        torch.Tag.core in found.tags
+        and torch.Tag.nondeterministic_seeded not in found.tags
+        and not found._schema.is_mutable
+        and not any(part in name for part in _UNCLEAN)
+    )
 
 
 def _decoded(value: Any, known: set[str], depth: int = 0) -> Any:
@@ -375,7 +534,7 @@ def _freed(calls: Sequence[Call], kept: set[str]) -> list[Call]:
         used = {name for value in (*call.arguments, *call.named.values()) for name in _names(value)}
         last = tuple(sorted({call.name, *used} - seen))
         seen |= used | {call.name}
-        made.append(Call(call.name, call.function, call.arguments, call.named, last))
+        made.append(replace(call, done_with=last))
     return made[::-1]
 
 

@@ -30,15 +30,10 @@ _REOPENERS = {
     "onnx": "bascule.bundle.flavors.onnx:reopen",
     "python": "bascule.bundle.flavors.python:reopen",
     "skops": "bascule.bundle.flavors.sklearn:reopen",
+    "torch-aten": "bascule.bundle.flavors.torch:reopen",
     "xgboost-json": "bascule.bundle.flavors.xgboost:reopen",
 }
 """By format: what makes the model of it again, as it is handed to `pack`."""
-
-_NOT_REOPENED = {
-    "torch-aten": "it is kept as the calls that the module makes, which run without its code, and "
-    "the module is not made of them again",
-}
-"""By format: why nothing does."""
 
 _BOOSTED_FORMATS = ("catboost-cbm", "lightgbm-text", "xgboost-json")
 _BOOSTED = ("catboost", "lightgbm", "xgboost", "xgboost-cpu")
@@ -122,15 +117,13 @@ def reopener(original: OriginalEntry) -> Callable[[bytes, Manifest], Any]:
     `Untrusted` where the original was saved with another version than the one that is installed.
 
     Raises:
-        Unconvertible: The format can be asked, and not be made a model of again.
+        Unconvertible: This version has no way to make a model of that format again.
     """
     place = _REOPENERS.get(original.format)
     if place is None:
-        why = _NOT_REOPENED.get(original.format, "this version has no way to")
         raise Unconvertible(
-            f"an original in format {original.format!r} cannot be packed again: {why}",
-            hint="pack the model that it was made from again, and compare the two digests; "
-            f"formats that can be rebuilt are {', '.join(_REOPENERS)}",
+            f"an original in format {original.format!r} cannot be packed again",
+            hint=f"formats that can be rebuilt are {', '.join(_REOPENERS)}",
         )
     module, _, name = place.partition(":")
     found: Callable[[bytes, Manifest], Any] = getattr(import_module(module), name)

@@ -1,7 +1,7 @@
 """PyTorch: any `nn.Module` that `torch.export` can follow.
 
-`flavors.aten` says how it is saved. The original that programs are compared with is the module that
-was handed in; what was saved is held against it first.
+`flavors.aten` says how it is saved. Programs are compiled from what was saved, and compared with
+the module that was handed in; what was saved is held against it first.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from bascule.bundle.flavors.networks import (
     rows_of,
     task_of,
 )
+from bascule.bundle.manifest import Manifest
 from bascule.bundle.subject import Compilation, Subject
 from bascule.bundle.tables import as_dtype, take
 from bascule.core.errors import Invalid, ModelFailed
@@ -56,8 +57,7 @@ class Torch:
         signature = Signature(input_fields(given), outputs, given.names)
         live = ModuleProgram(model, signature)
         rows = rows_of(given, signature)
-        with evaluating(model):
-            saved = aten.save(to_core(export(model, _asking(model), _tensors(few))))
+        saved = _saved(model, few)
         again = aten.open_calls(saved, aten.FILE, signature.inputs, signature.outputs)
         check_saved(again, live, rows)
         task, classes = task_of(outputs)
@@ -74,15 +74,41 @@ class Torch:
             train=rows,
             test=None if test is None else rows_of(read_given(test, "test", takes), signature),
             parameters={"module": repr(type(model).__qualname__), "parameters": str(_size(model))},
+            reopened=again,
         )
 
-    def compilations(self, model: Any, subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
         assert subject.train is not None
         few = take(subject.train.columns, slice(ROWS))
         inputs, outputs = subject.signature.inputs, subject.signature.outputs
-        with evaluating(model):
-            graph = to_onnx(export(model, _asking(model), _tensors(few)), inputs, outputs)
+        module = _reopened(subject.saved, aten.FILE, subject.signature)
+        graph = to_onnx(export(module, _asking(module), _tensors(few)), inputs, outputs)
         yield Compilation("the module's own", graph, inputs, outputs, None)
+
+
+def reopen(data: bytes, manifest: Manifest) -> Any:
+    """A module that makes the saved calls: what it computes, without its code.
+
+    Packed again, it is saved as the same calls, and neither followed nor taken apart once more.
+
+    Raises:
+        Untrusted: The file holds something else than known calls on its own tensors.
+    """
+    return _reopened(data, manifest.original.file, manifest.signature)
+
+
+def _reopened(data: bytes, file: str, signature: Signature) -> Any:
+    inputs = [field.name for field in signature.inputs]
+    outputs = [field.name for field in signature.outputs]
+    return aten.module_of(aten.read_calls(data, file, len(inputs), len(outputs)), inputs, outputs)
+
+
+def _saved(model: Any, few: Columns) -> bytes:
+    calls = aten.calls_of(model)
+    if calls is not None:
+        return aten.write_calls(calls)
+    with evaluating(model):
+        return aten.save(to_core(export(model, _asking(model), _tensors(few)), aten.WHOLE))
 
 
 class ModuleProgram:
@@ -122,6 +148,8 @@ def evaluating(module: Any) -> Iterator[None]:
 def _takes(module: Any) -> Takes:
     import torch
 
+    if aten.calls_of(module) is not None:
+        return Takes(module.inputs)  # in the types that the signature has
     if isinstance(module, torch.jit.ScriptModule):
         raise Invalid(
             "the model is TorchScript, which PyTorch no longer keeps up",
