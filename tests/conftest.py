@@ -25,6 +25,7 @@ from tests.origins import dvc, dvc_made, dvc_program, mlflow_server  # noqa: F40
 from tests.stores import postgresql_server, postgresql_url, s3_server, s3_url  # noqa: F401
 
 WAIT_S = 10.0
+pytest.register_assert_rewrite("tests.http2_caller")
 
 
 @dataclass

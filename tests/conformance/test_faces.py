@@ -144,6 +144,24 @@ def test_rows_answered_are_counted_alike(inside):
         assert after.by_status[200] - before.by_status.get(200, 0) == 1
 
 
+@pytest.mark.parametrize("name", FORM_IDS)
+def test_an_answer_says_by_whom_it_is_where_that_is_not_who_was_asked(tmp_path, name):
+    program = face.Fixed()
+    worker = face.Inside(tmp_path, program, program.signature)
+    worker.stand_in(face.Fixed())
+    request = FORMS[name].ask(face.FIXED_ROWS)
+    own = worker.ask(request)
+    program.problem = ValueError("it failed")
+    stood_in = worker.ask(request)
+
+    worker.close()
+    assert (own.status, stood_in.status) == (200, 200)
+    assert "x-answered-by" not in own.headers
+    assert stood_in.headers["x-answered-by"] == "m/0"
+    names = [field.name for field in program.outputs]
+    assert FORMS[name].read(stood_in, names) == FORMS[name].read(own, names)
+
+
 # -- confidence ----------------------------------------------------------------------------------
 
 ADDS = {"lower", "upper"}

@@ -152,6 +152,7 @@ def test_the_fixed_bounds_are_those_of_a_worker() -> None:
         str(limits.max_batch_rows),
         f"{limits.max_head_bytes >> 10} KiB",
         f"{limits.max_connections:,}",
+        f"{limits.receive_timeout_s:g} s",
         f"{limits.idle_timeout_s:g} s",
         f"{limits.receive_timeout_s:g} s",
         f"{limits.receive_timeout_s:g} s",

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
+from bascule.serving.limits import Limits
 from bascule.serving.services import BACKLOG
 from bascule.serving.tls import Tls
 
 log = logging.getLogger(__name__)
+
+_AT_ONCE = 64
+"""How many connections are accepted before the loop turns to others."""
+_PAUSE_S = 0.1
+"""How long none is accepted when the system has no descriptor for it."""
+_LAST_HANDSHAKES_S = 0.5
+"""How long a server that leaves waits for clients who are about to be let in."""
 
 
 class DoorSite(Protocol):
     """What the connections of one protocol share."""
 
     draining: bool
+    limits: Limits
+
+    @property
+    def connections(self) -> Collection[asyncio.Protocol]: ...
 
     def tick(self) -> None: ...
 
@@ -25,7 +38,11 @@ class DoorSite(Protocol):
 
 
 class Door:
-    """A listening socket: what comes through it, and how it is encrypted."""
+    """A listening socket: what comes through it, and how it is encrypted.
+
+    Where that is within TLS, connections count from when they are accepted: a handshake costs more
+    than a request, and whoever never finishes one takes a place like anybody else.
+    """
 
     def __init__(
         self,
@@ -42,9 +59,15 @@ class Door:
         self._tls = tls
         self._context = None if tls is None else tls.context(protocol)
         self._loaded_ns = 0 if tls is None else tls.changed_at_ns()
+        self._server: asyncio.Server | None = None
+        self._handshakes: set[asyncio.Task[None]] = set()
 
     async def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Accept connections."""
+        if self._context is not None:
+            self._listener.setblocking(False)
+            loop.add_reader(self._listener, self._accept, loop)
+            return
         # The loop listens again, with a hundred places if it is not told otherwise.
         if self._listener.family == socket.AF_UNIX:
             self._server = await loop.create_unix_server(
@@ -52,7 +75,7 @@ class Door:
             )
         else:
             self._server = await loop.create_server(
-                self._connect, sock=self._listener, backlog=BACKLOG, ssl=self._context
+                self._connect, sock=self._listener, backlog=BACKLOG
             )
 
     async def close(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -61,12 +84,22 @@ class Door:
         Closing at once would reset them.
         """
         await asyncio.sleep(0)
+        if self._server is None:
+            loop.remove_reader(self._listener)
+            while self._accept_one(loop):
+                pass
+            self._listener.close()
+            if self._handshakes:
+                await asyncio.wait(self._handshakes, timeout=_LAST_HANDSHAKES_S)
+            for handshake in self._handshakes:
+                handshake.cancel()
+            return
         while True:
             try:
                 accepted, _ = self._listener.accept()
-            except (BlockingIOError, OSError):
+            except OSError:
                 break
-            await loop.connect_accepted_socket(self._connect, accepted, ssl=self._context)
+            await loop.connect_accepted_socket(self._connect, accepted)
         self._server.close()
 
     def look(self) -> None:
@@ -78,3 +111,45 @@ class Door:
             self._tls.load(self._context)
             self._loaded_ns = changed_ns
             log.info("the certificate was read again")
+
+    # -- within TLS --
+
+    def _accept(self, loop: asyncio.AbstractEventLoop) -> None:
+        for _ in range(_AT_ONCE):
+            if not self._accept_one(loop):
+                return
+
+    def _accept_one(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether there may be more."""
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError as problem:
+            if problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                loop.remove_reader(self._listener)
+                loop.call_later(_PAUSE_S, self._accept_again, loop)
+            return False
+        accepted.setblocking(False)
+        site = self.site
+        if len(site.connections) + len(self._handshakes) >= site.limits.max_connections:
+            accepted.close()  # to say why would take a handshake
+            return True
+        handshake = loop.create_task(self._shake_hands(loop, accepted))
+        self._handshakes.add(handshake)
+        handshake.add_done_callback(self._handshakes.discard)
+        return True
+
+    def _accept_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._listener.fileno() >= 0:
+            loop.add_reader(self._listener, self._accept, loop)
+
+    async def _shake_hands(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> None:
+        try:
+            await loop.connect_accepted_socket(
+                self._connect,
+                accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=self.site.limits.receive_timeout_s,
+            )
+        except OSError as problem:
+            # Of a port scanner, a health check, a client of clear text: nothing to report.
+            log.debug("a handshake failed: %s", problem)

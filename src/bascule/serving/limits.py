@@ -24,10 +24,11 @@ class Limits:
             of a calibrated model carries, where the request does not say; 0 for none.
         max_body_bytes: The largest request body.
         max_head_bytes: The largest request line and headers together.
-        max_connections: Open connections per worker; one more is answered 503.
+        max_connections: Open connections per worker, counted from when they are accepted; one more
+            is answered 503, or within TLS closed before the handshake.
         idle_timeout_s: How long a connection may stay open between requests.
-        receive_timeout_s: How long a request may take to arrive, and how long a client may take
-            nothing of its answer.
+        receive_timeout_s: How long a request or a handshake of TLS may take to arrive, and how long
+            a client may take nothing of its answer.
         memory_budget_mb: How much memory the models of one worker may take, in millions of bytes; 0
             for no bound. Models that were not asked for the longest make room for others.
         drain_s: How long a worker that was told to stop lets requests finish.

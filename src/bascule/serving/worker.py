@@ -88,8 +88,7 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     await stopping.wait()
     for each in sites:
         each.draining = True
-    for door in doors:
-        await door.close(loop)
+    await asyncio.gather(*(door.close(loop) for door in doors))
     await asyncio.gather(*(each.drain() for each in sites))
     for task in ticking:
         task.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 
@@ -445,7 +446,12 @@ def test_an_idle_connection_is_closed_and_told_so(raw, served):
     served.after(74)
     assert len(served.grpc.connections) == 1
     served.after(2)
-    assert raw.broken() == frames.NO_ERROR
+    assert int.from_bytes(raw.until(GOAWAY)[3][:4]) == 2**31 - 1
+    raw.send(raw.call(5))  # the client has not read it yet
+    assert raw.trailers(5)["grpc-status"] == "0"
+    served.after(2)
+    assert raw.until(GOAWAY)[3] == (5).to_bytes(4) + frames.NO_ERROR.to_bytes(4)
+    assert raw.frame() is None
 
 
 def test_a_client_that_takes_nothing_of_its_answer_is_given_up(raw, served, ask_grpc):
@@ -544,11 +550,15 @@ def test_words_are_encoded_so_that_clients_read_them(text):
 # -- leaving --
 
 
+def goaway(raw):
+    """The last stream and the code of the next GOAWAY."""
+    payload = raw.until(GOAWAY)[3]
+    return int.from_bytes(payload[:4]), int.from_bytes(payload[4:8])
+
+
 def test_a_server_that_leaves_answers_what_it_was_sent_before_clients_heard_of_it(
     serve_models, program, thread, connect_raw, ask_grpc
 ):
-    import asyncio
-
     running = serve_models(("fake", program, thread))
     raw = connect_raw(running).send(GREETING)
     message = ask_grpc([1, 2]).SerializeToString()
@@ -557,26 +567,49 @@ def test_a_server_that_leaves_answers_what_it_was_sent_before_clients_heard_of_i
     assert program.running.wait(WAIT_S)
 
     draining = asyncio.run_coroutine_threadsafe(running.grpc.drain(), running.loop)
-    assert int.from_bytes(raw.until(GOAWAY)[3][:4]) == 2**31 - 1
+    assert goaway(raw) == (2**31 - 1, frames.NO_ERROR)
     raw.send(raw.call(3, INFER, message))  # the client has not read it yet
-    _, _, _, data = raw.until(PING)
-    raw.send(frame(PING, 1, 0, data))
-    assert int.from_bytes(raw.until(GOAWAY)[3][:4]) == 3
-    raw.send(raw.call(5, INFER, message))
-    assert raw.until(RST_STREAM)[2:] == (5, frames.REFUSED_STREAM.to_bytes(4))
+    _, flags, _, data = raw.until(PING)
+    assert not flags & frames.ACK
+    # As grpcio writes them: a call that was begun goes after the acknowledgement.
+    raw.send(frame(PING, frames.ACK, 0, data), raw.call(5, INFER, message))
+    assert goaway(raw) == (5, frames.NO_ERROR)
+    raw.send(raw.call(7, INFER, message))
+    assert raw.until(RST_STREAM)[2:] == (7, frames.REFUSED_STREAM.to_bytes(4))
     assert not draining.done()
     program.gate.set()
-    assert raw.trailers(1)["grpc-status"] == "0"
-    assert raw.trailers(3)["grpc-status"] == "0"
+    assert {id_: raw.trailers(id_)["grpc-status"] for id_ in (1, 3, 5)} == {1: "0", 3: "0", 5: "0"}
     assert raw.frame() is None
     raw.socket.close()
     draining.result(WAIT_S)
-    assert running.counted() == {200: 2}
+    assert running.counted() == {200: 3}
+
+
+def test_a_server_that_leaves_does_not_wait_for_a_client_that_does_not_listen(raw, served):
+    raw.send(raw.call(1)).trailers(1)
+    draining = asyncio.run_coroutine_threadsafe(served.grpc.drain(), served.loop)
+    assert goaway(raw) == (2**31 - 1, frames.NO_ERROR)
+    assert goaway(raw) == (1, frames.NO_ERROR)
+    assert raw.frame() is None
+    draining.result(WAIT_S)
+
+
+def test_a_client_that_breaks_the_rules_while_the_server_leaves_is_told_of_no_later_stream(
+    raw, served
+):
+    """RFC 9113, 6.8: the last stream that a GOAWAY names never grows."""
+    raw.send(raw.call(1)).trailers(1)
+    draining = asyncio.run_coroutine_threadsafe(served.grpc.drain(), served.loop)
+    stream = frame(HEADERS, END_HEADERS, 3, raw.block())
+    raw.send(stream, frame(PING, frames.ACK, 0, raw.until(PING)[3]))
+    assert goaway(raw) == (3, frames.NO_ERROR)
+    raw.send(raw.call(5), frame(PING, 0, 0, b"short"))
+    assert goaway(raw) == (3, frames.FRAME_SIZE_ERROR)
+    assert raw.frame() is None
+    draining.result(WAIT_S)
 
 
 def test_a_server_that_leaves_tells_its_watchers(served, grpc_client):
-    import asyncio
-
     client = grpc_client(served)
     watch = client.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=WAIT_S)
     assert next(watch) == b"\x08\1"

@@ -68,6 +68,26 @@ def test_the_fallback_answers_what_the_model_failed_and_says_so(shielded, ask, p
     assert models.server.totals()[1].rows == 3
 
 
+@pytest.mark.parametrize("raw", [True, False])
+def test_over_grpc_too_the_answer_is_in_the_name_of_who_gave_it(
+    shielded, grpc_client, ask_grpc, raw
+):
+    models = shielded(Policy(fallback="m/1"))
+    models.programs[0].poison = 7.0
+    client = grpc_client(models.server)
+
+    def version_of(*rows):
+        request = ask_grpc(*rows, raw=raw, id="42")
+        request.model_name = "m"
+        told = client.infer(request)
+        assert (told.model_name, told.id) == ("m", "42")
+        assert [output.name for output in told.outputs] == ["twice", "sum"]
+        return told.model_version
+
+    # One shape of message after another: it is known from the second on.
+    assert [version_of(row) for row in ([1, 2], ROW, [3, 4], ROW)] == ["2", "1", "2", "1"]
+
+
 def test_a_fallback_that_reads_other_dtypes_gets_the_rows_in_its_own(shielded, ask, monkeypatch):
     models = shielded(Policy(fallback="m/1"))
     models.programs[0].poison = 7.0

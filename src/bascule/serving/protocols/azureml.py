@@ -17,7 +17,7 @@ from bascule.serving.json_values import JsonParser
 from bascule.serving.models import ServedModel
 from bascule.serving.plane import Plane
 from bascule.serving.protocols import by_row
-from bascule.serving.protocols.describing import health, openapi
+from bascule.serving.protocols.describing import answered_by, health, openapi
 from bascule.serving.routes import Handler, Route
 
 _FORMS = ("input_data", "data")
@@ -66,4 +66,4 @@ class AzureMl:
 
 
 def _bare(exchange: Exchange, outputs: Columns) -> None:
-    exchange.answer(by_row.encode(by_row.by_row(outputs)))
+    exchange.answer(by_row.encode(by_row.by_row(outputs)), extra=answered_by(outputs))

@@ -21,12 +21,13 @@ from bascule.serving.http import Exchange
 from bascule.serving.json_tables import Table, TableReader
 from bascule.serving.models import ServedModel
 from bascule.serving.openapi import answers_schema, example_rows, rows_schema
+from bascule.serving.protocols.describing import answered_by
 from bascule.serving.routes import About, Handler
 
 encode = msgspec.json.encode
 
 Answer = Callable[[Exchange, Columns], None]
-"""Writes what a model answered."""
+"""Writes what a model answered, and by `answered_by` whoever answered in its place."""
 
 Read = Callable[[Exchange], tuple[Call, Answer]]
 """From a request to what it asks and how it is answered; raises `Invalid`."""
@@ -191,4 +192,4 @@ def about(
 
 def predictions(exchange: Exchange, outputs: Columns) -> None:
     """Answer `{"predictions": [...]}`."""
-    exchange.answer(encode({"predictions": by_row(outputs)}))
+    exchange.answer(encode({"predictions": by_row(outputs)}), extra=answered_by(outputs))

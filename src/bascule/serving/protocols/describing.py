@@ -1,4 +1,4 @@
-"""Handlers that describe, for every face: the health, and bodies that do not change."""
+"""What every face says alike: the health, bodies that do not change, and who answered."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 
 from bascule.core.errors import NotFound
+from bascule.core.fields import Columns
 from bascule.serving.http import Exchange
 from bascule.serving.plane import Plane
 from bascule.serving.routes import Handler
+from bascule.serving.shielding import Standin
 
 _JSON = b"application/json"
 
@@ -45,6 +47,13 @@ def openapi(plane: Plane) -> Handler:
         exchange.answer(plane.described())
 
     return handle
+
+
+def answered_by(outputs: Columns) -> bytes:
+    """The header that says who answered in the place of the model that was asked; else nothing."""
+    if not isinstance(outputs, Standin):
+        return b""
+    return f"X-Answered-By: {outputs.by.name}/{outputs.by.version}\r\n".encode()
 
 
 def missing(plane: Plane, name: str, version: str | None = None) -> NotFound | None:

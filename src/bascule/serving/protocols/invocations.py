@@ -22,7 +22,7 @@ from bascule.serving.json_values import JsonParser
 from bascule.serving.models import ServedModel
 from bascule.serving.plane import Plane
 from bascule.serving.protocols import by_row
-from bascule.serving.protocols.describing import fixed, health, missing
+from bascule.serving.protocols.describing import answered_by, fixed, health, missing
 from bascule.serving.routes import Handler, Route
 
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -99,7 +99,8 @@ def _as_csv(exchange: Exchange, outputs: Columns) -> None:
     columns = [array.reshape(len(array), -1).T.tolist() for array in outputs.values()]
     flat = [values for column in columns for values in column]
     csv.writer(text, lineterminator="\n").writerows(zip(*flat, strict=True))
-    exchange.answer(text.getvalue().encode(), content_type=b"text/csv; charset=utf-8")
+    body, kind = text.getvalue().encode(), b"text/csv; charset=utf-8"
+    exchange.answer(body, content_type=kind, extra=answered_by(outputs))
 
 
 def _told(name: str) -> dict[str, str]:

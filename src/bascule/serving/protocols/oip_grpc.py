@@ -47,6 +47,7 @@ from bascule.serving.protocols.oip_messages import (
 from bascule.serving.protocols.protobuf import block, read_text, varint
 from bascule.serving.raw_values import RawReader, Taker, raw_of, raw_reader, taker
 from bascule.serving.rpc import Method, Rpc, Unary
+from bascule.serving.shielding import Standin
 
 PROTO = "grpc_predict_v2.proto"
 SERVICE = "inference.GRPCInferenceService"
@@ -218,6 +219,8 @@ def _tell(
     if isinstance(outcome, BasculeError):
         rpc.fail(outcome)
         return
+    if isinstance(outcome, Standin):
+        speaker = _Speaker(outcome.by)
     try:
         message = speaker.message(call_id, outcome, rows, is_raw=is_raw)
     except ModelFailed as problem:

@@ -22,7 +22,13 @@ from bascule.serving.http import Exchange
 from bascule.serving.models import ServedModel
 from bascule.serving.openapi import example_columns
 from bascule.serving.plane import Plane
-from bascule.serving.protocols.describing import fixed, health, missing, openapi
+from bascule.serving.protocols.describing import (
+    answered_by,
+    fixed,
+    health,
+    missing,
+    openapi,
+)
 from bascule.serving.protocols.oip_json import AsBytes, Decoder, encoder
 from bascule.serving.routes import About, Handler, Route
 from bascule.serving.shielding import Standin
@@ -85,11 +91,12 @@ class OipRest:
                 return
             exchange.rows = rows
             told = encoder(outcome.by) if isinstance(outcome, Standin) else encode
+            extra = answered_by(outcome)
             if as_bytes is None:
-                exchange.answer(told.as_json(call_id, outcome, rows))
+                exchange.answer(told.as_json(call_id, outcome, rows), extra=extra)
                 return
             body, json_bytes = told.with_bytes(call_id, outcome, rows, as_bytes)
-            extra = b"Inference-Header-Content-Length: %d\r\n" % json_bytes
+            extra += b"Inference-Header-Content-Length: %d\r\n" % json_bytes
             exchange.answer(body, content_type=_BYTES_TYPE, extra=extra)
 
         def handle(exchange: Exchange) -> None:

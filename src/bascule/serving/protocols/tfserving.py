@@ -16,7 +16,7 @@ from bascule.serving.json_values import JsonParser
 from bascule.serving.models import ServedModel
 from bascule.serving.plane import Plane
 from bascule.serving.protocols import by_row
-from bascule.serving.protocols.describing import fixed, missing
+from bascule.serving.protocols.describing import answered_by, fixed, missing
 from bascule.serving.routes import Handler, Route
 
 _SIGNATURE = "serving_default"
@@ -93,7 +93,8 @@ class TfServing:
 
 
 def _outputs(exchange: Exchange, outputs: Columns) -> None:
-    exchange.answer(by_row.encode({"outputs": by_row.by_column(outputs)}))
+    told = by_row.encode({"outputs": by_row.by_column(outputs)})
+    exchange.answer(told, extra=answered_by(outputs))
 
 
 def _status(plane: Plane, versions: list[ServedModel]) -> Handler:

@@ -61,7 +61,12 @@ MAX_IDLE_FRAMES = 2_000
 _FRAME_BYTES = 128 << 10
 _WINDOW = 1 << 30
 _LINGER_S = 1.0
-_DRAIN_WITHIN_S = 0.3
+_DRAIN_WITHIN_S = 1.0
+"""How long a client may take to hear that the server leaves."""
+_AFTER_HEARD_S = 0.05
+"""How long streams are still taken from a client that has heard it: it may have begun some before,
+and grpcio writes the acknowledgement ahead of them."""
+_DRAIN_PING = b"draining"
 _LATE_SHARE = 0.5
 """A call that is given up after this share of its deadline is taken to have been given up for it.
 
@@ -354,6 +359,7 @@ class Http2Connection(asyncio.Protocol):
         self._refuses_from = h2.LARGEST_WINDOW
         self._since = server.now
         self._drained_s = 0.0
+        self._heard_s = 0.0
         self._unsent = 0
         self._unsent_since = server.now
 
@@ -775,8 +781,8 @@ class Http2Connection(asyncio.Protocol):
             raise Broken(h2.FRAME_SIZE_ERROR, "PING is not of 8 bytes")
         if not flags & h2.ACK:
             self._write(frame(h2.PING, h2.ACK, 0, payload))
-        elif self._drained_s:
-            self._announce_the_last()
+        elif payload == _DRAIN_PING and self._drained_s:
+            self._heard_s = self._heard_s or self.server.now
 
     def _on_settings(self, id_: int, flags: int, payload: bytes) -> None:
         if id_:
@@ -934,10 +940,10 @@ class Http2Connection(asyncio.Protocol):
                     stream.fail(TimedOut(f"the request did not arrive within {allowed_s:g} s"))
         self._check_unsent()
         is_idle = not self._streams and server.now - self._since > limits.idle_timeout_s
-        if is_idle and not self._closing:
-            self._end(h2.NO_ERROR, "idle")
-        elif self._closing and server.now - self._since > _LINGER_S:
-            self.abort()
+        if is_idle:
+            self.drain()  # the client may be sending a call at this moment
+        if self._drained_s or self._closing:
+            self.go_on_draining()
 
     def _check_unsent(self) -> None:
         """End the connection of a client that takes nothing of what the kernel has for it."""
@@ -951,12 +957,16 @@ class Http2Connection(asyncio.Protocol):
             self.abort()
 
     def drain(self) -> None:
-        """Say that the server leaves. What the client sends before it hears of it is answered."""
+        """Say that the connection ends, in the two steps of RFC 9113, 6.8.
+
+        The first GOAWAY names no stream, and a PING goes after it. What the client sends before it
+        acknowledges that is answered; the second GOAWAY then names the last stream that is.
+        """
         if self._closing or self._drained_s:
             return
         self._drained_s = self.server.now
         self._introduce()
-        self._write(h2.goaway(h2.LARGEST_WINDOW, h2.NO_ERROR), frame(h2.PING, 0, 0, b"draining"))
+        self._write(h2.goaway(h2.LARGEST_WINDOW, h2.NO_ERROR), frame(h2.PING, 0, 0, _DRAIN_PING))
         for stream in tuple(self._streams.values()):
             if stream.look is not None and not stream.answered:
                 self._look_again(stream)
@@ -966,13 +976,14 @@ class Http2Connection(asyncio.Protocol):
                 self._finish(stream, UNAVAILABLE, "the server is stopping")
 
     def go_on_draining(self) -> None:
-        """Close once everything is answered."""
+        """Close once everything is answered, and the client has had the time to read it."""
         now = self.server.now
         if self._closing:
             if now - self._since > _LINGER_S:
-                self.abort()
+                self._leave()
             return
-        if now - self._drained_s > _DRAIN_WITHIN_S:
+        has_heard = self._heard_s and now - self._heard_s > _AFTER_HEARD_S
+        if has_heard or now - self._drained_s > _DRAIN_WITHIN_S:
             self._announce_the_last()
         if not self._streams and self._refuses_from != h2.LARGEST_WINDOW:
             self._closing = True
@@ -991,7 +1002,7 @@ class Http2Connection(asyncio.Protocol):
         self._since = self.server.now
         self._rest = b""
         self._introduce()
-        self._write(h2.goaway(self._last_id, code, words))
+        self._write(h2.goaway(min(self._last_id, self._refuses_from), code, words))
         streams, self._streams = self._streams, {}
         self._blocked.clear()
         for stream in streams.values():
@@ -999,14 +1010,19 @@ class Http2Connection(asyncio.Protocol):
         self._close()
 
     def _close(self) -> None:
-        # Closing at once would reset the connection while the client still sends.
+        # To close with something unread resets the connection, and the client may lose what it was
+        # answered. So it is read on, until the client closes or has had its time. TLS has no end of
+        # one direction: there GOAWAY alone has the client close.
         self._flush()
-        if self._transport.is_closing():
-            return
-        if self._transport.can_write_eof():
+        if not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
+
+    def _leave(self) -> None:
+        """End a connection on which nothing more is to be said; at once if it is asked again."""
+        if self._transport.is_closing():
+            self._transport.abort()
         else:
-            self._transport.close()  # TLS has no half of a connection
+            self._transport.close()
 
     def abort(self) -> None:
         """Close at once, whatever is under way."""

@@ -1,0 +1,181 @@
+"""A door within TLS, with real sockets: handshakes take places, and time, and both are bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+import time
+from contextlib import ExitStack, suppress
+from functools import partial
+
+import pytest
+import uvloop
+
+from bascule.core.errors import NotFound
+from bascule.serving.counters import Counters
+from bascule.serving.doors import Door
+from bascule.serving.http import Connection, Site
+from bascule.serving.limits import Limits
+from bascule.serving.routes import Route, table
+from bascule.serving.tls import Tls
+from bascule.serving.transports.http2 import Http2Server
+
+WAIT_S = 10.0
+PLACES = 3
+
+
+class Behind:
+    """A door on a thread, and clients that come to it."""
+
+    def __init__(self, folder, authority, speaks, **limits):
+        self.speaks = speaks
+        self._root = authority.root
+        bounds = Limits(max_connections=PLACES, **limits)
+        slot = Counters(folder / "counters", 1).slot(0)
+        if speaks == "h2":
+            self.site = Http2Server({}, bounds, slot)
+            connect = self.site.connect
+        else:
+            route = Route(b"GET", b"/", lambda exchange: exchange.answer(b"{}"), "read")
+            self.site = Site(table([route]), lambda path: NotFound("no such path"), bounds, slot)
+            connect = partial(Connection, self.site)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        self._door = Door(
+            listener.detach(), self.site, connect, Tls(*authority("door")), protocol=speaks
+        )
+        self._opened = threading.Event()
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._main()))
+        self._thread.start()
+        assert self._opened.wait(WAIT_S)
+
+    async def _main(self):
+        self._loop = asyncio.get_running_loop()
+        self._left = asyncio.Event()
+        await self._door.open(self._loop)
+        self._opened.set()
+        await self._left.wait()
+        await self._door.close(self._loop)
+        await self.site.drain()
+
+    def leave(self):
+        with suppress(RuntimeError):  # it has left
+            self._loop.call_soon_threadsafe(self._left.set)
+
+    def join(self):
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+
+    def plain(self):
+        """A client that has connected and says nothing."""
+        return socket.create_connection(("127.0.0.1", self.port), WAIT_S)
+
+    def secured(self):
+        """A client that is through with the handshake."""
+        context = ssl.create_default_context(cafile=str(self._root))
+        context.set_alpn_protocols([self.speaks])
+        return context.wrap_socket(self.plain(), server_hostname="localhost")
+
+    def secured_in_time(self):
+        """The same, as soon as the server has heard that there is a place."""
+        give_up = time.monotonic() + WAIT_S
+        while True:
+            try:
+                return self.secured()
+            except OSError:
+                assert time.monotonic() < give_up, "nobody is let in"
+
+    def is_let_in(self):
+        """Whether a client gets through the handshake, and an answer."""
+        try:
+            with self.secured() as client:
+                client.sendall(
+                    b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+                    if self.speaks == "http/1.1"
+                    else b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+                )
+                return client.recv(1 << 10) != b""
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def behind(tmp_path, authority):
+    with ExitStack() as stack:
+
+        def make(speaks, **limits):
+            made = Behind(tmp_path, authority, speaks, **limits)
+            stack.callback(made.join)
+            stack.callback(made.leave)
+            return made
+
+        yield make
+
+
+def is_closed(client):
+    """Whether the server closes the connection, which has said nothing and is told nothing."""
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+SPEAKS = pytest.mark.parametrize("speaks", ["http/1.1", "h2"])
+
+
+@SPEAKS
+def test_half_a_handshake_takes_a_place_like_a_connection(behind, speaks):
+    door = behind(speaks, drain_s=0.1)
+    with ExitStack() as stack:
+        silent = [stack.enter_context(door.plain()) for _ in range(PLACES)]
+        assert is_closed(stack.enter_context(door.plain()))
+        assert not door.is_let_in()
+        silent[0].close()
+        # Who is through has the place of who was not.
+        stack.enter_context(door.secured_in_time())
+        assert is_closed(stack.enter_context(door.plain()))
+
+
+@SPEAKS
+def test_a_handshake_that_takes_too_long_is_cut_off(behind, speaks):
+    door = behind(speaks, receive_timeout_s=0.3, drain_s=0.1)
+    with ExitStack() as stack:
+        silent = [stack.enter_context(door.plain()) for _ in range(PLACES)]
+        slow = silent[0]
+        slow.sendall(b"\x16\x03\x01\x02\x00")  # the start of a hello
+        assert all(is_closed(client) for client in silent)
+        door.secured_in_time().close()
+
+
+@SPEAKS
+def test_what_is_no_handshake_costs_its_place_at_once(behind, speaks, caplog):
+    door = behind(speaks, drain_s=0.1)
+    for _ in range(3 * PLACES):
+        with door.plain() as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            while client.recv(1 << 10):
+                pass
+    door.secured_in_time().close()
+    assert not caplog.records
+
+
+@SPEAKS
+def test_a_server_that_leaves_waits_for_no_handshake_without_end(behind, speaks):
+    door = behind(speaks, drain_s=0.1)
+    with door.plain() as silent, door.plain() as broken:
+        broken.sendall(b"no handshake")
+        door.leave()
+        assert is_closed(silent)
+        door.join()
+
+
+def test_who_has_connected_before_the_server_leaves_is_still_answered(behind):
+    door = behind("http/1.1")
+    with door.plain() as plain:
+        door.leave()
+        context = ssl.create_default_context(cafile=str(door._root))
+        with context.wrap_socket(plain, server_hostname="localhost") as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert client.recv(1 << 10).startswith(b"HTTP/1.1 200")
