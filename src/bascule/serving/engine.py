@@ -1,9 +1,12 @@
-"""Executes calls: at once on the event loop, or on a thread where waiting callers run together.
+"""Executes calls: on the event loop, or on a thread; in both, callers who wait run together.
 
 Which of the two is decided by measured cost, not by a setting. Handing work to a thread and back
 costs tens of microseconds, more than a cheap model itself, and a costly model would hold up
 everybody on the loop. On the thread nobody waits for company: a run starts as soon as the thread
-is free, with whoever has arrived meanwhile (batching while busy).
+is free, with whoever has arrived meanwhile (batching while busy). On the loop it starts when all
+that had come has been read, with all of it: sixteen rows cost little more than one, and what reads
+and writes requests stays in the processor's caches. Only programs of which rows have the same bits
+in any company run so there; others run each call at once.
 
 The rules:
 - every caller gets its own rows, and the outputs that it asked for;
@@ -11,6 +14,7 @@ The rules:
   who wait will keep the thread busy until after a call's deadline;
 - a call whose deadline passes is answered `TimedOut` then, whatever the thread is doing, and is
   not run if it has not started;
+- a run on the loop takes no longer than one call there may;
 - a program that raises fails its own batch only; batch mates of a failed run are run alone, so
   that nobody fails for another's rows; so are those of a run that answered with other rows than
   it was asked about.
@@ -44,7 +48,7 @@ from bascule.serving.placing import (
 
 log = logging.getLogger(__name__)
 
-_CALLS_TO_JUDGE = 16
+_RUNS_TO_JUDGE = 16
 _NEWEST_COUNTS = 0.2
 _MARGIN = 1.25
 """Who would be answered just in time is not: half of all runs take longer than the median."""
@@ -286,7 +290,7 @@ class Batcher:
         expected_s = self._pace.run_s(rows)
         started_s = time.perf_counter()
         self._run = (started_s, expected_s * self.slowness, rows)
-        outcomes = self._run_safely(batch)
+        outcomes = run_together(self._program, batch, self._name)
         self._run = None
         took_s = time.perf_counter() - started_s
         self.busy_s += took_s
@@ -296,47 +300,14 @@ class Batcher:
         self.slowness += _NEWEST_COUNTS * (slowness - self.slowness)
         return outcomes
 
-    def _run_safely(self, batch: Sequence[Job]) -> list[Outcome]:
-        try:
-            return self._run_together(batch)
-        except Exception:
-            # The thread must outlive whatever a program's odd answer does to it.
-            log.exception("a batch of %s failed", self._name)
-            return [_failed("the model failed on this input")] * len(batch)
-
-    def _run_together(self, batch: Sequence[Job]) -> list[Outcome]:
-        if len(batch) == 1:
-            return [run_one(self._program, batch[0].columns, batch[0].outputs)]
-        outputs = batch[0].outputs
-        if any(job.outputs != outputs for job in batch):
-            outputs = None
-        try:
-            columns = {
-                name: np.concatenate([job.columns[name] for job in batch])
-                for name in batch[0].columns
-            }
-        except ValueError:  # rows of a length that varies, and of different lengths
-            return [run_one(self._program, job.columns, job.outputs) for job in batch]
-        together = run_one(self._program, columns, outputs)
-        rows = sum(job.rows for job in batch)
-        if isinstance(together, BasculeError) or any(len(a) != rows for a in together.values()):
-            return [run_one(self._program, job.columns, job.outputs) for job in batch]
-        outcomes: list[Outcome] = []
-        start = 0
-        for job in batch:
-            end = start + job.rows
-            wanted = together if job.outputs is None else job.outputs
-            outcomes.append({name: together[name][start:end] for name in wanted})
-            start = end
-        return outcomes
-
 
 class Engine:
     """A program in memory, and how its calls are run. On the event loop only."""
 
     __slots__ = (
-        "_before", "_calls", "_inline_calls", "_inline_rows", "_inline_s", "_runs", "batcher",
-        "inline_rows", "name", "pace", "placement", "program", "size_bytes",
+        "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_inline_rows",
+        "_inline_runs", "_inline_s", "_loop", "_runs", "batcher", "inline_rows", "name", "pace",
+        "placement", "program", "size_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -348,6 +319,7 @@ class Engine:
         *,
         name: str,
         size_bytes: int = 0,
+        batch_invariant: bool = False,
     ) -> None:
         self.name = name
         self.program = program
@@ -356,8 +328,12 @@ class Engine:
         self.placement = Placement(pace.inline_rows)
         self.inline_rows = pace.inline_rows
         self.batcher = Batcher(program, pace, limits, loop, name=name)
+        self._loop = loop
+        self._gathers = batch_invariant and limits.batching != "never"
+        self._gathered: list[Job] = []
+        self._gathered_rows = 0
         self._calls = 0
-        self._inline_calls = 0
+        self._inline_runs = 0
         self._inline_rows = 0
         self._inline_s = 0.0
         self._before = 0.0
@@ -372,23 +348,41 @@ class Engine:
         deliver: Deliver,
     ) -> Callable[[], None] | None:
         """Run a call where calls of its size run; see `serving.models.ServedModel.answer`."""
-        if rows <= self.inline_rows:
-            deliver(self.run_inline(columns, rows, outputs))
-            return None
         self._calls += 1
         job = Job(columns, rows, outputs, deliver)
-        self.batcher.submit(job, allowed_s)
+        if rows > self.inline_rows:
+            self.batcher.submit(job, allowed_s)
+            return job.cancel
+        if not self._gathers:
+            self._run_inline([job], rows)
+            return None
+        if self._gathered_rows + rows > self.inline_rows:
+            self._run_gathered()
+        if not self._gathered:
+            self._loop.call_soon(self._run_gathered)
+        self._gathered.append(job)
+        self._gathered_rows += rows
         return job.cancel
 
-    def run_inline(self, columns: Columns, rows: int, outputs: tuple[str, ...] | None) -> Outcome:
-        """Run a call of no more than `inline_rows` here and now."""
-        self._calls += 1
-        self._inline_calls += 1
-        self._inline_rows += rows
+    def _run_gathered(self) -> None:
+        """Run what has come in this turn of the loop; its callers may have gone."""
+        jobs, self._gathered = [job for job in self._gathered if not job.settled], []
+        self._gathered_rows = 0
+        if jobs:
+            self._run_inline(jobs, sum(job.rows for job in jobs))
+
+    def _run_inline(self, jobs: Sequence[Job], rows: int) -> None:
         started_s = time.perf_counter()
-        outcome = run_one(self.program, columns, outputs)
+        outcomes = run_together(self.program, jobs, self.name)
         self._inline_s += time.perf_counter() - started_s
-        return outcome
+        self._inline_runs += 1
+        self._inline_rows += rows
+        _settle(jobs, outcomes)
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls wait or run."""
+        return len(self._gathered) + self.batcher.open_calls
 
     @property
     def calls(self) -> int:
@@ -399,22 +393,22 @@ class Engine:
         """Decide again where calls run, from those of the last `passed_s`."""
         busy_s = self.batcher.busy_s
         slowness = None
-        if self._inline_calls >= _CALLS_TO_JUDGE:
-            further_rows = self._inline_rows - self._inline_calls
-            should_s = self._inline_calls * self.pace.one_row_s + further_rows * self.pace.row_s
+        if self._inline_runs >= _RUNS_TO_JUDGE:
+            further_rows = self._inline_rows - self._inline_runs
+            should_s = self._inline_runs * self.pace.one_row_s + further_rows * self.pace.row_s
             slowness = self._inline_s / should_s
-        elif not self._inline_calls and self.batcher.runs - self._runs >= _CALLS_TO_JUDGE:
+        elif not self._inline_runs and self.batcher.runs - self._runs >= _RUNS_TO_JUDGE:
             slowness = self.batcher.slowness
         self._runs = self.batcher.runs
         seen = Seen(
             slowness=slowness,
-            mean_inline_s=self._inline_s / max(1, self._inline_calls),
+            mean_inline_s=self._inline_s / max(1, self._inline_runs),
             inline_share=self._inline_s / passed_s,
             busy_share=(self._inline_s + busy_s - self._before) / passed_s,
             others_called=others_called,
         )
         self._before = busy_s
-        self._calls = self._inline_calls = self._inline_rows = 0
+        self._calls = self._inline_runs = self._inline_rows = 0
         self._inline_s = 0.0
         placement = revisited(self.pace, self.placement, seen)
         before, self.inline_rows = self.inline_rows, placement.inline_rows
@@ -436,6 +430,42 @@ class Engine:
             close()
 
 
+def run_together(program: Program, batch: Sequence[Job], name: str) -> list[Outcome]:
+    """Run jobs, in one run where they can be; an outcome for each. It never raises."""
+    try:
+        if len(batch) == 1:
+            return [run_one(program, batch[0].columns, batch[0].outputs)]
+        return _run_several(program, batch)
+    except Exception:
+        # The thread, or the loop, must outlive whatever a program's odd answer does to it.
+        log.exception("a batch of %s failed", name)
+        return [_failed("the model failed on this input")] * len(batch)
+
+
+def _run_several(program: Program, batch: Sequence[Job]) -> list[Outcome]:
+    outputs = batch[0].outputs
+    if any(job.outputs != outputs for job in batch):
+        outputs = None
+    try:
+        columns = {
+            name: np.concatenate([job.columns[name] for job in batch]) for name in batch[0].columns
+        }
+    except ValueError:  # rows of a length that varies, and of different lengths
+        return [run_one(program, job.columns, job.outputs) for job in batch]
+    together = run_one(program, columns, outputs)
+    rows = sum(job.rows for job in batch)
+    if isinstance(together, BasculeError) or any(len(a) != rows for a in together.values()):
+        return [run_one(program, job.columns, job.outputs) for job in batch]
+    outcomes: list[Outcome] = []
+    start = 0
+    for job in batch:
+        end = start + job.rows
+        wanted = together if job.outputs is None else job.outputs
+        outcomes.append({name: together[name][start:end] for name in wanted})
+        start = end
+    return outcomes
+
+
 def run_one(program: Program, columns: Columns, outputs: tuple[str, ...] | None) -> Outcome:
     """Run a program; what it raises is logged here and told to the caller without its details."""
     try:
@@ -454,7 +484,11 @@ def _failed(what: str) -> ModelFailed:
 
 def _settle(batch: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
     for job, outcome in zip(batch, outcomes, strict=True):
-        job.settle(outcome)
+        try:
+            job.settle(outcome)
+        except Exception:
+            # Not even a failure could be told to one; the others wait for their answers.
+            log.exception("a failure could not be delivered")
 
 
 def _timed_out(deadline_s: float) -> TimedOut:

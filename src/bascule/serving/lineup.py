@@ -403,7 +403,10 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
     if pid is not None:
         model.size_bytes = max(model.size_bytes, resident_bytes(pid))
     name = f"{model.name}/{model.version}"
-    return Engine(program, pace, model.limits, loop, name=name, size_bytes=model.size_bytes)
+    return Engine(
+        program, pace, model.limits, loop,
+        name=name, size_bytes=model.size_bytes, batch_invariant=model.batch_invariant,
+    )  # fmt: skip
 
 
 def _load_runtime(path: Path, manifest: Manifest, program: str) -> None:

@@ -75,7 +75,10 @@ class ServedModel:
         self.confidence = Confidence(calibration, signature.outputs, limits.confidence)
         self.engine: Engine | None = None
         if pace is not None and not isinstance(program, Facts):
-            self.engine = Engine(program, pace, limits, loop, name=f"{self.name}/{self.version}")
+            self.engine = Engine(
+                program, pace, limits, loop,
+                name=f"{self.name}/{self.version}", batch_invariant=batch_invariant,
+            )  # fmt: skip
         self.shield: Shield | None = None
         self.wake: Callable[[ServedModel], None] = _nobody_wakes
         self.size_bytes = 0
@@ -86,20 +89,7 @@ class ServedModel:
     @property
     def open_calls(self) -> int:
         """How many calls wait, for the model or in its queue, or run."""
-        return len(self._waiting) + (0 if self.engine is None else self.engine.batcher.open_calls)
-
-    def answer_at_once(self, call: Call) -> Outcome | None:
-        """The outcome of a call that runs on the event loop; None where it is for `answer`."""
-        engine = self.engine
-        if (
-            engine is None
-            or call.rows > engine.inline_rows
-            or self.shield is not None
-            or call.asked is not None
-        ):
-            return None
-        self.last_used_s = self._loop.time()
-        return engine.run_inline(call.columns, call.rows, call.outputs)
+        return len(self._waiting) + (0 if self.engine is None else self.engine.open_calls)
 
     def answer(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
         """Run a call and deliver its outcome, once: at once, or later on the event loop.

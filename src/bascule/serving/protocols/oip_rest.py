@@ -80,7 +80,7 @@ class OipRest:
             model.limits.max_rows, model.confidence,
         )  # fmt: skip
         encode = encoder(model)
-        answer, answer_at_once = model.answer, model.answer_at_once
+        answer = model.answer
         deadline_s = model.limits.deadline_s
 
         def tell(
@@ -113,10 +113,6 @@ class OipRest:
                     call_id, call, as_bytes = decode(exchange.take_body(), _length(json_bytes))
             if call_id is None:
                 call_id = f"{self._id_prefix}-{next(self._ids):x}"
-            outcome = answer_at_once(call)
-            if outcome is not None:
-                tell(exchange, call_id, call.rows, as_bytes, outcome)
-                return
             deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
             exchange.on_gone = answer(call, allowed_s, deliver)
 
