@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
@@ -207,8 +208,12 @@ def library(name: str, extra: str) -> Any:
         ) from None
 
 
+@cache
 def distribution_of(package: str) -> str:
-    """What brings a package: XGBoost comes under two names, with and without graphics parts."""
+    """What brings a package: XGBoost comes under two names, with and without graphics parts.
+
+    Kept, for it reads the lists of files of all that is installed.
+    """
     return sorted(packages_distributions().get(package, [package]))[0]
 
 
