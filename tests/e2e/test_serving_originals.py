@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,11 @@ def test_the_original_answers_from_its_own_process_and_the_worker_has_no_framewo
     np.testing.assert_allclose(np.reshape(probabilities["data"], (-1, 3)), expected, rtol=1e-12)
     worker, child = child_of(server)
     assert "sklearn" not in Path(f"/proc/{worker.pid}/maps").read_text()
-    assert "sklearn" in Path(f"/proc/{child.pid}/maps").read_text()
+    mapped = Path(f"/proc/{child.pid}/maps").read_text()
+    assert "sklearn" in mapped
+    # Whoever waits for the process to come back would wait for what skops imports of it, too.
+    assert find_spec("torch") is not None, "there is no PyTorch here that could be imported"
+    assert "libtorch" not in mapped
 
 
 def test_a_child_that_is_killed_under_load_fails_what_it_was_answering_and_is_back(
@@ -100,8 +105,13 @@ def test_a_child_that_is_killed_under_load_fails_what_it_was_answering_and_is_ba
     assert set(statuses) <= {200, 503}
     assert statuses.count(503) <= 4, "more failed than were asked at that moment"
     assert psutil.pid_exists(worker.pid)
-    assert back - killed < 10
-    assert child_of(server)[1].pid != child.pid
+    _, again = child_of(server)
+    assert again.pid != child.pid
+    spent = again.cpu_times()
+    spent_s = spent.user + spent.system
+    print(f"back after {back - killed:.1f} s, of which it ran for {spent_s:.1f} s")  # noqa: T201
+    assert back - killed < 10  # on a quiet machine, hardly more than what it ran for
+    assert spent_s < 3
 
 
 def test_a_server_that_is_killed_leaves_no_process_behind(serve, binned):

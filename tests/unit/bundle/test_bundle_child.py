@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import weakref
 
 import numpy as np
 import psutil
@@ -82,6 +84,7 @@ def start(tmp_path):
         )
         return started[-1]
 
+    child.forget = started.clear
     yield child
     for program in started:
         program.close()
@@ -133,11 +136,32 @@ def test_a_process_that_dies_fails_what_it_was_answering_and_is_started_again(st
     assert program.pid != pid
 
 
-def test_a_process_that_was_killed_between_calls_is_not_noticed_by_callers(start):
+def test_a_process_that_was_killed_between_calls_is_back_before_the_next_one(start):
     program = start()
-    os.kill(program.pid, signal.SIGKILL)
-    until(lambda: psutil.Process(program.pid).status() == psutil.STATUS_ZOMBIE)
+    killed = program.pid
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: program.pid not in (None, killed))
     assert program.run(rows("a"))["words"].tolist() == ["a"]
+
+
+def test_without_a_watch_whoever_comes_next_does_not_notice_it_either(start, monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open")
+    program = start()
+    killed = program.pid
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: psutil.Process(killed).status() == psutil.STATUS_ZOMBIE)
+    assert program.run(rows("a"))["words"].tolist() == ["a"]
+    assert program.pid != killed
+
+
+def test_a_program_that_is_let_go_of_takes_its_process_along(start):
+    program = start()
+    threads, pid = threading.active_count(), program.pid
+    left = weakref.ref(program)
+    start.forget()
+    del program
+    until(lambda: left() is None and not psutil.pid_exists(pid))
+    until(lambda: threading.active_count() < threads)
 
 
 def test_a_run_that_hangs_is_ended(start):

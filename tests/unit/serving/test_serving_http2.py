@@ -594,6 +594,16 @@ def test_a_server_that_leaves_does_not_wait_for_a_client_that_does_not_listen(ra
     draining.result(WAIT_S)
 
 
+def test_a_watcher_on_a_connection_that_was_idle_is_told_too_that_the_server_leaves(raw, served):
+    served.after(76)
+    assert goaway(raw) == (2**31 - 1, frames.NO_ERROR)
+    watch = "/grpc.health.v1.Health/Watch"
+    raw.send(frame(HEADERS, END_HEADERS, 1, raw.block(watch)), frame(DATA, 0, 1, enclosed(b"")))
+    raw.until(DATA)
+    asyncio.run_coroutine_threadsafe(served.grpc.drain(), served.loop)
+    assert raw.trailers(1)["grpc-status"] == "14"
+
+
 def test_a_client_that_breaks_the_rules_while_the_server_leaves_is_told_of_no_later_stream(
     raw, served
 ):

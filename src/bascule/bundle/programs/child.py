@@ -1,7 +1,7 @@
 """A model in a process of its own, which may crash, hang or leak without taking the server along.
 
-The process is started when the program is opened and again whenever it dies: at once the first
-time, later after a pause that doubles. What was being answered when it died fails as
+The process is started when the program is opened and again whenever it dies, between calls too: at
+once the first time, later after a pause that doubles. What was being answered when it died fails as
 `Unavailable`; whoever comes while it starts waits for it.
 """
 
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,8 @@ class ChildProgram:
         os.set_blocking(self._process.stdin.fileno(), False)
         for pipe in (self._process.stdin, self._process.stdout):
             _enlarge(pipe)
+        if not isinstance(threading.current_thread(), _Watcher):
+            _Watcher(self, self._process).start()
 
     def _await_ready(self) -> None:
         until = time.monotonic() + self._start_timeout_s
@@ -196,10 +199,21 @@ class ChildProgram:
             raise ModelFailed(f"{self.name} could not be loaded: {str(head.get('error'))[:500]}")
         self._is_ready = True
 
-    def _ensure(self) -> None:
-        """Have a process that is ready, or say that there is none."""
+    def replaced(self, ended: subprocess.Popen[bytes]) -> subprocess.Popen[bytes] | None:
+        """The process that is started here for one that has ended; None where somebody else has."""
+        with self._lock:
+            if self._process is not ended:
+                return None
+            self._look()
+            return None if self._process is ended else self._process
+
+    def _look(self) -> None:
         if self._process is not None and self._process.poll() is not None and self._is_ready:
             self._died()
+
+    def _ensure(self) -> None:
+        """Have a process that is ready, or say that there is none."""
+        self._look()
         if self._process is None:
             wait_s = self._not_before - time.monotonic()
             if wait_s > 0:
@@ -307,6 +321,40 @@ class ChildProgram:
                     with contextlib.suppress(OSError):
                         pipe.close()
             process.wait()
+
+
+class _Watcher(threading.Thread):
+    """Has a process replaced as soon as it ends, so that nobody's call has to find out.
+
+    It keeps no program alive. A process ends with the thread that started it (`host` asks the
+    system for that), so a watcher stays for the one that it has started.
+    """
+
+    def __init__(self, program: ChildProgram, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(name=f"bascule-watches-{process.pid}", daemon=True)
+        self._program = weakref.ref(program)
+        self._process: subprocess.Popen[bytes] | None = process
+
+    def run(self) -> None:
+        while self._process is not None and _has_waited(self._process.pid):
+            program = self._program()
+            self._process = None if program is None else program.replaced(self._process)
+            del program
+
+
+def _has_waited(pid: int) -> bool:
+    """Wait for the end of a process, and leave it to be reaped; False where that cannot be."""
+    try:
+        ended = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return False
+    try:
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        poll.poll()
+    finally:
+        os.close(ended)
+    return True
 
 
 def _enlarge(pipe: Any) -> None:

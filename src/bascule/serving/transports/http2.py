@@ -941,7 +941,7 @@ class Http2Connection(asyncio.Protocol):
         self._check_unsent()
         is_idle = not self._streams and server.now - self._since > limits.idle_timeout_s
         if is_idle:
-            self.drain()  # the client may be sending a call at this moment
+            self._retire()  # the client may be sending a call at this moment
         if self._drained_s or self._closing:
             self.go_on_draining()
 
@@ -956,7 +956,7 @@ class Http2Connection(asyncio.Protocol):
         elif self.server.now - self._unsent_since > self.server.limits.receive_timeout_s:
             self.abort()
 
-    def drain(self) -> None:
+    def _retire(self) -> None:
         """Say that the connection ends, in the two steps of RFC 9113, 6.8.
 
         The first GOAWAY names no stream, and a PING goes after it. What the client sends before it
@@ -967,6 +967,10 @@ class Http2Connection(asyncio.Protocol):
         self._drained_s = self.server.now
         self._introduce()
         self._write(h2.goaway(h2.LARGEST_WINDOW, h2.NO_ERROR), frame(h2.PING, 0, 0, _DRAIN_PING))
+
+    def drain(self) -> None:
+        """Say that the server leaves; to watchers, who would stay for ever, as their answer."""
+        self._retire()
         for stream in tuple(self._streams.values()):
             if stream.look is not None and not stream.answered:
                 self._look_again(stream)
