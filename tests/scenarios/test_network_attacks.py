@@ -196,15 +196,16 @@ _SETTINGS = ["input", "hx", "params", "has_biases", "num_layers", "dropout", "tr
         ({"params": lambda given: given[2][:2]}, "another number of weights"),
         ({"params": lambda given: given[2][::-1]}, "weights .* are of other shapes"),
         ({"params": lambda given: [given[2][0]] * 4}, "weights .* are of other shapes"),
-        ({"hx": lambda given: given[1][:1]}, "state .* of another shape"),
-        ({"hx": lambda given: [given[0]] * 2}, "state .* of another shape"),
+        ({"hx": lambda given: given[1][:1]}, "another state than"),
+        ({"hx": lambda given: [given[0]] * 2}, "of other shapes"),
+        ({"input": lambda given: {"of": given[1][0]["of"]}}, "weights|state|failed"),
         ({"has_biases": lambda _: False}, "another number of weights"),
         ({"both": lambda _: True}, "another number of weights"),
     ],
     ids=[
         "random", "layers without end", "no layers", "fewer than none", "weights cut",
-        "weights turned round", "one weight", "state cut", "another state", "no biases",
-        "both ways",
+        "weights turned round", "one weight", "state cut", "another state", "state for rows",
+        "no biases", "both ways",
     ],
 )  # fmt: skip
 def test_a_recurrent_step_that_would_leave_its_memory_is_refused(

@@ -92,9 +92,12 @@ class ProvenanceBody(TypedDict, total=False):
     git: GitBody | None
     train: RowsBody | None
     test: RowsBody | None
+    calibration: RowsBody | None
     model_parameters: dict[str, Any] | None
     parameters: dict[str, Any] | None
     metrics: dict[str, Any] | None
+    lineage: list[dict[str, Any]]
+    made_with: dict[str, str]
 
 
 class SliceBody(TypedDict):

@@ -412,11 +412,11 @@ def _lineage(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         if known.get(name)
     ]
     rows += [(name, version) for name, version in sorted(manifest.original.requires.items())]
-    rows += [(name, f"{value}") for name, value in known.get("parameters", {}).items()]
+    rows += [(name, f"{value}") for name, value in (known.get("parameters") or {}).items()]
     for source in known.get("lineage", ()):
         rows += lineage_lines(source)[:_MAX_FIELDS]
     blocks: list[Block] = [Table(("", ""), tuple(rows))] if rows else []
-    settings = list(known.get("model_parameters", {}).items())
+    settings = list((known.get("model_parameters") or {}).items())
     if settings:
         blocks.append(Text("Settings of the model:"))
         blocks.append(

@@ -384,6 +384,26 @@ def test_a_recurrent_step_and_attention_are_one_call_each(pack, of, options):
     assert bascule.rebuild(bundle.path, train=WORDS).same
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_an_lstm_that_answers_less_than_it_keeps_is_said_in_smaller_steps(pack, both_ways):
+    class Projected(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.steps = nn.LSTM(
+                4, 6, num_layers=2, proj_size=3, batch_first=True, bidirectional=both_ways
+            )
+
+        def forward(self, x):
+            return self.steps(x)[0][:, -1]
+
+    series = np.random.default_rng(0).normal(size=(20, 5, 4)).astype(np.float32)
+    bundle = pack(Projected(), series)
+    assert bundle.parity.passed
+    assert bundle.manifest.programs
+    assert bascule.rebuild(bundle.path, train=series).same
+
+
 def test_what_was_read_is_written_as_it_was(pack):
     for module, rows in ((Of(), ROWS), (Reading(), WORDS)):
         data = (pack(module, rows).path / aten.FILE).read_bytes()

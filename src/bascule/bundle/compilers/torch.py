@@ -22,6 +22,8 @@ ROWS = 4
 Ask = Callable[[Mapping[str, Any]], Sequence[Any]]
 """Asks a module about tensors by name; gives its outputs as tensors, in order."""
 
+_LSTM = "aten.lstm.input"
+
 
 def export(module: Any, ask: Ask, tensors: Mapping[str, Any]) -> Any:
     """What a module does, as an `ExportedProgram` with its inputs in the order of the tensors.
@@ -72,11 +74,21 @@ def to_core(exported: Any, whole: Iterable[str]) -> Any:
     import torch
 
     kept = set(whole)
+    if any(_is_projected(node) for node in exported.graph.nodes):
+        kept.discard(_LSTM)  # of which ONNX has none that answers less than it keeps
     with _quietly():
         table = torch.export.default_decompositions()
         for operator in [one for one in table if str(one) in kept]:
             del table[operator]
         return exported.run_decompositions(table)
+
+
+def _is_projected(node: Any) -> bool:
+    """Whether it is an LSTM whose answers are narrower than its cells (`proj_size`)."""
+    if str(node.target) != _LSTM:
+        return False
+    hidden, cells = node.args[1]
+    return bool(hidden.meta["val"].shape[-1] != cells.meta["val"].shape[-1])
 
 
 def to_onnx(exported: Any, inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> bytes:

@@ -421,21 +421,28 @@ def _recurrent(gates: int, function: Any, x: Any, state: Any, weights: Any, *set
     """Calls a recurrent operator with shapes that fit: it follows others out of its memory."""
     has_biases, layers, _, _, is_both_ways, is_batch_first = settings
     ways = 2 if is_both_ways else 1
-    if not layers or len(weights) != layers * ways * (4 if has_biases else 2):
+    states = state if isinstance(state, list) else [state]
+    if len(states) != (2 if gates == _LSTM else 1) or any(one.dim() != 3 for one in states):
+        raise ValueError("a recurrent step has another state than it asks for")
+    # What an LSTM answers may be narrower than what it keeps in its cells.
+    answered, width = states[0].shape[-1], states[-1].shape[-1]
+    each = 2 + (2 if has_biases else 0) + (answered != width)
+    if not layers or len(weights) != layers * ways * each:
         raise ValueError("a recurrent step has another number of weights than it asks for")
-    width, read = weights[1].shape[-1], x.shape[-1]
     expected: list[tuple[int, ...]] = []
     for layer in range(layers):
-        inner = ways * width if layer else read
-        one = [(gates * width, inner), (gates * width, width)]
-        expected += (one + [(gates * width,)] * (2 if has_biases else 0)) * ways
-    if 0 in (width, read) or [tuple(weight.shape) for weight in weights] != expected:
+        read = ways * answered if layer else x.shape[-1]
+        one: list[tuple[int, ...]] = [(gates * width, read), (gates * width, answered)]
+        one += [(gates * width,)] * (2 if has_biases else 0)
+        one += [(answered, width)] if answered != width else []
+        expected += one * ways
+    if 0 in (answered, width, x.shape[-1]):
+        raise ValueError("a recurrent step has nothing to compute with")
+    if [tuple(weight.shape) for weight in weights] != expected:
         raise ValueError("the weights of a recurrent step are of other shapes than it asks for")
     rows = x.shape[0 if is_batch_first else 1]
-    states = state if isinstance(state, list) else [state]
-    if [tuple(one.shape) for one in states] != [(layers * ways, rows, width)] * (
-        2 if gates == _LSTM else 1
-    ):
+    kept = [(layers * ways, rows, answered), (layers * ways, rows, width)]
+    if [tuple(one.shape) for one in states] != kept[: len(states)]:
         raise ValueError("the state of a recurrent step is of another shape than it asks for")
     if any(tensor.dtype != x.dtype for tensor in (*weights, *states)):
         raise ValueError("a recurrent step computes with numbers of two types")
