@@ -29,13 +29,14 @@ class Slow:
         return self._program.run(columns, outputs)
 
 
+@pytest.mark.parametrize("inline_rows", [0, 1], ids=["on its thread", "on the loop"])
 @pytest.mark.parametrize("seconds", [1.5, pytest.param(60, marks=pytest.mark.slow)])
 def test_three_times_too_many_requests_leave_the_goodput_where_it_was(
-    serve_models, fake, ask, seconds
+    serve_models, fake, ask, seconds, inline_rows
 ):
     program = Slow(fake())
     server = serve_models(
-        ("m", program, Pace(RUN_S, inline_rows=0, batch_rows=1)), deadline_s=DEADLINE_S
+        ("m", program, Pace(RUN_S, inline_rows, batch_rows=1)), deadline_s=DEADLINE_S
     )
     statuses, accepted_s, refused_s = Counter(), [], []
     stop_s = time.monotonic() + seconds
