@@ -36,8 +36,12 @@ class Network:
 COSTLY = Network("costly", (30, *[4096] * 9, 2))
 """Eight layers share 67 MB of weights, and reading them is most of the cost: 16 rows cost twice
 what one does, and so much that a network of 4 ms is a small part of it."""
-MIDDLING = Network("middling", (30, 2048, 1024, 2))
-"""Cheap enough for the event loop; costly enough that the generator can ask for thrice of it."""
+MIDDLING = Network("middling", (30, *[2048] * 4, 2))
+"""Cheap enough for the event loop; costly enough that the generator can ask for thrice of it.
+
+To refuse a request costs what it takes to read it and to write some bytes. Where to answer it costs
+less than twenty times as much, to refuse two of three takes more than a tenth of the time, and no
+server can keep nine tenths of its capacity."""
 
 
 def build(network: Network, path: Path) -> None:

@@ -34,7 +34,7 @@ TURN_S = 0.01
 _IDLE_NS = 1_000_000
 """A loop that had nothing to answer for so long has read meanwhile."""
 _MARGIN = 1.25
-_STANDING_MARGIN = 4.0
+_STANDING_MARGIN = 2.0
 _STANDING_SHARE = 0.1
 _NEWEST_COUNTS = 0.2
 
@@ -48,7 +48,7 @@ def comes_in_time(wait_s: float, allowed_s: float, standing_s: float) -> bool:
         standing_s: How long the queue has not been empty.
 
     A long queue answers no more requests than a short one; it only answers all of them late. It
-    is of use for a burst alone, so one that has stood for a tenth of a deadline may be a quarter
+    is of use for a burst alone, so one that has stood for a tenth of a deadline may be half
     of one long (the idea is CoDel's: Nichols and Jacobson 2012, RFC 8289).
     """
     is_standing = standing_s > _STANDING_SHARE * allowed_s

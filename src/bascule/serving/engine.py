@@ -183,15 +183,17 @@ class Batcher:
         """How many calls wait or run."""
         return self._open
 
-    def submit(self, job: Job, deadline_s: float) -> None:
-        """Queue a job to be answered within `deadline_s` from now. On the event loop only.
+    def check_room(self, rows: int, deadline_s: float) -> None:
+        """Return if so many rows could be answered within `deadline_s` from now.
 
         Raises:
-            Overloaded: The queue is full, or it will not be this job's turn in time.
+            Overloaded: The queue is full, or it would not be their turn in time.
             Unavailable: The model is being unloaded.
         """
         if self._stopped:
             raise Unavailable(f"{self._name} is being unloaded", hint="retry")
+        if not self._open:
+            return  # whoever comes to an idle thread is run: what is expected is measured again
         # Calls that were given up stay in line until the thread meets them: bound those as well.
         most = self._limits.max_queue_requests
         if self._open >= most or len(self._waiting) >= 4 * most:
@@ -200,22 +202,29 @@ class Batcher:
                 hint="retry later, or serve it with more workers",
                 retry_after_s=max(1, round(self._expected_wait_s(0, 0))),
             )
-        job.came_s = now_s = time.perf_counter()
-        if self._open:
-            # Whoever comes to an idle thread is run, so that what is expected is measured again.
-            wait_s = self._expected_wait_s(job.rows, 1)
-            # A queue shorter than a run is not too long, however long it has been there.
-            is_next = self._waiting_rows() + job.rows <= self._pace.batch_rows
-            standing_s = 0.0 if is_next else now_s - self._busy_since_s
-            if not comes_in_time(wait_s, deadline_s, standing_s):
-                raise Overloaded(
-                    f"{self._name} has {self._open} requests waiting, and would answer in about "
-                    f"{wait_s:.2g} s, after the deadline of {deadline_s:g} s or too close to it",
-                    hint="retry later, or serve it with more workers",
-                    retry_after_s=max(1, math.ceil(wait_s - deadline_s)),
-                )
-        else:
-            self._busy_since_s = now_s
+        wait_s = self._expected_wait_s(rows, 1)
+        # A queue shorter than a run is not too long, however long it has been there.
+        is_next = self._waiting_rows() + rows <= self._pace.batch_rows
+        standing_s = 0.0 if is_next else time.perf_counter() - self._busy_since_s
+        if not comes_in_time(wait_s, deadline_s, standing_s):
+            raise Overloaded(
+                f"{self._name} has {self._open} requests waiting, and would answer in about "
+                f"{wait_s:.2g} s, after the deadline of {deadline_s:g} s or too close to it",
+                hint="retry later, or serve it with more workers",
+                retry_after_s=max(1, math.ceil(wait_s - deadline_s)),
+            )
+
+    def submit(self, job: Job, deadline_s: float) -> None:
+        """Queue a job to be answered within `deadline_s` from now. On the event loop only.
+
+        Raises:
+            Overloaded: See `check_room`.
+            Unavailable: The same.
+        """
+        self.check_room(job.rows, deadline_s)
+        job.came_s = time.perf_counter()
+        if not self._open:
+            self._busy_since_s = job.came_s
         self._open += 1
         self._open_rows += job.rows
         job.closed = self._close_one

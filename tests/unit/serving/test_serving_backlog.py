@@ -78,8 +78,8 @@ def clients(server, stack, count):
     [
         (0.8, 0.1, True),  # a burst: as long as deadlines allow, with a margin
         (0.81, 0.1, False),
-        (0.25, 0.11, True),  # a queue that stands: a quarter of the deadline
-        (0.26, 0.11, False),
+        (0.5, 0.11, True),  # a queue that stands: half of the deadline
+        (0.51, 0.11, False),
         (0.0, 100.0, True),
     ],
 )

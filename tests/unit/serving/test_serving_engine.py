@@ -254,7 +254,7 @@ def test_a_call_whose_turn_would_come_after_its_deadline_is_refused_at_once(runn
     held(calls, program)
     calls.submit(*[([[1, 1]], None)] * 4)  # the next run; whoever comes now is of the one after
     with pytest.raises(
-        Overloaded, match=r"would answer in about 0\.3 s, after the deadline"
+        Overloaded, match=r"would answer in about 0\.(3|2\d) s, after the deadline"
     ) as told:
         calls.submit(([[1, 1]], None), deadline_s=0.25)
     assert told.value.facts["retry_after_s"] == 1

@@ -94,6 +94,7 @@ class OipRest:
 
         def handle(exchange: Exchange) -> None:
             allowed_s = exchange.allowed_s(deadline_s)
+            model.check_room(allowed_s)
             json_bytes = exchange.head.headers.get(b"inference-header-content-length")
             if json_bytes is None:
                 call_id, call, as_bytes = decode(exchange.take_body())
