@@ -27,6 +27,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,6 +47,7 @@ from bascule.serving.placing import (
     revisited,
     worth_waiting_for,
 )
+from bascule.serving.sizing import Sizing
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +169,7 @@ class Batcher:
         self._open = 0
         self._open_rows = 0
         self._busy_since_s = 0.0
+        self._sizing = Sizing(pace.batch_rows, limits.max_batch_rows)
         # What is known of those who come just after a run began. Of the thread alone.
         self._coming_rows = 0.0
         # Rows that the loop has put into the queue and the thread has taken out of it.
@@ -289,9 +292,10 @@ class Batcher:
             free_s = time.perf_counter()
             if self._limits.batching != "never":
                 self._wait_for_company(free_s)
-            batch = self._take()
+            limit = self._sizing.next_rows(self._queued_rows - self._taken_rows)
+            batch = self._take(limit)
             if batch:
-                outcomes = self._run_timed(batch)
+                outcomes = self._run_timed(batch, limit)
                 self._look_who_came(batch, free_s)
                 try:
                     self._loop.call_soon_threadsafe(_settle, batch, outcomes)
@@ -328,7 +332,7 @@ class Batcher:
                 came += job.rows
         self._coming_rows += _NEWEST_COUNTS * (came - self._coming_rows)
 
-    def _take(self) -> list[Job]:
+    def _take(self, limit: int) -> list[Job]:
         """The jobs of the next run: the oldest, and those that fit beside it."""
         together = self._limits.batching != "never"
         batch: list[Job] = []
@@ -338,7 +342,7 @@ class Batcher:
                 job = self._waiting.popleft()
             except IndexError:
                 return batch
-            if batch and rows + job.rows > self._pace.batch_rows:
+            if batch and rows + job.rows > limit:
                 self._waiting.appendleft(job)
                 return batch
             self._taken_rows += job.rows
@@ -346,10 +350,10 @@ class Batcher:
                 continue
             batch.append(job)
             rows += job.rows
-            if not together or rows >= self._pace.batch_rows:
+            if not together or rows >= limit:
                 return batch
 
-    def _run_timed(self, batch: Sequence[Job]) -> list[Outcome]:
+    def _run_timed(self, batch: Sequence[Job], limit: int) -> list[Outcome]:
         rows = sum(job.rows for job in batch)
         expected_s = self._pace.run_s(rows)
         started_s = time.perf_counter()
@@ -362,6 +366,10 @@ class Batcher:
         least, most = _SLOWNESS_BOUNDS
         slowness = min(max(took_s / expected_s, least), most)
         self.slowness += _NEWEST_COUNTS * (slowness - self.slowness)
+        if self._limits.batching != "never":
+            self._sizing = self._sizing.noted(limit, rows, took_s)
+            if self._sizing.rows != self._pace.batch_rows:
+                self._pace = replace(self._pace, batch_rows=self._sizing.rows)
         return outcomes
 
     def _run_safely(self, batch: Sequence[Job]) -> list[Outcome]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -347,6 +348,16 @@ def test_clients_that_come_back_together_are_run_together(running, program, batc
 
     together = sum(rows == 8 for rows in paced.runs[-15:])
     assert together >= 10 if batching == "auto" else together == 0
+
+
+def test_a_size_of_batches_that_was_measured_too_small_grows_with_what_runs_take(running, program):
+    paced = Paced(program)
+    calls = Calls(running, paced, replace(Paced.pace, batch_rows=2))
+    clients = ClosedLoop(calls, clients=16, away_s=0.0)
+    running.until(lambda: max(paced.runs[-3:], default=0) >= 4 and len(paced.runs) > 40)
+    clients.is_over = True
+    running.until(lambda: calls.batcher.open_calls == 0)
+    assert max(paced.runs[:12]) <= 2
 
 
 def test_a_lone_client_is_never_made_to_wait(running, program):
