@@ -51,6 +51,12 @@ def test_other_sizes_are_tried_in_few_runs_alone():
     assert sizes.count(32) >= 130
 
 
+def test_the_longer_nothing_changes_the_fewer_runs_are_trials():
+    _, sizes = after(Sizing(32, 256), 2_000, costly_run)
+    assert sizes[:200].count(32) <= 190
+    assert 985 <= sizes[-1_000:].count(32) < 1_000
+
+
 def test_where_few_wait_nothing_is_tried():
     sizing, sizes = after(Sizing(8, 256), 100, costly_run, waiting=7)
     assert (sizing.rows, set(sizes)) == (8, {7})
