@@ -290,9 +290,9 @@ class Batcher:
                 self._arrived.wait()
                 continue
             free_s = time.perf_counter()
-            if self._limits.batching != "never":
-                self._wait_for_company(free_s)
             limit = self._sizing.next_rows(self._queued_rows - self._taken_rows)
+            if self._limits.batching != "never":
+                self._wait_for_company(free_s, limit)
             batch = self._take(limit)
             if batch:
                 outcomes = self._run_timed(batch, limit)
@@ -302,12 +302,11 @@ class Batcher:
                 except RuntimeError:
                     return  # the loop is closed: there is nobody left to answer
 
-    def _wait_for_company(self, free_s: float) -> None:
+    def _wait_for_company(self, free_s: float, limit: int) -> None:
         """Wait for those who are about to come, where that is worth it to all."""
         rows = self._queued_rows - self._taken_rows
-        company = worth_waiting_for(
-            self._pace, self.slowness, rows=rows, coming_rows=self._coming_rows
-        )
+        pace = replace(self._pace, batch_rows=limit)
+        company = worth_waiting_for(pace, self.slowness, rows=rows, coming_rows=self._coming_rows)
         while (
             rows < company.rows
             and not self._stopped

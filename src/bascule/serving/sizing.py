@@ -48,12 +48,13 @@ class Sizing:
         if trial % 2:
             return max(1, self.rows // 2)
         twice = 2 * self.rows
-        return twice if twice <= min(self.most, waiting_rows) else self.rows
+        return twice if twice <= self.most else self.rows
 
     def noted(self, limit: int, rows: int, took_s: float) -> Sizing:
         """After a run that might have had `limit` rows, and had `rows`."""
         if rows < _FULL_SHARE * limit or took_s <= 0:
-            return self
+            # A trial for which too few came is over as well.
+            return replace(self, full_runs=self.full_runs + 1) if limit > self.rows else self
         best_hz = {**self.best_hz, limit: max(self.best_hz.get(limit, 0.0), rows / took_s)}
         if self.full_runs < _TRIALS * self.every:
             return replace(self, full_runs=self.full_runs + 1, best_hz=best_hz)

@@ -57,6 +57,12 @@ def test_the_longer_nothing_changes_the_fewer_runs_are_trials():
     assert 985 <= sizes[-1_000:].count(32) < 1_000
 
 
+def test_a_trial_for_which_too_few_came_is_over_and_says_nothing():
+    sizing, sizes = after(Sizing(8, 256), 500, costly_run, waiting=9)
+    assert sizing.rows == 8
+    assert sizes.count(9) <= 30
+
+
 def test_where_few_wait_nothing_is_tried():
     sizing, sizes = after(Sizing(8, 256), 100, costly_run, waiting=7)
     assert (sizing.rows, set(sizes)) == (8, {7})
