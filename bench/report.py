@@ -66,17 +66,30 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A figure that the project claims: `value` must not be over `bar`, or not under it."""
+    """A figure that the project claims: `value` must not be over `bar`, or not under it.
+
+    Attributes:
+        void: Why the figure says nothing, where what measured it was itself at fault.
+    """
 
     name: str
     value: float
     bar: float
     unit: str = "x"
     at_least: bool = False
+    void: str = ""
 
     @property
-    def met(self) -> bool:
+    def met(self) -> bool | None:
+        """None of a figure that says nothing."""
+        if self.void:
+            return None
         return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+    @property
+    def verdict(self) -> str:
+        """The same in words."""
+        return f"not judged: {self.void}" if self.void else "met" if self.met else "NOT MET"
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "met": self.met}
@@ -299,7 +312,7 @@ def claim_cells(made: Iterable[Claim]) -> Cells:
             claim.name,
             f"{claim.value:.3g} {claim.unit}".rstrip(),
             f"{'>=' if claim.at_least else '<='} {claim.bar:.3g} {claim.unit}".rstrip(),
-            "met" if claim.met else "NOT MET",
+            claim.verdict,
         ]
         for claim in made
     ]

@@ -19,6 +19,12 @@ SLOPE_BAR_MB = 2.0
 ALONE_BAR = 0.85
 LONE_BAR = 1.1
 """The 99th percentile of a lone client, batched over unbatched: two noisy figures."""
+LATE_SHARE = 0.1
+"""A generator that was itself late by more than this share of what is judged judges nothing."""
+BUSY_SHARE = 0.85
+"""A capacity at which the server's core was idle for longer than this leaves is not the server's:
+the generator was the limit, or what else ran on this machine."""
+CHANGED_SHARE = 0.25
 _LONG_S = 1_200.0
 """A slope per hour is claimed of runs that last a good part of one."""
 
@@ -76,21 +82,49 @@ def claims_of(findings: Iterable[Finding]) -> list[Claim]:
     return made
 
 
+def _late(finding: Finding, judged_ms: float) -> str:
+    """Why a time is not judged: the generator was late by more than a little part of it."""
+    late_ms = finding.tally.send_lag_p99_ms
+    is_late = late_ms > LATE_SHARE * judged_ms
+    return f"the generator was {late_ms:.3g} ms late" if is_late else ""
+
+
+def _no_capacity(finding: Finding) -> str:
+    """Why there is no capacity to compare with."""
+    facts = finding.facts
+    before, after = facts.get("capacity_hz", 1.0), facts.get("capacity_after_hz", 0.0)
+    busy = facts.get("busy_at_capacity", 1.0)
+    if busy < BUSY_SHARE:
+        return f"the server had {busy:.0%} of its core at its capacity"
+    if after and abs(after - before) > CHANGED_SHARE * min(before, after):
+        return f"the capacity went from {before:,.0f} to {after:,.0f}/s"
+    return ""
+
+
 def _calm_claims(finding: Finding) -> list[Claim]:
     tail = finding.facts["p99_over_p50"]
-    return [Claim(f"p99 / p50 at 70 % load, {finding.subject}", tail, TAIL_BAR)]
+    # What is judged is whether the 99th percentile is below so many medians.
+    void = _no_capacity(finding) or _late(
+        finding, TAIL_BAR * percentile(finding.tally.accepted_ms, 0.5)
+    )
+    return [Claim(f"p99 / p50 at 70 % load, {finding.subject}", tail, TAIL_BAR, void=void)]
 
 
 def _overload_claims(finding: Finding) -> list[Claim]:
     seen, who = finding.tally, f"overload, {finding.subject}"
+    deadline_ms = finding.facts["deadline_ms"]
+    late = _late(finding, deadline_ms)
+    goodput, p99_ms = finding.facts["goodput_share"], percentile(seen.accepted_ms, 0.99)
     return [
-        Claim(f"{who}: goodput / capacity", finding.facts["goodput_share"], GOODPUT_BAR, "x", True),
         Claim(
-            f"{who}: p99 of what was accepted",
-            percentile(seen.accepted_ms, 0.99),
-            finding.facts["deadline_ms"],
-            "ms",
+            f"{who}: goodput / capacity",
+            goodput,
+            GOODPUT_BAR,
+            "x",
+            at_least=True,
+            void=late or _no_capacity(finding),
         ),
+        Claim(f"{who}: p99 of what was accepted", p99_ms, deadline_ms, "ms", void=late),
         Claim(f"{who}: growth of memory", growth(finding.watch.resident_mb), GROWTH_BAR, ""),
         Claim(f"{who}: shed without Retry-After", seen.shed_without_retry_after, 0, ""),
     ]
@@ -100,20 +134,21 @@ def _network_claims(finding: Finding) -> list[Claim]:
     if "share_of_alone" not in finding.facts:
         return []
     share = finding.facts["share_of_alone"]
-    return [Claim("4 ms network, 16 clients / the model alone", share, ALONE_BAR, "x", True)]
+    void = _late(finding, percentile(finding.tally.accepted_ms, 0.5))
+    name = "4 ms network, 16 clients / the model alone"
+    return [Claim(name, share, ALONE_BAR, "x", at_least=True, void=void)]
 
 
 def _lone_claims(findings: list[Finding]) -> list[Claim]:
-    p99 = {
-        finding.subject: percentile(finding.tally.accepted_ms, 0.99)
-        for finding in findings
-        if finding.work == "network" and finding.facts["clients"] == 1
-    }
-    batched = next((value for name, value in p99.items() if name.endswith("auto")), None)
-    unbatched = next((value for name, value in p99.items() if name.endswith("never")), None)
+    lone = [one for one in findings if one.work == "network" and one.facts["clients"] == 1]
+    batched = next((one for one in lone if one.subject.endswith("auto")), None)
+    unbatched = next((one for one in lone if one.subject.endswith("never")), None)
     if batched is None or unbatched is None:
         return []
-    return [Claim("4 ms network, one client: p99 / p99 unbatched", batched / unbatched, LONE_BAR)]
+    p99 = [percentile(one.tally.accepted_ms, 0.99) for one in (batched, unbatched)]
+    void = _late(batched, p99[0]) or _late(unbatched, p99[1])
+    name = "4 ms network, one client: p99 / p99 unbatched"
+    return [Claim(name, p99[0] / p99[1], LONE_BAR, void=void)]
 
 
 def _soak_claims(finding: Finding) -> list[Claim]:
@@ -150,9 +185,11 @@ _FACTS = {
     "p99_over_p50": "p99/p50 {:.2f}",
     "perfect_p99_over_p50": "a perfect server of this capacity {:.2f}",
     "goodput_share": "goodput {:.0%} of capacity",
+    "goodput_by_cpu_share": "{:.0%} by the processor's time",
     "capacity_after_hz": "capacity afterwards {:,.0f}/s",
     "alone_hz": "the model alone {:,.0f} rows/s",
     "share_of_alone": "{:.0%} of it",
+    "most_of_alone": "the network leaves {:.0%}",
     "seconds": "{:,.0f} s",
 }
 

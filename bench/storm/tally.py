@@ -30,7 +30,8 @@ class Tally(msgspec.Struct, frozen=True):
             the deadline.
         broken: Connections that ended in the middle of a request.
         unanswered: Sent, and not answered before the run ended.
-        send_lag_p99_ms: How late the generator itself was: what is not the server's fault.
+        send_lag_p99_ms: How late the generator itself was: in sending what was due, or, in a closed
+            loop, in taking what had come. It is not the server's fault.
     """
 
     seconds: float

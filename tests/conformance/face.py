@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.serving.backlog import Backlog
 from bascule.serving.counters import Counters, Label
 from bascule.serving.http import Connection, Site
 from bascule.serving.limits import Limits
@@ -175,7 +177,10 @@ class Inside:
         )
         self.plane = Plane(open_faces(), lambda: True)
         self.routes = self.plane.serve([self.model])
-        self.site = Site(self.routes, self.plane.not_found, self.limits, self.counters.slot(0))
+        self.site = Site(
+            self.routes, self.plane.not_found, self.limits, self.counters.slot(0),
+            backlog=Backlog(self.limits.max_body_bytes, turn_s=math.inf),
+        )  # fmt: skip
 
     def stand_in(self, program: Any) -> None:
         """Have another version, `m/0`, answer what the model fails."""

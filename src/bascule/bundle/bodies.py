@@ -15,6 +15,7 @@ from bascule.bundle.reading import shaped
 
 _Count = Annotated[int, Meta(ge=0)]
 _Rows = Annotated[int, Meta(ge=1)]
+_Time = Annotated[float, Meta(gt=0)]
 
 
 class ParityBody(TypedDict):
@@ -35,7 +36,7 @@ class ParityBody(TypedDict):
 class CostBody(TypedDict):
     """See `bundle.cost.Cost`."""
 
-    latency_us: dict[str, dict[_Rows, float]]
+    latency_us: dict[str, dict[_Rows, _Time]]
     peak_memory_bytes: int | None
     size_bytes: _Count
     machine: dict[str, str]

@@ -2,11 +2,13 @@
 
 Which of the two is decided by measured cost, not by a setting. Handing work to a thread and back
 costs tens of microseconds, more than a cheap model itself, and a costly model would hold up
-everybody on the loop. On the thread nobody waits for company: a run starts as soon as the thread
-is free, with whoever has arrived meanwhile (batching while busy). On the loop it starts when all
-that had come has been read, with all of it: sixteen rows cost little more than one, and what reads
-and writes requests stays in the processor's caches. Only programs of which rows have the same bits
-in any company run so there; others run each call at once.
+costs tens of microseconds, more than a cheap model itself, and a costly model would hold up
+everybody on the loop. On the thread a run starts as soon as the thread is free, with whoever has
+arrived meanwhile (batching while busy). It waits for company only where others came just after
+runs had begun, so that all together are answered sooner; a lone caller never waits. On the loop it
+starts when all that had come has been read, with all of it: sixteen rows cost little more than one,
+and what reads and writes requests stays in the processor's caches. Only programs of which rows have
+the same bits in any company run so there; others run each call at once.
 
 The rules:
 - every caller gets its own rows, and the outputs that it asked for;
@@ -30,28 +32,37 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
 from bascule.core.errors import BasculeError, ModelFailed, Overloaded, TimedOut, Unavailable
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
+from bascule.serving.backlog import comes_in_time
 from bascule.serving.limits import Limits
 from bascule.serving.placing import (
-    INLINE_MAX_S,
     Pace,
     Placement,
     Seen,
     expected_wait_s,
+    goes_on_measuring,
+    longest_wait_s,
+    pace_of,
     revisited,
+    worth_waiting_for,
 )
+from bascule.serving.sizing import Sizing
 
 log = logging.getLogger(__name__)
 
 _RUNS_TO_JUDGE = 16
+_MOST_RUNS, _LEAST_RUNS = 15, 2
+_SIZE_SHARE = 0.1
 _NEWEST_COUNTS = 0.2
-_MARGIN = 1.25
-"""Who would be answered just in time is not: half of all runs take longer than the median."""
+_LOOKS = 32
+"""How often at most the thread looks whether those it waits for are there."""
+_MOST_LOOKED_AT = 64
 _SLOWNESS_BOUNDS = (0.1, 20.0)
 """One run that was held up by something else must not make the server turn callers away."""
 
@@ -62,7 +73,7 @@ Deliver = Callable[[Outcome], None]
 class Job:
     """One call that waits for the thread. Its state changes on the event loop only."""
 
-    __slots__ = ("closed", "columns", "deliver", "outputs", "rows", "settled", "timer")
+    __slots__ = ("came_s", "closed", "columns", "deliver", "outputs", "rows", "settled", "timer")
 
     def __init__(
         self, columns: Columns, rows: int, outputs: tuple[str, ...] | None, deliver: Deliver
@@ -72,6 +83,7 @@ class Job:
         self.outputs = outputs
         self.deliver = deliver
         self.settled = False
+        self.came_s = 0.0
         self.timer: asyncio.TimerHandle | None = None
         self.closed: Callable[[int], None] = _ignore
 
@@ -104,43 +116,37 @@ def _ignore(_: int) -> None:
 
 
 def measure_pace(
-    program: Program, example: Columns, limits: Limits, *, budget_s: float = 0.4
+    program: Program, example: Columns, limits: Limits, *, budget_s: float = 0.5
 ) -> Pace:
     """Warm the program up and time it with growing batches of the example rows.
 
-    Stops at `budget_s`, or where twice the rows no longer raise the rate by a twentieth.
+    See `placing.goes_on_measuring` for where it ends.
     """
-    until = time.perf_counter() + budget_s
-    one_row_s = _median_run_s(program, _repeated(example, 1), until)
-    inline_rows = 1 if one_row_s <= INLINE_MAX_S else 0
-    batch_rows, best_rate, rows, row_s = 1, 1 / one_row_s, 1, one_row_s
-    while rows * 2 <= limits.max_batch_rows and time.perf_counter() < until:
+    started_s = time.perf_counter()
+    rows = 1
+    run_s = {1: _least_run_s(program, example, rows, budget_s)}
+    while rows * 2 <= limits.max_batch_rows and goes_on_measuring(
+        run_s, time.perf_counter() - started_s, budget_s
+    ):
         rows *= 2
-        run_s = _median_run_s(program, _repeated(example, rows), until)
-        row_s = max(0.0, run_s - one_row_s) / (rows - 1)
-        if run_s <= INLINE_MAX_S and inline_rows:
-            inline_rows = rows
-        if rows / run_s < best_rate * 1.05:
-            break
-        batch_rows, best_rate = rows, rows / run_s
-    if inline_rows > 1:
-        # The loop above may have stopped early; large cheap requests are judged by the slope.
-        inline_rows = max(inline_rows, int(INLINE_MAX_S * best_rate))
-    return Pace(one_row_s, inline_rows, batch_rows, row_s)
+        run_s[rows] = _least_run_s(program, example, rows, budget_s)
+    return pace_of(run_s)
 
 
-def _repeated(example: Columns, rows: int) -> Columns:
-    return {name: np.resize(column, (rows, *column.shape[1:])) for name, column in example.items()}
-
-
-def _median_run_s(program: Program, columns: Columns, until: float) -> float:
+def _least_run_s(program: Program, example: Columns, rows: int, budget_s: float) -> float:
+    """The shortest of a few runs: whatever else goes on here makes runs longer, never shorter."""
+    columns = {
+        name: np.resize(column, (rows, *column.shape[1:])) for name, column in example.items()
+    }
     program.run(columns)
-    times: list[float] = []
-    while len(times) < 15 and (len(times) < 3 or time.perf_counter() < until):
-        started = time.perf_counter()
+    least_s, started_s = math.inf, time.perf_counter()
+    for run in range(_MOST_RUNS):
+        before_s = time.perf_counter()
+        if run >= _LEAST_RUNS and before_s - started_s > budget_s * _SIZE_SHARE:
+            break
         program.run(columns)
-        times.append(time.perf_counter() - started)
-    return sorted(times)[len(times) // 2]
+        least_s = min(least_s, time.perf_counter() - before_s)
+    return least_s
 
 
 class Batcher:
@@ -161,12 +167,19 @@ class Batcher:
         self._loop = loop
         self._name = name
         self._waiting: deque[Job] = deque()
-        self._arrived = threading.Semaphore(0)
+        self._arrived = threading.Event()
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._ended: Callable[[], None] = _nothing
         self._open = 0
         self._open_rows = 0
+        self._busy_since_s = 0.0
+        self._sizing = Sizing(pace.batch_rows, limits.max_batch_rows)
+        # What is known of those who come just after a run began. Of the thread alone.
+        self._coming_rows = 0.0
+        # Rows that the loop has put into the queue and the thread has taken out of it.
+        self._queued_rows = 0
+        self._taken_rows = 0
         # What the thread tells the loop: each is replaced as a whole.
         self.slowness = 1.0
         self.runs = 0
@@ -178,15 +191,17 @@ class Batcher:
         """How many calls wait or run."""
         return self._open
 
-    def submit(self, job: Job, deadline_s: float) -> None:
-        """Queue a job to be answered within `deadline_s` from now. On the event loop only.
+    def check_room(self, rows: int, deadline_s: float) -> None:
+        """Return if so many rows could be answered within `deadline_s` from now.
 
         Raises:
-            Overloaded: The queue is full, or it will not be this job's turn in time.
+            Overloaded: The queue is full, or it would not be their turn in time.
             Unavailable: The model is being unloaded.
         """
         if self._stopped:
             raise Unavailable(f"{self._name} is being unloaded", hint="retry")
+        if not self._open:
+            return  # whoever comes to an idle thread is run: what is expected is measured again
         # Calls that were given up stay in line until the thread meets them: bound those as well.
         most = self._limits.max_queue_requests
         if self._open >= most or len(self._waiting) >= 4 * most:
@@ -195,27 +210,41 @@ class Batcher:
                 hint="retry later, or serve it with more workers",
                 retry_after_s=max(1, round(self._expected_wait_s(0, 0))),
             )
-        if self._open:
-            # Whoever comes to an idle thread is run, so that what is expected is measured again.
-            wait_s = self._expected_wait_s(job.rows, 1)
-            if wait_s * _MARGIN > deadline_s:
-                raise Overloaded(
-                    f"{self._name} has {self._open} requests waiting, and would answer in about "
-                    f"{wait_s:.2g} s, after the deadline of {deadline_s:g} s or too close to it",
-                    hint="retry later, or serve it with more workers",
-                    retry_after_s=max(1, math.ceil(wait_s - deadline_s)),
-                )
+        wait_s = self._expected_wait_s(rows, 1)
+        # A queue shorter than a run is not too long, however long it has been there.
+        is_next = self._waiting_rows() + rows <= self._pace.batch_rows
+        standing_s = 0.0 if is_next else time.perf_counter() - self._busy_since_s
+        if not comes_in_time(wait_s, deadline_s, standing_s):
+            raise Overloaded(
+                f"{self._name} has {self._open} requests waiting, and would answer in about "
+                f"{wait_s:.2g} s, after the deadline of {deadline_s:g} s or too close to it",
+                hint="retry later, or serve it with more workers",
+                retry_after_s=max(1, math.ceil(wait_s - deadline_s)),
+            )
+
+    def submit(self, job: Job, deadline_s: float) -> None:
+        """Queue a job to be answered within `deadline_s` from now. On the event loop only.
+
+        Raises:
+            Overloaded: See `check_room`.
+            Unavailable: The same.
+        """
+        self.check_room(job.rows, deadline_s)
+        job.came_s = time.perf_counter()
+        if not self._open:
+            self._busy_since_s = job.came_s
         self._open += 1
         self._open_rows += job.rows
         job.closed = self._close_one
         job.timer = self._loop.call_later(deadline_s, job.settle, _timed_out(deadline_s))
+        self._queued_rows += job.rows
         self._waiting.append(job)
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._work, name=f"bascule-{self._name}", daemon=True
             )
             self._thread.start()
-        self._arrived.release()
+        self._arrived.set()
 
     def stop(self, ended: Callable[[], None] = _nothing) -> None:
         """Take no more; `ended` is called, on the event loop, once what waits has been answered."""
@@ -223,7 +252,7 @@ class Batcher:
         self._ended = ended
         if self._thread is None:
             self._loop.call_soon(self._tell_ended)
-        self._arrived.release()
+        self._arrived.set()
 
     def _tell_ended(self) -> None:
         # It may lead back to this batcher, and what is let go of must not keep itself alive.
@@ -235,14 +264,19 @@ class Batcher:
         self._open -= 1
         self._open_rows -= rows
 
+    def _waiting_rows(self) -> int:
+        """How many rows wait for a run that has not begun."""
+        run = self._run
+        return max(0, self._open_rows - (0 if run is None else run[2]))
+
     def _expected_wait_s(self, more_rows: int, more_calls: int) -> float:
         """How long until those who wait, and so many more, have their answers."""
-        running_s, running_rows = 0.0, 0
+        running_s = 0.0
         run = self._run
         if run is not None:
-            started_s, should_take_s, running_rows = run
+            started_s, should_take_s, _ = run
             running_s = max(0.0, should_take_s - (time.perf_counter() - started_s))
-        rows = max(0, self._open_rows - running_rows) + more_rows
+        rows = self._waiting_rows() + more_rows
         calls = self._open + more_calls
         if self._limits.batching != "never":
             calls = min(calls, rows)
@@ -252,20 +286,57 @@ class Batcher:
 
     def _work(self) -> None:
         while True:
-            self._arrived.acquire()
-            batch = self._take()
+            self._arrived.clear()
+            if not self._waiting:
+                if self._stopped:
+                    with suppress(RuntimeError):
+                        self._loop.call_soon_threadsafe(self._tell_ended)
+                    return
+                self._arrived.wait()
+                continue
+            free_s = time.perf_counter()
+            limit = self._sizing.next_rows(self._queued_rows - self._taken_rows)
+            if self._limits.batching != "never":
+                self._wait_for_company(free_s, limit)
+            batch = self._take(limit)
             if batch:
-                outcomes = self._run_timed(batch)
+                outcomes = self._run_timed(batch, limit)
+                self._look_who_came(batch, free_s)
                 try:
                     self._loop.call_soon_threadsafe(_settle, batch, outcomes)
                 except RuntimeError:
                     return  # the loop is closed: there is nobody left to answer
-            elif self._stopped and not self._waiting:
-                with suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(self._tell_ended)
-                return
 
-    def _take(self) -> list[Job]:
+    def _wait_for_company(self, free_s: float, limit: int) -> None:
+        """Wait for those who are about to come, where that is worth it to all."""
+        rows = self._queued_rows - self._taken_rows
+        pace = replace(self._pace, batch_rows=limit)
+        company = worth_waiting_for(pace, self.slowness, rows=rows, coming_rows=self._coming_rows)
+        while (
+            rows < company.rows
+            and not self._stopped
+            and time.perf_counter() - free_s < company.wait_s
+        ):
+            # Not woken by each that comes, which would take the loop's time to read the next.
+            time.sleep(company.wait_s / _LOOKS)
+            rows = self._queued_rows - self._taken_rows
+
+    def _look_who_came(self, batch: Sequence[Job], free_s: float) -> None:
+        """Learn how many rows come within the longest wait, whether or not they were waited for."""
+        until_s = free_s + longest_wait_s(self._pace, self.slowness)
+        came = sum(job.rows for job in batch if job.came_s > free_s)
+        for place in range(min(len(self._waiting), _MOST_LOOKED_AT)):
+            try:
+                job = self._waiting[place]
+            except IndexError:
+                break
+            if job.came_s > until_s:
+                break
+            if job.came_s > free_s:
+                came += job.rows
+        self._coming_rows += _NEWEST_COUNTS * (came - self._coming_rows)
+
+    def _take(self, limit: int) -> list[Job]:
         """The jobs of the next run: the oldest, and those that fit beside it."""
         together = self._limits.batching != "never"
         batch: list[Job] = []
@@ -275,17 +346,18 @@ class Batcher:
                 job = self._waiting.popleft()
             except IndexError:
                 return batch
-            if job.settled:
-                continue
-            if batch and rows + job.rows > self._pace.batch_rows:
+            if batch and rows + job.rows > limit:
                 self._waiting.appendleft(job)
                 return batch
+            self._taken_rows += job.rows
+            if job.settled:
+                continue
             batch.append(job)
             rows += job.rows
-            if not together or rows >= self._pace.batch_rows:
+            if not together or rows >= limit:
                 return batch
 
-    def _run_timed(self, batch: Sequence[Job]) -> list[Outcome]:
+    def _run_timed(self, batch: Sequence[Job], limit: int) -> list[Outcome]:
         rows = sum(job.rows for job in batch)
         expected_s = self._pace.run_s(rows)
         started_s = time.perf_counter()
@@ -298,6 +370,10 @@ class Batcher:
         least, most = _SLOWNESS_BOUNDS
         slowness = min(max(took_s / expected_s, least), most)
         self.slowness += _NEWEST_COUNTS * (slowness - self.slowness)
+        if self._limits.batching != "never":
+            self._sizing = self._sizing.noted(limit, rows, took_s)
+            if self._sizing.rows != self._pace.batch_rows:
+                self._pace = replace(self._pace, batch_rows=self._sizing.rows)
         return outcomes
 
 

@@ -26,6 +26,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple, cast
 
@@ -34,6 +35,7 @@ import msgspec
 
 from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge, Unavailable
 from bascule.serving import codings
+from bascule.serving.backlog import Backlog
 from bascule.serving.counters import STATUSES, Slot
 from bascule.serving.guard import Guard
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
@@ -112,7 +114,7 @@ class Exchange:
 
     __slots__ = (
         "_connection", "answered", "body", "failure", "head", "on_gone", "request_id", "rows",
-        "slot", "started_ns",
+        "slot", "started_ns", "waited_s",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, head: Head, body: bytes, slot: Slot) -> None:
@@ -123,6 +125,7 @@ class Exchange:
         self.slot = slot
         self.rows = 0
         self.started_ns = time.perf_counter_ns()
+        self.waited_s = 0.0
         self.answered = False
         self.failure: BasculeError | None = None
         self.on_gone: Callable[[], None] | None = None
@@ -178,9 +181,10 @@ class Exchange:
         return body
 
     def allowed_s(self, deadline_s: float) -> float:
-        """How long the caller waits: the shorter of the server's deadline and what it says."""
+        """How long the caller still waits: the shorter of our deadline and what it says."""
         asked = self.head.headers.get(b"x-request-timeout-ms")
-        return deadline_s if asked is None else min(deadline_s, _asked_s(asked))
+        allowed_s = deadline_s if asked is None else min(deadline_s, _asked_s(asked))
+        return allowed_s - self.waited_s
 
     def named(self) -> str:
         """The request in words for a line of the log, by its id; it gets one if it has none."""
@@ -189,17 +193,24 @@ class Exchange:
 
     def fail(self, error: BasculeError) -> None:
         """Answer with an error: its status, its message and its next step in the one shape."""
-        self.failure = error
-        status = status_of(error)
-        extra = b""
-        if isinstance(error, Overloaded | Unavailable):
-            extra = b"Retry-After: %d\r\n" % int(str(error.facts.get("retry_after_s", 1)))
-        elif status == 401:
-            extra = b'WWW-Authenticate: Bearer realm="bascule"\r\n'
-        elif status == 405:
-            extra = b"Allow: %s\r\n" % str(error.facts["allow"]).encode()
+        # Its frames lead back to this exchange, and a ring would wait for the garbage collector.
+        self.failure = error.with_traceback(None)
         self.rows = 0
-        self.answer(msgspec.json.encode({"error": error_text(error)}), status, extra=extra)
+        status, body, extra = self._connection.told(error)
+        self.answer(body, status, extra=extra)
+
+
+def _told(error: BasculeError) -> tuple[int, bytes, bytes]:
+    """An error as a status, a body and lines of the head."""
+    status = status_of(error)
+    extra = b""
+    if isinstance(error, Overloaded | Unavailable):
+        extra = b"Retry-After: %d\r\n" % int(str(error.facts.get("retry_after_s", 1)))
+    elif status == 401:
+        extra = b'WWW-Authenticate: Bearer realm="bascule"\r\n'
+    elif status == 405:
+        extra = b"Allow: %s\r\n" % str(error.facts["allow"]).encode()
+    return status, msgspec.json.encode({"error": error_text(error)}), extra
 
 
 class Site:
@@ -214,7 +225,9 @@ class Site:
         clock: Callable[[], float] = time.monotonic,
         guard: Guard | None = None,
         journal: Journal | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
+        self.backlog = Backlog(limits.max_body_bytes) if backlog is None else backlog
         self.clock = clock
         self.guard = guard
         self.journal = journal
@@ -229,6 +242,8 @@ class Site:
         self.draining = False
         self.now = clock()
         self.heads: dict[int, bytes] = {}
+        self.told_error: BasculeError | None = None
+        self.told = (0, b"", b"")
         self.tick()
 
     def tick(self) -> None:
@@ -351,6 +366,13 @@ class Connection(asyncio.Protocol):
         self._unsent = 0
         self._since = site.now
         self._receiving_since = 0.0
+
+    def told(self, error: BasculeError) -> tuple[int, bytes, bytes]:
+        """See `_told`. Many are refused by one and the same error, which is put in words once."""
+        site = self._site
+        if site.told_error is not error:
+            site.told_error, site.told = error, _told(error)
+        return site.told
 
     @property
     def max_body_bytes(self) -> int:
@@ -659,11 +681,29 @@ class Connection(asyncio.Protocol):
                 guard.check(exchange.head.headers.get(b"authorization"), route.action, route.model)
             if route.slot is not None:
                 exchange.slot = route.slot
+                site = self._site
+                if site.backlog.is_behind(exchange.started_ns):
+                    allowed_s = exchange.allowed_s(site.limits.deadline_s)
+                    begin = partial(self._begin, exchange, route)
+                    refusal = site.backlog.add(exchange, allowed_s, begin)
+                    if refusal is not None:
+                        exchange.fail(refusal)
+                    return
             route.handle(exchange)
         except BasculeError as error:
             exchange.fail(error)
         except Exception:
             # The last line of defence: a bug answers 500 in the one shape and is logged.
+            log.exception("a request failed%s", exchange.named())
+            exchange.fail(_internal_error())
+
+    def _begin(self, exchange: Exchange, route: Route) -> None:
+        """Handle a request whose turn has come; see `backlog`."""
+        try:
+            route.handle(exchange)
+        except BasculeError as error:
+            exchange.fail(error)
+        except Exception:
             log.exception("a request failed%s", exchange.named())
             exchange.fail(_internal_error())
 
@@ -713,7 +753,8 @@ class Connection(asyncio.Protocol):
         self._transport.resume_reading()
 
     def _count(self, exchange: Exchange, status: int) -> None:
-        duration_ns = time.perf_counter_ns() - exchange.started_ns
+        self._site.backlog.answered_ns = now_ns = time.perf_counter_ns()
+        duration_ns = now_ns - exchange.started_ns
         exchange.slot.count(status, duration_ns, exchange.rows)
         if status >= self._site.noted_from:
             self._note(exchange, status, duration_ns)

@@ -91,6 +91,18 @@ class ServedModel:
         """How many calls wait, for the model or in its queue, or run."""
         return len(self._waiting) + (0 if self.engine is None else self.engine.open_calls)
 
+    def check_room(self, allowed_s: float) -> None:
+        """Return if a call may be answered in time: what cannot be need not even be decoded.
+
+        Raises:
+            Overloaded: Too many calls wait, or there is no answer to be had in time.
+            Unavailable: The model is being unloaded.
+        """
+        engine = self.engine
+        # A model with a policy may be answered for by another.
+        if engine is not None and not engine.inline_rows and self.shield is None:
+            engine.batcher.check_room(1, allowed_s)
+
     def answer(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
         """Run a call and deliver its outcome, once: at once, or later on the event loop.
 

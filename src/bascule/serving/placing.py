@@ -1,14 +1,15 @@
-"""How fast a program was measured to be, and where its calls run: on the loop, or on its thread. Pure.
+"""How fast a program was measured to be, where its calls run and for whom a run waits. Pure.
 
 The first choice is made from what was measured when the program was loaded. It is looked at again
-once a second, from what the runs really took: a machine that is shared, or rows that cost more than
-the example's, make a program slow that was quick. Each way has its own bound, so that a program near
-a bound stays where it is.
-"""  # noqa: E501 -- the first sentence is one
+once a second, from what the runs really took: a machine that is shared, or rows that cost more
+than the example's, make a program slow that was quick. Each way has its own bound, so that a
+program near a bound stays where it is.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,16 @@ _RETURNS = 0.7
 """A limit of rows is lowered when its runs take twice what is allowed, and raised when they would
 take less than this part of it."""
 
+_PAYS = 1.05
+"""Twice the rows in a run are worth it where they raise the rate by this factor."""
+_LEAST_SIZES = 4
+_FLAT_SIZES = 2
+_MOST_BUDGETS = 4.0
+
+_WAITED_SHARE = 0.5
+_NEARLY_ALL = 0.8
+"""A mean of so much more than a whole number of rows is that of one row more, late now and then."""
+
 _HOT_SHARE = 0.5
 _COOL_SHARE = 0.25
 _HOT_RUN_S = 100e-6
@@ -32,9 +43,9 @@ class Pace:
     """How fast a program was measured to be, here.
 
     Attributes:
-        one_row_s: The median time of a run of one row.
+        one_row_s: The time of a run of one row.
         inline_rows: The most rows that run on the event loop; 0 sends every call to the thread.
-        batch_rows: The number of rows per run with the highest rate, within the limit.
+        batch_rows: The rows per run from which on more do not raise the rate, within the limit.
         row_s: What each further row of a run adds.
     """
 
@@ -54,6 +65,39 @@ class Pace:
         if self.row_s <= 0:
             return 1 << 62
         return 1 + int((allowed_s - self.one_row_s) / self.row_s)
+
+
+def goes_on_measuring(run_s: Mapping[int, float], spent_s: float, budget_s: float) -> bool:
+    """Whether twice the rows are to be measured as well.
+
+    Args:
+        run_s: The time of a run by its rows: 1, 2, 4...
+        spent_s: On measuring so far.
+        budget_s: To spend. A few sizes are measured beyond it: one alone says nothing of the rest.
+
+    One size at which the rate does not grow may be noise, or a step of the program's own.
+    """
+    if len(run_s) < _LEAST_SIZES:
+        return spent_s < _MOST_BUDGETS * budget_s
+    rates = [rows / seconds for rows, seconds in sorted(run_s.items())]
+    is_flat = max(rates[-_FLAT_SIZES:]) < _PAYS * max(rates[:-_FLAT_SIZES])
+    return spent_s < budget_s and not is_flat
+
+
+def pace_of(run_s: Mapping[int, float]) -> Pace:
+    """The pace of a program from the time of a run by its rows: 1 row, and others or none."""
+    one_row_s = run_s[1]
+    best_rate = max(rows / seconds for rows, seconds in run_s.items())
+    batch_rows = min(rows for rows, seconds in run_s.items() if rows / seconds * _PAYS >= best_rate)
+    # The slope up to where batches end, since that is where many wait.
+    slope_rows = max(batch_rows, min(2, max(run_s)))
+    row_s = max(0.0, run_s[slope_rows] - one_row_s) / max(1, slope_rows - 1)
+    inline = [rows for rows, seconds in run_s.items() if seconds <= INLINE_MAX_S]
+    inline_rows = max(inline) if one_row_s <= INLINE_MAX_S else 0
+    if inline_rows > 1:
+        # Measuring may have stopped early; large cheap requests are judged by the rate.
+        inline_rows = max(inline_rows, int(INLINE_MAX_S * best_rate))
+    return Pace(one_row_s, inline_rows, batch_rows, row_s)
 
 
 class Placement(NamedTuple):
@@ -121,3 +165,43 @@ def expected_wait_s(
     """
     runs = min(calls, math.ceil(rows / pace.batch_rows))
     return running_s + slowness * (runs * pace.one_row_s + (rows - runs) * pace.row_s)
+
+
+class Company(NamedTuple):
+    """For whom a run waits before it begins.
+
+    Attributes:
+        wait_s: For so long at most; 0 where it does not wait.
+        rows: It begins as soon as so many are there.
+    """
+
+    wait_s: float
+    rows: int
+
+
+def longest_wait_s(pace: Pace, slowness: float) -> float:
+    """How long a run may wait for more rows: a part of what it costs to run them by themselves."""
+    return _WAITED_SHARE * slowness * max(0.0, pace.one_row_s - pace.row_s)
+
+
+def worth_waiting_for(pace: Pace, slowness: float, *, rows: int, coming_rows: float) -> Company:
+    """Whether a run of `rows` is to wait for those who are about to come.
+
+    Args:
+        pace: As it was measured.
+        slowness: What runs take of late, as a multiple of that.
+        rows: How many are there.
+        coming_rows: How many came of late within `longest_wait_s` after such a moment.
+
+    It waits where those who come are spared more than those who wait are made to lose: whoever
+    comes just after a run has begun waits for all of it. A few clients that ask again as soon as
+    they are answered come so, and one alone never does; and where arrivals are independent, they
+    are that many only when the thread is busy all the time.
+    """
+    wait_s = longest_wait_s(pace, slowness)
+    if rows >= pace.batch_rows or not wait_s:
+        return Company(0.0, rows)
+    saved_s = coming_rows * (slowness * pace.run_s(rows) - wait_s)
+    if saved_s <= rows * wait_s:
+        return Company(0.0, rows)
+    return Company(wait_s, min(pace.batch_rows, rows + math.floor(coming_rows + _NEARLY_ALL)))

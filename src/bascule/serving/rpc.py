@@ -59,10 +59,13 @@ class Rpc(ABC):
         Raises:
             Unauthenticated: It has no key.
             Refused: Its key does not allow it. It is counted as HTTP does: under no model.
+            Overloaded: The model cannot answer in time.
+            Unavailable: It is being unloaded.
         """
         self.allow("infer", model.name)
         self.model = model
         self.slot = model.slot
+        model.check_room(self.allowed_s(model.limits.deadline_s))
 
     @abstractmethod
     def run(self, call: Call, deliver: Deliver) -> None:

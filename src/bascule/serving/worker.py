@@ -25,6 +25,7 @@ from typing import Any
 import uvloop
 
 from bascule.core.errors import BasculeError, ModelFailed
+from bascule.serving.backlog import Backlog
 from bascule.serving.channel import Lines, Message, error_to_json
 from bascule.serving.counters import Counters, Slot, prometheus_text
 from bascule.serving.doors import Door
@@ -59,7 +60,11 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     guard = None if config.keys is None else Guard(config.keys)
     journal = _open_journal(config.journal, config.worker)
     other_slot = counters.slot(config.worker)
-    site = Site({}, plane.not_found, config.limits, other_slot, guard=guard, journal=journal)
+    backlog = Backlog(config.limits.max_body_bytes)
+    site = Site(
+        {}, plane.not_found, config.limits, other_slot,
+        guard=guard, journal=journal, backlog=backlog,
+    )  # fmt: skip
 
     def take(models: Iterable[ServedModel]) -> None:
         site.routes = plane.serve(models)
@@ -73,7 +78,7 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     if config.unix_fd is not None:
         doors.append(Door(config.unix_fd, site, partial(Connection, site), None))
     if config.grpc_fd is not None:
-        doors.append(_grpc_door(config, plane, other_slot, guard, journal))
+        doors.append(_grpc_door(config, plane, other_slot, guard, journal, backlog))
     for door in doors:
         await door.open(loop)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -110,7 +115,12 @@ def _open_journal(config: JournalConfig, worker: int) -> Journal:
 
 
 def _grpc_door(
-    config: WorkerConfig, plane: Plane, other_slot: Slot, guard: Guard | None, journal: Journal
+    config: WorkerConfig,
+    plane: Plane,
+    other_slot: Slot,
+    guard: Guard | None,
+    journal: Journal,
+    backlog: Backlog,
 ) -> Door:
     # Imported here: a worker that speaks no gRPC need not have it in memory.
     from bascule.serving.protocols.grpc_methods import grpc_methods
@@ -118,7 +128,9 @@ def _grpc_door(
 
     assert config.grpc_fd is not None
     methods = grpc_methods(plane)
-    site = Http2Server(methods, config.limits, other_slot, guard=guard, journal=journal)
+    site = Http2Server(
+        methods, config.limits, other_slot, guard=guard, journal=journal, backlog=backlog
+    )
     return Door(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
 
 

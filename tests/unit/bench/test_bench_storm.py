@@ -196,6 +196,50 @@ def test_a_claim_that_must_be_reached_shows_its_direction():
     assert Claim("share", 0.9, 0.9, at_least=True).met
 
 
+@pytest.mark.parametrize(("late_ms", "met"), [(100.0, True), (100.1, None)])
+def test_a_generator_that_was_late_itself_judges_nothing(late_ms, met):
+    seen = tally([900.0], send_lag_p99_ms=late_ms)
+    found = verdicts(finding("overload", seen=seen, goodput_share=1.0, deadline_ms=1000.0))
+
+    assert found["overload, gb: goodput / capacity"] is met
+    assert found["overload, gb: p99 of what was accepted"] is met
+    assert found["overload, gb: shed without Retry-After"] is True
+
+
+@pytest.mark.parametrize(("late_ms", "met"), [(3.0, False), (3.1, None)])
+def test_a_tail_is_judged_where_lateness_is_a_small_part_of_what_it_may_be(late_ms, met):
+    """A median of 10 ms: the tail may be 30."""
+    seen = tally([10.0], send_lag_p99_ms=late_ms)
+
+    assert verdicts(finding("calm", seen=seen, p99_over_p50=9.0)) == {
+        "p99 / p50 at 70 % load, gb": met,
+        "wrong answers, broken connections, other errors": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("facts", "is_judged"),
+    [
+        ({"busy_at_capacity": 0.85}, True),
+        ({"busy_at_capacity": 0.84}, False),
+        ({"capacity_hz": 100.0, "capacity_after_hz": 125.0}, True),
+        ({"capacity_hz": 100.0, "capacity_after_hz": 126.0}, False),
+        ({"capacity_hz": 126.0, "capacity_after_hz": 100.0}, False),
+    ],
+)
+def test_a_share_of_a_capacity_that_was_none_is_not_judged(facts, is_judged):
+    found = verdicts(finding("overload", goodput_share=0.5, deadline_ms=1000.0, **facts))
+
+    assert found["overload, gb: goodput / capacity"] is (False if is_judged else None)
+    assert found["overload, gb: p99 of what was accepted"] is True
+
+
+def test_what_is_not_judged_says_why():
+    (cell,) = claim_cells([Claim("share", 0.8, 0.9, at_least=True, void="it was dark")])
+
+    assert cell[-1] == "not judged: it was dark"
+
+
 def test_the_page_has_a_table_for_each_work_and_every_line_as_long_as_its_headings():
     found = [
         finding("calm", p99_over_p50=2.0, capacity_hz=100.0),

@@ -26,7 +26,7 @@ from bascule.bundle.programs.onnx import open_onnx
 from bascule.bundle.programs.texts import MAX_CHARACTERS, slices_of
 from bascule.bundle.reading import shaped
 from bascule.bundle.texts import Texts
-from bascule.core.errors import Invalid, Unconvertible, Untrusted
+from bascule.core.errors import Invalid, ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import DType, Field, Signature
 
 SENTENCES = [
@@ -254,6 +254,13 @@ def test_the_answers_of_the_slices_are_those_of_the_whole(pack):
         {"prepared": [{"name": "p", "column": "text", "steps": ["lower", "eval"]}]},
     ],
 )
+def test_a_text_that_is_missing_is_a_failure_in_words(pack):
+    model = make_pipeline(CountVectorizer(), Ridge()).fit(SENTENCES, TARGETS)
+    program = pack(model, SENTENCES).program()
+    with pytest.raises(ModelFailed, match="a text is missing"):
+        program.run({program.inputs[0].name: np.array(["the wind", None], object)})
+
+
 def test_a_manifest_that_prepares_texts_in_unknown_ways_is_refused(change):
     known = {
         "prepared": [{"name": "p", "column": "text", "steps": ["lower"]}],

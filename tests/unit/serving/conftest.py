@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pool, message_factory
 
 from bascule.core.errors import NotFound
 from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.serving.backlog import Backlog
 from bascule.serving.counters import Counters, Label
 from bascule.serving.http import Connection, Site
 from bascule.serving.journal import Journal
@@ -206,10 +207,11 @@ def serve_models(run_site, tmp_path):
             counters.name(labels[-1])
         made: list[ServedModel] = []
         planes: list[Plane] = []
+        backlog = Backlog(bounds.max_body_bytes)
 
         def grpc() -> Http2Server:
             methods = grpc_methods(planes[0])
-            return Http2Server(methods, bounds, counters.slot(0), journal=journal)
+            return Http2Server(methods, bounds, counters.slot(0), journal=journal, backlog=backlog)
 
         def site(loop: asyncio.AbstractEventLoop) -> Site:
             for (_, program, pace), label in zip(models, labels, strict=True):
@@ -230,8 +232,9 @@ def serve_models(run_site, tmp_path):
             plane = Plane(open_faces(), lambda: not running_site.draining)
             planes.append(plane)
             running_site = Site(
-                plane.serve(made), plane.not_found, bounds, counters.slot(0), journal=journal
-            )
+                plane.serve(made), plane.not_found, bounds, counters.slot(0),
+                journal=journal, backlog=backlog,
+            )  # fmt: skip
             return running_site
 
         running = run_site(site, grpc)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from bascule.core.errors import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable
 from bascule.serving.engine import Batcher, Engine, Job, measure_pace
 from bascule.serving.limits import Limits
-from bascule.serving.placing import Pace
+from bascule.serving.placing import Pace, longest_wait_s
 
 INFER = "/v2/models/m/infer"
 
@@ -293,6 +294,83 @@ def test_an_idle_thread_takes_a_call_though_it_was_slow_before(running, program,
         calls.submit(([[1, 1]], None), deadline_s=5.0)
         calls.all()
     assert running.on_loop(lambda: calls.batcher._expected_wait_s(1, 1)) < before_s / 2
+
+
+# -- waiting for company --
+
+
+class Paced:
+    """Takes 40 ms a run and 1 ms a row, and notes when runs began."""
+
+    pace = Pace(one_row_s=41e-3, inline_rows=0, batch_rows=16, row_s=1e-3)
+
+    def __init__(self, program):
+        self._program = program
+        self.name = program.name
+        self.runs, self.began_s = [], []
+
+    def run(self, columns, outputs=None):
+        rows = len(columns["x"])
+        self.runs.append(rows)
+        self.began_s.append(time.perf_counter())
+        time.sleep(40e-3 + rows * 1e-3)
+        return self._program.run(columns, outputs)
+
+
+class ClosedLoop:
+    """Clients that ask again some time after they were answered."""
+
+    def __init__(self, calls, clients, away_s):
+        self._calls, self._away_s = calls, away_s
+        self.asked_s = []
+        self.is_over = False
+        calls.running.on_loop(lambda: [self._ask() for _ in range(clients)])
+
+    def _ask(self):
+        if not self.is_over:
+            self.asked_s.append(time.perf_counter())
+            job = Job({"x": np.ones((1, 2))}, 1, None, self._answered)
+            self._calls.batcher.submit(job, 10.0)
+
+    def _answered(self, outcome):
+        self._calls.running.loop.call_later(self._away_s, self._ask)
+
+
+@pytest.mark.parametrize("batching", ["auto", "never"])
+def test_clients_that_come_back_together_are_run_together(running, program, batching):
+    """Without waiting the first to come back would be run alone, and all others after it."""
+    paced = Paced(program)
+    calls = Calls(running, paced, Paced.pace, batching=batching)
+    clients = ClosedLoop(calls, clients=8, away_s=0.004)
+    running.until(lambda: len(paced.runs) >= 30)
+    clients.is_over = True
+    running.until(lambda: calls.batcher.open_calls == 0)
+
+    together = sum(rows == 8 for rows in paced.runs[-15:])
+    assert together >= 10 if batching == "auto" else together == 0
+
+
+def test_a_size_of_batches_that_was_measured_too_small_grows_with_what_runs_take(running, program):
+    paced = Paced(program)
+    calls = Calls(running, paced, replace(Paced.pace, batch_rows=2))
+    clients = ClosedLoop(calls, clients=16, away_s=0.0)
+    running.until(lambda: max(paced.runs[-3:], default=0) >= 4 and len(paced.runs) > 40)
+    clients.is_over = True
+    running.until(lambda: calls.batcher.open_calls == 0)
+    assert max(paced.runs[:12]) <= 2
+
+
+def test_a_lone_client_is_never_made_to_wait(running, program):
+    paced = Paced(program)
+    calls = Calls(running, paced, Paced.pace)
+    client = ClosedLoop(calls, clients=1, away_s=0.001)
+    running.until(lambda: len(paced.runs) >= 12)
+    client.is_over = True
+    running.until(lambda: calls.batcher.open_calls == 0)
+
+    waited_s = [began - asked for asked, began in zip(client.asked_s, paced.began_s, strict=False)]
+    assert paced.runs == [1] * len(paced.runs)
+    assert sorted(waited_s)[len(waited_s) // 2] < longest_wait_s(Paced.pace, 1.0) / 4
 
 
 # -- where calls run --

@@ -24,18 +24,20 @@ class Slow:
         self.runs = 0
 
     def run(self, columns, outputs=None):
-        self.runs += 1
-        time.sleep(RUN_S)
+        rows = len(columns["x"])
+        self.runs += rows
+        time.sleep(RUN_S * rows)  # or larger batches would do away with the overload
         return self._program.run(columns, outputs)
 
 
+@pytest.mark.parametrize("inline_rows", [0, 1], ids=["on its thread", "on the loop"])
 @pytest.mark.parametrize("seconds", [1.5, pytest.param(60, marks=pytest.mark.slow)])
 def test_three_times_too_many_requests_leave_the_goodput_where_it_was(
-    serve_models, fake, ask, seconds
+    serve_models, fake, ask, seconds, inline_rows
 ):
     program = Slow(fake())
     server = serve_models(
-        ("m", program, Pace(RUN_S, inline_rows=0, batch_rows=1)), deadline_s=DEADLINE_S
+        ("m", program, Pace(RUN_S, inline_rows, batch_rows=1)), deadline_s=DEADLINE_S
     )
     statuses, accepted_s, refused_s = Counter(), [], []
     stop_s = time.monotonic() + seconds
@@ -67,3 +69,24 @@ def test_three_times_too_many_requests_leave_the_goodput_where_it_was(
     assert goodput >= 0.9, "what was run was mostly for callers who had given up"
     assert program.runs >= 0.8 * seconds / RUN_S
     assert refused_s[len(refused_s) // 2] < 0.05, "a refusal is to be quick"
+
+
+@pytest.mark.parametrize(("body", "statuses"), [(b"no JSON", (429, 400)), (None, (429, 200))])
+def test_what_the_thread_cannot_answer_in_time_is_refused_before_it_is_decoded(
+    serve_models, fake, ask, body, statuses
+):
+    program = fake()
+    server = serve_models(("m", program, Pace(1.0, inline_rows=0, batch_rows=1)))
+    program.gate.clear()
+    with server.client() as first, server.client() as hurried:
+        first.request("POST", "/v2/models/m/infer", ask([1, 2]))
+        assert program.running.wait(10)
+        path, asked = "/v2/models/m/infer", body or ask([1, 2])
+        hurried.request("POST", path, asked, "X-Request-Timeout-Ms: 500\r\n")
+        refused = hurried.answer()
+        program.gate.set()
+        assert first.answer().status == 200
+        answer = hurried.request("POST", path, asked, "X-Request-Timeout-Ms: 500\r\n").answer()
+
+    assert (refused.status, answer.status) == statuses
+    assert int(refused.headers["retry-after"]) >= 1

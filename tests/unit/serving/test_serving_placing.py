@@ -8,11 +8,16 @@ from hypothesis import strategies as st
 
 from bascule.serving.placing import (
     INLINE_MAX_S,
+    Company,
     Pace,
     Placement,
     Seen,
     expected_wait_s,
+    goes_on_measuring,
+    longest_wait_s,
+    pace_of,
     revisited,
+    worth_waiting_for,
 )
 
 QUICK = Pace(one_row_s=100e-6, inline_rows=41, batch_rows=64, row_s=10e-6)
@@ -104,3 +109,71 @@ BATCHED = Pace(one_row_s=1e-3, inline_rows=0, batch_rows=8, row_s=0.1e-3)
 def test_those_who_wait_are_expected_to_run_together(rows, calls, running_s, slowness, expected_ms):
     found = expected_wait_s(BATCHED, slowness, rows=rows, calls=calls, running_s=running_s)
     assert found == pytest.approx(expected_ms / 1e3)
+
+
+# -- how fast a program is --
+
+
+@pytest.mark.parametrize(
+    ("run_s", "spent_s", "goes_on"),
+    [
+        ({1: 1.0}, 1.9, True),  # a few sizes are measured beyond the budget
+        ({1: 1.0, 2: 2.0, 4: 4.0}, 1.9, True),
+        ({1: 1.0, 2: 2.0, 4: 4.0}, 2.0, False),  # but not beyond four of it
+        ({1: 1.0, 2: 1.2, 4: 1.4, 8: 1.6}, 0.49, True),
+        ({1: 1.0, 2: 1.2, 4: 1.4, 8: 1.6}, 0.5, False),
+        ({1: 1.0, 2: 1.2, 4: 1.4, 8: 3.0}, 0.1, True),  # one flat step may be noise
+        ({1: 1.0, 2: 1.2, 4: 2.4, 8: 4.8}, 0.1, False),
+        ({1: 1.0, 2: 1.2, 4: 2.4, 8: 3.0}, 0.1, True),
+    ],
+)
+def test_sizes_are_measured_until_the_rate_no_longer_grows(run_s, spent_s, goes_on):
+    assert goes_on_measuring(run_s, spent_s, 0.5) == goes_on
+
+
+def test_batches_are_no_larger_than_the_rate_asks_for():
+    """16 rows have the best rate, 8 nearly: who runs with fewer has its answer sooner."""
+    assert pace_of({1: 10.0, 2: 11.0, 4: 12.0, 8: 14.0, 16: 27.0}).batch_rows == 8
+    assert pace_of({1: 10.0, 2: 11.0, 4: 12.0, 8: 14.0, 16: 26.0}).batch_rows == 16
+
+
+def test_the_price_of_a_further_row_is_that_up_to_where_batches_end():
+    assert pace_of({1: 10.0, 2: 11.0, 4: 16.0, 8: 40.0}) == Pace(10.0, 0, 4, pytest.approx(2.0))
+    assert pace_of({1: 10.0, 2: 21.0}) == Pace(10.0, 0, 1, pytest.approx(11.0))
+    assert pace_of({1: 10.0}) == Pace(10.0, 0, 1, 0.0)
+
+
+# -- for whom a run waits --
+
+SLOW = Pace(one_row_s=21e-3, inline_rows=0, batch_rows=16, row_s=1e-3)
+"""A run costs 20 ms, and 1 ms a row; it waits for 10 ms at most."""
+
+
+@pytest.mark.parametrize(
+    ("rows", "coming_rows", "company"),
+    [
+        (1, 0.0, Company(0.0, 1)),  # one client alone, or many that come when they like
+        (1, 0.9, Company(0.0, 1)),  # 0.9 rows spared 11 ms, 1 made to wait for 10
+        (1, 1.0, Company(0.01, 2)),
+        (1, 15.0, Company(0.01, 16)),
+        (1, 14.3, Company(0.01, 16)),
+        (1, 14.1, Company(0.01, 15)),
+        (12, 4.0, Company(0.0, 12)),  # 4 spared 22 ms, 12 made to wait for 10
+        (4, 12.0, Company(0.01, 16)),
+        (8, 40.0, Company(0.01, 16)),
+        (16, 40.0, Company(0.0, 16)),
+    ],
+)
+def test_a_run_waits_where_those_who_come_are_spared_more_than_is_lost(rows, coming_rows, company):
+    found = worth_waiting_for(SLOW, 1.0, rows=rows, coming_rows=coming_rows)
+    assert found == (pytest.approx(company.wait_s), company.rows)
+
+
+def test_a_run_whose_rows_cost_what_they_do_alone_waits_for_nobody():
+    by_row = Pace(one_row_s=1e-3, inline_rows=0, batch_rows=16, row_s=1e-3)
+    assert longest_wait_s(by_row, 1.0) == 0
+    assert worth_waiting_for(by_row, 1.0, rows=1, coming_rows=15) == Company(0.0, 1)
+
+
+def test_a_program_that_became_slow_waits_for_longer():
+    assert longest_wait_s(SLOW, 2.0) == pytest.approx(2 * longest_wait_s(SLOW, 1.0))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.texts import STEPS, Texts
+from bascule.core.errors import ModelFailed
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
 
@@ -31,8 +32,11 @@ class TextProgram:
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
         fed = dict(columns)
-        for one in self._texts.prepared:
-            fed[one.name] = _prepared(columns[one.column], one.steps)
+        try:
+            for one in self._texts.prepared:
+                fed[one.name] = _prepared(columns[one.column], one.steps)
+        except TypeError:  # None stands for a missing text, of which there are no words to count
+            raise ModelFailed(f"program {self.name} failed: a text is missing") from None
         longest = [fed[one.name] for one in self._texts.prepared]
         slices = list(slices_of(longest, self._texts.rows_at_once))
         if len(slices) == 1:

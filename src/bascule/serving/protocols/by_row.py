@@ -39,6 +39,7 @@ def handler(model: ServedModel, read: Read) -> Handler:
 
     def handle(exchange: Exchange) -> None:
         allowed_s = exchange.allowed_s(deadline_s)
+        model.check_room(allowed_s)
         call, answer = read(exchange)
         deliver = partial(_tell, exchange, call.rows, answer)
         exchange.on_gone = model.answer(call, allowed_s, deliver)

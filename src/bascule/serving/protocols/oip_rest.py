@@ -101,11 +101,13 @@ class OipRest:
 
         def handle(exchange: Exchange) -> None:
             if exchange.head.is_plain:
-                allowed_s = deadline_s
+                allowed_s = deadline_s - exchange.waited_s
+                model.check_room(allowed_s)
                 call_id, call, as_bytes = decode(exchange.body)
                 exchange.body = b""
             else:
                 allowed_s = exchange.allowed_s(deadline_s)
+                model.check_room(allowed_s)
                 json_bytes = exchange.head.headers.get(b"inference-header-content-length")
                 if json_bytes is None:
                     call_id, call, as_bytes = decode(exchange.take_body())

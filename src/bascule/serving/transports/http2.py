@@ -22,13 +22,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple, cast
 
 from hpack import Decoder, HPACKError
 
 from bascule.core.errors import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
 from bascule.security.keys import Action
+from bascule.serving.backlog import Backlog
 from bascule.serving.calls import Call
 from bascule.serving.counters import Slot
 from bascule.serving.engine import Deliver
@@ -153,7 +154,9 @@ class Http2Server:
         clock: Callable[[], float] = time.monotonic,
         guard: Guard | None = None,
         journal: Journal | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
+        self.backlog = Backlog(limits.max_body_bytes) if backlog is None else backlog
         self.methods = methods
         self.guard = guard
         self.journal = journal
@@ -229,7 +232,7 @@ class Stream(Rpc):
     __slots__ = (
         "answered", "connection", "encoding", "ended", "failure", "head", "id", "look", "on_gone",
         "opened_s", "out", "parts", "received", "request_id", "since", "started", "told",
-        "trailers", "window",
+        "trailers", "waited_s", "window",
     )  # fmt: skip
 
     def __init__(self, connection: Http2Connection, id_: int, head: Head, window: int) -> None:
@@ -240,6 +243,7 @@ class Stream(Rpc):
         self.request_id = head.request_id
         self.failure: BasculeError | None = None
         self.window = window
+        self.waited_s = 0.0
         self.ended = False
         """The client says no more."""
         self.answered = False
@@ -259,7 +263,7 @@ class Stream(Rpc):
     def allowed_s(self, deadline_s: float) -> float:
         asked_s = self.head.timeout_s
         if not asked_s:
-            return deadline_s
+            return deadline_s - self.waited_s
         return max(0.0, min(deadline_s, asked_s - (time.monotonic() - self.opened_s)))
 
     def allow(self, action: Action, model: str) -> None:
@@ -289,7 +293,8 @@ class Stream(Rpc):
     def fail(self, error: BasculeError) -> None:
         if not self.answered:
             self.answered = True
-            self.failure = error
+            # Its frames lead back to this call, and a ring would wait for the garbage collector.
+            self.failure = error.with_traceback(None)
             self.connection.refuse(self, error)
 
     def named(self) -> str:
@@ -299,6 +304,7 @@ class Stream(Rpc):
 
     def count(self, status: int) -> None:
         super().count(status)
+        self.connection.server.backlog.answered_ns = time.perf_counter_ns()
         server, head = self.connection.server, self.head
         if status >= server.noted_from:
             assert server.journal is not None
@@ -676,14 +682,31 @@ class Http2Connection(asyncio.Protocol):
             stream.fail(Invalid("the request is not exactly one message"))
 
     def _call(self, stream: Stream, data: bytes) -> None:
-        head = stream.head
         stream.started_ns = time.perf_counter_ns()
+        method = cast(Unary, stream.head.method)
+        server = self.server
         try:
             stream.allow_method()
-            stream.body = h2.message_of(data, head.encoding, self.server.limits.max_body_bytes)
+            if method.action == "infer" and server.backlog.is_behind(stream.started_ns):
+                stream.body = data
+                allowed_s = stream.allowed_s(server.limits.deadline_s)
+                begin = partial(self._handle, stream, method, data)
+                refusal = server.backlog.add(stream, allowed_s, begin)
+                if refusal is not None:
+                    stream.fail(refusal)
+                return
+        except BasculeError as error:
+            stream.fail(error)
+            return
+        self._handle(stream, method, data)
+
+    def _handle(self, stream: Stream, method: Unary, data: bytes) -> None:
+        encoding = stream.head.encoding
+        try:
+            stream.body = h2.message_of(data, encoding, self.server.limits.max_body_bytes)
             if data[0]:
-                stream.encoding = head.encoding
-            head.method.handle(stream)  # type: ignore[union-attr]
+                stream.encoding = encoding
+            method.handle(stream)
         except BasculeError as error:
             stream.fail(error)
         except Exception:

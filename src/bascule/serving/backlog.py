@@ -1,0 +1,201 @@
+"""What has been read and not begun, where the event loop is behind.
+
+A run on the event loop holds up reading, and what was not read waits in the kernel, where nobody
+sees how long. So the loop works for one turn and no longer, then reads all that has come before it
+works on. What is read meanwhile waits here, in the order of its reading and with its age known, and
+who would come too late is told at once, before its body is looked at.
+
+The rules:
+- while the loop keeps up, nothing comes here;
+- who comes while others wait, waits behind them;
+- a burst may wait for as long as its deadlines allow; but a queue that does not become empty is no
+  burst, and is kept short;
+- whoever waited past its deadline is not begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from bascule.core.errors import BasculeError, Overloaded
+
+log = logging.getLogger(__name__)
+
+TURN_S = 0.01
+"""How long the loop works before it reads on: the error of every age, and what others wait for."""
+
+_IDLE_NS = 1_000_000
+"""A loop that had nothing to answer for so long has read meanwhile."""
+_MARGIN = 1.25
+_STANDING_MARGIN = 2.0
+_STANDING_SHARE = 0.1
+_NEWEST_COUNTS = 0.2
+
+
+def comes_in_time(wait_s: float, allowed_s: float, standing_s: float) -> bool:
+    """Whether it makes sense to wait so long in a queue. Pure.
+
+    Args:
+        wait_s: Until it is answered, as far as one can tell.
+        allowed_s: Until its caller gives up.
+        standing_s: How long the queue has not been empty.
+
+    A long queue answers no more requests than a short one; it only answers all of them late. It
+    is of use for a burst alone, so one that has stood for a tenth of a deadline may be half
+    of one long (the idea is CoDel's: Nichols and Jacobson 2012, RFC 8289).
+    """
+    is_standing = standing_s > _STANDING_SHARE * allowed_s
+    return wait_s * (_STANDING_MARGIN if is_standing else _MARGIN) <= allowed_s
+
+
+class Waiting(Protocol):
+    """A request as the backlog sees it.
+
+    Attributes:
+        body: What it has to be kept for.
+        answered: It has its answer, or its client has gone.
+        waited_s: How long it was here; set before it is begun.
+    """
+
+    body: bytes
+    answered: bool
+    waited_s: float
+
+    def fail(self, error: BasculeError) -> None:
+        """Answer with an error."""
+
+
+class _Entry(NamedTuple):
+    request: Waiting
+    begin: Callable[[], None]
+    read_ns: int
+    until_ns: int
+    body_bytes: int
+
+
+class Backlog:
+    """The requests of one worker that wait for the event loop. On the event loop only."""
+
+    def __init__(self, max_bytes: int, turn_s: float = TURN_S) -> None:
+        """Empty.
+
+        Args:
+            max_bytes: How much the bodies that wait may take together.
+            turn_s: How long the loop works before it reads on.
+        """
+        self._max_bytes = max_bytes
+        self._turn_ns = turn_s * 1e9
+        self._waiting: deque[_Entry] = deque()
+        self._bytes = 0
+        self._busy_since_ns = 0
+        self._standing_since_ns = 0
+        self._paced_ns = 0
+        self._pace_s = 0.0
+        self._refusal: Overloaded | None = None
+        self.answered_ns = 0
+        """When something was answered last, by `time.perf_counter_ns`; whoever answers says so."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def is_behind(self, now_ns: int) -> bool:
+        """Whether what was read now is to wait here: others do, or the turn of the loop is over."""
+        if self._waiting:
+            return True
+        if now_ns - self.answered_ns > _IDLE_NS:
+            self._busy_since_ns = now_ns
+            return False
+        return now_ns - self._busy_since_ns > self._turn_ns
+
+    def add(
+        self, request: Waiting, allowed_s: float, begin: Callable[[], None]
+    ) -> Overloaded | None:
+        """Have a request wait for its turn, in which `begin` is called.
+
+        Returns:
+            None; or why it is not to wait: it would not be its turn in time, or too much waits.
+            The same error for all that are refused in one turn: to refuse must cost little.
+        """
+        now_ns = time.perf_counter_ns()
+        waiting = self._waiting
+        size = len(request.body)
+        if waiting:
+            wait_s = (len(waiting) + 1) * self._pace_s
+            standing_s = (now_ns - self._standing_since_ns) / 1e9
+            if (
+                not comes_in_time(wait_s, allowed_s, standing_s)
+                or self._bytes + size > self._max_bytes
+            ):
+                if self._refusal is None:
+                    self._refusal = _refusal(len(waiting), wait_s)
+                return self._refusal
+        else:
+            self._standing_since_ns = now_ns
+            self._paced_ns = 0
+            asyncio.get_running_loop().call_soon(self._work)
+        self._bytes += size
+        waiting.append(_Entry(request, begin, now_ns, now_ns + int(allowed_s * 1e9), size))
+        return None
+
+    def _work(self) -> None:
+        """Work for one turn, oldest first; then the loop reads, and comes back here."""
+        started_ns = time.perf_counter_ns()
+        self._paced_ns = self._paced_ns or started_ns
+        self._refusal = None
+        begun = 0
+        waiting = self._waiting
+        now_ns = started_ns
+        while waiting and now_ns - started_ns <= self._turn_ns:
+            request, begin, read_ns, until_ns, size = waiting[0]
+            if not request.answered:
+                request.waited_s = (now_ns - read_ns) / 1e9
+                is_late = now_ns >= until_ns
+                self._begin(_refuse_late(request) if is_late else begin)
+                begun += not is_late
+            # Not before: what comes while it is begun is to wait behind it.
+            waiting.popleft()
+            self._bytes -= size
+            now_ns = time.perf_counter_ns()
+        if begun:
+            self._learn_pace((now_ns - self._paced_ns) / 1e9 / begun)
+            self._paced_ns = now_ns
+        self._busy_since_ns = now_ns
+        if waiting:
+            asyncio.get_running_loop().call_soon(self._work)
+
+    def _begin(self, begin: Callable[[], None]) -> None:
+        try:
+            begin()
+        except Exception:
+            # One request that cannot be told its answer must not end the turns of all others.
+            log.exception("a request failed that had waited for its turn")
+
+    def _learn_pace(self, pace_s: float) -> None:
+        if self._pace_s:
+            pace_s = self._pace_s + _NEWEST_COUNTS * (pace_s - self._pace_s)
+        self._pace_s = pace_s
+
+
+def _refusal(count: int, wait_s: float) -> Overloaded:
+    return Overloaded(
+        f"{count} requests wait, and the next would be answered in about {wait_s:.2g} s: "
+        "too late, or they are too large to be kept",
+        hint="retry later, or serve with more workers",
+        retry_after_s=max(1, math.ceil(wait_s)),
+    )
+
+
+def _refuse_late(request: Waiting) -> Callable[[], None]:
+    error = Overloaded(
+        f"it waited for {request.waited_s:.2g} s, until its deadline",
+        hint="retry later, or serve with more workers",
+        retry_after_s=1,
+    )
+    return partial(request.fail, error)
