@@ -247,13 +247,6 @@ def test_the_answers_of_the_slices_are_those_of_the_whole(pack):
     np.testing.assert_allclose(found, model.predict_proba(rows), atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"rows_at_once": 0},
-        {"prepared": [{"name": "p", "column": "text", "steps": ["lower", "eval"]}]},
-    ],
-)
 def test_a_text_that_is_missing_is_a_failure_in_words(pack):
     model = make_pipeline(CountVectorizer(), Ridge()).fit(SENTENCES, TARGETS)
     program = pack(model, SENTENCES).program()
@@ -261,6 +254,13 @@ def test_a_text_that_is_missing_is_a_failure_in_words(pack):
         program.run({program.inputs[0].name: np.array(["the wind", None], object)})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows_at_once": 0},
+        {"prepared": [{"name": "p", "column": "text", "steps": ["lower", "eval"]}]},
+    ],
+)
 def test_a_manifest_that_prepares_texts_in_unknown_ways_is_refused(change):
     known = {
         "prepared": [{"name": "p", "column": "text", "steps": ["lower"]}],
