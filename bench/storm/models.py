@@ -25,7 +25,7 @@ class Model:
         name: Of the bundle, and in the path.
         output: What is compared.
         subject: The bundle, rows, and the right answers.
-        bodies: Requests of one row each, in the order of the rows.
+        bodies: Requests, each of as many rows as the next, that wander over the rows.
         truths: The numbers of the right answer to each.
     """
 
@@ -36,9 +36,9 @@ class Model:
     truths: list[list[float]]
 
 
-def boosting(folder: Path) -> Model:
-    """The gradient boosting of `make bench`."""
-    return _model(trees.NAME, "probabilities", trees.make(folder))
+def boosting(folder: Path, rows: int = 1) -> Model:
+    """The gradient boosting of `make bench`, asked about so many rows at once."""
+    return _model(trees.NAME, "probabilities", trees.make(folder), rows)
 
 
 def network(which: Network, folder: Path) -> Model:
@@ -64,14 +64,17 @@ def network(which: Network, folder: Path) -> Model:
     return _model(which.name, networks.OUTPUT, subject)
 
 
-def _model(name: str, output: str, subject: Subject) -> Model:
-    bodies = []
-    for row in subject.rows:
+def _model(name: str, output: str, subject: Subject, rows: int = 1) -> Model:
+    bodies, truths = [], []
+    for start in range(len(subject.rows)):
+        picked = np.arange(start, start + rows) % len(subject.rows)
+        asked = subject.rows[picked]
         tensor = {
             "name": subject.input_name,
             "datatype": subject.datatype,
-            "shape": [1, len(row)],
-            "data": row.tolist(),
+            "shape": list(asked.shape),
+            "data": asked.ravel().tolist(),
         }
         bodies.append(msgspec.json.encode({"inputs": [tensor]}).decode())
-    return Model(name, output, subject, bodies, subject.truth.tolist())
+        truths.append(subject.truth[picked].ravel().tolist())
+    return Model(name, output, subject, bodies, truths)

@@ -186,9 +186,14 @@ def _structured(model: Any, tensors: Mapping[str, Any]) -> Any:
 
 
 def _named(model: Any, answer: Any) -> dict[str, Any]:
-    """The outputs by their names in a dict, or those of their layers, or `output` if alone."""
+    """The outputs by their names in a dict, or those of their layers, or `output` if alone.
+
+    Of a dict in the order of the names: some backends give it so, and some not once it was saved.
+    """
     if isinstance(answer, list | tuple):
         answer = _in_order(model, answer)
+    elif isinstance(answer, Mapping):
+        answer = dict(sorted(answer.items()))
     return named_outputs(answer)
 
 
