@@ -1,0 +1,143 @@
+"""Callers of every face at once: each gets its own rows' bits, and the counters know of all."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from prometheus_client.parser import text_string_to_metric_families
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import GradientBoostingClassifier
+
+import bascule
+from bascule.registry import open_registry
+from bascule.serving.protocols import FACES
+
+CONFORMANCE = Path(__file__).parent.parent / "conformance"
+CALLERS = 16
+SIZES = [1, 1, 1, 2, 3, 8, 30, 100, 250]
+AT_ONCE = 50_000
+
+
+def load(file, name):
+    """A module of the conformance suite, which is no package."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def face():
+    return load(CONFORMANCE / "face.py", "conformance_face")
+
+
+@pytest.fixture(scope="module")
+def forms(face):
+    """Every form of every face, and gRPC, which is none."""
+    made = {}
+    for name in FACES:
+        module = load(CONFORMANCE / "faces" / f"{name}.py", f"conformance_face_{name}")
+        made.update({f"{name}/{form}": value for form, value in module.FORMS.items()})
+    return {**made, "grpc": None}
+
+
+@pytest.fixture(scope="module")
+def bundle(packed):
+    X, y = load_breast_cancer(return_X_y=True)
+    model = GradientBoostingClassifier(random_state=0).fit(X, y)
+    return bascule.load(packed("m", model, X))
+
+
+def ask_form(face, client, form, signature, rows):
+    request = form.ask(face.Rows.of(signature, rows.tolist()))
+    lines = "".join(f"{line}\r\n" for line in request.headers)
+    answer = client.request(request.method, request.path, request.body, lines).answer()
+    assert answer.status == 200, answer.body[:300]
+    return form.read(answer, [field.name for field in signature.outputs])
+
+
+def ask_grpc(channel, rows):
+    given = triton.InferInput("input", rows.shape, "FP64")
+    given.set_data_from_numpy(rows)
+    answer = channel.infer("m", [given])
+    return {name: answer.as_numpy(name) for name in ("label", "probabilities")}
+
+
+@pytest.mark.parametrize(
+    ("scale", "workers"),
+    [(6_000, 2), pytest.param(1_000_000, 2, marks=pytest.mark.slow, id="1000000-2")],
+)
+def test_in_a_crowd_of_all_faces_everybody_gets_the_bits_of_their_rows(
+    serve, connect, bundle, face, forms, tmp_path, scale, workers
+):
+    random = np.random.default_rng(3)
+    X, _ = load_breast_cancer(return_X_y=True)
+    program = bundle.program()
+    (field,) = program.inputs
+    assert bundle.manifest.served.batch_invariant
+    open_registry(tmp_path).push(bundle.path, by="tests")  # some ask for the version by its number
+    home = {"BASCULE_HOME": str(tmp_path)}
+    server = serve("m", f"--workers={workers}", "--grpc-port=0", env=home)
+    names = list(forms)
+    asked = Counter()
+
+    def crowd(rows, shares):
+        def ask(share):
+            tally = Counter()
+            with (
+                connect(server.port) as client,
+                triton.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as channel,
+            ):
+                for name, start, stop in share:
+                    if name == "grpc":
+                        found = ask_grpc(channel, rows[start:stop])
+                    else:
+                        found = ask_form(
+                            face, client, forms[name], bundle.signature, rows[start:stop]
+                        )
+                    for output, values in found.items():
+                        expected = alone[output][start:stop]
+                        given = np.array(values).astype(expected.dtype).reshape(expected.shape)
+                        assert np.array_equal(given, expected), f"{output} of {name} is wrong"
+                    tally[name] += 1
+            return tally
+
+        with ThreadPoolExecutor(CALLERS) as pool:
+            return sum(pool.map(ask, shares), Counter())
+
+    for number in range(0, scale, AT_ONCE):
+        count = min(AT_ONCE, scale - number)
+        rows = X[random.integers(0, len(X), count)] * random.normal(1, 0.1, (count, X.shape[1]))
+        narrow = rows.astype(field.dtype.numpy)
+        runs = [program.run({field.name: narrow[row : row + 1]}) for row in range(count)]
+        alone = {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+        calls, start = [], 0
+        while start < count:
+            stop = min(count, start + int(random.choice(SIZES)))
+            calls.append((names[len(calls) % len(names)], start, stop))
+            start = stop
+        asked += crowd(rows, [calls[place::CALLERS] for place in range(CALLERS)])
+
+    assert set(asked) == set(names), "every form was used"
+    with connect(server.port) as client:
+        text = client.request("GET", "/metrics").answer().body.decode()
+    counted = Counter()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.labels.get("model") == "m" and sample.name in (
+                "bascule_requests_total",
+                "bascule_rows_total",
+            ):
+                counted[sample.name, sample.labels.get("status", "")] += int(sample.value)
+    assert counted == {
+        ("bascule_requests_total", "200"): sum(asked.values()),
+        ("bascule_rows_total", ""): scale,
+    }
