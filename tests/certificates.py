@@ -14,6 +14,14 @@ from cryptography.x509.oid import NameOID
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
 
 
+def _may_sign(is_authority):
+    return x509.KeyUsage(
+        digital_signature=not is_authority, key_cert_sign=is_authority, crl_sign=is_authority,
+        content_commitment=False, key_encipherment=False, data_encipherment=False,
+        key_agreement=False, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
     """Makes certificates: `authority(name)` is the paths of one and of its key."""
@@ -47,6 +55,15 @@ def authority(tmp_path_factory):
                 x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(LOOPBACK)]),
                 False,
             )
+            # Python 3.13 refuses what lacks these, as RFC 5280 does.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(
+                    (issuer_key or key).public_key()
+                ),
+                False,
+            )
+            .add_extension(_may_sign(issuer is None), True)
         )
         return builder.sign(issuer_key or key, hashes.SHA256()), key
 
