@@ -501,8 +501,11 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client that closes cannot be told from one that only has nothing more to say. Those
         # that close because they waited too long are many, and running their requests would add
-        # to the load that made them wait.
-        return False
+        # to the load that made them wait. But what runs in this turn of the loop is answered.
+        if self._current is None:
+            return False
+        asyncio.get_running_loop().call_soon(self._transport.close)
+        return True
 
     def pause_writing(self) -> None:
         self._writable = False

@@ -243,7 +243,7 @@ def test_rows_are_needed_and_text_is_refused(pack):
 
 
 def test_torchscript_is_refused(pack):
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit.script"):
         scripted = torch.jit.script(nn.Linear(3, 2))
     with pytest.raises(Invalid, match="TorchScript"):
         pack(scripted, ROWS)
