@@ -57,6 +57,8 @@ def test_several_outputs_are_refused(pack, model):
         pack(model.fit(X, np.c_[y, y]), X)
 
 
+@pytest.mark.filterwarnings("ignore:.*gblinear")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("model", "word"),
     [
