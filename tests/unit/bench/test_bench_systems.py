@@ -138,3 +138,10 @@ def test_wrong_words_on_the_command_line_are_refused(arguments, capsys):
         main(arguments)
 
     assert arguments[1] in capsys.readouterr().err
+
+
+def test_what_speaks_http_is_not_asked_over_grpc_nor_the_other_way_round(tmp_path):
+    for name, kind in ALL.items():
+        over_grpc = name.endswith(("-grpc", "-grpcio"))
+        assert kind(SUBJECT, tmp_path, 0).offers("grpc") == over_grpc, name
+        assert kind(SUBJECT, tmp_path, 0).offers("json") != over_grpc, name
