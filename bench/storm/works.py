@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -192,14 +193,19 @@ WORKS: Mapping[str, Callable[[Settings], list[Finding]]] = {
 }
 
 
-def _server(settings: Settings, model: Model, also: Mapping[str, str] | None = None) -> Stormed:
-    return Stormed(model, settings.folder, settings.server_core, also)
+@contextmanager
+def _server(
+    settings: Settings, model: Model, also: Mapping[str, str] | None = None
+) -> Iterator[Stormed]:
+    """A server that has answered once."""
+    with Stormed(model, settings.folder, settings.server_core, also) as server:
+        server.first_answer_s()
+        yield server
 
 
 def _capacity(
     settings: Settings, server: Stormed, model: Model, clients: int = _SATURATING
 ) -> Capacity:
-    server.first_answer_s()
     load(_closed(server, model, clients, 1.0), settings.load_core)
     before = cpu.cpu_seconds(cpu.tree(server.process.pid))
     tally = load(_closed(server, model, clients, _CAPACITY_S), settings.load_core)
@@ -212,7 +218,6 @@ def _capacity(
 
 
 def _run(settings: Settings, server: Stormed, plan: Plan) -> tuple[Tally, Watch]:
-    server.first_answer_s()
     with Watching(server.process.pid) as watch:
         tally = load(plan, settings.load_core)
     return tally, watch
