@@ -127,6 +127,8 @@ class Run:
         self._plan = plan
         self.requests = [_request(plan, body) for body in plan.bodies]
         self._truths = [np.array(truth) for truth in plan.truths]
+        # The last body that was right for each: of millions of answers, most are the same bytes.
+        self._right = [b""] * len(plan.truths)
         self._decode = msgspec.json.Decoder(Answer).decode
         self._all: set[Connection] = set()
         self._free: list[Connection] = []
@@ -270,13 +272,18 @@ class Run:
         heapq.heappush(self._flying, (at, next(self._flown), what))
 
     def _is_right(self, number: int, body: bytes) -> bool:
-        truth = self._truths[number % len(self._truths)]
+        place = number % len(self._truths)
+        if body == self._right[place]:
+            return True
         try:
             outputs = self._decode(body).outputs
             given = next(one.data for one in outputs if one.name == self._plan.output)
-            return bool(np.abs(np.array(given, dtype=float) - truth).max() <= TOLERANCE)
+            off = np.abs(np.array(given, dtype=float) - self._truths[place]).max()
         except (msgspec.DecodeError, StopIteration, ValueError):
             return False
+        if off <= TOLERANCE:
+            self._right[place] = body
+        return bool(off <= TOLERANCE)
 
     def lost(self, connection: Connection, asked: Asked | None) -> None:
         """A connection ended: open another, and count what it was asked."""

@@ -2,7 +2,6 @@
 
 Which of the two is decided by measured cost, not by a setting. Handing work to a thread and back
 costs tens of microseconds, more than a cheap model itself, and a costly model would hold up
-costs tens of microseconds, more than a cheap model itself, and a costly model would hold up
 everybody on the loop. On the thread a run starts as soon as the thread is free, with whoever has
 arrived meanwhile (batching while busy). It waits for company only where others came just after
 runs had begun, so that all together are answered sooner; a lone caller never waits. On the loop it
@@ -381,8 +380,8 @@ class Engine:
     """A program in memory, and how its calls are run. On the event loop only."""
 
     __slots__ = (
-        "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_inline_rows",
-        "_inline_runs", "_inline_s", "_loop", "_runs", "batcher", "inline_rows", "name", "pace",
+        "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_inline_runs",
+        "_inline_s", "_inline_should_s", "_loop", "_runs", "batcher", "inline_rows", "name", "pace",
         "placement", "program", "size_bytes",
     )  # fmt: skip
 
@@ -410,8 +409,7 @@ class Engine:
         self._gathered_rows = 0
         self._calls = 0
         self._inline_runs = 0
-        self._inline_rows = 0
-        self._inline_s = 0.0
+        self._inline_s = self._inline_should_s = 0.0
         self._before = 0.0
         self._runs = 0
 
@@ -452,7 +450,7 @@ class Engine:
         outcomes = run_together(self.program, jobs, self.name)
         self._inline_s += time.perf_counter() - started_s
         self._inline_runs += 1
-        self._inline_rows += rows
+        self._inline_should_s += self.pace.run_s(rows)
         _settle(jobs, outcomes)
 
     @property
@@ -470,9 +468,7 @@ class Engine:
         busy_s = self.batcher.busy_s
         slowness = None
         if self._inline_runs >= _RUNS_TO_JUDGE:
-            further_rows = self._inline_rows - self._inline_runs
-            should_s = self._inline_runs * self.pace.one_row_s + further_rows * self.pace.row_s
-            slowness = self._inline_s / should_s
+            slowness = self._inline_s / self._inline_should_s
         elif not self._inline_runs and self.batcher.runs - self._runs >= _RUNS_TO_JUDGE:
             slowness = self.batcher.slowness
         self._runs = self.batcher.runs
@@ -484,8 +480,8 @@ class Engine:
             others_called=others_called,
         )
         self._before = busy_s
-        self._calls = self._inline_runs = self._inline_rows = 0
-        self._inline_s = 0.0
+        self._calls = self._inline_runs = 0
+        self._inline_s = self._inline_should_s = 0.0
         placement = revisited(self.pace, self.placement, seen)
         before, self.inline_rows = self.inline_rows, placement.inline_rows
         if placement.is_hot:

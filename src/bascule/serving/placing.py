@@ -9,8 +9,10 @@ program near a bound stays where it is.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 INLINE_MAX_S = 500e-6
@@ -38,6 +40,17 @@ _HOT_RUN_S = 100e-6
 """Runs shorter than this are not worth a thread, however many they are: the hop costs as much."""
 
 
+class Stretch(NamedTuple):
+    """From `rows` on, which take `run_s`, each further row adds `row_s`."""
+
+    rows: int
+    run_s: float
+    row_s: float
+
+
+_first_rows = attrgetter("rows")
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How fast a program was measured to be, here.
@@ -46,25 +59,37 @@ class Pace:
         one_row_s: The time of a run of one row.
         inline_rows: The most rows that run on the event loop; 0 sends every call to the thread.
         batch_rows: The rows per run from which on more do not raise the rate, within the limit.
-        row_s: What each further row of a run adds.
+        row_s: What each further row of a run adds, on average up to where batches end.
+        stretches: The same between the sizes that were measured: from so many rows on, which take
+            so long, what each further row adds. Empty for a program of one price a row: many are
+            not, such as trees, which cost most a row where there are a hundred.
     """
 
     one_row_s: float
     inline_rows: int
     batch_rows: int
     row_s: float = 0.0
+    stretches: tuple[Stretch, ...] = field(default=(), compare=False)
 
-    def run_s(self, rows: int) -> float:
+    def run_s(self, rows: float) -> float:
         """How long one run of so many rows should take."""
-        return self.one_row_s + (rows - 1) * self.row_s
+        if rows <= 1:
+            return self.one_row_s
+        if not self.stretches:
+            return self.one_row_s + (rows - 1) * self.row_s
+        place = bisect_right(self.stretches, rows, key=_first_rows) - 1
+        stretch = self.stretches[place]
+        return stretch.run_s + (rows - stretch.rows) * stretch.row_s
 
     def rows_within(self, allowed_s: float) -> int:
         """The most rows whose run takes no longer."""
-        if self.one_row_s > allowed_s:
-            return 0
-        if self.row_s <= 0:
-            return 1 << 62
-        return 1 + int((allowed_s - self.one_row_s) / self.row_s)
+        stretches = self.stretches or (Stretch(1, self.one_row_s, self.row_s),)
+        for stretch in reversed(stretches):
+            if stretch.run_s <= allowed_s:
+                if stretch.row_s <= 0:
+                    return 1 << 62
+                return stretch.rows + int((allowed_s - stretch.run_s) / stretch.row_s)
+        return 0
 
 
 def goes_on_measuring(run_s: Mapping[int, float], spent_s: float, budget_s: float) -> bool:
@@ -86,7 +111,8 @@ def goes_on_measuring(run_s: Mapping[int, float], spent_s: float, budget_s: floa
 
 def pace_of(run_s: Mapping[int, float]) -> Pace:
     """The pace of a program from the time of a run by its rows: 1 row, and others or none."""
-    one_row_s = run_s[1]
+    stretches = _stretches(run_s)
+    one_row_s = stretches[0].run_s
     best_rate = max(rows / seconds for rows, seconds in run_s.items())
     batch_rows = min(rows for rows, seconds in run_s.items() if rows / seconds * _PAYS >= best_rate)
     # The slope up to where batches end, since that is where many wait.
@@ -97,7 +123,21 @@ def pace_of(run_s: Mapping[int, float]) -> Pace:
     if inline_rows > 1:
         # Measuring may have stopped early; large cheap requests are judged by the rate.
         inline_rows = max(inline_rows, int(INLINE_MAX_S * best_rate))
-    return Pace(one_row_s, inline_rows, batch_rows, row_s)
+    return Pace(one_row_s, inline_rows, batch_rows, row_s, stretches)
+
+
+def _stretches(run_s: Mapping[int, float]) -> tuple[Stretch, ...]:
+    """The curve through what was measured; beyond the last size it goes on as before it."""
+    sizes = sorted(run_s)
+    times = [run_s[rows] for rows in sizes]
+    # A run of more rows takes no less: where it seems to, the one of fewer was held up.
+    for place in range(len(times) - 2, -1, -1):
+        times[place] = min(times[place], times[place + 1])
+    prices = [
+        (times[place + 1] - times[place]) / (sizes[place + 1] - sizes[place])
+        for place in range(len(sizes) - 1)
+    ]
+    return tuple(map(Stretch, sizes, times, [*prices, *(prices or [0.0])[-1:]]))
 
 
 class Placement(NamedTuple):
@@ -164,7 +204,7 @@ def expected_wait_s(
         running_s: How much longer the run under way should take.
     """
     runs = min(calls, math.ceil(rows / pace.batch_rows))
-    return running_s + slowness * (runs * pace.one_row_s + (rows - runs) * pace.row_s)
+    return running_s + slowness * runs * pace.run_s(rows / max(1, runs))
 
 
 class Company(NamedTuple):

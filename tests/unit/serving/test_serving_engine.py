@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bascule.core.errors import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable
 from bascule.serving.engine import Batcher, Engine, Job, measure_pace
 from bascule.serving.limits import Limits
-from bascule.serving.placing import Pace, longest_wait_s
+from bascule.serving.placing import Pace, Stretch, longest_wait_s
 
 INFER = "/v2/models/m/infer"
 
@@ -408,6 +408,24 @@ def test_a_model_whose_runs_became_slow_leaves_the_loop_and_comes_back(
     assert second(0.0, calls=40) == {True}
     assert engine.inline_rows == 1
     assert second(0.0) == {False}
+
+
+def test_a_size_that_always_cost_much_does_not_make_a_model_slow(
+    serve_models, program, ask, monkeypatch
+):
+    """Trees cost most a row where there are a hundred: told by the mean, they seem slow there."""
+    stretches = (Stretch(1, 20e-6, 120e-6), Stretch(4, 380e-6, 0.1e-6))
+    pace = Pace(20e-6, inline_rows=1_000, batch_rows=1_000, row_s=0.5e-6, stretches=stretches)
+    server = serve_models(("m", program, pace))
+    engine = server.models[0].engine
+    clock = Timed(monkeypatch, 380e-6, 0)
+    whole = program.run
+    program.run = lambda columns, outputs=None: clock.run(columns) or whole(columns, outputs)
+    with server.client() as client:
+        for _ in range(20):
+            assert client.request("POST", INFER, ask(*[[1, 2]] * 4)).answer().status == 200
+    server.on_loop(lambda: engine.revisit(1.0, others_called=False))
+    assert engine.inline_rows == 1_000
 
 
 def test_a_model_that_takes_the_loop_from_others_is_sent_to_its_thread_until_it_has_cooled(

@@ -143,6 +143,34 @@ def test_the_price_of_a_further_row_is_that_up_to_where_batches_end():
     assert pace_of({1: 10.0}) == Pace(10.0, 0, 1, 0.0)
 
 
+def test_a_run_is_expected_to_take_what_was_measured_of_its_size():
+    pace = pace_of({1: 10.0, 2: 11.0, 4: 16.0, 8: 40.0})
+    assert [pace.run_s(rows) for rows in (1, 2, 3, 4, 6, 8, 16)] == [10, 11, 13.5, 16, 28, 40, 88]
+
+
+def test_a_small_run_that_took_longer_than_a_larger_one_was_held_up():
+    pace = pace_of({1: 13.0, 2: 12.0, 4: 14.0})
+    assert [pace.run_s(rows) for rows in (1, 2, 3, 4)] == [12, 12, 13, 14]
+
+
+@given(st.lists(st.floats(1e-6, 1e-2), min_size=1, max_size=12), st.integers(1, 1 << 14), st.data())
+def test_more_rows_take_no_less_and_those_within_a_time_are_the_most(times_s, rows, data):
+    pace = pace_of({1 << doubling: time_s for doubling, time_s in enumerate(times_s)})
+    assert pace.run_s(rows) <= pace.run_s(rows + 1)
+    allowed_s = data.draw(st.floats(0.5, 2.0)) * pace.run_s(rows)
+    within = pace.rows_within(allowed_s)
+    if within:
+        assert pace.run_s(within) <= allowed_s * (1 + 1e-9)
+    if within < 1 << 62:
+        assert pace.run_s(within + 1) >= allowed_s * (1 - 1e-9)
+
+
+def test_who_waits_is_told_a_time_of_runs_of_the_size_they_will_have():
+    pace = pace_of({1: 10.0, 2: 11.0, 4: 16.0, 8: 40.0})
+    assert expected_wait_s(pace, 1.0, rows=12, calls=12, running_s=5.0) == 5 + 3 * 16
+    assert expected_wait_s(pace, 1.0, rows=6, calls=2, running_s=0.0) == 2 * 13.5
+
+
 # -- for whom a run waits --
 
 SLOW = Pace(one_row_s=21e-3, inline_rows=0, batch_rows=16, row_s=1e-3)
