@@ -24,7 +24,8 @@ LATE_SHARE = 0.1
 BUSY_SHARE = 0.85
 """A capacity at which the server's core was idle for longer than this leaves is not the server's:
 the generator was the limit, or what else ran on this machine."""
-CHANGED_SHARE = 0.25
+CALM_SHARE, BUSY_SLACK = 0.7, 0.08
+"""How busy a core is where its latency is judged, and how far from it that may be."""
 _LONG_S = 1_200.0
 """A slope per hour is claimed of runs that last a good part of one."""
 
@@ -91,22 +92,16 @@ def _late(finding: Finding, judged_ms: float) -> str:
 
 def _no_capacity(finding: Finding) -> str:
     """Why there is no capacity to compare with."""
-    facts = finding.facts
-    before, after = facts.get("capacity_hz", 1.0), facts.get("capacity_after_hz", 0.0)
-    busy = facts.get("busy_at_capacity", 1.0)
-    if busy < BUSY_SHARE:
-        return f"the server had {busy:.0%} of its core at its capacity"
-    if after and abs(after - before) > CHANGED_SHARE * min(before, after):
-        return f"the capacity went from {before:,.0f} to {after:,.0f}/s"
-    return ""
+    busy = finding.facts.get("busy_at_capacity", 1.0)
+    return f"the server had {busy:.0%} of its core at its capacity" if busy < BUSY_SHARE else ""
 
 
 def _calm_claims(finding: Finding) -> list[Claim]:
-    tail = finding.facts["p99_over_p50"]
+    tail, busy = finding.facts["p99_over_p50"], finding.facts["busy_share"]
     # What is judged is whether the 99th percentile is below so many medians.
-    void = _no_capacity(finding) or _late(
-        finding, TAIL_BAR * percentile(finding.tally.accepted_ms, 0.5)
-    )
+    void = _no_capacity(finding) or _late(finding, TAIL_BAR * finding.facts["p50_ms"])
+    if not void and abs(busy - CALM_SHARE) > BUSY_SLACK:
+        void = f"the server's core was {busy:.0%} busy"
     return [Claim(f"p99 / p50 at 70 % load, {finding.subject}", tail, TAIL_BAR, void=void)]
 
 
@@ -173,20 +168,26 @@ _CLAIMS = {
 
 _HEADINGS = ["run", "right/s", "p50 ms", "p99 ms", "statuses", "unsent", "errors", "RSS MB"]
 _TITLES = {
-    "calm": "At 70 % of capacity, open loop",
+    "calm": "A core that is busy for 70 % of the time, open loop",
     "overload": "At three times capacity, open loop",
     "network": "A costly network, 4 ms away",
     "soak": "At half of capacity, for long",
 }
 _FACTS = {
     "capacity_hz": "capacity {:,.0f}/s",
+    "least_capacity_hz": "at least {:,.0f}",
+    "most_capacity_hz": "at most {:,.0f}",
     "busy_at_capacity": "core {:.0%} busy there",
     "rate_hz": "asked {:,.0f}/s",
-    "p99_over_p50": "p99/p50 {:.2f}",
-    "perfect_p99_over_p50": "a perfect server of this capacity {:.2f}",
+    "busy_share": "core {:.0%} busy",
+    "p99_over_p50": "p99/p50 of the median piece {:.2f}",
+    "least_tail": "of the best {:.2f}",
+    "most_tail": "of the worst {:.2f}",
+    "perfect_p99_over_p50": "of a perfect server as busy {:.2f}",
     "goodput_share": "goodput {:.0%} of capacity",
+    "least_goodput_share": "at least {:.0%}",
+    "most_goodput_share": "at most {:.0%}",
     "goodput_by_cpu_share": "{:.0%} by the processor's time",
-    "capacity_after_hz": "capacity afterwards {:,.0f}/s",
     "alone_hz": "the model alone {:,.0f} rows/s",
     "share_of_alone": "{:.0%} of it",
     "most_of_alone": "the network leaves {:.0%}",

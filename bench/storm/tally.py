@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -68,6 +70,25 @@ class Tally(msgspec.Struct, frozen=True):
     def within(self, deadline_ms: float) -> int:
         """How many right answers came in time."""
         return sum(latency <= deadline_ms for latency in self.accepted_ms)
+
+
+def joined(tallies: Sequence[Tally]) -> Tally:
+    """The pieces of a run as one; the generator is as late as it was in the worst."""
+    statuses: Counter[int] = Counter()
+    for tally in tallies:
+        statuses.update(tally.statuses)
+    return Tally(
+        seconds=sum(tally.seconds for tally in tallies),
+        due=sum(tally.due for tally in tallies),
+        accepted_ms=list(chain.from_iterable(tally.accepted_ms for tally in tallies)),
+        statuses=dict(statuses),
+        wrong=sum(tally.wrong for tally in tallies),
+        shed_without_retry_after=sum(tally.shed_without_retry_after for tally in tallies),
+        unsent=sum(tally.unsent for tally in tallies),
+        broken=sum(tally.broken for tally in tallies),
+        unanswered=sum(tally.unanswered for tally in tallies),
+        send_lag_p99_ms=max(tally.send_lag_p99_ms for tally in tallies),
+    )
 
 
 def percentile(values: Sequence[float], share: float) -> float:

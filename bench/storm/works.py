@@ -9,33 +9,51 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
+
+import msgspec
 
 from bench import cpu
 from bench.pinning import on_core
 from bench.storm import models, networks, schedule
 from bench.storm.client import Plan
-from bench.storm.findings import BUSY_SHARE, Finding
+from bench.storm.findings import BUSY_SHARE, CALM_SHARE, Finding
 from bench.storm.models import Model
 from bench.storm.server import Stormed, Watching, load
-from bench.storm.tally import Tally, percentile
+from bench.storm.tally import Tally, joined, percentile
 from bench.storm.watch import Watch
 
-CALM_SHARE, SOAK_SHARE, OVER = 0.7, 0.5, 3.0
+SOAK_SHARE, OVER = 0.5, 3.0
 DEADLINE_S = 1.0
 ONE_WAY_S = 0.002
 """Half of a 4 ms network. Played by the load generator: it sends, and sees answers, that much
 later. Packets are not lost and windows not full, as they are on a network of that length."""
 CLIENTS = 16
 _CALM_ROWS = 100
-_CAPACITY_S = 4.0
+_PIECES = 10
+_CAPACITY_S = 3.0
+_SEARCHED, _SEARCH_S = 3, 2.0
 _ALONE_S = 4.0
 _SATURATING = 64
 _SATURATING_BATCHES = 256
 """So many clients fill batches of the size that is best, and leave none waiting to be filled."""
 _CONNECTIONS = 256
 _OVERLOAD_CONNECTIONS = 2_000
-_SEED = 20
+
+
+_ARRIVALS: Mapping[str, Callable[[float, float, int], schedule.Times]] = {
+    "even": lambda rate_hz, seconds, _: schedule.constant(rate_hz, seconds),
+    "random": schedule.poisson,
+}
+
+
+class CalmPiece(NamedTuple):
+    """One piece of a calm run, how busy the server's core was, and the tail of a perfect server."""
+
+    tally: Tally
+    busy_share: float
+    perfect_tail: float
 
 
 class Capacity(NamedTuple):
@@ -62,34 +80,43 @@ class Settings:
 
 
 def calm(settings: Settings) -> list[Finding]:
-    """Latency at 70 % of capacity, with even and with random arrivals.
+    """Latency where the server's core is busy for 70 % of the time, even and random arrivals.
 
-    Of one row each, the server would answer more than the generator can ask for.
+    Of one row each, the server would answer more than the generator can ask for. In pieces, of
+    which the median one is told: a core here may become half as fast for a second, and what is 70 %
+    of its time is then more than it has.
     """
     model = models.boosting(settings.folder, _CALM_ROWS)
     found = []
     with _server(settings, model) as server:
         capacity, busy = _capacity(settings, server, model)
-        rate = CALM_SHARE * capacity
-        arrivals = {
-            "even": schedule.constant(rate, settings.seconds),
-            "random": schedule.poisson(rate, settings.seconds, _SEED),
-        }
-        for name, due in arrivals.items():
-            tally, watch = _run(settings, server, _open(server, model, due, settings))
-            perfect = schedule.perfect_latencies(due, 1 / capacity)
+        rate = _rate_that_busies(settings, server, model, CALM_SHARE, CALM_SHARE * capacity)
+        piece_s = settings.seconds / _PIECES
+        for name, arrivals in _ARRIVALS.items():
+            with Watching(server.process.pid) as watch:
+                pieces = [
+                    _calm_piece(settings, server, model, arrivals(rate, piece_s, seed), piece_s)
+                    for seed in range(_PIECES)
+                ]
+            tails = sorted(_tail(piece.tally.accepted_ms) for piece in pieces)
             found.append(
                 Finding(
                     work="calm",
                     subject=f"{model.name}, {_CALM_ROWS} rows, {name} arrivals",
-                    tally=tally,
+                    tally=joined([piece.tally for piece in pieces]),
                     watch=watch,
                     facts={
                         "capacity_hz": capacity,
                         "busy_at_capacity": busy,
                         "rate_hz": rate,
-                        "p99_over_p50": _tail(tally.accepted_ms),
-                        "perfect_p99_over_p50": _tail(perfect.tolist()),
+                        "busy_share": median(piece.busy_share for piece in pieces),
+                        "p50_ms": median(
+                            percentile(piece.tally.accepted_ms, 0.5) for piece in pieces
+                        ),
+                        "p99_over_p50": median(tails),
+                        "least_tail": tails[0],
+                        "most_tail": tails[-1],
+                        "perfect_p99_over_p50": median(piece.perfect_tail for piece in pieces),
                     },
                 )
             )
@@ -97,38 +124,63 @@ def calm(settings: Settings) -> list[Finding]:
     return found
 
 
+def _calm_piece(
+    settings: Settings, server: Stormed, model: Model, due: schedule.Times, seconds: float
+) -> CalmPiece:
+    tally, busy_s = _busied(settings, server, model, due, seconds)
+    perfect = schedule.perfect_latencies(due, CALM_SHARE * seconds / len(due))
+    return CalmPiece(tally, busy_s / seconds, _tail(perfect.tolist()))
+
+
 def overload(settings: Settings) -> list[Finding]:
-    """Three times capacity, for a model run on the loop and for one that is batched."""
+    """Three times capacity, for a model run on the loop and for one that is batched.
+
+    In pieces with the capacity measured between them, since it changes with the machine.
+    """
     found = []
     for which in (networks.MIDDLING, networks.COSTLY):
         model = models.network(which, settings.folder)
-        with _server(settings, model) as server:
-            before = _capacity(settings, server, model, _SATURATING_BATCHES)
-            due = schedule.poisson(OVER * before.hz, settings.seconds, _SEED)
-            plan = _open(
-                server, model, due, settings, connections=_OVERLOAD_CONNECTIONS, deadline=DEADLINE_S
-            )
-            started = cpu.cpu_seconds(cpu.tree(server.process.pid))
-            tally, watch = _run(settings, server, plan)
-            spent = cpu.cpu_seconds(cpu.tree(server.process.pid)) - started
-            after = _capacity(settings, server, model, _SATURATING_BATCHES)
-        right = tally.within(DEADLINE_S * 1e3)
-        by_cpu = (before.hz + after.hz) / (before.busy + after.busy)
+        pieces_s = settings.seconds / _PIECES
+        tallies, goodput, by_cpu = [], [], []
+        with _server(settings, model) as server, Watching(server.process.pid) as watch:
+            capacities = [_capacity(settings, server, model, _SATURATING_BATCHES)]
+            for seed in range(_PIECES):
+                due = schedule.poisson(OVER * capacities[-1].hz, pieces_s, seed)
+                started = _spent_s(server)
+                tally = load(
+                    _open(
+                        *(server, model, due),
+                        seconds=pieces_s,
+                        connections=_OVERLOAD_CONNECTIONS,
+                        deadline=DEADLINE_S,
+                    ),
+                    settings.load_core,
+                )
+                spent = _spent_s(server) - started
+                tallies.append(tally)
+                capacities.append(_capacity(settings, server, model, _SATURATING_BATCHES))
+                before, after = capacities[-2:]
+                right = tally.within(DEADLINE_S * 1e3)
+                goodput.append(2 * right / pieces_s / (before.hz + after.hz))
+                # What remains to be seen on a machine that others use as well.
+                by_cpu.append(right / spent * (before.busy + after.busy) / (before.hz + after.hz))
         found.append(
             Finding(
                 work="overload",
                 subject=f"{which.name} network",
-                tally=tally,
+                tally=joined(tallies),
                 watch=watch,
                 facts={
-                    "capacity_hz": before.hz,
-                    "busy_at_capacity": min(before.busy, after.busy),
-                    "rate_hz": OVER * before.hz,
-                    "goodput_share": 2 * right / settings.seconds / (before.hz + after.hz),
-                    # What remains to be seen on a machine that others use as well.
-                    "goodput_by_cpu_share": right / spent / by_cpu,
+                    "capacity_hz": median(one.hz for one in capacities),
+                    "least_capacity_hz": min(one.hz for one in capacities),
+                    "most_capacity_hz": max(one.hz for one in capacities),
+                    "busy_at_capacity": median(one.busy for one in capacities),
+                    "rate_hz": sum(tally.due for tally in tallies) / settings.seconds,
+                    "goodput_share": median(goodput),
+                    "least_goodput_share": min(goodput),
+                    "most_goodput_share": max(goodput),
+                    "goodput_by_cpu_share": median(by_cpu),
                     "deadline_ms": DEADLINE_S * 1e3,
-                    "capacity_after_hz": after.hz,
                 },
             )
         )
@@ -166,11 +218,13 @@ def soak(settings: Settings) -> list[Finding]:
         # In pieces, so that the generator need not remember an hour; one warms the server up.
         piece_s = min(60.0, settings.seconds / 2)
         due = schedule.constant(SOAK_SHARE * capacity, piece_s)
-        plan = _open(server, model, due, settings, seconds=piece_s)
-        tallies = []
+        plan = _open(server, model, due, seconds=piece_s)
+        tallies: list[Tally] = []
         load(plan, settings.load_core)
         with Watching(server.process.pid) as watch:
             for _ in range(math.ceil(settings.seconds / piece_s)):
+                # Millions of latencies each: the last stand for all.
+                tallies = [msgspec.structs.replace(tally, accepted_ms=[]) for tally in tallies]
                 tallies.append(load(plan, settings.load_core))
                 settings.tell(
                     f"{len(tallies) * piece_s:.0f} s  {watch.resident_mb[-1]:.1f} MB  "
@@ -182,7 +236,8 @@ def soak(settings: Settings) -> list[Finding]:
         "rate_hz": SOAK_SHARE * capacity,
         "seconds": settings.seconds,
     }
-    return [Finding("soak", model.name, _added(tallies), watch, facts)]
+    told = msgspec.structs.replace(joined(tallies), seconds=piece_s)
+    return [Finding("soak", model.name, told, watch, facts)]
 
 
 WORKS: Mapping[str, Callable[[Settings], list[Finding]]] = {
@@ -197,9 +252,11 @@ WORKS: Mapping[str, Callable[[Settings], list[Finding]]] = {
 def _server(
     settings: Settings, model: Model, also: Mapping[str, str] | None = None
 ) -> Iterator[Stormed]:
-    """A server that has answered once."""
+    """A server that has answered once, and goes before whatever else runs on its core."""
     with Stormed(model, settings.folder, settings.server_core, also) as server:
         server.first_answer_s()
+        if not server.go_before_others():
+            settings.tell("without the right to renice, what else runs here is the server's delay")
         yield server
 
 
@@ -207,14 +264,42 @@ def _capacity(
     settings: Settings, server: Stormed, model: Model, clients: int = _SATURATING
 ) -> Capacity:
     load(_closed(server, model, clients, 1.0), settings.load_core)
-    before = cpu.cpu_seconds(cpu.tree(server.process.pid))
+    before = _spent_s(server)
     tally = load(_closed(server, model, clients, _CAPACITY_S), settings.load_core)
-    busy = (cpu.cpu_seconds(cpu.tree(server.process.pid)) - before) / _CAPACITY_S
+    busy = (_spent_s(server) - before) / _CAPACITY_S
     said = f"capacity {tally.accepted_hz:,.0f}/s, the server's core {busy:.0%} busy"
     if busy < BUSY_SHARE:
         said += ": what is else on this machine, or the generator, may be the limit"
     settings.tell(said)
     return Capacity(tally.accepted_hz, busy)
+
+
+def _rate_that_busies(
+    settings: Settings, server: Stormed, model: Model, share: float, first_hz: float
+) -> float:
+    """The rate at which the server's core is busy for `share` of the time.
+
+    That share of its capacity is more: many who wait are run together, at half the price each.
+    """
+    rate = first_hz
+    for _ in range(_SEARCHED):
+        due = schedule.constant(rate, _SEARCH_S)
+        _, busy_s = _busied(settings, server, model, due, _SEARCH_S)
+        rate *= share * _SEARCH_S / busy_s
+    return rate
+
+
+def _busied(
+    settings: Settings, server: Stormed, model: Model, due: schedule.Times, seconds: float
+) -> tuple[Tally, float]:
+    """What clients saw of an open loop, and the processor's time it took."""
+    before = _spent_s(server)
+    tally = load(_open(server, model, due, seconds=seconds), settings.load_core)
+    return tally, _spent_s(server) - before
+
+
+def _spent_s(server: Stormed) -> float:
+    return cpu.cpu_seconds(cpu.tree(server.process.pid))
 
 
 def _run(settings: Settings, server: Stormed, plan: Plan) -> tuple[Tally, Watch]:
@@ -227,9 +312,8 @@ def _open(
     server: Stormed,
     model: Model,
     due: schedule.Times,
-    settings: Settings,
     *,
-    seconds: float | None = None,
+    seconds: float,
     connections: int = _CONNECTIONS,
     deadline: float | None = None,
 ) -> Plan:
@@ -241,7 +325,7 @@ def _open(
         output=model.output,
         due_s=due.tolist(),
         clients=0,
-        seconds=seconds or settings.seconds,
+        seconds=seconds,
         connections=connections,
         deadline_s=deadline,
     )
@@ -278,24 +362,3 @@ def _alone(settings: Settings, model: Model) -> float:
 
 def _tail(latencies: list[float]) -> float:
     return percentile(latencies, 0.99) / percentile(latencies, 0.5)
-
-
-def _added(tallies: list[Tally]) -> Tally:
-    """Several pieces as one run; the latencies of the last alone, the rest are like them."""
-    statuses: dict[int, int] = {}
-    for tally in tallies:
-        for status, count in tally.statuses.items():
-            statuses[status] = statuses.get(status, 0) + count
-    last = tallies[-1]
-    return Tally(
-        seconds=last.seconds,
-        due=sum(tally.due for tally in tallies),
-        accepted_ms=last.accepted_ms,
-        statuses=statuses,
-        wrong=sum(tally.wrong for tally in tallies),
-        shed_without_retry_after=sum(tally.shed_without_retry_after for tally in tallies),
-        unsent=sum(tally.unsent for tally in tallies),
-        broken=sum(tally.broken for tally in tallies),
-        unanswered=sum(tally.unanswered for tally in tallies),
-        send_lag_p99_ms=max(tally.send_lag_p99_ms for tally in tallies),
-    )
