@@ -8,6 +8,7 @@ is made by `fit` passes; what was made by hand is refused before the first row.
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from bascule.core.errors import Untrusted
 
+_WITHOUT_PARTS = (str, bytes, int, float, bool, types.ModuleType)
 _MOST_CATEGORIES = 256
 """Of a feature in scikit-learn's histogram trees: one bit each in eight words."""
 
@@ -87,7 +89,7 @@ def _parts(model: Any) -> Iterator[Any]:
     waiting = [model]
     while waiting:
         part = waiting.pop()
-        if id(part) in seen or part is None or isinstance(part, str | bytes | int | float | bool):
+        if id(part) in seen or part is None or isinstance(part, _WITHOUT_PARTS):
             continue
         seen.add(id(part))
         if isinstance(part, np.ndarray):
@@ -264,8 +266,22 @@ def _vectorizer(vectorizer: Any, file: str) -> None:
 
 
 def _b_spline(spline: Any, file: str) -> None:
-    """Its compiled code takes the knots to be rising and as many as the coefficients need."""
-    knots, coefficients, degree = spline._t, spline._c, spline.k
+    """SciPy's spline. Since 1.18 it hands everything on to another object, which has the knots."""
+    if not hasattr(spline, "_delegate_to"):
+        _knots(spline, spline._t, spline._c, file)
+    elif type(spline._delegate_to).__name__ != "_BSpline":
+        raise _refused(file, "a spline that hands on to what is none")
+
+
+def _inner_b_spline(spline: Any, file: str) -> None:
+    if spline._delegate_to is not None:
+        raise _refused(file, "a spline that hands on to what is none")
+    _knots(spline, spline.t, spline.c, file)
+
+
+def _knots(spline: Any, knots: Any, coefficients: Any, file: str) -> None:
+    """Compiled code takes the knots to be rising and as many as the coefficients need."""
+    degree = spline.k
     if not (
         isinstance(degree, int)
         and degree >= 0
@@ -336,6 +352,7 @@ _CHECKS: Mapping[str, Callable[[Any, str], None]] = {
     **dict.fromkeys(("SVC", "NuSVC", "SVR", "NuSVR", "OneClassSVM"), _support_vectors),
     "OneHotEncoder": _one_hot,
     "BSpline": _b_spline,
+    "_BSpline": _inner_b_spline,
     **dict.fromkeys(("CountVectorizer", "TfidfVectorizer", "HashingVectorizer"), _vectorizer),
 }
 """By the names of the classes, whose homes were checked before: nothing has to be imported."""
