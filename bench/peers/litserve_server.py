@@ -1,14 +1,16 @@
 """LitServe around the model.
 
-python -m bench.peers.litserve_server PORT
+python -m bench.peers.litserve_server PORT [BATCH WAIT_S]
 """
 
 # LitServe looks at the annotations themselves, so they must not be texts here.
 
 import sys
+from collections.abc import Iterator
 from typing import Any, cast
 
 import litserve
+import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
@@ -25,12 +27,25 @@ class GradientBoosting(litserve.LitAPI):
     def predict(self, x: NDArray[Any]) -> Answer:
         return self._predict(x)
 
+    def batch(self, inputs: list[NDArray[Any]]) -> NDArray[Any]:
+        """One row of each of several callers."""
+        return np.concatenate(inputs)
+
+    def unbatch(self, output: Answer) -> Iterator[Answer]:
+        labels, probabilities = output
+        for row in range(len(labels)):
+            yield labels[row : row + 1], probabilities[row : row + 1]
+
     def encode_response(self, output: Answer) -> dict[str, Any]:
         return answer_of(*output)
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(GradientBoosting(), accelerator="cpu", workers_per_device=1)
+    batching = {}
+    if sys.argv[2:]:
+        batching = {"max_batch_size": int(sys.argv[2]), "batch_timeout": float(sys.argv[3])}
+    api = GradientBoosting(**batching)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
     server.run(
         host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning"
     )

@@ -1,4 +1,7 @@
-"""The model as every peer holds it: scikit-learn's, or the same ONNX program, by file name."""
+"""The model as every peer holds it: scikit-learn's, or the same ONNX program, by file name.
+
+A program that answers with numbers alone, and no label, is labelled by the largest of them.
+"""
 
 from __future__ import annotations
 
@@ -74,10 +77,14 @@ def _onnx(path: str) -> Predict:
     field = session.get_inputs()[0]
     dtype = np.float64 if "double" in field.type else np.float32
 
+    outputs = [output.name for output in session.get_outputs()]
+
     def predict(rows: NDArray[Any]) -> Answer:
-        label, probabilities = session.run(
-            ["label", "probabilities"], {field.name: rows.astype(dtype, copy=False)}
-        )
+        given = {field.name: rows.astype(dtype, copy=False)}
+        if "label" not in outputs:
+            (scores,) = session.run(outputs, given)
+            return scores.argmax(axis=1), scores
+        label, probabilities = session.run(["label", "probabilities"], given)
         return label, probabilities
 
     return predict

@@ -26,6 +26,7 @@ BUSY_SHARE = 0.85
 the generator was the limit, or what else ran on this machine."""
 CALM_SHARE, BUSY_SLACK = 0.7, 0.08
 """How busy a core is where its latency is judged, and how far from it that may be."""
+_OWN = "share_of_alone"
 _LONG_S = 1_200.0
 """A slope per hour is claimed of runs that last a good part of one."""
 
@@ -76,7 +77,7 @@ def claims_of(findings: Iterable[Finding]) -> list[Claim]:
     made: list[Claim] = []
     for finding in found:
         made += _CLAIMS[finding.work](finding)
-    made += _lone_claims(found)
+    made += [*_lone_claims(found), *_peer_claims(found)]
     if found:
         errors = sum(finding.tally.errors for finding in found)
         made.append(Claim("wrong answers, broken connections, other errors", errors, 0, ""))
@@ -126,9 +127,9 @@ def _overload_claims(finding: Finding) -> list[Claim]:
 
 
 def _network_claims(finding: Finding) -> list[Claim]:
-    if "share_of_alone" not in finding.facts:
+    if _OWN not in finding.facts:
         return []
-    share = finding.facts["share_of_alone"]
+    share = finding.facts[_OWN]
     void = _late(finding, percentile(finding.tally.accepted_ms, 0.5))
     name = "4 ms network, 16 clients / the model alone"
     return [Claim(name, share, ALONE_BAR, "x", at_least=True, void=void)]
@@ -144,6 +145,21 @@ def _lone_claims(findings: list[Finding]) -> list[Claim]:
     void = _late(batched, p99[0]) or _late(unbatched, p99[1])
     name = "4 ms network, one client: p99 / p99 unbatched"
     return [Claim(name, p99[0] / p99[1], LONE_BAR, void=void)]
+
+
+def _peer_claims(findings: list[Finding]) -> list[Claim]:
+    """Each beside the model alone in the same minute, since the machine's speed changes."""
+    shares = {
+        finding.subject: finding.facts["peer_share_of_alone"]
+        for finding in findings
+        if "peer_share_of_alone" in finding.facts
+    }
+    own = next((one.facts[_OWN] for one in findings if _OWN in one.facts), None)
+    if own is None or not shares:
+        return []
+    best = max(shares, key=lambda subject: shares[subject])
+    name = f"4 ms network: the best peer that batches ({best}) / bascule"
+    return [Claim(name, shares[best] / own, 1.0)]
 
 
 def _soak_claims(finding: Finding) -> list[Claim]:
@@ -190,6 +206,7 @@ _FACTS = {
     "goodput_by_cpu_share": "{:.0%} by the processor's time",
     "alone_hz": "the model alone {:,.0f} rows/s",
     "share_of_alone": "{:.0%} of it",
+    "peer_share_of_alone": "{:.0%} of it",
     "most_of_alone": "the network leaves {:.0%}",
     "seconds": "{:,.0f} s",
 }

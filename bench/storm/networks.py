@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 INPUT, OUTPUT = "rows", "scores"
+BATCH = 16
+"""At which the model alone is measured, and which peers are told to run together."""
 
 
 @dataclass(frozen=True, slots=True)

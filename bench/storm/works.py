@@ -15,21 +15,23 @@ from typing import NamedTuple
 import msgspec
 
 from bench import cpu
+from bench.environments import is_made
 from bench.pinning import on_core
-from bench.storm import models, networks, schedule
+from bench.storm import models, networks, peers, schedule
 from bench.storm.client import Plan
 from bench.storm.findings import BUSY_SHARE, CALM_SHARE, Finding
 from bench.storm.models import Model
 from bench.storm.server import Stormed, Watching, load
 from bench.storm.tally import Tally, joined, percentile
 from bench.storm.watch import Watch
+from bench.systems.system import System
 
 SOAK_SHARE, OVER = 0.5, 3.0
 DEADLINE_S = 1.0
 ONE_WAY_S = 0.002
 """Half of a 4 ms network. Played by the load generator: it sends, and sees answers, that much
 later. Packets are not lost and windows not full, as they are on a network of that length."""
-CLIENTS = 16
+CLIENTS = networks.BATCH
 _CALM_ROWS = 100
 _PIECES = 10
 _CAPACITY_S = 3.0
@@ -207,6 +209,29 @@ def network(settings: Settings) -> list[Finding]:
             Finding("network", f"{clients} clients, batching {batching}", tally, watch, facts)
         )
         settings.tell(found[-1].line())
+    return found + _peers_far_away(settings, model)
+
+
+def _peers_far_away(settings: Settings, model: Model) -> list[Finding]:
+    """The same of peers that run callers together, where `make bench-peers` made them."""
+    found = []
+    for peer in peers.BATCHING:
+        if not is_made(peer.folder_of_environment(), peer.requirements()):
+            settings.tell(f"{peer.name}: not measured, `make bench-peers` makes its environment")
+            continue
+        with peer(model.subject, settings.folder, settings.server_core) as server:
+            server.first_answer_s()
+            asked = msgspec.structs.replace(
+                _closed(server, model, CLIENTS, settings.seconds, one_way=ONE_WAY_S),
+                output=peers.OUTPUT,
+            )
+            before = _alone(settings, model)
+            tally, watch = _run(settings, server, asked)
+            alone = (before + _alone(settings, model)) / 2
+        facts = {"clients": float(CLIENTS), "alone_hz": alone}
+        facts["peer_share_of_alone"] = tally.accepted_hz / alone
+        found.append(Finding("network", f"{CLIENTS} clients, {peer.name}", tally, watch, facts))
+        settings.tell(found[-1].line())
     return found
 
 
@@ -302,7 +327,7 @@ def _spent_s(server: Stormed) -> float:
     return cpu.cpu_seconds(cpu.tree(server.process.pid))
 
 
-def _run(settings: Settings, server: Stormed, plan: Plan) -> tuple[Tally, Watch]:
+def _run(settings: Settings, server: System, plan: Plan) -> tuple[Tally, Watch]:
     with Watching(server.process.pid) as watch:
         tally = load(plan, settings.load_core)
     return tally, watch
@@ -332,7 +357,7 @@ def _open(
 
 
 def _closed(
-    server: Stormed, model: Model, clients: int, seconds: float, *, one_way: float = 0.0
+    server: System, model: Model, clients: int, seconds: float, *, one_way: float = 0.0
 ) -> Plan:
     return Plan(
         port=server.port,

@@ -88,6 +88,7 @@ class MlServer(Peer):
                     "name": NAME,
                     "implementation": "bench.peers.mlserver_runtime.Runtime",
                     "parameters": {"uri": self.model_path()},
+                    **self.batching(),
                 }
             )
         )
@@ -95,6 +96,10 @@ class MlServer(Peer):
 
     def ports(self) -> dict[str, int]:
         return {"http_port": self.port, "grpc_port": self.other_port}
+
+    def batching(self) -> dict[str, float]:
+        """What its model's settings say of running callers together: nothing, its default."""
+        return {}
 
 
 class MlServerOnnx(MlServer):
@@ -152,7 +157,13 @@ class LitServe(Peer):
     distributions = ("litserve",)
 
     def command(self) -> list[str]:
-        return self.python("-m", "bench.peers.litserve_server", str(self.port))
+        return self.python(
+            "-m", "bench.peers.litserve_server", str(self.port), *map(str, self.batching())
+        )
+
+    def batching(self) -> tuple[float, ...]:
+        """The most callers that run together, and how long it waits for them; nothing for one."""
+        return ()
 
 
 class LitServeOnnx(LitServe):

@@ -234,6 +234,22 @@ def test_a_share_of_a_capacity_that_was_none_is_not_judged(facts, is_judged):
     assert found["overload, gb: p99 of what was accepted"] is True
 
 
+def test_what_peers_keep_of_the_model_alone_is_compared_with_what_bascule_keeps():
+    found = verdicts(
+        finding("network", "16 clients, batching auto", share_of_alone=0.9, clients=16.0),
+        finding("network", "16 clients, slow", peer_share_of_alone=0.5, clients=16.0),
+        finding("network", "16 clients, quick", peer_share_of_alone=0.95, clients=16.0),
+    )
+
+    assert found["4 ms network: the best peer that batches (16 clients, quick) / bascule"] is False
+
+
+def test_without_peers_nothing_is_claimed_of_them():
+    found = verdicts(finding("network", share_of_alone=0.9, clients=16.0))
+
+    assert not any("peer" in name for name in found)
+
+
 @pytest.mark.parametrize(("busy", "met"), [(0.63, True), (0.77, True), (0.61, None), (0.79, None)])
 def test_a_tail_is_judged_where_the_core_was_as_busy_as_it_says(busy, met):
     found = verdicts(finding("calm", p99_over_p50=2.0, busy_share=busy))
