@@ -6,7 +6,6 @@ python -m bench.peers.litserve_server PORT [BATCH WAIT_S]
 # LitServe looks at the annotations themselves, so they must not be texts here.
 
 import sys
-from collections.abc import Iterator
 from typing import Any, cast
 
 import litserve
@@ -31,10 +30,10 @@ class GradientBoosting(litserve.LitAPI):
         """One row of each of several callers."""
         return np.concatenate(inputs)
 
-    def unbatch(self, output: Answer) -> Iterator[Answer]:
+    def unbatch(self, output: Answer) -> list[Answer]:
         labels, probabilities = output
-        for row in range(len(labels)):
-            yield labels[row : row + 1], probabilities[row : row + 1]
+        rows = range(len(labels))
+        return [(labels[row : row + 1], probabilities[row : row + 1]) for row in rows]
 
     def encode_response(self, output: Answer) -> dict[str, Any]:
         return answer_of(*output)

@@ -18,6 +18,7 @@ from bascule.core.fields import Columns
 from bascule.core.version import VERSION
 
 _GIT_TIMEOUT_S = 10.0
+_PIECE_ROWS = 8_192
 _TOOLS = ("onnx", "onnxruntime", "pyarrow", "scikit-learn-intelex", "skl2onnx", "skops")
 """What saves, compiles and writes: another version of one may give other bytes."""
 
@@ -46,11 +47,14 @@ def data_digest(columns: Columns, truth: Any = None) -> str:
     for name in sorted(parts):
         values = parts[name]
         if values.dtype.kind in "OUS":
-            kind, raw = "text", repr(values.tolist()).encode()
-        else:
-            kind, raw = values.dtype.str, np.ascontiguousarray(values).tobytes()
-        digest.update(f"{name}\0{kind}\0{values.shape}\0{len(raw)}\0".encode())
-        digest.update(raw)
+            raw = repr(values.tolist()).encode()
+            digest.update(f"{name}\0text\0{values.shape}\0{len(raw)}\0".encode())
+            digest.update(raw)
+            continue
+        digest.update(f"{name}\0{values.dtype.str}\0{values.shape}\0{values.nbytes}\0".encode())
+        # Piece by piece: training rows may be most of the memory that there is.
+        for start in range(0, len(values), _PIECE_ROWS):
+            digest.update(values[start : start + _PIECE_ROWS].tobytes())
     return "sha256:" + digest.hexdigest()
 
 

@@ -30,6 +30,9 @@ KEPT_HASHES = 8_192
 MAX_VALUES = 200
 """Distinct texts of a column up to which all of them are kept."""
 
+_PIECE_ROWS = 65_536
+"""Hashed at a time: what that takes is a little part of what many rows take themselves."""
+
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
@@ -130,6 +133,15 @@ class Training:
 
 def row_hashes(columns: Columns) -> NDArray[np.uint64]:
     """64 bits a row, equal for equal rows whatever numeric type they are held in."""
+    count = len(next(iter(columns.values())))
+    made = np.zeros(count, np.uint64)
+    for start in range(0, count, _PIECE_ROWS):
+        piece = slice(start, start + _PIECE_ROWS)
+        made[piece] = _piece_hashes({name: values[piece] for name, values in columns.items()})
+    return made
+
+
+def _piece_hashes(columns: Columns) -> NDArray[np.uint64]:
     count = len(next(iter(columns.values())))
     made = np.zeros(count, np.uint64)
     with np.errstate(over="ignore"):
