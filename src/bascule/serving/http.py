@@ -33,7 +33,7 @@ from typing import NamedTuple, cast
 import httptools
 import msgspec
 
-from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge, Unavailable
+from bascule.core.errors import BasculeError, Invalid, TooLarge
 from bascule.serving import codings
 from bascule.serving.backlog import Backlog
 from bascule.serving.counters import STATUSES, Slot
@@ -204,7 +204,7 @@ def _told(error: BasculeError) -> tuple[int, bytes, bytes]:
     """An error as a status, a body and lines of the head."""
     status = status_of(error)
     extra = b""
-    if isinstance(error, Overloaded | Unavailable):
+    if status in (429, 503):
         extra = b"Retry-After: %d\r\n" % int(str(error.facts.get("retry_after_s", 1)))
     elif status == 401:
         extra = b'WWW-Authenticate: Bearer realm="bascule"\r\n'

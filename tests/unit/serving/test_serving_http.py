@@ -462,6 +462,15 @@ def test_one_connection_more_than_the_limit_is_refused(serve):
         assert fourth.send(GET).answer().status == 200
 
 
+def test_who_comes_when_all_connections_are_taken_is_told_when_to_come_again(serve):
+    server = serve(max_connections=1)
+    with server.client() as first:
+        assert first.send(GET).answer().status == 200
+        with server.client() as second:
+            answer = second.answer()
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+
+
 def test_an_idle_connection_is_ended_after_its_time_and_not_before(serve):
     server = serve(idle_timeout_s=60)
     with server.client() as client:
