@@ -8,6 +8,7 @@ would have kept is kept here:
 - answers leave in the order of their requests, also when clients pipeline;
 - heads, bodies, connections and times are bounded, and a client that does not read is not read
   from;
+- whoever is not let in is told by the head of the request, and nothing of the body is kept;
 - every answer is counted once, where it is written, so the counters are what clients saw;
 - a refusal is written before the connection closes, and the close lingers until the client has
   had the chance to read it;
@@ -20,20 +21,22 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import re
 import sys
 import termios
 import time
 from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import NamedTuple, cast
 
 import httptools
 import msgspec
 
-from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge, Unavailable
+from bascule.core.errors import BasculeError, Invalid, TooLarge, Unavailable
+from bascule.security.keys import OPEN_ACTIONS
 from bascule.serving import codings
 from bascule.serving.backlog import Backlog
 from bascule.serving.counters import STATUSES, Slot
@@ -60,12 +63,15 @@ _KEPT_HEADERS = frozenset(
 _SINGLE = frozenset(
     (
         b"authorization", b"content-encoding", b"host", b"inference-header-content-length",
-        b"x-request-timeout-ms",
+        b"transfer-encoding", b"x-request-timeout-ms",
     )
 )  # fmt: skip
 """Headers of which two could be read in two ways, by us and by a proxy before us."""
 _KEPT_LENGTHS = frozenset(map(len, _KEPT_HEADERS))
 _NO_HEADERS: dict[bytes, bytes] = {}
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%~_-]+\]|[0-9A-Za-z._~%!$&'()*+;=-]*)(?::[0-9]*)?[ \t]*")
+"""RFC 9110, 7.2, without the comma that RFC 3986 allows in a name: it would make a list of two."""
+_TRANSFER_CODING = re.compile(rb"[0-9A-Za-z!#$%&'*+.^_`|~-]+[ \t]*(?:;.*)?")
 _JSON = b"application/json"
 _MAX_KNOWN_HEADS = 1024
 _MAX_KNOWN_HEAD_BYTES = 1024
@@ -204,7 +210,7 @@ def _told(error: BasculeError) -> tuple[int, bytes, bytes]:
     """An error as a status, a body and lines of the head."""
     status = status_of(error)
     extra = b""
-    if isinstance(error, Overloaded | Unavailable):
+    if status in (429, 503):
         extra = b"Retry-After: %d\r\n" % int(str(error.facts.get("retry_after_s", 1)))
     elif status == 401:
         extra = b'WWW-Authenticate: Bearer realm="bascule"\r\n'
@@ -238,6 +244,7 @@ class Site:
         self.body_digits = len(str(limits.max_body_bytes))
         self.other_slot = other_slot
         self.connections: set[Connection] = set()
+        self.arriving_bytes = 0
         self.known_heads: dict[bytes, tuple[Head, int]] = {}
         self.draining = False
         self.now = clock()
@@ -310,11 +317,50 @@ def _internal_error() -> HttpError:
     return HttpError("internal error", hint="see the server's log", status=500)
 
 
+@lru_cache(maxsize=64)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+def _refusal_of_head(version: str, headers: dict[bytes, bytes]) -> HttpError | None:
+    """Why a request cannot be read, or not in one way only, by what its head says; else None."""
+    if version not in ("1.0", "1.1"):
+        return HttpError(
+            f"HTTP/{version} is not spoken here", hint="send HTTP/1.1 requests", status=505
+        )
+    host = headers.get(b"host")
+    if host is None:
+        if version == "1.1":
+            # RFC 9112, section 3.2: a server must refuse it.
+            return _not_http("there is no Host header")
+    elif not _is_host(host):
+        return _not_http("the Host header is not a host, or a host and a port")
+    coding = headers.get(b"transfer-encoding")
+    if coding is None:
+        return None
+    if version == "1.0":
+        # RFC 9112, section 6.1: its framing is faulty, whoever passed it on may have ignored it.
+        return _not_http("HTTP/1.0 has no Transfer-Encoding", hint="send a Content-Length")
+    *before, last = (one.strip(b" \t") for one in coding.lower().split(b","))
+    if last != b"chunked" or not all(map(_TRANSFER_CODING.fullmatch, before)):
+        return _not_http("the Transfer-Encoding is no list of codings", hint="send only chunked")
+    if before:
+        return HttpError(
+            "no Transfer-Encoding but chunked is known here",
+            hint="say Content-Encoding of a body that is compressed",
+            status=501,
+        )
+    return None
+
+
+def _not_http(why: str, *, hint: str = "") -> HttpError:
+    return HttpError(f"not an HTTP/1.1 request: {why}", hint=hint, status=400)
+
+
 def _head_without_offer(
     parser: httptools.HttpRequestParser, target: bytes, headers: dict[bytes, bytes]
 ) -> bytes:
-    # Whoever waited to be told to go on has been told.
-    left_out = (b"connection", b"expect", b"upgrade")
+    left_out = (b"connection", b"upgrade")
     lines = [b"%b: %b" % item for item in headers.items() if item[0] not in left_out]
     if not parser.should_keep_alive():
         lines.append(b"connection: close")
@@ -337,10 +383,10 @@ class Connection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_closing", "_current", "_failure", "_head", "_head_bytes",
-        "_head_done", "_headers", "_parser", "_partial", "_paused", "_pipeline",
-        "_pipeline_bytes", "_pumping", "_receiving_since", "_since", "_site", "_target",
-        "_transport", "_unsent", "_writable",
+        "_admitted", "_body", "_body_bytes", "_closing", "_current", "_expecting", "_failure",
+        "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_parser", "_partial",
+        "_paused", "_pipeline", "_pipeline_bytes", "_pumping", "_receiving_since", "_since",
+        "_site", "_target", "_transport", "_unread", "_unsent", "_writable",
     )  # fmt: skip
 
     def __init__(self, site: Site) -> None:
@@ -350,11 +396,15 @@ class Connection(asyncio.Protocol):
         self._head: Head
         self._target = b""
         self._headers = _NO_HEADERS
-        self._body: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._body_bytes = 0
+        self._held_bytes = 0
         self._head_bytes = 0
         self._head_done = False
         self._partial = False
+        self._admitted = False
+        self._unread = False
+        self._expecting = False
         self._failure: BasculeError | None = None
         self._current: Exchange | None = None
         self._pipeline: deque[Exchange] = deque()
@@ -428,16 +478,18 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._parsing_failed(error)
         if self._is_closing():
+            self._drop_body()
             return  # the client asked for the end, and whatever follows is not a request
         if self._partial and self._failure is None:
             self._bound_head(body_bytes)
         if self._failure is not None:
             self._refuse(self._failure)
-        elif not self._partial:
-            if fresh:
-                self._site.learn(data, self._head)
-        elif not self._receiving_since:
-            self._receiving_since = self._site.now
+        elif self._partial:
+            self._go_on_receiving()
+        elif fresh:
+            self._site.learn(data, self._head)
+        elif self._held_bytes:
+            self._hold()
 
     def _receive_head(self, data: bytes) -> bytes:
         """Feed the part of a large piece in which the head must end; returns the rest.
@@ -452,6 +504,64 @@ class Connection(asyncio.Protocol):
         if self._head_bytes >= limit and not self._head_done and not self._closing:
             self._refuse(self._head_too_large())
         return data[left:]
+
+    def _go_on_receiving(self) -> None:
+        """Decide, of a request that has not ended, whether and how the rest is received."""
+        site = self._site
+        self._receiving_since = self._receiving_since or site.now
+        if self._head_done and not self._admitted:
+            self._admitted = True
+            self._admit()
+        if len(self._body) == self._held_bytes:
+            return
+        self._hold()
+        if site.arriving_bytes > site.limits.max_arriving_bytes:
+            self._refuse(
+                Unavailable(
+                    f"{site.limits.max_arriving_bytes} bytes of requests that have not ended are "
+                    "here, as many as may be",
+                    hint="retry later, or serve with more workers",
+                )
+            )
+
+    def _admit(self) -> None:
+        """Let the rest of a request come, or refuse it by its head.
+
+        The key is looked at again when the request is whole: it may be revoked meanwhile.
+        """
+        if self._site.guard is not None:
+            head = self._whole_head()
+            try:
+                is_open = self._route(head).action in OPEN_ACTIONS
+            except BasculeError as error:
+                self._refuse(error, head)
+                return
+            except Exception:
+                log.exception("a request could not be looked at")
+                self._refuse(_internal_error(), head)
+                return
+            if is_open:
+                self._unread, self._body = True, b""  # nobody needs a key for it
+        if b"expect" in self._headers:
+            self._expecting = True
+            self._tell_to_go_on()
+
+    def _tell_to_go_on(self) -> None:
+        """Tell a client that waits for it to send its body, once all before it is answered."""
+        if self._current is None and not self._pipeline:
+            self._expecting = False
+            self._receiving_since = self._site.now  # it could not have begun before
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _hold(self) -> None:
+        """Count what is kept here of a body that has not ended."""
+        held_bytes = len(self._body)
+        self._site.arriving_bytes += held_bytes - self._held_bytes
+        self._held_bytes = held_bytes
+
+    def _drop_body(self) -> None:
+        self._body = b""
+        self._hold()
 
     def _bound_head(self, body_bytes_before: int) -> None:
         """Bound what is received of a request and is not its body: its head, and its trailers."""
@@ -519,7 +629,7 @@ class Connection(asyncio.Protocol):
         self._site.connections.discard(self)
         self._closing = True
         self._pipeline.clear()
-        self._body.clear()
+        self._drop_body()
         if self._current is not None:
             current, self._current = self._current, None
             current.answered = True
@@ -534,7 +644,8 @@ class Connection(asyncio.Protocol):
         self._target = self._target + url if self._target else url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(name) in _KEPT_LENGTHS:
+        # What follows the head are trailers, and RFC 9110, section 6.5.1, lets nobody merge them.
+        if len(name) in _KEPT_LENGTHS and not self._head_done:
             lower = name.lower()
             if lower in _KEPT_HEADERS:
                 if self._headers is _NO_HEADERS:
@@ -551,52 +662,67 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._head_done = True
-        headers = self._headers
-        if b"host" not in headers and self._parser.get_http_version() == "1.1":
-            # RFC 9112, section 3.2: a server must refuse it.
-            self._failure = self._failure or HttpError(
-                "not an HTTP/1.1 request: there is no Host header", status=400
-            )
-        elif headers is not _NO_HEADERS:
-            length = headers.get(b"content-length", b"0")
-            site = self._site
-            if len(length) >= site.body_digits and int(length) > site.limits.max_body_bytes:
-                self._failure = self._body_too_large()
-            elif b"expect" in headers:
-                self._expect(headers[b"expect"])
+        headers, parser = self._headers, self._parser
+        # HTTP/1.1 alone stays open unasked; to ask for the version costs more than what follows.
+        is_usual = b"connection" not in headers and parser.should_keep_alive()
+        version = "1.1" if is_usual else parser.get_http_version()
+        self._failure = self._failure or _refusal_of_head(version, headers)
+        if headers is _NO_HEADERS or self._failure is not None:
+            return
+        length = headers.get(b"content-length", b"0")
+        site = self._site
+        if len(length) >= site.body_digits and int(length) > site.limits.max_body_bytes:
+            self._failure = self._body_too_large()
+        elif b"expect" in headers:
+            if version == "1.0":
+                del headers[b"expect"]  # RFC 9110, section 10.1.1
+            elif headers[b"expect"].strip(b" \t").lower() != b"100-continue":
+                self._failure = HttpError(
+                    "the server meets no expectation but 100-continue", status=417
+                )
 
     def on_body(self, body: bytes) -> None:
-        self._body.append(body)
         self._body_bytes += len(body)
         if self._body_bytes > self._site.limits.max_body_bytes:
-            self._body.clear()
+            self._body = b""
             self._failure = self._failure or self._body_too_large()
+        elif self._unread:
+            return
+        elif not self._body:
+            self._body = body
+        else:
+            # Not a list of pieces: each would take more than it holds if they are small.
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         if self._failure is not None or self._closing:
             return
         if self._parser.should_upgrade():
             return  # _go_on_without_upgrade reads it again
-        body = self._body
-        self._head = head = Head(
+        self._head = head = self._whole_head()
+        exchange = Exchange(self, head, bytes(self._body), self._site.other_slot)
+        self._target = b""
+        self._headers = _NO_HEADERS
+        self._body = b""
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._head_done = False
+        self._partial = False
+        if self._admitted:
+            self._admitted = self._unread = self._expecting = False
+        self._receiving_since = 0.0
+        self._take(exchange)
+
+    def _whole_head(self) -> Head:
+        return Head(
             self._parser.get_method(),
             self._target,
             self._headers,
             self._parser.should_keep_alive(),
             request_id_of(self._headers.get(b"x-request-id", b"")),
         )
-        exchange = Exchange(
-            self, head, body[0] if len(body) == 1 else b"".join(body), self._site.other_slot
-        )
-        self._target = b""
-        self._headers = _NO_HEADERS
-        self._body = []
-        self._body_bytes = 0
-        self._head_bytes = 0
-        self._head_done = False
-        self._partial = False
-        self._receiving_since = 0.0
-        self._take(exchange)
 
     # -- answering --
 
@@ -659,29 +785,18 @@ class Connection(asyncio.Protocol):
         self._transport.write(answer)
         if not keep_alive:
             self._close_lingering()
-        elif self._pipeline and not self._pumping:
-            self._pump()
+        elif self._pipeline:
+            if not self._pumping:
+                self._pump()
+        elif self._expecting:
+            self._tell_to_go_on()
 
     def _dispatch(self, exchange: Exchange) -> None:
         self._current = exchange
         try:
             if exchange.failure is not None:
                 raise exchange.failure
-            handlers = self._site.routes.get(exchange.head.target)
-            if handlers is None:
-                handlers = self._find(exchange)
-            route = handlers.get(exchange.head.method)
-            if route is None:
-                allow = ", ".join(sorted(method.decode() for method in handlers))
-                raise HttpError(
-                    f"{exchange.head.method.decode()} is not allowed here",
-                    hint=f"use {allow}",
-                    status=405,
-                    allow=allow,
-                )
-            guard = self._site.guard
-            if guard is not None:
-                guard.check(exchange.head.headers.get(b"authorization"), route.action, route.model)
+            route = self._route(exchange.head)
             if route.slot is not None:
                 exchange.slot = route.slot
                 site = self._site
@@ -710,16 +825,36 @@ class Connection(asyncio.Protocol):
             log.exception("a request failed%s", exchange.named())
             exchange.fail(_internal_error())
 
-    def _find(self, exchange: Exchange) -> dict[bytes, Route]:
+    def _route(self, head: Head) -> Route:
+        """Which route answers a request; raises where there is none, or it is not the caller's."""
+        site = self._site
+        handlers = site.routes.get(head.target)
+        if handlers is None:
+            handlers = self._find(head)
+        route = handlers.get(head.method)
+        if route is None:
+            allow = ", ".join(sorted(method.decode() for method in handlers))
+            raise HttpError(
+                f"{head.method.decode()} is not allowed here",
+                hint=f"use {allow}",
+                status=405,
+                allow=allow,
+            )
+        guard = site.guard
+        if guard is not None:
+            guard.check(head.headers.get(b"authorization"), route.action, route.model)
+        return route
+
+    def _find(self, head: Head) -> dict[bytes, Route]:
         """The handlers of a path that has a query, a trailing slash or an absolute form."""
-        path = exchange.head.target.partition(b"?")[0]
+        path = head.target.partition(b"?")[0]
         if path.startswith((b"http://", b"https://")):
             path = b"/" + path.split(b"//", 1)[1].partition(b"/")[2]
         handlers = self._site.routes.get(path) or self._site.routes.get(path.rstrip(b"/"))
         if handlers is None:
             if self._site.guard is not None:
                 # What there is, and what not, is told to those who have a key.
-                self._site.guard.check_known(exchange.head.headers.get(b"authorization"))
+                self._site.guard.check_known(head.headers.get(b"authorization"))
             raise self._site.not_found(path)
         return handlers
 
@@ -778,15 +913,19 @@ class Connection(asyncio.Protocol):
 
     # -- refusing and closing --
 
-    def _refuse(self, error: BasculeError) -> None:
-        """Answer `error` in its turn, then close; nothing more is read."""
-        request_id = request_id_of(self._headers.get(b"x-request-id", b""))
-        head = Head(b"", self._target, _NO_HEADERS, keep_alive=False, request_id=request_id)
-        exchange = Exchange(self, head, b"", self._site.other_slot)
+    def _refuse(self, error: BasculeError, head: Head | None = None) -> None:
+        """Answer `error` in its turn, then close; nothing more is read.
+
+        `head` is that of the request, where it is whole and is what the answer depends on.
+        """
+        if head is None:
+            request_id = request_id_of(self._headers.get(b"x-request-id", b""))
+            head = Head(b"", self._target, _NO_HEADERS, keep_alive=False, request_id=request_id)
+        exchange = Exchange(self, head._replace(keep_alive=False), b"", self._site.other_slot)
         exchange.failure = error
         self._closing = True
         self._receiving_since = 0.0
-        self._body.clear()
+        self._drop_body()
         self._pipeline.append(exchange)
         if self._current is None and not self._pumping:
             self._pump()
@@ -797,6 +936,7 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._receiving_since = self._since
         self._pipeline.clear()
+        self._drop_body()
         if self._paused:
             self._read_on()
         if self._transport.can_write_eof():
@@ -813,14 +953,6 @@ class Connection(asyncio.Protocol):
         return TooLarge(
             f"the body is over {limit} bytes", hint="send fewer rows a request", limit=limit
         )
-
-    def _expect(self, value: bytes) -> None:
-        if value.lower() != b"100-continue":
-            self._failure = HttpError(
-                "the server meets no expectation but 100-continue", status=417
-            )
-        elif self._current is None and not self._pipeline:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def check_times(self) -> None:
         """Close the connection if its client has been too slow. Called once a second."""
@@ -841,11 +973,14 @@ class Connection(asyncio.Protocol):
                 or now - self._since > limits.receive_timeout_s
             ):
                 self._transport.abort()
-        elif self._receiving_since and not self._paused and not self._closing:
-            if now - self._receiving_since > limits.receive_timeout_s:
+        elif self._receiving_since and not (self._paused or self._closing or self._expecting):
+            allowed_s = limits.receive_timeout_s + self._body_bytes / limits.least_bytes_per_s
+            if now - self._receiving_since > allowed_s:
                 self._refuse(
                     HttpError(
-                        f"the request did not arrive within {limits.receive_timeout_s:g} s",
+                        f"the request did not arrive within {limits.receive_timeout_s:g} s, and "
+                        f"1 s more for every {limits.least_bytes_per_s} bytes of its body",
+                        hint="send it faster, or fewer rows a request",
                         status=408,
                     )
                 )

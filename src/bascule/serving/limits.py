@@ -23,12 +23,16 @@ class Limits:
         confidence: How often the truth should be inside the set or the interval that every answer
             of a calibrated model carries, where the request does not say; 0 for none.
         max_body_bytes: The largest request body.
+        max_arriving_bytes: How much of bodies that have not ended is kept, over all connections;
+            0 for sixteen of the largest bodies, or 1 GiB if that is more. One more is answered 503.
         max_head_bytes: The largest request line and headers together.
         max_connections: Open connections per worker, counted from when they are accepted; one more
             is answered 503, or within TLS closed before the handshake.
         idle_timeout_s: How long a connection may stay open between requests.
         receive_timeout_s: How long a request or a handshake of TLS may take to arrive, and how long
             a client may take nothing of its answer.
+        least_bytes_per_s: A request has another second to arrive for so much of its body that has
+            come: who is slow and steady gets through, and who sends next to nothing does not.
         memory_budget_mb: How much memory the models of one worker may take, in millions of bytes; 0
             for no bound. Models that were not asked for the longest make room for others.
         drain_s: How long a worker that was told to stop lets requests finish.
@@ -41,12 +45,18 @@ class Limits:
     batching: Batching = "auto"
     confidence: float = 0.0
     max_body_bytes: int = 64 << 20
+    max_arriving_bytes: int = 0
     max_head_bytes: int = 32 << 10
     max_connections: int = 10_000
     idle_timeout_s: float = 75.0
     receive_timeout_s: float = 20.0
+    least_bytes_per_s: int = 64 << 10
     memory_budget_mb: int = 0
     drain_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.max_arriving_bytes:
+            object.__setattr__(self, "max_arriving_bytes", max(1 << 30, 16 * self.max_body_bytes))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -102,6 +102,144 @@ def test_what_there_is_is_told_to_those_who_have_a_key(guarded, ring):
     assert status(guarded, "GET", "/v2/models/nobody", header) == 404
 
 
+INFER = b"POST /v2/models/%b/infer HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\n"
+
+
+def begun(model=b"late", headers=""):
+    """The head of an inference whose body does not come."""
+    return INFER % model + headers.encode() + b"Content-Length: 1000000\r\n\r\n"
+
+
+class Notes:
+    """A journal that keeps what it is told."""
+
+    def __init__(self):
+        self.notes = []
+
+    def add(self, status, duration_ns, *rest):
+        self.notes.append((status, *rest))
+
+
+@pytest.mark.parametrize(("model", "expected"), [(b"early", 403), (b"late", 401), (b"nobody", 401)])
+def test_who_is_not_let_in_is_told_before_the_body_and_just_as_after_it(
+    guarded, ring, model, expected
+):
+    header = ring("infer:late") if expected == 403 else ""
+    header += "Traceparent: 00-11111111111111111111111111111111-2222222222222222-01\r\n"
+    journal = Notes()
+
+    def set_journal():
+        guarded.guard.look()
+        guarded.site.journal, guarded.site.noted_from = journal, 400
+
+    guarded.on_loop(set_journal)
+    with guarded.client() as client:
+        early = client.send(begun(model, header)).answer()
+        assert client.is_ended()
+    with guarded.client() as client:
+        whole = INFER % model + header.encode() + b"Content-Length: 1\r\n\r\nx"
+        late = client.send(whole).answer()
+        assert client.send(whole).answer().status == expected  # it has ended, and may stay
+
+    assert (early.status, early.body) == (late.status, late.body) == (expected, late.body)
+    assert early.headers.pop("connection") == "close"
+    assert {**early.headers, "date": ""} == {**late.headers, "date": ""}
+    assert journal.notes[0] == journal.notes[1]
+    assert guarded.totals()[0].by_status == {expected: 3}
+
+
+def test_who_is_not_let_in_is_not_told_to_go_on(guarded, ring):
+    expects = "Expect: 100-continue\r\n"
+    with guarded.client() as client:
+        assert client.send(begun(headers=expects)).answer().status == 401
+        assert client.is_ended()
+    header = ring("infer:late")
+    guarded.on_loop(guarded.guard.look)
+    with guarded.client() as client:
+        assert client.send(begun(headers=expects + header)).answer().status == 100
+
+
+@pytest.mark.parametrize("path", [b"/v2/models/late/infer", b"/v2", b"/nowhere"])
+def test_nothing_is_kept_of_the_body_of_who_is_not_let_in(guarded, path):
+    body = b"x" * (4 << 20)
+    with guarded.client() as client:
+        head = b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+        client.send(head % (len(body) + 1)).send(body)
+        assert client.answer().status in (401, 405)
+        assert client.is_ended()
+        assert guarded.on_loop(lambda: [len(c._body) for c in guarded.site.connections]) == [0]
+
+
+def test_nothing_is_kept_of_a_body_where_nobody_needs_a_key(guarded):
+    with guarded.client() as client:
+        client.send(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n")
+        for come in (1000, 2000):
+            client.send(b"x" * 1000)
+            guarded.until(lambda: [c._body_bytes for c in guarded.site.connections] == [come])  # noqa: B023
+            assert guarded.on_loop(lambda: [len(c._body) for c in guarded.site.connections]) == [0]
+        assert client.send(b"x" * 1000).answer().status == 200
+
+
+def test_a_refusal_before_the_body_waits_for_the_answers_before_it(guarded, ring, program, ask):
+    header = ring("infer:late")
+    guarded.on_loop(guarded.guard.look)
+    body = json.dumps(ask([1, 2])).encode()
+    first = INFER % b"late" + header.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with guarded.client() as client:
+        client.send(first + begun())
+        assert [client.answer().status for _ in range(2)] == [200, 401]
+        assert client.is_ended()
+
+
+def test_a_head_request_without_a_key_is_refused_without_a_body(guarded):
+    with guarded.client() as client:
+        client.send(b"HEAD /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+        assert client.answer(to_head=True).status == 401
+        assert client.is_ended()
+
+
+def test_a_key_in_the_trailers_opens_nothing(guarded, ring, ask):
+    header = ring("infer:late")
+    guarded.on_loop(guarded.guard.look)
+    body = json.dumps(ask([1, 2])).encode()
+    chunked = INFER % b"late" + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body
+    with guarded.client() as client:
+        client.send(chunked + b"\r\n0\r\n" + header.encode() + b"\r\n")
+        assert client.answer().status == 401
+
+
+def test_a_key_that_is_revoked_while_the_body_comes_opens_nothing(
+    guarded, ring, keys, program, ask
+):
+    header = ring("infer:late")
+    guarded.on_loop(guarded.guard.look)
+    body = json.dumps(ask([1, 2])).encode()
+    with guarded.client() as client:
+        head = INFER % b"late" + header.encode() + b"Content-Length: %d\r\n\r\n" % len(body)
+        client.send(head + body[:9])
+        guarded.until(lambda: guarded.site.arriving_bytes == 9)
+        keys.kept.clear()
+        ring.write()
+        guarded.on_loop(guarded.guard.look)
+        assert client.send(body[9:]).answer().status == 401
+    assert program.runs == []
+
+
+def test_a_bug_that_shows_before_the_body_is_answered_and_logged(guarded, caplog):
+    def bug(*_):
+        raise KeyError("secret")
+
+    guarded.on_loop(lambda: setattr(guarded.site.guard, "check", bug))
+    with guarded.client() as client:
+        answer = client.send(begun()).answer()
+        assert (answer.status, answer.json["error"]) == (
+            500,
+            "internal error; see the server's log",
+        )
+        assert client.is_ended()
+    assert "secret" in caplog.text
+
+
 def test_every_route_of_every_face_opens_by_its_own_right_and_by_no_other(guarded, ring):
     """The matrix is made of the routes themselves, so a new one cannot be forgotten."""
     rights = [action for action in get_args(Action) if action not in OPEN_ACTIONS]

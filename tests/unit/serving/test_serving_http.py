@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import logging
 import socket
+import tracemalloc
 
 import pytest
+
+from bascule.serving.limits import Limits
 
 GET = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: a\r\n"
@@ -156,6 +159,45 @@ def test_a_chunked_body_is_put_together(server):
         assert client.send(GET).answer().status == 200
 
 
+@pytest.mark.parametrize("in_pieces", [True, False])
+def test_trailers_say_nothing_of_the_request_before_them_nor_of_the_next(
+    server, waiting, in_pieces
+):
+    later = b"POST /later HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    trailers = (
+        b"Authorization: Bearer x\r\nX-Request-Id: mine\r\nX-Request-Timeout-Ms: 0\r\n"
+        b"Content-Type: text/csv\r\nContent-Encoding: gzip\r\nHost: b\r\nExpect: more\r\n"
+        b"Connection: upgrade\r\nUpgrade: h2c\r\nTraceparent: 00-1-2-01\r\n\r\n"
+    )
+    with server.client() as client:
+        for piece in [later + b"1\r\nx\r\n", b"0\r\n" + trailers[:20], trailers[20:]]:
+            client.send(piece)
+            if in_pieces:
+                server.until(lambda: all(c._partial for c in server.site.connections) or waiting)
+        server.until(lambda: len(waiting) == 1)
+        assert waiting[0].head.headers == {b"host": b"a", b"transfer-encoding": b"chunked"}
+        assert (waiting[0].request_id, waiting[0].body) == (b"", b"x")
+        server.on_loop(lambda: waiting[0].answer(b"first"))
+        assert client.answer().body == b"first"
+        client.send(b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        server.until(lambda: len(waiting) == 2)
+        assert waiting[1].head.headers == {b"host": b"a", b"content-length": b"0"}
+
+
+def test_a_body_in_tiny_chunks_takes_little_more_memory_than_its_bytes(server):
+    chunks = b"2\r\nxx\r\n" * 100_000
+    with server.client() as client:
+        client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        tracemalloc.start()
+        try:
+            client.send(chunks)
+            server.until(lambda: [c._body_bytes for c in server.site.connections] == [200_000])
+            assert tracemalloc.get_traced_memory()[0] < 1_000_000
+        finally:
+            tracemalloc.stop()
+        assert client.send(b"0\r\n\r\n").answer().body == b"x" * 200_000
+
+
 def test_a_body_may_be_as_large_as_the_limit_and_no_larger(serve):
     server = serve(max_body_bytes=1_000)
     with server.client() as client:
@@ -203,6 +245,64 @@ def test_a_client_that_asks_first_is_refused_before_it_sends(serve):
     with server.client() as client:
         client.send(POST + b"Content-Length: 2\r\nExpect: a miracle\r\n\r\n")
         assert "100-continue" in is_refused(client, 417)
+
+
+def test_a_client_of_http_1_0_is_never_told_to_go_on(server):
+    """It would take that for its answer."""
+    with server.client() as client:
+        client.send(b"POST /echo HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        answer = client.send(b"ok").answer()
+        assert (answer.status, answer.body) == (200, b"ok")
+
+
+ASKS_FIRST = POST + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+
+
+def test_a_client_that_asks_behind_another_request_is_told_to_go_on_in_its_turn(serve, waiting):
+    server = serve(receive_timeout_s=20)
+    with server.client() as client:
+        client.send(b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" + GET)
+        client.send(ASKS_FIRST)
+        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        server.after(60)  # it does not send, since it was not told to: that is not its fault
+        server.on_loop(lambda: waiting[0].answer(b"first"))
+        assert client.answer().body == b"first"
+        assert client.answer().json == {"here": True}
+        assert client.answer().status == 100
+        server.after(19)
+        assert client.send(b"ok").answer().body == b"ok"
+        assert client.send(GET).answer().status == 200
+
+
+def test_a_client_that_asks_in_one_piece_with_another_request_is_told_to_go_on(server):
+    with server.client() as client:
+        client.send(GET + ASKS_FIRST)
+        assert client.answer().json == {"here": True}
+        assert client.answer().status == 100
+        assert client.send(b"ok").answer().body == b"ok"
+
+
+def test_a_client_that_was_told_to_go_on_in_its_turn_and_does_not_is_refused(serve, waiting):
+    server = serve(receive_timeout_s=20)
+    with server.client() as client:
+        client.send(b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" + ASKS_FIRST)
+        server.until(lambda: len(waiting) == 1)
+        server.on_loop(lambda: waiting[0].answer(b"first"))
+        assert [client.answer().status for _ in range(2)] == [200, 100]
+        server.after(21)
+        is_refused(client, 408)
+
+
+def test_a_client_that_sends_without_being_told_to_is_answered_and_told_nothing(server, waiting):
+    with server.client() as client:
+        client.send(ASKS_FIRST + b"1.")
+        assert client.answer().body == b"1."
+        client.send(b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" + ASKS_FIRST)
+        client.send(b"2.")
+        server.until(lambda: [len(c._pipeline) for c in server.site.connections] == [1])
+        server.on_loop(lambda: waiting[0].answer(b"first"))
+        assert [client.answer().body for _ in range(2)] == [b"first", b"2."]
 
 
 # -- heads --
@@ -308,6 +408,8 @@ def test_what_follows_an_asked_for_end_is_not_answered(server):
 
 # -- what is no HTTP/1.1 request --
 
+CHUNKS = b"1\r\nx\r\n0\r\n\r\n"
+
 
 @pytest.mark.parametrize(
     "request_bytes",
@@ -355,6 +457,47 @@ def test_what_follows_an_asked_for_end_is_not_answered(server):
             POST + b"Authorization: a\r\nAuthorization: b\r\nContent-Length: 0\r\n\r\n",
             id="two keys",
         ),
+        pytest.param(POST + b"Transfer-Encoding: , chunked\r\n\r\n" + CHUNKS, id="an empty coding"),
+        pytest.param(
+            POST + b"Transfer-Encoding: g zip, chunked\r\n\r\n" + CHUNKS, id="a coding of two words"
+        ),
+        *(
+            pytest.param(
+                POST + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKS[:-2] + trailer + b"\r\n\r\n",
+                id=f"{trailer.decode()} as a trailer",
+            )
+            for trailer in (b"Content-Length: 1", b"Transfer-Encoding: chunked")
+        ),
+        pytest.param(
+            POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n" + CHUNKS, id="chunked twice"
+        ),
+        pytest.param(
+            POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS,
+            id="two headers of codings alike",
+        ),
+        pytest.param(
+            POST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS,
+            id="two headers of codings",
+        ),
+        pytest.param(
+            b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS,
+            id="chunks in HTTP/1.0",
+        ),
+        *(
+            pytest.param(b"GET /here HTTP/1.%d\r\nHost: %b\r\n\r\n" % (minor, host), id=name)
+            for minor, host, name in [
+                (1, b"a b", "a space in the host"),
+                (1, b"a,b", "a list of hosts"),
+                (1, b"a/b", "a path in the host"),
+                (1, b"a b,c/d", "all that in the host"),
+                (1, b"user@a", "a user in the host"),
+                (1, b"a:b", "a port that is no number"),
+                (1, b"a:80:80", "two ports"),
+                (1, b"[::1", "a bracket that stays open"),
+                (1, b"\xe4", "a host that is not ASCII"),
+                (0, b"a b", "a space in the host of HTTP/1.0"),
+            ]
+        ),
         pytest.param(b"FETCH /here HTTP/1.1\r\nHost: a\r\n\r\n", id="another method"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00", id="TLS"),
@@ -365,6 +508,56 @@ def test_what_could_be_read_in_two_ways_is_refused_and_the_connection_ended(serv
         client.send(request_bytes)
         assert is_refused(client, 400).startswith("not an HTTP/1.1 request")
     assert server.counted() == {400: 1}
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        pytest.param(
+            POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + CHUNKS, 501, id="a known coding"
+        ),
+        pytest.param(
+            POST + b"Transfer-Encoding: foo, chunked\r\n\r\n" + CHUNKS, 501, id="an unknown coding"
+        ),
+        pytest.param(
+            POST + b"Transfer-Encoding: a;b=c, gzip ,\tchunked\r\n\r\n" + CHUNKS,
+            501,
+            id="several codings",
+        ),
+        pytest.param(b"GET /here HTTP/2.0\r\nHost: a\r\n\r\n", 505, id="HTTP/2.0"),
+        pytest.param(b"GET /here HTTP/0.9\r\nHost: a\r\n\r\n", 505, id="HTTP/0.9"),
+        pytest.param(
+            b"GET /here HTTP/2.0\r\nConnection: keep-alive\r\n\r\n" + GET, 505, id="HTTP/2.0, kept"
+        ),
+    ],
+)
+def test_what_this_server_does_not_speak_is_refused_and_the_connection_ended(
+    server, request_bytes, status
+):
+    with server.client() as client:
+        client.send(request_bytes)
+        is_refused(client, status)
+    assert server.counted() == {status: 1}
+
+
+@pytest.mark.parametrize("coding", [b"chunked", b"CHUNKED", b"Chunked "])
+def test_chunked_is_chunked_however_it_is_written(server, coding):
+    with server.client() as client:
+        client.send(POST + b"Transfer-Encoding: " + coding + b"\r\n\r\n" + CHUNKS)
+        assert client.answer().body == b"x"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"a", b"a:80", b"a:", b"", b"127.0.0.1:8080", b"[::1]", b"[fe80::1%25eth0]:8080",
+        b"my_service.my-space.svc.cluster.local.", b"%2Frun%2Fbascule.sock", b"a \t",
+    ],
+)  # fmt: skip
+def test_a_host_is_whatever_may_be_one(server, host):
+    with server.client() as client:
+        client.send(b"GET /here HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+        assert client.answer().status == 200
 
 
 def test_http_1_0_knows_no_hosts(server):
@@ -462,6 +655,76 @@ def test_one_connection_more_than_the_limit_is_refused(serve):
         assert fourth.send(GET).answer().status == 200
 
 
+def test_who_comes_when_all_connections_are_taken_is_told_when_to_come_again(serve):
+    server = serve(max_connections=1)
+    with server.client() as first:
+        assert first.send(GET).answer().status == 200
+        with server.client() as second:
+            answer = second.answer()
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+
+
+def arriving(server):
+    return server.on_loop(lambda: server.site.arriving_bytes)
+
+
+def test_bodies_that_have_not_ended_are_bounded_over_all_connections(serve):
+    server = serve(max_arriving_bytes=1_000)
+    post = POST + b"Content-Length: 601\r\n\r\n"
+    with server.client() as first, server.client() as second, server.client() as third:
+        first.send(post + b"x" * 600)
+        second.send(post + b"x" * 300).send(b"x" * 100)
+        server.until(lambda: server.site.arriving_bytes == 1_000)
+        third.send(post + b"x")
+        answer = third.answer()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert "1000 bytes of requests" in answer.json["error"]
+        assert third.is_ended()
+        assert arriving(server) == 1_000
+        assert first.send(b"x").answer().body == b"x" * 601
+        assert arriving(server) == 400
+        assert second.send(b"x" * 201).answer().body == b"x" * 601
+        assert arriving(server) == 0
+        assert second.send(post + b"x" * 601).answer().status == 200
+
+
+@pytest.mark.parametrize("how", ["goes", "is too slow", "is told the end"])
+def test_what_has_come_of_a_body_is_not_counted_any_more_when_its_client(serve, waiting, how):
+    server = serve(max_arriving_bytes=1_000, receive_timeout_s=20)
+    with server.client() as client:
+        if how == "is told the end":
+            client.request("POST", "/later")
+            server.until(lambda: len(waiting) == 1)
+        client.send(POST + b"Content-Length: 999\r\n\r\n" + b"x" * 900)
+        server.until(lambda: server.site.arriving_bytes == 900)
+        if how == "is too slow":
+            server.after(21)
+            is_refused(client, 408)
+        elif waiting:
+            server.on_loop(lambda: setattr(server.site, "draining", True))
+            server.on_loop(lambda: waiting[0].answer(b"last"))
+            assert client.answer().headers["connection"] == "close"
+        else:
+            client.socket.close()
+        server.until(lambda: server.site.arriving_bytes == 0)
+
+
+def test_a_body_that_is_refused_as_too_large_is_not_counted_any_more(serve):
+    server = serve(max_body_bytes=1_000)
+    with server.client() as client:
+        client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n" + b"x" * 1_000)
+        server.until(lambda: server.site.arriving_bytes == 1_000)
+        client.send(b"\r\n1\r\nx")
+        is_refused(client, 413)
+        assert arriving(server) == 0
+
+
+def test_the_bound_of_what_arrives_has_room_for_sixteen_bodies_and_a_gibibyte():
+    assert Limits().max_arriving_bytes == 1 << 30
+    assert Limits(max_body_bytes=1 << 30).max_arriving_bytes == 16 << 30
+    assert Limits(**Limits(max_arriving_bytes=5).to_json()).max_arriving_bytes == 5
+
+
 def test_an_idle_connection_is_ended_after_its_time_and_not_before(serve):
     server = serve(idle_timeout_s=60)
     with server.client() as client:
@@ -481,6 +744,54 @@ def test_a_request_that_does_not_arrive_in_time_is_refused(serve):
         client.send(b"c")
         server.after(2)
         assert "within 20 s" in is_refused(client, 408)
+
+
+def send_and_see(server, client, data):
+    """Send a piece of a body, and wait until the server has it."""
+    connection = next(iter(server.site.connections))
+    seen = connection._body_bytes + len(data)
+    client.send(data)
+    server.until(lambda: connection._body_bytes == seen)
+
+
+def test_a_client_that_sends_slowly_and_steadily_gets_through(serve):
+    """Over a line of 1 Mbit/s."""
+    server = serve(receive_timeout_s=20)
+    seconds, line = 120, b"x" * 250_000
+    with server.client() as client:
+        client.send(POST + b"Content-Length: %d\r\n\r\n" % (seconds // 2 * len(line) + 1))
+        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        for _ in range(seconds // 2):
+            send_and_see(server, client, line)
+            server.after(2)
+        answer = client.send(b"x").answer()
+        assert (answer.status, len(answer.body)) == (200, seconds // 2 * len(line) + 1)
+
+
+@pytest.mark.parametrize("beyond_s", [-0.5, 0.5])
+def test_what_has_come_of_a_body_adds_to_the_time_that_it_has(serve, beyond_s):
+    server = serve(receive_timeout_s=20, least_bytes_per_s=1_000)
+    with server.client() as client:
+        client.send(POST + b"Content-Length: 5001\r\n\r\n")
+        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        send_and_see(server, client, b"x" * 5_000)
+        server.after(25 + beyond_s)
+        if beyond_s > 0:
+            assert "1 s more for every 1000 bytes" in is_refused(client, 408)
+        else:
+            assert client.send(b"x").answer().status == 200
+
+
+def test_a_client_that_drips_is_refused(serve):
+    server = serve(receive_timeout_s=20)
+    with server.client() as client:
+        client.send(POST + b"Content-Length: 500\r\n\r\n")
+        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        for _ in range(19):
+            send_and_see(server, client, b"x")
+            server.after(1)
+        server.after(2)
+        is_refused(client, 408)
 
 
 def test_a_request_under_way_is_not_idle(serve, waiting):

@@ -34,6 +34,12 @@ MESSAGES = [
     ECHO.replace(b"Content-Length: 4", b"Expect: 100-continue\r\nContent-Length: 4") + b"body",
     ECHO.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked") + b"4\r\nbody\r\n0\r\n\r\n",
     ECHO.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\n") + b"body",
+    ECHO.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
+    + b"4\r\nbody\r\n0\r\nContent-Type: text/csv\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+    ECHO.replace(b"Content-Length: 4", b"Transfer-Encoding: gzip, chunked\r\nX-Request-Id: m")
+    + b"0\r\n\r\n",
+    HERE.replace(b"1.1", b"2.0")[:-2] + b"X-Request-Id: m\r\n\r\n",
+    HERE.replace(b"Host: a", b"Host: a b"),
     b"GET /here HTTP/1.1\nHost: a\n\n",
     b"what is this\r\n\r\n",
 ]

@@ -617,6 +617,7 @@ def test_health_always_has_a_body_and_is_not_ready_while_the_server_stops(
             answer = client.request("GET", path).answer()
             assert (answer.status, answer.json["ready"]) == (status, False)
             assert answer.headers["connection"] == "close"
+            assert answer.headers.get("retry-after") == ("1" if status == 503 else None)
 
 
 @pytest.mark.parametrize(("encoding", "status"), [("identity", 200), ("br", 400)])

@@ -19,13 +19,17 @@ _JSON = b"application/json"
 def health(plane: Plane, *, name: str = "bascule", is_live_enough: bool = False) -> Handler:
     """Tells the health, always with a body: some clients decode it without looking.
 
-    503 while the worker drains, unless being alive is all that was asked for.
+    503 while the worker drains, unless being alive is all that was asked for; another worker may be
+    there to be asked a second later.
     """
 
     def handle(exchange: Exchange) -> None:
         ready = plane.is_ready()
         body = msgspec.json.encode({"live": True, "ready": ready, "name": name})
-        exchange.answer(body, 200 if ready or is_live_enough else 503)
+        if ready or is_live_enough:
+            exchange.answer(body)
+        else:
+            exchange.answer(body, 503, extra=b"Retry-After: 1\r\n")
 
     return handle
 
