@@ -57,7 +57,11 @@ MAX_STREAMS = 256
 """How many calls a client may have under way on one connection; it waits before it makes more."""
 
 MAX_IDLE_FRAMES = 2_000
-"""How many frames that ask for nothing a connection may bring in a second."""
+"""How many frames that ask for nothing a connection may bring in a second.
+
+A call that is given up is one (CVE-2023-44487), unless it is for its deadline, or its answer was
+on the way: that is what every honest client does, as often as it makes calls.
+"""
 
 _FRAME_BYTES = 128 << 10
 _WINDOW = 1 << 30
@@ -257,7 +261,7 @@ class Stream(Rpc):
         self.trailers: bytes | None = None
         self.look: Callable[[], bytes] | None = None
         self.told = b""
-        self.opened_s = time.monotonic()
+        self.opened_s = connection.read_s
         self.since = connection.server.now
 
     def allowed_s(self, deadline_s: float) -> float:
@@ -327,11 +331,13 @@ class Stream(Rpc):
         self.answered = True
         if self.on_gone is not None:
             self.on_gone()
-        waited_s = time.monotonic() - self.opened_s
-        asked_s = self.head.timeout_s
-        late = asked_s and waited_s >= asked_s * _LATE_SHARE
         # Giving it up is how a watch ends.
-        self.count(200 if self.look is not None else 504 if late else 499)
+        self.count(200 if self.look is not None else 504 if self.is_late() else 499)
+
+    def is_late(self) -> bool:
+        """Whether a call that is given up now is taken to be given up for its own deadline."""
+        asked_s = self.head.timeout_s
+        return bool(asked_s) and time.monotonic() - self.opened_s >= asked_s * _LATE_SHARE
 
 
 class Http2Connection(asyncio.Protocol):
@@ -354,6 +360,9 @@ class Http2Connection(asyncio.Protocol):
         self._buffered = 0
         self._received = 0
         self._idle_frames = 0
+        # Answers of this second, with each of which a reset of its call may cross.
+        self._crossing = 0
+        self.read_s = self._read_before_s = time.monotonic()
         self._send_window = h2.DEFAULT_WINDOW
         self._first_window = h2.DEFAULT_WINDOW
         self._frame_bytes = h2.LEAST_FRAME
@@ -404,6 +413,8 @@ class Http2Connection(asyncio.Protocol):
         if self._closing:
             return
         self._since = self.server.now
+        self._read_before_s = self.read_s
+        self.read_s = time.monotonic()
         if self._rest:
             data = self._rest + data
         self._corked = True
@@ -489,11 +500,11 @@ class Http2Connection(asyncio.Protocol):
             self._on_headers(id_, flags, payload)
         elif kind == h2.WINDOW_UPDATE:
             self._on_window_update(id_, payload)
+        elif kind == h2.RST_STREAM:
+            self._on_reset(id_, payload)
         else:
             self._note_idle_frame()
-            if kind == h2.RST_STREAM:
-                self._on_reset(id_, payload)
-            elif kind == h2.PING:
+            if kind == h2.PING:
                 self._on_ping(id_, flags, payload)
             elif kind == h2.SETTINGS:
                 self._on_settings(id_, flags, payload)
@@ -793,9 +804,27 @@ class Http2Connection(asyncio.Protocol):
         if id_ == 0 or id_ > self._last_id:
             raise Broken(h2.PROTOCOL_ERROR, "a stream is reset that is not open")
         stream = self._streams.get(id_)
-        if stream is not None:
-            self._forget(stream)
-            stream.gone()
+        if stream is None:
+            if self._crossing:
+                self._crossing -= 1
+            else:
+                self._note_idle_frame()
+            return
+        self._forget(stream)
+        stream.gone()
+        if not (stream.is_late() or self._may_have_come_late(stream)):
+            self._note_idle_frame()
+
+    def _may_have_come_late(self, stream: Stream) -> bool:
+        """Whether a call and its end were read together, with a whole deadline between them.
+
+        A loop that is behind reads late. How late is not known, only that nothing of it was there
+        at the reading before. To make it look so wins a client nothing: it may make as many calls
+        as it likes, and those that are given up are the ones that are not run.
+        """
+        asked_s = stream.head.timeout_s
+        waited_s = self.read_s - self._read_before_s
+        return 0 < asked_s <= waited_s and stream.opened_s == self.read_s
 
     def _on_ping(self, id_: int, flags: int, payload: bytes) -> None:
         if id_:
@@ -854,6 +883,7 @@ class Http2Connection(asyncio.Protocol):
             self._send_window -= length
             id_ = stream.id.to_bytes(4)
             del self._streams[stream.id]
+            self._crossing += 1
             self._write(
                 _HEADERS_STARTS[encoding], id_, _ANSWER_HEADS[encoding],
                 length.to_bytes(3), b"\0\0", id_, data,
@@ -925,6 +955,7 @@ class Http2Connection(asyncio.Protocol):
             if not stream.ended:
                 # It is answered before it has all been said: the rest is not wanted.
                 self._write(number_frame(h2.RST_STREAM, stream.id, h2.NO_ERROR))
+            self._crossing += 1
             self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
@@ -949,7 +980,7 @@ class Http2Connection(asyncio.Protocol):
     def tick(self) -> None:
         """Tell watchers, and give up what takes too long."""
         server, limits = self.server, self.server.limits
-        self._idle_frames = 0
+        self._idle_frames = self._crossing = 0
         for stream in tuple(self._streams.values()):
             if stream.look is not None and not stream.answered:
                 self._look_again(stream)
