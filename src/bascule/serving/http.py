@@ -199,6 +199,16 @@ class Exchange:
         status, body, extra = self._connection.told(error)
         self.answer(body, status, extra=extra)
 
+    def fail_late(self) -> None:
+        """See `backlog.Waiting`."""
+        self.fail(
+            Overloaded(
+                f"it waited for {self.waited_s:.2g} s, until its deadline",
+                hint="retry later, or serve with more workers",
+                retry_after_s=1,
+            )
+        )
+
 
 def _told(error: BasculeError) -> tuple[int, bytes, bytes]:
     """An error as a status, a body and lines of the head."""

@@ -593,6 +593,36 @@ def test_headers_that_are_wrong_fail_their_call_alone(raw, served, headers, code
     assert served.totals()[0].by_status == expected
 
 
+@pytest.mark.parametrize(
+    "headers", [{"__method": "GET"}, {"content_type": "application/json"}, {"content_type": ""}]
+)
+def test_who_speaks_no_grpc_is_told_so_by_the_status_of_http_that_is_counted(raw, served, headers):
+    """As the specification of gRPC has it: other clients would take 200 for an answer."""
+    raw.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, raw.block(**headers)))
+    told = raw.trailers(1)
+    assert (told[":status"], told["grpc-status"]) == ("415", "12")
+    assert "not a POST of application/grpc" in told["grpc-message"]
+    assert served.totals()[0].by_status == {415: 1}
+    assert raw.send(raw.call(3, LIVE + "ly")).trailers(3)[":status"] == "200"
+
+
+def test_a_call_whose_deadline_is_over_when_it_is_all_there_is_not_run(
+    raw, served, program, ask_grpc
+):
+    message = ask_grpc([1, 2]).SerializeToString()
+    raw.send(headers(raw, [1], path=INFER, grpc_timeout="5m"))
+    assert_read(raw)
+    time.sleep(0.005)
+    raw.send(frame(DATA, END_STREAM, 1, enclosed(message)))
+    told = raw.trailers(1)
+    assert told["grpc-status"] == "4"
+    assert "after its deadline" in told["grpc-message"]
+    assert program.runs == []
+    assert served.counted() == {504: 1}
+    raw.send(raw.call(3, INFER, message, grpc_timeout="5S"))
+    assert raw.trailers(3) == {"grpc-status": "0"}
+
+
 def test_an_encoding_that_is_not_known_is_unimplemented(raw):
     raw.send(frame(HEADERS, END_HEADERS, 1, raw.block(grpc_encoding="zstd")))
     raw.send(frame(DATA, END_STREAM, 1, b"\1\0\0\0\1a"))

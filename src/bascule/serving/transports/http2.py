@@ -37,7 +37,7 @@ from bascule.serving.guard import Guard
 from bascule.serving.http import unacknowledged_bytes
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
 from bascule.serving.limits import Limits
-from bascule.serving.rpc import Each, Method, Methods, Rpc, Unary, Watch, pushback_ms
+from bascule.serving.rpc import Each, Method, Methods, ModelOf, Rpc, Unary, Watch, pushback_ms
 from bascule.serving.statuses import (
     OK,
     UNAVAILABLE,
@@ -80,6 +80,8 @@ when the request is read: a server that is busy reads late."""
 _MAX_KNOWN_HEADS = 64
 _MAX_KNOWN_HEAD_BYTES = 1024
 _MIN_COMPRESSED_BYTES = 256
+_BEGINNING_BYTES = 512
+"""Of a message: where it names its model, in two texts of up to 128 characters."""
 _MAX_STREAMED_MESSAGE_BYTES = 1 << 16
 _NOT_HTTP2 = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
@@ -93,6 +95,7 @@ _VARYING_HEADERS = (b"x-request-id", b"traceparent", b"tracestate")
 """Heads with one of these are never the same twice, and are not worth remembering."""
 _TYPE = (b"content-type", b"application/grpc")
 _STATUS_200 = b"\x88"
+_STATUS_415 = b"\x08\x03415"  # another value of entry 8 of the static table (RFC 7541)
 _ANSWER_HEAD = _STATUS_200 + h2.header_block([_TYPE])
 _ANSWER_HEADS = {
     b"": _ANSWER_HEAD,
@@ -101,6 +104,8 @@ _ANSWER_HEADS = {
         for encoding in h2.ENCODINGS
     },
 }
+_NO_CALL_HEAD = _STATUS_415 + h2.header_block([_TYPE])
+"""For whoever speaks HTTP/2 and no gRPC, and would take 200 for an answer: gRPC asks for it."""
 _OK_TRAILERS = h2.header_block([(b"grpc-status", b"0")])
 
 
@@ -300,6 +305,15 @@ class Stream(Rpc):
             # Its frames lead back to this call, and a ring would wait for the garbage collector.
             self.failure = error.with_traceback(None)
             self.connection.refuse(self, error)
+
+    def fail_late(self) -> None:
+        """See `backlog.Waiting`."""
+        self.fail(
+            TimedOut(
+                f"it waited for {self.waited_s:.2g} s, until its deadline",
+                hint="retry later, allow more time, or serve with more workers",
+            )
+        )
 
     def named(self) -> str:
         """The call in words for a line of the log, by its id; it gets one if it has none."""
@@ -698,18 +712,26 @@ class Http2Connection(asyncio.Protocol):
         server = self.server
         try:
             stream.allow_method()
-            if method.action == "infer" and server.backlog.is_behind(stream.started_ns):
-                stream.body = data
-                allowed_s = stream.allowed_s(server.limits.deadline_s)
-                begin = partial(self._handle, stream, method, data)
-                refusal = server.backlog.add(stream, allowed_s, begin)
-                if refusal is not None:
-                    stream.fail(refusal)
+            if method.model_of is not None and server.backlog.is_behind(stream.started_ns):
+                self._wait(stream, method, method.model_of, data)
                 return
         except BasculeError as error:
             stream.fail(error)
             return
         self._handle(stream, method, data)
+
+    def _wait(self, stream: Stream, method: Unary, model_of: ModelOf, data: bytes) -> None:
+        """Have a call wait for its turn, counted under its model whatever comes of it."""
+        backlog, limits = self.server.backlog, self.server.limits
+        model = model_of(h2.beginning_of(data, stream.head.encoding, _BEGINNING_BYTES))
+        if model is not None:
+            stream.allow("infer", model.name)
+            stream.slot = model.slot
+        stream.body = data
+        allowed_s = stream.allowed_s(limits.deadline_s)
+        refusal = backlog.add(stream, allowed_s, partial(self._handle, stream, method, data))
+        if refusal is not None:
+            stream.fail(refusal)
 
     def _handle(self, stream: Stream, method: Unary, data: bytes) -> None:
         encoding = stream.head.encoding
@@ -903,7 +925,8 @@ class Http2Connection(asyncio.Protocol):
         if status >= FAILED_FROM:
             stream.request_id = stream.request_id or new_request_id()
         stream.count(status)
-        self._finish(stream, code_of(error), error_text(error), pushback_ms(error))
+        head = _NO_CALL_HEAD if status == 415 else _ANSWER_HEAD
+        self._finish(stream, code_of(error), error_text(error), pushback_ms(error), head)
 
     def _send(self, stream: Stream, message: bytes) -> None:
         """Write one message of several."""
@@ -918,7 +941,12 @@ class Http2Connection(asyncio.Protocol):
             self._write(frame(h2.HEADERS, h2.END_HEADERS, stream.id, block))
 
     def _finish(
-        self, stream: Stream, code: int, words: str = "", pushback: int | None = None
+        self,
+        stream: Stream,
+        code: int,
+        words: str = "",
+        pushback: int | None = None,
+        head: bytes = _ANSWER_HEAD,
     ) -> None:
         headers = [(b"grpc-status", b"%d" % code)]
         if words:
@@ -926,7 +954,7 @@ class Http2Connection(asyncio.Protocol):
         if pushback is not None:
             headers.append((b"grpc-retry-pushback-ms", b"%d" % pushback))
         block = h2.header_block(headers)
-        stream.trailers = block if stream.started else _ANSWER_HEAD + _id_block(stream) + block
+        stream.trailers = block if stream.started else head + _id_block(stream) + block
         self._pump_one(stream)
 
     def _pump(self) -> None:
