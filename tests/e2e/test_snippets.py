@@ -128,6 +128,82 @@ def test_a_snippet_shows_a_key_where_callers_need_one(
     assert "BASCULE_KEY" not in run(*words, "--no-key")[1]
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["anybody", "own certificate"])
+def over_tls(request, start, cancer_bundle, authority):
+    """A server within TLS, its settings, and what its callers need."""
+    certificate, key = authority("server")
+    settings = {
+        "BASCULE_SERVING__TLS_CERTIFICATE": str(certificate),
+        "BASCULE_SERVING__TLS_KEY": str(key),
+    }
+    own = {}
+    if request.param:
+        settings["BASCULE_SERVING__TLS_CLIENT_AUTHORITY"] = str(authority.root)
+        own_certificate, own_key = authority("client")
+        own = {
+            "BASCULE_CERTIFICATE": str(own_certificate),
+            "BASCULE_CERTIFICATE_KEY": str(own_key),
+        }
+    running = start(cancer_bundle, "--grpc-port=0", env=settings)
+    yield running, settings, own
+    running.end()
+    running.process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("face", "lang", "trusts"),
+    [
+        ("oip", "curl", "CURL_CA_BUNDLE"),
+        ("tfserving", "python", "SSL_CERT_FILE"),
+        ("invocations", "js", "NODE_EXTRA_CA_CERTS"),
+        ("grpc", "python", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
+    ],
+)
+def test_a_snippet_speaks_tls_and_shows_a_certificate_where_callers_need_one(
+    over_tls, run, tmp_path, monkeypatch, cancer_bundle, authority, face, lang, trusts
+):
+    running, settings, own = over_tls
+    for name, value in (settings | own).items():
+        monkeypatch.setenv(name, value)
+    url = address(running, face).replace("http:", "https:")
+    code, text, notes = run("snippet", cancer_bundle, "--face", face, "--lang", lang, "--url", url)
+
+    assert code == 0
+    assert trusts in notes
+    for name in ("BASCULE_CERTIFICATE", "BASCULE_CERTIFICATE_KEY"):
+        assert (name in text, name in notes) == (bool(own), bool(own))
+    said = printed(text, lang, tmp_path, **{trusts: str(authority.root)})
+    assert labels_in(said, face) == expected(cancer_bundle)
+
+
+@pytest.mark.parametrize("settings_say_tls", [False, True])
+@pytest.mark.parametrize(
+    ("url", "says_tls"), [("h:8081", None), ("http://h:8081/", False), ("HTTPS://h:8081", True)]
+)
+def test_an_address_for_grpc_may_say_whether_it_speaks_tls(
+    run, monkeypatch, cancer_bundle, settings_say_tls, url, says_tls
+):
+    if settings_say_tls:
+        monkeypatch.setenv("BASCULE_SERVING__TLS_CERTIFICATE", "server.pem")
+        monkeypatch.setenv("BASCULE_SERVING__TLS_CLIENT_AUTHORITY", "ca.pem")
+    code, text, _ = run(
+        "snippet", cancer_bundle, "--face=grpc", "--lang=python", "--no-key", "--url", url
+    )
+    assert code == 0
+    assert '"h:8081"' in text
+    speaks_tls = settings_say_tls if says_tls is None else says_tls
+    assert ("ssl=True" in text) == speaks_tls
+    assert ("certificate_chain" in text) == (speaks_tls and settings_say_tls)
+
+
+@pytest.mark.parametrize("url", ["unix:///run/it.sock", "https://", "http://h:8081/path", "/"])
+def test_an_address_that_is_none_for_grpc_is_refused_with_one_that_is(run, cancer_bundle, url):
+    code, out, said = run("snippet", cancer_bundle, "--face=grpc", "--lang=python", "--url", url)
+    assert (code, out) == (2, "")
+    assert f"--url: '{url}' is no address for grpc" in " ".join(said.split())
+    assert "give HOST:PORT" in said
+
+
 def test_a_version_that_is_named_is_asked_and_the_plain_name_asks_the_default(
     serve, run, tmp_path, cancer_bundle
 ):

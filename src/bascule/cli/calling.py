@@ -41,7 +41,8 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
         url: Annotated[
             str | None,
             typer.Option(
-                help="Where the server is; for grpc HOST:PORT. Default: where the settings say.",
+                help="Where the server is; for grpc HOST:PORT, with https:// before it where it "
+                "speaks TLS. Default: where the settings say.",
                 show_default=False,
             ),
         ] = None,
@@ -59,7 +60,7 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
         from bascule.cli import snippets
 
         chosen = settings()
-        asked = _asked(bundle, find, chosen, url, key=key)
+        asked = _asked(bundle, find, chosen, url, face, key=key)
         text = snippets.snippet(asked, face, lang)
         if as_json:
             print_json(
@@ -73,13 +74,27 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
         say(text)
         if asked.with_key:
             note(f"put the key into {snippets.KEY_VARIABLE}: bascule keys create makes one")
+        if asked.with_certificate:
+            note(
+                "put the paths of your certificate and its key into "
+                f"{snippets.CERTIFICATE_VARIABLE} and {snippets.CERTIFICATE_KEY_VARIABLE}: the "
+                "server lets in those that serving.tls_client_authority signed"
+            )
+        if asked.with_tls:
+            variable = snippets.AUTHORITY_VARIABLES["grpc" if face == "grpc" else lang]
+            note(
+                "where the system does not know who signed the server's certificate, name the file "
+                f"of that authority in {variable}"
+            )
         if face == "grpc" and url is None and chosen.serving.grpc_port < 0:
             note(f"the server must speak gRPC: bascule serve --grpc-port {_GRPC_PORT}")
         if face != "grpc" and chosen.serving.faces and face not in chosen.serving.faces:
             note(f"serving.faces leaves {face} out: a server with these settings does not speak it")
 
 
-def _asked(reference: str, find: Find, chosen: Any, url: str | None, *, key: bool | None) -> Any:
+def _asked(
+    reference: str, find: Find, chosen: Any, url: str | None, face: str, *, key: bool | None
+) -> Any:
     from bascule.app import callers_need_keys, faces_of
     from bascule.bundle import format as disk
     from bascule.bundle.examples import columns_of
@@ -95,16 +110,37 @@ def _asked(reference: str, find: Find, chosen: Any, url: str | None, *, key: boo
         example = columns_of(disk.read_file(path, manifest, EXAMPLE), manifest.signature.inputs)
     serving = chosen.serving
     host = url_host(serving.host)
-    scheme = "https" if serving.tls_certificate else "http"
-    grpc_port = serving.grpc_port if serving.grpc_port > 0 else _GRPC_PORT
+    is_tls = bool(serving.tls_certificate)
+    http_url = f"{'https' if is_tls else 'http'}://{host}:{serving.port or _PORT}"
+    grpc = f"{host}:{serving.grpc_port if serving.grpc_port > 0 else _GRPC_PORT}"
+    if url and face == "grpc":
+        grpc, is_tls = _grpc_place(url, is_tls=is_tls)
+    elif url:
+        http_url, is_tls = url.rstrip("/"), url.lower().startswith("https://")
     is_exact = version is not None and str(Reference.parse(reference)) != version.model
     return Asked(
         model=manifest.name if version is None else version.model,
         version=str(version.number) if version is not None and is_exact else None,
         signature=manifest.signature,
         example=example,
-        url=(url or f"{scheme}://{host}:{serving.port or _PORT}").rstrip("/"),
-        grpc=url or f"{host}:{grpc_port}",
+        url=http_url,
+        grpc=grpc,
+        with_tls=is_tls,
         with_key=callers_need_keys(chosen) if key is None else key,
+        with_certificate=is_tls and bool(serving.tls_client_authority),
         faces=faces_of(serving),
     )
+
+
+def _grpc_place(url: str, *, is_tls: bool) -> tuple[str, bool]:
+    """The `HOST:PORT` of an address, and whether it speaks TLS: `is_tls` where nothing says so."""
+    from bascule.core.errors import Invalid
+
+    scheme, has_scheme, rest = url.rpartition("://")
+    place = rest.rstrip("/")
+    if scheme.lower() not in ("", "http", "https") or not place or "/" in place:
+        raise Invalid(
+            f"--url: {url!r} is no address for grpc",
+            hint="give HOST:PORT, or http://HOST:PORT; https:// where the port speaks TLS",
+        )
+    return place, scheme.lower() == "https" if has_scheme else is_tls

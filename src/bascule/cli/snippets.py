@@ -1,7 +1,8 @@
 """Programs of a few lines that ask a server for predictions: every face, in several languages.
 
-They work as they are: the rows are the bundle's example, the path is that of the face, and a key is
-read from `BASCULE_KEY` where callers need one. Pure: facts to text.
+They work as they are: the rows are the bundle's example, the path is that of the face, and what
+callers need is read from the environment: a key from `BASCULE_KEY`, the files of a certificate from
+`BASCULE_CERTIFICATE` and `BASCULE_CERTIFICATE_KEY`. Pure: facts to text.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from bascule.serving.faces import EVERY_FACE, ChosenFaces
 from bascule.serving.openapi import example_columns, example_rows
 
 KEY_VARIABLE = "BASCULE_KEY"
+CERTIFICATE_VARIABLE = "BASCULE_CERTIFICATE"
+CERTIFICATE_KEY_VARIABLE = "BASCULE_CERTIFICATE_KEY"
 _LARGEST_IN_JS = 2**53 - 1
 
 
@@ -33,7 +36,9 @@ class Asked:
         example: Rows of it; None where there are none, and then values are made up.
         url: Where predictions are served over HTTP: `http://127.0.0.1:8080`.
         grpc: Where they are over gRPC: `127.0.0.1:8081`.
+        with_tls: Whether TLS is spoken there.
         with_key: Whether callers need a key.
+        with_certificate: Whether they need a certificate of their own.
         faces: The paths that can be chosen.
     """
 
@@ -43,7 +48,9 @@ class Asked:
     example: Columns | None
     url: str = "http://127.0.0.1:8080"
     grpc: str = "127.0.0.1:8081"
+    with_tls: bool = False
     with_key: bool = False
+    with_certificate: bool = False
     faces: ChosenFaces = field(default=EVERY_FACE)
 
 
@@ -137,6 +144,10 @@ FACES = (*_HTTP_FACES, "grpc")
 def _curl(asked: Asked, request: _Request) -> str:
     lines = [f"# {request.note}"] if request.note else []
     lines += [f"curl -sS --fail-with-body {asked.url}{request.path} \\"]
+    if asked.with_certificate:
+        lines += [
+            f'  --cert "${CERTIFICATE_VARIABLE}" --key "${CERTIFICATE_KEY_VARIABLE}" \\',
+        ]
     if asked.with_key:
         lines += [f'  -H "Authorization: Bearer ${KEY_VARIABLE}" \\']
     lines += ["  -H 'Content-Type: application/json' --data-binary @- <<'END'"]
@@ -147,7 +158,8 @@ def _python(asked: Asked, request: _Request) -> str:
     items = "".join(f"        {_literal(item)},\n" for item in request.items)
     lines = [f"# {request.note}"] if request.note else []
     lines += ["import json"]
-    lines += ["import os"] if asked.with_key else []
+    lines += ["import os"] if asked.with_key or asked.with_certificate else []
+    lines += ["import ssl"] if asked.with_certificate else []
     lines += [
         "import urllib.request",
         "",
@@ -160,10 +172,18 @@ def _python(asked: Asked, request: _Request) -> str:
     ]
     if asked.with_key:
         lines += [f'        "Authorization": "Bearer " + os.environ["{KEY_VARIABLE}"],']
+    lines += ["    },", ")"]
+    context = ""
+    if asked.with_certificate:
+        context = ", context=context"
+        lines += [
+            "context = ssl.create_default_context()",
+            "context.load_cert_chain(",
+            f'    os.environ["{CERTIFICATE_VARIABLE}"], os.environ["{CERTIFICATE_KEY_VARIABLE}"]',
+            ")",
+        ]
     lines += [
-        "    },",
-        ")",
-        "with urllib.request.urlopen(request) as answer:",
+        f"with urllib.request.urlopen(request{context}) as answer:",
         "    print(json.dumps(json.load(answer)))",
     ]
     return "\n".join(lines)
@@ -174,30 +194,59 @@ def _js(asked: Asked, request: _Request) -> str:
     if any(_is_too_large_for_js(item) for item in request.items):
         # Its numbers would be rounded; the text is sent as it is.
         body, sent = json.dumps(body, ensure_ascii=False), "body"
-    lines = [f"// {request.note}"] if request.note else []
-    lines += [
-        f"const body = {body};",
-        "",
-        "async function main() {",
-        f'  const answer = await fetch("{asked.url}{request.path}", {{',
-        '    method: "POST",',
-        "    headers: {",
-        '      "Content-Type": "application/json",',
-    ]
+    url = f"{asked.url}{request.path}"
+    said = ['    method: "POST",', "    headers: {", '      "Content-Type": "application/json",']
     if asked.with_key:
-        lines += [f"      Authorization: `Bearer ${{process.env.{KEY_VARIABLE}}}`,"]
-    lines += [
-        "    },",
+        said += [f"      Authorization: `Bearer ${{process.env.{KEY_VARIABLE}}}`,"]
+    said += ["    },"]
+    lines = [f"// {request.note}"] if request.note else []
+    lines += [f"const body = {body};", ""]
+    asks = _js_with_certificate if asked.with_certificate else _js_with_fetch
+    return "\n".join([*lines, *asks(url, said, sent), "", "main();"])
+
+
+def _js_with_fetch(url: str, said: list[str], sent: str) -> list[str]:
+    return [
+        "async function main() {",
+        f'  const answer = await fetch("{url}", {{',
+        *said,
         f"    body: {sent},",
         "  });",
         "  if (!answer.ok) throw new Error(`${answer.status}: ${await answer.text()}`);",
         "  console.log(JSON.stringify(await answer.json()));",
         "}",
-        "",
-        "main();",
     ]
-    return "\n".join(lines)
 
+
+def _js_with_certificate(url: str, said: list[str], sent: str) -> list[str]:
+    """With Node's own client of HTTPS: its `fetch` takes no certificate."""
+    return [
+        'const { readFileSync } = require("node:fs");',
+        'const https = require("node:https");',
+        "",
+        "function main() {",
+        f'  const request = https.request("{url}", {{',
+        *said,
+        f"    cert: readFileSync(process.env.{CERTIFICATE_VARIABLE}),",
+        f"    key: readFileSync(process.env.{CERTIFICATE_KEY_VARIABLE}),",
+        "  }, async (answer) => {",
+        '    let text = "";',
+        '    for await (const piece of answer.setEncoding("utf8")) text += piece;',
+        "    if (answer.statusCode !== 200) throw new Error(`${answer.statusCode}: ${text}`);",
+        "    console.log(JSON.stringify(JSON.parse(text)));",
+        "  });",
+        f"  request.end({sent});",
+        "}",
+    ]
+
+
+AUTHORITY_VARIABLES = {
+    "curl": "CURL_CA_BUNDLE",
+    "python": "SSL_CERT_FILE",
+    "js": "NODE_EXTRA_CA_CERTS",
+    "grpc": "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+}
+"""The variable in which each language, and gRPC, reads whom to trust where the system does not."""
 
 LANGUAGES: dict[str, Callable[[Asked, _Request], str]] = {
     "curl": _curl,
@@ -246,7 +295,7 @@ def _grpc_in_python(asked: Asked) -> str:
             kind = f"np.{one.dtype.numpy.name}".replace("np.bool", "np.bool_")
         given += f"    {_literal(one.name)}: np.array({values}, {kind}),\n"
     lines = ['# pip install "tritonclient[grpc]"']
-    lines += ["import os", ""] if asked.with_key else []
+    lines += ["import os", ""] if asked.with_key or asked.with_certificate else []
     lines += [
         "import numpy as np",
         "import tritonclient.grpc as triton",
@@ -258,7 +307,7 @@ def _grpc_in_python(asked: Asked) -> str:
         "    tensor = triton.InferInput(name, values.shape, np_to_triton_dtype(values.dtype))",
         "    tensor.set_data_from_numpy(values)",
         "    inputs.append(tensor)",
-        f'with triton.InferenceServerClient("{asked.grpc}") as client:',
+        *_triton_client(asked),
     ]
     more = f', model_version="{asked.version}"' if asked.version else ""
     if asked.with_key:
@@ -270,6 +319,20 @@ def _grpc_in_python(asked: Asked) -> str:
         "    print(output.name, answer.as_numpy(output.name).tolist())",
     ]
     return "\n".join(lines)
+
+
+def _triton_client(asked: Asked) -> list[str]:
+    if not asked.with_certificate:
+        ssl = ", ssl=True" if asked.with_tls else ""
+        return [f'with triton.InferenceServerClient("{asked.grpc}"{ssl}) as client:']
+    return [
+        "with triton.InferenceServerClient(",
+        f'    "{asked.grpc}",',
+        "    ssl=True,",
+        f'    certificate_chain=os.environ["{CERTIFICATE_VARIABLE}"],',
+        f'    private_key=os.environ["{CERTIFICATE_KEY_VARIABLE}"],',
+        ") as client:",
+    ]
 
 
 def _without_missing_texts(asked: Asked) -> Columns | None:

@@ -21,10 +21,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple, Protocol
 
-from bascule.core.errors import BasculeError, Overloaded
+from bascule.core.errors import Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +67,8 @@ class Waiting(Protocol):
     answered: bool
     waited_s: float
 
-    def fail(self, error: BasculeError) -> None:
-        """Answer with an error."""
+    def fail_late(self) -> None:
+        """Answer that it has waited here until its deadline."""
 
 
 class _Entry(NamedTuple):
@@ -157,7 +156,7 @@ class Backlog:
             if not request.answered:
                 request.waited_s = (now_ns - read_ns) / 1e9
                 is_late = now_ns >= until_ns
-                self._begin(_refuse_late(request) if is_late else begin)
+                self._begin(request.fail_late if is_late else begin)
                 begun += not is_late
             # Not before: what comes while it is begun is to wait behind it.
             waiting.popleft()
@@ -190,12 +189,3 @@ def _refusal(count: int, wait_s: float) -> Overloaded:
         hint="retry later, or serve with more workers",
         retry_after_s=max(1, math.ceil(wait_s)),
     )
-
-
-def _refuse_late(request: Waiting) -> Callable[[], None]:
-    error = Overloaded(
-        f"it waited for {request.waited_s:.2g} s, until its deadline",
-        hint="retry later, or serve with more workers",
-        retry_after_s=1,
-    )
-    return partial(request.fail, error)

@@ -14,7 +14,8 @@ The rules:
 - the queue is bounded, and over the bound the answer is `Overloaded` at once; so it is where those
   who wait will keep the thread busy until after a call's deadline;
 - a call whose deadline passes is answered `TimedOut` then, whatever the thread is doing, and is
-  not run if it has not started;
+  not run if it has not started; on the loop, where nothing can be told meanwhile, it is when its
+  turn comes;
 - a run on the loop takes no longer than one call there may;
 - a program that raises fails its own batch only; batch mates of a failed run are run alone, so
   that nobody fails for another's rows; so are those of a run that answered with other rows than
@@ -62,6 +63,9 @@ _NEWEST_COUNTS = 0.2
 _LOOKS = 32
 """How often at most the thread looks whether those it waits for are there."""
 _MOST_LOOKED_AT = 64
+_HURRIED_BELOW_S = 1.0
+"""Nothing holds the loop up for longer between taking a call and running it: whoever has so much
+time, and whoever brings no deadline, need not be looked at again."""
 _SLOWNESS_BOUNDS = (0.1, 20.0)
 """One run that was held up by something else must not make the server turn callers away."""
 
@@ -380,9 +384,9 @@ class Engine:
     """A program in memory, and how its calls are run. On the event loop only."""
 
     __slots__ = (
-        "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_inline_runs",
-        "_inline_s", "_inline_should_s", "_loop", "_runs", "batcher", "inline_rows", "name", "pace",
-        "placement", "program", "size_bytes",
+        "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_hurried",
+        "_hurried_below_s", "_inline_runs", "_inline_s", "_inline_should_s", "_loop", "_runs",
+        "batcher", "inline_rows", "name", "pace", "placement", "program", "size_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -405,8 +409,10 @@ class Engine:
         self.batcher = Batcher(program, pace, limits, loop, name=name)
         self._loop = loop
         self._gathers = batch_invariant and limits.batching != "never"
+        self._hurried_below_s = min(limits.deadline_s, _HURRIED_BELOW_S)
         self._gathered: list[Job] = []
         self._gathered_rows = 0
+        self._hurried: list[tuple[Job, float]] = []
         self._calls = 0
         self._inline_runs = 0
         self._inline_s = self._inline_should_s = 0.0
@@ -427,6 +433,10 @@ class Engine:
         if rows > self.inline_rows:
             self.batcher.submit(job, allowed_s)
             return job.cancel
+        is_hurried = allowed_s < self._hurried_below_s
+        if is_hurried and allowed_s <= 0.0:
+            job.settle(_came_too_late())
+            return None
         if not self._gathers:
             self._run_inline([job], rows)
             return None
@@ -434,12 +444,19 @@ class Engine:
             self._run_gathered()
         if not self._gathered:
             self._loop.call_soon(self._run_gathered)
+        if is_hurried:
+            self._hurried.append((job, time.perf_counter() + allowed_s))
         self._gathered.append(job)
         self._gathered_rows += rows
         return job.cancel
 
     def _run_gathered(self) -> None:
-        """Run what has come in this turn of the loop; its callers may have gone."""
+        """Run what has come in this turn of the loop; its callers may have gone, or be late."""
+        if self._hurried:
+            now_s = time.perf_counter()
+            late = [job for job, until_s in self._hurried if now_s >= until_s]
+            self._hurried = []
+            _settle(late, [_came_too_late()] * len(late))
         jobs, self._gathered = [job for job in self._gathered if not job.settled], []
         self._gathered_rows = 0
         if jobs:
@@ -561,6 +578,10 @@ def _settle(batch: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
         except Exception:
             # Not even a failure could be told to one; the others wait for their answers.
             log.exception("a failure could not be delivered")
+
+
+def _came_too_late() -> TimedOut:
+    return TimedOut("its turn came after its deadline, and it was not run", hint="allow more time")
 
 
 def _timed_out(deadline_s: float) -> TimedOut:

@@ -35,7 +35,7 @@ from typing import NamedTuple, cast
 import httptools
 import msgspec
 
-from bascule.core.errors import BasculeError, Invalid, TooLarge, Unavailable
+from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge, Unavailable
 from bascule.security.keys import OPEN_ACTIONS
 from bascule.serving import codings
 from bascule.serving.backlog import Backlog
@@ -204,6 +204,16 @@ class Exchange:
         self.rows = 0
         status, body, extra = self._connection.told(error)
         self.answer(body, status, extra=extra)
+
+    def fail_late(self) -> None:
+        """See `backlog.Waiting`."""
+        self.fail(
+            Overloaded(
+                f"it waited for {self.waited_s:.2g} s, until its deadline",
+                hint="retry later, or serve with more workers",
+                retry_after_s=1,
+            )
+        )
 
 
 def _told(error: BasculeError) -> tuple[int, bytes, bytes]:

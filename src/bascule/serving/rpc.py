@@ -85,13 +85,25 @@ class Rpc(ABC):
         self.slot.count(status, time.perf_counter_ns() - self.started_ns, rows)
 
 
+ModelOf = Callable[[bytes], ServedModel | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """A method of one message in and one out."""
+    """A method of one message in and one out.
+
+    Attributes:
+        path: Of the method.
+        handle: Answers a call of it.
+        action: What a caller must be allowed to do.
+        model_of: Of a method that asks a model, and may have to wait for that: from the first bytes
+            of a message to the model that it is counted under; None where they do not say.
+    """
 
     path: bytes
     handle: Callable[[Rpc], None]
     action: Action
+    model_of: ModelOf | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import ExitStack
 
 import grpc
@@ -262,3 +263,58 @@ def test_calls_over_grpc_wait_in_the_same_line(serve, stack, ask, ask_grpc, grpc
     )
     assert all(call.result() for call in calls)
     assert len(slow.asked) == 10
+
+
+STATUSES = {
+    grpc.StatusCode.OK: 200,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+
+
+def test_under_too_many_calls_a_model_on_the_loop_is_counted_by_what_they_were_told(
+    serve, stack, ask, ask_grpc, grpc_client
+):
+    server, slow, held = serve(run_s=0.02, deadline_s=0.2)
+    infer = grpc_client(server).method("ModelInfer")
+    message = ask_grpc([1, 2], raw=False)
+    message.model_name, message.model_version = "m", "1"
+    hurry = message.SerializeToString()
+    hold(server, held, stack, ask)
+    calls = [infer.future(hurry, timeout=10) for _ in range(20)]
+    time.sleep(0.1)  # they have come, and are read at once
+    held.gate.set()
+    server.until(lambda: len(slow.asked) >= 3)
+    # The pace is known now.
+    calls += [
+        infer.future(hurry, timeout=10, compression=compression)
+        for compression in [grpc.Compression.NoCompression, grpc.Compression.Gzip] * 10
+    ]
+    told = Counter(STATUSES[call.code()] for call in calls)
+
+    assert told[200] == len(slow.asked)
+    assert min(told[200], told[429], told[504]) > 0
+    assert server.totals()[1].by_status == told
+    assert server.totals()[0].by_status == {}
+    late = next(call for call in calls if STATUSES[call.code()] == 504)
+    assert "it waited for" in late.details()
+
+
+def test_calls_that_wait_and_name_no_model_are_counted_under_none(
+    serve, stack, ask, ask_grpc, grpc_client
+):
+    server, _, held = serve(run_s=0.02, deadline_s=0.1)
+    infer = grpc_client(server).method("ModelInfer")
+    hold(server, held, stack, ask)
+    nobody = ask_grpc([1, 2])
+    nobody.model_name = "nobody"
+    calls = [
+        infer.future(nobody.SerializeToString(), timeout=10),
+        infer.future(b"\xff", timeout=10),
+    ]
+    time.sleep(0.1)
+    held.gate.set()
+
+    assert [call.code().name for call in calls] == ["NOT_FOUND", "INVALID_ARGUMENT"]
+    assert server.totals()[0].by_status == {404: 1, 400: 1}
+    assert server.totals()[1].by_status == {}

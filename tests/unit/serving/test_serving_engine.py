@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -531,6 +532,33 @@ def test_who_has_gone_before_the_run_is_not_run(running, program):
     turn.take(*[([[1, 2]], None)] * 3, gone={0, 2})
     assert program.runs == [1]
     assert turn.outcomes[0] is None
+
+
+def test_who_is_late_when_the_loop_comes_to_it_is_told_so_and_not_run(running, program):
+    engine = Turn(running, program).engine
+    told = {}
+
+    def go():
+        for allowed_s in (10.0, 0.005, 0.5, 0.0, -1.0):
+            columns = {"x": np.full((1, 2), allowed_s)}
+            engine.run(columns, 1, None, allowed_s, partial(told.__setitem__, allowed_s))
+        time.sleep(0.006)  # the loop does other work before it comes to them
+
+    running.on_loop(go)
+    running.until(lambda: len(told) == 5)
+    assert all(isinstance(told[allowed_s], TimedOut) for allowed_s in (0.005, 0.0, -1.0))
+    np.testing.assert_array_equal(told[10.0]["sum"], [20.0])
+    np.testing.assert_array_equal(told[0.5]["sum"], [1.0])
+    assert program.runs == [2]
+
+
+@pytest.mark.parametrize("how", [{}, {"batch_invariant": False}])
+def test_who_is_late_already_when_it_comes_is_not_run_on_the_loop(running, program, how):
+    engine = Turn(running, program, **how).engine
+    told = []
+    running.on_loop(lambda: engine.run({"x": np.ones((1, 2))}, 1, None, 0.0, told.append))
+    assert isinstance(told[0], TimedOut)
+    assert program.runs == []
 
 
 def test_a_poisonous_row_on_the_loop_fails_its_own_caller_alone(running, program, caplog):

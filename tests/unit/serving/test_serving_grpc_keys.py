@@ -168,6 +168,18 @@ def test_a_refused_call_never_reaches_the_model(client, program, messages, guard
     assert program.runs == []
 
 
+def test_a_call_that_has_to_wait_is_asked_for_its_key_before_it_is_counted_under_its_model(
+    guarded, client, messages
+):
+    """As over HTTP: what is done to a model with a key of another is not in its counters."""
+    guarded.on_loop(lambda: setattr(guarded.grpc.backlog, "is_behind", lambda now_ns: True))
+    for allowed, expected in (("early", "PERMISSION_DENIED"), ("late", "OK")):
+        metadata = guarded.make(f"infer:{allowed}")
+        assert code(client, "ModelInfer", infer(messages, "late"), metadata) == expected
+    others, late, _ = guarded.totals()
+    assert (others.by_status, late.by_status) == ({403: 1}, {200: 1})
+
+
 @pytest.mark.parametrize("make", [raw, lambda model, name: b"\x0a\x04late\x2a\x01\xff"])
 def test_a_key_of_another_model_does_not_learn_what_a_model_takes(guarded, client, make):
     """What is wrong with a request tells the names and types of a model's inputs."""

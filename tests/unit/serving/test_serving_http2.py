@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 
 import grpc
 import h2.config
@@ -38,11 +39,14 @@ from bascule.serving.transports.frames import (
     frame,
     number_frame,
 )
+from bascule.serving.transports.http2 import MAX_IDLE_FRAMES
 
 WAIT_S = 10.0
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 GREETING = PREFACE + frame(SETTINGS, 0, 0)
+IDLE_FRAMES_LEFT = MAX_IDLE_FRAMES - 1
+"""After the greeting, whose settings are one."""
 
 
 def call_headers(path=LIVE, **more):
@@ -370,6 +374,76 @@ def test_rapid_reset_ends_the_connection(raw, served):
     assert counted[499] <= 2_001
 
 
+def headers(raw, ids, **more):
+    return b"".join(frame(HEADERS, END_HEADERS, id_, raw.block(**more)) for id_ in ids)
+
+
+def resets(ids):
+    return b"".join(number_frame(RST_STREAM, id_, frames.CANCEL) for id_ in ids)
+
+
+def assert_read(raw):
+    """Returns once the server has read everything; it costs one frame that asks for nothing."""
+    raw.send(frame(PING, 0, 0, b"all sent"))
+    assert raw.until(PING)[3] == b"all sent"
+
+
+@pytest.mark.parametrize("more", [{}, {"grpc_timeout": "10S"}], ids=["none", "not yet over"])
+def test_calls_that_are_given_up_before_any_deadline_are_a_flood(raw, served, more):
+    ids = range(3, 3 + 2 * IDLE_FRAMES_LEFT, 2)
+    raw.send(headers(raw, [1]))
+    for id_ in ids:
+        raw.send(headers(raw, [id_], **more), resets([id_]))
+    raw.send(frame(DATA, END_STREAM, 1, enclosed(b"")))
+    assert raw.trailers(1) == {"grpc-status": "0"}
+    raw.send(headers(raw, [9_001], **more), resets([9_001]))
+    assert raw.broken() == frames.ENHANCE_YOUR_CALM
+    assert served.totals()[0].by_status == {200: 1, 499: IDLE_FRAMES_LEFT + 1}
+
+
+def test_calls_that_are_given_up_at_their_deadline_are_none_however_many(raw, served):
+    """As every client does it; calls that it waits for on the same connection are answered."""
+    raw.send(headers(raw, [1]))
+    rounds = 11
+    for number in range(rounds):
+        ids = range(3 + 400 * number, 3 + 400 * (number + 1), 2)
+        raw.send(headers(raw, ids, grpc_timeout="20m"))
+        assert_read(raw)
+        time.sleep(0.02)
+        raw.send(resets(ids))
+    raw.send(frame(DATA, END_STREAM, 1, enclosed(b"")))
+    assert raw.trailers(1) == {"grpc-status": "0"}
+    assert served.totals()[0].by_status == {200: 1, 504: 200 * rounds}
+
+    raw.send(frame(PING, 0, 0, bytes(8)) * (IDLE_FRAMES_LEFT - rounds), raw.call(9_001))
+    assert raw.trailers(9_001) == {"grpc-status": "0"}, "none of them was held against the client"
+    raw.send(frame(PING, 0, 0, bytes(8)))
+    assert raw.broken() == frames.ENHANCE_YOUR_CALM
+
+
+def test_a_call_that_is_read_late_together_with_its_end_was_given_up_at_its_deadline(raw):
+    """A loop that is behind reads both at once, and only knows when it read before that."""
+    for number in range(11):
+        ids = range(1 + 400 * number, 1 + 400 * (number + 1), 2)
+        time.sleep(0.02)
+        raw.send(b"".join(headers(raw, [i], grpc_timeout="5m") + resets([i]) for i in ids))
+        assert_read(raw)
+    assert raw.send(raw.call(9_001)).trailers(9_001) == {"grpc-status": "0"}
+
+
+def test_a_reset_that_crosses_with_its_answer_is_no_flood_and_a_second_one_is(raw):
+    last = 2 * MAX_IDLE_FRAMES + 199
+    for first in range(1, last, 200):
+        ids = range(first, first + 200, 2)
+        raw.send(*map(raw.call, ids))
+        assert raw.trailers(ids[-1]) == {"grpc-status": "0"}
+        raw.send(resets(ids))
+    raw.send(resets([1]) * IDLE_FRAMES_LEFT, raw.call(last + 2))
+    assert raw.trailers(last + 2) == {"grpc-status": "0"}
+    raw.send(resets([last + 2]), resets([1]))
+    assert raw.broken() == frames.ENHANCE_YOUR_CALM
+
+
 def test_headers_without_end_end_the_connection(raw):
     """CVE-2024-27316 and its kin: CONTINUATION frames without number."""
     raw.send(frame(HEADERS, 0, 1, b"\x82"))
@@ -517,6 +591,36 @@ def test_headers_that_are_wrong_fail_their_call_alone(raw, served, headers, code
     expected = {200: 1}
     expected[status] = expected.get(status, 0) + 1
     assert served.totals()[0].by_status == expected
+
+
+@pytest.mark.parametrize(
+    "headers", [{"__method": "GET"}, {"content_type": "application/json"}, {"content_type": ""}]
+)
+def test_who_speaks_no_grpc_is_told_so_by_the_status_of_http_that_is_counted(raw, served, headers):
+    """As the specification of gRPC has it: other clients would take 200 for an answer."""
+    raw.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, raw.block(**headers)))
+    told = raw.trailers(1)
+    assert (told[":status"], told["grpc-status"]) == ("415", "12")
+    assert "not a POST of application/grpc" in told["grpc-message"]
+    assert served.totals()[0].by_status == {415: 1}
+    assert raw.send(raw.call(3, LIVE + "ly")).trailers(3)[":status"] == "200"
+
+
+def test_a_call_whose_deadline_is_over_when_it_is_all_there_is_not_run(
+    raw, served, program, ask_grpc
+):
+    message = ask_grpc([1, 2]).SerializeToString()
+    raw.send(headers(raw, [1], path=INFER, grpc_timeout="5m"))
+    assert_read(raw)
+    time.sleep(0.005)
+    raw.send(frame(DATA, END_STREAM, 1, enclosed(message)))
+    told = raw.trailers(1)
+    assert told["grpc-status"] == "4"
+    assert "after its deadline" in told["grpc-message"]
+    assert program.runs == []
+    assert served.counted() == {504: 1}
+    raw.send(raw.call(3, INFER, message, grpc_timeout="5S"))
+    assert raw.trailers(3) == {"grpc-status": "0"}
 
 
 def test_an_encoding_that_is_not_known_is_unimplemented(raw):

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from bascule.core.errors import KINDS, BasculeError
 from bascule.core.fields import DType, Field
+from bascule.serving.protocols.oip_messages import read_first_name_and_version
 from bascule.serving.raw_values import raw_of, raw_reader
 from bascule.serving.statuses import CODE_OF, INTERNAL, STATUS_OF, HttpError, code_of
+from bascule.serving.transports.frames import ENCODINGS, beginning_of, compressed, enclosed
 
 
 @pytest.fixture
@@ -312,6 +314,34 @@ def test_what_a_program_raises_is_not_told_to_its_caller(client, program, ask_gr
 
 
 # -- compression --
+
+
+@pytest.mark.parametrize("encoding", [b"", *ENCODINGS])
+@pytest.mark.parametrize("rows", [1, 1_000])
+@pytest.mark.parametrize("version", ["", "v" * 128])
+def test_the_beginning_of_a_message_names_its_model_and_version(ask_grpc, encoding, rows, version):
+    request = ask_grpc(*[[1, 2]] * rows, model_version=version, id="mine")
+    request.model_name = "m" * 128
+    message = request.SerializeToString()
+    data = compressed(message, encoding) if encoding else enclosed(message)
+    beginning = beginning_of(data, encoding, 512)
+    assert len(beginning) <= 512
+    assert read_first_name_and_version(beginning) == ("m" * 128, version)
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "named"),
+    [
+        (b"", b"", ""),
+        (enclosed(b"\xff"), b"", ""),
+        (enclosed(b"\x0a\x02\xff\xff"), b"", ""),
+        (enclosed(b"\x0a\x01m\xff"), b"", "m"),
+        (b"\1\0\0\0\3abc", b"gzip", ""),
+        (b"\1\0\0\0\3abc", b"", ""),
+    ],
+)
+def test_a_beginning_that_cannot_be_read_names_what_came_before_that(data, encoding, named):
+    assert read_first_name_and_version(beginning_of(data, encoding, 512)) == (named, "")
 
 
 @pytest.mark.parametrize("algorithm", [grpc.Compression.Gzip, grpc.Compression.Deflate])

@@ -37,6 +37,7 @@ from bascule.serving.protocols.oip_messages import (
     Tensor,
     contents_of,
     parameter,
+    read_first_name_and_version,
     read_infer_request,
     read_name_and_version,
     server_metadata,
@@ -115,9 +116,9 @@ class OipGrpc:
             ("ServerMetadata", self._server_metadata, "read"),
             ("ModelMetadata", self._model_metadata, "read"),
             ("RepositoryIndex", self._repository_index, "read"),
-            ("ModelInfer", self._infer, "infer"),
         ):
             yield Unary(f"/{SERVICE}/{name}".encode(), handle, action)  # type: ignore[arg-type]
+        yield Unary(f"/{SERVICE}/ModelInfer".encode(), self._infer, "infer", self._model_of)
 
     def _server_live(self, rpc: Rpc) -> None:
         rpc.answer(truth(True))
@@ -160,6 +161,14 @@ class OipGrpc:
         rpc.answer(b"".join(block(1, one) for one in told))
 
     # -- inference --
+
+    def _model_of(self, beginning: bytes) -> ServedModel | None:
+        """The model that a `ModelInferRequest` names first, as every library writes it."""
+        name, version = read_first_name_and_version(beginning)
+        try:
+            return self._plane.find(name, version or None)
+        except NotFound:
+            return None
 
     def _infer(self, rpc: Rpc) -> None:
         if self._spoken_of is not self._plane.models:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field
 from bascule.serving.protocols.protobuf import (
     BYTES,
@@ -119,6 +120,20 @@ def read_infer_request(data: bytes) -> InferRequest:
         elif tag == _PARAMETERS:
             _add_parameter(parameters, data, start, end)
     return InferRequest(model_name, model_version, call_id, parameters, inputs, outputs, raw, id_at)
+
+
+def read_first_name_and_version(beginning: bytes) -> tuple[str, str]:
+    """Name and version as the beginning of a `ModelInferRequest` has them, empty if it has none."""
+    texts = ["", ""]
+    try:
+        for tag, _, start, end in fields(beginning, 0, len(beginning)):
+            if tag in (_NAME, _VERSION):
+                texts[(tag >> 3) - 1] = read_text(beginning, start, end)
+            elif texts[0]:
+                break  # libraries write fields by their numbers
+    except Invalid:
+        pass  # it ends within another field, or is no message: what came before counts
+    return texts[0], texts[1]
 
 
 def _tensor(data: bytes) -> Tensor:

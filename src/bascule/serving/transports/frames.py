@@ -149,6 +149,16 @@ def _decompressed(data: bytes, encoding: bytes, max_bytes: int) -> bytes:
     return message
 
 
+def beginning_of(data: bytes, encoding: bytes, size: int) -> bytes:
+    """The first bytes of such a message, `size` at most; none where it cannot be read."""
+    if data[:1] != b"\1":
+        return data[5 : 5 + size]
+    try:
+        return zlib.decompressobj(31 if encoding == b"gzip" else 15).decompress(data[5:], size)
+    except zlib.error:
+        return b""
+
+
 def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(
         f"the message is over {max_bytes} bytes",

@@ -37,7 +37,7 @@ from bascule.serving.guard import Guard
 from bascule.serving.http import unacknowledged_bytes
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
 from bascule.serving.limits import Limits
-from bascule.serving.rpc import Each, Method, Methods, Rpc, Unary, Watch, pushback_ms
+from bascule.serving.rpc import Each, Method, Methods, ModelOf, Rpc, Unary, Watch, pushback_ms
 from bascule.serving.statuses import (
     OK,
     UNAVAILABLE,
@@ -57,7 +57,11 @@ MAX_STREAMS = 256
 """How many calls a client may have under way on one connection; it waits before it makes more."""
 
 MAX_IDLE_FRAMES = 2_000
-"""How many frames that ask for nothing a connection may bring in a second."""
+"""How many frames that ask for nothing a connection may bring in a second.
+
+A call that is given up is one (CVE-2023-44487), unless it is for its deadline, or its answer was
+on the way: that is what every honest client does, as often as it makes calls.
+"""
 
 _FRAME_BYTES = 128 << 10
 _WINDOW = 1 << 30
@@ -76,6 +80,8 @@ when the request is read: a server that is busy reads late."""
 _MAX_KNOWN_HEADS = 64
 _MAX_KNOWN_HEAD_BYTES = 1024
 _MIN_COMPRESSED_BYTES = 256
+_BEGINNING_BYTES = 512
+"""Of a message: where it names its model, in two texts of up to 128 characters."""
 _MAX_STREAMED_MESSAGE_BYTES = 1 << 16
 _NOT_HTTP2 = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
@@ -89,6 +95,7 @@ _VARYING_HEADERS = (b"x-request-id", b"traceparent", b"tracestate")
 """Heads with one of these are never the same twice, and are not worth remembering."""
 _TYPE = (b"content-type", b"application/grpc")
 _STATUS_200 = b"\x88"
+_STATUS_415 = b"\x08\x03415"  # another value of entry 8 of the static table (RFC 7541)
 _ANSWER_HEAD = _STATUS_200 + h2.header_block([_TYPE])
 _ANSWER_HEADS = {
     b"": _ANSWER_HEAD,
@@ -97,6 +104,8 @@ _ANSWER_HEADS = {
         for encoding in h2.ENCODINGS
     },
 }
+_NO_CALL_HEAD = _STATUS_415 + h2.header_block([_TYPE])
+"""For whoever speaks HTTP/2 and no gRPC, and would take 200 for an answer: gRPC asks for it."""
 _OK_TRAILERS = h2.header_block([(b"grpc-status", b"0")])
 
 
@@ -257,7 +266,7 @@ class Stream(Rpc):
         self.trailers: bytes | None = None
         self.look: Callable[[], bytes] | None = None
         self.told = b""
-        self.opened_s = time.monotonic()
+        self.opened_s = connection.read_s
         self.since = connection.server.now
 
     def allowed_s(self, deadline_s: float) -> float:
@@ -297,6 +306,15 @@ class Stream(Rpc):
             self.failure = error.with_traceback(None)
             self.connection.refuse(self, error)
 
+    def fail_late(self) -> None:
+        """See `backlog.Waiting`."""
+        self.fail(
+            TimedOut(
+                f"it waited for {self.waited_s:.2g} s, until its deadline",
+                hint="retry later, allow more time, or serve with more workers",
+            )
+        )
+
     def named(self) -> str:
         """The call in words for a line of the log, by its id; it gets one if it has none."""
         self.request_id = self.request_id or new_request_id()
@@ -327,11 +345,13 @@ class Stream(Rpc):
         self.answered = True
         if self.on_gone is not None:
             self.on_gone()
-        waited_s = time.monotonic() - self.opened_s
-        asked_s = self.head.timeout_s
-        late = asked_s and waited_s >= asked_s * _LATE_SHARE
         # Giving it up is how a watch ends.
-        self.count(200 if self.look is not None else 504 if late else 499)
+        self.count(200 if self.look is not None else 504 if self.is_late() else 499)
+
+    def is_late(self) -> bool:
+        """Whether a call that is given up now is taken to be given up for its own deadline."""
+        asked_s = self.head.timeout_s
+        return bool(asked_s) and time.monotonic() - self.opened_s >= asked_s * _LATE_SHARE
 
 
 class Http2Connection(asyncio.Protocol):
@@ -354,6 +374,9 @@ class Http2Connection(asyncio.Protocol):
         self._buffered = 0
         self._received = 0
         self._idle_frames = 0
+        # Answers of this second, with each of which a reset of its call may cross.
+        self._crossing = 0
+        self.read_s = self._read_before_s = time.monotonic()
         self._send_window = h2.DEFAULT_WINDOW
         self._first_window = h2.DEFAULT_WINDOW
         self._frame_bytes = h2.LEAST_FRAME
@@ -404,6 +427,8 @@ class Http2Connection(asyncio.Protocol):
         if self._closing:
             return
         self._since = self.server.now
+        self._read_before_s = self.read_s
+        self.read_s = time.monotonic()
         if self._rest:
             data = self._rest + data
         self._corked = True
@@ -489,11 +514,11 @@ class Http2Connection(asyncio.Protocol):
             self._on_headers(id_, flags, payload)
         elif kind == h2.WINDOW_UPDATE:
             self._on_window_update(id_, payload)
+        elif kind == h2.RST_STREAM:
+            self._on_reset(id_, payload)
         else:
             self._note_idle_frame()
-            if kind == h2.RST_STREAM:
-                self._on_reset(id_, payload)
-            elif kind == h2.PING:
+            if kind == h2.PING:
                 self._on_ping(id_, flags, payload)
             elif kind == h2.SETTINGS:
                 self._on_settings(id_, flags, payload)
@@ -687,18 +712,26 @@ class Http2Connection(asyncio.Protocol):
         server = self.server
         try:
             stream.allow_method()
-            if method.action == "infer" and server.backlog.is_behind(stream.started_ns):
-                stream.body = data
-                allowed_s = stream.allowed_s(server.limits.deadline_s)
-                begin = partial(self._handle, stream, method, data)
-                refusal = server.backlog.add(stream, allowed_s, begin)
-                if refusal is not None:
-                    stream.fail(refusal)
+            if method.model_of is not None and server.backlog.is_behind(stream.started_ns):
+                self._wait(stream, method, method.model_of, data)
                 return
         except BasculeError as error:
             stream.fail(error)
             return
         self._handle(stream, method, data)
+
+    def _wait(self, stream: Stream, method: Unary, model_of: ModelOf, data: bytes) -> None:
+        """Have a call wait for its turn, counted under its model whatever comes of it."""
+        backlog, limits = self.server.backlog, self.server.limits
+        model = model_of(h2.beginning_of(data, stream.head.encoding, _BEGINNING_BYTES))
+        if model is not None:
+            stream.allow("infer", model.name)
+            stream.slot = model.slot
+        stream.body = data
+        allowed_s = stream.allowed_s(limits.deadline_s)
+        refusal = backlog.add(stream, allowed_s, partial(self._handle, stream, method, data))
+        if refusal is not None:
+            stream.fail(refusal)
 
     def _handle(self, stream: Stream, method: Unary, data: bytes) -> None:
         encoding = stream.head.encoding
@@ -793,9 +826,27 @@ class Http2Connection(asyncio.Protocol):
         if id_ == 0 or id_ > self._last_id:
             raise Broken(h2.PROTOCOL_ERROR, "a stream is reset that is not open")
         stream = self._streams.get(id_)
-        if stream is not None:
-            self._forget(stream)
-            stream.gone()
+        if stream is None:
+            if self._crossing:
+                self._crossing -= 1
+            else:
+                self._note_idle_frame()
+            return
+        self._forget(stream)
+        stream.gone()
+        if not (stream.is_late() or self._may_have_come_late(stream)):
+            self._note_idle_frame()
+
+    def _may_have_come_late(self, stream: Stream) -> bool:
+        """Whether a call and its end were read together, with a whole deadline between them.
+
+        A loop that is behind reads late. How late is not known, only that nothing of it was there
+        at the reading before. To make it look so wins a client nothing: it may make as many calls
+        as it likes, and those that are given up are the ones that are not run.
+        """
+        asked_s = stream.head.timeout_s
+        waited_s = self.read_s - self._read_before_s
+        return 0 < asked_s <= waited_s and stream.opened_s == self.read_s
 
     def _on_ping(self, id_: int, flags: int, payload: bytes) -> None:
         if id_:
@@ -854,6 +905,7 @@ class Http2Connection(asyncio.Protocol):
             self._send_window -= length
             id_ = stream.id.to_bytes(4)
             del self._streams[stream.id]
+            self._crossing += 1
             self._write(
                 _HEADERS_STARTS[encoding], id_, _ANSWER_HEADS[encoding],
                 length.to_bytes(3), b"\0\0", id_, data,
@@ -873,7 +925,8 @@ class Http2Connection(asyncio.Protocol):
         if status >= FAILED_FROM:
             stream.request_id = stream.request_id or new_request_id()
         stream.count(status)
-        self._finish(stream, code_of(error), error_text(error), pushback_ms(error))
+        head = _NO_CALL_HEAD if status == 415 else _ANSWER_HEAD
+        self._finish(stream, code_of(error), error_text(error), pushback_ms(error), head)
 
     def _send(self, stream: Stream, message: bytes) -> None:
         """Write one message of several."""
@@ -888,7 +941,12 @@ class Http2Connection(asyncio.Protocol):
             self._write(frame(h2.HEADERS, h2.END_HEADERS, stream.id, block))
 
     def _finish(
-        self, stream: Stream, code: int, words: str = "", pushback: int | None = None
+        self,
+        stream: Stream,
+        code: int,
+        words: str = "",
+        pushback: int | None = None,
+        head: bytes = _ANSWER_HEAD,
     ) -> None:
         headers = [(b"grpc-status", b"%d" % code)]
         if words:
@@ -896,7 +954,7 @@ class Http2Connection(asyncio.Protocol):
         if pushback is not None:
             headers.append((b"grpc-retry-pushback-ms", b"%d" % pushback))
         block = h2.header_block(headers)
-        stream.trailers = block if stream.started else _ANSWER_HEAD + _id_block(stream) + block
+        stream.trailers = block if stream.started else head + _id_block(stream) + block
         self._pump_one(stream)
 
     def _pump(self) -> None:
@@ -925,6 +983,7 @@ class Http2Connection(asyncio.Protocol):
             if not stream.ended:
                 # It is answered before it has all been said: the rest is not wanted.
                 self._write(number_frame(h2.RST_STREAM, stream.id, h2.NO_ERROR))
+            self._crossing += 1
             self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
@@ -949,7 +1008,7 @@ class Http2Connection(asyncio.Protocol):
     def tick(self) -> None:
         """Tell watchers, and give up what takes too long."""
         server, limits = self.server, self.server.limits
-        self._idle_frames = 0
+        self._idle_frames = self._crossing = 0
         for stream in tuple(self._streams.values()):
             if stream.look is not None and not stream.answered:
                 self._look_again(stream)
