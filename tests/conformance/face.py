@@ -155,6 +155,7 @@ class Inside:
         *,
         example: Columns | None = None,
         calibration: Any = None,
+        wishes: Any = None,
         **limits: Any,
     ) -> None:
         self.limits = Limits(**limits)
@@ -175,7 +176,7 @@ class Inside:
             calibration=calibration,
             example=example,
         )
-        self.plane = Plane(open_faces(), lambda: True)
+        self.plane = Plane(open_faces(wishes=wishes), lambda: True)
         self.routes = self.plane.serve([self.model])
         self.site = Site(
             self.routes, self.plane.not_found, self.limits, self.counters.slot(0),

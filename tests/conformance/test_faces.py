@@ -43,6 +43,25 @@ def inside(tmp_path_factory):
     made.close()
 
 
+class Granting:
+    """Grants whatever callers want to have changed."""
+
+    def load(self, name, place, settle):
+        settle(None)
+
+    def unload(self, name, settle):
+        settle(None)
+
+
+@pytest.fixture(scope="module")
+def multi_model(tmp_path_factory):
+    """The same, where callers load and unload models."""
+    folder = tmp_path_factory.mktemp("multi-model")
+    made = face.Inside(folder, face.Fixed(), face.Fixed.signature, wishes=Granting())
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     """`opened(bundle)`: a worker with a packed model."""
@@ -80,7 +99,11 @@ def test_every_face_has_forms_and_a_name_that_settings_know():
     assert {form.partition("/")[0] for form in FORMS} == set(FACES)
 
 
-def test_every_route_says_what_it_does_and_an_inference_to_which_model_and_where_it_counts(inside):
+@pytest.mark.parametrize("served", ["inside", "multi_model"])
+def test_every_route_says_what_it_does_and_an_inference_to_which_model_and_where_it_counts(
+    served, request
+):
+    inside = request.getfixturevalue(served)
     for path, methods in inside.routes.items():
         for route in methods.values():
             assert route.action in get_args(Action), path
@@ -458,7 +481,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_place(inside, name):
 # -- the OpenAPI document ------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["inside", "matrix", "frame", "by_default"])
+@pytest.fixture(params=["inside", "multi_model", "matrix", "frame", "by_default"])
 def worker(request):
     return request.getfixturevalue(request.param)
 
@@ -498,7 +521,7 @@ def test_every_example_is_valid_and_answered_with_what_the_document_promises(wor
             if answer.headers["content-type"] == "application/json":
                 jsonschema.validate(answer.json, promised)
     assert asked == sum(
-        route.action == "infer" for methods in worker.routes.values() for route in methods.values()
+        route.method == b"POST" for methods in worker.routes.values() for route in methods.values()
     )
 
 

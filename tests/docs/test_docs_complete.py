@@ -216,6 +216,7 @@ def test_every_route_for_predictions_is_documented() -> None:
         name="MODEL",
         version="VERSION",
         digest="sha256:",
+        service=SimpleNamespace(path=Path("bundle")),
         signature=Signature((field,), (field,)),
         program=SimpleNamespace(name="onnx", inputs=(field,)),
         batch_invariant=True,
@@ -225,7 +226,8 @@ def test_every_route_for_predictions_is_documented() -> None:
         slot=None,
         answer=None,
     )
-    routes = Plane(open_faces(), lambda: True).serve([model])
+    wishes: Any = SimpleNamespace()  # of a server whose callers load and unload, which has them all
+    routes = Plane(open_faces(wishes=wishes), lambda: True).serve([model])
     made = {
         f"{method.decode()} {path.decode()}"
         for path, methods in routes.items()

@@ -24,6 +24,7 @@ from bascule.core.errors import (
     Invalid,
     MissingExtra,
     ModelFailed,
+    NoRoom,
     NotFound,
     Overloaded,
     Refused,
@@ -37,6 +38,7 @@ from bascule.core.errors import (
 
 EXIT_CODES: Mapping[type[BasculeError], int] = {
     Refused: 1,
+    NoRoom: 1,
     Unauthenticated: 1,
     Invalid: 2,
     Unconvertible: 2,

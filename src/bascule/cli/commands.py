@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from bascule.cli.running import add_commands as add_running_commands
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
+    from bascule.app import Settings
     from bascule.bundle import Bundle, Statement
     from bascule.cli.inputs import Code
     from bascule.registry import Registry, Version
@@ -433,14 +435,15 @@ def alias(
 @app.command()
 def serve(
     models: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="MODEL...",
-            help="Registered models (gb, gb/1, gb@champion) or bundles' folders.",
+            help="Registered models (gb, gb/1, gb@champion) or bundles' folders. "
+            "Default: what the cloud has put into its container.",
             autocompletion=_complete_reference,
             show_default=False,
         ),
-    ],
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="For predictions; 0: a free one.")] = None,
     control_port: Annotated[
@@ -475,8 +478,9 @@ def serve(
         batching=batching, confidence=confidence, unix_socket=unix_socket,
         tls_certificate=tls_certificate, tls_key=tls_key,
     )  # fmt: skip
-    services = list(dict.fromkeys(_service(reference) for reference in models))
-    run_server(services, settings, find=_asked_for, as_json=as_json)
+    named = models or _models_of_platform(settings)
+    services = list(dict.fromkeys(_service(reference) for reference in named))
+    run_server(services, settings, find=_asked_for, find_named=_put_there, as_json=as_json)
 
 
 @app.command()
@@ -516,7 +520,9 @@ def up(
         version = registry.push(bundle.path, by=_user())
     registry.set_alias(version.model, alias, version.number, by=_user(), reason="bascule up")
     note(f"pushed {version}, and {version.model}@{alias} points to it")
-    run_server([_service(str(version))], settings, find=_asked_for, as_json=False)
+    run_server(
+        [_service(str(version))], settings, find=_asked_for, find_named=_put_there, as_json=False
+    )
 
 
 @app.command()
@@ -668,6 +674,30 @@ def _asked_for(reference: str) -> Any:
     if _is_path(reference):
         check_is_ours(Path(reference))
     return _service(reference)
+
+
+def _models_of_platform(settings: Settings) -> list[str]:
+    from bascule.app import look_for_bundles, model_of_platform
+
+    if settings.serving.multi_model:
+        return []  # callers say what is to be loaded
+    return [str(model_of_platform(os.environ, look_for_bundles).resolve())]
+
+
+def _put_there(name: str, folder: Path) -> Any:
+    """What a caller wants to have served under a name: the bundle that was put into a folder.
+
+    The folder that the platform fills is its own, and nobody else is in its container.
+    """
+    from bascule.app import bundle_in, look_for_bundles, platform_folder
+    from bascule.bundle.format import digest_of
+    from bascule.cli.server import check_is_ours
+    from bascule.serving import Service
+
+    path = bundle_in(folder, look_for_bundles, "url")
+    if not path.resolve().is_relative_to(platform_folder(os.environ) / "models"):
+        check_is_ours(path)
+    return Service(name, short(digest_of(path)), path)
 
 
 def _user() -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from bascule.registry import Registry
 
 
+log = logging.getLogger(__name__)
+
 _LOOK_EVERY_S = 0.2
 
 
@@ -53,6 +55,7 @@ def run_server(
     settings: Settings,
     *,
     find: Callable[[str], Service],
+    find_named: Callable[[str, Path], Service],
     as_json: bool,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then let what is under way finish.
@@ -61,6 +64,7 @@ def run_server(
         services: What to serve at first.
         settings: How.
         find: Finds the version that a reference means, when one is to be loaded later.
+        find_named: Finds what is in a folder, to be served under a name, where callers may load.
         as_json: Whether to tell where it serves as a JSON document.
 
     Raises:
@@ -68,10 +72,24 @@ def run_server(
         Untrusted: Keys are required, and none of them signed what is to be served.
         BasculeError: A worker could not load what it was told to serve.
     """
-    from bascule.app import callers_need_keys, faces_of, open_keys, tls_of
+    from bascule.app import ServingSettings, callers_need_keys, faces_of, open_keys, tls_of
 
     chosen = settings.serving
     start_logging(chosen.log, level=logging.WARNING)
+    if chosen.port == ServingSettings().control_port:
+        log.warning(
+            "predictions are on port %d, the default of the control API, which is on %s",
+            chosen.port, chosen.control_port or "a free one",
+        )  # fmt: skip
+
+    if chosen.multi_model and not chosen.memory_budget_mb:
+        log.warning("serving.memory_budget_mb is not set: nothing bounds what callers may load")
+
+    def find_trusted(name: str, folder: Path) -> Service:
+        service = find_named(name, folder)
+        check_signature(settings, service.path)
+        return service
+
     for service in services:
         check_signature(settings, service.path)
     with _stop_on_signals() as signals, ExitStack() as stack:
@@ -88,6 +106,7 @@ def run_server(
             grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
             policies={name: Policy(**asdict(one)) for name, one in chosen.models.items()},
             journal=JournalConfig(chosen.log, chosen.access_log, chosen.trace_endpoint),
+            find=find_trusted if chosen.multi_model else None,
         )
         stack.callback(supervisor.stop)
         control = stack.enter_context(
@@ -230,6 +249,7 @@ def _announce(
         print_json(
             {
                 "serving": served,
+                "predictions": f"{base}:{supervisor.port}",
                 **({} if grpc is None else {"grpc": grpc}),
                 "control": f"{base}:{control_port}",
                 "callers": "keys" if with_keys else "anybody",
@@ -239,6 +259,8 @@ def _announce(
         return
     for one in served:
         say(f"serving {one['model']}/{one['version']} at {one['infer']}")
+    if not served:
+        say(f"serving no model yet; POST {base}:{supervisor.port}/models loads one")
     if grpc is not None:
         say(f"gRPC at {grpc}")
     workers = len(supervisor.statuses())

@@ -202,11 +202,17 @@ class Conversation:
         return _path_of(names[0])
 
     def _models(self, deadline: float) -> Steps[list[str]]:
-        told = _object((yield from self._asked(Request("GET", "/models"), deadline)))
-        try:
-            return [str(one["modelName"]) for one in told["models"]]
-        except (LookupError, TypeError) as problem:
-            raise no_answer(problem) from None
+        names: list[str] = []
+        path = "/models"
+        while path:
+            told = _object((yield from self._asked(Request("GET", path), deadline)))
+            try:
+                names += [str(one["modelName"]) for one in told["models"]]
+            except (LookupError, TypeError) as problem:
+                raise no_answer(problem) from None
+            more = told.get("nextPageToken")
+            path = f"/models?next_page_token={quote(str(more), safe='')}" if more else ""
+        return names
 
     def _described(self, path: str, deadline: float) -> Steps[Described]:
         known = self._known.get(path)

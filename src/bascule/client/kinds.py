@@ -16,6 +16,7 @@ from bascule.core.errors import (
     Invalid,
     MissingExtra,
     ModelFailed,
+    NoRoom,
     NotFound,
     Overloaded,
     Refused,
@@ -41,6 +42,7 @@ KIND_OF: Mapping[int, type[BasculeError]] = {
     502: Unavailable,
     503: Unavailable,
     504: TimedOut,
+    507: NoRoom,
 }
 
 _MAX_SHOWN = 200

@@ -17,7 +17,7 @@ from bascule.core.errors import Invalid
 from bascule.core.names import Reference
 from bascule.security.keys import ANY
 from bascule.serving import ModelState, Service, Supervisor
-from bascule.serving.services import Services, loaded, swapped, unloaded
+from bascule.serving.services import loaded, swapped, unloaded, without
 
 FindService = Callable[[str], Service]
 """The version that a reference means, checked, and held until it is served."""
@@ -135,7 +135,7 @@ def _add_repository(
     def unload(model: _Name, request: Request) -> Nothing:
         """Unload every version of the model."""
         authorise(request, "manage", model)
-        supervisor.change(lambda now: _without(now, model))
+        supervisor.change(lambda now: without(now, model))
         return Nothing()
 
 
@@ -145,12 +145,6 @@ def _model_of(reference: str) -> str:
         return Reference.parse(reference).model
     except Invalid:
         return ANY
-
-
-def _without(now: Services, model: str) -> Services:
-    while len(versions := [one for one in now if one.model == model]) > 1:
-        now = unloaded(now, model, versions[-1].version)
-    return unloaded(now, model)
 
 
 def _views(supervisor: Supervisor) -> list[ServedView]:

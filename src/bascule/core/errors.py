@@ -58,6 +58,10 @@ class Refused(BasculeError):
     """A rule of the system says no: a failed gate, a policy. The rule must be met first."""
 
 
+class NoRoom(Refused):
+    """It does not fit into the memory that it may take. Something else must go first."""
+
+
 class Unauthenticated(BasculeError):
     """The caller did not say who it is, or not credibly. With a good key it may be allowed."""
 
@@ -93,6 +97,7 @@ KINDS: tuple[type[BasculeError], ...] = (
     NotFound,
     Conflict,
     Refused,
+    NoRoom,
     Unauthenticated,
     Untrusted,
     Overloaded,

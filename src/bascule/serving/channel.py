@@ -11,6 +11,9 @@
 | supervisor | `{"abandon": 7}` | let go of what was loaded for it |
 | supervisor | `{"tell": 8}` | how are the models? |
 | worker | `{"told": 8, "models": [...]}` | so |
+| worker | `{"wish": 3, "load": "late", "place": "/opt/ml/models/..."}` | a caller asks for it (`wishes`) |
+| worker | `{"wish": 4, "unload": "late"}` | likewise |
+| supervisor | `{"granted": 3}`, or `{"refused": 4, ...}` | every worker has turned to it; or nothing changed |
 
 The end of a pipe is the end of the other side.
 """  # noqa: E501 -- a table
@@ -25,7 +28,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -66,8 +69,21 @@ class Lines:
 class WorkerProcess:
     """One process of a worker, and the pipes to it. Started when it is made."""
 
-    def __init__(self, config: WorkerConfig, inherited_fds: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        inherited_fds: tuple[int, ...],
+        on_wish: Callable[[WorkerProcess, Message], None],
+    ) -> None:
+        """Start it.
+
+        Args:
+            config: What it is told first.
+            inherited_fds: The descriptors that it needs.
+            on_wish: Takes what its callers ask for, on the thread that hears it: it may not wait.
+        """
         self._worker = config.worker
+        self._on_wish = on_wish
         self.started_s = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bascule.serving.worker"],
@@ -193,7 +209,9 @@ class WorkerProcess:
 
     def _take(self, message: Message) -> None:
         number = next((message[word] for word in _ANSWERS if word in message), None)
-        if number is None:
+        if "wish" in message:
+            self._on_wish(self, message)
+        elif number is None:
             self._heard.put(message)
         elif (answers := self._answers.get(number)) is not None:
             answers.put(message)

@@ -38,7 +38,7 @@ from bascule.bundle.format import (
     read_manifest,
 )
 from bascule.bundle.programs import runnable
-from bascule.core.errors import BasculeError, ModelFailed, Refused, Unavailable, Untrusted
+from bascule.core.errors import BasculeError, ModelFailed, NoRoom, Refused, Unavailable, Untrusted
 from bascule.core.fields import Columns, Field
 from bascule.serving.counters import Counters, Label, Slot
 from bascule.serving.engine import Engine, measure_pace
@@ -286,7 +286,7 @@ class Lineup:
 
     def _check_fits(self, model: ServedModel) -> None:
         if self._budget_bytes and model.size_bytes > self._budget_bytes:
-            raise Refused(
+            raise NoRoom(
                 f"{model.name}/{model.version} takes {model.size_bytes / 1e6:.0f} MB, and "
                 f"serving.memory_budget_mb is {self._limits.memory_budget_mb}",
                 hint="raise it, or serve a smaller model",

@@ -79,7 +79,7 @@ class Plane:
         """A model by name, and version or the default one; raises `NotFound`."""
         versions = self.models.get(name)
         if not versions:
-            served = ", ".join(sorted(self.models))
+            served = ", ".join(sorted(self.models)) or "no models"
             raise NotFound(f"no model {name[:128]!r} here", hint=f"served are: {served}")
         if version is None:
             return next(iter(versions.values()))

@@ -63,6 +63,7 @@ class WorkerConfig:
         faces: The protocols to speak.
         policies: How models are treated that fail, by their names.
         journal: What is told of requests.
+        multi_model: Whether callers may have models loaded and unloaded.
     """
 
     worker: int
@@ -78,6 +79,7 @@ class WorkerConfig:
     grpc_fd: int | None = None
     policies: Mapping[str, Policy] = field(default_factory=dict)
     journal: JournalConfig = FAILURES_ALONE
+    multi_model: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -94,6 +96,7 @@ class WorkerConfig:
             "faces": self.faces.to_json(),
             "policies": {name: policy.to_json() for name, policy in self.policies.items()},
             "journal": asdict(self.journal),
+            "multi_model": self.multi_model,
         }
 
     @classmethod
@@ -112,6 +115,7 @@ class WorkerConfig:
             faces=ChosenFaces.from_json(value["faces"]),
             policies={name: Policy(**policy) for name, policy in value["policies"].items()},
             journal=JournalConfig(**value["journal"]),
+            multi_model=value["multi_model"],
         )
 
 
@@ -173,6 +177,23 @@ def unloaded(services: Services, model: str, version: str | None = None) -> Serv
             hint="make another one the default first, or swap",
         )
     return tuple(one for one in services if one is not gone)
+
+
+def without(services: Services, model: str) -> Services:
+    """Without any version of a model; raises `NotFound` if none is served."""
+    while len(versions := [one for one in services if one.model == model]) > 1:
+        services = unloaded(services, model, versions[-1].version)
+    return unloaded(services, model)
+
+
+def check_absent(services: Services, model: str) -> None:
+    """Raise `Conflict` if a version of the model is served."""
+    there = default_of(services, model)
+    if there is not None:
+        raise Conflict(
+            f"{model!r} is loaded, from {there.path}",
+            hint=f"unload it first: DELETE /models/{model}",
+        )
 
 
 def default_of(services: Services, model: str) -> Service | None:

@@ -23,13 +23,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bascule.core.errors import BasculeError, Conflict, Invalid, Unavailable
+from bascule.core.errors import BasculeError, Conflict, Invalid, ModelFailed, Unavailable
 from bascule.security.keys import Key
-from bascule.serving.channel import WorkerProcess, error_from_json
+from bascule.serving.channel import Message, WorkerProcess, error_from_json, error_to_json
 from bascule.serving.counters import Counters, Label, Totals
 from bascule.serving.faces import EVERY_FACE, ChosenFaces
 from bascule.serving.guard import KeysFile
@@ -41,8 +42,11 @@ from bascule.serving.services import (
     Service,
     Services,
     WorkerConfig,
+    check_absent,
     check_services,
     default_of,
+    loaded,
+    without,
 )
 from bascule.serving.tls import Tls
 
@@ -55,6 +59,8 @@ _WATCH_EVERY_S = 0.05
 _MAX_BACKOFF_S = 5.0
 _HEALTHY_AFTER_S = 10.0
 _TELL_TIMEOUT_S = 1.0
+FindModel = Callable[[str, Path], Service]
+"""What is to be served under a name, from a folder; raises what is wrong with it."""
 _TURN_TIMEOUT_S = 10.0
 """How long a worker may take to turn to what it has loaded: a turn of its loop."""
 
@@ -101,8 +107,10 @@ class _Worker:
         listeners: tuple[socket.socket, ...],
         *,
         shared_fds: tuple[int, ...],
+        on_wish: Callable[[WorkerProcess, Message], None],
     ) -> None:
         self.config = config
+        self._on_wish = on_wish
         self.listeners = listeners
         self._inherited_fds = (*shared_fds, *(listener.fileno() for listener in listeners))
         self.process: WorkerProcess | None = None
@@ -114,7 +122,7 @@ class _Worker:
     def start(self) -> None:
         self.ready = False
         self._restart_at_s = None
-        self.process = WorkerProcess(self.config, self._inherited_fds)
+        self.process = WorkerProcess(self.config, self._inherited_fds, self._on_wish)
 
     def running(self) -> WorkerProcess | None:
         """Its process, if that answers."""
@@ -198,6 +206,7 @@ class Supervisor:
         grpc_port: int | None = None,
         policies: Mapping[str, Policy] | None = None,
         journal: JournalConfig = FAILURES_ALONE,
+        find: FindModel | None = None,
     ) -> None:
         """Bind the ports at once, so that a port in use is known before anything is started.
 
@@ -214,6 +223,7 @@ class Supervisor:
             grpc_port: For gRPC; None for none.
             policies: How models are treated that fail, by their names.
             journal: What is told of requests.
+            find: Finds what callers of the workers want to have loaded; None where they may not.
 
         Raises:
             Conflict: The port is in use.
@@ -263,12 +273,16 @@ class Supervisor:
                     faces=faces,
                     policies=policies or {},
                     journal=journal,
+                    multi_model=find is not None,
                 ),
                 own,
                 shared_fds=(self._counters_file.fileno(), *unix_fds),
+                on_wish=self._take_wish,
             )
             for number, own in enumerate(listeners)
         ]
+        self._find = find
+        self._wishing = ThreadPoolExecutor(1, "bascule-wishes")  # changes are made one by one
         self._changing = threading.Lock()  # held while a change is made
         self._turning = threading.Lock()  # held while workers are started, and told to turn
         self._changes = itertools.count(1)
@@ -336,6 +350,44 @@ class Supervisor:
                 for process in processes:
                     process.forget(number)
             return services
+
+    def _take_wish(self, process: WorkerProcess, wish: Message) -> None:
+        try:
+            self._wishing.submit(self._answer_wish, process, wish)
+        except RuntimeError:  # it stops, and takes no more
+            self._answer_wish(process, wish)
+
+    def _answer_wish(self, process: WorkerProcess, wish: Message) -> None:
+        number = wish["wish"]
+        try:
+            if self._stopping.is_set():
+                raise Unavailable("the server stops", hint="ask another one", retry_after_s=1)
+            self._do_wish(wish)
+        except BasculeError as error:
+            process.tell({"refused": number, **error_to_json(error)})
+        except Exception:
+            log.exception("a change that a caller asked for failed")
+            bug = ModelFailed("the change failed", hint="see the server's log")
+            process.tell({"refused": number, **error_to_json(bug)})
+        else:
+            process.tell({"granted": number})
+
+    def _do_wish(self, wish: Message) -> None:
+        find = self._find
+        if find is None:
+            raise Invalid("callers may not change what is served", hint="set serving.multi_model")
+        match wish:
+            case {"load": name, "place": place}:
+
+                def with_it(now: Services) -> Services:
+                    check_absent(now, name)
+                    return loaded(now, find(name, Path(place)))
+
+                self.change(with_it)
+            case {"unload": name}:
+                self.change(lambda now: without(now, name))
+            case _:
+                raise Invalid("this is no change")
 
     def models(self) -> list[ModelState]:
         """How the models of each worker that answers are at this moment."""
@@ -408,6 +460,7 @@ class Supervisor:
     def stop(self, drain_s: float | None = None) -> None:
         """Let the workers finish what is under way, then end them. Safe to call twice."""
         self._stopping.set()
+        self._wishing.shutdown(wait=False)
         if self._monitor.is_alive() and threading.current_thread() is not self._monitor:
             self._monitor.join()
         processes = [worker.process for worker in self._workers if worker.process]

@@ -24,9 +24,9 @@ from typing import Any
 
 import uvloop
 
-from bascule.core.errors import BasculeError, ModelFailed
+from bascule.core.errors import BasculeError, ModelFailed, NoRoom
 from bascule.serving.backlog import Backlog
-from bascule.serving.channel import Lines, Message, error_to_json
+from bascule.serving.channel import Lines, Message, error_from_json, error_to_json
 from bascule.serving.counters import Counters, Slot, prometheus_text
 from bascule.serving.doors import Door
 from bascule.serving.guard import LOOK_EVERY_S, Guard
@@ -39,6 +39,7 @@ from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
 from bascule.serving.routes import Route
 from bascule.serving.services import Service, WorkerConfig
+from bascule.serving.wishes import Wishes
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     loop = asyncio.get_running_loop()
     counters = Counters(config.counters, config.workers)
     stopping = asyncio.Event()
-    faces = [Metrics(counters), *open_faces(config.faces)]
+    wishes = Wishes(report) if config.multi_model else None
+    faces = [Metrics(counters), *open_faces(config.faces, wishes)]
     plane = Plane(faces, lambda: not stopping.is_set())
     guard = None if config.keys is None else Guard(config.keys)
     journal = _open_journal(config.journal, config.worker)
@@ -82,7 +84,7 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     for door in doors:
         await door.open(loop)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    orders = Orders(lineup, report, stopping.set)
+    orders = Orders(lineup, report, stopping.set, wishes)
     loop.add_reader(sys.stdin.fileno(), orders.read)
     sites = {id(door.site): door.site for door in doors}.values()
     every_second = (*(each.tick for each in sites), lineup.tick, *(door.look for door in doors))
@@ -137,9 +139,16 @@ def _grpc_door(
 class Orders:
     """Does what the supervisor says, and tells it what became of that."""
 
-    def __init__(self, lineup: Lineup, report: Report, stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        lineup: Lineup,
+        report: Report,
+        stop: Callable[[], None],
+        wishes: Wishes | None = None,
+    ) -> None:
         self._lineup = lineup
         self._report = report
+        self._wishes = wishes
         self._stop = stop
         self._lines = Lines()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -168,6 +177,10 @@ class Orders:
                 self._lineup.abandon(number)
             case {"tell": number}:
                 self._report({"told": number, "models": self._lineup.tell()})
+            case {"granted": number} if self._wishes is not None:
+                self._wishes.settle(number, None)
+            case {"refused": number} if self._wishes is not None:
+                self._wishes.settle(number, error_from_json(message))
             case _:
                 log.error("the supervisor said what is no order")
 
@@ -177,6 +190,9 @@ class Orders:
                 self._report({"prepared": number})
         except BasculeError as error:
             self._report({"failed": number, **error_to_json(error)})
+        except MemoryError:
+            full = NoRoom("there is no memory left to load it", hint="unload another model first")
+            self._report({"failed": number, **error_to_json(full)})
         except Exception:
             log.exception("a change failed")
             bug = ModelFailed("it could not be loaded", hint="see the server's log")

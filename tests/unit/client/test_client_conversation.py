@@ -327,6 +327,18 @@ def test_a_mistake_is_told_after_one_look_whether_the_model_is_still_the_same():
         assert len(server.asked) - before == looks
 
 
+def test_the_names_of_what_is_served_are_read_page_by_page():
+    pages = {
+        "/models": {"models": [{"modelName": "x"}], "nextPageToken": "x&y"},
+        "/models?next_page_token=x%26y": {"models": [{"modelName": "z"}]},
+    }
+    server = Server()
+
+    names = server.carry(server.conversation.models(), lambda one: document(pages[one.path]))
+
+    assert names == ["x", "z"]
+
+
 def test_without_a_name_the_only_model_is_asked_and_of_several_one_must_be_named():
     def serving(*names):
         listed = document({"models": [{"modelName": name} for name in names]})

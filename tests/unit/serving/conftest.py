@@ -196,7 +196,10 @@ def serve_models(run_site, tmp_path):
     """Serve programs: `serve_models(("name", program, pace), ..., limits...)`."""
 
     def serve(
-        *models: tuple[str, Any, Pace], journal: Journal | None = None, **limits: Any
+        *models: tuple[str, Any, Pace],
+        journal: Journal | None = None,
+        wishes: Any = None,
+        **limits: Any,
     ) -> Running:
         bounds = Limits(**limits)
         counters = Counters(tmp_path / "counters", 1)
@@ -229,7 +232,7 @@ def serve_models(run_site, tmp_path):
                         calibration=getattr(program, "calibration", None),
                     )
                 )
-            plane = Plane(open_faces(), lambda: not running_site.draining)
+            plane = Plane(open_faces(wishes=wishes), lambda: not running_site.draining)
             planes.append(plane)
             running_site = Site(
                 plane.serve(made), plane.not_found, bounds, counters.slot(0),

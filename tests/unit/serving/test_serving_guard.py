@@ -56,10 +56,30 @@ def ring(tmp_path, keys):
     return make
 
 
+class Granting:
+    """Grants whatever callers want to have changed, and keeps it."""
+
+    def __init__(self):
+        self.granted = []
+
+    def load(self, name, place, settle):
+        self.granted.append(("load", name, place))
+        settle(None)
+
+    def unload(self, name, settle):
+        self.granted.append(("unload", name))
+        settle(None)
+
+
 @pytest.fixture
-def guarded(serve_models, program, inline, ring):
-    """A server of two models that asks for keys."""
-    running = serve_models(("late", program, inline), ("early", program, inline))
+def wishes():
+    return Granting()
+
+
+@pytest.fixture
+def guarded(serve_models, program, inline, ring, wishes):
+    """A server of two models that asks for keys, and whose callers load and unload."""
+    running = serve_models(("late", program, inline), ("early", program, inline), wishes=wishes)
     guard = Guard(ring.file)
 
     def set_guard():
@@ -266,6 +286,23 @@ def test_every_route_of_every_face_opens_by_its_own_right_and_by_no_other(guarde
                     route.action, route.model
                 )
                 assert (found not in (401, 403)) == may, (path, method, action, model, found)
+
+
+def test_models_are_loaded_by_who_may_manage_all_and_unloaded_by_who_may_manage_them(
+    guarded, ring, wishes
+):
+    late, every = ring("manage:late", "infer:*"), ring("manage:*")
+    guarded.on_loop(guarded.guard.look)
+    body = json.dumps({"model_name": "late", "url": "/models/late"}).encode()
+    json_header = "Content-Type: application/json\r\n"
+
+    assert status(guarded, "POST", "/models", json_header, body) == 401
+    assert status(guarded, "POST", "/models", late + json_header, body) == 403
+    assert status(guarded, "DELETE", "/models/early", late) == 403
+    assert wishes.granted == []
+    assert status(guarded, "POST", "/models", every + json_header, body) == 200
+    assert status(guarded, "DELETE", "/models/late", late) == 200
+    assert wishes.granted == [("load", "late", "/models/late"), ("unload", "late")]
 
 
 def test_every_route_says_what_it_does(guarded):

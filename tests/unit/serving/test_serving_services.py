@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from bascule.core.errors import Conflict, Invalid, NotFound
 from bascule.serving.services import (
     Service,
+    check_absent,
     check_services,
     default_of,
     loaded,
     swapped,
     unloaded,
+    without,
 )
 
 
@@ -136,3 +138,17 @@ def test_no_change_ever_serves_a_version_twice_or_loses_one_that_it_does_not_nam
             s for s in services if s.model != one.model
         }
         assert (one in services) or change is unloaded
+
+
+def test_a_model_goes_with_every_version_that_it_has():
+    before = served("late/1", "early/1", "late/2")
+
+    assert names(without(before, "late")) == ["early/1"]
+    with pytest.raises(NotFound, match="'gone' is not served"):
+        without(before, "gone")
+
+
+def test_a_name_that_is_taken_is_told_with_the_place_of_what_has_it():
+    check_absent(served("late/1"), "early")
+    with pytest.raises(Conflict, match="'late' is loaded, from /bundles/late/1"):
+        check_absent(served("late/1"), "late")

@@ -66,6 +66,7 @@ def test_what_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
         counters=tmp_path / "counters",
         services=(Service("m", "1", tmp_path),),
         limits=Limits(deadline_s=3, batching="never"),
+        multi_model=True,
     )
     assert WorkerConfig.from_json(config.to_json()) == config
 
@@ -90,3 +91,37 @@ def test_a_worker_needs_none_of_the_heavy_packages():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )
     assert ended.stdout.strip() == "[]"
+
+
+class Hearing:
+    """A worker that keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def tell(self, message):
+        self.told.append(message)
+
+
+@pytest.mark.parametrize(
+    ("find", "kind", "said"),
+    [
+        (lambda name, folder: Service(name, "1", folder), "Unavailable", "the server stops"),
+        (None, "Invalid", "callers may not change what is served"),
+    ],
+)
+def test_a_wish_that_cannot_be_granted_is_answered_all_the_same(find, kind, said, tmp_path):
+    supervisor = Supervisor(
+        [], host="127.0.0.1", port=0, workers=1, limits=Limits(), find=find
+    )  # fmt: skip
+    worker = Hearing()
+    if find is not None:
+        supervisor.stop()
+    wish = {"wish": 7, "load": "late", "place": str(tmp_path)}
+
+    supervisor._take_wish(worker, wish)
+    supervisor._wishing.shutdown()
+
+    (told,) = worker.told
+    assert (told["refused"], told["kind"], told["error"]) == (7, kind, said)
+    supervisor.stop()

@@ -7,9 +7,11 @@ makes a `serving.calls.Call` of a request, and has `ServedModel.answer` run it.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from bascule.serving.faces import EVERY_FACE, ChosenFaces
 from bascule.serving.plane import Face
+from bascule.serving.wishes import Wishes
 
 FACES: dict[str, str] = {
     "oip": "bascule.serving.protocols.oip_rest:OipRest",
@@ -21,18 +23,23 @@ FACES: dict[str, str] = {
 """Faces by name; imported when a server starts that has them."""
 
 
-def open_faces(chosen: ChosenFaces = EVERY_FACE) -> list[Face]:
-    """The faces that were chosen, in the order of the table; all where nothing is said."""
+def open_faces(chosen: ChosenFaces = EVERY_FACE, wishes: Wishes | None = None) -> list[Face]:
+    """The faces that were chosen, in the order of the table; all where nothing is said.
+
+    `wishes` takes what callers want to have loaded and unloaded; None where they may not.
+    """
     made: list[Face] = []
     for name, place in FACES.items():
         if name not in chosen.names:
             continue
         module, _, kind = place.partition(":")
-        options: dict[str, str] = {}
+        options: dict[str, Any] = {}
         if name == "vertex":
             options = {
                 "health_route": chosen.vertex_health_route,
                 "predict_route": chosen.vertex_predict_route,
             }
+        elif name == "invocations":
+            options = {"wishes": wishes}
         made.append(getattr(import_module(module), kind)(**options))
     return made

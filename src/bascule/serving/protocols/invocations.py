@@ -2,7 +2,8 @@
 
 Both agreed on the path and not on the bodies, and the bodies tell which it is: JSON under one of
 MLflow's four keys, a bare list of rows, or CSV. The model is the first that is served; the others
-have the paths of SageMaker's multi-model containers.
+have the paths of SageMaker's multi-model containers. Where these are wanted whole, the platform
+also loads and unloads: it fills a folder, and says which name it has.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
+from urllib.parse import parse_qs
 
-from bascule.core.errors import BasculeError
+from bascule.core.errors import BasculeError, Invalid
 from bascule.core.fields import Columns
+from bascule.core.names import check_name
 from bascule.core.version import VERSION
+from bascule.security.keys import ANY
 from bascule.serving.calls import Call
 from bascule.serving.http import Exchange
 from bascule.serving.json_tables import Table, TableReader
@@ -23,25 +28,38 @@ from bascule.serving.models import ServedModel
 from bascule.serving.plane import Plane
 from bascule.serving.protocols import by_row
 from bascule.serving.protocols.describing import answered_by, fixed, health, missing
-from bascule.serving.routes import Handler, Route
+from bascule.serving.routes import About, Handler, Route
+from bascule.serving.wishes import Wishes
 
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _TEXT = b"text/plain; charset=utf-8"
+_PAGE = 500
+"""How many models one answer lists, where there may be any number of them."""
+_MAX_URL = 1024
+_LOAD = '{"model_name": "late", "url": "/opt/ml/models/late/model"}'
 
 
 class Invocations:
     """See `serving.plane.Face`."""
 
-    def __init__(self) -> None:
+    def __init__(self, wishes: Wishes | None = None) -> None:
+        """`wishes` takes what callers want to have loaded and unloaded; None where they may not."""
         self._parser = JsonParser()
+        self._wishes = wishes
 
     def server_routes(self, plane: Plane) -> Iterator[Route]:
-        """Health, version, and predictions of the first model."""
+        """Health, version, predictions of the first model, and where wanted the loading of more."""
         yield Route(b"GET", b"/ping", health(plane), "health")
         yield Route(b"GET", b"/health", health(plane), "health")
         yield Route(b"GET", b"/version", fixed(VERSION.encode(), _TEXT), "read")
-        names = {"models": [_told(name) for name in plane.models]}
-        yield Route(b"GET", b"/models", fixed(names), "read")
+        if self._wishes is None:
+            names = {"models": [_without_place(name) for name in plane.models]}
+            yield Route(b"GET", b"/models", fixed(names), "read")
+        else:
+            yield Route(b"GET", b"/models", _list(plane), "read")
+            # A folder may hold any model.
+            load = self._load(self._wishes)
+            yield Route(b"POST", b"/models", load, "manage", ANY, about=_about_loading)
         model = plane.first
         if model is not None:
             handle, about = self._invoke(model), by_row.about(model, "instances")
@@ -51,7 +69,10 @@ class Invocations:
         """A default version by its name, as a multi-model container has it."""
         if plane.is_default(model):
             path = f"/models/{model.name}".encode()
-            yield Route(b"GET", path, fixed(_told(model.name)), "read", model.name)
+            yield Route(b"GET", path, fixed(self._told(model)), "read", model.name)
+            if self._wishes is not None:
+                unload = _unload(self._wishes, model.name)
+                yield Route(b"DELETE", path, unload, "manage", model.name)
             handle, about = self._invoke(model), by_row.about(model, "instances")
             yield Route(b"POST", path + b"/invoke", handle, "infer", model.name, model.slot, about)
 
@@ -61,6 +82,24 @@ class Invocations:
         if parts[:1] != ["models"] or len(parts) < 2:
             return None
         return missing(plane, parts[1])
+
+    def _told(self, model: ServedModel) -> dict[str, str]:
+        return _with_its_place(model) if self._wishes is not None else _without_place(model.name)
+
+    def _load(self, wishes: Wishes) -> Handler:
+        def handle(exchange: Exchange) -> None:
+            kind = exchange.head.headers.get(b"content-type", b"").partition(b";")[0]
+            if kind.strip().lower() != b"application/json":
+                # What a page of a browser may send anywhere unasked has another type.
+                raise Invalid(
+                    "the body is not said to be JSON", hint="Content-Type: application/json"
+                )
+            name, place = _wanted(self._parser.plain(exchange.take_body()))
+            wishes.load(
+                name, place, partial(_tell, exchange, {"modelName": name, "modelUrl": place})
+            )
+
+        return handle
 
     def _invoke(self, model: ServedModel) -> Handler:
         reader = by_row.table_reader(model)
@@ -103,6 +142,66 @@ def _as_csv(exchange: Exchange, outputs: Columns) -> None:
     exchange.answer(body, content_type=kind, extra=answered_by(outputs))
 
 
-def _told(name: str) -> dict[str, str]:
+def _without_place(name: str) -> dict[str, str]:
     # The place of a model is nothing to tell clients; the contract wants the key.
     return {"modelName": name, "modelUrl": name}
+
+
+def _with_its_place(model: ServedModel) -> dict[str, str]:
+    # Who may have models loaded has named the place.
+    return {"modelName": model.name, "modelUrl": str(model.service.path)}
+
+
+def _list(plane: Plane) -> Handler:
+    """Tells the models in the order of their names, so that what comes and goes shifts no page."""
+
+    def handle(exchange: Exchange) -> None:
+        query = exchange.head.target.partition(b"?")[2].decode("latin-1")
+        after = parse_qs(query).get("next_page_token", [""])[-1]
+        names = sorted(name for name in plane.models if name > after)
+        page = [_with_its_place(plane.find(name)) for name in names[:_PAGE]]
+        told: dict[str, Any] = {"models": page}
+        if len(names) > _PAGE:
+            told["nextPageToken"] = names[_PAGE - 1]
+        exchange.answer(by_row.encode(told))
+
+    return handle
+
+
+def _wanted(given: Any) -> tuple[str, str]:
+    """The name and the folder of a model that is to be loaded."""
+    given = by_row.an_object(given, _LOAD)
+    for part in ("model_name", "url"):
+        if type(given.get(part)) is not str or not given[part]:
+            raise Invalid(f"{part}: not a text", hint=f"send {_LOAD}")
+    name, place = check_name(given["model_name"], what="model_name"), given["url"]
+    if len(place) > _MAX_URL or not place.startswith("/") or "\0" in place:
+        raise Invalid(
+            f"url: {place[:128]!r} is not the whole path of a folder, in {_MAX_URL} characters",
+            hint=f"send {_LOAD}",
+        )
+    return name, place
+
+
+def _unload(wishes: Wishes, name: str) -> Handler:
+    def handle(exchange: Exchange) -> None:
+        wishes.unload(name, partial(_tell, exchange, {"modelName": name}))
+
+    return handle
+
+
+def _tell(exchange: Exchange, done: dict[str, str], problem: BasculeError | None) -> None:
+    if problem is not None:
+        exchange.fail(problem)
+    else:
+        exchange.answer(by_row.encode(done))
+
+
+def _about_loading() -> About:
+    text = {"type": "string"}
+    parts = {"model_name": text, "url": text}
+    return About(
+        answer={"type": "object", "properties": {"modelName": text, "modelUrl": text}},
+        takes={"type": "object", "properties": parts, "required": [*parts]},
+        example={"model_name": "late", "url": "/opt/ml/models/late/model"},
+    )
