@@ -25,6 +25,7 @@ from bascule.serving.protocols import by_row
 from bascule.serving.protocols.describing import answered_by, fixed, health, missing
 from bascule.serving.routes import Handler, Route
 
+_EXAMPLE = '{"instances": [...]}'
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _TEXT = b"text/plain; charset=utf-8"
 
@@ -33,7 +34,7 @@ class Invocations:
     """See `serving.plane.Face`."""
 
     def __init__(self) -> None:
-        self._parser = JsonParser()
+        self._parser = JsonParser(f"{_EXAMPLE}, or CSV as Content-Type: text/csv")
 
     def server_routes(self, plane: Plane) -> Iterator[Route]:
         """Health, version, and predictions of the first model."""
@@ -82,7 +83,7 @@ def _read(given: Any, reader: TableReader) -> tuple[Table, Any]:
     """The rows of a JSON body, and its `params`."""
     if type(given) is list:
         return reader.rows(given, "rows"), None
-    given = by_row.an_object(given, '{"instances": [...]}')
+    given = by_row.an_object(given, _EXAMPLE)
     form = by_row.the_one_of(given, _FORMS, ("params",))
     value = given[form]
     if form == "dataframe_split":
