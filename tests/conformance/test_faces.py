@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from typing import get_args
 
 import conformance_face as face
@@ -143,6 +144,19 @@ def test_rows_answered_are_counted_alike(inside):
         after = inside.counters.totals()[1]
         assert after.rows - before.rows == len(face.FIXED_ROWS.values)
         assert after.by_status[200] - before.by_status.get(200, 0) == 1
+
+
+@pytest.mark.parametrize("name", FORM_IDS)
+def test_what_a_caller_calls_a_request_comes_back(inside, name):
+    form = FORMS[name]
+    for called in ("a-17", "é", "b" * 128):
+        request = form.ask(replace(face.FIXED_ROWS, call_id=called))
+        header = "c-" + called[:60].replace("é", "e")
+        headers = (*request.headers, f"X-Request-Id: {header}")
+        answer = inside.ask(face.Request(request.path, request.body, headers))
+        assert answer.headers["x-request-id"] == header
+        assert form.call_id is None or form.call_id(answer) == called
+    assert (form.call_id is None) == (name in BY_ROW)
 
 
 @pytest.mark.parametrize("name", FORM_IDS)
