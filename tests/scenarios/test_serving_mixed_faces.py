@@ -3,62 +3,24 @@ counters know of all."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
-from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 import bascule
 from bascule.registry import open_registry
-from bascule.serving.protocols import FACES
 
-CONFORMANCE = Path(__file__).parent.parent / "conformance"
 CALLERS = 16
 SIZES = [1, 1, 1, 2, 3, 8, 30, 100, 250]
 AT_ONCE = 50_000
-
-
-def load(file, name):
-    """A module of the conformance suite, which is no package."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, file)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def face():
-    return load(CONFORMANCE / "face.py", "conformance_face")
-
-
-@pytest.fixture(scope="module")
-def forms(face):
-    """Every form of every face, and gRPC, which is none."""
-    made = {}
-    for name in FACES:
-        module = load(CONFORMANCE / "faces" / f"{name}.py", f"conformance_face_{name}")
-        made.update({f"{name}/{form}": value for form, value in module.FORMS.items()})
-    return {**made, "grpc": None}
-
-
-@pytest.fixture(scope="module")
-def trees(packed):
-    """A row's answer has the same bits in any company."""
-    X, y = load_breast_cancer(return_X_y=True)
-    model = GradientBoostingClassifier(random_state=0).fit(X, y)
-    return bascule.load(packed("m", model, X)), X
 
 
 @pytest.fixture(scope="module")
