@@ -35,18 +35,22 @@ class Rows:
         signature: The model's.
         names: Of its columns: those of a matrix, or else its inputs.
         values: Row by row.
+        call_id: What a request for them is called, in the forms that have a place for it.
     """
 
     signature: Signature
     names: tuple[str, ...]
     values: list[list[Any]]
+    call_id: str = "1"
 
     @classmethod
-    def of(cls, signature: Signature, values: list[list[Any]]) -> Rows:
+    def of(cls, signature: Signature, values: list[list[Any]], call_id: str = "1") -> Rows:
         if not signature.is_matrix:
-            return cls(signature, tuple(field.name for field in signature.inputs), values)
+            names = tuple(field.name for field in signature.inputs)
+            return cls(signature, names, values, call_id)
         width = signature.inputs[0].shape[0]
-        return cls(signature, signature.columns or tuple(map(str, range(width))), values)
+        names = signature.columns or tuple(map(str, range(width)))
+        return cls(signature, names, values, call_id)
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -112,10 +116,12 @@ class Form:
     Attributes:
         ask: From rows to a request; None where the form cannot carry them.
         read: From the answer, and the names of all outputs, to outputs by name.
+        call_id: The id in an answer; None where the form has no place for one.
     """
 
     ask: Callable[[Rows], Request | None]
     read: Callable[[Answer, Sequence[str]], dict[str, Any]]
+    call_id: Callable[[Answer], str] | None = None
 
 
 def by_row(predictions: list[Any], names: Sequence[str]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from dataclasses import replace
 from typing import get_args
 
 import conformance_face as face
@@ -165,6 +167,19 @@ def test_rows_answered_are_counted_alike(inside):
         after = inside.counters.totals()[1]
         assert after.rows - before.rows == len(face.FIXED_ROWS.values)
         assert after.by_status[200] - before.by_status.get(200, 0) == 1
+
+
+@pytest.mark.parametrize("name", FORM_IDS)
+def test_what_a_caller_calls_a_request_comes_back(inside, name):
+    form = FORMS[name]
+    for called in ("a-17", "é", "b" * 128):
+        request = form.ask(replace(face.FIXED_ROWS, call_id=called))
+        header = "c-" + called[:60].replace("é", "e")
+        headers = (*request.headers, f"X-Request-Id: {header}")
+        answer = inside.ask(face.Request(request.path, request.body, headers))
+        assert answer.headers["x-request-id"] == header
+        assert form.call_id is None or form.call_id(answer) == called
+    assert (form.call_id is None) == (name in BY_ROW)
 
 
 @pytest.mark.parametrize("name", FORM_IDS)
@@ -451,6 +466,83 @@ def test_a_nesting_bomb_is_refused_in_words(inside, name, depth, bomb):
     for body in (b"%b", b'{"instances":%b}', b'{"inputs":{"hour":[%b]}}', b'{"data":[[%b]]}'):
         inner = bomb * depth + b"0" + closing * depth
         assert is_refused_in_words(inside.ask(face.Request(path, body % inner)))
+
+
+# -- what JSON leaves open -------------------------------------------------------------------------
+
+ONE_MISSING = face.Rows.of(face.FIXED_ROWS.signature, [[17, "AA", 4.5], [3, "BB", None]])
+
+
+@pytest.mark.parametrize("name", OF_JSON)
+def test_nan_is_null_and_infinity_is_refused(inside, name):
+    request = FORMS[name].ask(ONE_MISSING)
+
+    def ask(number):
+        assert request.body.count(b"null") == 1
+        body = request.body.replace(b"null", number)
+        return inside.ask(face.Request(request.path, body, request.headers))
+
+    names = [field.name for field in face.FIXED_ROWS.signature.outputs]
+    assert FORMS[name].read(ask(b"NaN"), names) == FORMS[name].read(ask(b"null"), names)
+    refused = ask(b"-Infinity")
+    assert refused.status == 400
+    assert "it has -Infinity, for which JSON has no word" in refused.json["error"]
+
+
+def with_twice(body, path, key):
+    """The JSON of a body in which the object at a path has a key a second time."""
+    here = "the object"
+    inner = {"": body}
+    for part in ("", *path)[:-1]:
+        inner = inner[part]
+    last = ("", *path)[-1]
+    found = inner[last]
+    inner[last] = here
+    rest = json.dumps(body if path else here)
+    inner[last] = found
+    pairs = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in found.items()]
+    pairs.append(f"{json.dumps(key)}: {json.dumps(found[key])}")
+    return rest.replace(json.dumps(here), f"{{{', '.join(pairs)}}}").encode()
+
+
+@pytest.mark.parametrize("name", OF_JSON)
+def test_a_key_that_is_given_twice_is_refused_by_name_in_every_object(inside, name):
+    """Some take the first and some the last; a client and what stands between may not agree."""
+    request = FORMS[name].ask(face.FIXED_ROWS)
+    body = json.loads(request.body)
+    asked = 0
+    for path in list(places(body)):
+        found = body
+        for key in path:
+            found = found[key]
+        if not isinstance(found, dict) or "b64" in found:
+            continue
+        for key in found:
+            sent = with_twice(body, path, key)
+            answer = inside.ask(face.Request(request.path, sent, request.headers))
+            assert answer.status == 400, (path, key)
+            assert f"{key!r} is given twice" in answer.json["error"]
+            asked += 1
+    assert asked or isinstance(body, list)
+
+
+@pytest.mark.parametrize("name", OF_JSON)
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "the body is empty; send JSON, for example "),
+        (
+            b"17,AA,4.5\n",
+            "the body is not JSON: ',AA,4.5\\n' at byte 2 is not what can stand there",
+        ),
+    ],
+)
+def test_a_body_that_is_no_json_is_told_so_and_what_to_send(inside, name, body, told):
+    request = FORMS[name].ask(face.FIXED_ROWS)
+    answer = inside.ask(face.Request(request.path, body, request.headers))
+    assert answer.status == 400
+    assert answer.json["error"].startswith(told)
+    assert re.search(r'example {"(inputs|instances|data)": \[\.\.\.\]}', answer.json["error"])
 
 
 # -- what is wrong is named with its place -------------------------------------------------------

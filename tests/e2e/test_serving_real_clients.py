@@ -176,6 +176,68 @@ def test_tritonclient_with_asyncio_gets_each_row_its_own_answer(server, rows_fil
     assert run(TRITON_AIO, f"127.0.0.1:{server.port}", rows_file) == expected["label"]
 
 
+TRITON_GAPS = """
+    import asyncio, json, sys
+    import numpy as np
+    import tritonclient.http as client
+    import tritonclient.http.aio as aio
+
+    columns = json.loads(sys.argv[2])
+
+    def given(fields, is_binary):
+        made = []
+        for field in fields:
+            values = np.array(columns[field["name"]], {"BYTES": object}.get(field["datatype"]))
+            made.append(client.InferInput(field["name"], [len(values)], field["datatype"]))
+            made[-1].set_data_from_numpy(values, binary_data=is_binary)
+        return made
+
+    async def main():
+        async with aio.InferenceServerClient(sys.argv[1]) as triton:
+            fields = (await triton.get_model_metadata("table"))["inputs"]
+            return [
+                (await triton.infer("table", given(fields, is_binary))).as_numpy("label").tolist()
+                for is_binary in (True, False)
+            ]
+
+    triton = client.InferenceServerClient(sys.argv[1])
+    fields = triton.get_model_metadata("table")["inputs"]
+    answers = [
+        triton.infer("table", given(fields, is_binary)).as_numpy("label").tolist()
+        for is_binary in (True, False)
+    ]
+    assert "NaN" in json.dumps([one._get_tensor() for one in given(fields, False)])
+    refused = []
+    for is_binary in (True, False):
+        whole = client.InferInput("input", [1, 30], "FP64")
+        whole.set_data_from_numpy(np.array([[0.5] * 29 + [np.nan]]), binary_data=is_binary)
+        try:
+            triton.infer("gb", [whole])
+        except client.InferenceServerException as error:
+            refused.append([error.status(), error.message()])
+    print(json.dumps([answers + asyncio.run(main()), refused]))
+"""
+
+
+def test_tritonclient_sends_missing_numbers_as_json_and_as_bytes(server, table_bundle):
+    """As JSON it writes NaN, which JSON does not have."""
+    columns = {
+        "carrier": ["AA", "CC", "BB"],
+        "airport": ["JFK", "EWR", "EWR"],
+        "month": [1, 12, 6],
+        "wind": [np.nan, 0.25, np.nan],
+        "gust": [-1.0, 2.0, 0.5],
+    }
+    answers, refused = run(TRITON_GAPS, f"127.0.0.1:{server.port}", json.dumps(columns))
+
+    rows = pd.DataFrame(columns)
+    assert answers == [bascule.load(table_bundle).predict(rows)["label"].tolist()] * 4
+    assert [status for status, _ in refused] == ["400", "400"]
+    for _, message in refused:
+        assert message.startswith("inputs[0] (input).data[29] is ")
+        assert "and the model does not take missing values there" in message
+
+
 # The requests that mlflow.pyfunc.scoring_server.client and mlflow.deployments make: the same keys,
 # headers and NaN, with the library that they use.
 MLFLOW = """

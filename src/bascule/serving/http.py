@@ -52,6 +52,7 @@ _MAX_PIPELINED = 32
 _LINGER_S = 2.0
 """How long a connection that says no more is read on, from the last byte that came."""
 _DRAIN_IDLE_S = 0.3
+_MAX_TIMEOUT_DIGITS = 9
 _KEPT_HEADERS = frozenset(
     (
         b"accept", b"accept-encoding", b"authorization", b"connection", b"content-encoding",
@@ -315,9 +316,10 @@ def _head(status: int, date: bytes) -> bytes:
 
 
 def _asked_s(asked: bytes) -> float:
-    if not asked.isdigit() or len(asked) > 9 or int(asked) == 0:
+    if not asked.isdigit() or len(asked) > _MAX_TIMEOUT_DIGITS or int(asked) == 0:
         raise Invalid(
-            "header X-Request-Timeout-Ms is not a whole number of milliseconds >= 1",
+            "header X-Request-Timeout-Ms is not a whole number of milliseconds from 1 to "
+            f"{10**_MAX_TIMEOUT_DIGITS - 1}",
             hint="send for example X-Request-Timeout-Ms: 500",
         )
     return int(asked) / 1e3

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from array import array as plain_array
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from contextlib import suppress
+from typing import Any, Protocol
 
 import numpy as np
 import simdjson
@@ -22,6 +24,12 @@ from bascule.core.fields import DType, Field
 
 _KEEP_PARSER_BYTES = 1 << 20
 _NUMBER_PROBLEMS = ("NUMBER", "BIGINT")
+_MAX_PARTS = 8
+"""More keys than a body of rows has in any protocol: with more it is refused by its first strange
+one, so that nobody need look inside."""
+_TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
+_UP_TO_NAN = re.compile(rb'((?:[^"N]++|' + _TEXT + rb"|N(?!aN))*+)(NaN)?", re.DOTALL)
+_TEXT_OR_LARGE_WHOLE = re.compile(_TEXT + rb"|(?<![\d.eE+-])-?\d{19,}+(?![.eE])", re.DOTALL)
 _from_buffer = np.frombuffer
 _dot = np.vdot  # the one product of numpy that does not warn when it overflows
 _FLOAT64 = np.dtype(np.float64)
@@ -29,10 +37,16 @@ _INT64 = np.dtype(np.int64)
 
 
 class JsonParser:
-    """Parses bodies, reusing one parser: not for concurrent use."""
+    """Parses bodies, reusing one parser: not for concurrent use.
 
-    def __init__(self) -> None:
+    `NaN`, which JSON does not have and Python's clients write, is null; a whole number over 64
+    bits, as which some languages write any large number, is the nearest float.
+    """
+
+    def __init__(self, expects: str) -> None:
+        """`expects` is an example of a body, for those who send none."""
         self._parser = simdjson.Parser()
+        self._expects = expects
 
     def parse(self, body: bytes) -> Any:
         """The document, as simdjson's lazy values; nothing of it may be kept.
@@ -49,64 +63,165 @@ class JsonParser:
             # Not JSON; or something of the last document is still referenced, by a traceback for
             # example. A parser of its own tells the one from the other.
             self._parser = simdjson.Parser()
-            return _parse_carefully(self._parser, body)
+            return _parse_carefully(self._parser, body, self._expects)
 
     def plain(self, body: bytes) -> Any:
-        """The document as Python's own values. `NaN`, which Python's clients write, is null.
+        """The document as Python's own values.
 
         Raises:
-            Invalid: It is not JSON.
+            Invalid: It is not JSON, or a key is given twice: in the body, in one of its parts, or
+                in a row.
         """
-        try:
-            return _plain(self.parse(body))
-        except Invalid:
-            if b"NaN" not in body:
-                raise
-            try:
-                value = json.loads(body, parse_int=_whole, parse_constant=_nan_as_null)
-                body = json.dumps(value, allow_nan=False).encode()
-            except (ValueError, RuntimeError, OverflowError):
-                pass  # said in the words of the parser that reads everything else
-        return _plain(self.parse(body))
+        document = self.parse(body)
+        if isinstance(document, simdjson.Object):
+            made = document.as_dict()
+            inside = body.count(b":") - len(made)
+            if inside and inside != sum(map(_keys_inside, made.values())):
+                _check_parts(document, made)
+            return made
+        if isinstance(document, simdjson.Array):
+            rows = document.as_list()
+            if body.count(b":") != _keys_inside(rows):
+                _check_rows(document, rows, "rows")
+            return rows
+        return document
 
 
-def _parse_carefully(parser: Any, body: bytes) -> Any:
-    try:
-        return parser.parse(body)
-    except (ValueError, RuntimeError) as error:
-        problem = str(error)
+def refuse_twice(value: Any, where: object) -> None:
+    """Raise `Invalid` where an object of simdjson has a key twice, and nobody knows which is meant.
+
+    Looked up, the first is found; as a dictionary, it has the last.
+    """
+    seen: set[str] = set()
+    for key in value:
+        if key in seen:
+            raise Invalid(f"{where}: {key[:128]!r} is given twice", hint="send every key once")
+        seen.add(key)
+
+
+def _keys_inside(part: Any) -> int:
+    """How many keys a part of a body has, if it is an object or a list of objects.
+
+    Every key that was sent brought a colon: where there are as many colons, none was lost. There
+    are more where texts have some, and then it is looked who had how many keys.
+    """
+    if type(part) is dict:
+        return len(part)
+    if type(part) is list and part and type(part[0]) is dict:
+        return sum([len(row) for row in part if type(row) is dict])
+    return 0
+
+
+def _check_parts(document: Any, made: dict[str, Any]) -> None:
+    if len(made) < len(document):
+        refuse_twice(document, "the body")
+    if len(made) > _MAX_PARTS:
+        return
+    for name, part in made.items():
+        if type(part) is dict:
+            inner = document[name]
+            if len(part) < len(inner):
+                refuse_twice(inner, name)
+        elif type(part) is list:
+            _check_rows(document[name], part, name)
+
+
+def _check_rows(items: Any, rows: list[Any], place: str) -> None:
+    if not rows or type(rows[0]) is not dict:
+        return
+    with suppress(TypeError):  # something without a length is among them
+        if sum(map(len, items)) == sum(map(len, rows)):
+            return
+    for index, item in enumerate(items):
+        if isinstance(item, simdjson.Object):
+            refuse_twice(item, f"{place}[{index}]")
+
+
+# -- what the quick parser does not read --
+
+
+def _parse_carefully(parser: Any, body: bytes, expects: str) -> Any:
+    document, problem = _tried(parser, body)
+    said = body
+    if problem and b"NaN" in body:
+        said = _UP_TO_NAN.sub(_with_null, body)
+        document, problem = _tried(parser, said)
     if problem.startswith(_NUMBER_PROBLEMS) and len(body) <= _KEEP_PARSER_BYTES:
-        # The quick parser has no whole numbers over 64 bits, and some languages write any large
-        # number as one.
-        try:
-            value = json.loads(body, parse_int=_whole, parse_constant=_refuse_constant)
-            return parser.parse(json.dumps(value, allow_nan=False).encode())
-        except (ValueError, RuntimeError, OverflowError):
-            pass
-    raise Invalid(
-        f"the body is not JSON that can be read: {problem}",
-        hint="send null for a missing number; JSON has no NaN, and numbers end at 1.8e308",
-    )
+        document, problem = _tried(parser, _TEXT_OR_LARGE_WHOLE.sub(_as_float, said))
+    if problem:
+        raise _unreadable(body, problem, expects)
+    return document
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, simdjson.Object):
-        return value.as_dict()
-    return value.as_list() if isinstance(value, simdjson.Array) else value
+def _tried(parser: Any, body: bytes) -> tuple[Any, str]:
+    """The document, or what is wrong in the parser's words."""
+    try:
+        return parser.parse(body), ""
+    except (ValueError, RuntimeError) as error:
+        return None, str(error)
 
 
-def _nan_as_null(name: str) -> None:
+def _with_null(match: re.Match[bytes]) -> bytes:
+    return match[1] + b"null" if match[2] else match[1]
+
+
+def _as_float(match: re.Match[bytes]) -> bytes:
+    said = match[0]
+    if said.startswith(b'"') or (len(said) <= 20 and -(2**63) <= int(said) < 2**64):
+        return said
+    value = float(said)
+    return repr(value).encode() if math.isfinite(value) else said
+
+
+def _unreadable(body: bytes, problem: str, expects: str) -> Invalid:
+    """The refusal of a body, in words that do not depend on who parses it."""
+    hint = f"send JSON, for example {expects}"
+    if not body.strip():
+        return Invalid("the body is empty", hint=hint)
+    try:
+        what = _first_mistake(body, problem)
+    except _NoNumber as found:
+        what = str(found)
+        hint = "send null for a missing number, and numbers below 1.8e308"
+    return Invalid(f"the body is not JSON: {what}", hint=hint)
+
+
+class _NoNumber(Exception):
+    """A number that JSON has, or the type of all its numbers, does not."""
+
+
+def _first_mistake(body: bytes, problem: str) -> str:
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} is not UTF-8"
+    if problem.startswith("DEPTH"):
+        return "it is nested too deeply"
+    if len(body) > _KEEP_PARSER_BYTES:
+        return "it is cut off, or malformed"
+    try:
+        json.loads(text, parse_float=_finite, parse_int=_finite, parse_constant=_refuse_infinity)
+    except json.JSONDecodeError as error:
+        rest = text[error.pos :]
+        place = len(body) - len(rest.encode())
+        if not rest.strip():
+            return f"it ends after {len(body)} bytes, and is not complete"
+        return f"{rest[:16]!r} at byte {place} is not what can stand there"
+    except RecursionError:
+        return "it is nested too deeply"
+    if problem.startswith("STRING"):
+        return "a text in it has an escape that stands for no character"
+    return "it cannot be read"
+
+
+def _finite(digits: str) -> None:
+    if math.isinf(float(digits)):
+        raise _NoNumber(f"the number {digits[:32]} is too large")
+
+
+def _refuse_infinity(name: str) -> None:
     if name != "NaN":
-        raise ValueError(name)
-
-
-def _whole(digits: str) -> int | float:
-    value = int(digits)
-    return value if -(2**63) <= value < 2**64 else float(value)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
+        raise _NoNumber(f"it has {name}, for which JSON has no word")
 
 
 class Place(Protocol):
@@ -158,15 +273,16 @@ ValuesReader = Callable[[Any, int, Place], NDArray[Any]]
 def values_reader(field: Field, target: DType) -> ValuesReader:
     """From a JSON list to a flat array of the program's type, each value checked."""
     if field.dtype.is_float:
-        return _floats(field, target.numpy)
+        return _floats(field, target)
     if field.dtype.is_integer:
         return _integers(field, target.numpy)
     return _objects(field, target)
 
 
-def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], NDArray[Any]]:
-    narrow = target.itemsize < 8
-    largest = float(np.finfo(target).max)
+def _floats(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[Any]]:
+    dtype = target.numpy
+    narrow = dtype.itemsize < 8
+    largest = float(np.finfo(dtype).max)
     # The sum of the squares is below the square of the largest only if every value is below it;
     # it is one quick call, where looking at every value is three.
     largest_squared = largest * largest if narrow else math.inf
@@ -184,20 +300,21 @@ def _floats(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], 
         if not narrow:
             return array
         if not _dot(array, array) <= largest_squared:  # true of NaN too, which is looked at there
-            check_largest(array, largest, field, where)
-        return array.astype(target)
+            check_largest(array, target, where)
+        return array.astype(dtype)
 
     return read
 
 
-def check_largest(array: NDArray[Any], largest: float, field: Field, where: Place) -> None:
-    """Raise `Invalid` for the first number beyond the largest that fits; NaN is none."""
+def check_largest(array: NDArray[Any], target: DType, where: Place) -> None:
+    """Raise `Invalid` for the first number that is beyond what the program takes; NaN is none."""
+    largest = float(np.finfo(target.numpy).max)
     too_large = np.flatnonzero(np.abs(array) > largest)
     if len(too_large):
         place = int(too_large[0])
         raise Invalid(
-            f"{where.value(place)}: {array[place]:g} does not fit {field.dtype.value}",
-            hint=f"the largest is {largest:g}",
+            f"{where.value(place)}: {array[place]:g} does not fit {target.value}",
+            hint=f"the model computes in {target.value}, and its largest number is {largest:g}",
         )
 
 

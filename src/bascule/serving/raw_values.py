@@ -80,8 +80,8 @@ def taker(field: Field, target: DType, sent: DType) -> Taker:
     if not field.dtype.is_float:
         return _integers(field, target.numpy, sent)
     if sent.is_integer:
-        return _floats_of_integers(field, target.numpy)
-    return _floats(field, target.numpy, sent)
+        return _floats_of_integers(field, target)
+    return _floats(field, target, sent)
 
 
 def raw_of(array: NDArray[Any], dtype: DType) -> bytes | None:
@@ -102,9 +102,10 @@ def _stored(dtype: DType) -> np.dtype[Any]:
     return dtype.numpy.newbyteorder("<")
 
 
-def _floats(field: Field, target: np.dtype[Any], sent: DType) -> Taker:
-    largest = float(np.finfo(target).max)
-    is_narrowed = sent.numpy.itemsize > target.itemsize
+def _floats(field: Field, target: DType, sent: DType) -> Taker:
+    dtype = target.numpy
+    largest = float(np.finfo(dtype).max)
+    is_narrowed = sent.numpy.itemsize > dtype.itemsize
     # See json_values: one quick call says that every value is finite, and fits.
     bound = largest * largest if is_narrowed else math.inf
     known = known_numbers(field)
@@ -116,10 +117,10 @@ def _floats(field: Field, target: np.dtype[Any], sent: DType) -> Taker:
         if not _dot(array, array) < bound:
             _check_numbers(array, field, where)
             if is_narrowed:
-                check_largest(array, largest, field, where)
+                check_largest(array, target, where)
         if known is not None:
             check_known(array, known, field, where)
-        return array.astype(target, copy=False)
+        return array.astype(dtype, copy=False)
 
     return take
 
@@ -140,17 +141,17 @@ def _check_numbers(array: NDArray[Any], field: Field, where: Place) -> None:
     )
 
 
-def _floats_of_integers(field: Field, target: np.dtype[Any]) -> Taker:
-    largest = float(np.finfo(target).max)
-    always_fits = largest > 2.0**64
+def _floats_of_integers(field: Field, target: DType) -> Taker:
+    dtype = target.numpy
+    always_fits = float(np.finfo(dtype).max) > 2.0**64
     known = known_numbers(field)
 
     def take(array: NDArray[Any], where: Place) -> NDArray[Any]:
         if not always_fits:
-            check_largest(array.astype(np.float64), largest, field, where)
+            check_largest(array.astype(np.float64), target, where)
         if known is not None:
             check_known(array, known, field, where)
-        return array.astype(target)
+        return array.astype(dtype)
 
     return take
 

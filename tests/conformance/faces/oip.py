@@ -47,7 +47,7 @@ def binary(rows, *, answered=True):
         tensor["parameters"] = {"binary_data_size": len(data)}
         tail += data
     head = json.dumps(
-        {"id": "1", "inputs": said, "parameters": {"binary_data_output": answered}}
+        {"id": rows.call_id, "inputs": said, "parameters": {"binary_data_output": answered}}
     ).encode()
     return Request(PATH, head + tail, (f"Inference-Header-Content-Length: {len(head)}",))
 
@@ -61,10 +61,19 @@ def compressed(rows, coding):
     return Request(PATH, packed, (*made.headers, f"Content-Encoding: {coding}"))
 
 
+def parts(answer):
+    """The JSON of an answer, and the tensors after it."""
+    length = int(answer.headers.get("inference-header-content-length", len(answer.body)))
+    return json.loads(answer.body[:length]), answer.body[length:]
+
+
+def call_id(answer):
+    said, _ = parts(answer)
+    return said["id"]
+
+
 def read(answer, names):
-    length = answer.headers.get("inference-header-content-length")
-    said = json.loads(answer.body[: None if length is None else int(length)])
-    tail = b"" if length is None else answer.body[int(length) :]
+    said, tail = parts(answer)
     made = {}
     for output in said["outputs"]:
         dtype = DType(output["datatype"])
@@ -89,20 +98,24 @@ def texts(data):
 
 
 FORMS = {
-    "json": Form(lambda rows: of_json(PATH, {"id": "1", "inputs": tensors(rows)}), read),
+    "json": Form(
+        lambda rows: of_json(PATH, {"id": rows.call_id, "inputs": tensors(rows)}), read, call_id
+    ),
     "nested": Form(
         lambda rows: of_json(
-            "/v2/models/m/versions/1/infer", {"id": "1", "inputs": tensors(rows, nested=True)}
+            "/v2/models/m/versions/1/infer",
+            {"id": rows.call_id, "inputs": tensors(rows, nested=True)},
         ),
         read,
+        call_id,
     ),
-    "binary": Form(binary, read),
-    "binary-in": Form(lambda rows: binary(rows, answered=False), read),
+    "binary": Form(binary, read, call_id),
+    "binary-in": Form(lambda rows: binary(rows, answered=False), read, call_id),
     "binary-out": Form(
         lambda rows: of_json(
             PATH,
             {
-                "id": "1",
+                "id": rows.call_id,
                 "inputs": tensors(rows),
                 "outputs": [
                     {"name": field.name, "parameters": {"binary_data": True}}
@@ -111,7 +124,8 @@ FORMS = {
             },
         ),
         read,
+        call_id,
     ),
-    "gzip": Form(lambda rows: compressed(rows, "gzip"), read),
-    "deflate": Form(lambda rows: compressed(rows, "deflate"), read),
+    "gzip": Form(lambda rows: compressed(rows, "gzip"), read, call_id),
+    "deflate": Form(lambda rows: compressed(rows, "deflate"), read, call_id),
 }

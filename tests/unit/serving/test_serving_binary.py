@@ -400,3 +400,22 @@ def test_texts_have_bytes_unless_one_is_missing():
     assert raw_of(np.array(["a", None], object), DType.BYTES) is None
     assert raw_of(np.array([True, False]), DType.BOOL) == b"\x01\x00"
     assert raw_of(np.array([1.5], np.float64), DType.FP32) == np.float32(1.5).tobytes()
+
+
+def test_a_size_that_is_given_twice_is_refused():
+    tensor_ = (
+        '{"name":"x","datatype":"FP32","shape":[1],'
+        '"parameters":{"binary_data_size":4,"binary_data_size":8}}'
+    )
+    head = f'{{"inputs":[{tensor_}]}}'.encode()
+    with pytest.raises(Invalid) as refused:
+        decode(head + bytes(4), len(head), x(DType.FP32))
+    assert refused.value.message == ("inputs[0] (x).parameters: 'binary_data_size' is given twice")
+
+
+@pytest.mark.parametrize("sent", [DType.FP64, DType.UINT64])
+def test_bytes_that_only_the_program_does_not_take_are_told_what_the_program_takes(sent):
+    with pytest.raises(Invalid) as refused:
+        column(x(DType.FP64), [1, 70_000], sent=sent, target=DType.FP16)
+    assert refused.value.message == "inputs[0] (x).data[1]: 70000 does not fit FP16"
+    assert refused.value.hint == "the model computes in FP16, and its largest number is 65504"

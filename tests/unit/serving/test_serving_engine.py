@@ -748,7 +748,16 @@ def test_a_deadline_that_is_no_number_of_milliseconds_is_refused(
         headers = f"X-Request-Timeout-Ms: {value}\r\n"
         answer = client.request("POST", INFER, ask([1, 2]), headers).answer()
     assert answer.status == 400
-    assert "X-Request-Timeout-Ms" in answer.json["error"]
+    assert answer.json["error"].startswith(
+        "header X-Request-Timeout-Ms is not a whole number of milliseconds from 1 to 999999999; "
+    )
+
+
+def test_the_longest_deadline_that_may_be_said_is_taken(serve_models, program, inline, ask):
+    server = serve_models(("m", program, inline))
+    with server.client() as client:
+        headers = "X-Request-Timeout-Ms: 999999999\r\n"
+        assert client.request("POST", INFER, ask([1, 2]), headers).answer().status == 200
 
 
 def test_a_client_that_goes_takes_its_call_out_of_the_queue(serve_models, program, thread, ask):

@@ -104,6 +104,10 @@ def test_the_numbers_are_those_that_were_sent(numbers, rows):
         (body("[1, 2, 3]"), "3 values"),
         (body("[1]"), "1 values"),
         (body("[1, null]"), "null"),
+        (body("[1, NaN]"), "null"),
+        (body("[1, Infinity]"), "Infinity"),
+        (body(after=', "inputs": []'), "'inputs' is given twice"),
+        (body(around='"data": [5, 6], '), "'data' is given twice"),
         (body("[1, 1e39]"), "does not fit"),
         (body("[1, 2]", name='"y"'), "no input"),
         (body("[[1], 2]"), ""),
@@ -116,6 +120,15 @@ def test_what_is_wrong_is_told_as_to_somebody_new(change, said):
     told = outcome(decode, change)
     assert told == outcome(decoder(), change)
     assert said in str(told)
+
+
+def test_a_missing_number_is_read_between_numbers_that_were_learnt():
+    field = Field(name="x", dtype=DType.FP64, shape=(2,), nullable=True)
+    decode = Decoder().for_fields([field], [field], OUTPUTS, 4)
+    outcome(decode, body())
+    for missing in ("NaN", "null"):
+        _, call, _ = decode(body(f"[{missing}, 2]"))
+        assert np.array_equal(call.columns["x"], [[np.nan, 2]], equal_nan=True)
 
 
 def test_a_body_with_an_id_of_its_own_is_not_learnt_and_keeps_it():

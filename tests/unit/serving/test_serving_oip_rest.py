@@ -88,6 +88,13 @@ def test_a_float_type_takes_its_largest_number_and_nothing_beyond(dtype, sign):
     assert message.endswith(f"does not fit {dtype.value}")
 
 
+def test_a_number_that_only_the_program_does_not_take_is_told_what_the_program_takes():
+    with pytest.raises(Invalid) as refused:
+        column(x(DType.FP64), [1.0, 1e39], target=DType.FP32)
+    assert refused.value.message == "inputs[0] (x).data[1]: 1e+39 does not fit FP32"
+    assert refused.value.hint == "the model computes in FP32, and its largest number is 3.40282e+38"
+
+
 def test_many_values_that_are_large_together_are_no_reason_to_refuse():
     largest = float(np.finfo(np.float32).max)
     assert column(x(DType.FP32), [largest] * 100).tolist() == [largest] * 100
@@ -152,7 +159,17 @@ def test_null_is_a_missing_number_where_one_may_be_missing(dtype):
     assert np.isnan(made[1])
 
 
-@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400"])
+@pytest.mark.parametrize("dtype", [DType.FP32, DType.FP64])
+def test_nan_is_a_missing_number_on_the_terms_of_null(dtype):
+    """Python's clients write it, Triton's for one."""
+    body = b'{"inputs":[{"name":"x","datatype":"FP64","shape":[2],"data":[1,NaN]}]}'
+    _, call, _ = decode(body, x(dtype, nullable=True))
+    assert call.columns["x"][0] == 1
+    assert np.isnan(call.columns["x"][1])
+    assert refusal(body, x(dtype)) == refusal(body.replace(b"NaN", b"null"), x(dtype))
+
+
+@pytest.mark.parametrize("number", [b"Infinity", b"-Infinity", b"1e400", b"-1e400"])
 def test_what_json_has_no_number_for_is_refused_with_what_to_send(number):
     body = b'{"inputs":[{"name":"x","datatype":"FP64","shape":[1],"data":[%b]}]}' % number
     with pytest.raises(Invalid) as refused:
@@ -345,8 +362,8 @@ GOOD = tensor("x", "FP32", [1], [1])
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "the body is not JSON"),
-        (b"  ", "the body is not JSON"),
+        (b"", "the body is empty"),
+        (b"  ", "the body is empty"),
         (b"{", "the body is not JSON"),
         (b"{} {}", "the body is not JSON"),
         (b"inputs=1", "the body is not JSON"),
@@ -663,3 +680,33 @@ def always_on(serve_models, program, inline, ask):
     server = serve_models(("m", program, inline))
     with server.client() as client:
         yield client, ask([1, 2])
+
+
+TWICE = b'{"name":"x","datatype":"FP32","shape":[1],"data":[1]%b}'
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"inputs":[%b],"inputs":[]}' % (TWICE % b""), "the body: 'inputs'"),
+        (b'{"id":"1","inputs":[%b],"id":"2"}' % (TWICE % b""), "the body: 'id'"),
+        (b'{"inputs":[%b],"a":1,"a":1}' % (TWICE % b""), "the body: 'a'"),
+        (b'{"inputs":[%b]}' % (TWICE % b',"data":[2]'), "inputs[0] (x): 'data'"),
+        (b'{"inputs":[%b]}' % (TWICE % b',"name":"y"'), "inputs[0] (x): 'name'"),
+        (
+            b'{"inputs":[%b],"outputs":[{"name":"label","name":"probabilities"}]}' % (TWICE % b""),
+            "outputs[0]: 'name'",
+        ),
+        (
+            b'{"inputs":[%b],"outputs":[{"name":"label","parameters":'
+            b'{"binary_data":true,"binary_data":false}}]}' % (TWICE % b""),
+            "outputs[0].parameters: 'binary_data'",
+        ),
+        (
+            b'{"inputs":[%b],"parameters":{"confidence":null,"confidence":0.9}}' % (TWICE % b""),
+            "parameters: 'confidence'",
+        ),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_with_its_place(body, told):
+    assert refusal(body, x(DType.FP32)) == f"{told} is given twice"

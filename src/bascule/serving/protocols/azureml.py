@@ -20,6 +20,7 @@ from bascule.serving.protocols import by_row
 from bascule.serving.protocols.describing import answered_by, health, openapi
 from bascule.serving.routes import Handler, Route
 
+_EXAMPLE = '{"data": [...]}'
 _FORMS = ("input_data", "data")
 
 
@@ -27,7 +28,7 @@ class AzureMl:
     """See `serving.plane.Face`."""
 
     def __init__(self) -> None:
-        self._parser = JsonParser()
+        self._parser = JsonParser(_EXAMPLE)
 
     def server_routes(self, plane: Plane) -> Iterator[Route]:
         """The health, and predictions of the first model."""
@@ -51,7 +52,7 @@ class AzureMl:
 
         def read(exchange: Exchange) -> tuple[Call, by_row.Answer]:
             body = self._parser.plain(exchange.take_body())
-            given = by_row.an_object(body, '{"data": [...]}')
+            given = by_row.an_object(body, _EXAMPLE)
             form = by_row.the_one_of(given, _FORMS, ("params",))
             value = given[form]
             if type(value) is not dict:

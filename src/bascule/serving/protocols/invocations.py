@@ -31,6 +31,7 @@ from bascule.serving.protocols.describing import answered_by, fixed, health, mis
 from bascule.serving.routes import About, Handler, Route
 from bascule.serving.wishes import Wishes
 
+_EXAMPLE = '{"instances": [...]}'
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _TEXT = b"text/plain; charset=utf-8"
 _PAGE = 500
@@ -44,7 +45,7 @@ class Invocations:
 
     def __init__(self, wishes: Wishes | None = None) -> None:
         """`wishes` takes what callers want to have loaded and unloaded; None where they may not."""
-        self._parser = JsonParser()
+        self._parser = JsonParser(f"{_EXAMPLE}, or CSV as Content-Type: text/csv")
         self._wishes = wishes
 
     def server_routes(self, plane: Plane) -> Iterator[Route]:
@@ -121,7 +122,7 @@ def _read(given: Any, reader: TableReader) -> tuple[Table, Any]:
     """The rows of a JSON body, and its `params`."""
     if type(given) is list:
         return reader.rows(given, "rows"), None
-    given = by_row.an_object(given, '{"instances": [...]}')
+    given = by_row.an_object(given, _EXAMPLE)
     form = by_row.the_one_of(given, _FORMS, ("params",))
     value = given[form]
     if form == "dataframe_split":

@@ -22,13 +22,21 @@ from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import Columns, DType, Field
 from bascule.serving.calls import Call
 from bascule.serving.confidence import Asked, Confidence
-from bascule.serving.json_values import JsonParser, ValuesReader, values_reader
+from bascule.serving.json_values import (
+    JsonParser,
+    ValuesReader,
+    refuse_twice,
+    values_reader,
+)
 from bascule.serving.models import ServedModel
 from bascule.serving.raw_values import RawReader, raw_of, raw_reader
 
 _encode = msgspec.json.encode
 _DATATYPES = frozenset(DType)
 _MISSING = object()
+_TENSOR_PARTS = 4
+"""Name, data type, shape, and data or parameters, all of which are looked up: a tensor of so many
+keys has none twice."""
 _MAX_KNOWN_PLANS = 64
 _MAX_KNOWN_BYTES = 4096
 
@@ -58,7 +66,7 @@ class Decoder:
     """Parses request bodies, reusing one parser: not for concurrent use."""
 
     def __init__(self) -> None:
-        self._parser = JsonParser()
+        self._parser = JsonParser('{"inputs": [...]}')
 
     def for_fields(
         self,
@@ -247,6 +255,7 @@ class Tail:
         parameters = tensor.get("parameters")
         size = None
         if isinstance(parameters, simdjson.Object):
+            refuse_twice(parameters, where.part("parameters"))
             size = parameters.get("binary_data_size")
         if type(size) is not int or size < 0:
             raise Invalid(
@@ -311,6 +320,9 @@ def _decode(
         raise too_many_rows(rows, max_rows)
     if len(document) == 1:
         return None, Call(columns, rows, None, confidence.by_default), None
+    keys = list(document)
+    if len(set(keys)) < len(keys):
+        refuse_twice(document, "the body")
     asked = confidence.by_default
     call_id: str | None = None
     outputs: tuple[str, ...] | None = None
@@ -318,7 +330,7 @@ def _decode(
     others_as_bytes = False
     # Asking the document for a key that it lacks costs more than walking the few that it has; and
     # walking its values would make Python objects of all the numbers in them.
-    for key in document:
+    for key in keys:
         if key == "id":
             given = document[key]
             if given is not None and not isinstance(given, str):
@@ -332,6 +344,7 @@ def _decode(
             parameters: Any = document[key]
             asked = _asked(parameters, confidence)
             if parameters is not None:
+                refuse_twice(parameters, "parameters")
                 flag = parameters.get("binary_data_output")
                 others_as_bytes = _flag(flag, "parameters.binary_data_output")
     if outputs is not None and asked is None:
@@ -369,6 +382,7 @@ def _only_bytes(
     said = simdjson.Parser().parse(
         _encode(
             {
+                "name": field.name,
                 "datatype": field.dtype.value,
                 "shape": [rows, *field.shape],
                 "parameters": {"binary_data_size": len(body)},
@@ -430,6 +444,7 @@ def _wanted(outputs: Any, known: set[str], as_bytes: dict[str, bool]) -> tuple[s
             )
         if name not in names:
             names.append(name)
+        refuse_twice(output, f"outputs[{index}]")
         parameters = output.get("parameters")
         if parameters is not None:
             _read_form(parameters, name, index, as_bytes)
@@ -440,6 +455,7 @@ def _read_form(parameters: Any, name: str, index: int, as_bytes: dict[str, bool]
     place = f"outputs[{index}].parameters"
     if not isinstance(parameters, simdjson.Object):
         raise Invalid(f"{place}: not an object", hint='send for example {"binary_data": true}')
+    refuse_twice(parameters, place)
     if parameters.get("classification"):
         raise Invalid(
             f"{place}.classification: not supported", hint="ask for the probabilities instead"
@@ -467,6 +483,8 @@ def _reader(field: Field, target: DType) -> Reader:
     from_bytes = functools.cache(functools.partial(raw_reader, field, target))
 
     def read(tensor: Any, rows: int, where: At, tail: Tail | None) -> tuple[NDArray[Any], int]:
+        if len(tensor) != _TENSOR_PARTS:
+            refuse_twice(tensor, f"inputs[{where.tensor}] ({where.name})")
         datatype = tensor.get("datatype", _MISSING)
         if datatype not in allowed:
             raise wrong_datatype(where, datatype, field)

@@ -20,6 +20,7 @@ from bascule.serving.protocols.describing import answered_by, fixed, missing
 from bascule.serving.routes import Handler, Route
 
 _SIGNATURE = "serving_default"
+_EXAMPLE = '{"instances": [...]}'
 _FORMS = ("instances", "inputs")
 _TYPE_NAMES = {
     DType.BOOL: "DT_BOOL",
@@ -42,7 +43,7 @@ class TfServing:
     """See `serving.plane.Face`."""
 
     def __init__(self) -> None:
-        self._parser = JsonParser()
+        self._parser = JsonParser(_EXAMPLE)
 
     def server_routes(self, plane: Plane) -> Iterator[Route]:  # noqa: ARG002 -- a face's signature
         """None: every path names a model."""
@@ -76,7 +77,7 @@ class TfServing:
 
         def read(exchange: Exchange) -> tuple[Call, by_row.Answer]:
             body = self._parser.plain(exchange.take_body())
-            given = by_row.an_object(body, '{"instances": [...]}')
+            given = by_row.an_object(body, _EXAMPLE)
             form = by_row.the_one_of(given, _FORMS, ("signature_name",))
             signature = given.get("signature_name")
             if signature not in (None, "", _SIGNATURE):

@@ -18,6 +18,8 @@ from bascule.serving.protocols import by_row
 from bascule.serving.protocols.describing import health
 from bascule.serving.routes import Handler, Route
 
+_EXAMPLE = '{"instances": [...]}'
+
 
 class Vertex:
     """See `serving.plane.Face`."""
@@ -25,7 +27,7 @@ class Vertex:
     def __init__(self, health_route: str, predict_route: str) -> None:
         self._health_route = health_route.encode()
         self._predict_route = predict_route.encode()
-        self._parser = JsonParser()
+        self._parser = JsonParser(_EXAMPLE)
 
     def server_routes(self, plane: Plane) -> Iterator[Route]:
         """Both paths."""
@@ -49,7 +51,7 @@ class Vertex:
 
         def read(exchange: Exchange) -> tuple[Call, by_row.Answer]:
             body = self._parser.plain(exchange.take_body())
-            given = by_row.an_object(body, '{"instances": [...]}')
+            given = by_row.an_object(body, _EXAMPLE)
             by_row.the_one_of(given, ("instances",), ("parameters",))
             table = reader.rows(given["instances"], "instances")
             call = by_row.call_for(model, table, given.get("parameters"), "parameters")

@@ -1,0 +1,148 @@
+"""Bodies of JSON: what is read beyond JSON, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bascule.core.errors import Invalid
+from bascule.serving.json_values import JsonParser
+
+EXAMPLE = '{"rows": [...]}'
+
+
+def plain(body):
+    return JsonParser(EXAMPLE).plain(body)
+
+
+def refusal(body):
+    with pytest.raises(Invalid) as refused:
+        plain(body)
+    return refused.value
+
+
+# -- what JSON has no word for --
+
+TEXTS = st.text(st.sampled_from('NaN"\\ ,:[]é9'), max_size=8)
+WITH_NAN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | TEXTS | st.just(float("nan")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+)
+
+
+@given(WITH_NAN, st.booleans())
+def test_nan_is_null_and_texts_that_say_nan_are_as_they_were(value, is_ascii):
+    body = json.dumps(value, ensure_ascii=is_ascii)
+
+    assert plain(body.encode()) == json.loads(body, parse_constant=lambda _: None)
+
+
+def test_a_long_body_with_nan_is_read_in_one_go():
+    """The time is that of the length, also where a text has no end."""
+    rows = [[0.5, "a \\ N", float("nan")]] * 30_000
+    assert plain(json.dumps(rows).encode()) == [[0.5, "a \\ N", None]] * 30_000
+    refusal(b'["' + b'\\"' * 600_000 + b"NaN")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("18446744073709551615", 2**64 - 1),
+        ("18446744073709551616", 2.0**64),
+        ("-9223372036854775808", -(2**63)),
+        ("-9223372036854775809", -(2.0**63)),
+        ("1" + "0" * 300, 1e300),
+        ("1.2345678901234567890123", 1.2345678901234567),
+        ("1234567890123456789012.5", 1234567890123456789012.5),
+        ("1234567890123456789012e3", 1234567890123456789012e3),
+        ('"12345678901234567890123"', "12345678901234567890123"),
+    ],
+)
+def test_a_whole_number_over_64_bits_is_the_nearest_float(written, read):
+    made = plain(f"[NaN, 123456789012345678901234567890, {written}]".encode())
+    assert (made[2], type(made[2])) == (read, type(read))
+
+
+# -- keys --
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"a":1,"a":1}', "the body: 'a' is given twice"),
+        (b'{"a":1,"\\u0061":1}', "the body: 'a' is given twice"),
+        (b'{"a":1,"a":NaN}', "the body: 'a' is given twice"),
+        (b'{"a":1,"a":12345678901234567890123}', "the body: 'a' is given twice"),
+        (b'{"p":{"b":1,"c":2,"b":3}}', "p: 'b' is given twice"),
+        (b'{"r":[{"b":1},{"b":1,"b":2}]}', "r[1]: 'b' is given twice"),
+        (b'{"r":[{"b":1},5,null,{"b":1,"b":2}]}', "r[3]: 'b' is given twice"),
+        (b'[{"b":1},{"b":1,"b":2}]', "rows[1]: 'b' is given twice"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_with_its_place(body, told):
+    refused = refusal(body)
+    assert refused.message == told
+    assert refused.hint == "send every key once"
+
+
+def test_a_body_of_very_many_objects_is_not_looked_through():
+    many = {str(number): {} for number in range(200_000)}
+    assert plain(json.dumps(many).encode()) == many
+
+
+# -- what is no JSON --
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "the body is empty"),
+        (b" \r\n", "the body is empty"),
+        (
+            b"1,2,3\n4,5,6\n",
+            "the body is not JSON: ',2,3\\n4,5,6\\n' at byte 1 is not what can stand",
+        ),
+        (b"hour,wind\n1,2\n", "the body is not JSON: 'hour,wind\\n1,2\\n' at byte 0 is not"),
+        ('{"é": 1 2}'.encode(), "the body is not JSON: '2}' at byte 9 is not what can stand there"),
+        (b'\xef\xbb\xbf{"a": x}', "the body is not JSON: 'x}' at byte 9 is not"),
+        (b"'a'", "the body is not JSON: \"'a'\" at byte 0"),
+        (b"[1,", "the body is not JSON: it ends after 3 bytes, and is not complete"),
+        (b'{"a": 1 \n', "the body is not JSON: it ends after 9 bytes"),
+        (b'["a', "the body is not JSON: '\"a' at byte 1"),
+        (b"[01]", "the body is not JSON: '1]' at byte 2"),
+        (b'["\xff"]', "the body is not JSON: byte 2 is not UTF-8"),
+        (b'["a\nb"]', "the body is not JSON: '\\nb\"]' at byte 3"),
+        (b'["\\ud800"]', "the body is not JSON: a text in it has an escape that stands for no"),
+        (b"[1e400]", "the body is not JSON: the number 1e400 is too large"),
+        (b"[%b]" % (b"9" * 5_000), "the body is not JSON: the number 99999999999999999999"),
+        (b"[NaN, Infinity]", "the body is not JSON: it has Infinity, for which JSON has no word"),
+        (b"[-Infinity]", "the body is not JSON: it has -Infinity, for which JSON has no word"),
+        (b"[-NaN]", "the body is not JSON: '-NaN]' at byte 1"),
+        (b"[" * 2_000, "the body is not JSON: it is nested too deeply"),
+        (b"[" * 2_000 + b"]" * 2_000, "the body is not JSON: it is nested too deeply"),
+        (b"[" + b"1, " * 400_000, "the body is not JSON: it is cut off, or malformed"),
+    ],
+)
+def test_what_is_no_json_is_said_with_its_place_and_what_is_expected(body, told):
+    refused = refusal(body)
+
+    assert refused.message.startswith(told)
+    if "Infinity" in told or "the number" in told:
+        assert refused.hint == "send null for a missing number, and numbers below 1.8e308"
+    else:
+        assert refused.hint == f"send JSON, for example {EXAMPLE}"
+
+
+@given(st.binary(max_size=60) | st.text('[]{}",:1eN.\\ anulINFity-', max_size=40).map(str.encode))
+def test_a_refusal_never_speaks_the_words_of_the_parser(body):
+    with suppress(Invalid):
+        plain(body)
+        return
+    message = refusal(body).message
+    assert message.startswith(("the body is", "the body:", "rows["))
+    assert "ERROR" not in message
+    assert "it cannot be read" not in message
