@@ -96,7 +96,8 @@ class RegistrySettings:
         store: The catalogue: `sqlite` (in the home), or `postgresql://USER@HOST/NAME`. It may
             hold a password, so it is never shown.
         objects: The bundles: `files` (in the home), `files:///FOLDER`, or `s3://BUCKET/PREFIX`.
-        require_gates: Whether an alias may only point to a version that was checked.
+        require_gates: Whether an alias may only point to a version that was checked, for all of
+            `gates.criteria` where there are any.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -518,6 +519,7 @@ def check_signature(settings: Settings, bundle: Path) -> None:
 def open_registry(settings: Settings) -> Registry:
     """The registry that `settings` name; nothing is created before the first push."""
     from bascule.registry import Registry
+    from bascule.release import Criterion
 
     chosen = settings.registry
     open_objects = _named(OBJECTS[_scheme(chosen.objects)])
@@ -525,6 +527,7 @@ def open_registry(settings: Settings) -> Registry:
         _open_catalogue(settings),
         open_objects(chosen.objects, settings.home),
         require_gates=chosen.require_gates,
+        criteria=[str(Criterion.parse(text)) for text in settings.gates.criteria],
         required_keys=settings.security.required_keys,
     )
 

@@ -137,20 +137,38 @@ def test_versions_aliases_and_history_come_back_as_they_were_written(registry, b
     ]
 
 
-def test_the_latest_verdict_counts_and_statements_are_kept_once(registry, bundle):
+def test_the_verdict_told_last_counts_and_statements_are_kept_once(registry, bundle):
     version = registry.push(bundle(), by="ada")
     for passed, day in ((False, 2), (True, 3), (True, 3), (False, 1)):
         registry.add_statement(
             version, "gates", gates(passed=passed), at=T0.replace(day=day), by="ci"
         )
 
-    assert registry.resolve("late/1").gates == "passed"
+    assert registry.resolve("late/1").gates == "failed"
+    assert [str(one.version) for one in registry.search("gates = failed")] == ["late/1"]
     assert [said.at[:10] for said in registry.statements(version)] == [
         "2026-03-01",
         "2026-03-02",
         "2026-03-03",
     ]
     assert [event.kind for event in registry.history("late")].count("gates_recorded") == 3
+
+
+def test_a_pass_that_a_bundle_brings_counts_until_the_registry_is_told_of_a_check(registry, bundle):
+    source = bundle()
+    write_statement(source, "gates", gates(passed=True), at=T0, by="ci")
+    version = registry.push(source, by="ada")
+    assert version.gates == "passed"
+    assert [(one.brought_by, one.statement.by) for one in registry.checks(version)] == [
+        ("ada", "ci")
+    ]
+
+    registry.add_statement(version, "gates", gates(passed=False), at=T0, by="bob")
+    write_statement(source, "gates", gates(passed=True), at=T0.replace(day=20), by="ci")
+    assert registry.push(source, by="ada").gates == "failed"
+    assert [str(one.version) for one in registry.search("gates = failed")] == ["late/1"]
+    assert [one.statement.by for one in registry.checks(version)] == ["bob"]
+    assert len(registry.statements(version, "gates")) == 3
 
 
 def test_a_failed_transaction_leaves_nothing(registry, bundle):

@@ -87,6 +87,7 @@ __all__ = [
     "read_file",
     "read_manifest",
     "read_statements",
+    "statements_by_file",
     "statements_changed_ns",
     "write_file",
     "write_manifest",
@@ -231,17 +232,23 @@ def open_original(
 
 def read_statements(path: str | Path, kind: str | None = None) -> list[Statement]:
     """The statements beside the bundle that speak of its digest, oldest first."""
+    found = [one for one in statements_by_file(path).values() if kind in (None, one.kind)]
+    return sorted(found, key=lambda statement: (statement.at, statement.file_name))
+
+
+def statements_by_file(path: str | Path) -> dict[str, Statement]:
+    """The same by the names of their files, which need not be those that Bascule gives."""
     subject = digest_of(path)
-    found = []
+    found = {}
     folder = Path(path) / STATEMENTS
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if len(files) > MAX_STATEMENTS:
         raise Untrusted(f"{folder} holds {len(files):,} files, and {MAX_STATEMENTS:,} may be")
     for file in files:
         statement = _parse_statement(file)
-        if statement.subject == subject and kind in (None, statement.kind):
-            found.append(statement)
-    return sorted(found, key=lambda statement: (statement.at, statement.file_name))
+        if statement.subject == subject:
+            found[file.name] = statement
+    return found
 
 
 def statements_changed_ns(path: str | Path) -> int:

@@ -8,7 +8,7 @@ What is signed is the bundle without its card and, unless asked for, without wha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from bascule.bundle.format import (
 )
 from bascule.bundle.limits import MAX_STATEMENT_BYTES
 from bascule.bundle.reading import parse, shaped
+from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Invalid, Untrusted
 from bascule.security.signing import Signed, sign_folder, verify_folder
 
@@ -39,12 +40,22 @@ class Verified:
     Attributes:
         manifest: What the bundle is.
         key: The fingerprint of the key.
-        statements: The files of statements that are signed as well.
+        files: The files that are signed, with the SHA-256 of each as hexadecimal digits.
     """
 
     manifest: Manifest
     key: str
-    statements: tuple[str, ...]
+    files: Mapping[str, str]
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """The files of statements that are signed as well."""
+        return tuple(sorted(name for name in self.files if name.startswith(f"{STATEMENTS}/")))
+
+    def covers(self, statement: Statement) -> bool:
+        """Whether the key vouches for this very statement, too."""
+        content = sha256_bytes(canonical_json(statement.to_json())).removeprefix("sha256:")
+        return self.files.get(f"{STATEMENTS}/{statement.file_name}") == content
 
 
 def sign_bundle(
@@ -101,7 +112,7 @@ def verify_bundle(path: Path, public_keys: Sequence[Path]) -> Verified:
                 refused.append(problem.message)
                 continue
             if _vouches(signed, manifest):
-                return _verified(manifest, signed)
+                return Verified(manifest, signed.key, signed.files)
             refused.append(f"{key} signed other files of {path} than its {MANIFEST}")
     raise Untrusted(
         refused[0] if refused else f"bundle {path} is not signed",
@@ -146,8 +157,3 @@ def _signatures(path: Path) -> Iterator[bytes]:
 def _vouches(signed: Signed, manifest: Manifest) -> bool:
     """Whether it covers the manifest; every other file was compared with that already."""
     return signed.files.get(MANIFEST) == manifest.digest.removeprefix("sha256:")
-
-
-def _verified(manifest: Manifest, signed: Signed) -> Verified:
-    inside = tuple(sorted(name for name in signed.files if name.startswith(f"{STATEMENTS}/")))
-    return Verified(manifest, signed.key, inside)

@@ -376,7 +376,8 @@ def show(model: RefOrPath, as_json: AsJson = False) -> None:
         shown = showing_json(bundle, version, statements)
         print_json(shown | {"tags": tags, "bundle": _bundle_json(bundle)})
     else:
-        print_bundle(bundle, version, statements, others)
+        counting = bundle.statements() if version is None else _statements(version)
+        print_bundle(bundle, version, counting, others)
         if tags:
             say("tags: " + " ".join(f"{key}={value}" for key, value in tags.items()))
 
@@ -726,7 +727,10 @@ add_registry_commands(app, Ref, _registry, _user)
 
 
 def _statements(version: Version) -> list[Statement]:
-    return list(_registry().statements(version))
+    """What is said of a version; of verdicts those that count, the one that decides last."""
+    registry = _registry()
+    said = [one for one in registry.statements(version) if one.kind != "gates"]
+    return said + [check.statement for check in registry.checks(version)]
 
 
 trust.register(app, find=_find_to_look_at, settings=_settings, user=_user, statements=_statements)

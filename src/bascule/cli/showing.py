@@ -113,7 +113,6 @@ def _print_gates(statements: Sequence[Statement]) -> None:
     gates = [statement for statement in statements if statement.kind == "gates"]
     if not gates:
         return
-    latest = max(gates, key=lambda statement: statement.at)
     rows = [
         (
             str(result["criterion"]),
@@ -121,7 +120,7 @@ def _print_gates(statements: Sequence[Statement]) -> None:
             "passed" if result["passed"] else "FAILED",
             result.get("reason", "-"),
         )
-        for result in latest.body.get("results", ())
+        for result in gates[-1].body.get("results", ())
     ]
     print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
 

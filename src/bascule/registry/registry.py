@@ -24,9 +24,9 @@ from bascule.bundle.format import (
     digest_of,
     read_file,
     read_manifest,
-    read_statements,
+    statements_by_file,
 )
-from bascule.bundle.signatures import signature_beside, verify_bundle
+from bascule.bundle.signatures import Verified, signature_beside, verify_bundle
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
 from bascule.core.names import Reference, check_name
@@ -39,6 +39,7 @@ from bascule.registry.search import parse_search
 from bascule.registry.versions import (
     ANYTHING,
     Alias,
+    Check,
     Event,
     Expectation,
     Found,
@@ -68,13 +69,18 @@ _MAX_GRACE_S = 366 * 86_400.0
 
 
 def open_registry(
-    home: Path, *, require_gates: bool = False, required_keys: Sequence[Path] = ()
+    home: Path,
+    *,
+    require_gates: bool = False,
+    criteria: Sequence[str] = (),
+    required_keys: Sequence[Path] = (),
 ) -> Registry:
     """The registry in the folder `home`: SQLite and files. Only `push` creates it.
 
     Args:
         home: The folder; it need not exist.
         require_gates: Whether an alias may only point to versions that were checked.
+        criteria: What they must have been checked for then, as criteria print themselves.
         required_keys: Files of public keys, one of which must have signed what is used.
     """
     from bascule.registry.stores.files import Files
@@ -85,6 +91,7 @@ def open_registry(
         SqlCatalogue(SqliteDatabase(home / "catalogue.db")),
         Files(home / "objects"),
         require_gates=require_gates,
+        criteria=criteria,
         required_keys=required_keys,
     )
 
@@ -106,12 +113,14 @@ class Registry:
         objects: Objects,
         *,
         require_gates: bool = False,
+        criteria: Sequence[str] = (),
         required_keys: Sequence[Path] = (),
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._catalogue = catalogue
         self._objects = objects
         self._require_gates = require_gates
+        self._criteria = tuple(criteria)
         self._required_keys = tuple(required_keys)
         self._vouched_for: set[str] = set()
         self._clock = clock
@@ -120,21 +129,27 @@ class Registry:
         """Keep a copy of a bundle and give it the next number of its model.
 
         Pushing the same bundle again gives the version that it has; statements that were added to
-        it since are taken in, and files of the copy that were damaged are replaced.
+        it since are taken in, and files of the copy that were damaged are replaced. A verdict
+        among them counts as brought along by whoever pushes, and as a pass only until the registry
+        is told of a check itself.
 
         Raises:
             NotFound: There is no bundle at `bundle_path`.
-            Untrusted: A byte of it was altered, or keys are required and none of them signed it.
-                Nothing is kept.
+            Untrusted: A byte of it was altered, or keys are required and none of them signed it, or
+                a verdict beside it lies in the future. Nothing is kept.
             Refused: It has a version, which was retired.
         """
         digest, manifest = digest_of(bundle_path), read_manifest(bundle_path)
-        said = [
-            *read_statements(bundle_path),
-            *signature_beside(bundle_path, at=self._clock(), by=by),
+        now = self._clock()
+        beside = [
+            check_statement(found, now=now, file=file)
+            for file, found in statements_by_file(bundle_path).items()
         ]
-        statements = [check_statement(found) for found in said]
-        if self._required_keys and self._vouched(bundle_path) != digest:
+        statements = [
+            *sorted(beside, key=lambda found: (found.at, found.file_name)),
+            *signature_beside(bundle_path, at=now, by=by),
+        ]
+        if self._required_keys and self._vouched(bundle_path).manifest.digest != digest:
             raise Untrusted(f"{bundle_path} was changed while it was verified")
         self._catalogue.create()
         with self._catalogue.write() as book:
@@ -180,7 +195,7 @@ class Registry:
                     version = book.add_version(manifest.name, digest, at=self._clock(), by=by)
                     book.add_event(self._event("pushed", version, by=by))
                 for statement in statements:
-                    self._take_in(book, statement)
+                    self._take_in(book, statement, brought_by=by)
                 return _get_version(book, version.model, version.number)
 
     def resolve(self, reference: Reference | str, *, retired: bool = False) -> Version:
@@ -236,8 +251,11 @@ class Registry:
         # What was vouched for once stays so: a digest stands for the same bytes for ever.
         if not self._required_keys or version.digest in self._vouched_for:
             return
+        self._who_vouches_for(version, path)
+
+    def _who_vouches_for(self, version: Version, path: Path) -> Verified:
         try:
-            self._vouched(path)
+            verified = self._vouched(path)
         except Untrusted as problem:
             raise Untrusted(
                 f"{version} may not be used: {problem.message}",
@@ -246,10 +264,11 @@ class Registry:
                 number=version.number,
             ) from None
         self._vouched_for.add(version.digest)
+        return verified
 
-    def _vouched(self, path: Path) -> str:
-        """The digest of a bundle that one of the keys signed; raises `Untrusted`."""
-        return verify_bundle(path, self._required_keys).manifest.digest
+    def _vouched(self, path: Path) -> Verified:
+        """A bundle that one of the keys signed; raises `Untrusted`."""
+        return verify_bundle(path, self._required_keys)
 
     def models(self) -> list[Model]:
         """Every model, by name."""
@@ -289,6 +308,12 @@ class Registry:
         with self._catalogue.read() as book:
             return list(book.statements(found.digest, kind))
 
+    def checks(self, version: Version | Reference | str) -> list[Check]:
+        """The checks of a version that count, in the order in which the registry learnt of them."""
+        found = version if isinstance(version, Version) else self.resolve(version)
+        with self._catalogue.read() as book:
+            return list(book.checks(found.digest))
+
     def set_alias(
         self,
         model: str,
@@ -315,21 +340,30 @@ class Registry:
 
         Raises:
             NotFound: There is no such model or version.
-            Refused: The version failed its gates, or is unchecked where checks are required.
+            Refused: The version failed its gates; or where checks are required, it is unchecked,
+                or its check did not judge all the criteria, or nobody vouches for it.
             Untrusted: Keys are required, and none of them signed it.
             Conflict: It does not point where `expected` says; nothing is moved.
         """
         check_name(alias, what="alias")
+        is_vouched_for = None
         if self._required_keys:
             # Before the transaction: reading a whole bundle must not keep others waiting, and
             # nobody can take a signature away.
-            self.path(Reference(model, number=number))
+            wanted = self.resolve(Reference(model, number=number))
+            path = self._objects.path(wanted.digest)
+            is_vouched_for = self._who_vouches_for(wanted, path).covers
         with self._catalogue.write() as book:
             _check_model(book, model)
             book.lock_model(model, at=self._clock())
             version = check_is_in_use(_get_version(book, model, number))
             check_may_be_aliased(
-                version, alias, require_gates=self._require_gates, failures=_failures(book, version)
+                version,
+                alias,
+                checks=book.checks(version.digest),
+                require_gates=self._require_gates,
+                criteria=self._criteria,
+                is_vouched_for=is_vouched_for,
             )
             before = book.aliases(model).get(alias)
             check_expected(model, alias, before, expected)
@@ -571,11 +605,13 @@ class Registry:
         the verdict stops the next move, and the history shows it.
 
         Raises:
-            Untrusted: The kind is not a word, the time has no zone, or the body is not JSON.
+            Untrusted: The kind is not a word, the time has no zone, or the body is not JSON; or it
+                is a verdict from the future.
             NotFound: Nothing with that digest was pushed.
         """
         digest = version.digest if isinstance(version, Version) else version
-        statement = check_statement(Statement(kind, digest, at.isoformat(), by, body))
+        said = Statement(kind, digest, at.isoformat(), by, body)
+        statement = check_statement(said, now=self._clock())
         with self._catalogue.write() as book:
             spoken_of = book.versions_of(digest)
             if not spoken_of:
@@ -594,12 +630,16 @@ class Registry:
         content = canonical_json(statement.to_json())
         self._objects.put_statement(statement.subject, statement.file_name, content)
 
-    def _take_in(self, book: Transaction, statement: Statement) -> None:
-        if not book.add_statement(statement) or statement.kind != "gates":
+    def _take_in(
+        self, book: Transaction, statement: Statement, *, brought_by: str | None = None
+    ) -> None:
+        if not book.add_statement(statement, brought_by=brought_by) or statement.kind != "gates":
             return
+        by, reason = statement.by, summary_of_gates(statement.body)
+        if brought_by is not None:
+            by, reason = brought_by, f"pushed with a gates statement by {statement.by}: {reason}"
         for version in book.versions_of(statement.subject):
-            reason = summary_of_gates(statement.body)
-            book.add_event(self._event("gates_recorded", version, by=statement.by, reason=reason))
+            book.add_event(self._event("gates_recorded", version, by=by, reason=reason))
 
     def _event(self, kind: Any, version: Version, **details: Any) -> Event:
         return Event(
@@ -631,12 +671,6 @@ def _get_alias(book: Transaction, model: str, alias: str) -> Alias:
 
 def _find_digest(book: Transaction, model: str, digest: str) -> Version | None:
     return next((found for found in book.versions_of(digest) if found.model == model), None)
-
-
-def _failures(book: Transaction, version: Version) -> str:
-    if version.gates != "failed":
-        return ""
-    return summary_of_gates(book.statements(version.digest, "gates")[-1].body)
 
 
 def _newest(versions: Sequence[Version]) -> Version:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Literal
 
@@ -16,7 +16,10 @@ from bascule.core.digests import canonical_json
 from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Untrusted
 
 Gates = Literal["passed", "failed", "unchecked"]
-"""The verdict of the latest `gates` statement about a version; unchecked when there is none."""
+"""The verdict of the latest check of a version that counts; unchecked when there is none."""
+
+MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
+"""How far the clock of whoever checked may be ahead of the registry's."""
 
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -135,6 +138,30 @@ class Found:
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A verdict that counts, and how the registry came by it.
+
+    Attributes:
+        statement: The `gates` statement.
+        brought_by: Who pushed the bundle that it lay beside, and so only passes on what it says;
+            None where the registry was told of the check itself.
+    """
+
+    statement: Statement
+    brought_by: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return verdict(self.statement.body)
+
+    @property
+    def met(self) -> frozenset[str]:
+        """The criteria that it judged and found met."""
+        results = self.statement.body.get("results", ())
+        return frozenset(one["criterion"] for one in results if one["passed"] is True)
+
+
 def check_tag(key: str, value: str | None) -> None:
     """Raise `Invalid` unless a version may carry this tag; `value` is None where it is unset."""
     if not _TAG_KEY.fullmatch(key):
@@ -183,12 +210,17 @@ def check_may_be_retired(version: Version, reason: str, aliases: Iterable[Alias]
         )
 
 
-def check_statement(statement: Statement) -> Statement:
+def check_statement(statement: Statement, *, now: datetime, file: str = "") -> Statement:
     """The statement with its time in UTC, if its kind can stand in a file name.
+
+    Args:
+        statement: What somebody says.
+        now: The registry's time, which no verdict may be ahead of.
+        file: Where it was read from, for the message.
 
     Raises:
         Untrusted: It can not, or the time is none, or the body is not JSON, or not what statements
-            of its kind say.
+            of its kind say, or it is a verdict from the future.
     """
     if not _KIND.fullmatch(statement.kind):
         raise Untrusted(f"statement kind {statement.kind!r} is not a word of small letters")
@@ -201,6 +233,16 @@ def check_statement(statement: Statement) -> Statement:
         check_body(checked.kind, checked.body, f"the {checked.kind} statement")
     except (TypeError, ValueError, OverflowError) as problem:
         raise Untrusted(f"a {statement.kind} statement cannot be kept: {problem}") from None
+    if checked.kind == "gates" and moment - now > MAX_CLOCK_DIFFERENCE:
+        raise Untrusted(
+            f"{file or 'the gates statement'} by {statement.by} is dated {checked.at}, and it is "
+            f"{now.astimezone(UTC).isoformat(timespec='seconds')} here: a check cannot lie in the "
+            "future",
+            hint=("remove that file from the statements of the bundle, " if file else "")
+            + "set the clock of whoever checked, and run bascule check again",
+            file=file,
+            at=checked.at,
+        )
     return checked
 
 
@@ -249,30 +291,75 @@ def choose_newest(model: str, versions: Sequence[Version]) -> Version:
 
 
 def check_may_be_aliased(
-    version: Version, alias: str, *, require_gates: bool, failures: str = ""
+    version: Version,
+    alias: str,
+    *,
+    checks: Sequence[Check],
+    require_gates: bool,
+    criteria: Sequence[str] = (),
+    is_vouched_for: Callable[[Statement], bool] | None = None,
 ) -> None:
     """Raise `Refused` unless `alias` may point to `version`.
+
+    Where gates are required, a pass only counts that judged all the criteria, and that the registry
+    was told of itself or somebody vouches for: what counts less neither lets a version pass nor
+    makes up for a check that failed.
 
     Args:
         version: The version that the alias would point to.
         alias: The alias.
+        checks: Its checks that count, in the order in which the registry learnt of them.
         require_gates: Whether a version that nobody has checked is refused too.
-        failures: What its latest check said, for the message.
+        criteria: What a check must have judged then, as criteria print themselves.
+        is_vouched_for: Whether a statement that came with a push may be believed then; None where
+            everybody who may push may.
     """
+    about = f"alias {alias!r} may not point to {version}"
     facts = {"model": version.model, "number": version.number, "alias": alias}
-    if version.gates == "failed":
-        said = f": {failures.removeprefix('failed ')}" if failures else ""
+    again = f"bascule check {version}, or switch registry.require_gates off"
+    if not require_gates:
+        if checks and not checks[-1].passed:
+            raise _failed(about, version, checks[-1], facts)
+        return
+    sound = [
+        one
+        for one in checks
+        if not one.passed
+        or one.brought_by is None
+        or is_vouched_for is None
+        or is_vouched_for(one.statement)
+    ]
+    deciding = [one for one in sound if not one.passed or one.met.issuperset(criteria)]
+    if deciding and deciding[-1].passed:
+        return
+    if sound and sound[-1].passed:
+        unjudged = ", ".join(repr(one) for one in criteria if one not in sound[-1].met)
+        failed = ", and it failed before" if deciding else ""
         raise Refused(
-            f"alias {alias!r} may not point to {version}, which failed its gates{said}",
-            hint=f"bascule show {version} tells more; push a version that passes",
+            f"{about}, whose latest check did not judge {unjudged}{failed}",
+            hint=f"judge all of gates.criteria: {again}",
             **facts,
         )
-    if require_gates and version.gates == "unchecked":
+    if deciding:
+        raise _failed(about, version, deciding[-1], facts)
+    if checks:
+        said = checks[-1]
         raise Refused(
-            f"alias {alias!r} may not point to {version}, which has not been checked",
-            hint=f"bascule check {version}, or switch registry.require_gates off",
+            f"{about}: its gates statement by {said.statement.by} came with the push by "
+            f"{said.brought_by}, and none of security.required_keys signed it",
+            hint=f"check it again here: {again}",
             **facts,
         )
+    raise Refused(f"{about}, which has not been checked", hint=again, **facts)
+
+
+def _failed(about: str, version: Version, check: Check, facts: Mapping[str, object]) -> Refused:
+    failures = summary_of_gates(check.statement.body).removeprefix("failed").strip()
+    return Refused(
+        f"{about}, which failed its gates{': ' if failures else ''}{failures}",
+        hint=f"bascule show {version} tells more; push a version that passes",
+        **facts,
+    )
 
 
 def check_expected(

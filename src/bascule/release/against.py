@@ -47,7 +47,7 @@ def finder(registry: Registry, model: str) -> Find:
     """Finds versions of `model` by alias (`champion`), or any by its reference (`gb/3`).
 
     Before the first alias of a model was set there is nothing that it could be worse than. Once
-    one was, an alias that is not there is a mistake.
+    one was, an alias that is not there is a mistake; so is a registry that is not there.
     """
 
     def find(against: str) -> Bundle | None:
@@ -65,8 +65,13 @@ def finder(registry: Registry, model: str) -> Find:
 def _has_had_an_alias(registry: Registry, model: str) -> bool:
     try:
         return any(event.kind == "alias_moved" for event in registry.history(model))
-    except NotFound:
-        return False
+    except NotFound as problem:
+        if problem.facts.get("model") == model:  # the registry is there, and this is its first
+            return False
+        raise NotFound(
+            f"{problem.message}: point BASCULE_HOME or the section [registry] of bascule.toml to "
+            "it, or push the first version and check that"
+        ) from None
 
 
 def measure_against(
@@ -85,9 +90,11 @@ def measure_against(
         find: Where the others are.
 
     Raises:
-        Invalid: `test` is not a table and as many answers, or does not fit the candidate.
+        Invalid: `test` is not a pair of rows and as many answers.
     """
     held_out = rows_to_judge(bundle, test)
+    if isinstance(held_out, Measured):
+        return {one.measure: held_out for one in criteria}
     return {one.measure: _measured(bundle, one, held_out, find) for one in criteria}
 
 

@@ -73,7 +73,7 @@ METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, "parity"}
 _MILLISECONDS = {"us": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)}
 _MEGABYTES = {"KB": Decimal("0.001"), "MB": Decimal(1), "GB": Decimal(1000)}
 _WRITTEN = re.compile(
-    r"\s*(?P<metric>[A-Za-z_][A-Za-z0-9_]*)\s*(?:\[(?P<inside>[^\]]*)\])?"
+    r"\s*(?P<metric>[A-Za-z_][A-Za-z0-9_]*)\s*(?:\[(?P<inside>.*)\])?"
     r"\s*(?P<operator>>=|<=|==|!=|=|>|<)"
     r"\s*(?P<limit>[-+]?[^\s]*?)\s*(?P<unit>[A-Za-z%]*)\s*"
 )

@@ -56,14 +56,15 @@ def measure(
         test: `(X, y)`, in place of the held-out rows of the bundle.
 
     Raises:
-        Invalid: `test` is not a table and as many answers, or does not fit the model.
+        Invalid: `test` is not a pair of rows and as many answers.
     """
     held_out = rows_to_judge(bundle, test)
     plain = [one.metric for one in criteria if not is_conditional(one)]
     facts = _qualities(bundle, held_out, plain)
     facts.update(_conditional(bundle, held_out, [one for one in criteria if is_conditional(one)]))
+    rows = None if isinstance(held_out, Measured) else held_out
     for batch in sorted({one.batch for one in criteria if one.batch is not None}):
-        facts.update(_latencies(bundle, held_out, batch))
+        facts.update(_latencies(bundle, rows, batch))
     others: dict[str, Callable[[Bundle], Measured]] = {
         "peak_memory": _peak_memory,
         "size": _size,
@@ -74,13 +75,23 @@ def measure(
     return facts
 
 
-def rows_to_judge(bundle: Bundle, test: Any) -> _Rows | None:
-    """The rows given, checked, or else the held-out ones of the bundle, where it has any."""
+def rows_to_judge(bundle: Bundle, test: Any) -> _Rows | Measured | None:
+    """The rows given, checked, or else the held-out ones of the bundle, where it has any.
+
+    Rows that the model does not take are the fact that says so: what needs them fails, and no more.
+
+    Raises:
+        Invalid: `test` is not a pair of rows and as many answers.
+    """
     if test is None:
         return bundle.test_data()
     if not isinstance(test, tuple) or len(test) != 2:
         raise Invalid("test is not a pair (X, y)", hint="pass test=(X_test, y_test)")
-    columns, truth = conform(test[0], bundle.signature), read_truth(test[1])
+    try:
+        columns = conform(test[0], bundle.signature)
+    except Invalid as problem:
+        return Measured(None, f"the test rows cannot be judged: {problem.message}")
+    truth = read_truth(test[1])
     rows = len(next(iter(columns.values())))
     targets = bundle.targets
     if truth.shape != ((rows, len(targets)) if targets else (rows,)):
@@ -89,11 +100,13 @@ def rows_to_judge(bundle: Bundle, test: Any) -> _Rows | None:
 
 
 def _qualities(
-    bundle: Bundle, held_out: _Rows | None, metrics: Iterable[str]
+    bundle: Bundle, held_out: _Rows | Measured | None, metrics: Iterable[str]
 ) -> dict[str, Measured]:
     asked = {metric for metric in metrics if metric in QUALITIES}
     if not asked:
         return {}
+    if isinstance(held_out, Measured):
+        return dict.fromkeys(asked, held_out)
     columns, truth = held_out or ({}, None)
     if truth is None:
         missing = Measured(
@@ -112,10 +125,12 @@ def _qualities(
 
 
 def _conditional(
-    bundle: Bundle, held_out: _Rows | None, criteria: Sequence[Criterion]
+    bundle: Bundle, held_out: _Rows | Measured | None, criteria: Sequence[Criterion]
 ) -> dict[str, Measured]:
     if not criteria:
         return {}
+    if isinstance(held_out, Measured):
+        return {one.measure: held_out for one in criteria}
     if held_out is None:
         missing = Measured(None, "the bundle holds no test rows; pack it with test=(X, y)")
         return {one.measure: missing for one in criteria}
@@ -216,6 +231,9 @@ def _score(metric: str, answered: Any, truth: NDArray[Any]) -> Measured:
     scorer, sign = SHORT_NAMES.get(metric, (metric, 1))
     if metric == "auc" and len(getattr(answered, "classes_", ())) > 2:
         scorer = "roc_auc_ovr"
+    unknown, is_known_in_part = _unknown_labels(getattr(answered, "classes_", None), truth)
+    if not is_known_in_part:
+        return Measured(None, unknown)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
@@ -224,8 +242,37 @@ def _score(metric: str, answered: Any, truth: NDArray[Any]) -> Measured:
         except AttributeError:
             return Measured(None, f"{metric} needs probabilities, and the model gives none")
         except Exception as error:  # whatever a scorer says, it is no measurement
-            return Measured(None, _one_line(error))
-    return Measured(value, "; ".join(dict.fromkeys(_one_line(one.message) for one in said)))
+            return Measured(None, unknown or _one_line(error))
+    if unknown and not math.isfinite(value):
+        return Measured(None, unknown)
+    notes = [unknown] if unknown else []
+    notes += [_one_line(one.message) for one in said]
+    return Measured(value, "; ".join(dict.fromkeys(notes)))
+
+
+def _unknown_labels(classes: NDArray[Any] | None, truth: NDArray[Any]) -> tuple[str, bool]:
+    """What the truth holds that is no class of the model, or nothing; whether it holds any class.
+
+    Scorers put labels in order, whatever they are: of strange ones they make a figure of no sense.
+    """
+    if classes is None:
+        return "", True
+    if {classes.dtype.kind, truth.dtype.kind} <= set("iuf") and np.isin(truth, classes).all():
+        return "", True
+    known = dict.fromkeys(classes.tolist())
+    found = dict.fromkeys(truth.tolist())
+    strange = [label for label in found if label not in known]
+    if not strange:
+        return "", True
+    said = (
+        f"the truth holds {_some(strange)}, which the model does not know: its classes are "
+        f"{_some(list(known))}"
+    )
+    return said, len(strange) < len(found)
+
+
+def _some(labels: Sequence[Any]) -> str:
+    return ", ".join(map(repr, labels[:5])) + (", ..." if len(labels) > 5 else "")
 
 
 def _failed(error: Exception) -> Measured:

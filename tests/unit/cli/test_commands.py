@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading
 
 from bascule.bundle.flavors.sklearn import load_trusted
+from bascule.bundle.format import read_statements
 from bascule.cli import main
 
 CRITERION = "accuracy >= 0.8"
@@ -119,6 +121,29 @@ def test_check_shows_value_limit_and_verdict_and_ends_with_0(run, packed):
     assert code == 0
     assert "passed" in out
     assert CRITERION in out
+
+
+def test_rows_that_cannot_be_judged_fail_their_gates_and_the_report_is_written(run, packed, files):
+    table = np.load(files / "test.npz")
+    np.savez("empty.npz", X=table["X"][:0], y=table["y"][:0])
+    code, out, _ = run(
+        "check", packed, "-c", "latency_p50 <= 1 s", "-c", CRITERION, "--test", "empty.npz",
+        "-o", "junit:rep.xml", "--json",
+    )  # fmt: skip
+
+    assert code == 1
+    assert [one["passed"] for one in json.loads(out)["results"]] == [True, False]
+    assert "there are no rows" in Path("rep.xml").read_text()
+    *_, last = read_statements(packed, "gates")
+    assert last.body["passed"] is False
+
+
+def test_a_target_that_is_no_column_is_a_mistake_of_usage_and_no_verdict(run, packed):
+    Path("rows.csv").write_text("a,b\n1,2\n")
+    code, _, said = run("check", packed, "-c", CRITERION, "--test", "rows.csv", "--target", "y")
+
+    assert code == 2
+    assert "has no column 'y'" in said
 
 
 def test_a_gate_that_is_not_met_ends_with_1_and_its_reason(run, packed):

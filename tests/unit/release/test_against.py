@@ -259,9 +259,9 @@ def registry(tmp_path):
 
 def test_before_the_first_alias_there_is_nothing_to_be_worse_than(registry, good):
     find = finder(registry, "m")
-    assert find("champion") is None
     registry.push(good.path, by="ada")
     assert find("champion") is None
+    assert finder(registry, "another")("champion") is None, "its first version is not pushed yet"
     report = check(
         good, ["f1 >= champion - 0.1"], now=T0, by="ada", record=lambda report: None, find=find
     )
@@ -272,6 +272,18 @@ def test_before_the_first_alias_there_is_nothing_to_be_worse_than(registry, good
     assert result.reason.startswith("passed without a comparison: no alias of m was ever set")
     case = ElementTree.fromstring(as_junit(report, "m")).find("testsuite/testcase")
     assert [part.tag for part in case] == ["skipped"]
+
+
+def test_a_registry_that_is_not_there_fails_the_gate_and_says_what_to_do(registry, good, tmp_path):
+    report = check(
+        good, ["f1 >= champion - 0.1"], now=T0, by="ada", record=lambda report: None,
+        find=finder(registry, "m"),
+    )  # fmt: skip
+    assert not report.passed
+    assert report.results[0].reason.startswith(
+        f"not measured: not compared with champion: no registry at {tmp_path / 'home'}"
+    )
+    assert "point BASCULE_HOME" in report.results[0].reason
 
 
 def test_a_version_is_found_by_its_alias_or_its_reference(registry, good, poor):

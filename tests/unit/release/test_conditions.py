@@ -66,6 +66,8 @@ def one(bundle, text, **options):
         ("roc_auc[carrier=AA] >= 0.7", Slice("carrier", "AA")),
         ("roc_auc[ carrier = A A ] >= 0.7", Slice("carrier", "A A")),
         ("roc_auc[by carrier] >= 0.7", Each("carrier")),
+        ("accuracy[by x]y] >= 0.7", Each("x]y")),
+        ("accuracy[sizes[0]=[3]] >= 0.7", Slice("sizes[0]", "[3]")),
         ("rmse[missing 10%] <= 3", Missing(10)),
         ("rmse[noise .5%] <= 3", Noise(0.5)),
         ("finite >= 1", None),
@@ -115,6 +117,16 @@ def test_a_slice_is_measured_on_its_own_rows(bundle, flights):
         roc_auc_score(late[chosen], probabilities(bundle, table[chosen]))
     )
     assert found.note == f"{chosen.sum()} rows"
+
+
+def test_a_column_with_a_bracket_in_its_name_can_be_sliced_by(flights, packed):
+    table, late = flights
+    rows = table[["hour", "wind"]].rename(columns={"hour": "hours]"})
+    model = HistGradientBoostingClassifier(max_iter=5).fit(rows[:600], late[:600])
+    sliced = bascule.load(
+        packed("bracketed", model, (rows[:600], late[:600]), (rows[600:], late[600:]))
+    )
+    assert "hours]=" in one(sliced, "accuracy[by hours]] >= 0.1").note
 
 
 def test_the_worst_slice_counts_and_is_named(bundle, flights):

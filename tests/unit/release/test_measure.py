@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LinearRegression
 from sklearn.tree import DecisionTreeClassifier
 
@@ -124,6 +125,62 @@ def test_rows_given_take_the_place_of_those_of_the_bundle(classifier):
     rows, truth = load_breast_cancer(return_X_y=True)
 
     assert one(classifier, "accuracy > 0", test=(rows, 1 - truth)).value < 0.1
+
+
+@pytest.fixture(scope="module")
+def whole_rows(tmp_path_factory):
+    """Of a model that takes no missing values."""
+    rows, truth = load_breast_cancer(return_X_y=True)
+    model = LinearDiscriminantAnalysis().fit(rows[:300], truth[:300])
+    place = tmp_path_factory.mktemp("packed") / "lda"
+    return bascule.pack(model, name="lda", train=(rows[:300], truth[:300]), to=place)
+
+
+NEED_ROWS = ("accuracy >= 0", "accuracy[by c0] >= 0", "finite >= 1", "auc >= champion - 0.1")
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (np.empty((0, 30)), "there are no rows"),
+        (np.full((2, 30), np.nan), "missing values"),
+        (np.ones((2, 29)), "29"),
+    ],
+)
+def test_rows_that_the_model_does_not_take_fail_what_needs_them_and_nothing_else(
+    whole_rows, rows, reason
+):
+    kept = []
+    report = check(
+        whole_rows,
+        [*NEED_ROWS, "latency_p50 <= 1 s", "size <= 1 GB"],
+        test=(rows, np.zeros(len(rows), int)),
+        now=T0,
+        by="ada",
+        record=kept.append,
+    )
+    assert kept == [report]
+    *lacking, latency, size = report.results
+    assert latency.passed
+    assert size.passed
+    for result in lacking:
+        assert not result.passed
+        assert "the test rows cannot be judged: " in result.reason
+        assert reason in result.reason
+
+
+def test_labels_that_the_model_does_not_know_are_named(classifier):
+    rows, truth = load_breast_cancer(return_X_y=True)
+    letters = np.array(["a", "b"])[truth]
+    said = "the truth holds 'a', 'b', which the model does not know: its classes are 0, 1"
+    for text in ("auc >= 0.5", "f1 >= 0.5", "log_loss <= 1"):
+        found = one(classifier, text, test=(rows, letters))
+        assert (found.value, found.note) == (None, said), text
+
+    another = np.where(truth == 0, 7, 1)
+    found = one(classifier, "accuracy >= 0.5", test=(rows, another))
+    assert found.value < 0.7
+    assert found.note.startswith("the truth holds 7, which the model does not know")
 
 
 @pytest.mark.parametrize("test", [([[1.0] * 30], [1, 0]), [1, 2], ([[1.0] * 30],)])

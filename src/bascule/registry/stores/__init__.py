@@ -16,7 +16,7 @@ from typing import Protocol
 from bascule.bundle.format import Statement
 from bascule.registry.holding import Hold, Marked
 from bascule.registry.search import Term
-from bascule.registry.versions import Alias, Event, Retirement, Version
+from bascule.registry.versions import Alias, Check, Event, Retirement, Version
 from bascule.security.keys import Key
 
 
@@ -54,8 +54,11 @@ class Transaction(Protocol):
     def statements(self, digest: str, kind: str | None = None) -> Sequence[Statement]:
         """By the time that they carry, the latest last."""
 
-    def add_statement(self, statement: Statement) -> bool:
-        """Keep it; False when it was there already."""
+    def checks(self, digest: str) -> Sequence[Check]:
+        """The verdicts that count: all but passes that bundles brought, once one was told here."""
+
+    def add_statement(self, statement: Statement, *, brought_by: str | None = None) -> bool:
+        """Keep it; False when it was there already. `brought_by` whoever pushed it, if so."""
 
     def search(self, terms: Sequence[Term], limit: int) -> Sequence[Version]:
         """Those that meet every term, the latest pushed first."""

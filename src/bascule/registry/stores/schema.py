@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration. Kept here so that an ordinary start need not import the migration tool."""
 
 
@@ -112,8 +112,33 @@ statements = sa.Table(
     # Of a gates statement: its verdict, so that listing versions need not read every body.
     sa.Column("passed", sa.Boolean),
     sa.Column("body", sa.JSON, nullable=False),
+    # Who pushed the bundle that it lay beside; none where the registry was told of it itself.
+    sa.Column("brought_by", sa.Text),
     sqlite_autoincrement=True,
 )
+
+
+def counting_checks() -> sa.ColumnElement[bool]:
+    """Which statements are verdicts that count; the latest of them, by `id`, is the verdict.
+
+    A pass that a bundle brought is only what somebody wrote into a file: once the registry was told
+    of a check itself, it counts no more. A failure counts whoever brings it.
+    """
+    told = statements.alias()
+    was_told = (
+        sa.exists()
+        .where(
+            told.c.digest == statements.c.digest,
+            told.c.kind == "gates",
+            told.c.brought_by.is_(None),
+        )
+        .correlate(statements)
+    )
+    is_sound = sa.or_(
+        statements.c.brought_by.is_(None), statements.c.passed.is_(sa.false()), ~was_told
+    )
+    return sa.and_(statements.c.kind == "gates", is_sound)
+
 
 tags = sa.Table(
     "tags",

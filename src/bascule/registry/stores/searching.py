@@ -67,8 +67,8 @@ def _gates(term: Term) -> sa.ColumnElement[bool]:
     table = schema.statements
     latest = (
         sa.select(table.c.passed)
-        .where(table.c.digest == schema.versions.c.digest, table.c.kind == "gates")
-        .order_by(table.c.at.desc(), table.c.id.desc())
+        .where(table.c.digest == schema.versions.c.digest, schema.counting_checks())
+        .order_by(table.c.id.desc())
         .limit(1)
         .correlate(schema.versions)
         .scalar_subquery()

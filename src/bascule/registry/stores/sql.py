@@ -19,7 +19,7 @@ from bascule.registry.metrics import metrics_of
 from bascule.registry.search import Term
 from bascule.registry.stores import schema
 from bascule.registry.stores.searching import condition_of
-from bascule.registry.versions import Alias, Event, Gates, Retirement, Version, verdict
+from bascule.registry.versions import Alias, Check, Event, Gates, Retirement, Version, verdict
 from bascule.security.keys import Key, Permission
 
 _MANY = 500
@@ -252,12 +252,18 @@ class SqlTransaction:
         query = sa.select(table).where(table.c.digest == digest).order_by(table.c.at, table.c.id)
         if kind is not None:
             query = query.where(table.c.kind == kind)
-        return [
-            Statement(row.kind, row.digest, row.at.isoformat(), row.by, row.body)
-            for row in self._connection.execute(query)
-        ]
+        return [_statement(row) for row in self._connection.execute(query)]
 
-    def add_statement(self, statement: Statement) -> bool:
+    def checks(self, digest: str) -> Sequence[Check]:
+        table = schema.statements
+        rows = self._connection.execute(
+            sa.select(table)
+            .where(table.c.digest == digest, schema.counting_checks())
+            .order_by(table.c.id)
+        )
+        return [Check(_statement(row), row.brought_by) for row in rows]
+
+    def add_statement(self, statement: Statement, *, brought_by: str | None = None) -> bool:
         table = schema.statements
         content = sha256_bytes(canonical_json(statement.to_json()))
         is_gates = statement.kind == "gates"
@@ -272,6 +278,7 @@ class SqlTransaction:
                 by=statement.by,
                 passed=verdict(statement.body) if is_gates else None,
                 body=dict(statement.body),
+                brought_by=brought_by,
             )
             .on_conflict_do_nothing(index_elements=[table.c.content])
             .returning(table.c.id)
@@ -466,14 +473,18 @@ class SqlTransaction:
             for row in self._connection.execute(
                 sa.select(said.c.digest, said.c.passed)
                 .join(table, table.c.digest == said.c.digest)
-                .where(condition, said.c.kind == "gates")
-                .order_by(said.c.at, said.c.id)
+                .where(condition, schema.counting_checks())
+                .order_by(said.c.id)
             )
         }
         return [_version(row, verdicts) for row in rows]
 
 
 _EVENT_COLUMNS = tuple(column.name for column in schema.events.columns if column.name != "id")
+
+
+def _statement(row: Any) -> Statement:
+    return Statement(row.kind, row.digest, row.at.isoformat(), row.by, row.body)
 
 
 def _version(row: Any, verdicts: Mapping[str, bool]) -> Version:
