@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,67 +21,170 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+import bascule
+
+_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+
+static time_t moved(void) {
+    const char *days = getenv("MOVED_DAYS");
+    return days ? 86400 * atol(days) : 0;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(clock, now);
+    if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+        now->tv_sec += moved();
+    return failed;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    (void)zone;
+    struct timespec exact;
+    int failed = clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec;
+    now->tv_usec = exact.tv_nsec / 1000;
+    return failed;
+}
+
+time_t time(time_t *told) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    if (told) *told = exact.tv_sec;
+    return exact.tv_sec;
+}
+"""
+
 _PACK = """
-import datetime, sys, time, warnings
+import os, sys, time, warnings
 import numpy as np, pandas as pd
-day = float(sys.argv[1])
-real = time.time
-time.time = lambda: real() + day * 86400
+there = int(sys.argv[1])
 import bascule
 from bascule.bundle import cost
 cost.BATCH_SIZES = (1, 8)
 cost._MAX_SAMPLES = 2
-cost.measure_memory = lambda path, program: int(day) + 1
+cost.measure_memory = lambda path, program: there + 1
 import bascule.bundle.card
 bascule.bundle.card.BATCH_SIZES = (1, 8)
 from bascule.bundle import packing
 packing.is_ever_fastest = lambda *_: False
+from bascule.bundle.flavors import python
+python.lock = lambda requirements: "numpy==1 --hash=sha256:" + "0" * 64
+python.interpreter = lambda locked: sys.executable
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-junk = [object() for _ in range(int(day) * 1000)]
+junk = [object() for _ in range(there * 400_000)]
 random = np.random.default_rng(0)
 table = pd.DataFrame({"a": random.normal(size=80), "b": random.choice(["x", "y"], 80)})
 y = (table.a > 0).to_numpy()
-model = make_pipeline(
+matrix = table[["a"]].to_numpy()
+floats = random.normal(size=(20, 3)).astype(np.float32)
+
+def packed(name, model, train, **more):
+    print(name, bascule.pack(model, name=name, train=train, to=name, **more).digest)
+
+packed("same", make_pipeline(
     ColumnTransformer([("n", make_pipeline(SimpleImputer(), StandardScaler()), ["a"]),
                        ("c", OneHotEncoder(handle_unknown="ignore"), ["b"])]),
     GradientBoostingClassifier(n_estimators=3, random_state=0),
-).fit(table, y)
-rows = (table, y)
-print(bascule.pack(model, name="same", train=rows, test=rows, to="same").digest)
-matrix = table[["a"]].to_numpy()
-forest = RandomForestClassifier(3, random_state=0).fit(matrix, y)
-print(bascule.pack(forest, name="forest", train=matrix, to="forest").digest)
+).fit(table, y), (table, y), test=(table, y))
+packed("forest", RandomForestClassifier(3, random_state=0).fit(matrix, y), matrix)
+
+import catboost, lightgbm, xgboost
+categories = table.assign(b=table.b.astype("category"))
+boosted = {
+    "xgboost": xgboost.XGBClassifier(n_estimators=3, enable_categorical=True),
+    "lightgbm": lightgbm.LGBMClassifier(n_estimators=3, verbose=-1),
+}
+for name, model in boosted.items():
+    packed(name, model.fit(categories, y), (categories, y), test=(categories, y))
+model = catboost.CatBoostClassifier(3, verbose=0, allow_writing_files=False)
+packed("catboost", model.fit(matrix, y), matrix)
+model = catboost.CatBoostClassifier(3, cat_features=["b"], verbose=0, allow_writing_files=False)
+packed("categories", model.fit(table, y), (table, y), test=(table, y), serve_original=True)
+
+from onnx import TensorProto, helper, save
+graph = helper.make_graph(
+    [helper.make_node("MatMul", ["x", "w"], ["prediction"])], "graph",
+    [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
+    [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, ["N", 1])],
+    [helper.make_tensor("w", TensorProto.FLOAT, [3, 1], [1.0, 2.0, 3.0])])
+save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "m.onnx")
+packed("onnx", "m.onnx", floats)
+
+os.makedirs("mine/inner")
+files = ["mine/own.py", "mine/inner/other.py"]
+for place in files[::-1] if there else files:
+    with open(place, "w") as file:
+        file.write("class Model:\\n    def predict(self, columns):\\n"
+                   "        return columns['input'].sum(axis=1)\\n")
+    os.utime(place, (time.time(),) * 2)
+with open("weights.bin", "wb") as file:
+    file.write(b"1")
+packed("code", bascule.PythonModel(
+    "mine.own:Model", code="mine", files={"weights.bin": "weights.bin"}), floats)
+
 import keras, torch
-floats = random.normal(size=(20, 3)).astype(np.float32)
 keras.utils.set_random_seed(0)
 given, twice = keras.Input((3,)), keras.layers.Dense(3)
 network = keras.Model(given, keras.layers.Dense(2)(twice(twice(given))))
 network.compile("adam", "mse")
-print(bascule.pack(network, name="network", train=floats, to="network").digest)
+packed("network", network, floats)
 torch.manual_seed(0)
-module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-print(bascule.pack(module, name="module", train=floats, to="module").digest)
+packed("module", torch.nn.Sequential(
+    torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)), floats)
 """
 
+_PACKED = (
+    "same", "forest", "xgboost", "lightgbm", "catboost", "categories", "onnx", "code", "network",
+    "module",
+)  # fmt: skip
 
-def started(home: Path, *, day: int, user: str, seed: str) -> subprocess.Popen[str]:
-    """A process of its own, which packs on that day and prints the digests."""
+
+@pytest.fixture(scope="module")
+def on_another_day(tmp_path_factory):
+    """The environment in which a process lives 400 days later, and all of its C code too."""
+    compiler = shutil.which("cc")
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("the clock of C code is moved on Linux, by a library that cc makes")
+    folder = tmp_path_factory.mktemp("clock")
+    (folder / "clock.c").write_text(_CLOCK)
+    library = str(folder / "clock.so")
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", library, str(folder / "clock.c"), "-ldl"], check=True
+    )
+    return {"LD_PRELOAD": library, "MOVED_DAYS": "400"}
+
+
+def started(
+    home: Path, *, there: bool, user: str, seed: str, clock: dict[str, str]
+) -> subprocess.Popen[str]:
+    """A process of its own, which packs as that user and prints the digests."""
     home.mkdir()
     environment = {
         **os.environ,
+        **clock,
+        "HOME": str(home),
         "KERAS_BACKEND": "torch",
         "LOGNAME": user,
+        "USER": user,
         "PYTHONHASHSEED": seed,
-        "TZ": "Asia/Tokyo" if day else "UTC",
+        "TZ": "Asia/Tokyo" if there else "UTC",
     }
     return subprocess.Popen(
-        [sys.executable, "-c", _PACK, str(day)],
+        [sys.executable, "-c", _PACK, str(int(there))],
         cwd=home,
         env=environment,
+        umask=0o077 if there else 0o022,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -92,27 +197,61 @@ def here(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def packed_twice(here):
+def packed_twice(here, on_another_day):
     """The digests of both; most of their time goes into imports, so they run side by side."""
     both = [
-        started(here, day=0, user="ada", seed="1"),
-        started(here.with_name("there"), day=400, user="bob", seed="2"),
+        started(here, there=False, user="ada", seed="1", clock={}),
+        started(here.with_name("there"), there=True, user="bob", seed="2", clock=on_another_day),
     ]
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    return [out for out, _ in said]
+    return [dict(line.split() for line in out.splitlines()) for out, _ in said]
 
 
-def test_another_folder_process_day_and_user_give_the_same_digest(packed_twice):
+@pytest.mark.parametrize("name", _PACKED)
+def test_another_folder_process_day_and_user_give_the_same_digest(packed_twice, name):
     first, second = packed_twice
-    assert first.count("sha256:") == 4
-    assert first == second
+    assert first[name].startswith("sha256:")
+    assert first[name] == second[name]
+
+
+def test_the_other_day_was_another_day(packed_twice, here):
+    """What is said of a bundle tells who packed it and when, and so the clock was moved."""
+    for name in _PACKED:
+        said = [
+            next(one for one in bascule.load(place / name).statements("cost"))
+            for place in (here, here.with_name("there"))
+        ]
+        assert [one.by for one in said] == ["ada", "bob"]
+        days = (datetime.fromisoformat(said[1].at) - datetime.fromisoformat(said[0].at)).days
+        assert days in (399, 400)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "datetime.datetime.now().timestamp()",
+        "time.time()",
+        "time.time_ns() / 1e9",
+        "time.mktime(time.localtime())",
+        "calendar.timegm(time.gmtime())",
+        "ctypes.CDLL(None).time(None)",
+    ],
+)
+def test_no_clock_of_a_process_stays_behind(on_another_day, asked):
+    code = f"import calendar, ctypes, datetime, time; print({asked})"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **on_another_day},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert 399 <= (float(told) - time.time()) / 86400 <= 400.01
 
 
 _REBUILD = """
-import sys, time
-real = time.time
-time.time = lambda: real() + 400 * 86400
+import sys
 import numpy as np, pandas as pd
 import bascule
 random = np.random.default_rng(0)
@@ -125,20 +264,28 @@ for name, train in (("same", rows), ("module", floats)):
 """
 
 
-def test_another_process_rebuilds_it_elsewhere_on_another_day(packed_twice, here, tmp_path):
-    table, _, _, module = packed_twice[0].split()
+def test_another_process_rebuilds_it_elsewhere_on_another_day(
+    packed_twice, here, tmp_path, on_another_day
+):
+    first = packed_twice[0]
     moved = shutil.copytree(here, tmp_path / "moved")
 
     said = subprocess.run(
         [sys.executable, "-c", _REBUILD, str(moved)],
         cwd=tmp_path,
-        env={**os.environ, "LOGNAME": "bob", "PYTHONHASHSEED": "2", "TZ": "Asia/Tokyo"},
+        env={
+            **os.environ,
+            **on_another_day,
+            "LOGNAME": "bob",
+            "PYTHONHASHSEED": "2",
+            "TZ": "Asia/Tokyo",
+        },
         check=True,
         capture_output=True,
         text=True,
     ).stdout
 
-    assert said.splitlines() == [f"{table} True 0", f"{module} True 0"]
+    assert said.splitlines() == [f"{first['same']} True 0", f"{first['module']} True 0"]
 
 
 def test_nothing_of_the_memory_between_a_tree_s_fields_is_sealed():

@@ -7,6 +7,7 @@ meet in the registry, and not in the loading of Python.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -108,7 +109,7 @@ if plan["sweep"]:
     os.waitpid(sweeper, 0)
 """
 
-COLLECTOR = """
+VICTIM = """
 import json, sys
 from pathlib import Path
 from tests.stores import open_stores
@@ -116,7 +117,7 @@ plan = json.loads(sys.stdin.readline())
 registry = open_stores(Path(plan["home"]), plan["store"], plan["objects"])
 registry.models()
 print("ready", flush=True)
-registry.collect(by="victim", grace_s=0)
+exec(plan["does"])
 """
 
 
@@ -168,6 +169,25 @@ def run_forks(
         file.name: [json.loads(line) for line in file.read_text().splitlines()]
         for file in told.iterdir()
     }
+
+
+def kill_while(home: Path, stores: tuple[str, str], does: str, wait_s: float) -> None:
+    """Kill a process that has begun to do that with a registry, after so long."""
+    plan = {"home": str(home), "store": stores[0], "objects": stores[1], "does": does}
+    victim = subprocess.Popen(
+        [sys.executable, "-c", VICTIM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(home.parent)},
+    )
+    assert victim.stdin is not None
+    assert victim.stdout is not None
+    victim.stdin.write(json.dumps(plan).encode() + b"\n")
+    victim.stdin.flush()
+    assert victim.stdout.readline() == b"ready\n"
+    time.sleep(wait_s)  # the moment of death is what is tested
+    victim.kill()
+    victim.communicate()
 
 
 def check_whole(registry: Registry, told: dict[str, list[Any]]) -> None:
@@ -289,19 +309,8 @@ def test_a_collector_killed_anywhere_leaves_nothing_that_is_half_there(tmp_path,
     for number in range(1, 5):
         registry.retire("late", number, by="ada", reason="old")
 
-    plan = {"home": str(home), "store": stores[0], "objects": stores[1]}
     for wait_s in (0.0, 0.01, 0.03, 0.06):
-        collector = subprocess.Popen(
-            [sys.executable, "-c", COLLECTOR], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert collector.stdin is not None
-        assert collector.stdout is not None
-        collector.stdin.write(json.dumps(plan).encode() + b"\n")
-        collector.stdin.flush()
-        assert collector.stdout.readline() == b"ready\n"
-        time.sleep(wait_s)  # the moment of death is what is tested
-        collector.kill()
-        collector.communicate()
+        kill_while(home, stores, 'registry.collect(by="victim", grace_s=0)', wait_s)
 
     for version in registry.versions("late"):
         folder = registry._objects
@@ -314,3 +323,49 @@ def test_a_collector_killed_anywhere_leaves_nothing_that_is_half_there(tmp_path,
     in_use = {one.digest for one in registry.versions("late") if one.retired is None}
     assert set(registry._objects.digests()) == in_use
     assert told
+
+
+def test_an_import_killed_anywhere_leaves_the_whole_version_or_none(tmp_path, stores):
+    """And whoever imports it next gets it."""
+    home = tmp_path / "home"
+    registry = open_stores(home, *stores)
+    registry.push(write_bundle(tmp_path / "first", b"first"), by="ada")
+    elsewhere = open_stores(tmp_path / "elsewhere", "sqlite", "files")
+    for turn, wait_s in enumerate((0.0, 0.005, 0.01, 0.02, 0.04)):
+        bundle = write_bundle(tmp_path / "bundles" / str(turn), f"{turn}".encode() * 3_000_000)
+        archive = tmp_path / f"{turn}.tar"
+        elsewhere.export(elsewhere.push(bundle, by="ada"), archive)
+        does = f'from pathlib import Path; registry.import_archive(Path("{archive}"), by="victim")'
+        kill_while(home, stores, does, wait_s)
+        check_whole(registry, {})
+
+        count = turn + 2
+        assert registry.import_archive(archive, by="ada").digest == digest_of(bundle)
+        assert len(registry.versions("late")) == count
+        check_whole(open_stores(home, *stores), {})
+    assert not list(home.rglob(".partial-*"))
+
+
+def test_one_who_tags_retires_and_restores_may_be_killed_between_any_two_words(tmp_path, stores):
+    """A change and the line of history that tells of it are there together, or neither is."""
+    home = tmp_path / "home"
+    registry = open_stores(home, *stores)
+    version = registry.push(write_bundle(tmp_path / "first", b"first"), by="ada")
+    does = """
+for turn in range(10_000):
+    registry.set_tag("late/1", "turn", str(turn), by="victim")
+    registry.retire("late", 1, by="victim", reason="old")
+    registry.restore("late", 1, by="victim")
+"""
+    for wait_s in (0.01, 0.03, 0.05, 0.08, 0.13):
+        kill_while(home, stores, does, wait_s)
+        events = registry.history("late")
+        told = [event.kind for event in events if event.kind in ("retired", "restored")]
+        assert told == ["retired", "restored"] * (len(told) // 2) + ["retired"] * (len(told) % 2)
+        (now,) = registry.versions("late")
+        assert (now.retired is not None) == (told[-1:] == ["retired"])
+        tagged = [event for event in events if event.kind == "tag_set"]
+        assert registry.tags(now).get("turn") == (tagged[-1].to_value if tagged else None)
+        if now.retired is not None:
+            registry.restore("late", 1, by="ada")
+        assert read_manifest(registry.path(version)).digest == version.digest

@@ -15,7 +15,7 @@ from bascule.bundle.cost import BATCH_SIZES, Cost
 from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.format import ISOLATED, ORIGINAL, Manifest, Statement
 from bascule.bundle.lineage import lines as lineage_lines
-from bascule.bundle.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
+from bascule.bundle.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS, TEST_DATA
 from bascule.bundle.parity import Parity
 from bascule.core.fields import Field
 
@@ -326,7 +326,7 @@ def _limits(manifest: Manifest, said: Said) -> tuple[Block, ...]:
     if said.training:
         items.append("Outside the ranges of its training rows nothing was measured.")
     if not said.quality.get("overall"):
-        items.append("Its quality was not measured: the bundle holds no rows with their truth.")
+        items.append(f"Its quality was not measured{_why_not(manifest, said)}.")
     small = [
         f"{column}={value}"
         for column, slices in said.quality.get("slices", {}).items()
@@ -348,6 +348,16 @@ def _limits(manifest: Manifest, said: Said) -> tuple[Block, ...]:
             "A row's answer may differ in its last bits by the rows that it is asked with."
         )
     return (Bullets(tuple(items)),) if items else ()
+
+
+def _why_not(manifest: Manifest, said: Said) -> str:
+    held_out = said.provenance.get("test") or {}
+    if TEST_DATA not in manifest.files or not held_out.get("truth", True):
+        return ": the bundle holds no rows with their truth"
+    if manifest.task == "other":
+        return ": of a model whose task is other, nobody knows what a good answer is"
+    rows = f"{held_out['rows']:,} " if held_out else ""
+    return f" yet: bascule card measures it on the {rows}held-out rows"
 
 
 def _parity(manifest: Manifest, said: Said) -> tuple[Block, ...]:

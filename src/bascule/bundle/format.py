@@ -57,6 +57,7 @@ from bascule.bundle.manifest import (
 from bascule.bundle.reading import parse, reading, shaped
 from bascule.core.digests import canonical_json, sha256_bytes, sha256_file
 from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
+from bascule.core.files import replacing, writing
 from bascule.core.names import check_name
 from bascule.core.programs import Program
 
@@ -89,6 +90,7 @@ __all__ = [
     "read_statements",
     "statements_by_file",
     "statements_changed_ns",
+    "write_beside",
     "write_file",
     "write_manifest",
     "write_statement",
@@ -272,7 +274,7 @@ def write_statement(
         by: Who says so.
 
     Raises:
-        Invalid: The kind is no such word.
+        Invalid: The kind is no such word, or the bundle's folder cannot be written.
         Untrusted: Bascule itself makes statements of that kind, and of another shape.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
@@ -280,10 +282,23 @@ def write_statement(
     check_body(kind, body, f"the {kind} statement")
     moment = datetime.now(UTC) if at is None else at.astimezone(UTC)
     statement = Statement(kind, digest_of(path), moment.isoformat(), by, body)
-    folder = Path(path) / STATEMENTS
-    folder.mkdir(exist_ok=True)
-    _write_atomically(folder / statement.file_name, canonical_json(statement.to_json()))
+    write_beside(path, statement.file_name, canonical_json(statement.to_json()))
     return statement
+
+
+def write_beside(path: str | Path, name: str, data: bytes) -> None:
+    """Write a file of `statements/`.
+
+    Raises:
+        Invalid: The bundle's folder cannot be written.
+    """
+    target = Path(path) / STATEMENTS / name
+    hint = "copy the bundle to a folder that you may write to"
+    with writing(target, hint=hint):
+        target.parent.mkdir(exist_ok=True)
+    with replacing(target, hint=hint) as draft:
+        draft.write_bytes(data)
+        draft.chmod(0o644)
 
 
 @contextmanager
@@ -295,22 +310,19 @@ def drafting(to: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         Invalid: Nothing can be made there.
     """
     to = Path(to)
-    _check_place(to, overwrite=overwrite)
-    try:
+    with writing(to):
+        _check_place(to, overwrite=overwrite)
         to.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".draft", dir=to.parent))
-    except OSError as problem:
-        raise Invalid(
-            f"no bundle can be made at {to}: {problem.strerror}", hint="choose another place"
-        ) from None
     try:
         yield draft
-        draft.chmod(0o755)
-        _check_place(to, overwrite=overwrite)
-        if to.exists():
-            _swap(draft, to)
-        else:
-            draft.rename(to)
+        with writing(to):
+            draft.chmod(0o755)
+            _check_place(to, overwrite=overwrite)
+            if to.exists():
+                _swap(draft, to)
+            else:
+                draft.rename(to)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -318,14 +330,16 @@ def drafting(to: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 def write_file(draft: Path, name: str, data: bytes) -> FileEntry:
     """Put one file into a draft; returns its entry for the manifest."""
     target = draft / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
     return FileEntry(sha256_bytes(data), len(data))
 
 
 def write_manifest(draft: Path, manifest: Manifest) -> None:
     """Seal a draft: from here on its digest is known."""
-    (draft / MANIFEST).write_bytes(canonical_json(manifest.to_json()))
+    with writing(draft / MANIFEST):
+        (draft / MANIFEST).write_bytes(canonical_json(manifest.to_json()))
 
 
 def _manifest_bytes(path: Path) -> bytes:
@@ -493,6 +507,8 @@ def _parse_statement(file: Path) -> Statement:
 
 
 def _check_place(to: Path, *, overwrite: bool) -> None:
+    if to.name in ("", ".."):
+        raise Invalid(f"{to} names no folder of its own", hint=f"add a name: {to / 'NAME'}")
     if not to.exists() and not to.is_symlink():
         return
     if not overwrite:
@@ -520,15 +536,3 @@ def _swap(draft: Path, to: Path) -> None:
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write_atomically(target: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

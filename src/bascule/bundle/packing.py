@@ -48,6 +48,7 @@ from bascule.core.errors import (
     Untrusted,
 )
 from bascule.core.fields import Columns, DType
+from bascule.core.files import writing
 from bascule.core.names import check_name
 from bascule.core.programs import Program
 
@@ -148,7 +149,8 @@ def pack(
         for kind, body in said:
             disk.write_statement(draft, kind, body, at=now, by=by)
         text = card.render(manifest, card.Said.of(disk.read_statements(draft)))
-        (draft / disk.CARD).write_text(text, encoding="utf-8")
+        with writing(draft / disk.CARD):
+            (draft / disk.CARD).write_text(text, encoding="utf-8")
     request.tell(f"sealed as {manifest.digest[:19]} at {place}")
     return load(place)
 

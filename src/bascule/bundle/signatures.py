@@ -80,16 +80,16 @@ def sign_bundle(
 
     Raises:
         Untrusted: A byte of it was altered since it was sealed. Nothing is signed.
+        Invalid: The key cannot be read, or the signature cannot be written.
     """
     manifest = read_manifest(path)
     folder = path / STATEMENTS
-    folder.mkdir(exist_ok=True)
     ignored = [CARD, STATEMENTS]
     if statements:
         earlier = [f"{STATEMENTS}/{file.name}" for file in folder.glob(f"{KIND}-*.json")]
         ignored = [CARD, FILE, *earlier]
     signature = sign_folder(path, private_key, password=password, ignored=ignored)
-    (path / FILE).write_bytes(signature)
+    disk.write_beside(path, Path(FILE).name, signature)
     disk.write_statement(path, KIND, json.loads(signature), at=now, by=by)
     return manifest
 

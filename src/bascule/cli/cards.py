@@ -13,6 +13,7 @@ from bascule.bundle.card_html import render_html
 from bascule.bundle.format import CARD, Statement
 from bascule.cli.screen import note
 from bascule.core.errors import Invalid
+from bascule.core.files import writing
 from bascule.release.quality import KIND, measure_quality
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def write_card(
 
     Args:
         path: The bundle.
-        version: What the registry calls it; None for a folder, whose own `card.md` is renewed.
+        version: What the registry calls it; None for a folder, whose own `card.md` is renewed if it
+            can be written.
         statements: What the registry says of it; None for what lies beside it.
         output: A .md or .html file; printed as Markdown if None.
         by: Who measures.
@@ -40,26 +42,27 @@ def write_card(
         raise Invalid(f"--output {output.name} is neither .md nor .html", hint="-o card.html")
     bundle = load(path)
     known = list(bundle.statements() if statements is None else statements)
+    measured, now = None, datetime.now(UTC)
     if not any(one.kind == KIND for one in known):
         measured = measure_quality(bundle)
-        if measured is not None:
-            now = datetime.now(UTC)
-            said = Statement(KIND, bundle.digest, now.isoformat(), by, measured)
-            if version is None:
-                said = bundle.add_statement(KIND, measured, at=now, by=by)
-            known.append(said)
+    if measured is not None:
+        known.append(Statement(KIND, bundle.digest, now.isoformat(), by, measured))
     shown = Said.of(known)
     text = render(bundle.manifest, shown)
     if version is None:
-        (path / CARD).write_text(text, encoding="utf-8")
+        try:
+            if measured is not None:
+                bundle.add_statement(KIND, measured, at=now, by=by)
+            with writing(path / CARD):
+                (path / CARD).write_text(text, encoding="utf-8")
+        except Invalid as problem:  # who asks for a card may be one who can only read
+            note(f"warning: the bundle keeps the card that it had: {problem}")
     if output is None:
         import sys
 
         sys.stdout.write(text)
         return
     page = render_html(bundle.manifest, shown) if output.suffix.lower() == ".html" else text
-    try:
+    with writing(f"--output {output}"):
         output.write_text(page, encoding="utf-8")
-    except OSError as problem:
-        raise Invalid(f"--output {output} cannot be written: {problem.strerror}") from None
     note(f"wrote {output}")

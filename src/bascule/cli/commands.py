@@ -12,12 +12,13 @@ import typer
 from bascule.cli import calling, keys, origins, trust
 from bascule.cli.registering import add_commands as add_registry_commands
 from bascule.cli.running import add_commands as add_running_commands
-from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
+from bascule.cli.screen import error_json, note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
     from bascule.app import Settings
     from bascule.bundle import Bundle, Statement
     from bascule.cli.inputs import Code
+    from bascule.core.errors import BasculeError
     from bascule.registry import Registry, Version
     from bascule.registry.keys import CatalogueKeys
     from bascule.release import GateReport
@@ -214,11 +215,13 @@ def _pack_files(
     with stages(quiet=quiet) as tell:
         fitted = read_model(model, allow_pickle=allow_pickle, code=code)
         sets: dict[str, Any] = {}
+        # Training rows may come without their truth, if held-out ones show that --target is right.
+        is_told = bool(target) and test is None and calibration is None
         for what, path in (("train", train), ("test", test), ("calibration", calibration)):
             if path is not None:
                 rows = read_rows(path, f"--{what} table")
                 inputs, truth = split_truth(
-                    rows, target, f"--{what} table {path.name}", required=what != "train"
+                    rows, target, f"--{what} table {path.name}", required=what != "train" or is_told
                 )
                 inputs = as_trained(fitted, inputs)
                 sets[what] = inputs if truth is None else (inputs, truth)
@@ -256,7 +259,10 @@ def check(
 ) -> None:
     """Measure a bundle against the criteria; exit code 1 if one is not met."""
     from bascule.bundle import load
+    from bascule.cli import exit_code
     from bascule.cli.inputs import read_rows, split_truth
+    from bascule.core.errors import Invalid
+    from bascule.core.files import writing
     from bascule.release.reports import FORMS, parse_output
 
     outputs = [parse_output(text) for text in output or ()]
@@ -267,35 +273,57 @@ def check(
         held_out = split_truth(rows, target, f"--test table {test.name}", required=True)
     with stages(quiet=as_json) as tell:
         tell(f"checking {bundle}")
-        report = _check(load(path), criterion, version, held_out)
-    for form, file in outputs:
-        file.write_text(FORMS[form](report, bundle), encoding="utf-8")
+        report, problem = _check(load(path), criterion, version, held_out)
+    try:
+        for form, file in outputs:
+            with writing(f"--output {form}:{file}"):
+                file.write_text(FORMS[form](report, bundle), encoding="utf-8")
+    except Invalid as unwritten:
+        problem = problem or unwritten
     if as_json:
-        print_json(report.to_json())
+        told = {} if problem is None else error_json(problem)
+        print_json(report.to_json() | told)
     else:
         _print_report(report)
+    if problem is not None:
+        if as_json:
+            raise typer.Exit(exit_code(problem))
+        raise problem
     if not report.passed:
         raise typer.Exit(1)
 
 
 def _check(
     bundle: Bundle, criteria: list[str] | None, version: Version | None, test: Any = None
-) -> GateReport:
-    """Measure and record: of a version in the registry, of a folder beside it."""
+) -> tuple[GateReport, BasculeError | None]:
+    """Measure and record, of a version in the registry, of a folder beside it.
+
+    Returns:
+        The verdict, and why it could not be recorded: it is told all the same.
+    """
+    from bascule.core.errors import BasculeError
     from bascule.release import check as check_gates
     from bascule.release.against import finder
 
     wanted = criteria or list(_settings().gates.criteria)
     now, by = datetime.now(UTC), _user()
-    record = None
-    if version is not None:
-        registry = _registry()
+    registry = _registry()
+    problem: BasculeError | None = None
 
-        def record(report: GateReport) -> None:
-            registry.add_statement(version, "gates", report.to_json(), at=now, by=by)
+    def record(report: GateReport) -> None:
+        nonlocal problem
+        try:
+            if version is None:
+                bundle.add_statement("gates", report.to_json(), at=now, by=by)
+            else:
+                registry.add_statement(version, "gates", report.to_json(), at=now, by=by)
+        except BasculeError as error:
+            message = f"the verdict was not recorded: {error}"
+            problem = type(error)(message, hint=error.hint, **error.facts)
 
-    find = finder(_registry(), bundle.name if version is None else version.model)
-    return check_gates(bundle, wanted, test=test, now=now, by=by, record=record, find=find)
+    find = finder(registry, bundle.name if version is None else version.model)
+    report = check_gates(bundle, wanted, test=test, now=now, by=by, record=record, find=find)
+    return report, problem
 
 
 def _print_report(report: GateReport) -> None:
@@ -512,8 +540,10 @@ def up(
             serve_original=serve_original, to=Path(folder) / name, quiet=False,
         )  # fmt: skip
         if criterion or settings.gates.criteria:
-            report = _check(bundle, criterion, None)
+            report, problem = _check(bundle, criterion, None)
             _print_report(report)
+            if problem is not None:
+                raise problem
             if not report.passed:
                 raise typer.Exit(1)
         else:
@@ -637,8 +667,7 @@ def _find(reference: str) -> tuple[Version | None, Path]:
     """A bundle for use, by its folder, or by its name in the registry (then with its version)."""
     if _is_path(reference):
         return None, Path(reference)
-    registry = _registry()
-    version = registry.resolve(reference)
+    registry, version = _registered(reference)
     return version, registry.path(version)
 
 
@@ -646,9 +675,29 @@ def _find_to_look_at(reference: str) -> tuple[Version | None, Path]:
     """The same where nobody need vouch for it, because what it says is only shown."""
     if _is_path(reference):
         return None, Path(reference)
-    registry = _registry()
-    version = registry.resolve(reference)
+    registry, version = _registered(reference)
     return version, registry.path_to_look_at(version)
+
+
+def _registered(reference: str) -> tuple[Registry, Version]:
+    """A version of the registry; where there is none, a file of that name may have been meant."""
+    from bascule.core.errors import Invalid, NotFound
+
+    try:
+        registry = _registry()
+        return registry, registry.resolve(reference)
+    except (Invalid, NotFound) as problem:
+        path = Path(reference)
+        if not path.exists():
+            raise
+        kind, hint = "folder", "give the folder that bascule pack wrote"
+        if path.is_file():
+            kind, hint = "file", f"bascule pack {reference} --name NAME makes a bundle of a model"
+        raise NotFound(
+            f"{reference} is a {kind} and no bundle, and as the name of a model: {problem}",
+            hint=hint,
+            path=reference,
+        ) from None
 
 
 def _is_path(reference: str) -> bool:

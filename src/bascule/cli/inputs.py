@@ -13,6 +13,17 @@ from bascule.core.errors import Invalid, NotFound
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".feather", ".npy", ".npz")
 
+_LOADED_BY = {
+    ".keras": "keras.saving.load_model({file!r})",
+    ".cbm": "catboost.CatBoost().load_model({file!r})",
+    ".json": "xgboost.Booster(model_file={file!r})",
+    ".ubj": "xgboost.Booster(model_file={file!r})",
+    ".txt": "lightgbm.Booster(model_file={file!r})",
+    ".pt": "module",
+    ".pth": "module",
+}
+"""What a model is in Python, by the ending of the files that its own library writes."""
+
 
 def existing(path: Path, what: str) -> Path:
     """`path`, if there is a file."""
@@ -80,10 +91,13 @@ def read_model(path: Path, *, allow_pickle: bool, code: Code | None = None) -> A
                 "--allow-pickle if you made the file yourself",
             )
         return _read_pickle(path)
-    raise Invalid(
-        f"{path.name}: a model in a {suffix or 'nameless'} file is not known",
-        hint="save it as .skops (skops.io.dump) or .onnx",
-    )
+    hint = "save it as .skops (skops.io.dump) or .onnx"
+    if suffix in _LOADED_BY:
+        loaded = _LOADED_BY[suffix].format(file=str(path))
+        hint = f"pack it in Python: bascule.pack({loaded}, name='NAME', train=X)"
+        if loaded == "module":
+            hint += ", with the module that its weights were loaded into"
+    raise Invalid(f"{path.name}: a model in a {suffix or 'nameless'} file is not known", hint=hint)
 
 
 def _read_code(written: str, said: Code) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from bascule.bundle.answer import flat
 from bascule.bundle.manifest import Manifest
 from bascule.cli.screen import note, print_table
 from bascule.core.errors import Invalid
+from bascule.core.files import check_writable, replacing
 
 _SHOWN_ROWS = 20
 
@@ -31,16 +31,13 @@ def check_output(path: Path) -> None:
         )
     if not path.absolute().parent.is_dir():
         raise Invalid(f"--output: there is no folder {path.absolute().parent}", hint="make it")
+    check_writable(path)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write beside the place and rename: the file is there whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as draft:
         _WRITERS[path.suffix.lower()](table, draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write_parquet(table: pa.Table, path: Path) -> None:

@@ -29,10 +29,15 @@ def note(line: str) -> None:
     sys.stderr.flush()
 
 
+def error_json(error: BasculeError) -> dict[str, str]:
+    """An error as those who asked for JSON read it."""
+    return {"error": error.message, "hint": error.hint, "kind": type(error).__name__}
+
+
 def print_error(error: BasculeError, *, as_json: bool) -> None:
     """The error in one sentence, and the next step."""
     if as_json:
-        print_json({"error": error.message, "hint": error.hint, "kind": type(error).__name__})
+        print_json(error_json(error))
         return
     from rich.console import Console
     from rich.text import Text

@@ -29,6 +29,7 @@ from bascule.bundle.format import MANIFEST, STATEMENTS, Statement, digest_of, re
 from bascule.bundle.format import read_statements as statements_beside
 from bascule.core.digests import canonical_json, sha256_bytes, sha256_file
 from bascule.core.errors import Conflict, Invalid, NotFound, Unavailable, Untrusted
+from bascule.core.files import check_replaceable, replacing
 
 ARTIFACT_TYPE = "application/vnd.bascule.bundle.v1"
 """What tells a bundle from other artifacts."""
@@ -84,27 +85,25 @@ def write_archive(cargo: Cargo, target: Path, *, overwrite: bool = False) -> str
     """Write `target`, whole or not at all; returns the digest of the OCI manifest.
 
     Raises:
-        Conflict: There is a file already, and `overwrite` is False.
-        Unavailable: It cannot be written.
+        Conflict: There is a file already, and `overwrite` is False; or what is there is no file.
+        Invalid: It cannot be written.
     """
+    check_replaceable(target)
     if target.exists() and not overwrite:
         raise Conflict(f"{target} exists already", hint="choose another name, or pass --overwrite")
     blobs = list(_blobs(cargo))
     manifest = canonical_json(_manifest(cargo, blobs))
     content: dict[str, Path | bytes] = {blob.digest: blob.source for blob in blobs}
     content |= {sha256_bytes(_EMPTY): _EMPTY, sha256_bytes(manifest): manifest}
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with draft.open("xb") as file, tarfile.open(fileobj=file, mode="w") as archive:
-            _add(archive, "oci-layout", _LAYOUT)
-            _add(archive, "index.json", canonical_json(_index(cargo, manifest)))
-            for digest in sorted(content):
-                _add(archive, f"blobs/sha256/{digest.removeprefix('sha256:')}", content[digest])
-        draft.replace(target)
-    except OSError as error:
-        raise Unavailable(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    with (
+        replacing(target) as draft,
+        draft.open("xb") as file,
+        tarfile.open(fileobj=file, mode="w") as archive,
+    ):
+        _add(archive, "oci-layout", _LAYOUT)
+        _add(archive, "index.json", canonical_json(_index(cargo, manifest)))
+        for digest in sorted(content):
+            _add(archive, f"blobs/sha256/{digest.removeprefix('sha256:')}", content[digest])
     return sha256_bytes(manifest)
 
 

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from sklearn.tree import DecisionTreeClassifier
 
 import bascule
 from bascule.bundle.card import Said, render, sections
@@ -58,6 +61,36 @@ def test_what_is_not_known_has_no_section(bundle):
     assert titles(bundle, Said()) == ["At a glance", "Intended use", "Inputs", "Outputs", "Limits",
                                       "Lineage"]  # fmt: skip
     assert "Its quality was not measured" in render(bundle.manifest, Said())
+
+
+def test_a_card_says_what_measures_the_quality_that_pack_left_open(bundle):
+    packed = (bundle.path / "card.md").read_text()
+    assert (
+        "- Its quality was not measured yet: bascule card measures it on the 50 held-out rows.\n"
+        in packed
+    )
+    assert "no rows with their truth" not in packed
+
+    write_card(bundle.path, None, None, None, by="ada")
+    anew = (bundle.path / "card.md").read_text()
+    assert "not measured" not in anew
+    assert "On 50 held-out rows, by the program served:" in anew
+
+
+@pytest.mark.parametrize("rows", ["none", "not kept"])
+def test_a_card_says_that_there_is_nothing_to_measure_quality_on(rows, tmp_path):
+    X, y = np.eye(4), np.array([0, 1, 0, 1])
+    test = None if rows == "none" else (X, y)
+    model = DecisionTreeClassifier(random_state=0).fit(X, y)
+    bascule.pack(model, name="x", train=X, test=test, keep_test=False, to=tmp_path / "x")
+    card = (tmp_path / "x" / "card.md").read_text()
+    assert "- Its quality was not measured: the bundle holds no rows with their truth.\n" in card
+
+
+def test_a_card_promises_no_measure_of_what_has_none(bundle, shown):
+    other = replace(bundle.manifest, task="other")
+    text = render(other, replace(shown, quality={}))
+    assert "Its quality was not measured: of a model whose task is other, nobody knows" in text
 
 
 def test_words_of_the_author_are_quoted_apart_and_are_no_markup(bundle):

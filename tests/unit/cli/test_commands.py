@@ -38,6 +38,8 @@ def files(tmp_path_factory):
     pyarrow.parquet.write_table(pa.table(columns), folder / "test.parquet")
     pyarrow.csv.write_csv(pa.table(columns), folder / "test.csv")
     np.save(folder / "rows.npy", X[400:450])
+    for name in ("m.keras", "m.pt", "m.cbm", "m.json", "m.txt"):
+        (folder / name).touch()
     return folder
 
 
@@ -263,6 +265,32 @@ MISTAKES = {
     "a place that cannot be made": (
         ("pack", "{files}/model.skops", "--name", "x", "--train", "{files}/train.npz",
          "--to", "/proc/nowhere/b"), 2, "/proc/nowhere/b"),
+    "a mistyped target of the training rows": (
+        ("pack", "{files}/model.skops", "--name", "x", "--train", "{files}/test.parquet",
+         "--target", "nope"), 2, "test.parquet has no column 'nope'"),
+    "a model of Keras": (
+        ("pack", "{files}/m.keras", "--name", "x"), 2,
+        "bascule.pack(keras.saving.load_model('{files}/m.keras'), name='NAME', train=X)"),
+    "a model of PyTorch": (
+        ("pack", "{files}/m.pt", "--name", "x"), 2, "bascule.pack(module, name='NAME', train=X)"),
+    "a model of CatBoost": (
+        ("pack", "{files}/m.cbm", "--name", "x"), 2,
+        "bascule.pack(catboost.CatBoost().load_model('{files}/m.cbm')"),
+    "a model of XGBoost": (
+        ("pack", "{files}/m.json", "--name", "x"), 2,
+        "bascule.pack(xgboost.Booster(model_file='{files}/m.json')"),
+    "a model of LightGBM": (
+        ("pack", "{files}/m.txt", "--name", "x"), 2,
+        "bascule.pack(lightgbm.Booster(model_file='{files}/m.txt')"),
+    "a model's file in place of a bundle": (
+        ("check", "{files}/model.skops", "-c", "size <= 1 GB"), 3, "no bundle at"),
+    "the same by its name alone": (
+        ("check", "model.skops", "-c", "size <= 1 GB"), 3, "model.skops is a file and no bundle"),
+    "the same in a folder": (
+        ("show", "some/model.skops"), 3, "some/model.skops is a file and no bundle"),
+    "a folder that is no bundle": (
+        ("predict", "some", "{files}/rows.npy"), 3,
+        "some is a folder and no bundle, and as the name of a model: no registry"),
     "a mistyped folder": (("check", "gb.bundlee/", "-c", "accuracy >= 0"), 3, "gb.bundlee"),
     "a table of the wrong width": (
         ("pack", "{files}/model.skops", "--name", "x", "--train", "{files}/test.parquet"), 2, "31"),
@@ -290,12 +318,15 @@ def test_a_mistake_is_one_sentence_and_a_next_step_and_leaves_nothing(
     places = {"files": files, "packed": packed}
     if any("{broken}" in word for word in words):
         places["broken"] = broken_bundle(packed, tmp_path)
+    for model in ("model.skops", "some/model.skops"):
+        (tmp_path / model).parent.mkdir(exist_ok=True)
+        shutil.copy(files / "model.skops", tmp_path / model)
     before = sorted(tmp_path.rglob("*"))
 
     code, out, messages = run(*(word.format(**places) for word in words))
 
     assert code == expected_code, messages
-    assert said in messages
+    assert said.format(**places) in messages
     assert messages.count("error:") == 1
     assert "Traceback" not in messages + out
     assert sorted(tmp_path.rglob("*")) == before, "nothing half-written is left"

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import bascule
 from bascule.cli import main
 
 
@@ -30,17 +29,19 @@ def run(tmp_path, monkeypatch, capsys) -> Any:
     return call
 
 
-@pytest.fixture
-def pushed(run, cancer_bundle, packed) -> Any:
-    """gb/1 of a hundred trees, and gb/2 of ten."""
+@pytest.fixture(scope="session")
+def ten_trees(packed) -> Path:
     from sklearn.datasets import load_breast_cancer
     from sklearn.ensemble import GradientBoostingClassifier
 
     X, y = load_breast_cancer(return_X_y=True)
-    small = Path(cancer_bundle).parent / "ten_trees"
-    if not small.exists():
-        model = GradientBoostingClassifier(n_estimators=10, random_state=0).fit(X[:400], y[:400])
-        bascule.load(packed("ten_trees", model, X[:400], (X[400:], y[400:])))
+    model = GradientBoostingClassifier(n_estimators=10, random_state=0).fit(X[:400], y[:400])
+    return packed("ten_trees", model, X[:400], (X[400:], y[400:]))
+
+
+@pytest.fixture
+def pushed(run, cancer_bundle) -> Any:
+    """`run`, where gb/1 of a hundred trees is registered."""
     assert run("push", str(cancer_bundle)) == (0, "gb/1\n")
     return run
 
@@ -86,9 +87,8 @@ def test_what_cannot_be_done_is_told_with_the_next_step(pushed, arguments, code,
     assert told in said
 
 
-def test_two_versions_are_compared(pushed, cancer_bundle, tmp_path):
-    small = Path(cancer_bundle).parent / "ten_trees"
-    pushed("push", str(small))
+def test_two_versions_are_compared(pushed, ten_trees):
+    assert pushed("push", str(ten_trees)) == (0, "ten_trees/1\n")
     code, said = pushed("diff", "gb/1", "ten_trees/1")
 
     assert code == 0

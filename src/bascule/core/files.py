@@ -1,0 +1,83 @@
+"""Files that somebody asked for: there whole or not at all, and a place that refuses is named."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bascule.core.errors import Conflict, Invalid
+
+_NEXT_STEPS = {
+    errno.ENOSPC: "make room there, or choose another place",
+    errno.EDQUOT: "make room there, or choose another place",
+    errno.ENOENT: "make the folder first, or choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+_NEXT_STEP = "choose a place that you may write to"
+
+
+@contextmanager
+def writing(place: str | Path, *, hint: str = "") -> Iterator[None]:
+    """Tell what the system refuses inside the block by its place, the reason and the next step.
+
+    Args:
+        place: What is written, in the caller's words: a draft's name says nothing to them.
+        hint: The next step where the caller may not write there, if it is not another place.
+
+    Raises:
+        Invalid: In place of any `OSError`.
+    """
+    try:
+        yield
+    except OSError as problem:
+        # pyarrow puts a sentence of its own, with the draft's name, where the reason should be.
+        reason = os.strerror(problem.errno) if problem.errno else str(problem)
+        step = _NEXT_STEPS.get(problem.errno or 0) or hint or _NEXT_STEP
+        raise Invalid(
+            f"{place} cannot be written: {reason}", hint=step, path=str(place)
+        ) from problem
+
+
+@contextmanager
+def replacing(target: Path, *, hint: str = "") -> Iterator[Path]:
+    """A draft to write to beside `target`; it becomes `target` when the block ends without error.
+
+    Raises:
+        Invalid: It cannot be written; `hint` is as in `writing`.
+        Conflict: What is there is no regular file: a folder, a device, a link.
+    """
+    check_replaceable(target)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    with writing(target, hint=hint):
+        try:
+            yield draft
+            draft.replace(target)
+        finally:
+            with suppress(OSError):  # it would hide why the draft could not be written
+                draft.unlink(missing_ok=True)
+
+
+def check_replaceable(target: Path) -> None:
+    """Raise where `replacing` would refuse what is at `target`."""
+    if target.name in ("", ".."):
+        raise Invalid(f"{target} names no file", hint=f"add its name: {target / 'NAME'}")
+    with writing(target), suppress(FileNotFoundError):
+        if not stat.S_ISREG(target.lstat().st_mode):
+            raise Conflict(
+                f"{target} exists and is no regular file, so it is not overwritten",
+                hint="choose another name",
+                path=str(target),
+            )
+
+
+def check_writable(target: Path) -> None:
+    """Raise where `replacing` would fail, before the work whose result is written so."""
+    check_replaceable(target)
+    with writing(target), tempfile.TemporaryFile(dir=target.absolute().parent):
+        pass
