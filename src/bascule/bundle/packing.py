@@ -335,7 +335,7 @@ def _with_others(
                 inputs=apart.inputs,
                 batch_invariant=False,
                 tolerance=request.tolerance,
-                precision="trees in float32",
+                precision="float64, leaves in float32",
                 missing_text=compilation.missing_text,
             )
             program = onedal.open_onedal(

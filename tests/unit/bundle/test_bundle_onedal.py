@@ -8,8 +8,10 @@ import math
 import subprocess
 import sys
 
+import lightgbm
 import numpy as np
 import pytest
+import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.compose import make_column_transformer
@@ -28,6 +30,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
+from bascule.bundle.compilers import lightgbm as lightgbm_trees
 from bascule.bundle.compilers.apart import exactly_summed
 from bascule.bundle.format import pinned_program, read_manifest
 from bascule.bundle.parity import are_same_bits
@@ -168,14 +171,157 @@ def test_values_at_and_beside_every_threshold_take_the_original_s_way(pack, canc
     np.testing.assert_allclose(found["probabilities"], model.predict_proba(rows), atol=1e-6)
 
 
-def test_thresholds_that_are_no_floats_are_not_given_to_floats(pack, cancer):
-    """Histogram boosting compares doubles, and oneDAL's thresholds are floats."""
+LIGHT = {"n_estimators": 10, "num_leaves": 15, "min_child_samples": 5, "verbose": -1, "n_jobs": 1}
+
+
+def with_gaps(X):
+    """Values missing, and zeros among them: what LightGBM's three kinds of missing differ in."""
+    random = np.random.default_rng(0)
+    X = X - np.median(X, axis=0)
+    X[random.random(X.shape) < 0.1] = np.nan
+    X[random.random(X.shape) < 0.1] = 0
+    return X
+
+
+def beside(threshold):
+    """Values that a test by a neighbouring double or float would send another way."""
+    with np.errstate(over="ignore"):
+        near = np.float32(threshold)
+        floats = (
+            near,
+            np.nextafter(near, np.float32(-np.inf)),
+            np.nextafter(near, np.float32(np.inf)),
+        )
+    return [
+        threshold,
+        np.nextafter(threshold, -np.inf),
+        np.nextafter(threshold, np.inf),
+        *(float(value) for value in floats),
+        *(float(np.nextafter(np.float64(value), np.inf)) for value in floats),
+    ]
+
+
+ODD_VALUES = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 1e300, -1e300]
+
+
+def lightgbm_tests(model):
+    return lightgbm_trees.thresholds(lightgbm_trees.read_ensemble(model.booster_.model_to_string()))
+
+
+def histogram_tests(model):
+    return [
+        (int(node["feature_idx"]), float(node["num_threshold"]))
+        for (predictor,) in model._predictors
+        for node in predictor.nodes
+        if not node["is_leaf"]
+    ]
+
+
+@pytest.fixture(
+    scope="module", params=["missing-nan", "missing-zero", "missing-nothing", "histogram", "close"]
+)
+def of_doubles(request, tmp_path_factory, cancer):
+    """A model that compares doubles, its tests, and its bundle."""
     X, y = cancer
-    model = HistGradientBoostingClassifier(max_iter=5).fit(X, y)
+    if request.param == "histogram":
+        X = with_gaps(X)
+        model = HistGradientBoostingClassifier(max_iter=10, max_leaf_nodes=15).fit(X, y)
+    elif request.param == "close":
+        # Seconds since 1970: the floats of today are two minutes apart, and tests are closer.
+        X = 1.7e9 + X.argsort(axis=0).argsort(axis=0) * 3.7
+        model = lightgbm.LGBMClassifier(**LIGHT).fit(X, y)
+    else:
+        X = with_gaps(X)
+        settings = {
+            "missing-nan": {},
+            "missing-zero": {"zero_as_missing": True},
+            "missing-nothing": {"use_missing": False},
+        }[request.param]
+        model = lightgbm.LGBMClassifier(**LIGHT, **settings).fit(X, y)
+    find = histogram_tests if request.param == "histogram" else lightgbm_tests
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bascule.bundle.cost.measure_memory", lambda path, program: 1 << 20)
+        patch.setattr("bascule.bundle.cost.BATCH_SIZES", (1, 8))
+        patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
+        patch.setattr("bascule.bundle.cost._MAX_SAMPLES", 2)
+        to = tmp_path_factory.mktemp("doubles") / "bundle"
+        return model, X, find(model), bascule.pack(model, name="doubles", train=X, to=to)
+
+
+def test_trees_that_compare_doubles_are_packed_for_onedal(of_doubles):
+    _, _, _, bundle = of_doubles
+    assert [entry.name for entry in bundle.manifest.programs] == ["onnx", "onedal"]
+    assert bundle.parities["onedal"].passed
+    arrays = arrays_of(program_file(bundle))
+    assert "threshold" not in arrays
+    assert (arrays["double_threshold"].astype(np.float32) != arrays["double_threshold"]).any()
+
+
+def test_doubles_at_and_beside_every_threshold_take_the_original_s_way(of_doubles):
+    """Bit by bit as the graph in one piece, which compares doubles, and as the original."""
+    model, X, tests, bundle = of_doubles
+    rows = []
+    for feature, threshold in tests:
+        for value in beside(threshold):
+            row = X[len(rows) % len(X)].copy()
+            row[feature] = value
+            rows.append(row)
+    rows = np.array(rows)
+    found = answers(bundle, {"input": rows})
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(rows), atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_doubles_take_the_original_s_way(of_doubles, data):
+    model, X, tests, bundle = of_doubles
+    by_feature = {feature: [t for f, t in tests if f == feature] for feature, _ in tests}
+    row = X[data.draw(st.integers(0, len(X) - 1))].copy()
+    for feature, thresholds in by_feature.items():
+        near = st.sampled_from(thresholds).flatmap(lambda t: st.sampled_from(beside(t)))
+        row[feature] = data.draw(near | st.sampled_from(ODD_VALUES) | st.floats())
+    rows = row[None]
+    found = answers(bundle, {"input": rows})
+    with np.errstate(over="ignore"):
+        expected = model.predict_proba(rows)
+    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
+
+
+def test_the_caller_s_rows_are_left_as_they_are(of_doubles):
+    _, X, tests, bundle = of_doubles
+    rows = np.resize(X, (len(tests), X.shape[1]))
+    for row, (feature, threshold) in zip(rows, tests, strict=True):
+        row[feature] = threshold
+    kept = rows.copy()
+    bundle.program("onedal").both_ways()[0].run({"input": rows})
+    assert (rows.view(np.int64) == kept.view(np.int64)).all()
+
+
+def test_the_same_trees_of_doubles_give_the_same_digest(of_doubles, pack):
+    model, X, _, bundle = of_doubles
+    assert pack(model, X, name="doubles").digest == bundle.digest
+
+
+@pytest.mark.parametrize("kind", ["lightgbm", "xgboost"])
+def test_floats_that_are_handed_in_need_no_doubles(pack, cancer, kind):
+    """Every value is a float, so thresholds that are rounded down decide as the doubles do."""
+    X, y = cancer[0].astype(np.float32), cancer[1]
+    if kind == "lightgbm":
+        model = lightgbm.LGBMClassifier(**LIGHT).fit(X, y)
+        tests = lightgbm_tests(model)
+    else:
+        model = xgboost.XGBClassifier(n_estimators=10, max_depth=3).fit(X, y)
+        tests = []
     bundle = pack(model, X)
-    assert [entry.name for entry in bundle.manifest.programs] == ["onnx"]
-    assert not bundle.parities["onedal"].passed
-    assert bundle.parities["onedal"].reason == "a threshold of the trees is no float"
+    arrays = arrays_of(program_file(bundle))
+    assert arrays["threshold"].dtype == np.float32
+    assert not {"double_threshold", "before"} & set(arrays)
+    rows = np.resize(X, (max(9 * len(tests), len(X)), X.shape[1]))
+    near = [(feature, value) for feature, t in tests for value in beside(t)]
+    for row, (feature, value) in zip(rows, near, strict=False):
+        row[feature] = value
+    found = answers(bundle, {"input": rows})
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(rows), atol=1e-6)
 
 
 def test_a_model_without_trees_has_the_one_program(pack, cancer):
@@ -260,6 +406,53 @@ def test_a_tree_that_leads_outside_of_its_arrays_is_refused(bundle):
     }.items():
         with pytest.raises(Untrusted, match="onedal"):
             opened(bundle, changed(data, **{name: value}))
+
+
+def test_thresholds_in_doubles_that_cannot_be_are_refused(of_doubles):
+    _, _, _, bundle = of_doubles
+    data = program_file(bundle)
+    good = arrays_of(data)["double_threshold"]
+    one_is_nan, beyond = good.copy(), good.copy()
+    one_is_nan[3] = np.nan
+    beyond[:] = np.arange(1, len(good) + 1) * 1e300
+    for bad in (good[:-1], one_is_nan, beyond, good[:, None], good.astype(str), good.astype(int)):
+        with pytest.raises(Untrusted, match="onedal"):
+            opened(bundle, changed(data, double_threshold=bad))
+    with pytest.raises(Untrusted, match="two for each test"):
+        opened(bundle, changed(data, threshold=good.astype(np.float32)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_thresholds_in_doubles_are_refused_or_answer_the_same_in_any_company(of_doubles, data):
+    _, X, _, bundle = of_doubles
+    made = arrays_of(program_file(bundle))["double_threshold"].copy()
+    for place in data.draw(st.lists(st.integers(0, len(made) - 1), min_size=1, max_size=9)):
+        made[place] = data.draw(st.floats())
+    try:
+        many, _ = opened(bundle, changed(program_file(bundle), double_threshold=made)).both_ways()
+    except Untrusted:
+        return
+    rows = X[:20]
+    alone = many.run({"input": rows[:1]})
+    assert are_same_bits(alone, {n: v[:1] for n, v in many.run({"input": rows}).items()})
+
+
+def test_a_file_without_thresholds_is_refused(bundle):
+    arrays = arrays_of(program_file(bundle))
+    del arrays["threshold"]
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    with pytest.raises(Untrusted, match="no thresholds"):
+        opened(bundle, file.getvalue())
+
+
+def test_a_file_of_doubles_for_very_many_columns_takes_no_memory_for_them(of_doubles):
+    """It is refused by the rows, as any is, and not before by the machine."""
+    _, _, _, bundle = of_doubles
+    data = changed(program_file(bundle), columns=np.array([2**31 - 1], np.int32))
+    with pytest.raises((Untrusted, ModelFailed), match="onedal"):
+        opened(bundle, data).both_ways()[0].run({"input": np.zeros((2, 30))})
 
 
 def test_a_tree_that_comes_back_to_itself_is_refused(bundle):

@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from bascule.bundle.compilers.trees import rounded_down
+from bascule.bundle.programs.doubles import CodedTests, rounded_down
 from bascule.bundle.programs.onedal import FEATURES, SUMS
 from bascule.bundle.programs.onnx import open_session
 from bascule.bundle.subject import Compilation
@@ -55,8 +55,7 @@ def take_apart(compilation: Compilation, outputs: tuple[Field, ...]) -> Apart:
 
     Raises:
         Unconvertible: There is not exactly one sum of trees in the graph, what follows it needs
-            more than the sums, or a threshold is no float and so would be compared in another
-            precision.
+            more than the sums, or there are thresholds that no floats stand for.
     """
     if compilation.texts is not None:
         raise Unconvertible("the graph counts words, and its trees are not taken apart")
@@ -77,13 +76,7 @@ def take_apart(compilation: Compilation, outputs: tuple[Field, ...]) -> Apart:
     in_one_piece = _with_weights(nodes, ensemble, weight)
     arrays["weight"] = weight
     tensor, is_float = _source(nodes, ensemble.input[0], compilation.inputs)
-    if is_float:
-        # A float is at most t exactly when it is at most the largest float that is at most t.
-        arrays["threshold"] = rounded_down(arrays["threshold"].astype(np.float64))
-    elif (arrays["threshold"].astype(np.float32) != arrays["threshold"]).any():
-        raise Unconvertible("a threshold of the trees is no float")
-    else:
-        arrays["threshold"] = arrays["threshold"].astype(np.float32)
+    _set_thresholds(arrays, is_float)
     inputs = compilation.inputs
     if tensor == inputs[0].name and len(inputs) == 1:
         inputs = (replace(inputs[0], dtype=DType.FP32 if is_float else inputs[0].dtype),)
@@ -105,6 +98,21 @@ def take_apart(compilation: Compilation, outputs: tuple[Field, ...]) -> Apart:
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return Apart(inputs, file.getvalue())
+
+
+def _set_thresholds(arrays: dict[str, NDArray[np.generic]], is_float: bool) -> None:
+    """Floats where those decide as the doubles do, else the doubles under another name."""
+    doubles = arrays["threshold"].astype(np.float64)
+    # A float is at most t exactly when it is at most the largest float that is at most t.
+    floats = rounded_down(doubles)
+    if is_float or (floats == doubles).all():
+        arrays["threshold"] = floats
+        return
+    try:
+        CodedTests(arrays["feature"], doubles)
+    except ValueError as problem:
+        raise Unconvertible(str(problem)) from None
+    arrays["double_threshold"] = arrays.pop("threshold")
 
 
 def exactly_summed(weight: NDArray[Any], target: NDArray[Any], trees: int) -> NDArray[np.float64]:
@@ -184,7 +192,7 @@ def _needed(
 def _source(
     nodes: list[onnx.NodeProto], tensor: str, inputs: tuple[Field, ...]
 ) -> tuple[str, bool]:
-    """Where the trees' features come from, and whether they were rounded to floats."""
+    """Where the trees' features come from, and whether all that they can be is floats."""
     makers = {name: node for node in nodes for name in node.output}
     if _casts_to(makers.get(tensor), TensorProto.DOUBLE):
         rounded = makers[tensor].input[0]
@@ -192,6 +200,8 @@ def _source(
             source = makers[rounded].input[0]
             is_matrix = len(inputs) == 1 and inputs[0].name == source and inputs[0].dtype.is_float
             return (source if is_matrix else rounded), True
+        if len(inputs) == 1 and inputs[0].name == rounded and inputs[0].dtype is DType.FP32:
+            return rounded, True
     return tensor, False
 
 

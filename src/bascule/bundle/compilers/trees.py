@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.compilers.graph import ML, Graph
+from bascule.bundle.programs.doubles import rounded_down
 from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType
 
@@ -213,14 +214,6 @@ def classify_in_float(
         **({"base_values": [float(value) for value in base]} if len(base) else {}),
     )
     return label, scores
-
-
-def rounded_down(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The largest float that is at most each double."""
-    with np.errstate(over="ignore"):
-        near = values.astype(np.float32)
-        below = np.nextafter(near, np.float32(-np.inf))
-    return np.where(near > values, below, near)
 
 
 class _Operator:

@@ -15,7 +15,9 @@ What comes before the trees and what follows them stays with ONNX Runtime; see
     before after whole                                                      graphs, as bytes
 
 `whole` is all in one piece, for a few rows; archives of earlier versions lack it. oneDAL holds
-thresholds and leaves as floats, and adds up in the type of the features: doubles, always.
+thresholds and leaves as floats, and adds up in the type of the features: doubles, always. Where the
+model compares doubles with thresholds that are no floats, there is `double_threshold` in place of
+`threshold`, and the features are prepared by `bundle.programs.doubles`.
 
 The extension is imported without its package: `daal4py/__init__` imports scikit-learn and pandas,
 a second and a hundred megabytes that a serving worker has no use for.
@@ -38,6 +40,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.programs.doubles import CodedTests
 from bascule.bundle.programs.onnx import (
     first_line,
     match,
@@ -51,14 +54,16 @@ from bascule.core.fields import Columns, DType, Field
 FEATURES = "features"
 SUMS = "sums"
 _ARRAYS = {
-    "threshold": "f", "feature": "i", "true_at": "i", "true_is_leaf": "i", "false_at": "i",
-    "false_is_leaf": "i", "missing": "i", "target": "i", "weight": "f", "roots": "i",
-    "columns": "i",
+    "feature": "i", "true_at": "i", "true_is_leaf": "i", "false_at": "i", "false_is_leaf": "i",
+    "missing": "i", "target": "i", "weight": "f", "roots": "i", "columns": "i",
 }  # fmt: skip
-_OF_TESTS = tuple(_ARRAYS)[:7]
+_THRESHOLDS = {"threshold", "double_threshold"}
+_OF_TESTS = (*_THRESHOLDS, *tuple(_ARRAYS)[:6])
 _FEW = 9_000
 """Rows times trees below which ONNX Runtime is faster: 100 trees of depth 3 break even at 100 rows,
 measured inside a server. Between half and twice of it the two differ by a fifth at most."""
+_FEW_DOUBLES = 15_000
+"""The same where features are prepared for thresholds in doubles: that takes a while of its own."""
 _importing = threading.Lock()
 
 
@@ -71,8 +76,8 @@ class OneDalProgram:
     """See `core.programs.Program`."""
 
     __slots__ = (
-        "_after", "_all", "_before", "_columns", "_daal", "_few_rows", "_missing_text", "_models",
-        "_nullable_text", "_whole", "inputs", "name", "outputs",
+        "_after", "_all", "_before", "_coded", "_columns", "_daal", "_few_rows", "_missing_text",
+        "_models", "_nullable_text", "_whole", "inputs", "name", "outputs",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +88,7 @@ class OneDalProgram:
         outputs: tuple[Field, ...],
         before: Any,
         columns: int,
+        coded: CodedTests | None,
         models: Sequence[Any],
         after: Any,
         whole: Any,
@@ -99,6 +105,7 @@ class OneDalProgram:
         self._whole = None if whole is None else whole._sess.run
         self._few_rows = few_rows
         self._columns = columns
+        self._coded = coded
         self._models = models
         self._missing_text = missing_text
         self._nullable_text = nullable_text(inputs) if missing_text is not None else ()
@@ -132,7 +139,11 @@ class OneDalProgram:
         if features.shape[1:] != (self._columns,):
             raise ValueError(f"{features.shape[1:]} features, not {self._columns}")
         # In doubles: the algorithm adds up in the type of the features.
-        sums = self._sums(np.ascontiguousarray(features, np.float64))
+        if self._coded is None:
+            features = np.ascontiguousarray(features, np.float64)
+        else:
+            features = self._coded.coded(features)
+        sums = self._sums(features)
         return self._after(names, {SUMS: sums}, None)
 
     def _sums(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -190,6 +201,7 @@ def open_onedal(
         raise Untrusted(f"{file} has no fixed number of features", file=file)
     columns = int(arrays["columns"][0])
     _check(arrays, columns, targets, file)
+    coded = _coded(arrays, file)
     daal.daalinit(threads)
     models = [_model(daal, trees, arrays) for trees in _by_target(arrays, targets, file)]
     return OneDalProgram(
@@ -198,10 +210,11 @@ def open_onedal(
         outputs=outputs,
         before=before,
         columns=columns,
+        coded=coded,
         models=models,
         after=after,
         whole=whole,
-        few_rows=_FEW // len(arrays["roots"]),
+        few_rows=(_FEW if coded is None else _FEW_DOUBLES) // len(arrays["roots"]),
         missing_text=missing_text,
         daal=daal,
     )
@@ -242,7 +255,10 @@ def _read(data: bytes, file: str) -> dict[str, NDArray[Any]]:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError):
         raise Untrusted(f"{file} cannot be read", file=file) from None
-    for name, kind in {**_ARRAYS, "after": "u"}.items():
+    thresholds = _THRESHOLDS & set(arrays)
+    if len(thresholds) != 1:
+        raise Untrusted(f"{file} has no thresholds, or two for each test", file=file)
+    for name, kind in {**_ARRAYS, thresholds.pop(): "f", "after": "u"}.items():
         if name not in arrays or arrays[name].dtype.kind != kind or arrays[name].ndim != 1:
             raise Untrusted(f"{file} has no {name} as it should be", file=file)
     return arrays
@@ -250,9 +266,9 @@ def _read(data: bytes, file: str) -> dict[str, NDArray[Any]]:
 
 def _check(arrays: dict[str, NDArray[Any]], columns: int, targets: int, file: str) -> None:
     """Refuse numbers that would lead oneDAL, which does not look, outside of its memory."""
-    tests, leaves = len(arrays["threshold"]), len(arrays["weight"])
+    tests, leaves = len(arrays["feature"]), len(arrays["weight"])
     good = (
-        all(len(arrays[name]) == tests for name in _OF_TESTS)
+        all(len(arrays[name]) == tests for name in _OF_TESTS if name in arrays)
         and columns > 0
         and len(arrays["target"]) == leaves > 0
         and len(arrays["roots"]) > 0
@@ -282,6 +298,18 @@ def _check(arrays: dict[str, NDArray[Any]], columns: int, targets: int, file: st
     )
     if (reached != 1).any():
         raise Untrusted(f"{file} holds a tree that grows together", file=file)
+
+
+def _coded(arrays: dict[str, NDArray[Any]], file: str) -> CodedTests | None:
+    """How features are prepared for thresholds in doubles, in whose place come their codes."""
+    if "double_threshold" not in arrays:
+        return None
+    try:
+        coded = CodedTests(arrays["feature"], arrays["double_threshold"])
+    except ValueError as problem:
+        raise Untrusted(f"{file} cannot be tested in floats: {problem}", file=file) from None
+    arrays["threshold"] = coded.codes
+    return coded
 
 
 def _within(values: NDArray[Any], end: int) -> bool:
