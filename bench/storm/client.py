@@ -138,6 +138,7 @@ class Run:
         self._open = 0
         self._under_way = 0
         self._answers: list[tuple[float, int, bytes]] = []
+        self._answers_by_end = 0
         self._spun = 0.0
         self._lags: list[float] = []
         self._statuses: dict[int, int] = {}
@@ -185,8 +186,11 @@ class Run:
             if connection.transport is not None:
                 connection.transport.abort()
         await asyncio.sleep(0)
+        is_right = [self._is_right(number, body) for _, number, body in self._answers]
         right = [
-            latency * 1e3 for latency, number, body in self._answers if self._is_right(number, body)
+            latency * 1e3
+            for (latency, _, _), holds in zip(self._answers, is_right, strict=True)
+            if holds
         ]
         return Tally(
             seconds=plan.seconds,
@@ -199,6 +203,7 @@ class Run:
             broken=self._broken,
             unanswered=self._under_way,
             send_lag_p99_ms=percentile(self._lags, 0.99) * 1e3 if self._lags else 0.0,
+            after_end=sum(is_right[self._answers_by_end :]),
         )
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -259,6 +264,8 @@ class Run:
         self._statuses[status] = self._statuses.get(status, 0) + 1
         if status == 200:
             self._answers.append((now - asked.due, asked.number, body))
+            if now <= self._end:
+                self._answers_by_end = len(self._answers)
         elif status in SHED and b"\r\nretry-after:" not in head:
             self._no_retry_after += 1
         if connection.transport is not None and not connection.transport.is_closing():

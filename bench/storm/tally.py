@@ -25,6 +25,8 @@ class Tally(msgspec.Struct, frozen=True):
         seconds: From the first due time to the end of the schedule.
         due: How many requests there should have been.
         accepted_ms: The latency of each right answer, in the order of their arrival.
+        after_end: How many of them came when the schedule was over: what had queued up by then,
+            which is no part of what was answered per second.
         statuses: How many answers of each status, of all that were answered.
         wrong: Answers 200 that were not the model's.
         shed_without_retry_after: 429 and 503 that do not say when to come back.
@@ -46,6 +48,7 @@ class Tally(msgspec.Struct, frozen=True):
     broken: int
     unanswered: int
     send_lag_p99_ms: float
+    after_end: int = 0
 
     @property
     def accepted(self) -> int:
@@ -53,7 +56,7 @@ class Tally(msgspec.Struct, frozen=True):
 
     @property
     def accepted_hz(self) -> float:
-        return self.accepted / self.seconds
+        return (self.accepted - self.after_end) / self.seconds
 
     @property
     def shed(self) -> int:
@@ -68,8 +71,9 @@ class Tally(msgspec.Struct, frozen=True):
         return self.wrong + self.broken + other
 
     def within(self, deadline_ms: float) -> int:
-        """How many right answers came in time."""
-        return sum(latency <= deadline_ms for latency in self.accepted_ms)
+        """How many right answers came in time, and before the end."""
+        in_order = self.accepted_ms[: self.accepted - self.after_end]
+        return sum(latency <= deadline_ms for latency in in_order)
 
 
 def joined(tallies: Sequence[Tally]) -> Tally:
@@ -88,6 +92,7 @@ def joined(tallies: Sequence[Tally]) -> Tally:
         broken=sum(tally.broken for tally in tallies),
         unanswered=sum(tally.unanswered for tally in tallies),
         send_lag_p99_ms=max(tally.send_lag_p99_ms for tally in tallies),
+        after_end=sum(tally.after_end for tally in tallies),
     )
 
 

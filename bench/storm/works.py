@@ -44,7 +44,9 @@ _CONNECTIONS = 256
 _OVERLOAD_CONNECTIONS = 2_000
 
 
-_ARRIVALS: Mapping[str, Callable[[float, float, int], schedule.Times]] = {
+Arrivals = Callable[[float, float, int], schedule.Times]
+"""From a rate, seconds and a seed."""
+_ARRIVALS: Mapping[str, Arrivals] = {
     "even": lambda rate_hz, seconds, _: schedule.constant(rate_hz, seconds),
     "random": schedule.poisson,
 }
@@ -90,11 +92,11 @@ def calm(settings: Settings) -> list[Finding]:
     """
     model = models.boosting(settings.folder, _CALM_ROWS)
     found = []
-    with _server(settings, model) as server:
+    with _server(settings, model, has_time_left=True) as server:
         capacity, busy = _capacity(settings, server, model)
-        rate = _rate_that_busies(settings, server, model, CALM_SHARE, CALM_SHARE * capacity)
         piece_s = settings.seconds / _PIECES
         for name, arrivals in _ARRIVALS.items():
+            rate = _rate_that_busies(settings, server, model, arrivals, CALM_SHARE * capacity)
             with Watching(server.process.pid) as watch:
                 pieces = [
                     _calm_piece(settings, server, model, arrivals(rate, piece_s, seed), piece_s)
@@ -261,7 +263,9 @@ def soak(settings: Settings) -> list[Finding]:
         "rate_hz": SOAK_SHARE * capacity,
         "seconds": settings.seconds,
     }
-    told = msgspec.structs.replace(joined(tallies), seconds=piece_s)
+    told = msgspec.structs.replace(
+        joined(tallies), seconds=piece_s, after_end=tallies[-1].after_end
+    )
     return [Finding("soak", model.name, told, watch, facts)]
 
 
@@ -275,12 +279,16 @@ WORKS: Mapping[str, Callable[[Settings], list[Finding]]] = {
 
 @contextmanager
 def _server(
-    settings: Settings, model: Model, also: Mapping[str, str] | None = None
+    settings: Settings,
+    model: Model,
+    also: Mapping[str, str] | None = None,
+    *,
+    has_time_left: bool = False,
 ) -> Iterator[Stormed]:
     """A server that has answered once, and goes before whatever else runs on its core."""
     with Stormed(model, settings.folder, settings.server_core, also) as server:
         server.first_answer_s()
-        if not server.go_before_others():
+        if not server.go_before_others(always=has_time_left):
             settings.tell("without the right to renice, what else runs here is the server's delay")
         yield server
 
@@ -300,17 +308,17 @@ def _capacity(
 
 
 def _rate_that_busies(
-    settings: Settings, server: Stormed, model: Model, share: float, first_hz: float
+    settings: Settings, server: Stormed, model: Model, arrivals: Arrivals, first_hz: float
 ) -> float:
-    """The rate at which the server's core is busy for `share` of the time.
+    """The rate of such arrivals at which the server's core is busy for `CALM_SHARE` of the time.
 
     That share of its capacity is more: many who wait are run together, at half the price each.
     """
     rate = first_hz
     for _ in range(_SEARCHED):
-        due = schedule.constant(rate, _SEARCH_S)
+        due = arrivals(rate, _SEARCH_S, _SEARCHED)
         _, busy_s = _busied(settings, server, model, due, _SEARCH_S)
-        rate *= share * _SEARCH_S / busy_s
+        rate *= CALM_SHARE * _SEARCH_S / busy_s
     return rate
 
 

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 FAILED_FROM = 500
 """Answers with this status and above are told in any case."""
+_NO_FAILURES = frozenset((501, 505))
+"""What no HTTP/1.1 client sends: nothing failed here, and nobody may fill the log so."""
 NEVER = 1_000
 """A status that no answer reaches."""
 
@@ -196,17 +198,21 @@ class Journal:
                 context = read_context(note.traceparent, note.tracestate)
                 if self._spans is not None and context is not None and context.is_sampled:
                     self._spans.add(note, context)
-                if self._config.access_log or note.status >= FAILED_FROM:
+                if self._config.access_log or _has_failed(note.status):
                     yield line_of(note, context, self._config.form, self._worker)
         lost, self._lost = self._lost, 0
         if lost:
             log.warning("%d requests are not in this log: it is read too slowly", lost)
 
 
+def _has_failed(status: int) -> bool:
+    return status >= FAILED_FROM and status not in _NO_FAILURES
+
+
 def line_of(note: Note, context: TraceContext | None, form: logs.Form, worker: int) -> bytes:
     """The line about a request, with its end."""
     level = logging.INFO
-    if note.status >= FAILED_FROM:
+    if _has_failed(note.status):
         level = logging.ERROR if note.status == FAILED_FROM else logging.WARNING
     fields = {
         "worker": worker,

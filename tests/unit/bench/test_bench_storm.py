@@ -118,6 +118,14 @@ def test_to_be_turned_away_is_no_error_and_to_be_given_another_answer_is(other, 
     assert tally(**other).errors == errors
 
 
+def test_what_had_queued_up_at_the_end_was_not_answered_per_second():
+    seen = tally([1.0, 900.0, 2.0, 3.0], seconds=2.0, after_end=2)
+
+    assert seen.accepted_hz == 1.0
+    assert seen.within(1_000.0) == 2
+    assert seen.within(10.0) == 1
+
+
 def test_goodput_counts_answers_up_to_the_deadline():
     assert tally([999.0, 1000.0, 1000.1]).within(1000.0) == 2
 
