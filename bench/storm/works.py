@@ -35,7 +35,7 @@ CLIENTS = networks.BATCH
 _CALM_ROWS = 100
 _PIECES = 10
 _CAPACITY_S = 3.0
-_SEARCHED, _SEARCH_S = 3, 2.0
+_SEARCHED = 3
 _ALONE_S = 4.0
 _SATURATING = 64
 _SATURATING_BATCHES = 256
@@ -94,14 +94,9 @@ def calm(settings: Settings) -> list[Finding]:
     found = []
     with _server(settings, model, has_time_left=True) as server:
         capacity, busy = _capacity(settings, server, model)
-        piece_s = settings.seconds / _PIECES
         for name, arrivals in _ARRIVALS.items():
-            rate = _rate_that_busies(settings, server, model, arrivals, CALM_SHARE * capacity)
             with Watching(server.process.pid) as watch:
-                pieces = [
-                    _calm_piece(settings, server, model, arrivals(rate, piece_s, seed), piece_s)
-                    for seed in range(_PIECES)
-                ]
+                pieces = _calm_pieces(settings, server, model, arrivals, CALM_SHARE * capacity)
             tails = sorted(_tail(piece.tally.accepted_ms) for piece in pieces)
             found.append(
                 Finding(
@@ -112,7 +107,9 @@ def calm(settings: Settings) -> list[Finding]:
                     facts={
                         "capacity_hz": capacity,
                         "busy_at_capacity": busy,
-                        "rate_hz": rate,
+                        "rate_hz": median(
+                            piece.tally.due / piece.tally.seconds for piece in pieces
+                        ),
                         "busy_share": median(piece.busy_share for piece in pieces),
                         "p50_ms": median(
                             percentile(piece.tally.accepted_ms, 0.5) for piece in pieces
@@ -128,12 +125,25 @@ def calm(settings: Settings) -> list[Finding]:
     return found
 
 
-def _calm_piece(
-    settings: Settings, server: Stormed, model: Model, due: schedule.Times, seconds: float
-) -> CalmPiece:
-    tally, busy_s = _busied(settings, server, model, due, seconds)
-    perfect = schedule.perfect_latencies(due, CALM_SHARE * seconds / len(due))
-    return CalmPiece(tally, busy_s / seconds, _tail(perfect.tolist()))
+def _calm_pieces(
+    settings: Settings, server: Stormed, model: Model, arrivals: Arrivals, first_hz: float
+) -> list[CalmPiece]:
+    """Pieces at the rate at which the server's core is busy for `CALM_SHARE` of the time.
+
+    That share of its capacity is more: many who wait are run together, at half the price each. The
+    rate follows the pieces, as the machine's speed changes; the first ones only look for it.
+    """
+    seconds = settings.seconds / _PIECES
+    rate, pieces = first_hz, []
+    for number in range(_SEARCHED + _PIECES):
+        due = arrivals(rate, seconds, number)
+        before = _spent_s(server)
+        tally = load(_open(server, model, due, seconds=seconds), settings.load_core)
+        busy = (_spent_s(server) - before) / seconds
+        perfect = schedule.perfect_latencies(due, CALM_SHARE / rate)
+        pieces.append(CalmPiece(tally, busy, _tail(perfect.tolist())))
+        rate *= CALM_SHARE / busy
+    return pieces[_SEARCHED:]
 
 
 def overload(settings: Settings) -> list[Finding]:
@@ -305,30 +315,6 @@ def _capacity(
         said += ": what is else on this machine, or the generator, may be the limit"
     settings.tell(said)
     return Capacity(tally.accepted_hz, busy)
-
-
-def _rate_that_busies(
-    settings: Settings, server: Stormed, model: Model, arrivals: Arrivals, first_hz: float
-) -> float:
-    """The rate of such arrivals at which the server's core is busy for `CALM_SHARE` of the time.
-
-    That share of its capacity is more: many who wait are run together, at half the price each.
-    """
-    rate = first_hz
-    for _ in range(_SEARCHED):
-        due = arrivals(rate, _SEARCH_S, _SEARCHED)
-        _, busy_s = _busied(settings, server, model, due, _SEARCH_S)
-        rate *= CALM_SHARE * _SEARCH_S / busy_s
-    return rate
-
-
-def _busied(
-    settings: Settings, server: Stormed, model: Model, due: schedule.Times, seconds: float
-) -> tuple[Tally, float]:
-    """What clients saw of an open loop, and the processor's time it took."""
-    before = _spent_s(server)
-    tally = load(_open(server, model, due, seconds=seconds), settings.load_core)
-    return tally, _spent_s(server) - before
 
 
 def _spent_s(server: Stormed) -> float:
