@@ -35,7 +35,7 @@ test: everything parts
 test-all: everything parts
 	$(RUN)/python -m pytest $(ARGS)
 
-# What tests need that no Python package brings: Debian's PostgreSQL, skopeo, wrk and Node.js.
+# What tests need that no Python package brings: Debian's PostgreSQL, skopeo, wrk, gcc and Node.js.
 parts:
 	sh tests/install_parts.sh
 

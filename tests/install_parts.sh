@@ -5,6 +5,7 @@ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/n
 	|| missing="$missing postgresql"
 command -v skopeo >/dev/null 2>&1 || missing="$missing skopeo"
 command -v wrk >/dev/null 2>&1 || missing="$missing wrk"
+command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
 command -v node >/dev/null 2>&1 || missing="$missing nodejs"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

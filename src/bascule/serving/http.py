@@ -549,6 +549,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(error, head)
                 return
             except Exception:
+                # As in `_dispatch`: a bug is one failed request, not a dead connection.
                 log.exception("a request could not be looked at")
                 self._refuse(_internal_error(), head)
                 return

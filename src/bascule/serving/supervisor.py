@@ -366,6 +366,7 @@ class Supervisor:
         except BasculeError as error:
             process.tell({"refused": number, **error_to_json(error)})
         except Exception:
+            # A bug in one change: its caller is told, and the next ones are still taken.
             log.exception("a change that a caller asked for failed")
             bug = ModelFailed("the change failed", hint="see the server's log")
             process.tell({"refused": number, **error_to_json(bug)})

@@ -20,7 +20,6 @@ from sklearn.semi_supervised import LabelSpreading
 
 from bascule.bundle.flavors.sklearn import load_trusted
 from bascule.bundle.format import read_statements
-from bascule.cli import main
 
 CRITERION = "accuracy >= 0.8"
 
@@ -58,22 +57,11 @@ def packed(packed_once, tmp_path_factory):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch, command):
     """Run a command in an empty folder with its own home: (exit code, output, messages)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["bascule", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return command
 
 
 def run_once(*words):

@@ -10,27 +10,15 @@ from sklearn.linear_model import LogisticRegression
 
 import bascule
 from bascule.app import load_settings
-from bascule.cli import main
 from bascule.cli.server import limits_of
 from bascule.core.errors import Invalid
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("bascule.bundle.cost.measure_memory", lambda path, program: 1 << 20)
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["bascule", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+    return command
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sklearn.datasets import load_breast_cancer
 
 import bascule
-from bascule.cli import main
 from bascule.core.errors import Conflict, Invalid
 
 CHECK = ("check", "gb.bundle", "-c", "accuracy >= 0.5")
@@ -26,21 +25,10 @@ def bundle(cancer_bundle, tmp_path):
 
 
 @pytest.fixture
-def run(bundle, monkeypatch, capsys):
+def run(bundle, monkeypatch, command):
     """Run a command beside the bundle: (exit code, output, messages)."""
     monkeypatch.chdir(bundle.parent)
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["bascule", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return command
 
 
 @pytest.fixture

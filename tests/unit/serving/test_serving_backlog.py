@@ -312,7 +312,7 @@ def test_calls_that_wait_and_name_no_model_are_counted_under_none(
         infer.future(nobody.SerializeToString(), timeout=10),
         infer.future(b"\xff", timeout=10),
     ]
-    time.sleep(0.1)
+    time.sleep(0.1)  # they have come, and wait for the loop; nobody can look at it meanwhile
     held.gate.set()
 
     assert [call.code().name for call in calls] == ["NOT_FOUND", "INVALID_ARGUMENT"]

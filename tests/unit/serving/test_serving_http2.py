@@ -409,7 +409,7 @@ def test_calls_that_are_given_up_at_their_deadline_are_none_however_many(raw, se
         ids = range(3 + 400 * number, 3 + 400 * (number + 1), 2)
         raw.send(headers(raw, ids, grpc_timeout="20m"))
         assert_read(raw)
-        time.sleep(0.02)
+        time.sleep(0.02)  # their deadline
         raw.send(resets(ids))
     raw.send(frame(DATA, END_STREAM, 1, enclosed(b"")))
     assert raw.trailers(1) == {"grpc-status": "0"}
@@ -425,7 +425,7 @@ def test_a_call_that_is_read_late_together_with_its_end_was_given_up_at_its_dead
     """A loop that is behind reads both at once, and only knows when it read before that."""
     for number in range(11):
         ids = range(1 + 400 * number, 1 + 400 * (number + 1), 2)
-        time.sleep(0.02)
+        time.sleep(0.02)  # four deadlines in which the loop reads nothing
         raw.send(b"".join(headers(raw, [i], grpc_timeout="5m") + resets([i]) for i in ids))
         assert_read(raw)
     assert raw.send(raw.call(9_001)).trailers(9_001) == {"grpc-status": "0"}
@@ -612,7 +612,7 @@ def test_a_call_whose_deadline_is_over_when_it_is_all_there_is_not_run(
     message = ask_grpc([1, 2]).SerializeToString()
     raw.send(headers(raw, [1], path=INFER, grpc_timeout="5m"))
     assert_read(raw)
-    time.sleep(0.005)
+    time.sleep(0.005)  # its deadline
     raw.send(frame(DATA, END_STREAM, 1, enclosed(message)))
     told = raw.trailers(1)
     assert told["grpc-status"] == "4"
