@@ -288,6 +288,7 @@ class Batcher:
         )
 
     def _work(self) -> None:
+        ended_s, left_rows = 0.0, 0
         while True:
             self._arrived.clear()
             if not self._waiting:
@@ -297,37 +298,45 @@ class Batcher:
                     return
                 self._arrived.wait()
                 continue
-            free_s = time.perf_counter()
+            # Those who come back as soon as they are answered may be here before the thread looks,
+            # some or all of them: where nobody was left waiting, they are told from the first.
+            first = self._waiting[0]
+            since_s, there = (ended_s, left_rows) if left_rows else (first.came_s, first.rows)
             limit = self._sizing.next_rows(self._queued_rows - self._taken_rows)
             if self._limits.batching != "never":
-                self._wait_for_company(free_s, limit)
+                self._wait_for_company(since_s, there, limit)
             batch = self._take(limit)
             if batch:
                 outcomes = self._run_timed(batch, limit)
-                self._look_who_came(batch, free_s)
+                self._look_who_came(batch, since_s)
+                ended_s, left_rows = time.perf_counter(), self._queued_rows - self._taken_rows
                 try:
                     self._loop.call_soon_threadsafe(_settle, batch, outcomes)
                 except RuntimeError:
                     return  # the loop is closed: there is nobody left to answer
 
-    def _wait_for_company(self, free_s: float, limit: int) -> None:
-        """Wait for those who are about to come, where that is worth it to all."""
+    def _wait_for_company(self, since_s: float, there: int, limit: int) -> None:
+        """Wait for those who are about to come, where that is worth it to all.
+
+        Since `since_s`, when so many rows were `there`, some may have come already.
+        """
         rows = self._queued_rows - self._taken_rows
         pace = replace(self._pace, batch_rows=limit)
-        company = worth_waiting_for(pace, self.slowness, rows=rows, coming_rows=self._coming_rows)
+        coming_rows = max(0.0, self._coming_rows - (rows - there))
+        company = worth_waiting_for(pace, self.slowness, rows=rows, coming_rows=coming_rows)
         while (
             rows < company.rows
             and not self._stopped
-            and time.perf_counter() - free_s < company.wait_s
+            and time.perf_counter() - since_s < company.wait_s
         ):
             # Not woken by each that comes, which would take the loop's time to read the next.
             time.sleep(company.wait_s / _LOOKS)
             rows = self._queued_rows - self._taken_rows
 
-    def _look_who_came(self, batch: Sequence[Job], free_s: float) -> None:
+    def _look_who_came(self, batch: Sequence[Job], since_s: float) -> None:
         """Learn how many rows come within the longest wait, whether or not they were waited for."""
-        until_s = free_s + longest_wait_s(self._pace, self.slowness)
-        came = sum(job.rows for job in batch if job.came_s > free_s)
+        until_s = since_s + longest_wait_s(self._pace, self.slowness)
+        came = sum(job.rows for job in batch if since_s < job.came_s <= until_s)
         for place in range(min(len(self._waiting), _MOST_LOOKED_AT)):
             try:
                 job = self._waiting[place]
@@ -335,7 +344,7 @@ class Batcher:
                 break
             if job.came_s > until_s:
                 break
-            if job.came_s > free_s:
+            if job.came_s > since_s:
                 came += job.rows
         self._coming_rows += _NEWEST_COUNTS * (came - self._coming_rows)
 
