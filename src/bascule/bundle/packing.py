@@ -34,8 +34,9 @@ from bascule.bundle.heldout import to_parquet
 from bascule.bundle.lineage import trace
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.parity import Parity
-from bascule.bundle.programs import onedal
+from bascule.bundle.programs import TREE_ENGINES, TreeEngine, is_runnable, open_kind
 from bascule.bundle.programs.onnx import open_onnx
+from bascule.bundle.programs.trees import TreesProgram
 from bascule.bundle.subject import Compilation, Flavor, Rows, Subject
 from bascule.bundle.tables import take
 from bascule.core.digests import canonical_json
@@ -47,7 +48,7 @@ from bascule.core.errors import (
     Unconvertible,
     Untrusted,
 )
-from bascule.core.fields import Columns, DType
+from bascule.core.fields import Columns, DType, Field
 from bascule.core.files import writing
 from bascule.core.names import check_name
 from bascule.core.programs import Program
@@ -55,8 +56,9 @@ from bascule.core.programs import Program
 Progress = Callable[[str], None]
 _PROGRAM = "onnx"
 _PROGRAM_FILE = "programs/onnx.onnx"
-_ONEDAL = "onedal"
-_ONEDAL_FILE = "programs/onedal.npz"
+_TREES_FILE = "programs/trees.npz"
+_OWN_TREES_FILE = "programs/trees-%s.npz"
+"""Where the trees for an engine are not those that the others have."""
 
 
 def pack(
@@ -322,30 +324,48 @@ def _with_others(
     `bundle.choosing`.
     """
     made, on = choice.compilation, choice.compared
-    if made is None or on is None or b"TreeEnsemble" not in made.data or not onedal.is_available():
+    if made is None or on is None or b"TreeEnsemble" not in made.data:
         return choice
+    engines = [engine for engine in TREE_ENGINES if is_runnable(engine.kind)]
+    if not engines:
+        return choice
+    compilations = list(flavor.compilations(model, subject))
+    others: list[_Other] = []
+    judgements: list[Parity] = []
+    for engine in engines:
+        other, judged = _in_engine(engine, compilations, made.outputs, on, request)
+        judgements.append(judged)
+        if other is not None:
+            same = [one.entry.file for one in others if one.data == other.data]
+            file = same[0] if same else _OWN_TREES_FILE % engine.kind if others else _TREES_FILE
+            others.append(replace(other, entry=replace(other.entry, file=file)))
+    return replace(choice, others=tuple(others), others_parity=tuple(judgements))
+
+
+def _in_engine(
+    engine: TreeEngine,
+    compilations: Sequence[Compilation],
+    outputs: tuple[Field, ...],
+    on: _Compared,
+    request: Request,
+) -> tuple[_Other | None, Parity]:
+    """The first of the compilations whose trees the engine can hold, if it passes; its parity."""
     problem = "there is no sum of trees in its graph"
-    for compilation in flavor.compilations(model, subject):
+    for compilation in compilations:
         try:
-            apart = take_apart(compilation, made.outputs)
+            apart = take_apart(compilation, outputs)
             entry = ProgramEntry(
-                name=_ONEDAL,
-                kind="onedal",
-                file=_ONEDAL_FILE,
+                name=engine.kind,
+                kind=engine.kind,
+                file=_TREES_FILE,
                 inputs=apart.inputs,
                 batch_invariant=False,
                 tolerance=request.tolerance,
                 precision="float64, leaves in float32",
                 missing_text=compilation.missing_text,
             )
-            program = onedal.open_onedal(
-                apart.data,
-                name=entry.name,
-                file=entry.file,
-                inputs=entry.inputs,
-                outputs=made.outputs,
-                missing_text=entry.missing_text,
-            )
+            program = open_kind(entry, apart.data, outputs=outputs)
+            assert isinstance(program, TreesProgram)
             many, few = program.both_ways()
             found = parity.answers(many, on.rows)
             if not parity.are_same_bits(found, parity.answers(few, on.rows)):
@@ -357,18 +377,18 @@ def _with_others(
             on.expected,
             found,
             tolerance=request.tolerance,
-            program=_ONEDAL,
+            program=engine.kind,
             precision=entry.precision,
             probes=on.probes,
         )
-        request.tell(f"trees in oneDAL: parity on {judged.rows:,} rows {judged.max_difference:.2g}")
+        request.tell(
+            f"trees in {engine.title}: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
+        )
         if not judged.passed:
-            return replace(choice, others_parity=(judged,))
+            return None, judged
         entry = replace(entry, batch_invariant=parity.is_batch_invariant(program, on.rows))
-        other = _Other(entry, apart.data, program)
-        return replace(choice, others=(other,), others_parity=(judged,))
-    not_made = replace(_no_parity(problem, "", request), program=_ONEDAL)
-    return replace(choice, others_parity=(not_made,))
+        return _Other(entry, apart.data, program), judged
+    return None, replace(_no_parity(problem, "", request), program=engine.kind)
 
 
 def _own_original(flavor: Flavor, model: Any, subject: Subject, request: Request) -> _Choice:
@@ -465,7 +485,8 @@ def _write(
         files[disk.TEST_DATA] = disk.write_file(draft, disk.TEST_DATA, held_out)
     for file, data in profiled.items():
         files[file] = disk.write_file(draft, file, data)
-    runs = ["onnxruntime", "numpy", *(["scikit-learn-intelex"] if choice.others else [])]
+    kinds = {entry.kind for entry in programs}
+    runs = ["onnxruntime", "numpy", *(e.distribution for e in TREE_ENGINES if e.kind in kinds)]
     lock = environment.locked([*subject.requires, *runs]).encode()
     files[disk.ENVIRONMENT] = disk.write_file(draft, disk.ENVIRONMENT, lock)
     manifest = Manifest(

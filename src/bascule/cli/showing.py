@@ -47,7 +47,7 @@ def print_bundle(
 def _say_what_answers(bundle: Bundle) -> str:
     """Which program serves requests on this machine, and which runs batches; returns the first."""
     from bascule.bundle.cost import cpu_name
-    from bascule.bundle.programs import runnable
+    from bascule.bundle.programs import obstacles
 
     manifest, cost = bundle.manifest, bundle.cost
     chosen = bundle.roles()
@@ -59,9 +59,8 @@ def _say_what_answers(bundle: Bundle) -> str:
         say(f"requests and batches: {batches}")
     else:
         say(f"requests: {chosen.requests}; batches: {batches}")
-    names = runnable(manifest.programs)
-    for lacking in [entry.name for entry in manifest.programs if entry.name not in names]:
-        say(f"{lacking} cannot run here: pip install 'bascule[{lacking}]'")
+    for lacking, next_step in obstacles(manifest.programs).items():
+        say(f"{lacking} cannot run here: {next_step}")
     if cost is not None:
         there = cost.machine.get("cpu", "an unknown processor")
         here = cpu_name()

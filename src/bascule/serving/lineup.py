@@ -37,7 +37,7 @@ from bascule.bundle.format import (
     read_file,
     read_manifest,
 )
-from bascule.bundle.programs import runnable
+from bascule.bundle.programs import obstacles
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom, Refused, Unavailable, Untrusted
 from bascule.core.fields import Columns, Field
 from bascule.serving.counters import Counters, Label, Slot
@@ -347,13 +347,13 @@ def describe(
     manifest = read_manifest(service.path)
     name = pinned_program(service.path, manifest)
     entry = manifest.program(name)
-    for lacking in {entry.name for entry in manifest.programs} - {*runnable(manifest.programs)}:
+    for lacking, next_step in obstacles(manifest.programs).items():
         log.warning(
-            "%s/%s: its program %s cannot run here; pip install 'bascule[%s]'",
+            "%s/%s: its program %s cannot run here; %s",
             service.model,
             service.version,
             lacking,
-            lacking,
+            next_step,
         )
     signature = manifest.signature
     inputs = signature.inputs if entry is None else entry.inputs

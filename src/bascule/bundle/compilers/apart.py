@@ -22,9 +22,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from bascule.bundle.programs.doubles import CodedTests, rounded_down
-from bascule.bundle.programs.onedal import FEATURES, SUMS
+from bascule.bundle.programs.doubles import rounded_down
 from bascule.bundle.programs.onnx import open_session
+from bascule.bundle.programs.trees import FEATURES, SUMS
 from bascule.bundle.subject import Compilation
 from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType, Field
@@ -35,7 +35,7 @@ _LEQ = 0
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """One compilation in three parts; see `bundle.programs.onedal`.
+    """One compilation in three parts; see `bundle.programs.trees`.
 
     Attributes:
         inputs: What the first part reads.
@@ -54,8 +54,8 @@ def take_apart(compilation: Compilation, outputs: tuple[Field, ...]) -> Apart:
         outputs: What the parts together are to give: those of the compilation, in these types.
 
     Raises:
-        Unconvertible: There is not exactly one sum of trees in the graph, what follows it needs
-            more than the sums, or there are thresholds that no floats stand for.
+        Unconvertible: There is not exactly one sum of trees in the graph, or what follows it needs
+            more than the sums.
     """
     if compilation.texts is not None:
         raise Unconvertible("the graph counts words, and its trees are not taken apart")
@@ -108,10 +108,6 @@ def _set_thresholds(arrays: dict[str, NDArray[np.generic]], is_float: bool) -> N
     if is_float or (floats == doubles).all():
         arrays["threshold"] = floats
         return
-    try:
-        CodedTests(arrays["feature"], doubles)
-    except ValueError as problem:
-        raise Unconvertible(str(problem)) from None
     arrays["double_threshold"] = arrays.pop("threshold")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bascule.core.errors import Untrusted
 
@@ -15,9 +15,30 @@ if TYPE_CHECKING:
 
 _KINDS: dict[str, str] = {
     "onnx": "bascule.bundle.programs.onnx:open_onnx",
+    "llvm": "bascule.bundle.programs.llvm:open_llvm",
     "onedal": "bascule.bundle.programs.onedal:open_onedal",
 }
-"""Openers by kind; each module also has `is_available()`."""
+"""Openers by kind; each module also has `obstacle()`."""
+
+
+class TreeEngine(NamedTuple):
+    """A kind of program that adds up trees; see `programs.trees`.
+
+    Attributes:
+        kind: Of the program.
+        title: For people.
+        distribution: What has to be installed.
+    """
+
+    kind: str
+    title: str
+    distribution: str
+
+
+TREE_ENGINES = (
+    TreeEngine("llvm", "machine code", "llvmlite"),
+    TreeEngine("onedal", "oneDAL", "scikit-learn-intelex"),
+)
 
 
 def open_kind(
@@ -53,11 +74,21 @@ def open_kind(
 
 def runnable(entries: Sequence[ProgramEntry]) -> list[str]:
     """The names of the programs that this machine can run, in the bundle's order."""
-    return [entry.name for entry in entries if _is_runnable(entry.kind)]
+    return [entry.name for entry in entries if is_runnable(entry.kind)]
 
 
-def _is_runnable(kind: str) -> bool:
+def is_runnable(kind: str) -> bool:
+    """Whether this machine can run programs of a kind."""
+    return not _obstacle(kind)
+
+
+def obstacles(entries: Sequence[ProgramEntry]) -> dict[str, str]:
+    """By the name of each program that this machine cannot run: what to do about it."""
+    return {entry.name: _obstacle(entry.kind) for entry in entries if not is_runnable(entry.kind)}
+
+
+def _obstacle(kind: str) -> str:
     if kind not in _KINDS:
-        return False
+        return "update bascule"
     module = import_module(_KINDS[kind].partition(":")[0])
-    return bool(module.is_available())
+    return str(module.obstacle())

@@ -1,15 +1,19 @@
-"""Trees in oneDAL: the same answers as the original's, by other means."""
+"""Trees in machine code and in oneDAL: the same answers as the original's, by other means."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import lightgbm
 import numpy as np
+import onnx
 import pytest
 import xgboost
 from hypothesis import given, settings
@@ -27,40 +31,47 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import bascule
 from bascule.bundle.compilers import lightgbm as lightgbm_trees
 from bascule.bundle.compilers.apart import exactly_summed
 from bascule.bundle.format import pinned_program, read_manifest
 from bascule.bundle.parity import are_same_bits
-from bascule.bundle.programs.onedal import open_onedal
+from bascule.bundle.programs import llvm, open_kind
+from bascule.bundle.programs.trees import Node, Trees
 from bascule.core.errors import MissingExtra, ModelFailed, NotFound, Unconvertible, Untrusted
 
 SMALL = {"n_estimators": 8, "random_state": 0}
 
 
 def program_file(bundle):
-    return (bundle.path / "programs/onedal.npz").read_bytes()
+    return (bundle.path / "programs/trees.npz").read_bytes()
 
 
-def opened(bundle, data):
-    entry = bundle.manifest.program("onedal")
-    return open_onedal(
-        data,
-        name="onedal",
-        file="programs/onedal.npz",
-        inputs=entry.inputs,
-        outputs=bundle.signature.outputs,
-    )
+ENGINES = ["llvm", "onedal"]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return request.param
+
+
+def opened(bundle, data, engine):
+    entry = bundle.manifest.program(engine)
+    return open_kind(entry, data, outputs=bundle.signature.outputs)
 
 
 def answers(bundle, columns):
-    """What both ways of running the trees answer: the same bits."""
-    many, few = (way.run(columns) for way in bundle.program("onedal").both_ways())
-    assert list(many) == list(few)
-    assert all(many[name].dtype == few[name].dtype for name in many)
-    assert are_same_bits(many, few)
+    """What both ways of running the trees answer in every engine: the same bits."""
+    engines = [entry.name for entry in bundle.manifest.programs[1:]]
+    many, *others = (
+        way.run(columns) for engine in engines for way in bundle.program(engine).both_ways()
+    )
+    for other in others:
+        assert list(many) == list(other)
+        assert all(many[name].dtype == other[name].dtype for name in many)
+        assert are_same_bits(many, other)
     return many
 
 
@@ -96,8 +107,9 @@ def test_classifiers_of_trees_answer_as_the_original(pack, model, data, request)
     found = answers(bundle, {"input": X.astype(bundle_dtype(bundle))})
     assert (found["label"] == model.predict(X)).all()
     np.testing.assert_allclose(found["probabilities"], model.predict_proba(X), atol=1e-6)
-    assert bundle.parities["onedal"].passed
-    assert bundle.manifest.program("onedal").batch_invariant
+    for engine in ENGINES:
+        assert bundle.parities[engine].passed
+        assert bundle.manifest.program(engine).batch_invariant
 
 
 def bundle_dtype(bundle):
@@ -126,11 +138,12 @@ def test_the_preprocessing_stays_in_front_and_missing_values_stay_missing(pack, 
         GradientBoostingClassifier(**SMALL),
     ).fit(table, late)
     bundle = pack(model, table)
-    assert bundle.parities["onedal"].passed
-    assert bundle.parities["onedal"].probes > 0
     columns = bascule.bundle.tables.conform(table, bundle.signature)
-    program = bundle.program("onedal")
-    found = program.run(bascule.bundle.tables.for_program(columns, program.inputs))
+    program = bundle.program("llvm")
+    found = answers(bundle, bascule.bundle.tables.for_program(columns, program.inputs))
+    for engine in ENGINES:
+        assert bundle.parities[engine].passed
+        assert bundle.parities[engine].probes > 0
     np.testing.assert_allclose(found["probabilities"], model.predict_proba(table), atol=1e-6)
 
 
@@ -248,10 +261,10 @@ def of_doubles(request, tmp_path_factory, cancer):
         return model, X, find(model), bascule.pack(model, name="doubles", train=X, to=to)
 
 
-def test_trees_that_compare_doubles_are_packed_for_onedal(of_doubles):
+def test_trees_that_compare_doubles_are_packed_for_every_engine(of_doubles):
     _, _, _, bundle = of_doubles
-    assert [entry.name for entry in bundle.manifest.programs] == ["onnx", "onedal"]
-    assert bundle.parities["onedal"].passed
+    assert [entry.name for entry in bundle.manifest.programs] == ["onnx", "llvm", "onedal"]
+    assert all(bundle.parities[engine].passed for engine in ENGINES)
     arrays = arrays_of(program_file(bundle))
     assert "threshold" not in arrays
     assert (arrays["double_threshold"].astype(np.float32) != arrays["double_threshold"]).any()
@@ -287,13 +300,13 @@ def test_any_doubles_take_the_original_s_way(of_doubles, data):
     np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
 
 
-def test_the_caller_s_rows_are_left_as_they_are(of_doubles):
+def test_the_caller_s_rows_are_left_as_they_are(of_doubles, engine):
     _, X, tests, bundle = of_doubles
     rows = np.resize(X, (len(tests), X.shape[1]))
     for row, (feature, threshold) in zip(rows, tests, strict=True):
         row[feature] = threshold
     kept = rows.copy()
-    bundle.program("onedal").both_ways()[0].run({"input": rows})
+    bundle.program(engine).both_ways()[0].run({"input": rows})
     assert (rows.view(np.int64) == kept.view(np.int64)).all()
 
 
@@ -346,19 +359,26 @@ def said_to_cost(bundle, **latency_us):
 
 def test_a_server_keeps_to_one_program_and_a_batch_takes_the_fastest(bundle, cancer):
     cheap, dear = {"1": 10.0, "512": 1000.0}, {"1": 30.0, "512": 300.0}
-    said_to_cost(bundle, onnx=cheap, onedal=dear, original={"1": 100.0})
+    said_to_cost(bundle, onnx=cheap, onedal=dear, llvm={"1": 1e6}, original={"1": 100.0})
     assert pinned_program(bundle.path, bundle.manifest) == "onedal"
     assert bundle.program().name == "onedal"
     assert bundle.predict(cancer[0][:1]).program == "onnx"
     assert bundle.predict(cancer[0]).program == "onedal"
-    said_to_cost(bundle, onnx={"1": 1.0, "512": 100.0}, onedal=dear, original={"1": 100.0})
+    said_to_cost(
+        bundle, onnx={"1": 1.0, "512": 100.0}, onedal=dear, llvm={"1": 1e6}, original={"1": 100.0}
+    )
     assert pinned_program(bundle.path, bundle.manifest) == "onnx"
 
 
 def test_without_onedal_the_other_program_serves_and_the_install_line_is_told(bundle, monkeypatch):
-    said_to_cost(bundle, onnx={"1": 10.0}, onedal={"1": 1.0}, original={"1": 100.0})
+    said_to_cost(
+        bundle, onnx={"1": 10.0}, onedal={"1": 1.0}, llvm={"1": 50.0}, original={"1": 100.0}
+    )
     assert pinned_program(bundle.path, bundle.manifest) == "onedal"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "daal4py" else found(name)
+    )
     assert pinned_program(bundle.path, bundle.manifest) == "onnx"
     assert bundle.predict(np.zeros((1, 30))).program == "onnx"
     monkeypatch.delitem(sys.modules, "daal4py._daal4py", raising=False)
@@ -370,7 +390,7 @@ def test_without_onedal_the_other_program_serves_and_the_install_line_is_told(bu
 def test_a_program_that_a_bundle_has_not_is_refused_with_those_it_has(bundle):
     with pytest.raises(NotFound) as refused:
         bundle.program("tensorrt")
-    assert refused.value.hint == "it has onnx, onedal, original"
+    assert refused.value.hint == "it has onnx, llvm, onedal, original"
 
 
 def test_a_worker_that_runs_it_imports_no_framework(bundle):
@@ -389,7 +409,7 @@ import daal4py, pandas
 # -- files that were made to lead it astray --
 
 
-def test_a_tree_that_leads_outside_of_its_arrays_is_refused(bundle):
+def test_a_tree_that_leads_outside_of_its_arrays_is_refused(bundle, engine):
     data = program_file(bundle)
     arrays = arrays_of(data)
     far = np.full_like(arrays["true_at"], 10**6)
@@ -404,76 +424,81 @@ def test_a_tree_that_leads_outside_of_its_arrays_is_refused(bundle):
         "missing": arrays["missing"][:-1],
         "columns": np.array([0], np.int32),
     }.items():
-        with pytest.raises(Untrusted, match="onedal"):
-            opened(bundle, changed(data, **{name: value}))
+        with pytest.raises(Untrusted, match=r"trees\.npz"):
+            opened(bundle, changed(data, **{name: value}), engine)
 
 
-def test_thresholds_in_doubles_that_cannot_be_are_refused(of_doubles):
+def test_thresholds_in_doubles_that_cannot_be_are_refused(of_doubles, engine):
     _, _, _, bundle = of_doubles
     data = program_file(bundle)
     good = arrays_of(data)["double_threshold"]
     one_is_nan, beyond = good.copy(), good.copy()
     one_is_nan[3] = np.nan
     beyond[:] = np.arange(1, len(good) + 1) * 1e300
-    for bad in (good[:-1], one_is_nan, beyond, good[:, None], good.astype(str), good.astype(int)):
-        with pytest.raises(Untrusted, match="onedal"):
-            opened(bundle, changed(data, double_threshold=bad))
+    bad_ones = [good[:-1], one_is_nan, good[:, None], good.astype(str), good.astype(int)]
+    if engine == "onedal":
+        bad_ones.append(beyond)  # no floats stand for them; machine code compares doubles
+    for bad in bad_ones:
+        with pytest.raises(Untrusted, match=r"trees\.npz"):
+            opened(bundle, changed(data, double_threshold=bad), engine)
     with pytest.raises(Untrusted, match="two for each test"):
-        opened(bundle, changed(data, threshold=good.astype(np.float32)))
+        opened(bundle, changed(data, threshold=good.astype(np.float32)), engine)
 
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_thresholds_in_doubles_are_refused_or_answer_the_same_in_any_company(of_doubles, data):
     _, X, _, bundle = of_doubles
+    engine = data.draw(st.sampled_from(ENGINES))
     made = arrays_of(program_file(bundle))["double_threshold"].copy()
     for place in data.draw(st.lists(st.integers(0, len(made) - 1), min_size=1, max_size=9)):
         made[place] = data.draw(st.floats())
     try:
-        many, _ = opened(bundle, changed(program_file(bundle), double_threshold=made)).both_ways()
+        program = opened(bundle, changed(program_file(bundle), double_threshold=made), engine)
     except Untrusted:
         return
+    many, _ = program.both_ways()
     rows = X[:20]
     alone = many.run({"input": rows[:1]})
     assert are_same_bits(alone, {n: v[:1] for n, v in many.run({"input": rows}).items()})
 
 
-def test_a_file_without_thresholds_is_refused(bundle):
+def test_a_file_without_thresholds_is_refused(bundle, engine):
     arrays = arrays_of(program_file(bundle))
     del arrays["threshold"]
     file = io.BytesIO()
     np.savez(file, **arrays)
     with pytest.raises(Untrusted, match="no thresholds"):
-        opened(bundle, file.getvalue())
+        opened(bundle, file.getvalue(), engine)
 
 
-def test_a_file_of_doubles_for_very_many_columns_takes_no_memory_for_them(of_doubles):
+def test_a_file_of_doubles_for_very_many_columns_takes_no_memory_for_them(of_doubles, engine):
     """It is refused by the rows, as any is, and not before by the machine."""
     _, _, _, bundle = of_doubles
     data = changed(program_file(bundle), columns=np.array([2**31 - 1], np.int32))
-    with pytest.raises((Untrusted, ModelFailed), match="onedal"):
-        opened(bundle, data).both_ways()[0].run({"input": np.zeros((2, 30))})
+    with pytest.raises((Untrusted, ModelFailed), match=r"trees\.npz|30"):
+        opened(bundle, data, engine).both_ways()[0].run({"input": np.zeros((2, 30))})
 
 
-def test_a_tree_that_comes_back_to_itself_is_refused(bundle):
+def test_a_tree_that_comes_back_to_itself_is_refused(bundle, engine):
     data = program_file(bundle)
     arrays = arrays_of(data)
     inner = np.flatnonzero(arrays["true_is_leaf"] == 0)[0]
     true_at = arrays["true_at"].copy()
     true_at[inner] = arrays["roots"][0]
     with pytest.raises(Untrusted, match="grows together"):
-        opened(bundle, changed(data, true_at=true_at))
+        opened(bundle, changed(data, true_at=true_at), engine)
 
 
-def test_more_features_than_the_graph_makes_are_not_read(bundle):
+def test_more_features_than_the_graph_makes_are_not_read(bundle, engine):
     """Not even where the file says so: the memory behind the row is nobody's business."""
     data = changed(program_file(bundle), columns=np.array([31], np.int32))
     with pytest.raises(ModelFailed, match="30"):
-        opened(bundle, data).both_ways()[0].run({"input": np.zeros((2, 30), np.float32)})
+        opened(bundle, data, engine).both_ways()[0].run({"input": np.zeros((2, 30), np.float32)})
 
 
 @pytest.mark.parametrize("kind", ["pickled", "compressed", "empty", "text", "cut"])
-def test_a_file_of_another_kind_is_refused(bundle, kind):
+def test_a_file_of_another_kind_is_refused(bundle, kind, engine):
     data = program_file(bundle)
     if kind == "pickled":
         data = changed(data, threshold=np.array([{"a": 1}], object))
@@ -487,34 +512,39 @@ def test_a_file_of_another_kind_is_refused(bundle, kind):
         data = json.dumps([1]).encode()
     else:
         data = data[: len(data) // 2]
-    with pytest.raises(Untrusted, match="onedal"):
-        opened(bundle, data)
+    with pytest.raises(Untrusted, match=r"trees\.npz"):
+        opened(bundle, data, engine)
 
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_is_refused_or_answers(bundle, data):
     """Never a crash, and nothing but our own refusals."""
+    engine = data.draw(st.sampled_from(ENGINES))
     damaged = bytearray(program_file(bundle))
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(damaged) - 1))
         damaged[place] = data.draw(st.integers(0, 255))
     try:
-        program = opened(bundle, bytes(damaged))
+        program = opened(bundle, bytes(damaged), engine)
     except Untrusted:
         return
     for way in program.both_ways():
         way.run({"input": np.zeros((2, 30), np.float32)})
 
 
-def test_the_manifest_names_both_programs_and_their_digests(bundle):
+def test_the_manifest_names_all_programs_and_their_digests(bundle):
     manifest = read_manifest(bundle.path)
     assert [(entry.name, entry.kind) for entry in manifest.programs] == [
         ("onnx", "onnx"),
+        ("llvm", "llvm"),
         ("onedal", "onedal"),
     ]
-    assert "programs/onedal.npz" in manifest.files
-    assert "scikit-learn-intelex==" in (bundle.path / "environment.txt").read_text()
+    assert {manifest.program(engine).file for engine in ENGINES} == {"programs/trees.npz"}
+    assert "programs/trees.npz" in manifest.files
+    required = (bundle.path / "environment.txt").read_text()
+    assert "scikit-learn-intelex==" in required
+    assert "llvmlite==" in required
 
 
 # -- sums that are the same in any order --
@@ -554,35 +584,219 @@ def test_what_follows_a_leaf_that_is_no_float_is_not_taken_apart():
         exactly_summed(np.array([1e300]), np.array([0]), 1)
 
 
-def test_an_archive_without_the_graph_in_one_piece_is_read_as_before(bundle, cancer):
+def test_an_archive_without_the_graph_in_one_piece_is_read_as_before(bundle, cancer, engine):
     arrays = arrays_of(program_file(bundle))
     del arrays["whole"]
     file = io.BytesIO()
     np.savez(file, **arrays)
     rows = {"input": cancer[0][:50].astype(np.float32)}
-    old, new = opened(bundle, file.getvalue()), bundle.program("onedal")
+    old, new = opened(bundle, file.getvalue(), engine), bundle.program(engine)
     assert are_same_bits(old.run(rows), new.run(rows))
 
 
-def test_a_graph_in_one_piece_that_reads_something_else_is_refused(bundle):
+def test_a_graph_in_one_piece_that_reads_something_else_is_refused(bundle, engine):
     arrays = arrays_of(program_file(bundle))
     data = changed(program_file(bundle), whole=arrays["after"])
-    with pytest.raises(Untrusted, match="onedal"):
-        opened(bundle, data)
+    with pytest.raises(Untrusted, match=r"trees\.npz"):
+        opened(bundle, data, engine)
 
 
-def test_a_row_has_the_same_bits_on_either_side_of_the_size_where_the_way_changes(bundle, cancer):
-    program = bundle.program("onedal")
-    few = 9_000 // len(arrays_of(program_file(bundle))["roots"])
+def few_of(bundle, program):
+    return program._engine.few // len(arrays_of(program_file(bundle))["roots"])
+
+
+def test_a_row_has_the_same_bits_on_either_side_of_the_size_where_the_way_changes(
+    bundle, cancer, engine
+):
+    program = bundle.program(engine)
+    few = few_of(bundle, program)
     rows = np.resize(cancer[0].astype(np.float32), (few + 1, 30))
     below, at = program.run({"input": rows[: few - 1]}), program.run({"input": rows[:few]})
     assert are_same_bits(below, {name: value[: few - 1] for name, value in at.items()})
 
 
-def test_few_rows_never_enter_onedal_and_many_do(bundle):
-    program = opened(bundle, program_file(bundle))
-    program._daal = None
-    few = 9_000 // len(arrays_of(program_file(bundle))["roots"])
+def test_few_rows_never_enter_the_engine_and_many_do(bundle, engine, monkeypatch):
+    program = opened(bundle, program_file(bundle), engine)
+    few = few_of(bundle, program)
+    entered = []
+    sums = program._engine.sums
+    monkeypatch.setattr(
+        type(program._engine), "sums", lambda self, x: entered.append(len(x)) or sums(x)
+    )
     program.run({"input": np.zeros((few - 1, 30), np.float32)})
-    with pytest.raises(ModelFailed, match="onedal"):
-        program.run({"input": np.zeros((few, 30), np.float32)})
+    assert entered == []
+    program.run({"input": np.zeros((few, 30), np.float32)})
+    assert entered == [few]
+
+
+# -- machine code --
+
+
+def walked(trees, row):
+    """The sums of a row, by walking down each tree as the archive says."""
+    sums = np.zeros(len(trees.by_target))
+    arrays = trees.arrays
+    threshold = arrays.get("double_threshold", arrays.get("threshold"))
+    for target, own in enumerate(trees.by_target):
+        for nodes in own:
+            place = 0
+            while not nodes[place].is_leaf:
+                test = nodes[place].number
+                value = row[arrays["feature"][test]]
+                holds = (
+                    bool(arrays["missing"][test]) if np.isnan(value) else value <= threshold[test]
+                )
+                (place,) = [
+                    at for at, n in enumerate(nodes) if n.parent == place and n.holds == holds
+                ]
+            sums[target] += arrays["weight"][nodes[place].number]
+    return sums
+
+
+@st.composite
+def forests(draw):
+    """Trees of any shape: lopsided, of one leaf, of as many as one word holds, and of one more."""
+    columns = draw(st.integers(1, 5))
+    targets = draw(st.integers(1, 3))
+    are_floats = draw(st.booleans())
+    kind = np.float32 if are_floats else np.float64
+    feature, threshold, missing, weight = [], [], [], []
+    by_target = [[] for _ in range(targets)]
+    values = st.floats(-4, 4, width=16)
+    for _ in range(draw(st.integers(1, 6))):
+        nodes = [Node(-1, True, -1, False)]
+        for _ in range(draw(st.sampled_from([0, 1, 2, 5, 31, 32, 63, 64, 90]))):
+            leaves = [at for at, node in enumerate(nodes) if node.is_leaf]
+            at = leaves[draw(st.integers(0, len(leaves) - 1))]
+            nodes[at] = replace(nodes[at], number=len(feature), is_leaf=False)
+            feature.append(draw(st.integers(0, columns - 1)))
+            threshold.append(draw(values))
+            missing.append(draw(st.integers(0, 1)))
+            nodes += [Node(-1, True, at, True), Node(-1, True, at, False)]
+        for at, node in enumerate(nodes):
+            if node.is_leaf:
+                nodes[at] = replace(node, number=len(weight))
+                weight.append(float(len(weight) + 1))
+        by_target[draw(st.integers(0, targets - 1))].append(nodes)
+    arrays = {
+        "feature": np.array(feature, np.int32),
+        "threshold": np.array(threshold, np.float32),
+        "missing": np.array(missing, np.int32),
+        "weight": np.array(weight),
+    }
+    trees = Trees(arrays, columns, by_target, are_floats, "trees.npz")
+    rows = draw(
+        st.lists(
+            st.lists(values | st.just(np.nan), min_size=columns, max_size=columns),
+            min_size=1,
+            max_size=35,
+        )
+    )
+    return trees, np.array(rows, kind)
+
+
+@settings(max_examples=150, deadline=None)
+@given(forests())
+def test_machine_code_takes_every_row_down_every_tree(made):
+    trees, rows = made
+    for threads in (1, 3):
+        sums = llvm._Llvm(trees, threads).sums(rows)
+        assert sums.tolist() == [walked(trees, row).tolist() for row in rows]
+
+
+def test_threads_share_the_rows_of_a_large_batch(bundle, cancer):
+    entry = bundle.manifest.program("llvm")
+    one, three = (
+        open_kind(entry, program_file(bundle), outputs=bundle.signature.outputs, threads=threads)
+        for threads in (1, 3)
+    )
+    rows = {"input": np.resize(cancer[0].astype(np.float32), (3 * 4_096 + 5, 30))}
+    assert are_same_bits(one.run(rows), three.run(rows))
+
+
+def test_calls_from_many_threads_do_not_meet(bundle, cancer):
+    program = bundle.program("llvm").both_ways()[0]
+    parts = [cancer[0][start : start + 40].astype(np.float32) for start in range(0, 500, 40)]
+    alone = [program.run({"input": part}) for part in parts]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            together = list(pool.map(lambda part: program.run({"input": part}), parts))
+            assert all(map(are_same_bits, alone, together))
+
+
+@pytest.mark.parametrize("leaves", [64, 65, 512, 513])
+def test_trees_with_more_leaves_than_a_word_has_bits_are_cut_and_very_large_ones_left(pack, leaves):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3_000, 6))
+    model = DecisionTreeRegressor(max_leaf_nodes=leaves, random_state=0)
+    model.fit(X, rng.normal(size=len(X)))
+    assert model.get_n_leaves() == leaves
+    bundle = pack(model, X)
+    found = answers(bundle, {"input": X.astype(bundle_dtype(bundle))})
+    np.testing.assert_allclose(found["prediction"], model.predict(X), rtol=1e-6)
+    if leaves <= 512:
+        assert bundle.parities["llvm"].passed
+    else:
+        assert [entry.name for entry in bundle.manifest.programs] == ["onnx", "onedal"]
+        assert "a tree of 513 leaves" in bundle.parities["llvm"].reason
+
+
+def test_a_tree_that_is_deeper_than_a_word_has_bits_is_left_to_the_others(pack):
+    X = np.arange(80.0)[:, None]
+    chain = DecisionTreeRegressor(random_state=0).fit(X, 3.0 ** np.arange(80.0))
+    assert chain.get_depth() > 64
+    bundle = pack(chain, X)
+    assert "too deep" in bundle.parities["llvm"].reason
+
+
+def test_without_llvm_the_other_programs_serve_and_the_install_line_is_told(bundle, monkeypatch):
+    said_to_cost(
+        bundle, onnx={"1": 10.0}, llvm={"1": 1.0}, onedal={"1": 5.0}, original={"1": 100.0}
+    )
+    assert pinned_program(bundle.path, bundle.manifest) == "llvm"
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "llvmlite" else found(name)
+    )
+    llvm.obstacle.cache_clear()
+    try:
+        assert pinned_program(bundle.path, bundle.manifest) == "onedal"
+        with pytest.raises(MissingExtra) as refused:
+            bundle.program("llvm")
+    finally:
+        llvm.obstacle.cache_clear()
+    assert refused.value.hint == "pip install 'bascule[llvm]'"
+
+
+def test_where_no_code_may_be_made_the_other_programs_serve(bundle):
+    """LLVM would end the process. The kernel is asked to forbid it, as systemd does."""
+    probe = f"""
+import ctypes
+PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
+if ctypes.CDLL(None).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0):
+    raise SystemExit(77)
+import bascule
+from bascule.bundle.format import pinned_program
+from bascule.core.errors import MissingExtra
+bundle = bascule.load({str(bundle.path)!r})
+assert pinned_program(bundle.path, bundle.manifest) in ("onnx", "onedal")
+try:
+    bundle.program("llvm")
+except MissingExtra as refused:
+    print(refused.message)
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    if done.returncode == 77:
+        pytest.skip("this kernel cannot forbid it: PR_SET_MDWE came with Linux 6.3")
+    assert done.returncode == 0, done.stderr
+    assert "the system forbids that" in done.stdout
+
+
+def test_very_many_targets_take_no_memory(bundle, engine):
+    """The graph behind the trees says how many there are, and is only believed so far."""
+    arrays = arrays_of(program_file(bundle))
+    after = onnx.load_from_string(arrays["after"].tobytes())
+    after.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 30
+    made = np.frombuffer(after.SerializeToString(), np.uint8)
+    with pytest.raises(Untrusted, match=r"trees\.npz"):
+        opened(bundle, changed(program_file(bundle), after=made), engine)

@@ -1,0 +1,324 @@
+"""Adds up trees in machine code that LLVM makes for the processor at hand.
+
+A processor compares sixteen rows with a threshold at once, but walks down a tree with one. So no
+row walks: every test of a tree is made on all rows of a block, and each that fails crosses out the
+leaves on its other side; the first leaf that is left is the row's. (QuickScorer: Lucchese et al.,
+"QuickScorer: a fast algorithm to rank documents with additive ensembles of regression trees", SIGIR
+2015; over several rows at once: Lucchese et al., "Exploiting CPU SIMD extensions to speed-up
+document scoring with tree ensembles", SIGIR 2016.) That is more tests and no branches, and wins
+where trees are small. The leaves of a tree are the bits of one word, 64 of them. A larger tree is
+cut into several, each with the way to it in front, and adds up to the same.
+
+The code (`trees.ll`) is ours and one for all models. The trees are data that it reads, and were
+checked; a bundle brings no code.
+
+Sums are exact (`compilers.apart.exactly_summed`), thresholds are compared in the type of the
+features: the bits are those of the graph in one piece.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import mmap
+import string
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.programs.trees import Arrays, Node, Trees, TreesProgram, open_trees
+from bascule.core.errors import MissingExtra, Untrusted
+
+MAX_LEAVES = 512
+"""Of a tree. To walk is faster where there are more."""
+_BITS = 64
+_FEW = 1_500
+"""See `programs.trees.Engine`. To leave ONNX Runtime and come back costs what fifteen rows of a
+hundred trees do."""
+_LANES = 16
+_ROWS_OF_A_THREAD = 4_096
+_making = threading.Lock()
+AddUp = Callable[[int, int, int, int, int], None]
+"""`add_up` of `trees.ll`, with addresses as numbers."""
+
+_INSTALL = "pip install 'bascule[llvm]'"
+_ALLOW = "allow it to run code that it wrote (systemd: MemoryDenyWriteExecute=no)"
+
+
+@cache
+def obstacle() -> str:
+    """What to do so that it runs here; nothing where LLVM is installed and of use."""
+    if importlib.util.find_spec("llvmlite") is None:
+        return _INSTALL
+    return "" if _may_run_what_it_wrote() else _ALLOW
+
+
+def open_llvm(data: bytes, **settings: Any) -> TreesProgram:
+    """A program from the bytes of a verified file; see `programs.trees.open_trees`.
+
+    Raises:
+        MissingExtra: LLVM is not installed, or of no use here.
+        Untrusted: The file is not what `bundle.compilers.apart` writes, or has too large a tree.
+    """
+    lacking = obstacle()
+    if lacking:
+        raise MissingExtra(
+            "this program is machine code that LLVM makes as it is loaded, and "
+            + ("LLVM is not installed" if lacking == _INSTALL else "the system forbids that"),
+            hint=lacking,
+        )
+    return open_trees(data, _Llvm, **settings)
+
+
+class _Llvm:
+    """See `programs.trees.Engine`."""
+
+    few = _FEW
+
+    def __init__(self, trees: Trees, threads: int) -> None:
+        self._forest, self._table = forest, table = _lay_out(trees)
+        self._add_up = _machine_code(forest.thresholds.dtype.name, forest.masks.dtype.name)
+        self._address = table.ctypes.data
+        self._threads = threads
+        item_bytes = forest.thresholds.dtype.itemsize
+        self._targets = len(trees.by_target)
+        self._scratch_bytes = _LANES * (8 * self._targets + item_bytes * len(forest.columns))
+
+    def sums(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """See `programs.trees.Engine`."""
+        features = np.ascontiguousarray(features, self._forest.thresholds.dtype)
+        rows = len(features)
+        sums = np.empty((rows, self._targets))
+        if self._threads == 1 or rows < 2 * _ROWS_OF_A_THREAD:
+            if rows:
+                self._add(features, sums)
+            return sums
+        parts = min(self._threads, rows // _ROWS_OF_A_THREAD)
+        with ThreadPoolExecutor(parts) as pool:
+            for _ in pool.map(
+                self._add, np.array_split(features, parts), np.array_split(sums, parts)
+            ):
+                pass
+        return sums
+
+    def _add(self, features: NDArray[Any], sums: NDArray[np.float64]) -> None:
+        scratch = np.empty(self._scratch_bytes, np.uint8)
+        self._add_up(
+            self._address, features.ctypes.data, len(features), scratch.ctypes.data,
+            sums.ctypes.data,
+        )  # fmt: skip
+
+
+# -- trees as the machine code reads them --
+
+
+class _Forest(NamedTuple):
+    """What `%Forest` in `trees.ll` points to, in its order."""
+
+    columns: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    thresholds: NDArray[Any]
+    masks: NDArray[Any]
+    weights: NDArray[np.float64]
+    targets: NDArray[np.int64]
+
+
+_ELSEWHERE = -1
+"""The number of a leaf that adds nothing."""
+
+
+class _Tree(NamedTuple):
+    """One tree: its tests with the leaves (as bits) that are left where each fails; its leaves."""
+
+    tests: list[int]
+    masks: list[int]
+    leaves: list[int]
+
+
+def _lay_out(trees: Trees) -> tuple[_Forest, NDArray[np.int64]]:
+    """The arrays, and `%Forest` with their sizes and addresses."""
+    arrays = trees.arrays
+    laid = [
+        (target, _numbered(piece))
+        for target, own in enumerate(trees.by_target)
+        for nodes in own
+        for piece in _cut(nodes, trees.file)
+    ]
+    room = max(len(tree.leaves) for _, tree in laid)
+    bits = 32 if room <= 32 else 64
+    tests: list[int] = []
+    masks: list[int] = []
+    ends: list[int] = []
+    weights = np.zeros((len(laid), room))
+    passes_missing = arrays["missing"] != 0
+    for place, (_, tree) in enumerate(laid):
+        # Those that a missing value fails come first.
+        for passes in (False, True):
+            for test, mask in zip(tree.tests, tree.masks, strict=True):
+                if passes_missing[test] == passes:
+                    tests.append(test)
+                    masks.append(mask % (1 << bits))
+            ends.append(len(tests))
+        own = [0.0 if leaf == _ELSEWHERE else arrays["weight"][leaf] for leaf in tree.leaves]
+        weights[place, : len(own)] = own
+    columns, slots = np.unique(arrays["feature"][tests], return_inverse=True)
+    forest = _Forest(
+        columns=columns.astype(np.int64),
+        ends=np.array(ends, np.int64),
+        slots=slots.astype(np.int64),
+        thresholds=_thresholds(arrays, are_floats=trees.are_floats)[tests],
+        masks=np.array(masks, f"uint{bits}"),
+        weights=weights,
+        targets=np.array([target for target, _ in laid], np.int64),
+    )
+    sizes = [trees.columns, len(columns), len(laid), len(trees.by_target), room]
+    return forest, np.array([*sizes, *(array.ctypes.data for array in forest)], np.int64)
+
+
+def _thresholds(arrays: Arrays, *, are_floats: bool) -> NDArray[Any]:
+    """In the type of the features, or in doubles where only those decide as they should."""
+    if "double_threshold" in arrays:
+        return arrays["double_threshold"].astype(np.float64)
+    return arrays["threshold"].astype(np.float32 if are_floats else np.float64)
+
+
+def _cut(nodes: Sequence[Node], file: str) -> list[Sequence[Node]]:
+    """The tree, or trees of 64 leaves at most that add up to it.
+
+    Each leaf is in one of them. Rows that go elsewhere come to a leaf that adds nothing there.
+    """
+    below = _below(nodes)
+    leaves = [1] * len(nodes)
+    for place in reversed(range(len(nodes))):
+        if not nodes[place].is_leaf:
+            leaves[place] = sum(leaves[child] for child in below[place])
+    if leaves[0] <= _BITS:
+        return [nodes]
+    if leaves[0] > MAX_LEAVES:
+        raise Untrusted(
+            f"{file} holds a tree of {leaves[0]} leaves, and over {MAX_LEAVES} are too many for "
+            "machine code without branches",
+            file=file,
+        )
+    pieces: list[Sequence[Node]] = []
+    whole: list[tuple[int, list[tuple[int, bool]]]] = [(0, [])]
+    while whole:
+        place, way = whole.pop()
+        if leaves[place] <= _BITS - len(way):
+            pieces.append(_piece(nodes, below, place, way))
+        elif len(way) >= _BITS:
+            raise Untrusted(f"{file} holds a tree that is too deep for machine code", file=file)
+        else:
+            holds, fails = below[place]
+            test = nodes[place].number
+            whole += [(fails, [*way, (test, False)]), (holds, [*way, (test, True)])]
+    return pieces
+
+
+def _below(nodes: Sequence[Node]) -> list[list[int]]:
+    """By node: where the one is to which it leads if its test holds, and the other."""
+    below = [[-1, -1] for _ in nodes]
+    for place, node in enumerate(nodes):
+        if node.parent >= 0:
+            below[node.parent][0 if node.holds else 1] = place
+    return below
+
+
+def _piece(
+    nodes: Sequence[Node], below: list[list[int]], top: int, way: list[tuple[int, bool]]
+) -> list[Node]:
+    """What is below a node, behind the tests on the way to it and their outcomes."""
+    made: list[Node] = []
+    parent, holds = -1, False
+    for test, outcome in way:
+        made.append(Node(test, False, parent, holds))
+        parent, holds = len(made) - 1, outcome
+        made.append(Node(_ELSEWHERE, True, parent, not outcome))
+    open_nodes = [(top, parent, holds)]
+    while open_nodes:
+        place, parent, holds = open_nodes.pop()
+        made.append(Node(nodes[place].number, nodes[place].is_leaf, parent, holds))
+        if not nodes[place].is_leaf:
+            own = len(made) - 1
+            open_nodes += [(below[place][0], own, True), (below[place][1], own, False)]
+    return made
+
+
+def _numbered(nodes: Sequence[Node]) -> _Tree:
+    """The tree with its leaves in order: those where a test holds before those where it fails."""
+    below = _below(nodes)
+    tree = _Tree([], [], [])
+    first_leaf: dict[int, int] = {}
+    open_places = [0]
+    while open_places:
+        place = open_places.pop()
+        if place < 0:  # what is below this node where its test holds has been numbered
+            place = ~place
+            before = (1 << first_leaf[place]) - 1
+            crossed_out = ((1 << len(tree.leaves)) - 1) & ~before
+            tree.tests.append(nodes[place].number)
+            tree.masks.append(~crossed_out)
+        elif nodes[place].is_leaf:
+            tree.leaves.append(nodes[place].number)
+        else:
+            first_leaf[place] = len(tree.leaves)
+            holds, fails = below[place]
+            open_places += [fails, ~place, holds]
+    return tree
+
+
+# -- machine code --
+
+_TYPES = {"float32": "float", "float64": "double", "uint32": "i32", "uint64": "i64"}
+
+
+@cache
+def _machine_code(feature: str, mask: str) -> AddUp:
+    """`add_up` for features and masks of these types of NumPy, made once per process."""
+    with _making:
+        return _made(feature, mask)
+
+
+def _made(feature: str, mask: str) -> AddUp:
+    import llvmlite.binding as llvm
+
+    template = resources.files("bascule.bundle.programs").joinpath("trees.ll").read_text("utf-8")
+    text = string.Template(template).substitute(T=_TYPES[feature], M=_TYPES[mask], LANES=_LANES)
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
+    )
+    module = llvm.parse_assembly(text)
+    module.verify()
+    compiler = llvm.create_mcjit_compiler(module, machine)
+    compiler.finalize_object()
+    kind = ctypes.CFUNCTYPE(
+        None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
+    )
+    made: Any = kind(compiler.get_function_address("add_up"))
+    made.compiler = compiler  # whose memory the code is in
+    add_up: AddUp = made
+    return add_up
+
+
+@cache
+def _may_run_what_it_wrote() -> bool:
+    """Whether memory that was written may be run: LLVM ends the process where it may not."""
+    own = ctypes.CDLL(None, use_errno=True)
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    view = (ctypes.c_char * mmap.PAGESIZE).from_buffer(page)
+    try:
+        address = ctypes.c_void_p(ctypes.addressof(view))
+        refused: int = own.mprotect(address, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC)
+    finally:
+        del view
+        page.close()
+    return refused == 0
