@@ -1,11 +1,14 @@
 """Opens the bundles that it is told of, one a line, and says what became of each.
 
+Where a way is named behind the path, it is one of `ways_apart`, and nothing else is tried.
+
 It is a process of its own, so that one that crashes is seen to. Its memory is bounded, so that one
 that grows is seen to as well.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -19,14 +22,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 import bascule
 from bascule.bundle.card import Said, render
 from bascule.bundle.card_html import render_html
 from bascule.bundle.examples import columns_of
-from bascule.bundle.format import EXAMPLE, read_file
+from bascule.bundle.format import EXAMPLE, open_program, read_file
+from bascule.bundle.programs.child import ChildProgram
 from bascule.cli.showing import print_bundle, showing_json
-from bascule.core.errors import BasculeError
+from bascule.core.errors import BasculeError, ModelFailed
 from bascule.registry import open_registry
 from bascule.release import check
 from bascule.serving import Limits
@@ -34,6 +39,9 @@ from bascule.serving.confidence import Confidence
 from bascule.serving.protocols.oip_rest import Decoder
 
 MEMORY_BYTES = 6 << 30
+RUN_TIMEOUT_S = 5.0
+"""How long the process of a mutant's own may take for four rows; some mutants never end."""
+LIBRARIES = ("catboost", "lightgbm", "xgboost")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CRITERIA = ("accuracy >= 0", "coverage >= 0", "train_test_overlap <= 1", "parity <= 1",
             "size <= 1 GB", "accuracy >= champion - 0.5")  # fmt: skip
@@ -126,7 +134,62 @@ def look_at(path, around):
     return said | {"digest": bundle.digest}
 
 
+def ways_apart(bundle, path):
+    """How those originals are asked that a library reads by itself, when nobody names them."""
+    manifest = bundle.manifest
+
+    def rows(fields):
+        return columns_of(read_file(path, manifest, EXAMPLE), fields)
+
+    def served():
+        program = open_program(path, manifest, threads=1, isolated=True)
+        try:
+            program.run(rows(program.inputs))
+        finally:
+            program.close()
+
+    def batch():
+        bundle.predict(rows(bundle.signature.inputs))
+
+    def gates():
+        (judged,) = check(
+            bundle, ("accuracy >= 0",), now=NOW, by="eve", record=lambda _: None
+        ).results
+        if not judged.passed:
+            raise ModelFailed(judged.reason)
+
+    return {"served": served, "batch": batch, "gates": gates}
+
+
+def look_apart(path, way):
+    """What one way of `ways_apart` ends with, in words too; and what it leaves."""
+    told = []
+
+    def step():
+        try:
+            ways_apart(bascule.load(path), path)[way]()
+        except BasculeError as refusal:
+            told.append(refusal.message)
+            raise
+
+    end = attempt(step)
+    gc.collect()
+    _, left = psutil.wait_procs(psutil.Process().children(), timeout=10)
+    used = [
+        resource.getrusage(of).ru_maxrss for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
+    return {
+        "end": end,
+        "told": "".join(told),
+        "left": [process.pid for process in left],
+        "read here": [name for name in LIBRARIES if name in sys.modules],
+        "peak_bytes": max(used) * 1024,
+    }
+
+
 def main():
+    ChildProgram.__init__.__kwdefaults__["run_timeout_s"] = RUN_TIMEOUT_S
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     np.seterr(all="ignore")
     logging.disable()
@@ -134,7 +197,9 @@ def main():
     with tempfile.TemporaryDirectory() as home:
         around = Around(Path(home) / "home")
         for line in sys.stdin:
-            answers.write(json.dumps(look_at(Path(line.strip()), around)) + "\n")
+            path, _, way = line.strip().partition("\t")
+            said = look_apart(Path(path), way) if way else look_at(Path(path), around)
+            answers.write(json.dumps(said) + "\n")
             answers.flush()
             sys.stdout.truncate(0)
 

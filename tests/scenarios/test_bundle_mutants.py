@@ -10,11 +10,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,10 +45,10 @@ class Child:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
 
-    def look_at(self, path: Path) -> dict[str, str]:
+    def look_at(self, path: Path, *way: str) -> dict[str, Any]:
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(f"{path}\n")
+        self.process.stdin.write("\t".join([str(path), *way]) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
@@ -469,3 +472,184 @@ def test_no_mutant_of_thousands_crashes_the_process(
     child, bundles, workplace, kind, name, mutation, region, offset, value, member
 ):
     try_pick(child, bundles, workplace, kind, name, mutation, region, offset, value, member)
+
+
+# -- originals that a library reads with code of its own: each in a process that it may end --
+
+APART_REFUSALS = {"Untrusted", "Invalid", "ModelFailed", "TimedOut", "Unavailable"}
+MOST_BYTES = 1 << 30
+"""Of the process that asks, and of the one that reads. Honest ones take 0.2 GB."""
+
+
+def of_xgboost():
+    import xgboost
+
+    return xgboost.XGBClassifier(n_estimators=2, max_depth=3, n_jobs=1)
+
+
+def of_lightgbm():
+    import lightgbm
+
+    return lightgbm.LGBMClassifier(n_estimators=2, num_leaves=6, verbose=-1, n_jobs=1)
+
+
+def of_catboost():
+    import catboost
+
+    return catboost.CatBoostClassifier(
+        iterations=2, depth=3, verbose=0, allow_writing_files=False, thread_count=1
+    )
+
+
+LIBRARIES = {"catboost": of_catboost, "lightgbm": of_lightgbm, "xgboost": of_xgboost}
+
+
+@pytest.fixture(scope="module")
+def apart(packed, tmp_path_factory):
+    """By library: a bundle that has no program, so that its original serves."""
+    made = {}
+
+    def get(library):
+        if library not in made:
+            from sklearn.datasets import load_iris
+
+            X, y = load_iris(return_X_y=True)
+            whole = packed(library, LIBRARIES[library]().fit(X, y), X, (X, y))
+            made[library] = shutil.copytree(whole, tmp_path_factory.mktemp("apart") / library)
+            manifest = json.loads((whole / "bundle.json").read_bytes())
+            for program in manifest["programs"]:
+                (made[library] / program["file"]).unlink()
+                del manifest["files"][program["file"]]
+            manifest.update(programs=[], serves="original")
+            (made[library] / "bundle.json").write_bytes(canonical_json(manifest))
+        return made[library]
+
+    return get
+
+
+def file_of(bundle):
+    return json.loads((bundle / "bundle.json").read_bytes())["original"]["file"]
+
+
+def ask_apart(child, bundle, workplace, change, way):
+    """How a mutant ended that was asked in this way, whatever it is."""
+    name = file_of(bundle)
+    said = child.look_at(mutant_of(bundle, workplace, name, change, reseal=True), way)
+    assert said["end"] == "ok" or said["end"] in APART_REFUSALS, said["end"]
+    assert said["end"] == "ok" or "original" in said["told"]
+    assert said["read here"] == [], "the file was read by the process that asked"
+    assert said["left"] == [], "a process was left"
+    assert said["peak_bytes"] < MOST_BYTES
+    return said
+
+
+def swap(pattern, new):
+    """Exchanges the first thing that is found, which must be there."""
+
+    def change(data):
+        changed, count = re.subn(pattern, new, data, count=1)
+        assert count, f"{pattern} is not in the file"
+        return changed
+
+    return change
+
+
+def of_its_trees(place, new):
+    """Exchanges bytes behind where a cbm file tells of two trees with three tests each."""
+
+    def change(data):
+        (told,) = re.finditer(re.escape(struct.pack("<4i", 2, 3, 3, 6)), data)
+        at = told.start() + place
+        return data[:at] + new + data[at + len(new) :]
+
+    return change
+
+
+def of_many_classes(data):
+    """LightGBM makes room for all of them before it asks a tree: 3.2 GB for four rows."""
+    unmeasured = swap(rb"\ntree_sizes=", rb"\nother_sizes=")(data)
+    return re.sub(rb"(num_class|num_tree_per_iteration)=3\b", rb"\1=100000000", unmeasured)
+
+
+def in_a_ring(data):
+    """Both ways lead from the root of the first tree to the root."""
+    unmeasured = swap(rb"\ntree_sizes=", rb"\nother_sizes=")(data)
+    return swap(rb"left_child=.*\nright_child=.*\n", b"left_child=0 -1\nright_child=0 -3\n")(
+        unmeasured
+    )
+
+
+BLOWN = struct.pack("<i", 100_000_000)
+
+APART = [
+    ("catboost", "gates", of_its_trees(-14, b"\x01"), ""),
+    ("catboost", "served", of_its_trees(16, BLOWN), "model.cbm could not be opened: .* before it"),
+    ("catboost", "batch", of_its_trees(4, BLOWN), "ended .* and is started again"),
+    ("lightgbm", "batch", swap(rb"leaf_value=-0.9", b"leaf_value=-0.8"), ""),
+    ("lightgbm", "served", of_many_classes, "model.txt cannot be read: it answers other classes"),
+    ("xgboost", "served", swap(rb'"split_conditions":\[3E0', b'"split_conditions":[2E0'), ""),
+    ("xgboost", "gates", swap(rb'"split_indices":\[2', b'"split_indices":[100000000'),
+     "ended .* and is started again"),
+]  # fmt: skip
+"""Library, way, change, and what is told; nothing where the mutant answers."""
+
+
+@pytest.mark.parametrize(("library", "way", "change", "told"), APART)
+def test_a_file_that_ends_the_library_which_reads_it_ends_nothing_else(
+    child, apart, workplace, library, way, change, told
+):
+    said = ask_apart(child, apart(library), workplace, change, way)
+    assert (said["end"] == "ok") == (not told), said["told"]
+    assert re.search(told, said["told"]), said["told"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("library", "way", "change", "told"),
+    [
+        ("lightgbm", "batch", in_a_ring, "did not answer in time"),
+        ("lightgbm", "served", in_a_ring, "did not answer in time"),
+        ("lightgbm", "batch", of_many_classes, "model.txt cannot be read: it answers other cl"),
+        ("lightgbm", "gates", swap(rb"num_leaves=3", b"num_leaves=1000"), "model.txt could not"),
+        ("xgboost", "batch", swap(rb'size_leaf_vector":"1', b'size_leaf_vector":"100000000'),
+         "model.json could not be opened: .* before it had"),
+    ],
+)  # fmt: skip
+def test_nor_does_one_that_never_ends_or_ends_it_otherwise(
+    child, apart, workplace, library, way, change, told
+):
+    said = ask_apart(child, apart(library), workplace, change, way)
+    assert re.search(told, said["told"]), said["told"]
+
+
+NUMBER = rb"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+WORDS = (b"-1", b"0", b"2147483647", b"4294967296", b"100000000", b"1e308", b"-5", b"nan")
+
+
+def exchange_number(data, at, value):
+    """Another number in place of the next one; of a binary file, of the next four bytes."""
+    found = re.compile(NUMBER).search(data, at)
+    if data.startswith(b"CBM1"):
+        word = struct.pack("<I", (0xFFFFFFFF, 0, 0x7FFFFFFF, 100_000_000, 5, 1 << 31)[value % 6])
+        at -= at % 4
+        return data[:at] + word + data[at + 4 :]
+    if found is None:
+        return data[:at]
+    return data[: found.start()] + WORDS[value % len(WORDS)] + data[found.end() :]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_no_mutation_of_a_librarys_own_file_in_any_region_ends_more_than_its_process(
+    child, apart, workplace, library, seed
+):
+    """Bytes and numbers in turn: most of what is no text any more is refused before it is read."""
+    for region in range(REGIONS):
+        mutation = exchange_number if (region + seed) % 2 else MUTATIONS[(region + seed) // 2 % 6]
+
+        def change(data, mutation=mutation, region=region):
+            return mutation(data, at_region(data, region, (13 + seed) * region), 3 * region + seed)
+
+        way = ("served", "batch", "gates")[(region + seed) % 3]
+        ask_apart(child, apart(library), workplace, change, way)

@@ -226,7 +226,8 @@ def open_original(
         from bascule.bundle.programs.child import of_bundle
 
         outputs = manifest.signature.outputs
-        return of_bundle(Path(path), inputs=inputs_of(manifest), outputs=outputs, threads=threads)
+        inputs, file = inputs_of(manifest), manifest.original.file
+        return of_bundle(Path(path), file, inputs=inputs, outputs=outputs, threads=threads)
     from bascule.bundle.flavors.originals import open_saved
 
     return open_saved(read_file(path, manifest, manifest.original.file), manifest, threads=threads)

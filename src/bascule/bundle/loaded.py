@@ -22,7 +22,7 @@ from bascule.bundle.manifest import Target
 from bascule.bundle.parity import Parity, in_batches
 from bascule.bundle.programs import runnable
 from bascule.bundle.tables import conform, for_program
-from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unavailable
+from bascule.core.errors import Invalid, MissingExtra, ModelFailed, TimedOut, Unavailable
 from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
 from bascule.stats.conformal import Calibration, check_confidence
@@ -153,7 +153,7 @@ class Bundle:
         if program is None:
             try:
                 program = self._programs[name] = self._opened(name)
-            except (MissingExtra, ModelFailed, Unavailable) as problem:
+            except (MissingExtra, ModelFailed, TimedOut, Unavailable) as problem:
                 if name != disk.ORIGINAL or not self.manifest.programs:
                     raise
                 log.warning("%s: its original cannot be used: %s", self.name, problem)
@@ -167,15 +167,27 @@ class Bundle:
     def _opened(self, name: str) -> Program:
         """A program for batches. The original, where it is only faster, may do no harm."""
         if name != disk.ORIGINAL or not self.manifest.programs:
-            return self.program(name)
-        from bascule.bundle.flavors.originals import is_inspected, open_inspected
+            return self.program(None if name == disk.ORIGINAL else name)
+        return self._unasked_original(isolated=True)
+
+    def _unasked_original(self, *, isolated: bool, threads: int = 1) -> Program:
+        """The original where nobody asked for it by name, but it serves, or is faster.
+
+        What is read by a library's own code ends the process that reads it, when it is damaged.
+        """
+        from bascule.bundle.flavors.originals import (
+            is_inspected,
+            is_read_by_its_library,
+            open_inspected,
+        )
 
         original = self.manifest.original
         if is_inspected(original):
             return open_inspected(
                 disk.read_file(self.path, self.manifest, original.file), self.manifest
             )
-        return disk.open_original(self.path, self.manifest, isolated=True)
+        isolated = isolated or is_read_by_its_library(original)
+        return disk.open_original(self.path, self.manifest, threads=threads, isolated=isolated)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -188,7 +200,13 @@ class Bundle:
         return read_baseline(self.path, self.manifest)
 
     def program(self, name: str | None = None, *, threads: int = 1) -> Program:
-        """A program of the bundle, newly opened; None for the one that serves requests here."""
+        """A program of the bundle, newly opened; None for the one that serves requests here.
+
+        Where that is the original, and its library reads the file with code of its own, it has a
+        process of its own. Whoever names it, as `original`, has it opened in this process.
+        """
+        if name is None and disk.pinned_program(self.path, self.manifest) == disk.ORIGINAL:
+            return self._unasked_original(isolated=False, threads=threads)
         return disk.open_program(self.path, self.manifest, name=name, threads=threads)
 
     def fastest_program(self, rows: int) -> str:

@@ -19,7 +19,7 @@ from bascule.bundle.compilers import xgboost as xgboost_trees
 from bascule.bundle.flavors import TABLE, flavor_of
 from bascule.bundle.flavors.boosting import library
 from bascule.bundle.flavors.originals import open_saved
-from bascule.core.errors import Invalid, MissingExtra, Unconvertible, Untrusted
+from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
 
 QUIET = {"verbose": 0, "allow_writing_files": False, "thread_count": 1, "iterations": 3}
 X, y = load_diabetes(return_X_y=True)
@@ -119,6 +119,28 @@ def test_a_saved_model_that_is_damaged_is_not_trusted(pack, model, damage):
     bundle = pack(model.fit(X, y), X)
     with pytest.raises(Untrusted, match="cannot be read"):
         open_saved(damage, bundle.manifest)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "said"),
+    [
+        (
+            xgboost.XGBClassifier(n_estimators=2, max_depth=2),
+            ModelFailed,
+            r"shape \(5, 3\), and not",
+        ),
+        (lightgbm.LGBMClassifier(n_estimators=2, verbose=-1), Untrusted, "answers other classes"),
+    ],
+)
+def test_a_file_that_answers_other_classes_than_the_manifest_tells_of_does_not(
+    pack, model, kind, said
+):
+    rows, truth = load_iris(return_X_y=True)
+    manifest = pack(model.fit(rows, truth), rows).manifest
+    saved = flavor_of(model).read(model, rows, None).saved
+    fewer = replace(manifest, classes=manifest.classes[:2])
+    with pytest.raises(kind, match=said):
+        open_saved(saved, fewer).run({"input": rows[:5]}, ["probabilities"])
 
 
 def test_a_format_of_a_later_version_is_not_opened(pack):

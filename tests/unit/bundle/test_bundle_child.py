@@ -58,6 +58,12 @@ class Broken:
     def __init__(self):
         raise RuntimeError("no weights")
 
+class Hinted:
+    def __init__(self):
+        problem = RuntimeError("no weights")
+        problem.hint = "bring them"
+        raise problem
+
 class Fatal:
     def __init__(self):
         os.kill(os.getpid(), 11)
@@ -190,7 +196,10 @@ def test_a_model_that_cannot_be_loaded_says_why(start):
         start("mine:Broken")
     with pytest.raises(ModelFailed, match="no attribute 'Nobody'"):
         start("mine:Nobody")
-    with pytest.raises(Unavailable, match="signal 11"):
+    with pytest.raises(ModelFailed, match="no weights") as failed:
+        start("mine:Hinted")
+    assert failed.value.hint == "bring them"
+    with pytest.raises(Unavailable, match=r"\(signal 11\), before it had its model"):
         start("mine:Fatal")
 
 

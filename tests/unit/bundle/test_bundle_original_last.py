@@ -18,7 +18,7 @@ import bascule
 from bascule.bundle import loaded
 from bascule.bundle.format import ISOLATED, MANIFEST, ORIGINAL, pinned_program
 from bascule.core.digests import canonical_json
-from bascule.core.errors import Unavailable, Untrusted
+from bascule.core.errors import ModelFailed, TimedOut, Unavailable, Untrusted
 
 SLOW, QUICK = {"1": 1.0, "8": 100.0}, {"1": 50.0, "8": 60.0}
 
@@ -132,11 +132,12 @@ def test_its_time_in_this_process_says_nothing_of_its_time_in_another(boosted_tr
     assert boosted_trees.fastest_program(8) == "onnx"
 
 
+@pytest.mark.parametrize("kind", [ModelFailed, TimedOut, Unavailable])
 def test_an_original_that_cannot_be_started_leaves_the_batch_to_the_programs(
-    boosted_trees, cancer, monkeypatch, caplog
+    boosted_trees, cancer, monkeypatch, caplog, kind
 ):
     def fails(*args, **settings):
-        raise Unavailable("no processes here")
+        raise kind("no processes here")
 
     monkeypatch.setattr("bascule.bundle.programs.child.of_bundle", fails)
     for _ in range(2):
@@ -167,6 +168,49 @@ def test_boosted_trees_that_the_manifest_keeps_quiet_about_are_not_opened_here(p
     crafted = bascule.load(bundle.path)
     say_of_cost(crafted, onnx=SLOW, original=QUICK)
     assert crafted.fastest_program(8) == "original"
+    with pytest.raises(Untrusted, match="xgboost"):
+        crafted.predict(X[:8])
+
+
+def without_programs(bundle, **original):
+    """The bundle as whoever writes manifests may have it: its original serves."""
+    for program in bundle.manifest.programs:
+        (bundle.path / program.file).unlink()
+    gone = {program.file for program in bundle.manifest.programs}
+    manifest = replace(
+        bundle.manifest,
+        original=replace(bundle.manifest.original, **original),
+        programs=(),
+        serves=ORIGINAL,
+        files={name: entry for name, entry in bundle.manifest.files.items() if name not in gone},
+        digest_on_disk="",
+    )
+    (bundle.path / MANIFEST).write_bytes(canonical_json(manifest.to_json()))
+    return bascule.load(bundle.path)
+
+
+def test_an_original_that_serves_is_opened_apart_too_unless_it_is_named(boosted_trees, cancer):
+    X, _ = cancer
+    bundle = without_programs(boosted_trees)
+    served = bundle.program()
+    assert served.pid not in (None, os.getpid())
+    own = bundle.program(ORIGINAL)
+    assert not hasattr(own, "pid")
+    rows = {"input": X[:8].astype(np.float32)}
+    for name, expected in own.run(rows).items():
+        assert np.array_equal(served.run(rows)[name], expected)
+        assert np.array_equal(bundle.predict(X[:8])[name], expected)
+    served.close()
+
+
+def test_nor_are_trees_opened_here_that_serve_and_that_the_manifest_keeps_quiet_about(pack, cancer):
+    X, y = cancer
+    model = make_pipeline(StandardScaler(), xgboost.XGBClassifier(n_estimators=2, n_jobs=1))
+    bundle = pack(model.fit(X, y), X)
+    requires = {k: v for k, v in bundle.manifest.original.requires.items() if "xgboost" not in k}
+    crafted = without_programs(bundle, requires=requires)
+    with pytest.raises(Untrusted, match="xgboost"):
+        crafted.program()
     with pytest.raises(Untrusted, match="xgboost"):
         crafted.predict(X[:8])
 

@@ -164,12 +164,20 @@ class BoostedOriginal:
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
         try:
-            numbers = self._ask(_built(self._frame, columns))
+            numbers = self._of_shape(self._ask(_built(self._frame, columns)), columns)
             known = {field.name: field.dtype for field in self.outputs}
             wanted = list(known) if outputs is None else list(outputs)
             return {name: as_dtype(self._answer(name, numbers), known[name]) for name in wanted}
         except Exception as problem:
             raise ModelFailed(f"the original failed: {_first_line(problem)}") from problem
+
+    def _of_shape(self, numbers: NDArray[Any], columns: Columns) -> NDArray[Any]:
+        """The numbers; a damaged file may answer any number of them."""
+        rows = len(next(iter(columns.values())))
+        expected = (rows,) if self._classes is None else (rows, len(self._classes))
+        if numbers.shape != expected:
+            raise ValueError(f"it answers numbers of shape {numbers.shape}, and not {expected}")
+        return numbers
 
     def _answer(self, name: str, numbers: NDArray[Any]) -> NDArray[Any]:
         if name != "label":

@@ -26,7 +26,7 @@ from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.manifest import Manifest
 from bascule.bundle.subject import Compilation, Subject
 from bascule.bundle.tables import MATRIX, Table
-from bascule.core.errors import Invalid
+from bascule.core.errors import Invalid, Untrusted
 from bascule.core.fields import DType
 
 
@@ -59,7 +59,21 @@ class LightGBM:
 
 def open_text(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOriginal:
     """The saved original; see `boosting.open_boosted`."""
+    _check_width(data, manifest)
     return open_boosted(_open, data, manifest, threads)
+
+
+def _check_width(data: bytes, manifest: Manifest) -> None:
+    """LightGBM makes room for as many numbers a row as the text says, whatever its trees hold."""
+    known = {b"1", str(len(manifest.classes or "1")).encode()}
+    for line in data.splitlines():
+        name, _, number = line.partition(b"=")
+        if name in (b"num_class", b"num_tree_per_iteration") and number not in known:
+            raise Untrusted(
+                f"{manifest.original.file} cannot be read: it answers other classes than those "
+                "that the manifest tells of",
+                file=manifest.original.file,
+            )
 
 
 def reopen(data: bytes, manifest: Manifest) -> Any:

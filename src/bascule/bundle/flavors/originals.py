@@ -57,6 +57,16 @@ def is_inspected(original: OriginalEntry) -> bool:
     return original.format == "skops" and not set(original.requires) & set(_BOOSTED)
 
 
+def is_read_by_its_library(original: OriginalEntry) -> bool:
+    """Whether a library's own reader opens the file, or a part of it.
+
+    Those of XGBoost, LightGBM and CatBoost end the process on some damaged files, or never return.
+    """
+    return original.format in _BOOSTED_FORMATS or (
+        original.format == "skops" and not is_inspected(original)
+    )
+
+
 def open_inspected(data: bytes, manifest: Manifest) -> Program:
     """An original that `is_inspected`.
 

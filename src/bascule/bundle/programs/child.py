@@ -196,7 +196,10 @@ class ChildProgram:
         head, _ = self._receive(until, "load its model")
         if "ready" not in head:
             self._died()
-            raise ModelFailed(f"{self.name} could not be loaded: {str(head.get('error'))[:500]}")
+            raise ModelFailed(
+                f"{self.name} could not be loaded: {str(head.get('error'))[:500]}",
+                hint=str(head.get("hint", "")),
+            )
         self._is_ready = True
 
     def replaced(self, ended: subprocess.Popen[bytes]) -> subprocess.Popen[bytes] | None:
@@ -293,9 +296,10 @@ class ChildProgram:
             process.wait(1.0)
         code = process.returncode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        then = "and is started again" if self._is_ready else "before it had its model"
         self._died()
         return Unavailable(
-            f"the process of {self.name} ended ({how}), and is started again",
+            f"the process of {self.name} ended ({how}), {then}",
             hint="retry",
             retry_after_s=1,
         )
@@ -365,13 +369,23 @@ def _enlarge(pipe: Any) -> None:
 
 
 def of_bundle(
-    path: Path, *, inputs: tuple[Field, ...], outputs: tuple[Field, ...], threads: int
+    path: Path, file: str, *, inputs: tuple[Field, ...], outputs: tuple[Field, ...], threads: int
 ) -> ChildProgram:
-    """The original inside a bundle, in a process that Bascule itself opens it in."""
-    return ChildProgram(
-        ["call", "bascule.bundle.isolated:original_of", str(path.resolve()), str(threads)],
-        name="original",
-        inputs=inputs,
-        outputs=outputs,
-        threads=threads,
-    )
+    """The original inside a bundle, in a process that Bascule itself opens it in.
+
+    Raises:
+        ModelFailed, TimedOut, Unavailable: As `ChildProgram`; the message names `file`.
+    """
+    try:
+        return ChildProgram(
+            ["call", "bascule.bundle.isolated:original_of", str(path.resolve()), str(threads)],
+            name="original",
+            inputs=inputs,
+            outputs=outputs,
+            threads=threads,
+        )
+    except (ModelFailed, TimedOut, Unavailable) as problem:
+        if file in problem.message:
+            raise
+        said = f"{file} could not be opened: {problem.message}"
+        raise type(problem)(said, hint=problem.hint, **problem.facts) from None

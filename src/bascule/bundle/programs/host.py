@@ -112,7 +112,8 @@ def main(arguments: list[str]) -> int:
         predict = _OPENERS[arguments[0]](*arguments[1:])
     except Exception as problem:  # foreign code raises whatever it likes
         traceback.print_exc()
-        _send(frames_out, {"error": f"{type(problem).__name__}: {problem}"}, {})
+        hint = str(getattr(problem, "hint", ""))
+        _send(frames_out, {"error": f"{type(problem).__name__}: {problem}", "hint": hint}, {})
         return 3
     _send(frames_out, {"ready": True}, {})
     while (size := frames_in.read(8)) and len(size) == 8:
