@@ -59,6 +59,8 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
 
 _FORMAT = 1
 _TAIL = 200
+_ROUNDINGS = 3
+"""Each may cost a last digit: the difference and the quotient of a score, the product of an end."""
 
 
 def rank(rows: int, confidence: float) -> int:
@@ -141,7 +143,14 @@ def class_scores(method: str, probabilities: Floats) -> Floats:
 
     The draw of `aps` is made from the row's own answer. So the same row always has the same set,
     and the coverage is exact all the same: a score may be any fixed function of a row and a label.
+    A row with a probability that is not a finite number has NaN for every class.
     """
+    finite = np.isfinite(probabilities)
+    if not finite.all():
+        known = finite.all(axis=1)
+        scores = np.full(probabilities.shape, np.nan)
+        scores[known] = class_scores(method, probabilities[known])
+        return scores
     if method == "lac":
         return lac_scores(probabilities)
     return aps_scores(probabilities, row_noise(probabilities))
@@ -151,7 +160,8 @@ def class_sets(method: str, probabilities: Floats, threshold: float) -> NDArray[
     """Which classes are in the set of each row. Shape (rows, classes).
 
     A set may be empty: with `lac` where no class is likely enough. It is then the row that is
-    strange, and filling the set would only make the others' coverage look better than it is.
+    strange, and filling the set would only make the others' coverage look better than it is. So it
+    is where a probability is not a finite number: what is no answer holds no truth.
     """
     return class_scores(method, probabilities) <= threshold
 
@@ -162,9 +172,25 @@ def class_sets(method: str, probabilities: Floats, threshold: float) -> NDArray[
 def number_scores(method: str, outputs: Mapping[str, NDArray[Any]], truth: Floats) -> Floats:
     """How strange each row's true number is beside the answer.
 
+    The score of the paper, or where rounding would lose the truth, one of the next numbers: at
+    every threshold from the score on, `intervals` holds it, for rounded sums and products keep the
+    order. Without this a truth that many rows share could be outside of all intervals:
+    0.13 + (1.2 - 0.13) is less than 1.2.
+
     Raises:
         Invalid: A scale is not a number over 0.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # told by the score, which is not finite
+        scores = _written(method, outputs, truth)
+        for _ in range(_ROUNDINGS):
+            lower, upper = intervals(method, outputs, scores)
+            outside = (truth < lower) | (upper < truth)
+            scores = np.where(outside, np.nextafter(scores, np.inf), scores)
+    return scores
+
+
+def _written(method: str, outputs: Mapping[str, NDArray[Any]], truth: Floats) -> Floats:
+    """The score as the papers write it."""
     if method == "cqr":
         return np.maximum(
             _column(outputs, LOWER_QUANTILE) - truth, truth - _column(outputs, UPPER_QUANTILE)
@@ -174,9 +200,9 @@ def number_scores(method: str, outputs: Mapping[str, NDArray[Any]], truth: Float
 
 
 def intervals(
-    method: str, outputs: Mapping[str, NDArray[Any]], threshold: float
+    method: str, outputs: Mapping[str, NDArray[Any]], threshold: float | Floats
 ) -> tuple[Floats, Floats]:
-    """The lower and the upper end of each row's interval.
+    """The lower and the upper end of each row's interval; NaN where the answer is.
 
     A `cqr` interval with a negative threshold may be empty: then both ends are its middle.
     """
@@ -266,7 +292,12 @@ class Scores:
     @property
     def largest_confidence(self) -> float:
         """The largest confidence that there is a threshold for; 0 if there is none."""
-        return int(self.ranks[-1]) / (self.rows + 1) if len(self.ranks) else 0.0
+        if not len(self.ranks):
+            return 0.0
+        last = int(self.ranks[-1])
+        largest = last / (self.rows + 1)
+        # The quotient may be rounded up, and is then written as more than there are rows for.
+        return largest if rank(self.rows, largest) <= last else math.nextafter(largest, 0)
 
     def _beyond(self) -> str:
         within = int(self.ranks[-1]) if len(self.ranks) else 0
@@ -469,9 +500,15 @@ def calibrate(
     """
     if not len(truth):
         raise Invalid("there are no rows to calibrate with", hint="give at least 9 for 0.9")
+    for name in dict.fromkeys(name for method in methods for name in _NEEDS[method]):
+        if not np.isfinite(np.asarray(outputs[name], np.float64)).all():
+            raise Invalid(f"{name}: an answer of the model is not a finite number")
     if classes is None:
         numbers = _numbers(truth)
         scores = {method: number_scores(method, outputs, numbers) for method in methods}
+        for method, values in scores.items():
+            if not np.isfinite(values).all():
+                raise Invalid(f"{method} scores: one is too large for a number")
     else:
         own = _places(truth, classes)
         probabilities = np.asarray(outputs[PROBABILITIES], np.float64)
@@ -479,9 +516,6 @@ def calibrate(
         for method in methods:
             every = class_scores(method, probabilities)
             scores[method] = np.where(own < 0, np.inf, every[np.arange(len(own)), own])
-    for method, values in scores.items():
-        if np.isnan(values).any() or (classes is None and np.isinf(values).any()):
-            raise Invalid(f"{method} scores: an answer of the model is not a finite number")
     return Calibration(
         len(truth), source, {method: Scores.of(values) for method, values in scores.items()}
     )

@@ -10,7 +10,9 @@ side once in twenty times, so a candidate that is worse by d or more passes at m
   of nought its test is the one of McNemar 1947, which is told beside it: exact for up to 1,000
   pairs that differ, with the correction of Edwards 1948 beyond.
 - Any other measure: a bootstrap of the rows in pairs, with the bias-corrected and accelerated
-  interval (BCa) of Efron 1987.
+  interval (BCa) of Efron 1987. It is too narrow for few rows: of skewed differences of squared
+  errors its lower end errs once in ten times on 20 rows, once in twelve on 40, and once in sixteen
+  on 120.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Invalid, Untrusted
-from bascule.core.fields import DType, Field
+from bascule.core.fields import Columns, DType, Field
 from bascule.stats import conformal
 from bascule.stats.conformal import (
     Calibration,
@@ -23,6 +24,7 @@ from bascule.stats.conformal import (
     class_sets,
     intervals,
     methods_for,
+    number_scores,
     rank,
     rows_needed,
 )
@@ -223,3 +225,228 @@ def test_a_method_that_was_not_calibrated_is_named_with_those_that_were():
     with pytest.raises(Invalid, match="'raps' is no method") as refused:
         calibration().method("raps")
     assert refused.value.hint == "it has lac, aps"
+
+
+# -- every method at the edges of the law --
+
+METHODS = ("lac", "aps", "absolute", "normalised", "cqr")
+OF_NUMBERS = METHODS[2:]
+CLASSES = ("a", "b", "c")
+
+
+def answered(method: str, rows: int, *, digits: int | None = None) -> tuple[Columns, Any, Any]:
+    """What a model answers, the truth, and the classes; rounded to so many digits, scores tie."""
+    random = np.random.default_rng(rows)
+    if method in ("lac", "aps"):
+        probabilities = random.dirichlet(np.ones(3), rows)
+        if digits is not None:
+            probabilities = np.array([[0.5, 0.25, 0.25], [0.125, 0.5, 0.375]])[np.arange(rows) % 2]
+        return {"probabilities": probabilities}, random.choice(CLASSES, rows), CLASSES
+    prediction, truth = random.normal(size=(2, rows))
+    made = {
+        "absolute": {"prediction": prediction},
+        "normalised": {"prediction": prediction, "scale": random.exponential(size=rows) + 0.6},
+        "cqr": {"lower_quantile": prediction - 0.7, "upper_quantile": prediction + 0.7},
+    }[method]
+    if digits is not None:
+        made = {name: values.round(digits) for name, values in made.items()}
+        truth = truth.round(digits)
+    return made, truth, None
+
+
+def held(made: Calibration, method: str, confidence: float, outputs: Columns, truth: Any,
+         classes: Any) -> int:  # fmt: skip
+    return int(made.holds(made.added(outputs, confidence, method), truth, classes).sum())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_of_the_rows_that_calibrated_as_many_are_held_as_the_rank_says(method):
+    """The row whose score is the threshold is on the edge of its own set, and inside."""
+    outputs, truth, classes = answered(method, 199)
+    made = calibrate([method], outputs, truth, classes=classes)
+    for k in range(1, 200):
+        assert made.rank(k / 200, method) == k
+        assert held(made, method, k / 200, outputs, truth, classes) == k
+
+
+@pytest.mark.parametrize("digits", [0, 1, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_that_tie_are_held_together_and_never_too_few(method, digits):
+    outputs, truth, classes = answered(method, 199, digits=digits)
+    made = calibrate([method], outputs, truth, classes=classes)
+    values = made.methods[method].values
+    assert len(np.unique(values)) < 199, "there are ties"
+    for k in range(1, 200):
+        within = int((values <= values[k - 1]).sum())
+        assert held(made, method, k / 200, outputs, truth, classes) >= within >= k
+
+
+@pytest.mark.parametrize("method", OF_NUMBERS)
+def test_a_truth_that_most_rows_share_is_not_lost_to_rounding(method):
+    """0.13 + (1.2 - 0.13) is 1.2 less its last digit, and of 100 rows all have that truth."""
+    assert 0.13 + (1.2 - 0.13) < 1.2
+    ends = {"lower_quantile": np.full(100, 0.1), "upper_quantile": np.full(100, 0.13)}
+    outputs = {"prediction": np.full(100, 0.13), "scale": np.full(100, 0.7)} | ends
+    for truth in (np.full(100, 1.2), np.full(100, 0.13 - 1.1)):
+        made = calibrate([method], outputs, truth)
+        assert held(made, method, 0.9, outputs, truth, None) == 100
+
+
+@given(st.data(), st.sampled_from(OF_NUMBERS), st.floats(0, 1e6))
+def test_an_interval_holds_the_truth_from_its_score_on(data, method, more):
+    number = st.floats(-1e9, 1e9) | st.floats(-1, 1)
+    low, high, truth = (data.draw(number) for _ in range(3))
+    scale = data.draw(st.floats(1e-9, 1e9))
+    outputs = {
+        "prediction": np.array([low]),
+        "scale": np.array([scale]),
+        "lower_quantile": np.array([low]),  # they may cross
+        "upper_quantile": np.array([high]),
+    }
+    score = float(number_scores(method, outputs, np.array([truth]))[0])
+    for threshold in (score, np.nextafter(score, np.inf), score + more):
+        lower, upper = intervals(method, outputs, threshold)
+        assert lower[0] <= truth <= upper[0]
+
+
+@given(st.data(), st.sampled_from(OF_NUMBERS))
+def test_a_score_is_that_of_its_paper_to_the_last_digits(data, method):
+    """The formulas in whole fractions: Lei et al. 2018, Romano, Patterson and Candes 2019, (6)."""
+    number = st.floats(-1e6, 1e6)
+    low, high, truth = (data.draw(number) for _ in range(3))
+    scale = data.draw(st.floats(1e-3, 1e3))
+    outputs = {
+        "prediction": np.array([low]),
+        "scale": np.array([scale]),
+        "lower_quantile": np.array([low]),
+        "upper_quantile": np.array([high]),
+    }
+    away = Fraction(truth) - Fraction(low)
+    exact = {
+        "absolute": abs(away),
+        "normalised": abs(away) / Fraction(scale),
+        "cqr": max(-away, Fraction(truth) - Fraction(high)),
+    }[method]
+    score = float(number_scores(method, outputs, np.array([truth]))[0])
+    unit = max(abs(exact), abs(Fraction(low)) / Fraction(scale), abs(Fraction(high))) * 2**-52
+    assert -unit / 2 <= Fraction(score) - exact <= 2 * unit
+
+
+def empirical_quantile(scores: list[float], level: Fraction) -> float | None:
+    """The smallest z with F(z) >= level, F the empirical law; None where there is none."""
+    for z in sorted(scores):
+        if Fraction(sum(score <= z for score in scores), len(scores)) >= level:
+            return z
+    return None
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=40), st.integers(1, 999))
+def test_the_threshold_is_the_empirical_quantile_of_the_paper(scores, thousandths):
+    """Romano, Patterson and Candes 2019, (8): at the level (1 - alpha)(1 + 1 / n)."""
+    level = Fraction(thousandths, 1_000) * (1 + Fraction(1, len(scores)))
+    expected = empirical_quantile(scores, level)
+    kept = Scores.of(np.array(scores, float))
+    if expected is None:
+        with pytest.raises(Invalid, match="calibration rows can support"):
+            kept.threshold(thousandths / 1_000)
+    else:
+        assert kept.threshold(thousandths / 1_000) == expected
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.9, 0.95])
+@pytest.mark.parametrize("method", METHODS)
+def test_where_the_rank_is_the_last_row_it_is_held_and_one_row_less_is_refused(method, confidence):
+    rows = rows_needed(confidence)
+    assert rank(rows, confidence) == rows
+    outputs, truth, classes = answered(method, rows)
+    made = calibrate([method], outputs, truth, classes=classes)
+    assert made.threshold(confidence, method) == made.methods[method].values.max()
+    assert held(made, method, confidence, outputs, truth, classes) == rows
+
+    assert rank(rows - 1, confidence) == rows
+    if rows > 1:
+        fewer = {name: values[1:] for name, values in outputs.items()}
+        short = calibrate([method], fewer, truth[1:], classes=classes)
+        with pytest.raises(Invalid, match=f"more than {rows - 1} calibration rows can support"):
+            short.added(fewer, confidence, method)
+
+
+@pytest.mark.parametrize("method", ["lac", "aps"])
+def test_unknown_labels_take_the_last_ranks_and_no_more(method):
+    """Two rows of 29 have an infinite score: 0.9 asks for the 27th, and 0.91 for the 28th."""
+    outputs, truth, classes = answered(method, 29)
+    truth = np.array([*truth[:-2], "new", "newer"])
+    made = calibrate([method], outputs, truth, classes=classes)
+    assert (rank(29, 0.9), rank(29, 0.91)) == (27, 28)
+    assert held(made, method, 0.9, outputs, truth, classes) == 27
+    with pytest.raises(Invalid, match="2 of them with a truth that the model cannot answer"):
+        made.added(outputs, 0.91, method)
+    assert made.largest_confidence == 0.9
+
+
+@given(st.integers(1, 400), st.integers(0, 3))
+def test_the_largest_confidence_can_be_asked_for_and_the_next_number_cannot(rows, beyond):
+    """5 / 6 is rounded up to 0.8333333333333334, which six times is more than five."""
+    scores = np.append(np.zeros(rows), np.full(beyond, np.inf))
+    kept = Scores.of(scores)
+    assert kept.rank(kept.largest_confidence) == rows
+    with pytest.raises(Invalid, match="can support"):
+        kept.threshold(math.nextafter(kept.largest_confidence, 1))
+
+
+@pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_answer_that_is_not_finite_calibrates(method, beyond):
+    """Whichever of the outputs that the method reads it is in, and whatever its score would be."""
+    outputs, truth, classes = answered(method, 12)
+    for name, values in outputs.items():
+        for place in np.ndindex(values[-1:].shape):
+            spoiled = values.copy()
+            spoiled[place] = beyond
+            with pytest.raises(Invalid, match=f"{name}: an answer .* is not a finite number"):
+                calibrate([method], outputs | {name: spoiled}, truth, classes=classes)
+
+
+@pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("method", OF_NUMBERS)
+def test_no_truth_that_is_not_finite_calibrates(method, beyond):
+    outputs, truth, classes = answered(method, 12)
+    truth[3] = beyond
+    with pytest.raises(Invalid, match="1 of 12 truths"):
+        calibrate([method], outputs, truth, classes=classes)
+
+
+def test_a_score_that_is_too_large_for_a_number_does_not_calibrate():
+    with pytest.raises(Invalid, match="absolute scores: one is too large for a number"):
+        calibrate(["absolute"], {"prediction": np.array([-1.7e308])}, np.array([1.7e308]))
+
+
+@pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_answer_that_is_not_finite_holds_nothing_and_leaves_the_other_rows_alone(method, beyond):
+    outputs, truth, classes = answered(method, 30)
+    made = calibrate([method], outputs, truth, classes=classes)
+    sound = made.added(outputs, 0.9, method)
+    name = next(iter(outputs))
+    spoiled = outputs[name].copy()
+    spoiled[4] = beyond
+    added = made.added(outputs | {name: spoiled}, 0.9, method)
+    others = np.arange(30) != 4
+    for output, values in added.items():
+        assert np.array_equal(values[others], sound[output][others])
+    # A lower quantile without end says that the interval has none on this side, and is right.
+    if not (method == "cqr" and beyond == -math.inf):
+        assert not made.holds(added, truth, classes)[4]
+
+
+@pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("method", ["lac", "aps"])
+def test_one_probability_that_is_not_finite_leaves_no_class_in_the_set(method, beyond):
+    outputs, truth, classes = answered(method, 30)
+    made = calibrate([method], outputs, truth, classes=classes)
+    for place in range(3):
+        spoiled = outputs["probabilities"][:2].copy()
+        spoiled[1, place] = beyond
+        sets = made.added({"probabilities": spoiled}, 0.9, method)["prediction_set"]
+        assert sets[0].any()
+        assert not sets[1].any()

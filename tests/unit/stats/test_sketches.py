@@ -97,6 +97,36 @@ def test_quantiles_are_as_good_as_those_of_the_sketch_with_coins():
     assert ours <= max(2 * other, 0.004)
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_rank_is_ever_further_from_the_truth_than_the_error(data):
+    """Levels of four values overflow at once; what is added and merged is of every size and order.
+
+    Every rank is asked for, with ties, and not only of shapes that somebody thought of.
+    """
+    numbers = st.lists(st.integers(0, 60), max_size=80)
+
+    def sketch() -> tuple[Quantiles, list[int]]:
+        made, seen = Quantiles(), []
+        for values in data.draw(st.lists(numbers, max_size=5)):
+            made.add(np.sort(np.array(values, float)))
+            seen += values
+        return made, seen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bascule.stats.sketches.LEVEL_VALUES", 4)
+        whole, seen = sketch()
+        for _ in range(data.draw(st.integers(0, 4))):
+            part, more = sketch()
+            whole.merge(part)
+            seen += more
+        assert whole.rows == len(seen)
+        ordered = np.sort(seen)
+        for value in range(-1, 62):
+            exact = int(np.searchsorted(ordered, value, side="right"))
+            assert abs(whole.rank(value) - exact) <= whole.error
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=400),
