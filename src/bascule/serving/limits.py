@@ -23,7 +23,8 @@ class Limits:
         confidence: How often the truth should be inside the set or the interval that every answer
             of a calibrated model carries, where the request does not say; 0 for none.
         max_body_bytes: The largest request body.
-        max_arriving_bytes: How much of bodies that have not ended is kept, over all connections;
+        max_held_bytes: How much is kept of requests that cannot begin yet, over all connections:
+            their rest has not come, or they wait for the answers before them on their connection.
             0 for sixteen of the largest bodies, or 1 GiB if that is more. One more is answered 503.
         max_head_bytes: The largest request line and headers together.
         max_connections: Open connections per worker, counted from when they are accepted; one more
@@ -45,7 +46,7 @@ class Limits:
     batching: Batching = "auto"
     confidence: float = 0.0
     max_body_bytes: int = 64 << 20
-    max_arriving_bytes: int = 0
+    max_held_bytes: int = 0
     max_head_bytes: int = 32 << 10
     max_connections: int = 10_000
     idle_timeout_s: float = 75.0
@@ -55,8 +56,8 @@ class Limits:
     drain_s: float = 10.0
 
     def __post_init__(self) -> None:
-        if not self.max_arriving_bytes:
-            object.__setattr__(self, "max_arriving_bytes", max(1 << 30, 16 * self.max_body_bytes))
+        if not self.max_held_bytes:
+            object.__setattr__(self, "max_held_bytes", max(1 << 30, 16 * self.max_body_bytes))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
