@@ -268,7 +268,8 @@ def main() -> int:
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
     start_logging(config.journal.form, worker=config.worker)
-    _allow_open_files(config.limits.max_connections + _OTHER_FILES)
+    limits = config.limits
+    _allow_open_files(limits.max_connections + limits.max_handshakes + _OTHER_FILES)
     try:
         uvloop.run(serve(config, report))
     except BasculeError as error:
