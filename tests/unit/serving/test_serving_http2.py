@@ -234,6 +234,69 @@ def test_no_more_is_sent_than_the_client_has_room_for(raw, messages, ask_grpc, w
     np.testing.assert_array_equal(sums, np.arange(10_000) + 1)
 
 
+@pytest.fixture
+def blocked(raw, served):
+    """The server's side of a connection with thirty answers for which there is no room."""
+    raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 0)]))
+    raw.send(*(raw.call(id_) for id_ in range(1, 61, 2)))
+    served.until(lambda: [len(one._blocked) for one in served.grpc.connections] == [30])
+    (connection,) = served.grpc.connections
+    return connection
+
+
+def looks(connection):
+    """For which calls it is looked from now on whether there is room."""
+    found, pump_one = [], connection._pump_one
+
+    def noted(stream):
+        found.append(stream.id)
+        pump_one(stream)
+
+    connection._pump_one = noted
+    return found
+
+
+def test_a_flood_of_windows_is_not_looked_at_for_every_call_that_waits(raw, blocked):
+    found = looks(blocked)
+    raw.send(number_frame(WINDOW_UPDATE, 0, 1) * 1_000, frame(PING, 0, 0, bytes(8)))
+    raw.until(PING)
+    assert found == []
+    raw.send(*(number_frame(WINDOW_UPDATE, id_, 100) for id_ in range(1, 61, 2)))
+    for id_ in range(1, 61, 2):
+        assert raw.trailers(id_)["grpc-status"] == "0"
+    assert len(found) == 30
+
+
+def test_a_byte_of_room_for_all_calls_is_offered_to_no_more_than_take_it(raw, blocked, served):
+    found = looks(blocked)
+    served.on_loop(lambda: setattr(blocked, "_send_window", 0))
+    raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 100)]), frame(PING, 0, 0, bytes(8)))
+    raw.until(PING)
+    assert found == []
+    raw.send(number_frame(WINDOW_UPDATE, 0, 1) * 3, frame(PING, 0, 0, bytes(8)))
+    raw.until(PING)
+    assert found == [1, 1, 1]
+    raw.send(number_frame(WINDOW_UPDATE, 0, 10_000))
+    for id_ in range(1, 61, 2):
+        assert raw.trailers(id_)["grpc-status"] == "0"
+
+
+def test_settings_that_are_repeated_ten_thousand_times_are_looked_at_once(raw, blocked, served):
+    class Counting(dict):
+        walks = 0
+
+        def values(self):
+            self.walks += 1
+            return super().values()
+
+    served.on_loop(lambda: setattr(blocked, "_streams", Counting(blocked._streams)))
+    window = (frames.INITIAL_WINDOW_SIZE, 50)
+    raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 7), window] * 5_000))
+    for id_ in range(1, 61, 2):
+        assert raw.trailers(id_)["grpc-status"] == "0"
+    assert blocked._streams.walks == 1
+
+
 def test_a_small_answer_waits_for_room_too(raw):
     raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 6)]), raw.call(1))
     got = raw.until(DATA)[3]

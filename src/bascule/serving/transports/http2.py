@@ -819,10 +819,12 @@ class Http2Connection(asyncio.Protocol):
         if more == 0:
             raise Broken(h2.PROTOCOL_ERROR, "a window grows by nothing")
         if id_ == 0:
+            was_shut = self._send_window <= 0
             self._send_window += more
             if self._send_window > h2.LARGEST_WINDOW:
                 raise Broken(h2.FLOW_CONTROL_ERROR, "a window is too large")
-            self._pump()
+            if was_shut:
+                self._pump()  # else those who wait do so for windows of their own
             return
         stream = self._streams.get(id_)
         if stream is None:
@@ -881,19 +883,22 @@ class Http2Connection(asyncio.Protocol):
         self._has_settings = True
         if flags & h2.ACK:
             return
+        first_window = self._first_window
         for name, value in h2.read_settings(payload):
             if name == h2.INITIAL_WINDOW_SIZE:
                 if value > h2.LARGEST_WINDOW:
                     raise Broken(h2.FLOW_CONTROL_ERROR, "a window is too large")
-                for stream in self._streams.values():
-                    stream.window += value - self._first_window
-                self._first_window = value
+                first_window = value
             elif name == h2.MAX_FRAME_SIZE:
                 if not h2.LEAST_FRAME <= value <= h2.LARGEST_FRAME:
                     raise Broken(h2.PROTOCOL_ERROR, "a size of frames that may not be")
                 self._frame_bytes = value
             elif name == h2.ENABLE_PUSH and value > 1:
                 raise Broken(h2.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
+        # Once, and not for each: a frame has room for twenty thousand.
+        for stream in self._streams.values():
+            stream.window += first_window - self._first_window
+        self._first_window = first_window
         self._write(frame(h2.SETTINGS, h2.ACK, 0))
         self._pump()
 
@@ -974,6 +979,8 @@ class Http2Connection(asyncio.Protocol):
 
     def _pump(self) -> None:
         for stream in tuple(self._blocked.values()):
+            if self._send_window <= 0 or not self._writable:
+                return
             self._pump_one(stream)
 
     def _pump_one(self, stream: Stream) -> None:
