@@ -16,7 +16,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from bascule.bundle.lineage.mlflow import asking, open_mlflow, quiet, usual_uri
 from bascule.bundle.tables import is_missing
 from bascule.core.errors import Conflict, Invalid
 from bascule.core.fields import DType
+from bascule.core.files import writing
 from bascule.core.version import VERSION
 
 if TYPE_CHECKING:
@@ -156,16 +157,26 @@ def save_model(bundle: str | Path, path: str | Path, *, mlflow_model: Model | No
 
     Raises:
         Conflict: There is something at `path`.
+        Invalid: It cannot be written there; an empty folder is left at most.
     """
     open_mlflow()
     from mlflow.models import Model
 
     loaded, place = load(bundle), Path(path)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise Conflict(f"{place} exists already", hint="choose another place")
     made = mlflow_model or Model()
-    shutil.copytree(loaded.path, place / _DATA, dirs_exist_ok=True)
     made.signature = signature_of(loaded)
+    with writing(place):
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise Conflict(f"{place} exists already", hint="choose another place")
+        try:
+            _write(loaded, place, made)
+        except BaseException:
+            _empty(place)  # or it would be in the way of another try
+            raise
+
+
+def _write(loaded: Bundle, place: Path, made: Model) -> None:
+    _copy(loaded.path, place / _DATA)
     made.saved_input_example_info = _save_example(loaded, place)
     environment = disk.read_file(loaded.path, loaded.manifest, disk.ENVIRONMENT).decode()
     packages = [line for line in environment.splitlines() if "==" in line]
@@ -190,6 +201,25 @@ def save_model(bundle: str | Path, path: str | Path, *, mlflow_model: Model | No
     )
     made.model_size_bytes = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
     made.save(str(place / "MLmodel"))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder; `shutil.copytree` makes one list of all that the system refuses."""
+    target.mkdir(parents=True)
+    for file in sorted(source.rglob("*")):
+        if file.is_dir():
+            (target / file.relative_to(source)).mkdir()
+        else:
+            shutil.copy2(file, target / file.relative_to(source))
+
+
+def _empty(folder: Path) -> None:
+    with suppress(OSError):  # it would hide why it could not be written
+        for inner in folder.iterdir():
+            if inner.is_dir():
+                shutil.rmtree(inner)
+            else:
+                inner.unlink()
 
 
 def _pyfunc() -> Any:

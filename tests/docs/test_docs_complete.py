@@ -152,10 +152,11 @@ def test_the_fixed_bounds_are_those_of_a_worker() -> None:
         str(limits.max_batch_rows),
         f"{limits.max_head_bytes >> 10} KiB",
         f"{limits.max_connections:,}",
-        f"{limits.receive_timeout_s:g} s",
+        f"{limits.max_handshakes:,}",
+        f"{limits.handshake_timeout_s:g} s",
         f"{limits.idle_timeout_s:g} s",
-        f"{limits.max_arriving_bytes >> 30} GiB, or "
-        f"{Limits(max_body_bytes=1 << 40).max_arriving_bytes >> 40} of `serving.max_body_bytes` "
+        f"{limits.max_held_bytes >> 30} GiB, or "
+        f"{Limits(max_body_bytes=1 << 40).max_held_bytes >> 40} of `serving.max_body_bytes` "
         "if that is more",
         f"{limits.receive_timeout_s:g} s, and 1 s more for every "
         f"{limits.least_bytes_per_s >> 10} KiB of its body that has come",

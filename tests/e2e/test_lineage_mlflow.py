@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -261,6 +263,46 @@ def test_what_is_there_is_not_overwritten(table_model, tmp_path):
     (tmp_path / "kept" / "file").write_text("mine")
     with pytest.raises(bascule.BasculeError, match="exists already"):
         bascule.mlflow.save_model(table_model, tmp_path / "kept")
+
+
+def test_a_place_that_cannot_be_written_is_named_with_the_next_step(
+    table_model, tmp_path, may_only_read
+):
+    place = tmp_path / "closed" / "model"
+    place.parent.mkdir()
+    with may_only_read(place.parent), pytest.raises(Invalid) as refused:
+        bascule.mlflow.save_model(table_model, place)
+    assert refused.value.message == f"{place} cannot be written: Permission denied"
+    assert refused.value.hint == "choose a place that you may write to"
+    assert refused.value.facts["path"] == str(place)
+
+    (tmp_path / "file").touch()
+    with pytest.raises(Invalid, match=r"file/model cannot be written: Not a directory"):
+        bascule.mlflow.save_model(table_model, tmp_path / "file" / "model")
+
+
+@contextmanager
+def files_up_to(size):
+    """No file of this process may become larger."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_model_that_could_not_be_written_whole_is_not_in_the_way_of_another_try(
+    table_model, tmp_path, server
+):
+    place = tmp_path / "model"
+    with files_up_to(1_000), pytest.raises(Invalid) as refused:
+        bascule.mlflow.save_model(table_model, place)
+    assert refused.value.message == f"{place} cannot be written: File too large"
+    assert list(place.iterdir()) == []
+
+    bascule.mlflow.save_model(table_model, place)
+    assert server.pyfunc.load_model(str(place)).metadata is not None
 
 
 def test_the_command_pushes_under_another_name_and_says_where(

@@ -11,6 +11,9 @@ The rules:
 - a burst may wait for as long as its deadlines allow; but a queue that does not become empty is no
   burst, and is kept short;
 - whoever waited past its deadline is not begun.
+
+Before that a request may be held by its connection (`Held`): the rest of it has not come, or those
+before it on the connection are not answered yet.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from bascule.core.errors import Overloaded
+from bascule.core.errors import Overloaded, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,33 @@ def comes_in_time(wait_s: float, allowed_s: float, standing_s: float) -> bool:
     """
     is_standing = standing_s > _STANDING_SHARE * allowed_s
     return wait_s * (_STANDING_MARGIN if is_standing else _MARGIN) <= allowed_s
+
+
+class Held:
+    """How much the connections of one worker keep of requests that cannot begin yet.
+
+    One account for all of them, whatever they speak: each connection has bounds of its own, and
+    there may be ten thousand. Who adds to it takes the same away.
+    """
+
+    __slots__ = ("bytes", "max_bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        self.bytes = 0
+        self.max_bytes = max_bytes
+
+    def is_over(self) -> bool:
+        """Whether more is held than may be."""
+        return self.bytes > self.max_bytes
+
+    def refusal(self) -> Unavailable:
+        """Why nothing more is held."""
+        return Unavailable(
+            f"{self.max_bytes} bytes of requests that cannot begin yet are held here, as many as "
+            "may be",
+            hint="retry later, with fewer requests ahead of their answers, or serve with more "
+            "workers",
+        )
 
 
 class Waiting(Protocol):

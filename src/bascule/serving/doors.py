@@ -40,8 +40,10 @@ class DoorSite(Protocol):
 class Door:
     """A listening socket: what comes through it, and how it is encrypted.
 
-    Where that is within TLS, connections count from when they are accepted: a handshake costs more
-    than a request, and whoever never finishes one takes a place like anybody else.
+    Within TLS a client has no place among the connections before it is through with the handshake,
+    or whoever never finishes one could keep everybody out. Handshakes have a bound and a time of
+    their own, and where too many are under way the oldest gives way to the newest: who is honest is
+    through before it is the oldest.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Door:
         self._context = None if tls is None else tls.context(protocol)
         self._loaded_ns = 0 if tls is None else tls.changed_at_ns()
         self._server: asyncio.Server | None = None
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
 
     async def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Accept connections."""
@@ -90,7 +92,7 @@ class Door:
                 pass
             self._listener.close()
             if self._handshakes:
-                await asyncio.wait(self._handshakes, timeout=_LAST_HANDSHAKES_S)
+                await asyncio.wait(tuple(self._handshakes), timeout=_LAST_HANDSHAKES_S)
             for handshake in self._handshakes:
                 handshake.cancel()
             return
@@ -129,14 +131,21 @@ class Door:
                 loop.call_later(_PAUSE_S, self._accept_again, loop)
             return False
         accepted.setblocking(False)
-        site = self.site
-        if len(site.connections) + len(self._handshakes) >= site.limits.max_connections:
+        limits = self.site.limits
+        if len(self.site.connections) >= limits.max_connections:
             accepted.close()  # to say why would take a handshake
             return True
+        if len(self._handshakes) >= limits.max_handshakes:
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[oldest]
+            oldest.cancel()
         handshake = loop.create_task(self._shake_hands(loop, accepted))
-        self._handshakes.add(handshake)
-        handshake.add_done_callback(self._handshakes.discard)
+        self._handshakes[handshake] = None
+        handshake.add_done_callback(self._forget)
         return True
+
+    def _forget(self, handshake: asyncio.Task[None]) -> None:
+        self._handshakes.pop(handshake, None)
 
     def _accept_again(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._listener.fileno() >= 0:
@@ -148,7 +157,7 @@ class Door:
                 self._connect,
                 accepted,
                 ssl=self._context,
-                ssl_handshake_timeout=self.site.limits.receive_timeout_s,
+                ssl_handshake_timeout=self.site.limits.handshake_timeout_s,
             )
         except OSError as problem:
             # Of a port scanner, a health check, a client of clear text: nothing to report.

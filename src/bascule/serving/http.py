@@ -9,6 +9,7 @@ would have kept is kept here:
 - heads, bodies, connections and times are bounded, and a client that does not read is not read
   from;
 - whoever is not let in is told by the head of the request, and nothing of the body is kept;
+- what is kept of requests that cannot begin yet is bounded over all connections (`backlog.Held`);
 - every answer is counted once, where it is written, so the counters are what clients saw;
 - a refusal is written before the connection closes, and the close lingers until the client has
   had the chance to read it;
@@ -35,10 +36,10 @@ from typing import NamedTuple, cast
 import httptools
 import msgspec
 
-from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge, Unavailable
+from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge
 from bascule.security.keys import OPEN_ACTIONS
 from bascule.serving import codings
-from bascule.serving.backlog import Backlog
+from bascule.serving.backlog import Backlog, Held
 from bascule.serving.counters import STATUSES, Slot
 from bascule.serving.guard import Guard
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
@@ -49,6 +50,9 @@ from bascule.serving.statuses import HttpError, error_text, kind_of, status_of
 log = logging.getLogger(__name__)
 
 _MAX_PIPELINED = 32
+_BESIDE_BODY_BYTES = 1 << 10
+"""What a request that waits takes beside its body and its headers, about: one read may bring
+thousands that have neither."""
 _LINGER_S = 2.0
 """How long a connection that says no more is read on, from the last byte that came."""
 _DRAIN_IDLE_S = 0.3
@@ -243,8 +247,10 @@ class Site:
         guard: Guard | None = None,
         journal: Journal | None = None,
         backlog: Backlog | None = None,
+        held: Held | None = None,
     ) -> None:
         self.backlog = Backlog(limits.max_body_bytes) if backlog is None else backlog
+        self.held = Held(limits.max_held_bytes) if held is None else held
         self.clock = clock
         self.guard = guard
         self.journal = journal
@@ -255,7 +261,6 @@ class Site:
         self.body_digits = len(str(limits.max_body_bytes))
         self.other_slot = other_slot
         self.connections: set[Connection] = set()
-        self.arriving_bytes = 0
         self.known_heads: dict[bytes, tuple[Head, int]] = {}
         self.draining = False
         self.now = clock()
@@ -419,7 +424,7 @@ class Connection(asyncio.Protocol):
         self._expecting = False
         self._failure: BasculeError | None = None
         self._current: Exchange | None = None
-        self._pipeline: deque[Exchange] = deque()
+        self._pipeline: deque[tuple[Exchange, int]] = deque()
         self._pipeline_bytes = 0
         self._pumping = False
         self._paused = False
@@ -519,22 +524,16 @@ class Connection(asyncio.Protocol):
 
     def _go_on_receiving(self) -> None:
         """Decide, of a request that has not ended, whether and how the rest is received."""
-        site = self._site
-        self._receiving_since = self._receiving_since or site.now
+        self._receiving_since = self._receiving_since or self._site.now
         if self._head_done and not self._admitted:
             self._admitted = True
             self._admit()
         if len(self._body) == self._held_bytes:
             return
         self._hold()
-        if site.arriving_bytes > site.limits.max_arriving_bytes:
-            self._refuse(
-                Unavailable(
-                    f"{site.limits.max_arriving_bytes} bytes of requests that have not ended are "
-                    "here, as many as may be",
-                    hint="retry later, or serve with more workers",
-                )
-            )
+        held = self._site.held
+        if held.is_over():
+            self._refuse(held.refusal())
 
     def _admit(self) -> None:
         """Let the rest of a request come, or refuse it by its head.
@@ -569,7 +568,7 @@ class Connection(asyncio.Protocol):
     def _hold(self) -> None:
         """Count what is kept here of a body that has not ended."""
         held_bytes = len(self._body)
-        self._site.arriving_bytes += held_bytes - self._held_bytes
+        self._site.held.bytes += held_bytes - self._held_bytes
         self._held_bytes = held_bytes
 
     def _drop_body(self) -> None:
@@ -641,7 +640,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         self._site.connections.discard(self)
         self._closing = True
-        self._pipeline.clear()
+        self._drop_pipeline()
         self._drop_body()
         if self._current is not None:
             current, self._current = self._current, None
@@ -872,8 +871,20 @@ class Connection(asyncio.Protocol):
         return handlers
 
     def _enqueue(self, exchange: Exchange) -> None:
-        self._pipeline.append(exchange)
-        self._pipeline_bytes += len(exchange.body)
+        """Keep a whole request until those before it are answered, or refuse it in its turn."""
+        if exchange.body:
+            self._hold()  # what of it was held before its end is counted below
+            if self._site.guard is not None:
+                self._look_ahead(exchange)
+        head, held = exchange.head, self._site.held
+        size = _BESIDE_BODY_BYTES + len(exchange.body) + len(head.target)
+        size += sum(map(len, head.headers.values()))
+        if held.bytes + size > held.max_bytes:
+            self._refuse(held.refusal(), head)
+            return
+        held.bytes += size
+        self._pipeline.append((exchange, size))
+        self._pipeline_bytes += size
         if not self._paused and (
             len(self._pipeline) >= _MAX_PIPELINED
             or self._pipeline_bytes > self._site.limits.max_body_bytes
@@ -881,16 +892,37 @@ class Connection(asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()
 
+    def _look_ahead(self, exchange: Exchange) -> None:
+        """Keep nothing of the body of a request that is to wait, where its head says so already.
+
+        The key is looked at again in its turn, as in `_admit`.
+        """
+        try:
+            is_kept = self._route(exchange.head).action not in OPEN_ACTIONS
+        except BasculeError as error:
+            exchange.failure = error.with_traceback(None)
+            is_kept = False
+        except Exception:
+            return  # a bug, which is answered and logged in its turn
+        if not is_kept:
+            exchange.body = b""
+
+    def _drop_pipeline(self) -> None:
+        self._pipeline.clear()
+        self._site.held.bytes -= self._pipeline_bytes
+        self._pipeline_bytes = 0
+
     def _pump(self) -> None:
         """Dispatch pipelined requests until one has to be waited for. Not recursive."""
         self._pumping = True
         try:
             while self._pipeline and self._current is None and self._writable:
                 if self._transport.is_closing():
-                    self._pipeline.clear()
+                    self._drop_pipeline()
                     return
-                exchange = self._pipeline.popleft()
-                self._pipeline_bytes -= len(exchange.body)
+                exchange, size = self._pipeline.popleft()
+                self._pipeline_bytes -= size
+                self._site.held.bytes -= size
                 self._dispatch(exchange)
         finally:
             self._pumping = False
@@ -939,7 +971,7 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._receiving_since = 0.0
         self._drop_body()
-        self._pipeline.append(exchange)
+        self._pipeline.append((exchange, 0))
         if self._current is None and not self._pumping:
             self._pump()
 
@@ -948,7 +980,7 @@ class Connection(asyncio.Protocol):
         # can take the answer with it: say that we are done, read on into nothing, then close.
         self._closing = True
         self._receiving_since = self._since
-        self._pipeline.clear()
+        self._drop_pipeline()
         self._drop_body()
         if self._paused:
             self._read_on()

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from array import array as plain_array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ _NUMBER_PROBLEMS = ("NUMBER", "BIGINT")
 _MAX_PARTS = 8
 """More keys than a body of rows has in any protocol: with more it is refused by its first strange
 one, so that nobody need look inside."""
+_CONTAINERS = frozenset((dict, list))
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
 _UP_TO_NAN = re.compile(rb'((?:[^"N]++|' + _TEXT + rb"|N(?!aN))*+)(NaN)?", re.DOTALL)
 _TEXT_OR_LARGE_WHOLE = re.compile(_TEXT + rb"|(?<![\d.eE+-])-?\d{19,}+(?![.eE])", re.DOTALL)
@@ -69,20 +70,21 @@ class JsonParser:
         """The document as Python's own values.
 
         Raises:
-            Invalid: It is not JSON, or a key is given twice: in the body, in one of its parts, or
-                in a row.
+            Invalid: It is not JSON, or an object of it has a key twice.
         """
         document = self.parse(body)
         if isinstance(document, simdjson.Object):
             made = document.as_dict()
             inside = body.count(b":") - len(made)
             if inside and inside != sum(map(_keys_inside, made.values())):
-                _check_parts(document, made)
+                _check_parts(document, made, body)
             return made
         if isinstance(document, simdjson.Array):
             rows = document.as_list()
             if body.count(b":") != _keys_inside(rows):
                 _check_rows(document, rows, "rows")
+                if body.count(b"{") != _objects_inside(rows) and _may_lack_keys(rows, body):
+                    _check_below(document, rows, "rows")
             return rows
         return document
 
@@ -112,7 +114,16 @@ def _keys_inside(part: Any) -> int:
     return 0
 
 
-def _check_parts(document: Any, made: dict[str, Any]) -> None:
+def _objects_inside(part: Any) -> int:
+    """How many objects `_keys_inside` has looked into; each brought a brace."""
+    if type(part) is dict:
+        return 1
+    if type(part) is list and part and type(part[0]) is dict:
+        return sum([type(row) is dict for row in part])
+    return 0
+
+
+def _check_parts(document: Any, made: dict[str, Any], body: bytes) -> None:
     if len(made) < len(document):
         refuse_twice(document, "the body")
     if len(made) > _MAX_PARTS:
@@ -124,6 +135,11 @@ def _check_parts(document: Any, made: dict[str, Any]) -> None:
                 refuse_twice(inner, name)
         elif type(part) is list:
             _check_rows(document[name], part, name)
+    objects = 1 + sum(map(_objects_inside, made.values()))
+    if body.count(b"{") != objects and _may_lack_keys(made, body):
+        for name, part in made.items():
+            if type(part) in _CONTAINERS:
+                _check_below(document[name], part, name)
 
 
 def _check_rows(items: Any, rows: list[Any], place: str) -> None:
@@ -135,6 +151,48 @@ def _check_rows(items: Any, rows: list[Any], place: str) -> None:
     for index, item in enumerate(items):
         if isinstance(item, simdjson.Object):
             refuse_twice(item, f"{place}[{index}]")
+
+
+def _may_lack_keys(made: Any, body: bytes) -> bool:
+    """Whether fewer keys are left in all objects than there were colons: see `_keys_inside`."""
+    keys = 0
+    rest = [made]
+    while rest:
+        values = rest.pop()
+        if type(values) is dict:
+            keys += len(values)
+            values = values.values()
+        if not _CONTAINERS.isdisjoint(map(type, values)):
+            rest += [value for value in values if type(value) in _CONTAINERS]
+    return keys != body.count(b":")
+
+
+def _check_below(found: Any, made: Any, place: str) -> None:
+    """Look into every object, however deep: a value may be one, such as `{"b64": "..."}`.
+
+    By iterators that are kept, and not by calls: Python nests fewer of those than JSON may nest.
+    """
+    below = [_containers(found, made, place)]
+    while below:
+        inner = next(below[-1], None)
+        if inner is None:
+            below.pop()
+        else:
+            below.append(_containers(*inner))
+
+
+def _containers(found: Any, made: Any, place: str) -> Iterator[tuple[Any, Any, str]]:
+    """The lists and objects in one: as simdjson has them, as Python does, and their places."""
+    if type(made) is dict:
+        if len(made) < len(found):
+            refuse_twice(found, place)
+        for key, value in made.items():
+            if type(value) in _CONTAINERS:
+                yield found[key], value, f"{place}.{key[:64]}"
+    elif not _CONTAINERS.isdisjoint(map(type, made)):
+        for index, (inner, value) in enumerate(zip(found, made, strict=True)):
+            if type(value) in _CONTAINERS:
+                yield inner, value, f"{place}[{index}]"
 
 
 # -- what the quick parser does not read --

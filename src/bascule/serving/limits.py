@@ -23,14 +23,19 @@ class Limits:
         confidence: How often the truth should be inside the set or the interval that every answer
             of a calibrated model carries, where the request does not say; 0 for none.
         max_body_bytes: The largest request body.
-        max_arriving_bytes: How much of bodies that have not ended is kept, over all connections;
+        max_held_bytes: How much is kept of requests that cannot begin yet, over all connections:
+            their rest has not come, or they wait for the answers before them on their connection.
             0 for sixteen of the largest bodies, or 1 GiB if that is more. One more is answered 503.
         max_head_bytes: The largest request line and headers together.
-        max_connections: Open connections per worker, counted from when they are accepted; one more
-            is answered 503, or within TLS closed before the handshake.
+        max_connections: Open connections per worker; one more is answered 503, or within TLS
+            closed before the handshake. Within TLS a connection is open after its handshake.
+        max_handshakes: Handshakes of TLS under way at one port of a worker; for one more the oldest
+            is cut off. An honest one takes a few round trips, and so never becomes the oldest
+            unless as many come within that time.
+        handshake_timeout_s: How long a handshake of TLS may take.
         idle_timeout_s: How long a connection may stay open between requests.
-        receive_timeout_s: How long a request or a handshake of TLS may take to arrive, and how long
-            a client may take nothing of its answer.
+        receive_timeout_s: How long a request may take to arrive, and how long a client may take
+            nothing of its answer.
         least_bytes_per_s: A request has another second to arrive for so much of its body that has
             come: who is slow and steady gets through, and who sends next to nothing does not.
         memory_budget_mb: How much memory the models of one worker may take, in millions of bytes; 0
@@ -45,9 +50,11 @@ class Limits:
     batching: Batching = "auto"
     confidence: float = 0.0
     max_body_bytes: int = 64 << 20
-    max_arriving_bytes: int = 0
+    max_held_bytes: int = 0
     max_head_bytes: int = 32 << 10
     max_connections: int = 10_000
+    max_handshakes: int = 2_000
+    handshake_timeout_s: float = 5.0
     idle_timeout_s: float = 75.0
     receive_timeout_s: float = 20.0
     least_bytes_per_s: int = 64 << 10
@@ -55,8 +62,8 @@ class Limits:
     drain_s: float = 10.0
 
     def __post_init__(self) -> None:
-        if not self.max_arriving_bytes:
-            object.__setattr__(self, "max_arriving_bytes", max(1 << 30, 16 * self.max_body_bytes))
+        if not self.max_held_bytes:
+            object.__setattr__(self, "max_held_bytes", max(1 << 30, 16 * self.max_body_bytes))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -25,7 +25,7 @@ from typing import Any
 import uvloop
 
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom
-from bascule.serving.backlog import Backlog
+from bascule.serving.backlog import Backlog, Held
 from bascule.serving.channel import Lines, Message, error_from_json, error_to_json
 from bascule.serving.counters import Counters, Slot, prometheus_text
 from bascule.serving.doors import Door
@@ -63,9 +63,10 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     journal = _open_journal(config.journal, config.worker)
     other_slot = counters.slot(config.worker)
     backlog = Backlog(config.limits.max_body_bytes)
+    held = Held(config.limits.max_held_bytes)
     site = Site(
         {}, plane.not_found, config.limits, other_slot,
-        guard=guard, journal=journal, backlog=backlog,
+        guard=guard, journal=journal, backlog=backlog, held=held,
     )  # fmt: skip
 
     def take(models: Iterable[ServedModel]) -> None:
@@ -80,7 +81,7 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     if config.unix_fd is not None:
         doors.append(Door(config.unix_fd, site, partial(Connection, site), None))
     if config.grpc_fd is not None:
-        doors.append(_grpc_door(config, plane, other_slot, guard, journal, backlog))
+        doors.append(_grpc_door(config, plane, other_slot, guard, journal, backlog, held))
     for door in doors:
         await door.open(loop)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -123,6 +124,7 @@ def _grpc_door(
     guard: Guard | None,
     journal: Journal,
     backlog: Backlog,
+    held: Held,
 ) -> Door:
     # Imported here: a worker that speaks no gRPC need not have it in memory.
     from bascule.serving.protocols.grpc_methods import grpc_methods
@@ -131,8 +133,9 @@ def _grpc_door(
     assert config.grpc_fd is not None
     methods = grpc_methods(plane)
     site = Http2Server(
-        methods, config.limits, other_slot, guard=guard, journal=journal, backlog=backlog
-    )
+        methods, config.limits, other_slot,
+        guard=guard, journal=journal, backlog=backlog, held=held,
+    )  # fmt: skip
     return Door(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
 
 
@@ -265,7 +268,8 @@ def main() -> int:
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
     start_logging(config.journal.form, worker=config.worker)
-    _allow_open_files(config.limits.max_connections + _OTHER_FILES)
+    limits = config.limits
+    _allow_open_files(limits.max_connections + limits.max_handshakes + _OTHER_FILES)
     try:
         uvloop.run(serve(config, report))
     except BasculeError as error:

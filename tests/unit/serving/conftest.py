@@ -16,7 +16,7 @@ from google.protobuf import descriptor_pool, message_factory
 
 from bascule.core.errors import NotFound
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.serving.backlog import Backlog
+from bascule.serving.backlog import Backlog, Held
 from bascule.serving.counters import Counters, Label
 from bascule.serving.http import Connection, Site
 from bascule.serving.journal import Journal
@@ -210,11 +210,13 @@ def serve_models(run_site, tmp_path):
             counters.name(labels[-1])
         made: list[ServedModel] = []
         planes: list[Plane] = []
-        backlog = Backlog(bounds.max_body_bytes)
+        backlog, held = Backlog(bounds.max_body_bytes), Held(bounds.max_held_bytes)
 
         def grpc() -> Http2Server:
             methods = grpc_methods(planes[0])
-            return Http2Server(methods, bounds, counters.slot(0), journal=journal, backlog=backlog)
+            return Http2Server(
+                methods, bounds, counters.slot(0), journal=journal, backlog=backlog, held=held
+            )
 
         def site(loop: asyncio.AbstractEventLoop) -> Site:
             for (_, program, pace), label in zip(models, labels, strict=True):
@@ -236,7 +238,7 @@ def serve_models(run_site, tmp_path):
             planes.append(plane)
             running_site = Site(
                 plane.serve(made), plane.not_found, bounds, counters.slot(0),
-                journal=journal, backlog=backlog,
+                journal=journal, backlog=backlog, held=held,
             )  # fmt: skip
             return running_site
 

@@ -1,4 +1,4 @@
-"""A door within TLS, with real sockets: handshakes take places, and time, and both are bounded."""
+"""A door within TLS, with real sockets: handshakes take room and time, and both are bounded."""
 
 from __future__ import annotations
 
@@ -68,15 +68,33 @@ class Behind:
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive()
 
+    def until(self, condition):
+        """Wait until something is so; it must become so by itself."""
+        give_up = time.monotonic() + WAIT_S
+        while not condition():
+            assert time.monotonic() < give_up, "it did not come to be"
+            time.sleep(0.002)
+
+    def half(self, count):
+        """Clients that are accepted, and do not begin their handshakes; the oldest first."""
+        silent = []
+        for number in range(1, count + 1):
+            silent.append(self.plain())
+            self.until(lambda: len(self._door._handshakes) == number)  # noqa: B023
+        return silent
+
     def plain(self):
         """A client that has connected and says nothing."""
         return socket.create_connection(("127.0.0.1", self.port), WAIT_S)
 
     def secured(self):
         """A client that is through with the handshake."""
+        return self.context().wrap_socket(self.plain(), server_hostname="localhost")
+
+    def context(self):
         context = ssl.create_default_context(cafile=str(self._root))
         context.set_alpn_protocols([self.speaks])
-        return context.wrap_socket(self.plain(), server_hostname="localhost")
+        return context
 
     def secured_in_time(self):
         """The same, as soon as the server has heard that there is a place."""
@@ -126,27 +144,68 @@ SPEAKS = pytest.mark.parametrize("speaks", ["http/1.1", "h2"])
 
 
 @SPEAKS
-def test_half_a_handshake_takes_a_place_like_a_connection(behind, speaks):
+def test_clients_with_half_a_handshake_keep_nobody_out(behind, speaks):
+    door = behind(speaks, handshake_timeout_s=60, drain_s=0.1)
+    with ExitStack() as stack:
+        for client in door.half(2 * PLACES):
+            stack.enter_context(client)
+        assert door.is_let_in()
+
+
+@SPEAKS
+def test_who_comes_when_all_places_are_taken_is_closed_before_the_handshake(behind, speaks):
+    door = behind(speaks, handshake_timeout_s=60, drain_s=0.1)
+    with ExitStack() as stack:
+        through = [stack.enter_context(door.secured()) for _ in range(PLACES)]
+        door.until(lambda: len(door.site.connections) == PLACES)
+        assert is_closed(stack.enter_context(door.plain()))
+        through[0].close()
+        stack.enter_context(door.secured_in_time())
+
+
+@SPEAKS
+def test_who_is_through_when_all_places_are_taken_is_told_so(behind, speaks):
     door = behind(speaks, drain_s=0.1)
     with ExitStack() as stack:
-        silent = [stack.enter_context(door.plain()) for _ in range(PLACES)]
-        assert is_closed(stack.enter_context(door.plain()))
-        assert not door.is_let_in()
-        silent[0].close()
-        # Who is through has the place of who was not.
-        stack.enter_context(door.secured_in_time())
-        assert is_closed(stack.enter_context(door.plain()))
+        (late,) = door.half(1)
+        stack.enter_context(late)
+        for _ in range(PLACES):
+            stack.enter_context(door.secured())
+        door.until(lambda: len(door.site.connections) == PLACES)
+        told = stack.enter_context(door.context().wrap_socket(late, server_hostname="localhost"))
+        expected = b"HTTP/1.1 503" if speaks == "http/1.1" else b"as many connections are open"
+        said = b""
+        while expected not in said:
+            piece = told.recv(1 << 10)
+            assert piece, said
+            said += piece
+
+
+@SPEAKS
+def test_of_too_many_handshakes_the_oldest_gives_way_to_the_newest(behind, speaks):
+    door = behind(speaks, max_handshakes=3, handshake_timeout_s=60, drain_s=0.1)
+    with ExitStack() as stack:
+        silent = door.half(3)
+        for client in silent:
+            stack.enter_context(client)
+        assert door.is_let_in()
+        assert is_closed(silent[0])
+        # Those that did not have to give way are still let in.
+        for client in silent[1:]:
+            door.context().wrap_socket(client, server_hostname="localhost").close()
+        door.until(lambda: not door._door._handshakes)
 
 
 @SPEAKS
 def test_a_handshake_that_takes_too_long_is_cut_off(behind, speaks):
-    door = behind(speaks, receive_timeout_s=0.3, drain_s=0.1)
+    door = behind(speaks, handshake_timeout_s=0.3, receive_timeout_s=60, drain_s=0.1)
     with ExitStack() as stack:
-        silent = [stack.enter_context(door.plain()) for _ in range(PLACES)]
-        slow = silent[0]
-        slow.sendall(b"\x16\x03\x01\x02\x00")  # the start of a hello
+        silent = door.half(PLACES)
+        for client in silent:
+            stack.enter_context(client)
+        silent[0].sendall(b"\x16\x03\x01\x02\x00")  # the start of a hello
         assert all(is_closed(client) for client in silent)
-        door.secured_in_time().close()
+        door.until(lambda: not door._door._handshakes)
 
 
 @SPEAKS

@@ -190,6 +190,33 @@ def test_nothing_is_kept_of_the_body_of_who_is_not_let_in(guarded, path):
         assert guarded.on_loop(lambda: [len(c._body) for c in guarded.site.connections]) == [0]
 
 
+@pytest.mark.parametrize(("shows_key", "expected"), [(True, 200), (False, 401)])
+def test_of_whole_requests_that_wait_only_the_bodies_of_who_is_let_in_are_kept(
+    serve_routes, ring, shows_key, expected
+):
+    header, waiting = ring("read"), []
+    running = serve_routes(
+        {
+            b"/later": {b"POST": waiting.append},
+            b"/echo": {b"POST": lambda exchange: exchange.answer(exchange.body)},
+        }
+    )
+    running.on_loop(lambda: setattr(running.site, "guard", Guard(ring.file)))
+    with running.client() as client:
+        client.request("POST", "/later", b"", header)
+        client.request("POST", "/echo", b"x" * 5_000, header if shows_key else "")
+        running.until(lambda: running.site.held.bytes)
+        assert running.on_loop(lambda: running.site.held.bytes > 5_000) == shows_key
+        running.on_loop(lambda: waiting[0].answer(b"go"))
+        assert client.answer().body == b"go"
+        answer = client.answer()
+        assert answer.status == expected
+        assert (answer.body == b"x" * 5_000) == shows_key
+        client.request("POST", "/later", b"", header)
+        running.until(lambda: len(waiting) == 2)
+        assert running.on_loop(lambda: running.site.held.bytes) == 0
+
+
 def test_nothing_is_kept_of_a_body_where_nobody_needs_a_key(guarded):
     with guarded.client() as client:
         client.send(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n")
@@ -237,7 +264,7 @@ def test_a_key_that_is_revoked_while_the_body_comes_opens_nothing(
     with guarded.client() as client:
         head = INFER % b"late" + header.encode() + b"Content-Length: %d\r\n\r\n" % len(body)
         client.send(head + body[:9])
-        guarded.until(lambda: guarded.site.arriving_bytes == 9)
+        guarded.until(lambda: guarded.site.held.bytes == 9)
         keys.kept.clear()
         ring.write()
         guarded.on_loop(guarded.guard.look)

@@ -664,39 +664,39 @@ def test_who_comes_when_all_connections_are_taken_is_told_when_to_come_again(ser
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
 
 
-def arriving(server):
-    return server.on_loop(lambda: server.site.arriving_bytes)
+def held(server):
+    return server.on_loop(lambda: server.site.held.bytes)
 
 
 def test_bodies_that_have_not_ended_are_bounded_over_all_connections(serve):
-    server = serve(max_arriving_bytes=1_000)
+    server = serve(max_held_bytes=1_000)
     post = POST + b"Content-Length: 601\r\n\r\n"
     with server.client() as first, server.client() as second, server.client() as third:
         first.send(post + b"x" * 600)
         second.send(post + b"x" * 300).send(b"x" * 100)
-        server.until(lambda: server.site.arriving_bytes == 1_000)
+        server.until(lambda: server.site.held.bytes == 1_000)
         third.send(post + b"x")
         answer = third.answer()
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert "1000 bytes of requests" in answer.json["error"]
         assert third.is_ended()
-        assert arriving(server) == 1_000
+        assert held(server) == 1_000
         assert first.send(b"x").answer().body == b"x" * 601
-        assert arriving(server) == 400
+        assert held(server) == 400
         assert second.send(b"x" * 201).answer().body == b"x" * 601
-        assert arriving(server) == 0
+        assert held(server) == 0
         assert second.send(post + b"x" * 601).answer().status == 200
 
 
 @pytest.mark.parametrize("how", ["goes", "is too slow", "is told the end"])
 def test_what_has_come_of_a_body_is_not_counted_any_more_when_its_client(serve, waiting, how):
-    server = serve(max_arriving_bytes=1_000, receive_timeout_s=20)
+    server = serve(max_held_bytes=1_000, receive_timeout_s=20)
     with server.client() as client:
         if how == "is told the end":
             client.request("POST", "/later")
             server.until(lambda: len(waiting) == 1)
         client.send(POST + b"Content-Length: 999\r\n\r\n" + b"x" * 900)
-        server.until(lambda: server.site.arriving_bytes == 900)
+        server.until(lambda: server.site.held.bytes == 900)
         if how == "is too slow":
             server.after(21)
             is_refused(client, 408)
@@ -706,23 +706,139 @@ def test_what_has_come_of_a_body_is_not_counted_any_more_when_its_client(serve, 
             assert client.answer().headers["connection"] == "close"
         else:
             client.socket.close()
-        server.until(lambda: server.site.arriving_bytes == 0)
+        server.until(lambda: server.site.held.bytes == 0)
 
 
 def test_a_body_that_is_refused_as_too_large_is_not_counted_any_more(serve):
     server = serve(max_body_bytes=1_000)
     with server.client() as client:
         client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n" + b"x" * 1_000)
-        server.until(lambda: server.site.arriving_bytes == 1_000)
+        server.until(lambda: server.site.held.bytes == 1_000)
         client.send(b"\r\n1\r\nx")
         is_refused(client, 413)
-        assert arriving(server) == 0
+        assert held(server) == 0
 
 
-def test_the_bound_of_what_arrives_has_room_for_sixteen_bodies_and_a_gibibyte():
-    assert Limits().max_arriving_bytes == 1 << 30
-    assert Limits(max_body_bytes=1 << 30).max_arriving_bytes == 16 << 30
-    assert Limits(**Limits(max_arriving_bytes=5).to_json()).max_arriving_bytes == 5
+LATER = b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+
+
+def echo(body):
+    return POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def test_whole_requests_that_wait_are_bounded_over_all_connections(serve, waiting):
+    server = serve(max_held_bytes=12_000)
+    with server.client() as first, server.client() as second, server.client() as third:
+        for client, letter in ((first, b"a"), (second, b"b")):
+            before = held(server)
+            client.send(LATER + echo(letter * 4_000))
+            server.until(lambda: server.site.held.bytes >= before + 4_000)  # noqa: B023
+        before = held(server)
+        refused = echo(b"d" * 4_000).replace(b"Host: a", b"Host: a\r\nX-Request-Id: mine")
+        third.send(LATER + echo(b"c") + refused + GET)
+        server.until(lambda: len(waiting) == 3)
+        server.until(lambda: any(c._closing for c in server.site.connections))
+        assert before < held(server) < 12_000
+        for number, exchange in enumerate(waiting):
+            server.on_loop(lambda: exchange.answer(b"%d" % number))  # noqa: B023
+
+        assert [first.answer().body for _ in range(2)] == [b"0", b"a" * 4_000]
+        assert [second.answer().body for _ in range(2)] == [b"1", b"b" * 4_000]
+        assert [third.answer().body for _ in range(2)] == [b"2", b"c"]
+        answer = third.answer()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json["error"].startswith("12000 bytes of requests that cannot begin yet")
+        assert "retry later, with fewer requests ahead of their answers" in answer.json["error"]
+        assert (answer.headers["connection"], answer.headers["x-request-id"]) == ("close", "mine")
+        assert third.is_ended()  # and what came after it is not answered
+        assert held(server) == 0
+        assert first.send(echo(b"d" * 4_000)).answer().body == b"d" * 4_000
+
+
+def test_one_request_at_a_time_is_never_held(serve):
+    server = serve(max_held_bytes=1)
+    with server.client() as client:
+        for _ in range(3):
+            assert client.send(GET).answer().status == 200
+            assert client.send(echo(b"x" * 5_000)).answer().body == b"x" * 5_000
+
+
+def test_requests_without_bodies_that_wait_are_bounded_over_all_connections_too(serve, waiting):
+    """One read brings thousands of them, and in memory each is many times what was sent."""
+    server = serve(max_held_bytes=50_000)
+    with server.client() as client:
+        client.send(LATER + GET * 1_000)
+        server.until(lambda: len(waiting) == 1)
+        server.on_loop(lambda: waiting[0].answer(b"go"))
+        assert client.answer().body == b"go"
+        answered = 0
+        while (answer := client.answer()).status == 200:
+            answered += 1
+        assert answer.status == 503
+        assert 40 < answered < 50
+        assert client.is_ended()
+        assert held(server) == 0
+
+
+def test_a_request_that_is_whole_is_not_held_twice(serve, waiting):
+    server = serve(max_held_bytes=10_000)
+    with server.client() as client:
+        client.send(LATER + POST + b"Content-Length: 6000\r\n\r\n" + b"x" * 5_999)
+        server.until(lambda: server.site.held.bytes == 5_999)
+        client.send(b"x")
+        server.until(lambda: 6_000 < server.site.held.bytes < 8_000)
+        server.on_loop(lambda: waiting[0].answer(b"go"))
+        assert [client.answer().status for _ in range(2)] == [200, 200]
+        assert held(server) == 0
+
+
+@pytest.mark.parametrize(
+    "how", ["goes", "is aborted", "is told the end", "reads nothing", "asks what is no request"]
+)
+def test_what_waits_is_not_counted_any_more_when_its_client(serve, waiting, how):
+    server = serve(receive_timeout_s=20, drain_s=0.1)
+    with server.client() as client:
+        first = b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n" if how == "reads nothing" else LATER
+        last = b"no request\r\n\r\n" if how == "asks what is no request" else b""
+        client.send(first + echo(b"a" * 900) + echo(b"b" * 900) + last)
+        server.until(lambda: server.site.held.bytes > 1_800)
+        if how == "goes":
+            client.socket.close()
+        elif how == "is aborted":
+            server.on_loop(lambda: [c.abort() for c in server.site.connections])
+        elif how == "reads nothing":
+            server.after(1)
+            server.after(21)
+        elif how == "asks what is no request":
+            server.on_loop(lambda: waiting[0].answer(b"go"))
+            assert [client.answer().status for _ in range(3)] == [200, 200, 200]
+            is_refused(client, 400)
+        else:
+            server.on_loop(lambda: setattr(server.site, "draining", True))
+            server.on_loop(lambda: waiting[0].answer(b"last"))
+            assert client.answer().headers["connection"] == "close"
+        server.until(lambda: server.site.held.bytes == 0)
+        client.socket.close()
+        server.until(lambda: not server.site.connections)
+        assert held(server) == 0
+
+
+def test_what_waits_is_not_counted_any_more_when_the_server_leaves(serve, waiting):
+    import asyncio
+
+    server = serve(drain_s=0.1)
+    with server.client() as client:
+        client.send(LATER + echo(b"a" * 900) + POST + b"Content-Length: 9\r\n\r\nx")
+        server.until(lambda: server.site.held.bytes > 900)
+        asyncio.run_coroutine_threadsafe(server.site.drain(), server.loop).result(10)
+        server.until(lambda: not server.site.connections)
+        assert held(server) == 0
+
+
+def test_the_bound_of_what_is_held_has_room_for_sixteen_bodies_and_a_gibibyte():
+    assert Limits().max_held_bytes == 1 << 30
+    assert Limits(max_body_bytes=1 << 30).max_held_bytes == 16 << 30
+    assert Limits(**Limits(max_held_bytes=5).to_json()).max_held_bytes == 5
 
 
 def test_an_idle_connection_is_ended_after_its_time_and_not_before(serve):

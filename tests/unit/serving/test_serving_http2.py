@@ -234,6 +234,69 @@ def test_no_more_is_sent_than_the_client_has_room_for(raw, messages, ask_grpc, w
     np.testing.assert_array_equal(sums, np.arange(10_000) + 1)
 
 
+@pytest.fixture
+def blocked(raw, served):
+    """The server's side of a connection with thirty answers for which there is no room."""
+    raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 0)]))
+    raw.send(*(raw.call(id_) for id_ in range(1, 61, 2)))
+    served.until(lambda: [len(one._blocked) for one in served.grpc.connections] == [30])
+    (connection,) = served.grpc.connections
+    return connection
+
+
+def looks(connection):
+    """For which calls it is looked from now on whether there is room."""
+    found, pump_one = [], connection._pump_one
+
+    def noted(stream):
+        found.append(stream.id)
+        pump_one(stream)
+
+    connection._pump_one = noted
+    return found
+
+
+def test_a_flood_of_windows_is_not_looked_at_for_every_call_that_waits(raw, blocked):
+    found = looks(blocked)
+    raw.send(number_frame(WINDOW_UPDATE, 0, 1) * 1_000, frame(PING, 0, 0, bytes(8)))
+    raw.until(PING)
+    assert found == []
+    raw.send(*(number_frame(WINDOW_UPDATE, id_, 100) for id_ in range(1, 61, 2)))
+    for id_ in range(1, 61, 2):
+        assert raw.trailers(id_)["grpc-status"] == "0"
+    assert len(found) == 30
+
+
+def test_a_byte_of_room_for_all_calls_is_offered_to_no_more_than_take_it(raw, blocked, served):
+    found = looks(blocked)
+    served.on_loop(lambda: setattr(blocked, "_send_window", 0))
+    raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 100)]), frame(PING, 0, 0, bytes(8)))
+    raw.until(PING)
+    assert found == []
+    raw.send(number_frame(WINDOW_UPDATE, 0, 1) * 3, frame(PING, 0, 0, bytes(8)))
+    raw.until(PING)
+    assert found == [1, 1, 1]
+    raw.send(number_frame(WINDOW_UPDATE, 0, 10_000))
+    for id_ in range(1, 61, 2):
+        assert raw.trailers(id_)["grpc-status"] == "0"
+
+
+def test_settings_that_are_repeated_ten_thousand_times_are_looked_at_once(raw, blocked, served):
+    class Counting(dict):
+        walks = 0
+
+        def values(self):
+            self.walks += 1
+            return super().values()
+
+    served.on_loop(lambda: setattr(blocked, "_streams", Counting(blocked._streams)))
+    window = (frames.INITIAL_WINDOW_SIZE, 50)
+    raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 7), window] * 5_000))
+    for id_ in range(1, 61, 2):
+        assert raw.trailers(id_)["grpc-status"] == "0"
+    assert blocked._streams.walks == 1
+
+
 def test_a_small_answer_waits_for_room_too(raw):
     raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 6)]), raw.call(1))
     got = raw.until(DATA)[3]
@@ -501,6 +564,92 @@ def test_many_unfinished_messages_are_bounded_together(raw, served):
     assert trailers["grpc-status"] == "8"
     assert trailers["grpc-retry-pushback-ms"] == "1000"
     assert served.totals()[0].by_status == {429: 1}
+
+
+@pytest.fixture
+def narrow(serve_models, program, inline):
+    return serve_models(("fake", program, inline), max_held_bytes=50_000)
+
+
+def begun(raw, id_, size):
+    """A call of which the rest has not come."""
+    return frame(HEADERS, END_HEADERS, id_, raw.block(INFER)) + frame(DATA, 0, id_, bytes(size))
+
+
+def test_unfinished_messages_are_bounded_over_all_connections_and_with_those_of_http(
+    narrow, connect_raw, ask_grpc
+):
+    message = enclosed(ask_grpc([1, 2]).SerializeToString())
+    raws = [connect_raw(narrow).send(GREETING) for _ in range(3)]
+    with narrow.client() as client:
+        client.send(b"POST /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 9001\r\n\r\n" + bytes(9_000))
+        narrow.until(lambda: narrow.grpc.held.bytes == 9_000)
+        raws[0].send(frame(HEADERS, END_HEADERS, 1, raws[0].block(INFER)))
+        raws[0].send(frame(DATA, 0, 1, message[:20]))
+        raws[1].send(begun(raws[1], 1, 16_000), begun(raws[1], 3, 16_000))
+        narrow.until(lambda: narrow.grpc.held.bytes > 41_000)
+        before = narrow.on_loop(lambda: narrow.grpc.held.bytes)
+
+        raws[2].send(begun(raws[2], 1, 10_000))
+        trailers = raws[2].trailers(1)
+        assert trailers["grpc-status"] == "14"
+        assert trailers["grpc-message"].startswith("50000 bytes of requests that cannot begin yet")
+        assert trailers["grpc-retry-pushback-ms"] == "1000"
+        assert raws[2].until(RST_STREAM)[2:] == (1, bytes(4))
+        assert narrow.on_loop(lambda: narrow.grpc.held.bytes) == before
+        # Calls that are whole, and those that were begun before, are answered.
+        raws[2].send(raws[2].call(3, INFER, message[5:]))
+        assert raws[2].trailers(3)["grpc-status"] == "0"
+        raws[0].send(frame(DATA, END_STREAM, 1, message[20:]))
+        assert raws[0].trailers(1)["grpc-status"] == "0"
+    narrow.until(lambda: 32_000 < narrow.grpc.held.bytes < 33_000)
+    assert narrow.totals()[0].by_status[503] == 1
+
+
+def test_a_message_whose_end_is_there_is_answered_however_much_is_held(
+    narrow, connect_raw, ask_grpc
+):
+    message = enclosed(ask_grpc(*[[1, 2]] * 1_000).SerializeToString())
+    raws = [connect_raw(narrow).send(GREETING) for _ in range(2)]
+    raws[0].send(frame(HEADERS, END_HEADERS, 1, raws[0].block(INFER)))
+    raws[0].send(frame(DATA, 0, 1, message[:9_000]))
+    narrow.until(lambda: narrow.grpc.held.bytes > 9_000)
+    raws[1].send(begun(raws[1], 1, 16_000), begun(raws[1], 3, 16_000), begun(raws[1], 5, 8_000))
+    narrow.until(lambda: narrow.grpc.held.bytes > 49_000)
+    raws[0].send(frame(DATA, END_STREAM, 1, message[9_000:]))
+    assert raws[0].trailers(1)["grpc-status"] == "0"
+    narrow.until(lambda: 40_000 < narrow.grpc.held.bytes < 41_000)
+
+
+def test_pieces_of_one_byte_are_bounded_by_what_they_take(narrow, connect_raw):
+    raw = connect_raw(narrow).send(GREETING)
+    raw.send(frame(HEADERS, END_HEADERS, 1, raw.block(INFER)))
+    raw.send(frame(DATA, 0, 1, b"x") * 2_000)
+    assert raw.trailers(1)["grpc-status"] == "14"
+    assert narrow.on_loop(lambda: narrow.grpc.held.bytes) == 0
+
+
+@pytest.mark.parametrize(
+    "how", ["goes", "gives it up", "breaks the rules", "is too slow", "is cut"]
+)
+def test_what_has_come_of_a_call_is_not_counted_any_more_when_its_client(narrow, connect_raw, how):
+    raw = connect_raw(narrow).send(GREETING)
+    watching = "/grpc.health.v1.Health/Watch"
+    raw.send(begun(raw, 1, 9_000), frame(DATA, 0, 1, bytes(9_000)))
+    raw.send(frame(HEADERS, END_HEADERS, 3, raw.block(watching)), frame(DATA, 0, 3, bytes(4)))
+    narrow.until(lambda: narrow.grpc.held.bytes == 18_004 + 3 * 64)
+    if how == "goes":
+        raw.socket.close()
+    elif how == "gives it up":
+        raw.send(*(frame(RST_STREAM, 0, id_, bytes(4)) for id_ in (1, 3)))
+    elif how == "breaks the rules":
+        raw.send(frame(DATA, 0, 9, b"x"))
+        assert raw.broken() == frames.PROTOCOL_ERROR
+    elif how == "is too slow":
+        narrow.after(21)
+    else:
+        narrow.on_loop(lambda: [one.abort() for one in narrow.grpc.connections])
+    narrow.until(lambda: narrow.grpc.held.bytes == 0)
 
 
 def test_a_request_that_does_not_arrive_is_given_up(raw, served):

@@ -4,7 +4,8 @@ Calls run where those of HTTP/1.1 run, so there are no threads to hand over to, 
 counted by the one writer of the worker's counters, waiting callers run together, and a call that
 is given up leaves the queue. What is kept:
 
-- heads, messages, streams, connections and times are bounded, and so is how many frames a second
+- heads, messages, streams, connections and times are bounded, what is kept of requests that have
+  not ended over all connections (`backlog.Held`), and so is how many frames a second
   that ask for nothing (resets, pings, empty pieces...) a client may send;
 - header blocks that mean the same as before are not decoded again;
 - both windows of flow control, and a client that does not read is not read from;
@@ -29,7 +30,7 @@ from hpack import Decoder, HPACKError
 
 from bascule.core.errors import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
 from bascule.security.keys import Action
-from bascule.serving.backlog import Backlog
+from bascule.serving.backlog import Backlog, Held
 from bascule.serving.calls import Call
 from bascule.serving.counters import Slot
 from bascule.serving.engine import Deliver
@@ -83,6 +84,8 @@ _MIN_COMPRESSED_BYTES = 256
 _BEGINNING_BYTES = 512
 """Of a message: where it names its model, in two texts of up to 128 characters."""
 _MAX_STREAMED_MESSAGE_BYTES = 1 << 16
+_BESIDE_PIECE_BYTES = 64
+"""What a piece of a message takes beside its bytes, about: it may have only one."""
 _NOT_HTTP2 = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
     b"Content-Length: 41\r\n\r\nthis port speaks gRPC, over HTTP/2 alone\n"
@@ -164,8 +167,10 @@ class Http2Server:
         guard: Guard | None = None,
         journal: Journal | None = None,
         backlog: Backlog | None = None,
+        held: Held | None = None,
     ) -> None:
         self.backlog = Backlog(limits.max_body_bytes) if backlog is None else backlog
+        self.held = Held(limits.max_held_bytes) if held is None else held
         self.methods = methods
         self.guard = guard
         self.journal = journal
@@ -463,6 +468,7 @@ class Http2Connection(asyncio.Protocol):
         streams, self._streams = self._streams, {}
         self._blocked.clear()
         for stream in streams.values():
+            self._drop_parts(stream)
             stream.gone()
 
     # -- reading frames --
@@ -655,18 +661,19 @@ class Http2Connection(asyncio.Protocol):
             self._end_of(stream)
         elif ended:
             stream.ended = True
+        elif stream.parts and self.server.held.is_over():
+            self._drop_parts(stream)
+            stream.fail(self.server.held.refusal())
 
     def _add_data(self, stream: Stream, piece: bytes) -> None:
         if stream.answered:
             return  # it was refused while more of it was on the way
-        stream.parts.append(piece)
-        stream.received += len(piece)
-        self._buffered += len(piece)
+        self._keep(stream, piece)
         limit = self.server.limits.max_body_bytes
         if type(stream.head.method) is not Unary:
             self._take_messages(stream)
         elif stream.received > limit + 5:
-            self._forget_parts(stream)
+            self._drop_parts(stream)
             stream.fail(
                 TooLarge(
                     f"the message is over {limit} bytes",
@@ -675,7 +682,7 @@ class Http2Connection(asyncio.Protocol):
                 )
             )
         elif self._buffered > 2 * limit + h2.DEFAULT_WINDOW:
-            self._forget_parts(stream)
+            self._drop_parts(stream)
             stream.fail(
                 Overloaded(
                     f"over {2 * limit} bytes of unfinished requests on one connection",
@@ -683,17 +690,27 @@ class Http2Connection(asyncio.Protocol):
                 )
             )
 
-    def _forget_parts(self, stream: Stream) -> bytes:
-        data = stream.parts[0] if len(stream.parts) == 1 else b"".join(stream.parts)
-        stream.parts.clear()
+    def _keep(self, stream: Stream, piece: bytes) -> None:
+        stream.parts.append(piece)
+        stream.received += len(piece)
+        self._buffered += len(piece)
+        self.server.held.bytes += len(piece) + _BESIDE_PIECE_BYTES
+
+    def _drop_parts(self, stream: Stream) -> None:
         self._buffered -= stream.received
+        self.server.held.bytes -= stream.received + _BESIDE_PIECE_BYTES * len(stream.parts)
+        stream.parts.clear()
         stream.received = 0
+
+    def _take_parts(self, stream: Stream) -> bytes:
+        data = stream.parts[0] if len(stream.parts) == 1 else b"".join(stream.parts)
+        self._drop_parts(stream)
         return data
 
     def _end_of(self, stream: Stream) -> None:
         """The client has said all of a call."""
         stream.ended = True
-        data = self._forget_parts(stream)
+        data = self._take_parts(stream)
         if type(stream.head.method) is Unary:
             self._call(stream, data)
         elif type(stream.head.method) is Each:
@@ -749,7 +766,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _take_messages(self, stream: Stream) -> None:
         """Answer the messages of a stream as they come."""
-        data = self._forget_parts(stream)
+        data = self._take_parts(stream)
         method = stream.head.method
         try:
             while len(data) >= 5:
@@ -775,9 +792,7 @@ class Http2Connection(asyncio.Protocol):
             stream.fail(error)
             return
         if data:
-            stream.parts.append(data)
-            stream.received = len(data)
-            self._buffered += len(data)
+            self._keep(stream, data)
 
     def _look(self, stream: Stream) -> None:
         assert stream.look is not None
@@ -804,10 +819,12 @@ class Http2Connection(asyncio.Protocol):
         if more == 0:
             raise Broken(h2.PROTOCOL_ERROR, "a window grows by nothing")
         if id_ == 0:
+            was_shut = self._send_window <= 0
             self._send_window += more
             if self._send_window > h2.LARGEST_WINDOW:
                 raise Broken(h2.FLOW_CONTROL_ERROR, "a window is too large")
-            self._pump()
+            if was_shut:
+                self._pump()  # else those who wait do so for windows of their own
             return
         stream = self._streams.get(id_)
         if stream is None:
@@ -866,19 +883,22 @@ class Http2Connection(asyncio.Protocol):
         self._has_settings = True
         if flags & h2.ACK:
             return
+        first_window = self._first_window
         for name, value in h2.read_settings(payload):
             if name == h2.INITIAL_WINDOW_SIZE:
                 if value > h2.LARGEST_WINDOW:
                     raise Broken(h2.FLOW_CONTROL_ERROR, "a window is too large")
-                for stream in self._streams.values():
-                    stream.window += value - self._first_window
-                self._first_window = value
+                first_window = value
             elif name == h2.MAX_FRAME_SIZE:
                 if not h2.LEAST_FRAME <= value <= h2.LARGEST_FRAME:
                     raise Broken(h2.PROTOCOL_ERROR, "a size of frames that may not be")
                 self._frame_bytes = value
             elif name == h2.ENABLE_PUSH and value > 1:
                 raise Broken(h2.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
+        # Once, and not for each: a frame has room for twenty thousand.
+        for stream in self._streams.values():
+            stream.window += first_window - self._first_window
+        self._first_window = first_window
         self._write(frame(h2.SETTINGS, h2.ACK, 0))
         self._pump()
 
@@ -959,6 +979,8 @@ class Http2Connection(asyncio.Protocol):
 
     def _pump(self) -> None:
         for stream in tuple(self._blocked.values()):
+            if self._send_window <= 0 or not self._writable:
+                return
             self._pump_one(stream)
 
     def _pump_one(self, stream: Stream) -> None:
@@ -987,7 +1009,7 @@ class Http2Connection(asyncio.Protocol):
             self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
-        self._forget_parts(stream)
+        self._drop_parts(stream)
         self._streams.pop(stream.id, None)
         self._blocked.pop(stream.id, None)
 
@@ -1092,6 +1114,7 @@ class Http2Connection(asyncio.Protocol):
         streams, self._streams = self._streams, {}
         self._blocked.clear()
         for stream in streams.values():
+            self._drop_parts(stream)
             stream.gone()
         self._close()
 
