@@ -183,7 +183,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     command = [
         weed_program(), "-logtostderr", "server", f"-dir={folder}", "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1", "-s3", f"-s3.config={identities}", "-iam=false",
-        "-volume.max=200", "-master.volumeSizeLimitMB=64", *options,
+        "-volume.max=200", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
+        "-s3.port.iceberg=0", "-s3.port.lance=0", *options,  # ports that two runs would share
     ]  # fmt: skip
     log = folder / "log"
     with log.open("wb") as output:
