@@ -23,7 +23,16 @@ import pytest
 from tests.certificates import authority  # noqa: F401
 from tests.origins import dvc, dvc_made, dvc_program, mlflow_server  # noqa: F401
 from tests.permissions import may_only_read  # noqa: F401
-from tests.stores import postgresql_server, postgresql_url, s3_server, s3_url  # noqa: F401
+from tests.stores import (  # noqa: F401
+    bucket,
+    gcs_server,
+    gs_bucket,
+    postgresql_server,
+    postgresql_url,
+    s3_bucket,
+    s3_server,
+    s3_url,
+)
 
 WAIT_S = 10.0
 pytest.register_assert_rewrite("tests.http2_caller")

@@ -1,4 +1,4 @@
-"""Real servers for tests of the registry: Debian's PostgreSQL, and SeaweedFS for S3.
+"""Real servers for tests: Debian's PostgreSQL, SeaweedFS for S3, an emulator of Google's storage.
 
 Each is started when a test first asks for it, on free ports of the loopback address, with
 credentials, and is ended with the session. A part that is missing fails the test and is named.
@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -183,7 +184,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     command = [
         weed_program(), "-logtostderr", "server", f"-dir={folder}", "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1", "-s3", f"-s3.config={identities}", "-iam=false",
-        "-volume.max=200", "-master.volumeSizeLimitMB=64", *options,
+        "-volume.max=200", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
+        "-s3.port.iceberg=0", "-s3.port.lance=0", *options,  # ports that two runs would share
     ]  # fmt: skip
     log = folder / "log"
     with log.open("wb") as output:
@@ -222,6 +224,89 @@ def s3_url(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server.url(f"test-{secrets.token_hex(6)}")
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running emulator of Google Cloud Storage, with the bucket."""
+    folder = tmp_path_factory.mktemp("gcs")
+    (port,) = free_ports(1)
+    command = [
+        sys.executable, "-m", "gcp_storage_emulator", "start", "--host=127.0.0.1",
+        f"--port={port}", f"--default-bucket={BUCKET}", "--in-memory", "--quiet",
+    ]  # fmt: skip
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
+    with ended(process, signal.SIGKILL):  # nothing of it is kept
+        wait_for(lambda: accepts(port), process, log)
+        yield f"http://127.0.0.1:{port}"
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A place of its own in a bucket, which this process, and those it starts, may read."""
+
+    url: str
+    put: Callable[[str, bytes], object]
+    """Writes an object, by its name below the place."""
+    remove: Callable[[str], object]
+
+    def fill(self, folder: Path, under: str = "") -> None:
+        """Copy what is in a folder there, as `gsutil cp -r` and `aws s3 cp --recursive` do."""
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                self.put(under + file.relative_to(folder).as_posix(), file.read_bytes())
+
+
+def _bucket_of_google(server: str) -> Bucket:
+    prefix = f"test-{secrets.token_hex(6)}"
+
+    def put(name: str, content: bytes) -> None:
+        upload_to_google(server, f"{prefix}/{name}", content)
+
+    def remove(name: str) -> None:
+        key = quote(f"{prefix}/{name}", safe="")
+        wanted = f"{server}/storage/v1/b/{BUCKET}/o/{key}"
+        urllib.request.urlopen(urllib.request.Request(wanted, method="DELETE"), timeout=10).close()
+
+    return Bucket(f"gs://{BUCKET}/{prefix}", put, remove)
+
+
+def upload_to_google(server: str, key: str, content: bytes) -> None:
+    wanted = f"{server}/upload/storage/v1/b/{BUCKET}/o?uploadType=media&name={quote(key, safe='')}"
+    headers = {"Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(wanted, content, headers, method="POST")
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+def _bucket_of_s3(url: str) -> Bucket:
+    import obstore
+
+    from bascule.registry.stores.s3 import connect
+
+    store = connect(BUCKET, url.rpartition("/")[2])
+    return Bucket(
+        url, lambda name, data: obstore.put(store, name, data), lambda n: obstore.delete(store, n)
+    )
+
+
+@pytest.fixture
+def gs_bucket(gcs_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server)
+    return _bucket_of_google(gcs_server)
+
+
+@pytest.fixture
+def s3_bucket(s3_url: str) -> Bucket:
+    return _bucket_of_s3(s3_url)
+
+
+@pytest.fixture(params=["gs", "s3"])
+def bucket(request: pytest.FixtureRequest) -> Bucket:
+    """A place of each kind that bundles are fetched from."""
+    made: Bucket = request.getfixturevalue(f"{request.param}_bucket")
+    return made
 
 
 def open_stores(home: Path, store: str = "sqlite", objects: str = "files", **options: Any) -> Any:

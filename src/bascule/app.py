@@ -13,7 +13,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -22,7 +22,9 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
+from bascule.core.addresses import masked
 from bascule.core.errors import Invalid
+from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
 
 if TYPE_CHECKING:
     from bascule.registry import Registry
@@ -49,26 +51,6 @@ OBJECTS: Mapping[str, str] = {
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
 
 _SERVING_FILES = ("tls_certificate", "tls_key", "tls_client_authority", "unix_socket")
-PLATFORM_VARIABLES: Mapping[str, str] = {
-    "SAGEMAKER_BIND_TO_PORT": "SERVING__PORT",
-    "SAGEMAKER_MULTI_MODEL": "SERVING__MULTI_MODEL",
-    "AIP_HTTP_PORT": "SERVING__PORT",
-    "AIP_HEALTH_ROUTE": "SERVING__VERTEX_HEALTH_ROUTE",
-    "AIP_PREDICT_ROUTE": "SERVING__VERTEX_PREDICT_ROUTE",
-}
-"""What the platforms tell the containers that they run, by the variable of ours that it stands for.
-Ours wins over theirs, and theirs over the file."""
-
-SAFE_PORTS = "SAGEMAKER_SAFE_PORT_RANGE"
-"""The variable in which SageMaker says which ports may be taken beside the one for predictions."""
-
-_NO_PORT = -2
-
-_PLACES = ("AZUREML_MODEL_DIR", "AIP_STORAGE_URI")
-"""Where Azure ML and Vertex AI say that the model is."""
-
-BundlesIn = Callable[[Path], tuple[Path, ...] | None]
-"""The bundles that a folder is, or has directly in it; None where there is no such folder."""
 
 Face = Literal["oip", "tfserving", "invocations", "vertex", "azureml"]
 
@@ -291,143 +273,21 @@ def load_settings(
         settings,
         home=here / settings.home.expanduser(),
         security=replace(settings.security, required_keys=keys),
-        serving=with_other_ports(replace(settings.serving, **files), variables.get(SAFE_PORTS, "")),
+        serving=_with_other_ports(
+            replace(settings.serving, **files), variables.get(SAFE_PORTS, "")
+        ),
     )
 
 
-def with_other_ports(serving: ServingSettings, safe_ports: str = "") -> ServingSettings:
-    """With ports for gRPC and the control API that are neither taken nor forbidden.
-
-    A port that was chosen stays. The default of the control API gives way, and so does a free one
-    (0) where not every port may be taken. It is pure, so a command finds the control port of a
-    server that was started with the same settings.
-
-    Args:
-        serving: The settings, as they were given.
-        safe_ports: The ports that may be taken, `LOW-HIGH`, as SageMaker says it; empty for all.
-
-    Raises:
-        Invalid: `safe_ports` is no range, has too few, or has not a port that was chosen.
-    """
-    default = ServingSettings().control_port
-    allowed = _range_of(safe_ports) if safe_ports else range(default, 65_536)
-    grpc, control = serving.grpc_port, serving.control_port
-    free = (port for port in allowed if port not in (serving.port, grpc, control))
-    if safe_ports and grpc == 0:
-        grpc = next(free, _NO_PORT)
-    gives_way = control == default and (control not in allowed or control in (serving.port, grpc))
-    if gives_way or (safe_ports and control == 0):
-        control = next(free, _NO_PORT)
-    for name, port in (("grpc_port", grpc), ("control_port", control)):
-        if port == _NO_PORT:
-            raise Invalid(
-                f"{SAFE_PORTS}={safe_ports} has no port left for serving.{name}",
-                hint="it must have one for each of serving.control_port and serving.grpc_port",
-            )
-        if safe_ports and port >= 0 and port not in allowed:
-            raise Invalid(
-                f"serving.{name}: {port} is not in {SAFE_PORTS}={safe_ports}",
-                hint="choose one of these, or leave the setting out",
-            )
+def _with_other_ports(serving: ServingSettings, safe_ports: str) -> ServingSettings:
+    grpc, control = other_ports(
+        serving.port,
+        serving.grpc_port,
+        serving.control_port,
+        default=ServingSettings().control_port,
+        safe_ports=safe_ports,
+    )
     return replace(serving, grpc_port=grpc, control_port=control)
-
-
-def _range_of(safe_ports: str) -> range:
-    found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", safe_ports)
-    if found and 1 <= int(found[1]) <= int(found[2]) <= 65_535:
-        return range(int(found[1]), int(found[2]) + 1)
-    raise Invalid(
-        f"{SAFE_PORTS}: {safe_ports[:64]!r} is not a range of ports",
-        hint="write LOW-HIGH, from 1 to 65535: 8000-8999",
-    )
-
-
-def platform_folder(environ: Mapping[str, str]) -> Path:
-    """The folder that SageMaker fills; its own toolkits read it from the same variable."""
-    return Path(environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml")
-
-
-def model_of_platform(environ: Mapping[str, str], bundles_in: BundlesIn) -> Path:
-    """The bundle that a platform has put into the container that it starts without arguments.
-
-    Args:
-        environ: The environment.
-        bundles_in: Says what is there; nothing else is looked at.
-
-    Raises:
-        Invalid: There is none, or not one. The message names the variable and the place.
-    """
-    for variable in _PLACES:
-        place = environ.get(variable)
-        if place:
-            return bundle_in(_local(place, variable), bundles_in, variable)
-    folder = platform_folder(environ) / "model"
-    by_sagemaker = next((name for name in environ if name.startswith("SAGEMAKER_")), "")
-    if by_sagemaker or bundles_in(folder) is not None:
-        return bundle_in(folder, bundles_in, by_sagemaker or "no MODEL was named")
-    by_vertex = next((name for name in environ if name.startswith("AIP_")), "")
-    if by_vertex:
-        raise Invalid(
-            f"no MODEL was named, {by_vertex} is set, and AIP_STORAGE_URI says no place",
-            hint="put the bundle into the image, and name it: bascule serve /models/late",
-        )
-    raise Invalid(
-        "missing argument MODEL...: no model was named, and no platform has put one here",
-        hint="name one: bascule serve late, or bascule serve ./late.bundle",
-    )
-
-
-def bundle_in(folder: Path, bundles_in: BundlesIn, told_by: str) -> Path:
-    """The one bundle that a folder is, or has directly in it.
-
-    Args:
-        folder: The place.
-        bundles_in: Says what is there.
-        told_by: What led to the place, for the message.
-
-    Raises:
-        Invalid: There is none, or there are several.
-    """
-    found = bundles_in(folder)
-    if found is None:
-        raise Invalid(
-            f"{told_by}: there is no folder {folder}",
-            hint="put the bundle there, or name another place",
-        )
-    if not found:
-        raise Invalid(
-            f"{told_by}: there is no bundle in {folder}",
-            hint="put there what bascule pack made: a folder with bundle.json",
-        )
-    if len(found) > 1:
-        names = ", ".join(one.name for one in found)
-        raise Invalid(
-            f"{told_by}: there are several bundles in {folder}: {names}",
-            hint=f"leave one there, or name those that are meant: bascule serve {found[0]}",
-        )
-    return found[0]
-
-
-def look_for_bundles(folder: Path) -> tuple[Path, ...] | None:
-    """See `BundlesIn`."""
-    if not folder.is_dir():
-        return None
-    if (folder / "bundle.json").is_file():
-        return (folder,)
-    return tuple(sorted(one.parent for one in folder.glob("*/bundle.json")))
-
-
-def _local(place: str, variable: str) -> Path:
-    scheme, colon, rest = place.partition("://")
-    if not colon:
-        return Path(place)
-    if scheme == "file" and rest.startswith("/"):
-        return Path(rest)
-    raise Invalid(
-        f"{variable}: a bundle is not read from {_masked(place)!r}",
-        hint="put the bundle into the image, or mount the bucket as a folder, and name it: "
-        "bascule serve /models/late",
-    )
 
 
 def tls_of(settings: Settings) -> Tls | None:
@@ -487,7 +347,7 @@ def _take_what_the_platform_says(variables: dict[str, str]) -> dict[str, str]:
     """Add what the platform's variables stand for; returns which of theirs each came from."""
     given = {name.upper() for name in variables}
     told_by: dict[str, str] = {}
-    for theirs, ours in PLATFORM_VARIABLES.items():
+    for theirs, ours in VARIABLES.items():
         if theirs in variables and PREFIX + ours not in given:
             variables[PREFIX + ours] = variables[theirs]
             told_by[PREFIX + ours] = theirs
@@ -654,7 +514,7 @@ def _check_stores(registry: RegistrySettings) -> None:
         if _scheme(address) not in table:
             raise _Wrong(
                 ("registry", name),
-                f"{_masked(address)!r} is not of a kind that is known",
+                f"{masked(address)!r} is not of a kind that is known",
                 f"kinds are {', '.join(table)}: "
                 + ("postgresql://USER@HOST/NAME" if name == "store" else "s3://BUCKET/PREFIX"),
             )
@@ -690,7 +550,7 @@ def _check_trace_endpoint(address: str) -> None:
     if not is_one:
         raise _Wrong(
             ("serving", "trace_endpoint"),
-            f"{_masked(address)!r} is not the address of a collector",
+            f"{masked(address)!r} is not the address of a collector",
             "write the whole of it: http://HOST:4318/v1/traces",
         )
 
@@ -713,11 +573,6 @@ def _check_models(serving: ServingSettings) -> None:
         except Invalid as error:
             where = ("serving", "models", model, "fallback")
             raise _Wrong(where, error.message, "write NAME or NAME/VERSION") from None
-
-
-def _masked(value: object) -> str:
-    """A value for people to see, without what may be a password in it."""
-    return re.sub(r"(://)[^/]*@|([?&][^=&]*=)[^&]*", r"\1\2***@", str(value))
 
 
 def _explained(
@@ -760,7 +615,7 @@ def _sentence(problem: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    return repr(_masked(value)) if isinstance(value, str) and "://" in value else repr(value)
+    return repr(masked(value)) if isinstance(value, str) and "://" in value else repr(value)
 
 
 def _limits(problem: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

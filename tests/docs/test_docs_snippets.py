@@ -3,6 +3,7 @@
 What a page may say to this test, in a comment on the line above a block:
 
     <!-- server -->             the command serves; it runs until the next server or the page's end
+    <!-- bucket -->             the command copies a folder into a bucket; an emulator stands for it
     <!-- exit 1 -->             the command must end with this code; 0 where nothing is said
     <!-- file: bascule.toml --> the block is a file of the reader's
     <!-- figures vary -->       of an output: numbers, times and digests are not compared
@@ -37,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.stores import BUCKET, upload_to_google
 
 from bascule import cli
 
@@ -114,9 +116,10 @@ def blocks(text: str) -> list[Block]:
 class Reader:
     """Somebody who follows one page from its top, in an empty folder."""
 
-    def __init__(self, page: Path, folder: Path) -> None:
+    def __init__(self, page: Path, folder: Path, storage: str = "") -> None:
         self.page = page
         self.folder = folder
+        self.storage = storage
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.server: subprocess.Popen[bytes] | None = None
         self.ports = dict(zip(("8080", "8081", "8082"), _free_ports(), strict=True))
@@ -144,6 +147,8 @@ class Reader:
             printed = self._console(block)
         elif block.mark("server") is not None:
             printed = self._serve(block)
+        elif block.mark("bucket") is not None:
+            printed = self._copy(block)
         else:
             printed = self._bash(block.text, block)
         if block.output is not None:
@@ -200,6 +205,18 @@ class Reader:
             printed = self._bash(command, block)
             self._compare(Block("text", output, block.line, block.marks), printed)
         return printed
+
+    def _copy(self, block: Block) -> str:
+        """What `gsutil cp -r FOLDER gs://BUCKET/PREFIX` does where nothing is yet."""
+        *command, folder, url = block.text.split()
+        assert command == ["gsutil", "cp", "-r"], self._place(block)
+        bucket, _, prefix = url.removeprefix("gs://").partition("/")
+        assert bucket == BUCKET, self._place(block)
+        for file in (self.folder / folder).rglob("*"):
+            if file.is_file():
+                name = file.relative_to(self.folder / folder).as_posix()
+                upload_to_google(self.storage, f"{prefix}/{name}", file.read_bytes())
+        return ""
 
     def _serve(self, block: Block) -> str:
         self.stop()
@@ -324,12 +341,17 @@ RUN = [page for page in PAGES if any(block.is_run for block in blocks(page.read_
 
 @pytest.mark.parametrize("page", RUN, ids=_name)
 def test_the_snippets_of_a_page_run_and_say_what_it_says(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    reader = Reader(page, folder)
+    found = blocks(page.read_text())
+    storage = ""
+    if any(block.mark("bucket") is not None for block in found):
+        storage = request.getfixturevalue("gcs_server")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage)
+    reader = Reader(page, folder, storage)
     environment = {
         "BASCULE_HOME": str(folder / ".bascule"),
         "BASCULE_SERVING__PORT": reader.ports["8080"],
@@ -343,7 +365,7 @@ def test_the_snippets_of_a_page_run_and_say_what_it_says(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    reader.follow(blocks(page.read_text()))
+    reader.follow(found)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

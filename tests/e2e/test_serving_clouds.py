@@ -16,6 +16,7 @@ from contextlib import suppress
 import httpx
 import psutil
 import pytest
+from tests.gcs_front import fronting
 
 WAIT_S = 60.0
 ROWS = 20
@@ -250,6 +251,95 @@ def test_the_one_model_is_served_from_where_the_platform_put_it(
     assert (told if path == "/score" else told["predictions"]) in ([0], [1])
     assert server.ask("GET", "/ping")[0] == 200
     assert server.load("more", cancer_bundle)[0] == 405
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """Where a server puts what it fetches."""
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    return folder
+
+
+def test_vertex_serves_the_bundle_of_its_bucket_as_long_as_it_runs(
+    container, gs_bucket, cancer_bundle, copies
+):
+    gs_bucket.fill(cancer_bundle)
+    server = container(
+        "AIP_HTTP_PORT",
+        AIP_HEALTH_ROUTE="/v1/health",
+        AIP_PREDICT_ROUTE="/v1/late:predict",
+        AIP_STORAGE_URI=gs_bucket.url,
+        TMPDIR=str(copies),
+    )
+    log = server.log()
+    assert f"INFO fetching {gs_bucket.url}: " in log
+    assert log.index(f"INFO fetched {gs_bucket.url}: ") < log.index("serving gb/")
+    (copy,) = copies.iterdir()
+    assert copy.stat().st_mode & 0o077 == 0, "nobody else may look at it or change it"
+
+    body = {"instances": rows_of(cancer_bundle)}
+    assert server.ask("GET", "/v1/health")[0] == 200
+    status, told = server.ask("POST", "/v1/late:predict", body)
+    assert (status, told["predictions"] in ([0], [1])) == (200, True)
+
+    for name in ("bundle.json", "programs/onnx.onnx"):
+        gs_bucket.remove(name)
+    (worker,) = psutil.Process(server.process.pid).children()
+    worker.kill()
+    worker.wait(WAIT_S)
+    assert server.ask("POST", "/v1/late:predict", body) == (200, told), "the copy stays"
+
+    assert server.end() == 0
+    assert list(copies.iterdir()) == []
+
+
+def test_a_place_in_a_bucket_is_served_by_its_address(serve, s3_bucket, cancer_bundle, copies):
+    s3_bucket.fill(cancer_bundle, "gb.bundle/")
+    server = serve(s3_bucket.url, env={"TMPDIR": str(copies)})
+
+    body = {"instances": rows_of(cancer_bundle)}
+    answer = httpx.post(f"http://127.0.0.1:{server.port}/invocations", json=body)
+    assert answer.status_code == 200
+    assert server.end(signal.SIGINT) == 0
+    assert list(copies.iterdir()) == []
+
+
+def test_a_bundle_that_was_altered_in_its_bucket_is_not_served(gs_bucket, cancer_bundle, copies):
+    gs_bucket.fill(cancer_bundle)
+    gs_bucket.put("data/example.json", b"{}")
+    done = subprocess.run(
+        [sys.executable, "-m", "bascule.cli", "serve"],
+        cwd=copies.parent,
+        env={**os.environ, "AIP_STORAGE_URI": gs_bucket.url, "TMPDIR": str(copies)},
+        capture_output=True, text=True, check=False, timeout=WAIT_S,
+    )  # fmt: skip
+    assert done.returncode not in (0, 1)
+    assert f"data/example.json of bundle {gs_bucket.url}" in done.stderr
+    assert "serving" not in done.stdout
+    assert list(copies.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_stopped_while_it_fetches_leaves_nothing(
+    gcs_server, gs_bucket, cancer_bundle, copies, how
+):
+    gs_bucket.fill(cancer_bundle)
+    with fronting(gcs_server) as front:
+        front.trouble = {"programs/onnx.onnx": ["stall"]}
+        environ = {"STORAGE_EMULATOR_HOST": front.url, "TMPDIR": str(copies)}
+        with subprocess.Popen(
+            [sys.executable, "-m", "bascule.cli", "serve", gs_bucket.url],
+            cwd=copies.parent, env={**os.environ, **environ},
+        ) as process:  # fmt: skip
+            try:
+                assert front.stalled.wait(WAIT_S)
+                assert list(copies.rglob("onnx.onnx")), "it is in the middle of it"
+                process.send_signal(how)
+                assert process.wait(WAIT_S) == 0
+            finally:
+                process.kill()
+    assert list(copies.iterdir()) == []
 
 
 def test_without_a_model_and_a_platform_the_command_says_what_to_do(tmp_path):

@@ -467,7 +467,8 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="MODEL...",
-            help="Registered models (gb, gb/1, gb@champion) or bundles' folders. "
+            help="Registered models (gb, gb/1, gb@champion), bundles' folders, or their places in "
+            "buckets (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER). "
             "Default: what the cloud has put into its container.",
             autocompletion=_complete_reference,
             show_default=False,
@@ -500,7 +501,7 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Serve models over HTTP until Ctrl-C or SIGTERM, then finish what is under way."""
-    from bascule.cli.server import run_server
+    from bascule.cli.server import fetching, run_server
 
     settings = _settings(
         host=host, port=port, control_port=control_port, grpc_port=grpc_port, workers=workers,
@@ -508,8 +509,9 @@ def serve(
         tls_certificate=tls_certificate, tls_key=tls_key,
     )  # fmt: skip
     named = models or _models_of_platform(settings)
-    services = list(dict.fromkeys(_service(reference) for reference in named))
-    run_server(services, settings, find=_asked_for, find_named=_put_there, as_json=as_json)
+    with fetching(named, settings) as references:
+        services = list(dict.fromkeys(_service(reference) for reference in references))
+        run_server(services, settings, find=_asked_for, find_named=_put_there, as_json=as_json)
 
 
 @app.command()
@@ -727,11 +729,13 @@ def _asked_for(reference: str) -> Any:
 
 
 def _models_of_platform(settings: Settings) -> list[str]:
-    from bascule.app import look_for_bundles, model_of_platform
+    from bascule.places import is_address
+    from bascule.platforms import look_for_bundles, model_of_platform
 
     if settings.serving.multi_model:
         return []  # callers say what is to be loaded
-    return [str(model_of_platform(os.environ, look_for_bundles).resolve())]
+    place = model_of_platform(os.environ, look_for_bundles)
+    return [place if is_address(place) else str(Path(place).resolve())]
 
 
 def _put_there(name: str, folder: Path) -> Any:
@@ -739,9 +743,9 @@ def _put_there(name: str, folder: Path) -> Any:
 
     The folder that the platform fills is its own, and nobody else is in its container.
     """
-    from bascule.app import bundle_in, look_for_bundles, platform_folder
     from bascule.bundle.format import digest_of
     from bascule.cli.server import check_is_ours
+    from bascule.platforms import bundle_in, look_for_bundles, platform_folder
     from bascule.serving import Service
 
     path = bundle_in(folder, look_for_bundles, "url")

@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from bascule.app import check_signature
 from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
 from bascule.core.errors import Refused
+from bascule.places import fetch, is_address
 from bascule.serving import Guard, JournalConfig, Limits, Policy, Service, Supervisor, Tls, bind
 from bascule.serving.logs import start_logging
 
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+fetching_log = logging.getLogger("bascule.places")
 
 _LOOK_EVERY_S = 0.2
 
@@ -134,6 +139,38 @@ def run_server(
         _ignore_signals()
         if not as_json:
             note("stopping: answering what is under way")
+
+
+@contextmanager
+def fetching(references: Sequence[str], settings: Settings) -> Iterator[list[str]]:
+    """The references, with the folder of a local copy where one is the address of a place.
+
+    Nobody else can look at the copies or change them, and they are gone after the block. From the
+    first byte on, SIGINT and SIGTERM end the command as they end a server.
+    """
+    if not any(is_address(one) for one in references):
+        yield list(references)
+        return
+    start_logging(settings.serving.log, level=logging.WARNING)
+    fetching_log.setLevel(logging.INFO)
+    with _stop_on_signals() as signals, ExitStack() as copies:
+        try:
+            local = [_copy_of(one, copies) if is_address(one) else one for one in references]
+            if signals.came:
+                raise _Stop
+            yield local
+        except _Stop:
+            raise typer.Exit from None
+        finally:
+            _ignore_signals()
+
+
+def _copy_of(url: str, copies: ExitStack) -> str:
+    # A worker may start, or a model wake, at any time: the copy stays as long as the server.
+    kept = copies.enter_context(tempfile.TemporaryDirectory(prefix="bascule-"))
+    folder = Path(kept).resolve() / "bundle"
+    fetch(url, folder, tell=fetching_log.info)
+    return str(folder)
 
 
 def check_is_ours(folder: Path) -> None:
@@ -296,6 +333,6 @@ def _stop_on_signals() -> Iterator[_Signals]:
 
 
 def _ignore_signals() -> None:
-    # A second Ctrl-C must not leave half of the workers behind.
+    # A second Ctrl-C must not leave half of the workers, or of a copy, behind.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from bascule.app import (
-    ServingSettings,
-    load_settings,
-    look_for_bundles,
-    model_of_platform,
-    with_other_ports,
-)
+from bascule.app import ServingSettings, load_settings
 from bascule.core.errors import Invalid
+from bascule.platforms import look_for_bundles, model_of_platform, other_ports
 
 
 def bundles_in(**places: list[str] | None):
@@ -50,13 +43,12 @@ def refusal(environ, look):
 )
 def test_the_model_is_where_the_platform_put_it(environ, place):
     look = bundles_in(opt_ml_model=["late"], base_model=["late"], vertex=["late"], azure=["late"])
-    assert model_of_platform(environ, look) == Path(place)
+    assert model_of_platform(environ, look) == place
 
 
 def test_a_folder_that_is_a_bundle_itself_is_the_model():
-    assert model_of_platform({"AZUREML_MODEL_DIR": "/azure"}, bundles_in(azure=[""])) == Path(
-        "/azure"
-    )
+    look = bundles_in(azure=[""])
+    assert model_of_platform({"AZUREML_MODEL_DIR": "/azure"}, look) == "/azure"
 
 
 def test_without_a_platform_a_model_must_be_named():
@@ -103,12 +95,25 @@ def test_what_is_missing_is_told_with_the_variable_the_place_and_the_next_step(e
     assert error.hint
 
 
-@pytest.mark.parametrize("place", ["gs://bucket/late", "s3://bucket/late", "file://late"])
-def test_a_place_that_is_no_folder_is_refused_with_what_to_do(place):
+@pytest.mark.parametrize("variable", ["AIP_STORAGE_URI", "AZUREML_MODEL_DIR"])
+@pytest.mark.parametrize("place", ["gs://bucket/late", "s3://bucket/late"])
+def test_a_place_in_a_bucket_is_the_model(variable, place):
+    assert model_of_platform({variable: place}, bundles_in()) == place
+
+
+@pytest.mark.parametrize("place", ["https://bucket/late", "file://late", "gs:/bucket/late"])
+def test_a_place_that_is_neither_folder_nor_bucket_is_refused_with_what_to_do(place):
     told = refusal({"AIP_STORAGE_URI": place}, bundles_in())
 
-    assert told.message == f"AIP_STORAGE_URI: a bundle is not read from {place!r}"
-    assert "mount the bucket as a folder" in told.hint
+    assert told.message.startswith("AIP_STORAGE_URI: ")
+    assert place in told.message
+    assert told.hint
+
+
+def test_a_password_in_a_place_is_not_shown():
+    told = refusal({"AIP_STORAGE_URI": "https://ada:secret@bucket/late"}, bundles_in())
+
+    assert "secret" not in told.message
 
 
 def test_bundles_are_looked_for_in_a_folder_and_directly_in_it(tmp_path):
@@ -146,6 +151,14 @@ def test_models_cannot_be_loaded_by_a_protocol_that_is_left_out(tmp_path, left_o
 # -- ports --
 
 
+def left(given, safe_ports):
+    asked = ServingSettings(**given)
+    return other_ports(
+        asked.port, asked.grpc_port, asked.control_port,
+        default=ServingSettings().control_port, safe_ports=safe_ports,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("given", "safe_ports", "grpc", "control"),
     [
@@ -165,10 +178,7 @@ def test_models_cannot_be_loaded_by_a_protocol_that_is_left_out(tmp_path, left_o
     ],
 )
 def test_other_ports_are_neither_taken_nor_forbidden(given, safe_ports, grpc, control):
-    made = with_other_ports(ServingSettings(**given), safe_ports)
-
-    assert (made.grpc_port, made.control_port) == (grpc, control)
-    assert made.port == ServingSettings(**given).port
+    assert left(given, safe_ports) == (grpc, control)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +196,7 @@ def test_other_ports_are_neither_taken_nor_forbidden(given, safe_ports, grpc, co
 )
 def test_a_range_that_does_not_do_is_refused_by_its_name(given, safe_ports, told):
     with pytest.raises(Invalid) as caught:
-        with_other_ports(ServingSettings(**given), safe_ports)
+        left(given, safe_ports)
     assert told in caught.value.message
     assert "SAGEMAKER_SAFE_PORT_RANGE" in caught.value.message
     assert caught.value.hint

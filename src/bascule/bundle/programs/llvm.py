@@ -25,6 +25,7 @@ import string
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
@@ -305,8 +306,25 @@ def _made(feature: str, mask: str) -> AddUp:
     )
     made: Any = kind(compiler.get_function_address("add_up"))
     made.compiler = compiler  # whose memory the code is in
+    _give_back_pages_of("libllvmlite")
     add_up: AddUp = made
     return add_up
+
+
+def _give_back_pages_of(library: str) -> None:
+    """Let go of the code of a library that has done its work: 46 MB of LLVM's.
+
+    It is the file's, and comes back by itself where it is called again.
+    """
+    with suppress(OSError, AttributeError):
+        own = ctypes.CDLL(None)
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            for line in maps:
+                # Code that may be written, or was, is none of the file's.
+                if library in line and " r-xp " in line:
+                    begin, end = (int(said, 16) for said in line.split()[0].split("-"))
+                    size = ctypes.c_size_t(end - begin)
+                    own.madvise(ctypes.c_void_p(begin), size, mmap.MADV_DONTNEED)
 
 
 @cache

@@ -73,7 +73,7 @@ class S3Objects:
 
     def __init__(self, bucket: str, prefix: str, cache: Path) -> None:
         self.place = f"s3://{bucket}/{prefix}".rstrip("/")
-        self._store = _client(bucket, prefix)
+        self._store = connect(bucket, prefix)
         self._cache = Files(cache)
 
     def put(self, digest: str, source: Path, files: Mapping[str, str | None]) -> None:
@@ -81,7 +81,7 @@ class S3Objects:
         # sent is what was verified.
         self._cache.put(digest, source, files)
         copy = self._cache.path(digest)
-        with self._explaining():
+        with explaining(self.place):
             sizes = self._sizes(digest)
             for name in sorted(files, key=lambda name: name == _MANIFEST):
                 # What no digest covers may not be in a copy that was made before.
@@ -92,13 +92,13 @@ class S3Objects:
     def owner(self, claim: str) -> str:
         from obstore.exceptions import AlreadyExistsError
 
-        with self._explaining():
+        with explaining(self.place):
             with suppress(AlreadyExistsError):
                 self._api.put(self._store, _OWNER, claim.encode(), mode="create")
             return bytes(self._api.get(self._store, _OWNER).bytes()).decode()
 
     def put_statement(self, digest: str, name: str, content: bytes) -> None:
-        with self._explaining():
+        with explaining(self.place):
             try:
                 self._api.head(self._store, _key(digest, _MANIFEST))
             except FileNotFoundError:
@@ -112,7 +112,7 @@ class S3Objects:
             return self._cache.path(digest)
         except (NotFound, Untrusted):
             pass  # no copy yet, or a damaged one: take it from the bucket
-        with self._explaining():
+        with explaining(self.place):
             manifest = self._read(digest, _MANIFEST, limit=_MAX_MANIFEST_BYTES)
             if manifest is None:
                 raise self._missing(digest)
@@ -137,7 +137,7 @@ class S3Objects:
         return self._cache.path(digest)
 
     def digests(self) -> dict[str, datetime]:
-        with self._explaining():
+        with explaining(self.place):
             found: dict[str, datetime] = {}
             for batch in self._api.list(self._store, chunk_size=_MANY):
                 for one in batch:
@@ -148,11 +148,11 @@ class S3Objects:
             return found
 
     def size_bytes(self, digest: str) -> int:
-        with self._explaining():
+        with explaining(self.place):
             return sum(self._sizes(digest).values())
 
     def remove(self, digest: str) -> None:
-        with self._explaining():
+        with explaining(self.place):
             self._api.delete(self._store, _key(digest, _MANIFEST))
             left = list(self._sizes(digest))
             for start in range(0, len(left), _MANY):
@@ -264,20 +264,29 @@ class S3Objects:
             digest=digest,
         )
 
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        """Errors of the client in our words: its own may quote keys and answers of the server."""
-        from obstore.exceptions import BaseError
 
-        problem: Exception
-        try:
-            yield
-            return
-        except BasculeError:
-            raise
-        except (BaseError, OSError, ValueError) as error:
-            problem = error
-        raise _explained(problem, self.place) from None
+@contextmanager
+def explaining(place: str) -> Iterator[None]:
+    """Errors of the client in our words: its own may quote keys and answers of the server."""
+    from obstore.exceptions import BaseError
+
+    problem: Exception
+    try:
+        yield
+        return
+    except BasculeError:
+        raise
+    except (BaseError, OSError, ValueError) as error:
+        problem = error
+    raise _explained(problem, place) from None
+
+
+def is_missing(problem: Exception) -> bool:
+    """Whether an error of the client says that an object, or the bucket of a listing, is not there.
+
+    Of a listing the client tells no kind, so what the server says is looked at.
+    """
+    return isinstance(problem, FileNotFoundError) or "NoSuchBucket" in str(problem)
 
 
 def _explained(problem: Exception, place: str) -> BasculeError:
@@ -290,7 +299,7 @@ def _explained(problem: Exception, place: str) -> BasculeError:
             f"the credentials do not allow access to {place}",
             hint="check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do there",
         )
-    if isinstance(problem, FileNotFoundError):
+    if is_missing(problem):
         return Unavailable(f"there is no bucket for {place}", hint="make the bucket first")
     if isinstance(problem, ValueError):
         return Untrusted(f"a manifest in {place} cannot be read")
@@ -300,7 +309,12 @@ def _explained(problem: Exception, place: str) -> BasculeError:
     )
 
 
-def _client(bucket: str, prefix: str) -> S3Store:
+def connect(bucket: str, prefix: str) -> S3Store:
+    """The client of what is under `prefix`; it tries again, for a bounded time.
+
+    Raises:
+        MissingExtra: It is not installed.
+    """
     import os
 
     try:
