@@ -749,6 +749,23 @@ def test_a_tree_that_is_deeper_than_a_word_has_bits_is_left_to_the_others(pack):
     assert "too deep" in bundle.parities["llvm"].reason
 
 
+def test_a_tree_that_would_take_many_times_its_memory_in_pieces_is_refused():
+    """Sixty tests in a row, each with a small tree beside it: made by nobody who learns trees."""
+    nodes = [Node(0, False, -1, False)]
+    spine = 0
+    for _ in range(58):
+        beside = len(nodes)
+        nodes.append(Node(0, False, spine, True))
+        for place in range(beside, beside + 7):  # eight leaves
+            is_leaf = place >= beside + 3
+            nodes += [Node(0, is_leaf, place, True), Node(0, is_leaf, place, False)]
+        nodes.append(Node(0, False, spine, False))
+        spine = len(nodes) - 1
+    nodes += [Node(0, True, spine, True), Node(0, True, spine, False)]
+    with pytest.raises(Untrusted, match="too deep"):
+        llvm._cut(nodes, "trees.npz")
+
+
 def test_without_llvm_the_other_programs_serve_and_the_install_line_is_told(bundle, monkeypatch):
     said_to_cost(
         bundle, onnx={"1": 10.0}, llvm={"1": 1.0}, onedal={"1": 5.0}, original={"1": 100.0}

@@ -39,6 +39,9 @@ from bascule.core.errors import MissingExtra, Untrusted
 MAX_LEAVES = 512
 """Of a tree. To walk is faster where there are more."""
 _BITS = 64
+_MOST_REPEATED = 4
+"""How many times as many tests the pieces of a tree may have. Trees of a library have twice at
+most; one that was made for it could take sixty times the memory of its file."""
 _FEW = 1_500
 """See `programs.trees.Engine`. To leave ONNX Runtime and come back costs what fifteen rows of a
 hundred trees do."""
@@ -209,14 +212,16 @@ def _cut(nodes: Sequence[Node], file: str) -> list[Sequence[Node]]:
             file=file,
         )
     pieces: list[Sequence[Node]] = []
+    tests = 0
     whole: list[tuple[int, list[tuple[int, bool]]]] = [(0, [])]
     while whole:
         place, way = whole.pop()
         if leaves[place] <= _BITS - len(way):
             pieces.append(_piece(nodes, below, place, way))
-        elif len(way) >= _BITS:
+            tests += leaves[place] - 1 + len(way)
+        if len(way) >= _BITS or tests > _MOST_REPEATED * leaves[0]:
             raise Untrusted(f"{file} holds a tree that is too deep for machine code", file=file)
-        else:
+        if leaves[place] > _BITS - len(way):
             holds, fails = below[place]
             test = nodes[place].number
             whole += [(fails, [*way, (test, False)]), (holds, [*way, (test, True)])]
