@@ -505,8 +505,6 @@ class Connection(asyncio.Protocol):
             self._go_on_receiving()
         elif fresh:
             self._site.learn(data, self._head)
-        elif self._held_bytes:
-            self._hold()
 
     def _receive_head(self, data: bytes) -> bytes:
         """Feed the part of a large piece in which the head must end; returns the rest.
@@ -724,6 +722,7 @@ class Connection(asyncio.Protocol):
         self._partial = False
         if self._admitted:
             self._admitted = self._unread = self._expecting = False
+            self._hold()  # it is whole: whoever looks for room must not find itself in the way
         self._receiving_since = 0.0
         self._take(exchange)
 
@@ -872,10 +871,8 @@ class Connection(asyncio.Protocol):
 
     def _enqueue(self, exchange: Exchange) -> None:
         """Keep a whole request until those before it are answered, or refuse it in its turn."""
-        if exchange.body:
-            self._hold()  # what of it was held before its end is counted below
-            if self._site.guard is not None:
-                self._look_ahead(exchange)
+        if exchange.body and self._site.guard is not None:
+            self._look_ahead(exchange)
         head, held = exchange.head, self._site.held
         size = _BESIDE_BODY_BYTES + len(exchange.body) + len(head.target)
         size += sum(map(len, head.headers.values()))

@@ -23,9 +23,12 @@ class Limits:
         confidence: How often the truth should be inside the set or the interval that every answer
             of a calibrated model carries, where the request does not say; 0 for none.
         max_body_bytes: The largest request body.
-        max_held_bytes: How much is kept of requests that cannot begin yet, over all connections:
-            their rest has not come, or they wait for the answers before them on their connection.
-            0 for sixteen of the largest bodies, or 1 GiB if that is more. One more is answered 503.
+        max_held_bytes: How much is kept of requests that cannot begin yet, over all connections
+            and models: their rest has not come, they wait for the answers before them on their
+            connection, or, decoded, for the thread of their model or for its being loaded; on the
+            thread they count until their run is over. 0 for sixteen of the largest bodies, or
+            1 GiB if that is more. One more is answered 503 on its connection, and 429 before its
+            model; never where nothing is held, nor where its model has nothing else to do.
         max_head_bytes: The largest request line and headers together.
         max_connections: Open connections per worker; one more is answered 503, or within TLS
             closed before the handshake. Within TLS a connection is open after its handshake.
