@@ -160,6 +160,8 @@ def test_the_fixed_bounds_are_those_of_a_worker() -> None:
         "if that is more",
         f"{limits.receive_timeout_s:g} s, and 1 s more for every "
         f"{limits.least_bytes_per_s >> 10} KiB of its body that has come",
+        f"{limits.receive_timeout_s:g} s, and 1 s more for every "
+        f"{limits.least_bytes_per_s >> 10} KiB of it that has been taken",
         f"{limits.receive_timeout_s:g} s",
     ]
 

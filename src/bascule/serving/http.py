@@ -6,8 +6,8 @@ the answer is one write. What a framework
 would have kept is kept here:
 
 - answers leave in the order of their requests, also when clients pipeline;
-- heads, bodies, connections and times are bounded, and a client that does not read is not read
-  from;
+- heads, bodies, connections and times are bounded; a client that does not read is not read from,
+  and one that takes next to nothing of its answer is cut off;
 - whoever is not let in is told by the head of the request, and nothing of the body is kept;
 - what is kept of requests that cannot begin yet is bounded over all connections (`backlog.Held`);
 - every answer is counted once, where it is written, so the counters are what clients saw;
@@ -396,6 +396,39 @@ def unacknowledged_bytes(transport: asyncio.Transport) -> int:
     return int.from_bytes(answer, sys.byteorder)
 
 
+class Taking:
+    """How a client takes what it is sent, from when more was left than the kernel takes.
+
+    Whoever takes next to nothing would keep a large answer in memory for as long as it likes. So it
+    has the time of `Limits.receive_timeout_s`, and another second for every `least_bytes_per_s`
+    that it has taken: as for a request that arrives.
+    """
+
+    __slots__ = ("_first", "_moved_s", "_since_s", "_taken", "seen_s")
+
+    def __init__(self, taken: int, now_s: float) -> None:
+        """Begin to look, when so many bytes have been taken, counted from anywhere."""
+        self._first = self._taken = taken
+        self._since_s = self._moved_s = self.seen_s = now_s
+
+    def is_too_slow(self, taken: int, now_s: float, limits: Limits, *, among: int = 1) -> bool:
+        """Whether the client has not taken enough.
+
+        Args:
+            taken: How much it has taken by now, counted from the same.
+            now_s: By the clock with which it was begun.
+            limits: Those to keep.
+            among: Between how many answers the client divides what it can take.
+        """
+        if taken > self._taken:
+            self._taken = taken
+            self._moved_s = now_s
+        self.seen_s = now_s
+        allowed_s = limits.receive_timeout_s
+        more_s = (taken - self._first) * among / limits.least_bytes_per_s
+        return now_s - self._moved_s > allowed_s or now_s - self._since_s > allowed_s + more_s
+
+
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
@@ -403,7 +436,7 @@ class Connection(asyncio.Protocol):
         "_admitted", "_body", "_body_bytes", "_closing", "_current", "_expecting", "_failure",
         "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_parser", "_partial",
         "_paused", "_pipeline", "_pipeline_bytes", "_pumping", "_receiving_since", "_since",
-        "_site", "_target", "_transport", "_unread", "_unsent", "_writable",
+        "_site", "_taking", "_target", "_transport", "_unread", "_writable",
     )  # fmt: skip
 
     def __init__(self, site: Site) -> None:
@@ -430,7 +463,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._writable = True
         self._closing = False
-        self._unsent = 0
+        self._taking: Taking | None = None
         self._since = site.now
         self._receiving_since = 0.0
 
@@ -1001,14 +1034,12 @@ class Connection(asyncio.Protocol):
         limits, now = self._site.limits, self._site.now
         unsent = self._transport.get_write_buffer_size()
         if unsent:
-            unsent += unacknowledged_bytes(self._transport)
-            if unsent != self._unsent:
-                self._unsent = unsent
-                self._since = now
-                if self._closing:
-                    self._receiving_since = now
-            elif now - self._since > limits.receive_timeout_s:
-                self._transport.abort()
+            self._check_taking(unsent + unacknowledged_bytes(self._transport))
+        elif self._taking is not None:
+            self._taking = None
+            self._since = now
+            if self._closing:
+                self._receiving_since = now
         elif self._closing and self._current is None:
             if (
                 now - self._receiving_since > _LINGER_S
@@ -1028,6 +1059,17 @@ class Connection(asyncio.Protocol):
                 )
         else:
             self.close_if_idle(limits.idle_timeout_s)
+
+    def _check_taking(self, unsent: int) -> None:
+        """End the connection of a client that takes next to nothing of its answer."""
+        site, taking = self._site, self._taking
+        if taking is None or self._since >= taking.seen_s:
+            # Something was written meanwhile, so that what was taken is not known: begin again.
+            # That is not for ever: nothing is written while more waits than the transport takes.
+            self._taking = Taking(-unsent, site.now)
+        elif taking.is_too_slow(-unsent, site.now, site.limits):
+            site.other_slot.count(499, 0, 0)
+            self._transport.abort()
 
     def close_if_idle(self, idle_s: float) -> None:
         """Close if nothing has been asked for `idle_s` and nothing is under way."""

@@ -38,9 +38,10 @@ class Limits:
         handshake_timeout_s: How long a handshake of TLS may take.
         idle_timeout_s: How long a connection may stay open between requests.
         receive_timeout_s: How long a request may take to arrive, and how long a client may take
-            nothing of its answer.
+            nothing of its answer, where that is larger than what the kernel takes.
         least_bytes_per_s: A request has another second to arrive for so much of its body that has
-            come: who is slow and steady gets through, and who sends next to nothing does not.
+            come, and an answer to be taken for so much of it that has been: who is slow and steady
+            gets through, and who sends or takes next to nothing does not.
         memory_budget_mb: How much memory the models of one worker may take, in millions of bytes; 0
             for no bound. Models that were not asked for the longest make room for others.
         drain_s: How long a worker that was told to stop lets requests finish.

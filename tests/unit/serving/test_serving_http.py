@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 import tracemalloc
 
 import pytest
 
+from bascule.serving.http import unacknowledged_bytes
 from bascule.serving.limits import Limits
 
 GET = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -930,7 +932,82 @@ def test_a_client_that_does_not_read_is_not_answered_further_and_is_ended(serve)
         assert server.on_loop(lambda: len(server.site.connections)) == 1
         server.after(2)
         server.until(lambda: not server.site.connections)
-    assert server.counted() == {200: 1}
+    assert server.counted() == {200: 1, 499: 1}
+
+
+def left_to_take(server):
+    """How much of its answer the only client of a server has not taken."""
+
+    def unsent():
+        (connection,) = server.site.connections
+        transport = connection._transport
+        return transport.get_write_buffer_size() + unacknowledged_bytes(transport)
+
+    return server.on_loop(unsent)
+
+
+def test_a_client_that_takes_next_to_nothing_of_its_answer_is_cut_off(serve):
+    server = serve(receive_timeout_s=20)
+    with server.client(receive_buffer_bytes=4_096) as client:
+        client.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        server.until(lambda: server.counted() == {200: 1})
+        server.after(1)
+        for _ in range(3):
+            assert server.on_loop(lambda: len(server.site.connections)) == 1
+            before = left_to_take(server)
+            while left_to_take(server) == before:
+                client.socket.recv(1_024)
+            server.after(7)
+        server.until(lambda: not server.site.connections)
+    assert server.counted() == {200: 1, 499: 1}
+
+
+@pytest.mark.parametrize("beyond_s", [-0.5, 0.5])
+def test_what_is_taken_of_an_answer_adds_to_the_time_that_there_is_for_it(serve, beyond_s):
+    server = serve(receive_timeout_s=20, least_bytes_per_s=1_000_000)
+    with server.client(receive_buffer_bytes=65_536) as client:
+        client.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        server.until(lambda: server.counted() == {200: 1})
+        first = settled(lambda: left_to_take(server))
+        server.after(1)
+        client._exactly(8 << 20)
+        taken_s = (first - settled(lambda: left_to_take(server))) / 1_000_000
+        assert taken_s > 8
+        server.after(19)
+        server.after(1 + taken_s + beyond_s)
+        assert server.on_loop(lambda: len(server.site.connections)) == (beyond_s < 0)
+
+
+def settled(look):
+    """What is seen once it does not change any more: the kernels have passed on what they take."""
+    seen = [look()]
+    while len(seen) < 20 or len(set(seen[-20:])) > 1:
+        time.sleep(0.005)
+        seen.append(look())
+    return seen[-1]
+
+
+def test_a_client_that_reads_steadily_is_never_cut_off_however_large_the_answer(serve):
+    """Over a line of less than 1 Mbit/s, for more than five minutes."""
+    server = serve(receive_timeout_s=20)
+    with server.client(receive_buffer_bytes=65_536) as client:
+        client.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        client._until(b"\r\n\r\n")
+        for _ in range(32):
+            assert len(client._exactly(1 << 20)) == 1 << 20
+            server.after(10)
+        assert client.send(GET).answer().status == 200
+
+
+def test_a_client_that_takes_one_large_answer_after_another_is_never_cut_off(serve):
+    """When looked at, as much is left as before: of another answer."""
+    server = serve(receive_timeout_s=20)
+    with server.client(receive_buffer_bytes=65_536) as client:
+        client.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n" * 8)
+        for number in range(1, 9):
+            server.until(lambda: server.counted() == {200: number})  # noqa: B023
+            server.after(5)
+            assert len(client.answer().body) == 32 << 20
 
 
 def test_a_client_that_reads_slowly_gets_everything(serve):
@@ -940,7 +1017,7 @@ def test_a_client_that_reads_slowly_gets_everything(serve):
         read = 0
         while piece := client.socket.recv(1 << 22):
             read += len(piece)
-            server.after(3)
+            server.after(0.3)
     assert read > 32 << 20
 
 
