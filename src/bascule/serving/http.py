@@ -258,6 +258,7 @@ class Site:
         self.routes = routes
         self.not_found = not_found
         self.limits = limits
+        self.new_is_idle_for_s = max(0.0, limits.idle_timeout_s - limits.first_request_timeout_s)
         self.body_digits = len(str(limits.max_body_bytes))
         self.other_slot = other_slot
         self.connections: set[Connection] = set()
@@ -464,7 +465,8 @@ class Connection(asyncio.Protocol):
         self._writable = True
         self._closing = False
         self._taking: Taking | None = None
-        self._since = site.now
+        # As if it had been idle for a while: less is left of that time for the first request.
+        self._since = site.now - site.new_is_idle_for_s
         self._receiving_since = 0.0
 
     def told(self, error: BasculeError) -> tuple[int, bytes, bytes]:

@@ -36,6 +36,8 @@ class Limits:
             is cut off. An honest one takes a few round trips, and so never becomes the oldest
             unless as many come within that time.
         handshake_timeout_s: How long a handshake of TLS may take.
+        first_request_timeout_s: How long a new connection, within TLS one that is through with its
+            handshake, may stay open before its first request begins; at most `idle_timeout_s`.
         idle_timeout_s: How long a connection may stay open between requests.
         receive_timeout_s: How long a request may take to arrive, and how long a client may take
             nothing of its answer, where that is larger than what the kernel takes.
@@ -59,6 +61,7 @@ class Limits:
     max_connections: int = 10_000
     max_handshakes: int = 2_000
     handshake_timeout_s: float = 5.0
+    first_request_timeout_s: float = 10.0
     idle_timeout_s: float = 75.0
     receive_timeout_s: float = 20.0
     least_bytes_per_s: int = 64 << 10

@@ -853,6 +853,32 @@ def test_an_idle_connection_is_ended_after_its_time_and_not_before(serve):
         assert client.is_ended()
 
 
+def test_a_connection_without_a_request_is_ended_after_a_time_of_its_own(serve):
+    server = serve(first_request_timeout_s=10, idle_timeout_s=60)
+    with server.client() as silent, server.client() as late, server.client() as slow:
+        server.until(lambda: len(server.site.connections) == 3)
+        slow.send(GET[:10])
+        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        server.after(9)
+        assert late.send(GET).answer().status == 200
+        server.after(2)
+        assert silent.is_ended()
+        assert slow.send(GET[10:]).answer().status == 200  # it had begun
+        server.after(57)
+        assert late.send(GET).answer().status == 200
+        assert slow.send(GET).answer().status == 200
+
+
+def test_the_first_request_has_no_more_time_than_those_after_it(serve):
+    server = serve(first_request_timeout_s=10, idle_timeout_s=5)
+    with server.client() as client:
+        server.until(lambda: len(server.site.connections) == 1)
+        server.after(4)
+        assert server.on_loop(lambda: len(server.site.connections)) == 1
+        server.after(2)
+        assert client.is_ended()
+
+
 def test_a_request_that_does_not_arrive_in_time_is_refused(serve):
     server = serve(receive_timeout_s=20)
     with server.client() as client:

@@ -677,6 +677,22 @@ def test_an_idle_connection_is_closed_and_told_so(raw, served):
     assert raw.frame() is None
 
 
+@pytest.mark.parametrize("said", ["nothing", "a greeting", "pings"])
+def test_a_connection_without_a_call_is_ended_after_a_time_of_its_own(connect_raw, served, said):
+    raw = connect_raw(served)
+    served.until(lambda: len(served.grpc.connections) == 1)
+    if said != "nothing":
+        raw.send(GREETING)
+    served.after(9)
+    if said == "pings":
+        raw.send(frame(PING, 0, 0, bytes(8))).until(PING)
+    assert not any(c._drained_s for c in served.grpc.connections)
+    served.after(2)
+    assert int.from_bytes(raw.until(GOAWAY)[3][:4]) == 2**31 - 1
+    served.after(2)
+    assert raw.broken() == frames.NO_ERROR
+
+
 def test_a_client_that_takes_nothing_of_its_answer_is_given_up(raw, served, ask_grpc):
     raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 0)]))
     raw.send(raw.call(1, INFER, ask_grpc([1, 2]).SerializeToString()), frame(PING, 0, 0, bytes(8)))

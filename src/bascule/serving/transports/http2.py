@@ -398,7 +398,7 @@ class Http2Connection(asyncio.Protocol):
         self._writable = True
         self._closing = False
         self._refuses_from = h2.LARGEST_WINDOW
-        self._since = server.now
+        self._since = self._made = server.now
         self._drained_s = 0.0
         self._heard_s = 0.0
         self._written = 0
@@ -1057,8 +1057,11 @@ class Http2Connection(asyncio.Protocol):
                 if server.now - stream.since > allowed_s:
                     stream.fail(TimedOut(f"the request did not arrive within {allowed_s:g} s"))
         self._check_taking(passed_s)
-        is_idle = not self._streams and server.now - self._since > limits.idle_timeout_s
-        if is_idle:
+        is_idle = server.now - self._since > limits.idle_timeout_s
+        if not self._last_id:
+            # Not from what was heard last: to send pings is not to make calls.
+            is_idle = is_idle or server.now - self._made > limits.first_request_timeout_s
+        if is_idle and not self._streams:
             self._retire()  # the client may be sending a call at this moment
         if self._drained_s or self._closing:
             self.go_on_draining()
