@@ -501,8 +501,7 @@ class Connection(asyncio.Protocol):
             if self._current is None:
                 self._receiving_since = self._site.now  # it lingers, and the client still speaks
             return
-        fresh = not self._partial
-        if fresh:
+        if not self._partial:
             head_end = data.find(b"\r\n\r\n", 0, _MAX_KNOWN_HEAD_BYTES) + 4
             known = self._site.known_heads.get(data[:head_end])
             if known is not None and known[1] == len(data):
@@ -512,6 +511,37 @@ class Connection(asyncio.Protocol):
                 else:
                     self._enqueue(exchange)
                 return
+        if len(data) > self._site.limits.max_head_bytes:
+            self._receive_in_parts(data)
+        else:
+            self._receive(data)
+
+    def _receive_in_parts(self, data: bytes) -> None:
+        """Receive more at once than a head may have: one part for each head and for each body.
+
+        What a head has is known only if it begins with a part, and one read may bring many: heads,
+        and bodies in chunks, end with an empty line, and other bodies after their length.
+        """
+        fresh = not self._partial
+        start, size = 0, len(data)
+        while start < size and not self._is_closing():
+            length = self._headers.get(b"content-length") if self._head_done else None
+            if length is not None:
+                stop = start + max(1, int(length) - self._body_bytes)
+            elif start < 3 and not fresh:
+                stop = start + 1  # an empty line may have begun in the read before
+            else:
+                stop = data.find(b"\r\n\r\n", max(0, start - 3)) + 4
+                if stop < 4:
+                    stop = size
+            self._receive(data[start:stop])
+            start = stop
+        if fresh and not self._partial and not self._is_closing():
+            self._site.learn(data, self._head)
+
+    def _receive(self, data: bytes) -> None:
+        """Parse a piece, in which no head that is too large is behind another request."""
+        fresh = not self._partial
         head_bytes = self._head_bytes + len(data)
         if head_bytes > self._site.limits.max_head_bytes and not self._head_done:
             data = self._receive_head(data)
@@ -550,7 +580,7 @@ class Connection(asyncio.Protocol):
         left = limit - self._head_bytes
         if data.find(b"\r\n\r\n", 0, left) >= 0:
             return data
-        self.data_received(data[:left])
+        self._receive(data[:left])
         if self._head_bytes >= limit and not self._head_done and not self._closing:
             self._refuse(self._head_too_large())
         return data[left:]

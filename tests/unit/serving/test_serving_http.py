@@ -328,6 +328,56 @@ def test_a_head_may_be_as_large_as_the_limit_and_no_larger(serve, in_pieces):
         assert "over 1000 bytes" in is_refused(client, 431)
 
 
+def head_of(size):
+    start = b"GET /here HTTP/1.1\r\nHost: a\r\nX: "
+    return start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
+
+
+IN_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        GET,
+        GET * 40,
+        POST + b"Content-Length: 9\r\n\r\nab\r\n\r\n\r\nc",
+        POST + b"Content-Length: 5000\r\n\r\n" + b"\r\n" * 2_500,
+        POST + IN_CHUNKS + b"\r\n",
+        POST + IN_CHUNKS + b"Trailer: 1\r\n\r\n",
+    ],
+    ids=["a head", "many heads", "a body", "a large body", "chunks", "chunks with trailers"],
+)
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 4, 5])
+def test_a_head_behind_another_request_in_one_read_is_bounded_as_any_other(serve, first, cut):
+    """However the end of the request before it is cut."""
+    server = serve(max_head_bytes=1_000)
+    count = max(1, first.count(b"GET"))
+    for size in (1_000, 1_001, 60_000):
+        with server.client() as client:
+            before, rest = first[: len(first) - cut], first[len(first) - cut :]
+            if cut:
+                client.send(before)
+                server.until(lambda: any(c._partial for c in server.site.connections))
+            client.send((rest if cut else first) + head_of(size) + GET)
+            assert [client.answer().status for _ in range(count)] == [200] * count
+            if size > 1_000:
+                assert "over 1000 bytes" in is_refused(client, 431)
+            else:
+                assert [client.answer().status for _ in range(2)] == [200, 200]
+
+
+def test_a_large_request_that_comes_in_one_read_is_known_when_it_comes_again(serve):
+    server = serve(max_head_bytes=1_000)
+    with server.client() as client:
+        request = POST + b"Content-Length: 5000\r\n\r\n" + b"x" * 5_000
+        for _ in range(2):
+            assert client.send(request).answer().body == b"x" * 5_000
+    assert server.on_loop(lambda: [size for _, size in server.site.known_heads.values()]) == [
+        len(request)
+    ]
+
+
 def test_a_head_without_an_end_is_not_collected_without_an_end(serve):
     server = serve(max_head_bytes=1_000)
     with server.client() as client:
