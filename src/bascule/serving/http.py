@@ -56,6 +56,10 @@ thousands that have neither."""
 _LINGER_S = 2.0
 """How long a connection that says no more is read on, from the last byte that came."""
 _DRAIN_IDLE_S = 0.3
+_LAST_BYTES = 16 << 10
+_LAST_ANSWER_S = 30.0
+"""Within TLS a close leaves little time for what is not sent yet. So one that follows a large
+answer waits until so little of it is left, or for so long."""
 _MAX_TIMEOUT_DIGITS = 9
 _KEPT_HEADERS = frozenset(
     (
@@ -1048,7 +1052,7 @@ class Connection(asyncio.Protocol):
             self._read_on()
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        else:
+        elif unacknowledged_bytes(self._transport) <= _LAST_BYTES:
             self._transport.close()  # TLS has no half of a connection
 
     def _head_too_large(self) -> BasculeError:
@@ -1073,7 +1077,7 @@ class Connection(asyncio.Protocol):
             if self._closing:
                 self._receiving_since = now
         elif self._closing and self._current is None:
-            if (
+            if self._is_last_answer_taken() and (
                 now - self._receiving_since > _LINGER_S
                 or now - self._since > limits.receive_timeout_s
             ):
@@ -1091,6 +1095,18 @@ class Connection(asyncio.Protocol):
                 )
         else:
             self.close_if_idle(limits.idle_timeout_s)
+
+    def _is_last_answer_taken(self) -> bool:
+        """Whether nothing keeps the connection open but its end; within TLS it is closed then."""
+        transport = self._transport
+        if transport.can_write_eof() or transport.is_closing():
+            return True
+        is_in_time = self._site.now - self._since <= _LAST_ANSWER_S
+        if is_in_time and unacknowledged_bytes(transport) > _LAST_BYTES:
+            return False
+        transport.close()
+        self._receiving_since = self._since = self._site.now
+        return True
 
     def _check_taking(self, unsent: int) -> None:
         """End the connection of a client that takes next to nothing of its answer."""
