@@ -13,7 +13,8 @@ The rules:
 - whoever waited past its deadline is not begun.
 
 Before that a request may be held by its connection (`Held`): the rest of it has not come, or those
-before it on the connection are not answered yet.
+before it on the connection are not answered yet. After that, decoded, it may wait for its model,
+and is held in the same account.
 """
 
 from __future__ import annotations
@@ -21,18 +22,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from bascule.core.errors import Overloaded, Unavailable
+from bascule.core.fields import Columns
 
 log = logging.getLogger(__name__)
 
 TURN_S = 0.01
 """How long the loop works before it reads on: the error of every age, and what others wait for."""
 
+BESIDE_CALL_BYTES = 1 << 10
+"""What a decoded call that waits takes beside its rows, about."""
 _IDLE_NS = 1_000_000
 """A loop that had nothing to answer for so long has read meanwhile."""
 _MARGIN = 1.25
@@ -58,10 +63,11 @@ def comes_in_time(wait_s: float, allowed_s: float, standing_s: float) -> bool:
 
 
 class Held:
-    """How much the connections of one worker keep of requests that cannot begin yet.
+    """How much one worker keeps of requests that cannot begin yet.
 
-    One account for all of them, whatever they speak: each connection has bounds of its own, and
-    there may be ten thousand. Who adds to it takes the same away.
+    One account for all connections, whatever they speak, and for the lines of all models: each has
+    bounds of its own, and there may be ten thousand. Who adds to it takes the same away. On the
+    event loop only.
     """
 
     __slots__ = ("bytes", "max_bytes")
@@ -74,6 +80,22 @@ class Held:
         """Whether more is held than may be."""
         return self.bytes > self.max_bytes
 
+    def check_room(self, size: int, name: str, retry_after_s: int = 1) -> None:
+        """Return if a decoded call of `size` bytes may wait for the model of this name.
+
+        Whoever finds the account empty may, so that the largest request can be answered.
+
+        Raises:
+            Overloaded: It would be more than may be held.
+        """
+        if self.bytes and self.bytes + size > self.max_bytes:
+            raise Overloaded(
+                f"the request takes {size} bytes, and {self.bytes} bytes of requests that wait for "
+                f"{name} or elsewhere are held here, of {self.max_bytes} that may be",
+                hint="retry later, with fewer rows a request, or serve with more workers",
+                retry_after_s=retry_after_s,
+            )
+
     def refusal(self) -> Unavailable:
         """Why nothing more is held."""
         return Unavailable(
@@ -82,6 +104,17 @@ class Held:
             hint="retry later, with fewer requests ahead of their answers, or serve with more "
             "workers",
         )
+
+
+def held_bytes(columns: Columns) -> int:
+    """What the decoded rows of a call take in memory, about."""
+    size = BESIDE_CALL_BYTES
+    for column in columns.values():
+        size += column.nbytes
+        if column.dtype == object:
+            # An array counts the addresses of texts alone, and a short text takes ten of them.
+            size += sum(map(sys.getsizeof, column.ravel().tolist()))
+    return size
 
 
 class Waiting(Protocol):

@@ -19,6 +19,9 @@ _AT_ONCE = 64
 """How many connections are accepted before the loop turns to others."""
 _PAUSE_S = 0.1
 """How long none is accepted when the system has no descriptor for it."""
+_GOODBYE_S = 5.0
+"""How long a client within TLS may take for what is left of its answer and for its goodbye, once
+the server has closed. Few clients say one, and each would keep its place for uvloop's 30 s."""
 _LAST_HANDSHAKES_S = 0.5
 """How long a server that leaves waits for clients who are about to be let in."""
 
@@ -158,6 +161,7 @@ class Door:
                 accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=self.site.limits.handshake_timeout_s,
+                ssl_shutdown_timeout=_GOODBYE_S,
             )
         except OSError as problem:
             # Of a port scanner, a health check, a client of clear text: nothing to report.

@@ -11,8 +11,9 @@ the same bits in any company run so there; others run each call at once.
 
 The rules:
 - every caller gets its own rows, and the outputs that it asked for;
-- the queue is bounded, and over the bound the answer is `Overloaded` at once; so it is where those
-  who wait will keep the thread busy until after a call's deadline;
+- the queue is bounded, in calls and, over all models, in bytes (`backlog.Held`); over a bound the
+  answer is `Overloaded` at once; so it is where those who wait will keep the thread busy until
+  after a call's deadline;
 - a call whose deadline passes is answered `TimedOut` then, whatever the thread is doing, and is
   not run if it has not started; on the loop, where nothing can be told meanwhile, it is when its
   turn comes;
@@ -39,7 +40,7 @@ import numpy as np
 from bascule.core.errors import BasculeError, ModelFailed, Overloaded, TimedOut, Unavailable
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
-from bascule.serving.backlog import comes_in_time
+from bascule.serving.backlog import Held, comes_in_time, held_bytes
 from bascule.serving.limits import Limits
 from bascule.serving.placing import (
     Pace,
@@ -76,7 +77,13 @@ Deliver = Callable[[Outcome], None]
 class Job:
     """One call that waits for the thread. Its state changes on the event loop only."""
 
-    __slots__ = ("came_s", "closed", "columns", "deliver", "outputs", "rows", "settled", "timer")
+    __slots__ = (
+        "came_s", "closed", "columns", "deliver", "outputs", "rows", "settled", "size_bytes",
+        "timer",
+    )  # fmt: skip
+
+    size_bytes: int
+    """What it has in the account of what is held; set where it is queued."""
 
     def __init__(
         self, columns: Columns, rows: int, outputs: tuple[str, ...] | None, deliver: Deliver
@@ -163,7 +170,12 @@ class Batcher:
         loop: asyncio.AbstractEventLoop,
         *,
         name: str,
+        held: Held | None = None,
     ) -> None:
+        self._held = Held(limits.max_held_bytes) if held is None else held
+        # Of which this much is ours. The loop adds and takes away; the thread tells it what left.
+        self._held_bytes = 0
+        self._taken_bytes = 0
         self._program = program
         self._pace = pace
         self._limits = limits
@@ -203,16 +215,16 @@ class Batcher:
         """
         if self._stopped:
             raise Unavailable(f"{self._name} is being unloaded", hint="retry")
-        if not self._open:
-            return  # whoever comes to an idle thread is run: what is expected is measured again
         # Calls that were given up stay in line until the thread meets them: bound those as well.
         most = self._limits.max_queue_requests
         if self._open >= most or len(self._waiting) >= 4 * most:
             raise Overloaded(
                 f"{self._name} has {self._open} requests waiting, as many as it may",
                 hint="retry later, or serve it with more workers",
-                retry_after_s=max(1, round(self._expected_wait_s(0, 0))),
+                retry_after_s=self._retry_after_s(),
             )
+        if not self._open:
+            return  # whoever comes to an idle thread is run: what is expected is measured again
         wait_s = self._expected_wait_s(rows, 1)
         # A queue shorter than a run is not too long, however long it has been there.
         is_next = self._waiting_rows() + rows <= self._pace.batch_rows
@@ -229,10 +241,16 @@ class Batcher:
         """Queue a job to be answered within `deadline_s` from now. On the event loop only.
 
         Raises:
-            Overloaded: See `check_room`.
+            Overloaded: See `check_room`; or it is too large to be kept beside what is held.
             Unavailable: The same.
         """
         self.check_room(job.rows, deadline_s)
+        job.size_bytes = size = held_bytes(job.columns)
+        if self._held_bytes:
+            # Whoever comes to an idle thread does not wait, and so needs no room to wait.
+            self._held.check_room(size, self._name, self._retry_after_s())
+        self._held.bytes += size
+        self._held_bytes += size
         job.came_s = time.perf_counter()
         if not self._open:
             self._busy_since_s = job.came_s
@@ -263,6 +281,15 @@ class Batcher:
         self._thread = None
         ended()
 
+    def _retry_after_s(self) -> int:
+        return max(1, round(self._expected_wait_s(0, 0)))
+
+    def _settle(self, batch: Sequence[Job], outcomes: Sequence[Outcome], left_bytes: int) -> None:
+        """Answer a run, after which so much of what was held here is not kept any more."""
+        self._held.bytes -= left_bytes
+        self._held_bytes -= left_bytes
+        _settle(batch, outcomes)
+
     def _close_one(self, rows: int) -> None:
         self._open -= 1
         self._open_rows -= rows
@@ -289,31 +316,38 @@ class Batcher:
 
     def _work(self) -> None:
         ended_s, left_rows = 0.0, 0
-        while True:
+        while not self._loop.is_closed():
             self._arrived.clear()
-            if not self._waiting:
-                if self._stopped:
-                    with suppress(RuntimeError):
-                        self._loop.call_soon_threadsafe(self._tell_ended)
-                    return
+            if self._waiting:
+                # On its own, so that an idle thread does not keep the rows of its last run.
+                ended_s, left_rows = self._run_next(ended_s, left_rows)
+            elif self._stopped:
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(self._tell_ended)
+                return
+            else:
                 self._arrived.wait()
-                continue
-            # Those who come back as soon as they are answered may be here before the thread looks,
-            # some or all of them: where nobody was left waiting, they are told from the first.
-            first = self._waiting[0]
-            since_s, there = (ended_s, left_rows) if left_rows else (first.came_s, first.rows)
-            limit = self._sizing.next_rows(self._queued_rows - self._taken_rows)
-            if self._limits.batching != "never":
-                self._wait_for_company(since_s, there, limit)
-            batch = self._take(limit)
-            if batch:
-                outcomes = self._run_timed(batch, limit)
-                self._look_who_came(batch, since_s)
-                ended_s, left_rows = time.perf_counter(), self._queued_rows - self._taken_rows
-                try:
-                    self._loop.call_soon_threadsafe(_settle, batch, outcomes)
-                except RuntimeError:
-                    return  # the loop is closed: there is nobody left to answer
+
+    def _run_next(self, ended_s: float, left_rows: int) -> tuple[float, int]:
+        """Make the next run, after one that ended then and left so many rows waiting."""
+        # Those who come back as soon as they are answered may be here before the thread looks,
+        # some or all of them: where nobody was left waiting, they are told from the first.
+        first = self._waiting[0]
+        since_s, there = (ended_s, left_rows) if left_rows else (first.came_s, first.rows)
+        limit = self._sizing.next_rows(self._queued_rows - self._taken_rows)
+        if self._limits.batching != "never":
+            self._wait_for_company(since_s, there, limit)
+        taken_bytes = self._taken_bytes
+        batch = self._take(limit)
+        outcomes: list[Outcome] = []
+        if batch:
+            outcomes = self._run_timed(batch, limit)
+            self._look_who_came(batch, since_s)
+            ended_s, left_rows = time.perf_counter(), self._queued_rows - self._taken_rows
+        left_bytes = self._taken_bytes - taken_bytes
+        with suppress(RuntimeError):  # the loop is closed: there is nobody left to answer
+            self._loop.call_soon_threadsafe(self._settle, batch, outcomes, left_bytes)
+        return ended_s, left_rows
 
     def _wait_for_company(self, since_s: float, there: int, limit: int) -> None:
         """Wait for those who are about to come, where that is worth it to all.
@@ -362,6 +396,7 @@ class Batcher:
                 self._waiting.appendleft(job)
                 return batch
             self._taken_rows += job.rows
+            self._taken_bytes += job.size_bytes
             if job.settled:
                 continue
             batch.append(job)
@@ -408,6 +443,7 @@ class Engine:
         name: str,
         size_bytes: int = 0,
         batch_invariant: bool = False,
+        held: Held | None = None,
     ) -> None:
         self.name = name
         self.program = program
@@ -415,7 +451,7 @@ class Engine:
         self.size_bytes = size_bytes
         self.placement = Placement(pace.inline_rows)
         self.inline_rows = pace.inline_rows
-        self.batcher = Batcher(program, pace, limits, loop, name=name)
+        self.batcher = Batcher(program, pace, limits, loop, name=name, held=held)
         self._loop = loop
         self._gathers = batch_invariant and limits.batching != "never"
         self._hurried_below_s = min(limits.deadline_s, _HURRIED_BELOW_S)

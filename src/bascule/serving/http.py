@@ -6,8 +6,8 @@ the answer is one write. What a framework
 would have kept is kept here:
 
 - answers leave in the order of their requests, also when clients pipeline;
-- heads, bodies, connections and times are bounded, and a client that does not read is not read
-  from;
+- heads, bodies, connections and times are bounded; a client that does not read is not read from,
+  and one that takes next to nothing of its answer is cut off;
 - whoever is not let in is told by the head of the request, and nothing of the body is kept;
 - what is kept of requests that cannot begin yet is bounded over all connections (`backlog.Held`);
 - every answer is counted once, where it is written, so the counters are what clients saw;
@@ -56,6 +56,10 @@ thousands that have neither."""
 _LINGER_S = 2.0
 """How long a connection that says no more is read on, from the last byte that came."""
 _DRAIN_IDLE_S = 0.3
+_LAST_BYTES = 16 << 10
+_LAST_ANSWER_S = 30.0
+"""Within TLS a close leaves little time for what is not sent yet. So one that follows a large
+answer waits until so little of it is left, or for so long."""
 _MAX_TIMEOUT_DIGITS = 9
 _KEPT_HEADERS = frozenset(
     (
@@ -258,6 +262,7 @@ class Site:
         self.routes = routes
         self.not_found = not_found
         self.limits = limits
+        self.new_is_idle_for_s = max(0.0, limits.idle_timeout_s - limits.first_request_timeout_s)
         self.body_digits = len(str(limits.max_body_bytes))
         self.other_slot = other_slot
         self.connections: set[Connection] = set()
@@ -396,6 +401,39 @@ def unacknowledged_bytes(transport: asyncio.Transport) -> int:
     return int.from_bytes(answer, sys.byteorder)
 
 
+class Taking:
+    """How a client takes what it is sent, from when more was left than the kernel takes.
+
+    Whoever takes next to nothing would keep a large answer in memory for as long as it likes. So it
+    has the time of `Limits.receive_timeout_s`, and another second for every `least_bytes_per_s`
+    that it has taken: as for a request that arrives.
+    """
+
+    __slots__ = ("_first", "_moved_s", "_since_s", "_taken", "seen_s")
+
+    def __init__(self, taken: int, now_s: float) -> None:
+        """Begin to look, when so many bytes have been taken, counted from anywhere."""
+        self._first = self._taken = taken
+        self._since_s = self._moved_s = self.seen_s = now_s
+
+    def is_too_slow(self, taken: int, now_s: float, limits: Limits, *, among: int = 1) -> bool:
+        """Whether the client has not taken enough.
+
+        Args:
+            taken: How much it has taken by now, counted from the same.
+            now_s: By the clock with which it was begun.
+            limits: Those to keep.
+            among: Between how many answers the client divides what it can take.
+        """
+        if taken > self._taken:
+            self._taken = taken
+            self._moved_s = now_s
+        self.seen_s = now_s
+        allowed_s = limits.receive_timeout_s
+        more_s = (taken - self._first) * among / limits.least_bytes_per_s
+        return now_s - self._moved_s > allowed_s or now_s - self._since_s > allowed_s + more_s
+
+
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
@@ -403,7 +441,7 @@ class Connection(asyncio.Protocol):
         "_admitted", "_body", "_body_bytes", "_closing", "_current", "_expecting", "_failure",
         "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_parser", "_partial",
         "_paused", "_pipeline", "_pipeline_bytes", "_pumping", "_receiving_since", "_since",
-        "_site", "_target", "_transport", "_unread", "_unsent", "_writable",
+        "_site", "_taking", "_target", "_transport", "_unread", "_writable",
     )  # fmt: skip
 
     def __init__(self, site: Site) -> None:
@@ -430,8 +468,9 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._writable = True
         self._closing = False
-        self._unsent = 0
-        self._since = site.now
+        self._taking: Taking | None = None
+        # As if it had been idle for a while: less is left of that time for the first request.
+        self._since = site.now - site.new_is_idle_for_s
         self._receiving_since = 0.0
 
     def told(self, error: BasculeError) -> tuple[int, bytes, bytes]:
@@ -466,8 +505,7 @@ class Connection(asyncio.Protocol):
             if self._current is None:
                 self._receiving_since = self._site.now  # it lingers, and the client still speaks
             return
-        fresh = not self._partial
-        if fresh:
+        if not self._partial:
             head_end = data.find(b"\r\n\r\n", 0, _MAX_KNOWN_HEAD_BYTES) + 4
             known = self._site.known_heads.get(data[:head_end])
             if known is not None and known[1] == len(data):
@@ -477,6 +515,37 @@ class Connection(asyncio.Protocol):
                 else:
                     self._enqueue(exchange)
                 return
+        if len(data) > self._site.limits.max_head_bytes:
+            self._receive_in_parts(data)
+        else:
+            self._receive(data)
+
+    def _receive_in_parts(self, data: bytes) -> None:
+        """Receive more at once than a head may have: one part for each head and for each body.
+
+        What a head has is known only if it begins with a part, and one read may bring many: heads,
+        and bodies in chunks, end with an empty line, and other bodies after their length.
+        """
+        fresh = not self._partial
+        start, size = 0, len(data)
+        while start < size and not self._is_closing():
+            length = self._headers.get(b"content-length") if self._head_done else None
+            if length is not None:
+                stop = start + max(1, int(length) - self._body_bytes)
+            elif start < 3 and not fresh:
+                stop = start + 1  # an empty line may have begun in the read before
+            else:
+                stop = data.find(b"\r\n\r\n", max(0, start - 3)) + 4
+                if stop < 4:
+                    stop = size
+            self._receive(data[start:stop])
+            start = stop
+        if fresh and not self._partial and not self._is_closing():
+            self._site.learn(data, self._head)
+
+    def _receive(self, data: bytes) -> None:
+        """Parse a piece, in which no head that is too large is behind another request."""
+        fresh = not self._partial
         head_bytes = self._head_bytes + len(data)
         if head_bytes > self._site.limits.max_head_bytes and not self._head_done:
             data = self._receive_head(data)
@@ -505,8 +574,6 @@ class Connection(asyncio.Protocol):
             self._go_on_receiving()
         elif fresh:
             self._site.learn(data, self._head)
-        elif self._held_bytes:
-            self._hold()
 
     def _receive_head(self, data: bytes) -> bytes:
         """Feed the part of a large piece in which the head must end; returns the rest.
@@ -517,7 +584,7 @@ class Connection(asyncio.Protocol):
         left = limit - self._head_bytes
         if data.find(b"\r\n\r\n", 0, left) >= 0:
             return data
-        self.data_received(data[:left])
+        self._receive(data[:left])
         if self._head_bytes >= limit and not self._head_done and not self._closing:
             self._refuse(self._head_too_large())
         return data[left:]
@@ -724,6 +791,7 @@ class Connection(asyncio.Protocol):
         self._partial = False
         if self._admitted:
             self._admitted = self._unread = self._expecting = False
+            self._hold()  # it is whole: whoever looks for room must not find itself in the way
         self._receiving_since = 0.0
         self._take(exchange)
 
@@ -872,10 +940,8 @@ class Connection(asyncio.Protocol):
 
     def _enqueue(self, exchange: Exchange) -> None:
         """Keep a whole request until those before it are answered, or refuse it in its turn."""
-        if exchange.body:
-            self._hold()  # what of it was held before its end is counted below
-            if self._site.guard is not None:
-                self._look_ahead(exchange)
+        if exchange.body and self._site.guard is not None:
+            self._look_ahead(exchange)
         head, held = exchange.head, self._site.held
         size = _BESIDE_BODY_BYTES + len(exchange.body) + len(head.target)
         size += sum(map(len, head.headers.values()))
@@ -986,7 +1052,7 @@ class Connection(asyncio.Protocol):
             self._read_on()
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        else:
+        elif unacknowledged_bytes(self._transport) <= _LAST_BYTES:
             self._transport.close()  # TLS has no half of a connection
 
     def _head_too_large(self) -> BasculeError:
@@ -1004,16 +1070,14 @@ class Connection(asyncio.Protocol):
         limits, now = self._site.limits, self._site.now
         unsent = self._transport.get_write_buffer_size()
         if unsent:
-            unsent += unacknowledged_bytes(self._transport)
-            if unsent != self._unsent:
-                self._unsent = unsent
-                self._since = now
-                if self._closing:
-                    self._receiving_since = now
-            elif now - self._since > limits.receive_timeout_s:
-                self._transport.abort()
+            self._check_taking(unsent + unacknowledged_bytes(self._transport))
+        elif self._taking is not None:
+            self._taking = None
+            self._since = now
+            if self._closing:
+                self._receiving_since = now
         elif self._closing and self._current is None:
-            if (
+            if self._is_last_answer_taken() and (
                 now - self._receiving_since > _LINGER_S
                 or now - self._since > limits.receive_timeout_s
             ):
@@ -1031,6 +1095,29 @@ class Connection(asyncio.Protocol):
                 )
         else:
             self.close_if_idle(limits.idle_timeout_s)
+
+    def _is_last_answer_taken(self) -> bool:
+        """Whether nothing keeps the connection open but its end; within TLS it is closed then."""
+        transport = self._transport
+        if transport.can_write_eof() or transport.is_closing():
+            return True
+        is_in_time = self._site.now - self._since <= _LAST_ANSWER_S
+        if is_in_time and unacknowledged_bytes(transport) > _LAST_BYTES:
+            return False
+        transport.close()
+        self._receiving_since = self._since = self._site.now
+        return True
+
+    def _check_taking(self, unsent: int) -> None:
+        """End the connection of a client that takes next to nothing of its answer."""
+        site, taking = self._site, self._taking
+        if taking is None or self._since >= taking.seen_s:
+            # Something was written meanwhile, so that what was taken is not known: begin again.
+            # That is not for ever: nothing is written while more waits than the transport takes.
+            self._taking = Taking(-unsent, site.now)
+        elif taking.is_too_slow(-unsent, site.now, site.limits):
+            site.other_slot.count(499, 0, 0)
+            self._transport.abort()
 
     def close_if_idle(self, idle_s: float) -> None:
         """Close if nothing has been asked for `idle_s` and nothing is under way."""

@@ -23,9 +23,12 @@ class Limits:
         confidence: How often the truth should be inside the set or the interval that every answer
             of a calibrated model carries, where the request does not say; 0 for none.
         max_body_bytes: The largest request body.
-        max_held_bytes: How much is kept of requests that cannot begin yet, over all connections:
-            their rest has not come, or they wait for the answers before them on their connection.
-            0 for sixteen of the largest bodies, or 1 GiB if that is more. One more is answered 503.
+        max_held_bytes: How much is kept of requests that cannot begin yet, over all connections
+            and models: their rest has not come, they wait for the answers before them on their
+            connection, or, decoded, for the thread of their model or for its being loaded; on the
+            thread they count until their run is over. 0 for sixteen of the largest bodies, or
+            1 GiB if that is more. One more is answered 503 on its connection, and 429 before its
+            model; never where nothing is held, nor where its model has nothing else to do.
         max_head_bytes: The largest request line and headers together.
         max_connections: Open connections per worker; one more is answered 503, or within TLS
             closed before the handshake. Within TLS a connection is open after its handshake.
@@ -33,11 +36,14 @@ class Limits:
             is cut off. An honest one takes a few round trips, and so never becomes the oldest
             unless as many come within that time.
         handshake_timeout_s: How long a handshake of TLS may take.
+        first_request_timeout_s: How long a new connection, within TLS one that is through with its
+            handshake, may stay open before its first request begins; at most `idle_timeout_s`.
         idle_timeout_s: How long a connection may stay open between requests.
         receive_timeout_s: How long a request may take to arrive, and how long a client may take
-            nothing of its answer.
+            nothing of its answer, where that is larger than what the kernel takes.
         least_bytes_per_s: A request has another second to arrive for so much of its body that has
-            come: who is slow and steady gets through, and who sends next to nothing does not.
+            come, and an answer to be taken for so much of it that has been: who is slow and steady
+            gets through, and who sends or takes next to nothing does not.
         memory_budget_mb: How much memory the models of one worker may take, in millions of bytes; 0
             for no bound. Models that were not asked for the longest make room for others.
         drain_s: How long a worker that was told to stop lets requests finish.
@@ -55,6 +61,7 @@ class Limits:
     max_connections: int = 10_000
     max_handshakes: int = 2_000
     handshake_timeout_s: float = 5.0
+    first_request_timeout_s: float = 10.0
     idle_timeout_s: float = 75.0
     receive_timeout_s: float = 20.0
     least_bytes_per_s: int = 64 << 10

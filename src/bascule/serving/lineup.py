@@ -40,6 +40,7 @@ from bascule.bundle.format import (
 from bascule.bundle.programs import obstacles
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom, Refused, Unavailable, Untrusted
 from bascule.core.fields import Columns, Field
+from bascule.serving.backlog import Held
 from bascule.serving.counters import Counters, Label, Slot
 from bascule.serving.engine import Engine, measure_pace
 from bascule.serving.limits import Limits
@@ -81,6 +82,7 @@ class Lineup:
         serve: Callable[[Iterable[ServedModel]], None],
         *,
         policies: Mapping[str, Policy],
+        held: Held | None = None,
     ) -> None:
         """Nothing is served yet.
 
@@ -91,7 +93,9 @@ class Lineup:
             loop: The event loop.
             serve: Has exactly these models answer from now on.
             policies: How models are treated that fail, by their names.
+            held: The account of what waits, that the connections of the worker have too.
         """
+        self._held = Held(limits.max_held_bytes) if held is None else held
         self._policies = policies
         self._counters = counters
         self._worker = worker
@@ -192,7 +196,7 @@ class Lineup:
 
     def _describe(self, service: Service) -> ServedModel:
         slot = self._counters.slot(self._worker, Label(service.model, service.version))
-        model = describe(service, self._limits, slot, self._loop)
+        model = describe(service, self._limits, slot, self._loop, self._held)
         model.wake = self._wake
         policy = self._policies.get(service.model)
         if policy is not None:
@@ -341,7 +345,11 @@ def _cannot_wake(model: ServedModel, why: BasculeError) -> Unavailable:
 
 
 def describe(
-    service: Service, limits: Limits, slot: Slot, loop: asyncio.AbstractEventLoop
+    service: Service,
+    limits: Limits,
+    slot: Slot,
+    loop: asyncio.AbstractEventLoop,
+    held: Held | None = None,
 ) -> ServedModel:
     """Verify a bundle and read what is to be known of it; it is asleep."""
     manifest = read_manifest(service.path)
@@ -369,6 +377,7 @@ def describe(
         loop=loop,
         calibration=read_calibration(service.path, manifest),
         example=_example(service.path, manifest, inputs, limits),
+        held=held,
     )
 
 
@@ -406,6 +415,7 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
     return Engine(
         program, pace, model.limits, loop,
         name=name, size_bytes=model.size_bytes, batch_invariant=model.batch_invariant,
+        held=model.held,
     )  # fmt: skip
 
 

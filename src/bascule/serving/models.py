@@ -10,6 +10,7 @@ from typing import NamedTuple
 from bascule.core.errors import BasculeError, Overloaded, Unavailable
 from bascule.core.fields import Columns, Field, Signature
 from bascule.core.programs import Program
+from bascule.serving.backlog import Held, held_bytes
 from bascule.serving.calls import Call
 from bascule.serving.confidence import Confidence
 from bascule.serving.counters import Slot
@@ -57,6 +58,7 @@ class ServedModel:
         loop: asyncio.AbstractEventLoop,
         calibration: Calibration | None = None,
         example: Columns | None = None,
+        held: Held | None = None,
     ) -> None:
         """Ready to run where the program and its pace are given; asleep with its facts alone.
 
@@ -72,12 +74,14 @@ class ServedModel:
         self.slot = slot
         self.example = example
         self.limits = limits
+        self.held = Held(limits.max_held_bytes) if held is None else held
         self.confidence = Confidence(calibration, signature.outputs, limits.confidence)
         self.engine: Engine | None = None
         if pace is not None and not isinstance(program, Facts):
             self.engine = Engine(
                 program, pace, limits, loop,
                 name=f"{self.name}/{self.version}", batch_invariant=batch_invariant,
+                held=self.held,
             )  # fmt: skip
         self.shield: Shield | None = None
         self.wake: Callable[[ServedModel], None] = _nobody_wakes
@@ -140,15 +144,15 @@ class ServedModel:
         waiting, self._waiting = self._waiting, []
         self.last_used_s = now_s = self._loop.time()
         for one in waiting:
-            one.timer.cancel()
             if one.is_given_up:
                 continue
+            columns, deliver = one.leave()
             try:
                 one.cancel_run = engine.run(
-                    one.columns, one.rows, one.outputs, one.until_s - now_s, one.deliver
+                    columns, one.rows, one.outputs, one.until_s - now_s, deliver
                 )
             except BasculeError as error:
-                one.deliver(error)
+                deliver(error)
 
     def stays_asleep(self, error: BasculeError) -> None:
         """It could not be loaded: tell whoever waits why."""
@@ -171,7 +175,9 @@ class ServedModel:
                 hint="retry later",
                 retry_after_s=1,
             )
-        one = _Waiting(call, outputs, self._loop.time() + allowed_s, deliver)
+        size = held_bytes(call.columns)
+        self.held.check_room(size, f"{self.name}/{self.version}")
+        one = _Waiting(call, outputs, self._loop.time() + allowed_s, deliver, self.held, size)
         late = Unavailable(
             f"{self.name}/{self.version} was not loaded within {allowed_s * 1e3:g} ms",
             hint="retry: it is being loaded",
@@ -195,30 +201,55 @@ class _Waiting:
     """A call that waits for its model."""
 
     __slots__ = (
-        "cancel_run", "columns", "deliver", "is_given_up", "outputs", "rows", "timer", "until_s",
+        "cancel_run", "columns", "deliver", "held", "is_given_up", "outputs", "rows", "size_bytes",
+        "timer", "until_s",
     )  # fmt: skip
 
     timer: asyncio.TimerHandle
 
     def __init__(
-        self, call: Call, outputs: tuple[str, ...] | None, until_s: float, deliver: Deliver
+        self,
+        call: Call,
+        outputs: tuple[str, ...] | None,
+        until_s: float,
+        deliver: Deliver,
+        held: Held,
+        size_bytes: int,
     ) -> None:
         self.columns = call.columns
         self.rows = call.rows
         self.outputs = outputs
         self.until_s = until_s
         self.deliver = deliver
+        self.held = held
+        self.size_bytes = size_bytes
+        self.held.bytes += size_bytes
         self.is_given_up = False
         self.cancel_run: Cancel | None = None
 
+    def leave(self) -> tuple[Columns, Deliver]:
+        """Wait no longer: what the call brought is given over, and is not kept here."""
+        self.timer.cancel()
+        self.held.bytes -= self.size_bytes
+        self.size_bytes = 0
+        columns, self.columns = self.columns, {}
+        # It may hold the rows as well, for a second attempt or for what is added to the answer.
+        deliver, self.deliver = self.deliver, _deliver_nothing
+        return columns, deliver
+
     def settle(self, error: BasculeError) -> None:
         if not self.is_given_up:
-            self.cancel()
-            self.deliver(error)
+            self.is_given_up = True
+            _, deliver = self.leave()
+            deliver(error)
 
     def cancel(self) -> None:
         """The caller has gone, or has its answer."""
         self.is_given_up = True
-        self.timer.cancel()
+        self.leave()
         if self.cancel_run is not None:
             self.cancel_run()
+
+
+def _deliver_nothing(outcome: Outcome) -> None:
+    """To whoever has gone."""

@@ -72,7 +72,10 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     def take(models: Iterable[ServedModel]) -> None:
         site.routes = plane.serve(models)
 
-    lineup = Lineup(counters, config.worker, config.limits, loop, take, policies=config.policies)
+    lineup = Lineup(
+        counters, config.worker, config.limits, loop, take,
+        policies=config.policies, held=held,
+    )  # fmt: skip
     lineup.start(config.services)
     # What was loaded stays: the collector need not look through it ever again.
     gc.collect()

@@ -232,6 +232,7 @@ def serve_models(run_site, tmp_path):
                         limits=bounds,
                         loop=loop,
                         calibration=getattr(program, "calibration", None),
+                        held=held,
                     )
                 )
             plane = Plane(open_faces(wishes=wishes), lambda: not running_site.draining)

@@ -24,6 +24,7 @@ from bascule.serving.transports.http2 import Http2Server
 
 WAIT_S = 10.0
 PLACES = 3
+BIG = b" " * (32 << 20)
 
 
 class Behind:
@@ -38,8 +39,11 @@ class Behind:
             self.site = Http2Server({}, bounds, slot)
             connect = self.site.connect
         else:
-            route = Route(b"GET", b"/", lambda exchange: exchange.answer(b"{}"), "read")
-            self.site = Site(table([route]), lambda path: NotFound("no such path"), bounds, slot)
+            routes = [
+                Route(b"GET", b"/", lambda exchange: exchange.answer(b"{}"), "read"),
+                Route(b"GET", b"/big", lambda exchange: exchange.answer(BIG), "read"),
+            ]
+            self.site = Site(table(routes), lambda path: NotFound("no such path"), bounds, slot)
             connect = partial(Connection, self.site)
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
@@ -138,6 +142,33 @@ def is_closed(client):
         return client.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+CLOSE = b" HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+
+
+def test_a_client_that_says_no_goodbye_does_not_keep_its_place(behind, monkeypatch):
+    monkeypatch.setattr("bascule.serving.doors._GOODBYE_S", 0.2)
+    door = behind("http/1.1", drain_s=0.1)
+    with door.secured() as client:
+        client.sendall(b"GET /" + CLOSE)
+        door.until(lambda: len(door.site.connections) == 1)
+        door.until(lambda: not door.site.connections)
+
+
+def test_a_large_answer_within_tls_is_not_cut_off_by_the_close_that_follows_it(behind, monkeypatch):
+    monkeypatch.setattr("bascule.serving.doors._GOODBYE_S", 0.05)
+    door = behind("http/1.1", drain_s=0.1)
+    with door.secured() as client:
+        client.sendall(b"GET /big" + CLOSE)
+        read = len(client.recv(1 << 16))
+        time.sleep(0.3)  # longer than there is for a goodbye
+        while read < len(BIG):
+            piece = client.recv(1 << 20)
+            assert piece, "it was cut off"
+            read += len(piece)
+        door._loop.call_soon_threadsafe(door.site.tick)
+        door.until(lambda: not door.site.connections)
 
 
 SPEAKS = pytest.mark.parametrize("speaks", ["http/1.1", "h2"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bascule.core.errors import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable
+from bascule.serving.backlog import BESIDE_CALL_BYTES, Held
 from bascule.serving.engine import Batcher, Engine, Job, measure_pace
 from bascule.serving.limits import Limits
 from bascule.serving.placing import Pace, Stretch, longest_wait_s
@@ -22,9 +24,13 @@ INFER = "/v2/models/m/infer"
 class Calls:
     """Submits to a batcher on a loop and collects what is delivered."""
 
-    def __init__(self, running, program, pace, **limits):
+    def __init__(self, running, program, pace, *, account=None, **limits):
         self.running = running
-        self.batcher = Batcher(program, pace, Limits(**limits), running.loop, name="m/1")
+        limits = Limits(**limits)
+        self.account = account or Held(limits.max_held_bytes)
+        self.batcher = Batcher(
+            program, pace, limits, running.loop, name="m/1", held=self.account
+        )  # fmt: skip
         self.outcomes: list = []
 
     def submit(self, *requests, deadline_s=10.0):
@@ -826,3 +832,115 @@ def test_batches_grow_while_that_pays_and_no_further_than_the_limit(monkeypatch)
     assert paid.batch_rows == 64
     unpaid = measure_pace(Timed(monkeypatch, 1e-6, 1e-3), EXAMPLE, Limits())
     assert unpaid == Pace(pytest.approx(1.001e-3), 0, 1, pytest.approx(1e-3))
+
+
+# -- what waits is bounded in bytes --
+
+ROW_BYTES = BESIDE_CALL_BYTES + 16
+"""Of a call of one row of two doubles."""
+
+
+def empties(calls):
+    calls.running.until(lambda: calls.account.bytes == 0)
+
+
+def test_what_waits_is_bounded_in_bytes_and_who_finds_no_room_is_told_so(running, program, thread):
+    calls = Calls(running, program, thread, max_held_bytes=3 * ROW_BYTES)
+    held(calls, program)
+    calls.submit((rows(1, 1), None), (rows(2, 1), None))
+    assert calls.account.bytes == 3 * ROW_BYTES
+    with pytest.raises(Overloaded) as refused:
+        calls.submit((rows(3, 1), None))
+    calls.outcomes.pop()
+    assert refused.value.message == (
+        f"the request takes {ROW_BYTES} bytes, and {3 * ROW_BYTES} bytes of requests that wait for "
+        f"m/1 or elsewhere are held here, of {3 * ROW_BYTES} that may be"
+    )
+    assert "retry later, with fewer rows" in refused.value.hint
+    assert refused.value.facts["retry_after_s"] >= 1
+    program.gate.set()
+    assert all("sum" in outcome for outcome in calls.all())
+    empties(calls)
+    calls.submit((rows(3, 1), None))
+    calls.all()
+    empties(calls)
+
+
+def test_whoever_comes_to_an_idle_thread_is_run_however_much_is_held(running, program, thread):
+    calls = Calls(running, program, thread, account=Held(1))
+    calls.account.bytes = 1_000  # of others
+    for turn in range(3):
+        calls.submit((rows(turn, 100), None))
+        assert "sum" in calls.all()[-1]
+        running.until(lambda: calls.account.bytes == 1_000)
+
+
+def test_a_call_that_was_given_up_counts_for_as_long_as_its_rows_are_kept(running, program, thread):
+    calls = Calls(running, program, thread, max_held_bytes=3 * ROW_BYTES)
+    held(calls, program)
+    (gone,) = calls.submit((rows(1, 1), None))
+    running.on_loop(gone.cancel)
+    calls.submit((rows(2, 1), None), deadline_s=0.01)
+    running.until(lambda: isinstance(calls.outcomes[2], TimedOut))
+    assert calls.account.bytes == 3 * ROW_BYTES
+    with pytest.raises(Overloaded):
+        calls.submit((rows(3, 1), None))
+    program.gate.set()
+    empties(calls)
+    assert program.runs == [1]
+
+
+def test_a_line_of_calls_that_were_all_given_up_is_bounded_too(running, program, thread):
+    calls = Calls(running, program, thread, max_queue_requests=2)
+    program.gate.clear()
+    (first,) = calls.submit((rows(0, 1), None))
+    assert program.running.wait(10)
+    running.on_loop(first.cancel)
+    for turn in range(8):
+        (gone,) = calls.submit((rows(turn, 1), None))
+        running.on_loop(gone.cancel)
+    with pytest.raises(Overloaded):
+        calls.submit((rows(9, 1), None))
+    program.gate.set()
+    empties(calls)
+
+
+@pytest.mark.parametrize("how", ["fails", "is unloaded", "is unloaded without a call"])
+def test_nothing_is_held_any_more_of_the_calls_of_a_model_that(running, program, thread, how):
+    calls = Calls(running, program, thread)
+    ended = threading.Event()
+    if how != "is unloaded without a call":
+        held(calls, program)
+        calls.submit(*[(rows(turn, 1), None) for turn in range(5)])
+        assert calls.account.bytes == 6 * ROW_BYTES
+    if how == "fails":
+        program.poison = 0.5
+    else:
+        running.on_loop(lambda: calls.batcher.stop(ended.set))
+    program.gate.set()
+    calls.all()
+    empties(calls)
+    assert how == "fails" or ended.wait(10)
+
+
+def test_texts_count_with_what_they_take_and_not_as_addresses(running, program, thread):
+    calls = Calls(running, program, thread)
+
+    def queued():
+        column = np.array([["x" * 5_000, None]], object)
+        calls.batcher.submit(Job({"x": column}, 1, None, calls.outcomes.append), 10.0)
+        return calls.account.bytes
+
+    program.gate.clear()
+    assert 5_000 + BESIDE_CALL_BYTES < running.on_loop(queued) < 5_200 + BESIDE_CALL_BYTES
+    program.gate.set()
+    empties(calls)
+
+
+def test_an_idle_thread_does_not_keep_the_rows_of_its_last_run(running, program, thread):
+    calls = Calls(running, program, thread)
+    (job,) = calls.submit((rows(0, 1), None))
+    kept = weakref.ref(job.columns["x"])
+    del job
+    calls.all()
+    running.until(lambda: kept() is None)

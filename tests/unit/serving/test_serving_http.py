@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 import tracemalloc
 
 import pytest
 
+from bascule.serving.http import unacknowledged_bytes
 from bascule.serving.limits import Limits
 
 GET = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -324,6 +326,56 @@ def test_a_head_may_be_as_large_as_the_limit_and_no_larger(serve, in_pieces):
         for piece in head(1_005):
             client.send(piece)
         assert "over 1000 bytes" in is_refused(client, 431)
+
+
+def head_of(size):
+    start = b"GET /here HTTP/1.1\r\nHost: a\r\nX: "
+    return start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
+
+
+IN_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        GET,
+        GET * 40,
+        POST + b"Content-Length: 9\r\n\r\nab\r\n\r\n\r\nc",
+        POST + b"Content-Length: 5000\r\n\r\n" + b"\r\n" * 2_500,
+        POST + IN_CHUNKS + b"\r\n",
+        POST + IN_CHUNKS + b"Trailer: 1\r\n\r\n",
+    ],
+    ids=["a head", "many heads", "a body", "a large body", "chunks", "chunks with trailers"],
+)
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 4, 5])
+def test_a_head_behind_another_request_in_one_read_is_bounded_as_any_other(serve, first, cut):
+    """However the end of the request before it is cut."""
+    server = serve(max_head_bytes=1_000)
+    count = max(1, first.count(b"GET"))
+    for size in (1_000, 1_001, 60_000):
+        with server.client() as client:
+            before, rest = first[: len(first) - cut], first[len(first) - cut :]
+            if cut:
+                client.send(before)
+                server.until(lambda: any(c._partial for c in server.site.connections))
+            client.send((rest if cut else first) + head_of(size) + GET)
+            assert [client.answer().status for _ in range(count)] == [200] * count
+            if size > 1_000:
+                assert "over 1000 bytes" in is_refused(client, 431)
+            else:
+                assert [client.answer().status for _ in range(2)] == [200, 200]
+
+
+def test_a_large_request_that_comes_in_one_read_is_known_when_it_comes_again(serve):
+    server = serve(max_head_bytes=1_000)
+    with server.client() as client:
+        request = POST + b"Content-Length: 5000\r\n\r\n" + b"x" * 5_000
+        for _ in range(2):
+            assert client.send(request).answer().body == b"x" * 5_000
+    assert server.on_loop(lambda: [size for _, size in server.site.known_heads.values()]) == [
+        len(request)
+    ]
 
 
 def test_a_head_without_an_end_is_not_collected_without_an_end(serve):
@@ -851,6 +903,32 @@ def test_an_idle_connection_is_ended_after_its_time_and_not_before(serve):
         assert client.is_ended()
 
 
+def test_a_connection_without_a_request_is_ended_after_a_time_of_its_own(serve):
+    server = serve(first_request_timeout_s=10, idle_timeout_s=60)
+    with server.client() as silent, server.client() as late, server.client() as slow:
+        server.until(lambda: len(server.site.connections) == 3)
+        slow.send(GET[:10])
+        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        server.after(9)
+        assert late.send(GET).answer().status == 200
+        server.after(2)
+        assert silent.is_ended()
+        assert slow.send(GET[10:]).answer().status == 200  # it had begun
+        server.after(57)
+        assert late.send(GET).answer().status == 200
+        assert slow.send(GET).answer().status == 200
+
+
+def test_the_first_request_has_no_more_time_than_those_after_it(serve):
+    server = serve(first_request_timeout_s=10, idle_timeout_s=5)
+    with server.client() as client:
+        server.until(lambda: len(server.site.connections) == 1)
+        server.after(4)
+        assert server.on_loop(lambda: len(server.site.connections)) == 1
+        server.after(2)
+        assert client.is_ended()
+
+
 def test_a_request_that_does_not_arrive_in_time_is_refused(serve):
     server = serve(receive_timeout_s=20)
     with server.client() as client:
@@ -930,7 +1008,82 @@ def test_a_client_that_does_not_read_is_not_answered_further_and_is_ended(serve)
         assert server.on_loop(lambda: len(server.site.connections)) == 1
         server.after(2)
         server.until(lambda: not server.site.connections)
-    assert server.counted() == {200: 1}
+    assert server.counted() == {200: 1, 499: 1}
+
+
+def left_to_take(server):
+    """How much of its answer the only client of a server has not taken."""
+
+    def unsent():
+        (connection,) = server.site.connections
+        transport = connection._transport
+        return transport.get_write_buffer_size() + unacknowledged_bytes(transport)
+
+    return server.on_loop(unsent)
+
+
+def test_a_client_that_takes_next_to_nothing_of_its_answer_is_cut_off(serve):
+    server = serve(receive_timeout_s=20)
+    with server.client(receive_buffer_bytes=4_096) as client:
+        client.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        server.until(lambda: server.counted() == {200: 1})
+        server.after(1)
+        for _ in range(3):
+            assert server.on_loop(lambda: len(server.site.connections)) == 1
+            before = left_to_take(server)
+            while left_to_take(server) == before:
+                client.socket.recv(1_024)
+            server.after(7)
+        server.until(lambda: not server.site.connections)
+    assert server.counted() == {200: 1, 499: 1}
+
+
+@pytest.mark.parametrize("beyond_s", [-0.5, 0.5])
+def test_what_is_taken_of_an_answer_adds_to_the_time_that_there_is_for_it(serve, beyond_s):
+    server = serve(receive_timeout_s=20, least_bytes_per_s=1_000_000)
+    with server.client(receive_buffer_bytes=65_536) as client:
+        client.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        server.until(lambda: server.counted() == {200: 1})
+        first = settled(lambda: left_to_take(server))
+        server.after(1)
+        client._exactly(8 << 20)
+        taken_s = (first - settled(lambda: left_to_take(server))) / 1_000_000
+        assert taken_s > 8
+        server.after(19)
+        server.after(1 + taken_s + beyond_s)
+        assert server.on_loop(lambda: len(server.site.connections)) == (beyond_s < 0)
+
+
+def settled(look):
+    """What is seen once it does not change any more: the kernels have passed on what they take."""
+    seen = [look()]
+    while len(seen) < 20 or len(set(seen[-20:])) > 1:
+        time.sleep(0.005)
+        seen.append(look())
+    return seen[-1]
+
+
+def test_a_client_that_reads_steadily_is_never_cut_off_however_large_the_answer(serve):
+    """Over a line of less than 1 Mbit/s, for more than five minutes."""
+    server = serve(receive_timeout_s=20)
+    with server.client(receive_buffer_bytes=65_536) as client:
+        client.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        client._until(b"\r\n\r\n")
+        for _ in range(32):
+            assert len(client._exactly(1 << 20)) == 1 << 20
+            server.after(10)
+        assert client.send(GET).answer().status == 200
+
+
+def test_a_client_that_takes_one_large_answer_after_another_is_never_cut_off(serve):
+    """When looked at, as much is left as before: of another answer."""
+    server = serve(receive_timeout_s=20)
+    with server.client(receive_buffer_bytes=65_536) as client:
+        client.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n" * 8)
+        for number in range(1, 9):
+            server.until(lambda: server.counted() == {200: number})  # noqa: B023
+            server.after(5)
+            assert len(client.answer().body) == 32 << 20
 
 
 def test_a_client_that_reads_slowly_gets_everything(serve):
@@ -940,7 +1093,7 @@ def test_a_client_that_reads_slowly_gets_everything(serve):
         read = 0
         while piece := client.socket.recv(1 << 22):
             read += len(piece)
-            server.after(3)
+            server.after(0.3)
     assert read > 32 << 20
 
 

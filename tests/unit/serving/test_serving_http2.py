@@ -677,12 +677,167 @@ def test_an_idle_connection_is_closed_and_told_so(raw, served):
     assert raw.frame() is None
 
 
+@pytest.mark.parametrize("said", ["nothing", "a greeting", "pings"])
+def test_a_connection_without_a_call_is_ended_after_a_time_of_its_own(connect_raw, served, said):
+    raw = connect_raw(served)
+    served.until(lambda: len(served.grpc.connections) == 1)
+    if said != "nothing":
+        raw.send(GREETING)
+    served.after(9)
+    if said == "pings":
+        raw.send(frame(PING, 0, 0, bytes(8))).until(PING)
+    assert not any(c._drained_s for c in served.grpc.connections)
+    served.after(2)
+    assert int.from_bytes(raw.until(GOAWAY)[3][:4]) == 2**31 - 1
+    served.after(2)
+    assert raw.broken() == frames.NO_ERROR
+
+
 def test_a_client_that_takes_nothing_of_its_answer_is_given_up(raw, served, ask_grpc):
     raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 0)]))
     raw.send(raw.call(1, INFER, ask_grpc([1, 2]).SerializeToString()), frame(PING, 0, 0, bytes(8)))
     raw.until(PING)
     served.after(21)
     assert raw.until(RST_STREAM)[2:] == (1, frames.CANCEL.to_bytes(4))
+    assert served.totals()[0].by_status == {499: 1}
+
+
+@pytest.fixture
+def patient(serve_models, program, inline):
+    return serve_models(
+        ("fake", program, inline), receive_timeout_s=20, least_bytes_per_s=1_000
+    )  # fmt: skip
+
+
+def asked(raw, ask_grpc, ids, rows, *, first_window):
+    """Ask for an answer of 24 bytes a row on each of these streams."""
+    message = ask_grpc(*[[1, 2]] * rows).SerializeToString()
+    raw.send(GREETING, frames.settings([(frames.INITIAL_WINDOW_SIZE, first_window)]))
+    for id_ in ids:
+        pieces = [message[at : at + 16_384] for at in range(0, len(message), 16_384)]
+        raw.send(frame(HEADERS, END_HEADERS, id_, raw.block(INFER)))
+        raw.send(frame(DATA, 0, id_, b"\0" + len(message).to_bytes(4)))
+        raw.send(*(frame(DATA, 0, id_, piece) for piece in pieces), frame(DATA, END_STREAM, id_))
+
+
+def taken_until(raw, size):
+    """Read frames until so many bytes of answers have come; returns them by their streams."""
+    taken = {}
+    while sum(taken.values()) < size:
+        kind, _, id_, payload = raw.frame()
+        assert kind not in (RST_STREAM, GOAWAY), payload
+        if kind == DATA:
+            taken[id_] = taken.get(id_, 0) + len(payload)
+    return taken
+
+
+def test_a_client_that_leaves_a_byte_of_room_now_and_then_is_given_up(
+    patient, connect_raw, ask_grpc
+):
+    raw = connect_raw(patient)
+    asked(raw, ask_grpc, [1], 1_000, first_window=0)
+    for _ in range(3):
+        raw.send(number_frame(WINDOW_UPDATE, 1, 1))
+        assert taken_until(raw, 1) == {1: 1}
+        patient.after(7)
+    assert raw.until(RST_STREAM)[2:] == (1, frames.CANCEL.to_bytes(4))
+    assert patient.totals()[0].by_status == {499: 1}
+    assert raw.send(raw.call(3)).until(HEADERS)[2] == 3  # the connection does not end for it
+
+
+def test_a_client_that_leaves_room_steadily_gets_all_however_large_the_answer(
+    patient, connect_raw, ask_grpc
+):
+    raw = connect_raw(patient)
+    asked(raw, ask_grpc, [1], 5_000, first_window=0)
+    raw.send(number_frame(WINDOW_UPDATE, 0, 1 << 20))
+    for _ in range(11):
+        raw.send(number_frame(WINDOW_UPDATE, 1, 10_100))
+        assert taken_until(raw, 10_100) == {1: 10_100}
+        patient.after(10)
+    raw.send(number_frame(WINDOW_UPDATE, 1, 10_100))
+    assert raw.trailers(1)["grpc-status"] == "0"
+
+
+def test_a_client_that_divides_its_room_between_calls_gets_all_of_them(
+    patient, connect_raw, ask_grpc
+):
+    raw = connect_raw(patient)
+    ids = [1, 3, 5, 7, 9]
+    asked(raw, ask_grpc, ids, 500, first_window=0)
+    for _ in range(5):
+        for id_ in ids:
+            raw.send(number_frame(WINDOW_UPDATE, id_, 2_100))
+        assert taken_until(raw, 10_500) == dict.fromkeys(ids, 2_100)
+        patient.after(10)
+    for id_ in ids:
+        raw.send(number_frame(WINDOW_UPDATE, id_, 9_000))
+    ended = {raw.until(HEADERS)[2] for _ in ids}
+    assert ended == set(ids)
+
+
+def test_an_answer_that_waits_behind_another_is_not_given_up(patient, connect_raw, ask_grpc):
+    raw = connect_raw(patient)
+    asked(raw, ask_grpc, [1, 3], 5_000, first_window=frames.LARGEST_WINDOW)
+    first = taken_until(raw, 65_535)
+    assert first == {1: 65_535}  # as much as the connection has room for
+    for _ in range(17):
+        patient.after(10)
+        raw.send(number_frame(WINDOW_UPDATE, 0, 10_100))
+        taken_until(raw, 10_100)
+    raw.send(number_frame(WINDOW_UPDATE, 0, 50_000))
+    assert raw.trailers(3)["grpc-status"] == "0"
+    assert patient.totals()[0].by_status == {}
+
+
+def test_a_connection_that_leaves_a_byte_of_room_now_and_then_is_cut_off(
+    patient, connect_raw, ask_grpc
+):
+    raw = connect_raw(patient)
+    asked(raw, ask_grpc, [1, 3], 5_000, first_window=frames.LARGEST_WINDOW)
+    taken_until(raw, 65_535)
+    patient.after(1)
+    for _ in range(3):
+        raw.send(number_frame(WINDOW_UPDATE, 0, 1))
+        taken_until(raw, 1)
+        patient.after(7)
+    patient.until(lambda: not patient.grpc.connections)
+    assert patient.totals()[0].by_status == {499: 1}
+
+
+@pytest.fixture
+def large(patient, connect_raw, ask_grpc):
+    """A connection on the way of which 24 MB of an answer are."""
+    raw = connect_raw(patient)
+    raw.send(GREETING, number_frame(WINDOW_UPDATE, 0, 1 << 30))
+    asked_more = frames.LARGEST_WINDOW
+    message = ask_grpc(*[[1, 2]] * 1_000_000).SerializeToString()
+    raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, asked_more)]))
+    raw.send(frame(HEADERS, END_HEADERS, 1, raw.block(INFER)))
+    raw.send(frame(DATA, 0, 1, b"\0" + len(message).to_bytes(4)))
+    for at in range(0, len(message), 100_000):
+        raw.send(frame(DATA, 0, 1, message[at : at + 100_000]))
+    raw.send(frame(DATA, END_STREAM, 1))
+    patient.until(
+        lambda: any(c._transport.get_write_buffer_size() for c in patient.grpc.connections)
+    )
+    return raw
+
+
+def test_a_client_that_takes_nothing_of_a_connection_is_cut_off(patient, large):
+    patient.after(1)
+    patient.after(19)
+    assert len(patient.grpc.connections) == 1
+    patient.after(2)
+    patient.until(lambda: not patient.grpc.connections)
+    assert patient.totals()[0].by_status == {499: 1}
+
+
+def test_a_client_that_takes_a_large_answer_steadily_gets_all_of_it(patient, large):
+    for _ in range(14):
+        taken_until(large, 1_500_000)
+        patient.after(10)
+    assert large.trailers(1)["grpc-status"] == "0"
 
 
 def test_more_connections_than_may_be_are_told_so(serve_models, program, inline, connect_raw):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 
@@ -90,3 +91,93 @@ def test_what_the_thread_cannot_answer_in_time_is_refused_before_it_is_decoded(
 
     assert (refused.status, answer.status) == statuses
     assert int(refused.headers["retry-after"]) >= 1
+
+
+# -- what waits is bounded in bytes, over all models and connections --
+
+
+def body_of(ask, count):
+    return ask(*[[1.0, 2.0]] * count)
+
+
+def test_what_waits_for_models_is_bounded_in_bytes_over_all_of_them(
+    serve_models, fake, thread, ask
+):
+    slow, other, idle = fake(), fake(), fake()
+    slow.gate.clear()
+    other.gate.clear()
+    server = serve_models(
+        ("slow", slow, thread), ("other", other, thread), ("idle", idle, thread),
+        max_held_bytes=40_000,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for _ in range(4)]
+        for client, model in zip(clients, ["slow", "slow", "other"], strict=False):
+            before = server.on_loop(lambda: server.site.held.bytes)
+            client.request("POST", f"/v2/models/{model}/infer", body_of(ask, 700))
+            server.until(lambda: server.site.held.bytes >= before + 700 * 16)  # noqa: B023
+        refused = clients[3].request("POST", "/v2/models/other/infer", body_of(ask, 700)).answer()
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+        assert "bytes of requests that wait for other/1 or elsewhere" in refused.json["error"]
+        assert "retry later, with fewer rows a request" in refused.json["error"]
+        # A model that has nothing to do has nobody wait.
+        answer = clients[3].request("POST", "/v2/models/idle/infer", body_of(ask, 700)).answer()
+        assert answer.status == 200
+        slow.gate.set()
+        other.gate.set()
+        assert [client.answer().status for client in clients[:3]] == [200, 200, 200]
+    server.until(lambda: server.site.held.bytes == 0)
+
+
+@pytest.mark.parametrize("how", ["goes", "waits too long", "is swapped for another", "is answered"])
+def test_nothing_is_held_of_a_call_whose_client_or_model(serve_models, fake, thread, ask, how):
+    slow = fake()
+    slow.gate.clear()
+    deadline_s = 0.05 if how == "waits too long" else 10.0
+    server = serve_models(("slow", slow, thread), deadline_s=deadline_s)
+    with server.client() as first, server.client() as second:
+        for client in (first, second):
+            before = server.on_loop(lambda: server.site.held.bytes)
+            client.request("POST", "/v2/models/slow/infer", ask([1, 2]))
+            server.until(lambda: server.site.held.bytes > before)  # noqa: B023
+        if how == "goes":
+            first.socket.close()
+            second.socket.close()
+        elif how == "waits too long":
+            assert [first.answer().status, second.answer().status] == [504, 504]
+        elif how == "is swapped for another":
+            server.on_loop(lambda: server.models[0].falls_asleep().stop(lambda: None))
+        assert server.on_loop(lambda: server.site.held.bytes) > 0  # the thread has them still
+        slow.gate.set()
+        server.until(lambda: server.site.held.bytes == 0)
+
+
+def test_a_call_that_runs_at_once_is_not_held(serve_models, fake, inline, ask):
+    seen = []
+    program = fake()
+    server = serve_models(("fast", program, inline), max_held_bytes=1)
+    run = program.run
+
+    def noting(columns, outputs=None):
+        seen.append(server.site.held.bytes)
+        return run(columns, outputs)
+
+    program.run = noting
+    with server.client() as client:
+        assert client.request("POST", "/v2/models/fast/infer", ask([1, 2])).answer().status == 200
+    assert seen == [0]
+
+
+def test_a_body_that_came_in_pieces_does_not_find_itself_in_the_account(serve_routes):
+    seen = []
+
+    def handle(exchange):
+        seen.append((len(exchange.body), server.site.held.bytes))
+        exchange.answer(b"{}")
+
+    server = serve_routes({b"/": {b"POST": handle}})
+    with server.client() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n12345678")
+        server.until(lambda: server.site.held.bytes == 8)
+        assert client.send(b"9").answer().status == 200
+    assert seen == [(9, 0)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+from functools import partial
+
 import numpy as np
 import pytest
 
 from bascule.core.errors import Overloaded, Unavailable
+from bascule.serving.backlog import BESIDE_CALL_BYTES
 from bascule.serving.calls import Call
 from bascule.serving.counters import Counters
 from bascule.serving.engine import Engine
@@ -54,7 +58,9 @@ class Sleeper:
 
     def wake(self, pace):
         def go():
-            engine = Engine(self.program, pace, self.limits, self.running.loop, name="m/1")
+            engine = Engine(
+                self.program, pace, self.limits, self.running.loop, name="m/1", held=self.model.held
+            )
             self.model.wakes(engine)
 
         self.running.on_loop(go)
@@ -135,3 +141,61 @@ def test_no_more_wait_for_it_than_may_wait_in_a_queue(sleeper):
     asleep.ask(1), asleep.ask(2)
     with pytest.raises(Overloaded, match="2 requests wait for it"):
         asleep.ask(3)
+
+
+# -- what waits is bounded in bytes --
+
+CALL_BYTES = BESIDE_CALL_BYTES + 16
+
+
+def test_the_line_of_a_model_that_is_being_loaded_is_bounded_in_bytes(sleeper, inline):
+    asleep = sleeper(max_held_bytes=2 * CALL_BYTES)
+    asleep.ask(1), asleep.ask(2)
+    assert asleep.model.held.bytes == 2 * CALL_BYTES
+    with pytest.raises(Overloaded) as refused:
+        asleep.ask(3)
+    asleep.outcomes.pop()
+    assert refused.value.facts == {"retry_after_s": 1}
+    assert f"{2 * CALL_BYTES} bytes of requests that wait for m/1" in refused.value.message
+    asleep.wake(inline)
+    assert [outcome["sum"].tolist() for outcome in asleep.answered()] == [[2], [4]]
+    assert asleep.model.held.bytes == 0
+
+
+def test_who_finds_nothing_held_may_wait_however_large_the_request_is(sleeper, inline):
+    asleep = sleeper(max_held_bytes=1)
+    asleep.ask(1)
+    asleep.wake(inline)
+    assert asleep.answered()[0]["sum"].tolist() == [2]
+    assert asleep.model.held.bytes == 0
+
+
+@pytest.mark.parametrize("how", ["given up", "late", "told that it cannot be loaded", "run"])
+def test_nothing_is_held_any_more_of_a_call_that_was(sleeper, thread, how):
+    asleep = sleeper()
+    cancel = asleep.ask(1, allowed_s=0.01 if how == "late" else 10.0)
+    if how == "given up":
+        assert asleep.model.held.bytes == CALL_BYTES
+        asleep.running.on_loop(cancel)
+    elif how == "told that it cannot be loaded":
+        asleep.running.on_loop(lambda: asleep.model.stays_asleep(Unavailable("no")))
+    elif how == "run":
+        asleep.wake(thread)
+    asleep.running.until(lambda: asleep.model.held.bytes == 0)
+    asleep.running.on_loop(cancel)  # once more, of what has gone
+    assert asleep.model.held.bytes == 0
+
+
+def test_a_call_that_was_given_up_does_not_keep_its_rows_until_its_model_wakes(sleeper):
+    asleep = sleeper()
+
+    def ask():
+        call = Call({"x": np.zeros((1, 2))}, 1, ("sum",))
+        bound = partial(asleep.outcomes.append, call)  # as one that adds a confidence holds it
+        return weakref.ref(call.columns["x"]), asleep.model.answer(call, 10.0, bound)
+
+    kept, cancel = asleep.running.on_loop(ask)
+    assert kept() is not None
+    asleep.running.on_loop(cancel)
+    assert len(asleep.model._waiting) == 1
+    asleep.running.until(lambda: kept() is None)

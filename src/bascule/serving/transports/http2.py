@@ -8,7 +8,8 @@ is given up leaves the queue. What is kept:
   not ended over all connections (`backlog.Held`), and so is how many frames a second
   that ask for nothing (resets, pings, empty pieces...) a client may send;
 - header blocks that mean the same as before are not decoded again;
-- both windows of flow control, and a client that does not read is not read from;
+- both windows of flow control; a client that does not read is not read from, and what it takes next
+  to nothing of is given up: one answer, or the connection where that is what it does not read;
 - a call is counted once: where its answer is written, or where its client gives it up;
 - when the worker leaves, clients are told, what they have sent is answered, and nothing is lost.
 
@@ -35,7 +36,7 @@ from bascule.serving.calls import Call
 from bascule.serving.counters import Slot
 from bascule.serving.engine import Deliver
 from bascule.serving.guard import Guard
-from bascule.serving.http import unacknowledged_bytes
+from bascule.serving.http import Taking, unacknowledged_bytes
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
 from bascule.serving.limits import Limits
 from bascule.serving.rpc import Each, Method, Methods, ModelOf, Rpc, Unary, Watch, pushback_ms
@@ -245,9 +246,14 @@ class Stream(Rpc):
 
     __slots__ = (
         "answered", "connection", "encoding", "ended", "failure", "head", "id", "look", "on_gone",
-        "opened_s", "out", "parts", "received", "request_id", "since", "started", "told",
-        "trailers", "waited_s", "window",
+        "opened_s", "out", "parts", "received", "request_id", "sent", "shut_s", "since", "started",
+        "taking", "told", "trailers", "waited_s", "window",
     )  # fmt: skip
+
+    taking: Taking
+    shut_s: float
+    """How long its client has left it no room while it had something to say. Both are set when it
+    has to wait."""
 
     def __init__(self, connection: Http2Connection, id_: int, head: Head, window: int) -> None:
         super().__init__(b"", connection.server.other_slot)
@@ -268,6 +274,7 @@ class Stream(Rpc):
         self.encoding = b""
         self.on_gone: Callable[[], None] | None = None
         self.out: deque[memoryview] = deque()
+        self.sent = 0
         self.trailers: bytes | None = None
         self.look: Callable[[], bytes] | None = None
         self.told = b""
@@ -391,11 +398,13 @@ class Http2Connection(asyncio.Protocol):
         self._writable = True
         self._closing = False
         self._refuses_from = h2.LARGEST_WINDOW
-        self._since = server.now
+        self._since = self._made = server.now
         self._drained_s = 0.0
         self._heard_s = 0.0
-        self._unsent = 0
-        self._unsent_since = server.now
+        self._written = 0
+        self._taking: Taking | None = None
+        self._owed_s = 0.0
+        self._ticked_s = server.now
 
     # -- what the transport calls --
 
@@ -989,11 +998,15 @@ class Http2Connection(asyncio.Protocol):
         while out:
             room = min(len(out[0]), self._frame_bytes, self._send_window, stream.window)
             if room <= 0 or not self._writable:
-                self._blocked[stream.id] = stream
+                if stream.id not in self._blocked:
+                    stream.taking = Taking(stream.sent, 0.0)
+                    stream.shut_s = 0.0
+                    self._blocked[stream.id] = stream
                 return
             piece = out.popleft()
             self._send_window -= room
             stream.window -= room
+            stream.sent += room
             stream.since = self.server.now
             self._write(frame(h2.DATA, 0, stream.id, bytes(piece[:room])))
             if room < len(piece):
@@ -1023,7 +1036,9 @@ class Http2Connection(asyncio.Protocol):
         if out:
             self._out = []
             if not self._transport.is_closing():
-                self._transport.write(b"".join(out))
+                data = b"".join(out)
+                self._written += len(data)
+                self._transport.write(data)
 
     # -- times, and the end --
 
@@ -1031,33 +1046,58 @@ class Http2Connection(asyncio.Protocol):
         """Tell watchers, and give up what takes too long."""
         server, limits = self.server, self.server.limits
         self._idle_frames = self._crossing = 0
+        passed_s, self._ticked_s = server.now - self._ticked_s, server.now
         for stream in tuple(self._streams.values()):
             if stream.look is not None and not stream.answered:
                 self._look_again(stream)
             if stream.id in self._blocked:
-                if server.now - stream.since > limits.receive_timeout_s:
-                    self._write(number_frame(h2.RST_STREAM, stream.id, h2.CANCEL))
-                    self._forget(stream)
+                self._check_room_of(stream, passed_s)
             elif not stream.ended and not stream.answered and stream.look is None:
                 allowed_s = limits.receive_timeout_s
                 if server.now - stream.since > allowed_s:
                     stream.fail(TimedOut(f"the request did not arrive within {allowed_s:g} s"))
-        self._check_unsent()
-        is_idle = not self._streams and server.now - self._since > limits.idle_timeout_s
-        if is_idle:
+        self._check_taking(passed_s)
+        is_idle = server.now - self._since > limits.idle_timeout_s
+        if not self._last_id:
+            # Not from what was heard last: to send pings is not to make calls.
+            is_idle = is_idle or server.now - self._made > limits.first_request_timeout_s
+        if is_idle and not self._streams:
             self._retire()  # the client may be sending a call at this moment
         if self._drained_s or self._closing:
             self.go_on_draining()
 
-    def _check_unsent(self) -> None:
-        """End the connection of a client that takes nothing of what the kernel has for it."""
+    def _check_room_of(self, stream: Stream, passed_s: float) -> None:
+        """Give up an answer for which its client leaves no room, or next to none.
+
+        It is the client's doing only where the stream itself has no room. Where the connection has
+        none, the answers before it are being taken, or the connection itself is too slow.
+        """
+        server = self.server
+        if stream.window > 0:
+            return
+        stream.shut_s += min(passed_s, server.now - stream.since)
+        among = len(self._blocked)
+        if stream.taking.is_too_slow(stream.sent, stream.shut_s, server.limits, among=among):
+            server.other_slot.count(499, 0, 0)
+            self._write(number_frame(h2.RST_STREAM, stream.id, h2.CANCEL))
+            self._forget(stream)
+
+    def _check_taking(self, passed_s: float) -> None:
+        """End the connection of a client that takes next to nothing of what there is for it."""
         unsent = self._transport.get_write_buffer_size()
-        if unsent:
-            unsent += unacknowledged_bytes(self._transport)
-        if not unsent or unsent != self._unsent:
-            self._unsent = unsent
-            self._unsent_since = self.server.now
-        elif self.server.now - self._unsent_since > self.server.limits.receive_timeout_s:
+        is_owed = unsent or (self._blocked and self._send_window <= 0)
+        if not is_owed:
+            if not self._blocked:
+                self._taking = None
+            return
+        taken = self._written - unsent - unacknowledged_bytes(self._transport)
+        if self._taking is None:
+            self._taking = Taking(taken, 0.0)
+            self._owed_s = 0.0
+            return
+        self._owed_s += passed_s
+        if self._taking.is_too_slow(taken, self._owed_s, self.server.limits):
+            self.server.other_slot.count(499, 0, 0)
             self.abort()
 
     def _retire(self) -> None:
