@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,9 +20,10 @@ from bascule.bundle import cost
 from bascule.core.errors import Invalid, NotFound
 from bascule.registry import open_registry
 from bascule.release import Criterion, check
-from bascule.release.against import finder
+from bascule.release.against import _BY_CLASS, _BY_ROW, finder
 from bascule.release.criteria import QUALITIES, SHORT_NAMES, NotWorse
 from bascule.release.reports import as_junit
+from bascule.stats.paired import MIN_ROWS
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -168,11 +171,12 @@ def test_a_candidate_that_is_as_good_passes(good, alike, metric):
     assert result.passed, result.reason
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "roc_auc"])
+@pytest.mark.parametrize("metric", ["accuracy", "roc_auc", "neg_log_loss"])
 def test_the_same_bundle_differs_by_nothing(good, metric):
-    result = judged(good, f"{metric} >= champion - 0.05", good)
-    assert result.passed
-    assert "better by 0," in result.reason
+    """No rows are needed to know that, so it holds at any margin, and for metrics of no bound."""
+    result = judged(good, f"{metric} >= champion - 0.0001", good)
+    assert (result.passed, result.value) == (True, 0)
+    assert "better by 0, whatever the rows" in result.reason
 
 
 def test_a_margin_that_is_too_narrow_for_the_rows_fails(good, alike):
@@ -185,7 +189,7 @@ def test_the_difference_and_its_test_are_those_of_the_metric(good, poor, cancer)
     result = judged(good, "roc_auc >= champion - 0.01", poor)
     assert result.passed
     assert f"better by {areas[1] - areas[0]:.3g}," in result.reason
-    assert "paired bootstrap, BCa, 1000 draws" in result.reason
+    assert "paired bootstrap, the wider of BCa and Student's t, 60 draws" in result.reason
 
 
 def test_an_error_is_better_when_smaller(pack):
@@ -227,6 +231,58 @@ def test_a_metric_that_does_not_fit_fails_the_gate(pack, good):
     result = judged(iris, "roc_auc >= champion - 0.05", iris)
     assert not result.passed
     assert "roc_auc of champion: " in result.reason
+
+
+def rows_of_classes(test, *counts):
+    """The first rows of each class, as many as is said."""
+    X, y = test
+    kept = np.concatenate([np.flatnonzero(y == label)[:rows] for label, rows in enumerate(counts)])
+    return X.iloc[kept], y.iloc[kept]
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "f1"])
+def test_too_few_rows_of_a_class_fail_the_gate_and_it_says_so(good, alike, cancer, metric):
+    """At any margin: on so few rows a worse candidate passed far more often than promised."""
+    _, test = cancer
+    criterion = f"{metric} >= champion - 0.9"
+    few = judged(good, criterion, alike, test=rows_of_classes(test, MIN_ROWS - 1, 100))
+    assert (few.value, few.passed) == (None, False)
+    assert few.reason == (
+        f"not measured: not compared with champion: {MIN_ROWS - 1} rows of the rarest class are "
+        f"too few to compare on; {MIN_ROWS} are the fewest"
+    )
+    assert judged(good, criterion, alike, test=rows_of_classes(test, MIN_ROWS, 100)).passed
+
+
+def test_a_metric_that_counts_rows_asks_for_rows_of_any_class(good, alike, cancer):
+    _, test = cancer
+    some, few = (rows_of_classes(test, 3, rows - 3) for rows in (MIN_ROWS, MIN_ROWS - 1))
+    assert judged(good, "brier <= champion + 0.9", alike, test=some).passed
+    assert "are too few" in judged(good, "brier <= champion + 0.9", alike, test=few).reason
+
+
+def test_equal_answers_are_judged_by_what_so_many_rows_can_tell(pack, cancer):
+    """Another bundle that answers the same: where a row can cost anything, that tells nothing."""
+    (X, y), test = cancer
+    one, other = (
+        pack(make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y), X, test, name=name)
+        for name in ("one", "other")
+    )
+    assert one.digest != other.digest
+    assert judged(one, "brier <= champion + 0.009", other).passed
+    assert not judged(one, "brier <= champion + 0.008", other).passed, "3 / 369 is the limit"
+    unbounded = judged(one, "log_loss <= champion + 0.5", other)
+    assert (unbounded.value, unbounded.passed) == (None, False)
+    assert "all rows tell the same difference" in unbounded.reason
+
+
+def test_of_every_metric_of_classes_it_is_known_what_a_row_can_cost():
+    unbounded = {"log_loss", "neg_log_loss", "d2_log_loss_score", "d2_brier_score"}
+    page = Path(__file__).parents[3] / "docs" / "reference" / "criteria.md"
+    (line,) = [one for one in page.read_text().splitlines() if one.startswith("| classes |")]
+    named = set(re.findall(r"`(\w+)`", line)) | {"auc", "brier", "log_loss"}
+    assert named == _BY_CLASS.keys() | _BY_ROW.keys() | unbounded
+    assert not _BY_CLASS.keys() & _BY_ROW.keys()
 
 
 def test_without_test_rows_or_a_registry_the_gate_fails(pack, good, cancer):

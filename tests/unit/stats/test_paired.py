@@ -13,11 +13,14 @@ from statsmodels.stats.contingency_tables import mcnemar as other_mcnemar
 from bascule.core.errors import Invalid
 from bascule.stats.paired import (
     MAX_EXACT_PAIRS,
+    MIN_ROWS,
+    RESAMPLES,
     Comparison,
     bootstrap,
     compare_right,
     mcnemar,
     roc_auc_difference,
+    student_quantile,
     tango_score,
 )
 
@@ -149,19 +152,38 @@ def mean_difference(values):
     return lambda rows: float(values[rows].mean())
 
 
-@pytest.mark.parametrize("skewed", [False, True])
-def test_the_bootstrap_interval_is_that_of_scipy(skewed):
+def share_asked(rows):
+    """At which an end is asked, so that it errs once in twenty times."""
+    return 0.05 * rows / (rows + 40)
+
+
+@pytest.mark.parametrize("kind", ["normal", "gaining", "losing"])
+def test_the_farther_of_two_intervals_of_scipy_counts(kind):
+    """Of few rows neither alone errs as seldom as was promised, so the interval had to change."""
     random = np.random.default_rng(2)
-    values = random.exponential(size=80) if skewed else random.normal(size=80)
+    values = random.normal(size=80) if kind == "normal" else random.exponential(size=80)
+    values = -values if kind == "losing" else values
     ours = bootstrap(mean_difference(values), 80, resamples=9_000)
-    theirs = stats.bootstrap(
-        (values,), np.mean, confidence_level=0.9, n_resamples=9_000, method="BCa",
+    low = stats.t.ppf(share_asked(80), 79)
+    expanded = stats.norm.cdf(low * math.sqrt(80 / 79))
+    bca = stats.bootstrap(
+        (values,), np.mean, confidence_level=1 - 2 * expanded, n_resamples=9_000, method="BCa",
         rng=np.random.default_rng(1),
     ).confidence_interval  # fmt: skip
-    width = theirs.high - theirs.low
-    assert ours.lower == pytest.approx(theirs.low, abs=0.03 * width)
-    assert ours.upper == pytest.approx(theirs.high, abs=0.03 * width)
-    assert ours.test == "paired bootstrap, BCa, 9000 draws"
+    half = -low * stats.sem(values)
+    width = bca.high - bca.low
+    assert ours.lower == pytest.approx(min(bca.low, values.mean() - half), abs=0.04 * width)
+    assert ours.upper == pytest.approx(max(bca.high, values.mean() + half), abs=0.04 * width)
+    assert ours.test == "paired bootstrap, the wider of BCa and Student's t, 9000 draws"
+
+
+@pytest.mark.parametrize("degrees", [MIN_ROWS - 1, 40, 199, 5_000])
+@pytest.mark.parametrize("share", [0.001, 0.0167, 0.05])
+def test_the_quantile_of_student_is_that_of_scipy(share, degrees):
+    assert student_quantile(share, degrees) == pytest.approx(stats.t.ppf(share, degrees), abs=2e-3)
+    assert student_quantile(1 - share, degrees) == pytest.approx(
+        -student_quantile(share, degrees), rel=1e-9
+    )
 
 
 def test_groups_of_the_jackknife_change_the_interval_little(monkeypatch):
@@ -179,53 +201,190 @@ def test_the_same_rows_give_the_same_interval():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(-50, 50), min_size=2, max_size=30))
+@given(st.lists(st.integers(-50, 50), min_size=MIN_ROWS, max_size=50))
 def test_the_other_way_round_the_ends_of_the_bootstrap_change_places(numbers):
     values = np.array(numbers, float)
-    one = bootstrap(mean_difference(values), len(values), resamples=100)
-    other = bootstrap(mean_difference(-values), len(values), resamples=100)
+    one, other = (
+        bootstrap(mean_difference(sign * values), len(values), reach=1.0, resamples=100)
+        for sign in (1, -1)
+    )
     assert (one.lower, one.upper) == pytest.approx((-other.upper, -other.lower), abs=1e-9)
 
 
-def bootstrapped_passing_share(rows: int, trials: int) -> float:
-    """How often a candidate at the margin passes.
+def squared_errors(random, rows, own=0.3):
+    """Differences of squared errors, as two regressors have them: skewed, and correlated.
 
-    Differences of squared errors, as two regressors have them: skewed, and correlated.
+    The mean of the candidate's is larger by the square of `own`.
     """
+    shared, noise = random.normal(size=(2, rows))
+    return shared**2 - (shared + own * noise) ** 2
+
+
+def shares_of_rows(gained, lost):
+    """Of a scorer that says right or wrong of each row, and is not `accuracy`."""
+
+    def values(random, rows):
+        found = random.random(rows)
+        return np.where(found < lost, -1.0, np.where(found < lost + gained, 1.0, 0.0))
+
+    return values
+
+
+DIFFERENCES = {
+    # Differences of a row, and by how much the candidate is worse on average.
+    "normal": (lambda random, rows: random.normal(-0.3, 1, rows), 0.3),
+    "squared errors": (squared_errors, 0.09),
+    "skewed squared errors": (lambda random, rows: squared_errors(random, rows, 1.0), 1.0),
+    "heavy tails": (lambda random, rows: random.standard_t(3, rows) - 0.3, 0.3),
+    "exponential losses": (lambda random, rows: -random.exponential(size=rows), 1.0),
+    "lognormal losses": (lambda random, rows: -random.lognormal(size=rows), math.exp(0.5)),
+    "rare losses": (shares_of_rows(0.0, 0.05), 0.05),
+    "as many gains": (shares_of_rows(0.05, 0.05), 0.0001),
+    "few gains": (shares_of_rows(0.05, 0.1), 0.05),
+}
+
+
+def bootstrapped_passing_share(kind, rows, trials, *, better=0.0, resamples=RESAMPLES):
+    """How often a candidate passes that is at the margin, or `better` than that."""
+    draw, margin = DIFFERENCES[kind]
     passed = 0
     for trial in range(trials):
-        random = np.random.default_rng(trial)
-        shared, own = random.normal(size=(2, rows))
-        champion = shared**2
-        candidate = (shared + 0.3 * own) ** 2
-        # The mean of the candidate's squared error is larger by 0.09, which is the margin.
-        values = champion - candidate
-        passed += bootstrap(mean_difference(values), rows, resamples=300).is_not_worse_by(0.09)
+        values = draw(np.random.default_rng([trial, rows]), rows)
+        compared = bootstrap(mean_difference(values), rows, reach=1.0, resamples=resamples)
+        passed += compared.is_not_worse_by(margin + better)
     return passed / trials
 
 
-def test_a_bootstrapped_candidate_at_the_margin_passes_once_in_twenty():
-    assert bootstrapped_passing_share(120, 400) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+@pytest.mark.parametrize(
+    ("kind", "rows"), [("squared errors", 40), ("few gains", 20), ("heavy tails", 120)]
+)
+def test_a_bootstrapped_candidate_at_the_margin_passes_once_in_twenty(kind, rows):
+    """The short form of the measurement below, within three standard errors of 400 trials."""
+    share = bootstrapped_passing_share(kind, rows, 400, resamples=300)
+    assert share < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rows", "told"), [(20, 1 / 10), (40, 1 / 12), (120, 1 / 16)])
-def test_with_few_rows_it_passes_as_often_as_is_told(rows, told):
-    """Three standard errors of two thousand trials: 0.020 of the 0.1, 0.016 of the 0.0625."""
-    scatter = math.sqrt(told * (1 - told) / 2_000)
-    assert bootstrapped_passing_share(rows, 2_000) == pytest.approx(told, abs=3 * scatter)
+@pytest.mark.parametrize("rows", [MIN_ROWS, 40, 120, 500])
+@pytest.mark.parametrize("kind", sorted(DIFFERENCES))
+def test_on_few_rows_too_it_passes_once_in_twenty(kind, rows):
+    """At most 6 %, and two standard errors of two thousand trials, which are 1 %.
+
+    Losses with one very long tail are the exception, and criteria.md tells of it.
+    """
+    most = 0.075 if kind == "lognormal losses" and rows < 500 else 0.06
+    assert bootstrapped_passing_share(kind, rows, 2_000) < most + 0.01
 
 
-def test_a_bootstrap_of_identical_answers_has_no_width():
-    compared = bootstrap(lambda rows: 0.0, 30)
-    assert (compared.difference, compared.lower, compared.upper) == (0, 0, 0)
-    assert compared.is_not_worse_by(1e-9)
+@pytest.mark.slow
+def test_on_many_rows_it_passes_nearly_as_often_as_before():
+    """Plain BCa passed 80 of 100 candidates that are better than the margin by so much."""
+    better = (stats.norm.ppf(0.8) + stats.norm.ppf(0.95)) / math.sqrt(500)
+    assert bootstrapped_passing_share("normal", 500, 1_000, better=better) > 0.72
 
 
-def test_too_few_rows_are_refused():
-    with pytest.raises(Invalid, match="1 rows are too few"):
-        bootstrap(lambda rows: 0.0, 1)
-    assert bootstrap(lambda rows: 0.0, 2).difference == 0
+def ranks_passing_share(rows, share_of_yes, trials, resamples):
+    """Of candidates whose area under the ROC curve is smaller by the margin; it is no mean."""
+    noises = (0.5, 0.9)
+    areas = [stats.norm.cdf(1.2 / math.sqrt(2 * (1 + noise**2))) for noise in noises]
+    passed = judged = 0
+    for trial in range(trials):
+        random = np.random.default_rng(trial)
+        truth = random.random(rows) < share_of_yes
+        base = random.normal(size=rows) + 1.2 * truth
+        champion, candidate = (base + noise * random.normal(size=rows) for noise in noises)
+        fewest = int(min(truth.sum(), (~truth).sum()))
+        if fewest < MIN_ROWS:
+            continue
+        difference = roc_auc_difference(truth, champion, candidate)
+        compared = bootstrap(difference, rows, fewest=fewest, reach=0.5, resamples=resamples)
+        passed += compared.is_not_worse_by(areas[0] - areas[1])
+        judged += 1
+    return passed / judged
+
+
+def test_a_candidate_whose_ranks_are_at_the_margin_passes_once_in_twenty():
+    assert ranks_passing_share(100, 0.4, 150, 200) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "share_of_yes"), [(70, 0.4), (300, 0.1), (500, 0.4)])
+def test_on_few_rows_of_a_class_ranks_pass_once_in_twenty_too(rows, share_of_yes):
+    assert ranks_passing_share(rows, share_of_yes, 2_000, 300) < 0.07
+
+
+# -- what was not seen --
+
+
+@pytest.mark.parametrize("rows", [MIN_ROWS, 200, 2_000])
+def test_identical_answers_are_not_worse_by_more_than_their_number_can_tell(rows):
+    """They had no width once, and passed at every margin; now the rule of three gives it one."""
+    compared = bootstrap(lambda rows: 0.0, rows, reach=1.0, resamples=50)
+    loses = 1 - 0.05 ** (1 / rows)
+    assert (compared.difference, compared.lower) == (0, pytest.approx(-loses))
+    assert compared.upper == pytest.approx(loses)
+    assert loses == pytest.approx(3 / rows, rel=0.1)
+    assert compared.test.endswith("the width is what so many cannot rule out")
+
+
+def test_what_one_row_can_cost_scales_what_was_not_seen():
+    whole, half = (
+        bootstrap(lambda rows: 0.0, 100, reach=reach, resamples=50).lower for reach in (1.0, 0.5)
+    )
+    assert half == pytest.approx(whole / 2)
+
+
+def test_the_rarest_class_tells_how_much_was_not_seen():
+    compared = bootstrap(lambda rows: 0.0, 1_000, fewest=30, reach=1.0, resamples=50)
+    assert compared.lower == pytest.approx(-(1 - 0.05 ** (1 / 30)))
+
+
+@pytest.mark.parametrize("told", [0.0, -0.3])
+def test_without_a_bound_identical_differences_are_not_judged(told):
+    with pytest.raises(Invalid, match="tell the same difference"):
+        bootstrap(lambda rows: told, 100, resamples=50)
+
+
+def test_gains_alone_do_not_rule_out_losses():
+    """No draw of these rows loses anything; the width comes from a row like those that gained."""
+    values = np.zeros(40)
+    values[:4] = 1
+    compared = bootstrap(mean_difference(values), 40, resamples=400)
+    assert compared.lower <= 0.1 - (1 - 0.05 ** (1 / 40)) + 1e-9
+
+
+def test_rows_that_all_differ_need_no_bound():
+    values = np.random.default_rng(4).normal(size=400)
+    unbounded, bounded = (
+        bootstrap(mean_difference(values), 400, reach=reach, resamples=50) for reach in (None, 50)
+    )
+    assert unbounded == bounded
+
+
+# -- too few rows --
+
+
+def test_the_fewest_rows_are_judged_and_one_less_is_not():
+    values = np.random.default_rng(4).normal(size=MIN_ROWS)
+    assert math.isfinite(bootstrap(mean_difference(values), MIN_ROWS).lower)
+    with pytest.raises(Invalid, match=f"{MIN_ROWS - 1} rows are too few to compare on; {MIN_ROWS}"):
+        bootstrap(mean_difference(values), MIN_ROWS - 1)
+
+
+def test_the_fewest_rows_of_a_class_are_judged_and_one_less_is_not():
+    values = np.random.default_rng(4).normal(size=500)
+    assert math.isfinite(bootstrap(mean_difference(values), 500, fewest=MIN_ROWS).lower)
+    with pytest.raises(Invalid, match=f"{MIN_ROWS - 1} rows of the rarest class are too few"):
+        bootstrap(mean_difference(values), 500, fewest=MIN_ROWS - 1)
+
+
+def test_fewer_rows_of_a_class_widen_the_interval():
+    values = np.random.default_rng(4).normal(size=500)
+    many, few = (bootstrap(mean_difference(values), 500, fewest=some) for some in (500, 30))
+    assert few.lower < many.lower
+
+
+def test_rows_that_are_not_the_same_are_refused():
     with pytest.raises(Invalid, match="0 rows of the champion"):
         compare_right(np.zeros(0, bool), np.zeros(0, bool))
     with pytest.raises(Invalid, match="3 rows of the champion and 2 of the candidate"):
@@ -235,15 +394,15 @@ def test_too_few_rows_are_refused():
 def test_draws_without_a_difference_are_left_out_up_to_one_in_twenty():
     def sometimes(share):
         random = np.random.default_rng(0)
-        return lambda rows: math.nan if len(rows) == 9 and random.random() < share else 1.0
+        return lambda rows: math.nan if len(rows) == 49 and random.random() < share else 1.0
 
     def whole_first(difference):
         calls = iter([1.0])
         return lambda rows: next(calls, None) or difference(rows)
 
-    assert bootstrap(whole_first(sometimes(0.03)), 9).difference == 1.0
-    with pytest.raises(Invalid, match="draws of 9 rows have no difference"):
-        bootstrap(whole_first(sometimes(0.10)), 9)
+    assert bootstrap(whole_first(sometimes(0.03)), 49, reach=1.0).difference == 1.0
+    with pytest.raises(Invalid, match="draws of 49 rows have no difference"):
+        bootstrap(whole_first(sometimes(0.10)), 49, reach=1.0)
 
 
 @pytest.mark.parametrize("ties", [False, True])
