@@ -152,6 +152,8 @@ def answers_of(bundle: Bundle, columns: Columns) -> Columns:
 def score_of(bundle: Bundle, metric: str, answers: Columns, truth: NDArray[Any]) -> Measured:
     """One quality of answers; needs scikit-learn. Of several outputs, that of the worst one."""
     if not bundle.targets:
+        if bundle.task == "classification" and bundle.classes is None:
+            return Measured(None, "the bundle is to classify, and names no classes")
         return _score(metric, _answered(bundle.task, bundle.classes, answers), truth)
     found = scores_by_target(bundle, metric, answers, truth)
     for name, one in found.items():

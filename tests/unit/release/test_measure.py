@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 import bascule
 from bascule.bundle.format import MANIFEST
+from bascule.core.digests import canonical_json
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field
 from bascule.release import Criterion, check
@@ -356,3 +359,14 @@ def test_check_without_criteria_or_with_a_wrong_one_measures_and_writes_nothing(
         with pytest.raises(Invalid):
             check(classifier, criteria, now=T0, by="ada")
     assert classifier.statements("gates") == before
+
+
+def test_a_bundle_that_is_to_classify_and_names_no_classes_fails_its_gates(classifier, tmp_path):
+    """No model is packed so; a manifest is whoever's wrote it."""
+    place = tmp_path / "crafted"
+    shutil.copytree(classifier.path, place)
+    manifest = replace(classifier.manifest, classes=None, digest_on_disk="")
+    (place / MANIFEST).write_bytes(canonical_json(manifest.to_json()))
+    verdict = check(bascule.load(place), ["accuracy >= 0"], now=T0, by="eve", record=lambda _: None)
+    assert not verdict.passed
+    assert "names no classes" in verdict.results[0].reason
