@@ -48,8 +48,8 @@ hundred trees do."""
 _LANES = 16
 _ROWS_OF_A_THREAD = 4_096
 _making = threading.Lock()
-AddUp = Callable[[int, int, int, int, int], None]
-"""`add_up` of `trees.ll`, with addresses as numbers."""
+AddUp = Callable[[int, int, int, Any, Any], None]
+"""`add_up` of `trees.ll`: addresses are numbers, or what `ctypes` takes for one."""
 
 _INSTALL = "pip install 'bascule[llvm]'"
 _ALLOW = "allow it to run code that it wrote (systemd: MemoryDenyWriteExecute=no)"
@@ -92,7 +92,8 @@ class _Llvm:
         self._threads = threads
         item_bytes = forest.thresholds.dtype.itemsize
         self._targets = len(trees.by_target)
-        self._scratch_bytes = _LANES * (8 * self._targets + item_bytes * len(forest.columns))
+        scratch_bytes = _LANES * (8 * self._targets + item_bytes * len(forest.columns))
+        self._room = ctypes.c_char * scratch_bytes
 
     def sums(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """See `programs.trees.Engine`."""
@@ -112,11 +113,9 @@ class _Llvm:
         return sums
 
     def _add(self, features: NDArray[Any], sums: NDArray[np.float64]) -> None:
-        scratch = np.empty(self._scratch_bytes, np.uint8)
-        self._add_up(
-            self._address, features.ctypes.data, len(features), scratch.ctypes.data,
-            sums.ctypes.data,
-        )  # fmt: skip
+        # To ask an array for its address costs as much as ten rows do.
+        out = ctypes.byref(ctypes.c_char.from_buffer(sums))  # type: ignore[arg-type]
+        self._add_up(self._address, features.ctypes.data, len(features), self._room(), out)
 
 
 # -- trees as the machine code reads them --
