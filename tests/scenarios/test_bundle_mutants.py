@@ -517,9 +517,9 @@ def apart(packed, tmp_path_factory):
             whole = packed(library, LIBRARIES[library]().fit(X, y), X, (X, y))
             made[library] = shutil.copytree(whole, tmp_path_factory.mktemp("apart") / library)
             manifest = json.loads((whole / "bundle.json").read_bytes())
-            for program in manifest["programs"]:
-                (made[library] / program["file"]).unlink()
-                del manifest["files"][program["file"]]
+            for file in {program["file"] for program in manifest["programs"]}:
+                (made[library] / file).unlink()
+                del manifest["files"][file]
             manifest.update(programs=[], serves="original")
             (made[library] / "bundle.json").write_bytes(canonical_json(manifest))
         return made[library]
