@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -232,10 +233,12 @@ def test_models_with_processes_and_threads_leave_none_behind(serve, connect, ver
             answer = ask(versions[(round_ + 1) % 2])
             assert answer.status == 200, answer.body
             until(lambda: len(children_of(server)) == 1)
+            # The last of a process that has ended are its pipes, which the loop closes next.
+            allowed = seen[1][0] + 2 if len(seen) > 1 else math.inf
+            until(lambda allowed=allowed: worker.num_fds() <= allowed)
             seen.append((worker.num_fds(), worker.memory_info().rss / 1e6))
         # Its own, the one that writes the log, the loader's, the model's, its process's watcher.
         until(lambda: worker.num_threads() <= 5)
     print(seen, load.statuses)  # noqa: T201
     assert set(load.statuses) == {200}, load.problems
-    assert seen[-1][0] <= seen[1][0] + 2, "descriptors are left"
     assert seen[-1][1] <= seen[1][1] + 10, "memory is left"
