@@ -293,3 +293,21 @@ def costly_bundle(packed: Any) -> Path:
     model.ir_version = 9
     onnx.checker.check_model(model)
     return packed("net", model, random.normal(size=(64, sizes[0])).astype(np.float32))
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run a command in this process: (exit code, output, messages)."""
+    from bascule.cli import main
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["bascule", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -14,7 +14,6 @@ import pytest
 import bascule
 from bascule.bundle.examples import columns_of
 from bascule.bundle.manifest import EXAMPLE
-from bascule.cli import main
 from bascule.cli.snippets import FACES, LANGUAGES, Asked, snippet
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field, Signature
@@ -24,22 +23,11 @@ PAIRS = [(face, lang) for face in FACES for lang in (LANGUAGES if face != "grpc"
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run a command in an empty folder with its own home: (exit code, output, messages)."""
+def run(tmp_path, monkeypatch, command):
+    """`command`, in an empty folder with its own home."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["bascule", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return command
 
 
 def printed(text, lang, folder, **env):

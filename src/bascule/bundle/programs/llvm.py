@@ -42,7 +42,7 @@ _BITS = 64
 _MOST_REPEATED = 4
 """How many times as many tests the pieces of a tree may have. Trees of a library have twice at
 most; one that was made for it could take sixty times the memory of its file."""
-_FEW = 1_500
+_FEW_ROW_TREES = 1_500
 """See `programs.trees.Engine`. To leave ONNX Runtime and come back costs what fifteen rows of a
 hundred trees do."""
 _LANES = 16
@@ -83,7 +83,7 @@ def open_llvm(data: bytes, **settings: Any) -> TreesProgram:
 class _Llvm:
     """See `programs.trees.Engine`."""
 
-    few = _FEW
+    few_row_trees = _FEW_ROW_TREES
 
     def __init__(self, trees: Trees, threads: int) -> None:
         self._forest, self._table = forest, table = _lay_out(trees)
@@ -93,7 +93,7 @@ class _Llvm:
         item_bytes = forest.thresholds.dtype.itemsize
         self._targets = len(trees.by_target)
         scratch_bytes = _LANES * (8 * self._targets + item_bytes * len(forest.columns))
-        self._room = ctypes.c_char * scratch_bytes
+        self._new_scratch = ctypes.c_char * scratch_bytes
 
     def sums(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """See `programs.trees.Engine`."""
@@ -115,7 +115,7 @@ class _Llvm:
     def _add(self, features: NDArray[Any], sums: NDArray[np.float64]) -> None:
         # To ask an array for its address costs as much as ten rows do.
         out = ctypes.byref(ctypes.c_char.from_buffer(sums))  # type: ignore[arg-type]
-        self._add_up(self._address, features.ctypes.data, len(features), self._room(), out)
+        self._add_up(self._address, features.ctypes.data, len(features), self._new_scratch(), out)
 
 
 # -- trees as the machine code reads them --

@@ -61,7 +61,7 @@ class _OneDal:
         self._daal = daal
         self._coded = _coded(trees.arrays, trees.file)
         threshold = trees.arrays["threshold"] if self._coded is None else self._coded.codes
-        self.few = _FEW if self._coded is None else _FEW_DOUBLES
+        self.few_row_trees = _FEW if self._coded is None else _FEW_DOUBLES
         daal.daalinit(threads)
         self._models = [
             _model(daal, own, trees.arrays, threshold, trees.columns) for own in trees.by_target

@@ -85,11 +85,11 @@ class Engine(Protocol):
     """Adds up trees.
 
     Attributes:
-        few: Rows times trees below which ONNX Runtime is faster, the way through the parts
-            included.
+        few_row_trees: Rows times trees below which ONNX Runtime is faster, the way through the
+            parts included.
     """
 
-    few: int
+    few_row_trees: int
 
     def sums(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """The sum of each target (rows, targets) for features (rows, columns)."""
@@ -219,7 +219,7 @@ def open_trees(
         engine=engine,
         after=after,
         whole=whole,
-        few_rows=engine.few // len(arrays["roots"]),
+        few_rows=engine.few_row_trees // len(arrays["roots"]),
         missing_text=missing_text,
     )
 
