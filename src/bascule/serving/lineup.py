@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -114,12 +115,18 @@ class Lineup:
 
     def start(self, services: Services) -> None:
         """Serve the first list; what cannot be loaded is raised. It blocks: nobody waits yet."""
+        budget_bytes = self._budget_bytes or math.inf
+        is_full = False
         for service in services:
             self._models[service] = model = self._describe(service)
             model.size_bytes = size = _size_on_disk(model)
-            if not self._budget_bytes or self._taken_bytes() + size <= self._budget_bytes:
-                model.wakes(self._open(model))
-                self._check_fits(model)
+            if is_full or self._taken_bytes() + size > budget_bytes:
+                continue
+            model.wakes(self._open(model))
+            self._check_fits(model)
+            if self._taken_bytes() > budget_bytes:
+                self._close(model)  # it takes more than its file
+                is_full = True  # and each of those that follow could be loaded in vain
         self._check_fallbacks(self._models.values())
         self._serve(self._models.values())
 
@@ -392,7 +399,8 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
     if manifest.digest != model.digest:
         raise Untrusted(f"the bundle at {path} is another one now", hint="load it again")
     if model.limits.memory_budget_mb:
-        _load_runtime(path, manifest, model.program.name)
+        _load_runtime(path, manifest, model.program.name, model.limits)
+        _give_back_memory()  # or the model is put into what is free, and seems to add nothing
     before_bytes = resident_bytes()
     program = open_program(path, manifest, name=model.program.name, threads=1, isolated=True)
     try:
@@ -405,9 +413,10 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
         raise
     if getattr(program, "may_block", False):
         pace = replace(pace, inline_rows=0)
-    pid = getattr(program, "pid", None)
+    if model.limits.memory_budget_mb:
+        _give_back_memory()  # what was needed for the loading alone is not the model's
     own_bytes = resident_bytes() - before_bytes
-    # What an earlier model left free is taken first, and then nothing seems to be added.
+    pid = getattr(program, "pid", None)
     model.size_bytes = max(own_bytes, _size_on_disk(model), model.size_bytes)
     if pid is not None:
         model.size_bytes = max(model.size_bytes, resident_bytes(pid))
@@ -419,12 +428,13 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
     )  # fmt: skip
 
 
-def _load_runtime(path: Path, manifest: Manifest, program: str) -> None:
+def _load_runtime(path: Path, manifest: Manifest, program: str, limits: Limits) -> None:
     """Once per kind of program: what all models share is not to be charged to the first."""
     entry = manifest.program(program)
     if entry is not None and entry.kind not in _RUNTIMES:
         _RUNTIMES.add(entry.kind)
-        open_program(path, manifest, name=program, threads=1)
+        first = open_program(path, manifest, name=program, threads=1)
+        measure_pace(first, _example(path, manifest, first.inputs, limits), limits)
 
 
 def _size_on_disk(model: ServedModel) -> int:

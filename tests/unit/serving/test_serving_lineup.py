@@ -167,6 +167,20 @@ def test_with_a_budget_those_that_were_asked_last_stay_in_memory(watched, servic
     line.until_gone("a")
 
 
+def test_what_turns_out_larger_than_its_file_is_put_to_sleep_at_the_start_too(
+    watched, service, monkeypatch
+):
+    before_and_after = iter(range(0, 10**10, 20_000_000))
+    monkeypatch.setattr(room, "resident_bytes", lambda pid=None: next(before_and_after))
+    line = watched(memory_budget_mb=50)
+    line.start(*map(service, "abcd"))
+    told = {one["model"]: one for one in line.running.on_loop(line.lineup.tell)}
+    assert [told[name]["size_bytes"] for name in "abc"] == [20_000_000] * 3
+    assert [name for name in told if told[name]["is_loaded"]] == ["a", "b"]
+    line.until_gone("c")
+    assert "d" not in line.engines, "it is not loaded in vain"
+
+
 def test_a_model_with_a_policy_goes_like_any_other(watched, service):
     line = watched(policies={"b": Policy(fallback="a")})
     line.start(service("a"), service("b"))
