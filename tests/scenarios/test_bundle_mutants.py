@@ -529,10 +529,10 @@ def apart(packed, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def asked():
-    """A process for these alone.
+    """A process for the mutants that are not read in it.
 
     The most memory that a process and its children ever had is kept for as long as it lives, and
-    mutants that the other one reads by itself may take more.
+    those that `child` reads by itself may take more.
     """
     started = Child()
     yield started
