@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: everything parts setup demo test test-all check bench bench-peers bench-storm \
+.PHONY: everything parts setup demo test test-all check bench bench-against bench-peers bench-storm \
 	bench-flavors docs lock format clean
 
 setup: $(VENV)/.installed
@@ -47,6 +47,10 @@ check: everything
 
 bench: setup
 	$(RUN)/python -m bench $(ARGS)
+
+# For one commit beside another: make bench-against REV=HEAD~1
+bench-against: setup
+	$(RUN)/python -m bench.against $(REV) $(ARGS)
 
 bench-peers: setup
 	$(RUN)/python -m bench --peers $(ARGS)

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)  # so that servers are stopped then too
     kinds = _chosen(asked.only, asked.peers, asked.expensive)
-    if not _parts_are_there(console, {tool for kind in kinds for tool in kind.tools}):
+    if not parts_are_there(console, {tool for kind in kinds for tool in kind.tools}):
         return 1
     OUTPUT.mkdir(parents=True, exist_ok=True)
     server_core, load_core = two_cores()
@@ -175,7 +175,7 @@ def _tell(console: Console, sample: Sample, rounds: int) -> None:
     )
 
 
-def _parts_are_there(console: Console, parts: set[str]) -> bool:
+def parts_are_there(console: Console, parts: set[str]) -> bool:
     """Install what is missing where we may, and say what is missing where we may not."""
     missing = missing_parts(sorted(parts))
     if not missing:

@@ -55,7 +55,7 @@ def visit(
         before = cpu.tree(system.process.pid)
         for name, work in WORKS.items():
             if system.offers(work.coding):
-                yield _loaded(system, settings, number, name, work)
+                yield loaded(system, settings, number, name, work)
         worker = cpu.busiest(before, alive := cpu.tree(system.process.pid))
         if kind.predicts:
             own = cpu.memory(worker)
@@ -69,7 +69,7 @@ def start_only(kind: type[System], subject: Subject, settings: Settings) -> Star
         return Start(kind.name, system.first_answer_s())
 
 
-def _loaded(system: System, settings: Settings, number: int, name: str, work: Work) -> Sample:
+def loaded(system: System, settings: Settings, number: int, name: str, work: Work) -> Sample:
     rows, truth = system.subject.rows[: work.rows], system.subject.truth[: work.rows]
     expected = system.verified(rows, truth, work.coding)
     request = system.request(rows, work.coding)

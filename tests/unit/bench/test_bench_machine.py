@@ -15,7 +15,7 @@ def test_without_root_the_missing_part_and_the_line_that_installs_it_are_named(m
     monkeypatch.setattr(bench, "missing_parts", lambda parts: list(parts))
     output = io.StringIO()
 
-    assert not bench._parts_are_there(Console(file=output, width=200), {"nginx"})
+    assert not bench.parts_are_there(Console(file=output, width=200), {"nginx"})
     assert "the bench needs nginx" in output.getvalue()
     assert "sudo apt-get install nginx" in output.getvalue()
 

@@ -1,0 +1,171 @@
+"""Two commits side by side: `python -m bench.against REV` (or `make bench-against REV=...`).
+
+Both serve the same bundle, packed by the older one, on the same core. Within a round each work is
+asked of one and then of the other, seconds apart and in alternating order, so that a clock that
+drifts over minutes slows both. The figure is CPU per request of the working tree divided by that
+of REV: the median over the rounds, with the interval between order statistics that holds the true
+median with at least 95 % (Hahn and Meeker 1991, section 5.2). A line fails where even the lower
+end of its interval is over `BAR`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import measure
+from bench.__main__ import parts_are_there
+from bench.measure import WORKS, Settings
+from bench.pinning import two_cores
+from bench.report import Sample
+from bench.subject import Subject
+from bench.systems import ALL, System, Wrong
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "build" / "bench"
+BAR = 1.03
+SIDES = ("before", "now")
+SYSTEMS = ("bascule", "bascule-grpc")
+
+_PACK = """
+import pickle, sys
+from pathlib import Path
+from bench.subject import make
+folder = Path(sys.argv[1])
+(folder / "subject.pickle").write_bytes(pickle.dumps(make(folder)))
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.against", description=__doc__)
+    parser.add_argument("rev", help="the commit to compare with")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="interleaved rounds, at least 6 (10)"
+    )
+    parser.add_argument("--seconds", type=int, default=3, help="timed seconds a work (3)")
+    asked = parser.parse_args(arguments)
+    if asked.rounds < 6:
+        parser.error("--rounds: fewer than 6 rounds give no interval of 95 %")
+    console = Console()
+    if not parts_are_there(console, {tool for name in SYSTEMS for tool in ALL[name].tools}):
+        return 1
+    source = checked_out(asked.rev)
+    folder = OUTPUT / "against"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = Settings(asked.rounds, asked.seconds, *two_cores(), folder)
+    console.print(f"packing the model with {asked.rev}")
+    subject = packed_by(source, folder)
+    samples: list[Sample] = []
+    for number in range(1, asked.rounds + 1):
+        with console.status(f"round {number} of {asked.rounds}"):
+            samples += one_round(source, subject, settings, number)
+    lines = {work: ratios(samples, work) for work in WORKS}
+    console.print(table(lines, asked.rev))
+    written = {
+        work: {"ratios": found, "interval": interval(found)} for work, found in lines.items()
+    }
+    (folder / "against.json").write_text(json.dumps(written, indent=2) + "\n")
+    return int(any(interval(found)[0] > BAR for found in lines.values()))
+
+
+def checked_out(rev: str) -> Path:
+    """The sources of a commit, in a work tree below the bench's folder."""
+    commit = _git("rev-parse", "--verify", f"{rev}^{{commit}}")
+    folder = OUTPUT / "commits" / commit[:12]
+    if not folder.exists():
+        _git("worktree", "add", "--detach", str(folder), commit)
+    return folder / "src"
+
+
+def packed_by(source: Path, folder: Path) -> Subject:
+    """The model of the bench, packed by the sources at `source`."""
+    paths = os.pathsep.join(map(str, (source, ROOT)))
+    environment = {**os.environ, "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", _PACK, str(folder)], check=True, env=environment)
+    made: Subject = pickle.loads((folder / "subject.pickle").read_bytes())  # written just now
+    return made
+
+
+def one_round(source: Path, subject: Subject, settings: Settings, number: int) -> list[Sample]:
+    """Every work, asked of both sides in turn."""
+    samples = []
+    with ExitStack() as running:
+        for name in SYSTEMS:
+            sides = [ALL[name](subject, settings.folder, settings.server_core) for _ in SIDES]
+            for side, system in zip(SIDES, sides, strict=True):
+                running.enter_context(_of(system, side, source))
+                system.first_answer_s()
+            for at, (what, work) in enumerate(WORKS.items()):
+                if not sides[0].offers(work.coding):
+                    continue
+                turn = sides if (number + at) % 2 else sides[::-1]
+                samples += [measure.loaded(one, settings, number, what, work) for one in turn]
+    if failed := [sample for sample in samples if sample.errors]:
+        raise Wrong(f"{failed[0].system}: {failed[0].errors} errors in {failed[0].work}")
+    return samples
+
+
+def _of(system: System, side: str, source: Path) -> System:
+    """The system, whose process imports the sources of its side."""
+    chosen = source if side == "before" else ROOT / "src"
+    system.name = f"{system.name}-{side}"
+    system.environment = lambda: {"PYTHONPATH": str(chosen)}  # type: ignore[method-assign]
+    return system
+
+
+def ratios(samples: Sequence[Sample], work: str) -> list[float]:
+    """By round: CPU per request now, divided by that of before."""
+    cost = {
+        (sample.round, sample.system.rpartition("-")[2]): sample.cpu_s_per_1k
+        for sample in samples
+        if sample.work == work
+    }
+    return [cost[number, "now"] / cost[number, "before"] for number in sorted({n for n, _ in cost})]
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Two order statistics that hold the median of what `values` were drawn from.
+
+    Args:
+        values: At least 6; fewer cannot give 95 %.
+        confidence: The least probability that it does; sums of a binomial of one half.
+    """
+    ordered, count = sorted(values), len(values)
+    outside, cut = 2 * 0.5**count, 0
+    while outside + 2 * math.comb(count, cut + 1) * 0.5**count <= 1 - confidence:
+        cut += 1
+        outside += 2 * math.comb(count, cut) * 0.5**count
+    return ordered[cut], ordered[count - 1 - cut]
+
+
+def table(lines: dict[str, list[float]], rev: str) -> Table:
+    """The result for a terminal."""
+    made = Table(title=f"CPU per request, working tree / {rev}")
+    for heading in ("work", "median", "interval", f"lower end <= {BAR}"):
+        made.add_column(heading)
+    for work, found in lines.items():
+        low, high = interval(found)
+        verdict = "met" if low <= BAR else "NOT MET"
+        made.add_row(work, f"{median(found):.3f}", f"{low:.3f} to {high:.3f}", verdict)
+    return made
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
