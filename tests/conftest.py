@@ -196,19 +196,14 @@ def serve() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`packed(name, model, train, test)`: the folder of a bundle whose cost is measured quickly."""
+    """`packed(name, model, train, test)`: the folder of a bundle whose cost was not measured."""
     import bascule
-    from bascule.bundle import cost, packing
 
     def pack(name: str, model: Any, train: Any, test: Any = None) -> Path:
         folder = tmp_path_factory.mktemp("bundles")  # two modules may pack one name
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cost, "measure_memory", lambda path, program: 1 << 20)
-            patch.setattr(cost, "BATCH_SIZES", (1, 8))
-            patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
-            patch.setattr(cost, "_MAX_SAMPLES", 2)
-            patch.setattr(packing, "is_ever_fastest", lambda *_: False)  # nor is it timed apart
-            return bascule.pack(model, name=name, train=train, test=test, to=folder / name).path
+        return bascule.pack(
+            model, name=name, train=train, test=test, to=folder / name, measure=False
+        ).path
 
     return pack
 

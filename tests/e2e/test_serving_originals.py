@@ -28,10 +28,9 @@ def binned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("originals")
     bins = KBinsDiscretizer(3, quantile_method="averaged_inverted_cdf")
     model = make_pipeline(bins, LogisticRegression(max_iter=1000)).fit(X, y)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bascule.bundle.cost.measure_memory", lambda path, program: 1 << 20)
-        patch.setattr("bascule.bundle.cost.BATCH_SIZES", (1, 8))
-        bundle = bascule.pack(model, name="bins", train=X, to=folder / "bins", serve_original=True)
+    bundle = bascule.pack(
+        model, name="bins", train=X, to=folder / "bins", serve_original=True, measure=False
+    )
     assert bundle.manifest.serves == "original"
     return bundle, X, model.predict_proba(X)
 
