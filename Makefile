@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
+PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: everything parts setup demo test test-all check bench bench-peers bench-storm \
@@ -30,10 +31,10 @@ demo: setup
 	$(RUN)/bascule demo $(ARGS)
 
 test: everything parts
-	$(RUN)/python -m pytest -m "not slow" $(ARGS)
+	sh tests/run.sh $(RUN)/python $(PROCESSES) "not slow and" $(ARGS)
 
 test-all: everything parts
-	$(RUN)/python -m pytest $(ARGS)
+	sh tests/run.sh $(RUN)/python $(PROCESSES) "" $(ARGS)
 
 # What tests need that no Python package brings: Debian's PostgreSQL, skopeo, wrk, gcc and Node.js.
 parts:

@@ -38,6 +38,14 @@ WAIT_S = 10.0
 pytest.register_assert_rewrite("tests.http2_caller")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of `bench/`, which measures and is not shipped, are of the second tier."""
+    for item in items:
+        if item.path.parent.name == "bench":
+            item.add_marker(pytest.mark.slow)
+
+
 @dataclass
 class Answer:
     status: int

@@ -307,6 +307,7 @@ def test_a_worker_that_dies_while_it_loads_fails_the_change_and_not_the_next(
 # -- nothing is lost and nothing is left --
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     ("rounds", "workers"),
     [pytest.param(12, 2), pytest.param(250, 2, marks=pytest.mark.slow)],

@@ -19,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import bascule
 
+pytestmark = pytest.mark.serial
+
 WAIT_S = 20.0
 CODE = """
 import os

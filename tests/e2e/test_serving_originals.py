@@ -66,6 +66,7 @@ def test_the_original_answers_from_its_own_process_and_the_worker_has_no_framewo
     assert "libtorch" not in mapped
 
 
+@pytest.mark.serial
 def test_a_child_that_is_killed_under_load_fails_what_it_was_answering_and_is_back(
     serve, connect, binned
 ):

@@ -119,6 +119,7 @@ def test_progress_tells_the_stages_in_order(pack, boosted, cancer):
     assert stages[-1].startswith("sealed as sha256:")
 
 
+@pytest.mark.serial
 def test_cost_is_measured_for_program_and_original_in_a_fresh_process(pack, boosted, cancer):
     bundle = pack(boosted, cancer[0], measure=True)
     measured = bundle.cost
