@@ -36,9 +36,11 @@ test: everything parts
 test-all: everything parts
 	sh tests/run.sh $(RUN)/python $(PROCESSES) "" $(ARGS)
 
-# What tests need that no Python package brings: Debian's PostgreSQL, skopeo, wrk, gcc and Node.js.
-parts:
+# What tests need beside: Debian's PostgreSQL, skopeo, wrk, gcc and Node.js, and environments of what
+# does not fit into this one.
+parts: everything
 	sh tests/install_parts.sh
+	$(RUN)/python -m tests.own_environments
 
 check: everything
 	$(RUN)/ruff check .

@@ -28,3 +28,12 @@ def packages_of(name: str) -> Path:
     """The folder of its packages, for a test that wants a file of theirs and runs none of it."""
     (folder,) = python_of(name).parent.parent.glob("lib/python*/site-packages")
     return folder
+
+
+if (
+    __name__ == "__main__"
+):  # `make test` builds those of the first tier before any test waits for it
+    from tests.origins import dvc_command
+
+    dvc_command()
+    packages_of("rapidocr")
