@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
+PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: everything parts setup demo test test-all check bench bench-against bench-peers bench-storm \
@@ -30,14 +31,16 @@ demo: setup
 	$(RUN)/bascule demo $(ARGS)
 
 test: everything parts
-	$(RUN)/python -m pytest -m "not slow" $(ARGS)
+	sh tests/run.sh $(RUN)/python $(PROCESSES) "not slow and" $(ARGS)
 
 test-all: everything parts
-	$(RUN)/python -m pytest $(ARGS)
+	sh tests/run.sh $(RUN)/python $(PROCESSES) "" $(ARGS)
 
-# What tests need that no Python package brings: Debian's PostgreSQL, skopeo, wrk, gcc and Node.js.
-parts:
+# What tests need beside: Debian's PostgreSQL, skopeo, wrk, gcc and Node.js, and environments of what
+# does not fit into this one.
+parts: everything
 	sh tests/install_parts.sh
+	$(RUN)/python -m tests.own_environments
 
 check: everything
 	$(RUN)/ruff check .

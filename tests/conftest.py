@@ -38,6 +38,14 @@ WAIT_S = 10.0
 pytest.register_assert_rewrite("tests.http2_caller")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of `bench/`, which measures and is not shipped, are of the second tier."""
+    for item in items:
+        if item.path.parent.name == "bench":
+            item.add_marker(pytest.mark.slow)
+
+
 @dataclass
 class Answer:
     status: int
@@ -196,19 +204,14 @@ def serve() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`packed(name, model, train, test)`: the folder of a bundle whose cost is measured quickly."""
+    """`packed(name, model, train, test)`: the folder of a bundle whose cost was not measured."""
     import bascule
-    from bascule.bundle import cost, packing
 
     def pack(name: str, model: Any, train: Any, test: Any = None) -> Path:
         folder = tmp_path_factory.mktemp("bundles")  # two modules may pack one name
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cost, "measure_memory", lambda path, program: 1 << 20)
-            patch.setattr(cost, "BATCH_SIZES", (1, 8))
-            patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
-            patch.setattr(cost, "_MAX_SAMPLES", 2)
-            patch.setattr(packing, "is_ever_fastest", lambda *_: False)  # nor is it timed apart
-            return bascule.pack(model, name=name, train=train, test=test, to=folder / name).path
+        return bascule.pack(
+            model, name=name, train=train, test=test, to=folder / name, measure=False
+        ).path
 
     return pack
 

@@ -59,11 +59,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(0.1)
             yield uri
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)  # nothing of it is kept
             process.wait(10)
 
 
@@ -73,8 +69,7 @@ def _is_healthy(uri: str) -> bool:
     return False
 
 
-@pytest.fixture(scope="session")
-def dvc_program() -> Path:
+def dvc_command() -> Path:
     """DVC's command, installed from its lock when it is not there yet."""
     key = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()[:16]
     place = ROOT / "build" / "environments" / f"dvc-{key}"
@@ -92,6 +87,11 @@ def dvc_program() -> Path:
             )  # fmt: skip
             (place / "complete").touch()
     return place / "bin" / "dvc"
+
+
+@pytest.fixture(scope="session")
+def dvc_program() -> Path:
+    return dvc_command()
 
 
 Call = Callable[..., str]

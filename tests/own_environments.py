@@ -6,6 +6,7 @@ kept under `build/`.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,11 @@ def packages_of(name: str) -> Path:
     """The folder of its packages, for a test that wants a file of theirs and runs none of it."""
     (folder,) = python_of(name).parent.parent.glob("lib/python*/site-packages")
     return folder
+
+
+if __name__ == "__main__":  # built before the first tier, and not while a test waits for them
+    from tests.origins import dvc_command
+
+    dvc_command()
+    if sys.version_info < (3, 13):
+        packages_of("rapidocr")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import random
 import secrets
 import shutil
 import signal
@@ -55,7 +54,7 @@ def free_ports(count: int) -> list[int]:
         while len(ports) < count:
             one = stack.enter_context(socket.socket())
             with suppress(OSError):
-                one.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+                one.bind(("127.0.0.1", 20_000 + secrets.randbelow(12_000)))
                 ports.append(one.getsockname()[1])
     return ports
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 import bascule
-from bascule.bundle import cost, packing
 from bascule.bundle.flavors import TABLE
 
 HERE = Path(__file__).parent
@@ -49,14 +48,10 @@ def samples() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def pack(made: Any, to: Path) -> bascule.Bundle:
-    """Pack as quickly as can be: what a model costs is tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "measure_memory", lambda *_: 1 << 20)
-        patch.setattr(cost, "BATCH_SIZES", (1, 8))
-        patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
-        patch.setattr(cost, "_MAX_SAMPLES", 2)
-        patch.setattr(packing, "is_ever_fastest", lambda *_: False)  # nor is it timed apart
-        return bascule.pack(made.model, name="model", train=made.train, to=to, **made.options)
+    """Pack without measuring: what a model costs is tested elsewhere."""
+    return bascule.pack(
+        made.model, name="model", train=made.train, to=to, measure=False, **made.options
+    )
 
 
 _MAKERS = dict(samples())

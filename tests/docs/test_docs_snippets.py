@@ -38,9 +38,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from tests.stores import BUCKET, upload_to_google
 
 from bascule import cli
+from bascule.cli.commands import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -336,10 +338,57 @@ def _name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-RUN = [page for page in PAGES if any(block.is_run for block in blocks(page.read_text()))]
+LONG = {
+    "docs/tutorial.md",
+    "docs/how-to/call-a-server.md",
+    "docs/how-to/follow-lineage.md",
+    "docs/how-to/let-callers-in.md",
+    "docs/how-to/pack-a-model.md",
+    "docs/how-to/pack-your-own-code.md",
+    "docs/how-to/unconvertible.md",
+    "docs/how-to/use-mlflow-clients.md",
+    "docs/how-to/use-tensorflow-serving-clients.md",
+    "docs/how-to/use-triton-clients.md",
+}
+"""Pages that take more than about 5 s; the second tier runs them."""
+
+RUN = [
+    pytest.param(page, id=_name(page), marks=[pytest.mark.slow] if _name(page) in LONG else [])
+    for page in PAGES
+    if any(block.is_run for block in blocks(page.read_text()))
+]
 
 
-@pytest.mark.parametrize("page", RUN, ids=_name)
+def _parse(words: list[str]) -> None:
+    """Fails unless the command line has such a command with such options."""
+    command: Any = typer.main.get_command(app)
+    context = command.context_class(command)
+    _, *rest = words
+    while hasattr(command, "commands"):
+        _, command, rest = command.resolve_command(context, rest)
+        context = command.context_class(command, context)
+    command.make_parser(context).parse_args(rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_the_snippets_of_a_page_can_be_read(page: Path) -> None:
+    """The short form of running them: Python compiles, commands and their options exist."""
+    for block in blocks(page.read_text()):
+        if block.language == "python":
+            compile(block.text, str(page), "exec")
+        for command in _plain_commands(block.text) if block.language == "bash" else ():
+            _parse(command)
+
+
+@pytest.mark.parametrize(
+    "words", ["pack model.skops --nmae m", "pakc model.skops", "keys create --nmae m"]
+)
+def test_a_command_that_does_not_exist_is_noticed(words: str) -> None:
+    with pytest.raises(Exception, match="No such"):
+        _parse(["bascule", *words.split()])
+
+
+@pytest.mark.parametrize("page", RUN)
 def test_the_snippets_of_a_page_run_and_say_what_it_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -336,6 +336,7 @@ def test_workers_may_die_under_a_client_and_it_gets_all_its_answers(serve, cance
         killer.join()
 
 
+@pytest.mark.serial
 def test_a_caller_who_waits_too_little_is_told_so_in_time(serve, costly_bundle):
     running = serve(costly_bundle)
     with bascule.Client(f"http://127.0.0.1:{running.port}") as client:

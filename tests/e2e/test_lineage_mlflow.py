@@ -70,14 +70,9 @@ def table_model(packed, cancer):
 @pytest.fixture
 def bascule_command(tmp_path, monkeypatch, capsys):
     """Run a command in an empty folder; gives its output."""
-    from bascule.bundle import cost
     from bascule.cli import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cost, "measure_memory", lambda path, program: 1 << 20)
-    monkeypatch.setattr(cost, "BATCH_SIZES", (1, 8))
-    monkeypatch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
-    monkeypatch.setattr(cost, "_MAX_SAMPLES", 2)
 
     def call(*words):
         monkeypatch.setattr("sys.argv", ["bascule", *words])
@@ -153,7 +148,7 @@ def test_the_command_packs_with_a_run_and_shows_it(
         make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y), tmp_path / "model.skops"
     )
     X.to_parquet(tmp_path / "train.parquet")
-    words = ["pack", "model.skops", "--name", "t", "--train", "train.parquet"]
+    words = ["pack", "model.skops", "--name=t", "--train=train.parquet", "--no-measure"]
 
     bascule_command(*words, "--lineage", f"mlflow:{run}@{mlflow_server}")
 

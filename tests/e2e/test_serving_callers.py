@@ -71,6 +71,7 @@ def statuses(connect, server, token, body, connections=12):
     return found
 
 
+@pytest.mark.serial
 def test_a_key_opens_all_workers_and_when_it_is_revoked_none_within_a_second(
     asked, connect, body, home
 ):
@@ -245,6 +246,7 @@ def grpc_code(channel, message, token=None, method=INFER):
 ALONE = [("grpc.use_local_subchannel_pool", 1)]
 
 
+@pytest.mark.serial
 def test_a_key_that_is_revoked_opens_no_grpc_connection_within_a_second(
     serve, cancer_bundle, home, message
 ):

@@ -35,22 +35,22 @@ def home(tmp_path_factory):
     from sklearn.ensemble import GradientBoostingClassifier
 
     import bascule
-    from bascule.bundle import cost
     from bascule.registry import open_registry
 
     folder = tmp_path_factory.mktemp("changes")
     registry = open_registry(folder / "home")
     X, y = load_breast_cancer(return_X_y=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "measure_memory", lambda path, program: 1 << 20)
-        patch.setattr(cost, "BATCH_SIZES", (1, 8))
-        patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
-        patch.setattr(cost, "_MAX_SAMPLES", 2)
-        for trees in (5, 10, 15):
-            model = GradientBoostingClassifier(n_estimators=trees, random_state=0).fit(X, y)
-            to = folder / f"gb-{trees}"
-            made = bascule.pack(model, name="gb", train=X, test=(X[:50], y[:50]), to=to)
-            registry.push(made.path, by="ada")
+    for trees in (5, 10, 15):
+        model = GradientBoostingClassifier(n_estimators=trees, random_state=0).fit(X, y)
+        made = bascule.pack(
+            model,
+            name="gb",
+            train=X,
+            test=(X[:50], y[:50]),
+            to=folder / f"gb-{trees}",
+            measure=False,
+        )
+        registry.push(made.path, by="ada")
     return folder / "home"
 
 
@@ -307,6 +307,7 @@ def test_a_worker_that_dies_while_it_loads_fails_the_change_and_not_the_next(
 # -- nothing is lost and nothing is left --
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     ("rounds", "workers"),
     [pytest.param(12, 2), pytest.param(250, 2, marks=pytest.mark.slow)],

@@ -40,15 +40,13 @@ def models():
 def bundles(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("estimators")
     trains = {"several": (X, BOTH), "odd": X, "texts": TEXTS, "hashes": TEXTS}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bascule.bundle.cost.measure_memory", lambda path, program: 1 << 20)
-        patch.setattr("bascule.bundle.cost.BATCH_SIZES", (1, 8))
-        return [
-            bascule.pack(
-                model, name=name, train=trains[name], to=folder / name, serve_original=True
-            )
-            for name, model in models.items()
-        ]
+    return [
+        bascule.pack(
+            model, name=name, train=trains[name], to=folder / name,
+            serve_original=True, measure=False,
+        )
+        for name, model in models.items()
+    ]  # fmt: skip
 
 
 def outputs(client, name, sent, asked=()):

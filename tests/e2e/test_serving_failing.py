@@ -19,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import bascule
 
+pytestmark = pytest.mark.serial
+
 WAIT_S = 20.0
 CODE = """
 import os
@@ -56,10 +58,8 @@ def versions(tmp_path_factory, packed):
         model = bascule.PythonModel(
             "own:Model", code=folder / "own.py", files={"factor.npy": folder / "factor.npy"}
         )
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("bascule.bundle.cost.measure_memory", lambda path, program: 1 << 20)
-            patch.setattr("bascule.bundle.cost.BATCH_SIZES", (1, 8))
-            made.append(bascule.pack(model, name="own", train=rows, to=folder / f"own-{factor}"))
+        to = folder / f"own-{factor}"
+        made.append(bascule.pack(model, name="own", train=rows, to=to, measure=False))
     return made
 
 

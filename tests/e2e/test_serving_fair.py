@@ -14,6 +14,8 @@ import pytest
 
 from bascule.serving import Limits, Service, Supervisor
 
+pytestmark = pytest.mark.serial
+
 QUEUE = 48
 CALLERS = 2 * QUEUE
 ROWS = 64

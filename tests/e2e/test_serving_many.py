@@ -13,6 +13,8 @@ import pytest
 from bascule.core.errors import Refused
 from bascule.serving import Limits, Service, Supervisor
 
+pytestmark = pytest.mark.serial
+
 COUNT = 200
 
 

@@ -28,10 +28,9 @@ def binned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("originals")
     bins = KBinsDiscretizer(3, quantile_method="averaged_inverted_cdf")
     model = make_pipeline(bins, LogisticRegression(max_iter=1000)).fit(X, y)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bascule.bundle.cost.measure_memory", lambda path, program: 1 << 20)
-        patch.setattr("bascule.bundle.cost.BATCH_SIZES", (1, 8))
-        bundle = bascule.pack(model, name="bins", train=X, to=folder / "bins", serve_original=True)
+    bundle = bascule.pack(
+        model, name="bins", train=X, to=folder / "bins", serve_original=True, measure=False
+    )
     assert bundle.manifest.serves == "original"
     return bundle, X, model.predict_proba(X)
 
@@ -67,6 +66,7 @@ def test_the_original_answers_from_its_own_process_and_the_worker_has_no_framewo
     assert "libtorch" not in mapped
 
 
+@pytest.mark.serial
 def test_a_child_that_is_killed_under_load_fails_what_it_was_answering_and_is_back(
     serve, connect, binned
 ):

@@ -18,6 +18,8 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+pytestmark = pytest.mark.serial
+
 READY_WITHIN_S = 10
 
 

@@ -112,6 +112,7 @@ def test_a_span_that_was_not_sent_yet_is_sent_when_the_server_stops(serve, conne
         assert len(collector.spans) == 1
 
 
+@pytest.mark.serial
 def test_a_collector_that_is_away_costs_no_answer_and_no_time_to_stop(
     serve, connect, cancer_bundle
 ):

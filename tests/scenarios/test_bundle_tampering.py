@@ -23,7 +23,7 @@ def packed(tmp_path_factory):
     X, y = load_iris(return_X_y=True)
     model = DecisionTreeClassifier(max_depth=2).fit(X, y)
     folder = tmp_path_factory.mktemp("packed") / "iris"
-    bascule.pack(model, name="iris", train=X, test=(X, y), to=folder)
+    bascule.pack(model, name="iris", train=X, test=(X, y), to=folder, measure=False)
     return folder
 
 

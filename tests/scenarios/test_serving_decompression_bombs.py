@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 
@@ -19,6 +20,7 @@ def server(start, cancer_bundle):
     running.process.stdout.close()
 
 
+@functools.cache
 def bomb(size, window):
     """Zeros for so many bytes, a thousandth of their size."""
     packer = zlib.compressobj(9, wbits=window)

@@ -16,6 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bascule.registry import open_registry
 
+pytestmark = pytest.mark.serial
+
 CALLERS = 8
 SIZES = [1, 2, 8, 100]
 WARM_UP_ROUNDS = 3

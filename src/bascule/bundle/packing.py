@@ -78,6 +78,7 @@ def pack(
     metrics: Mapping[str, Any] | None = None,
     lineage: Sequence[str] = (),
     serve_original: bool = False,
+    measure: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -107,6 +108,8 @@ def pack(
         lineage: Where it came from: `mlflow:RUN`, `mlflow:RUN@URI` or `dvc:PATH`; what is known
             there is recorded. See `bundle.lineage`.
         serve_original: Whether to serve the original, slower, where the model cannot be compiled.
+        measure: Whether to time the programs and the original and measure memory. False leaves out
+            the cost statement, and the bundle answers with its first program.
         overwrite: Whether to replace a bundle that is at `to`.
         progress: Called with a short sentence when a stage is done.
 
@@ -139,11 +142,12 @@ def pack(
     with disk.drafting(place, overwrite=overwrite) as draft:
         sealed = seal(draft, model, rows, request)
         manifest, subject, choice = sealed.manifest, sealed.subject, sealed.choice
-        measured = _measure(draft, manifest, subject, choice)
-        request.tell(_costs(measured, manifest.serves))
-        known = _provenance(sealed, request)
         said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
-        said += [("cost", measured.to_json()), ("provenance", known)]
+        if measure:
+            measured = _measure(draft, manifest, subject, choice)
+            request.tell(_costs(measured, manifest.serves))
+            said.append(("cost", measured.to_json()))
+        said.append(("provenance", _provenance(sealed, request)))
         said.append((calibrating.KIND, sealed.calibration))
         if subject.train is not None:
             said.append((training.KIND, training.describe(subject.train, subject.signature)))

@@ -138,6 +138,9 @@ def pack(
     baseline: Annotated[
         bool, typer.Option(help="Keep a profile of the training rows and of the answers.")
     ] = True,
+    measure: Annotated[
+        bool, typer.Option(help="Time the programs and measure memory, for the cost statement.")
+    ] = True,
     description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
     lineage: Annotated[
         list[str] | None,
@@ -183,10 +186,10 @@ def pack(
 
     made = _pack_files(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
-        tolerance=tolerance, keep_test=keep_test, baseline=baseline, description=description,
-        lineage=lineage or (), serve_original=serve_original, allow_pickle=allow_pickle,
-        code=Code(file or (), require or (), task, label or ()), overwrite=overwrite,
-        quiet=as_json,
+        tolerance=tolerance, keep_test=keep_test, baseline=baseline, measure=measure,
+        description=description, lineage=lineage or (), serve_original=serve_original,
+        allow_pickle=allow_pickle, code=Code(file or (), require or (), task, label or ()),
+        overwrite=overwrite, quiet=as_json,
     )  # fmt: skip
     if made.manifest.serves == "original" and made.parity is not None:
         note(f"warning: the original is what answers, slower: {made.parity.reason}")

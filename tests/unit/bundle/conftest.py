@@ -7,23 +7,6 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import GradientBoostingClassifier
 
 import bascule
-from bascule.bundle import cost
-
-
-@pytest.fixture
-def in_earnest():
-    """Ask for this where a test is about the measurements themselves."""
-
-
-@pytest.fixture(autouse=True)
-def quick_measurements(request, monkeypatch):
-    """Cost is measured in earnest only where a test is about it."""
-    if "in_earnest" in request.fixturenames:
-        return
-    monkeypatch.setattr(cost, "measure_memory", lambda path, program: 1 << 20)
-    monkeypatch.setattr(cost, "BATCH_SIZES", (1, 8))
-    monkeypatch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
-    monkeypatch.setattr(cost, "_MAX_SAMPLES", 2)
 
 
 @pytest.fixture(scope="session")
@@ -70,13 +53,25 @@ def flights():
     return table, late.to_numpy()
 
 
+@pytest.fixture(scope="session")
+def say_of_cost():
+    """`say_of_cost(bundle, onnx={"1": 10.0}, ...)`: lay times by batch size beside a bundle."""
+
+    def say(bundle, cpu="Abacus 3", **latency_us):
+        body = {"latency_us": latency_us, "peak_memory_bytes": None, "size_bytes": 1}
+        bundle.add_statement("cost", {**body, "machine": {"cpu": cpu}}, by="a test")
+
+    return say
+
+
 @pytest.fixture
 def pack(tmp_path):
-    """Pack a model into a fresh folder."""
+    """Pack a model into a fresh folder; its cost is measured only where a test asks for that."""
 
-    def packed(model, train, test=None, **settings):
+    def packed(model, train, test=None, *, name="model", measure=False, **settings):
         folder = tmp_path / f"bundle{len(list(tmp_path.iterdir()))}"
-        settings.setdefault("name", "model")
-        return bascule.pack(model, train=train, test=test, to=folder, **settings)
+        return bascule.pack(
+            model, name=name, train=train, test=test, to=folder, measure=measure, **settings
+        )
 
     return packed

@@ -78,12 +78,11 @@ def test_a_card_says_what_measures_the_quality_that_pack_left_open(bundle):
 
 
 @pytest.mark.parametrize("rows", ["none", "not kept"])
-def test_a_card_says_that_there_is_nothing_to_measure_quality_on(rows, tmp_path):
+def test_a_card_says_that_there_is_nothing_to_measure_quality_on(rows, pack):
     X, y = np.eye(4), np.array([0, 1, 0, 1])
     test = None if rows == "none" else (X, y)
     model = DecisionTreeClassifier(random_state=0).fit(X, y)
-    bascule.pack(model, name="x", train=X, test=test, keep_test=False, to=tmp_path / "x")
-    card = (tmp_path / "x" / "card.md").read_text()
+    card = (pack(model, X, test, keep_test=False).path / "card.md").read_text()
     assert "- Its quality was not measured: the bundle holds no rows with their truth.\n" in card
 
 
@@ -150,16 +149,21 @@ def test_a_card_in_another_form_is_refused_before_anything_is_measured(bundle, t
 # -- which program answers --
 
 
-def measured(bundle, **latency_us):
-    body = {**bundle.cost.to_json(), "latency_us": latency_us}
-    bundle.add_statement("cost", {**body, "machine": {"cpu": "Abacus 3"}}, by="a test")
-    return Said.of(bundle.statements())
+@pytest.fixture
+def measured(say_of_cost):
+    def said(bundle, **latency_us):
+        say_of_cost(bundle, **latency_us)
+        return Said.of(bundle.statements())
+
+    return said
 
 
 QUICK, SLOW = {"1": 1.0, "512": 10.0}, {"1": 9.0, "512": 90.0}
 
 
-def test_the_card_names_the_program_that_serves_requests_and_the_one_that_runs_batches(bundle):
+def test_the_card_names_the_program_that_serves_requests_and_the_one_that_runs_batches(
+    bundle, measured
+):
     pytest.importorskip("daal4py")
     text = render(bundle.manifest, measured(bundle, onnx=SLOW, onedal=QUICK, original=SLOW))
     assert re.search(r"\| serves requests \| onedal in .*; where that cannot run, onnx \|", text)
@@ -182,7 +186,7 @@ def test_the_card_tells_the_parity_of_every_program_that_is_in_the_bundle(bundle
 
 
 def test_show_says_which_program_answers_here_and_where_its_cost_was_measured(
-    bundle, monkeypatch, capsys
+    bundle, measured, monkeypatch, capsys
 ):
     from bascule.cli.showing import print_bundle
 

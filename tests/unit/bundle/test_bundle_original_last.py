@@ -23,24 +23,20 @@ from bascule.core.errors import ModelFailed, TimedOut, Unavailable, Untrusted
 SLOW, QUICK = {"1": 1.0, "8": 100.0}, {"1": 50.0, "8": 60.0}
 
 
-def cost_of(**latency_us):
-    return {"latency_us": latency_us, "peak_memory_bytes": None, "size_bytes": 1, "machine": {}}
-
-
-def say_of_cost(bundle, **latency_us):
-    bundle.add_statement("cost", cost_of(**latency_us), by="a test")
+@pytest.fixture(scope="module")
+def fitted(cancer):
+    return LogisticRegression(max_iter=5000).fit(*cancer)
 
 
 @pytest.fixture
-def linear(pack, cancer):
-    X, y = cancer
-    bundle = pack(LogisticRegression(max_iter=5000).fit(X, y), X)
+def linear(pack, cancer, fitted, say_of_cost):
+    bundle = pack(fitted, cancer[0])
     say_of_cost(bundle, onnx=SLOW, original=QUICK)
     return bundle
 
 
 @pytest.fixture
-def boosted_trees(pack, cancer):
+def boosted_trees(pack, cancer, say_of_cost):
     X, y = cancer
     bundle = pack(xgboost.XGBClassifier(n_estimators=3, n_jobs=1).fit(X, y), X)
     say_of_cost(bundle, onnx=SLOW, **{ISOLATED: QUICK, ORIGINAL: QUICK})
@@ -95,14 +91,14 @@ print("sklearn" in sys.modules, "skops" in sys.modules)
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_what_is_said_of_the_cost_later_counts_at_once(linear, cancer):
+def test_what_is_said_of_the_cost_later_counts_at_once(linear, cancer, say_of_cost):
     X, _ = cancer
     assert linear.predict(X[:8]).program == "original"
     say_of_cost(linear, onnx=QUICK, original=SLOW)
     assert linear.predict(X[:8]).program == "onnx"
 
 
-def test_what_another_process_says_of_the_cost_counts_too(linear, cancer):
+def test_what_another_process_says_of_the_cost_counts_too(linear, cancer, say_of_cost):
     X, _ = cancer
     assert linear.predict(X[:8]).program == "original"
     say_of_cost(bascule.load(linear.path), onnx=QUICK, original=SLOW)
@@ -125,7 +121,7 @@ def test_what_is_read_by_a_library_s_own_code_is_opened_in_a_process_of_its_own(
         np.testing.assert_allclose(answer[field.name], expected[field.name], atol=1e-6)
 
 
-def test_its_time_in_this_process_says_nothing_of_its_time_in_another(boosted_trees):
+def test_its_time_in_this_process_says_nothing_of_its_time_in_another(boosted_trees, say_of_cost):
     say_of_cost(boosted_trees, onnx=SLOW, original=QUICK)
     assert boosted_trees.fastest_program(8) == "onnx"
     say_of_cost(boosted_trees, onnx=SLOW, **{ISOLATED: {"8": 90.0}, ORIGINAL: QUICK})
@@ -156,7 +152,9 @@ def test_an_original_that_was_altered_is_refused_not_passed_over(linear, cancer)
         linear.predict(cancer[0][:8])
 
 
-def test_boosted_trees_that_the_manifest_keeps_quiet_about_are_not_opened_here(pack, cancer):
+def test_boosted_trees_that_the_manifest_keeps_quiet_about_are_not_opened_here(
+    pack, cancer, say_of_cost
+):
     """A manifest is whoever's wrote it; what is opened in this process goes by the file itself."""
     X, y = cancer
     model = make_pipeline(StandardScaler(), xgboost.XGBClassifier(n_estimators=2, n_jobs=1))
@@ -220,8 +218,8 @@ def test_the_cost_of_isolation_is_measured_where_it_could_matter(pack, cancer, m
     X, y = cancer
     model = xgboost.XGBClassifier(n_estimators=3, n_jobs=1).fit(X, y)
     monkeypatch.setattr("bascule.bundle.packing.is_ever_fastest", lambda *args: False)
-    assert ISOLATED not in pack(model, X).cost.latency_us
+    assert ISOLATED not in pack(model, X, measure=True).cost.latency_us
     monkeypatch.setattr("bascule.bundle.packing.is_ever_fastest", lambda *args: True)
-    measured = pack(model, X).cost.latency_us
+    measured = pack(model, X, measure=True).cost.latency_us
     assert set(measured) == {"onnx", "llvm", "onedal", ORIGINAL, ISOLATED}
     assert measured[ISOLATED].keys() == measured["onnx"].keys()

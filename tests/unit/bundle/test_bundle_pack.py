@@ -26,6 +26,7 @@ from sklearn.preprocessing import (
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
+from bascule.bundle.choosing import Roles
 from bascule.bundle.examples import columns_of
 from bascule.core.errors import Conflict, Invalid, NotFound, Unconvertible
 from bascule.core.fields import DType
@@ -98,7 +99,7 @@ def test_statements_name_the_digest_and_say_what_was_measured(pack, boosted, can
         boosted, cancer, cancer, author="ada", metrics={"auc": np.float64(0.99)}, description="Lump"
     )
     said = {statement.kind: statement for statement in bundle.statements()}
-    assert set(said) == {"parity", "cost", "provenance", "calibration", "training"}
+    assert set(said) == {"parity", "provenance", "calibration", "training"}
     assert {statement.subject for statement in said.values()} == {bundle.digest}
     assert {statement.by for statement in said.values()} == {"ada"}
     assert said["provenance"].body["metrics"] == {"auc": 0.99}
@@ -118,16 +119,32 @@ def test_progress_tells_the_stages_in_order(pack, boosted, cancer):
     assert stages[-1].startswith("sealed as sha256:")
 
 
-def test_cost_is_measured_for_program_and_original_in_a_fresh_process(
-    in_earnest, pack, boosted, cancer
-):
-    bundle = pack(boosted, cancer[0])
+@pytest.mark.serial
+def test_cost_is_measured_for_program_and_original_in_a_fresh_process(pack, boosted, cancer):
+    bundle = pack(boosted, cancer[0], measure=True)
     measured = bundle.cost
     assert set(measured.latency_us) == {"onnx", "llvm", "onedal", "original"}
     assert list(measured.latency_us["onnx"]) == [1, 8, 64, 512, 8192, 65536]
     assert measured.latency_us["onnx"][1] < measured.latency_us["original"][1]
     assert 20e6 < measured.peak_memory_bytes < 200e6
     assert measured.size_bytes == bundle.manifest.size_bytes
+    card = (bundle.path / "card.md").read_text()
+    assert f"| onnx | {measured.latency_us['onnx'][1]:,.0f} |" in card
+
+
+def test_without_measuring_there_is_no_cost_and_the_first_program_answers(
+    pack, boosted, cancer, say_of_cost
+):
+    bundle = pack(boosted, cancer[0])
+    assert bundle.cost is None
+    assert bundle.statements("cost") == []
+    assert "## Cost" not in (bundle.path / "card.md").read_text()
+    assert bundle.roles() == Roles("onnx", ((1, "onnx"),))
+    assert bundle.program().name == "onnx"
+    assert bundle.predict(cancer[0]).program == "onnx"
+
+    say_of_cost(bundle, onnx={"1": 9.0}, llvm={"1": 1.0})
+    assert bundle.predict(cancer[0]).program == "llvm"
 
 
 # -- signatures ----------------------------------------------------------------------------------
@@ -270,7 +287,7 @@ def test_splines_are_packed_and_answered_by_the_original(tmp_path, cancer):
     X, y = cancer
     model = make_pipeline(SplineTransformer(), Ridge()).fit(X, y)
     place = tmp_path / "m"
-    bundle = bascule.pack(model, name="m", train=X, to=place, serve_original=True)
+    bundle = bascule.pack(model, name="m", train=X, to=place, serve_original=True, measure=False)
     assert bundle.manifest.serves == "original"
     np.testing.assert_allclose(bundle.predict(X)["prediction"], model.predict(X))
 
@@ -318,11 +335,11 @@ def test_a_bad_argument_is_named(tmp_path, boosted, cancer, settings, message):
 
 def test_a_bundle_is_replaced_only_when_that_is_asked_for(tmp_path, boosted, cancer):
     place = tmp_path / "m"
-    first = bascule.pack(boosted, name="one", train=cancer[0], to=place)
+    first = bascule.pack(boosted, name="one", train=cancer[0], to=place, measure=False)
     with pytest.raises(Conflict, match="exists already"):
         bascule.pack(boosted, name="two", train=cancer[0], to=place)
     assert bascule.load(place).digest == first.digest
-    bascule.pack(boosted, name="two", train=cancer[0], to=place, overwrite=True)
+    bascule.pack(boosted, name="two", train=cancer[0], to=place, overwrite=True, measure=False)
     assert bascule.load(place).name == "two"
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
@@ -338,14 +355,14 @@ def test_a_failure_half_way_leaves_the_old_bundle_and_no_draft(
     tmp_path, boosted, cancer, monkeypatch
 ):
     place = tmp_path / "m"
-    first = bascule.pack(boosted, name="one", train=cancer[0], to=place)
+    first = bascule.pack(boosted, name="one", train=cancer[0], to=place, measure=False)
 
     def full(*args, **kwargs):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("bascule.bundle.card.render", full)
     with pytest.raises(OSError, match="no space"):
-        bascule.pack(boosted, name="two", train=cancer[0], to=place, overwrite=True)
+        bascule.pack(boosted, name="two", train=cancer[0], to=place, overwrite=True, measure=False)
     assert bascule.load(place).digest == first.digest
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 

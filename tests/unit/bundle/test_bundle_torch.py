@@ -365,8 +365,19 @@ class Reading(nn.Module):
 WORDS = np.random.default_rng(0).integers(0, 9, (20, 6))
 
 
-@pytest.mark.parametrize("of", [nn.LSTM, nn.GRU])
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "bias": False}], ids=str)
+BOTH_WAYS = {"bidirectional": True, "bias": False}
+
+
+@pytest.mark.parametrize(
+    ("of", "options"),
+    [
+        (nn.LSTM, {}),
+        (nn.GRU, BOTH_WAYS),
+        pytest.param(nn.LSTM, BOTH_WAYS, marks=pytest.mark.slow),
+        pytest.param(nn.GRU, {}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_recurrent_step_and_attention_are_one_call_each(pack, of, options):
     bundle = pack(Reading(of, **options), WORDS, (WORDS, np.zeros(20)))
     data = (bundle.path / aten.FILE).read_bytes()
@@ -385,7 +396,7 @@ def test_a_recurrent_step_and_attention_are_one_call_each(pack, of, options):
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-@pytest.mark.parametrize("both_ways", [False, True])
+@pytest.mark.parametrize("both_ways", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_lstm_that_answers_less_than_it_keeps_is_said_in_smaller_steps(pack, both_ways):
     class Projected(nn.Module):
         def __init__(self):

@@ -252,13 +252,9 @@ def of_doubles(request, tmp_path_factory, cancer):
         }[request.param]
         model = lightgbm.LGBMClassifier(**LIGHT, **settings).fit(X, y)
     find = histogram_tests if request.param == "histogram" else lightgbm_tests
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bascule.bundle.cost.measure_memory", lambda path, program: 1 << 20)
-        patch.setattr("bascule.bundle.cost.BATCH_SIZES", (1, 8))
-        patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
-        patch.setattr("bascule.bundle.cost._MAX_SAMPLES", 2)
-        to = tmp_path_factory.mktemp("doubles") / "bundle"
-        return model, X, find(model), bascule.pack(model, name="doubles", train=X, to=to)
+    to = tmp_path_factory.mktemp("doubles") / "bundle"
+    bundle = bascule.pack(model, name="doubles", train=X, to=to, measure=False)
+    return model, X, find(model), bundle
 
 
 def test_trees_that_compare_doubles_are_packed_for_every_engine(of_doubles):
@@ -345,26 +341,18 @@ def test_a_model_without_trees_has_the_one_program(pack, cancer):
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, cancer, boosted):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bascule.bundle.cost.measure_memory", lambda path, program: 1 << 20)
-        patch.setattr("bascule.bundle.cost._MAX_SAMPLES", 2)
-        to = tmp_path_factory.mktemp("onedal") / "bundle"
-        return bascule.pack(boosted, name="gb", train=cancer[0], to=to)
+    to = tmp_path_factory.mktemp("onedal") / "bundle"
+    return bascule.pack(boosted, name="gb", train=cancer[0], to=to, measure=False)
 
 
-def said_to_cost(bundle, **latency_us):
-    body = {**bundle.cost.to_json(), "latency_us": latency_us}
-    bundle.add_statement("cost", body, by="a test")
-
-
-def test_a_server_keeps_to_one_program_and_a_batch_takes_the_fastest(bundle, cancer):
+def test_a_server_keeps_to_one_program_and_a_batch_takes_the_fastest(bundle, cancer, say_of_cost):
     cheap, dear = {"1": 10.0, "512": 1000.0}, {"1": 30.0, "512": 300.0}
-    said_to_cost(bundle, onnx=cheap, onedal=dear, llvm={"1": 1e6}, original={"1": 100.0})
+    say_of_cost(bundle, onnx=cheap, onedal=dear, llvm={"1": 1e6}, original={"1": 100.0})
     assert pinned_program(bundle.path, bundle.manifest) == "onedal"
     assert bundle.program().name == "onedal"
     assert bundle.predict(cancer[0][:1]).program == "onnx"
     assert bundle.predict(cancer[0]).program == "onedal"
-    said_to_cost(
+    say_of_cost(
         bundle, onnx={"1": 1.0, "512": 100.0}, onedal=dear, llvm={"1": 1e6}, original={"1": 100.0}
     )
     assert pinned_program(bundle.path, bundle.manifest) == "onnx"
@@ -375,7 +363,7 @@ def test_a_server_keeps_to_one_program_and_a_batch_takes_the_fastest(bundle, can
     [("llvm", "llvmlite", "onedal"), ("onedal", "daal4py", "llvm")],
 )
 def test_without_an_engine_the_next_best_serves_and_the_install_line_is_told(
-    bundle, monkeypatch, lacking, package, next_one
+    bundle, monkeypatch, say_of_cost, lacking, package, next_one
 ):
     times = {
         "onnx": {"1": 10.0},
@@ -383,7 +371,7 @@ def test_without_an_engine_the_next_best_serves_and_the_install_line_is_told(
         lacking: {"1": 1.0},
         next_one: {"1": 5.0},
     }
-    said_to_cost(bundle, **times)
+    say_of_cost(bundle, **times)
     assert pinned_program(bundle.path, bundle.manifest) == lacking
     found = importlib.util.find_spec
     monkeypatch.setattr(

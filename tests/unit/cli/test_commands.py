@@ -75,7 +75,7 @@ def run_once(*words):
 def pack_words(files, place, *more):
     return (
         "pack", files / "model.skops", "--name", "gb", "--train", files / "train.npz",
-        "--test", files / "test.npz", "--to", place, *more,
+        "--test", files / "test.npz", "--to", place, "--no-measure", *more,
     )  # fmt: skip
 
 
@@ -94,6 +94,7 @@ def test_json_of_packing_has_the_digest_and_the_parity(run, files, tmp_path):
     assert told["digest"].startswith("sha256:")
     assert told["parity"]["passed"] is True
     assert told["serves"] == "onnx"
+    assert told["cost"] is None
 
 
 @pytest.mark.parametrize("table", ["test.parquet", "test.csv"])
@@ -101,6 +102,7 @@ def test_a_table_serves_a_model_that_was_fitted_on_a_matrix(run, files, tmp_path
     code, _, messages = run(
         "pack", files / "model.skops", "--name", "gb", "--test", files / table,
         "--target", "truth", "--train", files / "train.npz", "--to", tmp_path / "b",
+        "--no-measure",
     )  # fmt: skip
     assert code == 0, messages
 
@@ -355,8 +357,9 @@ def test_packing_warns_when_the_original_is_what_answers(run, files, tmp_path):
     model = KNeighborsClassifier().fit(np.load(files / "rows.npy"), np.arange(50) % 2)
     skops.io.dump(model, tmp_path / "near.skops")
     code, out, messages = run(
-        "pack", tmp_path / "near.skops", "--name", "near", "--train", files / "rows.npy", "--json"
-    )
+        "pack", tmp_path / "near.skops", "--name", "near", "--train", files / "rows.npy", "--json",
+        "--no-measure",
+    )  # fmt: skip
     assert code == 0, messages
     assert (json.loads(out)["serves"] == "original") == ("warning: the original" in messages)
 
@@ -372,7 +375,7 @@ def test_several_outputs_have_several_targets(run, tmp_path):
     files = ("--train", tmp_path / "rows.parquet", "--test", tmp_path / "rows.parquet")
     targets = ("--target", "now", "--target", "later")
     code, out, messages = run(
-        "pack", tmp_path / "two.skops", "--name", "two", *files, *targets, "--json"
+        "pack", tmp_path / "two.skops", "--name", "two", *files, *targets, "--json", "--no-measure"
     )
     assert code == 0, messages
     packed = json.loads(out)
@@ -395,7 +398,7 @@ def test_a_pickle_is_not_loaded_unless_it_is_allowed_by_name(run, files, tmp_pat
     code, _, messages = run(*words)
     assert code == 2
     assert "--allow-pickle" in messages
-    assert run(*words, "--allow-pickle")[0] == 0
+    assert run(*words, "--allow-pickle", "--no-measure")[0] == 0
 
 
 def test_a_model_that_does_not_convert_is_refused_with_the_next_step(run, files, tmp_path):
@@ -411,7 +414,7 @@ def test_a_model_that_does_not_convert_is_refused_with_the_next_step(run, files,
     assert "LabelSpreading" in messages
     assert "--serve-original" in messages
     assert not (tmp_path / "odd.bundle").exists()
-    assert run(*words, "--serve-original", "--json")[0] == 0
+    assert run(*words, "--serve-original", "--json", "--no-measure")[0] == 0
 
 
 def test_an_existing_bundle_is_not_replaced_unless_asked(run, files, packed):

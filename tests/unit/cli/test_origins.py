@@ -12,7 +12,6 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 
 import bascule
-from bascule.bundle import cost
 from bascule.bundle.flavors import python
 from bascule.cli import main
 from bascule.cli.inputs import Code, read_model
@@ -43,10 +42,6 @@ def run(tmp_path, monkeypatch, capsys):
     """Run a command in an empty folder: (exit code, output, messages)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(cost, "measure_memory", lambda path, program: 1 << 20)
-    monkeypatch.setattr(cost, "BATCH_SIZES", (1, 8))
-    monkeypatch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
-    monkeypatch.setattr(cost, "_MAX_SAMPLES", 2)
 
     def call(*words):
         monkeypatch.setattr("sys.argv", ["bascule", *map(str, words)])
@@ -84,6 +79,7 @@ def test_a_class_is_packed_with_its_files_and_its_requirements(run, code, tmp_pa
     status, out, messages = run(
         "pack", "linear.py:Model", "--name", "own", "--train", "rows.npy",
         "--file", "weights.npy=w.npy", "--require", "scipy==1.16.3", "--task", "regression",
+        "--no-measure",
     )  # fmt: skip
 
     assert (status, out.strip()) == (0, "own.bundle"), messages
@@ -96,15 +92,16 @@ def test_a_class_is_packed_with_its_files_and_its_requirements(run, code, tmp_pa
 def test_a_file_is_called_as_it_is_where_no_other_name_is_given(run, code, tmp_path):
     (tmp_path / "w.npy").rename(tmp_path / "weights.npy")
     status, _, messages = run(
-        "pack", "linear.py:Model", "--name", "own", "--train", "rows.npy", "--file", "weights.npy"
-    )
+        "pack", "linear.py:Model", "--name", "own", "--train", "rows.npy", "--file", "weights.npy",
+        "--no-measure",
+    )  # fmt: skip
     assert status == 0, messages
 
 
 def test_labels_make_it_a_classifier(run, code):
     status, _, messages = run(
         "pack", "linear.py:Judge", "--name", "own", "--train", "rows.npy",
-        "--label", "high", "--label", "low",
+        "--label", "high", "--label", "low", "--no-measure",
     )  # fmt: skip
 
     assert status == 0, messages
@@ -152,7 +149,7 @@ def test_what_is_said_of_code_is_refused_for_a_model_s_file(tmp_path):
 def test_code_of_one_s_own_is_rebuilt_with_the_environment_that_was_locked(run, code, monkeypatch):
     run(
         "pack", "linear.py:Model", "--name", "own", "--train", "rows.npy",
-        "--file", "weights.npy=w.npy", "--require", "scipy==1.16.3",
+        "--file", "weights.npy=w.npy", "--require", "scipy==1.16.3", "--no-measure",
     )  # fmt: skip
     monkeypatch.setattr(python, "lock", lambda _: pytest.fail("the package index was asked"))
 
@@ -176,7 +173,7 @@ def packed(run, tmp_path):
     pyarrow.parquet.write_table(table[400:], tmp_path / "test.parquet")
     status, _, messages = run(
         "pack", "model.skops", "--name", "gb", "--train", "train.parquet",
-        "--test", "test.parquet", "--target", "truth", "--no-keep-test",
+        "--test", "test.parquet", "--target", "truth", "--no-keep-test", "--no-measure",
     )  # fmt: skip
     assert status == 0, messages
     return bascule.load(tmp_path / "gb.bundle")

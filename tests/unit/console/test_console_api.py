@@ -202,7 +202,7 @@ def test_models_versions_statements_and_history_are_shown(client, cancer_bundle)
     (version,) = client.get("/api/v1/models/gb/versions").json()
     assert (version["number"], version["pushed_by"], version["gates"]) == (1, "ada", "unchecked")
     kinds = {s["kind"] for s in client.get("/api/v1/models/gb/versions/1/statements").json()}
-    assert {"parity", "cost"} <= kinds
+    assert {"parity", "provenance"} <= kinds
     events = client.get("/api/v1/models/gb/history").json()
     assert [event["number"] or event["to_number"] for event in events] == [1, 1]
 

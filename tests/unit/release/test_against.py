@@ -16,7 +16,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import bascule
-from bascule.bundle import cost
 from bascule.core.errors import Invalid, NotFound
 from bascule.registry import open_registry
 from bascule.release import Criterion, check
@@ -101,13 +100,8 @@ def pack(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
 
     def packed(model, train, test, name="m"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cost, "measure_memory", lambda path, program: 1 << 20)
-            patch.setattr(cost, "BATCH_SIZES", (1, 8))
-            patch.setattr("bascule.bundle.card.BATCH_SIZES", (1, 8))
-            patch.setattr(cost, "_MAX_SAMPLES", 2)
-            to = folder / f"{len(list(folder.iterdir()))}"
-            return bascule.pack(model, name=name, train=train, test=test, to=to)
+        to = folder / f"{len(list(folder.iterdir()))}"
+        return bascule.pack(model, name=name, train=train, test=test, to=to, measure=False)
 
     return packed
 

@@ -34,7 +34,8 @@ def make(tmp_path_factory, rows):
     def pack(**how):
         (X, y), _, _ = rows
         place = tmp_path_factory.mktemp("packed") / "m"
-        return bascule.pack(Ridge().fit(X, y), name="m", train=(X, y), to=place, **how)
+        model = Ridge().fit(X, y)
+        return bascule.pack(model, name="m", train=(X, y), to=place, measure=False, **how)
 
     return pack
 
@@ -86,7 +87,7 @@ def test_a_classifier_is_asked_for_its_sets(tmp_path):
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X[:200], y[:200])
     bundle = bascule.pack(
         model, name="m", train=X[:200], calibration=(X[200:380], y[200:380]),
-        test=(X[380:], y[380:]), to=tmp_path / "m",
+        test=(X[380:], y[380:]), to=tmp_path / "m", measure=False,
     )  # fmt: skip
     sets = bundle.predict(X[380:], confidence=0.9)["prediction_set"]
     result = judged(bundle)
@@ -99,7 +100,7 @@ def test_a_label_that_was_never_seen_is_in_no_set(tmp_path):
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X[:200], words[:200])
     bundle = bascule.pack(
         model, name="m", train=X[:200], calibration=(X[200:380], words[200:380]),
-        test=(X[380:], words[380:]), to=tmp_path / "m",
+        test=(X[380:], words[380:]), to=tmp_path / "m", measure=False,
     )  # fmt: skip
     strange = words[380:].copy()
     strange[:20] = "new"

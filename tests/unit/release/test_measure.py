@@ -37,6 +37,7 @@ def classifier(tmp_path_factory):
         train=(rows[:300], truth[:300]),
         test=(rows[300:], truth[300:]),
         to=place,
+        measure=False,
     )
 
 
@@ -45,7 +46,9 @@ def regressor(tmp_path_factory):
     rows, truth = load_diabetes(return_X_y=True)
     model = LinearRegression().fit(rows, truth)
     place = tmp_path_factory.mktemp("packed") / "line"
-    return bascule.pack(model, name="line", train=(rows, truth), keep_test=False, to=place)
+    return bascule.pack(
+        model, name="line", train=(rows, truth), keep_test=False, to=place, measure=False
+    )
 
 
 class Counting:
@@ -136,7 +139,8 @@ def whole_rows(tmp_path_factory):
     rows, truth = load_breast_cancer(return_X_y=True)
     model = LinearDiscriminantAnalysis().fit(rows[:300], truth[:300])
     place = tmp_path_factory.mktemp("packed") / "lda"
-    return bascule.pack(model, name="lda", train=(rows[:300], truth[:300]), to=place)
+    train = (rows[:300], truth[:300])
+    return bascule.pack(model, name="lda", train=train, to=place, measure=False)
 
 
 NEED_ROWS = ("accuracy >= 0", "accuracy[by c0] >= 0", "finite >= 1", "auc >= champion - 0.1")

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from bascule.serving.backlog import TURN_S, Backlog, comes_in_time
 from bascule.serving.placing import Pace
 
+pytestmark = pytest.mark.serial
+
 INFER = "/v2/models/m/infer"
 INLINE = Pace(1e-4, inline_rows=1_000, batch_rows=8)
 MS = 1_000_000

@@ -18,6 +18,8 @@ from bascule.serving.engine import Batcher, Engine, Job, measure_pace
 from bascule.serving.limits import Limits
 from bascule.serving.placing import Pace, Stretch, longest_wait_s
 
+pytestmark = pytest.mark.serial
+
 INFER = "/v2/models/m/infer"
 
 

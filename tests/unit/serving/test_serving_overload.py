@@ -11,6 +11,8 @@ import pytest
 
 from bascule.serving.placing import Pace
 
+pytestmark = pytest.mark.serial
+
 RUN_S = 0.01
 DEADLINE_S = 0.15
 
