@@ -2,8 +2,8 @@
 
 The supervisor starts it as `python -m bascule.serving.worker` and speaks to it in lines of JSON
 (see `channel`), which come on standard input and go to standard output. Whatever else prints there,
-a model's own code for example, prints to standard error. When standard input ends, the supervisor
-is gone, and the worker drains and leaves, so that nothing is orphaned.
+a model's own code for example, prints to standard error. When the supervisor ends, the system kills
+its workers, so that nothing is orphaned, not even a worker that hangs.
 
 Imports here are what a worker's memory and start-up time are made of; keep them few.
 """
@@ -15,15 +15,16 @@ import gc
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import uvloop
 
+from bascule.bundle.programs.host import die_with
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom
 from bascule.serving.backlog import Backlog, Held
 from bascule.serving.channel import Lines, Message, error_from_json, error_to_json
@@ -58,8 +59,8 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     stopping = asyncio.Event()
     wishes = Wishes(report) if config.multi_model else None
     faces = [Metrics(counters), *open_faces(config.faces, wishes)]
-    plane = Plane(faces, lambda: not stopping.is_set())
-    guard = None if config.keys is None else Guard(config.keys)
+    guard = None if config.keys is None else Guard(config.keys, held_ns=counters.keys_held_ns)
+    plane = Plane(faces, lambda: not stopping.is_set() and (guard is None or guard.is_open))
     journal = _open_journal(config.journal, config.worker)
     other_slot = counters.slot(config.worker)
     backlog = Backlog(config.limits.max_body_bytes)
@@ -91,7 +92,15 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     orders = Orders(lineup, report, stopping.set, wishes)
     loop.add_reader(sys.stdin.fileno(), orders.read)
     sites = {id(door.site): door.site for door in doors}.values()
-    every_second = (*(each.tick for each in sites), lineup.tick, *(door.look for door in doors))
+    beat = partial(counters.beat, config.worker)
+    beat()
+    ticks = [each.tick for each in sites]
+    every_second: tuple[Callable[[], None], ...] = (
+        beat,
+        *ticks,
+        lineup.tick,
+        *(door.look for door in doors),
+    )
     ticking = [loop.create_task(_every(1.0, *every_second))]
     if guard is not None:
         ticking.append(loop.create_task(_every(LOOK_EVERY_S, guard.look)))
@@ -224,7 +233,8 @@ class Metrics:
         return None
 
     def _tell(self, exchange: Exchange) -> None:
-        text = prometheus_text(self._counters.labels(), self._counters.totals())
+        counters = self._counters
+        text = prometheus_text(counters.labels(), counters.totals(), counters.pulse())
         exchange.answer(text.encode(), content_type=_METRICS_TYPE)
 
 
@@ -237,14 +247,6 @@ async def _every(seconds: float, *calls: Callable[[], None]) -> None:
             except Exception:
                 # The clock must go on: every time-out hangs on it.
                 log.exception("a tick failed")
-
-
-def _allow_open_files(count: int) -> None:
-    """Raise the soft limit: it is 1,024 nearly everywhere, for programs of another age."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < count:
-        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _reporter() -> Report:
@@ -260,6 +262,7 @@ def _reporter() -> Report:
 
 def main() -> int:
     """Run one worker; the exit code is 0 after a drain, 3 if it could not start."""
+    die_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
     report = _reporter()
     # Read without buffering: the loop watches the same descriptor for its end.
@@ -271,8 +274,7 @@ def main() -> int:
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
     start_logging(config.journal.form, worker=config.worker)
-    limits = config.limits
-    _allow_open_files(limits.max_connections + limits.max_handshakes + _OTHER_FILES)
+    config = replace(config, limits=config.limits.with_open_files(_OTHER_FILES))
     try:
         uvloop.run(serve(config, report))
     except BasculeError as error:

@@ -76,7 +76,7 @@ class ChildProgram:
         self.name = name
         self.inputs = inputs
         self.outputs = outputs
-        self._command = [python, "-P", host.__file__, *arguments]
+        self._command = [python, "-P", host.__file__, str(os.getpid()), *arguments]
         self._threads = threads
         self._start_timeout_s = start_timeout_s
         self._run_timeout_s = run_timeout_s
