@@ -17,6 +17,7 @@ import os
 import resource
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -36,7 +37,7 @@ _HANDSHAKE_S = 5.0
 _HEAD_S = 10.0
 _BODY_S = 20.0
 _UNREAD_S = 20.0
-_LINGER_S = 2.0
+_LINGER_S = 1.0
 """How long a client may go on sending what is not read, so that it sees its answer and no reset."""
 _AT_ONCE = 16
 _PAUSE_S = 0.1
@@ -99,7 +100,12 @@ class ControlServer(uvicorn.Server):
             accepted.setblocking(False)
             task = loop.create_task(self._connect(accepted))
             self._entering[task] = None
-            task.add_done_callback(self._entering.pop)
+            task.add_done_callback(partial(self._entered, accepted))
+
+    def _entered(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
+        self._entering.pop(task, None)
+        if task.cancelled():
+            accepted.close()  # it may not even have begun
 
     def _has_room(self) -> bool:
         """Whether there is a place for one more, which one that is idle may have to give up."""
