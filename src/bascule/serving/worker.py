@@ -40,11 +40,13 @@ from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
 from bascule.serving.routes import Route
 from bascule.serving.services import Service, WorkerConfig
+from bascule.serving.watchdog import Watchdog
 from bascule.serving.wishes import Wishes
 
 log = logging.getLogger(__name__)
 
 _OTHER_FILES = 256
+_STUCK_EXIT = 4
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -52,8 +54,12 @@ Report = Callable[[dict[str, Any]], None]
 """Tells the supervisor."""
 
 
-async def serve(config: WorkerConfig, report: Report) -> None:
-    """Load, report ready, answer; returns when everything under way has been answered."""
+async def serve(config: WorkerConfig, report: Report) -> bool:
+    """Load, report ready, answer; returns when everything under way has been answered.
+
+    Returns:
+        Whether a thread is stuck, so that the process cannot end in order.
+    """
     loop = asyncio.get_running_loop()
     counters = Counters(config.counters, config.workers)
     stopping = asyncio.Event()
@@ -94,7 +100,14 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     sites = {id(door.site): door.site for door in doors}.values()
     beat = partial(counters.beat, config.worker)
     beat()
-    ticks = [each.tick for each in sites]
+    Watchdog(partial(counters.last_beat_ns, config.worker))
+
+    def leave_if_stuck() -> None:
+        if lineup.is_stuck:
+            log.error("a model is stuck: the worker leaves, to be started again")
+            stopping.set()
+
+    ticks = [leave_if_stuck, *(each.tick for each in sites)]
     every_second: tuple[Callable[[], None], ...] = (
         beat,
         *ticks,
@@ -113,6 +126,7 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     for task in ticking:
         task.cancel()
     journal.close()
+    return lineup.is_stuck
 
 
 def _open_journal(config: JournalConfig, worker: int) -> Journal:
@@ -261,7 +275,7 @@ def _reporter() -> Report:
 
 
 def main() -> int:
-    """Run one worker; the exit code is 0 after a drain, 3 if it could not start."""
+    """Run one worker; the exit code is 0 after a drain, 3 if it could not start, 4 if stuck."""
     die_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
     report = _reporter()
@@ -276,10 +290,12 @@ def main() -> int:
     start_logging(config.journal.form, worker=config.worker)
     config = replace(config, limits=config.limits.with_open_files(_OTHER_FILES))
     try:
-        uvloop.run(serve(config, report))
+        is_stuck = uvloop.run(serve(config, report))
     except BasculeError as error:
         report(error_to_json(error))
         return 3
+    if is_stuck:
+        os._exit(_STUCK_EXIT)
     return 0
 
 

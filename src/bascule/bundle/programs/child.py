@@ -42,9 +42,6 @@ _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD
 class ChildProgram:
     """See `core.programs.Program`. Runs one call at a time."""
 
-    may_block = True
-    """A run waits for another process, so it has no business on an event loop."""
-
     def __init__(
         self,
         arguments: Sequence[str],
@@ -79,7 +76,7 @@ class ChildProgram:
         self._command = [python, "-P", host.__file__, str(os.getpid()), *arguments]
         self._threads = threads
         self._start_timeout_s = start_timeout_s
-        self._run_timeout_s = run_timeout_s
+        self.run_timeout_s = run_timeout_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready = False
@@ -230,7 +227,7 @@ class ChildProgram:
             self._await_ready()
 
     def _ask(self, frame: list[Any]) -> tuple[dict[str, Any], Columns]:
-        until = time.monotonic() + self._run_timeout_s
+        until = time.monotonic() + self.run_timeout_s
         for piece in frame:
             self._write(piece, until)
         head, found = self._receive(until, "answer")
