@@ -121,11 +121,11 @@ class Pulse:
     """How the processes of a server are.
 
     Attributes:
-        keys_age_s: Since the keys were last read from the catalogue; None where callers need none.
+        keys_age_s: Since the keys were last read from the catalogue; 0 where callers need none.
         silent_workers: Workers that were killed because their event loop did not turn.
     """
 
-    keys_age_s: float | None = None
+    keys_age_s: float = 0.0
     silent_workers: int = 0
 
 
@@ -219,7 +219,7 @@ class Counters:
     def pulse(self) -> Pulse:
         """How the processes are."""
         read_ns = self._words[_KEYS_READ_NS]
-        age_s = (time.monotonic_ns() - read_ns) / 1e9 if read_ns else None
+        age_s = (time.monotonic_ns() - read_ns) / 1e9 if read_ns else 0.0
         return Pulse(age_s, self._words[_SILENT_WORKERS])
 
     def totals(self) -> list[Totals]:
@@ -258,10 +258,9 @@ def _pulse_families(pulse: Pulse) -> Iterator[str]:
     yield "# HELP bascule_silent_workers_total Workers killed because their event loop stood still."
     yield "# TYPE bascule_silent_workers_total counter"
     yield f"bascule_silent_workers_total {pulse.silent_workers}"
-    if pulse.keys_age_s is not None:
-        yield "# HELP bascule_keys_age_seconds Since the keys were last read from the catalogue."
-        yield "# TYPE bascule_keys_age_seconds gauge"
-        yield f"bascule_keys_age_seconds {pulse.keys_age_s:.3f}"
+    yield "# HELP bascule_keys_age_seconds Since the keys were last read from the catalogue."
+    yield "# TYPE bascule_keys_age_seconds gauge"
+    yield f"bascule_keys_age_seconds {pulse.keys_age_s:.3f}"
 
 
 def _families(labels: Sequence[Label], totals: Sequence[Totals]) -> Iterator[str]:
