@@ -20,7 +20,6 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -678,10 +677,9 @@ def bind_unix(path: Path) -> socket.socket:
 
 
 def _shared_file(name: str) -> IO[bytes]:
-    """A file for what processes share. It has no name, so it is gone with the last of them.
+    """A file in memory for what processes share; it is gone with the last of them.
 
-    On Linux it lies in memory and in no file system, so that none can be too full for it.
+    It lies in no file system, so none can be too full for it: a write to a mapped file ends the
+    process where the file system has no block left.
     """
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create(name), "r+b", buffering=0)
-    return tempfile.TemporaryFile()
+    return os.fdopen(os.memfd_create(name), "r+b", buffering=0)

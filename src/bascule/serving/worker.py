@@ -277,6 +277,7 @@ def _reporter() -> Report:
 def main() -> int:
     """Run one worker; the exit code is 0 after a drain, 3 if it could not start, 4 if stuck."""
     die_with(int(sys.argv[1]))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a supervisor that stops ignores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
     report = _reporter()
     # Read without buffering: the loop watches the same descriptor for its end.

@@ -82,7 +82,13 @@ class ChildProgram:
         self._is_ready = False
         self._deaths = 0
         self._not_before = 0.0
-        self._folder = tempfile.mkdtemp(prefix="bascule-child-")
+        try:
+            self._folder = tempfile.mkdtemp(prefix="bascule-child-")
+        except OSError as problem:
+            raise Unavailable(
+                f"the process of {name} has no place for its files: {problem.strerror}",
+                hint="free some space for temporary files, or set TMPDIR",
+            ) from None
         with self._lock:
             self._spawn()
             try:
