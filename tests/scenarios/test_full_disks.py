@@ -67,7 +67,7 @@ def bascule(home, *words, beside=None):
         ]
     return subprocess.run(
         [*within, sys.executable, "-m", "bascule.cli", *words, "--json"],
-        env={**os.environ, "BASCULE_HOME": str(home)},
+        env={**os.environ, "BASCULE_HOME": str(home), "BASCULE_SECURITY__CALLERS": "keys"},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 

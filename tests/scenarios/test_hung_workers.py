@@ -94,12 +94,20 @@ def test_a_server_that_was_suspended_as_a_whole_kills_no_worker(
     assert ask(connect, server, "gb", body) == 200
 
 
-def test_a_run_on_the_loop_that_does_not_end_is_ended_and_the_worker_goes_on(serve, connect, quick):
-    server = serve(quick)
+def test_a_run_on_the_loop_that_does_not_end_holds_up_nobody_for_long(
+    serve, connect, quick, cancer_bundle, body
+):
+    server = serve(quick, cancer_bundle, env={"BASCULE_SERVING__DEADLINE_S": "1"})
     (worker,) = server.worker_pids()
     assert ask(connect, server, "quick", rows(1.0)) == 200
-
-    assert ask(connect, server, "quick", rows(1.0, POISON)) == 504
+    with connect(server.port) as poisoned, connect(server.port) as mate:
+        began_s = time.monotonic()
+        poisoned.request("POST", "/v2/models/quick/infer", rows(1.0, POISON))
+        mate.request("POST", "/v2/models/quick/infer", rows(1.0))
+        assert ask(connect, server, "gb", body) == 200
+        assert time.monotonic() - began_s < 0.5  # 0.1 s on a quiet machine
+        assert poisoned.answer().status == 504
+        assert mate.answer().status in (200, 504)
     assert ask(connect, server, "quick", rows(1.0)) == 200
     assert server.worker_pids() == [worker]
 

@@ -272,6 +272,13 @@ class Batcher:
             self._thread.start()
         self._arrived.set()
 
+    def take_over(self, job: Job) -> None:
+        """Queue a call that the loop could not finish."""
+        try:
+            self.submit(job, self._limits.deadline_s)
+        except BasculeError as error:
+            _settle([job], [error])
+
     def stop(self, ended: Callable[[], None] = _nothing) -> None:
         """Take no more; `ended` is called, on the event loop, once what waits has been answered."""
         self._stopped = True
@@ -287,9 +294,9 @@ class Batcher:
         A program in a process of its own sees to that itself.
         """
         run = self._run
-        if run is None or self._stopped or hasattr(self._program, "run_timeout_s"):
+        if self._stopped or hasattr(self._program, "run_timeout_s"):
             return False
-        over_s = time.perf_counter() - run[0] - self._limits.deadline_s
+        over_s = 0.0 if run is None else time.perf_counter() - run[0] - self._limits.deadline_s
         if over_s <= 0.0:
             self._refusal = ""
             return False
@@ -457,7 +464,8 @@ class Engine:
     __slots__ = (
         "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_hurried",
         "_hurried_below_s", "_inline_runs", "_inline_s", "_inline_should_s", "_loop", "_runs",
-        "batcher", "inline_rows", "name", "pace", "placement", "program", "size_bytes",
+        "_was_interrupted", "batcher", "inline_rows", "name", "pace", "placement", "program",
+        "size_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -490,6 +498,7 @@ class Engine:
         self._inline_s = self._inline_should_s = 0.0
         self._before = 0.0
         self._runs = 0
+        self._was_interrupted = False
 
     def run(
         self,
@@ -511,7 +520,7 @@ class Engine:
             return None
         if not self._gathers:
             self.run_inline([job], rows)
-            return None
+            return None if job.settled else job.cancel
         if self._gathered_rows + rows > self.inline_rows:
             self._run_gathered()
         if not self._gathered:
@@ -540,10 +549,19 @@ class Engine:
         self._inline_s += time.perf_counter() - started_s
         self._inline_runs += 1
         self._inline_should_s += self.pace.run_s(rows)
+        if self._was_interrupted:
+            self._was_interrupted = False
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                if isinstance(outcome, TimedOut):
+                    self.batcher.take_over(job)
+                else:
+                    _settle([job], [outcome])
+            return
         _settle(jobs, outcomes)
 
     def interrupt_inline(self) -> None:
         """End a run that holds up the loop; all others are made on the thread. From any thread."""
+        self._was_interrupted = True
         self.pace = replace(self.pace, inline_rows=0)
         self.placement = Placement(0)
         self.inline_rows = 0

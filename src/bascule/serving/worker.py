@@ -40,7 +40,7 @@ from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
 from bascule.serving.routes import Route
 from bascule.serving.services import Service, WorkerConfig
-from bascule.serving.watchdog import Watchdog
+from bascule.serving.watchdog import watch_loop
 from bascule.serving.wishes import Wishes
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     sites = {id(door.site): door.site for door in doors}.values()
     beat = partial(counters.beat, config.worker)
     beat()
-    Watchdog(partial(counters.last_beat_ns, config.worker))
+    watch_loop()
 
     def leave_if_stuck() -> None:
         if lineup.is_stuck:
