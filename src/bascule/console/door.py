@@ -1,18 +1,16 @@
 """Where the control API is reached: few connections, and an end to each that keeps others waiting.
 
-uvicorn bounds neither how many connections are open nor how long one may take over its request.
-Here, the process that is asked is the one that keeps workers alive and keys up to date, so:
-- `MAX_CONNECTIONS` are open, and fewer where the process may not have as many descriptors; one more
-  takes the place of the one that has been idle for the longest;
+uvicorn bounds neither how many connections are open nor how long one may take over its request. The
+process that is asked here keeps workers alive and keys fresh, so:
+- `MAX_CONNECTIONS` are open, handshakes included, and fewer where the process may not have as many
+  descriptors; one more takes the place of the one that has been idle for the longest;
 - a handshake, a head, a body and the reading of an answer each have a time-out, which aborts;
-- a connection whose body was not read ends with the answer.
-How much a body may have is said in `rights`, after the key.
+- a connection whose body was not read ends with the answer, and the client can read that.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import resource
 import socket
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from bascule.serving import Tls
 
 MAX_CONNECTIONS = 128
-_FEWEST_CONNECTIONS = 8
 _OTHER_FILES = 256
 """Descriptors that are left to what else the process does."""
 _MAX_HEAD_BYTES = 32 << 10
@@ -38,31 +35,30 @@ _HEAD_S = 10.0
 _BODY_S = 20.0
 _UNREAD_S = 20.0
 _LINGER_S = 1.0
-"""How long a client may go on sending what is not read, so that it sees its answer and no reset."""
 _AT_ONCE = 16
 _PAUSE_S = 0.1
+"""How long none is accepted after the system had no descriptor for one."""
 
 
 class ControlServer(uvicorn.Server):
     """Serves an application on one listening socket."""
 
     def __init__(self, app: Any, tls: Tls | None = None) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                ws="none",
-                log_config=None,  # as the rest of the process logs
-                log_level="error",  # what callers do wrong would fill the log
-                access_log=False,
-                lifespan="off",
-                h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
-            )
+        config = uvicorn.Config(
+            app,
+            ws="none",
+            log_config=None,  # as the rest of the process logs
+            log_level="error",  # what callers do wrong would fill the log
+            access_log=False,
+            lifespan="off",
+            h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
         )
+        super().__init__(config)
         self._tls = None if tls is None else tls.context()
         self._entering: dict[asyncio.Task[None], None] = {}  # oldest first
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         free = files - len(os.listdir("/dev/fd")) - _OTHER_FILES
-        self._most = min(MAX_CONNECTIONS, max(_FEWEST_CONNECTIONS, free // 2))
+        self._most = min(MAX_CONNECTIONS, max(8, free // 2))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections."""
@@ -89,15 +85,15 @@ class ControlServer(uvicorn.Server):
         for _ in range(_AT_ONCE):
             try:
                 accepted, _ = self._listener.accept()
-            except OSError as problem:
-                if problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    loop.remove_reader(self._listener)
-                    loop.call_later(_PAUSE_S, self._accept_again)
+            except BlockingIOError:
+                return
+            except OSError:
+                loop.remove_reader(self._listener)
+                loop.call_later(_PAUSE_S, self._accept_again)
                 return
             if not self._has_room():
                 accepted.close()
                 continue
-            accepted.setblocking(False)
             task = loop.create_task(self._connect(accepted))
             self._entering[task] = None
             task.add_done_callback(partial(self._entered, accepted))
@@ -112,45 +108,40 @@ class ControlServer(uvicorn.Server):
         opened = [one for one in self.server_state.connections if isinstance(one, _Connection)]
         if len(self._entering) + len(opened) < self._most:
             return True
-        idle = min(
-            (one for one in opened if one.is_idle), key=lambda one: one.idle_since_s, default=None
-        )
-        if idle is not None:
-            idle.abort()
+        idle = [one for one in opened if one.is_idle]
+        if idle:
+            min(idle, key=lambda one: one.idle_since_s).abort()
         elif self._entering:
             oldest = next(iter(self._entering))
             del self._entering[oldest]
             oldest.cancel()
-        else:
-            return False
-        return True
+        return bool(idle or self._entering)
 
     async def _connect(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        within = {}
-        if self._tls is not None:
-            within = {"ssl_handshake_timeout": _HANDSHAKE_S, "ssl_shutdown_timeout": _LINGER_S}
+        accepted.setblocking(False)
+        within = {"ssl_handshake_timeout": _HANDSHAKE_S, "ssl_shutdown_timeout": _LINGER_S}
         with suppress(OSError):  # a handshake failed; nothing to report
             await loop.connect_accepted_socket(
                 lambda: _Connection(self.config, self.server_state, {}, loop),
                 accepted,
                 ssl=self._tls,
-                **within,
+                **({} if self._tls is None else within),
             )
 
 
 class _Connection(H11Protocol):
-    """One connection of the control API."""
+    """One connection of the control API, and the time for what it waits for."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.idle_since_s = self.loop.time()
         self._awaited = ""
         self._late: asyncio.TimerHandle | None = None
-        super().connection_made(_Lingering(transport, self._linger))  # type: ignore[arg-type]
+        super().connection_made(_Lingering(transport, self._lingers))  # type: ignore[arg-type]
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._expect("", 0.0)
+        self._await("", 0.0)
         super().connection_lost(exc)
 
     @property
@@ -187,36 +178,34 @@ class _Connection(H11Protocol):
         super().on_response_complete()
 
     def _look(self) -> None:
-        """Give what the connection waits for its time."""
         if self._awaited == "end":
             return
         if self.flow.write_paused:
-            self._expect("reading", _UNREAD_S)
+            self._await("reading", _UNREAD_S)
         elif self.is_idle:
-            self._expect("head", _HEAD_S)
+            self._await("head", _HEAD_S)
         elif self.cycle.more_body:
-            self._expect("body", _BODY_S)
+            self._await("body", _BODY_S)
         else:
-            self._expect("", 0.0)
+            self._await("", 0.0)
 
-    def _expect(self, what: str, within_s: float) -> None:
+    def _await(self, what: str, within_s: float) -> None:
         if what != self._awaited:
             self._awaited = what
             if self._late is not None:
                 self._late.cancel()
             self._late = self.loop.call_later(within_s, self.abort) if what else None
 
-    def _linger(self) -> bool:
-        """Whether the client sends a body that is not read; it is let go of a little later."""
+    def _lingers(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
         is_sending = cycle is not None and cycle.more_body
         if is_sending:
-            self._expect("end", _LINGER_S)
+            self._await("end", _LINGER_S)
         return is_sending
 
 
 class _Lingering:
-    """A transport that, closed while the client sends, lets it read its answer before the end."""
+    """A transport that, closed while the client sends, lets it read its answer and no reset."""
 
     def __init__(self, transport: asyncio.Transport, lingers: Callable[[], bool]) -> None:
         self._transport = transport

@@ -34,7 +34,7 @@ SILENT_S = 5.0
 """After so long without word from the supervisor, the keys are not taken to hold."""
 
 _MAX_KNOWN = 4096
-_TELL_EVERY_S = 60.0
+_FRESH_S, _TELL_EVERY_S = 2.0, 60.0
 
 
 class Guard:
@@ -165,8 +165,8 @@ class KeysFile:
         self._written = b""
         self._read_ns = 0
         self._is_sound = True
-        self._is_stale = False
-        self._told_s = 0.0
+        self._problem = ""
+        self._told, self._told_s = "", 0.0
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._threads = [
@@ -201,20 +201,16 @@ class KeysFile:
                 call()
             except Exception as error:
                 # No failure may end it: the workers would refuse every key from then on.
-                self._is_sound = False
-                self._tell(f"keys cannot be renewed, and hold {SILENT_S:g} s more: {error!r}")
+                self._problem, self._is_sound = repr(error), False
 
     def _read(self) -> None:
-        problem = ""
         try:
             self._take()
         except BasculeError as error:
             # Where this process lacks descriptors, the catalogue is not what is away.
             os.close(os.dup(self._descriptor))
-            problem = f"keys cannot be read: {error}; known ones hold up to {self._stale_s:g} s"
-        self._is_sound = True
-        self._renew()
-        self._tell(problem)
+            self._problem = str(error)
+        self._renew(again=True)
 
     def _take(self) -> None:
         read_ns = time.monotonic_ns()
@@ -225,33 +221,39 @@ class KeysFile:
         text = json.dumps([key.to_json() for key in keys]).encode()
         self._content = text + b"\n" + hashlib.sha256(text).hexdigest().encode()
         self._read_ns = read_ns
+        self._problem = "the catalogue does not answer"
 
-    def _renew(self) -> None:
-        """Write what was read, and say that it holds unless it is too old."""
+    def _renew(self, *, again: bool = False) -> None:
+        """Write what was read, and say that it holds unless it is too old.
+
+        After a failure that is not the catalogue's, only `again` once that was read.
+        """
         with self._lock:
-            if self._stopping.is_set() or not self._is_sound:
+            if self._stopping.is_set():
                 return
-            if self._content != self._written:
-                self._written = b""
-                os.pwrite(self._descriptor, self._content, 0)
-                os.ftruncate(self._descriptor, len(self._content))
-                self._written = self._content
-            was_stale = self._is_stale
-            self._is_stale = time.monotonic_ns() - self._read_ns > self._stale_s * 1e9
-            if not self._is_stale:
+            if self._is_sound or again:
+                if self._content != self._written:
+                    self._written = b""
+                    os.pwrite(self._descriptor, self._content, 0)
+                    os.ftruncate(self._descriptor, len(self._content))
+                    self._written = self._content
+                self._is_sound = True
+            age_s = (time.monotonic_ns() - self._read_ns) / 1e9
+            holds = self._is_sound and age_s < self._stale_s
+            if holds:
                 self._hold(self._read_ns)
-            elif not was_stale:
-                log.error("keys were not read for %g s; all are refused now", self._stale_s)
+            self._tell("hold" if holds else "are refused", age_s)
 
-    def _tell(self, problem: str) -> None:
-        """Log a problem when it begins and once a minute while it lasts; none is its end."""
+    def _tell(self, becomes: str, age_s: float) -> None:
+        """Log a problem when it begins, when it grows and once a minute, and its end."""
         now_s = time.monotonic()
-        if problem and now_s - self._told_s > _TELL_EVERY_S:
-            self._told_s = now_s
-            log.error("%s", problem)
-        elif not problem and self._told_s:
-            self._told_s = 0.0
+        is_fresh = becomes == "hold" and age_s < _FRESH_S
+        if is_fresh and self._told:
             log.warning("keys are read again")
+            self._told = ""
+        elif not is_fresh and (becomes != self._told or now_s - self._told_s > _TELL_EVERY_S):
+            log.error("keys were read %.0f s ago (%s) and %s", age_s, self._problem, becomes)
+            self._told, self._told_s = becomes, now_s
 
 
 def _parse(content: bytes) -> list[dict[str, Any]]:
