@@ -219,3 +219,30 @@ def test_connections_without_end_keep_nobody_out_and_keys_are_revoked(
         (killed, _) = pids = server.worker_pids()
         os.kill(killed, signal.SIGKILL)
         until(lambda: len(now := server.worker_pids()) == 2 and set(now) != set(pids))
+
+
+def test_a_worker_without_a_descriptor_left_still_reads_the_keys(
+    start, connect, cancer_bundle, home, body, monkeypatch, tmp_path
+):
+    limiting = tmp_path / "python"
+    limiting.write_text(f'#!/bin/sh\nulimit -n 600\nexec {sys.executable} "$@"\n')
+    limiting.chmod(0o755)
+    token = bascule(home, "keys", "create", "kept", "--allow", "infer:gb")["token"]
+    header = f"Authorization: Bearer {token}\r\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(limiting))
+        env = {"BASCULE_HOME": str(home), "BASCULE_SECURITY__CALLERS": "keys"}
+        limited = start(cancer_bundle, env=env)
+
+    def status():
+        return client.request("POST", "/v2/models/gb/infer", body, header).answer().status
+
+    try:
+        with connect(limited.port) as client:
+            assert status() == 200
+            with held_open(limited.port, IDLE, b"GET /v2 HTTP/1.1\r\n"):
+                bascule(home, "keys", "revoke", "kept")
+                until(lambda: status() == 401, within_s=1.0)
+    finally:
+        limited.process.stdout.close()
+        limited.end()

@@ -12,6 +12,8 @@ import psutil
 import pytest
 from tests.scenarios.endless import POISON, endless
 
+import bascule
+
 WITHIN_S = 20
 
 
@@ -124,6 +126,38 @@ def test_a_run_on_a_thread_that_does_not_end_is_ended_after_its_deadline(serve, 
         assert second.answer().status in (200, 504)
     until(lambda: ask(connect, server, "costly", rows(1.0)) == 200, within_s=5)
     assert time.monotonic() - began_s < 4
+    assert server.worker_pids() == [worker]
+
+
+HANGING = """
+import time
+
+class Model:
+    def predict(self, columns):
+        if (columns["input"] == 7).any():
+            time.sleep(3600)
+        return columns["input"].sum(axis=1)
+"""
+
+
+def test_a_process_of_a_model_that_hangs_is_replaced_after_the_deadline(
+    serve, connect, packed, tmp_path
+):
+    (tmp_path / "own.py").write_text(HANGING)
+    model = bascule.PythonModel("own:Model", code=tmp_path / "own.py")
+    own = packed("own", model, np.ones((8, 3)))
+    server = serve(own, env={"BASCULE_SERVING__DEADLINE_S": "1"})
+    (worker,) = server.worker_pids()
+
+    def infer(value):
+        tensor = {"name": "input", "datatype": "FP64", "shape": [1, 3], "data": [value] * 3}
+        return ask(connect, server, "own", json.dumps({"inputs": [tensor]}).encode())
+
+    assert infer(1.0) == 200
+    began_s = time.monotonic()
+    assert infer(7.0) == 504
+    until(lambda: infer(1.0) == 200)
+    assert time.monotonic() - began_s < 6  # of which the new process starts for one or two
     assert server.worker_pids() == [worker]
 
 

@@ -50,11 +50,12 @@ class Guard:
         """Read the keys.
 
         Args:
-            file: Where they are.
+            file: Where they are; it is written in place.
             now: The time by which they expire.
             held_ns: When the supervisor last said that they hold, by the monotonic clock.
         """
-        self._file = file
+        # Opened once: there may be no descriptor when the file has changed.
+        self._descriptor = os.open(file, os.O_RDONLY)
         self._now = now
         self._held_ns = held_ns
         self.is_open = True
@@ -81,10 +82,11 @@ class Guard:
             log.warning("the keys %s", "hold again" if is_open else "hold no more: all are refused")
 
     def _look_at_keys(self) -> None:
-        there = os.stat(self._file)
-        seen = (there.st_ino, there.st_mtime_ns)
+        there = os.fstat(self._descriptor)
+        seen = (there.st_mtime_ns, there.st_size)
         if seen != self._seen:
-            ring = Keyring(map(Key.from_json, _parse(self._file.read_bytes())))
+            content = os.pread(self._descriptor, there.st_size, 0)
+            ring = Keyring(map(Key.from_json, _parse(content)))
             self._ring, self._seen, self._known = ring, seen, {}
 
     def check(self, authorization: bytes | None, action: Action, model: str) -> None:

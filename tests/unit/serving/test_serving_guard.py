@@ -41,9 +41,7 @@ def ring(tmp_path, keys):
     file = tmp_path / "keys.json"
 
     def write():
-        draft = file.with_suffix(".new")
-        draft.write_text(json.dumps([key.to_json() for key in keys.stored()]))
-        os.replace(draft, file)
+        file.write_text(json.dumps([key.to_json() for key in keys.stored()]))
 
     def make(*permissions, **more):
         _, token = create_key(
@@ -534,7 +532,7 @@ def test_keys_that_the_supervisor_does_not_hold_open_nothing_until_it_does(ring,
 def test_a_file_that_stays_unreadable_closes_the_guard(ring, monkeypatch):
     header = ring("infer:late").partition(": ")[2].strip().encode()
     guard = Guard(ring.file)
-    ring.file.unlink()
+    ring.file.write_text("[{")
     guard.look()
     guard.check(header, "infer", "late")
     monkeypatch.setattr("bascule.serving.guard.SILENT_S", 0.0)
