@@ -50,18 +50,18 @@ class Guard:
         """Read the keys.
 
         Args:
-            file: Where they are; it is written in place.
+            file: Where they are.
             now: The time by which they expire.
             held_ns: When the supervisor last said that they hold, by the monotonic clock.
         """
-        # Opened once: there may be no descriptor when the file has changed.
+        self._file = file
         self._descriptor = os.open(file, os.O_RDONLY)
         self._now = now
         self._held_ns = held_ns
         self.is_open = True
         self._looked_ns = time.monotonic_ns()
         self._told_ns = 0
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
         self._ring = Keyring(())
         self._known: dict[bytes, tuple[Key, set[tuple[Action, str]]]] = {}
         self.look()
@@ -82,9 +82,13 @@ class Guard:
             log.warning("the keys %s", "hold again" if is_open else "hold no more: all are refused")
 
     def _look_at_keys(self) -> None:
-        there = os.fstat(self._descriptor)
-        seen = (there.st_mtime_ns, there.st_size)
+        there = os.stat(self._file)
+        seen = (there.st_ino, there.st_mtime_ns, there.st_size)
         if seen != self._seen:
+            # Opened again only if it is another file: there may be no descriptor for it.
+            if there.st_ino != os.fstat(self._descriptor).st_ino:
+                os.close(self._descriptor)
+                self._descriptor = os.open(self._file, os.O_RDONLY)
             content = os.pread(self._descriptor, there.st_size, 0)
             ring = Keyring(map(Key.from_json, _parse(content)))
             self._ring, self._seen, self._known = ring, seen, {}
