@@ -199,8 +199,8 @@ class Counters:
         """Note that the event loop of a worker turns."""
         self._words[_FIRST_BEAT + worker] = time.monotonic_ns()
 
-    def last_beat_ns(self, worker: int) -> int:
-        """When the event loop of a worker last turned, as it says."""
+    def beat_of(self, worker: int) -> int:
+        """When the event loop of a worker last turned."""
         return self._words[_FIRST_BEAT + worker]
 
     def hold_keys(self, read_ns: int) -> None:

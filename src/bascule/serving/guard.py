@@ -156,10 +156,10 @@ class KeysFile:
         """Nothing is read yet.
 
         Args:
-            descriptor: The shared file, which nothing else writes to. Left open.
+            descriptor: The shared file, which nothing else writes to.
             keys: Reads the catalogue.
             hold: Tells the workers that the keys hold, and when they were read.
-            stale_s: How long they hold where the catalogue cannot be read.
+            stale_s: How long they hold where they cannot be read again.
         """
         self.path = Path(f"/dev/fd/{descriptor}")
         self._descriptor = descriptor

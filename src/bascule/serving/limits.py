@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Batching = Literal["auto", "never"]
-_FEWEST_CONNECTIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +77,20 @@ class Limits:
 
     def with_open_files(self, others: int) -> Limits:
         """The same with no more connections than this process may have files, but for `others`."""
-        wanted = self.max_connections + self.max_handshakes + others
-        free = max(_FEWEST_CONNECTIONS, allow_open_files(wanted) - others)
-        handshakes = min(self.max_handshakes, free // 5)
-        connections = min(self.max_connections, free - handshakes)
-        return replace(self, max_connections=connections, max_handshakes=handshakes)
+        wanted = self.max_connections + self.max_handshakes
+        share = min(1.0, max(64, allow_open_files(wanted + others) - others) / wanted)
+        return replace(
+            self,
+            max_connections=int(self.max_connections * share),
+            max_handshakes=int(self.max_handshakes * share),
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def allow_open_files(count: int) -> int:
-    """Raise the soft limit: it is 1,024 nearly everywhere, for programs of another age.
-
-    Returns:
-        How many files the process may have open, at most `count`.
-    """
+    """Raise the soft limit, which is 1,024 nearly everywhere; how many of `count` it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
         soft = count if hard == resource.RLIM_INFINITY else min(count, hard)

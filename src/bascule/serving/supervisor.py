@@ -175,12 +175,9 @@ class _Worker:
             self.restarts += 1
 
     def kill_silent(self, beat_ns: int, watched_s: float, silent_s: float) -> bool:
-        """Kill the process if its event loop stands still; whether it was killed.
+        """Kill the process if its beat stays the same for `silent_s`; whether it was killed.
 
-        Args:
-            beat_ns: When the loop last turned, as the worker says.
-            watched_s: By the clock of the watching thread, which stands still when that does.
-            silent_s: How long the loop may stand still.
+        `watched_s` is of a clock that stands still while the watching thread does.
         """
         process = self.running()
         if process is None or beat_ns != self._beat_ns:
@@ -558,7 +555,7 @@ class Supervisor:
                     log.exception("worker %d cannot be looked after", worker.config.worker)
 
     def _look_after(self, worker: _Worker, watched_s: float) -> None:
-        beat_ns = self._counters.last_beat_ns(worker.config.worker)
+        beat_ns = self._counters.beat_of(worker.config.worker)
         if worker.kill_silent(beat_ns, watched_s, self.limits.silent_s):
             self._counters.count_silent_worker()
         # A turn may wait for a worker that stands still, which is killed here.

@@ -57,8 +57,7 @@ Report = Callable[[dict[str, Any]], None]
 async def serve(config: WorkerConfig, report: Report) -> bool:
     """Load, report ready, answer; returns when everything under way has been answered.
 
-    Returns:
-        Whether a thread is stuck, so that the process cannot end in order.
+    Returns whether a thread is stuck, so that the process cannot end in order.
     """
     loop = asyncio.get_running_loop()
     counters = Counters(config.counters, config.workers)
@@ -98,23 +97,18 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     orders = Orders(lineup, report, stopping.set, wishes)
     loop.add_reader(sys.stdin.fileno(), orders.read)
     sites = {id(door.site): door.site for door in doors}.values()
-    beat = partial(counters.beat, config.worker)
-    beat()
-    watch_loop()
+    every_second = [each.tick for each in sites] + [door.look for door in doors]
 
-    def leave_if_stuck() -> None:
+    def tick() -> None:
+        counters.beat(config.worker)
+        lineup.tick()
         if lineup.is_stuck:
             log.error("a model is stuck: the worker leaves, to be started again")
             stopping.set()
 
-    ticks = [leave_if_stuck, *(each.tick for each in sites)]
-    every_second: tuple[Callable[[], None], ...] = (
-        beat,
-        *ticks,
-        lineup.tick,
-        *(door.look for door in doors),
-    )
-    ticking = [loop.create_task(_every(1.0, *every_second))]
+    tick()
+    watch_loop()
+    ticking = [loop.create_task(_every(1.0, tick, *every_second))]
     if guard is not None:
         ticking.append(loop.create_task(_every(LOOK_EVERY_S, guard.look)))
     report({"ready": True})

@@ -143,16 +143,9 @@ def _write(output: BinaryIO, frame: list[Any]) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Have the system kill this process when its parent ends, however that ends.
-
-    Linux does so when the *thread* ends that started this process.
-
-    Args:
-        parent: Its process; where that has ended already, so does this.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:
+    """Have the system kill this process when the *thread* that started it ends, however it ends."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
         os._exit(3)
 
 
