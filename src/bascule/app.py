@@ -99,12 +99,14 @@ class SecuritySettings:
             relative path is meant from the folder of the settings.
         callers: Whether callers of a server need a key: "keys" or "anybody"; "auto" asks for keys
             unless the server listens on the loopback address alone.
+        keys_stale_s: How long the known keys hold while the catalogue cannot be read.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     required_keys: tuple[Path, ...] = ()
     callers: Literal["auto", "keys", "anybody"] = "auto"
+    keys_stale_s: Annotated[float, Gt(0), Le(31_536_000)] = 3_600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,8 @@ class ServingSettings:
         max_body_bytes: Of a request.
         max_queue_requests: How many may wait in a worker before the next is turned away.
         drain_s: How long requests in flight have to finish after a stop was asked for.
+        worker_silent_s: How long a worker's event loop may stand still before the worker is
+            killed and replaced.
         batching: "auto" runs waiting callers together, "never" runs each alone.
         memory_budget_mb: How much memory the models of a worker may take; 0 is no bound.
         confidence: What the sets and intervals of answers hold the truth with, where a request
@@ -174,6 +178,7 @@ class ServingSettings:
     max_body_bytes: Annotated[int, Ge(1)] = 64 << 20
     max_queue_requests: Annotated[int, Ge(1)] = 512
     drain_s: Annotated[float, Ge(0), Le(3_600)] = 10.0
+    worker_silent_s: Annotated[float, Ge(2), Le(3_600)] = 10.0
     batching: Literal["auto", "never"] = "auto"
     memory_budget_mb: Annotated[int, Ge(0)] = 0
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0

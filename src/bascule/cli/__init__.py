@@ -15,8 +15,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import NoReturn
 
 from bascule.core.errors import (
     BasculeError,
@@ -62,16 +65,26 @@ def main() -> None:
     try:
         app()
     except BasculeError as error:
-        from bascule.cli.screen import print_error
-
-        print_error(error, as_json="--json" in sys.argv[1:])
-        sys.exit(exit_code(error))
+        _end(error)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output, `head` for example, has had enough.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "what is written to, the output for example"
+        _end(Unavailable(f"there is no space left for {where}", hint="free some, then try again"))
+
+
+def _end(error: BasculeError) -> NoReturn:
+    from bascule.cli.screen import print_error
+
+    with suppress(OSError):  # there may be no space for this either
+        print_error(error, as_json="--json" in sys.argv[1:])
+    sys.exit(exit_code(error))
 
 
 def exit_code(error: BasculeError) -> int:

@@ -69,23 +69,22 @@ class _Holds:
 
     def keep(self, wait: Callable[[float], bool]) -> None:
         """Hold until `wait` says that it is the end."""
-        try:
-            registry = self._registry()
-        except BasculeError as error:
-            self._warn(error)
-            return
+        registry: Registry | None = None
         while True:
             try:
+                registry = registry or self._registry()
                 self._renew(registry)
                 self._was_told = False
             except NotFound:
                 return  # there is no registry to hold in
-            except BasculeError as error:
+            except Exception as error:
+                # Whatever it is may pass, and what is not held may be removed.
                 self._warn(error)
             if wait(RENEW_EVERY_S):
                 break
-        with suppress(BasculeError):  # it ends by itself
-            registry.release(sorted(self._held), self._holder)
+        if registry is not None:
+            with suppress(BasculeError, OSError):  # it ends by itself
+                registry.release(sorted(self._held), self._holder)
 
     def _renew(self, registry: Registry) -> None:
         from bascule.bundle.format import digest_of
@@ -101,7 +100,7 @@ class _Holds:
 
         return open_registry(self._settings)
 
-    def _warn(self, error: BasculeError) -> None:
+    def _warn(self, error: Exception) -> None:
         if not self._was_told:
             note(f"warning: what is served is not held: {error}")
         self._was_told = True

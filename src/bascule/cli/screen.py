@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -24,9 +24,10 @@ def say(line: str) -> None:
 
 
 def note(line: str) -> None:
-    """One line beside the result, on standard error."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    """One line beside the result, on standard error. That it cannot be written ends nothing."""
+    with suppress(OSError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 def error_json(error: BasculeError) -> dict[str, str]:

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import stat
 import tempfile
 import threading
@@ -25,7 +24,7 @@ from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
 from bascule.core.errors import Refused
 from bascule.places import fetch, is_address
-from bascule.serving import Guard, JournalConfig, Limits, Policy, Service, Supervisor, Tls, bind
+from bascule.serving import JournalConfig, Limits, Policy, Service, Supervisor, bind
 from bascule.serving.logs import start_logging
 
 if TYPE_CHECKING:
@@ -105,6 +104,7 @@ def run_server(
             workers=chosen.workers,
             limits=limits_of(settings),
             keys=open_keys(settings).stored if callers_need_keys(settings) else None,
+            keys_stale_s=settings.security.keys_stale_s,
             tls=tls_of(settings),
             unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
             faces=faces_of(chosen),
@@ -208,6 +208,7 @@ def limits_of(settings: Settings) -> Limits:
         max_queue_requests=chosen.max_queue_requests,
         max_body_bytes=chosen.max_body_bytes,
         drain_s=chosen.drain_s,
+        silent_s=chosen.worker_silent_s,
         batching=chosen.batching,
         memory_budget_mb=chosen.memory_budget_mb,
         confidence=chosen.confidence,
@@ -221,27 +222,18 @@ def _start_control(
     find: Callable[[str], Service],
 ) -> Callable[[], None]:
     """Serve the control API on a thread; returns what ends it."""
-    import uvicorn
-
     from bascule.app import open_registry, tls_of
-    from bascule.console import control_app
+    from bascule.console import ControlServer, control_app
 
     def registry() -> Registry:
         return open_registry(settings)
 
-    guard = None if supervisor.keys_file is None else Guard(supervisor.keys_file)
-    config = uvicorn.Config(
-        control_app(supervisor, registry, find, guard),
-        log_config=None,  # as the rest of the process logs
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        **_uvicorn_tls(tls_of(settings)),
-    )
+    server = ControlServer(
+        control_app(supervisor, registry, find, supervisor.guard()), tls_of(settings)
+    )  # fmt: skip
     # What was loaded stays: the collector need not look through it, not even at the end.
     gc.collect()
     gc.freeze()
-    server = uvicorn.Server(config)
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [listener]}, name="bascule-control", daemon=True
     )
@@ -252,15 +244,6 @@ def _start_control(
         thread.join(2.0)
 
     return end
-
-
-def _uvicorn_tls(tls: Tls | None) -> dict[str, Any]:
-    if tls is None:
-        return {}
-    made: dict[str, Any] = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
-    if tls.client_authority is not None:
-        made |= {"ssl_ca_certs": tls.client_authority, "ssl_cert_reqs": ssl.CERT_REQUIRED}
-    return made
 
 
 def _announce(

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bascule.console.load import add_load
-from bascule.console.rights import by_key, let_in, loopback_only
+from bascule.console.rights import bearer, by_key, loopback_only, route_of
 from bascule.console.services import FindService, add_services
 from bascule.core.errors import BasculeError
 from bascule.core.names import Reference
@@ -137,8 +137,9 @@ def control_app(
         version=VERSION,
         description="What is registered, served and counted; loads, swaps and unloads.",
         responses={"4XX": {"model": ErrorView}, 503: {"model": ErrorView}},
-        dependencies=[] if guard is None else [Depends(let_in(guard))],
+        dependencies=[] if guard is None else [Depends(bearer)],
     )
+    app.router.route_class = route_of(guard)
     _add_errors(app)
     _add_server(app, supervisor)
     add_load(app, supervisor)
@@ -181,7 +182,7 @@ def _add_server(app: FastAPI, supervisor: Supervisor) -> None:
     @app.get("/metrics", tags=["server"], response_class=Response)
     def metrics() -> Response:
         """The counters of all workers in the Prometheus text format."""
-        text = prometheus_text(supervisor.labels, supervisor.totals())
+        text = prometheus_text(supervisor.labels, supervisor.totals(), supervisor.pulse())
         return Response(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/api/v1/server", tags=["server"])

@@ -1,21 +1,24 @@
 """Who may do what through the control API. One door: every route asks here.
 
-Where callers need keys, `RIGHTS` says what each route asks for, and what changes something asks
-again, for the model that it turns out to be about. Where they need none, what changes something is
-for this machine alone: the caller's address and the name that it knows the server by must be those
-of the loopback, and a page of a browser that came from elsewhere is refused, whatever its address.
+Where callers need keys, `RIGHTS` says what each route asks for, before a byte of the body is read,
+and what changes something asks again, for the model that it turns out to be about. Where they need
+none, what changes something is for this machine alone: the caller's address and the name that it
+knows the server by must be those of the loopback, and a page of a browser that came from elsewhere
+is refused, whatever its address.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from ipaddress import ip_address
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
 
-from bascule.core.errors import Refused
+from bascule.core.errors import Refused, TooLarge
 from bascule.security.keys import ANY, Action
 from bascule.serving import Guard
 
@@ -45,20 +48,48 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
 asks for the right to all. The pages that explain the API need nothing, for they tell nothing of
 what is here; a route that is not here opens for nobody."""
 
-_bearer = HTTPBearer(auto_error=False, description="A key of `bascule keys create`.")
+MAX_BODY_BYTES = 1 << 20
+"""No route needs more than a few names and a path."""
+
+bearer = HTTPBearer(auto_error=False, description="A key of `bascule keys create`.")
+"""A dependency that describes the key; what lets callers in is the class of the routes."""
 
 
-def let_in(guard: Guard) -> Callable[..., None]:
-    """A dependency of every route: the caller has a key that `RIGHTS` asks for."""
-    authorise = by_key(guard)
+def route_of(guard: Guard | None) -> type[APIRoute]:
+    """The class of the routes: the key first, by `RIGHTS`, then a body of bounded size."""
+    authorise = None if guard is None else by_key(guard)
 
-    def let_in(request: Request, _: Annotated[Any, Depends(_bearer)]) -> None:
-        right = RIGHTS[f"{request.method} {request.scope['route'].path}"]
-        if right is not None:
-            action, model = right
-            authorise(request, action, model.format(**request.path_params))
+    class GuardedRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
 
-    return let_in
+            async def guarded(request: Request) -> Response:
+                right = RIGHTS[f"{request.method} {self.path}"]
+                if authorise is not None and right is not None:
+                    action, model = right
+                    authorise(request, action, model.format(**request.path_params))
+                length = request.headers.get("content-length", "0")
+                if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+                    raise TooLarge(_TOO_LARGE)
+                return await handle(_BoundedRequest(request.scope, request.receive))
+
+            return guarded
+
+    return GuardedRoute
+
+
+class _BoundedRequest(Request):
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        size = 0
+        async for piece in super().stream():
+            size += len(piece)
+            if size > MAX_BODY_BYTES:
+                # Of Starlette's own kind, which is not taken for a body that cannot be parsed.
+                raise HTTPException(413, _TOO_LARGE)
+            yield piece
+
+
+_TOO_LARGE = f"the body is over {MAX_BODY_BYTES:,} bytes, the most that the control API takes"
 
 
 def by_key(guard: Guard) -> Authorise:

@@ -86,7 +86,7 @@ class WorkerProcess:
         self._on_wish = on_wish
         self.started_s = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bascule.serving.worker"],
+            [sys.executable, "-m", "bascule.serving.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=inherited_fds,
@@ -97,10 +97,14 @@ class WorkerProcess:
         self._answers: dict[int, queue.SimpleQueue[Message | None]] = {}
         self._is_over = False
         self._reader = threading.Thread(
-            target=self._read, name=f"bascule-hears-{config.worker}", daemon=True
+            target=self._read, args=(config,), name=f"bascule-hears-{config.worker}", daemon=True
         )
-        self._reader.start()
-        self.tell(config.to_json())
+        try:
+            self._reader.start()
+        except RuntimeError:  # the system has no thread left
+            self._process.kill()
+            self._process.wait()
+            raise
 
     @property
     def pid(self) -> int:
@@ -192,7 +196,9 @@ class WorkerProcess:
             self._process.stdin.close()
         self._reader.join(1.0)
 
-    def _read(self) -> None:
+    def _read(self, config: WorkerConfig) -> None:
+        # Told here: a process that stands still does not take it, and others need looking after.
+        self.tell(config.to_json())
         assert self._process.stdout is not None
         lines = Lines()
         with self._process.stdout as pipe:

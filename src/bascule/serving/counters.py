@@ -4,6 +4,9 @@ Each worker owns one region and is its only writer, so nothing is locked. The fi
 worker: one that is killed and started again goes on counting where it stood, and the sum over the
 regions is what clients saw. Reading costs the writers nothing.
 
+The front of the file has a few words by which the processes see that the others are alive: each
+worker writes when its event loop last turned, and the supervisor when the keys last held.
+
 What the slots of a region count is said at the front of the file, by the supervisor alone. A
 version gets a slot when it is first loaded and keeps it: one that comes back counts on, so that a
 counter never falls, and every reader knows all names that were ever given.
@@ -12,6 +15,7 @@ counter never falls, and every reader knows all names that were ever given.
 from __future__ import annotations
 
 import mmap
+import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +43,10 @@ _FIRST_BUCKET = _SUM_NS + 1
 _FAILURES = _FIRST_BUCKET + len(BUCKETS_S) + 1
 _FALLBACKS = _FAILURES + 1
 _SLOT_WORDS = _FALLBACKS + 1
+
+_KEYS_HELD_NS, _KEYS_READ_NS, _SILENT_WORKERS, _FIRST_BEAT = 1, 2, 3, 4
+"""Words at the front, after the number of names. Times are of the monotonic clock, which all
+processes of a machine share."""
 
 CAPACITY = 4096
 """How many versions can be counted from a server's start to its end. Pages that nothing was written
@@ -108,6 +116,19 @@ class Label:
     version: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How the processes of a server are.
+
+    Attributes:
+        keys_age_s: Since the keys were last read from the catalogue; 0 where callers need none.
+        silent_workers: Workers that were killed because their event loop did not turn.
+    """
+
+    keys_age_s: float = 0.0
+    silent_workers: int = 0
+
+
 class Counters:
     """The shared file: the names of what is counted, and one region of slots per worker."""
 
@@ -121,7 +142,8 @@ class Counters:
         """
         self._capacity = capacity
         self._workers = workers
-        self._names_bytes = 8 + capacity * _NAME_BYTES
+        self._front_bytes = 8 * (_FIRST_BEAT + workers)
+        self._names_bytes = self._front_bytes + capacity * _NAME_BYTES
         size = self._names_bytes + workers * (capacity + 1) * _SLOT_WORDS * 8
         with path.open("a+b") as file:
             if file.seek(0, 2) < size:
@@ -147,7 +169,7 @@ class Counters:
                 hint="start it again",
             )
         name = f"{label.model}/{label.version}".encode()
-        start = 8 + taken * _NAME_BYTES
+        start = self._front_bytes + taken * _NAME_BYTES
         self._bytes[start : start + 2 + len(name)] = len(name).to_bytes(2, "little") + name
         # Last of all: whoever reads the number finds the name.
         self._words[0] = taken + 1
@@ -163,7 +185,7 @@ class Counters:
         return known
 
     def _label(self, place: int) -> Label:
-        start = 8 + place * _NAME_BYTES
+        start = self._front_bytes + place * _NAME_BYTES
         length = int.from_bytes(self._bytes[start : start + 2], "little")
         name = bytes(self._bytes[start + 2 : start + 2 + length]).decode()
         model, _, version = name.partition("/")
@@ -172,6 +194,33 @@ class Counters:
     def slot(self, worker: int, label: Label = Label()) -> Slot:
         """The slot of a worker for a label that was named."""
         return Slot(self._words, self._base(worker, self.labels().index(label)), label)
+
+    def beat(self, worker: int) -> None:
+        """Note that the event loop of a worker turns."""
+        self._words[_FIRST_BEAT + worker] = time.monotonic_ns()
+
+    def beat_of(self, worker: int) -> int:
+        """When the event loop of a worker last turned."""
+        return self._words[_FIRST_BEAT + worker]
+
+    def hold_keys(self, read_ns: int) -> None:
+        """Note that the keys hold at this moment; they were last read at `read_ns`."""
+        self._words[_KEYS_READ_NS] = read_ns
+        self._words[_KEYS_HELD_NS] = time.monotonic_ns()
+
+    def keys_held_ns(self) -> int:
+        """When the supervisor last said that the keys hold."""
+        return self._words[_KEYS_HELD_NS]
+
+    def count_silent_worker(self) -> None:
+        """Note that a worker was killed because it was silent."""
+        self._words[_SILENT_WORKERS] += 1
+
+    def pulse(self) -> Pulse:
+        """How the processes are."""
+        read_ns = self._words[_KEYS_READ_NS]
+        age_s = (time.monotonic_ns() - read_ns) / 1e9 if read_ns else 0.0
+        return Pulse(age_s, self._words[_SILENT_WORKERS])
 
     def totals(self) -> list[Totals]:
         """One `Totals` per label, in the order of `labels`, summed over the workers."""
@@ -198,9 +247,20 @@ class Counters:
         )
 
 
-def prometheus_text(labels: Sequence[Label], totals: Sequence[Totals]) -> str:
+def prometheus_text(
+    labels: Sequence[Label], totals: Sequence[Totals], pulse: Pulse = Pulse()
+) -> str:
     """The counters in the Prometheus text exposition format 0.0.4."""
-    return "\n".join([*_families(labels, totals), ""])
+    return "\n".join([*_families(labels, totals), *_pulse_families(pulse), ""])
+
+
+def _pulse_families(pulse: Pulse) -> Iterator[str]:
+    yield "# HELP bascule_silent_workers_total Workers killed because their event loop stood still."
+    yield "# TYPE bascule_silent_workers_total counter"
+    yield f"bascule_silent_workers_total {pulse.silent_workers}"
+    yield "# HELP bascule_keys_age_seconds Since the keys were last read from the catalogue."
+    yield "# TYPE bascule_keys_age_seconds gauge"
+    yield f"bascule_keys_age_seconds {pulse.keys_age_s:.3f}"
 
 
 def _families(labels: Sequence[Label], totals: Sequence[Totals]) -> Iterator[str]:

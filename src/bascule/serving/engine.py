@@ -18,6 +18,8 @@ The rules:
   not run if it has not started; on the loop, where nothing can be told meanwhile, it is when its
   turn comes;
 - a run on the loop takes no longer than one call there may;
+- a run that goes on after the deadlines of all its callers is ended, where its program can be
+  interrupted; otherwise its model is stuck, and answers its callers `Unavailable` at once;
 - a program that raises fails its own batch only; batch mates of a failed run are run alone, so
   that nobody fails for another's rows; so are those of a run that answered with other rows than
   it was asked about.
@@ -69,6 +71,8 @@ _HURRIED_BELOW_S = 1.0
 time, and whoever brings no deadline, need not be looked at again."""
 _SLOWNESS_BOUNDS = (0.1, 20.0)
 """One run that was held up by something else must not make the server turn callers away."""
+STUCK_S = 2.0
+"""How long a run that is to end may go on before its model is stuck."""
 
 Outcome = Columns | BasculeError
 Deliver = Callable[[Outcome], None]
@@ -185,6 +189,7 @@ class Batcher:
         self._arrived = threading.Event()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._refusal = ""
         self._ended: Callable[[], None] = _nothing
         self._open = 0
         self._open_rows = 0
@@ -213,8 +218,8 @@ class Batcher:
             Overloaded: The queue is full, or it would not be their turn in time.
             Unavailable: The model is being unloaded.
         """
-        if self._stopped:
-            raise Unavailable(f"{self._name} is being unloaded", hint="retry")
+        if self._refusal:
+            raise Unavailable(f"{self._name} {self._refusal}", hint="retry", retry_after_s=1)
         # Calls that were given up stay in line until the thread meets them: bound those as well.
         most = self._limits.max_queue_requests
         if self._open >= most or len(self._waiting) >= 4 * most:
@@ -267,13 +272,42 @@ class Batcher:
             self._thread.start()
         self._arrived.set()
 
+    def take_over(self, job: Job) -> None:
+        """Queue a call that the loop could not finish."""
+        try:
+            self.submit(job, self._limits.deadline_s)
+        except BasculeError as error:
+            _settle([job], [error])
+
     def stop(self, ended: Callable[[], None] = _nothing) -> None:
         """Take no more; `ended` is called, on the event loop, once what waits has been answered."""
         self._stopped = True
+        self._refusal = "is being unloaded"
         self._ended = ended
         if self._thread is None:
             self._loop.call_soon(self._tell_ended)
         self._arrived.set()
+
+    def end_overdue(self) -> bool:
+        """Once a second: end a run whose callers have all been answered; whether it does not end.
+
+        A program in a process of its own sees to that itself.
+        """
+        run = self._run
+        if self._stopped or hasattr(self._program, "run_timeout_s"):
+            return False
+        over_s = 0.0 if run is None else time.perf_counter() - run[0] - self._limits.deadline_s
+        if over_s <= 0.0:
+            self._refusal = ""
+            return False
+        log.error("%s runs after the deadlines of its callers, and is ended", self._name)
+        _interrupt(self._program)
+        if over_s <= STUCK_S:
+            return False
+        self._refusal = "is stuck in a run that does not end"
+        stuck = Unavailable(f"{self._name} {self._refusal}", hint="retry", retry_after_s=1)
+        _settle(waiting := tuple(self._waiting), [stuck] * len(waiting))
+        return True
 
     def _tell_ended(self) -> None:
         # It may lead back to this batcher, and what is let go of must not keep itself alive.
@@ -430,7 +464,8 @@ class Engine:
     __slots__ = (
         "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_hurried",
         "_hurried_below_s", "_inline_runs", "_inline_s", "_inline_should_s", "_loop", "_runs",
-        "batcher", "inline_rows", "name", "pace", "placement", "program", "size_bytes",
+        "_was_interrupted", "batcher", "inline_rows", "name", "pace", "placement", "program",
+        "size_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -463,6 +498,7 @@ class Engine:
         self._inline_s = self._inline_should_s = 0.0
         self._before = 0.0
         self._runs = 0
+        self._was_interrupted = False
 
     def run(
         self,
@@ -483,8 +519,8 @@ class Engine:
             job.settle(_came_too_late())
             return None
         if not self._gathers:
-            self._run_inline([job], rows)
-            return None
+            self.run_inline([job], rows)
+            return None if job.settled else job.cancel
         if self._gathered_rows + rows > self.inline_rows:
             self._run_gathered()
         if not self._gathered:
@@ -505,15 +541,31 @@ class Engine:
         jobs, self._gathered = [job for job in self._gathered if not job.settled], []
         self._gathered_rows = 0
         if jobs:
-            self._run_inline(jobs, sum(job.rows for job in jobs))
+            self.run_inline(jobs, sum(job.rows for job in jobs))
 
-    def _run_inline(self, jobs: Sequence[Job], rows: int) -> None:
+    def run_inline(self, jobs: Sequence[Job], rows: int) -> None:
         started_s = time.perf_counter()
         outcomes = run_together(self.program, jobs, self.name)
         self._inline_s += time.perf_counter() - started_s
         self._inline_runs += 1
         self._inline_should_s += self.pace.run_s(rows)
+        if self._was_interrupted:
+            self._was_interrupted = False
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                if isinstance(outcome, TimedOut):
+                    self.batcher.take_over(job)
+                else:
+                    _settle([job], [outcome])
+            return
         _settle(jobs, outcomes)
+
+    def interrupt_inline(self) -> None:
+        """End a run that holds up the loop; all others are made on the thread. From any thread."""
+        self._was_interrupted = True
+        self.pace = replace(self.pace, inline_rows=0)
+        self.placement = Placement(0)
+        self.inline_rows = 0
+        _interrupt(self.program)
 
     @property
     def open_calls(self) -> int:
@@ -585,11 +637,11 @@ def _run_several(program: Program, batch: Sequence[Job]) -> list[Outcome]:
             name: np.concatenate([job.columns[name] for job in batch]) for name in batch[0].columns
         }
     except ValueError:  # rows of a length that varies, and of different lengths
-        return [run_one(program, job.columns, job.outputs) for job in batch]
+        return _run_apart(program, batch)
     together = run_one(program, columns, outputs)
     rows = sum(job.rows for job in batch)
     if isinstance(together, BasculeError) or any(len(a) != rows for a in together.values()):
-        return [run_one(program, job.columns, job.outputs) for job in batch]
+        return _run_apart(program, batch)
     outcomes: list[Outcome] = []
     start = 0
     for job in batch:
@@ -598,6 +650,20 @@ def _run_several(program: Program, batch: Sequence[Job]) -> list[Outcome]:
         outcomes.append({name: together[name][start:end] for name in wanted})
         start = end
     return outcomes
+
+
+def _run_apart(program: Program, batch: Sequence[Job]) -> list[Outcome]:
+    """Run each job that still waits."""
+    return [
+        _came_too_late() if job.settled else run_one(program, job.columns, job.outputs)
+        for job in batch
+    ]
+
+
+def _interrupt(program: Program) -> None:
+    interrupt = getattr(program, "interrupt", None)
+    if interrupt is not None:
+        interrupt()
 
 
 def run_one(program: Program, columns: Columns, outputs: tuple[str, ...] | None) -> Outcome:

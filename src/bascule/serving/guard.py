@@ -2,22 +2,27 @@
 
 The supervisor writes the keys (hashes, no secrets) into a file that the workers share, whenever
 they have changed; each worker looks at the file a few times a second. So a key that is revoked
-opens nothing a second later, in any worker, and a store that is away changes nothing: the last
-keys stay, and those that expire do so by the clock.
+opens nothing a second later, in any worker, and those that expire do so by the clock.
+
+A few times a second the supervisor also says that the keys hold: it has read them just now, or the
+catalogue is away and they were read no longer ago than `security.keys_stale_s`. Where it has not
+said so for `SILENT_S` (it hangs, or cannot read or write), no key opens anything until it does.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from bascule.core.errors import BasculeError
+from bascule.core.errors import BasculeError, Unavailable
 from bascule.security.keys import OPEN_ACTIONS, Action, Key, Keyring, not_allowed
 
 log = logging.getLogger(__name__)
@@ -25,33 +30,68 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.2
 """How often a worker looks at the file, and the supervisor at the store: 0.4 s in all."""
 
-_AUTHORIZATION = b"authorization"
+SILENT_S = 5.0
+"""After so long without word from the supervisor, the keys are not taken to hold."""
+
 _MAX_KNOWN = 4096
+_FRESH_S, _TELL_EVERY_S = 2.0, 60.0
 
 
 class Guard:
     """Lets callers in, in one process. One comparison of bytes for a caller who was here before."""
 
-    def __init__(self, file: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)):
+    def __init__(
+        self,
+        file: Path,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        held_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Read the keys.
+
+        Args:
+            file: Where they are.
+            now: The time by which they expire.
+            held_ns: When the supervisor last said that they hold, by the monotonic clock.
+        """
         self._file = file
+        self._descriptor = os.open(file, os.O_RDONLY)
         self._now = now
-        self._seen: tuple[int, int] | None = None
+        self._held_ns = held_ns
+        self.is_open = True
+        self._looked_ns = time.monotonic_ns()
+        self._told_ns = 0
+        self._seen: tuple[int, int, int] | None = None
         self._ring = Keyring(())
         self._known: dict[bytes, tuple[Key, set[tuple[Action, str]]]] = {}
         self.look()
 
     def look(self) -> None:
-        """Read the keys again if the file has changed."""
+        """Read the keys again if the file has changed, and look whether they hold."""
+        now_ns = time.monotonic_ns()
         try:
-            there = os.stat(self._file)
-            seen = (there.st_ino, there.st_mtime_ns)
-            if seen == self._seen:
-                return
-            ring = Keyring(map(Key.from_json, json.loads(self._file.read_bytes())))
+            self._look_at_keys()
+            self._looked_ns = now_ns
         except (OSError, ValueError, KeyError, BasculeError):
-            log.exception("the keys cannot be read; the last ones stay")
-            return
-        self._ring, self._seen, self._known = ring, seen, {}
+            if self._looked_ns > self._told_ns:
+                log.exception("the keys cannot be read; the last ones stay for %g s", SILENT_S)
+                self._told_ns = now_ns
+        is_open = now_ns - min(self._looked_ns, self._held_ns()) < SILENT_S * 1e9
+        if is_open is not self.is_open:
+            self.is_open, self._known = is_open, {}
+            log.warning("the keys %s", "hold again" if is_open else "hold no more: all are refused")
+
+    def _look_at_keys(self) -> None:
+        there = os.stat(self._file)
+        seen = (there.st_ino, there.st_mtime_ns, there.st_size)
+        if seen != self._seen:
+            # Opened again only if it is another file: there may be no descriptor for it.
+            if there.st_ino != os.fstat(self._descriptor).st_ino:
+                os.close(self._descriptor)
+                self._descriptor = os.open(self._file, os.O_RDONLY)
+            content = os.pread(self._descriptor, there.st_size, 0)
+            ring = Keyring(map(Key.from_json, _parse(content)))
+            self._ring, self._seen, self._known = ring, seen, {}
 
     def check(self, authorization: bytes | None, action: Action, model: str) -> None:
         """Return if a caller may do something.
@@ -85,6 +125,13 @@ class Guard:
             self._identify(authorization)
 
     def _identify(self, authorization: bytes | None) -> tuple[Key, set[tuple[Action, str]]]:
+        if not self.is_open:
+            raise Unavailable(
+                f"keys cannot be checked: for {SILENT_S:g} s or more the server has not confirmed "
+                "that they hold",
+                hint="retry; the server's log says why",
+                retry_after_s=1,
+            )
         said = (authorization or b"").decode("latin-1")
         key = self._ring.identify(said, now=self._now())
         if len(self._known) >= _MAX_KNOWN:
@@ -93,58 +140,132 @@ class Guard:
 
 
 class KeysFile:
-    """Keeps the shared file as the store has it; the supervisor's side.
+    """Keeps the shared file as the catalogue has it; the supervisor's side.
 
-    The file is alone in its folder, which goes with it.
+    One thread reads the catalogue, which may take its time. Another says that the keys hold.
     """
 
-    def __init__(self, file: Path, keys: Callable[[], Sequence[Key]]) -> None:
-        self.file = file
+    def __init__(
+        self,
+        descriptor: int,
+        keys: Callable[[], Sequence[Key]],
+        hold: Callable[[int], None],
+        *,
+        stale_s: float = 3_600.0,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            descriptor: The shared file, which nothing else writes to.
+            keys: Reads the catalogue.
+            hold: Tells the workers that the keys hold, and when they were read.
+            stale_s: How long they hold where they cannot be read again.
+        """
+        self.path = Path(f"/dev/fd/{descriptor}")
+        self._descriptor = descriptor
         self._keys = keys
-        self._written: bytes | None = None
-        self._was_told = False
+        self._hold = hold
+        self._stale_s = stale_s
+        self._has_keys = False
+        self._content = b""
+        self._written = b""
+        self._read_ns = 0
+        self._is_sound = True
+        self._problem = ""
+        self._told, self._told_s = "", 0.0
+        self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="bascule-keys", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(call,), name=name, daemon=True)
+            for call, name in ((self._read, "bascule-keys"), (self._renew, "bascule-keys-hold"))
+        ]
 
     def start(self) -> None:
-        """Write the file, then keep it up to date on a thread.
+        """Write the file, then keep it up to date on threads.
 
         Raises:
-            BasculeError: The store cannot be read. A server that begins without keys would turn
+            BasculeError: The catalogue cannot be read. A server that begins without keys would turn
                 everybody away, so it does not begin.
         """
-        self._write()
-        self._thread.start()
+        self._take()
+        self._renew()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread and remove the file and its folder. Safe to call twice."""
+        """End the threads; one that waits for the catalogue ends with the process."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self.file.unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            self.file.parent.rmdir()
+        with self._lock:
+            pass  # nothing is written from now on, and the file may be closed
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(2 * LOOK_EVERY_S)
 
-    def _watch(self) -> None:
+    def _repeat(self, call: Callable[[], None]) -> None:
         while not self._stopping.wait(LOOK_EVERY_S):
             try:
-                self._write()
-                self._was_told = False
-            except BasculeError as error:
-                if not self._was_told:
-                    log.warning("keys cannot be read, and stay as they are: %s", error)
-                self._was_told = True
-            except OSError:
-                log.exception("keys cannot be written")
+                call()
+            except Exception as error:
+                # No failure may end it: the workers would refuse every key from then on.
+                self._problem, self._is_sound = repr(error), False
 
-    def _write(self) -> None:
-        content = json.dumps([key.to_json() for key in self._keys()]).encode()
-        if content == self._written:
-            return
-        draft = self.file.with_suffix(".new")
-        # Hashes open nothing, but they are nobody else's business either.
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(draft, self.file)
-        self._written = content
+    def _read(self) -> None:
+        try:
+            self._take()
+        except BasculeError as error:
+            # Where this process lacks descriptors, the catalogue is not what is away.
+            os.close(os.dup(self._descriptor))
+            self._problem = str(error)
+        self._renew(again=True)
+
+    def _take(self) -> None:
+        read_ns = time.monotonic_ns()
+        keys = self._keys()
+        if self._has_keys and not keys:  # they are never removed, not even when they are revoked
+            raise Unavailable("the catalogue of the keys is gone")
+        self._has_keys = bool(keys)
+        text = json.dumps([key.to_json() for key in keys]).encode()
+        self._content = text + b"\n" + hashlib.sha256(text).hexdigest().encode()
+        self._read_ns = read_ns
+        self._problem = "the catalogue does not answer"
+
+    def _renew(self, *, again: bool = False) -> None:
+        """Write what was read, and say that it holds unless it is too old.
+
+        After a failure that is not the catalogue's, only `again` once that was read.
+        """
+        with self._lock:
+            if self._stopping.is_set():
+                return
+            if self._is_sound or again:
+                if self._content != self._written:
+                    self._written = b""
+                    os.pwrite(self._descriptor, self._content, 0)
+                    os.ftruncate(self._descriptor, len(self._content))
+                    self._written = self._content
+                self._is_sound = True
+            age_s = (time.monotonic_ns() - self._read_ns) / 1e9
+            holds = self._is_sound and age_s < self._stale_s
+            if holds:
+                self._hold(self._read_ns)
+            self._tell("hold" if holds else "are refused", age_s)
+
+    def _tell(self, becomes: str, age_s: float) -> None:
+        """Log a problem when it begins, when it grows and once a minute, and its end."""
+        now_s = time.monotonic()
+        is_fresh = becomes == "hold" and age_s < _FRESH_S
+        if is_fresh and self._told:
+            log.warning("keys are read again")
+            self._told = ""
+        elif not is_fresh and (becomes != self._told or now_s - self._told_s > _TELL_EVERY_S):
+            log.error("keys were read %.0f s ago (%s) and %s", age_s, self._problem, becomes)
+            self._told, self._told_s = becomes, now_s
+
+
+def _parse(content: bytes) -> list[dict[str, Any]]:
+    """The keys in a file, which may be read while it is written."""
+    text, _, digest = content.partition(b"\n")
+    if digest and digest.decode() != hashlib.sha256(text).hexdigest():
+        raise ValueError("the file of the keys is being written, or damaged")
+    found: list[dict[str, Any]] = json.loads(text)
+    return found

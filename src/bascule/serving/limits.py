@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import resource
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Batching = Literal["auto", "never"]
@@ -47,6 +48,7 @@ class Limits:
         memory_budget_mb: How much memory the models of one worker may take, in millions of bytes; 0
             for no bound. Models that were not asked for the longest make room for others.
         drain_s: How long a worker that was told to stop lets requests finish.
+        silent_s: How long the event loop of a worker may stand still before it is killed.
     """
 
     deadline_s: float = 10.0
@@ -67,10 +69,30 @@ class Limits:
     least_bytes_per_s: int = 64 << 10
     memory_budget_mb: int = 0
     drain_s: float = 10.0
+    silent_s: float = 10.0
 
     def __post_init__(self) -> None:
         if not self.max_held_bytes:
             object.__setattr__(self, "max_held_bytes", max(1 << 30, 16 * self.max_body_bytes))
 
+    def with_open_files(self, others: int) -> Limits:
+        """The same with no more connections than this process may have files, but for `others`."""
+        wanted = self.max_connections + self.max_handshakes
+        share = min(1.0, max(64, allow_open_files(wanted + others) - others) / wanted)
+        return replace(
+            self,
+            max_connections=int(self.max_connections * share),
+            max_handshakes=int(self.max_handshakes * share),
+        )
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def allow_open_files(count: int) -> int:
+    """Raise the soft limit, which is 1,024 nearly everywhere; how many of `count` it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        soft = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return count if soft == resource.RLIM_INFINITY else min(count, soft)

@@ -39,6 +39,7 @@ from bascule.bundle.format import (
     read_manifest,
 )
 from bascule.bundle.programs import obstacles
+from bascule.bundle.programs.child import ChildProgram
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom, Refused, Unavailable, Untrusted
 from bascule.core.fields import Columns, Field
 from bascule.serving.backlog import Held
@@ -59,6 +60,9 @@ Made = TypeVar("Made")
 
 _RUNTIMES: set[str] = set()
 _LOOK_FOR_ROOM_S = 0.02
+_GRACE_S = 1.0
+LOAD_TIMEOUT_S = 150.0
+"""After so long the loader does not come back. The supervisor has given up before."""
 _LOADING_SWITCH_S = 0.0005
 """How soon a loading thread lets the event loop go on; Python's own 5 ms would be felt there."""
 
@@ -112,6 +116,8 @@ class Lineup:
         self._ticked_s = loop.time()
         self._changes: dict[int, _Change] = {}
         self._thread = ThreadPoolExecutor(1, "bascule-loader")
+        self._loading_since_s = 0.0
+        self.is_stuck = False
 
     def start(self, services: Services) -> None:
         """Serve the first list; what cannot be loaded is raised. It blocks: nobody waits yet."""
@@ -176,12 +182,16 @@ class Lineup:
             change.new = {}
 
     def tick(self) -> None:
-        """Once a second: look again at where the calls of each model run."""
+        """Once a second: look again at where the calls of each model run, and that runs end."""
         now_s = self._loop.time()
+        if self._loading_since_s and now_s - self._loading_since_s > LOAD_TIMEOUT_S:
+            log.error("a model was not loaded in %g s", LOAD_TIMEOUT_S)
+            self.is_stuck = True
         passed_s, self._ticked_s = now_s - self._ticked_s, now_s
         engines = [model.engine for model in self._models.values() if model.engine is not None]
         called = sum(engine.calls > 0 for engine in engines)
         for engine in engines:
+            self.is_stuck |= engine.batcher.end_overdue()
             if engine.calls:
                 engine.revisit(passed_s, others_called=called > 1)
 
@@ -211,12 +221,14 @@ class Lineup:
         return model
 
     def _open(self, model: ServedModel) -> Engine:
+        self._loading_since_s = self._loop.time()
         switch_s = sys.getswitchinterval()
         sys.setswitchinterval(_LOADING_SWITCH_S)
         try:
             return open_engine(model, self._loop)
         finally:
             sys.setswitchinterval(switch_s)
+            self._loading_since_s = 0.0
 
     # -- fallbacks --
 
@@ -411,8 +423,10 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
         if close is not None:
             close()
         raise
-    if getattr(program, "may_block", False):
+    if isinstance(program, ChildProgram):
         pace = replace(pace, inline_rows=0)
+        # All its callers have been answered by then.
+        program.run_timeout_s = min(program.run_timeout_s, model.limits.deadline_s + _GRACE_S)
     if model.limits.memory_budget_mb:
         _give_back_memory()  # what was needed for the loading alone is not the model's
     own_bytes = resident_bytes() - before_bytes

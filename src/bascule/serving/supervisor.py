@@ -6,7 +6,8 @@ started again with the list that counts then.
 
 The supervisor makes every listening socket (one per worker, SO_REUSEPORT, so that the kernel
 spreads the connections) and keeps them open: while a worker that died is being replaced, its new
-connections wait in the kernel and nobody is refused.
+connections wait in the kernel and nobody is refused. A worker whose event loop stands still is
+killed, and replaced likewise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,15 +27,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from bascule.core.errors import BasculeError, Conflict, Invalid, ModelFailed, Unavailable
 from bascule.security.keys import Key
 from bascule.serving.channel import Message, WorkerProcess, error_from_json, error_to_json
-from bascule.serving.counters import Counters, Label, Totals
+from bascule.serving.counters import Counters, Label, Pulse, Totals
 from bascule.serving.faces import EVERY_FACE, ChosenFaces
-from bascule.serving.guard import KeysFile
+from bascule.serving.guard import Guard, KeysFile
 from bascule.serving.journal import FAILURES_ALONE, JournalConfig
-from bascule.serving.limits import Limits
+from bascule.serving.limits import Limits, allow_open_files
 from bascule.serving.resilience import Policy
 from bascule.serving.services import (
     BACKLOG,
@@ -56,6 +57,12 @@ START_TIMEOUT_S = 120.0
 _SO_ATTACH_FILTER = 26
 _BPF_RETURN = 0x06
 _WATCH_EVERY_S = 0.05
+_LONGEST_TURN_S = 1.0
+"""More than this between two looks means that the supervisor itself stood still."""
+_START_AGAIN_S = 1.0
+_FILES, _FILES_PER_WORKER = 1_024, 8
+"""Descriptors of the supervisor: the control API's connections, its own files, and the pipes and
+sockets of each worker."""
 _MAX_BACKOFF_S = 5.0
 _HEALTHY_AFTER_S = 10.0
 _TELL_TIMEOUT_S = 1.0
@@ -108,9 +115,11 @@ class _Worker:
         *,
         shared_fds: tuple[int, ...],
         on_wish: Callable[[WorkerProcess, Message], None],
+        spawning: ThreadPoolExecutor,
     ) -> None:
         self.config = config
         self._on_wish = on_wish
+        self._spawning = spawning
         self.listeners = listeners
         self._inherited_fds = (*shared_fds, *(listener.fileno() for listener in listeners))
         self.process: WorkerProcess | None = None
@@ -118,11 +127,17 @@ class _Worker:
         self.restarts = 0
         self._restart_at_s: float | None = None
         self._quick_deaths = 0
+        self._beat_ns = 0
+        self._beat_s = 0.0
 
     def start(self) -> None:
         self.ready = False
+        # On a thread that stays: the system kills the process when the thread ends.
+        made = self._spawning.submit(
+            WorkerProcess, self.config, self._inherited_fds, self._on_wish
+        )  # fmt: skip
+        self.process = made.result()
         self._restart_at_s = None
-        self.process = WorkerProcess(self.config, self._inherited_fds, self._on_wish)
 
     def running(self) -> WorkerProcess | None:
         """Its process, if that answers."""
@@ -154,9 +169,29 @@ class _Worker:
         elif self._restart_at_s is None:
             self._restart_at_s = now + self._pause_s(process, now - process.started_s)
         elif now >= self._restart_at_s:
+            self._restart_at_s = now + _START_AGAIN_S  # where the system lacks what it takes
             process.close()
-            self.restarts += 1
             self.start()
+            self.restarts += 1
+
+    def kill_silent(self, beat_ns: int, watched_s: float, silent_s: float) -> bool:
+        """Kill the process if its beat stays the same for `silent_s`; whether it was killed.
+
+        `watched_s` is of a clock that stands still while the watching thread does.
+        """
+        process = self.running()
+        if process is None or beat_ns != self._beat_ns:
+            self._beat_ns, self._beat_s = beat_ns, watched_s
+            return False
+        if watched_s - self._beat_s <= silent_s:
+            return False
+        log.error(
+            "worker %d (process %d) stood still for %g s and is killed",
+            self.config.worker, process.pid, silent_s,
+        )  # fmt: skip
+        process.signal(signal.SIGKILL)
+        self._beat_s = watched_s
+        return True
 
     def _look_whether_ready(self, process: WorkerProcess, now: float) -> None:
         try:
@@ -200,6 +235,7 @@ class Supervisor:
         workers: int,
         limits: Limits,
         keys: Callable[[], Sequence[Key]] | None = None,
+        keys_stale_s: float = 3_600.0,
         tls: Tls | None = None,
         unix_socket: Path | None = None,
         faces: ChosenFaces = EVERY_FACE,
@@ -217,6 +253,7 @@ class Supervisor:
             workers: How many processes share it.
             limits: The bounds of each.
             keys: Reads the keys of callers; None lets everybody in.
+            keys_stale_s: How long keys hold that cannot be read again.
             tls: What connections to the port are encrypted with.
             unix_socket: A socket of the file system to listen on as well, not encrypted.
             faces: The protocols to speak.
@@ -231,6 +268,7 @@ class Supervisor:
         """
         self.services: Services = check_services(tuple(services))
         self.limits = limits
+        allow_open_files(_FILES + workers * _FILES_PER_WORKER)
         if tls is not None:
             tls.context()  # said now rather than by a worker
         listeners: list[tuple[socket.socket, ...]] = [
@@ -251,12 +289,15 @@ class Supervisor:
         self._unix_socket = unix_socket
         self._unix_listener = None if unix_socket is None else bind_unix(unix_socket)
         unix_fds = () if self._unix_listener is None else (self._unix_listener.fileno(),)
-        self._keys = None if keys is None else KeysFile(_new_keys_file(), keys)
-        # It has no name, so it is gone with the last process, however that ends.
-        self._counters_file = tempfile.TemporaryFile(dir=_shared_memory())  # noqa: SIM115 -- stop() closes it
-        counters_path = Path(f"/dev/fd/{self._counters_file.fileno()}")
+        self._shared = [_shared_file("bascule-counters"), _shared_file("bascule-keys")]
+        counters_fd, keys_fd = (file.fileno() for file in self._shared)
+        counters_path = Path(f"/dev/fd/{counters_fd}")
         self._counters = Counters(counters_path, workers)
         self._name(self.services)
+        self._keys: KeysFile | None = None
+        if keys is not None:
+            self._keys = KeysFile(keys_fd, keys, self._counters.hold_keys, stale_s=keys_stale_s)
+        self._spawning = ThreadPoolExecutor(1, "bascule-spawns")
         self._workers = [
             _Worker(
                 WorkerConfig(
@@ -267,7 +308,7 @@ class Supervisor:
                     counters=counters_path,
                     services=self.services,
                     limits=limits,
-                    keys=None if self._keys is None else self._keys.file,
+                    keys=self.keys_file,
                     tls=tls,
                     unix_fd=next(iter(unix_fds), None),
                     faces=faces,
@@ -276,8 +317,9 @@ class Supervisor:
                     multi_model=find is not None,
                 ),
                 own,
-                shared_fds=(self._counters_file.fileno(), *unix_fds),
+                shared_fds=(counters_fd, keys_fd, *unix_fds),
                 on_wish=self._take_wish,
+                spawning=self._spawning,
             )
             for number, own in enumerate(listeners)
         ]
@@ -307,7 +349,12 @@ class Supervisor:
     @property
     def keys_file(self) -> Path | None:
         """Where the keys of callers are while it runs; None where callers need none."""
-        return None if self._keys is None else self._keys.file
+        return None if self._keys is None else self._keys.path
+
+    def guard(self) -> Guard | None:
+        """Lets in callers of the supervisor's own process; None where they need no keys."""
+        file = self.keys_file
+        return None if file is None else Guard(file, held_ns=self._counters.keys_held_ns)
 
     @property
     def labels(self) -> list[Label]:
@@ -317,6 +364,10 @@ class Supervisor:
     def totals(self) -> list[Totals]:
         """What all workers have counted, in the order of `labels`."""
         return self._counters.totals()
+
+    def pulse(self) -> Pulse:
+        """How its processes are."""
+        return self._counters.pulse()
 
     def is_default(self, service: Service) -> bool:
         """Whether a version that is served answers to the plain name of its model."""
@@ -484,15 +535,35 @@ class Supervisor:
                 process.signal(signal.SIGKILL)
                 process.wait(_TURN_TIMEOUT_S)
             process.close()
-        self._counters_file.close()
+        self._spawning.shutdown()
         if self._keys is not None:
             self._keys.stop()
+        for file in self._shared:
+            file.close()
 
     def _watch(self) -> None:
+        watched_s, now_s = 0.0, time.monotonic()
         while not self._stopping.wait(_WATCH_EVERY_S):
+            before_s, now_s = now_s, time.monotonic()
+            # A stopped terminal job, for example: its workers stood still just as long.
+            watched_s += min(now_s - before_s, _LONGEST_TURN_S)
             for worker in self._workers:
-                with self._turning:
-                    worker.look_after()
+                try:
+                    self._look_after(worker, watched_s)
+                except Exception:
+                    # No failure may end the thread: no worker would be replaced any more.
+                    log.exception("worker %d cannot be looked after", worker.config.worker)
+
+    def _look_after(self, worker: _Worker, watched_s: float) -> None:
+        beat_ns = self._counters.beat_of(worker.config.worker)
+        if worker.kill_silent(beat_ns, watched_s, self.limits.silent_s):
+            self._counters.count_silent_worker()
+        # A turn may wait for a worker that stands still, which is killed here.
+        if self._turning.acquire(timeout=_WATCH_EVERY_S):
+            try:
+                worker.look_after()
+            finally:
+                self._turning.release()
 
 
 def _abandon(number: int, processes: Sequence[WorkerProcess]) -> None:
@@ -602,10 +673,10 @@ def bind_unix(path: Path) -> socket.socket:
     return listener
 
 
-def _new_keys_file() -> Path:
-    return Path(tempfile.mkdtemp(prefix="bascule-", dir=_shared_memory())) / "keys.json"
+def _shared_file(name: str) -> IO[bytes]:
+    """A file in memory for what processes share; it is gone with the last of them.
 
-
-def _shared_memory() -> str | None:
-    """A folder in memory for what processes share, where the system has one."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    It lies in no file system, so none can be too full for it: a write to a mapped file ends the
+    process where the file system has no block left.
+    """
+    return os.fdopen(os.memfd_create(name), "r+b", buffering=0)

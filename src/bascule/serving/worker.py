@@ -2,8 +2,8 @@
 
 The supervisor starts it as `python -m bascule.serving.worker` and speaks to it in lines of JSON
 (see `channel`), which come on standard input and go to standard output. Whatever else prints there,
-a model's own code for example, prints to standard error. When standard input ends, the supervisor
-is gone, and the worker drains and leaves, so that nothing is orphaned.
+a model's own code for example, prints to standard error. When the supervisor ends, the system kills
+its workers, so that nothing is orphaned, not even a worker that hangs.
 
 Imports here are what a worker's memory and start-up time are made of; keep them few.
 """
@@ -15,15 +15,16 @@ import gc
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import uvloop
 
+from bascule.bundle.programs.host import die_with
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom
 from bascule.serving.backlog import Backlog, Held
 from bascule.serving.channel import Lines, Message, error_from_json, error_to_json
@@ -39,11 +40,13 @@ from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
 from bascule.serving.routes import Route
 from bascule.serving.services import Service, WorkerConfig
+from bascule.serving.watchdog import watch_loop
 from bascule.serving.wishes import Wishes
 
 log = logging.getLogger(__name__)
 
 _OTHER_FILES = 256
+_STUCK_EXIT = 4
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -51,15 +54,18 @@ Report = Callable[[dict[str, Any]], None]
 """Tells the supervisor."""
 
 
-async def serve(config: WorkerConfig, report: Report) -> None:
-    """Load, report ready, answer; returns when everything under way has been answered."""
+async def serve(config: WorkerConfig, report: Report) -> bool:
+    """Load, report ready, answer; returns when everything under way has been answered.
+
+    Returns whether a thread is stuck, so that the process cannot end in order.
+    """
     loop = asyncio.get_running_loop()
     counters = Counters(config.counters, config.workers)
     stopping = asyncio.Event()
     wishes = Wishes(report) if config.multi_model else None
     faces = [Metrics(counters), *open_faces(config.faces, wishes)]
-    plane = Plane(faces, lambda: not stopping.is_set())
-    guard = None if config.keys is None else Guard(config.keys)
+    guard = None if config.keys is None else Guard(config.keys, held_ns=counters.keys_held_ns)
+    plane = Plane(faces, lambda: not stopping.is_set() and (guard is None or guard.is_open))
     journal = _open_journal(config.journal, config.worker)
     other_slot = counters.slot(config.worker)
     backlog = Backlog(config.limits.max_body_bytes)
@@ -91,8 +97,18 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     orders = Orders(lineup, report, stopping.set, wishes)
     loop.add_reader(sys.stdin.fileno(), orders.read)
     sites = {id(door.site): door.site for door in doors}.values()
-    every_second = (*(each.tick for each in sites), lineup.tick, *(door.look for door in doors))
-    ticking = [loop.create_task(_every(1.0, *every_second))]
+    every_second = [each.tick for each in sites] + [door.look for door in doors]
+
+    def tick() -> None:
+        counters.beat(config.worker)
+        lineup.tick()
+        if lineup.is_stuck:
+            log.error("a model is stuck: the worker leaves, to be started again")
+            stopping.set()
+
+    tick()
+    watch_loop()
+    ticking = [loop.create_task(_every(1.0, tick, *every_second))]
     if guard is not None:
         ticking.append(loop.create_task(_every(LOOK_EVERY_S, guard.look)))
     report({"ready": True})
@@ -104,6 +120,7 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     for task in ticking:
         task.cancel()
     journal.close()
+    return lineup.is_stuck
 
 
 def _open_journal(config: JournalConfig, worker: int) -> Journal:
@@ -224,7 +241,8 @@ class Metrics:
         return None
 
     def _tell(self, exchange: Exchange) -> None:
-        text = prometheus_text(self._counters.labels(), self._counters.totals())
+        counters = self._counters
+        text = prometheus_text(counters.labels(), counters.totals(), counters.pulse())
         exchange.answer(text.encode(), content_type=_METRICS_TYPE)
 
 
@@ -239,14 +257,6 @@ async def _every(seconds: float, *calls: Callable[[], None]) -> None:
                 log.exception("a tick failed")
 
 
-def _allow_open_files(count: int) -> None:
-    """Raise the soft limit: it is 1,024 nearly everywhere, for programs of another age."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < count:
-        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
 def _reporter() -> Report:
     """Keeps standard output for reports, and turns it into standard error for everybody else."""
     output = os.dup(1)
@@ -259,7 +269,9 @@ def _reporter() -> Report:
 
 
 def main() -> int:
-    """Run one worker; the exit code is 0 after a drain, 3 if it could not start."""
+    """Run one worker; the exit code is 0 after a drain, 3 if it could not start, 4 if stuck."""
+    die_with(int(sys.argv[1]))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a supervisor that stops ignores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
     report = _reporter()
     # Read without buffering: the loop watches the same descriptor for its end.
@@ -271,13 +283,14 @@ def main() -> int:
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
     start_logging(config.journal.form, worker=config.worker)
-    limits = config.limits
-    _allow_open_files(limits.max_connections + limits.max_handshakes + _OTHER_FILES)
+    config = replace(config, limits=config.limits.with_open_files(_OTHER_FILES))
     try:
-        uvloop.run(serve(config, report))
+        is_stuck = uvloop.run(serve(config, report))
     except BasculeError as error:
         report(error_to_json(error))
         return 3
+    if is_stuck:
+        os._exit(_STUCK_EXIT)
     return 0
 
 

@@ -28,6 +28,7 @@ from bascule.core.version import VERSION
 from bascule.registry import open_registry
 from bascule.security.keys import GRANTABLE, OPEN_ACTIONS, Permission, create_key
 from bascule.serving import Guard, Label, ModelState, Service, Totals, WorkerStatus, bind
+from bascule.serving.counters import Pulse
 from bascule.serving.services import default_of
 
 COUNTED = [
@@ -71,6 +72,9 @@ class FakeSupervisor:
 
     def totals(self):
         return COUNTED
+
+    def pulse(self):
+        return Pulse()
 
     def statuses(self):
         return [WorkerStatus(worker=0, pid=7, alive=self.is_alive, restarts=2)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bascule.core.errors import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable
 from bascule.serving.backlog import BESIDE_CALL_BYTES, Held
-from bascule.serving.engine import Batcher, Engine, Job, measure_pace
+from bascule.serving.engine import Batcher, Engine, Job, measure_pace, run_together
 from bascule.serving.limits import Limits
 from bascule.serving.placing import Pace, Stretch, longest_wait_s
 
@@ -946,3 +946,80 @@ def test_an_idle_thread_does_not_keep_the_rows_of_its_last_run(running, program,
     del job
     calls.all()
     running.until(lambda: kept() is None)
+
+
+# -- runs that do not end --
+
+
+@pytest.fixture
+def overdue(running, fake, thread):
+    """A run that goes on after the deadline of its caller, and a call that waits behind it."""
+    program = fake()
+    calls = Calls(running, program, thread, deadline_s=0.1)
+    held(calls, program)
+    calls.submit((rows(1, 1), None))
+    yield calls, program
+    program.gate.set()
+    running.on_loop(calls.batcher.stop)
+
+
+def test_a_run_that_goes_on_after_its_deadline_is_interrupted(running, overdue):
+    calls, program = overdue
+    program.interrupt = program.gate.set
+    assert not running.on_loop(calls.batcher.end_overdue)
+    assert not program.gate.is_set()
+    time.sleep(0.2)
+    assert not running.on_loop(calls.batcher.end_overdue)
+    assert program.gate.is_set()
+
+
+def test_a_run_that_cannot_be_ended_has_its_model_stuck_until_it_ends(
+    running, overdue, monkeypatch
+):
+    calls, program = overdue
+    time.sleep(0.2)
+    assert not running.on_loop(calls.batcher.end_overdue)
+    calls.submit((rows(2, 1), None), deadline_s=60)
+    monkeypatch.setattr("bascule.serving.engine.STUCK_S", 0.0)
+    assert running.on_loop(calls.batcher.end_overdue)
+
+    assert isinstance(calls.all()[-1], Unavailable)
+    with pytest.raises(Unavailable, match="stuck in a run that does not end"):
+        calls.submit((rows(3, 1), None))
+    calls.outcomes.pop()
+    program.gate.set()
+    running.until(lambda: not calls.batcher.end_overdue() and calls.batcher._run is None)
+    calls.submit((rows(4, 1), None))
+    assert not isinstance(calls.all()[-1], Unavailable)
+
+
+def test_batch_mates_of_a_run_that_was_ended_are_run_alone_only_where_they_wait(fake):
+    program = fake()
+    program.poison, program.problem = 7, TimedOut("it was ended")
+    jobs = [Job({"x": np.full((1, 2), x)}, 1, None, lambda _: None) for x in (7.0, 1.0, 2.0)]
+    jobs[0].settled = jobs[1].settled = True
+    late, also_late, answered = run_together(program, jobs, "m")
+    assert program.runs == [3, 1]
+    assert isinstance(late, TimedOut)
+    assert isinstance(also_late, TimedOut)
+    assert answered["sum"].tolist() == [4.0]
+
+
+def test_a_call_that_the_loop_could_not_finish_is_made_on_the_thread(running, fake, inline):
+    program, outcomes = fake(), []
+    engine = Engine(program, inline, Limits(), running.loop, name="m/1")
+    plain = program.run
+
+    def endless(columns, outputs=None):
+        program.run = plain
+        engine.interrupt_inline()  # as the watchdog does
+        raise TimedOut("it was ended")
+
+    program.run = endless
+    x = {"x": np.full((1, 2), 7.0)}
+    cancel = running.on_loop(lambda: engine.run(x, 1, None, 10.0, outcomes.append))
+    assert cancel is not None
+    running.until(lambda: outcomes)
+    assert outcomes[0]["sum"].tolist() == [14.0]
+    assert engine.inline_rows == 0
+    running.on_loop(lambda: engine.stop(lambda: None))

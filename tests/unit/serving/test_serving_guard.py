@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
@@ -11,7 +14,7 @@ import pytest
 
 from bascule.core.errors import Unauthenticated, Unavailable
 from bascule.security.keys import OPEN_ACTIONS, Action, Permission, create_key
-from bascule.serving.guard import Guard, KeysFile
+from bascule.serving.guard import SILENT_S, Guard, KeysFile
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -38,9 +41,7 @@ def ring(tmp_path, keys):
     file = tmp_path / "keys.json"
 
     def write():
-        draft = file.with_suffix(".new")
-        draft.write_text(json.dumps([key.to_json() for key in keys.stored()]))
-        os.replace(draft, file)
+        file.write_text(json.dumps([key.to_json() for key in keys.stored()]))
 
     def make(*permissions, **more):
         _, token = create_key(
@@ -376,42 +377,171 @@ def test_a_file_that_cannot_be_read_leaves_the_last_keys(ring, caplog):
     assert "the last ones stay" in caplog.text
 
 
-def test_a_store_that_is_away_leaves_the_file_as_it_is(tmp_path, keys, caplog):
-    away = []
+@pytest.fixture
+def keys_file(tmp_path, keys):
+    """`keys_file(stored, ...)`: a file that is kept up to date, and what it has said of holding."""
+    stack = ExitStack()
 
-    def stored():
-        if away:
-            raise Unavailable("the registry is away")
-        return keys.stored()
+    def keep(stored=keys.stored, **more):
+        file = stack.enter_context((tmp_path / "kept").open("w+b"))
+        said = []
+        made = KeysFile(file.fileno(), stored, lambda read_ns: said.append(read_ns), **more)
+        stack.callback(made.stop)
+        made.start()
+        return made, said
 
-    folder = tmp_path / "run"
-    folder.mkdir()
-    file = KeysFile(folder / "keys.json", stored)
-    file.start()
-    before = file.file.read_bytes()
-    away.append(True)
+    with stack:
+        yield keep
+
+
+class Catalogue:
+    """Keys that may be away, in any way."""
+
+    def __init__(self, keys):
+        self.keys = keys
+        self.problem = None
+        self.hangs = threading.Event()
+        self.hangs.set()
+
+    def stored(self):
+        self.hangs.wait()
+        if self.problem is not None:
+            raise self.problem
+        return self.keys.stored()
+
+
+@pytest.fixture
+def catalogue(keys):
+    made = Catalogue(keys)
+    yield made
+    made.hangs.set()
+
+
+def test_a_catalogue_that_is_away_leaves_the_keys_which_hold(keys, catalogue, keys_file, caplog):
+    file, said = keys_file(catalogue.stored)
+    before = file.path.read_bytes()
+    catalogue.problem = Unavailable("the registry is away")
+    _until(lambda: "the registry is away" in caplog.text)
+    count, read_ns = len(said), said[-1]
+    _until(lambda: len(said) > count + 2)
+
+    assert said[-1] == read_ns  # they hold, and are as old as they are
+    assert file.path.read_bytes() == before
+    create_key(keys, "new", [Permission("read")], now=T0, by="ada")
+    catalogue.problem = None
+    _until(lambda: file.path.read_bytes() != before)
+    assert said[-1] > read_ns
+    _until(lambda: "keys are read again" in caplog.text)
+
+
+@pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "fails"])
+def test_keys_that_cannot_be_read_for_too_long_hold_no_more(catalogue, keys_file, caplog, hangs):
+    _, said = keys_file(catalogue.stored, stale_s=0.5)
+    if hangs:
+        catalogue.hangs.clear()
+    else:
+        catalogue.problem = Unavailable("the registry is away")
+    _until(lambda: "are refused" in caplog.text)
+    count = len(said)
+    assert said[-1] > 0
+    time.sleep(0.5)
+    assert len(said) == count
+    catalogue.hangs.set()
+    catalogue.problem = None
+    _until(lambda: len(said) > count)
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("odd"), OSError(24, "too many files")])
+def test_a_failure_that_is_not_the_catalogues_ends_no_thread_and_holds_no_keys(
+    catalogue, keys_file, caplog, problem
+):
+    _, said = keys_file(catalogue.stored)
+    catalogue.problem = problem
+    _until(lambda: "are refused" in caplog.text)
+    count = len(said)
+    time.sleep(0.5)
+    assert len(said) == count
+    catalogue.problem = None
+    _until(lambda: len(said) > count)
+
+
+def test_a_file_that_cannot_be_written_holds_no_keys(keys, keys_file, caplog):
+    file, said = keys_file()
+    writable = os.dup(file._descriptor)
     try:
-        _until(lambda: "the registry is away" in caplog.text)
-        assert file.file.read_bytes() == before
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, file._descriptor)
+        os.close(full)
         create_key(keys, "new", [Permission("read")], now=T0, by="ada")
-        away.clear()
-        _until(lambda: file.file.read_bytes() != before)
+        _until(lambda: "are refused" in caplog.text)
+        count = len(said)
+        time.sleep(0.5)
+        assert len(said) == count
+        os.dup2(writable, file._descriptor)
+        _until(lambda: len(said) > count)
+        assert b"new" in file.path.read_bytes()
     finally:
-        file.stop()
-    assert not folder.exists()
+        os.close(writable)
 
 
-def test_a_store_that_is_away_at_the_start_is_an_error(tmp_path):
-    def stored():
-        raise Unavailable("the registry is away")
+def test_a_catalogue_without_the_keys_that_it_had_is_away(keys, keys_file, caplog):
+    create_key(keys, "old", [Permission("read")], now=T0, by="ada")
+    file, _ = keys_file()
+    keys.kept.clear()
+    _until(lambda: "the catalogue of the keys is gone" in caplog.text)
+    assert b"old" in file.path.read_bytes()
 
+
+def test_a_store_that_is_away_at_the_start_is_an_error(catalogue, keys_file):
+    catalogue.problem = Unavailable("the registry is away")
     with pytest.raises(Unavailable):
-        KeysFile(tmp_path / "keys.json", stored).start()
+        keys_file(catalogue.stored)
+
+
+def test_keys_that_are_half_written_are_not_read(ring, keys, keys_file):
+    """A file that is written in place may be read meanwhile."""
+    header = ring("infer:late").partition(": ")[2].strip().encode()
+    file, _ = keys_file()
+    whole = file.path.read_bytes()
+    ring.file.write_bytes(whole)
+    guard = Guard(ring.file)
+    ring.file.write_bytes(b"[]" + whole[whole.index(b"\n") :])
+    guard.look()
+    guard.check(header, "infer", "late")
+
+
+def test_keys_that_the_supervisor_does_not_hold_open_nothing_until_it_does(ring, caplog):
+    header = ring("infer:late").partition(": ")[2].strip().encode()
+    held_ns = time.monotonic_ns()
+    guard = Guard(ring.file, held_ns=lambda: held_ns)
+    guard.check(header, "infer", "late")
+
+    held_ns -= int(SILENT_S * 1e9)
+    guard.look()
+    for sent in (header, b"Bearer wrong", None):
+        with pytest.raises(Unavailable, match="has not confirmed that they hold"):
+            guard.check(sent, "infer", "late")
+    guard.check(None, "health", "")
+    assert not guard.is_open
+
+    held_ns = time.monotonic_ns()
+    guard.look()
+    guard.check(header, "infer", "late")
+
+
+def test_a_file_that_stays_unreadable_closes_the_guard(ring, monkeypatch):
+    header = ring("infer:late").partition(": ")[2].strip().encode()
+    guard = Guard(ring.file)
+    ring.file.write_text("[{")
+    guard.look()
+    guard.check(header, "infer", "late")
+    monkeypatch.setattr("bascule.serving.guard.SILENT_S", 0.0)
+    guard.look()
+    with pytest.raises(Unavailable):
+        guard.check(header, "infer", "late")
 
 
 def _until(condition):
-    import time
-
     give_up = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < give_up

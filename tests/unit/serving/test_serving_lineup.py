@@ -197,3 +197,19 @@ def test_a_fallback_must_take_and_give_the_same(watched, service, regressor_bund
     line.until_gone("c")
     line.turn(2, service("d"), other)
     assert line.served[-1] == ["d", "c"]
+
+
+def test_a_model_that_is_loaded_without_end_makes_the_worker_leave(watched, service, monkeypatch):
+    line = watched()
+    line.start(service("a"))
+    line.gate.clear()
+    line.loading.clear()
+    loading = line.prepare(1, service("a"), service("b"))
+    assert line.loading.wait(10)
+    line.running.on_loop(line.lineup.tick)
+    assert not line.lineup.is_stuck
+    monkeypatch.setattr(room, "LOAD_TIMEOUT_S", -1.0)
+    line.running.on_loop(line.lineup.tick)
+    assert line.lineup.is_stuck
+    line.gate.set()
+    assert loading.result(10)

@@ -42,9 +42,6 @@ _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD
 class ChildProgram:
     """See `core.programs.Program`. Runs one call at a time."""
 
-    may_block = True
-    """A run waits for another process, so it has no business on an event loop."""
-
     def __init__(
         self,
         arguments: Sequence[str],
@@ -76,16 +73,22 @@ class ChildProgram:
         self.name = name
         self.inputs = inputs
         self.outputs = outputs
-        self._command = [python, "-P", host.__file__, *arguments]
+        self._command = [python, "-P", host.__file__, str(os.getpid()), *arguments]
         self._threads = threads
         self._start_timeout_s = start_timeout_s
-        self._run_timeout_s = run_timeout_s
+        self.run_timeout_s = run_timeout_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready = False
         self._deaths = 0
         self._not_before = 0.0
-        self._folder = tempfile.mkdtemp(prefix="bascule-child-")
+        try:
+            self._folder = tempfile.mkdtemp(prefix="bascule-child-")
+        except OSError as problem:
+            raise Unavailable(
+                f"the process of {name} has no place for its files: {problem.strerror}",
+                hint="free some space for temporary files, or set TMPDIR",
+            ) from None
         with self._lock:
             self._spawn()
             try:
@@ -230,7 +233,7 @@ class ChildProgram:
             self._await_ready()
 
     def _ask(self, frame: list[Any]) -> tuple[dict[str, Any], Columns]:
-        until = time.monotonic() + self._run_timeout_s
+        until = time.monotonic() + self.run_timeout_s
         for piece in frame:
             self._write(piece, until)
         head, found = self._receive(until, "answer")

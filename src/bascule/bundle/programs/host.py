@@ -1,12 +1,13 @@
 """The other side of `bundle.programs.child`: a process that holds a model and answers for it.
 
 It knows nothing of Bascule but this file, for it may run under another Python, with other
-packages: the standard library and numpy are all it needs. `main` is told by its arguments what to
-hold:
+packages: the standard library and numpy are all it needs. `main` is told by its arguments which
+process has started it and what to hold:
 
-    host.py call MODULE:FUNCTION ...     what a function of an installed package gives for the rest
-    host.py class FOLDER MODULE:CLASS    a class of the user's, in FOLDER/code, its files in
-                                         FOLDER/files
+    host.py PID call MODULE:FUNCTION ...     what a function of an installed package gives for the
+                                             rest
+    host.py PID class FOLDER MODULE:CLASS    a class of the user's, in FOLDER/code, its files in
+                                             FOLDER/files
 
 A frame is eight bytes of length and as many bytes: a JSON head, a line feed, and the bytes of the
 arrays, one behind the other. Frames come on standard input and go to what was standard output;
@@ -102,7 +103,8 @@ def _text(value: Any) -> str | None:
 
 def main(arguments: list[str]) -> int:
     """Hold a model until standard input ends."""
-    _die_with_parent()
+    parent, *arguments = arguments
+    die_with(int(parent))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server to act on
     frames_in = os.fdopen(os.dup(0), "rb")
     frames_out = os.fdopen(os.dup(1), "wb")
@@ -140,10 +142,11 @@ def _write(output: BinaryIO, frame: list[Any]) -> None:
     output.flush()
 
 
-def _die_with_parent() -> None:
-    """A server that is killed takes its models' processes with it, where the system knows how."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+def die_with(parent: int) -> None:
+    """Have the system kill this process when the *thread* that started it ends, however it ends."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os._exit(3)
 
 
 def _of_function(place: str, *arguments: str) -> Predict:

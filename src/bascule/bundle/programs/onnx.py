@@ -8,7 +8,7 @@ from typing import Any
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.texts import TextProgram
 from bascule.bundle.texts import Texts
-from bascule.core.errors import ModelFailed, Untrusted
+from bascule.core.errors import ModelFailed, TimedOut, Untrusted
 from bascule.core.fields import Columns, DType, Field
 from bascule.core.programs import Program
 
@@ -41,7 +41,9 @@ class OnnxProgram:
     text that stands for it inside the program, in the columns where it may be missing.
     """
 
-    __slots__ = ("_all", "_missing_text", "_nullable_text", "_run", "inputs", "name", "outputs")
+    __slots__ = (
+        "_all", "_missing_text", "_nullable_text", "_options", "_run", "inputs", "name", "outputs",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class OnnxProgram:
         # What the session's own `run` adds is checks that have been made and a fall-back between
         # devices that are not there: a tenth of the cost of a small model.
         self._run = session._sess.run
+        self._options = _new_options()
         self._all = [field.name for field in outputs]
         self._missing_text = missing_text
         self._nullable_text = nullable_text(inputs) if missing_text is not None else ()
@@ -67,11 +70,25 @@ class OnnxProgram:
         names = self._all if outputs is None else list(outputs)
         if self._nullable_text:
             columns = without_missing_text(columns, self._nullable_text, self._missing_text)
+        options = self._options
         try:
-            answers = self._run(names, columns, None)
+            answers = self._run(names, columns, options)
         except Exception as problem:
+            if options.terminate:
+                raise TimedOut(f"a run of program {self.name} took too long") from None
             raise ModelFailed(f"program {self.name} failed: {first_line(problem)}") from problem
         return dict(zip(names, answers, strict=True))
+
+    def interrupt(self) -> None:
+        """End the runs that are under way, between two nodes of the graph. From any thread."""
+        options, self._options = self._options, _new_options()
+        options.terminate = True
+
+
+def _new_options() -> Any:
+    import onnxruntime
+
+    return onnxruntime.RunOptions()
 
 
 def nullable_text(inputs: Sequence[Field]) -> tuple[str, ...]:

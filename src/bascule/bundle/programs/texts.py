@@ -20,13 +20,14 @@ MAX_CHARACTERS = 1 << 20
 class TextProgram:
     """A program whose graph is given prepared texts, a bounded number of rows at a time."""
 
-    __slots__ = ("_inner", "_texts", "inputs", "name", "outputs")
+    __slots__ = ("_inner", "_texts", "inputs", "interrupt", "name", "outputs")
 
     def __init__(self, inner: Program, texts: Texts) -> None:
         self.name = inner.name
         self.inputs = inner.inputs
         self.outputs = inner.outputs
         self._inner = inner
+        self.interrupt = getattr(inner, "interrupt", None)
         self._texts = texts
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:

@@ -7,6 +7,7 @@ begins, so that it waits for its turn there and never finds out half-way that it
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ from bascule.core.errors import BasculeError, Unavailable, Untrusted
 _LOCK_WAIT_S = 30.0
 _ASK_AGAIN_S = (0.001, 0.005)
 _PRIMARY_CODE = 0xFF
+_LEAST_FREE_BYTES = 1 << 16
+"""A reader needs a file of 32 KiB beside the database."""
 
 
 def open_database(url: str, home: Path) -> SqliteDatabase:
@@ -82,6 +85,11 @@ class SqliteDatabase:
                 f"the catalogue of the registry at {self.place} is damaged: {problem}",
                 hint="restore catalogue.db from a backup, or push the bundles again into a new "
                 "home",
+            )
+        if self.exists() and shutil.disk_usage(self._path).free < _LEAST_FREE_BYTES:
+            return Unavailable(
+                f"the registry at {self.place} cannot be used: its disk is full",
+                hint="free some space, then try again",
             )
         return Unavailable(f"the registry at {self.place} cannot be used: {problem}")
 

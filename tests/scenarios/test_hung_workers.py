@@ -1,0 +1,185 @@
+"""Workers that stand still, runs that do not end, and a supervisor that is silent or gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+from tests.scenarios.endless import POISON, endless
+
+import bascule
+
+WITHIN_S = 20
+
+
+def until(condition, within_s=WITHIN_S):
+    give_up = time.monotonic() + within_s
+    while not (made := condition()):
+        assert time.monotonic() < give_up, "it did not come to be"
+        time.sleep(0.02)
+    return made
+
+
+def is_gone(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def rows(*values):
+    tensor = {"name": "x", "datatype": "FP32", "shape": [len(values), 1], "data": list(values)}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+@pytest.fixture(scope="module")
+def quick(packed):
+    return packed("quick", endless(), np.linspace(0, 1, 64, dtype=np.float32)[:, None])
+
+
+@pytest.fixture(scope="module")
+def costly(packed):
+    model = endless(turns=5_000)
+    return packed("costly", model, np.linspace(0, 1, 64, dtype=np.float32)[:, None])
+
+
+@pytest.fixture(scope="module")
+def body(cancer_bundle):
+    return (cancer_bundle / "data/example.json").read_bytes()
+
+
+def ask(connect, server, model, body, headers=""):
+    with connect(server.port) as client:
+        return client.request("POST", f"/v2/models/{model}/infer", body, headers).answer().status
+
+
+def silent_workers(connect, server):
+    with connect(server.control_port) as client:
+        text = client.request("GET", "/metrics").answer().body.decode()
+    return int(text.split("\nbascule_silent_workers_total ")[1].split("\n")[0])
+
+
+SOON = {"BASCULE_SERVING__WORKER_SILENT_S": "2"}
+
+
+def test_a_worker_that_stands_still_is_killed_and_replaced(serve, connect, body, cancer_bundle):
+    server = serve(cancer_bundle, "--workers=2", env=SOON)
+    stopped, other = server.worker_pids()
+    os.kill(stopped, signal.SIGSTOP)
+    until(lambda: is_gone(stopped), within_s=4)
+    until(lambda: len(server.worker_pids()) == 2)
+
+    assert {ask(connect, server, "gb", body) for _ in range(12)} == {200}
+    assert other in server.worker_pids()
+    assert silent_workers(connect, server) == 1
+
+
+def test_a_server_that_was_suspended_as_a_whole_kills_no_worker(
+    serve, connect, body, cancer_bundle
+):
+    """Ctrl-Z in a terminal, for longer than a worker may be silent."""
+    server = serve(cancer_bundle, env=SOON)
+    (worker,) = server.worker_pids()
+    processes = [psutil.Process(pid) for pid in (server.process.pid, worker)]
+    for process in processes:
+        process.suspend()
+    time.sleep(3)
+    for process in processes:
+        process.resume()
+    time.sleep(0.5)
+    assert server.worker_pids() == [worker]
+    assert ask(connect, server, "gb", body) == 200
+
+
+def test_a_run_on_the_loop_that_does_not_end_holds_up_nobody_for_long(
+    serve, connect, quick, cancer_bundle, body
+):
+    server = serve(quick, cancer_bundle, env={"BASCULE_SERVING__DEADLINE_S": "1"})
+    (worker,) = server.worker_pids()
+    assert ask(connect, server, "quick", rows(1.0)) == 200
+    with connect(server.port) as poisoned, connect(server.port) as mate:
+        began_s = time.monotonic()
+        poisoned.request("POST", "/v2/models/quick/infer", rows(1.0, POISON))
+        mate.request("POST", "/v2/models/quick/infer", rows(1.0))
+        assert ask(connect, server, "gb", body) == 200
+        assert time.monotonic() - began_s < 0.5  # 0.1 s on a quiet machine
+        assert poisoned.answer().status == 504
+        assert mate.answer().status in (200, 504)
+    assert ask(connect, server, "quick", rows(1.0)) == 200
+    assert server.worker_pids() == [worker]
+
+
+def test_a_run_on_a_thread_that_does_not_end_is_ended_after_its_deadline(serve, connect, costly):
+    server = serve(costly, env={"BASCULE_SERVING__DEADLINE_S": "1"})
+    (worker,) = server.worker_pids()
+    began_s = time.monotonic()
+    with connect(server.port) as first, connect(server.port) as second:
+        first.request("POST", "/v2/models/costly/infer", rows(POISON))
+        time.sleep(0.1)
+        second.request("POST", "/v2/models/costly/infer", rows(1.0))
+        assert first.answer().status == 504
+        assert second.answer().status in (200, 504)
+    until(lambda: ask(connect, server, "costly", rows(1.0)) == 200, within_s=5)
+    assert time.monotonic() - began_s < 4
+    assert server.worker_pids() == [worker]
+
+
+HANGING = """
+import time
+
+class Model:
+    def predict(self, columns):
+        if (columns["input"] == 7).any():
+            time.sleep(3600)
+        return columns["input"].sum(axis=1)
+"""
+
+
+def test_a_process_of_a_model_that_hangs_is_replaced_after_the_deadline(
+    serve, connect, packed, tmp_path
+):
+    (tmp_path / "own.py").write_text(HANGING)
+    model = bascule.PythonModel("own:Model", code=tmp_path / "own.py")
+    own = packed("own", model, np.ones((8, 3)))
+    server = serve(own, env={"BASCULE_SERVING__DEADLINE_S": "1"})
+    (worker,) = server.worker_pids()
+
+    def infer(value):
+        tensor = {"name": "input", "datatype": "FP64", "shape": [1, 3], "data": [value] * 3}
+        return ask(connect, server, "own", json.dumps({"inputs": [tensor]}).encode())
+
+    assert infer(1.0) == 200
+    began_s = time.monotonic()
+    assert infer(7.0) == 504
+    until(lambda: infer(1.0) == 200)
+    assert time.monotonic() - began_s < 6  # of which the new process starts for one or two
+    assert server.worker_pids() == [worker]
+
+
+def test_workers_that_stand_still_die_with_their_supervisor(serve, cancer_bundle):
+    server = serve(cancer_bundle, "--workers=2")
+    workers = server.worker_pids()
+    os.kill(workers[0], signal.SIGSTOP)
+    server.end(signal.SIGKILL)
+    until(lambda: all(map(is_gone, workers)), within_s=2)
+
+
+def test_a_worker_that_was_replaced_stops_in_order(serve, connect, body, cancer_bundle):
+    """The system kills a process when the thread ends that started it."""
+    server = serve(cancer_bundle)
+    (worker,) = server.worker_pids()
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: ask(connect, server, "gb", body) == 200)
+    with connect(server.port) as client:
+        head = b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+        client.send(head % len(body) + body[:9])
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert client.send(body[9:]).answer().status == 200
+    assert server.end() == 0
