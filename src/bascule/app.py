@@ -158,6 +158,9 @@ class ServingSettings:
         log: The form of the log's lines: "text", or "json" for programs.
         access_log: Whether the log tells of every request; without it, of those that failed.
         trace_endpoint: The address that takes spans (OTLP over HTTP); empty for none.
+        allowed_hosts: Names that are answered as `Host` and `Origin`: `models.example.com`,
+            `*.example.com`, or `*` for any. None named is loopback names alone on the loopback
+            address without keys, and any elsewhere.
         models: How models are treated that fail, by their names.
 
     A relative file is meant from the folder of the settings; an empty text is none.
@@ -188,6 +191,7 @@ class ServingSettings:
     log: Literal["text", "json"] = "text"
     access_log: bool = False
     trace_endpoint: str = ""
+    allowed_hosts: tuple[str, ...] = ()
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
 
 
@@ -250,6 +254,7 @@ def load_settings(
         _check_stores(settings.registry)
         _check_faces(settings.serving)
         _check_models(settings.serving)
+        _check_allowed_hosts(settings.serving.allowed_hosts)
         _check_trace_endpoint(settings.serving.trace_endpoint)
     except ValidationError as error:
         told = _explained([dict(one) for one in error.errors()], file, variables)
@@ -467,7 +472,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
             if not isinstance(serving, dict):
                 return serving
             read = dict(serving)
-            for name in ("faces", "models"):
+            for name in ("faces", "models", "allowed_hosts"):
                 if isinstance(read.get(name), str):
                     with suppress(ValueError):
                         read[name] = json.loads(read[name])
@@ -553,6 +558,17 @@ def _check_trace_endpoint(address: str) -> None:
             f"{masked(address)!r} is not the address of a collector",
             "write the whole of it: http://HOST:4318/v1/traces",
         )
+
+
+def _check_allowed_hosts(hosts: Sequence[str]) -> None:
+    from bascule.serving.hosts import check_allowed_host
+
+    for index, host in enumerate(hosts):
+        try:
+            check_allowed_host(host)
+        except Invalid as error:
+            where = ("serving", "allowed_hosts", index)
+            raise _Wrong(where, error.message, error.hint) from None
 
 
 def _check_models(serving: ServingSettings) -> None:

@@ -26,6 +26,7 @@ from bascule.cli.screen import note, print_json, say
 from bascule.core.errors import Refused
 from bascule.places import fetch, is_address
 from bascule.serving import Guard, JournalConfig, Limits, Policy, Service, Supervisor, Tls, bind
+from bascule.serving.hosts import policy_of
 from bascule.serving.logs import start_logging
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def run_server(
             policies={name: Policy(**asdict(one)) for name, one in chosen.models.items()},
             journal=JournalConfig(chosen.log, chosen.access_log, chosen.trace_endpoint),
             find=find_trusted if chosen.multi_model else None,
+            allowed_hosts=chosen.allowed_hosts,
         )
         stack.callback(supervisor.stop)
         control = stack.enter_context(
@@ -224,14 +226,16 @@ def _start_control(
     import uvicorn
 
     from bascule.app import open_registry, tls_of
-    from bascule.console import control_app
+    from bascule.console import answering_to, control_app
 
     def registry() -> Registry:
         return open_registry(settings)
 
     guard = None if supervisor.keys_file is None else Guard(supervisor.keys_file)
+    hosts = policy_of(listener, settings.serving.allowed_hosts, asks_for_keys=guard is not None)
+    app = control_app(supervisor, registry, find, guard)
     config = uvicorn.Config(
-        control_app(supervisor, registry, find, guard),
+        app if hosts is None else answering_to(hosts, app),
         log_config=None,  # as the rest of the process logs
         log_level="warning",
         access_log=False,

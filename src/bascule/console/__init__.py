@@ -6,5 +6,6 @@ The control API is apart from the prediction port, and FastAPI is never on the p
 from __future__ import annotations
 
 from bascule.console.api import control_app
+from bascule.console.hosts import answering_to
 
-__all__ = ["control_app"]
+__all__ = ["answering_to", "control_app"]

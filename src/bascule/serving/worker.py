@@ -17,6 +17,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -30,6 +31,7 @@ from bascule.serving.channel import Lines, Message, error_from_json, error_to_js
 from bascule.serving.counters import Counters, Slot, prometheus_text
 from bascule.serving.doors import Door
 from bascule.serving.guard import LOOK_EVERY_S, Guard
+from bascule.serving.hosts import HostPolicy, policy_of
 from bascule.serving.http import Connection, Exchange, Site
 from bascule.serving.journal import Journal, JournalConfig
 from bascule.serving.lineup import Lineup
@@ -67,6 +69,7 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     site = Site(
         {}, plane.not_found, config.limits, other_slot,
         guard=guard, journal=journal, backlog=backlog, held=held,
+        hosts=_hosts_of(config, config.listener_fd),
     )  # fmt: skip
 
     def take(models: Iterable[ServedModel]) -> None:
@@ -82,7 +85,7 @@ async def serve(config: WorkerConfig, report: Report) -> None:
     gc.freeze()
     doors = [Door(config.listener_fd, site, partial(Connection, site), config.tls)]
     if config.unix_fd is not None:
-        doors.append(Door(config.unix_fd, site, partial(Connection, site), None))
+        doors.append(Door(config.unix_fd, site, partial(Connection, site, is_local=True), None))
     if config.grpc_fd is not None:
         doors.append(_grpc_door(config, plane, other_slot, guard, journal, backlog, held))
     for door in doors:
@@ -120,6 +123,11 @@ def _open_journal(config: JournalConfig, worker: int) -> Journal:
     return Journal(config, worker, OtlpSpans(config.trace_endpoint))
 
 
+def _hosts_of(config: WorkerConfig, listener_fd: int) -> HostPolicy | None:
+    with socket.socket(fileno=os.dup(listener_fd)) as listener:
+        return policy_of(listener, config.allowed_hosts, asks_for_keys=config.keys is not None)
+
+
 def _grpc_door(
     config: WorkerConfig,
     plane: Plane,
@@ -138,6 +146,7 @@ def _grpc_door(
     site = Http2Server(
         methods, config.limits, other_slot,
         guard=guard, journal=journal, backlog=backlog, held=held,
+        hosts=_hosts_of(config, config.grpc_fd),
     )  # fmt: skip
     return Door(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
 

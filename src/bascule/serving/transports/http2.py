@@ -36,6 +36,7 @@ from bascule.serving.calls import Call
 from bascule.serving.counters import Slot
 from bascule.serving.engine import Deliver
 from bascule.serving.guard import Guard
+from bascule.serving.hosts import HostPolicy
 from bascule.serving.http import Taking, unacknowledged_bytes
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
 from bascule.serving.limits import Limits
@@ -169,7 +170,9 @@ class Http2Server:
         journal: Journal | None = None,
         backlog: Backlog | None = None,
         held: Held | None = None,
+        hosts: HostPolicy | None = None,
     ) -> None:
+        self.hosts = hosts
         self.backlog = Backlog(limits.max_body_bytes) if backlog is None else backlog
         self.held = Held(limits.max_held_bytes) if held is None else held
         self.methods = methods
@@ -622,6 +625,11 @@ class Http2Connection(asyncio.Protocol):
         if sum(name == b"authorization" for name, _ in headers) > 1:
             named[b"authorization"] = b"two of them"  # which is no key
         head = self.server.read_head(*(named.get(name, b"") for name in _READ_HEADERS))
+        hosts = self.server.hosts
+        if hosts is not None:
+            authorities = [bytes(v) for name, v in headers if name in (b":authority", b"host")]
+            origins = [bytes(value) for name, value in headers if name == b"origin"]
+            head = head._replace(problem=hosts.refusal(authorities, origins) or head.problem)
         varies = not named.keys().isdisjoint(_VARYING_HEADERS)
         if varies:
             head = head._replace(
