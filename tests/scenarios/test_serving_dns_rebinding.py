@@ -1,4 +1,4 @@
-"""A page of a browser points a name of its own at the loopback address, and asks the server there."""
+"""A page of a browser points a name of its own at the loopback address, and asks the server."""
 
 from __future__ import annotations
 
@@ -112,10 +112,11 @@ def test_a_request_without_a_host_comes_from_no_browser(server, connect):
 
 def test_what_is_remembered_of_a_head_includes_the_verdict(server, connect, cancer_bundle):
     body = (cancer_bundle / "data/example.json").read_bytes()
-    head = "POST /v2/models/gb/infer HTTP/1.1\r\nHost: {}\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = "POST /v2/models/gb/infer HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n"
     for host, expected in [("evil.example", 403), ("localhost", 200)] * 3:
         with connect(server.port) as client:
-            assert client.send(head.format(host).encode() + body).answer().status == expected
+            request = head.format(host, len(body)).encode() + body
+            assert client.send(request).answer().status == expected
 
 
 def test_a_socket_of_the_file_system_answers_to_any_name_and_teaches_the_port_none(server, connect):

@@ -35,7 +35,8 @@ def valid(cancer_bundle):
         b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
         % len(body)
     )
-    chunked = b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    start = b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: localhost\r\n"
+    chunked = start + b"Transfer-Encoding: chunked\r\n\r\n"
     return [
         head + body,
         chunked + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),

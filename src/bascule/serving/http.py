@@ -778,6 +778,10 @@ class Connection(asyncio.Protocol):
         site = self._site
         if len(length) >= site.body_digits and int(length) > site.limits.max_body_bytes:
             self._failure = self._body_too_large()
+            try:
+                self._check_known(headers)
+            except BasculeError as error:
+                self._failure = error.with_traceback(None)
         elif b"expect" in headers:
             if version == "1.0":
                 del headers[b"expect"]  # RFC 9110, section 10.1.1
@@ -939,6 +943,7 @@ class Connection(asyncio.Protocol):
             handlers = self._find(head)
         route = handlers.get(head.method)
         if route is None:
+            self._check_known(head.headers)
             allow = ", ".join(sorted(method.decode() for method in handlers))
             raise HttpError(
                 f"{head.method.decode()} is not allowed here",
@@ -958,11 +963,14 @@ class Connection(asyncio.Protocol):
             path = b"/" + path.split(b"//", 1)[1].partition(b"/")[2]
         handlers = self._site.routes.get(path) or self._site.routes.get(path.rstrip(b"/"))
         if handlers is None:
-            if self._site.guard is not None:
-                # What there is, and what not, is told to those who have a key.
-                self._site.guard.check_known(head.headers.get(b"authorization"))
+            self._check_known(head.headers)
             raise self._site.not_found(path)
         return handlers
+
+    def _check_known(self, headers: dict[bytes, bytes]) -> None:
+        """Raise `Unauthenticated` before anything is said of what there is, and what not."""
+        if self._site.guard is not None:
+            self._site.guard.check_known(headers.get(b"authorization"))
 
     def _enqueue(self, exchange: Exchange) -> None:
         """Keep a whole request until those before it are answered, or refuse it in its turn."""

@@ -225,7 +225,7 @@ class Http2Server:
                 status=415,
                 code=UNIMPLEMENTED,
             )
-            return Head(None, problem=problem)
+            return Head(None, problem=problem, authorization=authorization)
         method = self.methods.get(path)
         if method is None:
             problem = HttpError(
@@ -234,13 +234,14 @@ class Http2Server:
                 status=404,
                 code=UNIMPLEMENTED,
             )
-            return Head(None, problem=problem)
+            return Head(None, problem=problem, authorization=authorization)
         try:
             waits_s = h2.timeout_s(timeout) if timeout else 0.0
         except BasculeError as problem:
-            return Head(None, problem=problem)
+            return Head(method, problem=problem, authorization=authorization)
         if timeout and not waits_s:
-            return Head(None, problem=TimedOut("no answer within 0 ms", hint="allow more time"))
+            late = TimedOut("no answer within 0 ms", hint="allow more time")
+            return Head(method, problem=late, authorization=authorization)
         return Head(method, waits_s, encoding, authorization=authorization)
 
 
@@ -601,11 +602,13 @@ class Http2Connection(asyncio.Protocol):
             return
         stream = self._streams[id_] = Stream(self, id_, head, self._first_window)
         stream.ended = ended
-        if head.problem is not None:
-            stream.fail(head.problem)
-            return
         try:
-            stream.allow_method()
+            if head.method is not None:
+                stream.allow_method()
+            elif self.server.guard is not None:
+                self.server.guard.check_known(head.authorization)
+            if head.problem is not None:
+                raise head.problem
         except BasculeError as problem:
             stream.fail(problem)
             return
