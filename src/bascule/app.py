@@ -85,7 +85,7 @@ class RegistrySettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     store: str = field(default="sqlite", repr=False)
-    objects: str = "files"
+    objects: str = field(default="files", repr=False)
     require_gates: bool = False
 
 
@@ -190,7 +190,7 @@ class ServingSettings:
     unix_socket: str = ""
     log: Literal["text", "json"] = "text"
     access_log: bool = False
-    trace_endpoint: str = ""
+    trace_endpoint: str = field(default="", repr=False)
     allowed_hosts: tuple[str, ...] = ()
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
 
@@ -631,7 +631,7 @@ def _sentence(problem: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    return repr(masked(value)) if isinstance(value, str) and "://" in value else repr(value)
+    return repr(masked(value)) if isinstance(value, str) else masked(repr(value))
 
 
 def _limits(problem: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
+from bascule.core.addresses import masked_text
+
 Form = Literal["text", "json"]
 
 Fields = Mapping[str, object]
@@ -61,7 +63,7 @@ class _Formatter(logging.Formatter):
         if self._form == "json":
             fields = {"worker": self._worker, "logger": record.name, "exception": trace}
         made = line(self._form, record.created, record.levelno, record.getMessage(), fields)
-        return f"{made}\n{trace}" if trace and self._form == "text" else made
+        return masked_text(f"{made}\n{trace}" if trace and self._form == "text" else made)
 
 
 def start_logging(form: Form, *, worker: int | None = None, level: int = logging.INFO) -> None:

@@ -59,7 +59,10 @@ def open_objects(url: str, home: Path) -> S3Objects:
         Invalid: The address cannot be read.
         MissingExtra: The client is not installed.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.username or parts.password or parts.query or not _BUCKET.fullmatch(parts.netloc):
         raise Invalid(
             "registry.objects is not a place in S3",
