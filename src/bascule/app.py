@@ -157,6 +157,7 @@ class ServingSettings:
         unix_socket: A path to answer predictions on as well.
         log: The form of the log's lines: "text", or "json" for programs.
         access_log: Whether the log tells of every request; without it, of those that failed.
+        log_exception_texts: Whether the log also has what exceptions say, which may quote rows.
         trace_endpoint: The address that takes spans (OTLP over HTTP); empty for none.
         allowed_hosts: Names that are answered as `Host` and `Origin`: `models.example.com`,
             `*.example.com`, or `*` for any. None named is loopback names alone on the loopback
@@ -190,6 +191,7 @@ class ServingSettings:
     unix_socket: str = ""
     log: Literal["text", "json"] = "text"
     access_log: bool = False
+    log_exception_texts: bool = False
     trace_endpoint: str = field(default="", repr=False)
     allowed_hosts: tuple[str, ...] = ()
     models: Mapping[str, ModelSettings] = field(default_factory=dict)

@@ -111,7 +111,9 @@ def run_server(
             faces=faces_of(chosen),
             grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
             policies={name: Policy(**asdict(one)) for name, one in chosen.models.items()},
-            journal=JournalConfig(chosen.log, chosen.access_log, chosen.trace_endpoint),
+            journal=JournalConfig(
+                chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
+            ),
             find=find_trusted if chosen.multi_model else None,
             allowed_hosts=chosen.allowed_hosts,
         )

@@ -36,7 +36,7 @@ from typing import NamedTuple, cast
 import httptools
 import msgspec
 
-from bascule.core.errors import BasculeError, Invalid, Overloaded, Refused, TooLarge
+from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, Refused, TooLarge
 from bascule.security.keys import OPEN_ACTIONS
 from bascule.serving import codings
 from bascule.serving.backlog import Backlog, Held
@@ -46,7 +46,14 @@ from bascule.serving.hosts import HostPolicy, absolute_authority
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
 from bascule.serving.limits import Limits
 from bascule.serving.routes import Route, Routes
-from bascule.serving.statuses import HttpError, error_text, kind_of, status_of
+from bascule.serving.statuses import (
+    HttpError,
+    error_text,
+    kind_of,
+    named_failure,
+    reason_of,
+    status_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -213,6 +220,9 @@ class Exchange:
     def fail(self, error: BasculeError) -> None:
         """Answer with an error: its status, its message and its next step in the one shape."""
         # Its frames lead back to this exchange, and a ring would wait for the garbage collector.
+        if isinstance(error, ModelFailed):
+            self.request_id = self.request_id or new_request_id()
+            error = named_failure(error, self.request_id)
         self.failure = error.with_traceback(None)
         self.rows = 0
         status, body, extra = self._connection.told(error)
@@ -1054,6 +1064,7 @@ class Connection(asyncio.Protocol):
             kind_of(exchange.failure),
             headers.get(b"traceparent", b""),
             headers.get(b"tracestate", b""),
+            reason_of(exchange.failure),
         )
 
     # -- refusing and closing --

@@ -25,6 +25,7 @@ from typing import Any
 
 import uvloop
 
+from bascule.bundle.programs.host import HIDE_TEXTS
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom
 from bascule.serving.backlog import Backlog, Held
 from bascule.serving.channel import Lines, Message, error_from_json, error_to_json
@@ -279,7 +280,10 @@ def main() -> int:
             return 3
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
-    start_logging(config.journal.form, worker=config.worker)
+    texts = config.journal.exception_texts
+    start_logging(config.journal.form, worker=config.worker, exception_texts=texts)
+    if not texts:
+        os.environ[HIDE_TEXTS] = "1"
     limits = config.limits
     _allow_open_files(limits.max_connections + limits.max_handshakes + _OTHER_FILES)
     try:

@@ -29,7 +29,7 @@ from typing import NamedTuple, cast
 
 from hpack import Decoder, HPACKError
 
-from bascule.core.errors import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
+from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut, TooLarge
 from bascule.security.keys import Action
 from bascule.serving.backlog import Backlog, Held
 from bascule.serving.calls import Call
@@ -49,6 +49,8 @@ from bascule.serving.statuses import (
     code_of,
     error_text,
     kind_of,
+    named_failure,
+    reason_of,
     status_of,
 )
 from bascule.serving.transports import frames as h2
@@ -319,6 +321,9 @@ class Stream(Rpc):
         if not self.answered:
             self.answered = True
             # Its frames lead back to this call, and a ring would wait for the garbage collector.
+            if isinstance(error, ModelFailed):
+                self.request_id = self.request_id or new_request_id()
+                error = named_failure(error, self.request_id)
             self.failure = error.with_traceback(None)
             self.connection.refuse(self, error)
 
@@ -351,6 +356,7 @@ class Stream(Rpc):
                 kind_of(self.failure),
                 head.traceparent,
                 head.tracestate,
+                reason_of(self.failure),
             )
 
     def gone(self) -> None:
