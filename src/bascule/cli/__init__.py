@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 
@@ -57,6 +58,7 @@ EXIT_CODES: Mapping[type[BasculeError], int] = {
 
 def main() -> None:
     """The `bascule` command."""
+    _open_standard_streams()
     from bascule.cli.commands import app
 
     try:
@@ -72,6 +74,16 @@ def main() -> None:
         # The reader of our output, `head` for example, has had enough.
         sys.stderr.close()
         sys.exit(0)
+
+
+def _open_standard_streams() -> None:
+    """Open what was closed before the start, or the next file opened would take what is printed."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
 
 
 def exit_code(error: BasculeError) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bascule.core.addresses import masked_text
 from bascule.core.errors import BasculeError
+from bascule.core.streams import write_without_waiting
 
 
 def print_json(value: Any) -> None:
@@ -26,8 +27,10 @@ def say(line: str) -> None:
 
 def note(line: str) -> None:
     """One line beside the result, on standard error."""
-    sys.stderr.write(masked_text(line) + "\n")
-    sys.stderr.flush()
+    line = masked_text(line) + "\n"
+    if not write_without_waiting(line.encode(errors="backslashreplace")):
+        sys.stderr.write(line)
+        sys.stderr.flush()
 
 
 def error_json(error: BasculeError) -> dict[str, str]:

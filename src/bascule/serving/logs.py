@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from bascule.core.addresses import masked_text
+from bascule.core.streams import write_without_waiting
 
 Form = Literal["text", "json"]
 
@@ -85,6 +86,16 @@ class _Formatter(logging.Formatter):
         return masked_text(f"{made}\n{trace}" if trace and self._form == "text" else made)
 
 
+class _Handler(logging.StreamHandler[Any]):
+    """Writes lines without waiting, where standard error could make a writer wait."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream is not sys.stderr or not write_without_waiting(
+            f"{self.format(record)}\n".encode(errors="backslashreplace")
+        ):
+            super().emit(record)
+
+
 def start_logging(
     form: Form,
     *,
@@ -100,6 +111,6 @@ def start_logging(
         level: What is below it is not written.
         exception_texts: Whether the lines have what exceptions say, or only their types and places.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Formatter(form, worker, exception_texts=exception_texts))
     logging.basicConfig(level=level, handlers=[handler], force=True)
