@@ -17,10 +17,10 @@ Rules that this module keeps:
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -60,6 +60,7 @@ from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
 from bascule.core.files import replacing, writing
 from bascule.core.names import check_name
 from bascule.core.programs import Program
+from bascule.core.scratch import Scratch, sweep
 
 __all__ = [
     "BASELINE",
@@ -314,7 +315,9 @@ def drafting(to: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     with writing(to):
         _check_place(to, overwrite=overwrite)
         to.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".draft", dir=to.parent))
+        _sweep(to)
+        scratch = Scratch(f".{to.name}.", suffix=".draft", parent=to.parent)
+        draft = scratch.path
     try:
         yield draft
         with writing(to):
@@ -325,7 +328,7 @@ def drafting(to: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
             else:
                 draft.rename(to)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        scratch.remove()
 
 
 def write_file(draft: Path, name: str, data: bytes) -> FileEntry:
@@ -527,13 +530,23 @@ def _check_place(to: Path, *, overwrite: bool) -> None:
 
 
 def _swap(draft: Path, to: Path) -> None:
-    aside = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".replaced", dir=to.parent))
-    try:
+    with Scratch(f".{to.name}.", suffix=".replaced", parent=to.parent) as aside:
         to.rename(aside / "bundle")
         try:
             draft.rename(to)
         except OSError:
             (aside / "bundle").rename(to)
             raise
-    finally:
+
+
+def _sweep(to: Path) -> None:
+    """Remove the drafts of `to` that killed processes left; what one had moved aside comes back."""
+
+    def put_back(aside: Path) -> None:
+        if not to.exists() and (aside / "bundle").is_dir():
+            (aside / "bundle").rename(to)
         shutil.rmtree(aside, ignore_errors=True)
+
+    name = glob.escape(to.name)
+    sweep(to.parent, f".{name}.????????.replaced", put_back)
+    sweep(to.parent, f".{name}.????????.draft")

@@ -24,6 +24,7 @@ from bascule.app import check_signature
 from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
 from bascule.core.errors import Refused
+from bascule.core.scratch import Scratch, sweep
 from bascule.places import fetch, is_address
 from bascule.serving import Guard, JournalConfig, Limits, Policy, Service, Supervisor, Tls, bind
 from bascule.serving.hosts import policy_of
@@ -81,6 +82,7 @@ def run_server(
     from bascule.app import ServingSettings, callers_need_keys, faces_of, open_keys, tls_of
 
     chosen = settings.serving
+    sweep(Path(tempfile.gettempdir()))
     start_logging(chosen.log, level=logging.WARNING)
     if chosen.port == ServingSettings().control_port:
         log.warning(
@@ -171,8 +173,7 @@ def fetching(references: Sequence[str], settings: Settings) -> Iterator[list[str
 
 def _copy_of(url: str, copies: ExitStack) -> str:
     # A worker may start, or a model wake, at any time: the copy stays as long as the server.
-    kept = copies.enter_context(tempfile.TemporaryDirectory(prefix="bascule-"))
-    folder = Path(kept).resolve() / "bundle"
+    folder = copies.enter_context(Scratch()).resolve() / "bundle"
     fetch(url, folder, tell=fetching_log.info)
     return str(folder)
 

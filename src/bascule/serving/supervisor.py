@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bascule.core.errors import BasculeError, Conflict, Invalid, ModelFailed, Unavailable
+from bascule.core.scratch import Scratch
 from bascule.security.keys import Key
 from bascule.serving.channel import Message, WorkerProcess, error_from_json, error_to_json
 from bascule.serving.counters import Counters, Label, Totals
@@ -606,7 +607,7 @@ def bind_unix(path: Path) -> socket.socket:
 
 
 def _new_keys_file() -> Path:
-    return Path(tempfile.mkdtemp(prefix="bascule-", dir=_shared_memory())) / "keys.json"
+    return Scratch("bascule-keys-", parent=_shared_memory()).path / "keys.json"
 
 
 def _shared_memory() -> str | None:

@@ -12,10 +12,8 @@ import fcntl
 import logging
 import os
 import select
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -26,6 +24,7 @@ from typing import Any
 from bascule.bundle.programs import host
 from bascule.core.errors import Invalid, ModelFailed, TimedOut, Unavailable
 from bascule.core.fields import Columns, Field
+from bascule.core.scratch import Scratch
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ class ChildProgram:
         self._is_ready = False
         self._deaths = 0
         self._not_before = 0.0
-        self._folder = tempfile.mkdtemp(prefix="bascule-child-")
+        self._folder = Scratch("bascule-child-")
         with self._lock:
             self._spawn()
             try:
@@ -163,7 +162,7 @@ class ChildProgram:
 
     def _dispose(self) -> None:
         self._end()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
     # -- the process --
 
@@ -175,7 +174,7 @@ class ChildProgram:
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                cwd=self._folder,
+                cwd=self._folder.path,
                 env={
                     **kept,
                     "OMP_NUM_THREADS": threads,
