@@ -18,6 +18,7 @@ Rules that this module keeps:
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 import shutil
@@ -61,6 +62,9 @@ from bascule.core.files import replacing, writing
 from bascule.core.names import check_name
 from bascule.core.programs import Program
 from bascule.core.scratch import Scratch, sweep
+
+log = logging.getLogger(__name__)
+_OWN_NAME = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{12}\.json")
 
 __all__ = [
     "BASELINE",
@@ -241,7 +245,11 @@ def read_statements(path: str | Path, kind: str | None = None) -> list[Statement
 
 
 def statements_by_file(path: str | Path) -> dict[str, Statement]:
-    """The same by the names of their files, which need not be those that Bascule gives."""
+    """The same by the names of their files, which need not be those that Bascule gives.
+
+    A name that Bascule gives holds a digest of the content. Where the content is another one, the
+    statement was altered, and is passed over with a warning.
+    """
     subject = digest_of(path)
     found = {}
     folder = Path(path) / STATEMENTS
@@ -249,8 +257,12 @@ def statements_by_file(path: str | Path) -> dict[str, Statement]:
     if len(files) > MAX_STATEMENTS:
         raise Untrusted(f"{folder} holds {len(files):,} files, and {MAX_STATEMENTS:,} may be")
     for file in files:
-        statement = _parse_statement(file)
-        if statement.subject == subject:
+        statement, name = _parse_statement(file)
+        if _OWN_NAME.fullmatch(file.name) and file.name != name:
+            log.warning(
+                "statement %s is passed over: it is not what it was when it was named", file
+            )
+        elif statement.subject == subject:
             found[file.name] = statement
     return found
 
@@ -495,7 +507,8 @@ def _altered(path: Path, name: str) -> Untrusted:
     )
 
 
-def _parse_statement(file: Path) -> Statement:
+def _parse_statement(file: Path) -> tuple[Statement, str]:
+    """A statement, and the name that Bascule gives to what the file holds."""
     if file.is_symlink():
         raise Untrusted(f"statement {file} is a symbolic link", file=file.name)
     if not file.is_file():
@@ -507,7 +520,8 @@ def _parse_statement(file: Path) -> Statement:
     value = parse(file.read_bytes(), file.name, what="a statement")
     statement = shaped(value, Statement, file.name, what="a statement")
     check_body(statement.kind, statement.body, file.name)
-    return statement
+    digest = sha256_bytes(canonical_json(value)).removeprefix("sha256:")
+    return statement, f"{statement.kind}-{digest[:12]}.json"
 
 
 def _check_place(to: Path, *, overwrite: bool) -> None:
