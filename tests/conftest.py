@@ -87,7 +87,7 @@ class Client:
             body = json.dumps(body).encode()
         length = f"Content-Length: {len(body)}\r\n" if body or method == "POST" else ""
         return self.send(
-            f"{method} {path} HTTP/1.1\r\nHost: here\r\n{headers}{length}\r\n".encode() + body
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}{length}\r\n".encode() + body
         )
 
     def answer(self, *, to_head: bool = False) -> Answer:

@@ -89,7 +89,8 @@ class Caller(threading.Thread):
         head = self._encoder.encode(
             [
                 (":method", "POST"), (":scheme", "http"), (":path", self._path),
-                (":authority", "here"), ("te", "trailers"), ("content-type", "application/grpc"),
+                (":authority", "localhost"), ("te", "trailers"),
+                ("content-type", "application/grpc"),
             ]
         )  # fmt: skip
         starts = range(0, len(self._data), _FRAME_BYTES)

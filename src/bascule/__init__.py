@@ -21,7 +21,7 @@ __version__ = version.VERSION
 if TYPE_CHECKING:
     from bascule.bundle import Answer, Bundle, PythonModel, load, pack, rebuild
     from bascule.client import AsyncClient, Client
-    from bascule.core.errors import BasculeError
+    from bascule.core.errors import BasculeError, Invalid
     from bascule.release import Criterion
 
 _HOMES = {
@@ -31,6 +31,7 @@ _HOMES = {
     "Bundle": "bascule.bundle",
     "Client": "bascule.client",
     "Criterion": "bascule.release",
+    "Invalid": "bascule.core.errors",
     "PythonModel": "bascule.bundle",
     "load": "bascule.bundle",
     "pack": "bascule.bundle",
@@ -43,6 +44,7 @@ __all__ = [
     "Bundle",
     "Client",
     "Criterion",
+    "Invalid",
     "PythonModel",
     "__version__",
     "load",

@@ -85,7 +85,7 @@ class RegistrySettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     store: str = field(default="sqlite", repr=False)
-    objects: str = "files"
+    objects: str = field(default="files", repr=False)
     require_gates: bool = False
 
 
@@ -161,7 +161,11 @@ class ServingSettings:
         unix_socket: A path to answer predictions on as well.
         log: The form of the log's lines: "text", or "json" for programs.
         access_log: Whether the log tells of every request; without it, of those that failed.
+        log_exception_texts: Whether the log also has what exceptions say, which may quote rows.
         trace_endpoint: The address that takes spans (OTLP over HTTP); empty for none.
+        allowed_hosts: Names that are answered as `Host` and `Origin`: `models.example.com`,
+            `*.example.com`, or `*` for any. None named is loopback names alone on the loopback
+            address without keys, and any elsewhere.
         models: How models are treated that fail, by their names.
 
     A relative file is meant from the folder of the settings; an empty text is none.
@@ -192,7 +196,9 @@ class ServingSettings:
     unix_socket: str = ""
     log: Literal["text", "json"] = "text"
     access_log: bool = False
-    trace_endpoint: str = ""
+    log_exception_texts: bool = False
+    trace_endpoint: str = field(default="", repr=False)
+    allowed_hosts: tuple[str, ...] = ()
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
 
 
@@ -255,6 +261,7 @@ def load_settings(
         _check_stores(settings.registry)
         _check_faces(settings.serving)
         _check_models(settings.serving)
+        _check_allowed_hosts(settings.serving.allowed_hosts)
         _check_trace_endpoint(settings.serving.trace_endpoint)
     except ValidationError as error:
         told = _explained([dict(one) for one in error.errors()], file, variables)
@@ -472,7 +479,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
             if not isinstance(serving, dict):
                 return serving
             read = dict(serving)
-            for name in ("faces", "models"):
+            for name in ("faces", "models", "allowed_hosts"):
                 if isinstance(read.get(name), str):
                     with suppress(ValueError):
                         read[name] = json.loads(read[name])
@@ -560,6 +567,17 @@ def _check_trace_endpoint(address: str) -> None:
         )
 
 
+def _check_allowed_hosts(hosts: Sequence[str]) -> None:
+    from bascule.serving.hosts import check_allowed_host
+
+    for index, host in enumerate(hosts):
+        try:
+            check_allowed_host(host)
+        except Invalid as error:
+            where = ("serving", "allowed_hosts", index)
+            raise _Wrong(where, error.message, error.hint) from None
+
+
 def _check_models(serving: ServingSettings) -> None:
     from bascule.core.names import check_name
 
@@ -620,7 +638,7 @@ def _sentence(problem: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    return repr(masked(value)) if isinstance(value, str) and "://" in value else repr(value)
+    return repr(masked(value)) if isinstance(value, str) else masked(repr(value))
 
 
 def _limits(problem: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

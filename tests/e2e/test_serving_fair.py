@@ -24,7 +24,7 @@ MEASURED_S = 2.0
 GREEDY = """
 import socket, sys, threading, time, json
 port, callers, body = int(sys.argv[1]), int(sys.argv[2]), sys.stdin.buffer.read()
-head = b"POST /v2/models/greedy/infer HTTP/1.1\\r\\nHost: here\\r\\nContent-Length: %d\\r\\n\\r\\n"
+head = b"POST /v2/models/greedy/infer HTTP/1.1\\r\\nHost: [::1]\\r\\nContent-Length: %d\\r\\n\\r\\n"
 request, took, over = head % len(body) + body, {200: [], 429: []}, threading.Event()
 def ask():
     with socket.create_connection(("127.0.0.1", port)) as client:

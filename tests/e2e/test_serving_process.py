@@ -270,7 +270,7 @@ def test_an_idle_server_stops_at_once(serve, cancer_bundle, how):
 
 def _answers(port):
     with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
-        client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         return client.recv(12) == b"HTTP/1.1 200"
 
 

@@ -242,3 +242,28 @@ def test_the_card_and_new_statements_do_not_change_the_digest(bundle):
     after = bascule.load(bundle)
     assert after.digest == before.digest
     assert after.statements("gates")[0].body == {"passed": True}
+
+
+@pytest.mark.parametrize("change", ["value", "kind", "name"])
+def test_a_statement_that_was_altered_does_not_count_and_is_warned_of(bundle, caplog, change):
+    loaded = bascule.load(bundle)
+    loaded.add_statement("gates", {"passed": False}, by="ci")
+    (file,) = (bundle / "statements").glob("gates-*.json")
+    content = file.read_bytes()
+    if change == "value":
+        file.write_bytes(content.replace(b"false", b"true"))
+    elif change == "kind":
+        file.write_bytes(content.replace(b'"gates"', b'"other"'))
+    else:
+        file.rename(file.with_name(f"gates-{'0' * 12}.json"))
+    assert loaded.statements("gates") == loaded.statements("other") == []
+    assert "is passed over" in caplog.text
+    assert "gates-" in caplog.text
+
+
+def test_a_statement_that_is_only_written_anew_counts(bundle):
+    loaded = bascule.load(bundle)
+    loaded.add_statement("gates", {"passed": False}, by="ci")
+    (file,) = (bundle / "statements").glob("gates-*.json")
+    file.write_text(json.dumps(json.loads(file.read_bytes()), indent=4))
+    assert len(loaded.statements("gates")) == 1

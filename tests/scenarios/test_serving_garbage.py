@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r]*\r\n(?:[^\r]+\r\n)*?Content-Length: (\d+)\r\n")
-ALLOWED = {200, 400, 404, 405, 408, 413, 417, 431, 501, 505}
+ALLOWED = {200, 400, 403, 404, 405, 408, 413, 417, 431, 501, 505}
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,16 @@ def server(start, cancer_bundle, costly_bundle, log):
 @pytest.fixture(scope="module")
 def valid(cancer_bundle):
     body = (cancer_bundle / "data/example.json").read_bytes()
-    head = b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
-    chunked = b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (
+        b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
+    )
+    start = b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: localhost\r\n"
+    chunked = start + b"Transfer-Encoding: chunked\r\n\r\n"
     return [
         head + body,
         chunked + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
-        b"GET /v2/models/gb HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n" * 3,
+        b"GET /v2/models/gb HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n" * 3,
         b"HEAD /v2/health/live HTTP/1.0\r\n\r\n",
     ]
 
@@ -96,8 +100,9 @@ def test_numbers_that_the_model_cannot_hold_are_refused(server):
         body = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,16],"data":[%b]}]}' % (
             b",".join([number] * 16)
         )
-        head = b"POST /v2/models/net/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(
-            body
+        head = (
+            b"POST /v2/models/net/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+            % len(body)
         )
         assert statuses(server.port, head + body) == [400]
 

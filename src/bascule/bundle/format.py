@@ -17,10 +17,11 @@ Rules that this module keeps:
 
 from __future__ import annotations
 
+import glob
+import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -60,6 +61,10 @@ from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
 from bascule.core.files import replacing, writing
 from bascule.core.names import check_name
 from bascule.core.programs import Program
+from bascule.core.scratch import Scratch, sweep
+
+log = logging.getLogger(__name__)
+_OWN_NAME = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{12}\.json")
 
 __all__ = [
     "BASELINE",
@@ -240,7 +245,11 @@ def read_statements(path: str | Path, kind: str | None = None) -> list[Statement
 
 
 def statements_by_file(path: str | Path) -> dict[str, Statement]:
-    """The same by the names of their files, which need not be those that Bascule gives."""
+    """The same by the names of their files, which need not be those that Bascule gives.
+
+    A name that Bascule gives holds a digest of the content. Where the content is another one, the
+    statement was altered, and is passed over with a warning.
+    """
     subject = digest_of(path)
     found = {}
     folder = Path(path) / STATEMENTS
@@ -248,8 +257,12 @@ def statements_by_file(path: str | Path) -> dict[str, Statement]:
     if len(files) > MAX_STATEMENTS:
         raise Untrusted(f"{folder} holds {len(files):,} files, and {MAX_STATEMENTS:,} may be")
     for file in files:
-        statement = _parse_statement(file)
-        if statement.subject == subject:
+        statement, name = _parse_statement(file)
+        if _OWN_NAME.fullmatch(file.name) and file.name != name:
+            log.warning(
+                "statement %s is passed over: it is not what it was when it was named", file
+            )
+        elif statement.subject == subject:
             found[file.name] = statement
     return found
 
@@ -314,7 +327,9 @@ def drafting(to: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     with writing(to):
         _check_place(to, overwrite=overwrite)
         to.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".draft", dir=to.parent))
+        _sweep(to)
+        scratch = Scratch(f".{to.name}.", suffix=".draft", parent=to.parent)
+        draft = scratch.path
     try:
         yield draft
         with writing(to):
@@ -325,7 +340,7 @@ def drafting(to: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
             else:
                 draft.rename(to)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        scratch.remove()
 
 
 def write_file(draft: Path, name: str, data: bytes) -> FileEntry:
@@ -492,7 +507,8 @@ def _altered(path: Path, name: str) -> Untrusted:
     )
 
 
-def _parse_statement(file: Path) -> Statement:
+def _parse_statement(file: Path) -> tuple[Statement, str]:
+    """A statement, and the name that Bascule gives to what the file holds."""
     if file.is_symlink():
         raise Untrusted(f"statement {file} is a symbolic link", file=file.name)
     if not file.is_file():
@@ -504,7 +520,8 @@ def _parse_statement(file: Path) -> Statement:
     value = parse(file.read_bytes(), file.name, what="a statement")
     statement = shaped(value, Statement, file.name, what="a statement")
     check_body(statement.kind, statement.body, file.name)
-    return statement
+    digest = sha256_bytes(canonical_json(value)).removeprefix("sha256:")
+    return statement, f"{statement.kind}-{digest[:12]}.json"
 
 
 def _check_place(to: Path, *, overwrite: bool) -> None:
@@ -527,13 +544,23 @@ def _check_place(to: Path, *, overwrite: bool) -> None:
 
 
 def _swap(draft: Path, to: Path) -> None:
-    aside = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".replaced", dir=to.parent))
-    try:
+    with Scratch(f".{to.name}.", suffix=".replaced", parent=to.parent) as aside:
         to.rename(aside / "bundle")
         try:
             draft.rename(to)
         except OSError:
             (aside / "bundle").rename(to)
             raise
-    finally:
+
+
+def _sweep(to: Path) -> None:
+    """Remove the drafts of `to` that killed processes left; what one had moved aside comes back."""
+
+    def put_back(aside: Path) -> None:
+        if not to.exists() and (aside / "bundle").is_dir():
+            (aside / "bundle").rename(to)
         shutil.rmtree(aside, ignore_errors=True)
+
+    name = glob.escape(to.name)
+    sweep(to.parent, f".{name}.????????.replaced", put_back)
+    sweep(to.parent, f".{name}.????????.draft")

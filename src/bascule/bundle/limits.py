@@ -42,7 +42,11 @@ MAX_NODES = 5_000_000
 """Nodes of a skops description, or operators of a graph."""
 
 MAX_GRAPH_DEPTH = 32
-"""Graphs inside graphs, as loops and branches have them. Real ones nest three or four deep."""
+"""Graphs inside graphs, as loops and branches have them, and functions that call functions. Real
+ones nest three or four deep."""
+
+MAX_STEPS = 100_000_000
+"""Operators that a graph runs because its constants say so: at least a minute of loops."""
 
 MAX_TREE_DEPTH = 5_000
 """Tests from a root to a leaf. ONNX Runtime 1.28 builds a tree by recursion: 10,000 go well on a

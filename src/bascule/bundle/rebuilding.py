@@ -9,7 +9,6 @@ its record says; others are explained file by file.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from bascule.bundle.subject import Rows
 from bascule.bundle.tables import conform, read_truth
 from bascule.core.errors import Invalid
 from bascule.core.fields import Columns
+from bascule.core.scratch import Scratch
 
 _DEFAULT_TOLERANCE = 1e-5
 
@@ -114,8 +114,8 @@ def _place(to: str | Path | None) -> Iterator[Path]:
         with disk.drafting(to) as draft:
             yield draft
         return
-    with tempfile.TemporaryDirectory(prefix="bascule-rebuild-") as folder:
-        yield Path(folder)
+    with Scratch("bascule-rebuild-") as folder:
+        yield folder
 
 
 def _provenance(statements: Sequence[disk.Statement]) -> Mapping[str, Any]:

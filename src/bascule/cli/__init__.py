@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -60,6 +61,7 @@ EXIT_CODES: Mapping[type[BasculeError], int] = {
 
 def main() -> None:
     """The `bascule` command."""
+    _open_standard_streams()
     from bascule.cli.commands import app
 
     try:
@@ -85,6 +87,16 @@ def _end(error: BasculeError) -> NoReturn:
     with suppress(OSError):  # there may be no space for this either
         print_error(error, as_json="--json" in sys.argv[1:])
     sys.exit(exit_code(error))
+
+
+def _open_standard_streams() -> None:
+    """Open what was closed before the start, or the next file opened would take what is printed."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
 
 
 def exit_code(error: BasculeError) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bascule.cli.screen import note, print_json, say
+from bascule.core.addresses import masked
 
 if TYPE_CHECKING:
     from bascule.registry import Version
@@ -140,7 +141,7 @@ def _grpc_place(url: str, *, is_tls: bool) -> tuple[str, bool]:
     place = rest.rstrip("/")
     if scheme.lower() not in ("", "http", "https") or not place or "/" in place:
         raise Invalid(
-            f"--url: {url!r} is no address for grpc",
+            f"--url: {masked(url)!r} is no address for grpc",
             hint="give HOST:PORT, or http://HOST:PORT; https:// where the port speaks TLS",
         )
     return place, scheme.lower() == "https" if has_scheme else is_tls

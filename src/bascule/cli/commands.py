@@ -533,16 +533,15 @@ def up(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Pack, check, push, alias and serve a model, in one command."""
-    import tempfile
-
     from bascule.cli.server import run_server
+    from bascule.core.scratch import Scratch
 
     settings = _settings(port=port, control_port=control_port, workers=workers)
     registry = _registry()
-    with tempfile.TemporaryDirectory() as folder:
+    with Scratch() as folder:
         bundle = _pack_files(
             model, name=name, train=train, test=test, target=target, allow_pickle=allow_pickle,
-            serve_original=serve_original, to=Path(folder) / name, quiet=False,
+            serve_original=serve_original, to=folder / name, quiet=False,
         )  # fmt: skip
         if criterion or settings.gates.criteria:
             report, problem = _check(bundle, criterion, None)

@@ -8,10 +8,11 @@ import platform
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bascule.core.addresses import masked_text
 from bascule.core.errors import BasculeError, Conflict
 from bascule.serving import bind
 
@@ -40,7 +41,7 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything that a first run needs."""
-    return [
+    findings = [
         _python(),
         *_packages(),
         *_extras(),
@@ -50,6 +51,7 @@ def examine(settings: Settings) -> list[Finding]:
         _registry(settings),
         *_ports(settings),
     ]
+    return [replace(one, found=masked_text(one.found)) for one in findings]
 
 
 def _python() -> Finding:

@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
+from bascule.core.addresses import masked_text
 from bascule.core.errors import BasculeError
+from bascule.core.streams import write_without_waiting
 
 
 def print_json(value: Any) -> None:
@@ -25,14 +27,17 @@ def say(line: str) -> None:
 
 def note(line: str) -> None:
     """One line beside the result, on standard error. That it cannot be written ends nothing."""
+    line = masked_text(line) + "\n"
+    if write_without_waiting(line.encode(errors="backslashreplace")):
+        return
     with suppress(OSError):
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(line)
         sys.stderr.flush()
 
 
 def error_json(error: BasculeError) -> dict[str, str]:
     """An error as those who asked for JSON read it."""
-    return {"error": error.message, "hint": error.hint, "kind": type(error).__name__}
+    return {"error": masked_text(error.message), "hint": error.hint, "kind": type(error).__name__}
 
 
 def print_error(error: BasculeError, *, as_json: bool) -> None:
@@ -44,7 +49,7 @@ def print_error(error: BasculeError, *, as_json: bool) -> None:
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(Text("error: ", "bold red") + Text(error.message, "default"))
+    console.print(Text("error: ", "bold red") + Text(masked_text(error.message), "default"))
     if error.hint:
         console.print(Text("hint:  ", "bold cyan") + Text(error.hint, "default"))
 

@@ -23,8 +23,10 @@ from bascule.app import check_signature
 from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
 from bascule.core.errors import Refused
+from bascule.core.scratch import Scratch, sweep
 from bascule.places import fetch, is_address
 from bascule.serving import JournalConfig, Limits, Policy, Service, Supervisor, bind
+from bascule.serving.hosts import policy_of
 from bascule.serving.logs import start_logging
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ def run_server(
     from bascule.app import ServingSettings, callers_need_keys, faces_of, open_keys, tls_of
 
     chosen = settings.serving
+    sweep(Path(tempfile.gettempdir()))
     start_logging(chosen.log, level=logging.WARNING)
     if chosen.port == ServingSettings().control_port:
         log.warning(
@@ -110,8 +113,11 @@ def run_server(
             faces=faces_of(chosen),
             grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
             policies={name: Policy(**asdict(one)) for name, one in chosen.models.items()},
-            journal=JournalConfig(chosen.log, chosen.access_log, chosen.trace_endpoint),
+            journal=JournalConfig(
+                chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
+            ),
             find=find_trusted if chosen.multi_model else None,
+            allowed_hosts=chosen.allowed_hosts,
         )
         stack.callback(supervisor.stop)
         control = stack.enter_context(
@@ -167,8 +173,7 @@ def fetching(references: Sequence[str], settings: Settings) -> Iterator[list[str
 
 def _copy_of(url: str, copies: ExitStack) -> str:
     # A worker may start, or a model wake, at any time: the copy stays as long as the server.
-    kept = copies.enter_context(tempfile.TemporaryDirectory(prefix="bascule-"))
-    folder = Path(kept).resolve() / "bundle"
+    folder = copies.enter_context(Scratch()).resolve() / "bundle"
     fetch(url, folder, tell=fetching_log.info)
     return str(folder)
 
@@ -223,14 +228,15 @@ def _start_control(
 ) -> Callable[[], None]:
     """Serve the control API on a thread; returns what ends it."""
     from bascule.app import open_registry, tls_of
-    from bascule.console import ControlServer, control_app
+    from bascule.console import ControlServer, answering_to, control_app
 
     def registry() -> Registry:
         return open_registry(settings)
 
-    server = ControlServer(
-        control_app(supervisor, registry, find, supervisor.guard()), tls_of(settings)
-    )  # fmt: skip
+    guard = supervisor.guard()
+    hosts = policy_of(listener, settings.serving.allowed_hosts, asks_for_keys=guard is not None)
+    app = control_app(supervisor, registry, find, guard)
+    server = ControlServer(app if hosts is None else answering_to(hosts, app), tls_of(settings))
     # What was loaded stays: the collector need not look through it, not even at the end.
     gc.collect()
     gc.freeze()

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bascule.cli.screen import print_json, say
+from bascule.core.addresses import masked_text
 from bascule.core.errors import Invalid, Unavailable
 from bascule.serving.load import Load, Look, VersionLoad, WorkerLoad, load_between
 
@@ -79,7 +80,8 @@ def _show_live(ask: Ask, before: Look, every_s: float) -> None:
             try:
                 after = Look.from_json(ask())
             except Unavailable as error:
-                live.update(Text(f"{error.message}; trying again", "red"), refresh=True)
+                said = masked_text(error.message)
+                live.update(Text(f"{said}; trying again", "red"), refresh=True)
                 continue
             load = load_between(before, after)
             before = after

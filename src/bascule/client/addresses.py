@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from bascule.core.addresses import masked
 from bascule.core.errors import Invalid
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def parse_address(
         path = url.removeprefix("unix:")
         path = path.removeprefix("//") if path.startswith("///") else path
         if not path.strip("/"):
-            raise Invalid(f"{url!r} names no socket", hint=_EXAMPLE)
+            raise Invalid(f"{masked(url)!r} names no socket", hint=_EXAMPLE)
         return Address(url, "", 0, "localhost", unix_socket=path)
     try:
         parts = urlsplit(url)
@@ -62,8 +63,8 @@ def parse_address(
     except ValueError:
         host, port = None, None
     if not host or parts.scheme not in ("http", "https") or not url.isascii() or " " in url:
-        raise Invalid(f"{url!r} is no address of a server", hint=_EXAMPLE)
-    if parts.username or parts.query or parts.fragment:
+        raise Invalid(f"{masked(url)!r} is no address of a server", hint=_EXAMPLE)
+    if "@" in parts.netloc or parts.query or parts.fragment:
         raise Invalid(f"{parts.hostname}: an address has no user, query or fragment", hint=_EXAMPLE)
     context = None
     if parts.scheme == "https":
@@ -83,7 +84,7 @@ def parse_address(
 def _refuse_files(url: str, files: tuple[object, ...]) -> None:
     if any(file is not None for file in files):
         raise Invalid(
-            f"{url} is not encrypted, and files of TLS are given", hint="give https://..."
+            f"{masked(url)} is not encrypted, and files of TLS are given", hint="give https://..."
         )
 
 

@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from bascule.console.api import control_app
 from bascule.console.door import ControlServer
+from bascule.console.hosts import answering_to
 
-__all__ = ["ControlServer", "control_app"]
+__all__ = ["ControlServer", "answering_to", "control_app"]

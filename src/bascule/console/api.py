@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from bascule.console.load import add_load
 from bascule.console.rights import bearer, by_key, loopback_only, route_of
 from bascule.console.services import FindService, add_services
+from bascule.core.addresses import masked_text
 from bascule.core.errors import BasculeError
 from bascule.core.names import Reference
 from bascule.core.version import VERSION
@@ -153,7 +154,7 @@ def _add_errors(app: FastAPI) -> None:
     def told(_: Request, error: BasculeError) -> JSONResponse:
         status = status_of(error)
         headers = {"WWW-Authenticate": 'Bearer realm="bascule"'} if status == 401 else None
-        return JSONResponse({"error": error_text(error)}, status, headers)
+        return JSONResponse({"error": masked_text(error_text(error))}, status, headers)
 
     @app.exception_handler(RequestValidationError)
     def malformed(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -10,7 +10,6 @@ is refused, whatever its address.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from ipaddress import ip_address
 from typing import Any
 
 from fastapi import Request, Response
@@ -21,6 +20,7 @@ from starlette.exceptions import HTTPException
 from bascule.core.errors import Refused, TooLarge
 from bascule.security.keys import ANY, Action
 from bascule.serving import Guard
+from bascule.serving.hosts import host_of, is_loopback
 
 Authorise = Callable[[Request, Action, str], None]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
@@ -106,24 +106,11 @@ def loopback_only(request: Request, action: Action, model: str) -> None:
     """Refuse whoever is not on this machine; see `Authorise`."""
     caller = request.client.host if request.client else ""
     origin = request.headers.get("origin")
-    named = [request.url.hostname or ""]
+    named = request.headers.getlist("host")
     if origin is not None:
-        named.append(_host_of(origin))
-    if not _is_loopback(caller) or not all(map(_is_loopback, named)):
+        named.append(origin.partition("://")[2])
+    if not is_loopback(caller) or not all(is_loopback(host_of(one) or "") for one in named):
         raise Refused(
             f"{action} {model or 'models'}: only from this machine, by a loopback address",
             hint="run the command where the server runs",
         )
-
-
-def _host_of(origin: str) -> str:
-    return origin.partition("://")[2].rsplit(":", 1)[0].strip("[]")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

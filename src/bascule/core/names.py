@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from bascule.core.addresses import masked
 from bascule.core.errors import Invalid
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?")
@@ -17,13 +18,17 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?")
 def check_name(name: str, *, what: str = "model name") -> str:
     """Return `name` if it can stand in a URL, a file name and a label; else raise `Invalid`."""
     if not _NAME.fullmatch(name) or ".." in name:
-        raise Invalid(
-            f"{what} {name!r} is not allowed",
-            hint="use 1 to 128 letters, digits, '-', '_' or '.', starting and ending with a "
-            "letter or digit",
-            name=name,
-        )
+        raise _not_allowed(name, what)
     return name
+
+
+def _not_allowed(name: str, what: str) -> Invalid:
+    return Invalid(
+        f"{what} {name!r} is not allowed",
+        hint="use 1 to 128 letters, digits, '-', '_' or '.', starting and ending with a "
+        "letter or digit",
+        name=name,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class Reference:
         """Parse `model`, `model/NUMBER` or `model@alias`; raises `Invalid`."""
         if "@" in text:
             model, _, alias = text.partition("@")
+            if ":" in model:  # an address, perhaps with a password, and not split where it is shown
+                raise _not_allowed(masked(text), "model name")
             return cls(check_name(model), alias=check_name(alias, what="alias"))
         model, slash, number = text.partition("/")
         check_name(model)

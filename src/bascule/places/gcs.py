@@ -13,6 +13,7 @@ from typing import Any
 
 from bascule.core.errors import BasculeError, MissingExtra, Unavailable
 from bascule.places.objects import Remote, Writer, changed, gone, no_bucket
+from bascule.registry.stores.listing import bounded
 
 _RETRY_FOR_S = 120.0
 _SLOW_BYTES_PER_S = 8e6
@@ -52,9 +53,10 @@ class Gcs:
 
     def objects(self) -> Iterator[Remote]:
         with _explaining(self._url):
-            for blob in self._bucket.list_blobs(
+            pages = self._bucket.list_blobs(
                 prefix=self._folder, fields=_FIELDS, timeout=_TIMEOUT_S, retry=_retry()
-            ):
+            ).pages
+            for blob in bounded(self._url, lambda _: _page(pages)):
                 name = blob.name.removeprefix(self._folder)
                 yield Remote(name, int(blob.size), str(blob.generation))
 
@@ -68,6 +70,11 @@ class Gcs:
                 timeout=_TIMEOUT_S,
                 retry=_retry(one.size_bytes),
             )
+
+
+def _page(pages: Iterator[Any]) -> list[Any] | None:
+    page = next(pages, None)
+    return None if page is None else list(page)
 
 
 @contextmanager

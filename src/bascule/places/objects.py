@@ -70,18 +70,18 @@ def choose(objects: Iterable[Remote], url: str) -> Mapping[str, Remote]:
         Untrusted: A name would lead out of the folder, or two would be one file.
     """
     found: dict[str, Remote] = {}
-    for one in objects:
-        if not one.size_bytes and (not one.name or one.name.endswith("/")):
-            continue  # what some tools leave for a folder
-        _check_name(one.name, url)
-        if one.name in found:
-            raise Untrusted(f"{url} has two objects {one.name!r}", file=one.name)
-        if len(found) == MAX_OBJECTS:
+    for seen, one in enumerate(objects):
+        if seen == MAX_OBJECTS:
             raise TooLarge(
                 f"{url} holds more than {MAX_OBJECTS:,} objects, which is no bundle",
                 hint="give the address of the bundle's own folder",
                 limit=MAX_OBJECTS,
             )
+        if not one.size_bytes and (not one.name or one.name.endswith("/")):
+            continue  # what some tools leave for a folder
+        _check_name(one.name, url)
+        if one.name in found:
+            raise Untrusted(f"{url} has two objects {one.name!r}", file=one.name)
         found[one.name] = one
     if not found:
         raise NotFound(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bascule.places.objects import Remote, Writer, changed, gone, no_bucket
+from bascule.registry.stores.listing import bounded_stream
 from bascule.registry.stores.s3 import connect, explaining, is_missing
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class S3:
 
         with explaining(self._url):
             try:
-                for batch in obstore.list(self._store, chunk_size=_MANY):
-                    for one in batch:
-                        yield Remote(one["path"], one["size"], one["e_tag"] or "")
+                pages = obstore.list(self._store, chunk_size=_MANY)
+                for one in bounded_stream(self._url, pages):
+                    yield Remote(one["path"], one["size"], one["e_tag"] or "")
             except (BaseError, FileNotFoundError) as error:
                 if is_missing(error):
                     raise no_bucket(self._url) from None

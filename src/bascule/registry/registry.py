@@ -8,7 +8,6 @@ that is kept here, below every caller, so that none of them can forget it.
 
 from __future__ import annotations
 
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -30,6 +29,7 @@ from bascule.bundle.signatures import Verified, signature_beside, verify_bundle
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
 from bascule.core.names import Reference, check_name
+from bascule.core.scratch import Scratch
 from bascule.registry.collecting import collect as collect_garbage
 from bascule.registry.collecting import drop_holds, holding, take_holds
 from bascule.registry.differences import Change, Facts, differences
@@ -548,8 +548,8 @@ class Registry:
                 and none of them signed it. Nothing is kept.
             Refused: It has a version here, which was retired.
         """
-        with tempfile.TemporaryDirectory(prefix="bascule-import-") as folder:
-            draft = Path(folder) / "bundle"
+        with Scratch("bascule-import-") as folder:
+            draft = folder / "bundle"
             draft.mkdir()
             read_archive(source, draft)
             return self.push(draft, by=by)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bascule.core.errors import Invalid, MissingExtra, Untrusted
+from bascule.core.scratch import Scratch
 
 _INSTALL = "pip install 'bascule[signing]'"
 _HOW_TO_MAKE_ONE = "make one: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
@@ -60,8 +60,8 @@ def sign_folder(
     except (OSError, TypeError, ValueError, AttributeError) as problem:
         raise _no_key(private_key, "private", problem) from None
     config.set_hashing_config(hashing.Config().set_ignored_paths(paths=list(ignored)))
-    with tempfile.TemporaryDirectory() as place:
-        signature = Path(place) / "model.sig"
+    with Scratch() as place:
+        signature = place / "model.sig"
         config.sign(folder, signature)
         return signature.read_bytes()
 
@@ -91,8 +91,8 @@ def verify_folder(folder: Path, signature: bytes, public_key: Path) -> Signed:
     except (OSError, ValueError, AttributeError) as problem:
         raise _no_key(public_key, "public", problem) from None
     config.set_ignore_unsigned_files(True)
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "model.sig"
+    with Scratch() as place:
+        file = place / "model.sig"
         file.write_bytes(signature)
         try:
             config.verify(folder, file)

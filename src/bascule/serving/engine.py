@@ -30,6 +30,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import threading
 import time
 from collections import deque
@@ -39,6 +40,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bascule.bundle.programs.host import place_of
 from bascule.core.errors import BasculeError, ModelFailed, Overloaded, TimedOut, Unavailable
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
@@ -73,6 +75,9 @@ _SLOWNESS_BOUNDS = (0.1, 20.0)
 """One run that was held up by something else must not make the server turn callers away."""
 STUCK_S = 2.0
 """How long a run that is to end may go on before its model is stuck."""
+
+_NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)'")
+"""How ONNX Runtime names the part of a graph that failed."""
 
 Outcome = Columns | BasculeError
 Deliver = Callable[[Outcome], None]
@@ -625,7 +630,7 @@ def run_together(program: Program, batch: Sequence[Job], name: str) -> list[Outc
     except Exception:
         # The thread, or the loop, must outlive whatever a program's odd answer does to it.
         log.exception("a batch of %s failed", name)
-        return [_failed("the model failed on this input")] * len(batch)
+        return [_failed("the model failed")] * len(batch)
 
 
 def _run_several(program: Program, batch: Sequence[Job]) -> list[Outcome]:
@@ -670,16 +675,30 @@ def run_one(program: Program, columns: Columns, outputs: tuple[str, ...] | None)
     """Run a program; what it raises is logged here and told to the caller without its details."""
     try:
         return program.run(columns, outputs)
+    except ModelFailed as error:
+        reason = _reason(error)
+        log.exception("the program %s failed: %s", program.name, reason)
+        return _failed("the model failed", reason)
     except BasculeError as error:
         return error
-    except Exception:
+    except Exception as error:
         # A program is foreign code: whatever it raises is one failed call, not a dead server.
         log.exception("the program %s failed", program.name)
-        return _failed("the model failed on this input")
+        return _failed("the model failed", place_of(error))
 
 
-def _failed(what: str) -> ModelFailed:
-    return ModelFailed(what, hint="see the server's log")
+def _failed(what: str, reason: str = "") -> ModelFailed:
+    return ModelFailed(what, reason=reason)
+
+
+def _reason(error: ModelFailed) -> str:
+    """Why a program failed, without what its exception says: that may quote the caller's rows."""
+    reason = error.facts.get("reason")
+    if reason is not None:
+        return str(reason)
+    cause = error.__cause__ or error
+    node = _NODE.search(str(cause))
+    return place_of(cause) + (f", in the graph's {node[1]} node {node[2]!r}" if node else "")
 
 
 def _settle(batch: Sequence[Job], outcomes: Sequence[Outcome]) -> None:

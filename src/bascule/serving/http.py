@@ -36,16 +36,24 @@ from typing import NamedTuple, cast
 import httptools
 import msgspec
 
-from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge
+from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, Refused, TooLarge
 from bascule.security.keys import OPEN_ACTIONS
 from bascule.serving import codings
 from bascule.serving.backlog import Backlog, Held
 from bascule.serving.counters import STATUSES, Slot
 from bascule.serving.guard import Guard
+from bascule.serving.hosts import HostPolicy, absolute_authority
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
 from bascule.serving.limits import Limits
 from bascule.serving.routes import Route, Routes
-from bascule.serving.statuses import HttpError, error_text, kind_of, status_of
+from bascule.serving.statuses import (
+    HttpError,
+    error_text,
+    kind_of,
+    named_failure,
+    reason_of,
+    status_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +73,14 @@ _KEPT_HEADERS = frozenset(
     (
         b"accept", b"accept-encoding", b"authorization", b"connection", b"content-encoding",
         b"content-length", b"content-type", b"expect", b"host", b"inference-header-content-length",
-        b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade", b"x-request-id",
-        b"x-request-timeout-ms",
+        b"origin", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade",
+        b"x-request-id", b"x-request-timeout-ms",
     )
 )  # fmt: skip
 _SINGLE = frozenset(
     (
         b"authorization", b"content-encoding", b"host", b"inference-header-content-length",
-        b"transfer-encoding", b"x-request-timeout-ms",
+        b"origin", b"transfer-encoding", b"x-request-timeout-ms",
     )
 )  # fmt: skip
 """Headers of which two could be read in two ways, by us and by a proxy before us."""
@@ -95,8 +103,11 @@ _NOT_KNOWN = frozenset(
 """Heads with one of these say how to read on, or are never the same twice, so the parser always
 reads them."""
 _PLAIN = frozenset(
-    (b"accept", b"accept-encoding", b"authorization", b"content-length", b"content-type", b"host")
-)
+    (
+        b"accept", b"accept-encoding", b"authorization", b"content-length", b"content-type",
+        b"host", b"origin",
+    )
+)  # fmt: skip
 """See `Head.is_plain`."""
 
 
@@ -209,6 +220,9 @@ class Exchange:
     def fail(self, error: BasculeError) -> None:
         """Answer with an error: its status, its message and its next step in the one shape."""
         # Its frames lead back to this exchange, and a ring would wait for the garbage collector.
+        if isinstance(error, ModelFailed):
+            self.request_id = self.request_id or new_request_id()
+            error = named_failure(error, self.request_id)
         self.failure = error.with_traceback(None)
         self.rows = 0
         status, body, extra = self._connection.told(error)
@@ -252,7 +266,9 @@ class Site:
         journal: Journal | None = None,
         backlog: Backlog | None = None,
         held: Held | None = None,
+        hosts: HostPolicy | None = None,
     ) -> None:
+        self.hosts = hosts
         self.backlog = Backlog(limits.max_body_bytes) if backlog is None else backlog
         self.held = Held(limits.max_held_bytes) if held is None else held
         self.clock = clock
@@ -294,6 +310,8 @@ class Site:
             head_bytes > 4
             and head_bytes + body_bytes == len(data)
             and _NOT_KNOWN.isdisjoint(head.headers)
+            # One connection's policy may be looser than the site's; known heads are of them all.
+            and _refusal_of_host(self.hosts, head.target, head.headers) is None
         ):
             if len(self.known_heads) >= _MAX_KNOWN_HEADS:
                 self.known_heads.clear()
@@ -375,6 +393,18 @@ def _refusal_of_head(version: str, headers: dict[bytes, bytes]) -> HttpError | N
     return None
 
 
+def _refusal_of_host(
+    hosts: HostPolicy | None, target: bytes, headers: dict[bytes, bytes]
+) -> Refused | None:
+    if hosts is None:
+        return None
+    named = (headers.get(b"host"), absolute_authority(target))
+    origin = headers.get(b"origin")
+    return hosts.refusal(
+        [one for one in named if one is not None], () if origin is None else (origin,)
+    )
+
+
 def _not_http(why: str, *, hint: str = "") -> HttpError:
     return HttpError(f"not an HTTP/1.1 request: {why}", hint=hint, status=400)
 
@@ -439,13 +469,15 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_admitted", "_body", "_body_bytes", "_closing", "_current", "_expecting", "_failure",
-        "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_parser", "_partial",
-        "_paused", "_pipeline", "_pipeline_bytes", "_pumping", "_receiving_since", "_since",
-        "_site", "_taking", "_target", "_transport", "_unread", "_writable",
+        "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_hosts", "_parser",
+        "_partial", "_paused", "_pipeline", "_pipeline_bytes", "_pumping", "_receiving_since",
+        "_since", "_site", "_taking", "_target", "_transport", "_unread", "_writable",
     )  # fmt: skip
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, is_local: bool = False) -> None:
+        """`is_local`: it came by a socket of the file system, where no browser comes from."""
         self._site = site
+        self._hosts = None if is_local else site.hosts
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._head: Head
@@ -745,13 +777,21 @@ class Connection(asyncio.Protocol):
         # HTTP/1.1 alone stays open unasked; to ask for the version costs more than what follows.
         is_usual = b"connection" not in headers and parser.should_keep_alive()
         version = "1.1" if is_usual else parser.get_http_version()
-        self._failure = self._failure or _refusal_of_head(version, headers)
+        self._failure = (
+            self._failure
+            or _refusal_of_head(version, headers)
+            or _refusal_of_host(self._hosts, self._target, headers)
+        )
         if headers is _NO_HEADERS or self._failure is not None:
             return
         length = headers.get(b"content-length", b"0")
         site = self._site
         if len(length) >= site.body_digits and int(length) > site.limits.max_body_bytes:
             self._failure = self._body_too_large()
+            try:
+                self._check_known(headers)
+            except BasculeError as error:
+                self._failure = error.with_traceback(None)
         elif b"expect" in headers:
             if version == "1.0":
                 del headers[b"expect"]  # RFC 9110, section 10.1.1
@@ -913,6 +953,7 @@ class Connection(asyncio.Protocol):
             handlers = self._find(head)
         route = handlers.get(head.method)
         if route is None:
+            self._check_known(head.headers)
             allow = ", ".join(sorted(method.decode() for method in handlers))
             raise HttpError(
                 f"{head.method.decode()} is not allowed here",
@@ -932,11 +973,14 @@ class Connection(asyncio.Protocol):
             path = b"/" + path.split(b"//", 1)[1].partition(b"/")[2]
         handlers = self._site.routes.get(path) or self._site.routes.get(path.rstrip(b"/"))
         if handlers is None:
-            if self._site.guard is not None:
-                # What there is, and what not, is told to those who have a key.
-                self._site.guard.check_known(head.headers.get(b"authorization"))
+            self._check_known(head.headers)
             raise self._site.not_found(path)
         return handlers
+
+    def _check_known(self, headers: dict[bytes, bytes]) -> None:
+        """Raise `Unauthenticated` before anything is said of what there is, and what not."""
+        if self._site.guard is not None:
+            self._site.guard.check_known(headers.get(b"authorization"))
 
     def _enqueue(self, exchange: Exchange) -> None:
         """Keep a whole request until those before it are answered, or refuse it in its turn."""
@@ -1020,6 +1064,7 @@ class Connection(asyncio.Protocol):
             kind_of(exchange.failure),
             headers.get(b"traceparent", b""),
             headers.get(b"tracestate", b""),
+            reason_of(exchange.failure),
         )
 
     # -- refusing and closing --

@@ -57,11 +57,13 @@ class JournalConfig:
         form: The log's: "text" or "json".
         access_log: Whether to tell of every request.
         trace_endpoint: The address that takes spans (OTLP over HTTP); empty for none.
+        exception_texts: Whether the log of workers has what exceptions say, which may quote rows.
     """
 
     form: logs.Form = "text"
     access_log: bool = False
     trace_endpoint: str = ""
+    exception_texts: bool = False
 
 
 FAILURES_ALONE = JournalConfig()
@@ -80,6 +82,7 @@ class Note(NamedTuple):
         kind: Of the error; empty for none.
         traceparent: The header.
         tracestate: The header.
+        reason: Why the model failed, without what its exception said; empty for none.
     """
 
     at_s: float
@@ -91,6 +94,7 @@ class Note(NamedTuple):
     kind: str = ""
     traceparent: bytes = b""
     tracestate: bytes = b""
+    reason: str = ""
 
 
 class Spans(Protocol):
@@ -145,6 +149,7 @@ class Journal:
         kind: str,
         traceparent: bytes,
         tracestate: bytes,
+        reason: str = "",
     ) -> None:
         """Note a request; see `Note`. Where a reader of the log is too slow, notes are lost."""
         if not traceparent and status < FAILED_FROM and not self._config.access_log:
@@ -155,7 +160,7 @@ class Journal:
         self._notes.append(
             Note(
                 time.time(), status, duration_ns, rows, label, request_id, kind,
-                traceparent, tracestate,
+                traceparent, tracestate, reason,
             )
         )  # fmt: skip
         if not self._has_notes.is_set():
@@ -223,6 +228,7 @@ def line_of(note: Note, context: TraceContext | None, form: logs.Form, worker: i
         "duration_ms": round(note.duration_ns / 1e6, 3),
         "rows": note.rows or None,
         "error": note.kind,
+        "reason": note.reason,
         "trace_id": None if context is None else f"{context.trace_id:032x}",
     }
     return (logs.line(form, note.at_s, level, "request", fields) + "\n").encode()

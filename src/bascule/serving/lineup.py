@@ -356,8 +356,13 @@ def _of(reference: str, models: Iterable[ServedModel]) -> ServedModel | None:
 
 
 def _cannot_wake(model: ServedModel, why: BasculeError) -> Unavailable:
+    # What a model's own code says is for the log: its callers are not its makers.
+    said = why.message
+    if isinstance(why, ModelFailed):
+        log.error("%s/%s could not be loaded: %s", model.name, model.version, why)
+        said = "it failed"
     return Unavailable(
-        f"{model.name}/{model.version} cannot be loaded now: {why.message}",
+        f"{model.name}/{model.version} cannot be loaded now: {said}",
         hint="retry later; see the server's log",
         retry_after_s=1,
     )

@@ -64,6 +64,7 @@ class WorkerConfig:
         policies: How models are treated that fail, by their names.
         journal: What is told of requests.
         multi_model: Whether callers may have models loaded and unloaded.
+        allowed_hosts: Names that are answered; see `serving.hosts`.
     """
 
     worker: int
@@ -80,6 +81,7 @@ class WorkerConfig:
     policies: Mapping[str, Policy] = field(default_factory=dict)
     journal: JournalConfig = FAILURES_ALONE
     multi_model: bool = False
+    allowed_hosts: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -97,6 +99,7 @@ class WorkerConfig:
             "policies": {name: policy.to_json() for name, policy in self.policies.items()},
             "journal": asdict(self.journal),
             "multi_model": self.multi_model,
+            "allowed_hosts": self.allowed_hosts,
         }
 
     @classmethod
@@ -116,6 +119,7 @@ class WorkerConfig:
             policies={name: Policy(**policy) for name, policy in value["policies"].items()},
             journal=JournalConfig(**value["journal"]),
             multi_model=value["multi_model"],
+            allowed_hosts=tuple(value["allowed_hosts"]),
         )
 
 

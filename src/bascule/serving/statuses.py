@@ -99,6 +99,19 @@ def error_text(error: BasculeError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
+def reason_of(error: BasculeError | None) -> str:
+    """Why a model failed, for the log alone; empty of other errors."""
+    return str(error.facts.get("reason", "")) if isinstance(error, ModelFailed) else ""
+
+
+def named_failure(error: BasculeError, request_id: bytes) -> BasculeError:
+    """A failure of a model as its caller is told it: by the id that its reason is logged under."""
+    if not isinstance(error, ModelFailed):
+        return error
+    hint = f"the server's log has the reason under id {request_id.decode()}"
+    return ModelFailed(error.message, hint=hint, **error.facts)
+
+
 def error_of(status: int, text: str) -> BasculeError:
     """The error that another server answered: of the first kind with that status."""
     kind = next((kind for kind, one in STATUS_OF.items() if one == status), None)

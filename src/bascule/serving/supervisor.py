@@ -243,6 +243,7 @@ class Supervisor:
         policies: Mapping[str, Policy] | None = None,
         journal: JournalConfig = FAILURES_ALONE,
         find: FindModel | None = None,
+        allowed_hosts: tuple[str, ...] = (),
     ) -> None:
         """Bind the ports at once, so that a port in use is known before anything is started.
 
@@ -261,6 +262,7 @@ class Supervisor:
             policies: How models are treated that fail, by their names.
             journal: What is told of requests.
             find: Finds what callers of the workers want to have loaded; None where they may not.
+            allowed_hosts: Names that are answered; see `serving.hosts`.
 
         Raises:
             Conflict: The port is in use.
@@ -315,6 +317,7 @@ class Supervisor:
                     policies=policies or {},
                     journal=journal,
                     multi_model=find is not None,
+                    allowed_hosts=allowed_hosts,
                 ),
                 own,
                 shared_fds=(counters_fd, keys_fd, *unix_fds),

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -24,13 +25,14 @@ from typing import Any
 
 import uvloop
 
-from bascule.bundle.programs.host import die_with
+from bascule.bundle.programs.host import HIDE_TEXTS, die_with
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom
 from bascule.serving.backlog import Backlog, Held
 from bascule.serving.channel import Lines, Message, error_from_json, error_to_json
 from bascule.serving.counters import Counters, Slot, prometheus_text
 from bascule.serving.doors import Door
 from bascule.serving.guard import LOOK_EVERY_S, Guard
+from bascule.serving.hosts import HostPolicy, policy_of
 from bascule.serving.http import Connection, Exchange, Site
 from bascule.serving.journal import Journal, JournalConfig
 from bascule.serving.lineup import Lineup
@@ -73,6 +75,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     site = Site(
         {}, plane.not_found, config.limits, other_slot,
         guard=guard, journal=journal, backlog=backlog, held=held,
+        hosts=_hosts_of(config, config.listener_fd),
     )  # fmt: skip
 
     def take(models: Iterable[ServedModel]) -> None:
@@ -88,7 +91,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     gc.freeze()
     doors = [Door(config.listener_fd, site, partial(Connection, site), config.tls)]
     if config.unix_fd is not None:
-        doors.append(Door(config.unix_fd, site, partial(Connection, site), None))
+        doors.append(Door(config.unix_fd, site, partial(Connection, site, is_local=True), None))
     if config.grpc_fd is not None:
         doors.append(_grpc_door(config, plane, other_slot, guard, journal, backlog, held))
     for door in doors:
@@ -137,6 +140,11 @@ def _open_journal(config: JournalConfig, worker: int) -> Journal:
     return Journal(config, worker, OtlpSpans(config.trace_endpoint))
 
 
+def _hosts_of(config: WorkerConfig, listener_fd: int) -> HostPolicy | None:
+    with socket.socket(fileno=os.dup(listener_fd)) as listener:
+        return policy_of(listener, config.allowed_hosts, asks_for_keys=config.keys is not None)
+
+
 def _grpc_door(
     config: WorkerConfig,
     plane: Plane,
@@ -155,6 +163,7 @@ def _grpc_door(
     site = Http2Server(
         methods, config.limits, other_slot,
         guard=guard, journal=journal, backlog=backlog, held=held,
+        hosts=_hosts_of(config, config.grpc_fd),
     )  # fmt: skip
     return Door(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
 
@@ -282,7 +291,10 @@ def main() -> int:
             return 3
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
-    start_logging(config.journal.form, worker=config.worker)
+    texts = config.journal.exception_texts
+    start_logging(config.journal.form, worker=config.worker, exception_texts=texts)
+    if not texts:
+        os.environ[HIDE_TEXTS] = "1"
     config = replace(config, limits=config.limits.with_open_files(_OTHER_FILES))
     try:
         is_stuck = uvloop.run(serve(config, report))

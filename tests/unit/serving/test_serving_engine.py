@@ -704,7 +704,7 @@ def test_an_answer_that_cannot_be_told_does_not_keep_its_mates_waiting(
     with server.client() as first, server.client() as second:
         answer = first.request("POST", INFER, ask([1, 2], outputs=[{"name": "sum"}])).answer()
         assert answer.status == 500
-        assert answer.json == {"error": "the model's answer cannot be told; see the server's log"}
+        assert answer.json["error"].startswith("the model's answer cannot be told; ")
         assert second.request("POST", INFER, ask([1, 2])).answer().status == 200
     assert server.counted() == {200: 1, 500: 1}
 
@@ -718,7 +718,8 @@ def test_what_a_failing_program_says_stays_in_the_log(
     with caplog.at_level(logging.ERROR), server.client() as client:
         answer = client.request("POST", INFER, ask([7, 7])).answer()
         assert answer.status == 500
-        assert answer.json == {"error": "the model failed on this input; see the server's log"}
+        told = f"the server's log has the reason under id {answer.headers['x-request-id']}"
+        assert answer.json == {"error": f"the model failed; {told}"}
         assert client.request("POST", INFER, ask([1, 2])).answer().status == 200
     assert "/etc/passwd" in caplog.text
 

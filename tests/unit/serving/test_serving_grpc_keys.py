@@ -154,6 +154,22 @@ def test_every_method_opens_by_its_own_right_and_by_no_other(guarded, client, me
         assert not {401, 403} & set(total.by_status)
 
 
+def test_without_a_key_no_method_and_no_model_is_told_from_another(guarded, client, messages):
+    asked = [
+        ("/inference.GRPCInferenceService/NoSuchMethod", b""),
+        ("/no.such.Service/Method", b""),
+        ("ModelInfer", b"no message"),
+        ("ModelInfer", infer(messages, "late")),
+        ("ModelInfer", infer(messages, "nobody")),
+        ("ModelInfer", infer(messages, "late", name="y")),
+        ("ModelMetadata", messages("ModelMetadataRequest")(name="late").SerializeToString()),
+        ("ModelMetadata", messages("ModelMetadataRequest")(name="nobody").SerializeToString()),
+    ]
+    assert len({client.refusal(method, data) for method, data in asked}) == 1
+    assert code(client, *asked[0]) == "UNAUTHENTICATED"
+    assert code(client, *asked[0], metadata=guarded.make("metrics")) == "UNIMPLEMENTED"
+
+
 def test_every_method_says_what_it_does(guarded):
     for path, method in guarded.grpc.methods.items():
         assert method.action in get_args(Action), path

@@ -123,6 +123,39 @@ def test_what_there_is_is_told_to_those_who_have_a_key(guarded, ring):
     assert status(guarded, "GET", "/v2/models/nobody", header) == 404
 
 
+@pytest.mark.parametrize("headers", ["", "Authorization: Bearer x\r\n", "Content-Type: a/b\r\n"])
+def test_without_a_key_what_exists_is_answered_as_what_does_not(guarded, headers):
+    """By any method, of any face, with any body: neither the path nor the method is told of."""
+    paths = [
+        "/v2/models/{}", "/v2/models/{}/infer", "/v2/models/{}/versions/1/infer",
+        "/v2/models/{}/versions/9", "/v2/models/{}/other", "/v1/models/{}:predict",
+        "/v1/models/{}/metadata", "/models/{}", "/models/{}/invoke", "/v2/models/{}/infer/?a=b",
+        "http://a/v2/models/{}/infer",
+    ]  # fmt: skip
+    too_large = f"Content-Length: {guarded.site.limits.max_body_bytes + 1}\r\n"
+    for path in paths:
+        for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+            told = []
+            for model in ("late", "nobody"):
+                with guarded.client() as client:
+                    answer = client.request(method, path.format(model), b"", headers).answer()
+                    answer.headers.pop("date")
+                    answer.headers.pop("x-request-id", None)
+                    told.append((answer.status, answer.headers, answer.body))
+                with guarded.client() as client:
+                    head = f"POST {path.format(model)} HTTP/1.1\r\nHost: a\r\n{headers}{too_large}"
+                    told.append(client.send(head.encode() + b"\r\n").answer().status)
+            assert told[0] == told[2], (method, path)
+            assert told[0][0] == told[1] == told[3] == 401, (method, path)
+
+
+def test_a_key_of_any_kind_is_told_which_methods_a_path_has(guarded, ring):
+    header = ring("metrics")
+    guarded.on_loop(guarded.guard.look)
+    assert status(guarded, "PUT", "/v2/models/late/infer", header) == 405
+    assert status(guarded, "PUT", "/v2/health/live", header) == 405
+
+
 INFER = b"POST /v2/models/%b/infer HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 
 import grpc
@@ -200,7 +201,9 @@ def test_a_failed_request_is_told_by_the_id_of_its_answer_and_never_by_its_input
     assert line == {
         "level": "error", "event": "request", "worker": 3, "model": "m", "version": "1",
         "status": 500, "error": "ModelFailed", "request_id": answer.headers["x-request-id"],
+        "reason": line["reason"],
     }  # fmt: skip
+    assert re.fullmatch(r"\w+ at conftest\.py:\d+ in run", line["reason"])
     assert "8128" not in told.text.decode() + caplog.text
 
 

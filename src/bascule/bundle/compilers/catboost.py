@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from bascule.bundle.compilers.predictors import Outcome
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import Value
 from bascule.core.errors import Unconvertible
+from bascule.core.scratch import Scratch
 
 _LINKS = {
     "Logloss": Link.SIGMOID,
@@ -53,8 +52,8 @@ def estimator(context: Context, model: Any, value: Value) -> Outcome:
 
 def as_json(model: Any) -> dict[str, Any]:
     """A fitted model, parsed from the JSON that CatBoost writes of it."""
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "model.json"
+    with Scratch() as folder:
+        file = folder / "model.json"
         model.save_model(str(file), format="json")
         made: dict[str, Any] = json.loads(file.read_text())
     return made

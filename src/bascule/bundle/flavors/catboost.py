@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from bascule.bundle.manifest import Manifest
 from bascule.bundle.subject import Compilation, Subject
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType
+from bascule.core.scratch import Scratch
 
 _CLASSIFIES = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll")
 _EXPONENTIAL = ("Poisson", "Tweedie")
@@ -140,7 +139,7 @@ def normalised(data: bytes) -> bytes:
 
 
 def _written(model: Any) -> bytes:
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "model.cbm"
+    with Scratch() as folder:
+        file = folder / "model.cbm"
         model.save_model(str(file), format="cbm")
         return file.read_bytes()

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +36,7 @@ from bascule.bundle.subject import Compilation, Subject
 from bascule.bundle.tables import MATRIX, as_dtype, conform, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.core.scratch import Scratch
 
 _BACKENDS = ("jax", "tensorflow", "torch")
 
@@ -254,8 +253,8 @@ def _through_keras(model: Any, subject: Subject) -> bytes:
     """By the export of Keras, which flattens dicts in the order of their names."""
     import onnx
 
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "model.onnx"
+    with Scratch() as folder:
+        place = folder / "model.onnx"
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from bascule.bundle.flavors.aten import first_line
 from bascule.bundle.flavors.boosting import library
 from bascule.bundle.limits import MAX_SCHEMA_BYTES
 from bascule.core.errors import BasculeError, Invalid, Untrusted
+from bascule.core.scratch import Scratch
 
 FORMAT = "keras"
 FILE = "original/model.keras"
@@ -58,8 +57,8 @@ def save(model: Any) -> bytes:
 
 
 def _written(model: Any) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "model.keras"
+    with Scratch() as folder:
+        place = folder / "model.keras"
         try:
             with _quietly():
                 model.save(place)
@@ -110,8 +109,8 @@ def load(data: bytes, file: str) -> Any:
     keras = library("keras", "keras")
     try:
         _check(data)
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder) / "model.keras"
+        with Scratch() as folder:
+            place = folder / "model.keras"
             place.write_bytes(data)
             with _quietly():
                 return keras.saving.load_model(place, compile=False, safe_mode=True)

@@ -7,8 +7,6 @@ process, under a Python that has what it requires and nothing else; see `program
 from __future__ import annotations
 
 import io
-import shutil
-import tempfile
 import weakref
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +22,7 @@ from bascule.bundle.subject import Compilation, Subject
 from bascule.bundle.tables import is_missing, take
 from bascule.core.errors import Invalid, Unconvertible, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.core.scratch import Scratch
 
 _FILE = "original/model.zip"
 _FORMAT = "python"
@@ -160,7 +159,8 @@ def _open(
 ) -> ChildProgram:
     files = _unpacked(data)
     python = interpreter(files.pop(_LOCK).decode())
-    folder = Path(tempfile.mkdtemp(prefix="bascule-model-"))
+    scratch = Scratch("bascule-model-")
+    folder = scratch.path
     try:
         (folder / "files").mkdir()
         for name, content in files.items():
@@ -176,9 +176,9 @@ def _open(
             threads=threads,
         )
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        scratch.remove()
         raise
-    weakref.finalize(program, shutil.rmtree, folder, ignore_errors=True)
+    weakref.finalize(program, scratch.remove)
     return program
 
 

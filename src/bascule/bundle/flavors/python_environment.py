@@ -12,10 +12,8 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,6 +21,7 @@ from pathlib import Path
 
 from bascule.core.digests import sha256_bytes
 from bascule.core.errors import Invalid, Unavailable
+from bascule.core.scratch import Scratch
 
 _PIP_TIMEOUT_S = 900.0
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[^\]]*\])?\s*([<>=!~].*)?")
@@ -108,12 +107,9 @@ def _cache() -> Path:
 @contextmanager
 def _draft() -> Iterator[Path]:
     """A folder with an empty virtual environment in it, beside the finished ones."""
-    folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=_cache()))
-    try:
+    with Scratch("bascule-draft-", parent=_cache()) as folder:
         _run([sys.executable, "-m", "venv", str(folder / "environment")], "made")
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pip(folder: Path, *arguments: str) -> None:

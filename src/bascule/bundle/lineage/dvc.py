@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.lineage.uris import without_secrets
 from bascule.bundle.provenance import git_state
+from bascule.core.addresses import without_secrets
 from bascule.core.errors import Invalid, MissingExtra, NotFound, Refused
 
 _CHUNK_BYTES = 1 << 20

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.lineage.uris import without_secrets
+from bascule.core.addresses import masked, without_secrets
 from bascule.core.errors import Invalid, MissingExtra, NotFound, Unavailable
 
 INSTALL = "pip install 'bascule[mlflow]'"
@@ -119,7 +119,7 @@ def _must_be_there(uri: str) -> None:
     if path is None and uri.startswith(("file:", "/", ".")):
         path = uri.removeprefix("file://").removeprefix("file:")
     if path is not None and not Path(path).exists():
-        raise NotFound(f"there is no store of MLflow at {uri}", hint="check the URI")
+        raise NotFound(f"there is no store of MLflow at {masked(uri)}", hint="check the URI")
 
 
 def _refusal(problem: Any, run_id: str, uri: str) -> Exception:

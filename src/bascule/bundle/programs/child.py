@@ -12,10 +12,8 @@ import fcntl
 import logging
 import os
 import select
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -26,6 +24,7 @@ from typing import Any
 from bascule.bundle.programs import host
 from bascule.core.errors import Invalid, ModelFailed, TimedOut, Unavailable
 from bascule.core.fields import Columns, Field
+from bascule.core.scratch import Scratch
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,9 @@ RUN_TIMEOUT_S = 60.0
 _LONGEST_PAUSE_S = 30.0
 _PIPE_BYTES = 1 << 20
 """The most that Linux allows everybody."""
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH")
+_KEPT_VARIABLES = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", host.HIDE_TEXTS,
+)  # fmt: skip
 """What the process sees of the server's environment, where its secrets may be."""
 
 
@@ -83,7 +84,7 @@ class ChildProgram:
         self._deaths = 0
         self._not_before = 0.0
         try:
-            self._folder = tempfile.mkdtemp(prefix="bascule-child-")
+            self._folder = Scratch("bascule-child-")
         except OSError as problem:
             raise Unavailable(
                 f"the process of {name} has no place for its files: {problem.strerror}",
@@ -120,7 +121,10 @@ class ChildProgram:
             return self._as_declared(found, rows, wanted)
         if "refused" in head:
             raise Invalid(str(head["refused"]), hint=str(head.get("hint", "")))
-        raise ModelFailed(f"program {self.name} failed: {str(head.get('error'))[:500]}")
+        raise ModelFailed(
+            f"program {self.name} failed: {str(head.get('error'))[:500]}",
+            reason=str(head.get("reason"))[:500],
+        )
 
     def _as_declared(self, found: Columns, rows: int, wanted: list[str] | None) -> Columns:
         """Foreign code may answer anything; what is told to a caller is what was declared."""
@@ -142,10 +146,11 @@ class ChildProgram:
             )
             if not fits or column is None:
                 said = "nothing" if column is None else f"{column.dtype} of shape {column.shape}"
-                raise ModelFailed(
+                reason = (
                     f"program {self.name} answered {said} for {name}, where it declares "
                     f"{field.dtype.value} of shape {[rows, *field.shape]}"
                 )
+                raise ModelFailed(reason, reason=reason)
             checked[name] = column
         return checked
 
@@ -160,7 +165,7 @@ class ChildProgram:
 
     def _dispose(self) -> None:
         self._end()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
     # -- the process --
 
@@ -172,7 +177,7 @@ class ChildProgram:
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                cwd=self._folder,
+                cwd=self._folder.path,
                 env={
                     **kept,
                     "OMP_NUM_THREADS": threads,
@@ -248,7 +253,8 @@ class ChildProgram:
             return host.decode(self._read(size, until, what))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
             self._died()
-            raise ModelFailed(f"the process of {self.name} answered nonsense: {problem}") from None
+            reason = f"the process of {self.name} answered nonsense: {problem}"
+            raise ModelFailed(reason, reason=reason) from None
 
     def _write(self, piece: Any, until: float) -> None:
         process = self._process

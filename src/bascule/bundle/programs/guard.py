@@ -2,9 +2,11 @@
 
 Refused are: tensors whose data lives in another file; operators that are not the runtime's own;
 operators that open files; tensors over `limits.MAX_TENSOR_ELEMENTS`, and requests by constant for
-grown ones over `limits.MAX_GROWN_ELEMENTS`; graphs nested over `limits.MAX_GRAPH_DEPTH`; trees that
-lead the runtime astray (see `forests`); and bytes that are no ONNX model at all, such as the
-runtime's own format, which it would take too.
+grown ones over `limits.MAX_GROWN_ELEMENTS`; graphs nested over `limits.MAX_GRAPH_DEPTH`; functions
+that call themselves, or grow to over `limits.MAX_NODES` operators when they are inlined; loops that
+nothing ends, or that constants have take over `limits.MAX_STEPS` steps; trees that lead the runtime
+astray (see `forests`); and bytes that are no ONNX model at all, such as the runtime's own format,
+which it would take too.
 
 Field numbers are those of `onnx.proto` (ONNX IR version 12). No framework is imported.
 """
@@ -12,6 +14,7 @@ Field numbers are those of `onnx.proto` (ONNX IR version 12). No framework is im
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +22,7 @@ from bascule.bundle.limits import (
     MAX_GRAPH_DEPTH,
     MAX_GROWN_ELEMENTS,
     MAX_NODES,
+    MAX_STEPS,
     MAX_TENSOR_ELEMENTS,
 )
 from bascule.bundle.programs.forests import OPERATORS as TREES
@@ -33,39 +37,77 @@ _OPENS_FILES = frozenset({"EPContext", "PyOp"})
 _SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "OneHot": 1, "Pad": 1, "Resize": 3}
 """Which input says how large the answer is."""
 _SHAPE_ATTRIBUTE = frozenset({"RandomNormal", "RandomUniform"})
+_KEEP_VALUES = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Concat"})
+"""What hands on all numbers of its first input, or those of every input one after the other."""
+_KEEP_SIZE = _KEEP_VALUES | {"Constant", "Flatten", "Shape", "Size", "Slice", "Split", "Transpose"}
+"""What answers with no more elements than all of its inputs have."""
+_MULTIPLY_SIZES = frozenset(
+    (
+        "Abs", "Add", "And", "ArgMax", "ArgMin", "Ceil", "Clip", "CumSum", "DequantizeLinear",
+        "Div", "Equal", "Erf", "Exp", "Floor", "Gather", "Gemm", "Greater", "GreaterOrEqual",
+        "Less", "LessOrEqual", "Log", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or",
+        "Pow", "QuantizeLinear", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin",
+        "ReduceProd", "ReduceSum", "Relu", "Round", "ScatterElements", "ScatterND", "Sigmoid",
+        "Sign", "Sqrt", "Sub", "Tanh", "Where", "Xor",
+    )
+)  # fmt: skip
+"""What takes no more time, and no more elements, than the sizes of its inputs multiplied."""
+_MOST_NODES_CALLED = 20_000
 _INT64 = 7
 _MOST_NUMBERS_OF_A_SHAPE = 64
 
 
 @dataclass(slots=True)
 class _Scope:
-    """What one graph, and those around it, know of constants."""
+    """What one graph, and those around it, know of constants; and what running it takes.
 
-    constants: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    Attributes:
+        constants: Whole numbers that may be shapes or counts, by name.
+        sizes: Elements of what can be computed from constants alone, at most, by name.
+        depth: Of graphs inside graphs.
+        inputs: The names of its own.
+        outputs: The names of its own.
+        nodes: Its operators where functions are inlined.
+        steps: Its operators, each as often as constants say that it is run.
+    """
+
+    constants: ChainMap[str, tuple[int, ...]] = field(default_factory=ChainMap)
+    sizes: ChainMap[str, float] = field(default_factory=ChainMap)
     depth: int = 0
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    nodes: int = 0
+    steps: int = 0
 
 
 @dataclass(slots=True)
 class _Node:
     kind: str = ""
     domain: str = ""
+    overload: str = ""
     name: str = ""
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     shape: tuple[int, ...] | None = None
     value: tuple[int, ...] | None = None
+    size: float = 1
+    bodies: list[_Scope] = field(default_factory=list)
     attributes: list[tuple[int, int]] = field(default_factory=list)
 
 
-def check_graph(data: bytes, file: str) -> None:
+def check_graph(data: bytes, file: str) -> bool:
     """Raise `Untrusted` when the serialized model holds something of the above.
 
     Args:
         data: The model's bytes.
         file: What to call it.
+
+    Returns:
+        Whether the runtime may compute constants when it opens the graph: not where that might take
+        long, or much memory.
     """
     try:
-        _Guard(data, file).model()
+        return _Guard(data, file).model()
     except (Damaged, IndexError, UnicodeDecodeError):
         raise Untrusted(
             f"{file} cannot be loaded by ONNX Runtime: it is no ONNX model", file=file
@@ -76,63 +118,117 @@ class _Guard:
     def __init__(self, data: bytes, file: str) -> None:
         self._data = data
         self._file = file
-        self._functions: set[tuple[str, str]] = set()
+        self._functions: dict[tuple[str, str, str], tuple[int, int]] = {}
+        self._calls: dict[tuple[object, ...], _Scope] = {}
+        self._calling: set[tuple[str, str, str]] = set()
+        self._called_nodes = 0
+        self._folded = 0.0
         self._nodes = 0
 
-    def model(self) -> None:
+    def model(self) -> bool:
         parts = list(records(self._data, 0, len(self._data)))
         if not any(number == 7 and kind == BYTES for number, kind, _, _ in parts):
             raise Damaged("no graph")
         for number, kind, start, end in parts:
             if number == 25 and kind == BYTES:
-                self._functions.add(self._name_of_function(start, end))
+                self._functions[self._name_of_function(start, end)] = (start, end)
         for number, kind, start, end in parts:
             if kind != BYTES:
                 continue
             if number == 7:
-                self._graph(start, end, _Scope())
+                self._bound(self._graph(start, end, _Scope()))
             elif number == 20:
                 for inner, inner_kind, begin, stop in records(self._data, start, end):
                     if inner in (1, 2) and inner_kind == BYTES:
-                        self._graph(begin, stop, _Scope())
+                        self._bound(self._graph(begin, stop, _Scope()))
             elif number == 25:
-                self._function(start, end)
+                self._function(start, end, ())
+        return self._folded <= max(MAX_GROWN_ELEMENTS, 4 * len(self._data))
+
+    def _bound(self, scope: _Scope) -> None:
+        if scope.nodes > MAX_NODES:
+            raise self._refused(f"grows to more than {MAX_NODES:,} operators by its functions")
+        if scope.steps > MAX_STEPS:
+            raise self._refused(f"tells its loops to take more than {MAX_STEPS:,} steps")
 
     def _text(self, start: int, end: int) -> str:
         return self._data[start:end].decode()
 
-    def _name_of_function(self, start: int, end: int) -> tuple[str, str]:
-        name = domain = ""
+    def _name_of_function(self, start: int, end: int) -> tuple[str, str, str]:
+        name = domain = overload = ""
         for number, kind, begin, stop in records(self._data, start, end):
             if kind == BYTES and number == 1:
                 name = self._text(begin, stop)
             elif kind == BYTES and number == 10:
                 domain = self._text(begin, stop)
-        return domain, name
+            elif kind == BYTES and number == 13:
+                overload = self._text(begin, stop)
+        return domain, name, overload
 
-    def _function(self, start: int, end: int) -> None:
+    def _function(self, start: int, end: int, sizes: Sequence[float | None]) -> _Scope:
+        """What a function takes whose inputs have these sizes; None is not known before a run."""
         scope = _Scope()
-        for number, kind, begin, stop in records(self._data, start, end):
-            if kind == BYTES and number == 7:
-                self._node(begin, stop, scope)
-            elif kind == BYTES and number == 11:
+        parts = [part for part in records(self._data, start, end) if part[1] == BYTES]
+        for number, _, begin, stop in parts:
+            if number == 4:
+                scope.inputs.append(self._text(begin, stop))
+            elif number == 5:
+                scope.outputs.append(self._text(begin, stop))
+            elif number == 11:
                 self._attribute(begin, stop, scope, _Node())
+        scope.sizes.update(
+            {
+                name: size
+                for name, size in zip(scope.inputs, sizes, strict=False)
+                if size is not None
+            }
+        )
+        for number, _, begin, stop in parts:
+            if number == 7:
+                self._node(begin, stop, scope)
+        return scope
 
-    def _graph(self, start: int, end: int, outer: _Scope) -> None:
-        scope = _Scope(dict(outer.constants), outer.depth + 1)
+    def _called(self, name: tuple[str, str, str], sizes: tuple[float | None, ...]) -> _Scope:
+        if name in self._calling:
+            raise self._refused(f"has a function {name[1]} that calls itself")
+        if len(self._calling) >= MAX_GRAPH_DEPTH:
+            raise self._refused(f"nests calls of functions more than {MAX_GRAPH_DEPTH} deep")
+        if self._called_nodes > _MOST_NODES_CALLED:
+            sizes, self._folded = (), math.inf  # too many ways to look at all of them
+        if (name, sizes) not in self._calls:
+            self._calling.add(name)
+            before = self._nodes
+            made = self._calls[name, sizes] = self._function(*self._functions[name], sizes)
+            # Seen once where it stands; what it takes is counted where it is called.
+            self._called_nodes += self._nodes - before
+            self._nodes = before
+            self._calling.remove(name)
+            return made
+        return self._calls[name, sizes]
+
+    def _graph(self, start: int, end: int, outer: _Scope, *, in_loop: bool = False) -> _Scope:
+        scope = _Scope(outer.constants.new_child(), outer.sizes.new_child(), outer.depth + 1)
         if scope.depth > MAX_GRAPH_DEPTH:
             raise self._refused(f"nests graphs more than {MAX_GRAPH_DEPTH} deep")
         parts = list(records(self._data, start, end))
         for number, kind, begin, stop in parts:
             if kind == BYTES and number == 5:
-                name, value = self._tensor(begin, stop)
+                name, value, scope.sizes[name] = self._tensor(begin, stop)
                 if value is not None:
                     scope.constants[name] = value
+            elif kind == BYTES and number in (11, 12):
+                named = records(self._data, begin, stop)
+                name = next((self._text(at, to) for one, _, at, to in named if one == 1), "")
+                (scope.inputs if number == 11 else scope.outputs).append(name)
             elif kind == BYTES and number == 15:
                 self._sparse(begin, stop)
+        if in_loop and len(scope.inputs) > 1:
+            # The condition of the step before, which changes only if something computes another.
+            scope.sizes[scope.inputs[1]] = 1
         for number, kind, begin, stop in parts:
             if kind == BYTES and number == 1:
                 self._node(begin, stop, scope)
+        return scope
 
     def _node(self, start: int, end: int, scope: _Scope) -> None:
         self._nodes += 1
@@ -152,15 +248,69 @@ class _Guard:
                 node.kind = self._text(begin, stop)
             elif number == 5:
                 node.attributes.append((begin, stop))
-                self._attribute(begin, stop, scope, node)
             elif number == 7:
                 node.domain = self._text(begin, stop)
-        self._judge(node, scope)
-        if node.kind == "Constant" and node.value is not None and node.outputs:
-            scope.constants[node.outputs[0]] = node.value
+            elif number == 8:
+                node.overload = self._text(begin, stop)
+        for begin, stop in node.attributes:
+            self._attribute(begin, stop, scope, node)
+        asked = self._judge(node, scope)
+        value = node.value if node.kind == "Constant" else _value(node, scope)
+        if value is not None and node.outputs:
+            scope.constants[node.outputs[0]] = value
+        self._count(node, scope, asked)
 
-    def _judge(self, node: _Node, scope: _Scope) -> None:
-        if node.domain not in DOMAINS and (node.domain, node.kind) not in self._functions:
+    def _count(self, node: _Node, scope: _Scope, asked: int | None) -> None:
+        """Add what a node takes, and what it makes of constants."""
+        scope.nodes += 1
+        scope.steps += 1
+        name = (node.domain, node.kind, node.overload)
+        sizes = tuple(scope.sizes.get(one) for one in node.inputs)
+        if name in self._functions:
+            called = self._called(name, sizes)
+            scope.nodes += called.nodes
+            scope.steps += called.steps
+            for output, inner in zip(node.outputs, called.outputs, strict=False):
+                if inner in called.sizes:
+                    scope.sizes[output] = called.sizes[inner]
+            return
+        if node.bodies:
+            trips = self._trips(node, scope)
+            scope.nodes += sum(body.nodes for body in node.bodies)
+            scope.steps += trips * sum(body.steps for body in node.bodies)
+            return
+        known = [size for one, size in zip(node.inputs, sizes, strict=True) if one]
+        if node.kind in _SHAPE_ATTRIBUTE or None in known:
+            return
+        size = math.inf
+        if asked is not None:
+            size = asked * max(1.0, *(one or 0 for one in known), 1.0)
+        elif node.domain == "" and node.kind in _KEEP_SIZE:
+            size = node.size + sum(one or 0 for one in known)
+        elif node.domain == "" and node.kind in _MULTIPLY_SIZES:
+            size = math.prod(max(1.0, one or 0) for one in known)
+        self._folded += size if node.kind != "Constant" else 0
+        scope.sizes.update(dict.fromkeys(node.outputs, size))
+
+    def _trips(self, node: _Node, scope: _Scope) -> int:
+        """How often constants alone have a loop run; 1 where something else decides."""
+        if node.kind == "Scan":
+            known = [scope.sizes.get(name) for name in node.inputs]
+            longest = max((size for size in known if size is not None), default=1)
+            return int(min(longest, MAX_STEPS + 1))
+        outputs = node.bodies[0].outputs
+        if node.kind != "Loop" or not outputs or outputs[0] not in node.bodies[0].sizes:
+            return 1
+        limit = node.inputs[0] if node.inputs else ""
+        if not limit:
+            raise self._refused("holds a loop that nothing ends")
+        count = scope.constants.get(limit)
+        return max(1, count[0]) if count else 1
+
+    def _judge(self, node: _Node, scope: _Scope) -> int | None:
+        """Raise what is wrong with a node; returns how many elements it asks for by constants."""
+        name = (node.domain, node.kind, node.overload)
+        if node.domain not in DOMAINS and name not in self._functions:
             raise self._refused(
                 f"uses the operator {node.domain}.{node.kind}, which is not the runtime's own",
                 hint="export the model with the operators of ONNX",
@@ -177,13 +327,14 @@ class _Guard:
         elif node.kind == "Range" and len(node.inputs) == 3:
             asked = _range_length([scope.constants.get(name) for name in node.inputs])
         if asked is None:
-            return
+            return None
         elements = math.prod(max(1, abs(length)) for length in asked)
         if elements > MAX_GROWN_ELEMENTS:
             raise self._refused(
                 f"asks for a tensor of {elements:,} elements by {node.kind}, and "
                 f"{MAX_GROWN_ELEMENTS:,} are allowed"
             )
+        return elements
 
     def _judge_trees(self, node: _Node) -> None:
         known: dict[str, Attribute] = {}
@@ -209,10 +360,11 @@ class _Guard:
             if number == 1:
                 name = self._text(begin, stop)
             elif number in (5, 10):
-                _, value = self._tensor(begin, stop)
+                _, value, node.size = self._tensor(begin, stop)
                 node.value = value if number == 5 else None
             elif number in (6, 11):
-                self._graph(begin, stop, scope)
+                in_loop = node.kind == "Loop"
+                node.bodies.append(self._graph(begin, stop, scope, in_loop=in_loop))
             elif number in (22, 23):
                 self._sparse(begin, stop)
         if name == "shape":
@@ -220,8 +372,8 @@ class _Guard:
         elif name == "value_ints":
             node.value = tuple(values)
 
-    def _tensor(self, start: int, end: int) -> tuple[str, tuple[int, ...] | None]:
-        """A tensor's name, and its numbers where they may be a shape."""
+    def _tensor(self, start: int, end: int) -> tuple[str, tuple[int, ...] | None, float]:
+        """A tensor's name, its numbers where they may be a shape, and how many it has."""
         name, kind_of_data = "", 0
         dims: list[int] = []
         raw: Record | None = None
@@ -244,17 +396,16 @@ class _Guard:
                     hint="save the model with its weights inside, as one file",
                 )
         self._check_size(dims, f"tensor {name!r}")
+        size = float(math.prod(dims))
         if kind_of_data != _INT64:
-            return name, None
+            return name, None, size
         if raw is not None:
             _, _, begin, stop = raw
             if stop - begin > 8 * _MOST_NUMBERS_OF_A_SHAPE:
-                return name, None
-            return name, tuple(
-                int.from_bytes(self._data[at : at + 8], "little", signed=True)
-                for at in range(begin, stop, 8)
-            )
-        return name, tuple(listed) if listed else None
+                return name, None, size
+            values = (self._data[at : at + 8] for at in range(begin, stop, 8))
+            return name, tuple(int.from_bytes(v, "little", signed=True) for v in values), size
+        return name, tuple(listed) if listed else None, size
 
     def _sparse(self, start: int, end: int) -> None:
         dims: list[int] = []
@@ -279,6 +430,22 @@ class _Guard:
 
     def _refused(self, what: str, hint: str = "") -> Untrusted:
         return Untrusted(f"{self._file} {what}", hint=hint, file=self._file)
+
+
+def _value(node: _Node, scope: _Scope) -> tuple[int, ...] | None:
+    """The whole numbers that a node makes of constants, where they may be a shape or a count."""
+    known = [scope.constants.get(name) for name in node.inputs]
+    if node.kind in _KEEP_VALUES and node.kind != "Concat":
+        return known[0] if known else None
+    found = [one for one in known if one is not None]
+    if node.domain or len(found) < len(known) or not found:
+        return None
+    if node.kind == "Concat" and sum(map(len, found)) <= _MOST_NUMBERS_OF_A_SHAPE:
+        return tuple(number for one in found for number in one)
+    if node.kind in ("Add", "Mul") and {len(one) for one in found} == {1}:
+        numbers_of = [one[0] for one in found]
+        return (sum(numbers_of) if node.kind == "Add" else math.prod(numbers_of),)
+    return None
 
 
 def _range_length(bounds: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:

@@ -17,12 +17,13 @@ whatever the model prints goes to standard error.
 from __future__ import annotations
 
 import ctypes
-import importlib
+import importlib.util
 import json
 import os
 import signal
 import sys
 import traceback
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +33,8 @@ import numpy as np
 MAX_FRAME_BYTES = 1 << 31
 _SMALL_BYTES = 1 << 16
 """A frame that is smaller is one piece, and one call of the system."""
+HIDE_TEXTS = "BASCULE_HIDE_EXCEPTION_TEXTS"
+"""Set where what an exception says may quote rows that are not the reader's."""
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 Columns = dict[str, Any]
@@ -113,9 +116,8 @@ def main(arguments: list[str]) -> int:
     try:
         predict = _OPENERS[arguments[0]](*arguments[1:])
     except Exception as problem:  # foreign code raises whatever it likes
-        traceback.print_exc()
         hint = str(getattr(problem, "hint", ""))
-        _send(frames_out, {"error": f"{type(problem).__name__}: {problem}", "hint": hint}, {})
+        _send(frames_out, {**_failure(problem), "hint": hint}, {})
         return 3
     _send(frames_out, {"ready": True}, {})
     while (size := frames_in.read(8)) and len(size) == 8:
@@ -123,13 +125,44 @@ def main(arguments: list[str]) -> int:
         try:
             answer = predict(columns, head.get("outputs"))
             frame = encode({"ok": True}, answer)
-        except Refused as refused:
-            frame = encode({"refused": str(refused), "hint": refused.hint}, {})
         except Exception as problem:  # and one failed call is no reason to leave
-            traceback.print_exc()
-            frame = encode({"error": f"{type(problem).__name__}: {problem}"}, {})
+            if _is_refusal(problem):
+                hint = str(getattr(problem, "hint", ""))
+                frame = encode({"refused": str(problem), "hint": hint}, {})
+            else:
+                frame = encode(_failure(problem), {})
         _write(frames_out, frame)
     return 0
+
+
+def _is_refusal(problem: Exception) -> bool:
+    """Whether the model tells the caller what is wrong with the rows: `Refused`, or its `Invalid`.
+
+    The latter is known by its name, for Bascule need not be installed here.
+    """
+    names = {f"{kind.__module__}.{kind.__name__}" for kind in type(problem).__mro__}
+    return isinstance(problem, Refused) or "bascule.core.errors.Invalid" in names
+
+
+def _failure(problem: Exception) -> dict[str, Any]:
+    """What the parent is told; what the exception says may hold rows, its type and place do not."""
+    if HIDE_TEXTS in os.environ:
+        sys.stderr.write("".join(traceback.format_tb(problem.__traceback__)))
+        sys.stderr.write(f"{type(problem).__qualname__}\n")
+    else:
+        traceback.print_exception(problem)
+    said = f"{type(problem).__name__}: {problem}"
+    return {"error": said, "reason": place_of(problem)}
+
+
+def place_of(problem: BaseException) -> str:
+    """The type of an exception and where it was raised, without what it says."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    kind = type(problem).__qualname__
+    if not frames:
+        return kind
+    last = frames[-1]
+    return f"{kind} at {os.path.basename(last.filename)}:{last.lineno} in {last.name}"
 
 
 def _send(output: BinaryIO, head: dict[str, Any], columns: Columns) -> None:
@@ -158,6 +191,10 @@ def _of_function(place: str, *arguments: str) -> Predict:
 
 def _of_class(folder: str, entry: str) -> Predict:
     module, _, name = entry.partition(":")
+    if importlib.util.find_spec("bascule") is None:
+        # The class tells its caller what is wrong by `raise bascule.Invalid(...)` all the same.
+        sys.modules["bascule"] = stub = types.ModuleType("bascule")
+        stub.Invalid = Refused  # type: ignore[attr-defined]
     sys.path.insert(0, str(Path(folder) / "code"))
     made = getattr(importlib.import_module(module), name)()
     load = getattr(made, "load", None)

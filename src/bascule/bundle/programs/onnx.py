@@ -146,7 +146,7 @@ def open_onnx(
 
 def open_session(data: bytes, file: str, *, threads: int = 1) -> Any:
     """A session for the graph's bytes; raises `Untrusted` when it or the runtime refuses them."""
-    check_graph(data, file)
+    may_fold = check_graph(data, file)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -156,7 +156,12 @@ def open_session(data: bytes, file: str, *, threads: int = 1) -> Any:
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            data,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=None if may_fold else ["ConstantFolding"],
+        )
     except Exception as problem:
         raise Untrusted(
             f"{file} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: "

@@ -102,7 +102,8 @@ def _parsed(url: str) -> sa.URL:
         sane = address.set(drivername="postgresql+psycopg")
     except (sa.exc.ArgumentError, ValueError):
         sane = None  # the error may quote the address, and with it the password
-    if sane is None or not sane.database:
+    # An "@" that is not encoded cuts the password in two, and the rest would be shown as the host.
+    if sane is None or not sane.database or "@" in f"{sane.host}{sane.database}":
         raise Invalid(
             "registry.store is not the address of a PostgreSQL database",
             hint="write postgresql://USER@HOST:5432/NAME; in a password write @ as %40, / as %2F",

@@ -33,6 +33,7 @@ from bascule.core.errors import (
     Untrusted,
 )
 from bascule.registry.stores.files import Files, checked_name
+from bascule.registry.stores.listing import bounded_stream
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -59,7 +60,10 @@ def open_objects(url: str, home: Path) -> S3Objects:
         Invalid: The address cannot be read.
         MissingExtra: The client is not installed.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.username or parts.password or parts.query or not _BUCKET.fullmatch(parts.netloc):
         raise Invalid(
             "registry.objects is not a place in S3",
@@ -139,12 +143,11 @@ class S3Objects:
     def digests(self) -> dict[str, datetime]:
         with explaining(self.place):
             found: dict[str, datetime] = {}
-            for batch in self._api.list(self._store, chunk_size=_MANY):
-                for one in batch:
-                    head = one["path"].split("/")[0]
-                    if _HEX.fullmatch(head):
-                        digest, at = f"sha256:{head}", one["last_modified"]
-                        found[digest] = max(at, found.get(digest, at))
+            for one in bounded_stream(self.place, self._api.list(self._store, chunk_size=_MANY)):
+                head = one["path"].split("/")[0]
+                if _HEX.fullmatch(head):
+                    digest, at = f"sha256:{head}", one["last_modified"]
+                    found[digest] = max(at, found.get(digest, at))
             return found
 
     def size_bytes(self, digest: str) -> int:
@@ -169,10 +172,10 @@ class S3Objects:
     def _sizes(self, digest: str) -> dict[str, int]:
         """Every key under a digest, relative to it."""
         prefix = _key(digest, "")
+        pages = self._api.list(self._store, prefix.rstrip("/"), chunk_size=_MANY)
         return {
             one["path"].removeprefix(prefix): one["size"]
-            for batch in self._api.list(self._store, prefix.rstrip("/"), chunk_size=_MANY)
-            for one in batch
+            for one in bounded_stream(self.place, pages)
         }
 
     def _is_there(

@@ -29,13 +29,14 @@ from typing import NamedTuple, cast
 
 from hpack import Decoder, HPACKError
 
-from bascule.core.errors import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
+from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut, TooLarge
 from bascule.security.keys import Action
 from bascule.serving.backlog import Backlog, Held
 from bascule.serving.calls import Call
 from bascule.serving.counters import Slot
 from bascule.serving.engine import Deliver
 from bascule.serving.guard import Guard
+from bascule.serving.hosts import HostPolicy
 from bascule.serving.http import Taking, unacknowledged_bytes
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
 from bascule.serving.limits import Limits
@@ -48,6 +49,8 @@ from bascule.serving.statuses import (
     code_of,
     error_text,
     kind_of,
+    named_failure,
+    reason_of,
     status_of,
 )
 from bascule.serving.transports import frames as h2
@@ -169,7 +172,9 @@ class Http2Server:
         journal: Journal | None = None,
         backlog: Backlog | None = None,
         held: Held | None = None,
+        hosts: HostPolicy | None = None,
     ) -> None:
+        self.hosts = hosts
         self.backlog = Backlog(limits.max_body_bytes) if backlog is None else backlog
         self.held = Held(limits.max_held_bytes) if held is None else held
         self.methods = methods
@@ -222,7 +227,7 @@ class Http2Server:
                 status=415,
                 code=UNIMPLEMENTED,
             )
-            return Head(None, problem=problem)
+            return Head(None, problem=problem, authorization=authorization)
         method = self.methods.get(path)
         if method is None:
             problem = HttpError(
@@ -231,13 +236,14 @@ class Http2Server:
                 status=404,
                 code=UNIMPLEMENTED,
             )
-            return Head(None, problem=problem)
+            return Head(None, problem=problem, authorization=authorization)
         try:
             waits_s = h2.timeout_s(timeout) if timeout else 0.0
         except BasculeError as problem:
-            return Head(None, problem=problem)
+            return Head(method, problem=problem, authorization=authorization)
         if timeout and not waits_s:
-            return Head(None, problem=TimedOut("no answer within 0 ms", hint="allow more time"))
+            late = TimedOut("no answer within 0 ms", hint="allow more time")
+            return Head(method, problem=late, authorization=authorization)
         return Head(method, waits_s, encoding, authorization=authorization)
 
 
@@ -315,6 +321,9 @@ class Stream(Rpc):
         if not self.answered:
             self.answered = True
             # Its frames lead back to this call, and a ring would wait for the garbage collector.
+            if isinstance(error, ModelFailed):
+                self.request_id = self.request_id or new_request_id()
+                error = named_failure(error, self.request_id)
             self.failure = error.with_traceback(None)
             self.connection.refuse(self, error)
 
@@ -347,6 +356,7 @@ class Stream(Rpc):
                 kind_of(self.failure),
                 head.traceparent,
                 head.tracestate,
+                reason_of(self.failure),
             )
 
     def gone(self) -> None:
@@ -598,11 +608,13 @@ class Http2Connection(asyncio.Protocol):
             return
         stream = self._streams[id_] = Stream(self, id_, head, self._first_window)
         stream.ended = ended
-        if head.problem is not None:
-            stream.fail(head.problem)
-            return
         try:
-            stream.allow_method()
+            if head.method is not None:
+                stream.allow_method()
+            elif self.server.guard is not None:
+                self.server.guard.check_known(head.authorization)
+            if head.problem is not None:
+                raise head.problem
         except BasculeError as problem:
             stream.fail(problem)
             return
@@ -622,6 +634,11 @@ class Http2Connection(asyncio.Protocol):
         if sum(name == b"authorization" for name, _ in headers) > 1:
             named[b"authorization"] = b"two of them"  # which is no key
         head = self.server.read_head(*(named.get(name, b"") for name in _READ_HEADERS))
+        hosts = self.server.hosts
+        if hosts is not None:
+            authorities = [bytes(v) for name, v in headers if name in (b":authority", b"host")]
+            origins = [bytes(value) for name, value in headers if name == b"origin"]
+            head = head._replace(problem=hosts.refusal(authorities, origins) or head.problem)
         varies = not named.keys().isdisjoint(_VARYING_HEADERS)
         if varies:
             head = head._replace(

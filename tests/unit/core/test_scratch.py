@@ -1,0 +1,120 @@
+"""Temporary folders of processes that were killed are swept, and no others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from bascule.bundle import format as disk
+from bascule.core import scratch
+from bascule.core.errors import Conflict
+from bascule.core.scratch import Scratch, sweep
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bascule.core.scratch import Scratch
+{what}
+print(held, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holding(tmp_path):
+    """`holding(code)`: a process that holds the folder that it prints, and can be killed."""
+    processes = []
+
+    def hold(what):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD.format(what=what), str(tmp_path)],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        processes.append(process)
+        return process, process.stdout.readline().strip()
+
+    yield hold
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+SCRATCH = 'held = Scratch("bascule-x-", parent=sys.argv[1]).path'
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_running_one_has_is_not(holding, tmp_path):
+    process, left = holding(SCRATCH)
+    _, held = holding(SCRATCH)
+    mine = Scratch(parent=tmp_path)
+    strange = tmp_path / "bascule-notes"
+    strange.mkdir()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert os.path.isdir(left)
+    sweep(tmp_path)
+    assert not os.path.exists(left)
+    assert os.path.isdir(held)
+    assert mine.path.is_dir()
+    assert strange.is_dir()
+    mine.remove()
+    mine.remove()
+    assert not mine.path.exists()
+
+
+def test_the_first_folder_of_a_process_sweeps(holding, tmp_path, monkeypatch):
+    process, left = holding(SCRATCH)
+    process.kill()
+    process.wait()
+    monkeypatch.setattr(scratch, "_swept", set())
+    with Scratch(parent=tmp_path):
+        assert not os.path.exists(left)
+    assert not list(tmp_path.glob("bascule-*"))
+
+
+def test_a_link_and_a_file_are_left_alone(tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "bascule-a.held").symlink_to(target)
+    (tmp_path / "bascule-b.held").write_text("mine")
+    sweep(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "bascule-a.held", "bascule-b.held", "target",
+    ]  # fmt: skip
+
+
+DRAFT = """
+from bascule.bundle import format as disk
+at = disk.drafting(Path(sys.argv[1]) / "m")
+held = at.__enter__()
+"""
+ASIDE = """
+to = Path(sys.argv[1]) / "m"
+to.mkdir()
+(to / "old").touch()
+held = Scratch(".m.", suffix=".replaced", parent=to.parent).path
+to.rename(held / "bundle")
+"""
+
+
+def test_a_draft_that_was_left_is_gone_with_the_next(holding, tmp_path):
+    process, left = holding(DRAFT)
+    process.kill()
+    process.wait()
+    with disk.drafting(tmp_path / "m"):
+        assert not os.path.exists(left)
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_bundle_that_was_moved_aside_comes_back(holding, tmp_path):
+    process, left = holding(ASIDE)
+    process.kill()
+    process.wait()
+    with pytest.raises(Conflict, match="exists already"), disk.drafting(tmp_path / "m"):
+        pass
+    assert (tmp_path / "m" / "old").exists()
+    assert not os.path.exists(left)
