@@ -28,18 +28,19 @@ import termios
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import httptools
 import msgspec
 
 from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge
 from bascule.security.keys import OPEN_ACTIONS
-from bascule.serving import codings
-from bascule.serving.backlog import Backlog, Held
+from bascule.serving import aside, codings
+from bascule.serving.backlog import BESIDE_CALL_BYTES, Backlog, Held
 from bascule.serving.counters import STATUSES, Slot
 from bascule.serving.guard import Guard
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
@@ -49,6 +50,7 @@ from bascule.serving.statuses import HttpError, error_text, kind_of, status_of
 
 log = logging.getLogger(__name__)
 
+_Read = TypeVar("_Read")
 _MAX_PIPELINED = 32
 _BESIDE_BODY_BYTES = 1 << 10
 """What a request that waits takes beside its body and its headers, about: one read may bring
@@ -110,7 +112,7 @@ class Head(NamedTuple):
         keep_alive: The connection is to stay open after the answer.
         request_id: What the caller calls the request; empty for nothing, or nothing that is safe.
         is_plain: It is known that nothing in it changes how the body is read, how long the caller
-            waits, or what the head of a small answer says.
+            waits, or what the head of a small answer says; nor is its body long.
     """
 
     method: bytes
@@ -180,6 +182,40 @@ class Exchange:
 
         loop = asyncio.get_running_loop()
         loop.run_in_executor(None, codings.encoded, body, coding).add_done_callback(write)
+
+    def body_within(self, most_bytes: int) -> bytes | None:
+        """The same as `take_body`; None where it is longer, and is to be read `aside`.
+
+        Raises:
+            Invalid: See `take_body`.
+        """
+        body = self.body
+        if len(body) > most_bytes:
+            return None
+        coding = self.head.headers.get(b"content-encoding")
+        if coding is not None:
+            try:
+                body = codings.decoded(body, coding, min(most_bytes, aside.ROWS_FROM_BYTES))
+            except TooLarge:
+                return None
+        self.body = b""
+        return body
+
+    def read_aside(
+        self, read: Callable[[], _Read], go_on: Callable[[_Read, float], None], allowed_s: float
+    ) -> None:
+        """Read the body on a thread, then go on with it, and the time that is left, on the loop.
+
+        Raises:
+            Overloaded: See `aside.run`.
+        """
+        connection = self._connection
+
+        def go_on_or_fail(future: Future[_Read], left_s: float) -> None:
+            connection.run(self, lambda: go_on(future.result(), left_s))
+
+        size_bytes = BESIDE_CALL_BYTES + len(self.body)
+        aside.run(self, connection.held, size_bytes, read, go_on_or_fail, allowed_s)
 
     def take_body(self) -> bytes:
         """The body as it was before it was encoded for the way; the exchange forgets it.
@@ -301,6 +337,7 @@ class Site:
                 head.method == b"POST"
                 and head.keep_alive
                 and not head.request_id
+                and body_bytes <= aside.FROM_BYTES
                 and _PLAIN.issuperset(head.headers)
             )
             self.known_heads[data[:head_bytes]] = (head._replace(is_plain=is_plain), len(data))
@@ -484,6 +521,11 @@ class Connection(asyncio.Protocol):
     def max_body_bytes(self) -> int:
         """The largest body of a request."""
         return self._site.limits.max_body_bytes
+
+    @property
+    def held(self) -> Held:
+        """The account of what is held; see `backlog`."""
+        return self._site.held
 
     # -- what the transport calls --
 
@@ -882,7 +924,7 @@ class Connection(asyncio.Protocol):
                 site = self._site
                 if site.backlog.is_behind(exchange.started_ns):
                     allowed_s = exchange.allowed_s(site.limits.deadline_s)
-                    begin = partial(self._begin, exchange, route)
+                    begin = partial(self.run, exchange, partial(route.handle, exchange))
                     refusal = site.backlog.add(exchange, allowed_s, begin)
                     if refusal is not None:
                         exchange.fail(refusal)
@@ -895,10 +937,10 @@ class Connection(asyncio.Protocol):
             log.exception("a request failed%s", exchange.named())
             exchange.fail(_internal_error())
 
-    def _begin(self, exchange: Exchange, route: Route) -> None:
-        """Handle a request whose turn has come; see `backlog`."""
+    def run(self, exchange: Exchange, go_on: Callable[[], None]) -> None:
+        """Go on with a request that has waited: see `backlog` and `aside`."""
         try:
-            route.handle(exchange)
+            go_on()
         except BasculeError as error:
             exchange.fail(error)
         except Exception:
