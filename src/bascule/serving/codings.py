@@ -38,13 +38,20 @@ def decoded(body: bytes, coding: bytes, max_bytes: int) -> bytes:
     problem = ""
     for window in _WINDOWS[name]:
         try:
-            return _inflated(body, window, max_bytes)
+            return inflated(body, window, max_bytes)
         except zlib.error as error:
             problem = problem or str(error)
     raise Invalid(f"the body is not {name.decode()}: {problem}")
 
 
-def _inflated(body: bytes, window: int, max_bytes: int) -> bytes:
+def inflated(body: bytes, window: int, max_bytes: int) -> bytes:
+    """The one stream that is in `body`, by what zlib calls its frame.
+
+    Raises:
+        Invalid: It is not one whole stream.
+        TooLarge: It would be over `max_bytes`.
+        zlib.error: It is in no such frame.
+    """
     stream = zlib.decompressobj(window)
     made: list[bytes] = []
     size = 0

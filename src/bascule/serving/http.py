@@ -40,7 +40,7 @@ import msgspec
 from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge
 from bascule.security.keys import OPEN_ACTIONS
 from bascule.serving import aside, codings
-from bascule.serving.backlog import BESIDE_CALL_BYTES, Backlog, Held
+from bascule.serving.backlog import BESIDE_CALL_BYTES, TURN_NS, Backlog, Held
 from bascule.serving.counters import STATUSES, Slot
 from bascule.serving.guard import Guard
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
@@ -52,6 +52,10 @@ log = logging.getLogger(__name__)
 
 _Read = TypeVar("_Read")
 _MAX_PIPELINED = 32
+_PARTS_BY_CLOCK = 16
+"""After how many requests of one connection the clock is looked at."""
+_WHOLE_BYTES = 8 << 10
+"""What is parsed at once: in more there may be so many requests that others wait for them."""
 _BESIDE_BODY_BYTES = 1 << 10
 """What a request that waits takes beside its body and its headers, about: one read may bring
 thousands that have neither."""
@@ -476,9 +480,10 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_admitted", "_body", "_body_bytes", "_closing", "_current", "_expecting", "_failure",
-        "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_parser", "_partial",
-        "_paused", "_pipeline", "_pipeline_bytes", "_pumping", "_receiving_since", "_since",
-        "_site", "_taking", "_target", "_transport", "_unread", "_writable",
+        "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_line", "_line_is_first",
+        "_parser", "_partial", "_paused", "_pipeline", "_pipeline_bytes", "_pumping",
+        "_receiving_since", "_rest", "_since", "_site", "_taking", "_target", "_transport",
+        "_unread", "_writable",
     )  # fmt: skip
 
     def __init__(self, site: Site) -> None:
@@ -489,6 +494,8 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers = _NO_HEADERS
         self._body: bytes | bytearray = b""
+        self._line = self._rest = b""
+        self._line_is_first = False
         self._body_bytes = 0
         self._held_bytes = 0
         self._head_bytes = 0
@@ -557,20 +564,26 @@ class Connection(asyncio.Protocol):
                 else:
                     self._enqueue(exchange)
                 return
-        if len(data) > self._site.limits.max_head_bytes:
+        if len(data) > min(_WHOLE_BYTES, self._site.limits.max_head_bytes):
             self._receive_in_parts(data)
         else:
             self._receive(data)
 
     def _receive_in_parts(self, data: bytes) -> None:
-        """Receive more at once than a head may have: one part for each head and for each body.
+        """Receive what may be many requests: one part for each head and for each body.
 
         What a head has is known only if it begins with a part, and one read may bring many: heads,
-        and bodies in chunks, end with an empty line, and other bodies after their length.
+        and bodies in chunks, end with an empty line, and other bodies after their length. What is
+        left when a turn of the loop is over waits for another.
         """
         fresh = not self._partial
         start, size = 0, len(data)
+        parts, since_ns = 0, time.perf_counter_ns()
         while start < size and not self._is_closing():
+            parts += 1
+            if not parts % _PARTS_BY_CLOCK and time.perf_counter_ns() - since_ns > TURN_NS:
+                self._wait_for_turn(data[start:])
+                return
             length = self._headers.get(b"content-length") if self._head_done else None
             if length is not None:
                 stop = start + max(1, int(length) - self._body_bytes)
@@ -585,6 +598,45 @@ class Connection(asyncio.Protocol):
         if fresh and not self._partial and not self._is_closing():
             self._site.learn(data, self._head)
 
+    def _wait_for_turn(self, rest: bytes) -> None:
+        """Go on with what was read once everything else has had a turn, and read no more before."""
+        site = self._site
+        self._rest = rest
+        site.held.bytes += len(rest)
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        site.backlog.later(self._take_rest)
+
+    def _take_rest(self) -> None:
+        rest = self._drop_rest()
+        if rest and not self._is_closing():
+            self._receive_in_parts(rest)
+        self._pump()
+
+    def _drop_rest(self) -> bytes:
+        rest, self._rest = self._rest, b""
+        self._site.held.bytes -= len(rest)
+        return rest
+
+    def _note_line(self, data: bytes) -> None:
+        """Keep what has the next request line in it, which `on_headers_complete` looks at."""
+        if not self._partial:
+            self._line, self._line_is_first = data, True
+        elif not self._head_done:
+            self._line += data
+        else:
+            self._line, self._line_is_first = data, False
+
+    def _has_two_spaces(self) -> bool:
+        """Whether a request line has them: the parser takes what others read otherwise."""
+        if self._line_is_first:
+            self._line_is_first = False
+            line = self._line.lstrip(b"\r\n")
+            return line.find(b"  ", 0, line.find(b"\r\n")) >= 0
+        # It is somewhere in it: behind another request, or a body.
+        return b"  " + self._target in self._line or self._target + b"  " in self._line
+
     def _receive(self, data: bytes) -> None:
         """Parse a piece, in which no head that is too large is behind another request."""
         fresh = not self._partial
@@ -597,6 +649,7 @@ class Connection(asyncio.Protocol):
             fresh = False
         body_bytes = self._body_bytes
         self._head_bytes = head_bytes
+        self._note_line(data)
         self._partial = True
         try:
             self._parser.feed_data(data)
@@ -605,6 +658,8 @@ class Connection(asyncio.Protocol):
             fresh = False
         except httptools.HttpParserError as error:
             self._parsing_failed(error)
+        if self._head_done or not self._partial:
+            self._line = b""
         if self._is_closing():
             self._drop_body()
             return  # the client asked for the end, and whatever follows is not a request
@@ -741,16 +796,27 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._writable = False
         self._since = self._site.now
+        self._site.backlog.unread.note(self, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         self._writable = True
+        self._site.backlog.unread.note(self, 0)
         self._pump()
+
+    def cut_off(self) -> None:
+        """See `backlog.Client`."""
+        self._site.backlog.unread.note(self, 0)
+        self._site.other_slot.count(499, 0, 0)
+        # Not at once: it may be in the middle of writing.
+        asyncio.get_running_loop().call_soon(self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         self._site.connections.discard(self)
         self._closing = True
         self._drop_pipeline()
         self._drop_body()
+        self._drop_rest()
+        self._site.backlog.unread.note(self, 0)
         if self._current is not None:
             current, self._current = self._current, None
             current.answered = True
@@ -788,6 +854,8 @@ class Connection(asyncio.Protocol):
         is_usual = b"connection" not in headers and parser.should_keep_alive()
         version = "1.1" if is_usual else parser.get_http_version()
         self._failure = self._failure or _refusal_of_head(version, headers)
+        if self._has_two_spaces():
+            self._failure = _not_http("the parts of the request line are not one space apart")
         if headers is _NO_HEADERS or self._failure is not None:
             return
         length = headers.get(b"content-length", b"0")
@@ -1023,8 +1091,13 @@ class Connection(asyncio.Protocol):
     def _pump(self) -> None:
         """Dispatch pipelined requests until one has to be waited for. Not recursive."""
         self._pumping = True
+        begun, since_ns = 0, time.perf_counter_ns()
         try:
             while self._pipeline and self._current is None and self._writable:
+                begun += 1
+                if not begun % _PARTS_BY_CLOCK and time.perf_counter_ns() - since_ns > TURN_NS:
+                    self._site.backlog.later(self._pump)
+                    return
                 if self._transport.is_closing():
                     self._drop_pipeline()
                     return
@@ -1034,7 +1107,11 @@ class Connection(asyncio.Protocol):
                 self._dispatch(exchange)
         finally:
             self._pumping = False
-        if self._paused and len(self._pipeline) < _MAX_PIPELINED // 2 and not self._closing:
+        if (
+            self._paused
+            and len(self._pipeline) < _MAX_PIPELINED // 2
+            and not (self._closing or self._rest)
+        ):
             self._read_on()
 
     def _read_on(self) -> None:
@@ -1090,6 +1167,7 @@ class Connection(asyncio.Protocol):
         self._receiving_since = self._since
         self._drop_pipeline()
         self._drop_body()
+        self._drop_rest()
         if self._paused:
             self._read_on()
         if self._transport.can_write_eof():

@@ -19,6 +19,7 @@ from bascule.core.errors import BasculeError, Invalid, ModelFailed, NotFound, To
 from bascule.core.fields import Columns, DType, Field
 from bascule.core.version import VERSION
 from bascule.security.keys import ANY
+from bascule.serving.aside import FROM_BYTES
 from bascule.serving.calls import Call
 from bascule.serving.engine import Outcome
 from bascule.serving.json_values import count_mismatch
@@ -188,12 +189,29 @@ class OipGrpc:
                 call = known.call._replace(columns=columns)
                 self._run(rpc, speaker, call_id, call, is_raw=True)
                 return
+        if len(body) > FROM_BYTES:
+            rpc.body = body
+            rpc.read_aside(partial(self._read, body), partial(self._take, rpc, body))
+        else:
+            self._take(rpc, body, self._read(body))
+
+    def _read(self, body: bytes) -> _Asked:
         request = read_infer_request(body)
         model = self._plane.find(request.model_name, request.model_version or None)
-        rpc.choose(model)
         speaker = self._speakers.get((model.name, model.version)) or _Speaker(model)
-        self._speakers[model.name, model.version] = speaker
-        call = speaker.call(request, body)
+        try:
+            return request, speaker, speaker.call(request, body)
+        except BasculeError as problem:
+            return request, speaker, problem
+
+    def _take(self, rpc: Rpc, body: bytes, asked: _Asked) -> None:
+        """Run a call, if its caller may ask the model: else it is told nothing of its mistakes."""
+        request, speaker, call = asked
+        rpc.body = b""
+        rpc.choose(speaker.model)
+        if isinstance(call, BasculeError):
+            raise call
+        self._speakers[speaker.model.name, speaker.model.version] = speaker
         if len(request.raw) == 1 and request.raw[0][1] == len(body):
             self._learn(request, body, speaker, call)
         self._run(rpc, speaker, request.id, call, is_raw=bool(request.raw))
@@ -237,6 +255,10 @@ def _tell(
         return
     rpc.rows = rows
     rpc.answer(message)
+
+
+_Asked = tuple[InferRequest, "_Speaker", Call | BasculeError]
+"""What a message says, the speaker of the model that it names, and what it asks or is wrong."""
 
 
 class _Input(NamedTuple):
