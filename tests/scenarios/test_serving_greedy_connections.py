@@ -113,7 +113,7 @@ FLOODS = {
     + frame(
         HEADERS, END_HEADERS, 1, block("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
     )
-    + frame(DATA, 0, 1, b"\0\0\0\0\x02\x3a\0" * 2_000) * 200,
+    + frame(DATA, 0, 1, b"\0\0\0\0\x02\x3a\0" * 15) * 20_000,
 }
 
 
@@ -170,7 +170,7 @@ def test_answers_for_which_there_is_no_room_fill_no_memory(server, toll):
     begun = b"".join(frame(HEADERS, END_HEADERS, id_, ask) for id_ in range(1, 511, 2))
     message = b"\0" + (2 + 21).to_bytes(4) + b"\x1a\x15" + b"grpc_predict_v2.proto"
     assert len(name) > len(message)
-    asked = b"".join(frame(DATA, 0, id_, message * 50) for id_ in range(1, 511, 2))
+    asked = b"".join(frame(DATA, 0, id_, message * 15) for id_ in range(1, 511, 2))
 
     with ExitStack() as stack:
 

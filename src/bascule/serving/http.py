@@ -40,7 +40,7 @@ import msgspec
 from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge
 from bascule.security.keys import OPEN_ACTIONS
 from bascule.serving import aside, codings
-from bascule.serving.backlog import BESIDE_CALL_BYTES, TURN_NS, Backlog, Held
+from bascule.serving.backlog import BESIDE_CALL_BYTES, SHORT_BYTES, TURN_NS, Backlog, Held
 from bascule.serving.counters import STATUSES, Slot
 from bascule.serving.guard import Guard
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
@@ -54,8 +54,6 @@ _Read = TypeVar("_Read")
 _MAX_PIPELINED = 32
 _PARTS_BY_CLOCK = 16
 """After how many requests of one connection the clock is looked at."""
-_WHOLE_BYTES = 8 << 10
-"""What is parsed at once: in more there may be so many requests that others wait for them."""
 _BESIDE_BODY_BYTES = 1 << 10
 """What a request that waits takes beside its body and its headers, about: one read may bring
 thousands that have neither."""
@@ -564,7 +562,9 @@ class Connection(asyncio.Protocol):
                 else:
                     self._enqueue(exchange)
                 return
-        if len(data) > min(_WHOLE_BYTES, self._site.limits.max_head_bytes):
+        if self._site.backlog.is_crowded(len(data)):
+            self._wait_for_turn(data)
+        elif len(data) > min(SHORT_BYTES, self._site.limits.max_head_bytes):
             self._receive_in_parts(data)
         else:
             self._receive(data)

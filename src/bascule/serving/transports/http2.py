@@ -67,13 +67,13 @@ A call that is given up is one (CVE-2023-44487), unless it is for its deadline, 
 on the way: that is what every honest client does, as often as it makes calls.
 """
 
-_FRAMES_BY_CLOCK = 16
+_FRAMES_BY_CLOCK = 8
 """After how many frames of one read the clock is looked at."""
 MAX_WATCHES = 16
 MAX_WATCHES_OF_ALL = 1_000
 """How many watches one connection may have open, and all connections of a worker. Nothing ends a
 watch but its client, and it needs no key."""
-_MAX_MESSAGES_AT_ONCE = 64
+_MAX_MESSAGES_AT_ONCE = 16
 """How many messages of a stream may come in one piece; tools that ask so wait for every answer."""
 _FRAME_BYTES = 128 << 10
 _WINDOW = 1 << 30
@@ -478,21 +478,32 @@ class Http2Connection(asyncio.Protocol):
             data = self._rest + data
         if self._waits:
             self._rest = data  # it cannot have been paused in time
+        elif self.server.backlog.is_crowded(len(data)):
+            self._rest = data
+            self._wait_for_turn()
         else:
             self._take(data)
 
     def _take_rest(self) -> None:
         """Go on with what was read before, as a turn of the loop was over."""
-        self._wait_for_turn(waits=False)
+        self._drop_rest()
         if self._closing or self._transport.is_closing():
             return
         self._take(self._rest)
         self._read_on()
 
-    def _wait_for_turn(self, *, waits: bool) -> None:
-        self._waits = waits
-        self.server.held.bytes += len(self._rest) if waits else -self._waiting_bytes
-        self._waiting_bytes = len(self._rest) if waits else 0
+    def _wait_for_turn(self) -> None:
+        self._waits = True
+        self._waiting_bytes = len(self._rest)
+        self.server.held.bytes += self._waiting_bytes
+        self._transport.pause_reading()
+        self.server.backlog.later(self._take_rest)
+
+    def _drop_rest(self) -> None:
+        """Count what has waited no more."""
+        self._waits = False
+        self.server.held.bytes -= self._waiting_bytes
+        self._waiting_bytes = 0
 
     def _read_on(self) -> None:
         if self._writable and not self._waits:
@@ -512,9 +523,7 @@ class Http2Connection(asyncio.Protocol):
             self._corked = False
             self._flush()
         if self._is_over and not self._closing:
-            self._wait_for_turn(waits=True)
-            self._transport.pause_reading()
-            self.server.backlog.later(self._take_rest)
+            self._wait_for_turn()
 
     def eof_received(self) -> bool:
         return False
@@ -530,8 +539,7 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         self._closing = True
-        if self._waits:
-            self._wait_for_turn(waits=False)
+        self._drop_rest()
         self.server.connections.discard(self)
         streams, self._streams = self._streams, {}
         self._blocked.clear()
