@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import BasculeError, Invalid, ModelFailed, NotFound, TooLarge
+from bascule.core.errors import BasculeError, Invalid, ModelFailed, NotFound
 from bascule.core.fields import Columns, DType, Field
 from bascule.core.version import VERSION
 from bascule.security.keys import ANY
-from bascule.serving.aside import FROM_BYTES
 from bascule.serving.calls import Call
 from bascule.serving.engine import Outcome
 from bascule.serving.json_values import count_mismatch
@@ -29,6 +28,7 @@ from bascule.serving.protocols.oip_json import (
     At,
     datatypes_for,
     rows_of,
+    too_many_rows,
     wrong_datatype,
     wrong_shape,
 )
@@ -54,6 +54,8 @@ from bascule.serving.shielding import Standin
 PROTO = "grpc_predict_v2.proto"
 SERVICE = "inference.GRPCInferenceService"
 _MAX_KNOWN = 256
+_ASIDE_FROM_BYTES = 256 << 10
+"""A message of so many bytes may have half as many fields, and is read on a thread."""
 _MAX_KNOWN_BYTES = 2048
 
 
@@ -189,7 +191,7 @@ class OipGrpc:
                 call = known.call._replace(columns=columns)
                 self._run(rpc, speaker, call_id, call, is_raw=True)
                 return
-        if len(body) > FROM_BYTES:
+        if len(body) > _ASIDE_FROM_BYTES:
             rpc.body = body
             rpc.read_aside(partial(self._read, body), partial(self._take, rpc, body))
         else:
@@ -314,6 +316,8 @@ class _Speaker:
                 raise Invalid(f"inputs[{index}]: {tensor.name!r} is given twice")
             where = (_RawAt if raw else _At)(index, tensor.name)
             dtype, own_rows, count = self._shape(tensor, where)
+            if own_rows > self.model.limits.max_rows:
+                raise too_many_rows(own_rows, self.model.limits.max_rows)
             if rows and own_rows != rows:
                 raise Invalid(
                     f"{where.part('shape')}: {own_rows} rows, where the inputs before it have "
@@ -338,12 +342,6 @@ class _Speaker:
             lacking = ", ".join(repr(name) for name in self._inputs if name not in columns)
             raise Invalid(
                 f"inputs: {lacking} missing", hint="send one tensor per input of the model"
-            )
-        if rows > self.model.limits.max_rows:
-            raise TooLarge(
-                f"{rows} rows are over the limit of {self.model.limits.max_rows}",
-                hint="send fewer rows a request",
-                limit=self.model.limits.max_rows,
             )
         confidence = self.model.confidence
         asked = confidence.by_default
