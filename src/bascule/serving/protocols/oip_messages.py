@@ -211,7 +211,7 @@ def _add_parameter(into: dict[str, Parameter], data: bytes, start: int, end: int
 
 def _add_contents(pieces: dict[int, list[Any]], data: bytes, start: int, end: int) -> None:
     """Add the pieces of one `InferTensorContents`: numbers come packed, one by one, or both."""
-    for tag, value, start_, end_ in fields(data, start, end, MAX_VALUES // 2):
+    for tag, value, start_, end_ in fields(data, start, end, MAX_VALUES // 4):
         number, kind = tag >> 3, tag & 7
         if number == TEXTS:
             if kind == BYTES:
