@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar, cast
 
-from bascule.serving.backlog import Held
+from bascule.serving.backlog import BESIDE_CALL_BYTES, Held, Waiting
 
 FROM_BYTES = 1 << 20
 """Numbers of JSON are read on the loop below it, in a few milliseconds."""
@@ -26,58 +26,41 @@ ROWS_FROM_BYTES = 64 << 10
 thousand times as much."""
 
 _SWITCH_S = 1e-3
-_Made = TypeVar("_Made")
-
-
-class Requester(Protocol):
-    """A request as it is seen here.
-
-    Attributes:
-        answered: It has its answer, or its client has gone.
-        waited_s: How long it was here, added to how long it had waited before.
-    """
-
-    answered: bool
-    waited_s: float
-
-    def fail_late(self) -> None:
-        """Answer that it has waited here until its deadline."""
-
-
 _thread = ThreadPoolExecutor(1, "bascule-aside", partial(sys.setswitchinterval, _SWITCH_S))
+_Made = TypeVar("_Made")
+_Request = TypeVar("_Request", bound=Waiting)
 
 
 def run(
-    request: Requester,
+    request: _Request,
     held: Held,
-    size_bytes: int,
     make: Callable[[], _Made],
-    go_on: Callable[[Future[_Made], float], None],
+    go_on: Callable[[_Made, float], None],
     allowed_s: float,
+    tell: Callable[[_Request, Callable[[], None]], None],
 ) -> None:
-    """Call `make` on the thread, then `go_on` with what became of it on the event loop.
-
-    Neither is called for a request that was answered meanwhile, or is late.
+    """Call `make` on the thread, then `go_on` on the loop, unless it is answered or late by then.
 
     Args:
         request: For which it is done.
-        held: Where it is counted until then.
-        size_bytes: What is kept of it until then.
+        held: Where its body is counted until then.
         make: Must not use what the loop uses.
-        go_on: Takes what was made, or raised, and how long its caller still waits.
+        go_on: Takes what was made, and how long its caller still waits.
         allowed_s: How long its caller waits.
+        tell: Calls what it is given, and answers the request with what that raises.
 
     Raises:
         Overloaded: It would be more than may be held.
     """
+    size_bytes = BESIDE_CALL_BYTES + len(request.body)
     held.check_room(size_bytes, "a thread")
     held.bytes += size_bytes
     loop = asyncio.get_running_loop()
-    since_s = time.monotonic()
+    until_s = time.monotonic() + allowed_s
 
-    def work() -> _Made:
-        if request.answered or time.monotonic() - since_s > allowed_s:
-            raise _NotMade
+    def work() -> _Made | None:
+        if request.answered or time.monotonic() > until_s:
+            return None
         # What is made here has no rings, and to look for them takes longer than to make it.
         gc.disable()
         try:
@@ -85,23 +68,19 @@ def run(
         finally:
             gc.enable()
 
-    def done(future: Future[_Made]) -> None:
+    def done(future: Future[_Made | None]) -> None:
         held.bytes -= size_bytes
+        left_s = until_s - time.monotonic()
+        request.waited_s += allowed_s - left_s
         if request.answered:
             return
-        here_s = time.monotonic() - since_s
-        request.waited_s += here_s
-        if here_s > allowed_s:
+        if left_s < 0:
             request.fail_late()
         else:
-            go_on(future, allowed_s - here_s)
+            tell(request, lambda: go_on(cast(_Made, future.result()), left_s))
 
-    def tell(future: Future[_Made]) -> None:
+    def back(future: Future[_Made | None]) -> None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(done, future)
 
-    _thread.submit(work).add_done_callback(tell)
-
-
-class _NotMade(Exception):
-    """The request was answered, or late, before its turn came."""
+    _thread.submit(work).add_done_callback(back)

@@ -34,7 +34,6 @@ from bascule.core.fields import Columns
 log = logging.getLogger(__name__)
 
 TURN_S = 0.01
-TURN_NS = 10_000_000
 SHORT_BYTES = 8 << 10
 """How long the loop works before it reads on: the error of every age, and what others wait for."""
 
@@ -244,9 +243,9 @@ class Backlog:
         waiting.append(_Entry(request, begin, now_ns, now_ns + int(allowed_s * 1e9), size))
         return None
 
-    def is_crowded(self, size: int) -> bool:
-        """Whether so many bytes are to wait, unread, as other connections do that bring much."""
-        return size > SHORT_BYTES and bool(self._later)
+    def is_crowded(self) -> bool:
+        """Whether what is longer than `SHORT_BYTES` is to wait, as other connections do."""
+        return bool(self._later)
 
     def later(self, go_on: Callable[[], None]) -> None:
         """Have a connection go on with what it has read, after a turn for everything else.

@@ -28,7 +28,6 @@ import termios
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -40,7 +39,7 @@ import msgspec
 from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge
 from bascule.security.keys import OPEN_ACTIONS
 from bascule.serving import aside, codings
-from bascule.serving.backlog import BESIDE_CALL_BYTES, SHORT_BYTES, TURN_NS, Backlog, Held
+from bascule.serving.backlog import SHORT_BYTES, TURN_S, Backlog, Held
 from bascule.serving.counters import STATUSES, Slot
 from bascule.serving.guard import Guard
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
@@ -206,18 +205,9 @@ class Exchange:
     def read_aside(
         self, read: Callable[[], _Read], go_on: Callable[[_Read, float], None], allowed_s: float
     ) -> None:
-        """Read the body on a thread, then go on with it, and the time that is left, on the loop.
-
-        Raises:
-            Overloaded: See `aside.run`.
-        """
+        """Read the body on a thread, then go on with it and the time that is left: see `aside`."""
         connection = self._connection
-
-        def go_on_or_fail(future: Future[_Read], left_s: float) -> None:
-            connection.run(self, lambda: go_on(future.result(), left_s))
-
-        size_bytes = BESIDE_CALL_BYTES + len(self.body)
-        aside.run(self, connection.held, size_bytes, read, go_on_or_fail, allowed_s)
+        aside.run(self, connection.held, read, go_on, allowed_s, connection.run)
 
     def take_body(self) -> bytes:
         """The body as it was before it was encoded for the way; the exchange forgets it.
@@ -562,7 +552,7 @@ class Connection(asyncio.Protocol):
                 else:
                     self._enqueue(exchange)
                 return
-        if self._site.backlog.is_crowded(len(data)):
+        if len(data) > SHORT_BYTES and self._site.backlog.is_crowded():
             self._wait_for_turn(data)
         elif len(data) > min(SHORT_BYTES, self._site.limits.max_head_bytes):
             self._receive_in_parts(data)
@@ -578,10 +568,10 @@ class Connection(asyncio.Protocol):
         """
         fresh = not self._partial
         start, size = 0, len(data)
-        parts, since_ns = 0, time.perf_counter_ns()
+        parts, since_s = 0, time.monotonic()
         while start < size and not self._is_closing():
             parts += 1
-            if not parts % _PARTS_BY_CLOCK and time.perf_counter_ns() - since_ns > TURN_NS:
+            if not parts % _PARTS_BY_CLOCK and time.monotonic() - since_s > TURN_S:
                 self._wait_for_turn(data[start:])
                 return
             length = self._headers.get(b"content-length") if self._head_done else None
@@ -1091,11 +1081,11 @@ class Connection(asyncio.Protocol):
     def _pump(self) -> None:
         """Dispatch pipelined requests until one has to be waited for. Not recursive."""
         self._pumping = True
-        begun, since_ns = 0, time.perf_counter_ns()
+        begun, since_s = 0, time.monotonic()
         try:
             while self._pipeline and self._current is None and self._writable:
                 begun += 1
-                if not begun % _PARTS_BY_CLOCK and time.perf_counter_ns() - since_ns > TURN_NS:
+                if not begun % _PARTS_BY_CLOCK and time.monotonic() - since_s > TURN_S:
                     self._site.backlog.later(self._pump)
                     return
                 if self._transport.is_closing():

@@ -75,7 +75,7 @@ class Rpc(ABC):
         """Have the model that was chosen answer a call; see `ServedModel.answer`."""
 
     @abstractmethod
-    def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read], None]) -> None:
+    def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:
         """Read a long message on a thread, and go on with what was read where calls run."""
 
     @abstractmethod

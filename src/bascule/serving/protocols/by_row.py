@@ -49,7 +49,7 @@ def handler(model: ServedModel, read: Read, parser: JsonParser) -> Handler:
         else:
             exchange.read_aside(
                 lambda: read(exchange, exchange.take_body(), parser.aside),
-                lambda made, left_s: run(exchange, made, left_s),
+                partial(run, exchange),
                 allowed_s,
             )
 

@@ -193,7 +193,7 @@ class OipGrpc:
                 return
         if len(body) > _ASIDE_FROM_BYTES:
             rpc.body = body
-            rpc.read_aside(partial(self._read, body), partial(self._take, rpc, body))
+            rpc.read_aside(lambda: self._read(body), lambda asked, _: self._take(rpc, body, asked))
         else:
             self._take(rpc, body, self._read(body))
 

@@ -114,8 +114,12 @@ class OipRest:
             if exchange.head.is_plain:
                 allowed_s = deadline_s - exchange.waited_s
                 model.check_room(allowed_s)
-                body, exchange.body = exchange.body, b""
-                run(exchange, decode(body), allowed_s)
+                call_id, call, as_bytes = decode(exchange.body)
+                exchange.body = b""
+                if call_id is None:
+                    call_id = f"{self._id_prefix}-{next(self._ids):x}"
+                deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
+                exchange.on_gone = answer(call, allowed_s, deliver)
                 return
             allowed_s = exchange.allowed_s(deadline_s)
             model.check_room(allowed_s)
@@ -127,7 +131,7 @@ class OipRest:
             else:
                 exchange.read_aside(
                     lambda: decode_aside(exchange.take_body(), json_bytes),
-                    lambda decoded, left_s: run(exchange, decoded, left_s),
+                    partial(run, exchange),
                     allowed_s,
                 )
 

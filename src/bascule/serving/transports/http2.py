@@ -24,7 +24,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import lru_cache, partial
 from typing import NamedTuple, cast
 
@@ -33,7 +32,7 @@ from hpack import Decoder, HPACKError
 from bascule.core.errors import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
 from bascule.security.keys import Action
 from bascule.serving import aside
-from bascule.serving.backlog import BESIDE_CALL_BYTES, TURN_NS, Backlog, Held
+from bascule.serving.backlog import SHORT_BYTES, TURN_S, Backlog, Held
 from bascule.serving.calls import Call
 from bascule.serving.counters import Slot
 from bascule.serving.engine import Deliver
@@ -321,16 +320,10 @@ class Stream(Rpc):
         allowed_s = self.allowed_s(model.limits.deadline_s)
         self.on_gone = model.answer(call, allowed_s, deliver)
 
-    def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read], None]) -> None:
-        connection = self.connection
-
-        def go_on_or_fail(future: Future[Read], _: float) -> None:
-            connection.run(self, lambda: go_on(future.result()))
-
-        server = connection.server
+    def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:
+        server = self.connection.server
         allowed_s = self.allowed_s(server.limits.deadline_s)
-        size_bytes = BESIDE_CALL_BYTES + len(self.body)
-        aside.run(self, server.held, size_bytes, read, go_on_or_fail, allowed_s)
+        aside.run(self, server.held, read, go_on, allowed_s, Http2Connection.run)
 
     def answer(self, message: bytes) -> None:
         if not self.answered:
@@ -478,18 +471,18 @@ class Http2Connection(asyncio.Protocol):
             data = self._rest + data
         if self._waits:
             self._rest = data  # it cannot have been paused in time
-        elif self.server.backlog.is_crowded(len(data)):
+        elif len(data) > SHORT_BYTES and self.server.backlog.is_crowded():
             self._rest = data
             self._wait_for_turn()
         else:
-            self._take(data)
+            self._take(data, self.read_s)
 
     def _take_rest(self) -> None:
         """Go on with what was read before, as a turn of the loop was over."""
         self._drop_rest()
         if self._closing or self._transport.is_closing():
             return
-        self._take(self._rest)
+        self._take(self._rest, time.monotonic())
         self._read_on()
 
     def _wait_for_turn(self) -> None:
@@ -509,10 +502,10 @@ class Http2Connection(asyncio.Protocol):
         if self._writable and not self._waits:
             self._transport.resume_reading()
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes, since_s: float) -> None:
         self._corked = True
         try:
-            self._rest = data[self._read(data) :]
+            self._rest = data[self._read(data, since_s) :]
         except Broken as broken:
             self._end(broken.code, str(broken))
         except Exception:
@@ -550,12 +543,11 @@ class Http2Connection(asyncio.Protocol):
 
     # -- reading frames --
 
-    def _read(self, data: bytes) -> int:
-        """Handle every whole frame; returns where the first that is not whole starts."""
+    def _read(self, data: bytes, since_s: float) -> int:
+        """Handle every whole frame, for a turn of the loop; returns where the next one starts."""
         at = frames = 0
         end = len(data)
         self._is_over = False
-        since_ns = time.perf_counter_ns()
         if not self._greeted:
             if not data.startswith(h2.PREFACE):
                 if h2.PREFACE.startswith(data):
@@ -586,7 +578,7 @@ class Http2Connection(asyncio.Protocol):
             if self._closing:
                 return end
             frames += 1
-            if not frames % _FRAMES_BY_CLOCK and time.perf_counter_ns() - since_ns > TURN_NS:
+            if not frames % _FRAMES_BY_CLOCK and time.monotonic() - since_s > TURN_S:
                 self._is_over = True
                 break
         return at
@@ -844,28 +836,32 @@ class Http2Connection(asyncio.Protocol):
             stream.fail(refusal)
 
     def _handle(self, stream: Stream, method: Unary, data: bytes) -> None:
-        def handle(message: bytes) -> None:
-            stream.body = message
+        self.run(stream, partial(self._read_message, stream, method, data))
+
+    def _read_message(self, stream: Stream, method: Unary, data: bytes) -> None:
+        encoding, most = stream.head.encoding, self.server.limits.max_body_bytes
+        is_plain = data[:1] in b"\0"
+        if not is_plain:
+            stream.encoding = encoding
+        try:
+            short = most if is_plain else min(most, aside.ROWS_FROM_BYTES)
+            body = h2.message_of(data, encoding, short)
+        except TooLarge:
+            if is_plain:
+                raise
+
+            def handle(body: bytes, _: float) -> None:
+                stream.body = body
+                method.handle(stream)
+
+            stream.body = data
+            stream.read_aside(lambda: h2.message_of(data, encoding, most), handle)
+        else:
+            stream.body = body
             method.handle(stream)
 
-        def read() -> None:
-            most = self.server.limits.max_body_bytes
-            encoding = stream.head.encoding
-            if not data[:1].strip(b"\0"):
-                handle(h2.message_of(data, encoding, most))
-                return
-            stream.encoding = encoding
-            try:
-                message = h2.message_of(data, encoding, min(most, aside.ROWS_FROM_BYTES))
-            except TooLarge:
-                stream.body = data
-                stream.read_aside(lambda: h2.message_of(data, encoding, most), handle)
-            else:
-                handle(message)
-
-        self.run(stream, read)
-
-    def run(self, stream: Stream, go_on: Callable[[], None]) -> None:
+    @staticmethod
+    def run(stream: Stream, go_on: Callable[[], None]) -> None:
         """Go on with a call; what goes wrong is its answer."""
         try:
             go_on()
