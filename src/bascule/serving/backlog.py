@@ -34,6 +34,7 @@ from bascule.core.fields import Columns
 log = logging.getLogger(__name__)
 
 TURN_S = 0.01
+SHORT_BYTES = 8 << 10
 """How long the loop works before it reads on: the error of every age, and what others wait for."""
 
 BESIDE_CALL_BYTES = 1 << 10
@@ -106,6 +107,39 @@ class Held:
         )
 
 
+class Client(Protocol):
+    """A connection as its unread answers see it."""
+
+    def cut_off(self) -> None:
+        """End it at once, and have it tell `Unread` that nothing of it is left."""
+
+
+class Unread:
+    """How much of the answers of one worker their clients have not taken, over all connections.
+
+    What is written at once is not counted, only what waits for a client to make room. Each client
+    has bounds of its own in time (`http.Taking`), but there may be thousands of them. Where it is
+    too much, the client that has left most unread is cut off.
+    """
+
+    __slots__ = ("_max_bytes", "_of", "bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._of: dict[Client, int] = {}
+        self.bytes = 0
+
+    def note(self, client: Client, size: int) -> None:
+        """Note how much a client has left unread by now; the largest answer may be, if alone."""
+        before = self._of.pop(client, 0)
+        others = self.bytes
+        self.bytes += size - before
+        if size:
+            self._of[client] = size
+        if size > before and others and self.bytes > self._max_bytes:
+            max(self._of, key=self._of.__getitem__).cut_off()
+
+
 def held_bytes(columns: Columns) -> int:
     """What the decoded rows of a call take in memory, about."""
     size = BESIDE_CALL_BYTES
@@ -149,7 +183,8 @@ class Backlog:
         """Empty.
 
         Args:
-            max_bytes: How much the bodies that wait may take together.
+            max_bytes: How much the bodies that wait may take together, and half of how much of the
+                answers may be unread.
             turn_s: How long the loop works before it reads on.
         """
         self._max_bytes = max_bytes
@@ -161,6 +196,8 @@ class Backlog:
         self._paced_ns = 0
         self._pace_s = 0.0
         self._refusal: Overloaded | None = None
+        self._later: deque[Callable[[], None]] = deque()
+        self.unread = Unread(2 * max_bytes)
         self.answered_ns = 0
         """When something was answered last, by `time.perf_counter_ns`; whoever answers says so."""
 
@@ -205,6 +242,29 @@ class Backlog:
         self._bytes += size
         waiting.append(_Entry(request, begin, now_ns, now_ns + int(allowed_s * 1e9), size))
         return None
+
+    def is_crowded(self) -> bool:
+        """Whether what is longer than `SHORT_BYTES` is to wait, as other connections do."""
+        return bool(self._later)
+
+    def later(self, go_on: Callable[[], None]) -> None:
+        """Have a connection go on with what it has read, after a turn for everything else.
+
+        One at a time: many connections that bring much take no more of a turn than one.
+        """
+        self._later.append(go_on)
+        if len(self._later) == 1:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        go_on = self._later[0]
+        try:
+            go_on()
+        except Exception:
+            log.exception("a connection failed that had waited for its turn")
+        self._later.popleft()
+        if self._later:
+            asyncio.get_running_loop().call_soon(self._go_on)
 
     def _work(self) -> None:
         """Work for one turn, oldest first; then the loop reads, and comes back here."""

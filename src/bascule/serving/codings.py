@@ -14,6 +14,8 @@ from bascule.core.errors import Invalid, TooLarge
 _WINDOWS = {b"gzip": (31,), b"x-gzip": (31,), b"deflate": (15, -15)}
 """What zlib calls each coding. Deflate is meant to be in zlib's frame, and some send it bare."""
 
+_PIECE_BYTES = 256 << 10
+
 _LEVEL = 1
 """Most of what can be saved of numbers is saved by the quickest level, at a third of the time."""
 
@@ -36,28 +38,47 @@ def decoded(body: bytes, coding: bytes, max_bytes: int) -> bytes:
     problem = ""
     for window in _WINDOWS[name]:
         try:
-            return _inflated(body, window, max_bytes)
+            return inflated(body, window, max_bytes)
         except zlib.error as error:
             problem = problem or str(error)
     raise Invalid(f"the body is not {name.decode()}: {problem}")
 
 
-def _inflated(body: bytes, window: int, max_bytes: int) -> bytes:
+def inflated(body: bytes, window: int, max_bytes: int) -> bytes:
+    """The one stream that is in `body`, by what zlib calls its frame.
+
+    Raises:
+        Invalid: It is not one whole stream.
+        TooLarge: It would be over `max_bytes`.
+        zlib.error: It is in no such frame.
+    """
     stream = zlib.decompressobj(window)
-    made = stream.decompress(body, max_bytes + 1)
-    if len(made) > max_bytes:
-        raise TooLarge(
-            f"the body is over {max_bytes} bytes once it is decompressed",
-            hint="send fewer rows a request",
-            limit=max_bytes,
-        )
+    made: list[bytes] = []
+    size = 0
+    # In pieces that are joined at the end: one call for all would copy what it made, and keep the
+    # interpreter from all other threads meanwhile.
+    for start in range(0, len(body), _PIECE_BYTES):
+        rest = body[start : start + _PIECE_BYTES]
+        is_last = start + _PIECE_BYTES >= len(body)
+        while not stream.eof:
+            made.append(stream.decompress(rest, min(_PIECE_BYTES, max_bytes - size + 1)))
+            size += len(made[-1])
+            rest = stream.unconsumed_tail
+            if size > max_bytes:
+                raise TooLarge(
+                    f"the body is over {max_bytes} bytes once it is decompressed",
+                    hint="send fewer rows a request",
+                    limit=max_bytes,
+                )
+            if not (rest or (is_last and made[-1])):
+                break
+        if stream.eof and (stream.unused_data or not is_last):
+            # Several members may follow one another in a file. In a request each would cost a copy
+            # of what is left, and a body can hold millions of empty ones.
+            raise Invalid("the body goes on after the end of what was compressed")
     if not stream.eof:
         raise Invalid("the body ends before the end of what was compressed")
-    if stream.unused_data:
-        # Several members may follow one another in a file. In a request each would cost a copy of
-        # what is left, and a body can hold millions of empty ones.
-        raise Invalid("the body goes on after the end of what was compressed")
-    return made
+    return b"".join(made)
 
 
 @lru_cache(64)

@@ -31,15 +31,15 @@ from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import httptools
 import msgspec
 
 from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, Refused, TooLarge
 from bascule.security.keys import OPEN_ACTIONS
-from bascule.serving import codings
-from bascule.serving.backlog import Backlog, Held
+from bascule.serving import aside, codings
+from bascule.serving.backlog import SHORT_BYTES, TURN_S, Backlog, Held
 from bascule.serving.counters import STATUSES, Slot
 from bascule.serving.guard import Guard
 from bascule.serving.hosts import HostPolicy, absolute_authority
@@ -57,7 +57,10 @@ from bascule.serving.statuses import (
 
 log = logging.getLogger(__name__)
 
+_Read = TypeVar("_Read")
 _MAX_PIPELINED = 32
+_PARTS_BY_CLOCK = 16
+"""After how many requests of one connection the clock is looked at."""
 _BESIDE_BODY_BYTES = 1 << 10
 """What a request that waits takes beside its body and its headers, about: one read may bring
 thousands that have neither."""
@@ -121,7 +124,7 @@ class Head(NamedTuple):
         keep_alive: The connection is to stay open after the answer.
         request_id: What the caller calls the request; empty for nothing, or nothing that is safe.
         is_plain: It is known that nothing in it changes how the body is read, how long the caller
-            waits, or what the head of a small answer says.
+            waits, or what the head of a small answer says; nor is its body long.
     """
 
     method: bytes
@@ -191,6 +194,31 @@ class Exchange:
 
         loop = asyncio.get_running_loop()
         loop.run_in_executor(None, codings.encoded, body, coding).add_done_callback(write)
+
+    def body_within(self, most_bytes: int) -> bytes | None:
+        """The same as `take_body`; None where it is longer, and is to be read `aside`.
+
+        Raises:
+            Invalid: See `take_body`.
+        """
+        body = self.body
+        if len(body) > most_bytes:
+            return None
+        coding = self.head.headers.get(b"content-encoding")
+        if coding is not None:
+            try:
+                body = codings.decoded(body, coding, min(most_bytes, aside.ROWS_FROM_BYTES))
+            except TooLarge:
+                return None
+        self.body = b""
+        return body
+
+    def read_aside(
+        self, read: Callable[[], _Read], go_on: Callable[[_Read, float], None], allowed_s: float
+    ) -> None:
+        """Read the body on a thread, then go on with it and the time that is left: see `aside`."""
+        connection = self._connection
+        aside.run(self, connection.held, read, go_on, allowed_s, connection.run)
 
     def take_body(self) -> bytes:
         """The body as it was before it was encoded for the way; the exchange forgets it.
@@ -319,6 +347,7 @@ class Site:
                 head.method == b"POST"
                 and head.keep_alive
                 and not head.request_id
+                and body_bytes <= aside.FROM_BYTES
                 and _PLAIN.issuperset(head.headers)
             )
             self.known_heads[data[:head_bytes]] = (head._replace(is_plain=is_plain), len(data))
@@ -469,9 +498,10 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_admitted", "_body", "_body_bytes", "_closing", "_current", "_expecting", "_failure",
-        "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_hosts", "_parser",
-        "_partial", "_paused", "_pipeline", "_pipeline_bytes", "_pumping", "_receiving_since",
-        "_since", "_site", "_taking", "_target", "_transport", "_unread", "_writable",
+        "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_hosts", "_line",
+        "_line_is_first", "_parser", "_partial", "_paused", "_pipeline", "_pipeline_bytes",
+        "_pumping", "_receiving_since", "_rest", "_since", "_site", "_taking", "_target",
+        "_transport", "_unread", "_writable",
     )  # fmt: skip
 
     def __init__(self, site: Site, *, is_local: bool = False) -> None:
@@ -484,6 +514,8 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers = _NO_HEADERS
         self._body: bytes | bytearray = b""
+        self._line = self._rest = b""
+        self._line_is_first = False
         self._body_bytes = 0
         self._held_bytes = 0
         self._head_bytes = 0
@@ -517,6 +549,11 @@ class Connection(asyncio.Protocol):
         """The largest body of a request."""
         return self._site.limits.max_body_bytes
 
+    @property
+    def held(self) -> Held:
+        """The account of what is held; see `backlog`."""
+        return self._site.held
+
     # -- what the transport calls --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -547,20 +584,28 @@ class Connection(asyncio.Protocol):
                 else:
                     self._enqueue(exchange)
                 return
-        if len(data) > self._site.limits.max_head_bytes:
+        if len(data) > SHORT_BYTES and self._site.backlog.is_crowded():
+            self._wait_for_turn(data)
+        elif len(data) > min(SHORT_BYTES, self._site.limits.max_head_bytes):
             self._receive_in_parts(data)
         else:
             self._receive(data)
 
     def _receive_in_parts(self, data: bytes) -> None:
-        """Receive more at once than a head may have: one part for each head and for each body.
+        """Receive what may be many requests: one part for each head and for each body.
 
         What a head has is known only if it begins with a part, and one read may bring many: heads,
-        and bodies in chunks, end with an empty line, and other bodies after their length.
+        and bodies in chunks, end with an empty line, and other bodies after their length. What is
+        left when a turn of the loop is over waits for another.
         """
         fresh = not self._partial
         start, size = 0, len(data)
+        parts, since_s = 0, time.monotonic()
         while start < size and not self._is_closing():
+            parts += 1
+            if not parts % _PARTS_BY_CLOCK and time.monotonic() - since_s > TURN_S:
+                self._wait_for_turn(data[start:])
+                return
             length = self._headers.get(b"content-length") if self._head_done else None
             if length is not None:
                 stop = start + max(1, int(length) - self._body_bytes)
@@ -575,6 +620,45 @@ class Connection(asyncio.Protocol):
         if fresh and not self._partial and not self._is_closing():
             self._site.learn(data, self._head)
 
+    def _wait_for_turn(self, rest: bytes) -> None:
+        """Go on with what was read once everything else has had a turn, and read no more before."""
+        site = self._site
+        self._rest = rest
+        site.held.bytes += len(rest)
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        site.backlog.later(self._take_rest)
+
+    def _take_rest(self) -> None:
+        rest = self._drop_rest()
+        if rest and not self._is_closing():
+            self._receive_in_parts(rest)
+        self._pump()
+
+    def _drop_rest(self) -> bytes:
+        rest, self._rest = self._rest, b""
+        self._site.held.bytes -= len(rest)
+        return rest
+
+    def _note_line(self, data: bytes) -> None:
+        """Keep what has the next request line in it, which `on_headers_complete` looks at."""
+        if not self._partial:
+            self._line, self._line_is_first = data, True
+        elif not self._head_done:
+            self._line += data
+        else:
+            self._line, self._line_is_first = data, False
+
+    def _has_two_spaces(self) -> bool:
+        """Whether a request line has them: the parser takes what others read otherwise."""
+        if self._line_is_first:
+            self._line_is_first = False
+            line = self._line.lstrip(b"\r\n")
+            return line.find(b"  ", 0, line.find(b"\r\n")) >= 0
+        # It is somewhere in it: behind another request, or a body.
+        return b"  " + self._target in self._line or self._target + b"  " in self._line
+
     def _receive(self, data: bytes) -> None:
         """Parse a piece, in which no head that is too large is behind another request."""
         fresh = not self._partial
@@ -587,6 +671,7 @@ class Connection(asyncio.Protocol):
             fresh = False
         body_bytes = self._body_bytes
         self._head_bytes = head_bytes
+        self._note_line(data)
         self._partial = True
         try:
             self._parser.feed_data(data)
@@ -595,6 +680,8 @@ class Connection(asyncio.Protocol):
             fresh = False
         except httptools.HttpParserError as error:
             self._parsing_failed(error)
+        if self._head_done or not self._partial:
+            self._line = b""
         if self._is_closing():
             self._drop_body()
             return  # the client asked for the end, and whatever follows is not a request
@@ -731,16 +818,27 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._writable = False
         self._since = self._site.now
+        self._site.backlog.unread.note(self, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         self._writable = True
+        self._site.backlog.unread.note(self, 0)
         self._pump()
+
+    def cut_off(self) -> None:
+        """See `backlog.Client`."""
+        self._site.backlog.unread.note(self, 0)
+        self._site.other_slot.count(499, 0, 0)
+        # Not at once: it may be in the middle of writing.
+        asyncio.get_running_loop().call_soon(self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         self._site.connections.discard(self)
         self._closing = True
         self._drop_pipeline()
         self._drop_body()
+        self._drop_rest()
+        self._site.backlog.unread.note(self, 0)
         if self._current is not None:
             current, self._current = self._current, None
             current.answered = True
@@ -782,6 +880,8 @@ class Connection(asyncio.Protocol):
             or _refusal_of_head(version, headers)
             or _refusal_of_host(self._hosts, self._target, headers)
         )
+        if self._has_two_spaces():
+            self._failure = _not_http("the parts of the request line are not one space apart")
         if headers is _NO_HEADERS or self._failure is not None:
             return
         length = headers.get(b"content-length", b"0")
@@ -922,7 +1022,7 @@ class Connection(asyncio.Protocol):
                 site = self._site
                 if site.backlog.is_behind(exchange.started_ns):
                     allowed_s = exchange.allowed_s(site.limits.deadline_s)
-                    begin = partial(self._begin, exchange, route)
+                    begin = partial(self.run, exchange, partial(route.handle, exchange))
                     refusal = site.backlog.add(exchange, allowed_s, begin)
                     if refusal is not None:
                         exchange.fail(refusal)
@@ -935,10 +1035,10 @@ class Connection(asyncio.Protocol):
             log.exception("a request failed%s", exchange.named())
             exchange.fail(_internal_error())
 
-    def _begin(self, exchange: Exchange, route: Route) -> None:
-        """Handle a request whose turn has come; see `backlog`."""
+    def run(self, exchange: Exchange, go_on: Callable[[], None]) -> None:
+        """Go on with a request that has waited: see `backlog` and `aside`."""
         try:
-            route.handle(exchange)
+            go_on()
         except BasculeError as error:
             exchange.fail(error)
         except Exception:
@@ -1025,8 +1125,13 @@ class Connection(asyncio.Protocol):
     def _pump(self) -> None:
         """Dispatch pipelined requests until one has to be waited for. Not recursive."""
         self._pumping = True
+        begun, since_s = 0, time.monotonic()
         try:
             while self._pipeline and self._current is None and self._writable:
+                begun += 1
+                if not begun % _PARTS_BY_CLOCK and time.monotonic() - since_s > TURN_S:
+                    self._site.backlog.later(self._pump)
+                    return
                 if self._transport.is_closing():
                     self._drop_pipeline()
                     return
@@ -1036,7 +1141,11 @@ class Connection(asyncio.Protocol):
                 self._dispatch(exchange)
         finally:
             self._pumping = False
-        if self._paused and len(self._pipeline) < _MAX_PIPELINED // 2 and not self._closing:
+        if (
+            self._paused
+            and len(self._pipeline) < _MAX_PIPELINED // 2
+            and not (self._closing or self._rest)
+        ):
             self._read_on()
 
     def _read_on(self) -> None:
@@ -1093,6 +1202,7 @@ class Connection(asyncio.Protocol):
         self._receiving_since = self._since
         self._drop_pipeline()
         self._drop_body()
+        self._drop_rest()
         if self._paused:
             self._read_on()
         if self._transport.can_write_eof():

@@ -17,16 +17,17 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.serving.json_values import Listed, values_reader, wrong_value
+from bascule.serving.json_values import MAX_VALUES, Listed, values_reader, wrong_value
 
 Table = tuple[Columns, int]
 """The columns for a program, and how many rows they have."""
@@ -34,6 +35,12 @@ Table = tuple[Columns, int]
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _MAX_WHOLE_DIGITS = 20
 _FLAGS = {"true": True, "false": False}
+_CSV_ROWS = 1024
+_MAX_CELLS = 4 * MAX_VALUES
+"""How many numbers the rows of one request may have, whatever `Limits.max_rows` says: as arrays
+they take 8 bytes each, and may be there twice for a moment."""
+_CELLS_OF_TEXT = 4
+"""What a text takes at least, in numbers."""
 
 
 class _Where(NamedTuple):
@@ -169,7 +176,11 @@ class TableReader:
         if self._is_matrix:
             width = signature.inputs[0].shape[0]
             self._names = signature.columns or tuple(str(index) for index in range(width))
-        self._max_rows = max_rows
+        width = sum(
+            abs(math.prod(field.shape)) * (_CELLS_OF_TEXT if field.dtype is DType.BYTES else 1)
+            for field in signature.inputs
+        )
+        self._max_rows = min(max_rows, max(1, _MAX_CELLS // max(1, width)))
 
     def rows(self, value: Any, place: str) -> Table:
         """A list of rows: objects, or lists in the order of the inputs, or of the only input.
@@ -222,24 +233,32 @@ class TableReader:
         Where it is not said whether there is a header, the first line is one if it names a column
         of the model; else the values are in the order of the inputs.
         """
-        lines = _lines(body)
-        names: tuple[str, ...] | None = None
-        first = [cell.strip() for cell in lines[0]] if lines else []
+        lines: Iterator[list[str]] = _lines(body, self._max_rows)
+        names = self._names
+        line = next(lines, [])
+        first = [cell.strip() for cell in line]
         if first and (has_header or (has_header is None and self._is_header(first))):
             names = self._split_names(first, "csv header")
-            del lines[0]
-        items = self._list(lines, "csv")
-        names = names or self._names
+        else:
+            lines = chain([line] if line else [], lines)
         dtypes = self._dtypes()
         wanted = [dtypes[name] for name in names]
-        for row, line in enumerate(items):
-            if len(line) != len(names):
-                raise Invalid(f"csv[{row}]: {len(line)} values, where a row has {len(names)}")
-        parsed = [
-            [_from_text(cell, dtype) for cell, dtype in zip(line, wanted, strict=True)]
-            for line in items
-        ]
-        return self._grid(parsed, names, "csv", lambda row, name: f"csv[{row}] ({name})")
+        tables: list[Columns] = []
+        rows = 0
+        # Piece by piece: as texts the rows take many times what they take as arrays.
+        while piece := list(islice(lines, min(_CSV_ROWS, self._max_rows + 1 - rows))):
+            if rows + len(piece) > self._max_rows:
+                raise _too_many_rows(rows + len(piece), self._max_rows)
+            parsed = [_parsed(line, wanted, f"csv[{row}]") for row, line in enumerate(piece, rows)]
+            at = partial(_csv_place, rows)
+            tables.append(self._grid(parsed, names, "csv", at)[0])
+            rows += len(piece)
+        self._list(tables, "csv")
+        if len(tables) == 1:
+            return tables[0], rows
+        return {
+            name: np.concatenate([one.pop(name) for one in tables]) for name in [*tables[0]]
+        }, rows
 
     # -- forms to values --
 
@@ -249,11 +268,7 @@ class TableReader:
         if not value:
             raise Invalid(f"{place}: no rows", hint="send one row or more")
         if len(value) > self._max_rows:
-            raise TooLarge(
-                f"{len(value)} rows are over the limit of {self._max_rows}",
-                hint="send fewer rows a request",
-                limit=self._max_rows,
-            )
+            raise _too_many_rows(len(value), self._max_rows)
         return value
 
     def _objects(self, items: list[Any], place: str) -> Table:
@@ -372,12 +387,42 @@ def _swapped(at: Callable[[int, str], str], name: str, row: int) -> str:
     return at(row, name)
 
 
-def _lines(body: bytes) -> list[list[str]]:
+def _too_many_rows(rows: int, most: int) -> TooLarge:
+    return TooLarge(
+        f"{rows} rows are over the limit of {most}",
+        hint="send fewer rows a request",
+        limit=most,
+    )
+
+
+def _csv_place(start: int, row: int, name: str) -> str:
+    return f"csv[{start + row}] ({name})"
+
+
+def _lines(body: bytes, max_rows: int) -> Iterator[list[str]]:
+    """Every line that is not empty, split at its commas; raises `Invalid`."""
+    text = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline="")
+    empty = 0
     try:
-        text = body.decode("utf-8-sig")
-        return [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
+        for line in csv.reader(text, strict=True):
+            if line:
+                yield line
+                continue
+            empty += 1
+            if empty > max_rows:
+                raise TooLarge(
+                    f"over {max_rows} lines of the body are empty",
+                    hint="send a row a line",
+                    limit=max_rows,
+                )
     except (UnicodeDecodeError, csv.Error) as error:
         raise Invalid(f"the body is not CSV in UTF-8: {error}") from None
+
+
+def _parsed(line: list[str], wanted: list[DType], place: str) -> list[Any]:
+    if len(line) != len(wanted):
+        raise Invalid(f"{place}: {len(line)} values, where a row has {len(wanted)}")
+    return [_from_text(cell, dtype) for cell, dtype in zip(line, wanted, strict=True)]
 
 
 def _from_text(cell: str, dtype: DType) -> Any:

@@ -13,16 +13,27 @@ import re
 from array import array as plain_array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid
+from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import DType, Field
 
+MAX_VALUES = 1 << 21
+"""How many values one body may have, texts and other Python objects among them.
+
+Two bytes of JSON may be one value, which takes 20 bytes in the parser and up to 40 as an object of
+Python. And simdjson counts in 24 bits: pysimdjson 7.0.2 writes a list that has more elements beyond
+its end."""
 _KEEP_PARSER_BYTES = 1 << 20
+"""Below it a body cannot have `MAX_VALUES`."""
+_WEIGHTS = {b",": 1, b":": 1, b"[": 2, b"{": 6}
+"""What comes with each of these, in values: an empty list of Python is as large as two numbers."""
+_PIECE_BYTES = 1 << 16
 _NUMBER_PROBLEMS = ("NUMBER", "BIGINT")
 _MAX_PARTS = 8
 """More keys than a body of rows has in any protocol: with more it is refused by its first strange
@@ -49,14 +60,21 @@ class JsonParser:
         self._parser = simdjson.Parser()
         self._expects = expects
 
+    @cached_property
+    def aside(self) -> JsonParser:
+        """The same, for use beside this one: see `serving.aside`."""
+        return JsonParser(self._expects)
+
     def parse(self, body: bytes) -> Any:
         """The document, as simdjson's lazy values; nothing of it may be kept.
 
         Raises:
             Invalid: It is not JSON.
+            TooLarge: It has over `MAX_VALUES` values.
         """
         parser = self._parser
         if len(body) > _KEEP_PARSER_BYTES:
+            _check_values(body)
             parser = simdjson.Parser()  # a large document must not keep its memory
         try:
             return parser.parse(body)
@@ -87,6 +105,24 @@ class JsonParser:
                     _check_below(document, rows, "rows")
             return rows
         return document
+
+
+def _check_values(body: bytes) -> None:
+    """Raise `TooLarge` for a body of too many values, before any of them is made."""
+    octets = np.frombuffer(body, np.uint8)
+    weights = [(ord(sign), weight) for sign, weight in _WEIGHTS.items()]
+    values = 0
+    for start in range(0, len(octets), _PIECE_BYTES):
+        piece = octets[start : start + _PIECE_BYTES]
+        for sign, weight in weights:
+            values += weight * int(np.count_nonzero(piece == sign))
+        if values > MAX_VALUES:
+            raise TooLarge(
+                f"the body has over {MAX_VALUES} values, where a list counts as 2 and an object "
+                "as 6",
+                hint="send fewer rows a request, or numbers as bytes",
+                limit=MAX_VALUES,
+            )
 
 
 def refuse_twice(value: Any, where: object) -> None:

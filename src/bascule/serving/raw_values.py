@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid
+from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import DType, Field
 from bascule.serving.json_values import (
+    MAX_VALUES,
     Place,
     check_known,
     check_largest,
@@ -221,6 +222,12 @@ def _is_text(value: bytes) -> bool:
 
 def _cut(buffer: bytes, start: int, end: int, count: int, where: Place) -> list[bytes]:
     """The `count` texts between two places, as bytes; raises `Invalid`."""
+    if count > MAX_VALUES:
+        raise TooLarge(
+            f"{where}: {count} texts are over the limit of {MAX_VALUES}",
+            hint="send fewer rows a request",
+            limit=MAX_VALUES,
+        )
     values: list[bytes] = []
     while start < end:
         text_start = start + _LENGTH_BYTES

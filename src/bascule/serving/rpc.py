@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from bascule.core.errors import BasculeError, Overloaded, Unavailable
 from bascule.security.keys import Action
@@ -17,6 +18,8 @@ from bascule.serving.calls import Call
 from bascule.serving.counters import Slot
 from bascule.serving.engine import Deliver
 from bascule.serving.models import ServedModel
+
+Read = TypeVar("Read")
 
 
 class Rpc(ABC):
@@ -70,6 +73,10 @@ class Rpc(ABC):
     @abstractmethod
     def run(self, call: Call, deliver: Deliver) -> None:
         """Have the model that was chosen answer a call; see `ServedModel.answer`."""
+
+    @abstractmethod
+    def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:
+        """Read a long message on a thread, and go on with what was read where calls run."""
 
     @abstractmethod
     def answer(self, message: bytes) -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 import tracemalloc
+from contextlib import ExitStack
 
 import pytest
 
@@ -560,6 +562,87 @@ def test_what_could_be_read_in_two_ways_is_refused_and_the_connection_ended(serv
         client.send(request_bytes)
         assert is_refused(client, 400).startswith("not an HTTP/1.1 request")
     assert server.counted() == {400: 1}
+
+
+HERE = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
+TWO_SPACES = [HERE.replace(b" /", b"  /"), HERE.replace(b"e HTTP", b"e  HTTP")]
+
+
+@pytest.mark.parametrize("line", [*TWO_SPACES, HERE.replace(b" /", b"\t/", 1)])
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        b"\r\n",
+        HERE,
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS,
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n" + b" " * 9_000,
+    ],
+    ids=["first", "behind an empty line", "behind a request", "a body", "chunks", "a long body"],
+)
+@pytest.mark.parametrize("cut", [0, 1, -50, -40, -30, -25, -3])
+def test_a_request_line_of_more_than_single_spaces_is_refused(server, line, before, cut):
+    """A proxy may take the path for another one, or the rest of the line for its version."""
+    sent = before + line
+    with server.client() as client:
+        client.send(HERE)
+        assert client.answer().status == 200
+        for piece in (sent[:cut], sent[cut:]) if cut else (sent,):
+            client.send(piece)
+            time.sleep(0.01 if cut else 0)
+        if len(before) > 2:
+            assert client.answer().status == 200
+        assert is_refused(client, 400).startswith("not an HTTP/1.1 request")
+
+
+def test_two_spaces_that_are_not_in_the_request_line_are_no_matter(server):
+    body = b"GET  /here  HTTP/1.1\r\n\r\n"
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\nAccept:  x  y\r\nContent-Length: %d\r\n\r\n"
+    with server.client() as client:
+        for _ in range(2):
+            client.send(head % len(body) + body)
+            assert client.answer().body == body
+        client.send((head % len(body) + body) * 2)
+        assert [client.answer().body for _ in range(2)] == [body] * 2
+
+
+def test_a_connection_that_pipelines_thousands_has_a_turn_at_a_time(server):
+    """Another one, which comes later, is answered long before all of them are."""
+    requests = 20_000
+    with server.client() as greedy, server.client() as calm:
+        threading.Thread(target=greedy.send, args=(HERE * requests,)).start()
+        assert greedy.answer().status == 200
+        calm.send(HERE)
+        assert calm.answer().status == 200
+        assert sum(server.counted().values()) < requests / 2
+        for _ in range(requests - 1):
+            assert greedy.answer().status == 200
+        assert server.on_loop(lambda: server.site.held.bytes) == 0
+
+
+def test_what_waits_for_its_turn_is_given_up_with_its_connection(server):
+    for _ in range(5):
+        with server.client() as client:
+            client.send(HERE * 10_000)
+    server.until(lambda: not server.site.connections)
+    assert server.on_loop(lambda: server.site.held.bytes) == 0
+
+
+def test_the_client_that_leaves_most_unread_is_cut_off_when_it_is_too_much(serve):
+    """Each alone may leave as much as it likes, for a time."""
+    server = serve(max_body_bytes=20 << 20)
+    big = b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n"
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for _ in range(3)]
+        clients[0].send(big)
+        server.until(lambda: server.site.backlog.unread.bytes > 20 << 20)
+        clients[1].send(big)
+        server.until(lambda: server.counted().get(499))
+        assert len(server.on_loop(lambda: server.site.connections)) == 2
+        clients[2].send(HERE)
+        assert clients[2].answer().status == 200
+    server.until(lambda: server.site.backlog.unread.bytes == 0)
 
 
 @pytest.mark.parametrize(

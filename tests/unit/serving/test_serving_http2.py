@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 import time
 
 import grpc
@@ -39,7 +40,7 @@ from bascule.serving.transports.frames import (
     frame,
     number_frame,
 )
-from bascule.serving.transports.http2 import MAX_IDLE_FRAMES
+from bascule.serving.transports.http2 import MAX_IDLE_FRAMES, MAX_WATCHES
 
 WAIT_S = 10.0
 LIVE = "/inference.GRPCInferenceService/ServerLive"
@@ -931,6 +932,112 @@ def test_an_encoding_that_is_not_known_is_unimplemented(raw):
     raw.send(frame(HEADERS, END_HEADERS, 1, raw.block(grpc_encoding="zstd")))
     raw.send(frame(DATA, END_STREAM, 1, b"\1\0\0\0\1a"))
     assert raw.trailers(1)["grpc-status"] == "12"
+
+
+CALL = [(":method", "POST"), (":scheme", "http"), (":path", LIVE), (":authority", "here")]
+GRPC = ("content-type", "application/grpc")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [*CALL, GRPC, ("X-Upper", "1")],
+        [*CALL, ("Content-Type", "application/grpc")],
+        [*CALL, GRPC, ("a b", "1")],
+        [*CALL, GRPC, ("", "1")],
+        [*CALL, GRPC, ("a:b", "1")],
+        [*CALL[:3], GRPC, CALL[3]],
+        [*CALL, GRPC, (":path", LIVE)],
+        [*CALL, CALL[0], GRPC],
+        [*CALL, (":status", "200"), GRPC],
+        [*CALL, (":none", "1"), GRPC],
+        [*CALL[1:], GRPC],
+        [CALL[0], *CALL[2:], GRPC],
+        [*CALL[:2], CALL[3], GRPC],
+        [*CALL[:2], (":path", ""), GRPC],
+        [*CALL, GRPC, ("connection", "close")],
+        [*CALL, GRPC, ("keep-alive", "1")],
+        [*CALL, GRPC, ("proxy-connection", "close")],
+        [*CALL, GRPC, ("transfer-encoding", "chunked")],
+        [*CALL, GRPC, ("upgrade", "h2c")],
+        [*CALL, GRPC, ("te", "gzip")],
+        [*CALL, GRPC, ("a", "b\r\nc: d")],
+        [*CALL, GRPC, ("a", "b\0")],
+        [*CALL, GRPC, ("a", " b")],
+        [*CALL, GRPC, ("a", "b\t")],
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_headers_against_the_rules_of_http_2_reset_their_stream_alone(raw, served, headers, whole):
+    """RFC 9113, 8.1.1: a request that is malformed is never answered, nor passed on."""
+    for id_ in (1, 3):  # the second time they may be known
+        block = raw.encoder.encode(headers, huffman=False)
+        flags = END_HEADERS | (END_STREAM if whole else 0)
+        raw.send(frame(HEADERS, flags, id_, block))
+        reset = raw.until(RST_STREAM)
+        assert reset[2:] == (id_, frames.PROTOCOL_ERROR.to_bytes(4))
+        if not whole:
+            raw.send(frame(DATA, END_STREAM, id_, enclosed(b"")))
+    assert raw.send(raw.call(5)).trailers(5)["grpc-status"] == "0"
+    assert served.totals()[0].by_status == {400: 2, 200: 1}
+
+
+@pytest.mark.parametrize("trailer", [(":path", LIVE), ("Upper", "1"), ("connection", "close")])
+def test_trailers_are_held_to_the_rules_too(raw, served, trailer):
+    raw.send(frame(HEADERS, END_HEADERS, 1, raw.block()), frame(DATA, 0, 1, enclosed(b"")))
+    block = raw.encoder.encode([trailer], huffman=False)
+    raw.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block))
+    assert raw.until(RST_STREAM)[2:] == (1, frames.PROTOCOL_ERROR.to_bytes(4))
+    raw.send(frame(HEADERS, END_HEADERS, 3, raw.block()), frame(DATA, 0, 3, enclosed(b"")))
+    raw.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, raw.encoder.encode([("sum", "1")])))
+    assert raw.trailers(3)["grpc-status"] == "0"
+    assert served.totals()[0].by_status == {400: 1, 200: 1}
+
+
+def test_a_connection_that_asks_for_much_has_a_turn_at_a_time(served, connect_raw):
+    greedy, calm = (connect_raw(served).send(GREETING) for _ in range(2))
+    block = greedy.block("/none.Such/Method")
+    calls = [frame(HEADERS, END_HEADERS | END_STREAM, id_, block) for id_ in range(1, 20_001, 2)]
+    threading.Thread(target=greedy.send, args=calls).start()
+    assert greedy.trailers(1)["grpc-status"] == "12"
+    assert calm.send(calm.call(1)).trailers(1)["grpc-status"] == "0"
+    assert served.totals()[0].by_status[404] < len(calls) / 2
+    greedy.decoder.header_table.maxsize = 0
+    assert greedy.trailers(2 * len(calls) - 1)["grpc-status"] == "12"
+    assert served.on_loop(lambda: served.grpc.held.bytes) == 0
+
+
+def test_the_connection_that_leaves_most_answers_unread_is_ended_when_it_is_too_much(
+    serve_models, program, inline, connect_raw, ask_grpc
+):
+    served = serve_models(("fake", program, inline), max_body_bytes=50_000)
+    shut, open_ = (connect_raw(served) for _ in range(2))
+    asked(shut, ask_grpc, [*range(1, 21, 2)], 1_000, first_window=0)
+    assert shut.broken() == frames.ENHANCE_YOUR_CALM
+    served.until(lambda: served.grpc.backlog.unread.bytes == 0)
+    asked(open_, ask_grpc, [1], 1_000, first_window=1 << 20)
+    assert open_.trailers(1)["grpc-status"] == "0"
+
+
+def test_watches_are_bounded_on_a_connection_and_end_with_it(raw, served, connect_raw):
+    def watch(on, id_):
+        return on.call(id_, "/grpc.health.v1.Health/Watch")
+
+    raw.send(*(watch(raw, id_) for id_ in range(1, 2 * MAX_WATCHES + 2, 2)))
+    assert raw.trailers(2 * MAX_WATCHES + 1)["grpc-status"] == "8"
+    assert served.on_loop(lambda: served.grpc.watches) == MAX_WATCHES
+    raw.send(number_frame(RST_STREAM, 1, frames.CANCEL), watch(raw, 2 * MAX_WATCHES + 3))
+    raw.send(frame(PING, 0, 0, bytes(8))).until(PING)
+    assert served.on_loop(lambda: served.grpc.watches) == MAX_WATCHES
+    raw.socket.close()
+    served.until(lambda: served.grpc.watches == 0)
+
+
+def test_messages_of_a_stream_that_come_all_at_once_are_refused(raw):
+    path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    raw.send(frame(HEADERS, END_HEADERS, 1, raw.block(path)))
+    raw.send(frame(DATA, 0, 1, enclosed(b"\x3a\0") * 1_000))
+    assert raw.trailers(1)["grpc-status"] == "8"
 
 
 @given(st.floats(1e-9, 9e7), st.sampled_from("HMSmun"))

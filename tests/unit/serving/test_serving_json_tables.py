@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -175,6 +177,32 @@ def test_rows_are_bounded(rows):
         else:
             with pytest.raises(TooLarge, match="11 rows are over the limit of 10"):
                 read(value)
+
+
+@pytest.mark.parametrize("body", [b"1\n" * 4_000_000, b"\n" * 8_000_000], ids=["rows", "empty"])
+def test_rows_of_csv_are_counted_before_they_are_made(body):
+    tracemalloc.start()
+    started_s = time.process_time()
+    try:
+        with pytest.raises(TooLarge):
+            ONE.csv(body)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - started_s < 0.1
+    assert peak_bytes < 1 << 20
+
+
+def test_csv_of_more_rows_than_are_made_at_a_time_keeps_their_order_and_places():
+    rows = 5_000
+    read = reader(Field("x", DType.FP64), Field("t", DType.BYTES), max_rows=rows + 1).csv
+    body = b"".join(b"%d,t%d\n" % (row, row) for row in range(rows))
+    columns, found = read(body)
+    assert found == rows
+    assert columns["x"].tolist() == list(range(rows))
+    assert columns["t"].tolist() == [f"t{row}" for row in range(rows)]
+    assert refusal(read, body + b"1\n") == "csv[5000]: 1 values, where a row has 2"
+    assert refusal(read, body + b"a,b\n").startswith("csv[5000] (x): a text")
 
 
 # -- mistakes --

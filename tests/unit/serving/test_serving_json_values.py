@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bascule.core.errors import Invalid
+from bascule.core.errors import Invalid, TooLarge
 from bascule.serving import json_values
-from bascule.serving.json_values import JsonParser
+from bascule.serving.json_values import MAX_VALUES, JsonParser
 
 EXAMPLE = '{"rows": [...]}'
 
@@ -206,3 +206,19 @@ def test_a_refusal_never_speaks_the_words_of_the_parser(body):
     assert message.startswith(("the body is", "the body:", "rows["))
     assert "ERROR" not in message
     assert "it cannot be read" not in message
+
+
+@pytest.mark.parametrize("piece", [b"1,", b"[],", b"{},", b'{"a":1},', b'"ab",', b"null,"])
+@pytest.mark.parametrize("count", [33_000_000, 1 << 24])
+def test_a_list_of_more_elements_than_simdjson_counts_is_refused_unmade(piece, count):
+    """pysimdjson 7.0.2 writes what is over 0xFFFFFF elements beyond the end of the list."""
+    body = b"[" + piece * min(count, (64 << 20) // len(piece)) + b"1]"
+    with pytest.raises(TooLarge, match="the body has over 2097152 values"):
+        JsonParser("[]").plain(body)
+
+
+def test_a_list_of_as_many_elements_as_there_may_be_is_read():
+    body = b"[" + b"1," * (MAX_VALUES - 2) + b"1]"
+    assert len(JsonParser("[]").plain(body)) == MAX_VALUES - 1
+    with pytest.raises(TooLarge):
+        JsonParser("[]").plain(b"[1," + body[1:])

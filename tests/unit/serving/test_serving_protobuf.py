@@ -221,3 +221,35 @@ def test_the_messages_of_health_and_reflection_are_those_of_their_tools(messages
     for version in ("v1", "v1alpha"):
         request = messages(f"grpc.reflection.{version}.ServerReflectionRequest")(list_services="*")
         assert request.WhichOneof("message_request") == "list_services"
+
+
+def contents(number, values):
+    return wire.block(5, wire.block(5, wire.block(number, values)))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\x2a\x00" * 4_000_000,
+        b"\x32\x00" * 4_000_000,
+        b"\x3a\x00" * 4_000_000,
+        b"\x22\x00" * 4_000_000,
+        b"\x78\x00" * 4_000_000,
+        wire.block(5, b"\x18\x01" * 4_000_000),
+        wire.block(5, b"\x1a\x02\x01\x01" * 2_000_000),
+        wire.block(5, wire.block(3, b"\x01" * 8_000_000)),
+        wire.block(5, b"\x22\x00" * 4_000_000),
+        wire.block(5, wire.block(5, b"\x42\x00" * 4_000_000)),
+        wire.block(5, wire.block(5, b"\x18\x01" * 4_000_000)),
+        contents(3, b"\x01" * 8_000_000),
+        contents(1, b"\x01" * 8_000_000),
+    ],
+    ids=[
+        "tensors", "outputs", "raw", "parameters", "unknown", "lengths one by one",
+        "lengths in pieces", "a shape", "parameters of a tensor", "texts", "numbers one by one",
+        "packed numbers", "packed flags",
+    ],
+)  # fmt: skip
+def test_fields_of_two_bytes_are_bounded_before_they_are_objects(message):
+    with pytest.raises(Invalid):
+        read_infer_request(message)

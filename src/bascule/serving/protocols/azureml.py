@@ -50,9 +50,8 @@ class AzureMl:
     def _score(self, model: ServedModel) -> Handler:
         reader = by_row.table_reader(model)
 
-        def read(exchange: Exchange) -> tuple[Call, by_row.Answer]:
-            body = self._parser.plain(exchange.take_body())
-            given = by_row.an_object(body, _EXAMPLE)
+        def read(_: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Answer]:
+            given = by_row.an_object(parser.plain(body), _EXAMPLE)
             form = by_row.the_one_of(given, _FORMS, ("params",))
             value = given[form]
             if type(value) is not dict:
@@ -63,7 +62,7 @@ class AzureMl:
                 table = reader.columns(value, form)
             return by_row.call_for(model, table, given.get("params"), "params"), _bare
 
-        return by_row.handler(model, read)
+        return by_row.handler(model, read, self._parser)
 
 
 def _bare(exchange: Exchange, outputs: Columns) -> None:

@@ -15,10 +15,12 @@ import msgspec
 
 from bascule.core.errors import BasculeError, Invalid
 from bascule.core.fields import Columns
+from bascule.serving.aside import ROWS_FROM_BYTES
 from bascule.serving.calls import Call
 from bascule.serving.engine import Outcome
 from bascule.serving.http import Exchange
 from bascule.serving.json_tables import Table, TableReader
+from bascule.serving.json_values import JsonParser
 from bascule.serving.models import ServedModel
 from bascule.serving.openapi import answers_schema, example_rows, rows_schema
 from bascule.serving.protocols.describing import answered_by
@@ -29,18 +31,30 @@ encode = msgspec.json.encode
 Answer = Callable[[Exchange, Columns], None]
 """Writes what a model answered, and by `answered_by` whoever answered in its place."""
 
-Read = Callable[[Exchange], tuple[Call, Answer]]
-"""From a request to what it asks and how it is answered; raises `Invalid`."""
+Read = Callable[[Exchange, bytes, JsonParser], tuple[Call, Answer]]
+"""From a request, its body and what parses it to what it asks and how it is answered; raises
+`Invalid`."""
 
 
-def handler(model: ServedModel, read: Read) -> Handler:
+def handler(model: ServedModel, read: Read, parser: JsonParser) -> Handler:
     """Read a request, run it, answer it."""
     deadline_s = model.limits.deadline_s
 
     def handle(exchange: Exchange) -> None:
         allowed_s = exchange.allowed_s(deadline_s)
         model.check_room(allowed_s)
-        call, answer = read(exchange)
+        body = exchange.body_within(ROWS_FROM_BYTES)
+        if body is not None:
+            run(exchange, read(exchange, body, parser), allowed_s)
+        else:
+            exchange.read_aside(
+                lambda: read(exchange, exchange.take_body(), parser.aside),
+                partial(run, exchange),
+                allowed_s,
+            )
+
+    def run(exchange: Exchange, made: tuple[Call, Answer], allowed_s: float) -> None:
+        call, answer = made
         deliver = partial(_tell, exchange, call.rows, answer)
         exchange.on_gone = model.answer(call, allowed_s, deliver)
 

@@ -105,17 +105,16 @@ class Invocations:
     def _invoke(self, model: ServedModel) -> Handler:
         reader = by_row.table_reader(model)
 
-        def read(exchange: Exchange) -> tuple[Call, by_row.Answer]:
-            body = exchange.take_body()
+        def read(exchange: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Answer]:
             parameters = None
             if by_row.is_csv(exchange):
                 table = reader.csv(body, has_header=by_row.has_header(exchange))
             else:
-                table, parameters = _read(self._parser.plain(body), reader)
+                table, parameters = _read(parser.plain(body), reader)
             answer = _as_csv if by_row.is_csv(exchange, b"accept") else by_row.predictions
             return by_row.call_for(model, table, parameters, "params"), answer
 
-        return by_row.handler(model, read)
+        return by_row.handler(model, read, self._parser)
 
 
 def _read(given: Any, reader: TableReader) -> tuple[Table, Any]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import BasculeError, Invalid, ModelFailed, NotFound, TooLarge
+from bascule.core.errors import BasculeError, Invalid, ModelFailed, NotFound
 from bascule.core.fields import Columns, DType, Field
 from bascule.core.version import VERSION
 from bascule.security.keys import ANY
@@ -28,6 +28,7 @@ from bascule.serving.protocols.oip_json import (
     At,
     datatypes_for,
     rows_of,
+    too_many_rows,
     wrong_datatype,
     wrong_shape,
 )
@@ -53,6 +54,8 @@ from bascule.serving.shielding import Standin
 PROTO = "grpc_predict_v2.proto"
 SERVICE = "inference.GRPCInferenceService"
 _MAX_KNOWN = 256
+_ASIDE_FROM_BYTES = 256 << 10
+"""A message of so many bytes may have half as many fields, and is read on a thread."""
 _MAX_KNOWN_BYTES = 2048
 
 
@@ -188,12 +191,29 @@ class OipGrpc:
                 call = known.call._replace(columns=columns)
                 self._run(rpc, speaker, call_id, call, is_raw=True)
                 return
+        if len(body) > _ASIDE_FROM_BYTES:
+            rpc.body = body
+            rpc.read_aside(lambda: self._read(body), lambda asked, _: self._take(rpc, body, asked))
+        else:
+            self._take(rpc, body, self._read(body))
+
+    def _read(self, body: bytes) -> _Asked:
         request = read_infer_request(body)
         model = self._plane.find(request.model_name, request.model_version or None)
-        rpc.choose(model)
         speaker = self._speakers.get((model.name, model.version)) or _Speaker(model)
-        self._speakers[model.name, model.version] = speaker
-        call = speaker.call(request, body)
+        try:
+            return request, speaker, speaker.call(request, body)
+        except BasculeError as problem:
+            return request, speaker, problem
+
+    def _take(self, rpc: Rpc, body: bytes, asked: _Asked) -> None:
+        """Run a call, if its caller may ask the model: else it is told nothing of its mistakes."""
+        request, speaker, call = asked
+        rpc.body = b""
+        rpc.choose(speaker.model)
+        if isinstance(call, BasculeError):
+            raise call
+        self._speakers[speaker.model.name, speaker.model.version] = speaker
         if len(request.raw) == 1 and request.raw[0][1] == len(body):
             self._learn(request, body, speaker, call)
         self._run(rpc, speaker, request.id, call, is_raw=bool(request.raw))
@@ -237,6 +257,10 @@ def _tell(
         return
     rpc.rows = rows
     rpc.answer(message)
+
+
+_Asked = tuple[InferRequest, "_Speaker", Call | BasculeError]
+"""What a message says, the speaker of the model that it names, and what it asks or is wrong."""
 
 
 class _Input(NamedTuple):
@@ -292,6 +316,8 @@ class _Speaker:
                 raise Invalid(f"inputs[{index}]: {tensor.name!r} is given twice")
             where = (_RawAt if raw else _At)(index, tensor.name)
             dtype, own_rows, count = self._shape(tensor, where)
+            if own_rows > self.model.limits.max_rows:
+                raise too_many_rows(own_rows, self.model.limits.max_rows)
             if rows and own_rows != rows:
                 raise Invalid(
                     f"{where.part('shape')}: {own_rows} rows, where the inputs before it have "
@@ -316,12 +342,6 @@ class _Speaker:
             lacking = ", ".join(repr(name) for name in self._inputs if name not in columns)
             raise Invalid(
                 f"inputs: {lacking} missing", hint="send one tensor per input of the model"
-            )
-        if rows > self.model.limits.max_rows:
-            raise TooLarge(
-                f"{rows} rows are over the limit of {self.model.limits.max_rows}",
-                hint="send fewer rows a request",
-                limit=self.model.limits.max_rows,
             )
         confidence = self.model.confidence
         asked = confidence.by_default

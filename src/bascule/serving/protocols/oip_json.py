@@ -82,7 +82,7 @@ class Decoder:
         follow the JSON, the function is also told how many bytes are JSON.
         """
         readers = {
-            field.name: _reader(field, target.dtype)
+            field.name: _reader(field, target.dtype, max_rows)
             for field, target in zip(inputs, targets, strict=True)
         }
         output_names = {field.name for field in outputs} | confidence.names
@@ -116,7 +116,7 @@ class Decoder:
                     pass  # said in the words of the way that reads the whole
             document = self._parser.parse(body)
             try:
-                decoded = _decode(document, readers, output_names, max_rows, confidence, tail)
+                decoded = _decode(document, readers, output_names, confidence, tail)
             finally:
                 # The parser refuses to parse again while anything of its last document lives.
                 del document
@@ -291,7 +291,6 @@ def _decode(
     document: Any,
     readers: dict[str, Reader],
     output_names: set[str],
-    max_rows: int,
     confidence: Confidence,
     tail: Tail | None,
 ) -> Decoded:
@@ -316,8 +315,6 @@ def _decode(
     if len(columns) < len(readers):
         lacking = ", ".join(repr(name) for name in readers if name not in columns)
         raise Invalid(f"inputs: {lacking} missing", hint="send one tensor per input of the model")
-    if rows > max_rows:
-        raise too_many_rows(rows, max_rows)
     if len(document) == 1:
         return None, Call(columns, rows, None, confidence.by_default), None
     keys = list(document)
@@ -468,7 +465,7 @@ def _read_form(parameters: Any, name: str, index: int, as_bytes: dict[str, bool]
 # -- reading one tensor --
 
 
-def _reader(field: Field, target: DType) -> Reader:
+def _reader(field: Field, target: DType, max_rows: int) -> Reader:
     """The reader of a field: `field` says what is allowed, `target` what the program takes."""
     width = 1
     for length in field.shape:
@@ -478,7 +475,7 @@ def _reader(field: Field, target: DType) -> Reader:
     lengths = list(row_shape)
     allowed = datatypes_for(field.dtype)
     if -1 in row_shape:
-        return _open_reader(field, target)
+        return _open_reader(field, target, max_rows)
 
     from_bytes = functools.cache(functools.partial(raw_reader, field, target))
 
@@ -496,6 +493,8 @@ def _reader(field: Field, target: DType) -> Reader:
             own_rows = sent[0]
         else:
             own_rows = rows_of(sent, row_shape, where)
+        if own_rows > max_rows:
+            raise too_many_rows(own_rows, max_rows)
         if rows and own_rows != rows:
             raise Invalid(
                 f"{where.part('shape')}: {own_rows} rows, where the inputs before it have {rows}",
@@ -522,7 +521,7 @@ def _reader(field: Field, target: DType) -> Reader:
     return read
 
 
-def _open_reader(field: Field, target: DType) -> Reader:
+def _open_reader(field: Field, target: DType, max_rows: int) -> Reader:
     """The reader of a field of which a length may vary: it reads by the shape of each request."""
     expected = ", ".join(["rows", *("any" if n == -1 else str(n) for n in field.shape)])
 
@@ -535,7 +534,7 @@ def _open_reader(field: Field, target: DType) -> Reader:
         ):
             raise wrong_shape(sent, expected, where)
         narrowed = replace(field, shape=tuple(sent[1:]))
-        return _reader(narrowed, target)(tensor, rows, where, tail)
+        return _reader(narrowed, target, max_rows)(tensor, rows, where, tail)
 
     return read
 

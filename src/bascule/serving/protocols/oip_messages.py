@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field
+from bascule.serving.json_values import MAX_VALUES
 from bascule.serving.protocols.protobuf import (
     BYTES,
     FIXED32,
@@ -33,6 +34,7 @@ from bascule.serving.protocols.protobuf import (
 Parameter = bool | int | str | float | None
 _SIGN = 2**63
 _MAX_HEAD_BYTES = 128
+_MAX_SHAPE_BYTES = 1024
 _NAME, _VERSION, _ID, _PARAMETERS, _INPUTS, _OUTPUTS, _RAW = (
     number << 3 | BYTES for number in range(1, 8)
 )
@@ -149,6 +151,8 @@ def _tensor(data: bytes) -> Tensor:
         elif tag == 3 << 3 | BYTES:
             if end_ - start_ == 1 and data[start_] < 0x80:
                 shape.append(data[start_])
+            elif end_ - start_ > _MAX_SHAPE_BYTES:
+                raise malformed("a shape is too long")
             else:
                 shape += read_varints(data, start_, end_).view(np.int64).tolist()
         elif tag == 3 << 3 | VARINT:
@@ -207,7 +211,7 @@ def _add_parameter(into: dict[str, Parameter], data: bytes, start: int, end: int
 
 def _add_contents(pieces: dict[int, list[Any]], data: bytes, start: int, end: int) -> None:
     """Add the pieces of one `InferTensorContents`: numbers come packed, one by one, or both."""
-    for tag, value, start_, end_ in fields(data, start, end):
+    for tag, value, start_, end_ in fields(data, start, end, MAX_VALUES // 4):
         number, kind = tag >> 3, tag & 7
         if number == TEXTS:
             if kind == BYTES:

@@ -17,6 +17,7 @@ import numpy as np
 from bascule.core.errors import BasculeError, Invalid
 from bascule.core.fields import DType, Field
 from bascule.core.version import VERSION
+from bascule.serving.aside import FROM_BYTES
 from bascule.serving.engine import Outcome
 from bascule.serving.http import Exchange
 from bascule.serving.models import ServedModel
@@ -29,7 +30,7 @@ from bascule.serving.protocols.describing import (
     missing,
     openapi,
 )
-from bascule.serving.protocols.oip_json import AsBytes, Decoder, encoder
+from bascule.serving.protocols.oip_json import AsBytes, Decoded, Decoder, encoder
 from bascule.serving.routes import About, Handler, Route
 from bascule.serving.shielding import Standin
 
@@ -40,7 +41,7 @@ class OipRest:
     """See `serving.plane.Face`."""
 
     def __init__(self) -> None:
-        self._decoder = Decoder()
+        self._decoder, self._decoder_aside = Decoder(), Decoder()
         # Unique across workers and restarts without a system call per request.
         self._id_prefix = os.urandom(8).hex()
         self._ids = itertools.count(1)
@@ -75,9 +76,12 @@ class OipRest:
         return missing(plane, parts[2], parts[4] if is_version else None)
 
     def _infer(self, model: ServedModel) -> Handler:
-        decode = self._decoder.for_fields(
-            model.signature.inputs, model.program.inputs, model.signature.outputs,
-            model.limits.max_rows, model.confidence,
+        decode, decode_aside = (
+            decoder.for_fields(
+                model.signature.inputs, model.program.inputs, model.signature.outputs,
+                model.limits.max_rows, model.confidence,
+            )
+            for decoder in (self._decoder, self._decoder_aside)
         )  # fmt: skip
         encode = encoder(model)
         answer = model.answer
@@ -99,24 +103,37 @@ class OipRest:
             extra += b"Inference-Header-Content-Length: %d\r\n" % json_bytes
             exchange.answer(body, content_type=_BYTES_TYPE, extra=extra)
 
+        def run(exchange: Exchange, decoded: Decoded, allowed_s: float) -> None:
+            call_id, call, as_bytes = decoded
+            if call_id is None:
+                call_id = f"{self._id_prefix}-{next(self._ids):x}"
+            deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
+            exchange.on_gone = answer(call, allowed_s, deliver)
+
         def handle(exchange: Exchange) -> None:
             if exchange.head.is_plain:
                 allowed_s = deadline_s - exchange.waited_s
                 model.check_room(allowed_s)
                 call_id, call, as_bytes = decode(exchange.body)
                 exchange.body = b""
+                if call_id is None:
+                    call_id = f"{self._id_prefix}-{next(self._ids):x}"
+                deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
+                exchange.on_gone = answer(call, allowed_s, deliver)
+                return
+            allowed_s = exchange.allowed_s(deadline_s)
+            model.check_room(allowed_s)
+            said = exchange.head.headers.get(b"inference-header-content-length")
+            json_bytes = -1 if said is None else _length(said)
+            within = exchange.body_within(FROM_BYTES)
+            if within is not None:
+                run(exchange, decode(within, json_bytes), allowed_s)
             else:
-                allowed_s = exchange.allowed_s(deadline_s)
-                model.check_room(allowed_s)
-                json_bytes = exchange.head.headers.get(b"inference-header-content-length")
-                if json_bytes is None:
-                    call_id, call, as_bytes = decode(exchange.take_body())
-                else:
-                    call_id, call, as_bytes = decode(exchange.take_body(), _length(json_bytes))
-            if call_id is None:
-                call_id = f"{self._id_prefix}-{next(self._ids):x}"
-            deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
-            exchange.on_gone = answer(call, allowed_s, deliver)
+                exchange.read_aside(
+                    lambda: decode_aside(exchange.take_body(), json_bytes),
+                    partial(run, exchange),
+                    allowed_s,
+                )
 
         return handle
 

@@ -19,12 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid
+from bascule.core.errors import Invalid, TooLarge
+from bascule.serving.json_values import MAX_VALUES
 
 VARINT, FIXED64, BYTES, GROUP, END_GROUP, FIXED32 = range(6)
 _MAX_VARINT = 10
 _MAX_TAG = 2**32
 _MAX_DEPTH = 100
+MAX_FIELDS = 1 << 16
+"""How many fields a message may have that is not a list of values."""
 _LOW = 2**64 - 1
 
 
@@ -32,6 +35,12 @@ def malformed(what: str) -> Invalid:
     return Invalid(
         f"the message is not a protocol buffer that can be read: {what}",
         hint="generate the client from grpc_predict_v2.proto of the Open Inference Protocol",
+    )
+
+
+def _too_many(what: str) -> TooLarge:
+    return TooLarge(
+        f"the message has too many {what}", hint="send fewer rows, or raw_input_contents"
     )
 
 
@@ -50,15 +59,21 @@ def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     raise malformed("a number does not end")
 
 
-def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def fields(
+    data: bytes, at: int, end: int, most: int = MAX_FIELDS
+) -> Iterator[tuple[int, int, int, int]]:
     """Every field between two places: `number << 3 | wire type`, a value, and its start and end.
 
     The value is that of a number (VARINT); of other types `data[start:end]` is.
 
     Raises:
         Invalid: What is there is no message.
+        TooLarge: It has over `most` fields, of which each may take two bytes.
     """
     while at < end:
+        most -= 1
+        if most < 0:
+            raise _too_many("fields in one message")
         tag = data[at]
         if tag < 0x80:
             at += 1
@@ -138,6 +153,8 @@ def read_varints(data: bytes, start: int, end: int) -> NDArray[np.uint64]:
         return np.empty(0, np.uint64)
     if not last[-1]:
         raise malformed("a number does not end")
+    if np.count_nonzero(last) > MAX_VALUES:
+        raise _too_many("numbers in a packed list")
     ends = np.flatnonzero(last)
     starts = np.empty_like(ends)
     starts[0] = 0

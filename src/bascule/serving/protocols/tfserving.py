@@ -75,9 +75,8 @@ class TfServing:
     def _predict(self, model: ServedModel) -> Handler:
         reader = by_row.table_reader(model)
 
-        def read(exchange: Exchange) -> tuple[Call, by_row.Answer]:
-            body = self._parser.plain(exchange.take_body())
-            given = by_row.an_object(body, _EXAMPLE)
+        def read(_: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Answer]:
+            given = by_row.an_object(parser.plain(body), _EXAMPLE)
             form = by_row.the_one_of(given, _FORMS, ("signature_name",))
             signature = given.get("signature_name")
             if signature not in (None, "", _SIGNATURE):
@@ -90,7 +89,7 @@ class TfServing:
             table = reader.columns(given[form], form)
             return by_row.call_for_all(model, table), _outputs
 
-        return by_row.handler(model, read)
+        return by_row.handler(model, read, self._parser)
 
 
 def _outputs(exchange: Exchange, outputs: Columns) -> None:

@@ -49,12 +49,11 @@ class Vertex:
     def _predict(self, model: ServedModel) -> Handler:
         reader = by_row.table_reader(model)
 
-        def read(exchange: Exchange) -> tuple[Call, by_row.Answer]:
-            body = self._parser.plain(exchange.take_body())
-            given = by_row.an_object(body, _EXAMPLE)
+        def read(_: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Answer]:
+            given = by_row.an_object(parser.plain(body), _EXAMPLE)
             by_row.the_one_of(given, ("instances",), ("parameters",))
             table = reader.rows(given["instances"], "instances")
             call = by_row.call_for(model, table, given.get("parameters"), "parameters")
             return call, by_row.predictions
 
-        return by_row.handler(model, read)
+        return by_row.handler(model, read, self._parser)

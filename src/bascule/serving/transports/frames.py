@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterable
 from urllib.parse import quote_from_bytes
 
 from bascule.core.errors import Invalid, TooLarge
+from bascule.serving.codings import inflated
 from bascule.serving.statuses import UNIMPLEMENTED, HttpError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -89,6 +91,37 @@ def words_of(message: str) -> bytes:
     return quote_from_bytes(encoded, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}~").encode()
 
 
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_BAD_VALUE = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]$")
+_PSEUDO = (b":method", b":scheme", b":path", b":authority")
+_OF_CONNECTIONS = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
+)
+
+
+def fault_of(headers: Iterable[tuple[bytes, bytes]], *, of_trailers: bool = False) -> str:
+    """Why a list of headers is malformed (RFC 9113, 8.2 and 8.3); empty where it is not."""
+    pseudo: dict[bytes, bytes] = {}
+    is_regular = of_trailers
+    for name, value in headers:
+        if name[:1] == b":":
+            if is_regular or name in pseudo or name not in _PSEUDO:
+                return "a pseudo-header that is unknown, twice, or after others"
+            pseudo[name] = value
+        elif not _NAME.fullmatch(name):
+            return "the name of a header is not in lower case, or has what no name has"
+        elif name in _OF_CONNECTIONS or (name == b"te" and value.lower() != b"trailers"):
+            return "a header that is of connections in HTTP/1.1"
+        else:
+            is_regular = True
+        if _BAD_VALUE.search(value):
+            return "the value of a header has what no value has"
+    needed = _PSEUDO[:1] if pseudo.get(b":method") == b"CONNECT" else _PSEUDO[:3]
+    if not of_trailers and not all(map(pseudo.get, needed)):
+        return "a pseudo-header is missing"
+    return ""
+
+
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -137,16 +170,14 @@ def _decompressed(data: bytes, encoding: bytes, max_bytes: int) -> bytes:
             status=400,
             code=UNIMPLEMENTED,
         )
-    reader = zlib.decompressobj(31 if encoding == b"gzip" else 15)
     try:
-        message = reader.decompress(data[5:], max_bytes + 1)
+        return inflated(data[5:], 31 if encoding == b"gzip" else 15, max_bytes)
     except zlib.error:
         raise Invalid(f"the message is not {encoding.decode()}") from None
-    if len(message) > max_bytes:
-        raise _too_large(max_bytes)
-    if not reader.eof or reader.unused_data:
-        raise Invalid(f"the message is not one whole {encoding.decode()} stream")
-    return message
+    except TooLarge:
+        raise _too_large(max_bytes) from None
+    except Invalid:
+        raise Invalid(f"the message is not one whole {encoding.decode()} stream") from None
 
 
 def beginning_of(data: bytes, encoding: bytes, size: int) -> bytes:

@@ -31,7 +31,8 @@ from hpack import Decoder, HPACKError
 
 from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut, TooLarge
 from bascule.security.keys import Action
-from bascule.serving.backlog import Backlog, Held
+from bascule.serving import aside
+from bascule.serving.backlog import SHORT_BYTES, TURN_S, Backlog, Held
 from bascule.serving.calls import Call
 from bascule.serving.counters import Slot
 from bascule.serving.engine import Deliver
@@ -40,7 +41,7 @@ from bascule.serving.hosts import HostPolicy
 from bascule.serving.http import Taking, unacknowledged_bytes
 from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
 from bascule.serving.limits import Limits
-from bascule.serving.rpc import Each, Method, Methods, ModelOf, Rpc, Unary, Watch, pushback_ms
+from bascule.serving.rpc import Each, Method, Methods, ModelOf, Read, Rpc, Unary, Watch, pushback_ms
 from bascule.serving.statuses import (
     OK,
     UNAVAILABLE,
@@ -68,6 +69,14 @@ A call that is given up is one (CVE-2023-44487), unless it is for its deadline, 
 on the way: that is what every honest client does, as often as it makes calls.
 """
 
+_FRAMES_BY_CLOCK = 8
+"""After how many frames of one read the clock is looked at."""
+MAX_WATCHES = 16
+MAX_WATCHES_OF_ALL = 1_000
+"""How many watches one connection may have open, and all connections of a worker. Nothing ends a
+watch but its client, and it needs no key."""
+_MAX_MESSAGES_AT_ONCE = 16
+"""How many messages of a stream may come in one piece; tools that ask so wait for every answer."""
 _FRAME_BYTES = 128 << 10
 _WINDOW = 1 << 30
 _LINGER_S = 1.0
@@ -159,6 +168,10 @@ class Head(NamedTuple):
     tracestate: bytes = b""
 
 
+_MALFORMED = Head(None)
+"""Of a call that is reset, and not answered: its headers break the rules of HTTP/2."""
+
+
 class Http2Server:
     """What the connections of one worker share: methods, limits, counters, the clock."""
 
@@ -187,6 +200,7 @@ class Http2Server:
         self.now = clock()
         self.connections: set[Http2Connection] = set()
         self.draining = False
+        self.watches = 0
         self.read_head = lru_cache(_MAX_KNOWN_HEADS)(self._read_head)
 
     def connect(self) -> Http2Connection:
@@ -312,6 +326,11 @@ class Stream(Rpc):
         allowed_s = self.allowed_s(model.limits.deadline_s)
         self.on_gone = model.answer(call, allowed_s, deliver)
 
+    def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:
+        server = self.connection.server
+        allowed_s = self.allowed_s(server.limits.deadline_s)
+        aside.run(self, server.held, read, go_on, allowed_s, Http2Connection.run)
+
     def answer(self, message: bytes) -> None:
         if not self.answered:
             self.answered = True
@@ -385,6 +404,9 @@ class Http2Connection(asyncio.Protocol):
         self._decoder = Decoder(max_header_list_size=server.limits.max_head_bytes)
         self._known: dict[bytes, Head] = {}
         self._rest = b""
+        # What was read is more than a turn of the loop takes, and the rest of it waits for another.
+        self._is_over = self._waits = False
+        self._waiting_bytes = 0
         self._greeted = False
         self._introduced = False
         self._has_settings = False
@@ -393,7 +415,9 @@ class Http2Connection(asyncio.Protocol):
         self._block: list[bytes] = []
         self._block_of = (0, 0)
         self._block_bytes = 0
-        self._buffered = 0
+        self._buffered = self._watches = 0
+        # Of answers, what waits for the client to make room; and how much of it has been noted.
+        self._unread = self._unread_noted = 0
         self._received = 0
         self._idle_frames = 0
         # Answers of this second, with each of which a reset of its call may cross.
@@ -455,9 +479,43 @@ class Http2Connection(asyncio.Protocol):
         self.read_s = time.monotonic()
         if self._rest:
             data = self._rest + data
+        if self._waits:
+            self._rest = data  # it cannot have been paused in time
+        elif len(data) > SHORT_BYTES and self.server.backlog.is_crowded():
+            self._rest = data
+            self._wait_for_turn()
+        else:
+            self._take(data, self.read_s)
+
+    def _take_rest(self) -> None:
+        """Go on with what was read before, as a turn of the loop was over."""
+        self._drop_rest()
+        if self._closing or self._transport.is_closing():
+            return
+        self._take(self._rest, time.monotonic())
+        self._read_on()
+
+    def _wait_for_turn(self) -> None:
+        self._waits = True
+        self._waiting_bytes = len(self._rest)
+        self.server.held.bytes += self._waiting_bytes
+        self._transport.pause_reading()
+        self.server.backlog.later(self._take_rest)
+
+    def _drop_rest(self) -> None:
+        """Count what has waited no more."""
+        self._waits = False
+        self.server.held.bytes -= self._waiting_bytes
+        self._waiting_bytes = 0
+
+    def _read_on(self) -> None:
+        if self._writable and not self._waits:
+            self._transport.resume_reading()
+
+    def _take(self, data: bytes, since_s: float) -> None:
         self._corked = True
         try:
-            self._rest = data[self._read(data) :]
+            self._rest = data[self._read(data, since_s) :]
         except Broken as broken:
             self._end(broken.code, str(broken))
         except Exception:
@@ -467,6 +525,8 @@ class Http2Connection(asyncio.Protocol):
         finally:
             self._corked = False
             self._flush()
+        if self._is_over and not self._closing:
+            self._wait_for_turn()
 
     def eof_received(self) -> bool:
         return False
@@ -478,24 +538,26 @@ class Http2Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._writable = True
         self._pump()
-        if self._writable:
-            self._transport.resume_reading()
+        self._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         self._closing = True
+        self._drop_rest()
         self.server.connections.discard(self)
         streams, self._streams = self._streams, {}
         self._blocked.clear()
         for stream in streams.values():
-            self._drop_parts(stream)
+            self._drop(stream)
             stream.gone()
+        self._note_unread()
 
     # -- reading frames --
 
-    def _read(self, data: bytes) -> int:
-        """Handle every whole frame; returns where the first that is not whole starts."""
-        at = 0
+    def _read(self, data: bytes, since_s: float) -> int:
+        """Handle every whole frame, for a turn of the loop; returns where the next one starts."""
+        at = frames = 0
         end = len(data)
+        self._is_over = False
         if not self._greeted:
             if not data.startswith(h2.PREFACE):
                 if h2.PREFACE.startswith(data):
@@ -525,6 +587,10 @@ class Http2Connection(asyncio.Protocol):
             at = stop
             if self._closing:
                 return end
+            frames += 1
+            if not frames % _FRAMES_BY_CLOCK and time.monotonic() - since_s > TURN_S:
+                self._is_over = True
+                break
         return at
 
     def _on_frame(self, kind: int, id_: int, flags: int, payload: bytes) -> None:
@@ -591,13 +657,16 @@ class Http2Connection(asyncio.Protocol):
             self._take_headers(id_, block, ended=bool(first_flags & h2.END_STREAM))
 
     def _take_headers(self, id_: int, block: bytes, *, ended: bool) -> None:
-        head = self._known.get(block) or self._decoded(block)
         stream = self._streams.get(id_)
         if stream is not None:
             if stream.ended or not ended:
                 raise Broken(h2.PROTOCOL_ERROR, "headers within a call that do not end it")
-            self._end_of(stream)
+            if self._decoded(block, of_trailers=True) is _MALFORMED:
+                self._reset(stream, h2.PROTOCOL_ERROR)
+            else:
+                self._end_of(stream)
             return
+        head = self._known.get(block) or self._decoded(block)
         if id_ <= self._last_id:
             self._note_idle_frame()  # of a call that has been answered or given up
             return
@@ -608,6 +677,9 @@ class Http2Connection(asyncio.Protocol):
             return
         stream = self._streams[id_] = Stream(self, id_, head, self._first_window)
         stream.ended = ended
+        if head is _MALFORMED:
+            self._reset(stream, h2.PROTOCOL_ERROR)
+            return
         try:
             if head.method is not None:
                 stream.allow_method()
@@ -621,7 +693,7 @@ class Http2Connection(asyncio.Protocol):
         if ended:
             self._end_of(stream)
 
-    def _decoded(self, block: bytes) -> Head:
+    def _decoded(self, block: bytes, *, of_trailers: bool = False) -> Head:
         """What a header block says; what cannot change what later blocks mean is remembered."""
         table = self._decoder.header_table
         entries = table.dynamic_entries
@@ -630,17 +702,21 @@ class Http2Connection(asyncio.Protocol):
             headers = self._decoder.decode(block, raw=True)
         except HPACKError as error:
             raise Broken(h2.COMPRESSION_ERROR, f"the headers cannot be read: {error}") from None
-        named = {bytes(name): bytes(value) for name, value in headers}
-        if sum(name == b"authorization" for name, _ in headers) > 1:
+        pairs = [(bytes(name), bytes(value)) for name, value in headers]
+        named = dict(pairs)
+        if sum(name == b"authorization" for name, _ in pairs) > 1:
             named[b"authorization"] = b"two of them"  # which is no key
-        head = self.server.read_head(*(named.get(name, b"") for name in _READ_HEADERS))
-        hosts = self.server.hosts
-        if hosts is not None:
-            authorities = [bytes(v) for name, v in headers if name in (b":authority", b"host")]
-            origins = [bytes(value) for name, value in headers if name == b"origin"]
-            head = head._replace(problem=hosts.refusal(authorities, origins) or head.problem)
-        varies = not named.keys().isdisjoint(_VARYING_HEADERS)
-        if varies:
+        if h2.fault_of(pairs, of_trailers=of_trailers):
+            head = _MALFORMED
+        else:
+            head = self.server.read_head(*(named.get(name, b"") for name in _READ_HEADERS))
+            hosts = self.server.hosts
+            if hosts is not None:
+                authorities = [value for name, value in pairs if name in (b":authority", b"host")]
+                origins = [value for name, value in pairs if name == b"origin"]
+                head = head._replace(problem=hosts.refusal(authorities, origins) or head.problem)
+        varies = of_trailers or not named.keys().isdisjoint(_VARYING_HEADERS)
+        if varies and head is not _MALFORMED:
             head = head._replace(
                 request_id=request_id_of(named.get(b"x-request-id", b"")),
                 traceparent=named.get(b"traceparent", b""),
@@ -777,12 +853,35 @@ class Http2Connection(asyncio.Protocol):
             stream.fail(refusal)
 
     def _handle(self, stream: Stream, method: Unary, data: bytes) -> None:
-        encoding = stream.head.encoding
+        self.run(stream, partial(self._read_message, stream, method, data))
+
+    def _read_message(self, stream: Stream, method: Unary, data: bytes) -> None:
+        encoding, most = stream.head.encoding, self.server.limits.max_body_bytes
+        is_plain = data[:1] in b"\0"
+        if not is_plain:
+            stream.encoding = encoding
         try:
-            stream.body = h2.message_of(data, encoding, self.server.limits.max_body_bytes)
-            if data[0]:
-                stream.encoding = encoding
+            short = most if is_plain else min(most, aside.ROWS_FROM_BYTES)
+            body = h2.message_of(data, encoding, short)
+        except TooLarge:
+            if is_plain:
+                raise
+
+            def handle(body: bytes, _: float) -> None:
+                stream.body = body
+                method.handle(stream)
+
+            stream.body = data
+            stream.read_aside(lambda: h2.message_of(data, encoding, most), handle)
+        else:
+            stream.body = body
             method.handle(stream)
+
+    @staticmethod
+    def run(stream: Stream, go_on: Callable[[], None]) -> None:
+        """Go on with a call; what goes wrong is its answer."""
+        try:
+            go_on()
         except BasculeError as error:
             stream.fail(error)
         except Exception:
@@ -794,9 +893,16 @@ class Http2Connection(asyncio.Protocol):
         """Answer the messages of a stream as they come."""
         data = self._take_parts(stream)
         method = stream.head.method
+        taken = 0
         try:
             while len(data) >= 5:
                 stop = 5 + int.from_bytes(data[1:5])
+                taken += 1
+                if taken > _MAX_MESSAGES_AT_ONCE:
+                    raise Overloaded(
+                        f"over {_MAX_MESSAGES_AT_ONCE} messages of a stream at once",
+                        hint="wait for the answer to each",
+                    )
                 if stop > _MAX_STREAMED_MESSAGE_BYTES:
                     raise TooLarge(f"the message is over {_MAX_STREAMED_MESSAGE_BYTES} bytes")
                 if stop > len(data):
@@ -812,13 +918,24 @@ class Http2Connection(asyncio.Protocol):
                 elif isinstance(method, Watch):
                     if stream.look is not None:
                         raise Invalid("the request is not exactly one message")
-                    stream.look = method.look(message)
+                    look = method.look(message)
+                    self._check_watches()
+                    stream.look = look
+                    self._watches += 1
+                    self.server.watches += 1
                     self._look(stream)
         except BasculeError as error:
             stream.fail(error)
             return
         if data:
             self._keep(stream, data)
+
+    def _check_watches(self) -> None:
+        if self._watches >= MAX_WATCHES or self.server.watches >= MAX_WATCHES_OF_ALL:
+            raise Overloaded(
+                f"{MAX_WATCHES} watches are open on the connection, or {MAX_WATCHES_OF_ALL} here",
+                hint="watch once, or ask Health/Check now and then",
+            )
 
     def _look(self, stream: Stream) -> None:
         assert stream.look is not None
@@ -959,7 +1076,7 @@ class Http2Connection(asyncio.Protocol):
             )  # fmt: skip
             return
         self._start(stream, encoding)
-        stream.out.append(memoryview(data))
+        self._add_out(stream, data)
         self._finish(stream, OK)
 
     def refuse(self, stream: Stream, error: BasculeError) -> None:
@@ -974,11 +1091,26 @@ class Http2Connection(asyncio.Protocol):
         head = _NO_CALL_HEAD if status == 415 else _ANSWER_HEAD
         self._finish(stream, code_of(error), error_text(error), pushback_ms(error), head)
 
+    def _reset(self, stream: Stream, code: int) -> None:
+        """Give up a call without an answer."""
+        self._note_idle_frame()
+        self._write(number_frame(h2.RST_STREAM, stream.id, code))
+        self._forget(stream)
+        if not stream.answered:
+            stream.answered = True
+            if stream.on_gone is not None:
+                stream.on_gone()
+            stream.count(400)
+
     def _send(self, stream: Stream, message: bytes) -> None:
         """Write one message of several."""
         self._start(stream)
-        stream.out.append(memoryview(h2.enclosed(message)))
+        self._add_out(stream, h2.enclosed(message))
         self._pump_one(stream)
+
+    def _add_out(self, stream: Stream, data: bytes) -> None:
+        stream.out.append(memoryview(data))
+        self._unread += len(data)
 
     def _start(self, stream: Stream, encoding: bytes = b"") -> None:
         if not stream.started:
@@ -1005,7 +1137,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _pump(self) -> None:
         for stream in tuple(self._blocked.values()):
-            if self._send_window <= 0 or not self._writable:
+            if self._send_window <= 0 or not self._writable or self._closing:
                 return
             self._pump_one(stream)
 
@@ -1019,8 +1151,10 @@ class Http2Connection(asyncio.Protocol):
                     stream.taking = Taking(stream.sent, 0.0)
                     stream.shut_s = 0.0
                     self._blocked[stream.id] = stream
+                self._note_unread()
                 return
             piece = out.popleft()
+            self._unread -= room
             self._send_window -= room
             stream.window -= room
             stream.sent += room
@@ -1039,9 +1173,28 @@ class Http2Connection(asyncio.Protocol):
             self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
-        self._drop_parts(stream)
+        self._drop(stream)
         self._streams.pop(stream.id, None)
         self._blocked.pop(stream.id, None)
+        self._note_unread()
+
+    def _drop(self, stream: Stream) -> None:
+        """Count nothing of a stream any more, which is open no longer."""
+        self._drop_parts(stream)
+        self._unread -= sum(map(len, stream.out))
+        stream.out.clear()
+        if stream.look is not None:
+            self._watches -= 1
+            self.server.watches -= 1
+
+    def _note_unread(self) -> None:
+        if self._unread != self._unread_noted:
+            self._unread_noted = self._unread
+            self.server.backlog.unread.note(self, self._unread)
+
+    def cut_off(self) -> None:
+        """See `backlog.Client`."""
+        self._end(h2.ENHANCE_YOUR_CALM, "too much of the answers is not taken")
 
     def _write(self, *pieces: bytes) -> None:
         self._out += pieces
@@ -1171,8 +1324,9 @@ class Http2Connection(asyncio.Protocol):
         streams, self._streams = self._streams, {}
         self._blocked.clear()
         for stream in streams.values():
-            self._drop_parts(stream)
+            self._drop(stream)
             stream.gone()
+        self._note_unread()
         self._close()
 
     def _close(self) -> None:
