@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import psutil
 import pytest
@@ -36,6 +37,8 @@ from tests.stores import (  # noqa: F401
 
 WAIT_S = 10.0
 pytest.register_assert_rewrite("tests.http2_caller")
+hypothesis.settings.register_profile("beside others", deadline=None)
+hypothesis.settings.load_profile("beside others")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -268,17 +268,16 @@ def test_a_push_waits_for_a_removal_that_is_under_way(three, bundle, clock):
     source = bundle("four")
     digest = digest_of(source)
     removing(three, digest, clock.now)
-    pushed: list[Any] = []
-    thread = threading.Thread(target=lambda: pushed.append(three.push(source, by="ada")))
-    thread.start()
-    thread.join(0.3)
-    assert not pushed
-    with three._catalogue.write() as book:
-        book.forget_object(digest)
-    thread.join(30)
+    with ThreadPoolExecutor(1) as apart:
+        pushing = apart.submit(three.push, source, by="ada")
+        with pytest.raises(TimeoutError):
+            pushing.result(0.3)
+        with three._catalogue.write() as book:
+            book.forget_object(digest)
+        pushed = pushing.result(30)
 
-    assert pushed[0].number == 4
-    read_manifest(three.path(pushed[0]))
+    assert pushed.number == 4
+    read_manifest(three.path(pushed))
 
 
 @pytest.mark.parametrize(("age_s", "refused"), [(599, True), (600, False)])
