@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
 import socket
-import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 import pytest
+from tests.scenarios.commands import bascule, until
 
 IDLE = 1_100
 BODY_BYTES = 64 << 20
 MORE_MEMORY_BYTES = 100 << 20
-
-
-def bascule(home, *arguments):
-    ended = subprocess.run(
-        [sys.executable, "-m", "bascule.cli", *map(str, arguments), "--json"],
-        capture_output=True, text=True, timeout=60, check=True,
-        env={**os.environ, "BASCULE_HOME": str(home)},
-    )  # fmt: skip
-    return json.loads(ended.stdout)
-
-
-def until(condition, within_s=10.0):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.02)
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +189,11 @@ def health(connect, server):
         return client.request("GET", "/health").answer().status
 
 
-@pytest.mark.parametrize("begin", [b"", b"GET /health HTTP/1.1\r\nX-A: "], ids=["idle", "slow"])
+@pytest.mark.parametrize(
+    "begin",
+    [b"", pytest.param(b"GET /health HTTP/1.1\r\nX-A: ", marks=pytest.mark.slow)],
+    ids=["idle", "slow"],
+)
 def test_connections_without_end_keep_nobody_out_and_keys_are_revoked(
     server, connect, home, body, begin
 ):
@@ -221,6 +207,7 @@ def test_connections_without_end_keep_nobody_out_and_keys_are_revoked(
         until(lambda: len(now := server.worker_pids()) == 2 and set(now) != set(pids))
 
 
+@pytest.mark.slow
 def test_a_worker_without_a_descriptor_left_still_reads_the_keys(
     start, connect, cancer_bundle, home, body, monkeypatch, tmp_path
 ):

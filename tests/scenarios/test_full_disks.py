@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.scenarios.commands import until
 
 
 @pytest.fixture
@@ -72,14 +73,6 @@ def bascule(home, *words, beside=None):
     )  # fmt: skip
 
 
-def until(condition, within_s=10.0):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.02)
-    return made
-
-
 PORTS = ("--port=0", "--control-port=0", "--json")
 
 
@@ -113,6 +106,7 @@ def test_a_full_dev_shm_kills_no_worker_and_keeps_no_key_alive(
     assert Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text() == workers
 
 
+@pytest.mark.slow
 def test_a_full_home_is_said_at_the_start_and_by_who_revokes(apart, cancer_bundle, tmp_path):
     home = tmp_path / "home"
     server = apart(
@@ -142,6 +136,7 @@ def test_output_that_cannot_be_written_is_said_in_one_sentence(cancer_bundle):
     assert "there is no space left" in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_log_that_cannot_be_written_ends_no_server(serve, connect, cancer_bundle):
     with Path("/dev/full").open("w") as full:
         server = serve(cancer_bundle, errors=full, env={"BASCULE_SERVING__ACCESS_LOG": "true"})

@@ -10,26 +10,10 @@ import time
 import numpy as np
 import psutil
 import pytest
+from tests.scenarios.commands import is_gone, until
 from tests.scenarios.endless import POISON, endless
 
 import bascule
-
-WITHIN_S = 20
-
-
-def until(condition, within_s=WITHIN_S):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.02)
-    return made
-
-
-def is_gone(pid):
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def rows(*values):
@@ -79,6 +63,7 @@ def test_a_worker_that_stands_still_is_killed_and_replaced(serve, connect, body,
     assert silent_workers(connect, server) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_was_suspended_as_a_whole_kills_no_worker(
     serve, connect, body, cancer_bundle
 ):
@@ -140,6 +125,7 @@ class Model:
 """
 
 
+@pytest.mark.slow
 def test_a_process_of_a_model_that_hangs_is_replaced_after_the_deadline(
     serve, connect, packed, tmp_path
 ):
@@ -169,6 +155,7 @@ def test_workers_that_stand_still_die_with_their_supervisor(serve, cancer_bundle
     until(lambda: all(map(is_gone, workers)), within_s=2)
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_replaced_stops_in_order(serve, connect, body, cancer_bundle):
     """The system kills a process when the thread ends that started it."""
     server = serve(cancer_bundle)

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-
-
-def bascule(home, *words):
-    ended = subprocess.run(
-        [sys.executable, "-m", "bascule.cli", *words, "--json"],
-        env={**os.environ, "BASCULE_HOME": str(home)},
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    return json.loads(ended.stdout)
-
-
-def until(condition, within_s=10.0):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.02)
-    return made
+from tests.scenarios.commands import bascule, until
 
 
 @pytest.fixture
@@ -60,6 +41,7 @@ def status(connect, port, path, header=""):
         return client.request("GET", path, b"", header).answer().status
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_is_silent_for_five_seconds_has_all_keys_refused(keyed, connect, header):
     server = keyed()
     assert status(connect, server.port, "/v2/models/gb", header) == 200
@@ -80,6 +62,7 @@ def test_a_supervisor_that_is_silent_for_five_seconds_has_all_keys_refused(keyed
     assert status(connect, server.port, "/v2/health/ready") == 200
 
 
+@pytest.mark.slow
 def test_keys_of_a_catalogue_that_is_away_hold_for_so_long_and_no_longer(
     keyed, connect, header, home, tmp_path
 ):

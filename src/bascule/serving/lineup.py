@@ -195,6 +195,10 @@ class Lineup:
             if engine.calls:
                 engine.revisit(passed_s, others_called=called > 1)
 
+    def is_running(self) -> bool:
+        """Whether a run is under way on a model's thread."""
+        return any(m.engine and m.engine.batcher.is_running for m in self._models.values())
+
     def tell(self) -> list[dict[str, Any]]:
         """How each version is; see `supervisor.ModelState`."""
         return [

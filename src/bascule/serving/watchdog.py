@@ -17,8 +17,8 @@ from bascule.serving.engine import Engine
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.025
-_MAX_RUN_CPU_S = 0.05
+_LOOK_EVERY_S = 0.02
+_MAX_RUN_CPU_S = 0.02
 """Of processor time: a run that waits for its turn on a busy machine is not too long."""
 
 

@@ -48,7 +48,7 @@ from bascule.serving.wishes import Wishes
 log = logging.getLogger(__name__)
 
 _OTHER_FILES = 256
-_STUCK_EXIT = 4
+_RUNNING_EXIT = 4
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -59,7 +59,7 @@ Report = Callable[[dict[str, Any]], None]
 async def serve(config: WorkerConfig, report: Report) -> bool:
     """Load, report ready, answer; returns when everything under way has been answered.
 
-    Returns whether a thread is stuck, so that the process cannot end in order.
+    Returns whether a run is still under way, so that the process cannot end in order.
     """
     loop = asyncio.get_running_loop()
     counters = Counters(config.counters, config.workers)
@@ -123,7 +123,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     for task in ticking:
         task.cancel()
     journal.close()
-    return lineup.is_stuck
+    return lineup.is_stuck or lineup.is_running()
 
 
 def _open_journal(config: JournalConfig, worker: int) -> Journal:
@@ -278,7 +278,10 @@ def _reporter() -> Report:
 
 
 def main() -> int:
-    """Run one worker; the exit code is 0 after a drain, 3 if it could not start, 4 if stuck."""
+    """Run one worker; the exit code is 0 after a drain, 3 if it could not start.
+
+    It is 4 where a run has to be left, whose libraries would abort a process that ends in order.
+    """
     die_with(int(sys.argv[1]))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a supervisor that stops ignores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
@@ -297,12 +300,12 @@ def main() -> int:
         os.environ[HIDE_TEXTS] = "1"
     config = replace(config, limits=config.limits.with_open_files(_OTHER_FILES))
     try:
-        is_stuck = uvloop.run(serve(config, report))
+        is_running = uvloop.run(serve(config, report))
     except BasculeError as error:
         report(error_to_json(error))
         return 3
-    if is_stuck:
-        os._exit(_STUCK_EXIT)
+    if is_running:
+        os._exit(_RUNNING_EXIT)
     return 0
 
 

@@ -984,7 +984,8 @@ def test_a_run_that_cannot_be_ended_has_its_model_stuck_until_it_ends(
     monkeypatch.setattr("bascule.serving.engine.STUCK_S", 0.0)
     assert running.on_loop(calls.batcher.end_overdue)
 
-    assert isinstance(calls.all()[-1], Unavailable)
+    running.until(lambda: calls.outcomes[-1] is not None)
+    assert isinstance(calls.outcomes[-1], Unavailable)
     with pytest.raises(Unavailable, match="stuck in a run that does not end"):
         calls.submit((rows(3, 1), None))
     calls.outcomes.pop()

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from bascule.core.errors import Conflict, Invalid, NotFound
 from bascule.serving import Limits, Service, bind
 from bascule.serving.services import WorkerConfig
-from bascule.serving.supervisor import Supervisor, _take_no_more
+from bascule.serving.supervisor import Supervisor, _take_no_more, _Worker
 
 
 def close(listeners):
@@ -125,3 +127,50 @@ def test_a_wish_that_cannot_be_granted_is_answered_all_the_same(find, kind, said
     (told,) = worker.told
     assert (told["refused"], told["kind"], told["error"]) == (7, kind, said)
     supervisor.stop()
+
+
+class Standing:
+    """A process that runs, and notes by what it is ended."""
+
+    pid, exit_code = 7, None
+
+    def __init__(self):
+        self.signals = []
+
+    def signal(self, number):
+        self.signals.append(number)
+
+
+def test_a_worker_is_killed_once_its_beat_has_stayed_the_same_for_too_long(tmp_path):
+    config = WorkerConfig(0, 1, 3, tmp_path, (), Limits())
+    worker = _Worker(config, (), shared_fds=(), on_wish=None, spawning=None)
+    worker.process = process = Standing()
+    assert not any(worker.kill_silent(5, watched_s, 2.0) for watched_s in (0.0, 50.0))
+    worker.ready = True  # what is being started has a time-out of its own
+    worker.kill_silent(6, 50.0, 2.0)
+    assert not worker.kill_silent(6, 52.0, 2.0)
+    assert not worker.kill_silent(7, 52.1, 2.0)
+    assert not worker.kill_silent(7, 54.1, 2.0)
+    assert worker.kill_silent(7, 54.2, 2.0)
+    assert process.signals == [signal.SIGKILL]
+    assert not worker.kill_silent(7, 54.3, 2.0)
+
+
+def test_no_failure_ends_the_thread_that_looks_after_workers(monkeypatch, caplog):
+    supervisor = Supervisor([], host="127.0.0.1", port=0, workers=1, limits=Limits())
+    looked = []
+
+    def fail(*_):
+        looked.append(1)
+        raise OSError(24, "too many open files")
+
+    monkeypatch.setattr(supervisor, "_look_after", fail)
+    supervisor._monitor.start()
+    try:
+        give_up = time.monotonic() + 10
+        while len(looked) < 3:
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        assert "cannot be looked after" in caplog.text
+    finally:
+        supervisor.stop()
