@@ -58,8 +58,8 @@ from bascule.bundle.manifest import (
 from bascule.bundle.reading import parse, reading, shaped
 from bascule.core.digests import canonical_json, sha256_bytes, sha256_file
 from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
-from bascule.core.files import replacing, writing
-from bascule.core.names import check_name
+from bascule.core.files import is_there, replacing, writing
+from bascule.core.names import check_name, is_file_name
 from bascule.core.programs import Program
 from bascule.core.scratch import Scratch, sweep
 
@@ -360,7 +360,7 @@ def write_manifest(draft: Path, manifest: Manifest) -> None:
 
 def _manifest_bytes(path: Path) -> bytes:
     file = path / MANIFEST
-    if not file.is_file():
+    if not is_there(file, Path.is_file):
         raise NotFound(
             f"there is no bundle at {path}: {MANIFEST} is missing",
             hint="give the folder that bascule.pack wrote",
@@ -442,7 +442,7 @@ def _check_file(path: Path, name: str, entry: FileEntry) -> None:
         not name
         or pure.is_absolute()
         or "\\" in name
-        or "\0" in name
+        or not is_file_name(name)
         or ".." in pure.parts
         or str(pure) != name
         or name in (MANIFEST, CARD)

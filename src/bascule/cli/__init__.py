@@ -74,6 +74,18 @@ def main() -> None:
         # The reader of our output, `head` for example, has had enough.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        from bascule.cli.screen import print_error
+
+        # What a command does not foresee of files is the user's to mend all the same.
+        place = f"{error.filename}: " if error.filename else ""
+        refused = Invalid(
+            f"{place}{error.strerror or error}",
+            hint="check the path, its permissions and the free space; "
+            "BASCULE_HOME and TMPDIR name other folders",
+        )
+        print_error(refused, as_json="--json" in sys.argv[1:])
+        sys.exit(exit_code(refused))
 
 
 def _open_standard_streams() -> None:

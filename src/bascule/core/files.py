@@ -7,7 +7,7 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,6 +74,14 @@ def check_replaceable(target: Path) -> None:
                 hint="choose another name",
                 path=str(target),
             )
+
+
+def is_there(path: Path, of_kind: Callable[[Path], bool] = Path.exists) -> bool:
+    """Whether a path is of a kind; not where the system cannot say so, as of a name too long."""
+    try:
+        return of_kind(path)
+    except (OSError, ValueError):
+        return False
 
 
 def check_writable(target: Path) -> None:
