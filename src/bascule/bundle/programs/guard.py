@@ -52,7 +52,6 @@ _MULTIPLY_SIZES = frozenset(
     )
 )  # fmt: skip
 """What takes no more time, and no more elements, than the sizes of its inputs multiplied."""
-_MOST_NODES_CALLED = 20_000
 _INT64 = 7
 _MOST_NUMBERS_OF_A_SHAPE = 64
 
@@ -119,9 +118,8 @@ class _Guard:
         self._data = data
         self._file = file
         self._functions: dict[tuple[str, str, str], tuple[int, int]] = {}
-        self._calls: dict[tuple[object, ...], _Scope] = {}
-        self._calling: set[tuple[str, str, str]] = set()
-        self._called_nodes = 0
+        self._called: dict[tuple[str, str, str], _Scope] = {}
+        self._calling: list[tuple[str, str, str]] = []
         self._folded = 0.0
         self._nodes = 0
 
@@ -131,7 +129,10 @@ class _Guard:
             raise Damaged("no graph")
         for number, kind, start, end in parts:
             if number == 25 and kind == BYTES:
-                self._functions[self._name_of_function(start, end)] = (start, end)
+                name = self._name_of_function(start, end)
+                if name in self._functions:
+                    raise self._refused(f"has two functions {name[1]}")
+                self._functions[name] = (start, end)
         for number, kind, start, end in parts:
             if kind != BYTES:
                 continue
@@ -141,8 +142,8 @@ class _Guard:
                 for inner, inner_kind, begin, stop in records(self._data, start, end):
                     if inner in (1, 2) and inner_kind == BYTES:
                         self._bound(self._graph(begin, stop, _Scope()))
-            elif number == 25:
-                self._function(start, end, ())
+        for name in self._functions:
+            self._function(name)
         return self._folded <= max(MAX_GROWN_ELEMENTS, 4 * len(self._data))
 
     def _bound(self, scope: _Scope) -> None:
@@ -165,46 +166,24 @@ class _Guard:
                 overload = self._text(begin, stop)
         return domain, name, overload
 
-    def _function(self, start: int, end: int, sizes: Sequence[float | None]) -> _Scope:
-        """What a function takes whose inputs have these sizes; None is not known before a run."""
-        scope = _Scope()
-        parts = [part for part in records(self._data, start, end) if part[1] == BYTES]
-        for number, _, begin, stop in parts:
-            if number == 4:
-                scope.inputs.append(self._text(begin, stop))
-            elif number == 5:
-                scope.outputs.append(self._text(begin, stop))
-            elif number == 11:
-                self._attribute(begin, stop, scope, _Node())
-        scope.sizes.update(
-            {
-                name: size
-                for name, size in zip(scope.inputs, sizes, strict=False)
-                if size is not None
-            }
-        )
-        for number, _, begin, stop in parts:
-            if number == 7:
-                self._node(begin, stop, scope)
-        return scope
-
-    def _called(self, name: tuple[str, str, str], sizes: tuple[float | None, ...]) -> _Scope:
+    def _function(self, name: tuple[str, str, str]) -> _Scope:
+        """What a call of a function takes; each is looked at once."""
+        if name in self._called:
+            return self._called[name]
         if name in self._calling:
             raise self._refused(f"has a function {name[1]} that calls itself")
         if len(self._calling) >= MAX_GRAPH_DEPTH:
             raise self._refused(f"nests calls of functions more than {MAX_GRAPH_DEPTH} deep")
-        if self._called_nodes > _MOST_NODES_CALLED:
-            sizes, self._folded = (), math.inf  # too many ways to look at all of them
-        if (name, sizes) not in self._calls:
-            self._calling.add(name)
-            before = self._nodes
-            made = self._calls[name, sizes] = self._function(*self._functions[name], sizes)
-            # Seen once where it stands; what it takes is counted where it is called.
-            self._called_nodes += self._nodes - before
-            self._nodes = before
-            self._calling.remove(name)
-            return made
-        return self._calls[name, sizes]
+        self._calling.append(name)
+        scope = _Scope()
+        for number, kind, begin, stop in records(self._data, *self._functions[name]):
+            if kind == BYTES and number == 7:
+                self._node(begin, stop, scope)
+            elif kind == BYTES and number == 11:
+                self._attribute(begin, stop, scope, _Node())
+        self._calling.pop()
+        self._called[name] = scope
+        return scope
 
     def _graph(self, start: int, end: int, outer: _Scope, *, in_loop: bool = False) -> _Scope:
         scope = _Scope(outer.constants.new_child(), outer.sizes.new_child(), outer.depth + 1)
@@ -267,12 +246,11 @@ class _Guard:
         name = (node.domain, node.kind, node.overload)
         sizes = tuple(scope.sizes.get(one) for one in node.inputs)
         if name in self._functions:
-            called = self._called(name, sizes)
+            called = self._function(name)
             scope.nodes += called.nodes
             scope.steps += called.steps
-            for output, inner in zip(node.outputs, called.outputs, strict=False):
-                if inner in called.sizes:
-                    scope.sizes[output] = called.sizes[inner]
+            if any(size is not None for size in sizes):
+                self._folded = math.inf  # what the function makes of it is not followed
             return
         if node.bodies:
             trips = self._trips(node, scope)
