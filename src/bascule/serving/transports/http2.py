@@ -635,7 +635,10 @@ class Http2Connection(asyncio.Protocol):
             named[b"authorization"] = b"two of them"  # which is no key
         head = self.server.read_head(*(named.get(name, b"") for name in _READ_HEADERS))
         hosts = self.server.hosts
-        if hosts is not None:
+        if hosts is not None and not (
+            named.get(b":authority") in hosts.answered
+            and named.keys().isdisjoint((b"host", b"origin"))
+        ):
             authorities = [bytes(v) for name, v in headers if name in (b":authority", b"host")]
             origins = [bytes(value) for name, value in headers if name == b"origin"]
             head = head._replace(problem=hosts.refusal(authorities, origins) or head.problem)
