@@ -27,7 +27,7 @@ from bascule.bundle.limits import (
 )
 from bascule.bundle.programs.forests import OPERATORS as TREES
 from bascule.bundle.programs.forests import Attribute, fault, read_attribute
-from bascule.bundle.programs.wire import BYTES, Damaged, Record, numbers, records
+from bascule.bundle.programs.wire import BYTES, VARINT, Damaged, Record, numbers, records
 from bascule.core.errors import Untrusted
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -90,6 +90,7 @@ class _Node:
     shape: tuple[int, ...] | None = None
     value: tuple[int, ...] | None = None
     size: float = 1
+    scanned: int = 0
     bodies: list[_Scope] = field(default_factory=list)
     attributes: list[tuple[int, int]] = field(default_factory=list)
 
@@ -273,9 +274,11 @@ class _Guard:
     def _trips(self, node: _Node, scope: _Scope) -> int:
         """How often constants alone have a loop run; 1 where something else decides."""
         if node.kind == "Scan":
-            known = [scope.sizes.get(name) for name in node.inputs]
-            longest = max((size for size in known if size is not None), default=1)
-            return int(min(longest, MAX_STEPS + 1))
+            # One that is no longer than the file has its elements in it; a grown one has not.
+            found = [scope.sizes.get(name, 1) for name in node.inputs[-node.scanned :]]
+            longest = min(found, default=1)
+            is_grown = longest > len(self._data) or scope.depth > 1
+            return int(min(longest, MAX_STEPS + 1)) if is_grown else 1
         outputs = node.bodies[0].outputs
         if node.kind != "Loop" or not outputs or outputs[0] not in node.bodies[0].sizes:
             return 1
@@ -331,7 +334,7 @@ class _Guard:
         short = end - start <= 16 * _MOST_NUMBERS_OF_A_SHAPE
         for record in records(self._data, start, end, skip_numbers=not short):
             number, kind, begin, stop = record
-            if number == 8 and short:
+            if (number == 8 and short) or (number == 3 and kind == VARINT):
                 values += numbers(self._data, record)
             if kind != BYTES:
                 continue
@@ -345,9 +348,11 @@ class _Guard:
                 node.bodies.append(self._graph(begin, stop, scope, in_loop=in_loop))
             elif number in (22, 23):
                 self._sparse(begin, stop)
-        if name == "shape":
+        if name == "num_scan_inputs" and values:
+            node.scanned = values[-1]
+        elif name == "shape":
             node.shape = tuple(values)
-        elif name == "value_ints":
+        elif name in ("value_int", "value_ints"):
             node.value = tuple(values)
 
     def _tensor(self, start: int, end: int) -> tuple[str, tuple[int, ...] | None, float]:
