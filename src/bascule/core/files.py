@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
-import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bascule.core.errors import Conflict, Invalid
+from bascule.core.scratch import Scratch, sweep
 
 _NEXT_STEPS = {
     errno.ENOSPC: "make room there, or choose another place",
@@ -53,14 +54,15 @@ def replacing(target: Path, *, hint: str = "") -> Iterator[Path]:
         Conflict: What is there is no regular file: a folder, a device, a link.
     """
     check_replaceable(target)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    with writing(target, hint=hint):
-        try:
-            yield draft
-            draft.replace(target)
-        finally:
-            with suppress(OSError):  # it would hide why the draft could not be written
-                draft.unlink(missing_ok=True)
+    with writing(target, hint=hint), drafts_of(target) as folder:
+        yield folder / target.name
+        (folder / target.name).replace(target)
+
+
+def drafts_of(target: Path) -> Scratch:
+    """A folder beside `target` to make it in; those that killed processes left are removed."""
+    sweep(target.parent, f".{glob.escape(target.name)}.????????.draft")
+    return Scratch(f".{target.name}.", suffix=".draft", parent=target.parent)
 
 
 def check_replaceable(target: Path) -> None:
