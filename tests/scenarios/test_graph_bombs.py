@@ -171,6 +171,12 @@ def test_a_count_that_is_computed_of_constants_is_a_constant():
     refused(made, "steps")
 
 
+def test_a_count_may_stand_in_a_constant_node():
+    made = loop("m", *TRUE, cond_out="on")
+    made.graph.node.insert(0, node("Constant", [], ["m"], value_int=2**62))
+    refused(made, "steps")
+
+
 def test_loops_inside_loops_are_multiplied():
     info = helper.make_tensor_value_info
     graph = None
@@ -210,6 +216,32 @@ def test_a_loop_that_its_rows_end_is_taken():
         ).SerializeToString(),
         "p.onnx",
     )  # fmt: skip
+
+
+def scan(state, scanned, *before, initializers=()):
+    """A scan whose state is handed on, with so many small steps as `scanned` is long."""
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [node("Identity", ["s"], ["t"]), node("Identity", ["one"], ["out"])], "body",
+        [info("s", TensorProto.FLOAT, None), info("one", TensorProto.FLOAT, None)],
+        [info("t", TensorProto.FLOAT, None), info("out", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    return model(
+        *before,
+        node("Scan", [state, scanned], ["end", "y"], body=body, num_scan_inputs=1),
+        initializers=initializers,
+    )
+
+
+def test_a_scan_over_a_constant_that_is_grown_is_refused():
+    refused(scan("x", "w", *filled("w", 100_000_000)), "steps")
+
+
+def test_a_scan_over_rows_with_a_large_constant_as_its_state_is_taken():
+    """As neighbours are searched: the state is every row of the training data."""
+    training = const(np.zeros((50_000, 300)), "w", np.float32)
+    check_graph(scan("w", "x", initializers=[training]).SerializeToString(), "p.onnx")
+    check_graph(scan("x", "w", initializers=[training]).SerializeToString(), "p.onnx")
 
 
 # -- constants that the runtime would compute when it opens the graph --

@@ -19,6 +19,14 @@ class Model:
     def predict(self, columns):
         values = columns["input"][:, 0]
         for value in values:
+            if value == 777777:
+                import threading
+                def fail():
+                    raise ValueError(f"in a thread: {value}")
+                thread = threading.Thread(target=fail)
+                thread.start()
+                thread.join()
+                raise SystemExit(f"leaving because of {value}")
             try:
                 if value > 900000:
                     raise KeyError(f"patient {value:.0f}")
@@ -67,7 +75,7 @@ def run(bundle, connect, errors, *, env=None):
             width = np.prod(tensor["shape"][1:], dtype=int)
             with connect(server.port) as client:
                 answers = []
-                for value in (SECRET, -7):
+                for value in (SECRET, -7, 777777):
                     tensor["data"] = [value] * width
                     tensor["shape"][0] = 1
                     path = f"/v2/models/{bundle_name(bundle)}/infer"
@@ -84,10 +92,10 @@ def bundle_name(bundle):
     return bascule.load(bundle).manifest.name
 
 
-@pytest.mark.parametrize("which", ["own", "lookup"])
+@pytest.mark.parametrize("which", ["lookup", pytest.param("own", marks=pytest.mark.slow)])
 def test_neither_caller_nor_log_learns_what_an_exception_says(which, request, connect, tmp_path):
     bundle = request.getfixturevalue(which)
-    (answer, other), log = run(bundle, connect, tmp_path / "log")
+    (answer, other, left), log = run(bundle, connect, tmp_path / "log")
     request_id = answer.headers["x-request-id"]
     assert answer.status == 500
     assert answer.json["error"] == (
@@ -100,15 +108,20 @@ def test_neither_caller_nor_log_learns_what_an_exception_says(which, request, co
         assert other.status == 400
         assert other.json["error"] == "-7 is below zero; send a weight in kg"
         assert "own_model.py" in log
+        assert left.status == 500
+        assert "777777" not in log
 
 
+@pytest.mark.slow
 def test_the_log_has_the_texts_where_that_is_set(own, connect, tmp_path):
     env = {"BASCULE_SERVING__LOG_EXCEPTION_TEXTS": "true"}
-    (answer, _), log = run(own, connect, tmp_path / "log", env=env)
+    (answer, *_), log = run(own, connect, tmp_path / "log", env=env)
     assert str(SECRET) not in answer.body.decode()
     assert f"no such row: {SECRET}" in log
+    assert "in a thread: 777777" in log
 
 
+@pytest.mark.slow
 def test_a_command_that_predicts_shows_its_user_what_the_model_said(own, tmp_path):
     with pytest.raises(ModelFailed, match=f"no such row: {SECRET}"):
         bascule.load(own).predict(np.full((1, 2), SECRET, float))

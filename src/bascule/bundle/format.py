@@ -58,8 +58,8 @@ from bascule.bundle.manifest import (
 from bascule.bundle.reading import parse, reading, shaped
 from bascule.core.digests import canonical_json, sha256_bytes, sha256_file
 from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
-from bascule.core.files import replacing, writing
-from bascule.core.names import check_name
+from bascule.core.files import drafts_of, is_there, replacing, writing
+from bascule.core.names import check_name, is_file_name
 from bascule.core.programs import Program
 from bascule.core.scratch import Scratch, sweep
 
@@ -327,8 +327,8 @@ def drafting(to: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     with writing(to):
         _check_place(to, overwrite=overwrite)
         to.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(to)
-        scratch = Scratch(f".{to.name}.", suffix=".draft", parent=to.parent)
+        _put_back(to)
+        scratch = drafts_of(to)
         draft = scratch.path
     try:
         yield draft
@@ -360,7 +360,7 @@ def write_manifest(draft: Path, manifest: Manifest) -> None:
 
 def _manifest_bytes(path: Path) -> bytes:
     file = path / MANIFEST
-    if not file.is_file():
+    if not is_there(file, Path.is_file):
         raise NotFound(
             f"there is no bundle at {path}: {MANIFEST} is missing",
             hint="give the folder that bascule.pack wrote",
@@ -442,7 +442,7 @@ def _check_file(path: Path, name: str, entry: FileEntry) -> None:
         not name
         or pure.is_absolute()
         or "\\" in name
-        or "\0" in name
+        or not is_file_name(name)
         or ".." in pure.parts
         or str(pure) != name
         or name in (MANIFEST, CARD)
@@ -553,14 +553,12 @@ def _swap(draft: Path, to: Path) -> None:
             raise
 
 
-def _sweep(to: Path) -> None:
-    """Remove the drafts of `to` that killed processes left; what one had moved aside comes back."""
+def _put_back(to: Path) -> None:
+    """Bring back what a process that was killed had moved aside."""
 
-    def put_back(aside: Path) -> None:
+    def remove(aside: Path) -> None:
         if not to.exists() and (aside / "bundle").is_dir():
             (aside / "bundle").rename(to)
         shutil.rmtree(aside, ignore_errors=True)
 
-    name = glob.escape(to.name)
-    sweep(to.parent, f".{name}.????????.replaced", put_back)
-    sweep(to.parent, f".{name}.????????.draft")
+    sweep(to.parent, f".{glob.escape(to.name)}.????????.replaced", remove)

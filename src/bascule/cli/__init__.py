@@ -75,10 +75,19 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+        _end(_of_files(error))
+
+
+def _of_files(error: OSError) -> BasculeError:
+    """What no command foresees of files; the user's to mend all the same."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = error.filename or "what is written to, the output for example"
-        _end(Unavailable(f"there is no space left for {where}", hint="free some, then try again"))
+        return Unavailable(f"there is no space left for {where}", hint="free some, then try again")
+    place = f"{error.filename}: " if error.filename else ""
+    return Invalid(
+        f"{place}{error.strerror or error}",
+        hint="check the path and its permissions; BASCULE_HOME and TMPDIR name other folders",
+    )
 
 
 def _end(error: BasculeError) -> NoReturn:

@@ -13,6 +13,7 @@ from bascule.cli import calling, keys, origins, trust
 from bascule.cli.registering import add_commands as add_registry_commands
 from bascule.cli.running import add_commands as add_running_commands
 from bascule.cli.screen import error_json, note, print_json, print_table, say, short, stages, when
+from bascule.core.files import is_there
 
 if TYPE_CHECKING:
     from bascule.app import Settings
@@ -692,7 +693,7 @@ def _registered(reference: str) -> tuple[Registry, Version]:
         return registry, registry.resolve(reference)
     except (Invalid, NotFound) as problem:
         path = Path(reference)
-        if not path.exists():
+        if not is_there(path):
             raise
         kind, hint = "folder", "give the folder that bascule pack wrote"
         if path.is_file():
@@ -707,7 +708,7 @@ def _registered(reference: str) -> tuple[Registry, Version]:
 def _is_path(reference: str) -> bool:
     """Whether a reference is meant as a folder: `gb/1` is a version unless a bundle is there."""
     written_so = reference.startswith((".", "/", "~")) or reference.endswith("/")
-    return written_so or (Path(reference) / "bundle.json").is_file()
+    return written_so or is_there(Path(reference) / "bundle.json", Path.is_file)
 
 
 def _service(reference: str) -> Any:

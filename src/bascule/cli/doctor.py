@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.core.addresses import masked_text
 from bascule.core.errors import BasculeError, Conflict
+from bascule.core.files import is_there
 from bascule.serving import bind
 
 if TYPE_CHECKING:
@@ -108,10 +109,12 @@ def _machine() -> Finding:
 
 def _home(home: Path) -> Finding:
     place = home
-    while not place.exists():
+    while not is_there(place) and place != place.parent:
         place = place.parent
-    if os.access(place, os.W_OK):
-        return Finding("home", "ok", str(home) if home.exists() else f"{home} (made at first push)")
+    if os.access(place, os.W_OK, effective_ids=True):
+        return Finding(
+            "home", "ok", str(home) if is_there(home) else f"{home} (made at first push)"
+        )
     hint = "set BASCULE_HOME to a folder of yours"
     return Finding("home", "FAILED", f"{place} is not writable", hint)
 
@@ -119,7 +122,7 @@ def _home(home: Path) -> Finding:
 def _registry(settings: Settings) -> Finding:
     from bascule.app import open_registry
 
-    if not settings.home.exists():
+    if not is_there(settings.home):
         return Finding("registry", "absent", "nothing pushed yet", "bascule push PATH")
     try:
         models = open_registry(settings).models()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.core.errors import Invalid, NotFound
+from bascule.core.files import is_there
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".feather", ".npy", ".npz")
 
@@ -27,7 +28,7 @@ _LOADED_BY = {
 
 def existing(path: Path, what: str) -> Path:
     """`path`, if there is a file."""
-    if not path.exists():
+    if not is_there(path):
         raise NotFound(f"no {what} at {path}", hint="check the path")
     if not path.is_file():
         raise Invalid(f"{what} {path} is not a file", hint="name the file itself")
@@ -65,7 +66,7 @@ def read_model(path: Path, *, allow_pickle: bool, code: Code | None = None) -> A
         Untrusted: It holds types that are not scikit-learn's own.
     """
     code = code or Code()
-    if not path.exists() and ":" in path.name:
+    if not is_there(path) and ":" in path.name:
         return _read_code(str(path), code)
     existing(path, "model")
     if path.suffix == ".py":
@@ -105,7 +106,7 @@ def _read_code(written: str, said: Code) -> Any:
 
     home, _, attribute = written.rpartition(":")
     place = Path(home)
-    if not place.exists():
+    if not is_there(place):
         raise NotFound(f"no code at {place}", hint="check the path")
     module = place.resolve().name
     if place.is_file():

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,8 @@ def run_server(
     from bascule.app import ServingSettings, callers_need_keys, faces_of, open_keys, tls_of
 
     chosen = settings.serving
-    sweep(Path(tempfile.gettempdir()))
+    with suppress(OSError):  # there may be no such folder, and none may be needed
+        sweep(Path(tempfile.gettempdir()))
     start_logging(chosen.log, level=logging.WARNING)
     if chosen.port == ServingSettings().control_port:
         log.warning(

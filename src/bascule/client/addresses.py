@@ -60,6 +60,7 @@ def parse_address(
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")
     except ValueError:
         host, port = None, None
     if not host or parts.scheme not in ("http", "https") or not url.isascii() or " " in url:

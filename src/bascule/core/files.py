@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
-import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bascule.core.errors import Conflict, Invalid
+from bascule.core.scratch import Scratch, sweep
 
 _NEXT_STEPS = {
     errno.ENOSPC: "make room there, or choose another place",
@@ -53,14 +54,15 @@ def replacing(target: Path, *, hint: str = "") -> Iterator[Path]:
         Conflict: What is there is no regular file: a folder, a device, a link.
     """
     check_replaceable(target)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    with writing(target, hint=hint):
-        try:
-            yield draft
-            draft.replace(target)
-        finally:
-            with suppress(OSError):  # it would hide why the draft could not be written
-                draft.unlink(missing_ok=True)
+    with writing(target, hint=hint), drafts_of(target) as folder:
+        yield folder / target.name
+        (folder / target.name).replace(target)
+
+
+def drafts_of(target: Path) -> Scratch:
+    """A folder beside `target` to make it in; those that killed processes left are removed."""
+    sweep(target.parent, f".{glob.escape(target.name)}.????????.draft")
+    return Scratch(f".{target.name}.", suffix=".draft", parent=target.parent)
 
 
 def check_replaceable(target: Path) -> None:
@@ -74,6 +76,14 @@ def check_replaceable(target: Path) -> None:
                 hint="choose another name",
                 path=str(target),
             )
+
+
+def is_there(path: Path, of_kind: Callable[[Path], bool] = Path.exists) -> bool:
+    """Whether a path is of a kind; not where the system cannot say so, as of a name too long."""
+    try:
+        return of_kind(path)
+    except (OSError, ValueError):
+        return False
 
 
 def check_writable(target: Path) -> None:

@@ -6,6 +6,7 @@ A reference is what people type: `late` (the newest version whose gates have not
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -29,6 +30,11 @@ def _not_allowed(name: str, what: str) -> Invalid:
         "letter or digit",
         name=name,
     )
+
+
+def is_file_name(path: str) -> bool:
+    """Whether every part of a path fits into a folder: at most 255 bytes, and no NUL."""
+    return "\0" not in path and all(len(os.fsencode(part)) <= 255 for part in path.split("/"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bascule.core.errors import Unavailable
+
 _SUFFIX = ".held"
 _swept: set[Path] = set()
 
@@ -29,10 +31,21 @@ class Scratch:
         self, prefix: str = "bascule-", *, suffix: str = _SUFFIX, parent: str | Path | None = None
     ) -> None:
         """Make and lock a folder in `parent`; in that of temporary files, if None."""
-        base = Path(parent or tempfile.gettempdir())
-        if base not in _swept:
-            _swept.add(base)
-            sweep(base)
+        try:
+            base = Path(parent or tempfile.gettempdir())
+            if base not in _swept:
+                _swept.add(base)
+                sweep(base)
+            self._make(prefix, suffix, base)
+        except OSError as problem:
+            if parent is not None:
+                raise
+            raise Unavailable(
+                f"no temporary folder can be made: {problem.strerror or problem}",
+                hint="set TMPDIR to a folder that may be written to",
+            ) from None
+
+    def _make(self, prefix: str, suffix: str, base: Path) -> None:
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=base))
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)

@@ -15,6 +15,7 @@ from bascule.bundle.limits import (
     MAX_STATEMENTS,
 )
 from bascule.core.errors import Conflict, Invalid, NotFound, TooLarge, Untrusted
+from bascule.core.names import is_file_name
 
 MAX_OBJECTS = MAX_FILES + MAX_STATEMENTS + 2
 """The files of a bundle, its statements, the manifest and the card."""
@@ -129,6 +130,7 @@ def _check_name(name: str, url: str) -> None:
         or str(pure) != name
         or "\\" in name
         or not name.isprintable()
+        or not is_file_name(name)
     ):
         raise Untrusted(
             f"{url} has an object {name!r}, which cannot be a file of a bundle",

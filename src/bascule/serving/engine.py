@@ -683,7 +683,8 @@ def run_one(program: Program, columns: Columns, outputs: tuple[str, ...] | None)
         return program.run(columns, outputs)
     except ModelFailed as error:
         reason = _reason(error)
-        log.exception("the program %s failed: %s", program.name, reason)
+        trace = error.facts.get("trace", "")
+        log.exception("the program %s failed: %s\n%s", program.name, reason, trace)
         return _failed("the model failed", reason)
     except BasculeError as error:
         return error

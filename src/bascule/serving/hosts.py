@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import unquote
 
@@ -76,7 +75,8 @@ class HostPolicy:
         self._names = frozenset(one for one in entries if not one.startswith("*."))
         self._suffixes = tuple(one[1:] for one in entries if one.startswith("*."))
         self._any_address = any_address
-        self._answers = lru_cache(_MAX_KNOWN)(self._decide)
+        self.answered: set[bytes] = set()
+        """Hosts that were answered before, for callers who look before they ask `refusal`."""
 
     def refusal(self, hosts: Sequence[bytes], origins: Sequence[bytes] = ()) -> Refused | None:
         """Why a request is not answered; None where it is.
@@ -95,9 +95,11 @@ class HostPolicy:
                         "not answered",
                         hint="ask for localhost, or add the host to serving.allowed_hosts",
                     )
+        if len(self.answered) < _MAX_KNOWN:
+            self.answered.update(hosts)
         return None
 
-    def _decide(self, what: str, value: bytes) -> bool:
+    def _answers(self, what: str, value: bytes) -> bool:
         text = value.decode("latin-1")
         if what == "origin":
             origin = _ORIGIN.fullmatch(text.strip(" \t"))

@@ -425,9 +425,12 @@ def _refusal_of_head(version: str, headers: dict[bytes, bytes]) -> HttpError | N
 def _refusal_of_host(
     hosts: HostPolicy | None, target: bytes, headers: dict[bytes, bytes]
 ) -> Refused | None:
-    if hosts is None:
+    host = headers.get(b"host")
+    if hosts is None or (
+        host in hosts.answered and b"origin" not in headers and target.startswith(b"/")
+    ):
         return None
-    named = (headers.get(b"host"), absolute_authority(target))
+    named = (host, absolute_authority(target))
     origin = headers.get(b"origin")
     return hosts.refusal(
         [one for one in named if one is not None], () if origin is None else (origin,)

@@ -614,8 +614,9 @@ def bind(host: str, port: int, count: int, *, option: str = "--port") -> list[so
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except socket.gaierror as error:
-        raise Invalid(f"host {host!r} cannot be resolved: {error.strerror}") from None
+    except (socket.gaierror, UnicodeError) as error:
+        reason = getattr(error, "strerror", error)
+        raise Invalid(f"host {host!r} cannot be resolved: {reason}") from None
     listeners: list[socket.socket] = []
     try:
         if port:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from bascule.bundle.programs import host
 from bascule.bundle.programs.child import ChildProgram
 from bascule.bundle.programs.host import decode, encode
-from bascule.core.errors import ModelFailed, TimedOut, Unavailable
+from bascule.core.errors import Invalid, ModelFailed, TimedOut, Unavailable
 from bascule.core.fields import DType, Field
 
 CODE = """
@@ -40,6 +42,19 @@ class Model:
             time.sleep(60)
         if word == "raise":
             raise KeyError("secret")
+        if word == "leave":
+            raise SystemExit("secret")
+        if word == "thread":
+            import threading
+            def fail():
+                raise ValueError("secret")
+            thread = threading.Thread(target=fail)
+            thread.start()
+            thread.join()
+            raise KeyError("secret") from ValueError("secret")
+        if word == "refuse":
+            import bascule
+            raise bascule.Invalid("word: not this one", hint="send another")
         if word == "short":
             return x[:-1]
         if word == "floats":
@@ -121,6 +136,35 @@ def test_it_answers_with_numbers_and_texts_and_only_what_was_asked(start):
 def test_more_than_a_pipe_holds_goes_both_ways(start):
     columns = rows(*["word"] * 300_000)
     assert np.array_equal(start().run(columns)["twice"], columns["x"] * 2)
+
+
+@pytest.mark.parametrize("word", ["raise", "leave", "thread"])
+def test_what_code_says_when_it_fails_is_not_written_where_that_is_hidden(
+    start, word, monkeypatch, capfd
+):
+    for hidden in (True, False):
+        if hidden:
+            monkeypatch.setenv(host.HIDE_TEXTS, "1")
+        else:
+            monkeypatch.delenv(host.HIDE_TEXTS)
+        program = start()
+        pid = program.pid
+        with pytest.raises(ModelFailed) as failed:
+            program.run(rows(word))
+        reason = failed.value.facts["reason"]
+        assert "in predict" in reason
+        assert "secret" not in reason
+        assert program.run(rows("a"))["twice"].tolist() == [0]
+        assert program.pid == pid
+        program.close()
+        said = re.search(r"(Error|Exit): '?secret", capfd.readouterr().err)
+        assert (said is not None) is not hidden
+
+
+def test_code_tells_its_caller_what_is_wrong_with_the_rows(start):
+    with pytest.raises(Invalid, match="word: not this one") as refused:
+        start().run(rows("refuse"))
+    assert refused.value.hint == "send another"
 
 
 @pytest.mark.parametrize(("word", "said"), [("raise", "KeyError"), ("short", "there are 2 rows")])

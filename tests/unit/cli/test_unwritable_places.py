@@ -199,3 +199,46 @@ def test_an_export_into_a_closed_folder_is_one_sentence(run, closed):
     code, _, messages = run("export", "gb/1", closed / "gb.tar")
     assert code == 2
     assert f"gb.tar {RULE}" in messages
+
+
+# -- a home that can only be read --
+
+
+@pytest.fixture
+def home(run, bundle, tmp_path, may_only_read, monkeypatch):
+    """A registry with one version, in a folder that can be read alone."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("BASCULE_HOME", str(home))
+    assert run("push", "gb.bundle")[0] == 0
+    with may_only_read(home):
+        yield home
+
+
+def test_what_reads_a_registry_that_can_only_be_read_goes_on(run, home, rows):
+    before = sorted(home.rglob("*"))
+    for words in (
+        ("models",), ("show", "gb"), ("history", "gb"), ("predict", "gb", rows), ("card", "gb"),
+        ("search", "model = gb"), ("keys", "list"), ("export", "gb/1", "gb.tar"),
+    ):  # fmt: skip
+        code, _, messages = run(*words)
+        assert (code, words) == (0, words), messages
+    assert sorted(home.rglob("*")) == before
+
+
+def test_what_writes_to_it_says_so_in_a_sentence_with_the_next_step(run, home):
+    for words in (
+        ("push", "gb.bundle"), ("alias", "gb/1", "champion"), ("tag", "gb/1", "a=b"), ("gc",),
+        ("keys", "create", "k", "--allow", "infer:gb"), ("retire", "gb/1", "--reason", "x"),
+    ):  # fmt: skip
+        code, _, messages = run(*words)
+        assert code in (2, 6), (words, messages)
+        assert messages.startswith("error: ")
+        assert "hint: " in messages
+
+
+def test_a_home_that_cannot_be_made_is_a_sentence(run, bundle, closed, monkeypatch):
+    monkeypatch.setenv("BASCULE_HOME", str(closed / "home"))
+    code, _, messages = run("push", "gb.bundle")
+    assert code == 6
+    assert "set BASCULE_HOME to a folder that you may write to" in messages
+    assert run("doctor")[0] == 1

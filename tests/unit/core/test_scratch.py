@@ -12,6 +12,7 @@ import pytest
 from bascule.bundle import format as disk
 from bascule.core import scratch
 from bascule.core.errors import Conflict
+from bascule.core.files import replacing
 from bascule.core.scratch import Scratch, sweep
 
 HOLD = """
@@ -118,3 +119,23 @@ def test_a_bundle_that_was_moved_aside_comes_back(holding, tmp_path):
         pass
     assert (tmp_path / "m" / "old").exists()
     assert not os.path.exists(left)
+
+
+FILE = """
+from bascule.core.files import replacing
+at = replacing(Path(sys.argv[1]) / "report.json")
+draft = at.__enter__()
+draft.write_text("half")
+held = draft.parent
+"""
+
+
+def test_half_of_a_file_that_was_left_is_gone_with_the_next(holding, tmp_path):
+    process, left = holding(FILE)
+    process.kill()
+    process.wait()
+    assert os.listdir(left) == ["report.json"]
+    with replacing(tmp_path / "report.json") as draft:
+        draft.write_text("whole")
+    assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+    assert (tmp_path / "report.json").read_text() == "whole"

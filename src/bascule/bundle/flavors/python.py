@@ -22,6 +22,8 @@ from bascule.bundle.subject import Compilation, Subject
 from bascule.bundle.tables import is_missing, take
 from bascule.core.errors import Invalid, Unconvertible, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.core.files import is_there
+from bascule.core.names import is_file_name
 from bascule.core.scratch import Scratch
 
 _FILE = "original/model.zip"
@@ -229,9 +231,9 @@ def _packed(model: PythonModel, locked: str) -> bytes:
     parts = {_LOCK: locked.encode()}
     code = [model.code] if isinstance(model.code, str | Path) else list(model.code)
     for place in map(Path, code):
-        if place.is_file():
+        if is_there(place, Path.is_file):
             parts[f"code/{place.name}"] = place.read_bytes()
-        elif place.is_dir():
+        elif is_there(place, Path.is_dir):
             for file in sorted(place.rglob("*")):
                 if file.is_file() and "__pycache__" not in file.parts:
                     name = file.relative_to(place.parent).as_posix()
@@ -239,7 +241,7 @@ def _packed(model: PythonModel, locked: str) -> bytes:
         else:
             raise Invalid(f"code {place} is not there", field="code")
     for name, source in model.files.items():
-        if not _is_inside(name):
+        if not _is_inside(name) or not is_file_name(name):
             raise Invalid(f"files: {name!r} is not a name inside a folder", field="files")
         try:
             parts[f"files/{name}"] = Path(source).read_bytes()

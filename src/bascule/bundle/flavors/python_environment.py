@@ -21,8 +21,10 @@ from pathlib import Path
 
 from bascule.core.digests import sha256_bytes
 from bascule.core.errors import Invalid, Unavailable
+from bascule.core.files import writing
 from bascule.core.scratch import Scratch
 
+_CACHE_HINT = "set BASCULE_CACHE_DIR to a folder that you may write to"
 _PIP_TIMEOUT_S = 900.0
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[^\]]*\])?\s*([<>=!~].*)?")
 _LOCKED = re.compile(r"[a-z0-9][a-z0-9.-]*==[^\s;#]+( --hash=sha256:[0-9a-f]{64})+")
@@ -82,7 +84,7 @@ def interpreter(locked: str) -> Path:
     python = place / "bin" / "python"
     if python.exists():
         return python
-    with (_cache() / f"{key}.lock").open("w") as guard:
+    with writing(place, hint=_CACHE_HINT), (_cache() / f"{key}.lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         if not python.exists():
             with _draft() as folder:
@@ -100,7 +102,8 @@ def _cache() -> Path:
     named = os.environ.get("BASCULE_CACHE_DIR")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bascule"
     folder = (Path(named) if named else base) / "environments"
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, hint=_CACHE_HINT):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

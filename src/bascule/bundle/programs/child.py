@@ -124,6 +124,7 @@ class ChildProgram:
         raise ModelFailed(
             f"program {self.name} failed: {str(head.get('error'))[:500]}",
             reason=str(head.get("reason"))[:500],
+            trace=str(head.get("trace")),
         )
 
     def _as_declared(self, found: Columns, rows: int, wanted: list[str] | None) -> Columns:

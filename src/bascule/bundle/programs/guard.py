@@ -27,7 +27,7 @@ from bascule.bundle.limits import (
 )
 from bascule.bundle.programs.forests import OPERATORS as TREES
 from bascule.bundle.programs.forests import Attribute, fault, read_attribute
-from bascule.bundle.programs.wire import BYTES, Damaged, Record, numbers, records
+from bascule.bundle.programs.wire import BYTES, VARINT, Damaged, Record, numbers, records
 from bascule.core.errors import Untrusted
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -52,7 +52,6 @@ _MULTIPLY_SIZES = frozenset(
     )
 )  # fmt: skip
 """What takes no more time, and no more elements, than the sizes of its inputs multiplied."""
-_MOST_NODES_CALLED = 20_000
 _INT64 = 7
 _MOST_NUMBERS_OF_A_SHAPE = 64
 
@@ -91,6 +90,7 @@ class _Node:
     shape: tuple[int, ...] | None = None
     value: tuple[int, ...] | None = None
     size: float = 1
+    scanned: int = 0
     bodies: list[_Scope] = field(default_factory=list)
     attributes: list[tuple[int, int]] = field(default_factory=list)
 
@@ -119,9 +119,8 @@ class _Guard:
         self._data = data
         self._file = file
         self._functions: dict[tuple[str, str, str], tuple[int, int]] = {}
-        self._calls: dict[tuple[object, ...], _Scope] = {}
-        self._calling: set[tuple[str, str, str]] = set()
-        self._called_nodes = 0
+        self._called: dict[tuple[str, str, str], _Scope] = {}
+        self._calling: list[tuple[str, str, str]] = []
         self._folded = 0.0
         self._nodes = 0
 
@@ -131,7 +130,10 @@ class _Guard:
             raise Damaged("no graph")
         for number, kind, start, end in parts:
             if number == 25 and kind == BYTES:
-                self._functions[self._name_of_function(start, end)] = (start, end)
+                name = self._name_of_function(start, end)
+                if name in self._functions:
+                    raise self._refused(f"has two functions {name[1]}")
+                self._functions[name] = (start, end)
         for number, kind, start, end in parts:
             if kind != BYTES:
                 continue
@@ -141,8 +143,8 @@ class _Guard:
                 for inner, inner_kind, begin, stop in records(self._data, start, end):
                     if inner in (1, 2) and inner_kind == BYTES:
                         self._bound(self._graph(begin, stop, _Scope()))
-            elif number == 25:
-                self._function(start, end, ())
+        for name in self._functions:
+            self._function(name)
         return self._folded <= max(MAX_GROWN_ELEMENTS, 4 * len(self._data))
 
     def _bound(self, scope: _Scope) -> None:
@@ -165,46 +167,24 @@ class _Guard:
                 overload = self._text(begin, stop)
         return domain, name, overload
 
-    def _function(self, start: int, end: int, sizes: Sequence[float | None]) -> _Scope:
-        """What a function takes whose inputs have these sizes; None is not known before a run."""
-        scope = _Scope()
-        parts = [part for part in records(self._data, start, end) if part[1] == BYTES]
-        for number, _, begin, stop in parts:
-            if number == 4:
-                scope.inputs.append(self._text(begin, stop))
-            elif number == 5:
-                scope.outputs.append(self._text(begin, stop))
-            elif number == 11:
-                self._attribute(begin, stop, scope, _Node())
-        scope.sizes.update(
-            {
-                name: size
-                for name, size in zip(scope.inputs, sizes, strict=False)
-                if size is not None
-            }
-        )
-        for number, _, begin, stop in parts:
-            if number == 7:
-                self._node(begin, stop, scope)
-        return scope
-
-    def _called(self, name: tuple[str, str, str], sizes: tuple[float | None, ...]) -> _Scope:
+    def _function(self, name: tuple[str, str, str]) -> _Scope:
+        """What a call of a function takes; each is looked at once."""
+        if name in self._called:
+            return self._called[name]
         if name in self._calling:
             raise self._refused(f"has a function {name[1]} that calls itself")
         if len(self._calling) >= MAX_GRAPH_DEPTH:
             raise self._refused(f"nests calls of functions more than {MAX_GRAPH_DEPTH} deep")
-        if self._called_nodes > _MOST_NODES_CALLED:
-            sizes, self._folded = (), math.inf  # too many ways to look at all of them
-        if (name, sizes) not in self._calls:
-            self._calling.add(name)
-            before = self._nodes
-            made = self._calls[name, sizes] = self._function(*self._functions[name], sizes)
-            # Seen once where it stands; what it takes is counted where it is called.
-            self._called_nodes += self._nodes - before
-            self._nodes = before
-            self._calling.remove(name)
-            return made
-        return self._calls[name, sizes]
+        self._calling.append(name)
+        scope = _Scope()
+        for number, kind, begin, stop in records(self._data, *self._functions[name]):
+            if kind == BYTES and number == 7:
+                self._node(begin, stop, scope)
+            elif kind == BYTES and number == 11:
+                self._attribute(begin, stop, scope, _Node())
+        self._calling.pop()
+        self._called[name] = scope
+        return scope
 
     def _graph(self, start: int, end: int, outer: _Scope, *, in_loop: bool = False) -> _Scope:
         scope = _Scope(outer.constants.new_child(), outer.sizes.new_child(), outer.depth + 1)
@@ -267,12 +247,11 @@ class _Guard:
         name = (node.domain, node.kind, node.overload)
         sizes = tuple(scope.sizes.get(one) for one in node.inputs)
         if name in self._functions:
-            called = self._called(name, sizes)
+            called = self._function(name)
             scope.nodes += called.nodes
             scope.steps += called.steps
-            for output, inner in zip(node.outputs, called.outputs, strict=False):
-                if inner in called.sizes:
-                    scope.sizes[output] = called.sizes[inner]
+            if any(size is not None for size in sizes):
+                self._folded = math.inf  # what the function makes of it is not followed
             return
         if node.bodies:
             trips = self._trips(node, scope)
@@ -295,9 +274,11 @@ class _Guard:
     def _trips(self, node: _Node, scope: _Scope) -> int:
         """How often constants alone have a loop run; 1 where something else decides."""
         if node.kind == "Scan":
-            known = [scope.sizes.get(name) for name in node.inputs]
-            longest = max((size for size in known if size is not None), default=1)
-            return int(min(longest, MAX_STEPS + 1))
+            # One that is no longer than the file has its elements in it; a grown one has not.
+            found = [scope.sizes.get(name, 1) for name in node.inputs[-node.scanned :]]
+            longest = min(found, default=1)
+            is_grown = longest > len(self._data) or scope.depth > 1
+            return int(min(longest, MAX_STEPS + 1)) if is_grown else 1
         outputs = node.bodies[0].outputs
         if node.kind != "Loop" or not outputs or outputs[0] not in node.bodies[0].sizes:
             return 1
@@ -353,7 +334,7 @@ class _Guard:
         short = end - start <= 16 * _MOST_NUMBERS_OF_A_SHAPE
         for record in records(self._data, start, end, skip_numbers=not short):
             number, kind, begin, stop = record
-            if number == 8 and short:
+            if (number == 8 and short) or (number == 3 and kind == VARINT):
                 values += numbers(self._data, record)
             if kind != BYTES:
                 continue
@@ -367,9 +348,11 @@ class _Guard:
                 node.bodies.append(self._graph(begin, stop, scope, in_loop=in_loop))
             elif number in (22, 23):
                 self._sparse(begin, stop)
-        if name == "shape":
+        if name == "num_scan_inputs" and values:
+            node.scanned = values[-1]
+        elif name == "shape":
             node.shape = tuple(values)
-        elif name == "value_ints":
+        elif name in ("value_int", "value_ints"):
             node.value = tuple(values)
 
     def _tensor(self, start: int, end: int) -> tuple[str, tuple[int, ...] | None, float]:

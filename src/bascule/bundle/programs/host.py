@@ -22,6 +22,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 import types
 from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ _SMALL_BYTES = 1 << 16
 """A frame that is smaller is one piece, and one call of the system."""
 HIDE_TEXTS = "BASCULE_HIDE_EXCEPTION_TEXTS"
 """Set where what an exception says may quote rows that are not the reader's."""
+_MOST_TRACE = 8_000
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 Columns = dict[str, Any]
@@ -113,6 +115,8 @@ def main(arguments: list[str]) -> int:
     frames_out = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    if HIDE_TEXTS in os.environ:
+        _hide_texts()
     try:
         predict = _OPENERS[arguments[0]](*arguments[1:])
     except Exception as problem:  # foreign code raises whatever it likes
@@ -125,7 +129,7 @@ def main(arguments: list[str]) -> int:
         try:
             answer = predict(columns, head.get("outputs"))
             frame = encode({"ok": True}, answer)
-        except Exception as problem:  # and one failed call is no reason to leave
+        except BaseException as problem:  # nor is a call of sys.exit in one, a reason to leave
             if _is_refusal(problem):
                 hint = str(getattr(problem, "hint", ""))
                 frame = encode({"refused": str(problem), "hint": hint}, {})
@@ -135,7 +139,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _is_refusal(problem: Exception) -> bool:
+def _is_refusal(problem: BaseException) -> bool:
     """Whether the model tells the caller what is wrong with the rows: `Refused`, or its `Invalid`.
 
     The latter is known by its name, for Bascule need not be installed here.
@@ -144,15 +148,25 @@ def _is_refusal(problem: Exception) -> bool:
     return isinstance(problem, Refused) or "bascule.core.errors.Invalid" in names
 
 
-def _failure(problem: Exception) -> dict[str, Any]:
+def _failure(problem: BaseException) -> dict[str, Any]:
     """What the parent is told; what the exception says may hold rows, its type and place do not."""
-    if HIDE_TEXTS in os.environ:
-        sys.stderr.write("".join(traceback.format_tb(problem.__traceback__)))
-        sys.stderr.write(f"{type(problem).__qualname__}\n")
-    else:
+    if HIDE_TEXTS not in os.environ:
         traceback.print_exception(problem)
+    trace = "".join(traceback.format_tb(problem.__traceback__))[-_MOST_TRACE:]
     said = f"{type(problem).__name__}: {problem}"
-    return {"error": said, "reason": place_of(problem)}
+    return {"error": said, "reason": place_of(problem), "trace": trace}
+
+
+def _hide_texts() -> None:
+    """Have what nothing catches, in threads and destructors too, told by its type and place."""
+
+    def tell(problem: BaseException | None) -> None:
+        if problem is not None:
+            sys.stderr.write(f"{place_of(problem)}\n")
+
+    sys.excepthook = lambda *about: tell(about[1])
+    threading.excepthook = lambda about: tell(about.exc_value)
+    sys.unraisablehook = lambda about: tell(about.exc_value)
 
 
 def place_of(problem: BaseException) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from bascule.core.digests import sha256_bytes, sha256_file
 from bascule.core.errors import NotFound, Unavailable, Untrusted
+from bascule.core.names import is_file_name
 
 _CHUNK_BYTES = 1 << 20
 _PARTIAL = re.compile(r"\.partial-(?P<pid>\d+)-[0-9a-f]+-(?P<host>.+)")
@@ -214,7 +215,13 @@ def _copy_all(source: Path, partial: Path, files: Mapping[str, str | None]) -> N
 def checked_name(name: str) -> PurePosixPath:
     """The path of a file inside its bundle; raises `Untrusted` where it leads out."""
     path = PurePosixPath(name)
-    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name:
+    if (
+        path.is_absolute()
+        or not path.parts
+        or ".." in path.parts
+        or "\\" in name
+        or not is_file_name(name)
+    ):
         raise Untrusted(f"file name {name!r} leads out of the bundle", file=name)
     return path
 

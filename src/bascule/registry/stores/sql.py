@@ -126,7 +126,8 @@ class SqlCatalogue:
             )
         except OSError as error:
             raise Unavailable(
-                f"the registry at {self._database.place} cannot be used: {error.strerror or error}"
+                f"the registry at {self._database.place} cannot be used: {error.strerror or error}",
+                hint="set BASCULE_HOME to a folder that you may write to",
             ) from error
         else:
             return

@@ -6,12 +6,14 @@ begins, so that it waits for its turn there and never finds out half-way that it
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -43,10 +45,20 @@ class SqliteDatabase:
         self.engine = sa.create_engine(
             sa.URL.create("sqlite+pysqlite", database=str(path)),
             poolclass=NullPool,
-            connect_args={"timeout": _LOCK_WAIT_S},
+            creator=self._connect,
         )
         event.listen(self.engine, "connect", _configure)
         event.listen(self.engine, "begin", _begin)
+
+    def _connect(self) -> sqlite3.Connection:
+        place, how = quote(str(self._path)), ""
+        if self._path.exists() and not os.access(self._path.parent, os.W_OK, effective_ids=True):
+            # Readers make files beside it too, which cannot be here. Without a log of a writer
+            # nothing is missing in the file itself.
+            how = "?mode=ro" if Path(f"{self._path}-wal").exists() else "?immutable=1"
+        return sqlite3.connect(
+            f"file:{place}{how}", uri=True, timeout=_LOCK_WAIT_S, check_same_thread=False
+        )
 
     def exists(self) -> bool:
         return self._path.exists()
@@ -79,6 +91,11 @@ class SqliteDatabase:
             return Unavailable(
                 f"the registry at {self.place} is busy: another process holds it",
                 hint="try again; if it stays, look for a bascule process that hangs",
+            )
+        if "readonly" in problem:
+            return Unavailable(
+                f"the registry at {self.place} cannot be written",
+                hint="set BASCULE_HOME to a folder that you may write to",
             )
         if "not a database" in problem or "malformed" in problem:
             return Untrusted(

@@ -710,11 +710,7 @@ class Http2Connection(asyncio.Protocol):
             head = _MALFORMED
         else:
             head = self.server.read_head(*(named.get(name, b"") for name in _READ_HEADERS))
-            hosts = self.server.hosts
-            if hosts is not None:
-                authorities = [value for name, value in pairs if name in (b":authority", b"host")]
-                origins = [value for name, value in pairs if name == b"origin"]
-                head = head._replace(problem=hosts.refusal(authorities, origins) or head.problem)
+            head = self._with_names(head, named, pairs)
         varies = of_trailers or not named.keys().isdisjoint(_VARYING_HEADERS)
         if varies and head is not _MALFORMED:
             head = head._replace(
@@ -732,6 +728,20 @@ class Http2Connection(asyncio.Protocol):
         ):
             self._known[block] = head
         return head
+
+    def _with_names(
+        self, head: Head, named: dict[bytes, bytes], pairs: list[tuple[bytes, bytes]]
+    ) -> Head:
+        """The head, refused where the names that it uses for the server are not to be answered."""
+        hosts = self.server.hosts
+        if hosts is None or (
+            named.get(b":authority") in hosts.answered
+            and named.keys().isdisjoint((b"host", b"origin"))
+        ):
+            return head
+        authorities = [value for name, value in pairs if name in (b":authority", b"host")]
+        origins = [value for name, value in pairs if name == b"origin"]
+        return head._replace(problem=hosts.refusal(authorities, origins) or head.problem)
 
     def _on_data(self, id_: int, flags: int, data: bytes, start: int, stop: int) -> None:
         length = stop - start
