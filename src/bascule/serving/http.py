@@ -307,6 +307,7 @@ class Site:
         self.not_found = not_found
         self.limits = limits
         self.new_is_idle_for_s = max(0.0, limits.idle_timeout_s - limits.first_request_timeout_s)
+        self.short_bytes = min(SHORT_BYTES, limits.max_head_bytes)
         self.body_digits = len(str(limits.max_body_bytes))
         self.other_slot = other_slot
         self.connections: set[Connection] = set()
@@ -500,11 +501,11 @@ class Connection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
-        "_admitted", "_body", "_body_bytes", "_closing", "_current", "_expecting", "_failure",
-        "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_hosts", "_line",
-        "_line_is_first", "_parser", "_partial", "_paused", "_pipeline", "_pipeline_bytes",
-        "_pumping", "_receiving_since", "_rest", "_since", "_site", "_taking", "_target",
-        "_transport", "_unread", "_writable",
+        "_admitted", "_behind", "_body", "_body_bytes", "_closing", "_current", "_expecting",
+        "_failure", "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_hosts",
+        "_line", "_parser", "_partial", "_paused", "_pipeline", "_pipeline_bytes", "_pumping",
+        "_receiving_since", "_rest", "_since", "_site", "_taking", "_target", "_transport",
+        "_unread", "_writable",
     )  # fmt: skip
 
     def __init__(self, site: Site, *, is_local: bool = False) -> None:
@@ -517,8 +518,9 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers = _NO_HEADERS
         self._body: bytes | bytearray = b""
-        self._line = self._rest = b""
-        self._line_is_first = False
+        # The beginning of the next request line; or what has it behind the end of another request.
+        self._line = self._behind = b""
+        self._rest = b""
         self._body_bytes = 0
         self._held_bytes = 0
         self._head_bytes = 0
@@ -587,12 +589,12 @@ class Connection(asyncio.Protocol):
                 else:
                     self._enqueue(exchange)
                 return
-        if len(data) > SHORT_BYTES and self._site.backlog.is_crowded():
-            self._wait_for_turn(data)
-        elif len(data) > min(SHORT_BYTES, self._site.limits.max_head_bytes):
-            self._receive_in_parts(data)
-        else:
+        if len(data) <= self._site.short_bytes:
             self._receive(data)
+        elif self._site.backlog.is_crowded():
+            self._wait_for_turn(data)
+        else:
+            self._receive_in_parts(data)
 
     def _receive_in_parts(self, data: bytes) -> None:
         """Receive what may be many requests: one part for each head and for each body.
@@ -626,6 +628,8 @@ class Connection(asyncio.Protocol):
     def _wait_for_turn(self, rest: bytes) -> None:
         """Go on with what was read once everything else has had a turn, and read no more before."""
         site = self._site
+        if self._transport.is_closing():
+            return
         self._rest = rest
         site.held.bytes += len(rest)
         if not self._paused:
@@ -644,23 +648,16 @@ class Connection(asyncio.Protocol):
         self._site.held.bytes -= len(rest)
         return rest
 
-    def _note_line(self, data: bytes) -> None:
-        """Keep what has the next request line in it, which `on_headers_complete` looks at."""
-        if not self._partial:
-            self._line, self._line_is_first = data, True
-        elif not self._head_done:
-            self._line += data
-        else:
-            self._line, self._line_is_first = data, False
-
     def _has_two_spaces(self) -> bool:
-        """Whether a request line has them: the parser takes what others read otherwise."""
-        if self._line_is_first:
-            self._line_is_first = False
-            line = self._line.lstrip(b"\r\n")
+        """Whether the request line has them: the parser takes what others read otherwise."""
+        line, self._line = self._line, b""
+        if line:
+            self._behind = line
+            if line[0] <= 13:
+                line = line.lstrip(b"\r\n")
             return line.find(b"  ", 0, line.find(b"\r\n")) >= 0
-        # It is somewhere in it: behind another request, or a body.
-        return b"  " + self._target in self._line or self._target + b"  " in self._line
+        # It is somewhere behind another request or a body.
+        return b"  " + self._target in self._behind or self._target + b"  " in self._behind
 
     def _receive(self, data: bytes) -> None:
         """Parse a piece, in which no head that is too large is behind another request."""
@@ -674,7 +671,14 @@ class Connection(asyncio.Protocol):
             fresh = False
         body_bytes = self._body_bytes
         self._head_bytes = head_bytes
-        self._note_line(data)
+        if fresh:
+            self._line = data
+        elif self._head_done:
+            self._behind = data
+        elif self._line:
+            self._line += data
+        else:
+            self._behind += data
         self._partial = True
         try:
             self._parser.feed_data(data)
@@ -684,7 +688,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._parsing_failed(error)
         if self._head_done or not self._partial:
-            self._line = b""
+            self._behind = b""
         if self._is_closing():
             self._drop_body()
             return  # the client asked for the end, and whatever follows is not a request

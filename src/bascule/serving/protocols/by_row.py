@@ -48,10 +48,13 @@ def handler(model: ServedModel, read: Read, parser: JsonParser) -> Handler:
             run(exchange, read(exchange, body, parser), allowed_s)
         else:
             exchange.read_aside(
-                lambda: read(exchange, exchange.take_body(), parser.aside),
+                partial(read_aside, exchange),
                 partial(run, exchange),
                 allowed_s,
             )
+
+    def read_aside(exchange: Exchange) -> tuple[Call, Answer]:
+        return read(exchange, exchange.take_body(), parser.aside)
 
     def run(exchange: Exchange, made: tuple[Call, Answer], allowed_s: float) -> None:
         call, answer = made

@@ -103,6 +103,9 @@ class OipRest:
             extra += b"Inference-Header-Content-Length: %d\r\n" % json_bytes
             exchange.answer(body, content_type=_BYTES_TYPE, extra=extra)
 
+        def read(exchange: Exchange, json_bytes: int) -> Decoded:
+            return decode_aside(exchange.take_body(), json_bytes)
+
         def run(exchange: Exchange, decoded: Decoded, allowed_s: float) -> None:
             call_id, call, as_bytes = decoded
             if call_id is None:
@@ -116,24 +119,24 @@ class OipRest:
                 model.check_room(allowed_s)
                 call_id, call, as_bytes = decode(exchange.body)
                 exchange.body = b""
-                if call_id is None:
-                    call_id = f"{self._id_prefix}-{next(self._ids):x}"
-                deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
-                exchange.on_gone = answer(call, allowed_s, deliver)
-                return
-            allowed_s = exchange.allowed_s(deadline_s)
-            model.check_room(allowed_s)
-            said = exchange.head.headers.get(b"inference-header-content-length")
-            json_bytes = -1 if said is None else _length(said)
-            within = exchange.body_within(FROM_BYTES)
-            if within is not None:
-                run(exchange, decode(within, json_bytes), allowed_s)
             else:
-                exchange.read_aside(
-                    lambda: decode_aside(exchange.take_body(), json_bytes),
-                    partial(run, exchange),
-                    allowed_s,
-                )
+                allowed_s = exchange.allowed_s(deadline_s)
+                model.check_room(allowed_s)
+                said = exchange.head.headers.get(b"inference-header-content-length")
+                json_bytes = -1 if said is None else _length(said)
+                body = exchange.body_within(FROM_BYTES)
+                if body is None:
+                    exchange.read_aside(
+                        partial(read, exchange, json_bytes),
+                        partial(run, exchange),
+                        allowed_s,
+                    )
+                    return
+                call_id, call, as_bytes = decode(body, json_bytes)
+            if call_id is None:
+                call_id = f"{self._id_prefix}-{next(self._ids):x}"
+            deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
+            exchange.on_gone = answer(call, allowed_s, deliver)
 
         return handle
 

@@ -405,7 +405,7 @@ class Http2Connection(asyncio.Protocol):
         self._known: dict[bytes, Head] = {}
         self._rest = b""
         # What was read is more than a turn of the loop takes, and the rest of it waits for another.
-        self._is_over = self._waits = False
+        self._is_over = self._waits = self._has_turn = False
         self._waiting_bytes = 0
         self._greeted = False
         self._introduced = False
@@ -479,23 +479,36 @@ class Http2Connection(asyncio.Protocol):
         self.read_s = time.monotonic()
         if self._rest:
             data = self._rest + data
-        if self._waits:
-            self._rest = data  # it cannot have been paused in time
-        elif len(data) > SHORT_BYTES and self.server.backlog.is_crowded():
-            self._rest = data
-            self._wait_for_turn()
-        else:
-            self._take(data, self.read_s)
-
-    def _take_rest(self) -> None:
-        """Go on with what was read before, as a turn of the loop was over."""
-        self._drop_rest()
-        if self._closing or self._transport.is_closing():
+        if len(data) > SHORT_BYTES and self._must_wait(data):
             return
-        self._take(self._rest, time.monotonic())
-        self._read_on()
+        self._corked = True
+        try:
+            self._rest = data[self._read(data) :]
+        except Broken as broken:
+            self._end(broken.code, str(broken))
+        except Exception:
+            # Not the client's mistake but ours; its other calls cannot be told apart any more.
+            log.exception("a connection failed")
+            self._end(h2.INTERNAL_ERROR, "internal error")
+        finally:
+            self._corked = False
+            self._flush()
+        if self._is_over:
+            self._is_over = False
+            self._wait_for_turn()
+
+    def _must_wait(self, data: bytes) -> bool:
+        """Whether what was read waits for a turn of the loop; then it is kept."""
+        if self._has_turn or not (self._waits or self.server.backlog.is_crowded()):
+            return False
+        self._rest = data
+        if not self._waits:
+            self._wait_for_turn()
+        return True
 
     def _wait_for_turn(self) -> None:
+        if self._transport.is_closing():
+            return  # what was written has failed
         self._waits = True
         self._waiting_bytes = len(self._rest)
         self.server.held.bytes += self._waiting_bytes
@@ -508,25 +521,18 @@ class Http2Connection(asyncio.Protocol):
         self.server.held.bytes -= self._waiting_bytes
         self._waiting_bytes = 0
 
-    def _read_on(self) -> None:
-        if self._writable and not self._waits:
-            self._transport.resume_reading()
+    def _take_rest(self) -> None:
+        """Go on with what was read before, as a turn of the loop was over."""
+        self._drop_rest()
+        if not self._transport.is_closing():
+            self._has_turn = True
+            self.data_received(b"")
+            self._has_turn = False
+            self._read_on()
 
-    def _take(self, data: bytes, since_s: float) -> None:
-        self._corked = True
-        try:
-            self._rest = data[self._read(data, since_s) :]
-        except Broken as broken:
-            self._end(broken.code, str(broken))
-        except Exception:
-            # Not the client's mistake but ours; its other calls cannot be told apart any more.
-            log.exception("a connection failed")
-            self._end(h2.INTERNAL_ERROR, "internal error")
-        finally:
-            self._corked = False
-            self._flush()
-        if self._is_over and not self._closing:
-            self._wait_for_turn()
+    def _read_on(self) -> None:
+        if self._writable and not (self._waits or self._transport.is_closing()):
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         return False
@@ -553,11 +559,10 @@ class Http2Connection(asyncio.Protocol):
 
     # -- reading frames --
 
-    def _read(self, data: bytes, since_s: float) -> int:
+    def _read(self, data: bytes) -> int:
         """Handle every whole frame, for a turn of the loop; returns where the next one starts."""
         at = frames = 0
         end = len(data)
-        self._is_over = False
         if not self._greeted:
             if not data.startswith(h2.PREFACE):
                 if h2.PREFACE.startswith(data):
@@ -588,7 +593,7 @@ class Http2Connection(asyncio.Protocol):
             if self._closing:
                 return end
             frames += 1
-            if not frames % _FRAMES_BY_CLOCK and time.monotonic() - since_s > TURN_S:
+            if not frames % _FRAMES_BY_CLOCK and time.monotonic() - self.read_s > TURN_S:
                 self._is_over = True
                 break
         return at
@@ -863,41 +868,48 @@ class Http2Connection(asyncio.Protocol):
             stream.fail(refusal)
 
     def _handle(self, stream: Stream, method: Unary, data: bytes) -> None:
-        self.run(stream, partial(self._read_message, stream, method, data))
-
-    def _read_message(self, stream: Stream, method: Unary, data: bytes) -> None:
-        encoding, most = stream.head.encoding, self.server.limits.max_body_bytes
-        is_plain = data[:1] in b"\0"
-        if not is_plain:
-            stream.encoding = encoding
+        if data[:1] == b"\1":
+            self.run(stream, partial(self._unpack, stream, method, data))
+            return
         try:
-            short = most if is_plain else min(most, aside.ROWS_FROM_BYTES)
-            body = h2.message_of(data, encoding, short)
-        except TooLarge:
-            if is_plain:
-                raise
+            stream.body = h2.message_of(data, b"", self.server.limits.max_body_bytes)
+            method.handle(stream)
+        except Exception as error:
+            self._fail(stream, error)
 
-            def handle(body: bytes, _: float) -> None:
-                stream.body = body
-                method.handle(stream)
+    def _unpack(self, stream: Stream, method: Unary, data: bytes) -> None:
+        """Handle a call whose message is compressed; on a thread, if it becomes a long one."""
 
-            stream.body = data
-            stream.read_aside(lambda: h2.message_of(data, encoding, most), handle)
-        else:
+        def handle(body: bytes, _: float) -> None:
             stream.body = body
             method.handle(stream)
 
-    @staticmethod
-    def run(stream: Stream, go_on: Callable[[], None]) -> None:
+        stream.encoding = encoding = stream.head.encoding
+        most = self.server.limits.max_body_bytes
+        try:
+            body = h2.message_of(data, encoding, min(most, aside.ROWS_FROM_BYTES))
+        except TooLarge:
+            stream.body = data
+            stream.read_aside(lambda: h2.message_of(data, encoding, most), handle)
+        else:
+            handle(body, 0.0)
+
+    @classmethod
+    def run(cls, stream: Stream, go_on: Callable[[], None]) -> None:
         """Go on with a call; what goes wrong is its answer."""
         try:
             go_on()
-        except BasculeError as error:
+        except Exception as error:
+            cls._fail(stream, error)
+
+    @staticmethod
+    def _fail(stream: Stream, error: Exception) -> None:
+        if isinstance(error, BasculeError):
             stream.fail(error)
-        except Exception:
-            # The last line of defence: a bug is one failed call, and is logged.
-            log.exception("a call failed%s", stream.named())
-            stream.fail(HttpError("internal error", hint="see the server's log", status=500))
+            return
+        # The last line of defence: a bug is one failed call, and is logged.
+        log.error("a call failed%s", stream.named(), exc_info=error)
+        stream.fail(HttpError("internal error", hint="see the server's log", status=500))
 
     def _take_messages(self, stream: Stream) -> None:
         """Answer the messages of a stream as they come."""
