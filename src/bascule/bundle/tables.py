@@ -8,7 +8,7 @@ text column, whatever the source called it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,14 @@ TEXT = "text"
 
 _CONVERT_FIRST = "convert it to numbers, booleans or text first"
 
+LARGEST_EXACT = 2**53
+"""Beyond it, a double no longer holds every whole number."""
+
+SEVERAL_KINDS = "more than one of None, NaN and NA, which a bundle reads as one missing value"
+_WIDE_BESIDE_MISSING = (
+    "whole numbers beyond 2**53 beside missing values, and a bundle reads doubles"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -35,12 +43,14 @@ class Kind:
         categories: The values of a categorical type, in its order.
         ordered: Whether that order has a meaning.
         missing: What a missing text was: `nan` or `none`.
+        lost: What reading the column lost, as words that follow "column NAME holds"; else empty.
     """
 
     dtype: str
     categories: tuple[Any, ...] | None = None
     ordered: bool = False
     missing: str = "nan"
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +163,26 @@ def take(columns: Columns, rows: Any) -> Columns:
     return {name: column[rows] for name, column in columns.items()}
 
 
+def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
+    """Some rows of a container that `read_table` reads, in a container of the same kind."""
+    if isinstance(data, Mapping):
+        return {name: take_rows(column, rows) for name, column in data.items()}
+    if hasattr(data, "iloc"):
+        return data.iloc[rows]
+    if hasattr(data, "column_names"):
+        return data.take(rows)
+    if isinstance(data, list | tuple):
+        return [data[row] for row in rows.tolist()]
+    return data[rows]
+
+
+def are_wide(values: NDArray[Any]) -> bool:
+    """Whether there are whole numbers that a double cannot tell from their neighbours."""
+    if values.dtype.kind not in "iu" or not values.size:
+        return False
+    return int(values.max()) > LARGEST_EXACT or int(values.min()) < -LARGEST_EXACT
+
+
 def recombined(columns: Columns, rows: int) -> Columns:
     """Rows put together from the values of real ones, each column on its own: all different.
 
@@ -251,6 +281,8 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
         categories = np.asarray(dtype.categories)
         codes = np.asarray(series.cat.codes)
         kind = Kind("category", tuple(_plain(c) for c in categories), ordered=bool(dtype.ordered))
+        if are_wide(categories) and (codes < 0).any():
+            kind = replace(kind, lost=_WIDE_BESIDE_MISSING)
         return _from_codes(categories, codes, name), kind
     kind_letter = getattr(dtype, "kind", "O")
     if kind_letter in "biuf":
@@ -258,14 +290,19 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
         if isinstance(dtype, np.dtype):
             return np.asarray(series), Kind(str(dtype))
         if missing.any():
-            return series.to_numpy(dtype=np.float64, na_value=np.nan), Kind(str(dtype))
+            is_wide = kind_letter in "iu" and are_wide(
+                series[~missing].to_numpy(dtype=np.dtype(f"{kind_letter}{dtype.itemsize}"))
+            )
+            kind = Kind(str(dtype), lost=_WIDE_BESIDE_MISSING if is_wide else "")
+            return series.to_numpy(dtype=np.float64, na_value=np.nan), kind
         return series.to_numpy(dtype=np.dtype(f"{kind_letter}{dtype.itemsize}")), Kind(str(dtype))
     if kind_letter not in "OUST" or str(dtype).startswith(("period", "interval", "sparse")):
         raise _no_such_input(name, str(dtype))
     raw = series.to_numpy(dtype=object)
     values = _from_objects(raw, name)
-    has_none = any(value is None for value in raw)
-    return values, Kind(str(dtype), missing="none" if has_none else "nan")
+    absent = {type(value) for value in raw[is_missing(values)].tolist()}
+    missing = "none" if type(None) in absent else "nan"
+    return values, Kind(str(dtype), None, False, missing, SEVERAL_KINDS if len(absent) > 1 else "")
 
 
 def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
@@ -280,9 +317,11 @@ def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
     if not (dtype.is_numeric() or label == "Boolean") or label == "Decimal":
         raise _no_such_input(name, str(dtype))
     if series.null_count():
+        is_wide = dtype.is_integer() and are_wide(series.drop_nulls().to_numpy())
+        kind = Kind(label, missing="none", lost=_WIDE_BESIDE_MISSING if is_wide else "")
         return np.asarray(
             [np.nan if value is None else value for value in series.to_list()], np.float64
-        ), Kind(label)
+        ), kind
     return np.asarray(series.to_numpy()), Kind(label)
 
 
@@ -359,7 +398,7 @@ def _from_objects(values: Any, name: str) -> NDArray[Any]:
         return made.astype(np.bool_)
     if present <= {bool, int, float}:
         if present == {int} and not is_missing(made).any():
-            return made.astype(np.int64)
+            return _whole_numbers(made, name)
         return np.array([np.nan if value is None else value for value in made], np.float64)
     strange = sorted(t.__name__ for t in present)
     raise Invalid(
@@ -367,6 +406,17 @@ def _from_objects(values: Any, name: str) -> NDArray[Any]:
         hint="give the column one type: numbers, booleans or text",
         field=name,
     )
+
+
+def _whole_numbers(values: NDArray[Any], name: str) -> NDArray[Any]:
+    try:
+        return values.astype(np.int64 if min(values) < 0 or max(values) < 2**63 else np.uint64)
+    except OverflowError:
+        raise Invalid(
+            f"column {name!r} holds whole numbers of more than 64 bits",
+            hint="turn them into text before the model is trained: df[c].astype(str)",
+            field=name,
+        ) from None
 
 
 def _pandas_na(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -79,20 +80,19 @@ def _loaded(data: bytes) -> Any:
 
 
 def _open(data: bytes, recipe: Mapping[str, Any], threads: int) -> Ask:
-    model = _loaded(data)
-    loss = str(recipe["loss"])
-    kind = "RawFormulaVal"
-    if recipe["classifies"]:
-        kind = "Probability"
-    elif loss in _EXPONENTIAL:
-        kind = "Exponent"
-    elif loss == "CrossEntropy":
-        kind = "Probability"
+    return partial(
+        _ask, _loaded(data), kind=_kind(str(recipe["loss"]), recipe["classifies"]), threads=threads
+    )
 
-    def ask(rows: Any) -> NDArray[Any]:
-        return np.asarray(model.predict(rows, prediction_type=kind, thread_count=threads))
 
-    return ask
+def _kind(loss: str, classifies: bool) -> str:
+    if classifies or loss == "CrossEntropy":
+        return "Probability"
+    return "Exponent" if loss in _EXPONENTIAL else "RawFormulaVal"
+
+
+def _ask(model: Any, rows: Any, *, kind: str, threads: int) -> NDArray[Any]:
+    return np.asarray(model.predict(rows, prediction_type=kind, thread_count=threads))
 
 
 def _read(model: Any) -> Boosted:
@@ -123,6 +123,7 @@ def _read(model: Any) -> Boosted:
         number=DType.FP64,
         reads_floats=lambda _: True,
         parameters=parameters_of(model),
+        own=partial(_ask, model, kind=_kind(loss, classes is not None), threads=1),
         extra={"loss": loss, "classifies": classes is not None},
     )
 

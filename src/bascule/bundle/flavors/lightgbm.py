@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,16 @@ def _read(model: Any) -> Boosted:
         number=DType.FP64,
         reads_floats=_hands_over_floats,
         parameters={"objective": repr(objective)} if is_native else parameters_of(model),
+        own=partial(_ask_own, model, kind == "binary"),
     )
+
+
+def _ask_own(model: Any, is_binary: bool, rows: Any) -> NDArray[Any]:
+    """The model itself about rows as its author asks it."""
+    if hasattr(model, "predict_proba"):
+        return np.asarray(model.predict_proba(rows))
+    made = np.asarray(model.predict(rows))
+    return of_both_classes(made) if is_binary and not hasattr(model, "booster_") else made
 
 
 def _hands_over_floats(table: Table) -> bool:

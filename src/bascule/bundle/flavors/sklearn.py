@@ -129,20 +129,22 @@ class Sklearn:
             test_table = as_trained(names, count, test_table)
             if frame.container == "texts":
                 test_table = _as_texts(test_table, inputs[0].name)
-            held_out = rows_of(test_table, test_truth, signature)
+            held_out = rows_of(test_table, test_truth, signature, test)
         saved = save(model)
+        original = SklearnOriginal(model, frame, signature)
         return Subject(
             task=task,
             classes=kind.classes,
             targets=targets,
             signature=signature,
-            original=SklearnOriginal(model, frame, signature),
+            original=original,
+            ask=original.ask,
             saved=saved,
             saved_file=_FILE,
             saved_format="skops",
             requires=_requires(frame, _libraries(saved)),
             frame=frame.to_json(),
-            train=rows_of(table, truth, signature),
+            train=rows_of(table, truth, signature, train),
             test=held_out,
             parameters=parameters_of(model),
         )
@@ -176,14 +178,17 @@ class SklearnOriginal:
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
-        wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
-        asked: dict[str, Any] = {}
         try:
-            data = self._frame.build(columns)
-            made = {field.name: self._answer(field, data, asked) for field in wanted}
+            made = self.ask(self._frame.build(columns), outputs)
         except Exception as problem:
             raise ModelFailed(f"the original failed: {problem}") from problem
         return made if outputs is None else {name: made[name] for name in outputs}
+
+    def ask(self, data: Any, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs for rows in any container that the model takes; raises what it raises."""
+        wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
+        asked: dict[str, Any] = {}
+        return {field.name: self._answer(field, data, asked) for field in wanted}
 
     def _answer(self, field: Field, data: Any, asked: dict[str, Any]) -> NDArray[Any]:
         """One output; `asked` keeps what the model said, for the others that are made of it."""

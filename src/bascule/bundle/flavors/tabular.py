@@ -179,10 +179,13 @@ def outputs_of_detector() -> tuple[Field, ...]:
     return (Field("label", DType.INT64), Field("score", DType.FP64))
 
 
-def rows_of(table: Table, truth: NDArray[Any] | None, signature: Signature) -> Rows:
-    if signature.is_matrix:
-        return Rows(conform(table.columns[MATRIX], signature), truth)
-    return Rows(conform(dict(table.columns), signature), truth)
+def rows_of(
+    table: Table, truth: NDArray[Any] | None, signature: Signature, data: Any = None
+) -> Rows:
+    """The rows of a table, read; `data` is X or (X, y) as the caller handed it over."""
+    given = data[0] if isinstance(data, tuple) else data
+    columns = table.columns[MATRIX] if signature.is_matrix else dict(table.columns)
+    return Rows(conform(columns, signature), truth, given)
 
 
 def must_answer(ask: Any, columns: Columns, *, targets: int = 1) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,18 @@ def _read(model: Any) -> Boosted:
         number=DType.FP32,
         reads_floats=lambda _: True,
         parameters=parameters,
+        own=None if objective == "multi:softmax" else partial(_ask_own, model, objective),
     )
+
+
+def _ask_own(model: Any, objective: str, rows: Any) -> NDArray[Any]:
+    """The model itself about rows as its author asks it."""
+    if hasattr(model, "predict_proba"):
+        return np.asarray(model.predict_proba(rows))
+    if hasattr(model, "_Booster"):
+        return np.asarray(model.predict(rows))
+    made = np.asarray(model.predict(library("xgboost", "xgboost").DMatrix(rows)))
+    return of_both_classes(made) if objective == "binary:logistic" else made
 
 
 def _checked(model: Any) -> Any:
