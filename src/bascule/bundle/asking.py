@@ -14,12 +14,14 @@ import numpy as np
 
 from bascule.bundle import parity
 from bascule.bundle.subject import Rows, Subject
-from bascule.bundle.tables import are_wide, as_dtype, read_table, take, take_rows
-from bascule.core.errors import BasculeError, Invalid
+from bascule.bundle.tables import are_wide, is_missing, read_table, take, take_rows
+from bascule.core.errors import BasculeError, Invalid, ModelFailed
 from bascule.core.fields import Columns
 
+_ONE_KIND = "keep one kind: df[c].astype(object).where(df[c].notna(), None), in training as well"
 _HINTS = {
-    "more": "keep one of them: df[c] = df[c].astype(object).where(df[c].notna(), None)",
+    "more": _ONE_KIND,
+    "another": _ONE_KIND,
     "whole": "turn them into text before the model is trained: df[c].astype(str)",
 }
 """By the first word of what was lost."""
@@ -38,7 +40,10 @@ def expected(subject: Subject, rows: Rows, compared: Columns, *, tolerance: floa
         Invalid: The model answers otherwise about the rows as they were given than about the rows
             as the bundle reads them: the training rows, or those that are compared.
     """
-    found = parity.answers(subject.original, compared)
+    try:
+        found = parity.answers(subject.original, compared)
+    except ModelFailed as problem:
+        raise _loss(next(_lost(subject, rows), None), problem.message) from None
     own = _own(subject, rows)
     if own is not None:
         count = len(next(iter(own.values())))
@@ -78,19 +83,19 @@ def _check(subject: Subject, rows: Rows, own: Columns, read: Columns, tolerance:
     )
     if judged.passed:
         return
-    lost = next(_lost(subject, rows), None)
+    raise _loss(
+        next(_lost(subject, rows), None),
+        "the model answers otherwise about the rows as they are than about the rows as a bundle "
+        f"reads them, by up to {judged.max_difference:.2g}",
+    )
+
+
+def _loss(lost: tuple[str, str] | None, said: str) -> Invalid:
     if lost is None:
-        raise Invalid(
-            "the model answers otherwise about the rows as they are than about the rows as a "
-            f"bundle reads them, by up to {judged.max_difference:.2g}",
-            hint="give the columns the types that they had in training: numbers, booleans or text",
-        )
+        return Invalid(said, hint="pass the rows in the types that they had in training")
     name, what = lost
-    raise Invalid(
-        f"column {name!r} holds {what}, and the model answers otherwise about that, by up to "
-        f"{judged.max_difference:.2g}",
-        hint=_HINTS[what.partition(" ")[0]],
-        field=name,
+    return Invalid(
+        f"column {name!r} holds {what}: {said}", hint=_HINTS[what.partition(" ")[0]], field=name
     )
 
 
@@ -100,11 +105,13 @@ def _lost(subject: Subject, rows: Rows) -> Iterator[tuple[str, str]]:
         table = read_table(rows.given)
     except BasculeError:
         return
-    for name, kind in table.kinds.items():
-        if kind.lost:
-            yield name, kind.lost
+    trained = subject.frame.get("columns") or ()
+    missing = {column["name"]: column["missing"] for column in trained}
     for name, values in table.columns.items():
-        read = rows.columns.get(name)
-        if read is None or not are_wide(values) or as_dtype(read, read.dtype).dtype.kind != "f":
-            continue
-        yield name, "whole numbers beyond 2**53, and a bundle reads doubles there"
+        kind, read = table.kinds.get(name), rows.columns.get(name)
+        if kind is not None and kind.lost:
+            yield name, kind.lost
+        elif read is not None and are_wide(values) and read.dtype.kind == "f":
+            yield name, "whole numbers beyond 2**53, and a bundle reads doubles there"
+        elif kind is not None and is_missing(values).any() and kind.missing != missing.get(name):
+            yield name, f"another kind of missing value than the training rows ({kind.missing})"

@@ -76,6 +76,9 @@ class Table:
         return len(next(iter(self.columns.values()), ()))
 
 
+_MISSING_WORDS = {"nan": "float('nan')", "none": "None"}
+
+
 def read_table(data: Any) -> Table:
     """Read anything that holds rows and columns.
 
@@ -109,17 +112,28 @@ def read_table(data: Any) -> Table:
     return Table(columns, source, kinds)
 
 
-def conform(data: Any, signature: Signature) -> Columns:
+def conform(
+    data: Any, signature: Signature, missing_texts: Mapping[str, str] | None = None
+) -> Columns:
     """The columns that the signature names, in its dtypes, from any table or matrix.
 
     Columns that the signature does not name are left out. For a matrix model, a table's columns
     are taken by name where the signature knows the names, else in their order.
+
+    Args:
+        data: The rows.
+        signature: What the model takes.
+        missing_texts: By column: what a missing text was in the training table, `nan` or `none`.
+            To scikit-learn those are two values. Asked of a pandas table alone, in which the model
+            itself could have been asked.
 
     Raises:
         Invalid: A column is missing, has the wrong type or shape, lacks values that the model
             needs, or holds a category that the model refuses. The message names the column.
     """
     table = read_table(data)
+    if missing_texts and table.source == "pandas":
+        _check_missing_texts(table, missing_texts)
     columns = _to_matrix(table, signature) if signature.is_matrix else _to_named(table, signature)
     if not len(next(iter(columns.values()))):
         raise Invalid("there are no rows to predict")
@@ -301,8 +315,8 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
     raw = series.to_numpy(dtype=object)
     values = _from_objects(raw, name)
     absent = {type(value) for value in raw[is_missing(values)].tolist()}
-    missing = "none" if type(None) in absent else "nan"
-    return values, Kind(str(dtype), None, False, missing, SEVERAL_KINDS if len(absent) > 1 else "")
+    lost = SEVERAL_KINDS if len(absent) > 1 else ""
+    return values, Kind(str(dtype), missing="none" if type(None) in absent else "nan", lost=lost)
 
 
 def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
@@ -586,6 +600,28 @@ def _check_missing(values: NDArray[Any], wanted: Field) -> None:
             f"{int(missing.argmax())}, and the model takes none there",
             hint="fill them in, or train the model with an imputer and pack it again",
             field=wanted.name,
+            row=int(missing.argmax()),
+        )
+
+
+def _check_missing_texts(table: Table, wanted: Mapping[str, str]) -> None:
+    for name, trained in wanted.items():
+        kind = table.kinds.get(name)
+        if (
+            kind is None
+            or kind.categories is not None
+            or (kind.missing == trained and not kind.lost)
+        ):
+            continue
+        missing = is_missing(table.columns[name])
+        if not missing.any():
+            continue
+        found = "several kinds of missing value" if kind.lost else _MISSING_WORDS[kind.missing]
+        raise Invalid(
+            f"column {name!r} holds {found}, and a missing text was {_MISSING_WORDS[trained]} in "
+            "training: the model tells the two apart",
+            hint=f"column.astype(object).where(column.notna(), {_MISSING_WORDS[trained]})",
+            field=name,
             row=int(missing.argmax()),
         )
 

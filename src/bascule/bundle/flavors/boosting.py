@@ -97,7 +97,7 @@ def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Subject:
 
     must_answer(answer, table.columns)
     outputs = _outputs(model)
-    inputs = probed(fields_of(table), table.columns, answer)
+    inputs = probed(fields_of(table), table.columns, answer, frame.kinds)
     columns = table_names(train) if table.is_matrix else ()
     signature = Signature(inputs, outputs, columns)
     held_out: Rows | None = None
@@ -277,7 +277,7 @@ def _frame(table: Table, model: Boosted) -> Frame:
 def _built(frame: Frame, columns: Columns) -> Any:
     """A pandas table where there are categories, else a matrix of numbers."""
     if frame.container != "numpy":
-        return frame.build(columns)
+        return frame.build(columns, listed_only=True)
     wanted = np.dtype(frame.dtype)
     with np.errstate(over="ignore"):
         parts = [values.astype(wanted, copy=False) for values in columns.values()]

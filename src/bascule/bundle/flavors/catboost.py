@@ -101,6 +101,7 @@ def _read(model: Any) -> Boosted:
         raise Invalid(
             f"{type(model).__name__} is not fitted", hint="call model.fit(X, y) before it is packed"
         )
+    refuse_texts(model)
     loss = str(model.get_all_params()["loss_function"]).partition(":")[0]
     if loss in _SEVERAL:
         raise Invalid(
@@ -128,12 +129,27 @@ def _read(model: Any) -> Boosted:
     )
 
 
+def refuse_texts(model: Any) -> None:
+    """Raise `Invalid` for a model that reads texts.
+
+    What CatBoost 1.2 saves of one that it has read back ends the process that reads it again.
+    """
+    if model.is_fitted() and (texts := model.get_text_feature_indices()):
+        raise Invalid(
+            f"the model reads column {model.feature_names_[texts[0]]!r} as text (text_features), "
+            "and CatBoost cannot save a copy of such a model",
+            hint="count the words before CatBoost, for example with TfidfVectorizer in a pipeline",
+            field=str(model.feature_names_[texts[0]]),
+        )
+
+
 def normalised(data: bytes) -> bytes:
     """The same model, without what differs between two equal trainings, in the order of a copy.
 
     CatBoost writes what it says of a model in another order after it has been read back.
     """
     copy = _loaded(data)
+    refuse_texts(copy)
     said = copy.get_metadata()
     for name in _VARYING:
         said[name] = ""

@@ -8,7 +8,7 @@ from typing import Any
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.texts import TextProgram
 from bascule.bundle.texts import Texts
-from bascule.core.errors import ModelFailed, Untrusted
+from bascule.core.errors import Invalid, ModelFailed, Untrusted
 from bascule.core.fields import Columns, DType, Field
 from bascule.core.programs import Program
 
@@ -86,7 +86,16 @@ def without_missing_text(
     filled = dict(columns)
     for name in names:
         column = columns[name]
-        missing = [value is None or value != value for value in column]
+        values = column.tolist()
+        if missing_text in values:
+            row = values.index(missing_text)
+            raise Invalid(
+                f"{name}: the text in row {row} is reserved for a missing one inside a program",
+                hint="leave the text missing (null), or send another one",
+                field=name,
+                row=row,
+            )
+        missing = [value is None or value != value for value in values]
         if any(missing):
             column = column.copy()
             column[missing] = missing_text
