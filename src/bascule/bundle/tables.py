@@ -25,8 +25,8 @@ TEXT = "text"
 
 _CONVERT_FIRST = "convert it to numbers, booleans or text first"
 
-LARGEST_EXACT = 2**53
-"""Beyond it, a double no longer holds every whole number."""
+FIRST_SHARED = 2**53
+"""The first whole number whose double also stands for another one."""
 
 SEVERAL_KINDS = "more than one of None, NaN and NA, which a bundle reads as one missing value"
 _WIDE_BESIDE_MISSING = (
@@ -194,7 +194,7 @@ def are_wide(values: NDArray[Any]) -> bool:
     """Whether there are whole numbers that a double cannot tell from their neighbours."""
     if values.dtype.kind not in "iu" or not values.size:
         return False
-    return int(values.max()) > LARGEST_EXACT or int(values.min()) < -LARGEST_EXACT
+    return int(values.max()) >= FIRST_SHARED or int(values.min()) <= -FIRST_SHARED
 
 
 def recombined(columns: Columns, rows: int) -> Columns:

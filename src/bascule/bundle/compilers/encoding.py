@@ -23,7 +23,7 @@ from bascule.bundle.compilers.values import (
     numbers,
     select,
 )
-from bascule.bundle.tables import are_wide
+from bascule.bundle.tables import FIRST_SHARED
 from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType
 
@@ -139,7 +139,8 @@ def looked_up(
 def _found(graph: Graph, column: Value, categories: NDArray[Any]) -> str:
     """Flags of shape (rows, categories)."""
     tensor = matrix(graph, column, NUMBER, step="encoder")
-    if are_wide(np.asarray(categories)):
+    whole = [int(one) for one in categories if isinstance(one, int | np.integer)]
+    if any(abs(one) >= FIRST_SHARED for one in whole):
         raise Unconvertible(
             "an encoder has whole numbers beyond 2**53 as categories, which the graph's doubles "
             "cannot tell from their neighbours",

@@ -167,6 +167,10 @@ def _pandas_series(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
         if text == "str" and int(pandas.__version__.partition(".")[0]) < 3:
             text = "object"
         return pandas.Series(values, dtype=text)
+    if kind.dtype == "object":
+        objects = values.astype(object)
+        objects[is_missing(values)] = None if kind.missing == "none" else np.nan
+        return pandas.Series(objects, dtype=object)
     if kind.dtype.startswith(_TEXT_TYPES):
         return pandas.Series(values)
     if kind.dtype[0] in "iub" and not _is_whole(values):

@@ -151,6 +151,18 @@ def fields_of(table: Table) -> tuple[Field, ...]:
     return tuple(made)
 
 
+def check_texts(values: NDArray[Any], name: str) -> None:
+    """Raise `Invalid` for a text that no file can hold: half of a surrogate pair."""
+    for row, text in enumerate(values.tolist() if values.dtype.kind == "O" else ()):
+        if text is not None and not text.isascii() and any("\ud800" <= c < "\ue000" for c in text):
+            raise Invalid(
+                f"column {name!r} holds half of a surrogate pair in row {row}, which is no text",
+                hint="decode the bytes that it came from with errors='replace'",
+                field=name,
+                row=row,
+            )
+
+
 def outputs_of(classes: tuple[Any, ...] | None, *, probabilities: bool) -> tuple[Field, ...]:
     if classes is None:
         return (Field("prediction", DType.FP64),)
@@ -184,6 +196,8 @@ def rows_of(
 ) -> Rows:
     """The rows of a table, read; `data` is X or (X, y) as the caller handed it over."""
     given = data[0] if isinstance(data, tuple) else data
+    for name, values in table.columns.items():
+        check_texts(values, name)
     columns = table.columns[MATRIX] if signature.is_matrix else dict(table.columns)
     return Rows(conform(columns, signature), truth, given)
 

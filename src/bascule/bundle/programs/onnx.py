@@ -29,6 +29,10 @@ _TYPES = {
 }
 
 
+_COMPILED = frozenset(("label", "prediction", "probabilities", "score"))
+"""Outputs of the graphs that are compiled here, which have an answer for each row."""
+
+
 def obstacle() -> str:
     """What to do so that it runs here: nothing, for ONNX Runtime comes with Bascule."""
     return ""
@@ -41,7 +45,10 @@ class OnnxProgram:
     text that stands for it inside the program, in the columns where it may be missing.
     """
 
-    __slots__ = ("_all", "_missing_text", "_nullable_text", "_run", "inputs", "name", "outputs")
+    __slots__ = (
+        "_all", "_is_counted", "_missing_text", "_nullable_text", "_run", "inputs", "name",
+        "outputs",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -59,6 +66,7 @@ class OnnxProgram:
         # devices that are not there: a tenth of the cost of a small model.
         self._run = session._sess.run
         self._all = [field.name for field in outputs]
+        self._is_counted = any(one.partition(".")[0] not in _COMPILED for one in self._all)
         self._missing_text = missing_text
         self._nullable_text = nullable_text(inputs) if missing_text is not None else ()
 
@@ -69,8 +77,22 @@ class OnnxProgram:
             columns = without_missing_text(columns, self._nullable_text, self._missing_text)
         try:
             answers = self._run(names, columns, None)
+        except UnicodeEncodeError as problem:
+            raise Invalid(
+                f"a text holds {problem.object[problem.start]!r}, half of a surrogate pair, which "
+                "is no text",
+                hint="decode the bytes that it came from with errors='replace'",
+            ) from None
         except Exception as problem:
             raise ModelFailed(f"program {self.name} failed: {first_line(problem)}") from problem
+        if self._is_counted:
+            rows = len(next(iter(columns.values())))
+            for name, values in zip(names, answers, strict=True):
+                if values.shape[:1] != (rows,):
+                    raise ModelFailed(
+                        f"program {self.name} failed: {name} has the shape {list(values.shape)} "
+                        f"for {rows} rows"
+                    )
         return dict(zip(names, answers, strict=True))
 
 
