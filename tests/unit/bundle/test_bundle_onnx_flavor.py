@@ -145,7 +145,8 @@ def test_an_output_whose_rows_depend_on_the_values_is_refused(tmp_path):
 
 def test_an_answer_with_another_number_of_rows_is_an_error_when_it_comes(tmp_path):
     """No row at pack was zero, so nothing was seen of it there."""
-    bundle = bascule.pack(of_what_is_not_zero(), name="odd", to=tmp_path / "m")
+    train = np.ones((4, 1))
+    bundle = bascule.pack(of_what_is_not_zero(), name="odd", train=train, to=tmp_path / "m")
     with pytest.raises(ModelFailed, match=r"y has the shape \[1, 2\] for 2 rows"):
         bundle.predict(np.array([[1.0], [0.0]], np.float32))
 
