@@ -14,7 +14,15 @@ import numpy as np
 
 from bascule.bundle import parity
 from bascule.bundle.subject import Rows, Subject
-from bascule.bundle.tables import are_wide, is_missing, read_table, take, take_rows
+from bascule.bundle.tables import (
+    FIRST_SHARED,
+    Kind,
+    are_wide,
+    is_missing,
+    read_table,
+    take,
+    take_rows,
+)
 from bascule.core.errors import BasculeError, Invalid, ModelFailed
 from bascule.core.fields import Columns
 
@@ -25,6 +33,7 @@ _HINTS = {
     "whole": "turn them into text before the model is trained: df[c].astype(str)",
 }
 """By the first word of what was lost."""
+_MATRIX = Kind("float64")
 
 
 def expected(subject: Subject, rows: Rows, compared: Columns, *, tolerance: float) -> Columns:
@@ -43,7 +52,7 @@ def expected(subject: Subject, rows: Rows, compared: Columns, *, tolerance: floa
     try:
         found = parity.answers(subject.original, compared)
     except ModelFailed as problem:
-        raise _loss(next(_lost(subject, rows), None), problem.message) from None
+        raise _loss(subject, rows, problem.message) from None
     own = _own(subject, rows)
     if own is not None:
         count = len(next(iter(own.values())))
@@ -81,22 +90,20 @@ def _check(subject: Subject, rows: Rows, own: Columns, read: Columns, tolerance:
     judged = parity.compare(
         own, read, tolerance=tolerance, program="original", precision="", probes=0
     )
-    if judged.passed:
-        return
-    raise _loss(
-        next(_lost(subject, rows), None),
-        "the model answers otherwise about the rows as they are than about the rows as a bundle "
-        f"reads them, by up to {judged.max_difference:.2g}",
-    )
+    if not judged.passed:
+        raise _loss(
+            subject,
+            rows,
+            "the model answers otherwise about the rows as they are than about the rows as a "
+            f"bundle reads them, by up to {judged.max_difference:.2g}",
+        )
 
 
-def _loss(lost: tuple[str, str] | None, said: str) -> Invalid:
-    if lost is None:
-        return Invalid(said, hint="pass the rows in the types that they had in training")
-    name, what = lost
-    return Invalid(
-        f"column {name!r} holds {what}: {said}", hint=_HINTS[what.partition(" ")[0]], field=name
-    )
+def _loss(subject: Subject, rows: Rows, said: str) -> Invalid:
+    for name, what in _lost(subject, rows):
+        hint = _HINTS[what.partition(" ")[0]]
+        return Invalid(f"column {name!r} holds {what}: {said}", hint=hint, field=name)
+    return Invalid(said, hint="pass the rows in the types that they had in training")
 
 
 def _lost(subject: Subject, rows: Rows) -> Iterator[tuple[str, str]]:
@@ -105,13 +112,13 @@ def _lost(subject: Subject, rows: Rows) -> Iterator[tuple[str, str]]:
         table = read_table(rows.given)
     except BasculeError:
         return
-    trained = subject.frame.get("columns") or ()
-    missing = {column["name"]: column["missing"] for column in trained}
+    trained = {one["name"]: one["missing"] for one in subject.frame.get("columns") or ()}
     for name, values in table.columns.items():
-        kind, read = table.kinds.get(name), rows.columns.get(name)
-        if kind is not None and kind.lost:
-            yield name, kind.lost
-        elif read is not None and are_wide(values) and read.dtype.kind == "f":
+        kind, read = table.kinds.get(name, _MATRIX), rows.columns.get(name, values)
+        was_whole = are_wide(values) or not kind.dtype.lower().startswith(("float", "double"))
+        if kind.is_mixed:
+            yield name, "more than one of None, NaN and NA, which a bundle reads as one"
+        elif read.dtype.kind == "f" and was_whole and np.nanmax(np.abs(read)) >= FIRST_SHARED:
             yield name, "whole numbers beyond 2**53, and a bundle reads doubles there"
-        elif kind is not None and is_missing(values).any() and kind.missing != missing.get(name):
+        elif is_missing(values).any() and kind.missing != trained.get(name, kind.missing):
             yield name, f"another kind of missing value than the training rows ({kind.missing})"

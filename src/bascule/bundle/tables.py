@@ -8,7 +8,7 @@ text column, whatever the source called it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,6 @@ _CONVERT_FIRST = "convert it to numbers, booleans or text first"
 FIRST_SHARED = 2**53
 """The first whole number whose double also stands for another one."""
 
-SEVERAL_KINDS = "more than one of None, NaN and NA, which a bundle reads as one missing value"
-_WIDE_BESIDE_MISSING = (
-    "whole numbers beyond 2**53 beside missing values, and a bundle reads doubles"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -43,14 +38,14 @@ class Kind:
         categories: The values of a categorical type, in its order.
         ordered: Whether that order has a meaning.
         missing: What a missing text was: `nan` or `none`.
-        lost: What reading the column lost, as words that follow "column NAME holds"; else empty.
+        is_mixed: Whether more than one of None, NaN and NA stood for a missing text.
     """
 
     dtype: str
     categories: tuple[Any, ...] | None = None
     ordered: bool = False
     missing: str = "nan"
-    lost: str = ""
+    is_mixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +290,6 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
         categories = np.asarray(dtype.categories)
         codes = np.asarray(series.cat.codes)
         kind = Kind("category", tuple(_plain(c) for c in categories), ordered=bool(dtype.ordered))
-        if are_wide(categories) and (codes < 0).any():
-            kind = replace(kind, lost=_WIDE_BESIDE_MISSING)
         return _from_codes(categories, codes, name), kind
     kind_letter = getattr(dtype, "kind", "O")
     if kind_letter in "biuf":
@@ -304,19 +297,15 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
         if isinstance(dtype, np.dtype):
             return np.asarray(series), Kind(str(dtype))
         if missing.any():
-            is_wide = kind_letter in "iu" and are_wide(
-                series[~missing].to_numpy(dtype=np.dtype(f"{kind_letter}{dtype.itemsize}"))
-            )
-            kind = Kind(str(dtype), lost=_WIDE_BESIDE_MISSING if is_wide else "")
-            return series.to_numpy(dtype=np.float64, na_value=np.nan), kind
+            return series.to_numpy(dtype=np.float64, na_value=np.nan), Kind(str(dtype))
         return series.to_numpy(dtype=np.dtype(f"{kind_letter}{dtype.itemsize}")), Kind(str(dtype))
     if kind_letter not in "OUST" or str(dtype).startswith(("period", "interval", "sparse")):
         raise _no_such_input(name, str(dtype))
     raw = series.to_numpy(dtype=object)
     values = _from_objects(raw, name)
     absent = {type(value) for value in raw[is_missing(values)].tolist()}
-    lost = SEVERAL_KINDS if len(absent) > 1 else ""
-    return values, Kind(str(dtype), missing="none" if type(None) in absent else "nan", lost=lost)
+    missing_as = "none" if type(None) in absent else "nan"
+    return values, Kind(str(dtype), missing=missing_as, is_mixed=len(absent) > 1)
 
 
 def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
@@ -331,11 +320,9 @@ def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
     if not (dtype.is_numeric() or label == "Boolean") or label == "Decimal":
         raise _no_such_input(name, str(dtype))
     if series.null_count():
-        is_wide = dtype.is_integer() and are_wide(series.drop_nulls().to_numpy())
-        kind = Kind(label, missing="none", lost=_WIDE_BESIDE_MISSING if is_wide else "")
         return np.asarray(
             [np.nan if value is None else value for value in series.to_list()], np.float64
-        ), kind
+        ), Kind(label)
     return np.asarray(series.to_numpy()), Kind(label)
 
 
@@ -605,25 +592,22 @@ def _check_missing(values: NDArray[Any], wanted: Field) -> None:
 
 
 def _check_missing_texts(table: Table, wanted: Mapping[str, str]) -> None:
-    for name, trained in wanted.items():
-        kind = table.kinds.get(name)
-        if (
-            kind is None
-            or kind.categories is not None
-            or (kind.missing == trained and not kind.lost)
-        ):
+    for name in wanted.keys() & table.kinds.keys():
+        kind, trained = table.kinds[name], _MISSING_WORDS[wanted[name]]
+        if kind.categories is not None or (kind.missing == wanted[name] and not kind.is_mixed):
             continue
         missing = is_missing(table.columns[name])
-        if not missing.any():
-            continue
-        found = "several kinds of missing value" if kind.lost else _MISSING_WORDS[kind.missing]
-        raise Invalid(
-            f"column {name!r} holds {found}, and a missing text was {_MISSING_WORDS[trained]} in "
-            "training: the model tells the two apart",
-            hint=f"column.astype(object).where(column.notna(), {_MISSING_WORDS[trained]})",
-            field=name,
-            row=int(missing.argmax()),
-        )
+        if missing.any():
+            found = (
+                "several kinds of missing text" if kind.is_mixed else _MISSING_WORDS[kind.missing]
+            )
+            raise Invalid(
+                f"column {name!r} holds {found}, and a missing text was {trained} in training: "
+                "the model may tell the two apart",
+                hint=f"column.astype(object).where(column.notna(), {trained})",
+                field=name,
+                row=int(missing.argmax()),
+            )
 
 
 def _check_categories(values: NDArray[Any], wanted: Field) -> None:

@@ -97,7 +97,7 @@ def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Subject:
 
     must_answer(answer, table.columns)
     outputs = _outputs(model)
-    inputs = probed(fields_of(table), table.columns, answer, frame.kinds)
+    inputs = probed(fields_of(table), table.columns, answer)
     columns = table_names(train) if table.is_matrix else ()
     signature = Signature(inputs, outputs, columns)
     held_out: Rows | None = None
@@ -214,6 +214,12 @@ def _read(frame: Frame, signature: Signature) -> tuple[Field, ...]:
 def of_both_classes(second: NDArray[Any]) -> NDArray[Any]:
     """The probabilities of two classes from that of the second."""
     return np.column_stack([1 - second, second])
+
+
+def ask_own(model: Any, answers_second: bool, rows: Any) -> NDArray[Any]:
+    """An estimator, or LightGBM's booster, about rows as its author asks it."""
+    made = np.asarray(getattr(model, "predict_proba", model.predict)(rows))
+    return of_both_classes(made) if answers_second else made
 
 
 def library(name: str, extra: str) -> Any:

@@ -191,6 +191,13 @@ def _polars_series(name: str, values: NDArray[Any], kind: Kind) -> Any:
         return polars.Series(name, values.tolist(), dtype=text)
     listed = [None if value != value else value for value in values.tolist()]
     known_type: Any = getattr(polars, kind.dtype, None)
-    if known_type is None or (known_type.is_float() and None not in listed):
+    there = values[~is_missing(values)]
+    if (
+        known_type is None
+        or (known_type.is_float() and None not in listed)
+        or (known_type.is_integer() and not _is_whole(there))
+    ):
         return polars.Series(name, values)
+    if known_type.is_integer():
+        listed = [None if value is None else int(value) for value in listed]
     return polars.Series(name, listed, dtype=known_type)

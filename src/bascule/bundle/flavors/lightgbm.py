@@ -14,6 +14,7 @@ from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
     BoostedOriginal,
+    ask_own,
     categories_of,
     is_of,
     library,
@@ -128,16 +129,8 @@ def _read(model: Any) -> Boosted:
         number=DType.FP64,
         reads_floats=_hands_over_floats,
         parameters={"objective": repr(objective)} if is_native else parameters_of(model),
-        own=partial(_ask_own, model, kind == "binary"),
+        own=partial(ask_own, model, is_native and kind == "binary"),
     )
-
-
-def _ask_own(model: Any, is_binary: bool, rows: Any) -> NDArray[Any]:
-    """The model itself about rows as its author asks it."""
-    if hasattr(model, "predict_proba"):
-        return np.asarray(model.predict_proba(rows))
-    made = np.asarray(model.predict(rows))
-    return of_both_classes(made) if is_binary and not hasattr(model, "booster_") else made
 
 
 def _hands_over_floats(table: Table) -> bool:

@@ -24,6 +24,9 @@ from bascule.core.fields import Columns, DType, Field, Signature
 _FILE = "original/model.onnx"
 _COUNTS = (1, 2, 5, 7)
 """How many rows a graph is asked about."""
+_ROWS_FIRST = (
+    "export the model again with the rows as the first dimension of every input and output"
+)
 _LENGTHS = (3, 1, 8, 64, 224)
 """What is tried, one after the other, for a length that may vary."""
 
@@ -132,20 +135,13 @@ def _check_counts(session: Any, inputs: tuple[Field, ...], rows: Rows | None) ->
             except Exception as problem:  # the runtime has many
                 if count == _COUNTS[0]:
                     break
-                raise Invalid(
-                    f"the model answers for 1 row, and fails for {count}: {first_line(problem)}",
-                    hint="export the model again so that it takes any number of rows",
-                ) from None
+                said = f"the model answers for 1 row, and fails for {count}: {first_line(problem)}"
+                raise Invalid(said, hint=_ROWS_FIRST) from None
             for name, values in zip(names, answers, strict=True):
                 if np.shape(values)[:1] != (count,):
                     found = f"{len(values)} rows" if np.ndim(values) else "a single value"
-                    raise Invalid(
-                        f"{name} has {found} for {count} rows, so its first dimension is not "
-                        "the rows",
-                        hint="export the model again with the rows as the first dimension of "
-                        "every input and output",
-                        field=name,
-                    )
+                    said = f"{name} has {found} for {count} rows, so its first dimension is not "
+                    raise Invalid(said + "the rows", hint=_ROWS_FIRST, field=name)
         else:
             return
 
@@ -156,20 +152,18 @@ def _check_apart(session: Any, inputs: tuple[Field, ...], rows: Rows | None) -> 
     for node in nodes[1:]:
         if node.shape[0] is not None and node.shape[0] == nodes[0].shape[0]:
             continue
-        most = _COUNTS[-1]
-        asked = _asked(inputs, rows, {node.name: _COUNTS[1]}, most, _LENGTHS[0])
+        asked = _asked(inputs, rows, {node.name: _COUNTS[1]}, _COUNTS[-1], _LENGTHS[0])
         other = {**asked, node.name: np.zeros_like(asked[node.name])}
         try:
             first, second = session.run(names, asked), session.run(names, other)
         except Exception:  # they have to be equal, which is what rows are
             continue
         for name, values, changed in zip(names, first, second, strict=True):
-            if len(values) == most and not np.array_equal(values, changed):
+            if len(values) == _COUNTS[-1] and not np.array_equal(values, changed):
                 raise Invalid(
                     f"{node.name} need not have as many rows as {nodes[0].name}, and {name} "
                     "depends on all of it, so requests could not be batched",
-                    hint="export the model again with the rows as the first dimension of every "
-                    "input",
+                    hint=_ROWS_FIRST,
                     field=node.name,
                 )
 

@@ -7,14 +7,14 @@ rows per column are enough, so it costs one prediction per column.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.tables import Kind, are_wide, is_missing, take
+from bascule.bundle.tables import are_wide, is_missing, take
 from bascule.core.fields import Columns, DType, Field
 
 UNSEEN_TEXT = "\u2400never seen in training"
@@ -33,21 +33,16 @@ Ask = Callable[[Columns], Any]
 """Asks the original; raises what the original raises."""
 
 
-def probed(
-    fields: tuple[Field, ...], columns: Columns, ask: Ask, kinds: Mapping[str, Kind]
-) -> tuple[Field, ...]:
+def probed(fields: tuple[Field, ...], columns: Columns, ask: Ask) -> tuple[Field, ...]:
     """The fields, with `nullable` and `categories` as the model behaves.
 
     Args:
         fields: As inferred from the types alone.
         columns: The training rows.
         ask: Asks the original about columns in these dtypes.
-        kinds: What the columns were; a categorical type lists values that no row may hold.
     """
     few = take(columns, slice(0, _PROBE_ROWS))
-    return tuple(
-        _probed(field, columns[field.name], few, ask, kinds.get(field.name)) for field in fields
-    )
+    return tuple(_probed(field, columns[field.name], few, ask) for field in fields)
 
 
 def probe_rows(fields: tuple[Field, ...], columns: Columns) -> Columns:
@@ -71,17 +66,14 @@ def probe_rows(fields: tuple[Field, ...], columns: Columns) -> Columns:
     return made
 
 
-def _probed(field: Field, values: NDArray[Any], few: Columns, ask: Ask, kind: Kind | None) -> Field:
+def _probed(field: Field, values: NDArray[Any], few: Columns, ask: Ask) -> Field:
     nullable = bool(is_missing(values).any())
     # A column that may be missing is read as doubles, which do not hold every whole number.
     if not nullable and field.dtype is not DType.BOOL and not are_wide(values):
         nullable = _accepts(ask, few, field, _missing_in(few[field.name]))
     if nullable and field.dtype.is_integer:
         field = replace(field, dtype=DType.FP64)
-    closed = _closed(field, values, few, ask)
-    if closed is not None and kind is not None and kind.categories is not None:
-        closed = tuple(sorted(kind.categories))
-    return replace(field, nullable=nullable, categories=closed)
+    return replace(field, nullable=nullable, categories=_closed(field, values, few, ask))
 
 
 def _missing_in(values: NDArray[Any]) -> NDArray[Any]:

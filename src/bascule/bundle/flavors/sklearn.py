@@ -120,7 +120,7 @@ class Sklearn:
         task, targets = kind.task, _targets(kind, outputs_count, train, test)
         if targets:
             task = REGRESSIONS if targets[0].classes is None else CLASSIFICATIONS
-        inputs = probed(fields_of(table), table.columns, ask, frame.kinds)
+        inputs = probed(fields_of(table), table.columns, ask)
         signature = Signature(
             inputs,
             _outputs(model, task, kind.classes, targets),

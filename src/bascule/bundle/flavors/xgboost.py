@@ -19,6 +19,7 @@ from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
     BoostedOriginal,
+    ask_own,
     categories_of,
     distribution_of,
     is_of,
@@ -130,18 +131,8 @@ def _read(model: Any) -> Boosted:
         number=DType.FP32,
         reads_floats=lambda _: True,
         parameters=parameters,
-        own=None if objective == "multi:softmax" else partial(_ask_own, model, objective),
+        own=None if is_native else partial(ask_own, model, False),
     )
-
-
-def _ask_own(model: Any, objective: str, rows: Any) -> NDArray[Any]:
-    """The model itself about rows as its author asks it."""
-    if hasattr(model, "predict_proba"):
-        return np.asarray(model.predict_proba(rows))
-    if hasattr(model, "_Booster"):
-        return np.asarray(model.predict(rows))
-    made = np.asarray(model.predict(library("xgboost", "xgboost").DMatrix(rows)))
-    return of_both_classes(made) if objective == "binary:logistic" else made
 
 
 def _checked(model: Any) -> Any:

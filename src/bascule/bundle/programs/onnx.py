@@ -78,11 +78,8 @@ class OnnxProgram:
         try:
             answers = self._run(names, columns, None)
         except UnicodeEncodeError as problem:
-            raise Invalid(
-                f"a text holds {problem.object[problem.start]!r}, half of a surrogate pair, which "
-                "is no text",
-                hint="decode the bytes that it came from with errors='replace'",
-            ) from None
+            half = problem.object[problem.start]
+            raise Invalid(f"a text holds {half!r}, half of a surrogate pair") from None
         except Exception as problem:
             raise ModelFailed(f"program {self.name} failed: {first_line(problem)}") from problem
         if self._is_counted:
