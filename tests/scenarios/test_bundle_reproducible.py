@@ -159,8 +159,8 @@ packed("module", torch.nn.Sequential(
 """
 
 _PACKED = (
-    "same", "forest", "english", "stopped", "searched", "xgboost", "lightgbm", "catboost", "categories", "onnx", "code", "network",
-    "module",
+    "same", "forest", "english", "stopped", "searched", "xgboost", "lightgbm", "catboost",
+    "categories", "onnx", "code", "network", "module",
 )  # fmt: skip
 
 

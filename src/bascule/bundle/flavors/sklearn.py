@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -372,11 +373,7 @@ def _forget_attribute(name: str, part: Any, times: set[str]) -> None:
 
 def _without_ids(node: Any) -> str:
     """A text that is the same for equal parts of an archive."""
-    if isinstance(node, dict):
-        node = {key: _without_ids(part) for key, part in node.items() if key not in ("__id__",)}
-    elif isinstance(node, list):
-        node = [_without_ids(part) for part in node]
-    return json.dumps(node, sort_keys=True)
+    return re.sub(r'"__id__": \d+', "", json.dumps(node, sort_keys=True))
 
 
 def _same_for_equals(data: bytes, is_time: bool) -> bytes:

@@ -153,14 +153,13 @@ def fields_of(table: Table) -> tuple[Field, ...]:
 
 def check_texts(values: NDArray[Any], name: str) -> None:
     """Raise `Invalid` for a text that no file can hold: half of a surrogate pair."""
-    for row, text in enumerate(values.tolist() if values.dtype.kind == "O" else ()):
-        if text is not None and not text.isascii() and any("\ud800" <= c < "\ue000" for c in text):
-            raise Invalid(
-                f"column {name!r} holds half of a surrogate pair in row {row}, which is no text",
-                hint="decode the bytes that it came from with errors='replace'",
-                field=name,
-                row=row,
-            )
+    texts = values.tolist() if values.dtype.kind == "O" else ()
+    try:
+        "".join(text for text in texts if text is not None).encode()
+    except UnicodeEncodeError as problem:
+        half = problem.object[problem.start]
+        said = f"column {name!r} holds {half!r}, half of a surrogate pair, which is no text"
+        raise Invalid(said, hint="decode its bytes with errors='replace'", field=name) from None
 
 
 def outputs_of(classes: tuple[Any, ...] | None, *, probabilities: bool) -> tuple[Field, ...]:
