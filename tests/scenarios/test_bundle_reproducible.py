@@ -91,6 +91,20 @@ packed("same", make_pipeline(
 ).fit(table, y), (table, y), test=(table, y))
 packed("forest", RandomForestClassifier(3, random_state=0).fit(matrix, y), matrix)
 
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+said = ["a good film", "the bad film", "so so", "great and good"] * 20
+counted = {
+    "english": TfidfVectorizer(stop_words="english"),
+    "stopped": CountVectorizer(stop_words=list({"so", "the", "a", "and", "film"})),
+}
+for name, words in counted.items():
+    packed(name, make_pipeline(words, LogisticRegression()).fit(said, y), said)
+searched = make_pipeline(StandardScaler(), LogisticRegression(), memory=os.path.abspath("cache"))
+searched = GridSearchCV(searched, {"logisticregression__C": [0.1, 1.0]}, cv=2)
+packed("searched", searched.fit(matrix, y), matrix, serve_original=True)
+
 import catboost, lightgbm, xgboost
 categories = table.assign(b=table.b.astype("category"))
 boosted = {
@@ -137,8 +151,8 @@ packed("module", torch.nn.Sequential(
 """
 
 _PACKED = (
-    "same", "forest", "xgboost", "lightgbm", "catboost", "categories", "onnx", "code", "network",
-    "module",
+    "same", "forest", "english", "stopped", "searched", "xgboost", "lightgbm", "catboost",
+    "categories", "onnx", "code", "network", "module",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from bascule.bundle.parity import Parity, in_batches
 from bascule.bundle.programs import runnable
 from bascule.bundle.tables import conform, for_program
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, TimedOut, Unavailable
-from bascule.core.fields import Columns, Signature
+from bascule.core.fields import Columns, DType, Signature
 from bascule.core.programs import Program
 from bascule.stats.conformal import Calibration, check_confidence
 
@@ -146,7 +147,7 @@ class Bundle:
         return Answer({**answer, **added}, answer.program)
 
     def _run(self, data: Any) -> Answer:
-        columns = conform(data, self.signature)
+        columns = conform(data, self.signature, self._missing_texts)
         rows = len(next(iter(columns.values())))
         name = self.fastest_program(rows)
         program = self._programs.get(name)
@@ -163,6 +164,18 @@ class Bundle:
         if name == disk.ORIGINAL and rows > _CALL_ROWS:
             return Answer(in_batches(program, read, _CALL_ROWS), name)
         return Answer(program.run(read), name)
+
+    @cached_property
+    def _missing_texts(self) -> Mapping[str, str]:
+        """What a missing text was in each column of texts of a pandas training table."""
+        recipe = self.manifest.original.frame
+        if recipe.get("container") != "pandas":
+            return {}
+        from bascule.bundle.flavors.frames import Frame
+
+        kinds = Frame.from_json(recipe).kinds
+        texts = [field.name for field in self.signature.inputs if field.dtype is DType.BYTES]
+        return {name: kinds[name].missing for name in texts if name in kinds}
 
     def _opened(self, name: str) -> Program:
         """A program for batches. The original, where it is only faster, may do no harm."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle import (
+    asking,
     calibrating,
     card,
     cost,
@@ -283,7 +284,7 @@ def _choose(
     if rows is None:
         return _own_original(flavor, model, subject, request)
     compared, probes = _with_probes(subject, rows)
-    expected = parity.answers(subject.original, compared)
+    expected = asking.expected(subject, rows, compared, tolerance=request.tolerance)
     on = _Compared(compared, probes, expected)
     failed: list[Parity] = []
     try:

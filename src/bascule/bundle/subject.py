@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,10 +18,18 @@ Truth = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Columns in the signature's dtypes, and what was true for each row, where it is known."""
+    """Rows that a model is packed with.
+
+    Attributes:
+        columns: In the signature's dtypes.
+        truth: What was true for each row, where it is known.
+        given: The same rows in the caller's own container, in which the model itself is asked;
+            None where they come from a bundle.
+    """
 
     columns: Columns
     truth: Truth | None = None
+    given: Any = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -45,6 +53,8 @@ class Subject:
         test: Held-out rows, where there are any.
         parameters: The settings of the model, as text.
         targets: What each output of a model with several is of; empty for any other model.
+        ask: The model itself, asked about rows in the caller's own container: all outputs, in the
+            signature's dtypes. None for a flavor whose rows lose nothing when they are read.
         reopened: What answers where the original is served, if it may round otherwise than the
             model that was handed in; else None.
     """
@@ -62,6 +72,7 @@ class Subject:
     test: Rows | None
     parameters: Mapping[str, str]
     targets: tuple[Target, ...] = ()
+    ask: Callable[[Any], Columns] | None = None
     reopened: Program | None = None
 
 

@@ -25,6 +25,9 @@ TEXT = "text"
 
 _CONVERT_FIRST = "convert it to numbers, booleans or text first"
 
+FIRST_SHARED = 2**53
+"""The first whole number whose double also stands for another one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -35,12 +38,14 @@ class Kind:
         categories: The values of a categorical type, in its order.
         ordered: Whether that order has a meaning.
         missing: What a missing text was: `nan` or `none`.
+        is_mixed: Whether more than one of None, NaN and NA stood for a missing text.
     """
 
     dtype: str
     categories: tuple[Any, ...] | None = None
     ordered: bool = False
     missing: str = "nan"
+    is_mixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,9 @@ class Table:
     @property
     def rows(self) -> int:
         return len(next(iter(self.columns.values()), ()))
+
+
+_MISSING_WORDS = {"nan": "float('nan')", "none": "None"}
 
 
 def read_table(data: Any) -> Table:
@@ -99,17 +107,28 @@ def read_table(data: Any) -> Table:
     return Table(columns, source, kinds)
 
 
-def conform(data: Any, signature: Signature) -> Columns:
+def conform(
+    data: Any, signature: Signature, missing_texts: Mapping[str, str] | None = None
+) -> Columns:
     """The columns that the signature names, in its dtypes, from any table or matrix.
 
     Columns that the signature does not name are left out. For a matrix model, a table's columns
     are taken by name where the signature knows the names, else in their order.
+
+    Args:
+        data: The rows.
+        signature: What the model takes.
+        missing_texts: By column: what a missing text was in the training table, `nan` or `none`.
+            To scikit-learn those are two values. Asked of a pandas table alone, in which the model
+            itself could have been asked.
 
     Raises:
         Invalid: A column is missing, has the wrong type or shape, lacks values that the model
             needs, or holds a category that the model refuses. The message names the column.
     """
     table = read_table(data)
+    if missing_texts and table.source == "pandas":
+        _check_missing_texts(table, missing_texts)
     columns = _to_matrix(table, signature) if signature.is_matrix else _to_named(table, signature)
     if not len(next(iter(columns.values()))):
         raise Invalid("there are no rows to predict")
@@ -151,6 +170,26 @@ def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
 def take(columns: Columns, rows: Any) -> Columns:
     """Some rows of every column."""
     return {name: column[rows] for name, column in columns.items()}
+
+
+def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
+    """Some rows of a container that `read_table` reads, in a container of the same kind."""
+    if isinstance(data, Mapping):
+        return {name: take_rows(column, rows) for name, column in data.items()}
+    if hasattr(data, "iloc"):
+        return data.iloc[rows]
+    if hasattr(data, "column_names"):
+        return data.take(rows)
+    if isinstance(data, list | tuple):
+        return [data[row] for row in rows.tolist()]
+    return data[rows]
+
+
+def are_wide(values: NDArray[Any]) -> bool:
+    """Whether there are whole numbers that a double cannot tell from their neighbours."""
+    if values.dtype.kind not in "iu" or not values.size:
+        return False
+    return int(values.max()) >= FIRST_SHARED or int(values.min()) <= -FIRST_SHARED
 
 
 def recombined(columns: Columns, rows: int) -> Columns:
@@ -264,8 +303,9 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
         raise _no_such_input(name, str(dtype))
     raw = series.to_numpy(dtype=object)
     values = _from_objects(raw, name)
-    has_none = any(value is None for value in raw)
-    return values, Kind(str(dtype), missing="none" if has_none else "nan")
+    absent = {type(value) for value in raw[is_missing(values)].tolist()}
+    missing_as = "none" if type(None) in absent else "nan"
+    return values, Kind(str(dtype), missing=missing_as, is_mixed=len(absent) > 1)
 
 
 def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
@@ -359,7 +399,7 @@ def _from_objects(values: Any, name: str) -> NDArray[Any]:
         return made.astype(np.bool_)
     if present <= {bool, int, float}:
         if present == {int} and not is_missing(made).any():
-            return made.astype(np.int64)
+            return _whole_numbers(made, name)
         return np.array([np.nan if value is None else value for value in made], np.float64)
     strange = sorted(t.__name__ for t in present)
     raise Invalid(
@@ -367,6 +407,17 @@ def _from_objects(values: Any, name: str) -> NDArray[Any]:
         hint="give the column one type: numbers, booleans or text",
         field=name,
     )
+
+
+def _whole_numbers(values: NDArray[Any], name: str) -> NDArray[Any]:
+    try:
+        return values.astype(np.int64 if min(values) < 0 or max(values) < 2**63 else np.uint64)
+    except OverflowError:
+        raise Invalid(
+            f"column {name!r} holds whole numbers of more than 64 bits",
+            hint="turn them into text before the model is trained: df[c].astype(str)",
+            field=name,
+        ) from None
 
 
 def _pandas_na(value: Any) -> Any:
@@ -538,6 +589,25 @@ def _check_missing(values: NDArray[Any], wanted: Field) -> None:
             field=wanted.name,
             row=int(missing.argmax()),
         )
+
+
+def _check_missing_texts(table: Table, wanted: Mapping[str, str]) -> None:
+    for name in wanted.keys() & table.kinds.keys():
+        kind, trained = table.kinds[name], _MISSING_WORDS[wanted[name]]
+        if kind.categories is not None or (kind.missing == wanted[name] and not kind.is_mixed):
+            continue
+        missing = is_missing(table.columns[name])
+        if missing.any():
+            found = (
+                "several kinds of missing text" if kind.is_mixed else _MISSING_WORDS[kind.missing]
+            )
+            raise Invalid(
+                f"column {name!r} holds {found}, and a missing text was {trained} in training: "
+                "the model may tell the two apart",
+                hint=f"column.astype(object).where(column.notna(), {trained})",
+                field=name,
+                row=int(missing.argmax()),
+            )
 
 
 def _check_categories(values: NDArray[Any], wanted: Field) -> None:

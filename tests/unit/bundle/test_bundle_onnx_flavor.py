@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bascule
-from bascule.core.errors import Invalid
+from bascule.core.errors import Invalid, ModelFailed
 
 
 def linear(rows="rows", *, element=TensorProto.FLOAT):
@@ -81,3 +81,109 @@ def test_what_is_no_graph_is_refused(data, tmp_path):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(Invalid, match=r"gone\.onnx cannot be read: No such file"):
         bascule.pack(tmp_path / "gone.onnx", name="linear", to=tmp_path / "bundle")
+
+
+# -- first dimensions that are not the rows --------------------------------------------------------
+
+
+def graph_of(nodes, inputs, outputs, constants=()):
+    """A graph of floats: its inputs and outputs with their shapes."""
+    made = helper.make_graph(
+        [helper.make_node(kind, given, [to], **more) for kind, given, to, more in nodes],
+        "graph",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in inputs.items()],
+        [helper.make_tensor_value_info(n, kind, shape) for n, (kind, shape) in outputs.items()],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+_FLOAT, _INT = TensorProto.FLOAT, TensorProto.INT64
+_PAD = ("pads", np.array([1, 0, 1, 0]))
+
+
+@pytest.mark.parametrize(
+    ("node", "constants", "shape", "found"),
+    [
+        (("Pad", ["x", "pads"], {}), [_PAD], ["n", "w"], "3 rows for 1 rows"),
+        (("Transpose", ["x"], {"perm": [1, 0]}), [], ["n", "m"], "3 rows for 1 rows"),
+        (("Reshape", ["x", "s"], {}), [("s", np.array([-1]))], ["n"], "3 rows for 1 rows"),
+        (("ReduceSum", ["x", "s"], {"keepdims": 0}), [("s", np.array([0]))], ["n"],
+         "3 rows for 1 rows"),
+        (("Slice", ["x", "a", "b"], {}), [("a", np.array([0, 0])), ("b", np.array([4, 3]))],
+         ["n", "w"], "4 rows for 5 rows"),
+    ],
+    ids=["padded", "transposed", "flattened", "summed", "cut"],
+)  # fmt: skip
+@pytest.mark.parametrize("given", [False, True])
+def test_an_output_with_another_number_of_rows_is_refused(
+    tmp_path, node, constants, shape, found, given
+):
+    kind, inputs, more = node
+    model = graph_of(
+        [(kind, inputs, "y", more)], {"x": ["rows", "w"]}, {"y": (_FLOAT, shape)}, constants
+    )
+    train = np.ones((9, 3), np.float32) if given else None
+    with pytest.raises(Invalid, match=f"^y has {found}, so its first") as raised:
+        bascule.pack(model, name="odd", train=train, to=tmp_path / "m")
+    assert "first dimension of every input and output" in raised.value.hint
+
+
+def of_what_is_not_zero():
+    return graph_of(
+        [("NonZero", ["x"], "i", {}), ("Transpose", ["i"], "y", {})],
+        {"x": ["n", 1]},
+        {"y": (_INT, ["k", 2])},
+    )
+
+
+def test_an_output_whose_rows_depend_on_the_values_is_refused(tmp_path):
+    train = np.array([[1.0], [0.0]])
+    with pytest.raises(Invalid, match=r"^y has 1 rows for 2 rows"):
+        bascule.pack(of_what_is_not_zero(), name="odd", train=train, to=tmp_path / "m")
+
+
+def test_an_answer_with_another_number_of_rows_is_an_error_when_it_comes(tmp_path):
+    """No row at pack was zero, so nothing was seen of it there."""
+    train = np.ones((4, 1))
+    bundle = bascule.pack(of_what_is_not_zero(), name="odd", train=train, to=tmp_path / "m")
+    with pytest.raises(ModelFailed, match=r"y has the shape \[1, 2\] for 2 rows"):
+        bundle.predict(np.array([[1.0], [0.0]], np.float32))
+
+
+def test_a_graph_that_takes_one_row_alone_is_refused(tmp_path):
+    model = graph_of(
+        [("Reshape", ["x", "s"], "w", {}), ("Add", ["w", "x"], "y", {})],
+        {"x": ["n", 3]},
+        {"y": (_FLOAT, ["n", 3])},
+        [("s", np.array([1, 3]))],
+    )
+    with pytest.raises(Invalid, match="answers for 1 row, and fails for 2: "):
+        bascule.pack(model, name="odd", to=tmp_path / "m")
+
+
+def test_an_input_whose_rows_are_looked_up_is_refused(tmp_path):
+    """Attention: every row of x is compared with all rows of `keys`, however many there are."""
+    model = graph_of(
+        [("Transpose", ["keys"], "t", {}), ("MatMul", ["x", "t"], "m", {}),
+         ("ReduceMax", ["m", "axis"], "y", {})],
+        {"x": ["rows", 3], "keys": ["others", 3]},
+        {"y": (_FLOAT, ["rows", 1])},
+        [("axis", np.array([1]))],
+    )  # fmt: skip
+    with pytest.raises(Invalid, match="keys need not have as many rows as x, and y depends on"):
+        bascule.pack(model, name="odd", to=tmp_path / "m")
+
+
+@pytest.mark.parametrize("kind", ["Add", "Concat"])
+def test_inputs_whose_rows_have_names_of_their_own_are_packed(tmp_path, kind):
+    width = 6 if kind == "Concat" else 3
+    more = {"axis": 1} if kind == "Concat" else {}
+    model = graph_of(
+        [(kind, ["a", "b"], "y", more)],
+        {"a": ["rows_of_a", 3], "b": ["rows_of_b", 3]},
+        {"y": (_FLOAT, ["n", width])},
+    )
+    bundle = bascule.pack(model, name="two", to=tmp_path / "m")
+    rows = np.ones((4, 3), np.float32)
+    assert bundle.predict({"a": rows, "b": rows})["y"].shape == (4, width)

@@ -47,7 +47,7 @@ def compiled(vectorizer):
     model = make_pipeline(vectorizer, Ridge()).fit(SENTENCES, TARGETS)
     weights = np.random.default_rng(1).normal(size=model[-1].coef_.shape)
     model[-1].coef_ = weights + np.sign(weights)
-    made = next(iter(compilations(model, SIGNATURE, {}, sparse=True)))
+    made = next(iter(compilations(model, SIGNATURE, sparse=True)))
     program = open_onnx(
         made.data,
         name="onnx",

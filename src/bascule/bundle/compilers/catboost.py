@@ -54,7 +54,14 @@ def as_json(model: Any) -> dict[str, Any]:
     """A fitted model, parsed from the JSON that CatBoost writes of it."""
     with Scratch() as folder:
         file = folder / "model.json"
-        model.save_model(str(file), format="json")
+        try:
+            model.save_model(str(file), format="json")
+        except Exception as problem:  # the library's own error, for what it cannot write so
+            said = str(problem).splitlines()[0].rpartition(": ")[2]
+            raise Unconvertible(
+                f"CatBoost does not write the model as JSON: {said}",
+                hint="pass serve_original=True (--serve-original) to serve the original, slower",
+            ) from None
         made: dict[str, Any] = json.loads(file.read_text())
     return made
 
@@ -107,7 +114,7 @@ def _symmetric(
     tree: Mapping[str, Any], missing_left: NDArray[np.bool_], targets: int, scale: float
 ) -> Tree:
     """A symmetric tree as a plain one: node i leads to 2i + 1 and 2i + 2, the last test first."""
-    splits = [_split(split) for split in tree["splits"][::-1]]
+    splits = [_split(split) for split in (tree["splits"] or ())[::-1]]
     depth = len(splits)
     inner = 2**depth - 1
     level = np.floor(np.log2(np.arange(1, inner + 1))).astype(np.int64)

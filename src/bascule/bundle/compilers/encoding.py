@@ -6,7 +6,6 @@ runtime does not take doubles.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from bascule.bundle.compilers.values import (
     numbers,
     select,
 )
+from bascule.bundle.tables import FIRST_SHARED
 from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType
 
@@ -79,30 +79,6 @@ def target_encoder(context: Context, step: Any, value: Value) -> Value:
         column = select(graph, value, [i])
         parts += looked_up(graph, column, step.categories_[i], encoding, unknown)
     return tuple(parts)
-
-
-def known_or_missing(graph: Graph, part: Part, categories: tuple[Any, ...]) -> Part:
-    """A column of a categorical type, which holds what the type does not list as missing."""
-    if part.kind == TEXT:
-        texts = [category for category in categories if isinstance(category, str)]
-        if not texts:
-            return part
-        known = graph.add(
-            "LabelEncoder",
-            part.tensor,
-            domain=ML,
-            keys_strings=texts,
-            values_strings=texts,
-            default_string=MISSING_TEXT,
-        )
-        return replace(part, tensor=known)
-    if not categories:
-        return part
-    found = _found(graph, (part,), np.asarray(categories))
-    listed = graph.add("ReduceMax", graph.cast(found, DType.INT32), graph.constant([1], "int64"))
-    column = matrix(graph, (part,), NUMBER, step="a categorical column")
-    kept = graph.add("Where", graph.cast(listed, DType.BOOL), column, graph.constant(np.nan))
-    return Part(kept)
 
 
 def _one_hot_targets(step: Any, i: int, count: int) -> tuple[list[int], int]:
@@ -163,6 +139,13 @@ def looked_up(
 def _found(graph: Graph, column: Value, categories: NDArray[Any]) -> str:
     """Flags of shape (rows, categories)."""
     tensor = matrix(graph, column, NUMBER, step="encoder")
+    whole = [int(one) for one in categories if isinstance(one, int | np.integer)]
+    if any(abs(one) >= FIRST_SHARED for one in whole):
+        raise Unconvertible(
+            "an encoder has whole numbers beyond 2**53 as categories, which the graph's doubles "
+            "cannot tell from their neighbours",
+            hint="turn them into text before the model is trained: df[c].astype(str)",
+        )
     try:
         values = np.array([np.nan if c is None else c for c in categories], np.float64)
     except (TypeError, ValueError):

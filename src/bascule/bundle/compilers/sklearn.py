@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from bascule.bundle.compilers import predictors, trees
 from bascule.bundle.compilers.context import MISSING_TEXT, Context
-from bascule.bundle.compilers.encoding import known_or_missing
 from bascule.bundle.compilers.graph import Graph
 from bascule.bundle.compilers.labels import label_dtype
 from bascule.bundle.compilers.predictors import Outcome, flat
@@ -20,18 +19,15 @@ from bascule.bundle.subject import Compilation
 from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType, Field, Signature
 
-Categories = Mapping[str, tuple[Any, ...]]
-
 
 def compilations(
-    model: Any, signature: Signature, categorical: Categories, *, sparse: bool = False
+    model: Any, signature: Signature, *, sparse: bool = False
 ) -> Iterator[Compilation]:
     """Compile `model` in one way after another; the caller takes the first that is equal.
 
     Args:
         model: A fitted estimator or pipeline.
         signature: What it takes.
-        categorical: The categories of the columns whose type allows no others.
         sparse: Whether a pipeline hands its last step a sparse matrix.
 
     Raises:
@@ -46,7 +42,7 @@ def compilations(
     seen: set[bytes] = set()
     for foreign in (DType.FP64, DType.FP32):
         try:
-            compiled = _in_double(steps, last, signature, categorical, foreign, sparse)
+            compiled = _in_double(steps, last, signature, foreign, sparse)
         except Unconvertible as found:
             problem = problem or found
             continue
@@ -62,14 +58,13 @@ def _in_double(
     steps: list[Any],
     last: Any,
     signature: Signature,
-    categorical: Categories,
     foreign: DType,
     sparse: bool,
 ) -> Compilation:
     inputs = tuple(_as_read(field) for field in signature.inputs)
     graph = Graph(inputs)
     context = Context(graph, foreign, sparse)
-    value = _columns(graph, inputs, categorical)
+    value = _columns(graph, inputs)
     for step in steps:
         value = transform(context, step, value)
     outcome = predictors.predict(context, last, value)
@@ -150,7 +145,7 @@ def _as_read(field: Field) -> Field:
     return replace(field, dtype=DType.FP64)
 
 
-def _columns(graph: Graph, inputs: tuple[Field, ...], categorical: Categories) -> Value:
+def _columns(graph: Graph, inputs: tuple[Field, ...]) -> Value:
     if len(inputs) == 1 and len(inputs[0].shape) == 1:
         tensor = inputs[0].name
         if inputs[0].dtype is DType.BOOL:
@@ -163,8 +158,6 @@ def _columns(graph: Graph, inputs: tuple[Field, ...], categorical: Categories) -
             tensor = graph.cast(tensor, DType.FP64)
         kind = TEXT if field.dtype is DType.BYTES else NUMBER
         part = Part(tensor, kind, flat=True)
-        if field.name in categorical:
-            part = known_or_missing(graph, part, categorical[field.name])
         parts.append(part)
     return tuple(parts)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
@@ -55,6 +55,7 @@ class Boosted:
         number: The type in which the library gives numbers.
         reads_floats: Whether the library is handed floats where it was trained on such a matrix.
         parameters: Its settings, as text.
+        own: Asks the model itself, as its author does; None where it cannot be asked so.
         extra: What else is needed to ask it, kept with the recipe of its frame.
     """
 
@@ -68,6 +69,7 @@ class Boosted:
     number: DType
     reads_floats: Callable[[Table], bool]
     parameters: Mapping[str, str]
+    own: Ask | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -102,19 +104,21 @@ def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Subject:
     if test is not None:
         test_table, test_truth = read_rows(test, "test")
         conformed = as_trained(model.names, model.count, test_table)
-        held_out = rows_of(conformed, test_truth, signature)
+        held_out = rows_of(conformed, test_truth, signature, test)
     needed = {model.library, "numpy"} | ({"pandas"} if frame.container == "pandas" else set())
+    original = BoostedOriginal(ask, frame, signature, model.classes)
     return Subject(
         task="regression" if model.classes is None else "classification",
         classes=model.classes,
         signature=signature,
-        original=BoostedOriginal(ask, frame, signature, model.classes),
+        original=original,
+        ask=None if model.own is None else partial(original.named, model.own),
         saved=model.saved,
         saved_file=model.saved_file,
         saved_format=model.saved_format,
         requires={name: version(name) for name in sorted(needed)},
         frame=recipe,
-        train=rows_of(table, truth, signature),
+        train=rows_of(table, truth, signature, train),
         test=held_out,
         parameters=model.parameters,
     )
@@ -171,6 +175,12 @@ class BoostedOriginal:
         except Exception as problem:
             raise ModelFailed(f"the original failed: {_first_line(problem)}") from problem
 
+    def named(self, ask: Ask, rows: Any) -> Columns:
+        """All outputs, from the numbers that `ask` answers about rows in any container."""
+        numbers = ask(rows)
+        return {one.name: as_dtype(self._answer(one.name, numbers), one.dtype)
+                for one in self.outputs}  # fmt: skip
+
     def _of_shape(self, numbers: NDArray[Any], columns: Columns) -> NDArray[Any]:
         """The numbers; a damaged file may answer any number of them."""
         rows = len(next(iter(columns.values())))
@@ -204,6 +214,12 @@ def _read(frame: Frame, signature: Signature) -> tuple[Field, ...]:
 def of_both_classes(second: NDArray[Any]) -> NDArray[Any]:
     """The probabilities of two classes from that of the second."""
     return np.column_stack([1 - second, second])
+
+
+def ask_own(model: Any, answers_second: bool, rows: Any) -> NDArray[Any]:
+    """An estimator, or LightGBM's booster, about rows as its author asks it."""
+    made = np.asarray(getattr(model, "predict_proba", model.predict)(rows))
+    return of_both_classes(made) if answers_second else made
 
 
 def library(name: str, extra: str) -> Any:
@@ -267,7 +283,7 @@ def _frame(table: Table, model: Boosted) -> Frame:
 def _built(frame: Frame, columns: Columns) -> Any:
     """A pandas table where there are categories, else a matrix of numbers."""
     if frame.container != "numpy":
-        return frame.build(columns)
+        return frame.build(columns, listed_only=True)
     wanted = np.dtype(frame.dtype)
     with np.errstate(over="ignore"):
         parts = [values.astype(wanted, copy=False) for values in columns.values()]

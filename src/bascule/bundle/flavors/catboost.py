@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,20 +79,19 @@ def _loaded(data: bytes) -> Any:
 
 
 def _open(data: bytes, recipe: Mapping[str, Any], threads: int) -> Ask:
-    model = _loaded(data)
-    loss = str(recipe["loss"])
-    kind = "RawFormulaVal"
-    if recipe["classifies"]:
-        kind = "Probability"
-    elif loss in _EXPONENTIAL:
-        kind = "Exponent"
-    elif loss == "CrossEntropy":
-        kind = "Probability"
+    return partial(
+        _ask, _loaded(data), kind=_kind(str(recipe["loss"]), recipe["classifies"]), threads=threads
+    )
 
-    def ask(rows: Any) -> NDArray[Any]:
-        return np.asarray(model.predict(rows, prediction_type=kind, thread_count=threads))
 
-    return ask
+def _kind(loss: str, classifies: bool) -> str:
+    if classifies or loss == "CrossEntropy":
+        return "Probability"
+    return "Exponent" if loss in _EXPONENTIAL else "RawFormulaVal"
+
+
+def _ask(model: Any, rows: Any, *, kind: str, threads: int) -> NDArray[Any]:
+    return np.asarray(model.predict(rows, prediction_type=kind, thread_count=threads))
 
 
 def _read(model: Any) -> Boosted:
@@ -100,6 +100,7 @@ def _read(model: Any) -> Boosted:
         raise Invalid(
             f"{type(model).__name__} is not fitted", hint="call model.fit(X, y) before it is packed"
         )
+    refuse_texts(model)
     loss = str(model.get_all_params()["loss_function"]).partition(":")[0]
     if loss in _SEVERAL:
         raise Invalid(
@@ -122,8 +123,23 @@ def _read(model: Any) -> Boosted:
         number=DType.FP64,
         reads_floats=lambda _: True,
         parameters=parameters_of(model),
+        own=partial(_ask, model, kind=_kind(loss, classes is not None), threads=1),
         extra={"loss": loss, "classifies": classes is not None},
     )
+
+
+def refuse_texts(model: Any) -> None:
+    """Raise `Invalid` for a model that reads texts.
+
+    What CatBoost 1.2 saves of one that it has read back ends the process that reads it again.
+    """
+    if model.is_fitted() and (texts := model.get_text_feature_indices()):
+        raise Invalid(
+            f"the model reads column {model.feature_names_[texts[0]]!r} as text (text_features), "
+            "and CatBoost cannot save a copy of such a model",
+            hint="count the words before CatBoost, for example with TfidfVectorizer in a pipeline",
+            field=str(model.feature_names_[texts[0]]),
+        )
 
 
 def normalised(data: bytes) -> bytes:
@@ -132,6 +148,7 @@ def normalised(data: bytes) -> bytes:
     CatBoost writes what it says of a model in another order after it has been read back.
     """
     copy = _loaded(data)
+    refuse_texts(copy)
     said = copy.get_metadata()
     for name in _VARYING:
         said[name] = ""

@@ -38,8 +38,14 @@ class Frame:
     kinds: Mapping[str, Kind]
     dtype: str = "float64"
 
-    def build(self, columns: Columns) -> Any:
-        """The container that holds these columns."""
+    def build(self, columns: Columns, *, listed_only: bool = False) -> Any:
+        """The container that holds these columns.
+
+        Args:
+            columns: In the signature's dtypes.
+            listed_only: Whether a category that the training table does not list is missing; else
+                it is a new category, as in an author's own table.
+        """
         if self.container == "numpy":
             return self._matrix(columns)
         if self.container == "texts":
@@ -54,7 +60,10 @@ class Frame:
         import pandas
 
         return pandas.DataFrame(
-            {name: _pandas_series(columns[name], kind) for name, kind in self.kinds.items()}
+            {
+                name: _pandas_series(columns[name], kind, listed_only)
+                for name, kind in self.kinds.items()
+            }
         )
 
     def _matrix(self, columns: Columns) -> NDArray[Any]:
@@ -130,14 +139,24 @@ def _is_whole(values: NDArray[Any]) -> bool:
     )
 
 
-def _pandas_series(values: NDArray[Any], kind: Kind) -> Any:
+def _with_unseen(values: NDArray[Any], categories: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
+    """The values with None for missing, and the categories with those after them that are new.
+
+    An author's own table has them too, and what they mean is for the model to say.
+    """
+    listed = [None if value is None or value != value else value for value in values.tolist()]
+    return listed, list(dict.fromkeys([*categories, *(one for one in listed if one is not None)]))
+
+
+def _pandas_series(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
     import pandas
 
     if kind.categories is not None:
-        known = set(kind.categories)
-        listed = [value if value in known else None for value in values.tolist()]
+        listed, categories = _with_unseen(values, kind.categories)
+        if listed_only:
+            categories = list(kind.categories)
         return pandas.Series(
-            pandas.Categorical(listed, categories=list(kind.categories), ordered=kind.ordered)
+            pandas.Categorical(listed, categories=categories, ordered=kind.ordered)
         )
     if values.dtype.kind == "O":
         absent = is_missing(values)
@@ -148,6 +167,10 @@ def _pandas_series(values: NDArray[Any], kind: Kind) -> Any:
         if text == "str" and int(pandas.__version__.partition(".")[0]) < 3:
             text = "object"
         return pandas.Series(values, dtype=text)
+    if kind.dtype == "object":
+        objects = values.astype(object)
+        objects[is_missing(values)] = None if kind.missing == "none" else np.nan
+        return pandas.Series(objects, dtype=object)
     if kind.dtype.startswith(_TEXT_TYPES):
         return pandas.Series(values)
     if kind.dtype[0] in "iub" and not _is_whole(values):
@@ -161,14 +184,20 @@ def _polars_series(name: str, values: NDArray[Any], kind: Kind) -> Any:
     import polars
 
     if kind.categories is not None:
-        known = set(kind.categories)
-        listed = [value if value in known else None for value in values.tolist()]
-        return polars.Series(name, listed, dtype=polars.Enum(list(kind.categories)))
+        listed, categories = _with_unseen(values, kind.categories)
+        return polars.Series(name, listed, dtype=polars.Enum(categories))
     if values.dtype.kind == "O":
         text: Any = polars.Categorical if kind.dtype == "Categorical" else polars.String
         return polars.Series(name, values.tolist(), dtype=text)
     listed = [None if value != value else value for value in values.tolist()]
     known_type: Any = getattr(polars, kind.dtype, None)
-    if known_type is None or (known_type.is_float() and None not in listed):
+    there = values[~is_missing(values)]
+    if (
+        known_type is None
+        or (known_type.is_float() and None not in listed)
+        or (known_type.is_integer() and not _is_whole(there))
+    ):
         return polars.Series(name, values)
+    if known_type.is_integer():
+        listed = [None if value is None else int(value) for value in listed]
     return polars.Series(name, listed, dtype=known_type)

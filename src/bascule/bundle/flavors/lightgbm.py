@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
     BoostedOriginal,
+    ask_own,
     categories_of,
     is_of,
     library,
@@ -127,6 +129,7 @@ def _read(model: Any) -> Boosted:
         number=DType.FP64,
         reads_floats=_hands_over_floats,
         parameters={"objective": repr(objective)} if is_native else parameters_of(model),
+        own=partial(ask_own, model, is_native and kind == "binary"),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.tables import is_missing, take
+from bascule.bundle.tables import are_wide, is_missing, take
 from bascule.core.fields import Columns, DType, Field
 
 UNSEEN_TEXT = "\u2400never seen in training"
@@ -68,7 +68,8 @@ def probe_rows(fields: tuple[Field, ...], columns: Columns) -> Columns:
 
 def _probed(field: Field, values: NDArray[Any], few: Columns, ask: Ask) -> Field:
     nullable = bool(is_missing(values).any())
-    if not nullable and field.dtype is not DType.BOOL:
+    # A column that may be missing is read as doubles, which do not hold every whole number.
+    if not nullable and field.dtype is not DType.BOOL and not are_wide(values):
         nullable = _accepts(ask, few, field, _missing_in(few[field.name]))
     if nullable and field.dtype.is_integer:
         field = replace(field, dtype=DType.FP64)

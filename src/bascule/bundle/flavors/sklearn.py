@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.flavors.archives import BOOSTED, check_archive, is_own_class
-from bascule.bundle.flavors.boosting import distribution_of, installed_version
+from bascule.bundle.flavors.boosting import distribution_of, installed_version, is_of
+from bascule.bundle.flavors.catboost import refuse_texts
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.probing import probed
 from bascule.bundle.flavors.structures import check_estimator
@@ -49,6 +51,13 @@ from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, Field, Signature
 
 _FILE = "original/model.skops"
+_OF_THE_PROCESS = {
+    "_stop_words_id": "0",  # the address of a list of words that were found to be consistent
+    "_n_threads": "1",  # of the machine that trained
+    "memory": "null",  # where steps are cached while they are trained
+    "refit_time_": "0.0",
+}
+"""Attributes of scikit-learn's estimators that say nothing of the model, and what is saved."""
 _TREES_OF_NEIGHBOURS = ("KDTree", "KDTree32", "BallTree", "BallTree32")
 _INSTALL = "pip install 'bascule[sklearn]'"
 _METHODS = {
@@ -129,20 +138,22 @@ class Sklearn:
             test_table = as_trained(names, count, test_table)
             if frame.container == "texts":
                 test_table = _as_texts(test_table, inputs[0].name)
-            held_out = rows_of(test_table, test_truth, signature)
+            held_out = rows_of(test_table, test_truth, signature, test)
         saved = save(model)
+        original = SklearnOriginal(model, frame, signature)
         return Subject(
             task=task,
             classes=kind.classes,
             targets=targets,
             signature=signature,
-            original=SklearnOriginal(model, frame, signature),
+            original=original,
+            ask=original.ask,
             saved=saved,
             saved_file=_FILE,
             saved_format="skops",
             requires=_requires(frame, _libraries(saved)),
             frame=frame.to_json(),
-            train=rows_of(table, truth, signature),
+            train=rows_of(table, truth, signature, train),
             test=held_out,
             parameters=parameters_of(model),
         )
@@ -151,16 +162,9 @@ class Sklearn:
         from bascule.bundle.compilers.sklearn import compilations
 
         frame = Frame.from_json(subject.frame)
-        categorical = {
-            name: kind.categories
-            for name, kind in frame.kinds.items()
-            if kind.categories is not None
-        }
         assert subject.train is not None
         few = frame.build(take(subject.train.columns, slice(3)))
-        return compilations(
-            model, subject.signature, categorical, sparse=_hands_over_sparse(model, few)
-        )
+        return compilations(model, subject.signature, sparse=_hands_over_sparse(model, few))
 
 
 class SklearnOriginal:
@@ -176,14 +180,17 @@ class SklearnOriginal:
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
-        wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
-        asked: dict[str, Any] = {}
         try:
-            data = self._frame.build(columns)
-            made = {field.name: self._answer(field, data, asked) for field in wanted}
+            made = self.ask(self._frame.build(columns), outputs)
         except Exception as problem:
             raise ModelFailed(f"the original failed: {problem}") from problem
         return made if outputs is None else {name: made[name] for name in outputs}
+
+    def ask(self, data: Any, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs for rows in any container that the model takes; raises what it raises."""
+        wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
+        asked: dict[str, Any] = {}
+        return {field.name: self._answer(field, data, asked) for field in wanted}
 
     def _answer(self, field: Field, data: Any, asked: dict[str, Any]) -> NDArray[Any]:
         """One output; `asked` keeps what the model said, for the others that are made of it."""
@@ -209,6 +216,9 @@ def save(model: Any) -> bytes:
         Invalid: It holds a type that would not be trusted when the bundle is loaded.
     """
     skops = _skops()
+    for part in model.get_params(deep=True).values():
+        if is_of(part, "catboost"):
+            refuse_texts(part)
     try:
         data = skops.dumps(model)
     except Exception as problem:
@@ -316,30 +326,57 @@ def _normalised(data: bytes) -> bytes:
     """The same archive with nothing in it that depends on memory addresses, order or time."""
     source = zipfile.ZipFile(io.BytesIO(data))
     schema = json.loads(source.read("schema.json"))
-    _forget_counters(schema)
+    times: set[str] = set()
+    _forget_process(schema, times)
     numbers: dict[int, int] = {}
     files: dict[str, str] = {}
     _renumber(schema, numbers, files)
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as target:
         for old, new in sorted(files.items(), key=lambda pair: pair[1]):
-            target.writestr(zipfile.ZipInfo(new), _same_for_equals(source.read(old)))
+            target.writestr(zipfile.ZipInfo(new), _same_for_equals(source.read(old), old in times))
         text = json.dumps(schema, indent=None, separators=(",", ":"))
         target.writestr(zipfile.ZipInfo("schema.json"), text)
     return made.getvalue()
 
 
-def _forget_counters(node: Any) -> None:
-    """A tree of neighbours counts what it was asked, and is the same model all the while."""
+def _forget_process(node: Any, times: set[str]) -> None:
+    """Take out what the process left in the model: counters, addresses, orders of sets.
+
+    `times` collects the files that hold how long something took.
+    """
     parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     for part in parts:
-        _forget_counters(part)
-    if isinstance(node, dict) and node.get("__class__") in _TREES_OF_NEIGHBOURS:
+        _forget_process(part, times)
+    if not isinstance(node, dict):
+        return
+    if node.get("__class__") in _TREES_OF_NEIGHBOURS:
+        # A tree of neighbours counts what it was asked, and is the same model all the while.
         for counter in node["content"]["content"][7:11]:
             counter["content"] = "0"
+    elif node.get("__loader__") == "SetNode":
+        node["content"].sort(key=_without_ids)
+    elif node.get("__loader__") == "ObjectNode":
+        held = node["content"].get("content") if isinstance(node["content"], dict) else None
+        for name, part in held.items() if isinstance(held, dict) else ():
+            _forget_attribute(name, part, times)
 
 
-def _same_for_equals(data: bytes) -> bytes:
+def _forget_attribute(name: str, part: Any, times: set[str]) -> None:
+    if name in _OF_THE_PROCESS and part["__loader__"] == "JsonNode":
+        part["content"] = _OF_THE_PROCESS[name]
+    elif name == "stop_words" and part["__loader__"] == "ListNode":
+        part["content"].sort(key=_without_ids)  # often made of a set; read as one
+    elif name == "cv_results_" and part["__loader__"] == "DictNode":
+        times |= {one["file"] for key, one in part["content"].items() if key.endswith("_time")}
+
+
+def _without_ids(node: Any) -> str:
+    """A text that is the same for equal parts of an archive."""
+    return re.sub(r'"__id__": \d+', "", json.dumps(node, sort_keys=True))
+
+
+def _same_for_equals(data: bytes, is_time: bool) -> bytes:
     """A file of the archive, the same bytes for the same content.
 
     The nodes of a tree are records with gaps between their fields, and numpy writes what the memory
@@ -352,6 +389,8 @@ def _same_for_equals(data: bytes) -> bytes:
     if not data.startswith(b"\x93NUMPY"):
         return data
     held = np.load(io.BytesIO(data), allow_pickle=False)
+    if is_time:
+        return data[: len(data) - held.nbytes] + bytes(held.nbytes)
     if held.dtype.names is None:
         return data
     clean = np.zeros(held.shape, held.dtype)

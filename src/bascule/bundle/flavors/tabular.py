@@ -151,6 +151,17 @@ def fields_of(table: Table) -> tuple[Field, ...]:
     return tuple(made)
 
 
+def check_texts(values: NDArray[Any], name: str) -> None:
+    """Raise `Invalid` for a text that no file can hold: half of a surrogate pair."""
+    texts = values.tolist() if values.dtype.kind == "O" else ()
+    try:
+        "".join(text for text in texts if text is not None).encode()
+    except UnicodeEncodeError as problem:
+        half = problem.object[problem.start]
+        said = f"column {name!r} holds {half!r}, half of a surrogate pair, which is no text"
+        raise Invalid(said, hint="decode its bytes with errors='replace'", field=name) from None
+
+
 def outputs_of(classes: tuple[Any, ...] | None, *, probabilities: bool) -> tuple[Field, ...]:
     if classes is None:
         return (Field("prediction", DType.FP64),)
@@ -179,10 +190,15 @@ def outputs_of_detector() -> tuple[Field, ...]:
     return (Field("label", DType.INT64), Field("score", DType.FP64))
 
 
-def rows_of(table: Table, truth: NDArray[Any] | None, signature: Signature) -> Rows:
-    if signature.is_matrix:
-        return Rows(conform(table.columns[MATRIX], signature), truth)
-    return Rows(conform(dict(table.columns), signature), truth)
+def rows_of(
+    table: Table, truth: NDArray[Any] | None, signature: Signature, data: Any = None
+) -> Rows:
+    """The rows of a table, read; `data` is X or (X, y) as the caller handed it over."""
+    given = data[0] if isinstance(data, tuple) else data
+    for name, values in table.columns.items():
+        check_texts(values, name)
+    columns = table.columns[MATRIX] if signature.is_matrix else dict(table.columns)
+    return Rows(conform(columns, signature), truth, given)
 
 
 def must_answer(ask: Any, columns: Columns, *, targets: int = 1) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
     BoostedOriginal,
+    ask_own,
     categories_of,
     distribution_of,
     is_of,
@@ -129,6 +131,7 @@ def _read(model: Any) -> Boosted:
         number=DType.FP32,
         reads_floats=lambda _: True,
         parameters=parameters,
+        own=None if is_native else partial(ask_own, model, False),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.texts import TextProgram
 from bascule.bundle.texts import Texts
-from bascule.core.errors import ModelFailed, TimedOut, Untrusted
+from bascule.core.errors import Invalid, ModelFailed, TimedOut, Untrusted
 from bascule.core.fields import Columns, DType, Field
 from bascule.core.programs import Program
 
@@ -29,6 +29,10 @@ _TYPES = {
 }
 
 
+_COMPILED = frozenset(("label", "prediction", "probabilities", "score"))
+"""Outputs of the graphs that are compiled here, which have an answer for each row."""
+
+
 def obstacle() -> str:
     """What to do so that it runs here: nothing, for ONNX Runtime comes with Bascule."""
     return ""
@@ -42,7 +46,8 @@ class OnnxProgram:
     """
 
     __slots__ = (
-        "_all", "_missing_text", "_nullable_text", "_options", "_run", "inputs", "name", "outputs",
+        "_all", "_is_counted", "_missing_text", "_nullable_text", "_options", "_run", "inputs",
+        "name", "outputs",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +67,7 @@ class OnnxProgram:
         self._run = session._sess.run
         self._options = _new_options()
         self._all = [field.name for field in outputs]
+        self._is_counted = any(one.partition(".")[0] not in _COMPILED for one in self._all)
         self._missing_text = missing_text
         self._nullable_text = nullable_text(inputs) if missing_text is not None else ()
 
@@ -73,10 +79,21 @@ class OnnxProgram:
         options = self._options
         try:
             answers = self._run(names, columns, options)
+        except UnicodeEncodeError as problem:
+            half = problem.object[problem.start]
+            raise Invalid(f"a text holds {half!r}, half of a surrogate pair") from None
         except Exception as problem:
             if options.terminate:
                 raise TimedOut(f"a run of program {self.name} took too long") from None
             raise ModelFailed(f"program {self.name} failed: {first_line(problem)}") from problem
+        if self._is_counted:
+            rows = len(next(iter(columns.values())))
+            for name, values in zip(names, answers, strict=True):
+                if values.shape[:1] != (rows,):
+                    raise ModelFailed(
+                        f"program {self.name} failed: {name} has the shape {list(values.shape)} "
+                        f"for {rows} rows"
+                    )
         return dict(zip(names, answers, strict=True))
 
     def interrupt(self) -> None:
@@ -103,7 +120,16 @@ def without_missing_text(
     filled = dict(columns)
     for name in names:
         column = columns[name]
-        missing = [value is None or value != value for value in column]
+        values = column.tolist()
+        if missing_text in values:
+            row = values.index(missing_text)
+            raise Invalid(
+                f"{name}: the text in row {row} is reserved for a missing one inside a program",
+                hint="leave the text missing (null), or send another one",
+                field=name,
+                row=row,
+            )
+        missing = [value is None or value != value for value in values]
         if any(missing):
             column = column.copy()
             column[missing] = missing_text
