@@ -287,21 +287,19 @@ def _choose(
             request.tell(f"compiled to ONNX in {compilation.precision}")
             try:
                 program = _opened(compilation)
-                found = parity.answers(program, compared)
+                judged, invariant = parity.judge(
+                    program,
+                    compared,
+                    expected,
+                    tolerance=request.tolerance,
+                    precision=compilation.precision,
+                    probes=probes,
+                )
             except (Untrusted, ModelFailed) as problem:
                 failed.append(_no_parity(problem.message, compilation.precision, request))
                 continue
-            judged = parity.compare(
-                expected,
-                found,
-                tolerance=request.tolerance,
-                program=_PROGRAM,
-                precision=compilation.precision,
-                probes=probes,
-            )
             request.tell(f"parity on {judged.rows:,} rows: {judged.max_difference:.2g}")
             if judged.passed:
-                invariant = parity.is_batch_invariant(program, compared)
                 return _Choice(judged, compilation, program, invariant, on)
             failed.append(judged)
     except Unconvertible as problem:
@@ -373,11 +371,11 @@ def _in_engine(
         except (Unconvertible, Untrusted, ModelFailed) as refused:
             problem = refused.message
             continue
-        judged = parity.compare(
+        judged, invariant = parity.judge(
+            program,
+            on.rows,
             on.expected,
-            found,
             tolerance=request.tolerance,
-            program=engine.kind,
             precision=entry.precision,
             probes=on.probes,
         )
@@ -386,7 +384,7 @@ def _in_engine(
         )
         if not judged.passed:
             return None, judged
-        entry = replace(entry, batch_invariant=parity.is_batch_invariant(program, on.rows))
+        entry = replace(entry, batch_invariant=invariant)
         return _Other(entry, apart.data, program), judged
     return None, replace(_no_parity(problem, "", request), program=engine.kind)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ MAX_ROWS = 20_000
 _CHUNK_ROWS = 4096
 _INVARIANCE_ROWS = 1000
 _FEWEST_ROWS = 100
+_ALONE_ROWS = 256
+_LEAST_ROWS = 4
 _INVARIANCE_VALUES = 1 << 18
 """A thousand rows of 262 numbers, or a hundred of 2,600: seconds for a network of that input."""
 
@@ -140,26 +143,94 @@ def answers(program: Program, columns: Columns) -> Columns:
     return in_batches(program, for_program(columns, program.inputs), _CHUNK_ROWS)
 
 
-def is_batch_invariant(program: Program, columns: Columns) -> bool:
-    """Whether rows have the same bits alone and in company.
+def judge(
+    program: Program,
+    columns: Columns,
+    expected: Columns,
+    *,
+    tolerance: float,
+    precision: str,
+    probes: int,
+) -> tuple[Parity, bool]:
+    """The parity of a program, and whether rows have the same bits alone and in company.
 
-    A thousand rows are asked one by one, and again in batches of several sizes. They are put
-    together from the values of real rows, each column on its own, so that they are all different:
-    a last bit may change in one row of a hundred. There are fewer where a row holds many numbers;
-    where it is an image, so few could be asked that it is taken not to hold. (Bounded by numbers
-    and not by time, for the verdict is part of what the bundle is.)
+    The rows are asked in bulk, and some of them one by one, and compared with the original both
+    ways. Then a thousand rows are asked one by one, and again in batches of several sizes. They are
+    put together from the values of real rows, each column on its own, so that they are all
+    different: a last bit may change in one row of a hundred. There are fewer where a row holds many
+    numbers; where it is an image, so few are asked that the bits are taken not to be the same.
+    (Bounded by numbers and not by time, for the verdict is part of what the bundle is.)
+
+    A program whose answers change with the size of the batch by more than the tolerance does not
+    pass, whatever the difference from the original is on the rows that were compared.
+
+    Args:
+        program: What is compared.
+        columns: The rows, in the signature's dtypes.
+        expected: The original's answers to them.
+        tolerance: The largest difference allowed.
+        precision: How the program computes.
+        probes: How many of the rows were made up.
     """
+
+    def compared(expected: Columns, found: Columns) -> Parity:
+        return compare(
+            expected,
+            found,
+            tolerance=tolerance,
+            program=program.name,
+            precision=precision,
+            probes=probes,
+        )
+
+    judged = compared(expected, answers(program, columns))
+    if not judged.passed:
+        return judged, False
+    rows = _rows_to_recombine(columns)
+    few = min(rows, _ALONE_ROWS)
+    alone = in_batches(program, for_program(sample(columns, few), program.inputs), 1)
+    pairs = itertools.chain([(sample(expected, few), alone)], _by_company(program, columns))
+    invariant = rows >= _FEWEST_ROWS
+    for place, (one, other) in enumerate(pairs):
+        found = compared(one, other)
+        if not found.passed:
+            return _depends_on_batch(judged, found), False
+        invariant = invariant and place == 0
+    return judged, invariant
+
+
+def is_batch_invariant(program: Program, columns: Columns) -> bool:
+    """Whether rows have the same bits alone and in company; see `judge`."""
+    enough = _rows_to_recombine(columns) >= _FEWEST_ROWS
+    return enough and next(_by_company(program, columns), None) is None
+
+
+def _rows_to_recombine(columns: Columns) -> int:
     values_of_a_row = sum(math.prod(column.shape[1:]) for column in columns.values())
-    rows = min(_INVARIANCE_ROWS, _INVARIANCE_VALUES // max(1, values_of_a_row))
-    if rows < _FEWEST_ROWS:
-        return False
+    return min(_INVARIANCE_ROWS, max(_LEAST_ROWS, _INVARIANCE_VALUES // max(1, values_of_a_row)))
+
+
+def _by_company(program: Program, columns: Columns) -> Iterator[tuple[Columns, Columns]]:
+    """Answers to rows one by one and in batches, of each size where their bits are not the same."""
+    rows = _rows_to_recombine(columns)
     many = for_program(recombined(columns, rows), program.inputs)
     alone = in_batches(program, many, 1)
     for size in (2, 3, 7, 64, 100, rows):
-        together = in_batches(program, many, size)
-        if not are_same_bits(alone, together):
-            return False
-    return True
+        if size <= rows:
+            together = in_batches(program, many, size)
+            if not are_same_bits(alone, together):
+                yield alone, together
+
+
+def _depends_on_batch(judged: Parity, found: Parity) -> Parity:
+    worst, labels = found.max_difference, found.label_differences - found.ties
+    return replace(
+        judged,
+        max_difference=max(judged.max_difference, worst),
+        passed=False,
+        reason=f"{judged.program} answers a few rows otherwise than many: by up to {worst:.2g}, "
+        f"and with another label for {labels} of {found.rows} rows",
+    )
 
 
 def in_batches(program: Program, columns: Columns, size: int) -> Columns:
