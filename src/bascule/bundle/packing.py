@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle import (
+    adversarial,
     calibrating,
     card,
     cost,
@@ -22,13 +24,13 @@ from bascule.bundle import (
     training,
 )
 from bascule.bundle import format as disk
+from bascule.bundle.adversarial import Probes
 from bascule.bundle.choosing import is_ever_fastest, pinned
 from bascule.bundle.compilers.apart import take_apart
 from bascule.bundle.cost import Cost
 from bascule.bundle.examples import example_body
 from bascule.bundle.flavors import flavor_of
 from bascule.bundle.flavors.originals import is_inspected
-from bascule.bundle.flavors.probing import probe_rows
 from bascule.bundle.format import Manifest, OriginalEntry, ProgramEntry
 from bascule.bundle.heldout import to_parquet
 from bascule.bundle.lineage import trace
@@ -38,10 +40,8 @@ from bascule.bundle.programs import TREE_ENGINES, TreeEngine, is_runnable, open_
 from bascule.bundle.programs.onnx import open_onnx
 from bascule.bundle.programs.trees import TreesProgram
 from bascule.bundle.subject import Compilation, Flavor, Rows, Subject
-from bascule.bundle.tables import take
 from bascule.core.digests import canonical_json
 from bascule.core.errors import (
-    BasculeError,
     Invalid,
     ModelFailed,
     Unavailable,
@@ -54,6 +54,7 @@ from bascule.core.names import check_name
 from bascule.core.programs import Program
 
 Progress = Callable[[str], None]
+_REFUSED = "refused"
 _PROGRAM = "onnx"
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"
@@ -228,11 +229,30 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """The rows that programs are compared on, and what the original answers to them."""
+    """The rows that programs are compared on, and what the original answers to them.
+
+    The last rows are made up; `probed` says how many of each kind, and how many more the original
+    refused.
+    """
 
     rows: Columns
-    probes: int
     expected: Columns
+    probed: Mapping[str, int]
+
+    @property
+    def probes(self) -> int:
+        return sum(self.probed.values()) - self.probed.get(_REFUSED, 0)
+
+    def with_probes(self, original: Program, probes: Probes) -> _Compared:
+        """And rows that are made up; those that the original refuses are left out."""
+        answered, expected, refused = adversarial.asked(original, probes)
+        counts = Counter(self.probed)
+        counts.update({**answered.counts(), **({_REFUSED: refused} if refused else {})})
+        if expected is None:
+            return replace(self, probed=counts)
+        return _Compared(
+            _stacked(self.rows, answered.columns), _stacked(self.expected, expected), counts
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,23 +298,20 @@ def _choose(
         return _Choice(itself, None, subject.original, batch_invariant=False)
     if rows is None:
         return _own_original(flavor, model, subject, request)
-    compared, probes = _with_probes(subject, rows)
-    expected = parity.answers(subject.original, compared)
-    on = _Compared(compared, probes, expected)
+    real = parity.sample(rows.columns)
+    on = _Compared(real, parity.answers(subject.original, real), {})
+    trained = real if subject.train is None else parity.sample(subject.train.columns)
+    made_up = adversarial.made_up(subject.signature.inputs, trained, huge=not subject.is_network)
+    static = on.with_probes(subject.original, made_up)
     failed: list[Parity] = []
     try:
         for compilation in flavor.compilations(model, subject):
             request.tell(f"compiled to ONNX in {compilation.precision}")
             try:
                 program = _opened(compilation)
-                judged, invariant = parity.judge(
-                    program,
-                    compared,
-                    expected,
-                    tolerance=request.tolerance,
-                    precision=compilation.precision,
-                    probes=probes,
-                )
+                jumps = adversarial.beside_jumps(program, subject.signature.inputs, trained)
+                on = static.with_probes(subject.original, jumps)
+                judged, invariant = _judged(program, on, compilation.precision, request)
             except (Untrusted, ModelFailed) as problem:
                 failed.append(_no_parity(problem.message, compilation.precision, request))
                 continue
@@ -371,14 +388,7 @@ def _in_engine(
         except (Unconvertible, Untrusted, ModelFailed) as refused:
             problem = refused.message
             continue
-        judged, invariant = parity.judge(
-            program,
-            on.rows,
-            on.expected,
-            tolerance=request.tolerance,
-            precision=entry.precision,
-            probes=on.probes,
-        )
+        judged, invariant = _judged(program, on, entry.precision, request)
         request.tell(
             f"trees in {engine.title}: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
         )
@@ -408,26 +418,22 @@ def _rows_to_compare(subject: Subject) -> Rows | None:
     return subject.test or subject.train
 
 
-def _with_probes(subject: Subject, rows: Rows) -> tuple[Columns, int]:
-    """The rows to compare, and after them those that hold what no real row may hold.
+def _judged(
+    program: Program, on: _Compared, precision: str, request: Request
+) -> tuple[Parity, bool]:
+    judged, invariant = parity.judge(
+        program,
+        on.rows,
+        on.expected,
+        tolerance=request.tolerance,
+        precision=precision,
+        probes=on.probes,
+    )
+    return replace(judged, probed=dict(sorted(on.probed.items()))), invariant
 
-    A probe that the original refuses is left out: there is nothing to be equal to.
-    """
-    real = parity.sample(rows.columns)
-    probes = probe_rows(subject.signature.inputs, real)
-    kept = [row for row in range(_count(probes)) if _answers(subject.original, probes, row)]
-    if not kept:
-        return real, 0
-    taken = take(probes, np.asarray(kept))
-    return {name: np.concatenate([real[name], taken[name]]) for name in real}, len(kept)
 
-
-def _answers(original: Program, probes: Columns, row: int) -> bool:
-    try:
-        original.run(take(probes, slice(row, row + 1)))
-    except BasculeError:
-        return False
-    return True
+def _stacked(one: Columns, other: Columns) -> Columns:
+    return {name: np.concatenate([one[name], other[name]]) for name in one}
 
 
 def _opened(compilation: Compilation) -> Program:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Parity:
         program: Which one was compared.
         precision: How it computes.
         rows: How many rows were compared, with the probes.
-        probes: How many of them were made up: a value missing, or a category never seen.
+        probes: How many of them were made up.
         max_difference: The largest one. Of probabilities: absolute. Of a regressor's numbers:
             divided by the original's number, or by the median one where that is larger. Of
             other tensors: by the number, or by the root mean square of the tensor. Infinite where
@@ -44,6 +44,7 @@ class Parity:
         tolerance: The largest difference allowed.
         passed: Whether it is within the tolerance, and no label differs but in ties.
         reason: One sentence.
+        probed: How many rows of each kind were made up; see `bundle.adversarial`.
     """
 
     program: str
@@ -56,6 +57,7 @@ class Parity:
     tolerance: float
     passed: bool
     reason: str
+    probed: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         known = math.isfinite(self.max_difference)
@@ -70,11 +72,12 @@ class Parity:
             "tolerance": self.tolerance,
             "passed": self.passed,
             "reason": self.reason,
+            "probed": dict(self.probed),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Parity:
-        known = {**value}
+        known = {"probed": {}, **value}
         if known["max_difference"] is None:
             known["max_difference"] = math.inf
         return cls(**{name: known[name] for name in cls.__slots__})
@@ -97,22 +100,26 @@ def compare(
         tolerance: The largest difference allowed.
         program: What it is called.
         precision: How it computes.
-        probes: How many of the rows were made up.
+        probes: How many of the rows were made up: the last ones. The size of an output's numbers
+            is that of the others.
     """
     worst = 0.0
     labels = np.zeros(len(next(iter(expected.values()))), bool)
+    real = slice(max(0, len(labels) - probes) or None)
     decided = labels.copy()
     for name, values in expected.items():
         if name.partition(".")[0] == "label" or values.dtype.kind not in "f":
             differ = _differ(values, found[name])
             labels |= differ
-            decided |= differ & ~_close_calls(expected, name, tolerance)
+            decided |= differ & ~_close_calls(expected, name, tolerance, real)
         elif name.partition(".")[0] == "probabilities":
             worst = max(worst, _largest(values, found[name], 1.0))
         elif values.ndim > 1:
-            worst = max(worst, _largest(values, found[name], _scale_of_tensor(values)))
+            worst = max(
+                worst, _largest(values, found[name], _scale_of_tensor(values, values[real]))
+            )
         else:
-            worst = max(worst, _largest(values, found[name], _scale(values)))
+            worst = max(worst, _largest(values, found[name], _scale(values, values[real])))
     ties = int((labels & ~decided).sum())
     differing = int(labels.sum())
     passed = worst <= tolerance and differing == ties
@@ -170,10 +177,10 @@ def judge(
         expected: The original's answers to them.
         tolerance: The largest difference allowed.
         precision: How the program computes.
-        probes: How many of the rows were made up.
+        probes: How many of the rows were made up: the last ones.
     """
 
-    def compared(expected: Columns, found: Columns) -> Parity:
+    def compared(expected: Columns, found: Columns, probes: int) -> Parity:
         return compare(
             expected,
             found,
@@ -183,16 +190,20 @@ def judge(
             probes=probes,
         )
 
-    judged = compared(expected, answers(program, columns))
+    judged = compared(expected, answers(program, columns), probes)
     if not judged.passed:
         return judged, False
+    count = len(next(iter(columns.values())))
+    real = take(columns, slice(count - probes))
     rows = _rows_to_recombine(columns)
-    few = min(rows, _ALONE_ROWS)
-    alone = in_batches(program, for_program(sample(columns, few), program.inputs), 1)
-    pairs = itertools.chain([(sample(expected, few), alone)], _by_company(program, columns))
+    parts = [np.arange(count - probes), np.arange(count - probes, count)]
+    some = [sample({"row": part}, min(rows, _ALONE_ROWS) // 2)["row"] for part in parts]
+    few = np.concatenate(some)
+    alone = in_batches(program, for_program(take(columns, few), program.inputs), 1)
+    pairs = itertools.chain([(take(expected, few), alone)], _by_company(program, real))
     invariant = rows >= _FEWEST_ROWS
     for place, (one, other) in enumerate(pairs):
-        found = compared(one, other)
+        found = compared(one, other, 0 if place else len(some[1]))
         if not found.passed:
             return _depends_on_batch(judged, found), False
         invariant = invariant and place == 0
@@ -261,19 +272,19 @@ def _differ(expected: NDArray[Any], found: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(differs.any(axis=1))
 
 
-def _scale(values: NDArray[Any]) -> NDArray[Any]:
-    finite = np.abs(values[np.isfinite(values)])
+def _scale(values: NDArray[Any], real: NDArray[Any]) -> NDArray[Any]:
+    finite = np.abs(real[np.isfinite(real)])
     middle = float(np.median(finite)) if len(finite) else 1.0
     least = max(middle, float(np.finfo(np.float64).tiny))
     return np.asarray(np.maximum(np.abs(values), least))
 
 
-def _scale_of_tensor(values: NDArray[Any]) -> NDArray[Any]:
-    """The size of each number, or the root mean square of all where that is larger.
+def _scale_of_tensor(values: NDArray[Any], real: NDArray[Any]) -> NDArray[Any]:
+    """The size of each number, or the root mean square of all real ones where that is larger.
 
     Not the median: half of what a network answers may be zeros.
     """
-    finite = values[np.isfinite(values)].astype(np.float64)
+    finite = real[np.isfinite(real)].astype(np.float64)
     middle = math.sqrt(float(np.square(finite).mean())) if len(finite) else 1.0
     least = max(middle, float(np.finfo(np.float64).tiny))
     return np.asarray(np.maximum(np.abs(values), least))
@@ -287,11 +298,11 @@ def _largest(expected: NDArray[Any], found: NDArray[Any], scale: Any) -> float:
     return float(difference.max(initial=0.0))
 
 
-def _close_calls(expected: Columns, name: str, tolerance: float) -> NDArray[np.bool_]:
+def _close_calls(expected: Columns, name: str, tolerance: float, real: slice) -> NDArray[np.bool_]:
     """Where any rounding may change the label that is called so."""
     score = expected.get("score") if name == "label" else None
     if score is not None and score.ndim == 1 and score.dtype.kind == "f":
-        return np.asarray(np.abs(score) <= tolerance * _scale(score))
+        return np.asarray(np.abs(score) <= tolerance * _scale(score, score[real]))
     probabilities = expected.get(name.replace("label", "probabilities", 1))
     if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 2:
         return np.zeros(len(next(iter(expected.values()))), bool)

@@ -47,6 +47,7 @@ class Subject:
         targets: What each output of a model with several is of; empty for any other model.
         reopened: What answers where the original is served, if it may round otherwise than the
             model that was handed in; else None.
+        is_network: Whether numbers much larger than the real ones overflow on the way.
     """
 
     task: str
@@ -63,6 +64,7 @@ class Subject:
     parameters: Mapping[str, str]
     targets: tuple[Target, ...] = ()
     reopened: Program | None = None
+    is_network: bool = False
 
 
 @dataclass(frozen=True, slots=True)

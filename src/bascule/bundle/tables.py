@@ -481,6 +481,7 @@ def _conform(values: NDArray[Any], wanted: Field) -> NDArray[Any]:
         )
     read = _to_text if wanted.dtype is DType.BYTES else _to_number
     made = read(values, wanted)
+    _check_bounds(made, wanted)
     _check_missing(made, wanted)
     _check_categories(made, wanted)
     return made
@@ -537,6 +538,24 @@ def _check_missing(values: NDArray[Any], wanted: Field) -> None:
             hint="fill them in, or train the model with an imputer and pack it again",
             field=wanted.name,
             row=int(missing.argmax()),
+        )
+
+
+def _check_bounds(values: NDArray[Any], wanted: Field) -> None:
+    if wanted.bounds is None or not values.size:
+        return
+    low, high = wanted.bounds
+    if low <= values.min() and values.max() <= high:  # false of NaN too
+        return
+    beyond = ((values < low) | (values > high)).reshape(len(values), -1).any(axis=1)
+    if beyond.any():
+        row = int(beyond.argmax())
+        raise Invalid(
+            f"column {wanted.name!r} has a number in row {row} that the model refuses: it takes "
+            f"{low:g} to {high:g}",
+            hint="send numbers within these bounds",
+            field=wanted.name,
+            row=row,
         )
 
 

@@ -86,6 +86,8 @@ def value_schema(field: Field) -> Schema:
     made: Schema = {"type": [kind, "null"] if field.nullable else kind}
     if field.categories is not None:
         made["enum"] = [*field.categories, *([None] if field.nullable else [])]
+    if field.bounds is not None:
+        made["minimum"], made["maximum"] = field.bounds
     return made
 
 

@@ -1,4 +1,4 @@
-"""Finds out by asking: does the model take a missing value here, or a category it never saw?
+"""Finds out by asking: does the model take a missing value here, a new category, any number?
 
 What an estimator says of itself cannot be trusted through a pipeline; what it does can. A few
 rows per column are enough, so it costs one prediction per column.
@@ -7,7 +7,7 @@ rows per column are enough, so it costs one prediction per column.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,13 +28,16 @@ STRANGE_TEXTS = (
 """Where languages of programming disagree on what a letter, a capital or a space is."""
 _PROBE_ROWS = 3
 _MAX_INTEGER_CATEGORIES = 1000
+_MAX_COLUMNS_APART = 64
+_LARGEST_AS_FLOAT = float(np.nextafter(2.0**128 - 2.0**103, 0))
+"""The largest double that is rounded to a float, and not to infinity."""
 
 Ask = Callable[[Columns], Any]
 """Asks the original; raises what the original raises."""
 
 
 def probed(fields: tuple[Field, ...], columns: Columns, ask: Ask) -> tuple[Field, ...]:
-    """The fields, with `nullable` and `categories` as the model behaves.
+    """The fields, with `nullable`, `categories` and `bounds` as the model behaves.
 
     Args:
         fields: As inferred from the types alone.
@@ -42,7 +45,126 @@ def probed(fields: tuple[Field, ...], columns: Columns, ask: Ask) -> tuple[Field
         ask: Asks the original about columns in these dtypes.
     """
     few = take(columns, slice(0, _PROBE_ROWS))
-    return tuple(_probed(field, columns[field.name], few, ask) for field in fields)
+    found = tuple(_probed(field, columns[field.name], few, ask) for field in fields)
+    return bounded(found, columns, ask)
+
+
+def bounded(fields: tuple[Field, ...], columns: Columns, ask: Ask) -> tuple[Field, ...]:
+    """The fields, with `bounds` where the model refuses numbers.
+
+    Columns are asked about together, and one by one only where that is refused: a model that
+    takes every number costs one prediction, and one that refuses infinity one more per column.
+
+    Args:
+        fields: Those of the signature.
+        columns: The training rows, which the model answers.
+        ask: Asks the original about columns in these dtypes.
+    """
+    two = take(columns, np.arange(2) % len(next(iter(columns.values()))))
+    search = _Bounds({field.name: field for field in fields}, two, ask)
+    floats = [f.name for f in fields if f.dtype.is_float and f.categories is None]
+    whole = [f.name for f in fields if f.dtype.is_integer and f.categories is None]
+    bounds = search.of_floats(floats, columns) | search.of_integers(whole, columns)
+    return tuple(replace(field, bounds=bounds.get(field.name)) for field in fields)
+
+
+class _Bounds:
+    """Which numbers a model takes in some of its columns, by asking about two rows."""
+
+    def __init__(self, fields: Mapping[str, Field], two: Columns, ask: Ask) -> None:
+        self._fields, self._two, self._ask = fields, two, ask
+
+    def of_floats(self, names: list[str], columns: Columns) -> dict[str, tuple[float, float]]:
+        if not names or self._takes(names, -np.inf, np.inf):
+            return {}
+        if 1 < len(names) <= _MAX_COLUMNS_APART:
+            closed = [name for name in names if not self._takes([name], -np.inf, np.inf)]
+            names = closed or names
+        for largest in (float(np.finfo(np.float64).max), _LARGEST_AS_FLOAT):
+            if self._takes(names, -largest, largest):
+                return dict.fromkeys(names, (-largest, largest))
+        return {name: self._of_one(name, columns[name]) for name in names}
+
+    def of_integers(self, names: list[str], columns: Columns) -> dict[str, tuple[int, int]]:
+        made = {}
+        for name in names:
+            kind = np.iinfo(self._fields[name].dtype.numpy)
+            if not self._takes([name], kind.min, kind.max):
+                made[name] = self._of_one(name, columns[name])
+        return made
+
+    def _of_one(self, name: str, values: NDArray[Any]) -> tuple[Any, Any]:
+        """The bounds of one column: between what it was trained on and the ends of its type."""
+        dtype = self._fields[name].dtype.numpy
+        known = values if values.dtype.kind != "f" else values[np.isfinite(values)]
+        if not known.size:
+            return 0, 0
+        ends = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+        low, high = known.min(), known.max()
+        return (
+            self._last(low, ends.min, lambda value: self._takes([name], value, high)),
+            self._last(high, ends.max, lambda value: self._takes([name], low, value)),
+        )
+
+    @staticmethod
+    def _last(taken: Any, end: Any, takes: Callable[[Any], bool]) -> Any:
+        """The number that is taken and is next to one that is not, on the way to the end."""
+        dtype = np.dtype(taken.dtype)
+        if takes(end):
+            return dtype.type(end).item()
+        step = 1 if end > taken else -1
+        beside = dtype.type(int(taken) + step) if dtype.kind in "iu" else None
+        if beside is not None and not takes(beside):
+            return taken.item()
+        is_whole = dtype.kind in "iu"
+        inside, outside = (
+            int(value if is_whole else ordered(dtype.type(value))) for value in (taken, end)
+        )
+
+        def number(place: int) -> Any:
+            return place if is_whole else unordered(np.asarray(place), dtype)[()].item()
+
+        while abs(outside - inside) > 1:
+            middle = (inside + outside) // 2
+            if takes(number(middle)):
+                inside = middle
+            else:
+                outside = middle
+        return number(inside)
+
+    def _takes(self, names: list[str], low: Any, high: Any) -> bool:
+        made = dict(self._two)
+        for name in names:
+            dtype = self._fields[name].dtype.numpy
+            with np.errstate(over="ignore"):
+                made[name] = made[name].astype(dtype)
+                made[name][0], made[name][1] = low, high
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                self._ask(made)
+        except Exception:  # whatever it raises, it does not take it
+            return False
+        return True
+
+
+def ordered(values: Any) -> NDArray[np.int64]:
+    """Numbers as whole numbers in the same order: neighbours of a type differ by 1."""
+    array = np.asarray(values)
+    if array.dtype.kind in "iu":
+        return array.astype(np.int64)
+    bits = array.view(f"i{array.dtype.itemsize}").astype(np.int64)
+    lowest = np.int64(-(1 << (8 * array.dtype.itemsize - 1)))
+    return np.where(bits < 0, lowest - bits, bits)
+
+
+def unordered(places: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The numbers that `ordered` made whole."""
+    if dtype.kind in "iu":
+        return places.astype(dtype)
+    lowest = np.int64(-(1 << (8 * dtype.itemsize - 1)))
+    bits = np.where(places < 0, lowest - places, places)
+    return bits.astype(f"i{dtype.itemsize}").view(dtype)
 
 
 def probe_rows(fields: tuple[Field, ...], columns: Columns) -> Columns:
