@@ -2,16 +2,13 @@
 
 Held-out rows lie where training rows lie, and say little of a value beside a threshold, of one that
 is not rounded as the original rounds it, or of infinity. So some rows are altered here: to numbers
-that are special in themselves, to neighbours of training rows, and to both sides of every jump that
-the program's answers make. A jump is found by halving intervals until its ends are neighbours in
-the column's type; so no knowledge of the model is needed, and a threshold is found behind any
-preprocessing. The same rows come out every time.
+that are special in themselves and to neighbours of training rows; `bundle.jumps` has those beside
+thresholds. The same rows come out every time.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.flavors.probing import ordered, probe_rows, unordered
-from bascule.bundle.parity import answers, sample
+from bascule.bundle.flavors.probing import probe_rows
+from bascule.bundle.parity import answers, apart, sample
 from bascule.bundle.tables import take
 from bascule.core.errors import BasculeError
 from bascule.core.fields import Columns, DType, Field
@@ -37,9 +34,13 @@ _NEAR_ROWS = 32
 _COMBINED_ROWS = 256
 _SMOOTH = 2.0**-12
 _MOST_QUESTIONS = 200
+_COPIES = 6
+_MOVED = 2.0**-36
 
 _SPECIAL = (0.0, -0.0, 5e-324, -1e-45, 1e-30, 2.0**24 + 1, 2.0**53 + 2)
 _HUGE = (1e30, -1e30, 3.4028234663852886e38, 3.5e38, -1e39, 1e300, -1e300, math.inf, -math.inf)
+_LARGEST = 1e300
+"""Beyond it sums overflow, in one order of the parts and not in another."""
 _WHOLE = (0, 1, -1, 2**24 + 1, 2**31 - 1, 2**53 + 1, -(2**63), 2**63 - 1)
 
 
@@ -50,16 +51,9 @@ class Probes:
     columns: Columns
     kinds: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.kinds)
-
-    def counts(self) -> dict[str, int]:
-        """How many rows there are of each kind."""
-        return dict(sorted(Counter(self.kinds).items()))
-
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
+class Slot:
     """One number of a row: a column, and the place inside it."""
 
     field: Field
@@ -82,8 +76,8 @@ def made_up(fields: Sequence[Field], rows: Columns, *, huge: bool) -> Probes:
         huge: Whether numbers are made up that are much larger than the real ones.
     """
     random = np.random.default_rng(0)
-    slots = _slots(fields, rows)
-    most = _most_rows(rows)
+    slots = slots_of(fields, rows)
+    most = most_rows(rows)
     special = {slot: _special(slot, rows, huge) for slot in slots}
     missing = probe_rows(tuple(fields), rows)
     parts = [
@@ -92,81 +86,74 @@ def made_up(fields: Sequence[Field], rows: Columns, *, huge: bool) -> Probes:
         ("extreme", _one_changed(special, rows, most, random)),
         ("combined", _combined(special, rows, min(most, _COMBINED_ROWS), random)),
     ]
-    return _joined(parts)
+    return joined(parts)
 
 
-def beside_jumps(program: Program, fields: Sequence[Field], rows: Columns) -> Probes:
-    """Rows on both sides of jumps in a program's answers, and a few neighbours of each.
-
-    Args:
-        program: It is asked some ten thousand times, in batches.
-        fields: The inputs of the signature.
-        rows: Real rows.
-    """
-    random = np.random.default_rng(0)
-    slots = [slot for slot in _slots(fields, rows) if slot.field.dtype is not DType.BOOL]
-    most = _most_rows(rows)
-    slots = slots[: max(1, most // _GRID)]
-    if not slots:
-        return _joined([])
-    base, low, high, own = _intervals(program, slots, rows, random)
-    if not len(base):
-        return _joined([])
-
-    def asked(places: NDArray[np.int64]) -> NDArray[np.float64]:
-        return _numbers(program, _altered(rows, slots, base, own, places))
-
-    at_low, at_high = asked(low), asked(high)
-    first = np.abs(at_high - at_low).max(axis=1)
-    for _ in range(64):
-        change = np.abs(at_high - at_low).max(axis=1)
-        open_ = (change > first * _SMOOTH) & (change > 0)
-        base, own, low, high, at_low, at_high, first = (
-            each[open_] for each in (base, own, low, high, at_low, at_high, first)
-        )
-        middle = low // 2 + high // 2 + (low % 2 + high % 2) // 2  # their sum may be too large
-        apart = middle > low
-        if not apart.any():
-            break
-        found = asked(middle)
-        left = np.abs(found - at_low).max(axis=1) >= np.abs(at_high - found).max(axis=1)
-        for chosen, place, at in ((left & apart, high, at_high), (~left & apart, low, at_low)):
-            place[chosen], at[chosen] = middle[chosen], found[chosen]
-    made = [_altered(rows, slots, base, own, places) for places in _around(slots, own, low, high)]
-    return _joined([("beside a jump", part) for part in made if len(base)])
-
-
-def asked(original: Program, probes: Probes) -> tuple[Probes, Columns | None, int]:
-    """The rows that the original answers, its answers, and how many it refuses.
+def asked(original: Program, columns: Columns) -> tuple[NDArray[np.int64], Columns]:
+    """The places of the rows that the original answers, in order, and its answers to them.
 
     Rows are asked together. Where that is refused, each half is, so one row that is refused costs
     a few questions more, and no row is asked alone that need not be.
     """
-    left = [np.arange(len(probes))]
+    left = [np.arange(count(columns))]
     kept: list[tuple[NDArray[np.int64], Columns]] = []
     for _ in range(_MOST_QUESTIONS):
         if not left:
             break
         part = left.pop()
-        if not len(part):
-            continue
         try:
-            kept.append((part, answers(original, take(probes.columns, part))))
+            if len(part):
+                kept.append((part, answers(original, take(columns, part))))
         except BasculeError:
             if len(part) > 1:
                 left += np.array_split(part, 2)[::-1]
     if not kept:
-        return _joined([]), None, len(probes)
-    order = np.concatenate([part for part, _ in kept])
+        return np.zeros(0, np.int64), {}
     found = {name: np.concatenate([answer[name] for _, answer in kept]) for name in kept[0][1]}
-    answered = Probes(take(probes.columns, order), tuple(probes.kinds[i] for i in order))
-    return answered, found, len(probes) - len(order)
+    return np.concatenate([part for part, _ in kept]), found
 
 
-def _slots(fields: Sequence[Field], rows: Columns) -> list[_Slot]:
+def ties(
+    original: Program,
+    columns: Columns,
+    expected: Columns,
+    which: NDArray[np.bool_],
+    tolerance: float,
+) -> NDArray[np.bool_]:
+    """Which of some rows the original answers otherwise when their doubles change by 2**-36.
+
+    Where it does, rounding decides: a sum of many doubles is hardly more precise. Zeros, floats
+    and texts do not change, so what is compared with one of those is no tie.
+
+    Args:
+        original: It is asked about six copies of each row.
+        columns: All rows.
+        expected: What it answers to them.
+        which: The rows that are looked at.
+        tolerance: What counts as another answer.
+    """
+    random = np.random.default_rng(0)
+    places = np.flatnonzero(which)
+    copied = np.repeat(places, _COPIES)
+    made = take(columns, copied)
+    for name, values in made.items():
+        if values.dtype.kind == "f":
+            with np.errstate(over="ignore", invalid="ignore"):
+                moved = values * (1 + _MOVED * random.choice((-1.0, 1.0), values.shape))
+            made[name] = np.where(np.isfinite(moved), moved, values).astype(values.dtype)
+    order, found = asked(original, made)
+    tied = np.zeros(len(which), bool)
+    if len(order):
+        own = take(expected, copied[order])
+        apart_ = apart(own, found, tolerance=tolerance, probes=0)
+        tied[copied[order][apart_]] = True
+    return tied
+
+
+def slots_of(fields: Sequence[Field], rows: Columns) -> list[Slot]:
     """The numbers that a row has, or some of them, evenly spread."""
     found = [
-        _Slot(field, place)
+        Slot(field, place)
         for field in fields
         if field.dtype is not DType.BYTES and field.categories is None
         for place in _places(rows[field.name].shape[1:])
@@ -182,12 +169,12 @@ def _places(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         yield tuple(int(i) for i in np.unravel_index(int(flat), shape)) if shape else ()
 
 
-def _most_rows(rows: Columns) -> int:
+def most_rows(rows: Columns) -> int:
     numbers = sum(math.prod(column.shape[1:]) for column in rows.values())
     return min(_MOST_ROWS, max(_LEAST_ROWS, _MOST_VALUES // max(1, numbers)))
 
 
-def _special(slot: _Slot, rows: Columns, huge: bool) -> list[Any]:
+def _special(slot: Slot, rows: Columns, huge: bool) -> list[Any]:
     """Numbers that a column may hold and that are special, in its type."""
     field, known = slot.field, slot.values(rows)
     if field.dtype is DType.BOOL:
@@ -200,13 +187,13 @@ def _special(slot: _Slot, rows: Columns, huge: bool) -> list[Any]:
     finite = known[np.isfinite(known)].astype(np.float64)
     least, most = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     wanted = [*_SPECIAL[: None if huge else 5], 10 * least, 10 * most, least - 1, most + 1]
-    wanted += [*_HUGE, low, high] if huge else []
+    wanted += [*_HUGE, *(end for end in (low, high) if abs(end) <= _LARGEST)] if huge else []
     with np.errstate(over="ignore"):
         made = np.array(wanted).astype(field.dtype.numpy)
     return [v for v in made if low <= v <= high]
 
 
-def _near(slots: Sequence[_Slot], rows: Columns) -> Columns:
+def _near(slots: Sequence[Slot], rows: Columns) -> Columns:
     """Some rows as they are, and moved by as little as can be, and by a little."""
     made = []
     for move in (_stay, _up, _down, _a_little):
@@ -238,20 +225,20 @@ def _a_little(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _one_changed(
-    special: Mapping[_Slot, list[Any]], rows: Columns, most: int, random: np.random.Generator
+    special: Mapping[Slot, list[Any]], rows: Columns, most: int, random: np.random.Generator
 ) -> Columns:
     """Real rows with one number altered."""
     changes = [(slot, value) for slot, values in special.items() for value in values]
     if len(changes) > most:
         changes = [changes[i] for i in np.linspace(0, len(changes) - 1, most).astype(int)]
-    made = take(rows, random.integers(0, _count(rows), len(changes)))
+    made = take(rows, random.integers(0, count(rows), len(changes)))
     for row, (slot, value) in enumerate(changes):
         slot.set(made, row, value)
     return made
 
 
 def _combined(
-    special: Mapping[_Slot, list[Any]], rows: Columns, count: int, random: np.random.Generator
+    special: Mapping[Slot, list[Any]], rows: Columns, count: int, random: np.random.Generator
 ) -> Columns:
     """Rows of which some numbers are special, and all others those of some real row."""
     made = {
@@ -266,99 +253,9 @@ def _combined(
     return made
 
 
-def _intervals(
-    program: Program, slots: Sequence[_Slot], rows: Columns, random: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Where the program's answers change most along each number of a row.
-
-    Returns:
-        For each interval the row that is altered, the ends as `ordered` has them, and the slot.
-    """
-    grids = [_grid(slot, rows) for slot in slots]
-    sizes = [len(grid) for grid in grids]
-    base = np.repeat(random.integers(0, _count(rows), len(slots)), sizes)
-    own = np.repeat(np.arange(len(slots)), sizes)
-    places = np.concatenate(grids)
-    found = _numbers(program, _altered(rows, slots, base, own, places))
-    change = np.abs(found[1:] - found[:-1]).max(axis=1, initial=0.0)
-    change[own[1:] != own[:-1]] = 0
-    best = [
-        at[np.argsort(-change[at], kind="stable")][:_MOST_JUMPS]
-        for at in (np.flatnonzero((own[:-1] == k) & (change > 0)) for k in range(len(slots)))
-    ]
-    at = np.concatenate(best).astype(np.int64)
-    return base[at], places[at], places[at + 1], own[at]
-
-
-def _grid(slot: _Slot, rows: Columns) -> NDArray[np.int64]:
-    """Numbers between the least and the largest real one, and a little beyond, ordered."""
-    known = slot.values(rows)
-    dtype = slot.field.dtype.numpy
-    known = np.unique(known[np.isfinite(known)]).astype(dtype)
-    if not len(known):
-        return np.zeros(0, np.int64)
-    inner = known[np.linspace(0, len(known) - 1, min(_GRID, len(known))).astype(int)]
-    span = float(known[-1]) - float(known[0])
-    ends = [float(known[0]) - span, float(known[-1]) + span]
-    low, high = slot.field.bounds or (-math.inf, math.inf)
-    if slot.field.dtype.is_integer:
-        kind = np.iinfo(dtype)
-        low, high = max(low, kind.min), min(high, kind.max)
-    made = ordered(np.append(inner, np.clip(ends, low, high).astype(dtype)))
-    return np.unique(made)
-
-
-def _around(
-    slots: Sequence[_Slot], own: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64]
-) -> list[NDArray[np.int64]]:
-    """The ends of intervals and what is beside them, in the type of each column and as floats."""
-    made = [np.tile(places, 1) for places in (low - 1, low, high, high + 1, low, low, low)]
-    for k, slot in enumerate(slots):
-        at, kind = np.flatnonzero(own == k), slot.field.dtype
-        if kind is DType.FP64:
-            as_float = unordered(low[at], kind.numpy).astype(np.float32)
-            for place, side in ((4, -np.inf), (6, np.inf)):
-                beside = np.nextafter(as_float, np.float32(side))
-                made[place][at] = ordered(beside.astype(np.float64))
-            made[5][at] = ordered(as_float.astype(np.float64))
-        if slot.field.bounds is not None:
-            least, most = (int(ordered(kind.numpy.type(end))) for end in slot.field.bounds)
-            for places in made:
-                places[at] = np.clip(places[at], least, most)
-    return made
-
-
-def _altered(
-    rows: Columns,
-    slots: Sequence[_Slot],
-    base: NDArray[np.int64],
-    own: NDArray[np.int64],
-    places: NDArray[np.int64],
-) -> Columns:
-    """Real rows, each with one number altered to what `ordered` made the place of."""
-    made = take(rows, base)
-    for k, slot in enumerate(slots):
-        at = np.flatnonzero(own == k)
-        if len(at):
-            slot.set(made, at, unordered(places[at], slot.field.dtype.numpy))
-    return made
-
-
-def _numbers(program: Program, rows: Columns) -> NDArray[np.float64]:
-    """All numbers of a program's answers, shape (rows, n), but for labels."""
-    found = [
-        values.reshape(len(values), -1).astype(np.float64)
-        for values in answers(program, rows).values()
-        if values.dtype.kind == "f"
-    ]
-    if not found:
-        return np.zeros((_count(rows), 1))
-    return np.nan_to_num(np.concatenate(found, axis=1), posinf=1e300, neginf=-1e300)
-
-
-def _joined(parts: Sequence[tuple[str, Columns]]) -> Probes:
-    kinds = [kind for kind, columns in parts for _ in range(_count(columns))]
-    columns = [columns for _, columns in parts if _count(columns)]
+def joined(parts: Sequence[tuple[str, Columns]]) -> Probes:
+    kinds = [kind for kind, columns in parts for _ in range(count(columns))]
+    columns = [columns for _, columns in parts if count(columns)]
     if not columns:
         return Probes({}, ())
     names = columns[0]
@@ -367,5 +264,5 @@ def _joined(parts: Sequence[tuple[str, Columns]]) -> Probes:
     )
 
 
-def _count(columns: Columns) -> int:
+def count(columns: Columns) -> int:
     return len(next(iter(columns.values()), ()))

@@ -18,6 +18,7 @@ from bascule.bundle import (
     card,
     cost,
     environment,
+    jumps,
     parity,
     profiling,
     provenance,
@@ -40,6 +41,7 @@ from bascule.bundle.programs import TREE_ENGINES, TreeEngine, is_runnable, open_
 from bascule.bundle.programs.onnx import open_onnx
 from bascule.bundle.programs.trees import TreesProgram
 from bascule.bundle.subject import Compilation, Flavor, Rows, Subject
+from bascule.bundle.tables import take
 from bascule.core.digests import canonical_json
 from bascule.core.errors import (
     Invalid,
@@ -54,7 +56,6 @@ from bascule.core.names import check_name
 from bascule.core.programs import Program
 
 Progress = Callable[[str], None]
-_REFUSED = "refused"
 _PROGRAM = "onnx"
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"
@@ -231,27 +232,48 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
 class _Compared:
     """The rows that programs are compared on, and what the original answers to them.
 
-    The last rows are made up; `probed` says how many of each kind, and how many more the original
-    refused.
+    Attributes:
+        rows: Real ones, and behind them those that are made up.
+        expected: The answers.
+        kinds: Of what kind each made-up row is.
+        left_out: How many more were made up, by why they are left out.
     """
 
     rows: Columns
     expected: Columns
-    probed: Mapping[str, int]
+    kinds: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=Counter)
 
     @property
-    def probes(self) -> int:
-        return sum(self.probed.values()) - self.probed.get(_REFUSED, 0)
+    def probed(self) -> dict[str, int]:
+        return dict(sorted((Counter(self.kinds) + Counter(self.left_out)).items()))
 
-    def with_probes(self, original: Program, probes: Probes) -> _Compared:
-        """And rows that are made up; those that the original refuses are left out."""
-        answered, expected, refused = adversarial.asked(original, probes)
-        counts = Counter(self.probed)
-        counts.update({**answered.counts(), **({_REFUSED: refused} if refused else {})})
-        if expected is None:
-            return replace(self, probed=counts)
+    def joined(self, original: Program, probes: Probes) -> _Compared:
+        """And rows that are made up, but for those that the original refuses."""
+        order, expected = adversarial.asked(original, probes.columns)
+        refused = len(probes.kinds) - len(order)
+        left_out = Counter(self.left_out) + Counter({"refused by the original": refused})
+        if not expected:
+            return replace(self, left_out=left_out)
         return _Compared(
-            _stacked(self.rows, answered.columns), _stacked(self.expected, expected), counts
+            _stacked(self.rows, take(probes.columns, order)),
+            _stacked(self.expected, expected),
+            (*self.kinds, *(probes.kinds[place] for place in order)),
+            left_out,
+        )
+
+    def without_ties(self, original: Program, program: Program, tolerance: float) -> _Compared:
+        """But for made-up rows where rounding decides; see `adversarial.ties`."""
+        found, probes = parity.answers(program, self.rows), len(self.kinds)
+        apart = parity.apart(self.expected, found, tolerance=tolerance, probes=probes)
+        apart[: len(apart) - probes] = False
+        tied = adversarial.ties(original, self.rows, self.expected, apart, tolerance)
+        kept = np.flatnonzero(~tied)
+        return _Compared(
+            take(self.rows, kept),
+            take(self.expected, kept),
+            tuple(kind for kind, out in zip(self.kinds, tied[-probes:], strict=True) if not out),
+            Counter(self.left_out) + Counter({"where rounding decides": int(tied.sum())}),
         )
 
 
@@ -299,19 +321,22 @@ def _choose(
     if rows is None:
         return _own_original(flavor, model, subject, request)
     real = parity.sample(rows.columns)
-    on = _Compared(real, parity.answers(subject.original, real), {})
+    on = _Compared(real, parity.answers(subject.original, real))
     trained = real if subject.train is None else parity.sample(subject.train.columns)
     made_up = adversarial.made_up(subject.signature.inputs, trained, huge=not subject.is_network)
-    static = on.with_probes(subject.original, made_up)
+    static = on.joined(subject.original, made_up)
     failed: list[Parity] = []
     try:
         for compilation in flavor.compilations(model, subject):
             request.tell(f"compiled to ONNX in {compilation.precision}")
             try:
                 program = _opened(compilation)
-                jumps = adversarial.beside_jumps(program, subject.signature.inputs, trained)
-                on = static.with_probes(subject.original, jumps)
-                judged, invariant = _judged(program, on, compilation.precision, request)
+                found = jumps.find(program, subject.signature.inputs, trained)
+                on = static if found is None else static.joined(subject.original, found.beside())
+                precision = compilation.precision
+                judged, invariant = _judged(subject.original, program, on, precision, request)
+                if found is not None and judged.passed:
+                    judged = found.judged(subject.original, judged)
             except (Untrusted, ModelFailed) as problem:
                 failed.append(_no_parity(problem.message, compilation.precision, request))
                 continue
@@ -348,7 +373,9 @@ def _with_others(
     others: list[_Other] = []
     judgements: list[Parity] = []
     for engine in engines:
-        other, judged = _in_engine(engine, compilations, made.outputs, on, request)
+        other, judged = _in_engine(
+            engine, compilations, made.outputs, subject.original, on, request
+        )
         judgements.append(judged)
         if other is not None:
             same = [one.entry.file for one in others if one.data == other.data]
@@ -361,6 +388,7 @@ def _in_engine(
     engine: TreeEngine,
     compilations: Sequence[Compilation],
     outputs: tuple[Field, ...],
+    original: Program,
     on: _Compared,
     request: Request,
 ) -> tuple[_Other | None, Parity]:
@@ -388,7 +416,7 @@ def _in_engine(
         except (Unconvertible, Untrusted, ModelFailed) as refused:
             problem = refused.message
             continue
-        judged, invariant = _judged(program, on, entry.precision, request)
+        judged, invariant = _judged(original, program, on, entry.precision, request)
         request.tell(
             f"trees in {engine.title}: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
         )
@@ -419,17 +447,24 @@ def _rows_to_compare(subject: Subject) -> Rows | None:
 
 
 def _judged(
-    program: Program, on: _Compared, precision: str, request: Request
+    original: Program, program: Program, on: _Compared, precision: str, request: Request
 ) -> tuple[Parity, bool]:
-    judged, invariant = parity.judge(
-        program,
-        on.rows,
-        on.expected,
-        tolerance=request.tolerance,
-        precision=precision,
-        probes=on.probes,
-    )
-    return replace(judged, probed=dict(sorted(on.probed.items()))), invariant
+    """The parity of a program, and whether rows have the same bits in any company."""
+    invariant = False
+    for rows in (on, None):
+        settled = rows or on.without_ties(original, program, request.tolerance)
+        judged, invariant = parity.judge(
+            program,
+            settled.rows,
+            settled.expected,
+            tolerance=request.tolerance,
+            precision=precision,
+            probes=len(settled.kinds),
+        )
+        judged = replace(judged, probed=settled.probed)
+        if judged.passed or not on.kinds:
+            break
+    return judged, invariant
 
 
 def _stacked(one: Columns, other: Columns) -> Columns:

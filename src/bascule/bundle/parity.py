@@ -103,23 +103,8 @@ def compare(
         probes: How many of the rows were made up: the last ones. The size of an output's numbers
             is that of the others.
     """
-    worst = 0.0
-    labels = np.zeros(len(next(iter(expected.values()))), bool)
-    real = slice(max(0, len(labels) - probes) or None)
-    decided = labels.copy()
-    for name, values in expected.items():
-        if name.partition(".")[0] == "label" or values.dtype.kind not in "f":
-            differ = _differ(values, found[name])
-            labels |= differ
-            decided |= differ & ~_close_calls(expected, name, tolerance, real)
-        elif name.partition(".")[0] == "probabilities":
-            worst = max(worst, _largest(values, found[name], 1.0))
-        elif values.ndim > 1:
-            worst = max(
-                worst, _largest(values, found[name], _scale_of_tensor(values, values[real]))
-            )
-        else:
-            worst = max(worst, _largest(values, found[name], _scale(values, values[real])))
+    distance, labels, decided = _differences(expected, found, tolerance, probes)
+    worst = float(distance.max(initial=0.0))
     ties = int((labels & ~decided).sum())
     differing = int(labels.sum())
     passed = worst <= tolerance and differing == ties
@@ -135,6 +120,35 @@ def compare(
         passed=passed,
         reason=_reason(program, worst, differing, ties, len(labels), tolerance),
     )
+
+
+def apart(expected: Columns, found: Columns, *, tolerance: float, probes: int) -> NDArray[np.bool_]:
+    """The rows for which `compare` would not pass."""
+    distance, _, decided = _differences(expected, found, tolerance, probes)
+    return np.asarray((distance > tolerance) | decided)
+
+
+def _differences(
+    expected: Columns, found: Columns, tolerance: float, probes: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """For each row the difference of its numbers, if a label differs, and if that is no tie."""
+    labels = np.zeros(len(next(iter(expected.values()))), bool)
+    distance, decided = np.zeros(len(labels)), labels.copy()
+    real = slice(max(0, len(labels) - probes) or None)
+    for name, values in expected.items():
+        if name.partition(".")[0] == "label" or values.dtype.kind not in "f":
+            differ = _differ(values, found[name])
+            labels |= differ
+            decided |= differ & ~_close_calls(expected, name, tolerance, real)
+        elif name.partition(".")[0] == "probabilities":
+            distance = np.maximum(distance, _largest(values, found[name], 1.0))
+        elif values.ndim > 1:
+            scale = _scale_of_tensor(values, values[real])
+            distance = np.maximum(distance, _largest(values, found[name], scale))
+        else:
+            scale = _scale(values, values[real])
+            distance = np.maximum(distance, _largest(values, found[name], scale))
+    return distance, labels, decided
 
 
 def sample(columns: Columns, limit: int = MAX_ROWS) -> Columns:
@@ -290,12 +304,13 @@ def _scale_of_tensor(values: NDArray[Any], real: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.maximum(np.abs(values), least))
 
 
-def _largest(expected: NDArray[Any], found: NDArray[Any], scale: Any) -> float:
+def _largest(expected: NDArray[Any], found: NDArray[Any], scale: Any) -> NDArray[np.float64]:
+    """The largest difference in each row."""
     same = (expected == found) | (np.isnan(expected) & np.isnan(found))
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.abs(expected - found.astype(np.float64)) / scale
     difference = np.where(same, 0.0, np.where(np.isfinite(difference), difference, np.inf))
-    return float(difference.max(initial=0.0))
+    return np.asarray(difference.reshape(len(expected), -1).max(axis=1, initial=0.0))
 
 
 def _close_calls(expected: Columns, name: str, tolerance: float, real: slice) -> NDArray[np.bool_]:
