@@ -139,7 +139,9 @@ def ties(
     for name, values in made.items():
         if values.dtype.kind == "f":
             with np.errstate(over="ignore", invalid="ignore"):
-                moved = values * (1 + _MOVED * random.choice((-1.0, 1.0), values.shape))
+                sides = random.choice((-1.0, 1.0), values.shape)
+                sides[1::2] = -sides[::2]  # of two opposite ways, one crosses a threshold
+                moved = values * (1 + _MOVED * sides)
             made[name] = np.where(np.isfinite(moved), moved, values).astype(values.dtype)
     order, found = asked(original, made)
     tied = np.zeros(len(which), bool)

@@ -75,7 +75,7 @@ class Jumps:
     def judged(self, original: Program, judged: Parity) -> Parity:
         """The verdict, given whether the original's jumps are one number beside these.
 
-        Of one or two jumps along a column that says nothing, unless there are no more at all.
+        Of one or two jumps that says nothing: it may be rounding.
         """
         columns = self.beside().columns
         order, expected = asked(original, columns)
@@ -90,16 +90,16 @@ class Jumps:
 
         early = same(_BELOW, _LOW) & same(_LOW, _HIGH)
         late = same(_HIGH, _LOW) & same(_ABOVE, _HIGH)
-        for k, slot in enumerate(self.slots):
-            at = self.own == k
-            if at.sum() >= min(_TIMES, len(at)) and (early[at].all() or late[at].all()):
+        groups = [self.own == k for k in range(len(self.slots))]
+        for at in (*groups, np.ones(len(self.own), bool)):
+            if at.sum() >= _TIMES and (early[at].all() or late[at].all()):
+                name = self.slots[self.own[at][0]].field.name
                 return replace(
                     judged,
                     passed=False,
                     max_difference=max(judged.max_difference, float(size[at].max())),
-                    reason=f"{judged.program} compares {slot.field.name} otherwise than the "
-                    f"original: at {at.sum()} thresholds, it answers as if the number beside it "
-                    "had been sent",
+                    reason=f"{judged.program} compares {name} otherwise than the original: at "
+                    f"{at.sum()} thresholds it answers as the original does one number beside",
                 )
         return judged
 

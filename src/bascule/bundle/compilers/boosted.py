@@ -66,7 +66,7 @@ class Ensemble:
         link: What becomes of the sums.
         columns: How many columns the trees read.
         rounds: Whether the library rounds its input to floats.
-        rounds_whole: Whether it rounds whole numbers alone: a matrix of those becomes one of floats.
+        rounds_whole: Whether it rounds whole numbers alone.
         zero_is_missing: Columns in which a number within 1e-35 of zero counts as missing.
         categorical: Columns that hold categories, as whole numbers from 0.
     """

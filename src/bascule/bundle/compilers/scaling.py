@@ -102,11 +102,14 @@ def kbins_discretizer(context: Context, step: Any, value: Value) -> Value:
 
 def normalizer(context: Context, step: Any, value: Value) -> Value:
     tensor = matrix(context.graph, value, NUMBER, step="Normalizer")
-    return numbers(made_unit(context.graph, tensor, step.norm), width(value))
+    single = is_single(value)
+    least = 10 * float(np.finfo(np.float32 if single else np.float64).eps)
+    made = made_unit(context.graph, tensor, step.norm, least)
+    return numbers(rounded(context.graph, made) if single else made, width(value), single=single)
 
 
-def made_unit(graph: Graph, tensor: str, norm: str) -> str:
-    """Each row divided by its length; a row of zeros stays one."""
+def made_unit(graph: Graph, tensor: str, norm: str, least: float = 5e-324) -> str:
+    """Each row divided by its length, but for rows that are shorter than `least`."""
     axis = graph.constant([1], "int64")
     size = graph.add("Abs", tensor)
     if norm == "l1":
@@ -116,7 +119,7 @@ def made_unit(graph: Graph, tensor: str, norm: str) -> str:
     else:
         squares = graph.add("ReduceSum", graph.add("Mul", tensor, tensor), axis, keepdims=1)
         length = graph.add("Sqrt", squares)
-    nothing = graph.add("Equal", length, graph.constant(0.0))
+    nothing = graph.add("Less", length, graph.constant(least))
     return graph.add("Div", tensor, graph.add("Where", nothing, graph.constant(1.0), length))
 
 

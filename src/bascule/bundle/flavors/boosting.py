@@ -252,7 +252,7 @@ def reads_floats(recipe: Mapping[str, Any]) -> bool:
 
 def rounds_whole(recipe: Mapping[str, Any]) -> bool:
     """Whether the library is handed doubles of which whole ones are rounded to floats."""
-    return np.dtype(recipe["dtype"]).kind == "i"
+    return str(recipe["dtype"]) == "int64"
 
 
 def _frame(table: Table, model: Boosted) -> Frame:
@@ -274,7 +274,7 @@ def _built(frame: Frame, columns: Columns) -> Any:
     """A pandas table where there are categories, else a matrix of numbers."""
     if frame.container != "numpy":
         return frame.build(columns)
-    is_whole = np.dtype(frame.dtype).kind == "i"
+    is_whole = frame.dtype == "int64"
     wanted = np.dtype(np.float64 if is_whole else frame.dtype)
     with np.errstate(over="ignore"):
         parts = [values.astype(wanted, copy=False) for values in columns.values()]
