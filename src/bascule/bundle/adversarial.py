@@ -23,6 +23,7 @@ from bascule.core.errors import BasculeError
 from bascule.core.fields import Columns, DType, Field
 from bascule.core.programs import Program
 
+MISSING, NEAR, EXTREME, COMBINED = "missing or new", "near a row", "extreme", "combined"
 _MOST_VALUES = 1 << 20
 """How many numbers all rows of a kind may hold: there are fewer rows of images."""
 _MOST_ROWS = 512
@@ -81,10 +82,10 @@ def made_up(fields: Sequence[Field], rows: Columns, *, huge: bool) -> Probes:
     special = {slot: _special(slot, rows, huge) for slot in slots}
     missing = probe_rows(tuple(fields), rows)
     parts = [
-        ("missing or new", missing),
-        ("near a row", _near(slots, sample(rows, min(most, _NEAR_ROWS)))),
-        ("extreme", _one_changed(special, rows, most, random)),
-        ("combined", _combined(special, rows, min(most, _COMBINED_ROWS), random)),
+        (MISSING, missing),
+        (NEAR, _near(slots, sample(rows, min(most, _NEAR_ROWS)))),
+        (EXTREME, _one_changed(special, rows, most, random)),
+        (COMBINED, _combined(special, rows, min(most, _COMBINED_ROWS), random)),
     ]
     return joined(parts)
 
@@ -132,8 +133,8 @@ def ties(
         which: The rows that are looked at.
         tolerance: What counts as another answer.
     """
-    random = np.random.default_rng(0)
     places = np.flatnonzero(which)
+    random = np.random.default_rng(0)
     copied = np.repeat(places, _COPIES)
     made = take(columns, copied)
     for name, values in made.items():
@@ -189,16 +190,18 @@ def _special(slot: Slot, rows: Columns, huge: bool) -> list[Any]:
     finite = known[np.isfinite(known)].astype(np.float64)
     least, most = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     wanted = [*_SPECIAL[: None if huge else 5], 10 * least, 10 * most, least - 1, most + 1]
-    wanted += [*_HUGE, *(end for end in (low, high) if abs(end) <= _LARGEST)] if huge else []
+    if huge:
+        # At the very ends, the next sum may overflow.
+        wanted += [*_HUGE, *(end if abs(end) < 1e30 else end / 16 for end in (low, high))]
     with np.errstate(over="ignore"):
         made = np.array(wanted).astype(field.dtype.numpy)
-    return [v for v in made if low <= v <= high]
+    return [v for v in made if low <= v <= high and not _LARGEST < abs(v) < math.inf]
 
 
 def _near(slots: Sequence[Slot], rows: Columns) -> Columns:
     """Some rows as they are, and moved by as little as can be, and by a little."""
     made = []
-    for move in (_stay, _up, _down, _a_little):
+    for move in (_stay, _up, _down, _a_little, _scattered):
         moved = {name: column.copy() for name, column in rows.items()}
         for field in {slot.field.name: slot.field for slot in slots}.values():
             if field.dtype.is_float:
@@ -224,6 +227,15 @@ def _down(values: NDArray[Any]) -> NDArray[Any]:
 
 def _a_little(values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(values * values.dtype.type(1 + 2.0**-10))
+
+
+def _scattered(values: NDArray[Any]) -> NDArray[Any]:
+    """Each row moved by another share, a billionth to all, of what the columns spread."""
+    random = np.random.default_rng(0)
+    share = 10.0 ** random.integers(-9, 1, (len(values), *(1 for _ in values.shape[1:])))
+    with np.errstate(all="ignore"):
+        spread = np.nan_to_num(np.nanstd(values.astype(np.float64), axis=0))
+    return np.asarray(values + share * spread * random.normal(size=values.shape))
 
 
 def _one_changed(

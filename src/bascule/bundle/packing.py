@@ -252,7 +252,7 @@ class _Compared:
         """And rows that are made up, but for those that the original refuses."""
         order, expected = adversarial.asked(original, probes.columns)
         refused = len(probes.kinds) - len(order)
-        left_out = Counter(self.left_out) + Counter({"refused by the original": refused})
+        left_out = Counter(self.left_out) + Counter({"refused": refused})
         if not expected:
             return replace(self, left_out=left_out)
         return _Compared(
@@ -267,13 +267,19 @@ class _Compared:
         found, probes = parity.answers(program, self.rows), len(self.kinds)
         apart = parity.apart(self.expected, found, tolerance=tolerance, probes=probes)
         apart[: len(apart) - probes] = False
+        far = np.isin(self.kinds, [adversarial.EXTREME, adversarial.COMBINED])
+        overflows = apart & ~parity.are_finite(self.expected)
+        overflows[len(apart) - probes :] &= far
         tied = adversarial.ties(original, self.rows, self.expected, apart, tolerance)
-        kept = np.flatnonzero(~tied)
+        tied &= ~overflows
+        out = tied | overflows
+        kept = np.flatnonzero(~out)
         return _Compared(
             take(self.rows, kept),
             take(self.expected, kept),
-            tuple(kind for kind, out in zip(self.kinds, tied[-probes:], strict=True) if not out),
-            Counter(self.left_out) + Counter({"where rounding decides": int(tied.sum())}),
+            tuple(kind for kind, gone in zip(self.kinds, out[-probes:], strict=True) if not gone),
+            Counter(self.left_out)
+            + Counter({"tied by rounding": int(tied.sum()), "overflow": int(overflows.sum())}),
         )
 
 

@@ -128,6 +128,15 @@ def apart(expected: Columns, found: Columns, *, tolerance: float, probes: int) -
     return np.asarray((distance > tolerance) | decided)
 
 
+def are_finite(answered: Columns) -> NDArray[np.bool_]:
+    """The rows of which all numbers are finite."""
+    finite = np.ones(len(next(iter(answered.values()))), bool)
+    for values in answered.values():
+        if values.dtype.kind == "f":
+            finite &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return finite
+
+
 def _differences(
     expected: Columns, found: Columns, tolerance: float, probes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:

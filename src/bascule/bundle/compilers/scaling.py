@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.bundle.compilers.values import (
     NUMBER,
+    Part,
     Value,
     arithmetic,
     flags_to_numbers,
@@ -98,6 +100,37 @@ def kbins_discretizer(context: Context, step: Any, value: Value) -> Value:
     flags = graph.add("Equal", graph.add("Gather", bins, places, axis=1), wanted)
     (part,) = flags_to_numbers(graph, flags, sum(counts))
     return (replace(part, single=single),)
+
+
+def polynomial_features(context: Context, step: Any, value: Value) -> Value:
+    """Products of columns: each is one column times a product of one factor less."""
+    graph, single, columns = context.graph, is_single(value), width(value)
+    tensor = matrix(graph, value, NUMBER, step="PolynomialFeatures")
+    pick: Any = combinations if step.interaction_only else combinations_with_replacement
+    terms: list[tuple[int, ...]] = [(column,) for column in range(columns)]
+    parts: list[Part] = []
+    product = tensor
+    for degree in range(1, step._max_degree + 1):
+        if degree > 1:
+            place = {term: at for at, term in enumerate(terms)}
+            terms = list(pick(range(columns), degree))
+            if not terms:
+                break
+            first = graph.constant([term[0] for term in terms], "int64")
+            rest = graph.constant([place[term[1:]] for term in terms], "int64")
+            product = graph.add(
+                "Mul",
+                graph.add("Gather", tensor, first, axis=1),
+                graph.add("Gather", product, rest, axis=1),
+            )
+            product = rounded(graph, product) if single else product
+        if degree >= step._min_degree:
+            parts += numbers(product, len(terms), single=single)
+    if step.include_bias:
+        first = graph.add("Gather", tensor, graph.constant([0], "int64"), axis=1)
+        ones = graph.cast(graph.add("Equal", first, first), DType.FP64)
+        parts = [*numbers(ones, 1, single=single), *parts]
+    return tuple(parts)
 
 
 def normalizer(context: Context, step: Any, value: Value) -> Value:

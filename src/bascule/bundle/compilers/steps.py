@@ -44,6 +44,7 @@ _TRANSFORMERS = {
     "sklearn.preprocessing.Normalizer": f"{_HERE}.scaling:normalizer",
     "sklearn.preprocessing.OneHotEncoder": f"{_HERE}.encoding:one_hot_encoder",
     "sklearn.preprocessing.OrdinalEncoder": f"{_HERE}.encoding:ordinal_encoder",
+    "sklearn.preprocessing.PolynomialFeatures": f"{_HERE}.scaling:polynomial_features",
     "sklearn.preprocessing.PowerTransformer": f"{_HERE}.scaling:power_transformer",
     "sklearn.preprocessing.RobustScaler": f"{_HERE}.scaling:robust_scaler",
     "sklearn.preprocessing.StandardScaler": f"{_HERE}.scaling:standard_scaler",
