@@ -9,6 +9,7 @@ thresholds. The same rows come out every time.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +105,9 @@ def asked(original: Program, columns: Columns) -> tuple[NDArray[np.int64], Colum
         part = left.pop()
         try:
             if len(part):
-                kept.append((part, answers(original, take(columns, part))))
+                with warnings.catch_warnings(), np.errstate(all="ignore"):
+                    warnings.simplefilter("ignore")  # of overflow, for example
+                    kept.append((part, answers(original, take(columns, part))))
         except BasculeError:
             if len(part) > 1:
                 left += np.array_split(part, 2)[::-1]
@@ -195,7 +198,7 @@ def _special(slot: Slot, rows: Columns, huge: bool) -> list[Any]:
         wanted += [*_HUGE, *(end if abs(end) < 1e30 else end / 16 for end in (low, high))]
     with np.errstate(over="ignore"):
         made = np.array(wanted).astype(field.dtype.numpy)
-    return [v for v in made if low <= v <= high and not _LARGEST < abs(v) < math.inf]
+    return [v for v in made if low <= float(v) <= high and not _LARGEST < abs(float(v)) < math.inf]
 
 
 def _near(slots: Sequence[Slot], rows: Columns) -> Columns:
@@ -206,9 +209,9 @@ def _near(slots: Sequence[Slot], rows: Columns) -> Columns:
         for field in {slot.field.name: slot.field for slot in slots}.values():
             if field.dtype.is_float:
                 low, high = field.bounds or (-math.inf, math.inf)
-                moved[field.name] = np.clip(move(moved[field.name]), low, high).astype(
-                    field.dtype.numpy
-                )
+                with np.errstate(over="ignore"):
+                    values = np.clip(move(moved[field.name]), low, high)
+                    moved[field.name] = values.astype(field.dtype.numpy)
         made.append(moved)
     return {name: np.concatenate([part[name] for part in made]) for name in rows}
 

@@ -109,7 +109,8 @@ class Jumps:
         for k, slot in enumerate(self.slots):
             at, kind = np.flatnonzero(self.own == k), slot.field.dtype
             if kind is DType.FP64:
-                as_float = unordered(low[at], kind.numpy).astype(np.float32)
+                with np.errstate(over="ignore"):
+                    as_float = unordered(low[at], kind.numpy).astype(np.float32)
                 for side, towards in ((4, -np.inf), (6, np.inf)):
                     beside = np.nextafter(as_float, np.float32(towards))
                     made[side][at] = ordered(beside.astype(np.float64))
