@@ -346,6 +346,7 @@ def _floats(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[
     # The sum of the squares is below the square of the largest only if every value is below it;
     # it is one quick call, where looking at every value is three.
     largest_squared = square_below(largest)
+    wide = dtype.itemsize == 8
     known = known_numbers(field)
 
     def read(data: Any, count: int, where: Place) -> NDArray[Any]:
@@ -357,7 +358,7 @@ def _floats(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[
             raise count_mismatch(len(array), count, where)
         if known is not None:
             check_known(array, known, field, where)
-        if not narrow:
+        if not narrow or (wide and count == 1 and low <= array[0] <= high):
             return array
         if not _dot(array, array) <= largest_squared:  # true of NaN too, which is looked at there
             check_bounds(array, field, target, where)

@@ -112,6 +112,8 @@ def _floats(field: Field, target: DType, sent: DType) -> Taker:
     is_narrowed = sent.numpy.itemsize > dtype.itemsize or field.bounds is not None
     # See json_values: one quick call says that every value is finite, and fits.
     bound = square_below(largest) if is_narrowed else math.inf
+    if is_narrowed and sent is not DType.FP64:
+        bound = min(bound, float(np.finfo(np.float32).max))
     known = known_numbers(field)
     is_half = sent is DType.FP16  # of which the squares end at 65,504, and every call is slow
 
