@@ -30,11 +30,8 @@ _MOST_VALUES = 1 << 20
 _MOST_ROWS = 512
 _LEAST_ROWS = 8
 _MOST_SLOTS = 32
-_MOST_JUMPS = 6
-_GRID = 33
 _NEAR_ROWS = 32
 _COMBINED_ROWS = 256
-_SMOOTH = 2.0**-12
 _MOST_QUESTIONS = 200
 _COPIES = 6
 _MOVED = 2.0**-36
@@ -81,10 +78,9 @@ def made_up(fields: Sequence[Field], rows: Columns, *, huge: bool) -> Probes:
     slots = slots_of(fields, rows)
     most = most_rows(rows)
     special = {slot: _special(slot, rows, huge) for slot in slots}
-    missing = probe_rows(tuple(fields), rows)
     parts = [
-        (MISSING, missing),
-        (NEAR, _near(slots, sample(rows, min(most, _NEAR_ROWS)))),
+        (MISSING, probe_rows(tuple(fields), rows)),
+        (NEAR, _near(fields, sample(rows, min(most, _NEAR_ROWS)))),
         (EXTREME, _one_changed(special, rows, most, random)),
         (COMBINED, _combined(special, rows, min(most, _COMBINED_ROWS), random)),
     ]
@@ -201,44 +197,24 @@ def _special(slot: Slot, rows: Columns, huge: bool) -> list[Any]:
     return [v for v in made if low <= float(v) <= high and not _LARGEST < abs(float(v)) < math.inf]
 
 
-def _near(slots: Sequence[Slot], rows: Columns) -> Columns:
-    """Some rows as they are, and moved by as little as can be, and by a little."""
-    made = []
-    for move in (_stay, _up, _down, _a_little, _scattered):
-        moved = {name: column.copy() for name, column in rows.items()}
-        for field in {slot.field.name: slot.field for slot in slots}.values():
-            if field.dtype.is_float:
-                low, high = field.bounds or (-math.inf, math.inf)
-                with np.errstate(over="ignore"):
-                    values = np.clip(move(moved[field.name]), low, high)
-                    moved[field.name] = values.astype(field.dtype.numpy)
-        made.append(moved)
-    return {name: np.concatenate([part[name] for part in made]) for name in rows}
-
-
-def _stay(values: NDArray[Any]) -> NDArray[Any]:
-    return values
-
-
-def _up(values: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(np.nextafter(values, values.dtype.type(np.inf)))
-
-
-def _down(values: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(np.nextafter(values, values.dtype.type(-np.inf)))
-
-
-def _a_little(values: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(values * values.dtype.type(1 + 2.0**-10))
-
-
-def _scattered(values: NDArray[Any]) -> NDArray[Any]:
-    """Each row moved by another share, a billionth to all, of what the columns spread."""
+def _near(fields: Sequence[Field], rows: Columns) -> Columns:
+    """Some rows as they are, moved by as little as can be, and by shares of what columns spread."""
     random = np.random.default_rng(0)
-    share = 10.0 ** random.integers(-9, 1, (len(values), *(1 for _ in values.shape[1:])))
-    with np.errstate(all="ignore"):
-        spread = np.nan_to_num(np.nanstd(values.astype(np.float64), axis=0))
-    return np.asarray(values + share * spread * random.normal(size=values.shape))
+    share = 10.0 ** random.integers(-9, 1, count(rows))
+    made = {name: np.concatenate([column] * 5) for name, column in rows.items()}
+    for field in fields:
+        if not field.dtype.is_float or field.categories is not None:
+            continue
+        values, kind = rows[field.name], field.dtype.numpy.type
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of columns that are missing as a whole
+            spread = np.nan_to_num(np.nanstd(values.astype(np.float64), axis=0))
+            moved = (spread * random.normal(size=values.shape)).T * share
+            parts = [values, values * kind(1 + 2.0**-10), values + moved.T]
+            parts += [np.nextafter(values, kind(end)) for end in (np.inf, -np.inf)]
+            low, high = field.bounds or (-math.inf, math.inf)
+            made[field.name] = np.clip(np.concatenate(parts), low, high).astype(kind)
+    return made
 
 
 def _one_changed(

@@ -7,7 +7,7 @@ rows per column are enough, so it costs one prediction per column.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,8 +29,15 @@ STRANGE_TEXTS = (
 _PROBE_ROWS = 3
 _MAX_INTEGER_CATEGORIES = 1000
 _MAX_COLUMNS_APART = 64
-_LARGEST_AS_FLOAT = float(np.nextafter(2.0**128 - 2.0**103, 0))
-"""The largest double that is rounded to a float, and not to infinity."""
+_WHOLE = [dtype for dtype in DType if dtype.is_integer and dtype is not DType.UINT64]
+_FAR = 2.0**20
+_LARGEST = (
+    float(np.finfo(np.float64).max),
+    float(np.nextafter(2.0**128 - 2.0**103, 0)),
+    *(2.0 ** (128 - less) for less in (1, 2, 4, 8, 16, 32, 48, 64, 80, 96, 112)),
+)
+"""Numbers that models may be the first to take: the largest double, the largest that is rounded to
+a float and not to infinity, and fewer where it is multiplied before it becomes a float."""
 
 Ask = Callable[[Columns], Any]
 """Asks the original; raises what the original raises."""
@@ -61,91 +68,70 @@ def bounded(fields: tuple[Field, ...], columns: Columns, ask: Ask) -> tuple[Fiel
         ask: Asks the original about columns in these dtypes.
     """
     two = take(columns, np.arange(2) % len(next(iter(columns.values()))))
-    search = _Bounds({field.name: field for field in fields}, two, ask)
-    floats = [f.name for f in fields if f.dtype.is_float and f.categories is None]
-    whole = [f.name for f in fields if f.dtype.is_integer and f.categories is None]
-    bounds = search.of_floats(floats, columns) | search.of_integers(whole, columns)
-    return tuple(replace(field, bounds=bounds.get(field.name)) for field in fields)
 
-
-class _Bounds:
-    """Which numbers a model takes in some of its columns, by asking about two rows."""
-
-    def __init__(self, fields: Mapping[str, Field], two: Columns, ask: Ask) -> None:
-        self._fields, self._two, self._ask = fields, two, ask
-
-    def of_floats(self, names: list[str], columns: Columns) -> dict[str, tuple[float, float]]:
-        if not names or self._takes(names, -np.inf, np.inf):
-            return {}
-        if 1 < len(names) <= _MAX_COLUMNS_APART:
-            closed = [name for name in names if not self._takes([name], -np.inf, np.inf)]
-            names = closed or names
-        for largest in (float(np.finfo(np.float64).max), _LARGEST_AS_FLOAT):
-            if self._takes(names, -largest, largest):
-                return dict.fromkeys(names, (-largest, largest))
-        return {name: self._of_one(name, columns[name]) for name in names}
-
-    def of_integers(self, names: list[str], columns: Columns) -> dict[str, tuple[int, int]]:
-        made = {}
-        for name in names:
-            kind = np.iinfo(self._fields[name].dtype.numpy)
-            if not self._takes([name], kind.min, kind.max):
-                made[name] = self._of_one(name, columns[name])
-        return made
-
-    def _of_one(self, name: str, values: NDArray[Any]) -> tuple[Any, Any]:
-        """The bounds of one column: between what it was trained on and the ends of its type."""
-        dtype = self._fields[name].dtype.numpy
-        known = values if values.dtype.kind != "f" else values[np.isfinite(values)]
-        if not known.size:
-            return 0, 0
-        ends = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
-        low, high = known.min(), known.max()
-        return (
-            self._last(low, ends.min, lambda value: self._takes([name], value, high)),
-            self._last(high, ends.max, lambda value: self._takes([name], low, value)),
-        )
-
-    @staticmethod
-    def _last(taken: Any, end: Any, takes: Callable[[Any], bool]) -> Any:
-        """The number that is taken and is next to one that is not, on the way to the end."""
-        dtype = np.dtype(taken.dtype)
-        if takes(end):
-            return dtype.type(end).item()
-        step = 1 if end > taken else -1
-        beside = dtype.type(int(taken) + step) if dtype.kind in "iu" else None
-        if beside is not None and not takes(beside):
-            return taken.item()
-        is_whole = dtype.kind in "iu"
-        inside, outside = (
-            int(value if is_whole else ordered(dtype.type(value))) for value in (taken, end)
-        )
-
-        def number(place: int) -> Any:
-            return place if is_whole else unordered(np.asarray(place), dtype)[()].item()
-
-        while abs(outside - inside) > 1:
-            middle = (inside + outside) // 2
-            if takes(number(middle)):
-                inside = middle
-            else:
-                outside = middle
-        return number(inside)
-
-    def _takes(self, names: list[str], low: Any, high: Any) -> bool:
-        made = dict(self._two)
-        for name in names:
-            dtype = self._fields[name].dtype.numpy
-            with np.errstate(over="ignore"):
-                made[name] = made[name].astype(dtype)
-                made[name][0], made[name][1] = low, high
+    def takes(asked: Sequence[Field], low: Any, high: Any) -> bool:
+        made = dict(two)
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
-                self._ask(made)
+                for field in asked:
+                    made[field.name] = two[field.name].astype(field.dtype.numpy)
+                    made[field.name][0], made[field.name][1] = low, high
+                ask(made)
         except Exception:  # whatever it raises, it does not take it
             return False
         return True
+
+    closed = [f for f in fields if f.dtype.is_float and f.categories is None]
+    if not closed or takes(closed, -np.inf, np.inf):
+        closed = []
+    elif 1 < len(closed) <= _MAX_COLUMNS_APART:
+        closed = [f for f in closed if not takes([f], -np.inf, np.inf)] or closed
+    bounds: dict[str, tuple[Any, Any]] = {}
+    usual = max((float(np.nanmax(np.abs(columns[f.name]), initial=0.0)) for f in closed), default=0)
+    for largest in _LARGEST:
+        if closed and largest > _FAR * usual and takes(closed, -largest, largest):
+            bounds = dict.fromkeys((field.name for field in closed), (-largest, largest))
+            closed = []
+    for field in fields:
+        is_whole = field.dtype in _WHOLE and field.categories is None
+        ends: Any = np.iinfo(field.dtype.numpy) if is_whole else np.finfo(np.float64)
+        if field in closed or (is_whole and not takes([field], ends.min, ends.max)):
+            bounds[field.name] = _bounds(field, columns[field.name], takes)
+    return tuple(replace(field, bounds=bounds.get(field.name)) for field in fields)
+
+
+def _bounds(
+    field: Field, values: NDArray[Any], takes: Callable[[Sequence[Field], Any, Any], bool]
+) -> tuple[Any, Any]:
+    """The ends of what is taken around the training values, to the last bit."""
+    dtype = field.dtype.numpy
+    ends: Any = np.iinfo(dtype) if field.dtype.is_integer else np.finfo(dtype)
+    known = values[~is_missing(values)]
+    low, high = known.min(), known.max()
+    return (
+        _last(low, ends.min, lambda end: takes([field], end, high)),
+        _last(high, ends.max, lambda end: takes([field], low, end)),
+    )
+
+
+def _last(taken: Any, end: Any, takes: Callable[[Any], bool]) -> Any:
+    """The last number that is taken on the way to the end of its type."""
+    dtype = taken.dtype
+    inside, outside = int(ordered(taken)), int(ordered(dtype.type(end)))
+    step = 1 if outside > inside else -1
+
+    def number(place: int) -> Any:
+        return unordered(np.asarray(place), dtype)[()].item()
+
+    if inside == outside or not takes(number(inside + step)):
+        return taken.item()
+    if takes(end):
+        return number(outside)
+    while abs(outside - inside) > 1:
+        middle = (inside + outside) // 2
+        inside, outside = (middle, outside) if takes(number(middle)) else (inside, middle)
+    return number(inside)
 
 
 def ordered(values: Any) -> NDArray[np.int64]:
