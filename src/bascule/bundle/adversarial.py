@@ -80,7 +80,7 @@ def made_up(fields: Sequence[Field], rows: Columns, *, huge: bool) -> Probes:
     special = {slot: _special(slot, rows, huge) for slot in slots}
     parts = [
         (MISSING, probe_rows(tuple(fields), rows)),
-        (NEAR, _near(fields, sample(rows, min(most, _NEAR_ROWS)))),
+        (NEAR, _near(fields, sample(rows, max(1, min(most // 5, _NEAR_ROWS))))),
         (EXTREME, _one_changed(special, rows, most, random)),
         (COMBINED, _combined(special, rows, min(most, _COMBINED_ROWS), random)),
     ]

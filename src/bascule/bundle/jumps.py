@@ -125,13 +125,15 @@ class Jumps:
 def find(program: Program, fields: Sequence[Field], rows: Columns) -> Jumps | None:
     """The jumps that a program's answers make along some numbers of some rows; None if none.
 
+    They are not looked for where a row is as large as an image.
+
     Args:
         program: It is asked some ten thousand rows, in batches.
         fields: The inputs of the signature.
         rows: Real rows.
     """
     slots = [slot for slot in slots_of(fields, rows) if slot.field.dtype is not DType.BOOL]
-    slots = slots[: max(1, most_rows(rows) // _GRID)]
+    slots = slots[: most_rows(rows) // _GRID]
     grids = [_grid(slot, rows) for slot in slots]
     if not any(map(len, grids)):
         return None
