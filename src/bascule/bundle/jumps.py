@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,12 +207,14 @@ def _asked(jumps: Jumps, places: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _numbers(answered: Columns) -> NDArray[np.float64]:
-    """All numbers that are answered, shape (rows, n), but for labels, which jump at a tie."""
-    found = [
-        values.reshape(len(values), -1).astype(np.float64)
-        for values in answered.values()
-        if values.dtype.kind == "f"
-    ]
-    if not found:
-        return np.zeros((len(next(iter(answered.values()))), 1))
-    return np.nan_to_num(np.concatenate(found, axis=1), posinf=1e300, neginf=-1e300)
+    """All numbers that are answered, shape (rows, n); numbers for labels where there is no other.
+
+    Beside other numbers, labels jump where two classes tie.
+    """
+    found = [values for values in answered.values() if values.dtype.kind == "f"]
+    for values in () if found else answered.values():
+        if values.dtype.kind == "O":
+            values = np.array([crc32(str(one).encode()) for one in values.ravel()])
+        found.append(values)
+    flat = [values.reshape(len(values), -1).astype(np.float64) for values in found]
+    return np.nan_to_num(np.concatenate(flat, axis=1), posinf=1e300, neginf=-1e300)

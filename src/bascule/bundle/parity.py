@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -185,14 +186,9 @@ def judge(
     """The parity of a program, and whether rows have the same bits alone and in company.
 
     The rows are asked in bulk, and some of them one by one, and compared with the original both
-    ways. Then a thousand rows are asked one by one, and again in batches of several sizes. They are
-    put together from the values of real rows, each column on its own, so that they are all
-    different: a last bit may change in one row of a hundred. There are fewer where a row holds many
-    numbers; where it is an image, so few are asked that the bits are taken not to be the same.
-    (Bounded by numbers and not by time, for the verdict is part of what the bundle is.)
-
-    A program whose answers change with the size of the batch by more than the tolerance does not
-    pass, whatever the difference from the original is on the rows that were compared.
+    ways. Then rows put together from the values of real ones are asked one by one and in batches
+    of several sizes. A program whose answers change with the batch by more than the tolerance does
+    not pass, whatever the difference from the original is on the rows that were compared.
 
     Args:
         program: What is compared.
@@ -202,18 +198,8 @@ def judge(
         precision: How the program computes.
         probes: How many of the rows were made up: the last ones.
     """
-
-    def compared(expected: Columns, found: Columns, probes: int) -> Parity:
-        return compare(
-            expected,
-            found,
-            tolerance=tolerance,
-            program=program.name,
-            precision=precision,
-            probes=probes,
-        )
-
-    judged = compared(expected, answers(program, columns), probes)
+    compared = partial(compare, tolerance=tolerance, program=program.name, precision=precision)
+    judged = compared(expected, answers(program, columns), probes=probes)
     if not judged.passed:
         return judged, False
     count = len(next(iter(columns.values())))
@@ -226,7 +212,7 @@ def judge(
     pairs = itertools.chain([(take(expected, few), alone)], _by_company(program, real))
     invariant = rows >= _FEWEST_ROWS
     for place, (one, other) in enumerate(pairs):
-        found = compared(one, other, 0 if place else len(some[1]))
+        found = compared(one, other, probes=0 if place else len(some[1]))
         if not found.passed:
             return _depends_on_batch(judged, found), False
         invariant = invariant and place == 0
@@ -234,7 +220,14 @@ def judge(
 
 
 def is_batch_invariant(program: Program, columns: Columns) -> bool:
-    """Whether rows have the same bits alone and in company; see `judge`."""
+    """Whether rows have the same bits alone and in company.
+
+    A thousand rows are asked one by one, and again in batches of several sizes. They are put
+    together from the values of real rows, each column on its own, so that they are all different:
+    a last bit may change in one row of a hundred. There are fewer where a row holds many numbers;
+    where it is an image, so few could be asked that it is taken not to hold. (Bounded by numbers
+    and not by time, for the verdict is part of what the bundle is.)
+    """
     enough = _rows_to_recombine(columns) >= _FEWEST_ROWS
     return enough and next(_by_company(program, columns), None) is None
 
