@@ -16,7 +16,7 @@ import pytest
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import KBinsDiscretizer
+from sklearn.preprocessing import SplineTransformer
 
 import bascule
 
@@ -26,8 +26,7 @@ def binned(tmp_path_factory):
     """A model that has no converter, beside one that has."""
     X, y = load_iris(return_X_y=True)
     folder = tmp_path_factory.mktemp("originals")
-    bins = KBinsDiscretizer(3, quantile_method="averaged_inverted_cdf")
-    model = make_pipeline(bins, LogisticRegression(max_iter=1000)).fit(X, y)
+    model = make_pipeline(SplineTransformer(), LogisticRegression(max_iter=1000)).fit(X, y)
     bundle = bascule.pack(
         model, name="bins", train=X, to=folder / "bins", serve_original=True, measure=False
     )

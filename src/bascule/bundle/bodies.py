@@ -31,6 +31,7 @@ class ParityBody(TypedDict):
     tolerance: float
     passed: bool
     reason: str
+    probed: NotRequired[dict[str, _Count]]
 
 
 class CostBody(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,24 +13,26 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle import (
+    adversarial,
     asking,
     calibrating,
     card,
     cost,
     environment,
+    jumps,
     parity,
     profiling,
     provenance,
     training,
 )
 from bascule.bundle import format as disk
+from bascule.bundle.adversarial import Probes
 from bascule.bundle.choosing import is_ever_fastest, pinned
 from bascule.bundle.compilers.apart import take_apart
 from bascule.bundle.cost import Cost
 from bascule.bundle.examples import example_body
 from bascule.bundle.flavors import flavor_of
 from bascule.bundle.flavors.originals import is_inspected
-from bascule.bundle.flavors.probing import probe_rows
 from bascule.bundle.format import Manifest, OriginalEntry, ProgramEntry
 from bascule.bundle.heldout import to_parquet
 from bascule.bundle.lineage import trace
@@ -39,10 +42,9 @@ from bascule.bundle.programs import TREE_ENGINES, TreeEngine, is_runnable, open_
 from bascule.bundle.programs.onnx import open_onnx
 from bascule.bundle.programs.trees import TreesProgram
 from bascule.bundle.subject import Compilation, Flavor, Rows, Subject
-from bascule.bundle.tables import take
+from bascule.bundle.tables import for_program, take
 from bascule.core.digests import canonical_json
 from bascule.core.errors import (
-    BasculeError,
     Invalid,
     ModelFailed,
     Unavailable,
@@ -233,11 +235,72 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """The rows that programs are compared on, and what the original answers to them."""
+    """The rows that programs are compared on, and what the original answers to them.
+
+    Attributes:
+        rows: Real ones, and behind them those that are made up.
+        expected: The answers.
+        kinds: Of what kind each made-up row is.
+        left_out: How many more were made up, by why they are left out.
+    """
 
     rows: Columns
-    probes: int
     expected: Columns
+    kinds: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=Counter)
+
+    @property
+    def probed(self) -> dict[str, int]:
+        return dict(sorted((Counter(self.kinds) + Counter(self.left_out)).items()))
+
+    def joined(self, original: Program, probes: Probes) -> _Compared:
+        """And rows that are made up, but for those that the original refuses."""
+        order, expected = adversarial.asked(original, probes.columns)
+        refused = len(probes.kinds) - len(order)
+        left_out = Counter(self.left_out) + Counter({"refused": refused})
+        if not expected:
+            return replace(self, left_out=left_out)
+        return _Compared(
+            _stacked(self.rows, take(probes.columns, order)),
+            _stacked(self.expected, expected),
+            (*self.kinds, *(probes.kinds[place] for place in order)),
+            left_out,
+        )
+
+    def without_ties(
+        self, original: Program, program: Program, tolerance: float, *, looks_at_all: bool
+    ) -> _Compared:
+        """But for made-up rows where rounding decides; see `adversarial.ties`.
+
+        They are looked for among the rows that are answered otherwise, or among all: where
+        rounding depends on the size of the batch, others come up every time.
+        """
+        probes, count = len(self.kinds), _count(self.rows)
+        apart = np.zeros(count, bool)
+        made_up = for_program(take(self.rows, slice(count - probes, None)), program.inputs)
+        for size in (1, probes):
+            found = parity.in_batches(program, made_up, size)
+            whole = {
+                name: np.concatenate([values[: count - probes], found[name]])
+                for name, values in self.expected.items()
+            }
+            apart |= parity.apart(self.expected, whole, tolerance=tolerance, probes=probes)
+        far = np.isin(self.kinds, [adversarial.EXTREME, adversarial.COMBINED])
+        overflows = apart & ~parity.are_finite(self.expected)
+        overflows[count - probes :] &= far
+        if looks_at_all:
+            apart[count - probes :] = True
+        tied = adversarial.ties(original, self.rows, self.expected, apart, tolerance)
+        tied &= ~overflows
+        out = tied | overflows
+        kept = np.flatnonzero(~out)
+        return _Compared(
+            take(self.rows, kept),
+            take(self.expected, kept),
+            tuple(kind for kind, gone in zip(self.kinds, out[-probes:], strict=True) if not gone),
+            Counter(self.left_out)
+            + Counter({"tied by rounding": int(tied.sum()), "overflow": int(overflows.sum())}),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,30 +346,29 @@ def _choose(
         return _Choice(itself, None, subject.original, batch_invariant=False)
     if rows is None:
         return _own_original(flavor, model, subject, request)
-    compared, probes = _with_probes(subject, rows)
-    expected = asking.expected(subject, rows, compared, tolerance=request.tolerance)
-    on = _Compared(compared, probes, expected)
+    real = parity.sample(rows.columns)
+    expected = asking.expected(subject, rows, real, tolerance=request.tolerance)
+    on = _Compared(real, expected)
+    trained = real if subject.train is None else parity.sample(subject.train.columns)
+    made_up = adversarial.made_up(subject.signature.inputs, trained, huge=not subject.is_network)
+    static = on.joined(subject.original, made_up)
     failed: list[Parity] = []
     try:
         for compilation in flavor.compilations(model, subject):
             request.tell(f"compiled to ONNX in {compilation.precision}")
             try:
                 program = _opened(compilation)
-                found = parity.answers(program, compared)
+                found = jumps.find(program, subject.signature.inputs, trained)
+                on = static if found is None else static.joined(subject.original, found.beside())
+                precision = compilation.precision
+                judged, invariant = _judged(subject.original, program, on, precision, request)
+                if found is not None and judged.passed:
+                    judged = found.judged(subject.original, judged)
             except (Untrusted, ModelFailed) as problem:
                 failed.append(_no_parity(problem.message, compilation.precision, request))
                 continue
-            judged = parity.compare(
-                expected,
-                found,
-                tolerance=request.tolerance,
-                program=_PROGRAM,
-                precision=compilation.precision,
-                probes=probes,
-            )
             request.tell(f"parity on {judged.rows:,} rows: {judged.max_difference:.2g}")
             if judged.passed:
-                invariant = parity.is_batch_invariant(program, compared)
                 return _Choice(judged, compilation, program, invariant, on)
             failed.append(judged)
     except Unconvertible as problem:
@@ -338,7 +400,9 @@ def _with_others(
     others: list[_Other] = []
     judgements: list[Parity] = []
     for engine in engines:
-        other, judged = _in_engine(engine, compilations, made.outputs, on, request)
+        other, judged = _in_engine(
+            engine, compilations, made.outputs, subject.original, on, request
+        )
         judgements.append(judged)
         if other is not None:
             same = [one.entry.file for one in others if one.data == other.data]
@@ -351,6 +415,7 @@ def _in_engine(
     engine: TreeEngine,
     compilations: Sequence[Compilation],
     outputs: tuple[Field, ...],
+    original: Program,
     on: _Compared,
     request: Request,
 ) -> tuple[_Other | None, Parity]:
@@ -378,20 +443,13 @@ def _in_engine(
         except (Unconvertible, Untrusted, ModelFailed) as refused:
             problem = refused.message
             continue
-        judged = parity.compare(
-            on.expected,
-            found,
-            tolerance=request.tolerance,
-            program=engine.kind,
-            precision=entry.precision,
-            probes=on.probes,
-        )
+        judged, invariant = _judged(original, program, on, entry.precision, request)
         request.tell(
             f"trees in {engine.title}: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
         )
         if not judged.passed:
             return None, judged
-        entry = replace(entry, batch_invariant=parity.is_batch_invariant(program, on.rows))
+        entry = replace(entry, batch_invariant=invariant)
         return _Other(entry, apart.data, program), judged
     return None, replace(_no_parity(problem, "", request), program=engine.kind)
 
@@ -415,26 +473,33 @@ def _rows_to_compare(subject: Subject) -> Rows | None:
     return subject.test or subject.train
 
 
-def _with_probes(subject: Subject, rows: Rows) -> tuple[Columns, int]:
-    """The rows to compare, and after them those that hold what no real row may hold.
+def _judged(
+    original: Program, program: Program, on: _Compared, precision: str, request: Request
+) -> tuple[Parity, bool]:
+    """The parity of a program, and whether rows have the same bits in any company."""
+    settled = on
+    for looks_at_all in (False, True, True):
+        judged, invariant = parity.judge(
+            program,
+            settled.rows,
+            settled.expected,
+            tolerance=request.tolerance,
+            precision=precision,
+            probes=len(settled.kinds),
+        )
+        judged = replace(judged, probed=settled.probed)
+        before = settled
+        if not judged.passed and on.kinds:
+            settled = settled.without_ties(
+                original, program, request.tolerance, looks_at_all=looks_at_all
+            )
+        if len(settled.kinds) == len(before.kinds):
+            break
+    return judged, invariant
 
-    A probe that the original refuses is left out: there is nothing to be equal to.
-    """
-    real = parity.sample(rows.columns)
-    probes = probe_rows(subject.signature.inputs, real)
-    kept = [row for row in range(_count(probes)) if _answers(subject.original, probes, row)]
-    if not kept:
-        return real, 0
-    taken = take(probes, np.asarray(kept))
-    return {name: np.concatenate([real[name], taken[name]]) for name in real}, len(kept)
 
-
-def _answers(original: Program, probes: Columns, row: int) -> bool:
-    try:
-        original.run(take(probes, slice(row, row + 1)))
-    except BasculeError:
-        return False
-    return True
+def _stacked(one: Columns, other: Columns) -> Columns:
+    return {name: np.concatenate([one[name], other[name]]) for name in one}
 
 
 def _opened(compilation: Compilation) -> Program:

@@ -57,6 +57,7 @@ class Subject:
             signature's dtypes. None for a flavor whose rows lose nothing when they are read.
         reopened: What answers where the original is served, if it may round otherwise than the
             model that was handed in; else None.
+        is_network: Whether numbers much larger than the real ones overflow on the way.
     """
 
     task: str
@@ -74,6 +75,7 @@ class Subject:
     targets: tuple[Target, ...] = ()
     ask: Callable[[Any], Columns] | None = None
     reopened: Program | None = None
+    is_network: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -532,6 +532,7 @@ def _conform(values: NDArray[Any], wanted: Field) -> NDArray[Any]:
         )
     read = _to_text if wanted.dtype is DType.BYTES else _to_number
     made = read(values, wanted)
+    _check_bounds(made, wanted)
     _check_missing(made, wanted)
     _check_categories(made, wanted)
     return made
@@ -608,6 +609,24 @@ def _check_missing_texts(table: Table, wanted: Mapping[str, str]) -> None:
                 field=name,
                 row=int(missing.argmax()),
             )
+
+
+def _check_bounds(values: NDArray[Any], wanted: Field) -> None:
+    if wanted.bounds is None or not values.size:
+        return
+    low, high = wanted.bounds
+    if low <= values.min() and values.max() <= high:  # false of NaN too
+        return
+    beyond = ((values < low) | (values > high)).reshape(len(values), -1).any(axis=1)
+    if beyond.any():
+        row = int(beyond.argmax())
+        raise Invalid(
+            f"column {wanted.name!r} has a number in row {row} that the model refuses: it takes "
+            f"{low:g} to {high:g}",
+            hint="send numbers within these bounds",
+            field=wanted.name,
+            row=row,
+        )
 
 
 def _check_categories(values: NDArray[Any], wanted: Field) -> None:

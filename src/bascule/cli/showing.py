@@ -78,6 +78,8 @@ def _field_row(mark: str, field: Field) -> tuple[str, ...]:
     values = "any"
     if field.categories is not None:
         values = f"{len(field.categories)} categories"
+    elif field.bounds is not None:
+        values = "{:g} to {:g}".format(*field.bounds)
     return mark + field.name, field.dtype.value, shape, "yes" if field.nullable else "no", values
 
 

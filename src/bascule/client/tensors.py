@@ -252,10 +252,12 @@ def described(metadata: Any) -> Described:
 def _field(tensor: Any) -> Field:
     parameters = tensor.get("parameters") or {}
     categories = parameters.get("categories")
+    bounds = parameters.get("bounds")
     return Field(
         str(tensor["name"]),
         DType(tensor["datatype"]),
         tuple(map(int, tensor["shape"][1:])),
         bool(parameters.get("nullable", False)),
         None if categories is None else tuple(categories),
+        None if bounds is None else (bounds[0], bounds[1]),
     )

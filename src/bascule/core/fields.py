@@ -94,6 +94,8 @@ class Field:
             text column; a nullable integer column is carried as FP64, as pandas does.
         categories: The only values allowed, where the model itself refuses every other one;
             None where it takes any.
+        bounds: The least and the largest number that the model takes, where it refuses others,
+            infinite ones among them; None where it takes any. A missing value is within them.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Field:
     shape: tuple[int, ...] = ()
     nullable: bool = False
     categories: tuple[str | int, ...] | None = None
+    bounds: tuple[int | float, int | float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         made: dict[str, Any] = {
@@ -111,6 +114,8 @@ class Field:
         }
         if self.categories is not None:
             made["categories"] = list(self.categories)
+        if self.bounds is not None:
+            made["bounds"] = list(self.bounds)
         return made
 
 

@@ -94,7 +94,8 @@ def _described(field: Field) -> str:
     shape = "".join(f"[{length}]" for length in field.shape)
     missing = ", may be missing" if field.nullable else ""
     values = "" if field.categories is None else f", one of {list(field.categories)}"
-    return f"{field.dtype.value}{shape}{missing}{values}"
+    bounds = "" if field.bounds is None else ", {:g} to {:g}".format(*field.bounds)
+    return f"{field.dtype.value}{shape}{missing}{values}{bounds}"
 
 
 def _environment(text: str) -> Iterator[tuple[str, str]]:

@@ -46,6 +46,7 @@ _from_buffer = np.frombuffer
 _dot = np.vdot  # the one product of numpy that does not warn when it overflows
 _FLOAT64 = np.dtype(np.float64)
 _INT64 = np.dtype(np.int64)
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 class JsonParser:
@@ -375,11 +376,13 @@ def values_reader(field: Field, target: DType) -> ValuesReader:
 
 def _floats(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[Any]]:
     dtype = target.numpy
-    narrow = dtype.itemsize < 8
-    largest = float(np.finfo(dtype).max)
+    low, high = bounds_of(field, target)
+    largest = min(-low, high)
+    narrow = largest < float(np.finfo(np.float64).max)
     # The sum of the squares is below the square of the largest only if every value is below it;
     # it is one quick call, where looking at every value is three.
-    largest_squared = largest * largest if narrow else math.inf
+    largest_squared = square_below(largest)
+    wide = dtype.itemsize == 8
     known = known_numbers(field)
 
     def read(data: Any, count: int, where: Place) -> NDArray[Any]:
@@ -391,25 +394,47 @@ def _floats(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[
             raise count_mismatch(len(array), count, where)
         if known is not None:
             check_known(array, known, field, where)
-        if not narrow:
+        if not narrow or (wide and count == 1 and low <= array[0] <= high):
             return array
         if not _dot(array, array) <= largest_squared:  # true of NaN too, which is looked at there
-            check_largest(array, target, where)
-        return array.astype(dtype)
+            check_bounds(array, field, target, where)
+        return array.astype(dtype, copy=False)
 
     return read
 
 
-def check_largest(array: NDArray[Any], target: DType, where: Place) -> None:
-    """Raise `Invalid` for the first number that is beyond what the program takes; NaN is none."""
+def bounds_of(field: Field, target: DType) -> tuple[float, float]:
+    """The least and the largest number that the model takes and the program can hold."""
     largest = float(np.finfo(target.numpy).max)
-    too_large = np.flatnonzero(np.abs(array) > largest)
-    if len(too_large):
-        place = int(too_large[0])
+    if field.bounds is None:
+        return -largest, largest
+    low, high = field.bounds
+    return max(float(low), -largest), min(float(high), largest)
+
+
+def square_below(largest: float) -> float:
+    """A sum of squares that is at most this one has no number beyond `largest`, nor NaN."""
+    if largest < 0:
+        return -1.0
+    return (1 - 1e-15) * (largest * largest if largest < 1e154 else _LARGEST)
+
+
+def check_bounds(array: NDArray[Any], field: Field, target: DType, where: Place) -> None:
+    """Raise `Invalid` for the first number that is beyond `bounds_of`; NaN is none."""
+    low, high = bounds_of(field, target)
+    beyond = np.flatnonzero((array < low) | (array > high))
+    if not len(beyond):
+        return
+    place = int(beyond[0])
+    if field.bounds is not None and not field.bounds[0] <= array[place] <= field.bounds[1]:
         raise Invalid(
-            f"{where.value(place)}: {array[place]:g} does not fit {target.value}",
-            hint=f"the model computes in {target.value}, and its largest number is {largest:g}",
+            f"{where.value(place)}: {array[place]:g} is a number that the model refuses",
+            hint=f"it takes {low:g} to {high:g}",
         )
+    raise Invalid(
+        f"{where.value(place)}: {array[place]:g} does not fit {target.value}",
+        hint=f"the model computes in {target.value}, and its largest number is {high:g}",
+    )
 
 
 def _floats_one_by_one(values: list[Any], field: Field, where: Place) -> NDArray[np.float64]:
@@ -425,9 +450,8 @@ def _floats_one_by_one(values: list[Any], field: Field, where: Place) -> NDArray
 
 
 def _integers(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place], NDArray[Any]]:
-    info = np.iinfo(field.dtype.numpy)
-    least, most = int(info.min), int(info.max)
-    is_full = field.dtype is DType.INT64
+    least, most = whole_bounds_of(field)
+    is_full = field.dtype is DType.INT64 and field.bounds is None
     known = known_numbers(field)
 
     def read(data: Any, count: int, where: Place) -> NDArray[Any]:
@@ -447,6 +471,13 @@ def _integers(field: Field, target: np.dtype[Any]) -> Callable[[Any, int, Place]
     return read
 
 
+def whole_bounds_of(field: Field) -> tuple[int, int]:
+    """The least and the largest number of a field of whole numbers."""
+    info = np.iinfo(field.dtype.numpy)
+    least, most = (int(info.min), int(info.max)) if field.bounds is None else field.bounds
+    return int(least), int(most)
+
+
 def known_numbers(field: Field) -> NDArray[Any] | None:
     """The categories of a field as `check_known` wants them; None where it has none."""
     return None if field.categories is None else np.array(field.categories)
@@ -462,14 +493,14 @@ def check_known(array: NDArray[Any], known: NDArray[Any], field: Field, where: P
 
 def _integers_one_by_one(values: list[Any], field: Field, where: Place) -> NDArray[Any]:
     # 3.0 is a whole number: languages that have one kind of number cannot write it otherwise.
-    info = np.iinfo(field.dtype.numpy)
+    least, most = whole_bounds_of(field)
     made: list[int] = []
     for place, value in enumerate(values):
         whole = value
         # One below the least of INT64 rounds to it, so that number is not taken as a float.
         if type(value) is float and value.is_integer() and value != -(2.0**63):
             whole = int(value)
-        if type(whole) is not int or not info.min <= whole <= info.max:
+        if type(whole) is not int or not least <= whole <= most:
             raise wrong_value(value, place, field, where)
         made.append(whole)
     return np.array(made, np.uint64 if field.dtype is DType.UINT64 else np.int64)
@@ -526,6 +557,8 @@ def wrong_value(value: Any, place: int, field: Field, where: Place) -> Invalid:
     takes = {DType.BYTES: "text", DType.BOOL: "true or false"}.get(field.dtype)
     if takes is None:
         takes = "numbers" if field.dtype.is_float else f"whole numbers of {field.dtype.value}"
+        if field.bounds is not None:
+            takes += " from {:g} to {:g}".format(*field.bounds)
     found = _JSON_WORDS.get(type(value)) or json.dumps(value)
     return Invalid(f"{where.value(place)}: {found}, where the model takes {takes}")
 

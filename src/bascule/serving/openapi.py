@@ -86,6 +86,8 @@ def value_schema(field: Field) -> Schema:
     made: Schema = {"type": [kind, "null"] if field.nullable else kind}
     if field.categories is not None:
         made["enum"] = [*field.categories, *([None] if field.nullable else [])]
+    if field.bounds is not None and max(field.bounds) < 1e308:  # beyond which JSON has none
+        made["minimum"], made["maximum"] = field.bounds
     return made
 
 
@@ -167,6 +169,8 @@ def _made_up(field: Field) -> Any:
         value = False
     if field.categories:
         value = field.categories[0]
+    if field.bounds is not None:
+        value = min(max(value, field.bounds[0]), field.bounds[1])
     for length in reversed(field.shape):
         value = [value] * max(length, 1)
     return value

@@ -21,11 +21,14 @@ from bascule.core.fields import DType, Field
 from bascule.serving.json_values import (
     MAX_VALUES,
     Place,
+    bounds_of,
+    check_bounds,
     check_known,
-    check_largest,
     count_mismatch,
     known_numbers,
     not_a_category,
+    square_below,
+    whole_bounds_of,
     wrong_value,
 )
 
@@ -105,10 +108,13 @@ def _stored(dtype: DType) -> np.dtype[Any]:
 
 def _floats(field: Field, target: DType, sent: DType) -> Taker:
     dtype = target.numpy
-    largest = float(np.finfo(dtype).max)
-    is_narrowed = sent.numpy.itemsize > dtype.itemsize
+    low, high = bounds_of(field, target)
+    largest = min(-low, high)
+    is_narrowed = sent.numpy.itemsize > dtype.itemsize or field.bounds is not None
     # See json_values: one quick call says that every value is finite, and fits.
-    bound = largest * largest if is_narrowed else math.inf
+    bound = square_below(largest) if is_narrowed else math.inf
+    if is_narrowed and sent is not DType.FP64:
+        bound = min(bound, float(np.finfo(np.float32).max))
     known = known_numbers(field)
     is_half = sent is DType.FP16  # of which the squares end at 65,504, and every call is slow
 
@@ -118,7 +124,7 @@ def _floats(field: Field, target: DType, sent: DType) -> Taker:
         if not _dot(array, array) < bound:
             _check_numbers(array, field, where)
             if is_narrowed:
-                check_largest(array, target, where)
+                check_bounds(array, field, target, where)
         if known is not None:
             check_known(array, known, field, where)
         return array.astype(dtype, copy=False)
@@ -144,12 +150,12 @@ def _check_numbers(array: NDArray[Any], field: Field, where: Place) -> None:
 
 def _floats_of_integers(field: Field, target: DType) -> Taker:
     dtype = target.numpy
-    always_fits = float(np.finfo(dtype).max) > 2.0**64
+    always_fits = float(np.finfo(dtype).max) > 2.0**64 and field.bounds is None
     known = known_numbers(field)
 
     def take(array: NDArray[Any], where: Place) -> NDArray[Any]:
         if not always_fits:
-            check_largest(array.astype(np.float64), target, where)
+            check_bounds(array.astype(np.float64), field, target, where)
         if known is not None:
             check_known(array, known, field, where)
         return array.astype(dtype)
@@ -158,8 +164,8 @@ def _floats_of_integers(field: Field, target: DType) -> Taker:
 
 
 def _integers(field: Field, target: np.dtype[Any], sent: DType) -> Taker:
-    takes, given = np.iinfo(field.dtype.numpy), np.iinfo(sent.numpy)
-    least, most = int(takes.min), int(takes.max)
+    given = np.iinfo(sent.numpy)
+    least, most = whole_bounds_of(field)
     always_fits = least <= int(given.min) and int(given.max) <= most
     known = known_numbers(field)
 

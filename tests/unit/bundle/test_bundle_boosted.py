@@ -10,8 +10,13 @@ import lightgbm
 import numpy as np
 import pytest
 import xgboost
+from sklearn import datasets
 from sklearn.datasets import load_diabetes, load_iris
-from sklearn.ensemble import VotingRegressor
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    VotingRegressor,
+)
 from sklearn.linear_model import Ridge
 
 from bascule.bundle.compilers import lightgbm as lightgbm_trees
@@ -219,3 +224,78 @@ def _json(model):
     import json
 
     return json.loads(bytes(model.get_booster().save_raw("json")))
+
+
+def boosted_classifiers():
+    return [
+        xgboost.XGBClassifier(n_jobs=1),
+        lightgbm.LGBMClassifier(verbose=-1, n_jobs=1),
+        HistGradientBoostingClassifier(random_state=0),
+    ]
+
+
+def boosted_regressors():
+    return [
+        xgboost.XGBRegressor(n_jobs=1),
+        lightgbm.LGBMRegressor(verbose=-1, n_jobs=1),
+        HistGradientBoostingRegressor(random_state=0),
+    ]
+
+
+DATA = {
+    "iris": datasets.load_iris,
+    "wine": datasets.load_wine,
+    "breast_cancer": datasets.load_breast_cancer,
+    "digits": datasets.load_digits,
+    **{
+        f"{classes} classes": lambda return_X_y, classes=classes: datasets.make_classification(
+            400 * classes, 4 * classes, n_informative=6, n_classes=classes, random_state=classes
+        )
+        for classes in (2, 3, 5)
+    },
+}
+NUMBERS = {
+    "diabetes": datasets.load_diabetes,
+    "friedman": lambda return_X_y: datasets.make_friedman1(800, random_state=0),
+    "linear": lambda return_X_y: datasets.make_regression(500, 6, noise=1.0, random_state=0),
+}
+
+
+def is_compiled_and_equal_on_fresh_rows(pack, model, X, y):
+    bundle = pack(model.fit(X, y), (X, y), serve_original=True)
+    assert bundle.manifest.serves == "onnx", bundle.parity.reason
+    assert all(parity.passed for parity in bundle.parities.values())
+    rows = np.random.default_rng(0).uniform(X.min(0) - 1, X.max(0) + 1, (5_000, X.shape[1]))
+    rows = rows.astype(bundle.signature.inputs[0].dtype.numpy)
+    found = bundle.predict(rows)
+    if hasattr(model, "classes_"):
+        found, expected = found["probabilities"], model.predict_proba(rows)
+    else:
+        found, expected = found["prediction"], model.predict(rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.median(np.abs(expected)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("model", boosted_classifiers(), ids=lambda model: type(model).__name__)
+def test_boosted_classifiers_as_they_are_by_default_are_compiled(pack, model, data):
+    is_compiled_and_equal_on_fresh_rows(pack, model, *DATA[data](return_X_y=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", NUMBERS)
+@pytest.mark.parametrize("model", boosted_regressors(), ids=lambda model: type(model).__name__)
+def test_boosted_regressors_as_they_are_by_default_are_compiled(pack, model, data):
+    is_compiled_and_equal_on_fresh_rows(pack, model, *NUMBERS[data](return_X_y=True))
+
+
+@pytest.mark.parametrize("model", boosted_classifiers()[:2], ids=lambda model: type(model).__name__)
+def test_trees_that_stop_growing_are_compiled(pack, model):
+    """After some rounds there is nothing left to split, and the trees are single leaves."""
+    is_compiled_and_equal_on_fresh_rows(pack, model, *load_iris(return_X_y=True))
+
+
+def test_histogram_boosting_of_many_rounds_is_equal_on_fresh_rows(pack):
+    X, y = datasets.make_classification(1_000, 10, random_state=0)
+    model = HistGradientBoostingClassifier(max_iter=200, random_state=0)
+    is_compiled_and_equal_on_fresh_rows(pack, model, X, y)

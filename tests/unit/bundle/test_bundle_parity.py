@@ -88,6 +88,37 @@ def test_one_bit_that_depends_on_the_neighbours_is_seen(program, expected):
     assert parity.is_batch_invariant(program, columns) is expected
 
 
+class Counting(Averaging):
+    """A program that answers single rows as the original does, and batches otherwise."""
+
+    def run(self, columns, outputs=None):
+        return {"prediction": columns["x"] * 2 + 1e-3 * (len(columns["x"]) in self.sizes)}
+
+
+@pytest.mark.parametrize("sizes", [{1}, {2}, {64}, {1000}])
+def test_a_program_that_answers_a_few_rows_otherwise_than_many_does_not_pass(sizes):
+    """Though its answers to the rows that are compared, all in one batch, are the original's."""
+    program = Counting()
+    program.sizes = sizes
+    columns = {"x": np.random.default_rng(0).normal(size=500)}
+    expected = {"prediction": columns["x"] * 2}
+    about = {"tolerance": 1e-5, "precision": "float64", "probes": 0}
+    judged, invariant = parity.judge(program, columns, expected, **about)
+    assert (judged.passed, invariant) == (False, False)
+    assert "averaging answers a few rows otherwise than many: by up to 0.0" in judged.reason
+    assert judged.max_difference > 1e-4
+    program.sizes = set()
+    judged, invariant = parity.judge(program, columns, expected, **about)
+    assert (judged.passed, invariant) == (True, True)
+
+
+def test_the_last_bit_may_depend_on_the_batch():
+    columns = {"x": np.random.default_rng(0).normal(size=500)}
+    about = {"tolerance": 1e-5, "precision": "float64", "probes": 0}
+    judged, invariant = parity.judge(Averaging(), columns, {"prediction": columns["x"]}, **about)
+    assert (judged.passed, invariant) == (True, False)
+
+
 def test_a_sample_is_spread_evenly_and_always_the_same():
     columns = {"x": np.arange(1000)}
     taken = parity.sample(columns, 10)["x"]

@@ -36,11 +36,15 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 import bascule
 from bascule.bundle.compilers import lightgbm as lightgbm_trees
 from bascule.bundle.compilers.apart import exactly_summed
+from bascule.bundle.compilers.graph import Graph
+from bascule.bundle.compilers.trees import Tree, sums_in_double
 from bascule.bundle.format import pinned_program, read_manifest
 from bascule.bundle.parity import are_same_bits
 from bascule.bundle.programs import llvm, open_kind
+from bascule.bundle.programs.onnx import open_session
 from bascule.bundle.programs.trees import Node, Trees
 from bascule.core.errors import MissingExtra, ModelFailed, NotFound, Unconvertible, Untrusted
+from bascule.core.fields import DType, Field
 
 SMALL = {"n_estimators": 8, "random_state": 0}
 
@@ -818,3 +822,59 @@ def test_very_many_targets_take_no_memory(bundle, engine):
     made = np.frombuffer(after.SerializeToString(), np.uint8)
     with pytest.raises(Untrusted, match=r"trees\.npz"):
         opened(bundle, changed(program_file(bundle), after=made), engine)
+
+
+# -- the graph of trees --
+
+THRESHOLDS = np.array([0.0, -0.0, 0.1, np.float32(0.1), 2**24 + 1, 5e-324, 1e300, np.inf, -np.inf])
+
+
+def any_tree(random, columns, targets, depth):
+    """A tree of any shape; one of depth 0 is a single leaf."""
+    nodes = []
+
+    def grow(depth):
+        at = len(nodes)
+        nodes.append([-1, -1, 0, 0.0, False, random.integers(-9, 9, len(targets))])
+        if depth and random.random() < 0.7:
+            feature, threshold = random.integers(columns), random.choice(THRESHOLDS)
+            left, right = grow(depth - 1), grow(depth - 1)
+            nodes[at][:5] = left, right, feature, threshold, random.random() < 0.5
+        return at
+
+    grow(depth)
+    return Tree(*(np.array(column) for column in zip(*nodes, strict=True)), targets)
+
+
+def walked_down(tree, row):
+    at = 0
+    while tree.left[at] >= 0:
+        value = row[tree.feature[at]]
+        holds = tree.missing_left[at] if np.isnan(value) else value <= tree.threshold[at]
+        at = tree.left[at] if holds else tree.right[at]
+    return tree.values[at]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_graph_adds_up_the_leaves_that_rows_reach_in_trees_of_any_shape(seed):
+    """Single leaves among them, in front of other trees and behind, with one target or several."""
+    random = np.random.default_rng(seed)
+    columns, targets, count = (
+        random.integers(1, 5),
+        random.integers(1, 4),
+        [2, 3, 10, 101][seed % 4],
+    )
+    own = [tuple(range(targets)) if seed % 2 else (random.integers(targets),) for _ in range(count)]
+    made = [any_tree(random, columns, targets, random.integers(4)) for targets in own]
+    beside = [np.nextafter(THRESHOLDS, side) for side in (np.inf, -np.inf)]
+    rows = random.choice(np.concatenate([THRESHOLDS, *beside, [np.nan]]), (60, columns))
+    graph = Graph((Field("x", DType.FP64, (int(columns),)),))
+    graph.output(
+        sums_in_double(graph, "x", made, int(targets)), Field("sums", DType.FP64, (int(targets),))
+    )
+    session = open_session(graph.finish(), "the graph")
+    expected = np.zeros((len(rows), targets))
+    for tree in made:
+        expected[:, list(tree.targets)] += [walked_down(tree, row) for row in rows]
+    assert session.run(None, {"x": rows})[0].tolist() == expected.tolist()
+    assert [session.run(None, {"x": row[None]})[0][0].tolist() for row in rows] == expected.tolist()

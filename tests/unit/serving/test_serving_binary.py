@@ -153,6 +153,34 @@ def test_bytes_and_json_make_the_same_bits(values):
     assert column(field, values).tobytes() == said.columns["x"].tobytes()
 
 
+@pytest.mark.parametrize("target", [DType.FP32, DType.FP64])
+@pytest.mark.parametrize("sent", [DType.FP32, DType.FP64])
+@pytest.mark.parametrize(
+    ("bounds", "within", "beyond"),
+    [
+        ((-3e38, 3e38), [2.9e38, -2.9e38], [3.1e38, -3.1e38]),
+        ((0.0, 10.0), [0.0, 10.0], [-1.0, 10.5]),
+        ((1.0, 5.0), [1.0, 5.0], [0.0, 5.5]),
+    ],
+)
+def test_numbers_beyond_what_the_model_takes_are_refused(target, sent, bounds, within, beyond):
+    field = x(DType.FP64, bounds=bounds, nullable=True)
+    assert column(field, within, sent, target).tolist() == pytest.approx(within)
+    assert np.isnan(column(field, [within[0], np.nan], sent, target)[1])
+    for number in beyond:
+        told = refusal(field, [within[0], number], sent=sent, target=target)
+        assert told.endswith("is a number that the model refuses")
+
+
+@pytest.mark.parametrize("sent", [DType.INT64, DType.INT8, DType.UINT16])
+@pytest.mark.parametrize("taken", [DType.INT64, DType.INT8, DType.FP64])
+def test_whole_numbers_beyond_what_the_model_takes_are_refused(sent, taken):
+    field = x(taken, bounds=(1, 11))
+    assert column(field, [1, 11], sent).tolist() == [1, 11]
+    for number in (0, 12):
+        assert "data[1]" in refusal(field, [1, number], sent=sent)
+
+
 # -- flags, text and categories --
 
 

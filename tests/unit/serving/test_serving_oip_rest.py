@@ -228,6 +228,39 @@ def test_a_value_that_the_model_does_not_know_is_named_with_those_that_it_knows(
         assert len(column(field, [known[0], None])) == 2
 
 
+@pytest.mark.parametrize("target", [DType.FP32, DType.FP64])
+@pytest.mark.parametrize(
+    ("bounds", "within", "beyond"),
+    [
+        ((-3e38, 3e38), [3e38, -3e38], [3.1e38, -3.1e38]),
+        ((0.0, 10.0), [0.0, 10.0, 1e-300], [-1e-9, 10.5]),
+        ((1.0, 5.0), [1.0, 5.0], [0.0, 5.5]),
+        ((-1e20, 1e25), [1e25, -1e20], [-2e20, 1e26]),
+    ],
+)
+def test_numbers_beyond_what_the_model_takes_are_refused(target, bounds, within, beyond):
+    field = x(DType.FP64, bounds=bounds, nullable=True)
+    assert column(field, within, target=target).tolist() == pytest.approx(within)
+    assert np.isnan(column(field, [within[0], None], target=target)[1])
+    for number in beyond:
+        with pytest.raises(Invalid) as refused:
+            column(field, [within[0], number], target=target)
+        assert refused.value.message == (
+            f"inputs[0] (x).data[1]: {number:g} is a number that the model refuses"
+        )
+        assert refused.value.hint == f"it takes {bounds[0]:g} to {bounds[1]:g}"
+
+
+@pytest.mark.parametrize("dtype", [DType.INT64, DType.INT8])
+def test_whole_numbers_beyond_what_the_model_takes_are_refused(dtype):
+    field = x(dtype, bounds=(0, 11))
+    assert column(field, [0, 11.0]).tolist() == [0, 11]
+    for number in (-1, 12):
+        for other in (1, 1.0):  # read quickly, and one by one
+            message = column_refusal(field, [other, number])
+            assert message.endswith(f"where the model takes whole numbers of {dtype} from 0 to 11")
+
+
 def test_the_least_number_is_not_taken_for_the_one_below_it_when_both_round_alike():
     body = b'{"inputs":[{"name":"x","datatype":"INT64","shape":[2],"data":[1,%s]}]}'
     assert decode(body % b"-9223372036854775808", x(DType.INT64))[1].columns["x"].tolist() == [

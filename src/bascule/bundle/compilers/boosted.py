@@ -31,7 +31,16 @@ from bascule.bundle.compilers.predictors import (
 )
 from bascule.bundle.compilers.sklearn import declare
 from bascule.bundle.compilers.trees import Tree
-from bascule.bundle.compilers.values import NUMBER, TEXT, Part, Value, matrix, numbers, width
+from bascule.bundle.compilers.values import (
+    NUMBER,
+    TEXT,
+    Part,
+    Value,
+    matrix,
+    numbers,
+    rounded,
+    width,
+)
 from bascule.bundle.subject import Compilation
 from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType, Field, Signature
@@ -57,6 +66,7 @@ class Ensemble:
         link: What becomes of the sums.
         columns: How many columns the trees read.
         rounds: Whether the library rounds its input to floats.
+        rounds_whole: Whether it rounds whole numbers alone.
         zero_is_missing: Columns in which a number within 1e-35 of zero counts as missing.
         categorical: Columns that hold categories, as whole numbers from 0.
     """
@@ -68,6 +78,7 @@ class Ensemble:
     rounds: bool
     zero_is_missing: frozenset[int] = field(default_factory=frozenset)
     categorical: frozenset[int] = field(default_factory=frozenset)
+    rounds_whole: bool = False
 
 
 ZERO = float(np.float32(1e-35))
@@ -132,6 +143,9 @@ def predict_ensemble(
         tensor = rounded_to_float(graph, value)
     else:
         tensor = matrix(graph, value, NUMBER, step="boosted trees")
+    if ensemble.rounds_whole:
+        is_whole = graph.add("Equal", tensor, graph.add("Floor", tensor))
+        tensor = graph.add("Where", is_whole, rounded(graph, tensor), tensor)
     tensor = _cleaned(graph, tensor, ensemble)
     tensor, made = trees.without_members(graph, tensor, ensemble.trees, ensemble.columns)
     sums = trees.sums_in_double(graph, tensor, made, len(ensemble.base))

@@ -84,7 +84,9 @@ class Graph:
         Returns:
             `Add`, `Sub`, `Mul` or `Div`, the tensor on its left, and the constant on its right.
         """
-        for node in self._nodes:
+        for node in reversed(self._nodes):
+            if tensor in node.output and node.op_type == "Cast":
+                tensor = node.input[0]  # a rounding to floats
             if tensor in node.output and node.op_type in ("Add", "Sub", "Mul", "Div"):
                 constant = self._constants.get(node.input[1])
                 if constant is not None and node.input[0] not in self._constants:

@@ -14,6 +14,7 @@ from bascule.bundle.compilers.values import (
     Part,
     Value,
     flags_to_numbers,
+    is_single,
     matrix,
     numbers,
     select,
@@ -62,8 +63,10 @@ def _filled(graph: Graph, value: Value, statistics: list[Any], missing_values: A
             fill = graph.constant(as_column(np.array(texts, object)), object)
             parts.append(Part(graph.add("Where", flags, fill, tensor), TEXT, width(run)))
         else:
-            fill = graph.constant(as_column(np.array(wanted, np.float64)))
-            parts += numbers(graph.add("Where", flags, fill, tensor), width(run))
+            single = is_single(value)
+            held = np.array(wanted, np.float32 if single else np.float64)
+            filled = graph.add("Where", flags, graph.constant(as_column(held)), tensor)
+            parts += numbers(filled, width(run), single=single)
     return tuple(parts)
 
 

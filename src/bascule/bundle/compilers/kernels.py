@@ -18,7 +18,7 @@ from bascule.bundle.compilers.outliers import detected
 from bascule.bundle.compilers.predictors import (
     Outcome,
     by_skl2onnx,
-    index_of_scores,
+    flat,
     of_columns,
 )
 from bascule.bundle.compilers.values import NUMBER, Value, matrix
@@ -26,6 +26,9 @@ from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType
 
 _VECTOR = 8
+_LAST_EXPONENT = 760.0
+"""Of this and more, exp(-x) is 0 in doubles."""
+_MAX_EXPONENT_ERROR = 1e-11
 
 
 def regressor(context: Context, model: Any, value: Value) -> Outcome:
@@ -45,7 +48,10 @@ def classifier(context: Context, model: Any, value: Value) -> Outcome:
     count = len(model.classes_)
     if count == 2:
         sums = _sums(graph, model, value, model.dual_coef_)
-        return Outcome(index=index_of_scores(graph, sums, 1, "Greater"), decision=sums)
+        # libsvm's own sum is the negative of this; where it is not above 0, the second class wins.
+        first = graph.add("Less", sums, graph.constant(0.0))
+        second = graph.cast(graph.add("Not", first), DType.INT64)
+        return Outcome(index=flat(graph, second), decision=sums)
     sums = _sums(graph, model, value, _duels(model, count))
     first_wins = graph.cast(graph.add("Greater", sums, graph.constant(0.0)), DType.FP64)
     pairs = list(combinations(range(count), 2))
@@ -119,16 +125,59 @@ def _kernel(graph: Graph, model: Any, tensor: str, vectors: NDArray[np.float64])
 
 
 def _radial(graph: Graph, tensor: str, vectors: NDArray[np.float64], gamma: float) -> str:
-    # Distances by products lose digits far from the origin, so it is moved into their middle.
+    """exp(-gamma d**2) of the distances d, which come from products of matrices.
+
+    Those lose digits far from the origin, so it is moved into the middle of the vectors. Where that
+    is not enough, numbers are cut in two: the squares and products of the upper parts are whole
+    multiples of one unit, and doubles hold their sums exactly.
+    """
     middle = vectors.mean(axis=0)
-    moved = graph.add("Sub", tensor, graph.constant(as_column(middle)))
     centred = vectors - middle
-    axis = graph.constant([1], "int64")
-    own = graph.add("ReduceSum", graph.add("Mul", moved, moved), axis, keepdims=1)
-    theirs = graph.constant(as_column((centred**2).sum(axis=1)))
-    twice = graph.add("MatMul", moved, graph.constant(-2.0 * centred.T))
-    squares = graph.add("Max", graph.add("Sum", own, theirs, twice), graph.constant(0.0))
+    # Beyond this, in one column, a kernel is 0; and what is infinite is no distance.
+    farthest = float(np.abs(centred).max()) + np.sqrt(_LAST_EXPONENT / gamma)
+    moved = graph.add("Sub", tensor, graph.constant(as_column(middle)))
+    moved = graph.add("Clip", moved, graph.constant(-farthest), graph.constant(farthest))
+    error = gamma * np.finfo(np.float64).eps * 4 * float((centred**2).sum(axis=1).max())
+    if error <= _MAX_EXPONENT_ERROR:
+        squares = _squares(graph, moved, centred)
+    else:
+        bits = (52 - int(np.ceil(np.log2(4 * centred.shape[1])))) // 2
+        unit = 2.0 ** (np.ceil(np.log2(farthest)) - bits)
+        upper = np.round(centred / unit) * unit
+        scaled = graph.add("Round", graph.add("Div", moved, graph.constant(unit)))
+        moved_up = graph.add("Mul", scaled, graph.constant(unit))
+        squares = graph.add(
+            "Add",
+            _squares(graph, moved_up, upper),
+            _rest(graph, moved_up, graph.add("Sub", moved, moved_up), upper, centred - upper),
+        )
+    squares = graph.add("Max", squares, graph.constant(0.0))
     return graph.add("Exp", graph.add("Mul", squares, graph.constant(-gamma)))
+
+
+def _squares(graph: Graph, tensor: str, vectors: NDArray[np.float64]) -> str:
+    """(x - v)**2, summed over the columns: shape (rows, vectors)."""
+    own = _sum(graph, graph.add("Mul", tensor, tensor))
+    theirs = graph.constant(as_column((vectors**2).sum(axis=1)))
+    return graph.add(
+        "Sum", own, theirs, graph.add("MatMul", tensor, graph.constant(-2 * vectors.T))
+    )
+
+
+def _rest(
+    graph: Graph, upper: str, lower: str, up: NDArray[np.float64], low: NDArray[np.float64]
+) -> str:
+    """What the squares of the upper parts lack: (2 (x - v) + (y - w)) (y - w), summed."""
+    doubled = graph.add("Add", graph.add("Mul", upper, graph.constant(2.0)), lower)
+    own = _sum(graph, graph.add("Mul", doubled, lower))
+    theirs = graph.constant(as_column(((2 * up + low) * low).sum(axis=1)))
+    both = graph.add("Concat", upper, lower, axis=1)
+    weights = -2 * np.concatenate([low, up + low], axis=1).T
+    return graph.add("Sum", own, theirs, graph.add("MatMul", both, graph.constant(weights)))
+
+
+def _sum(graph: Graph, tensor: str) -> str:
+    return graph.add("ReduceSum", tensor, graph.constant([1], "int64"), keepdims=1)
 
 
 def _dense(values: Any) -> NDArray[np.float64]:

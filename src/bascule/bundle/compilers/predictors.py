@@ -23,7 +23,7 @@ from bascule.bundle.compilers.foreign import convert, unconvertible
 from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.bundle.compilers.steps import compiler_for, transform
 from bascule.bundle.compilers.trees import Tree
-from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, width
+from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, rounded, width
 from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType
 
@@ -328,7 +328,7 @@ def _shares(tree: Any) -> NDArray[np.float64]:
 def rounded_to_float(graph: Graph, value: Value) -> str:
     """As scikit-learn's trees do before they compare."""
     tensor = matrix(graph, value, NUMBER, step="a tree")
-    return graph.cast(graph.cast(tensor, DType.FP32), DType.FP64)
+    return rounded(graph, tensor)
 
 
 def raised(graph: Graph, sums: str, base: Sequence[float]) -> str:

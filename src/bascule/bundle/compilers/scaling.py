@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -11,21 +13,28 @@ from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.bundle.compilers.values import (
     NUMBER,
+    Part,
     Value,
+    arithmetic,
     flags_to_numbers,
+    is_single,
     matrix,
     numbers,
+    rounded,
     width,
 )
 from bascule.core.errors import Unconvertible
+from bascule.core.fields import DType
 
 
 def standard_scaler(context: Context, step: Any, value: Value) -> Value:
+    # Its constants are rounded to the type of the rows; those of the other scalers are not.
+    dtype = np.float32 if is_single(value) else np.float64
     return _shifted_and_divided(
         context,
         value,
-        step.mean_ if step.with_mean else None,
-        step.scale_ if step.with_std else None,
+        step.mean_.astype(dtype) if step.with_mean else None,
+        step.scale_.astype(dtype) if step.with_std else None,
         "StandardScaler",
     )
 
@@ -49,10 +58,11 @@ def max_abs_scaler(context: Context, step: Any, value: Value) -> Value:
 
 def min_max_scaler(context: Context, step: Any, value: Value) -> Value:
     graph = context.graph
+    single = is_single(value)
     tensor = matrix(graph, value, NUMBER, step="MinMaxScaler")
-    tensor = graph.add("Mul", tensor, graph.constant(as_column(step.scale_)))
-    tensor = graph.add("Add", tensor, graph.constant(as_column(step.min_)))
-    made = numbers(tensor, width(value))
+    tensor = arithmetic(graph, "Mul", tensor, step.scale_, single)
+    tensor = arithmetic(graph, "Add", tensor, step.min_, single)
+    made = numbers(tensor, width(value), single=single)
     if not step.clip:
         return made
     return _clipped(context, made, *step.feature_range)
@@ -61,17 +71,78 @@ def min_max_scaler(context: Context, step: Any, value: Value) -> Value:
 def binarizer(context: Context, step: Any, value: Value) -> Value:
     graph = context.graph
     tensor = matrix(graph, value, NUMBER, step="Binarizer")
-    flags = graph.add("Greater", tensor, graph.constant(step.threshold))
-    return flags_to_numbers(graph, flags, width(value))
+    threshold = np.float32(step.threshold) if is_single(value) else step.threshold
+    flags = graph.add("Greater", tensor, graph.constant(threshold))
+    (part,) = flags_to_numbers(graph, flags, width(value))
+    return (replace(part, single=is_single(value)),)
+
+
+def kbins_discretizer(context: Context, step: Any, value: Value) -> Value:
+    """How many inner edges are at most each number; or a flag for each of those counts."""
+    graph = context.graph
+    tensor = matrix(graph, value, NUMBER, step="KBinsDiscretizer")
+    single = step.dtype is np.float32 or (step.dtype is None and is_single(value))
+    if single and not is_single(value):
+        tensor = rounded(graph, tensor)
+    inner = [np.asarray(edges[1:-1], np.float64) for edges in step.bin_edges_]
+    # Nothing is at least NaN, with which the columns that have fewer edges are filled up.
+    edges = np.full((1, width(value), max(1, *map(len, inner))), np.nan)
+    for column, own in enumerate(inner):
+        edges[0, column, : len(own)] = own
+    apart = graph.add("Unsqueeze", tensor, graph.constant([2], "int64"))
+    passed = graph.cast(graph.add("GreaterOrEqual", apart, graph.constant(edges)), DType.FP64)
+    bins = graph.add("ReduceSum", passed, graph.constant([2], "int64"), keepdims=0)
+    if step.encode == "ordinal":
+        return numbers(bins, width(value), single=single)
+    counts = [int(count) for count in step.n_bins_]
+    places = graph.constant(np.repeat(np.arange(len(counts)), counts), "int64")
+    wanted = graph.constant(as_column(np.concatenate([np.arange(count) for count in counts])))
+    flags = graph.add("Equal", graph.add("Gather", bins, places, axis=1), wanted)
+    (part,) = flags_to_numbers(graph, flags, sum(counts))
+    return (replace(part, single=single),)
+
+
+def polynomial_features(context: Context, step: Any, value: Value) -> Value:
+    """Products of columns: each is one column times a product of one factor less."""
+    graph, single, columns = context.graph, is_single(value), width(value)
+    tensor = matrix(graph, value, NUMBER, step="PolynomialFeatures")
+    pick: Any = combinations if step.interaction_only else combinations_with_replacement
+    terms: list[tuple[int, ...]] = [(column,) for column in range(columns)]
+    parts: list[Part] = []
+    product = tensor
+    for degree in range(1, step._max_degree + 1):
+        if degree > 1:
+            place = {term: at for at, term in enumerate(terms)}
+            terms = list(pick(range(columns), degree))
+            if not terms:
+                break
+            first = graph.constant([term[0] for term in terms], "int64")
+            rest = graph.constant([place[term[1:]] for term in terms], "int64")
+            product = graph.add(
+                "Mul",
+                graph.add("Gather", tensor, first, axis=1),
+                graph.add("Gather", product, rest, axis=1),
+            )
+            product = rounded(graph, product) if single else product
+        if degree >= step._min_degree:
+            parts += numbers(product, len(terms), single=single)
+    if step.include_bias:
+        first = graph.add("Gather", tensor, graph.constant([0], "int64"), axis=1)
+        ones = graph.cast(graph.add("Equal", first, first), DType.FP64)
+        parts = [*numbers(ones, 1, single=single), *parts]
+    return tuple(parts)
 
 
 def normalizer(context: Context, step: Any, value: Value) -> Value:
     tensor = matrix(context.graph, value, NUMBER, step="Normalizer")
-    return numbers(made_unit(context.graph, tensor, step.norm), width(value))
+    single = is_single(value)
+    least = 10 * float(np.finfo(np.float32 if single else np.float64).eps)
+    made = made_unit(context.graph, tensor, step.norm, least)
+    return numbers(rounded(context.graph, made) if single else made, width(value), single=single)
 
 
-def made_unit(graph: Graph, tensor: str, norm: str) -> str:
-    """Each row divided by its length; a row of zeros stays one."""
+def made_unit(graph: Graph, tensor: str, norm: str, least: float = 5e-324) -> str:
+    """Each row divided by its length, but for rows that are shorter than `least`."""
     axis = graph.constant([1], "int64")
     size = graph.add("Abs", tensor)
     if norm == "l1":
@@ -81,7 +152,7 @@ def made_unit(graph: Graph, tensor: str, norm: str) -> str:
     else:
         squares = graph.add("ReduceSum", graph.add("Mul", tensor, tensor), axis, keepdims=1)
         length = graph.add("Sqrt", squares)
-    nothing = graph.add("Equal", length, graph.constant(0.0))
+    nothing = graph.add("Less", length, graph.constant(least))
     return graph.add("Div", tensor, graph.add("Where", nothing, graph.constant(1.0), length))
 
 
@@ -189,16 +260,19 @@ def _shifted_and_divided(
     context: Context, value: Value, shift: Any, scale: Any, step: str
 ) -> Value:
     graph = context.graph
+    single = is_single(value)
     tensor = matrix(graph, value, NUMBER, step=step)
     if shift is not None:
-        tensor = graph.add("Sub", tensor, graph.constant(as_column(shift)))
+        tensor = arithmetic(graph, "Sub", tensor, shift, single)
     if scale is not None:
-        tensor = graph.add("Div", tensor, graph.constant(as_column(scale)))
-    return numbers(tensor, width(value))
+        tensor = arithmetic(graph, "Div", tensor, scale, single)
+    return numbers(tensor, width(value), single=single)
 
 
 def _clipped(context: Context, value: Value, low: float, high: float) -> Value:
     graph = context.graph
     (part,) = value
+    if part.single:
+        low, high = float(np.float32(low)), float(np.float32(high))
     tensor = graph.add("Clip", part.tensor, graph.constant(low), graph.constant(high))
-    return numbers(tensor, part.width)
+    return (replace(part, tensor=tensor),)

@@ -64,7 +64,7 @@ def _in_double(
     inputs = tuple(_as_read(field) for field in signature.inputs)
     graph = Graph(inputs)
     context = Context(graph, foreign, sparse)
-    value = _columns(graph, inputs)
+    value = _columns(graph, signature.inputs)
     for step in steps:
         value = transform(context, step, value)
     outcome = predictors.predict(context, last, value)
@@ -146,18 +146,19 @@ def _as_read(field: Field) -> Field:
 
 
 def _columns(graph: Graph, inputs: tuple[Field, ...]) -> Value:
+    """The inputs of a signature, which are read as doubles, as the first step is given them."""
     if len(inputs) == 1 and len(inputs[0].shape) == 1:
         tensor = inputs[0].name
         if inputs[0].dtype is DType.BOOL:
             tensor = graph.cast(tensor, DType.FP64)
-        return numbers(tensor, inputs[0].shape[0])
+        return numbers(tensor, inputs[0].shape[0], single=inputs[0].dtype is DType.FP32)
     parts = []
     for field in inputs:
         tensor = field.name
         if field.dtype is DType.BOOL:
             tensor = graph.cast(tensor, DType.FP64)
         kind = TEXT if field.dtype is DType.BYTES else NUMBER
-        part = Part(tensor, kind, flat=True)
+        part = Part(tensor, kind, flat=True, single=field.dtype is DType.FP32)
         parts.append(part)
     return tuple(parts)
 

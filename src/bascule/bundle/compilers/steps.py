@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,7 @@ from bascule.bundle.compilers.values import (
     NUMBER,
     Part,
     Value,
+    is_single,
     matrix,
     numbers,
     select,
@@ -36,11 +38,13 @@ _TRANSFORMERS = {
     "sklearn.pipeline.Pipeline": f"{_HERE}.steps:pipeline",
     "sklearn.preprocessing.Binarizer": f"{_HERE}.scaling:binarizer",
     "sklearn.preprocessing.FunctionTransformer": f"{_HERE}.scaling:function_transformer",
+    "sklearn.preprocessing.KBinsDiscretizer": f"{_HERE}.scaling:kbins_discretizer",
     "sklearn.preprocessing.MaxAbsScaler": f"{_HERE}.scaling:max_abs_scaler",
     "sklearn.preprocessing.MinMaxScaler": f"{_HERE}.scaling:min_max_scaler",
     "sklearn.preprocessing.Normalizer": f"{_HERE}.scaling:normalizer",
     "sklearn.preprocessing.OneHotEncoder": f"{_HERE}.encoding:one_hot_encoder",
     "sklearn.preprocessing.OrdinalEncoder": f"{_HERE}.encoding:ordinal_encoder",
+    "sklearn.preprocessing.PolynomialFeatures": f"{_HERE}.scaling:polynomial_features",
     "sklearn.preprocessing.PowerTransformer": f"{_HERE}.scaling:power_transformer",
     "sklearn.preprocessing.RobustScaler": f"{_HERE}.scaling:robust_scaler",
     "sklearn.preprocessing.StandardScaler": f"{_HERE}.scaling:standard_scaler",
@@ -68,7 +72,8 @@ def transform(context: Context, step: Any, value: Value) -> Value:
     if step is None or (isinstance(step, str) and step == "passthrough"):
         return value
     if hasattr(step, "get_support") and hasattr(step, "_get_support_mask"):
-        return select(context.graph, value, [int(i) for i in step.get_support(indices=True)])
+        one = tuple(replace(part, single=is_single(value)) for part in value)
+        return select(context.graph, one, [int(i) for i in step.get_support(indices=True)])
     compiler: Transformer | None = compiler_for(step, _TRANSFORMERS)
     if compiler is not None:
         return compiler(context, step, value)

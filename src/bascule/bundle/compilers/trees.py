@@ -227,7 +227,7 @@ class _Operator:
         self.roots: list[int] = []
         parts: list[tuple[NDArray[Any], ...]] = []
         inner_count = leaf_count = 0
-        for tree in trees:
+        for tree in map(_with_a_test, trees):
             for column, target in enumerate(tree.targets):
                 part = self._lay_out(tree, column, target, inner_count, leaf_count)
                 self.roots.append(inner_count)
@@ -249,8 +249,6 @@ class _Operator:
     def _lay_out(
         self, tree: Tree, column: int, target: int, inner_count: int, leaf_count: int
     ) -> tuple[NDArray[Any], ...]:
-        if tree.left[0] < 0:
-            return self._stump(tree, column, target, leaf_count)
         leaf = tree.left < 0
         at = np.where(leaf, np.cumsum(leaf) - 1 + leaf_count, np.cumsum(~leaf) - 1 + inner_count)
         inner = np.flatnonzero(~leaf)
@@ -267,22 +265,24 @@ class _Operator:
             tree.values[leaf, column],
         )
 
-    @staticmethod
-    def _stump(tree: Tree, column: int, target: int, leaf_count: int) -> tuple[NDArray[Any], ...]:
-        """A tree that is one leaf: the operator wants a test, so both its sides lead there."""
-        one = np.ones(1, np.int64)
-        leaf = np.full(1, leaf_count)
-        return (
-            one * 0,
-            np.zeros(1),
-            one,
-            leaf,
-            one,
-            leaf,
-            one,
-            np.full(1, target),
-            tree.values[:1, column],
-        )
+
+def _with_a_test(tree: Tree) -> Tree:
+    """The tree itself, or in place of a single leaf a test with two leaves that are equal to it.
+
+    TreeEnsemble has no tree without a test. With both branches of a test at one leaf, ONNX Runtime
+    (1.28) takes the leaf of another tree where other trees come before.
+    """
+    if tree.left[0] >= 0:
+        return tree
+    return Tree(
+        np.array([1, -1, -1]),
+        np.array([2, -1, -1]),
+        np.zeros(3, np.int64),
+        np.zeros(3),
+        np.zeros(3, bool),
+        np.repeat(tree.values[:1], 3, axis=0),
+        tree.targets,
+    )
 
 
 def check_one_output(model: Any) -> None:

@@ -7,9 +7,12 @@ few of them, and every node of the graph costs about a microsecond.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from bascule.bundle.compilers.graph import Graph
+from numpy.typing import NDArray
+
+from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType
 
@@ -19,12 +22,16 @@ TEXT = "text"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A tensor of doubles or of texts: a matrix, or one column of shape (rows,) when `flat`."""
+    """A tensor of doubles or of texts: a matrix, or one column of shape (rows,) when `flat`.
+
+    Numbers that the original holds as floats are doubles of the same value here, and `single`.
+    """
 
     tensor: str
     kind: str = NUMBER
     width: int = 1
     flat: bool = False
+    single: bool = False
 
 
 Value = tuple[Part, ...]
@@ -52,7 +59,8 @@ def _narrow(graph: Graph, part: Part, columns: list[int]) -> Part:
     if columns == list(range(part.width)):
         return part
     indices = graph.constant(columns, "int64")
-    return Part(graph.add("Gather", part.tensor, indices, axis=1), part.kind, len(columns))
+    chosen = graph.add("Gather", part.tensor, indices, axis=1)
+    return replace(part, tensor=chosen, width=len(columns))
 
 
 def matrix(graph: Graph, value: Value, kind: str, *, step: str) -> str:
@@ -89,8 +97,27 @@ def _joined(graph: Graph, columns: list[str]) -> str:
     return graph.add("Transpose", wide, perm=[1, 0])
 
 
-def numbers(tensor: str, columns: int) -> Value:
-    return (Part(tensor, NUMBER, columns),)
+def numbers(tensor: str, columns: int, *, single: bool = False) -> Value:
+    return (Part(tensor, NUMBER, columns, single=single),)
+
+
+def is_single(value: Value) -> bool:
+    """Whether all columns are floats in the original, so that its matrix of them is."""
+    return all(part.single for part in value)
+
+
+def arithmetic(graph: Graph, op: str, tensor: str, constant: NDArray[Any], single: bool) -> str:
+    """A sum, product... with a constant row, rounded to floats where the original's are floats.
+
+    Of two floats, a double that is rounded is the very float that arithmetic in floats gives.
+    """
+    made = graph.add(op, tensor, graph.constant(as_column(constant)))
+    return rounded(graph, made) if single else made
+
+
+def rounded(graph: Graph, tensor: str) -> str:
+    """Doubles rounded to floats, as doubles."""
+    return graph.cast(graph.cast(tensor, DType.FP32), DType.FP64)
 
 
 def flags_to_numbers(graph: Graph, tensor: str, columns: int) -> Value:

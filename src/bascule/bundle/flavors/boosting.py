@@ -53,7 +53,8 @@ class Boosted:
         saved_file: Where they go in the bundle.
         saved_format: What they are.
         number: The type in which the library gives numbers.
-        reads_floats: Whether the library is handed floats where it was trained on such a matrix.
+        handed_over: In which type the library is handed numbers, given what it was trained on:
+            `float32`, `float64`, or `int64` for doubles of which whole ones are rounded to floats.
         parameters: Its settings, as text.
         own: Asks the model itself, as its author does; None where it cannot be asked so.
         extra: What else is needed to ask it, kept with the recipe of its frame.
@@ -67,7 +68,7 @@ class Boosted:
     saved_file: str
     saved_format: str
     number: DType
-    reads_floats: Callable[[Table], bool]
+    handed_over: Callable[[Table], str]
     parameters: Mapping[str, str]
     own: Ask | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -265,6 +266,11 @@ def reads_floats(recipe: Mapping[str, Any]) -> bool:
     return str(recipe["dtype"]) == "float32"
 
 
+def rounds_whole(recipe: Mapping[str, Any]) -> bool:
+    """Whether the library is handed doubles of which whole ones are rounded to floats."""
+    return str(recipe["dtype"]) == "int64"
+
+
 def _frame(table: Table, model: Boosted) -> Frame:
     frame = frame_of(table)
     if any(column.dtype.kind == "O" for column in table.columns.values()) or any(
@@ -277,17 +283,21 @@ def _frame(table: Table, model: Boosted) -> Frame:
                 hint="pass a pandas DataFrame whose columns have the type category",
             )
         return frame
-    return Frame("numpy", {}, "float32" if model.reads_floats(table) else "float64")
+    return Frame("numpy", {}, model.handed_over(table))
 
 
 def _built(frame: Frame, columns: Columns) -> Any:
     """A pandas table where there are categories, else a matrix of numbers."""
     if frame.container != "numpy":
         return frame.build(columns, listed_only=True)
-    wanted = np.dtype(frame.dtype)
+    is_whole = frame.dtype == "int64"
+    wanted = np.dtype(np.float64 if is_whole else frame.dtype)
     with np.errstate(over="ignore"):
         parts = [values.astype(wanted, copy=False) for values in columns.values()]
-    return parts[0] if len(parts) == 1 and parts[0].ndim == 2 else np.column_stack(parts)
+        made = parts[0] if len(parts) == 1 and parts[0].ndim == 2 else np.column_stack(parts)
+        if is_whole:
+            made = np.where(made == np.floor(made), made.astype(np.float32), made)
+    return made
 
 
 def _outputs(model: Boosted) -> tuple[Field, ...]:

@@ -121,7 +121,7 @@ def _read(model: Any) -> Boosted:
         saved_file="original/model.cbm",
         saved_format="catboost-cbm",
         number=DType.FP64,
-        reads_floats=lambda _: True,
+        handed_over=lambda _: "float32",
         parameters=parameters_of(model),
         own=partial(_ask, model, kind=_kind(loss, classes is not None), threads=1),
         extra={"loss": loss, "classifies": classes is not None},

@@ -31,6 +31,7 @@ from bascule.bundle.flavors.networks import (
     rows_of,
     task_of,
 )
+from bascule.bundle.flavors.probing import bounded
 from bascule.bundle.manifest import Manifest
 from bascule.bundle.subject import Compilation, Subject
 from bascule.bundle.tables import MATRIX, as_dtype, conform, take
@@ -65,6 +66,7 @@ class Keras:
         few = take(columns, slice(ROWS))
         answered = _tried(model, few)
         outputs = output_fields(answered, len(next(iter(few.values()))), list(few))
+        inputs = bounded(inputs, columns, lambda asked: _tried(model, asked))
         signature = Signature(inputs, outputs, given.names)
         live = KerasProgram(model, signature)
         rows = rows_of(given, signature)
@@ -84,6 +86,7 @@ class Keras:
             train=rows,
             test=None if test is None else rows_of(read_given(test, "test", takes), signature),
             parameters={"layers": str(len(model.layers)), "parameters": str(model.count_params())},
+            is_network=True,
         )
 
     def compilations(self, model: Any, subject: Subject) -> Iterator[Compilation]:

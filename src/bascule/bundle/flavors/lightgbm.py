@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from bascule.bundle.flavors.boosting import (
     open_boosted,
     read_boosted,
     reads_floats,
+    rounds_whole,
     with_classes,
 )
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
@@ -49,8 +51,9 @@ class LightGBM:
 
         categories = categories_of(subject.frame)
         _check_categories(subject.saved, categories)
+        ensemble = read_ensemble(subject.saved.decode())
         yield compile_ensemble(
-            read_ensemble(subject.saved.decode()),
+            replace(ensemble, rounds_whole=rounds_whole(subject.frame)),
             subject.signature,
             subject.classes,
             categories,
@@ -127,17 +130,17 @@ def _read(model: Any) -> Boosted:
         saved_file="original/model.txt",
         saved_format="lightgbm-text",
         number=DType.FP64,
-        reads_floats=_hands_over_floats,
+        handed_over=_handed_over,
         parameters={"objective": repr(objective)} if is_native else parameters_of(model),
         own=partial(ask_own, model, is_native and kind == "binary"),
     )
 
 
-def _hands_over_floats(table: Table) -> bool:
-    """A matrix of floats, and one of whole numbers: LightGBM rounds those to floats itself."""
-    if not table.is_matrix:
-        return False
-    return bool(table.columns[MATRIX].dtype != np.float64)
+def _handed_over(table: Table) -> str:
+    """A matrix of floats as it is, and one of whole numbers, which LightGBM rounds to floats."""
+    if not table.is_matrix or table.columns[MATRIX].dtype == np.float64:
+        return "float64"
+    return "int64" if table.columns[MATRIX].dtype.kind in "iu" else "float32"
 
 
 def _objective(text: str) -> str:

@@ -27,6 +27,7 @@ from bascule.bundle.flavors.networks import (
     rows_of,
     task_of,
 )
+from bascule.bundle.flavors.probing import bounded
 from bascule.bundle.manifest import Manifest
 from bascule.bundle.subject import Compilation, Subject
 from bascule.bundle.tables import as_dtype, take
@@ -54,7 +55,8 @@ class Torch:
         few = take(given.columns, slice(ROWS))
         count = len(next(iter(few.values())))
         outputs = output_fields(_tried(model, few), count, list(few))
-        signature = Signature(input_fields(given), outputs, given.names)
+        inputs = bounded(input_fields(given), given.columns, lambda c: _answers(model, c))
+        signature = Signature(inputs, outputs, given.names)
         live = ModuleProgram(model, signature)
         rows = rows_of(given, signature)
         saved = _saved(model, few)
@@ -75,6 +77,7 @@ class Torch:
             test=None if test is None else rows_of(read_given(test, "test", takes), signature),
             parameters={"module": repr(type(model).__qualname__), "parameters": str(_size(model))},
             reopened=again,
+            is_network=True,
         )
 
     def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:

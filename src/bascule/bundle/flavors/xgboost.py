@@ -129,7 +129,7 @@ def _read(model: Any) -> Boosted:
         saved_file="original/model.json",
         saved_format="xgboost-json",
         number=DType.FP32,
-        reads_floats=lambda _: True,
+        handed_over=lambda _: "float32",
         parameters=parameters,
         own=None if is_native else partial(ask_own, model, False),
     )

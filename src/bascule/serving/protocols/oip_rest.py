@@ -241,6 +241,8 @@ def _tensor_metadata(field: Field, columns: tuple[str, ...] = ()) -> dict[str, A
         parameters["nullable"] = True
     if field.categories is not None:
         parameters["categories"] = list(field.categories)
+    if field.bounds is not None:
+        parameters["bounds"] = list(field.bounds)
     if columns:
         parameters["columns"] = list(columns)
     if parameters:
