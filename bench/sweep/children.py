@@ -22,7 +22,7 @@ _LAST_WORDS = 300
 def verdicts_of(names: Sequence[str], processes: int) -> Iterator[Verdict]:
     """The verdict of each model, in their order, as they come."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.sweep.models", "onnxruntime", "skl2onnx"])
+    context.set_forkserver_preload(["bench.sweep.models", "bascule.bundle.packing", "onnxruntime", "skl2onnx", "skops.io"])
     with ThreadPoolExecutor(processes) as threads:
         yield from threads.map(lambda name: _in_a_child(context, name), names)
 
@@ -53,9 +53,11 @@ def _ended(code: int | None) -> str:
 
 
 def _judge(name: str, folder: Path, answer: Connection) -> None:
+    from bascule.bundle import cost
     from bench.sweep.judge import judge
     from bench.sweep.models import models
 
+    cost.BATCH_SIZES = (1, 64)
     os.chdir(folder)
     output = os.open(folder / "output", os.O_CREAT | os.O_WRONLY)
     os.dup2(output, 1)

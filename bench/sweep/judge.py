@@ -41,6 +41,7 @@ class Fitted:
     test: Any
     fresh: Any
     ask: Ask | None = None
+    other_types: bool = True
 
 
 @dataclass(slots=True)
@@ -128,6 +129,7 @@ class _Judge:
     def __init__(self, fitted: Fitted, bundle: Any, verdict: Verdict) -> None:
         self._model, self._bundle, self._verdict = fitted.model, bundle, verdict
         self._fitted = fitted
+        self._kinds: set[str] = set()
         self._names = [output.name for output in bundle.signature.outputs]
         self._ask = fitted.ask or ask_estimator
         self._programs = {
@@ -144,7 +146,9 @@ class _Judge:
         self._scale = self._scales(self._original(fitted.fresh))
 
     def run(self) -> None:
-        for group, rows in own.groups(self._fitted.fresh, _x(self._fitted.train), self._numbers):
+        for group, rows in own.groups(
+            self._fitted.fresh, _x(self._fitted.train), self._numbers, other_types=self._fitted.other_types
+        ):
             try:
                 self._group(group, rows)
             except BasculeError as problem:
@@ -306,8 +310,11 @@ class _Judge:
         return np.abs(margin) <= self._tolerance * max(float(typical), 1.0)
 
     def _broken(self, words: str, row: Any = None) -> None:
+        """One finding for each kind of thing that broke, with the first row that shows it."""
         self._verdict.status = "broken"
-        if len(self._verdict.findings) < 12:
+        kind = words.partition(":")[0].partition(",")[0] + words.partition(":")[2][:24]
+        if kind not in self._kinds:
+            self._kinds.add(kind)
             self._verdict.findings.append(words if row is None else f"{words}; row {_short(row)}")
 
 
@@ -318,6 +325,8 @@ def _x(train: Any) -> Any:
 def _short(value: Any) -> str:
     if hasattr(value, "to_dict"):
         value = value.to_dict("records")[0]
+    if isinstance(value, np.ndarray):
+        return repr(value.tolist())[:400]
     with np.printoptions(precision=17, threshold=20, linewidth=1000, floatmode="unique"):
         return str(value)[:400]
 

@@ -31,7 +31,7 @@ _SEED = 7
 def models() -> dict[str, Make]:
     """By name."""
     made: dict[str, Make] = {}
-    for part in (_estimators, _transformers, _defaults, _xgboost, _lightgbm, _catboost, _tables, _torch):
+    for part in (_torch, _tables, _catboost, _lightgbm, _xgboost, _defaults, _transformers, _estimators):
         made.update(part())
     return made
 
@@ -606,7 +606,7 @@ def _torch() -> Iterator[tuple[str, Make]]:
             with torch.no_grad():
                 return {names[0]: model(torch.as_tensor(data)).numpy()}
 
-        return Fitted(network, rows(random), rows(random), rows(random)[:40], ask)
+        return Fitted(network, rows(random), rows(random), rows(random)[:40], ask, other_types=False)
 
     def vectors(random: np.random.Generator) -> np.ndarray:
         return random.normal(size=(80, 6)).astype(np.float32)

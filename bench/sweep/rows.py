@@ -44,7 +44,9 @@ def take(rows: Any, places: Any) -> Any:
     return rows[places]
 
 
-def groups(real: Any, train: Any, answer: Answer, seed: int = 0) -> Iterator[tuple[str, Any]]:
+def groups(
+    real: Any, train: Any, answer: Answer, *, other_types: bool = True, seed: int = 0
+) -> Iterator[tuple[str, Any]]:
     """Named groups of rows; those that a container cannot hold are left out.
 
     Args:
@@ -62,7 +64,7 @@ def groups(real: Any, train: Any, answer: Answer, seed: int = 0) -> Iterator[tup
         yield "scaled", np.concatenate([real * 0, real[:20] * 100, -real[:20]])
         return
     yield "recombined", recombined(real, 200, random)
-    if is_matrix(real):
+    if is_matrix(real) and other_types:
         yield from _of_other_types(real, random)
     spans = list(_spans(train))
     edges = list(_edges(real, spans, answer, random))
