@@ -22,7 +22,7 @@ from bascule.bundle.tables import conform, for_program
 from bascule.core.errors import BasculeError
 from bench.sweep import rows as own
 
-_ALONE = 24
+_ALONE = 8
 """Rows of each group that are also asked one by one."""
 _REAL = ("fresh", "trained", "recombined")
 """Groups whose rows a bundle has to answer."""
