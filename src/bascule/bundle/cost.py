@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -27,7 +27,9 @@ BATCH_SIZES = (1, 8, 64, 512, 8192, 65536)
 _LONGEST_RUN_S = 1.0
 """Larger batches than this allows are not timed: the time grows with the rows from there on."""
 _ROUNDS = 3
-"""In how many turns each program is timed."""
+"""In how many turns each program is timed, at most."""
+_NEAR = 0.1
+"""How far apart, as a share, two turns may be for a third to be left out."""
 _MAX_SAMPLES = 200
 _MAX_VALUES = 1 << 25
 """How many values the rows that are timed may hold together: 256 MB of doubles."""
@@ -111,7 +113,8 @@ def sample_latency(
 ) -> NDArray[np.float64]:
     """Times in microseconds of single calls with `rows` rows, after a warm-up.
 
-    At most 200 calls, and no more than fit into about `budget_s`. Each call has
+    At most 200 calls, and no more than fit into about `budget_s`; a call that takes longer than
+    that is not repeated to warm up. Each call has
     other rows than the last where there are enough: a processor learns the way of rows that come
     again through a tree, and real ones do not.
 
@@ -125,27 +128,37 @@ def sample_latency(
     have = len(next(iter(columns.values())))
     different = min(max(1, have // rows), _MAX_SAMPLES)
     batches = [
-        for_program(
-            take(columns, np.arange(start * rows, (start + 1) * rows) % have), program.inputs
-        )
+        for_program(take(columns, _places(start * rows, rows, have)), program.inputs)
         for start in range(different)
     ]
     coming = itertools.cycle(batches)
-    started = time.perf_counter()
-    for _ in range(at_least):
-        program.run(next(coming))
-        if time.perf_counter() - started > budget_s:
-            break
     samples: list[float] = []
     started = time.perf_counter()
+    for _ in range(at_least):
+        took_us = _timed(program, next(coming))
+        if took_us > budget_s * 1e6:
+            samples.append(took_us)
+            break
+    if not samples:
+        started = time.perf_counter()
     while len(samples) < _MAX_SAMPLES:
-        batch = next(coming)
-        before = time.perf_counter_ns()
-        program.run(batch)
-        samples.append((time.perf_counter_ns() - before) / 1e3)
         if len(samples) >= at_least and time.perf_counter() - started > budget_s:
             break
+        samples.append(_timed(program, next(coming)))
     return np.asarray(samples)
+
+
+def _timed(program: Program, batch: Columns) -> float:
+    before = time.perf_counter_ns()
+    program.run(batch)
+    return (time.perf_counter_ns() - before) / 1e3
+
+
+def _places(start: int, rows: int, have: int) -> slice | NDArray[np.int64]:
+    """`rows` places from `start` on, and from the beginning again after the last of `have`."""
+    if start + rows <= have:
+        return slice(start, start + rows)  # which copies nothing
+    return np.arange(start, start + rows) % have
 
 
 def rows_to_time(columns: Columns) -> Columns:
@@ -158,7 +171,7 @@ def rows_to_time(columns: Columns) -> Columns:
 
 
 def measure_latency(
-    programs: Mapping[str, Program], columns: Columns, *, budget_s: float = 0.1
+    programs: Mapping[str, Program], columns: Columns, *, budget_s: float = 0.06
 ) -> dict[str, dict[int, float]]:
     """By program, by batch size: the median time of one call in microseconds, on one thread.
 
@@ -174,15 +187,24 @@ def measure_latency(
     with _one_thread():
         for size in BATCH_SIZES:
             asked = [name for name in programs if _is_quick(measured[name], size)]
-            samples: dict[str, list[float]] = {name: [] for name in asked}
+            rounds: dict[str, list[NDArray[np.float64]]] = {name: [] for name in asked}
             for _ in range(_ROUNDS):
                 for name in asked:
-                    samples[name] += sample_latency(
+                    if _agree(rounds[name]):
+                        continue
+                    samples = sample_latency(
                         programs[name], columns, size, budget_s=budget_s / _ROUNDS, at_least=1
-                    ).tolist()
+                    )
+                    rounds[name].append(samples)
             for name in asked:
-                measured[name][size] = round(float(np.median(samples[name])), 3)
+                measured[name][size] = round(float(np.median(np.concatenate(rounds[name]))), 3)
     return measured
+
+
+def _agree(rounds: Sequence[NDArray[np.float64]]) -> bool:
+    """Whether there are two rounds or more, and their medians lie close together."""
+    medians = [float(np.median(samples)) for samples in rounds]
+    return len(medians) > 1 and max(medians) - min(medians) <= _NEAR * min(medians)
 
 
 def _is_quick(measured: Mapping[int, float], rows: int) -> bool:

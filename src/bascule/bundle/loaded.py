@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 
 _CALL_ROWS = 65_536
 """The most rows that an original is handed in one call, which has a bound of time and of bytes."""
+_LOOK_AGAIN_S = 0.1
+"""How long a bundle relies on the statements that it has read: to look takes as long as to run."""
+_MAX_SIZES = 1024
+"""How many batch sizes a bundle remembers the fastest program of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +49,14 @@ class _Choice:
             or is not to be opened unasked.
         latency_us: The last cost statement's times.
         known_at_ns: When the statements had last changed.
+        by_rows: What was found the fastest, by batch size.
     """
 
     names: list[str]
     last: str | None
     latency_us: Mapping[str, Mapping[int, float]]
     known_at_ns: int
+    by_rows: dict[int, str] = field(default_factory=dict)
 
 
 class Bundle:
@@ -61,6 +68,7 @@ class Bundle:
         self.digest = manifest.digest
         self._programs: dict[str, Program] = {}
         self._choice: _Choice | None = None
+        self._look_at_s = 0.0
         self._may_ask_original = True
 
     @property
@@ -228,10 +236,16 @@ class Bundle:
         `original` where that is the fastest by far, and is installed as it was when it was packed.
         """
         choice = self._known()
+        known = choice.by_rows.get(rows)
+        if known is not None:
+            return known
         if not choice.names:
             return self.manifest.serves
         name = fastest(choice.names, choice.latency_us, rows, last=choice.last)
-        return disk.ORIGINAL if name == choice.last else name
+        if len(choice.by_rows) >= _MAX_SIZES:
+            choice.by_rows.clear()
+        made = choice.by_rows[rows] = disk.ORIGINAL if name == choice.last else name
+        return made
 
     def roles(self) -> Roles | None:
         """Which program serves requests and which runs batches here; None where there is none."""
@@ -241,9 +255,12 @@ class Bundle:
         return roles(choice.names, choice.latency_us, last=choice.last)
 
     def _known(self) -> _Choice:
-        choice = self._choice
-        if choice is None or choice.known_at_ns != disk.statements_changed_ns(self.path):
-            choice = self._choice = self._look_up()
+        """What is known of the programs; statements of other processes are seen after 0.1 s."""
+        choice, now = self._choice, time.monotonic()
+        if choice is None or now >= self._look_at_s:
+            if choice is None or choice.known_at_ns != disk.statements_changed_ns(self.path):
+                choice = self._choice = self._look_up()
+            self._look_at_s = now + _LOOK_AGAIN_S
         return choice
 
     def _look_up(self) -> _Choice:

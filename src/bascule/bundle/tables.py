@@ -81,6 +81,8 @@ def read_table(data: Any) -> Table:
         Invalid: It is not a table or matrix, its columns differ in length, or a column (named in
             the message) holds what no model input can.
     """
+    if type(data) is np.ndarray and data.dtype.kind in "biuf":
+        return Table({MATRIX: data}, "numpy")
     source = _source_of(data)
     if source == "numpy" and (texts := _texts(data)) is not None:
         name = getattr(data, "name", None)
@@ -520,10 +522,12 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _conform(values: NDArray[Any], wanted: Field) -> NDArray[Any]:
-    expected = 1 + len(wanted.shape)
-    if values.ndim != expected or any(
-        length not in (-1, found)
-        for length, found in zip(wanted.shape, values.shape[1:], strict=True)
+    if values.shape[1:] != wanted.shape and (
+        values.ndim != 1 + len(wanted.shape)
+        or any(
+            length not in (-1, found)
+            for length, found in zip(wanted.shape, values.shape[1:], strict=True)
+        )
     ):
         raise Invalid(
             f"{wanted.name} has shape {list(values.shape)}, and the model takes "

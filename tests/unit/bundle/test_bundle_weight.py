@@ -29,3 +29,69 @@ def test_reading_and_predicting_import_no_framework(pack, boosted, cancer, code)
     probe = _PROBE.format(code=code.format(path=str(bundle.path)), heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_packing_a_scikit_learn_model_loads_no_pytorch(tmp_path):
+    """skops asks scikit-learn for all its estimators, which loads PyTorch where it is installed."""
+    code = f"""
+import sys
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+import bascule
+X, y = load_iris(return_X_y=True)
+model = LogisticRegression(max_iter=500).fit(X, y)
+bundle = bascule.pack(model, name="iris", train=X, to={str(tmp_path / "iris")!r})
+bundle.original().run({{"input": X}})
+print("torch" in sys.modules)
+import sklearn.externals.array_api_compat.torch
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+_CPU_OF_PACK = """
+import resource, sys, time
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+import bascule
+from bascule.bundle.flavors.sklearn import SklearnOriginal
+
+X, y = load_breast_cancer(return_X_y=True)
+model = eval(sys.argv[1]).fit(X[:400], y[:400])
+spent_s = [0.0]
+run = SklearnOriginal.run
+
+def timed(self, *args):
+    started = time.process_time()
+    try:
+        return run(self, *args)
+    finally:
+        spent_s[0] += time.process_time() - started
+
+SklearnOriginal.run = timed
+
+def cpu_s():
+    used = [resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+before_s = cpu_s()
+bascule.pack(model, name="m", train=(X[:400], y[:400]), test=(X[400:], y[400:]), to=sys.argv[2])
+print(cpu_s() - before_s - spent_s[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model", ["LogisticRegression(max_iter=5000)", "GradientBoostingClassifier(random_state=0)"]
+)
+def test_packing_a_small_model_takes_little_beside_what_the_original_takes(tmp_path, model):
+    """Processor time, the fresh process that memory is measured in included; the best of three."""
+    command = [sys.executable, "-c", _CPU_OF_PACK, model]
+    taken_s = [
+        float(subprocess.check_output([*command, str(tmp_path / str(turn))], text=True))
+        for turn in range(3)
+    ]
+    assert min(taken_s) <= 2.5

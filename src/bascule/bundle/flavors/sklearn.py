@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -59,6 +61,9 @@ _OF_THE_PROCESS = {
 }
 """Attributes of scikit-learn's estimators that say nothing of the model, and what is saved."""
 _TREES_OF_NEIGHBOURS = ("KDTree", "KDTree32", "BallTree", "BallTree32")
+_BRINGS_TORCH = "sklearn.externals.array_api_compat.torch"
+"""skops lists scikit-learn's estimators, for which that loads all its packages; this one loads
+PyTorch, which takes 1.4 s, and holds no estimator."""
 _INSTALL = "pip install 'bascule[sklearn]'"
 _METHODS = {
     "label": "predict",
@@ -303,10 +308,25 @@ def load_trusted(data: bytes, file: str, *, boosted: bool = True) -> Any:
 def _skops() -> Any:
     try:
         import sklearn  # noqa: F401
-        import skops.io
+
+        with _left_out(_BRINGS_TORCH):
+            import skops.io
     except ImportError:
         raise MissingExtra("scikit-learn and skops are not installed", hint=_INSTALL) from None
     return skops.io
+
+
+@contextmanager
+def _left_out(module: str) -> Iterator[None]:
+    """For as long as this lasts, a module that is not loaded yet cannot be."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # what the import system documents
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 def _is_trusted(name: str) -> bool:

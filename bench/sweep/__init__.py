@@ -1,0 +1,1 @@
+"""The sweep: hundreds of models, packed, and asked about rows that `pack` has not seen."""

@@ -1,0 +1,336 @@
+"""Asks the original, and the bundle that was packed from it, about the same rows as a user has them.
+
+The promise, for every row that the original answers: where the bundle answers too, it differs by
+no more than the larger of the claimed parity and its tolerance, and gives another label only where
+the original's two best classes tie. A row that the original refuses, the bundle refuses; and it
+refuses no row like those that it was made with.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bascule
+from bascule.bundle.tables import conform, for_program
+from bascule.core.errors import BasculeError
+from bench.sweep import rows as own
+
+_ALONE = 8
+"""Rows of each group that are also asked one by one."""
+_REAL = ("fresh", "trained", "recombined")
+"""Groups whose rows a bundle has to answer."""
+_METHODS = {"label": "predict", "prediction": "predict", "probabilities": "predict_proba", "score": "decision_function"}
+
+Ask = Callable[[Any, Any, list[str]], dict[str, np.ndarray]]
+"""Asks a model about rows, for the outputs of these names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A model that was fitted, and three lots of rows: its own, those for `pack`, and fresh ones."""
+
+    model: Any
+    train: Any
+    test: Any
+    fresh: Any
+    ask: Ask | None = None
+    other_types: bool = True
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What one model came to.
+
+    Attributes:
+        status: `kept`, or `broken`; `refused` where `pack` says that it does not take the model,
+            `unfit` where the library cannot fit it here, `crash` and `timeout`.
+        serves: The program that serves; `original` where none was equal to it.
+        programs: The parities that are claimed, by program.
+        measured: The largest difference, on all rows and ways.
+        rows: How many rows were asked.
+        wrong_labels: Rows with another label, ties left out.
+        ties: Rows with another label where two classes tie.
+        answered: Rows that the original refuses and the bundle answers.
+        refused: Rows that the original answers and the bundle refuses, by group.
+        why: Why the original serves, or the model was not packed.
+        findings: What broke the promise, in words.
+    """
+
+    name: str
+    status: str = "kept"
+    serves: str = ""
+    programs: dict[str, float] = field(default_factory=dict)
+    measured: float = 0.0
+    rows: int = 0
+    wrong_labels: int = 0
+    ties: int = 0
+    answered: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    why: str = ""
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def judge(name: str, make: Callable[[], Fitted], folder: Path) -> Verdict:
+    """Fit, pack, ask, compare."""
+    started = time.perf_counter()
+    verdict = Verdict(name)
+    warnings.simplefilter("ignore")
+    np.seterr(all="ignore")
+    try:
+        fitted = make()
+    except Exception as problem:  # libraries have errors of their own
+        verdict.status, verdict.why = "unfit", _first_line(problem)
+        return verdict
+    try:
+        bundle = bascule.pack(
+            fitted.model,
+            name="model",
+            train=fitted.train,
+            test=fitted.test,
+            to=folder / "model.bundle",
+            serve_original=True,
+        )
+    except BasculeError as problem:
+        verdict.status, verdict.why = "refused", problem.message
+    else:
+        _Judge(fitted, bundle, verdict).run()
+    verdict.seconds = time.perf_counter() - started
+    return verdict
+
+
+def ask_estimator(model: Any, rows: Any, names: list[str]) -> dict[str, np.ndarray]:
+    """What an estimator of scikit-learn's kind answers, under the names of a bundle's outputs."""
+    asked: dict[str, Any] = {}
+    made = {}
+    for name in names:
+        kind, _, target = name.partition(".")
+        method = _METHODS[kind]
+        if method not in asked:
+            asked[method] = getattr(model, method)(rows)
+        answer = asked[method]
+        if target:
+            alike = [one for one in names if one.startswith(f"{kind}.")]
+            place = alike.index(name)
+            answer = answer[place] if isinstance(answer, list) else np.asarray(answer)[:, place]
+        answer = np.asarray(answer)
+        made[name] = answer if kind == "probabilities" else answer.reshape(len(answer))
+    return made
+
+
+class _Judge:
+    def __init__(self, fitted: Fitted, bundle: Any, verdict: Verdict) -> None:
+        self._model, self._bundle, self._verdict = fitted.model, bundle, verdict
+        self._fitted = fitted
+        self._kinds: set[str] = set()
+        self._names = [output.name for output in bundle.signature.outputs]
+        self._ask = fitted.ask or ask_estimator
+        self._programs = {
+            entry.name: bundle.program(entry.name) for entry in bundle.manifest.programs
+        }
+        parities = bundle.parities
+        self._tolerance = next(iter(parities.values())).tolerance
+        verdict.serves = bundle.manifest.serves
+        verdict.programs = {name: p.max_difference for name, p in parities.items() if p.passed}
+        if verdict.serves == "original":
+            verdict.why = bundle.parity.reason
+        claimed = max(verdict.programs.values(), default=0.0)
+        self._allowed = max(self._tolerance, claimed)
+        self._scale = self._scales(self._original(fitted.fresh))
+
+    def run(self) -> None:
+        for group, rows in own.groups(
+            self._fitted.fresh, _x(self._fitted.train), self._numbers, other_types=self._fitted.other_types
+        ):
+            try:
+                self._group(group, rows)
+            except BasculeError as problem:
+                self._broken(f"{group}: {type(problem).__name__}: {problem.message}")
+
+    def _original(self, rows: Any) -> dict[str, np.ndarray]:
+        return self._ask(self._model, rows, self._names)
+
+    def _numbers(self, rows: Any) -> np.ndarray:
+        """The original's answers as numbers, for bisection: of a classifier, what decides it."""
+        answers = self._original(rows)
+        parts = []
+        for values in answers.values():
+            if values.dtype.kind not in "biuf":
+                values = np.unique(values.astype(str), return_inverse=True)[1]
+                continue  # labels follow from numbers, where there are any
+            parts.append(values.reshape(len(values), -1).astype(np.float64))
+        if not parts:
+            known = sorted({str(value) for value in self._original(self._fitted.fresh)["label"]})
+            labels = [known.index(str(v)) if str(v) in known else -1 for v in answers["label"]]
+            parts = [np.asarray(labels, np.float64)[:, None]]
+        return np.column_stack(parts)
+
+    def _group(self, group: str, rows: Any) -> None:
+        expected, answered = self._each_answer(rows)
+        verdict = self._verdict
+        verdict.rows += own.count(rows)
+        for row in np.flatnonzero(~answered)[:_ALONE]:
+            if self._answers_alone(own.take(rows, [row])):
+                verdict.answered += 1
+                self._broken(f"{group}: answers what the original refuses", own.take(rows, [row]))
+        if expected is None:
+            return
+        rows = own.take(rows, np.flatnonzero(answered))
+        expected, rows = self._without_refused(group, rows, expected)
+        if expected is None:
+            return
+        self._compare(f"{group}, together", rows, expected, self._bundle.predict(rows))
+        few = np.unique(np.linspace(0, own.count(rows) - 1, _ALONE).astype(int))
+        alone = [self._bundle.predict(own.take(rows, [row])) for row in few]
+        found = {name: np.concatenate([np.asarray(one[name]) for one in alone]) for name in self._names}
+        some = {name: values[few] for name, values in expected.items()}
+        self._compare(f"{group}, alone", own.take(rows, few), some, found)
+        read = conform(rows, self._bundle.signature)
+        for name, program in self._programs.items():
+            found = program.run(for_program(read, program.inputs))
+            self._compare(f"{group}, {name}", rows, expected, found)
+
+    def _each_answer(self, rows: Any) -> tuple[dict[str, np.ndarray] | None, np.ndarray]:
+        """What the original answers, and for which rows."""
+        size = own.count(rows)
+        try:
+            return self._original(rows), np.ones(size, bool)
+        except Exception:  # it refuses some row: which?
+            pass
+        answers, answered = [], np.zeros(size, bool)
+        for row in range(size):
+            try:
+                answers.append(self._original(own.take(rows, [row])))
+                answered[row] = True
+            except Exception:  # this one
+                continue
+        if not answers:
+            return None, answered
+        return {n: np.concatenate([one[n] for one in answers]) for n in self._names}, answered
+
+    def _answers_alone(self, row: Any) -> bool:
+        try:
+            self._bundle.predict(row)
+        except BasculeError:
+            return False
+        return True
+
+    def _without_refused(
+        self, group: str, rows: Any, expected: dict[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray] | None, Any]:
+        """The rows that the bundle answers. What is refused is noted."""
+        try:
+            self._bundle.predict(rows)
+        except BasculeError as problem:
+            why = problem.message
+        else:
+            return expected, rows
+        taken = [r for r in range(own.count(rows)) if self._answers_alone(own.take(rows, [r]))]
+        missed = own.count(rows) - len(taken)
+        self._verdict.refused[group] = self._verdict.refused.get(group, 0) + missed
+        if group in _REAL:
+            self._broken(f"{group}: refuses {missed} rows that the original answers: {why}")
+        if not taken:
+            return None, rows
+        return {n: v[taken] for n, v in expected.items()}, own.take(rows, taken)
+
+    def _compare(
+        self, where: str, rows: Any, expected: dict[str, np.ndarray], found: Any
+    ) -> None:
+        verdict = self._verdict
+        for name, values in expected.items():
+            got = np.asarray(found[name])
+            if name.startswith("label") or values.dtype.kind not in "f":
+                differ = values.astype(object) != got.astype(object)
+                ties = differ & self._ties(rows, expected, name)
+                verdict.ties += int(ties.sum())
+                wrong = np.flatnonzero(differ & ~ties)
+                verdict.wrong_labels += len(wrong)
+                if len(wrong):
+                    row = int(wrong[0])
+                    self._broken(
+                        f"{where}: {len(wrong)} other labels, the first {got[row]!r} for "
+                        f"{values[row]!r}",
+                        own.take(rows, [row]),
+                    )
+                continue
+            apart = self._difference(name, values, got)
+            row = int(apart.argmax())
+            verdict.measured = max(verdict.measured, float(apart[row]))
+            if apart[row] > self._allowed:
+                self._broken(
+                    f"{where}: {name} differs by {apart[row]:.2g} in "
+                    f"{int((apart > self._allowed).sum())} of {len(apart)} rows; the worst has "
+                    f"{_short(got[row])} for {_short(values[row])}",
+                    own.take(rows, [row]),
+                )
+
+    def _scales(self, answers: dict[str, np.ndarray]) -> dict[str, float]:
+        made = {}
+        for name, values in answers.items():
+            if values.dtype.kind != "f" or name.startswith("probabilities"):
+                continue
+            sizes = np.abs(values[np.isfinite(values)].astype(np.float64))
+            typical = np.median(sizes) if values.ndim == 1 else np.sqrt(np.mean(sizes**2))
+            made[name] = max(float(typical), np.finfo(np.float64).tiny)
+        return made
+
+    def _difference(self, name: str, values: np.ndarray, got: np.ndarray) -> np.ndarray:
+        """Per row. Of probabilities absolute; of numbers by the number, or by a typical one."""
+        values, got = values.astype(np.float64), got.astype(np.float64).reshape(values.shape)
+        size = 1.0
+        if not name.startswith("probabilities"):
+            size = np.maximum(np.abs(values), self._scale[name])
+        apart = np.abs(values - got) / size
+        same = (values == got) | (np.isnan(values) & np.isnan(got))
+        apart = np.where(same, 0.0, np.where(np.isfinite(apart), apart, np.inf))
+        return apart.reshape(len(apart), -1).max(axis=1)
+
+    def _ties(self, rows: Any, expected: dict[str, np.ndarray], name: str) -> np.ndarray:
+        """Where the original's own margin is within the tolerance."""
+        shares = expected.get(name.replace("label", "probabilities", 1))
+        if shares is not None and shares.ndim == 2 and shares.shape[1] > 1:
+            best = np.sort(shares, axis=1)[:, -2:]
+            return best[:, 1] - best[:, 0] <= 2 * self._tolerance
+        try:
+            margin = np.asarray(self._model.decision_function(rows), np.float64)
+        except Exception:  # there is none: no label is a tie
+            return np.zeros(own.count(rows), bool)
+        if margin.ndim == 2:
+            best = np.sort(margin, axis=1)[:, -2:]
+            margin = best[:, 1] - best[:, 0]
+        typical = np.median(np.abs(margin)) if len(margin) > 1 else 1.0
+        return np.abs(margin) <= self._tolerance * max(float(typical), 1.0)
+
+    def _broken(self, words: str, row: Any = None) -> None:
+        """One finding for each kind of thing that broke, with the first row that shows it."""
+        self._verdict.status = "broken"
+        kind = words.partition(":")[0].partition(",")[0] + words.partition(":")[2][:24]
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            self._verdict.findings.append(words if row is None else f"{words}; row {_short(row)}")
+
+
+def _x(train: Any) -> Any:
+    return train[0] if isinstance(train, tuple) else train
+
+
+def _short(value: Any) -> str:
+    if hasattr(value, "to_dict"):
+        value = value.to_dict("records")[0]
+    if isinstance(value, np.ndarray):
+        return repr(value.tolist())[:400]
+    with np.printoptions(precision=17, threshold=20, linewidth=1000, floatmode="unique"):
+        return str(value)[:400]
+
+
+def _first_line(problem: Exception) -> str:
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0][:200] if lines else ''}"
