@@ -86,6 +86,8 @@ class Toll:
         statuses: How many had which HTTP status, or which exception.
         grown_bytes: How far the resident memory of the processes rose above where it was, at most.
         attacks: How often the attack was made.
+        crowding: How many times as long as it ran a process took meanwhile, one of the server or
+            the calm clients, as others on the machine ran instead: 1 on a machine of its own.
     """
 
     p99_s: float
@@ -93,17 +95,22 @@ class Toll:
     statuses: dict[str, int]
     grown_bytes: int
     attacks: int
+    crowding: float
 
     def __str__(self) -> str:
         return (
             f"p99 {self.p99_s * 1e3:.1f} ms, worst {self.worst_s * 1e3:.0f} ms, "
-            f"{self.statuses}, +{self.grown_bytes / 1e6:.0f} MB, {self.attacks} attacks"
+            f"{self.statuses}, +{self.grown_bytes / 1e6:.0f} MB, {self.attacks} attacks, "
+            f"crowded {self.crowding:.1f} times"
         )
 
     def assert_bearable(self) -> None:
-        """The bar for every attack: the others are answered as before, and memory stays."""
+        """The bar for every attack: the others are answered as before, and memory stays.
+
+        A wait is held to it as it would be without what else the machine does.
+        """
         assert set(self.statuses) == {"200"}, self
-        assert self.p99_s <= MAX_P99_S, self
+        assert self.p99_s / self.crowding <= MAX_P99_S, self
         assert self.grown_bytes <= MAX_GROWN_BYTES, self
 
 
@@ -138,18 +145,32 @@ def toll_of(
             before = {pid: memory(pid, "VmRSS") for pid in pids}
             for pid in pids:
                 Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK)
+            everyone = (*pids, calm.pid)
+            ran = {pid: schedule(pid) for pid in everyone}
             attacks = 0
             until_s = time.monotonic() + seconds
             while not attacks or time.monotonic() < until_s:
                 attack()
                 attacks += 1
+            crowding = max(_crowding(ran[pid], schedule(pid)) for pid in everyone)
         finally:
             calm.stdin.close()
         told = json.loads(calm.stdout.read())
     grown = max(memory(pid, "VmHWM") - before[pid] for pid in pids)
     took = sorted(told["took_s"])
     p99_s = took[min(len(took) - 1, int(0.99 * len(took)))]
-    return Toll(p99_s, took[-1], told["statuses"], grown, attacks)
+    return Toll(p99_s, took[-1], told["statuses"], grown, attacks, crowding)
+
+
+def schedule(pid: int) -> tuple[int, int]:
+    """How long the threads of a process have run, and have waited for a core, in nanoseconds."""
+    each = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(ran) for ran, *_ in each), sum(int(waited) for _, waited, _ in each)
+
+
+def _crowding(before: tuple[int, int], after: tuple[int, int]) -> float:
+    ran, waited = (now - then for then, now in zip(before, after, strict=True))
+    return 1 + waited / max(ran, 1)
 
 
 def memory(pid: int, what: str) -> int:

@@ -475,8 +475,9 @@ class Http2Connection(asyncio.Protocol):
         if self._closing:
             return
         self._since = self.server.now
-        self._read_before_s = self.read_s
-        self.read_s = time.monotonic()
+        if not self._has_turn:  # else it was read before
+            self._read_before_s = self.read_s
+            self.read_s = time.monotonic()
         if self._rest:
             data = self._rest + data
         if len(data) > SHORT_BYTES and self._must_wait(data):
@@ -563,6 +564,8 @@ class Http2Connection(asyncio.Protocol):
         """Handle every whole frame, for a turn of the loop; returns where the next one starts."""
         at = frames = 0
         end = len(data)
+        is_half_over = False
+        since_s = time.monotonic() if self._has_turn else self.read_s
         if not self._greeted:
             if not data.startswith(h2.PREFACE):
                 if h2.PREFACE.startswith(data):
@@ -593,9 +596,12 @@ class Http2Connection(asyncio.Protocol):
             if self._closing:
                 return end
             frames += 1
-            if not frames % _FRAMES_BY_CLOCK and time.monotonic() - self.read_s > TURN_S:
-                self._is_over = True
-                break
+            if not frames % _FRAMES_BY_CLOCK and time.monotonic() - since_s > TURN_S / 2:
+                if is_half_over:
+                    self._is_over = True
+                    break
+                # One call that ran long is no reason not to read on: the next ones only wait.
+                is_half_over, since_s = True, time.monotonic()
         return at
 
     def _on_frame(self, kind: int, id_: int, flags: int, payload: bytes) -> None:
