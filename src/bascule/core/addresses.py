@@ -10,18 +10,21 @@ import re
 from urllib.parse import unquote
 
 _HIDDEN = "***"
-_USER = re.compile(r"((?:[a-z][a-z0-9+.-]*:(?=/|[^/@]*:))?/*).*@", re.IGNORECASE | re.DOTALL)
-_QUERY = re.compile(r"([?&;#][^=&;#]*=)[^&;#]*", re.DOTALL)
-_ASSIGNED = re.compile(r"([^\s?&;#=\"'{(,]+)(\s*=\s*)('[^']*'|[^\s&;#\"',)}]+)")
+_USER = re.compile(r"\A((?:[a-z][a-z0-9+.-]*:(?=/|[^/@]*:))?/*+).*@", re.IGNORECASE | re.DOTALL)
+_QUERY = re.compile(r"([?&;#][^=&;#?]*+=)[^&;#]*", re.DOTALL)
+# Each pattern begins where a word begins, so that a long word is looked at once.
+_ASSIGNED = re.compile(
+    r"(?<![^\s?&;#=\"'{(,])([^\s?&;#=\"'{(,]++)(\s*+=\s*+)('[^']*'|[^\s&;#\"',)}]+)"
+)
 _SECRET_NAME = re.compile(
     r"pass|pwd|secret|token|signature|credential|authorization|(access|api|account).?key|^sig$",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"[^\s\"'<>(){},]+@[^\s\"'<>(){},]*")
+_WORD = re.compile(r"(?<![^\s\"'<>(){},])[^\s\"'<>(){},]+@[^\s\"'<>(){},]*")
 _TOKEN_AS_USER = re.compile(r"(?:[a-z]+\+)?https?:/*[^/]*@", re.IGNORECASE)
-_PARTS = re.compile(r"((?:[a-z][a-z0-9+.-]*:(?=/|[^/@]*:))?/*)(.*)@", re.IGNORECASE)
-_URI_USER = re.compile(r"(\w+:/+)[^\s\"']*@")
-_URI_QUERY = re.compile(r"(\w+:/+[^?\s\"']*)\?[^\s\"']*")
+_PARTS = re.compile(r"((?:[a-z][a-z0-9+.-]*:(?=/|[^/@]*:))?/*+)(.*)@", re.IGNORECASE)
+_URI_USER = re.compile(r"(?<!\w)(\w++:/++)[^\s\"']*@")
+_URI_QUERY = re.compile(r"(?<!\w)(\w++:/++[^?\s\"']*+)\?[^\s\"']*")
 
 
 def masked(value: object) -> str:
