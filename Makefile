@@ -6,7 +6,7 @@ PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: everything parts setup demo test test-all check bench bench-peers bench-storm \
-	bench-flavors docs lock format clean
+	bench-flavors sweep docs lock format clean
 
 setup: $(VENV)/.installed
 
@@ -56,6 +56,9 @@ bench-storm: setup
 
 bench-flavors: everything
 	$(RUN)/python -m bench.flavors $(ARGS)
+
+sweep: everything
+	$(RUN)/python -m bench.sweep $(ARGS)
 
 docs: setup
 	$(RUN)/python docs/generate_cli.py
