@@ -7,7 +7,7 @@ PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: everything parts setup demo test test-all coverage check bench bench-against bench-peers \
-	bench-storm bench-flavors docs lock format clean
+	bench-storm bench-flavors sweep docs lock format clean
 
 setup: $(VENV)/.installed
 
@@ -72,6 +72,9 @@ bench-storm: setup
 
 bench-flavors: everything
 	$(RUN)/python -m bench.flavors $(ARGS)
+
+sweep: everything
+	$(RUN)/python -m bench.sweep $(ARGS)
 
 docs: setup
 	$(RUN)/python docs/generate_cli.py

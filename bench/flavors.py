@@ -2,6 +2,9 @@
 
     python -m bench.flavors [--rounds N] [--only WORDS] [--markdown]     (or `make bench-flavors`)
 
+And what `Bundle.predict` takes for one row, beside the program that it runs: a row of NumPy, or a
+table of one row (pandas).
+
 One core, one thread. Each round times the original and every program of each bundle in turn, so
 that what else happens on the machine happens to all of them; a figure is the median of the rounds,
 and a speed-up compares neighbours within a round. All are asked for the same: the probabilities
@@ -16,6 +19,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -54,7 +58,7 @@ import bascule
 from bascule.bundle.cost import sample_latency
 from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.format import ISOLATED, ORIGINAL, open_original
-from bascule.bundle.tables import conform, recombined
+from bascule.bundle.tables import conform, for_program, recombined
 from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
 from bench.machine import machine, versions
@@ -69,6 +73,7 @@ BARS = {1: 15.0, 65_536: 3.0}
 """How many times faster than scikit-learn's gradient boosting the best program is to be."""
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 SUBJECT = "gradient boosting, 100 trees"
+_ONE_ROWS, _ONE_ROW_CALLS = 64, 3_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,8 @@ class Row:
         original_us: The time of one call of the original, by batch size.
         speed_up: By batch size, how many times faster the best program is; medians of the rounds.
         spread: The largest difference between rounds, as a share of the median, over the sizes.
+        one_row_us: One row with all outputs: by `program` alone, by `predict` of a NumPy row, and
+            of a table (`frame`); medians of calls in turn. What a model does not take is left out.
     """
 
     flavor: str
@@ -94,6 +101,7 @@ class Row:
     original_us: dict[int, float]
     speed_up: dict[int, float]
     spread: float
+    one_row_us: dict[str, float]
 
 
 Maker = Callable[[], tuple[Any, Any]]
@@ -314,7 +322,40 @@ def measure(
         parity = bundle.parity
         assert parity is not None
         difference = parity.max_difference
-        yield Row(flavor, words, difference, names, best, original_us, speed_up, max(spreads))
+        one_row_us = _one_row_us(bundle, train)
+        yield Row(
+            flavor, words, difference, names, best, original_us, speed_up, max(spreads), one_row_us
+        )
+
+
+def _one_row_us(bundle: Any, train: Any) -> dict[str, float]:
+    """What one row takes by each way, call by call in turn."""
+    rows: dict[str, list[Any]] = {}
+    if hasattr(train, "iloc"):
+        rows["frame"] = [train.iloc[[row]] for row in range(_ONE_ROWS)]
+    elif isinstance(train, np.ndarray):
+        rows["predict"] = [train[[row % len(train)]] for row in range(_ONE_ROWS)]
+        if train.ndim == 2 and bundle.signature.is_matrix:
+            rows["frame"] = [
+                pd.DataFrame(row, columns=[f"c{place}" for place in range(row.shape[1])])
+                for row in rows["predict"]
+            ]
+    else:
+        rows["predict"] = [[train[row]] for row in range(_ONE_ROWS)]
+    some = next(iter(rows.values()))
+    program = bundle.program(bundle.predict(some[0]).program)
+    ready = [for_program(conform(row, bundle.signature), program.inputs) for row in some]
+    taken: dict[str, list[int]] = {name: [] for name in ("program", *rows)}
+    for call in range(_ONE_ROW_CALLS):
+        place = call % _ONE_ROWS
+        started = time.perf_counter_ns()
+        program.run(ready[place])
+        taken["program"].append(time.perf_counter_ns() - started)
+        for name, ways in rows.items():
+            started = time.perf_counter_ns()
+            bundle.predict(ways[place])
+            taken[name].append(time.perf_counter_ns() - started)
+    return {name: float(np.median(some)) / 1e3 for name, some in taken.items()}
 
 
 def _original(bundle: Any, model: Any) -> Any:
@@ -408,11 +449,17 @@ _DISTRIBUTIONS = (
     "torch", "keras",
 )  # fmt: skip
 _HEADS = ("flavor", "model", "parity", "1 row", "100 rows", "65,536 rows", "spread")
+_ONE_ROW_HEADS = ("flavor", "model", "program", "`predict`, NumPy row", "`predict`, DataFrame")
 
 
 def _cells(row: Row) -> list[str]:
     ups = [f"{row.speed_up[size]:.1f} x ({row.best[size]})" for size in SIZES]
     return [row.flavor, row.model, f"{row.parity:.1e}", *ups, f"{row.spread:.0%}"]
+
+
+def _one_row_cells(row: Row) -> list[str]:
+    ways = [row.one_row_us.get(name) for name in ("program", "predict", "frame")]
+    return [row.flavor, row.model, *("" if us is None else f"{us:,.1f}" for us in ways)]
 
 
 def _shown(rows: list[Row]) -> Table:
@@ -426,9 +473,16 @@ def markdown(rows: list[Row], made: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(_HEADS) + " |", "|---" * len(_HEADS) + "|"]
     lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
     parts = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    calls = ["| " + " | ".join(_ONE_ROW_HEADS) + " |", "|---" * len(_ONE_ROW_HEADS) + "|"]
+    calls += ["| " + " | ".join(_one_row_cells(row)) + " |" for row in rows]
     return "\n".join(
         [
             *lines,
+            "",
+            "One row with all outputs, in microseconds: the program alone, and what",
+            "`Bundle.predict` takes, which reads the row, checks it and chooses the program.",
+            "",
+            *calls,
             "",
             f"Medians of {made['rounds']} interleaved rounds. Spread is (largest - smallest) /",
             "median of a row's speed-ups, at its worst size.",

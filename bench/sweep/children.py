@@ -17,12 +17,15 @@ from bench.sweep.judge import Verdict
 
 TIMEOUT_S = 240.0
 _LAST_WORDS = 300
+_TIMED_ROWS = (1, 64)
 
 
 def verdicts_of(names: Sequence[str], processes: int) -> Iterator[Verdict]:
     """The verdict of each model, in their order, as they come."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.sweep.models", "bascule.bundle.packing", "onnxruntime", "skl2onnx", "skops.io"])
+    context.set_forkserver_preload(
+        ["bench.sweep.models", "bascule.bundle.packing", "onnxruntime", "skl2onnx", "skops.io"]
+    )
     with ThreadPoolExecutor(processes) as threads:
         yield from threads.map(lambda name: _in_a_child(context, name), names)
 
@@ -57,7 +60,8 @@ def _judge(name: str, folder: Path, answer: Connection) -> None:
     from bench.sweep.judge import judge
     from bench.sweep.models import models
 
-    cost.BATCH_SIZES = (1, 64)
+    # How long programs take says nothing of parity, and takes longer than all the rest.
+    setattr(cost, "BATCH_SIZES", _TIMED_ROWS)  # noqa: B010
     os.chdir(folder)
     output = os.open(folder / "output", os.O_CREAT | os.O_WRONLY)
     os.dup2(output, 1)

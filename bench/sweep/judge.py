@@ -1,4 +1,4 @@
-"""Asks the original, and the bundle that was packed from it, about the same rows as a user has them.
+"""Asks the original, and the bundle that was packed from it, about rows as a user has them.
 
 The promise, for every row that the original answers: where the bundle answers too, it differs by
 no more than the larger of the claimed parity and its tolerance, and gives another label only where
@@ -26,7 +26,12 @@ _ALONE = 8
 """Rows of each group that are also asked one by one."""
 _REAL = ("fresh", "trained", "recombined")
 """Groups whose rows a bundle has to answer."""
-_METHODS = {"label": "predict", "prediction": "predict", "probabilities": "predict_proba", "score": "decision_function"}
+_METHODS = {
+    "label": "predict",
+    "prediction": "predict",
+    "probabilities": "predict_proba",
+    "score": "decision_function",
+}
 
 Ask = Callable[[Any, Any, list[str]], dict[str, np.ndarray]]
 """Asks a model about rows, for the outputs of these names."""
@@ -34,7 +39,7 @@ Ask = Callable[[Any, Any, list[str]], dict[str, np.ndarray]]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A model that was fitted, and three lots of rows: its own, those for `pack`, and fresh ones."""
+    """A model that was fitted, and three lots of rows: its own, those for `pack`, fresh ones."""
 
     model: Any
     train: Any
@@ -147,7 +152,10 @@ class _Judge:
 
     def run(self) -> None:
         for group, rows in own.groups(
-            self._fitted.fresh, _x(self._fitted.train), self._numbers, other_types=self._fitted.other_types
+            self._fitted.fresh,
+            _x(self._fitted.train),
+            self._numbers,
+            other_types=self._fitted.other_types,
         ):
             try:
                 self._group(group, rows)
@@ -189,7 +197,9 @@ class _Judge:
         self._compare(f"{group}, together", rows, expected, self._bundle.predict(rows))
         few = np.unique(np.linspace(0, own.count(rows) - 1, _ALONE).astype(int))
         alone = [self._bundle.predict(own.take(rows, [row])) for row in few]
-        found = {name: np.concatenate([np.asarray(one[name]) for one in alone]) for name in self._names}
+        found = {
+            name: np.concatenate([np.asarray(one[name]) for one in alone]) for name in self._names
+        }
         some = {name: values[few] for name, values in expected.items()}
         self._compare(f"{group}, alone", own.take(rows, few), some, found)
         read = conform(rows, self._bundle.signature)
@@ -241,9 +251,7 @@ class _Judge:
             return None, rows
         return {n: v[taken] for n, v in expected.items()}, own.take(rows, taken)
 
-    def _compare(
-        self, where: str, rows: Any, expected: dict[str, np.ndarray], found: Any
-    ) -> None:
+    def _compare(self, where: str, rows: Any, expected: dict[str, np.ndarray], found: Any) -> None:
         verdict = self._verdict
         for name, values in expected.items():
             got = np.asarray(found[name])
@@ -291,14 +299,14 @@ class _Judge:
         apart = np.abs(values - got) / size
         same = (values == got) | (np.isnan(values) & np.isnan(got))
         apart = np.where(same, 0.0, np.where(np.isfinite(apart), apart, np.inf))
-        return apart.reshape(len(apart), -1).max(axis=1)
+        return np.asarray(apart.reshape(len(apart), -1).max(axis=1))
 
     def _ties(self, rows: Any, expected: dict[str, np.ndarray], name: str) -> np.ndarray:
         """Where the original's own margin is within the tolerance."""
         shares = expected.get(name.replace("label", "probabilities", 1))
         if shares is not None and shares.ndim == 2 and shares.shape[1] > 1:
             best = np.sort(shares, axis=1)[:, -2:]
-            return best[:, 1] - best[:, 0] <= 2 * self._tolerance
+            return np.asarray(best[:, 1] - best[:, 0] <= 2 * self._tolerance)
         try:
             margin = np.asarray(self._model.decision_function(rows), np.float64)
         except Exception:  # there is none: no label is a tie
@@ -307,7 +315,7 @@ class _Judge:
             best = np.sort(margin, axis=1)[:, -2:]
             margin = best[:, 1] - best[:, 0]
         typical = np.median(np.abs(margin)) if len(margin) > 1 else 1.0
-        return np.abs(margin) <= self._tolerance * max(float(typical), 1.0)
+        return np.asarray(np.abs(margin) <= self._tolerance * max(float(typical), 1.0))
 
     def _broken(self, words: str, row: Any = None) -> None:
         """One finding for each kind of thing that broke, with the first row that shows it."""

@@ -31,7 +31,16 @@ _SEED = 7
 def models() -> dict[str, Make]:
     """By name."""
     made: dict[str, Make] = {}
-    for part in (_torch, _tables, _catboost, _lightgbm, _xgboost, _defaults, _transformers, _estimators):
+    for part in (
+        _torch,
+        _tables,
+        _catboost,
+        _lightgbm,
+        _xgboost,
+        _defaults,
+        _transformers,
+        _estimators,
+    ):
         made.update(part())
     return made
 
@@ -86,7 +95,7 @@ def _two_labels() -> tuple[np.ndarray, np.ndarray]:
 
 
 def mixed(rows: int = 800) -> tuple[pd.DataFrame, np.ndarray]:
-    """A table with texts, categories, whole and missing numbers, and a label that depends on all."""
+    """A table with texts and numbers, and a label that depends on all of them."""
     random = np.random.default_rng(_SEED)
     frame = pd.DataFrame(
         {
@@ -116,7 +125,21 @@ def _with_holes(frame: pd.DataFrame, missing: Any = None) -> pd.DataFrame:
 def _texts() -> tuple[list[str], np.ndarray]:
     random = np.random.default_rng(_SEED)
     words = np.array(
-        ["good", "bad", "Ship", "late", "refund", "great", "naïve", "ÉCOLE", "don't", "a", "x2", "日本", "co-op"]
+        [
+            "good",
+            "bad",
+            "Ship",
+            "late",
+            "refund",
+            "great",
+            "naïve",
+            "ÉCOLE",
+            "don't",
+            "a",
+            "x2",
+            "日本",
+            "co-op",
+        ]
     )
     drawn = random.integers(0, len(words), (400, 8))
     return [" ".join(row) for row in words[drawn]], (drawn < 3).sum(axis=1) > 1
@@ -144,7 +167,10 @@ _SPECIAL: dict[str, tuple[dict[str, Any], Callable[[], tuple[Any, Any]]]] = {
 _SETTINGS: dict[str, Any] = {
     "random_state": 0, "n_estimators": 30, "max_iter": 300, "n_jobs": None, "verbose": 0,
 }  # fmt: skip
-_INNER = {"classifier": DecisionTreeClassifier(max_depth=4), "regressor": DecisionTreeRegressor(max_depth=4)}
+_INNER = {
+    "classifier": DecisionTreeClassifier(max_depth=4),
+    "regressor": DecisionTreeRegressor(max_depth=4),
+}
 
 
 def _build(kind: type[BaseEstimator], task: str, **given: Any) -> Any:
@@ -173,7 +199,12 @@ def _build(kind: type[BaseEstimator], task: str, **given: Any) -> Any:
 
 
 def _estimators() -> Iterator[tuple[str, Make]]:
-    def fitted(kind: type[BaseEstimator], task: str, data: Callable[[], tuple[Any, Any]], given: dict[str, Any]) -> Fitted:
+    def fitted(
+        kind: type[BaseEstimator],
+        task: str,
+        data: Callable[[], tuple[Any, Any]],
+        given: dict[str, Any],
+    ) -> Fitted:
         X, y = data()
         return _split(_build(kind, task, **given), X, y)
 
@@ -190,7 +221,10 @@ def _estimators() -> Iterator[tuple[str, Make]]:
             yield f"sklearn/{name}", partial(fitted, kind, task, data, {})
         elif "ClassifierMixin" in roles or name in ("GridSearchCV", "RandomizedSearchCV"):
             for which in ("breast_cancer", "wine"):
-                yield f"sklearn/{name}/{which}", partial(fitted, kind, task, partial(_loaded, which), {})
+                yield (
+                    f"sklearn/{name}/{which}",
+                    partial(fitted, kind, task, partial(_loaded, which), {}),
+                )
         else:
             given = {"novelty": True} if name == "LocalOutlierFactor" else {}
 
@@ -222,9 +256,28 @@ def _transformers() -> Iterator[tuple[str, Make]]:
             settings = {"func": np.log1p}
         elif name in ("TfidfVectorizer", "CountVectorizer"):
             settings = {"ngram_range": (1, 2)}
-        if "n_components" in kind().get_params() if name not in ("ColumnTransformer", "FeatureUnion", "SparseCoder", "StackingClassifier", "StackingRegressor", "VotingClassifier", "VotingRegressor", "RFE", "RFECV", "SelectFromModel", "SequentialFeatureSelector") else False:
+        if (
+            "n_components" in kind().get_params()
+            if name
+            not in (
+                "ColumnTransformer",
+                "FeatureUnion",
+                "SparseCoder",
+                "StackingClassifier",
+                "StackingRegressor",
+                "VotingClassifier",
+                "VotingRegressor",
+                "RFE",
+                "RFECV",
+                "SelectFromModel",
+                "SequentialFeatureSelector",
+            )
+            else False
+        ):
             settings["n_components"] = 3
-        model = make_pipeline(_build(kind, "classifier", **settings), LogisticRegression(max_iter=500))
+        model = make_pipeline(
+            _build(kind, "classifier", **settings), LogisticRegression(max_iter=500)
+        )
         return _split(model, X, y)
 
     for name, kind in all_estimators():
@@ -255,7 +308,8 @@ def _data_for(name: str) -> tuple[Any, Any]:
 
 def _ten() -> dict[str, Callable[[], tuple[Any, Any]]]:
     made: dict[str, Callable[[], tuple[Any, Any]]] = {
-        name: partial(_loaded, name) for name in ("iris", "wine", "breast_cancer", "digits", "diabetes")
+        name: partial(_loaded, name)
+        for name in ("iris", "wine", "breast_cancer", "digits", "diabetes")
     }
     for name, settings in {
         "made-2": {"n_classes": 2}, "made-4": {"n_classes": 4, "n_informative": 6},
@@ -288,11 +342,14 @@ def _defaults() -> Iterator[tuple[str, Make]]:
         task = "Regressor" if which in _NUMBERS else "Classifier"
         for name in (f"XGB{task}", f"LGBM{task}", f"HistGradientBoosting{task}"):
             yield f"default/{name}/{which}", partial(fitted, name, data)
-    for which in ("iris", "wine", "breast_cancer", "digits", "made-2", "made-4", "moons", "holes"):
-        yield f"default/HistGradientBoostingClassifier-200/{which}", partial(_hist200, _ten()[which])
+    for which in ("iris", "wine", "breast_cancer", "made-2", "made-4", "moons", "holes"):
+        yield (
+            f"default/HistGradientBoostingClassifier-200/{which}",
+            partial(_of_200_rounds, _ten()[which]),
+        )
 
 
-def _hist200(data: Callable[[], tuple[Any, Any]]) -> Fitted:
+def _of_200_rounds(data: Callable[[], tuple[Any, Any]]) -> Fitted:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     return _split(HistGradientBoostingClassifier(max_iter=200), *data())
@@ -301,7 +358,13 @@ def _hist200(data: Callable[[], tuple[Any, Any]]) -> Fitted:
 def _booster(name: str, **settings: Any) -> Any:
     from importlib import import_module
 
-    home = "xgboost" if name.startswith("XGB") else "lightgbm" if name.startswith("LGBM") else "sklearn.ensemble"
+    home = (
+        "xgboost"
+        if name.startswith("XGB")
+        else "lightgbm"
+        if name.startswith("LGBM")
+        else "sklearn.ensemble"
+    )
     if home == "lightgbm":
         settings = {"verbose": -1, "n_jobs": 1, **settings}
     if home == "xgboost":
@@ -326,7 +389,12 @@ def _with_options(
 
     fit = {key: settings.pop(key) for key in ("cat_features", "text_features") if key in settings}
     model = getattr(catboost, name)(
-        iterations=30, verbose=False, allow_writing_files=False, thread_count=1, random_seed=0, **settings
+        iterations=30,
+        verbose=False,
+        allow_writing_files=False,
+        thread_count=1,
+        random_seed=0,
+        **settings,
     )
     return _split(model, X, y, **fit)
 
@@ -360,13 +428,20 @@ def _xgboost() -> Iterator[tuple[str, Make]]:
     def make(label: str, name: str, data: Any, **settings: Any) -> tuple[str, Make]:
         return f"xgboost/{label}", partial(_with_options, "xgboost", name, data, **settings)
 
-    for objective in ("squarederror", "squaredlogerror", "absoluteerror", "pseudohubererror", "quantileerror", "logistic", "gamma", "tweedie"):
-        data = numbers
+    for objective in (
+        "squarederror",
+        "squaredlogerror",
+        "absoluteerror",
+        "pseudohubererror",
+        "quantileerror",
+        "logistic",
+        "gamma",
+        "tweedie",
+    ):
+        data: Callable[[], tuple[Any, Any]] = _unit if objective == "logistic" else numbers
         settings: dict[str, Any] = {"objective": f"reg:{objective}"}
         if objective == "quantileerror":
             settings["quantile_alpha"] = 0.8
-        if objective == "logistic":
-            data = _unit
         yield make(f"reg:{objective}", "XGBRegressor", data, **settings)
     yield make("count:poisson", "XGBRegressor", counts, objective="count:poisson")
     for objective in ("logistic", "hinge", "logitraw"):
@@ -394,9 +469,18 @@ def _xgboost() -> Iterator[tuple[str, Make]]:
     yield make("monotone", "XGBRegressor", numbers, monotone_constraints=(1, 0, 1) + (0,) * 7)
     yield make("base-score", "XGBRegressor", numbers, base_score=150.0)
     yield make("early", "XGBRegressor", numbers, gamma=1e9)
-    for label, change in (("categories", _categories), ("categories-holes", lambda f: _categories(_with_holes(f)))):
+    for label, change in (
+        ("categories", _categories),
+        ("categories-holes", lambda f: _categories(_with_holes(f))),
+    ):
         yield make(label, "XGBClassifier", partial(_table_of, change), enable_categorical=True)
-        yield make(f"{label}-one-hot", "XGBClassifier", partial(_table_of, change), enable_categorical=True, max_cat_to_onehot=1)
+        yield make(
+            f"{label}-one-hot",
+            "XGBClassifier",
+            partial(_table_of, change),
+            enable_categorical=True,
+            max_cat_to_onehot=1,
+        )
     yield "xgboost/booster", partial(_xgboost_booster)
 
 
@@ -412,7 +496,10 @@ def _xgboost_booster() -> Fitted:
     booster = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(X[:300], y[:300]), 20)
 
     def ask(model: Any, rows: Any, names: list[str]) -> dict[str, np.ndarray]:
-        return {names[0]: model.predict(xgboost.DMatrix(rows))}
+        second = model.predict(xgboost.DMatrix(rows))
+        shares = np.column_stack([1 - second, second])
+        known = {"prediction": second, "probabilities": shares, "label": shares.argmax(axis=1)}
+        return {name: known[name] for name in names}
 
     return Fitted(booster, (X[:300], y[:300]), (X[300:430], y[300:430]), X[430:], ask)
 
@@ -435,7 +522,9 @@ def _lightgbm() -> Iterator[tuple[str, Make]]:
     for boosting in ("dart", "rf"):
         bagging = {"subsample": 0.7, "subsample_freq": 1} if boosting == "rf" else {}
         yield make(boosting, "LGBMClassifier", two, boosting_type=boosting, **bagging)
-        yield make(f"{boosting}-regression", "LGBMRegressor", numbers, boosting_type=boosting, **bagging)
+        yield make(
+            f"{boosting}-regression", "LGBMRegressor", numbers, boosting_type=boosting, **bagging
+        )
     yield make("goss", "LGBMClassifier", two, data_sample_strategy="goss")
     yield make("linear-tree", "LGBMRegressor", numbers, linear_tree=True)
     yield make("linear-tree-classifier", "LGBMClassifier", two, linear_tree=True)
@@ -449,8 +538,14 @@ def _lightgbm() -> Iterator[tuple[str, Make]]:
     yield make("extra-trees", "LGBMClassifier", three, extra_trees=True)
     yield make("stumps", "LGBMClassifier", two, num_leaves=2)
     yield make("categories", "LGBMClassifier", partial(_table_of, _categories))
-    yield make("categories-holes", "LGBMClassifier", partial(_table_of, lambda f: _categories(_with_holes(f))))
-    yield make("categories-onehot", "LGBMClassifier", partial(_table_of, _categories), max_cat_to_onehot=50)
+    yield make(
+        "categories-holes",
+        "LGBMClassifier",
+        partial(_table_of, lambda f: _categories(_with_holes(f))),
+    )
+    yield make(
+        "categories-onehot", "LGBMClassifier", partial(_table_of, _categories), max_cat_to_onehot=50
+    )
 
 
 def _catboost() -> Iterator[tuple[str, Make]]:
@@ -459,16 +554,29 @@ def _catboost() -> Iterator[tuple[str, Make]]:
     def make(label: str, name: str, data: Any, **settings: Any) -> tuple[str, Make]:
         return f"catboost/{label}", partial(_with_options, "catboost", name, data, **settings)
 
-    for loss in ("RMSE", "MAE", "Quantile:alpha=0.8", "LogCosh", "Lq:q=3", "Huber:delta=1.0", "MAPE", "Expectile:alpha=0.3"):
+    for loss in (
+        "RMSE",
+        "MAE",
+        "Quantile:alpha=0.8",
+        "LogCosh",
+        "Lq:q=3",
+        "Huber:delta=1.0",
+        "MAPE",
+        "Expectile:alpha=0.3",
+    ):
         yield make(loss, "CatBoostRegressor", numbers, loss_function=loss)
     for loss in ("Poisson", "Tweedie:variance_power=1.5"):
         yield make(loss, "CatBoostRegressor", partial(_of_count, numbers), loss_function=loss)
-    yield make("RMSEWithUncertainty", "CatBoostRegressor", numbers, loss_function="RMSEWithUncertainty")
+    yield make(
+        "RMSEWithUncertainty", "CatBoostRegressor", numbers, loss_function="RMSEWithUncertainty"
+    )
     yield make("MultiRMSE", "CatBoostRegressor", _two, loss_function="MultiRMSE")
     yield make("Logloss", "CatBoostClassifier", two)
     yield make("CrossEntropy", "CatBoostClassifier", two, loss_function="CrossEntropy")
     yield make("MultiClass", "CatBoostClassifier", three)
-    yield make("MultiClassOneVsAll", "CatBoostClassifier", three, loss_function="MultiClassOneVsAll")
+    yield make(
+        "MultiClassOneVsAll", "CatBoostClassifier", three, loss_function="MultiClassOneVsAll"
+    )
     yield make("MultiLogloss", "CatBoostClassifier", _two_labels, loss_function="MultiLogloss")
     for policy in ("Depthwise", "Lossguide"):
         yield make(policy, "CatBoostClassifier", two, grow_policy=policy)
@@ -477,10 +585,24 @@ def _catboost() -> Iterator[tuple[str, Make]]:
     yield make("float32", "CatBoostClassifier", partial(_as, np.float32, "wine"))
     yield make("int64", "CatBoostClassifier", partial(_as, np.int64, "wine"))
     yield make("categories", "CatBoostClassifier", mixed, cat_features=["city", "plan"])
-    yield make("categories-onehot", "CatBoostClassifier", mixed, cat_features=["city", "plan"], one_hot_max_size=10)
-    yield make("categories-integers", "CatBoostClassifier", mixed, cat_features=["city", "plan", "age"])
+    yield make(
+        "categories-onehot",
+        "CatBoostClassifier",
+        mixed,
+        cat_features=["city", "plan"],
+        one_hot_max_size=10,
+    )
+    yield make(
+        "categories-integers", "CatBoostClassifier", mixed, cat_features=["city", "plan", "age"]
+    )
     yield make("texts", "CatBoostClassifier", _table_with_texts, text_features=["words"])
-    yield make("texts-categories", "CatBoostClassifier", _table_with_texts_too, text_features=["words"], cat_features=["plan"])
+    yield make(
+        "texts-categories",
+        "CatBoostClassifier",
+        _table_with_texts_too,
+        text_features=["words"],
+        cat_features=["plan"],
+    )
 
 
 def _table_with_texts() -> tuple[Any, Any]:
@@ -500,8 +622,16 @@ def _tables() -> Iterator[tuple[str, Make]]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.impute import KNNImputer, SimpleImputer
     from sklearn.preprocessing import (
-        KBinsDiscretizer, MinMaxScaler, OneHotEncoder, OrdinalEncoder, PolynomialFeatures,
-        PowerTransformer, QuantileTransformer, RobustScaler, SplineTransformer, StandardScaler,
+        KBinsDiscretizer,
+        MinMaxScaler,
+        OneHotEncoder,
+        OrdinalEncoder,
+        PolynomialFeatures,
+        PowerTransformer,
+        QuantileTransformer,
+        RobustScaler,
+        SplineTransformer,
+        StandardScaler,
         TargetEncoder,
     )  # fmt: skip
 
@@ -517,18 +647,29 @@ def _tables() -> Iterator[tuple[str, Make]]:
         "onehot-rare": OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=0.19),
         "onehot-drop": OneHotEncoder(drop="first", handle_unknown="ignore"),
         "ordinal": OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
-        "ordinal-missing": OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2),
+        "ordinal-missing": OrdinalEncoder(
+            handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2
+        ),
         "target": TargetEncoder(random_state=0),
-        "filled": make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder(handle_unknown="ignore")),
-        "constant": make_pipeline(SimpleImputer(strategy="constant", fill_value="?"), OneHotEncoder(handle_unknown="ignore")),
+        "filled": make_pipeline(
+            SimpleImputer(strategy="most_frequent"), OneHotEncoder(handle_unknown="ignore")
+        ),
+        "constant": make_pipeline(
+            SimpleImputer(strategy="constant", fill_value="?"),
+            OneHotEncoder(handle_unknown="ignore"),
+        ),
     }
     scalers = {
         "standard": make_pipeline(SimpleImputer(), StandardScaler()),
         "minmax": make_pipeline(SimpleImputer(strategy="median"), MinMaxScaler()),
         "minmax-clip": make_pipeline(SimpleImputer(), MinMaxScaler(clip=True)),
         "robust": make_pipeline(SimpleImputer(add_indicator=True), RobustScaler()),
-        "bins": make_pipeline(SimpleImputer(), KBinsDiscretizer(6, quantile_method="averaged_inverted_cdf")),
-        "bins-ordinal": make_pipeline(SimpleImputer(), KBinsDiscretizer(6, encode="ordinal", strategy="uniform")),
+        "bins": make_pipeline(
+            SimpleImputer(), KBinsDiscretizer(6, quantile_method="averaged_inverted_cdf")
+        ),
+        "bins-ordinal": make_pipeline(
+            SimpleImputer(), KBinsDiscretizer(6, encode="ordinal", strategy="uniform")
+        ),
         "power": make_pipeline(SimpleImputer(), PowerTransformer()),
         "quantile": make_pipeline(SimpleImputer(), QuantileTransformer(n_quantiles=50)),
         "spline": make_pipeline(SimpleImputer(), SplineTransformer()),
@@ -577,8 +718,16 @@ def _tables() -> Iterator[tuple[str, Make]]:
         return _split(make_pipeline(encoder, LogisticRegression()), frame, y)
 
     for label, base in (("small", 0), ("large", 2**60)):
-        yield f"table/integers-onehot/{label}", partial(integers, OneHotEncoder(handle_unknown="ignore"), base)
-        yield f"table/integers-ordinal/{label}", partial(integers, OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), base)
+        yield (
+            f"table/integers-onehot/{label}",
+            partial(integers, OneHotEncoder(handle_unknown="ignore"), base),
+        )
+        yield (
+            f"table/integers-ordinal/{label}",
+            partial(
+                integers, OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), base
+            ),
+        )
 
     def with_text(vectorizer: Any) -> Fitted:
         frame, y = _table_with_texts()
@@ -586,15 +735,23 @@ def _tables() -> Iterator[tuple[str, Make]]:
         return _split(make_pipeline(steps, LogisticRegression()), frame, y)
 
     yield "table/texts/words", partial(with_text, TfidfVectorizer())
-    yield "table/texts/characters", partial(with_text, TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 3)))
-    yield "table/texts/stop-words", partial(with_text, TfidfVectorizer(stop_words="english", sublinear_tf=True))
+    yield (
+        "table/texts/characters",
+        partial(with_text, TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 3))),
+    )
+    yield (
+        "table/texts/stop-words",
+        partial(with_text, TfidfVectorizer(stop_words="english", sublinear_tf=True)),
+    )
 
 
 # Networks.
 
 
 def _torch() -> Iterator[tuple[str, Make]]:
-    def fitted(build: Callable[[Any], Any], rows: Callable[[np.random.Generator], np.ndarray]) -> Fitted:
+    def fitted(
+        build: Callable[[Any], Any], rows: Callable[[np.random.Generator], np.ndarray]
+    ) -> Fitted:
         import torch
 
         torch.manual_seed(0)
@@ -606,7 +763,9 @@ def _torch() -> Iterator[tuple[str, Make]]:
             with torch.no_grad():
                 return {names[0]: model(torch.as_tensor(data)).numpy()}
 
-        return Fitted(network, rows(random), rows(random), rows(random)[:40], ask, other_types=False)
+        return Fitted(
+            network, rows(random), rows(random), rows(random)[:40], ask, other_types=False
+        )
 
     def vectors(random: np.random.Generator) -> np.ndarray:
         return random.normal(size=(80, 6)).astype(np.float32)
@@ -617,9 +776,65 @@ def _torch() -> Iterator[tuple[str, Make]]:
     def places(random: np.random.Generator) -> np.ndarray:
         return random.integers(0, 20, (80, 5))
 
-    yield "torch/dense", partial(fitted, lambda t: t.nn.Sequential(t.nn.Linear(6, 16), t.nn.ReLU(), t.nn.Linear(16, 3), t.nn.Softmax(1)), vectors)
-    yield "torch/norms", partial(fitted, lambda t: t.nn.Sequential(t.nn.Linear(6, 16), t.nn.BatchNorm1d(16), t.nn.GELU(), t.nn.LayerNorm(16), t.nn.Linear(16, 1)), vectors)
-    yield "torch/images", partial(fitted, lambda t: t.nn.Sequential(t.nn.Conv2d(1, 4, 3), t.nn.ReLU(), t.nn.MaxPool2d(2), t.nn.Flatten(), t.nn.Linear(36, 4)), images)
-    yield "torch/embedding", partial(fitted, lambda t: t.nn.Sequential(t.nn.Embedding(20, 4), t.nn.Flatten(), t.nn.Linear(20, 2)), places)
-    yield "torch/embedding-padded", partial(fitted, lambda t: t.nn.Sequential(t.nn.Embedding(20, 4, padding_idx=0), t.nn.Flatten(), t.nn.Linear(20, 2)), places)
-    yield "torch/embedding-bag", partial(fitted, lambda t: t.nn.Sequential(t.nn.EmbeddingBag(20, 4), t.nn.Linear(4, 2)), places)
+    yield (
+        "torch/dense",
+        partial(
+            fitted,
+            lambda t: t.nn.Sequential(
+                t.nn.Linear(6, 16), t.nn.ReLU(), t.nn.Linear(16, 3), t.nn.Softmax(1)
+            ),
+            vectors,
+        ),
+    )
+    yield (
+        "torch/norms",
+        partial(
+            fitted,
+            lambda t: t.nn.Sequential(
+                t.nn.Linear(6, 16),
+                t.nn.BatchNorm1d(16),
+                t.nn.GELU(),
+                t.nn.LayerNorm(16),
+                t.nn.Linear(16, 1),
+            ),
+            vectors,
+        ),
+    )
+    yield (
+        "torch/images",
+        partial(
+            fitted,
+            lambda t: t.nn.Sequential(
+                t.nn.Conv2d(1, 4, 3),
+                t.nn.ReLU(),
+                t.nn.MaxPool2d(2),
+                t.nn.Flatten(),
+                t.nn.Linear(36, 4),
+            ),
+            images,
+        ),
+    )
+    yield (
+        "torch/embedding",
+        partial(
+            fitted,
+            lambda t: t.nn.Sequential(t.nn.Embedding(20, 4), t.nn.Flatten(), t.nn.Linear(20, 2)),
+            places,
+        ),
+    )
+    yield (
+        "torch/embedding-padded",
+        partial(
+            fitted,
+            lambda t: t.nn.Sequential(
+                t.nn.Embedding(20, 4, padding_idx=0), t.nn.Flatten(), t.nn.Linear(20, 2)
+            ),
+            places,
+        ),
+    )
+    yield (
+        "torch/embedding-bag",
+        partial(
+            fitted, lambda t: t.nn.Sequential(t.nn.EmbeddingBag(20, 4), t.nn.Linear(4, 2)), places
+        ),
+    )

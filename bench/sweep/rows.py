@@ -24,7 +24,17 @@ Change = tuple[int, int, Any]
 HUGE = (1e9, -1e9, 3.5e38, -3.5e38, 1e300, -1e300, np.inf, -np.inf)
 TINY = (0.0, -0.0, 5e-324, -5e-324, 1e-40, -1e-40, 1e-8)
 INTEGERS = (0, -1, 2**31, -(2**31), 2**53 + 1, -(2**53) - 1, 2**63 - 1)
-TEXTS = ("", " ", "never seen", "\U0001f600", "nan", "None", "\ufdd0missing", "a\x00b", "STRASSE \u00df")
+TEXTS = (
+    "",
+    " ",
+    "never seen",
+    "\U0001f600",
+    "nan",
+    "None",
+    "\ufdd0missing",
+    "a\x00b",
+    "STRASSE \u00df",
+)
 _COLUMNS = 6
 """Of wide rows, so many columns are changed, evenly spread."""
 _GRID = 16
@@ -58,7 +68,10 @@ def groups(
     yield "fresh", real
     yield "trained", take(train, random.permutation(count(train))[:100])
     if isinstance(real, list):
-        yield "texts", [*TEXTS, *(text.upper() for text in real[:20]), *(t[::-1] for t in real[:20])]
+        yield (
+            "texts",
+            [*TEXTS, *(text.upper() for text in real[:20]), *(t[::-1] for t in real[:20])],
+        )
         return
     if isinstance(real, np.ndarray) and real.ndim != 2:
         yield "scaled", np.concatenate([real * 0, real[:20] * 100, -real[:20]])
@@ -72,7 +85,7 @@ def groups(
         yield "edges", changed(real, edges)
         if is_matrix(real) and real.dtype == np.float64:
             yield "edges as float32", changed(real, edges).astype(np.float32)
-    yield from _odd(real, train, spans)
+    yield from _odd(real, spans)
 
 
 def is_matrix(rows: Any) -> bool:
@@ -93,7 +106,7 @@ def recombined(rows: Any, size: int, random: np.random.Generator) -> Any:
 
 
 def _of_other_types(real: np.ndarray, random: np.random.Generator) -> Iterator[tuple[str, Any]]:
-    for dtype in (np.float32, np.float64, np.int64, np.float16):
+    for dtype in (np.float32, np.float64, np.int64):
         if real.dtype != dtype:
             with np.errstate(all="ignore"):
                 yield np.dtype(dtype).name, np.nan_to_num(real).astype(dtype)
@@ -156,7 +169,7 @@ def _as_before(values: pd.Series, dtype: Any) -> Any:
             made = values.astype(wanted)
         except (TypeError, ValueError, OverflowError):
             continue
-        if dtype == object or bool((made.isna() == values.isna()).all()):
+        if bool((made.isna() == values.isna()).all()):
             return made
     return values
 
@@ -185,22 +198,22 @@ def _edges(
     jumps = []
     for at in range(len(asked) - 1):
         (row, place, low), (next_row, next_place, high) = asked[at], asked[at + 1]
-        if (row, place) == (next_row, next_place) and low < high:
-            if _distance(answers[at], answers[at + 1]):
-                jumps.append(_Jump(row, place, low, high, answers[at], answers[at + 1]))
+        is_step = (row, place) == (next_row, next_place) and low < high
+        if is_step and _distance(answers[at], answers[at + 1]):
+            jumps.append(_Jump(row, place, low, high, answers[at], answers[at + 1]))
     random.shuffle(jumps)
     jumps = jumps[:_EDGES]
     for _ in range(64):
-        wide = [jump for jump in jumps if jump.low < jump.middle(real) < jump.high]
-        if not wide:
+        open_ = [jump for jump in jumps if jump.low < jump.middle(real) < jump.high]
+        if not open_:
             break
-        middles = [jump.middle(real) for jump in wide]
+        middles = [jump.middle(real) for jump in open_]
         at_middles = [
             (jump.row, jump.place, _native(real, jump.place, middle))
-            for jump, middle in zip(wide, middles, strict=True)
+            for jump, middle in zip(open_, middles, strict=True)
         ]
         for jump, middle, found in zip(
-            wide, middles, answer(changed(real, at_middles)), strict=True
+            open_, middles, answer(changed(real, at_middles)), strict=True
         ):
             jump.narrow(middle, found)
     for jump in jumps:
@@ -261,7 +274,11 @@ def _beside(low: float, high: float, kind: str) -> set[float]:
     made = {low, high}
     for value in (low, high):
         near = np.float32(value)
-        steps = {near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))}
+        steps = {
+            near,
+            np.nextafter(near, np.float32(np.inf)),
+            np.nextafter(near, np.float32(-np.inf)),
+        }
         made |= {float(step) for step in steps}
         if kind == "float64":
             made |= {float(np.nextafter(value, np.inf)), float(np.nextafter(value, -np.inf))}
@@ -274,23 +291,30 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.where(np.isnan(apart), np.inf, apart).max(initial=0.0))
 
 
-def _odd(
-    real: Any, train: Any, spans: list[tuple[int, float, float]]
-) -> Iterator[tuple[str, Any]]:
+def _odd(real: Any, spans: list[tuple[int, float, float]]) -> Iterator[tuple[str, Any]]:
     last = count(real) - 1
     rows = (0, last // 2)
     ends: list[Change] = []
     huge: list[Change] = []
     tiny: list[Change] = []
     holes: list[Change] = []
+    whole_holes: list[Change] = []
     for at, (place, low, high) in enumerate(spans):
         kind = _kind(real, place)
         row = rows[at % 2]
         if kind == "int":
-            limits = np.iinfo(np.dtype(getattr(column(real, place).dtype, "numpy_dtype", column(real, place).dtype)))
+            limits = np.iinfo(
+                np.dtype(
+                    getattr(column(real, place).dtype, "numpy_dtype", column(real, place).dtype)
+                )
+            )
             huge += [(row, place, v) for v in INTEGERS if limits.min <= v <= limits.max]
-            ends += [(row, place, int(v)) for v in (low - 1, low, high, high + 1) if limits.min <= v <= limits.max]
-            holes.append((row, place, np.nan))
+            ends += [
+                (row, place, int(v))
+                for v in (low - 1, low, high, high + 1)
+                if limits.min <= v <= limits.max
+            ]
+            whole_holes.append((row, place, np.nan))
             continue
         beside = [np.nextafter(v, to) for v in (low, high) for to in (-np.inf, np.inf)]
         ends += [(row, place, float(v)) for v in (low, high, low - (high - low), high * 2, *beside)]
@@ -301,6 +325,7 @@ def _odd(
     yield from _each("huge", real, huge)
     yield from _each("tiny", real, tiny)
     yield from _each("missing", real, holes)
+    yield from _each("missing integers", real, whole_holes)
     if is_matrix(real):
         return
     for kind, value in {"None": None, "NaN": np.nan, "NA": pd.NA}.items():

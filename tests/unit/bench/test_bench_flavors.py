@@ -17,6 +17,7 @@ ROW = Row(
     original_us={1: 400.0, 100: 500.0, 65_536: 1e5},
     speed_up={1: 50.0, 100: 6.25, 65_536: 1.0},
     spread=0.12,
+    one_row_us={"program": 6.0, "predict": 11.04},
 )
 ABOUT = {"rounds": 7, "versions": {"onnxruntime": "1.0"}, "machine": {"processor": "A chip"}}
 
@@ -41,6 +42,10 @@ def test_a_line_of_the_page_names_the_fastest_at_each_size_and_the_spread():
     line = "| sklearn | trees | 1.0e-07 | 50.0 x (onnx) | 6.2 x (onedal) | 1.0 x (original) | 12% |"
     assert line in text.splitlines()
     assert "Medians of 7 interleaved rounds" in text
+
+
+def test_the_page_tells_what_predict_takes_beside_the_program():
+    assert "| sklearn | trees | 6.0 | 11.0 |  |" in markdown([ROW], ABOUT).splitlines()
 
 
 def test_the_pages_of_the_two_benches_have_marks_of_their_own():

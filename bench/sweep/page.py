@@ -1,0 +1,90 @@
+"""The table of the sweep, in words and for the page of the docs. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from bench.sweep.judge import Verdict
+
+BAD = ("broken", "crash", "timeout")
+DEFAULTS = "default/"
+"""Boosting as it comes, on ten data sets: none of these may fall back to the original."""
+_HEADS = ("model", "served by", "claimed", "measured", "rows", "verdict")
+_WORDS = {
+    "kept": "kept",
+    "broken": "**broken**",
+    "crash": "**crash**",
+    "timeout": "**no verdict in time**",
+    "refused": "not packed",
+    "unfit": "not fitted",
+}
+
+
+def fallen_back(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The defaults that the original serves, or that were not packed."""
+    return [v for v in verdicts if v.name.startswith(DEFAULTS) and v.serves in ("", "original")]
+
+
+def is_over_its_claim(verdict: Verdict) -> bool:
+    """Whether more was measured than is claimed, be it within the tolerance."""
+    return bool(verdict.programs) and verdict.measured > max(verdict.programs.values())
+
+
+def summary(verdicts: Sequence[Verdict]) -> list[str]:
+    """Sentences: how many models, what became of them."""
+    counts = Counter(verdict.status for verdict in verdicts)
+    asked = [verdict for verdict in verdicts if verdict.rows]
+    defaults = [verdict for verdict in verdicts if verdict.name.startswith(DEFAULTS)]
+    over = [verdict for verdict in asked if is_over_its_claim(verdict)]
+    worst = max((v.measured for v in over if math.isfinite(v.measured)), default=0.0)
+    original = sum(verdict.serves == "original" for verdict in asked)
+    return [
+        f"{len(verdicts)} models, {sum(verdict.rows for verdict in verdicts):,} rows.",
+        f"{counts['kept']} kept the promise, {counts['broken']} broke it; "
+        f"{counts['crash']} crashes, {counts['timeout']} without a verdict in time.",
+        f"{counts['refused']} were refused by `pack`, {counts['unfit']} cannot be fitted here.",
+        f"Of {len(asked)} packed models {original} are served by their original.",
+        f"Of {len(defaults)} boosted models with default settings "
+        f"{len(fallen_back(verdicts))} fall back to the original.",
+        f"{len(over)} measured more than their claim, at most {worst:.1e}: rows that the claim was "
+        "not measured on.",
+    ]
+
+
+def cells(verdict: Verdict) -> list[str]:
+    """One line of the table."""
+    claimed = max(verdict.programs.values(), default=None)
+    return [
+        verdict.name,
+        verdict.serves,
+        "" if claimed is None else f"{claimed:.1e}",
+        f"{verdict.measured:.1e}" if verdict.rows else "",
+        f"{verdict.rows:,}" if verdict.rows else "",
+        _WORDS[verdict.status],
+    ]
+
+
+def markdown(verdicts: Sequence[Verdict], versions: Mapping[str, str], processor: str) -> str:
+    """The table, then why some fall back, why some are not packed, and what broke."""
+    lines = [*summary(verdicts), "", "| " + " | ".join(_HEADS) + " |", "|---" * len(_HEADS) + "|"]
+    lines += ["| " + " | ".join(cells(verdict)) + " |" for verdict in verdicts]
+    parts = ", ".join(f"{name} {version}" for name, version in versions.items())
+    lines += ["", f"{processor}. With {parts}."]
+    said = {
+        "Broken": [v for v in verdicts if v.status in BAD],
+        "Served by the original": [v for v in verdicts if v.serves == "original"],
+        "Not packed": [v for v in verdicts if v.status == "refused"],
+        "Not fitted": [v for v in verdicts if v.status == "unfit"],
+    }
+    for title, some in said.items():
+        if some:
+            lines += ["", f"### {title}", "", "| model | why |", "|---|---|"]
+            lines += [f"| {v.name} | {_in_a_cell(v)} |" for v in some]
+    return "\n".join(lines)
+
+
+def _in_a_cell(verdict: Verdict) -> str:
+    words = "; ".join(verdict.findings[:3]) if verdict.status == "broken" else verdict.why
+    return words.replace("|", "\\|").replace("\n", " ").replace("\\ufdd0", "U+FDD0")[:500]
