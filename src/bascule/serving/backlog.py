@@ -34,8 +34,11 @@ from bascule.core.fields import Columns
 log = logging.getLogger(__name__)
 
 TURN_S = 0.01
-SHORT_BYTES = 8 << 10
 """How long the loop works before it reads on: the error of every age, and what others wait for."""
+
+SHORT_BYTES = 8 << 10
+"""What one read brings of at most this size is handled at once, also where connections wait for
+their turn."""
 
 BESIDE_CALL_BYTES = 1 << 10
 """What a decoded call that waits takes beside its rows, about."""
