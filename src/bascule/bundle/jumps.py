@@ -199,7 +199,9 @@ def _grid(slot: Slot, rows: Columns) -> NDArray[np.int64]:
     if slot.field.dtype.is_integer:
         kind = np.iinfo(dtype)
         low, high = max(low, kind.min), min(high, kind.max)
-    return np.unique(ordered(np.append(inner, np.clip(ends, low, high).astype(dtype))))
+    with np.errstate(invalid="ignore"):  # the largest whole number is rounded up as a double
+        outer = np.clip(ends, low, high).astype(dtype)
+    return np.unique(ordered(np.append(inner, outer)))
 
 
 def _asked(jumps: Jumps, places: NDArray[np.int64]) -> NDArray[np.float64]:

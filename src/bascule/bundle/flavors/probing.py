@@ -76,7 +76,11 @@ def bounded(fields: tuple[Field, ...], columns: Columns, ask: Ask) -> tuple[Fiel
                 warnings.simplefilter("ignore")
                 for field in asked:
                     made[field.name] = two[field.name].astype(field.dtype.numpy)
-                    made[field.name][0], made[field.name][1] = low, high
+                    pair = (low, high)
+                    if field.dtype.is_float and np.isfinite(pair).all():
+                        most = float(np.finfo(field.dtype.numpy).max)
+                        pair = (max(low, -most), min(high, most))
+                    made[field.name][0], made[field.name][1] = pair
                 ask(made)
         except Exception:  # whatever it raises, it does not take it
             return False
@@ -91,7 +95,8 @@ def bounded(fields: tuple[Field, ...], columns: Columns, ask: Ask) -> tuple[Fiel
     usual = max((float(np.nanmax(np.abs(columns[f.name]), initial=0.0)) for f in closed), default=0)
     for largest in _LARGEST:
         if closed and largest > _FAR * usual and takes(closed, -largest, largest):
-            bounds = dict.fromkeys((field.name for field in closed), (-largest, largest))
+            most = {f.name: min(largest, float(np.finfo(f.dtype.numpy).max)) for f in closed}
+            bounds = {name: (-end, end) for name, end in most.items()}
             closed = []
     for field in fields:
         is_whole = field.dtype in _WHOLE and field.categories is None
