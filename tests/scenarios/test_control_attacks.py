@@ -14,6 +14,8 @@ import psutil
 import pytest
 from tests.scenarios.commands import bascule, until
 
+pytestmark = pytest.mark.serial
+
 IDLE = 1_100
 BODY_BYTES = 64 << 20
 MORE_MEMORY_BYTES = 100 << 20

@@ -15,6 +15,8 @@ from tests.scenarios.endless import POISON, endless
 
 import bascule
 
+pytestmark = pytest.mark.serial
+
 
 def rows(*values):
     tensor = {"name": "x", "datatype": "FP32", "shape": [len(values), 1], "data": list(values)}

@@ -26,6 +26,8 @@ from tests.http2_caller import (
     frame,
 )
 
+pytestmark = pytest.mark.serial
+
 END_HEADERS = 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SHUT = PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0))

@@ -10,6 +10,8 @@ import zlib
 import pytest
 from tests.attackers import post, toll_of
 
+pytestmark = pytest.mark.serial
+
 GZIP = "Content-Encoding: gzip\r\n"
 CSV = "Content-Type: text/csv\r\n"
 

@@ -10,6 +10,8 @@ import time
 import pytest
 from tests.scenarios.commands import bascule, until
 
+pytestmark = pytest.mark.serial
+
 
 @pytest.fixture
 def home(tmp_path):
