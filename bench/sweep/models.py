@@ -49,7 +49,7 @@ def models() -> dict[str, Make]:
 
 
 def _split(model: Any, X: Any, y: Any, ask: Any = None, **fit: Any) -> Fitted:
-    """Fit on half of the rows; a quarter is for `pack`, and a quarter nobody has seen."""
+    """Fit on half of the rows; `pack` is given a quarter, and a quarter is kept fresh."""
     order = np.random.default_rng(_SEED).permutation(len(X))
     half, three = len(X) // 2, len(X) * 3 // 4
     places = (order[:half], order[half:three], order[three:][:150])

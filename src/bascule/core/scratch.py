@@ -1,7 +1,7 @@
 """Temporary folders that do not outlive a process that is killed: the next one sweeps them.
 
 A folder is locked (`flock`) for as long as its process lives, whatever its number, and in whatever
-container. Whoever can lock one that it did not make has found an orphan.
+container. A folder that another process can lock is an orphan.
 """
 
 from __future__ import annotations

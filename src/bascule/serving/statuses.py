@@ -105,7 +105,7 @@ def reason_of(error: BasculeError | None) -> str:
 
 
 def named_failure(error: BasculeError, request_id: bytes) -> BasculeError:
-    """A failure of a model as its caller is told it: by the id that its reason is logged under."""
+    """The failure of a model for its caller: it names the id under which the log has the reason."""
     if not isinstance(error, ModelFailed):
         return error
     hint = f"the server's log has the reason under id {request_id.decode()}"

@@ -6,7 +6,7 @@ started again with the list that counts then.
 
 The supervisor makes every listening socket (one per worker, SO_REUSEPORT, so that the kernel
 spreads the connections) and keeps them open: while a worker that died is being replaced, its new
-connections wait in the kernel and nobody is refused. A worker whose event loop stands still is
+connections wait in the kernel, and none is refused. A worker whose event loop stands still is
 killed, and replaced likewise.
 """
 

@@ -1,8 +1,8 @@
 """The other side of `bundle.programs.child`: a process that holds a model and answers for it.
 
 It knows nothing of Bascule but this file, for it may run under another Python, with other
-packages: the standard library and numpy are all it needs. `main` is told by its arguments which
-process has started it and what to hold:
+packages: the standard library and numpy are all it needs. The arguments of `main` name which
+process started this one, and what to hold:
 
     host.py PID call MODULE:FUNCTION ...     what a function of an installed package gives for the
                                              rest
@@ -149,7 +149,7 @@ def _is_refusal(problem: BaseException) -> bool:
 
 
 def _failure(problem: BaseException) -> dict[str, Any]:
-    """What the parent is told; what the exception says may hold rows, its type and place do not."""
+    """The report to the parent: type and place, because the text of an exception may hold rows."""
     if HIDE_TEXTS not in os.environ:
         traceback.print_exception(problem)
     trace = "".join(traceback.format_tb(problem.__traceback__))[-_MOST_TRACE:]

@@ -207,7 +207,7 @@ class OipGrpc:
             return request, speaker, problem
 
     def _take(self, rpc: Rpc, body: bytes, asked: _Asked) -> None:
-        """Run a call, if its caller may ask the model: else it is told nothing of its mistakes."""
+        """Run a call if its caller may ask the model; otherwise its mistakes are not named."""
         request, speaker, call = asked
         rpc.body = b""
         rpc.choose(speaker.model)
