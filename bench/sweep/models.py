@@ -688,7 +688,8 @@ def _tables() -> Iterator[tuple[str, Make]]:
             cities[holes[::2]] = np.nan
             frame["city"] = pd.Series(cities, dtype=object)
         elif kind == "nullable":
-            frame = _with_holes(frame).convert_dtypes()
+            frame = _with_holes(frame)
+            frame = frame.convert_dtypes(convert_string=False)
         elif kind == "float32":
             frame = frame.astype({"income": np.float32, "score": np.float32, "age": np.float32})
         elif kind == "category":

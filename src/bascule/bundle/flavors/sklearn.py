@@ -61,9 +61,11 @@ _OF_THE_PROCESS = {
 }
 """Attributes of scikit-learn's estimators that say nothing of the model, and what is saved."""
 _TREES_OF_NEIGHBOURS = ("KDTree", "KDTree32", "BallTree", "BallTree32")
-_BRINGS_TORCH = "sklearn.externals.array_api_compat.torch"
-"""skops lists scikit-learn's estimators, for which that loads all its packages; this one loads
-PyTorch, which takes 1.4 s, and holds no estimator."""
+_LEFT_OUT = tuple(
+    f"sklearn.externals.array_api_compat.{library}" for library in ("torch", "cupy", "dask")
+)
+"""skops imports every package of scikit-learn to learn the names in it, and each of these imports a
+whole framework, where it is installed, for arrays that no original of scikit-learn is given."""
 _INSTALL = "pip install 'bascule[sklearn]'"
 _METHODS = {
     "label": "predict",
@@ -309,7 +311,7 @@ def _skops() -> Any:
     try:
         import sklearn  # noqa: F401
 
-        with _left_out(_BRINGS_TORCH):
+        with _left_out(_LEFT_OUT):
             import skops.io
     except ImportError:
         raise MissingExtra("scikit-learn and skops are not installed", hint=_INSTALL) from None
@@ -317,16 +319,16 @@ def _skops() -> Any:
 
 
 @contextmanager
-def _left_out(module: str) -> Iterator[None]:
-    """For as long as this lasts, a module that is not loaded yet cannot be."""
-    if module in sys.modules:
-        yield
-        return
-    sys.modules[module] = None  # type: ignore[assignment]  # what the import system documents
+def _left_out(names: Sequence[str]) -> Iterator[None]:
+    """Modules that are not loaded yet cannot be loaded for as long as this lasts."""
+    modules: dict[str, Any] = sys.modules
+    absent = [name for name in names if name not in modules]
+    modules.update(dict.fromkeys(absent))  # None says that there is no such module
     try:
         yield
     finally:
-        del sys.modules[module]
+        for name in absent:
+            del modules[name]
 
 
 def _is_trusted(name: str) -> bool:
