@@ -17,7 +17,6 @@ from bench.sweep.judge import Verdict
 
 TIMEOUT_S = 240.0
 _LAST_WORDS = 300
-_TIMED_ROWS = (1, 64)
 
 
 def verdicts_of(names: Sequence[str], processes: int) -> Iterator[Verdict]:
@@ -56,12 +55,9 @@ def _ended(code: int | None) -> str:
 
 
 def _judge(name: str, folder: Path, answer: Connection) -> None:
-    from bascule.bundle import cost
     from bench.sweep.judge import judge
     from bench.sweep.models import models
 
-    # How long programs take says nothing of parity, and takes longer than all the rest.
-    setattr(cost, "BATCH_SIZES", _TIMED_ROWS)  # noqa: B010
     os.chdir(folder)
     output = os.open(folder / "output", os.O_CREAT | os.O_WRONLY)
     os.dup2(output, 1)
