@@ -183,5 +183,7 @@ def memory(pid: int, what: str) -> int:
 
 def post(path: str, body: bytes, headers: str = "") -> bytes:
     """A whole HTTP/1.1 request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: here\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body

@@ -138,10 +138,12 @@ class _Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
+        self.has_answered = asyncio.Event()
         self.ended = False
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
         self.written += data
+        self.has_answered.set()
 
     def write_eof(self) -> None:
         self.ended = True
@@ -211,13 +213,15 @@ class Inside:
     def ask(self, request: Request) -> Answer:
         return self.send(request.sent)
 
-    def send(self, data: bytes) -> Answer:
+    async def _answered(self, data: bytes) -> _Wire:
         connection, wire = Connection(self.site), _Wire()
         connection.connection_made(wire)
         connection.data_received(data)
-        # What was read runs at the end of a turn of the loop; a shield hands on in the next one.
-        self.loop.run_until_complete(asyncio.sleep(0))
-        self.loop.run_until_complete(asyncio.sleep(0))
+        await asyncio.wait_for(wire.has_answered.wait(), 10)
+        return wire
+
+    def send(self, data: bytes) -> Answer:
+        wire = self.loop.run_until_complete(self._answered(data))
         head, _, body = wire.written.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from bascule.bundle.calibration import read_calibration
 from bascule.bundle.format import open_program, read_manifest
-from bascule.core.errors import KINDS
+from bascule.core.errors import KINDS, ModelFailed
 from bascule.serving.faces import FACE_NAMES
 from bascule.serving.lineup import describe
 from bascule.serving.protocols import FACES
@@ -313,6 +313,9 @@ def test_what_clients_send_today_is_what_was_recorded(tmp_path, inside):
 # -- errors --------------------------------------------------------------------------------------
 
 
+NAMED_FAILURE = r"the model failed; the server's log has the reason under id [0-9a-f]{32}"
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("name", FORM_IDS)
 def test_every_kind_of_error_has_its_status_and_the_one_shape(tmp_path, name, kind):
@@ -324,7 +327,10 @@ def test_every_kind_of_error_has_its_status_and_the_one_shape(tmp_path, name, ki
 
     worker.close()
     assert answer.status == STATUS_OF[kind]
-    assert answer.json == {"error": "it did not work; try another"}
+    if kind is ModelFailed:  # its text may hold rows
+        assert re.fullmatch(NAMED_FAILURE, answer.json["error"])
+    else:
+        assert answer.json == {"error": "it did not work; try another"}
     assert ("retry-after" in answer.headers) == (answer.status in (429, 503))
     assert worker.counters.totals()[1].by_status == {answer.status: 1}
 
@@ -625,7 +631,9 @@ def test_the_document_has_the_models_own_fields(frame):
 
     assert list(row["properties"]) == [field.name for field in frame.model.signature.inputs]
     assert row["properties"]["airport"] == {"type": "string", "enum": ["EWR", "JFK"]}
-    assert row["properties"]["wind"] == {"type": ["number", "null"]}
+    wind = row["properties"]["wind"]
+    low, high = frame.model.signature.inputs[[*row["properties"]].index("wind")].bounds
+    assert wind == {"type": ["number", "null"], "minimum": low, "maximum": high}
     for wrong_row in ({}, {**body["example"]["instances"][0], "airport": "XXX"}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"instances": [wrong_row]}, body["schema"])

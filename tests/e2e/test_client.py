@@ -142,7 +142,8 @@ ROW = st.fixed_dictionaries(
     }
 )
 TABLES = {
-    "pandas": pd.DataFrame,
+    # A missing text is NaN in it, as in the table of the training.
+    "pandas": lambda rows: pd.DataFrame(rows).astype({"carrier": "str"}),
     "polars": lambda rows: pl.DataFrame(rows, infer_schema_length=None),
     "arrow": pa.Table.from_pylist,
     "dict": lambda rows: {name: [row[name] for row in rows] for name in rows[0]},

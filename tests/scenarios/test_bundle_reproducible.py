@@ -226,7 +226,7 @@ def test_the_other_day_was_another_day(packed_twice, here):
     """What is said of a bundle tells who packed it and when, and so the clock was moved."""
     for name in _PACKED:
         said = [
-            next(one for one in bascule.load(place / name).statements("cost"))
+            next(one for one in bascule.load(place / name).statements("parity"))
             for place in (here, here.with_name("there"))
         ]
         assert [one.by for one in said] == ["ada", "bob"]

@@ -36,7 +36,7 @@ FLOOD_BYTES = 4 << 20
 
 
 def block(path, **more):
-    named = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "here"}
+    named = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
     named |= {"te": "trailers", "content-type": "application/grpc"}
     return hpack.Encoder().encode([*(named | more).items()], huffman=False)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -251,7 +252,8 @@ def _reseal(bundle, name, change):
     manifest = json.loads((bundle.path / disk.MANIFEST).read_bytes())
     manifest["files"][name] = {"sha256": sha256_bytes(data), "bytes": len(data)}
     (bundle.path / disk.MANIFEST).write_bytes(canonical_json(manifest))
-    subject = disk.digest_of(bundle.path)
     for file in (bundle.path / disk.STATEMENTS).glob("*.json"):
-        said = json.loads(file.read_bytes()) | {"subject": subject}
-        file.write_bytes(canonical_json(said))
+        said = json.loads(file.read_bytes())
+        file.unlink()
+        at = datetime.fromisoformat(said["at"])
+        disk.write_statement(bundle.path, said["kind"], said["body"], at=at, by=said["by"])

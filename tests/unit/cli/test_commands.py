@@ -438,7 +438,7 @@ def test_doctor_finds_this_machine_fit(run):
 
 
 def test_doctor_says_when_a_home_cannot_be_written(run, monkeypatch, tmp_path):
-    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
     code, out, _ = run("doctor", "--json")
     assert code == 1
     assert any(f["what"] == "home" and f["state"] == "FAILED" for f in json.loads(out))

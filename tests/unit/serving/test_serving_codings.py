@@ -153,7 +153,7 @@ def test_an_answer_that_cannot_be_compressed_is_a_failure_and_not_a_silence(
             body = ask(*[[1, 2]] * rows)
             answer = client.request("POST", INFER, body, "Accept-Encoding: gzip\r\n").answer()
             assert answer.status == 500
-            assert answer.json["error"].endswith("see the server's log")
+            assert "the server's log" in answer.json["error"]
             assert "content-encoding" not in answer.headers
     assert server.counted() == {500: 2}
 
