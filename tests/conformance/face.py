@@ -86,7 +86,7 @@ class Request:
 
     @property
     def sent(self) -> bytes:
-        lines = [f"{self.method} {self.path} HTTP/1.1", "Host: here", *self.headers]
+        lines = [f"{self.method} {self.path} HTTP/1.1", "Host: localhost", *self.headers]
         if self.method == "POST":
             lines.append(f"Content-Length: {len(self.body)}")
         return "\r\n".join([*lines, "", ""]).encode() + self.body
