@@ -293,7 +293,7 @@ def test_a_batched_request_that_waits_is_answered_before_the_server_stops(
 ):
     example = json.loads((costly_bundle / "data/example.json").read_bytes())
     (tensor,) = example["inputs"]
-    rows = 6_000
+    rows = 15_000
     width = tensor["shape"][1]
     tensor |= {"shape": [rows, width], "data": [0.5] * (rows * width)}
     server = serve(costly_bundle)
