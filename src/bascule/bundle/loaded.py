@@ -183,7 +183,11 @@ class Bundle:
 
         kinds = Frame.from_json(recipe).kinds
         texts = [field.name for field in self.signature.inputs if field.dtype is DType.BYTES]
-        return {name: kinds[name].missing for name in texts if name in kinds}
+        return {
+            name: "na" if kinds[name].dtype.startswith("string") else kinds[name].missing
+            for name in texts
+            if name in kinds
+        }
 
     def _opened(self, name: str) -> Program:
         """A program for batches. The original, where it is only faster, may do no harm."""

@@ -37,7 +37,7 @@ class Kind:
         dtype: The source's own name of the type.
         categories: The values of a categorical type, in its order.
         ordered: Whether that order has a meaning.
-        missing: What a missing text was: `nan` or `none`.
+        missing: What a missing text was: `nan`, `none` or `na`.
         is_mixed: Whether more than one of None, NaN and NA stood for a missing text.
     """
 
@@ -71,7 +71,8 @@ class Table:
         return len(next(iter(self.columns.values()), ()))
 
 
-_MISSING_WORDS = {"nan": "float('nan')", "none": "None"}
+_MISSING_WORDS = {"nan": "float('nan')", "none": "None", "na": "pandas.NA"}
+_MISSING_TYPES = {"NoneType": "none", "float": "nan", "NAType": "na", "NaTType": "nan"}
 
 
 def read_table(data: Any) -> Table:
@@ -120,8 +121,8 @@ def conform(
     Args:
         data: The rows.
         signature: What the model takes.
-        missing_texts: By column: what a missing text was in the training table, `nan` or `none`.
-            To scikit-learn those are two values. Asked of a pandas table alone, in which the model
+        missing_texts: By column: what a missing text was in the training table: `nan`, `none` or
+            `na`. To scikit-learn those are different values. Asked of a pandas table alone, in which the model
             itself could have been asked.
 
     Raises:
@@ -306,7 +307,7 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
     raw = series.to_numpy(dtype=object)
     values = _from_objects(raw, name)
     absent = {type(value) for value in raw[is_missing(values)].tolist()}
-    missing_as = "none" if type(None) in absent else "nan"
+    missing_as = next((_MISSING_TYPES[one.__name__] for one in absent), "nan")
     return values, Kind(str(dtype), missing=missing_as, is_mixed=len(absent) > 1)
 
 
@@ -607,8 +608,8 @@ def _check_missing_texts(table: Table, wanted: Mapping[str, str]) -> None:
                 "several kinds of missing text" if kind.is_mixed else _MISSING_WORDS[kind.missing]
             )
             raise Invalid(
-                f"column {name!r} holds {found}, and a missing text was {trained} in training: "
-                "the model may tell the two apart",
+                f"column {name!r} holds {found}, and the model is asked about a missing text as "
+                f"{trained}: it may tell the two apart",
                 hint=f"column.astype(object).where(column.notna(), {trained})",
                 field=name,
                 row=int(missing.argmax()),

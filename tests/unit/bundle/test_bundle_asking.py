@@ -146,7 +146,9 @@ def test_held_out_rows_with_another_kind_of_missing_text_are_refused(pack, train
         pack(model, table, other)
 
 
-@pytest.mark.parametrize(("trained", "asked"), [(np.nan, None), (None, np.nan)])
+@pytest.mark.parametrize(
+    ("trained", "asked"), [(np.nan, None), (None, np.nan), (np.nan, pd.NA), (None, pd.NA)]
+)
 @pytest.mark.parametrize("first", [(), (SimpleImputer(strategy="most_frequent"),)])
 def test_rows_with_another_kind_of_missing_text_are_not_answered(pack, trained, asked, first):
     if first and trained is None:
@@ -155,7 +157,7 @@ def test_rows_with_another_kind_of_missing_text_are_not_answered(pack, trained, 
     model = encoded(*first).fit(table, table.c == "a")
     bundle = pack(model, table, table)
     assert is_as_the_model(bundle, model, table)
-    with pytest.raises(Invalid, match=r"'c' holds .* the model may tell the two apart") as raised:
+    with pytest.raises(Invalid, match=r"'c' holds .* it may tell the two apart") as raised:
         bundle.predict(table_of(["a", "b", asked], "object")[0])
     assert "column.notna()" in raised.value.hint
 

@@ -160,16 +160,16 @@ def _pandas_series(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
         )
     if values.dtype.kind == "O":
         absent = is_missing(values)
-        if absent.any() and kind.missing == "nan":
+        if absent.any() and kind.missing != "none":
             values = values.copy()
-            values[absent] = np.nan
+            values[absent] = _missing_of(kind)
         text = kind.dtype if kind.dtype.startswith(_TEXT_TYPES) else "object"
         if text == "str" and int(pandas.__version__.partition(".")[0]) < 3:
             text = "object"
         return pandas.Series(values, dtype=text)
     if kind.dtype == "object":
         objects = values.astype(object)
-        objects[is_missing(values)] = None if kind.missing == "none" else np.nan
+        objects[is_missing(values)] = _missing_of(kind)
         return pandas.Series(objects, dtype=object)
     if kind.dtype.startswith(_TEXT_TYPES):
         return pandas.Series(values)
@@ -178,6 +178,12 @@ def _pandas_series(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
     if kind.dtype[0].isupper() or kind.dtype == "boolean":
         return pandas.Series(pandas.array(values.tolist(), dtype=kind.dtype.partition("[")[0]))
     return pandas.Series(values.astype(kind.dtype.partition("[")[0], copy=False))
+
+
+def _missing_of(kind: Kind) -> Any:
+    import pandas
+
+    return {"none": None, "nan": np.nan, "na": pandas.NA}[kind.missing]
 
 
 def _polars_series(name: str, values: NDArray[Any], kind: Kind) -> Any:
