@@ -122,8 +122,8 @@ def conform(
         data: The rows.
         signature: What the model takes.
         missing_texts: By column: what a missing text was in the training table: `nan`, `none` or
-            `na`. To scikit-learn those are different values. Asked of a pandas table alone, in which the model
-            itself could have been asked.
+            `na`. To scikit-learn those are different values. Asked of a pandas table alone, in
+            which the model itself could have been asked.
 
     Raises:
         Invalid: A column is missing, has the wrong type or shape, lacks values that the model
