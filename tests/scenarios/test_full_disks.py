@@ -125,11 +125,15 @@ def test_a_full_home_is_said_at_the_start_and_by_who_revokes(apart, cancer_bundl
         assert "Traceback" not in ended.stderr
 
 
-def test_output_that_cannot_be_written_is_said_in_one_sentence(cancer_bundle):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["serve", "--version"])
+def test_output_that_cannot_be_written_is_said_in_one_sentence(cancer_bundle, command, unbuffered):
+    words = [command, str(cancer_bundle), *PORTS[:2]] if command == "serve" else [command]
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
-            [sys.executable, "-m", "bascule.cli", "serve", str(cancer_bundle), *PORTS[:2]],
+            [sys.executable, "-m", "bascule.cli", *words],
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )  # fmt: skip
     assert ended.returncode == 6
     assert "Traceback" not in ended.stderr

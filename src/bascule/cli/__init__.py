@@ -65,17 +65,28 @@ def main() -> None:
     from bascule.cli.commands import app
 
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what cannot be written is found now, and not after the end
     except BasculeError as error:
         _end(error)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output, `head` for example, has had enough.
+        _drop_output()
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
+        _drop_output()
         _end(_of_files(error))
+
+
+def _drop_output() -> None:
+    """Give up what is left in the buffer of standard output: Python tries it again at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _of_files(error: OSError) -> BasculeError:
