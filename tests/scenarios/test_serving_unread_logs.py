@@ -12,8 +12,6 @@ import time
 import pytest
 from tests.conftest import start_server
 
-pytestmark = pytest.mark.serial
-
 
 @pytest.fixture
 def pipe():
