@@ -69,8 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
     subject = packed_by(source, folder)
     samples: list[Sample] = []
     for number in range(1, asked.rounds + 1):
-        with console.status(f"round {number} of {asked.rounds}"):
+        with console.status(f"round {number} of {asked.rounds}, about a minute"):
             samples += one_round(source, subject, settings, number)
+        found = ", ".join(f"{work} {ratios(samples, work)[-1]:.3f}" for work in WORKS)
+        console.print(f"round {number}: {found}", highlight=False)
     lines = {work: ratios(samples, work) for work in WORKS}
     console.print(table(lines, asked.rev))
     written = {
