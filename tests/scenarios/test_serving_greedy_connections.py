@@ -1,4 +1,4 @@
-"""One connection that asks for much and takes nothing holds up nobody, and fills no memory.
+"""A connection that sends much and reads nothing delays no other client, and fills no memory.
 
 Each attack is made again and again beside eight calm clients; see `tests.attackers`. The first
 tier makes each for a moment, the second for as long as slow leaks take to be seen.

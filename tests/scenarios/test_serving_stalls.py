@@ -1,4 +1,4 @@
-"""A body that is small on its way, or many times its size once decoded, holds up nobody.
+"""A body that decodes to many times its size delays no other client.
 
 Each attack is made again and again beside eight calm clients; see `tests.attackers`.
 """

@@ -1,4 +1,4 @@
-"""A server whose log is read by nobody answers all the same, and ends when it is told to."""
+"""A server whose log has no reader still answers, and still stops on SIGTERM."""
 
 from __future__ import annotations
 
