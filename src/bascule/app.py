@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bascule.registry.keys import CatalogueKeys
     from bascule.registry.stores.sql import SqlCatalogue
     from bascule.serving import Tls
-    from bascule.serving.faces import ChosenFaces
+    from bascule.serving.protocols.chosen import ChosenFaces
 
 SETTINGS_FILE = "bascule.toml"
 PREFIX = "BASCULE_"
@@ -350,7 +350,7 @@ def open_keys(settings: Settings) -> CatalogueKeys:
 
 def faces_of(serving: ServingSettings) -> ChosenFaces:
     """The protocols that the workers speak."""
-    from bascule.serving.faces import choose_faces
+    from bascule.serving.protocols.chosen import choose_faces
 
     return choose_faces(serving.faces, serving.vertex_health_route, serving.vertex_predict_route)
 
@@ -383,7 +383,7 @@ def check_signature(settings: Settings, bundle: Path) -> None:
     """
     if not settings.security.required_keys:
         return
-    from bascule.bundle.signatures import verify_bundle
+    from bascule.bundle.disk.signatures import verify_bundle
 
     verify_bundle(bundle, settings.security.required_keys)
 
@@ -568,7 +568,7 @@ def _check_trace_endpoint(address: str) -> None:
 
 
 def _check_allowed_hosts(hosts: Sequence[str]) -> None:
-    from bascule.serving.hosts import check_allowed_host
+    from bascule.serving.transports.hosts import check_allowed_host
 
     for index, host in enumerate(hosts):
         try:

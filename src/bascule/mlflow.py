@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bascule.bundle import Bundle, load
-from bascule.bundle import format as disk
 from bascule.bundle.answer import flat
-from bascule.bundle.examples import columns_of
+from bascule.bundle.disk import format as disk
+from bascule.bundle.disk.examples import columns_of
 from bascule.bundle.lineage.mlflow import asking, open_mlflow, quiet, usual_uri
 from bascule.bundle.tables import is_missing
 from bascule.core.errors import Conflict, Invalid

@@ -164,7 +164,7 @@ def look_for_bundles(folder: Path) -> tuple[Path, ...] | None:
 
 
 def _told(place: str, variable: str, bundles_in: BundlesIn) -> str:
-    from bascule.places import is_address
+    from bascule.remotes import is_address
 
     scheme, colon, rest = place.partition("://")
     if is_address(place):

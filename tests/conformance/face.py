@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.serving.backlog import Backlog
-from bascule.serving.counters import Counters, Label
-from bascule.serving.http import Connection, Site
+from bascule.serving.execution.admission import Backlog
+from bascule.serving.execution.placement import Pace
+from bascule.serving.execution.resilience import Policy
+from bascule.serving.execution.resilient import Shield
+from bascule.serving.execution.served import ServedModel
 from bascule.serving.limits import Limits
-from bascule.serving.models import ServedModel
-from bascule.serving.placing import Pace
-from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
-from bascule.serving.resilience import Policy
-from bascule.serving.services import Service
-from bascule.serving.shielding import Shield
+from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.specs import Service
+from bascule.serving.telemetry.counters import Counters, Label
+from bascule.serving.transports.http1 import Connection, Site
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from alembic.migration import MigrationContext
 from tests.stores import PASSWORD, S3_SECRET, open_stores
 
 from bascule import app
-from bascule.bundle.format import (
+from bascule.bundle.disk.format import (
     Manifest,
     OriginalEntry,
     digest_of,

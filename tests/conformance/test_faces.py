@@ -20,15 +20,15 @@ from conformance_faces import FORMS, GOLDEN, write_golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bascule.bundle.calibration import read_calibration
-from bascule.bundle.format import open_program, read_manifest
+from bascule.bundle.disk.format import open_program, read_manifest
+from bascule.bundle.statements.calibration import read_calibration
 from bascule.core.errors import KINDS, ModelFailed
-from bascule.serving.faces import FACE_NAMES
-from bascule.serving.lineup import describe
 from bascule.serving.protocols import FACES
-from bascule.serving.routes import Action
-from bascule.serving.services import Service
-from bascule.serving.statuses import STATUS_OF
+from bascule.serving.protocols.chosen import FACE_NAMES
+from bascule.serving.specs import Service
+from bascule.serving.transports.routes import Action
+from bascule.serving.transports.statuses import STATUS_OF
+from bascule.serving.workers.loaded_models import describe
 
 ALWAYS = settings(
     deadline=None,

@@ -19,21 +19,22 @@ from annotated_types import Ge, Gt, Le, Lt
 
 import bascule
 from bascule import app, cli
-from bascule.bundle import format as disk
 from bascule.bundle import pack
+from bascule.bundle.disk import format as disk
+from bascule.bundle.disk.manifest import Target
 from bascule.bundle.lineage import TABLE as LINEAGE
-from bascule.bundle.manifest import Target
 from bascule.core.errors import KINDS
 from bascule.core.fields import DType, Field, Signature
 from bascule.core.names import Reference
 from bascule.release import METRICS
 from bascule.release.criteria import DATA, LATENCIES, SHORT_NAMES, SIZES
-from bascule.serving import http, statuses
-from bascule.serving.confidence import Confidence
-from bascule.serving.counters import STATUSES, Label, Totals, prometheus_text
+from bascule.serving.execution.confidence import Confidence
 from bascule.serving.limits import Limits
-from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
+from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.telemetry.counters import STATUSES, Label, Totals, prometheus_text
+from bascule.serving.transports import http1 as http
+from bascule.serving.transports import statuses
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

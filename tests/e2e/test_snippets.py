@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import bascule
-from bascule.bundle.examples import columns_of
-from bascule.bundle.manifest import EXAMPLE
+from bascule.bundle.disk.examples import columns_of
+from bascule.bundle.disk.manifest import EXAMPLE
 from bascule.cli.snippets import FACES, LANGUAGES, Asked, snippet
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field, Signature
-from bascule.serving.faces import FACE_NAMES
+from bascule.serving.protocols.chosen import FACE_NAMES
 
 PAIRS = [(face, lang) for face in FACES for lang in (LANGUAGES if face != "grpc" else ["python"])]
 

@@ -40,9 +40,9 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
-from bascule.bundle import format as disk
-from bascule.bundle import heldout, limits
-from bascule.bundle.examples import columns_of
+from bascule.bundle.disk import format as disk
+from bascule.bundle.disk import heldout, limits
+from bascule.bundle.disk.examples import columns_of
 from bascule.bundle.flavors.archives import check_archive
 from bascule.bundle.flavors.sklearn import load_trusted, save
 from bascule.bundle.flavors.structures import check_estimator

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.unit.registry.conftest import write_bundle
 
 from bascule.app import load_settings, open_registry
-from bascule.bundle.format import digest_of, write_statement
-from bascule.bundle.signatures import sign_bundle
+from bascule.bundle.disk.format import digest_of, write_statement
+from bascule.bundle.disk.signatures import sign_bundle
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Refused, Untrusted
 

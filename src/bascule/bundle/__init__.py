@@ -1,7 +1,7 @@
 """Bundles: pack a fitted model, compile it, prove it equal, open it again.
 
 Names are imported when they are first used, so that a server which only reads bundles
-(`bascule.bundle.format`) does not load what only packing needs.
+(`bascule.bundle.disk.format`) does not load what only packing needs.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bascule.bundle.answer import Answer
-    from bascule.bundle.cost import Cost
+    from bascule.bundle.disk.format import Manifest, Statement, open_program, read_manifest
     from bascule.bundle.flavors.python import PythonModel
-    from bascule.bundle.format import Manifest, Statement, open_program, read_manifest
     from bascule.bundle.loaded import Bundle, load
     from bascule.bundle.packing import pack
-    from bascule.bundle.parity import Parity
     from bascule.bundle.rebuilding import Rebuilt, rebuild
+    from bascule.bundle.statements.cost import Cost
+    from bascule.bundle.statements.parity import Parity
 
 _HOMES = {
     "Answer": "bascule.bundle.answer",
     "Bundle": "bascule.bundle.loaded",
-    "Cost": "bascule.bundle.cost",
-    "Manifest": "bascule.bundle.format",
-    "Parity": "bascule.bundle.parity",
+    "Cost": "bascule.bundle.statements.cost",
+    "Manifest": "bascule.bundle.disk.format",
+    "Parity": "bascule.bundle.statements.parity",
     "PythonModel": "bascule.bundle.flavors.python",
     "Rebuilt": "bascule.bundle.rebuilding",
-    "Statement": "bascule.bundle.format",
+    "Statement": "bascule.bundle.disk.format",
     "load": "bascule.bundle.loaded",
-    "open_program": "bascule.bundle.format",
+    "open_program": "bascule.bundle.disk.format",
     "pack": "bascule.bundle.packing",
-    "read_manifest": "bascule.bundle.format",
+    "read_manifest": "bascule.bundle.disk.format",
     "rebuild": "bascule.bundle.rebuilding",
 }
 __all__ = [

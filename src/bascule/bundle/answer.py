@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.manifest import Manifest
+from bascule.bundle.disk.manifest import Manifest
 from bascule.core.fields import Columns
 
 

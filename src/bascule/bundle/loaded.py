@@ -13,16 +13,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bascule.bundle import format as disk
 from bascule.bundle.answer import Answer
-from bascule.bundle.baseline import Baseline, read_baseline
-from bascule.bundle.calibration import read_calibration
 from bascule.bundle.choosing import Roles, fastest, roles
-from bascule.bundle.cost import Cost
-from bascule.bundle.format import Manifest, Statement
-from bascule.bundle.manifest import Target
-from bascule.bundle.parity import Parity, in_batches
+from bascule.bundle.disk import format as disk
+from bascule.bundle.disk.format import Manifest, Statement
+from bascule.bundle.disk.manifest import Target
 from bascule.bundle.programs import runnable
+from bascule.bundle.statements.baseline import Baseline, read_baseline
+from bascule.bundle.statements.calibration import read_calibration
+from bascule.bundle.statements.cost import Cost
+from bascule.bundle.statements.parity import Parity, in_batches
 from bascule.bundle.tables import conform, for_program
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, TimedOut, Unavailable
 from bascule.core.fields import Columns, DType, Signature
@@ -287,7 +287,7 @@ class Bundle:
         """The held-out rows and their truth; None where the bundle holds none."""
         if disk.TEST_DATA not in self.manifest.files:
             return None
-        from bascule.bundle.heldout import from_parquet
+        from bascule.bundle.disk.heldout import from_parquet
 
         data = disk.read_file(self.path, self.manifest, disk.TEST_DATA)
         return from_parquet(data, self.signature)

@@ -12,7 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import (
+from bascule.bundle.choosing import is_ever_fastest, pinned
+from bascule.bundle.compilers.apart import take_apart
+from bascule.bundle.disk import format as disk
+from bascule.bundle.disk.examples import example_body
+from bascule.bundle.disk.format import Manifest, OriginalEntry, ProgramEntry
+from bascule.bundle.disk.heldout import to_parquet
+from bascule.bundle.flavors import flavor_of
+from bascule.bundle.flavors.originals import is_inspected
+from bascule.bundle.imported import Compilation, Flavor, Rows, Subject
+from bascule.bundle.lineage import trace
+from bascule.bundle.loaded import Bundle, load
+from bascule.bundle.programs import TREE_ENGINES, TreeEngine, is_runnable, open_kind
+from bascule.bundle.programs.onnx import open_onnx
+from bascule.bundle.programs.trees import TreesProgram
+from bascule.bundle.statements import (
     adversarial,
     asking,
     calibrating,
@@ -25,23 +39,9 @@ from bascule.bundle import (
     provenance,
     training,
 )
-from bascule.bundle import format as disk
-from bascule.bundle.adversarial import Probes
-from bascule.bundle.choosing import is_ever_fastest, pinned
-from bascule.bundle.compilers.apart import take_apart
-from bascule.bundle.cost import Cost
-from bascule.bundle.examples import example_body
-from bascule.bundle.flavors import flavor_of
-from bascule.bundle.flavors.originals import is_inspected
-from bascule.bundle.format import Manifest, OriginalEntry, ProgramEntry
-from bascule.bundle.heldout import to_parquet
-from bascule.bundle.lineage import trace
-from bascule.bundle.loaded import Bundle, load
-from bascule.bundle.parity import Parity
-from bascule.bundle.programs import TREE_ENGINES, TreeEngine, is_runnable, open_kind
-from bascule.bundle.programs.onnx import open_onnx
-from bascule.bundle.programs.trees import TreesProgram
-from bascule.bundle.subject import Compilation, Flavor, Rows, Subject
+from bascule.bundle.statements.adversarial import Probes
+from bascule.bundle.statements.cost import Cost
+from bascule.bundle.statements.parity import Parity
 from bascule.bundle.tables import for_program, take
 from bascule.core.digests import canonical_json
 from bascule.core.errors import (

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import format as disk
-from bascule.bundle import provenance
+from bascule.bundle.disk import format as disk
+from bascule.bundle.disk.diff import Difference, Facts, differences
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.originals import reopener
+from bascule.bundle.imported import Rows
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.packing import Given, Request, seal
-from bascule.bundle.sameness import Difference, Facts, differences
-from bascule.bundle.subject import Rows
+from bascule.bundle.statements import provenance
 from bascule.bundle.tables import conform, read_truth
 from bascule.core.errors import Invalid
 from bascule.core.fields import Columns

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bascule.cli.screen import print_table, say
 
 if TYPE_CHECKING:
-    from bascule.bundle.baseline import Baseline
+    from bascule.bundle.statements.baseline import Baseline
     from bascule.stats.sketches import ColumnProfile, Profile
 
 _SHOWN_COLUMNS = 30

@@ -97,9 +97,9 @@ def _asked(
     reference: str, find: Find, chosen: Any, url: str | None, face: str, *, key: bool | None
 ) -> Any:
     from bascule.app import callers_need_keys, faces_of
-    from bascule.bundle import format as disk
-    from bascule.bundle.examples import columns_of
-    from bascule.bundle.manifest import EXAMPLE
+    from bascule.bundle.disk import format as disk
+    from bascule.bundle.disk.examples import columns_of
+    from bascule.bundle.disk.manifest import EXAMPLE
     from bascule.cli.server import url_host
     from bascule.cli.snippets import Asked
     from bascule.core.names import Reference

@@ -712,7 +712,7 @@ def _is_path(reference: str) -> bool:
 
 
 def _service(reference: str) -> Any:
-    from bascule.bundle.format import read_manifest
+    from bascule.bundle.disk.format import read_manifest
     from bascule.serving import Service
 
     version, path = _find(reference)
@@ -732,8 +732,8 @@ def _asked_for(reference: str) -> Any:
 
 
 def _models_of_platform(settings: Settings) -> list[str]:
-    from bascule.places import is_address
     from bascule.platforms import look_for_bundles, model_of_platform
+    from bascule.remotes import is_address
 
     if settings.serving.multi_model:
         return []  # callers say what is to be loaded
@@ -746,7 +746,7 @@ def _put_there(name: str, folder: Path) -> Any:
 
     The folder that the platform fills is its own, and nobody else is in its container.
     """
-    from bascule.bundle.format import digest_of
+    from bascule.bundle.disk.format import digest_of
     from bascule.cli.server import check_is_ours
     from bascule.platforms import bundle_in, look_for_bundles, platform_folder
     from bascule.serving import Service
@@ -758,7 +758,7 @@ def _put_there(name: str, folder: Path) -> Any:
 
 
 def _user() -> str:
-    from bascule.bundle.provenance import user_name
+    from bascule.bundle.statements.provenance import user_name
 
     return user_name()
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from bascule.bundle import Answer
 from bascule.bundle.answer import flat
-from bascule.bundle.manifest import Manifest
+from bascule.bundle.disk.manifest import Manifest
 from bascule.cli.screen import note, print_table
 from bascule.core.errors import Invalid
 from bascule.core.files import check_writable, replacing

@@ -159,7 +159,7 @@ def _ask(
     """
     from bascule.cli.server import url_host
     from bascule.core.errors import Unavailable
-    from bascule.serving.statuses import error_of
+    from bascule.serving.transports.statuses import error_of
 
     host, port = url_host(settings.serving.host), settings.serving.control_port
     connection = _connection(settings, host.strip("[]"), port, patience_s)

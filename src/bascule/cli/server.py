@@ -24,10 +24,10 @@ from bascule.cli.holds import holding_served
 from bascule.cli.screen import note, print_json, say
 from bascule.core.errors import Refused
 from bascule.core.scratch import Scratch, sweep
-from bascule.places import fetch, is_address
+from bascule.remotes import fetch, is_address
 from bascule.serving import JournalConfig, Limits, Policy, Service, Supervisor, bind
-from bascule.serving.hosts import policy_of
-from bascule.serving.logs import start_logging
+from bascule.serving.telemetry.logs import start_logging
+from bascule.serving.transports.hosts import policy_of
 
 if TYPE_CHECKING:
     from bascule.app import Settings
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-fetching_log = logging.getLogger("bascule.places")
+fetching_log = logging.getLogger("bascule.remotes")
 
 _LOOK_EVERY_S = 0.2
 

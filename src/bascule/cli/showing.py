@@ -46,8 +46,8 @@ def print_bundle(
 
 def _say_what_answers(bundle: Bundle) -> str:
     """Which program serves requests on this machine, and which runs batches; returns the first."""
-    from bascule.bundle.cost import cpu_name
     from bascule.bundle.programs import obstacles
+    from bascule.bundle.statements.cost import cpu_name
 
     manifest, cost = bundle.manifest, bundle.cost
     chosen = bundle.roles()

@@ -16,8 +16,8 @@ import numpy as np
 
 from bascule.core.errors import Invalid
 from bascule.core.fields import Columns, DType, Signature
-from bascule.serving.faces import EVERY_FACE, ChosenFaces
-from bascule.serving.openapi import example_columns, example_rows
+from bascule.serving.protocols.chosen import EVERY_FACE, ChosenFaces
+from bascule.serving.protocols.openapi import example_columns, example_rows
 
 KEY_VARIABLE = "BASCULE_KEY"
 CERTIFICATE_VARIABLE = "BASCULE_CERTIFICATE"

@@ -42,7 +42,7 @@ def register(
         as_json: _Json = False,
     ) -> None:
         """Sign a bundle, in the OpenSSF form: `model_signing verify key` takes it."""
-        from bascule.bundle.signatures import FILE, sign_bundle
+        from bascule.bundle.disk.signatures import FILE, sign_bundle
 
         manifest = sign_bundle(
             bundle, key, password=password, statements=statements,
@@ -74,7 +74,7 @@ def register(
         as_json: _Json = False,
     ) -> None:
         """Verify that a bundle is what was sealed, and that one of the keys signed it."""
-        from bascule.bundle.signatures import verify_bundle
+        from bascule.bundle.disk.signatures import verify_bundle
 
         _, path = find(bundle)
         found = verify_bundle(path, key or list(settings().security.required_keys))

@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bascule.serving import error_text, status_of
-from bascule.serving.hosts import HostPolicy
+from bascule.serving.transports.hosts import HostPolicy
 
 
 def answering_to(hosts: HostPolicy, app: ASGIApp) -> ASGIApp:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from bascule.core.version import VERSION
 from bascule.serving import ModelState, Supervisor, WorkerStatus
-from bascule.serving.counters import BUCKETS_S
+from bascule.serving.telemetry.counters import BUCKETS_S
 
 
 class VersionLookView(BaseModel):

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from bascule.core.errors import Refused, TooLarge
 from bascule.security.keys import ANY, Action
 from bascule.serving import Guard
-from bascule.serving.hosts import host_of, is_loopback
+from bascule.serving.transports.hosts import host_of, is_loopback
 
 Authorise = Callable[[Request, Action, str], None]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""

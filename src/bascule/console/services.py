@@ -17,7 +17,7 @@ from bascule.core.errors import Invalid
 from bascule.core.names import Reference
 from bascule.security.keys import ANY
 from bascule.serving import ModelState, Service, Supervisor
-from bascule.serving.services import loaded, swapped, unloaded, without
+from bascule.serving.specs import loaded, swapped, unloaded, without
 
 FindService = Callable[[str], Service]
 """The version that a reference means, checked, and held until it is served."""

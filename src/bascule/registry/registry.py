@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.bundle.format import (
+from bascule.bundle.disk.format import (
     CARD,
     ENVIRONMENT,
     MANIFEST,
@@ -25,7 +25,7 @@ from bascule.bundle.format import (
     read_manifest,
     statements_by_file,
 )
-from bascule.bundle.signatures import Verified, signature_beside, verify_bundle
+from bascule.bundle.disk.signatures import Verified, signature_beside, verify_bundle
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
 from bascule.core.names import Reference, check_name

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Literal
 
-from bascule.bundle.bodies import check_body
-from bascule.bundle.format import Statement
+from bascule.bundle.disk.bodies import check_body
+from bascule.bundle.disk.format import Statement
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Untrusted
 

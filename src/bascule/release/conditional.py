@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.statements.training import flat_columns
 from bascule.bundle.tables import is_missing, take
-from bascule.bundle.training import flat_columns
 from bascule.core.errors import BasculeError, Invalid
 from bascule.core.fields import Columns
 from bascule.release.conditions import Confidence, Each, Missing, Noise, Slice

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.calibrating import KIND, hashes_of
+from bascule.bundle.statements.calibrating import KIND, hashes_of
+from bascule.bundle.statements.training import row_hashes
 from bascule.bundle.tables import take
-from bascule.bundle.training import row_hashes
 from bascule.core.errors import Invalid
 from bascule.core.fields import Columns
 from bascule.release.gates import Measured

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.statements.training import KIND, Training, flat_columns
 from bascule.bundle.tables import is_missing
-from bascule.bundle.training import KIND, Training, flat_columns
 from bascule.core.errors import Untrusted
 from bascule.core.fields import Columns
 from bascule.release.gates import Measured

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
+from bascule.bundle.disk.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
+from bascule.bundle.statements.training import flat_columns
 from bascule.bundle.tables import take
-from bascule.bundle.training import flat_columns
 from bascule.core.errors import BasculeError
 from bascule.release.conditional import texts_of
 from bascule.release.leakage import overlap

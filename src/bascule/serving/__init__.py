@@ -7,15 +7,15 @@ write, one count). `plane` holds the models and asks every face for its routes.
 
 from __future__ import annotations
 
-from bascule.serving.counters import Label, Totals, prometheus_text
-from bascule.serving.guard import Guard
-from bascule.serving.journal import JournalConfig
+from bascule.serving.execution.resilience import Policy
 from bascule.serving.limits import Limits
-from bascule.serving.resilience import Policy
-from bascule.serving.services import Service
-from bascule.serving.statuses import error_text, status_of
-from bascule.serving.supervisor import ModelState, Supervisor, WorkerStatus, bind
-from bascule.serving.tls import Tls
+from bascule.serving.specs import Service
+from bascule.serving.telemetry.counters import Label, Totals, prometheus_text
+from bascule.serving.telemetry.request_log import JournalConfig
+from bascule.serving.transports.authenticator import Guard
+from bascule.serving.transports.statuses import error_text, status_of
+from bascule.serving.transports.tls import Tls
+from bascule.serving.workers.supervisor import ModelState, Supervisor, WorkerStatus, bind
 
 __all__ = [
     "Guard",

@@ -14,7 +14,7 @@ from bascule.app import (
     open_registry,
 )
 from bascule.core.errors import Invalid, NotFound
-from bascule.serving.faces import EVERY_FACE, FACE_NAMES
+from bascule.serving.protocols.chosen import EVERY_FACE, FACE_NAMES
 
 
 @pytest.fixture

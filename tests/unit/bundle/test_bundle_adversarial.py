@@ -25,9 +25,10 @@ from sklearn.preprocessing import (
 from sklearn.svm import SVR, OneClassSVM
 
 import bascule
-from bascule.bundle import adversarial, jumps, packing
+from bascule.bundle import packing
 from bascule.bundle.flavors.probing import bounded, ordered, unordered
-from bascule.bundle.parity import Parity
+from bascule.bundle.statements import adversarial, jumps
+from bascule.bundle.statements.parity import Parity
 from bascule.core.errors import Invalid, ModelFailed
 from bascule.core.fields import DType, Field
 

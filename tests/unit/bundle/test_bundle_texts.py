@@ -19,12 +19,12 @@ from sklearn.naive_bayes import BernoulliNB, ComplementNB, MultinomialNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from bascule.bundle import parity
 from bascule.bundle.compilers.sklearn import compilations
 from bascule.bundle.compilers.texts import letters
+from bascule.bundle.disk.reading import shaped
 from bascule.bundle.programs.onnx import open_onnx
 from bascule.bundle.programs.texts import MAX_CHARACTERS, slices_of
-from bascule.bundle.reading import shaped
+from bascule.bundle.statements import parity
 from bascule.bundle.texts import Texts
 from bascule.core.errors import Invalid, ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import DType, Field, Signature

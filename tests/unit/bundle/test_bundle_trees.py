@@ -38,11 +38,11 @@ from bascule.bundle.compilers import lightgbm as lightgbm_trees
 from bascule.bundle.compilers.apart import exactly_summed
 from bascule.bundle.compilers.graph import Graph
 from bascule.bundle.compilers.trees import Tree, sums_in_double
-from bascule.bundle.format import pinned_program, read_manifest
-from bascule.bundle.parity import are_same_bits
+from bascule.bundle.disk.format import pinned_program, read_manifest
 from bascule.bundle.programs import llvm, open_kind
 from bascule.bundle.programs.onnx import open_session
 from bascule.bundle.programs.trees import Node, Trees
+from bascule.bundle.statements.parity import are_same_bits
 from bascule.core.errors import MissingExtra, ModelFailed, NotFound, Unconvertible, Untrusted
 from bascule.core.fields import DType, Field
 
@@ -402,7 +402,7 @@ def test_a_program_that_a_bundle_has_not_is_refused_with_those_it_has(bundle):
 def test_a_worker_that_runs_it_imports_no_framework(bundle):
     probe = f"""
 import sys
-from bascule.bundle.format import open_program, read_manifest
+from bascule.bundle.disk.format import open_program, read_manifest
 program = open_program({str(bundle.path)!r}, read_manifest({str(bundle.path)!r}), name="onedal")
 assert program.name == "onedal"
 print(sorted({{"sklearn", "pandas", "scipy", "onnx", "joblib", "daal4py"}} & set(sys.modules)))
@@ -798,7 +798,7 @@ PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 if ctypes.CDLL(None).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0):
     raise SystemExit(77)
 import bascule
-from bascule.bundle.format import pinned_program
+from bascule.bundle.disk.format import pinned_program
 from bascule.core.errors import MissingExtra
 bundle = bascule.load({str(bundle.path)!r})
 assert pinned_program(bundle.path, bundle.manifest) in ("onnx", "onedal")

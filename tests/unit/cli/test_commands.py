@@ -19,8 +19,8 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading
 
+from bascule.bundle.disk.format import read_statements
 from bascule.bundle.flavors.sklearn import load_trusted
-from bascule.bundle.format import read_statements
 
 CRITERION = "accuracy >= 0.8"
 

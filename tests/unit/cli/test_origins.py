@@ -211,7 +211,7 @@ def test_other_rows_are_wrong_input(run, packed):
 
 def test_what_differs_is_a_no_with_a_line_for_each_file(run, packed, monkeypatch):
     """Another version of a library, as `environment.txt` would tell of it."""
-    from bascule.bundle import environment
+    from bascule.bundle.statements import environment
 
     real = environment.locked
     monkeypatch.setattr(

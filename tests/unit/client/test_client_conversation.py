@@ -28,7 +28,7 @@ from bascule.core.errors import (
     Unavailable,
     Untrusted,
 )
-from bascule.serving.statuses import STATUS_OF
+from bascule.serving.transports.statuses import STATUS_OF
 
 # -- the kinds --
 

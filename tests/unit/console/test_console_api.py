@@ -28,8 +28,8 @@ from bascule.core.version import VERSION
 from bascule.registry import open_registry
 from bascule.security.keys import GRANTABLE, OPEN_ACTIONS, Permission, create_key
 from bascule.serving import Guard, Label, ModelState, Service, Totals, WorkerStatus, bind
-from bascule.serving.counters import Pulse
-from bascule.serving.services import default_of
+from bascule.serving.specs import default_of
+from bascule.serving.telemetry.counters import Pulse
 
 COUNTED = [
     Totals({404: 3}, 0, 0.5, (3,) + (0,) * 16),

@@ -14,7 +14,7 @@ from bascule.console import control_app
 from bascule.console.rights import loopback_only
 from bascule.core.errors import NotFound, Refused, Unavailable
 from bascule.serving import ModelState, Service
-from bascule.serving.services import default_of
+from bascule.serving.specs import default_of
 
 
 class Supervisor:

@@ -116,7 +116,7 @@ def test_no_command_prints_a_secret(command, monkeypatch, tmp_path, address, wor
 def test_no_log_line_shows_a_secret(capsys):
     import logging
 
-    from bascule.serving.logs import start_logging
+    from bascule.serving.telemetry.logs import start_logging
 
     before = logging.root.handlers[:]
     try:

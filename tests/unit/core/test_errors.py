@@ -6,7 +6,7 @@ import pytest
 
 from bascule.cli import EXIT_CODES
 from bascule.core.errors import KINDS, BasculeError, NotFound, Untrusted
-from bascule.serving.statuses import STATUS_OF, status_of
+from bascule.serving.transports.statuses import STATUS_OF, status_of
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,21 +16,21 @@ from google.protobuf import descriptor_pool, message_factory
 
 from bascule.core.errors import NotFound
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.serving.backlog import Backlog, Held
-from bascule.serving.counters import Counters, Label
-from bascule.serving.http import Connection, Site
-from bascule.serving.journal import Journal
+from bascule.serving.execution.admission import Backlog, Held
+from bascule.serving.execution.placement import Pace
+from bascule.serving.execution.served import ServedModel
 from bascule.serving.limits import Limits
-from bascule.serving.models import ServedModel
-from bascule.serving.placing import Pace
-from bascule.serving.plane import Plane
 from bascule.serving.protocols import open_faces
+from bascule.serving.protocols.data_plane import Plane
 from bascule.serving.protocols.grpc_methods import grpc_methods
 from bascule.serving.protocols.grpc_services import Reflection
 from bascule.serving.protocols.oip_grpc import PROTO
-from bascule.serving.routes import Route, table
-from bascule.serving.services import Service
+from bascule.serving.specs import Service
+from bascule.serving.telemetry.counters import Counters, Label
+from bascule.serving.telemetry.request_log import Journal
+from bascule.serving.transports.http1 import Connection, Site
 from bascule.serving.transports.http2 import Http2Server
+from bascule.serving.transports.routes import Route, table
 
 WAIT_S = 10.0
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bascule.serving.backlog import TURN_S, Backlog, comes_in_time
-from bascule.serving.placing import Pace
+from bascule.serving.execution.admission import TURN_S, Backlog, comes_in_time
+from bascule.serving.execution.placement import Pace
 
 pytestmark = pytest.mark.serial
 

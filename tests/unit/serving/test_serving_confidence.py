@@ -8,7 +8,7 @@ import pytest
 
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field, Signature
-from bascule.serving.confidence import Confidence
+from bascule.serving.execution.confidence import Confidence
 from bascule.stats.conformal import calibrate
 
 INFER = "/v2/models/m/infer"

@@ -5,8 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bascule.core.errors import KINDS, BasculeError, Invalid, Unavailable
 from bascule.serving import Label, prometheus_text
-from bascule.serving.counters import BUCKETS_S, STATUSES, Counters
-from bascule.serving.statuses import STATUS_OF, HttpError, error_text, status_of
+from bascule.serving.telemetry.counters import BUCKETS_S, STATUSES, Counters
+from bascule.serving.transports.statuses import STATUS_OF, HttpError, error_text, status_of
 
 OTHER, FIRST, SECOND = LABELS = [Label(), Label("m", "1"), Label("m", "2")]
 

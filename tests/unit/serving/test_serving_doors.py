@@ -14,13 +14,13 @@ import pytest
 import uvloop
 
 from bascule.core.errors import NotFound
-from bascule.serving.counters import Counters
-from bascule.serving.doors import Door
-from bascule.serving.http import Connection, Site
 from bascule.serving.limits import Limits
-from bascule.serving.routes import Route, table
-from bascule.serving.tls import Tls
+from bascule.serving.telemetry.counters import Counters
+from bascule.serving.transports.http1 import Connection, Site
 from bascule.serving.transports.http2 import Http2Server
+from bascule.serving.transports.listeners import Door
+from bascule.serving.transports.routes import Route, table
+from bascule.serving.transports.tls import Tls
 
 WAIT_S = 10.0
 PLACES = 3
@@ -156,7 +156,7 @@ CLOSE = b" HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
 
 def test_a_client_that_says_no_goodbye_does_not_keep_its_place(behind, monkeypatch):
-    monkeypatch.setattr("bascule.serving.doors._GOODBYE_S", 0.2)
+    monkeypatch.setattr("bascule.serving.transports.listeners._GOODBYE_S", 0.2)
     door = behind("http/1.1", drain_s=0.1)
     with door.secured() as client:
         client.sendall(b"GET /" + CLOSE)
@@ -165,7 +165,7 @@ def test_a_client_that_says_no_goodbye_does_not_keep_its_place(behind, monkeypat
 
 
 def test_a_large_answer_within_tls_is_not_cut_off_by_the_close_that_follows_it(behind, monkeypatch):
-    monkeypatch.setattr("bascule.serving.doors._GOODBYE_S", 0.05)
+    monkeypatch.setattr("bascule.serving.transports.listeners._GOODBYE_S", 0.05)
     door = behind("http/1.1", drain_s=0.1)
     with door.secured() as client:
         client.sendall(b"GET /big" + CLOSE)

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bascule.core.errors import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable
-from bascule.serving.backlog import BESIDE_CALL_BYTES, Held
-from bascule.serving.engine import Batcher, Engine, Job, measure_pace, run_together
+from bascule.serving.execution.admission import BESIDE_CALL_BYTES, Held
+from bascule.serving.execution.engine import Batcher, Engine, Job, measure_pace, run_together
+from bascule.serving.execution.placement import Pace, Stretch, longest_wait_s
 from bascule.serving.limits import Limits
-from bascule.serving.placing import Pace, Stretch, longest_wait_s
 
 pytestmark = pytest.mark.serial
 
@@ -807,7 +807,7 @@ class Timed:
     def __init__(self, monkeypatch, run_s, row_s):
         self.now = 0.0
         self.cost = (run_s, row_s)
-        monkeypatch.setattr("bascule.serving.engine.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("bascule.serving.execution.engine.time.perf_counter", lambda: self.now)
 
     def run(self, columns):
         run_s, row_s = self.cost
@@ -981,7 +981,7 @@ def test_a_run_that_cannot_be_ended_has_its_model_stuck_until_it_ends(
     time.sleep(0.2)
     assert not running.on_loop(calls.batcher.end_overdue)
     calls.submit((rows(2, 1), None), deadline_s=60)
-    monkeypatch.setattr("bascule.serving.engine.STUCK_S", 0.0)
+    monkeypatch.setattr("bascule.serving.execution.engine.STUCK_S", 0.0)
     assert running.on_loop(calls.batcher.end_overdue)
 
     running.until(lambda: calls.outcomes[-1] is not None)

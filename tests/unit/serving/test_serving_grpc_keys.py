@@ -15,8 +15,8 @@ import pytest
 
 from bascule.core.errors import Unauthenticated
 from bascule.security.keys import OPEN_ACTIONS, Action, Keyring, Permission, create_key
-from bascule.serving.guard import Guard
-from bascule.serving.rpc import Each, Unary, Watch
+from bascule.serving.transports.authenticator import Guard
+from bascule.serving.transports.rpc import Each, Unary, Watch
 
 WAIT_S = 10
 RIGHTS = [action for action in get_args(Action) if action not in OPEN_ACTIONS]
@@ -104,7 +104,7 @@ def infer(messages, model, *values, name="x"):
 
 
 def raw(model, name="x"):
-    from bascule.serving.protocols.protobuf import block
+    from bascule.serving.codecs.protobuf import block
 
     head = block(1, name) + block(2, "FP64") + block(3, b"\1\2")
     return block(1, model) + block(5, head) + block(7, bytes(16))

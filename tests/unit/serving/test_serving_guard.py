@@ -14,7 +14,7 @@ import pytest
 
 from bascule.core.errors import Unauthenticated, Unavailable
 from bascule.security.keys import OPEN_ACTIONS, Action, Permission, create_key
-from bascule.serving.guard import SILENT_S, Guard, KeysFile
+from bascule.serving.transports.authenticator import SILENT_S, Guard, KeysFile
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -568,7 +568,7 @@ def test_a_file_that_stays_unreadable_closes_the_guard(ring, monkeypatch):
     ring.file.write_text("[{")
     guard.look()
     guard.check(header, "infer", "late")
-    monkeypatch.setattr("bascule.serving.guard.SILENT_S", 0.0)
+    monkeypatch.setattr("bascule.serving.transports.authenticator.SILENT_S", 0.0)
     guard.look()
     with pytest.raises(Unavailable):
         guard.check(header, "infer", "late")

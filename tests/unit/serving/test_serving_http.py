@@ -9,8 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from bascule.serving.http import unacknowledged_bytes
 from bascule.serving.limits import Limits
+from bascule.serving.transports.http1 import unacknowledged_bytes
 
 GET = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: a\r\n"
@@ -769,7 +769,7 @@ def test_a_bug_in_a_handler_is_answered_without_its_details_and_logged(server, c
 
 
 def test_a_bug_below_the_handlers_is_answered_as_well(server, caplog, monkeypatch):
-    monkeypatch.setattr("bascule.serving.http.Connection.on_url", lambda *_: 1 / 0)
+    monkeypatch.setattr("bascule.serving.transports.http1.Connection.on_url", lambda *_: 1 / 0)
     with server.client() as client:
         assert is_refused(client.send(GET), 500) == "internal error; see the server's log"
     assert "division by zero" in caplog.text

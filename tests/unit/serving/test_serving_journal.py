@@ -11,11 +11,17 @@ import grpc
 import pytest
 from tests.unit.serving.conftest import INLINE, FakeProgram
 
-from bascule.serving import journal as journals
-from bascule.serving import logs
-from bascule.serving.counters import Label
-from bascule.serving.journal import Journal, JournalConfig, Note, line_of, request_id_of
-from bascule.serving.tracing import TraceContext, read_context
+from bascule.serving.telemetry import logs
+from bascule.serving.telemetry import request_log as journals
+from bascule.serving.telemetry.counters import Label
+from bascule.serving.telemetry.request_log import (
+    Journal,
+    JournalConfig,
+    Note,
+    line_of,
+    request_id_of,
+)
+from bascule.serving.telemetry.trace_context import TraceContext, read_context
 
 INFER = "/v2/models/m/infer"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bascule.core.errors import Invalid, TooLarge
-from bascule.serving import json_values
-from bascule.serving.json_values import MAX_VALUES, JsonParser
+from bascule.serving.codecs import json_values
+from bascule.serving.codecs.json_values import MAX_VALUES, JsonParser
 
 EXAMPLE = '{"rows": [...]}'
 

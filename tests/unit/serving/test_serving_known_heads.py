@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bascule.core.errors import NotFound
-from bascule.serving.counters import Counters
-from bascule.serving.http import Connection, Site
 from bascule.serving.limits import Limits
-from bascule.serving.routes import Route, table
+from bascule.serving.telemetry.counters import Counters
+from bascule.serving.transports.http1 import Connection, Site
+from bascule.serving.transports.routes import Route, table
 
 ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
 HERE = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -10,12 +10,12 @@ import weakref
 import pytest
 
 from bascule.core.errors import NotFound, Refused
-from bascule.serving import lineup as room
-from bascule.serving.counters import Counters, Label
+from bascule.serving.execution.resilience import Policy
 from bascule.serving.limits import Limits
-from bascule.serving.lineup import Lineup
-from bascule.serving.resilience import Policy
-from bascule.serving.services import Service
+from bascule.serving.specs import Service
+from bascule.serving.telemetry.counters import Counters, Label
+from bascule.serving.workers import loaded_models as room
+from bascule.serving.workers.loaded_models import Lineup
 
 
 class Watched:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from bascule.core.errors import KINDS, BasculeError, ModelFailed
 from bascule.core.fields import DType, Field
+from bascule.serving.codecs.raw_tensors import raw_of, raw_reader
 from bascule.serving.protocols.oip_messages import read_first_name_and_version
-from bascule.serving.raw_values import raw_of, raw_reader
-from bascule.serving.statuses import CODE_OF, INTERNAL, STATUS_OF, HttpError, code_of
 from bascule.serving.transports.frames import ENCODINGS, beginning_of, compressed, enclosed
+from bascule.serving.transports.statuses import CODE_OF, INTERNAL, STATUS_OF, HttpError, code_of
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from bascule.serving.placing import Pace
+from bascule.serving.execution.placement import Pace
 
 pytestmark = pytest.mark.serial
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bascule.serving.placing import (
+from bascule.serving.execution.placement import (
     INLINE_MAX_S,
     Company,
     Pace,

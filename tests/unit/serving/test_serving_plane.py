@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from bascule.core.errors import NotFound
-from bascule.serving.plane import Plane
-from bascule.serving.routes import Route, table
+from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.transports.routes import Route, table
 
 
 def model(name, version):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType
-from bascule.serving.protocols import protobuf as wire
+from bascule.serving.codecs import protobuf as wire
 from bascule.serving.protocols.oip_messages import (
     CONTENTS_OF,
     TEXTS,

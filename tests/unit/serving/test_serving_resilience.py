@@ -12,7 +12,7 @@ from bascule.core.errors import (
     TimedOut,
     Unavailable,
 )
-from bascule.serving.resilience import (
+from bascule.serving.execution.resilience import (
     Closed,
     Open,
     Policy,

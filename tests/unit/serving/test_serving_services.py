@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bascule.core.errors import Conflict, Invalid, NotFound
-from bascule.serving.services import (
+from bascule.serving.specs import (
     Service,
     check_absent,
     check_services,

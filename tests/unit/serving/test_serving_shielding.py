@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bascule.core.errors import Unavailable
-from bascule.serving.resilience import Closed, Policy
-from bascule.serving.shielding import Shield
+from bascule.serving.execution.resilience import Closed, Policy
+from bascule.serving.execution.resilient import Shield
 
 INFER = "/v2/models/m/infer"
 ROW = [7, 7]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from bascule.core.errors import Overloaded, Unavailable
-from bascule.serving.backlog import BESIDE_CALL_BYTES
-from bascule.serving.calls import Call
-from bascule.serving.counters import Counters
-from bascule.serving.engine import Engine
+from bascule.serving.execution.admission import BESIDE_CALL_BYTES
+from bascule.serving.execution.calls import Call
+from bascule.serving.execution.engine import Engine
+from bascule.serving.execution.served import Facts, ServedModel
 from bascule.serving.limits import Limits
-from bascule.serving.models import Facts, ServedModel
-from bascule.serving.services import Service
+from bascule.serving.specs import Service
+from bascule.serving.telemetry.counters import Counters
 
 
 class Sleeper:

@@ -10,8 +10,8 @@ import pytest
 
 from bascule.core.errors import Conflict, Invalid, NotFound
 from bascule.serving import Limits, Service, bind
-from bascule.serving.services import WorkerConfig
-from bascule.serving.supervisor import Supervisor, _take_no_more, _Worker
+from bascule.serving.specs import WorkerConfig
+from bascule.serving.workers.supervisor import Supervisor, _take_no_more, _Worker
 
 
 def close(listeners):
@@ -88,7 +88,7 @@ def test_a_supervisor_whose_worker_cannot_load_says_why_and_leaves_nothing(tmp_p
 def test_a_worker_needs_none_of_the_heavy_packages():
     heavy = ["sklearn", "skl2onnx", "skops", "onnx", "pandas", "pyarrow", "sqlalchemy", "fastapi"]
     heavy += ["typer", "rich", "pydantic", "uvicorn"]
-    code = f"import bascule.serving.worker, sys; print(sorted(set(sys.modules) & set({heavy})))"
+    code = f"import bascule.serving.workers.worker, sys; print(sorted(set(sys.modules) & set({heavy})))"
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )

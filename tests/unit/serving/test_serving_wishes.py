@@ -8,7 +8,7 @@ import pytest
 
 from bascule.core.errors import Conflict, NoRoom, Overloaded
 from bascule.serving.protocols import invocations
-from bascule.serving.wishes import MAX_WAITING, Wishes
+from bascule.serving.workers.load_requests import MAX_WAITING, Wishes
 
 JSON = "Content-Type: application/json; charset=utf-8\r\n"
 

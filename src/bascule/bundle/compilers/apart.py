@@ -22,10 +22,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from bascule.bundle.imported import Compilation
 from bascule.bundle.programs.doubles import rounded_down
 from bascule.bundle.programs.onnx import open_session
 from bascule.bundle.programs.trees import FEATURES, SUMS
-from bascule.bundle.subject import Compilation
 from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType, Field
 

@@ -41,7 +41,7 @@ from bascule.bundle.compilers.values import (
     rounded,
     width,
 )
-from bascule.bundle.subject import Compilation
+from bascule.bundle.imported import Compilation
 from bascule.core.errors import Unconvertible
 from bascule.core.fields import DType, Field, Signature
 

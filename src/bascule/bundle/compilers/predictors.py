@@ -53,7 +53,7 @@ class Outcome:
 Predictor = Callable[[Context, Any, Value], Outcome]
 
 _HERE = "bascule.bundle.compilers.predictors"
-_COMMITTEES = "bascule.bundle.compilers.committees"
+_COMMITTEES = "bascule.bundle.compilers.meta_estimators"
 _COUNTS = "bascule.bundle.compilers.naive_bayes"
 _KERNELS = "bascule.bundle.compilers.kernels"
 _OUTLIERS = "bascule.bundle.compilers.outliers"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from bascule.bundle.subject import Flavor
+from bascule.bundle.imported import Flavor
 from bascule.core.errors import Invalid
 
 TABLE: dict[str, str] = {

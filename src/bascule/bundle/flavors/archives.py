@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.flavors.structures import check_nodes
-from bascule.bundle.limits import (
+from bascule.bundle.disk.limits import (
     FREE_ARCHIVE_BYTES,
     MAX_ARCHIVE_BYTES,
     MAX_ARCHIVE_GROWTH,
@@ -32,6 +31,7 @@ from bascule.bundle.limits import (
     MAX_NODES,
     MAX_SCHEMA_BYTES,
 )
+from bascule.bundle.flavors.structures import check_nodes
 from bascule.core.errors import Untrusted
 
 _SCHEMA = "schema.json"

@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from bascule.bundle.disk.limits import MAX_GRAPH_DEPTH, MAX_GROWN_ELEMENTS, MAX_NODES
+from bascule.bundle.disk.manifest import Manifest
 from bascule.bundle.flavors.boosting import library
-from bascule.bundle.limits import MAX_GRAPH_DEPTH, MAX_GROWN_ELEMENTS, MAX_NODES
-from bascule.bundle.manifest import Manifest
 from bascule.bundle.tables import as_dtype
 from bascule.core.errors import ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import Columns, Field

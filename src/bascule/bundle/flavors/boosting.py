@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.disk.manifest import Manifest
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.probing import probed
 from bascule.bundle.flavors.tabular import (
@@ -28,8 +29,7 @@ from bascule.bundle.flavors.tabular import (
     rows_of,
     table_names,
 )
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.subject import Rows, Subject
+from bascule.bundle.imported import Rows, Subject
 from bascule.bundle.tables import Table, as_dtype
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature

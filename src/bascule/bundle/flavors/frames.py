@@ -13,8 +13,8 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.manifest import MANIFEST
-from bascule.bundle.reading import shaped
+from bascule.bundle.disk.manifest import MANIFEST
+from bascule.bundle.disk.reading import shaped
 from bascule.bundle.tables import Kind, is_missing
 from bascule.core.errors import Untrusted
 from bascule.core.fields import Columns, Signature

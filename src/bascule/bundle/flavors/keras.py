@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle.compilers.tidying import tidy
 from bascule.bundle.compilers.torch import ROWS, export, to_onnx
+from bascule.bundle.disk.manifest import Manifest
 from bascule.bundle.flavors import keras_archive as archive
 from bascule.bundle.flavors.aten import first_line, tensor_of
 from bascule.bundle.flavors.boosting import installed_version, is_of, library
@@ -32,8 +33,7 @@ from bascule.bundle.flavors.networks import (
     task_of,
 )
 from bascule.bundle.flavors.probing import bounded
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.imported import Compilation, Subject
 from bascule.bundle.tables import MATRIX, as_dtype, conform, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from bascule.bundle.disk.limits import MAX_SCHEMA_BYTES
 from bascule.bundle.flavors.aten import first_line
 from bascule.bundle.flavors.boosting import library
-from bascule.bundle.limits import MAX_SCHEMA_BYTES
 from bascule.core.errors import BasculeError, Invalid, Untrusted
 from bascule.core.scratch import Scratch
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle import parity
-from bascule.bundle.subject import Rows
+from bascule.bundle.imported import Rows
+from bascule.bundle.statements import parity
 from bascule.bundle.tables import MATRIX, Table, conform, read_table, take
 from bascule.core.errors import Invalid, Unconvertible
 from bascule.core.fields import Columns, DType, Field, Signature

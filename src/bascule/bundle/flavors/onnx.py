@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.manifest import Manifest
+from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.imported import Compilation, Rows, Subject
 from bascule.bundle.programs.onnx import (
     field_of,
     first_line,
@@ -16,7 +17,6 @@ from bascule.bundle.programs.onnx import (
     open_onnx,
     open_session,
 )
-from bascule.bundle.subject import Compilation, Rows, Subject
 from bascule.bundle.tables import as_dtype, conform
 from bascule.core.errors import Invalid, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from bascule.bundle.disk.manifest import Manifest, OriginalEntry
+from bascule.bundle.disk.reading import reading
 from bascule.bundle.flavors.boosting import inputs_read, installed_version
-from bascule.bundle.manifest import Manifest, OriginalEntry
-from bascule.bundle.reading import reading
 from bascule.core.errors import Unconvertible, Untrusted
 from bascule.core.fields import Field
 from bascule.core.programs import Program

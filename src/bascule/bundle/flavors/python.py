@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bascule.bundle.disk.manifest import Manifest
 from bascule.bundle.flavors.python_environment import interpreter, lock, python_version
 from bascule.bundle.flavors.tabular import fields_of, read_rows, rows_of
-from bascule.bundle.manifest import Manifest
+from bascule.bundle.imported import Compilation, Subject
 from bascule.bundle.programs.child import ChildProgram
-from bascule.bundle.subject import Compilation, Subject
 from bascule.bundle.tables import is_missing, take
 from bascule.core.errors import Invalid, Unconvertible, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature

@@ -18,6 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.disk.manifest import (
+    CLASSIFICATIONS,
+    OUTLIERS,
+    REGRESSIONS,
+    Label,
+    Manifest,
+    Target,
+)
 from bascule.bundle.flavors.archives import BOOSTED, check_archive, is_own_class
 from bascule.bundle.flavors.boosting import distribution_of, installed_version, is_of
 from bascule.bundle.flavors.catboost import refuse_texts
@@ -39,15 +47,7 @@ from bascule.bundle.flavors.tabular import (
     rows_of,
     table_names,
 )
-from bascule.bundle.manifest import (
-    CLASSIFICATIONS,
-    OUTLIERS,
-    REGRESSIONS,
-    Label,
-    Manifest,
-    Target,
-)
-from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.imported import Compilation, Subject
 from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, Field, Signature

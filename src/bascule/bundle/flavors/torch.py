@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.compilers.torch import ROWS, export, to_core, to_onnx
+from bascule.bundle.disk.manifest import Manifest
 from bascule.bundle.flavors import aten
 from bascule.bundle.flavors.boosting import installed_version, is_of
 from bascule.bundle.flavors.networks import (
@@ -28,8 +29,7 @@ from bascule.bundle.flavors.networks import (
     task_of,
 )
 from bascule.bundle.flavors.probing import bounded
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.imported import Compilation, Subject
 from bascule.bundle.tables import as_dtype, take
 from bascule.core.errors import Invalid, ModelFailed
 from bascule.core.fields import Columns, DType, Signature

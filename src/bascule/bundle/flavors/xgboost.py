@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.disk.manifest import Manifest
 from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
@@ -30,8 +31,7 @@ from bascule.bundle.flavors.boosting import (
     with_classes,
 )
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.imported import Compilation, Subject
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bascule.core.errors import Untrusted
 
 if TYPE_CHECKING:
-    from bascule.bundle.manifest import ProgramEntry
+    from bascule.bundle.disk.manifest import ProgramEntry
     from bascule.core.fields import Field
     from bascule.core.programs import Program
 

@@ -388,7 +388,12 @@ def of_bundle(
     """
     try:
         return ChildProgram(
-            ["call", "bascule.bundle.isolated:original_of", str(path.resolve()), str(threads)],
+            [
+                "call",
+                "bascule.bundle.programs.isolated:original_of",
+                str(path.resolve()),
+                str(threads),
+            ],
             name="original",
             inputs=inputs,
             outputs=outputs,

@@ -18,7 +18,7 @@ from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bascule.bundle.limits import (
+from bascule.bundle.disk.limits import (
     MAX_GRAPH_DEPTH,
     MAX_GROWN_ELEMENTS,
     MAX_NODES,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from bascule.serving.faces import EVERY_FACE, ChosenFaces
-from bascule.serving.plane import Face
-from bascule.serving.wishes import Wishes
+from bascule.serving.protocols.chosen import EVERY_FACE, ChosenFaces
+from bascule.serving.protocols.data_plane import Face
+from bascule.serving.workers.load_requests import Wishes
 
 FACES: dict[str, str] = {
     "oip": "bascule.serving.protocols.oip_rest:OipRest",

@@ -15,16 +15,16 @@ import msgspec
 
 from bascule.core.errors import BasculeError, Invalid
 from bascule.core.fields import Columns
-from bascule.serving.aside import ROWS_FROM_BYTES
-from bascule.serving.calls import Call
-from bascule.serving.engine import Outcome
-from bascule.serving.http import Exchange
-from bascule.serving.json_tables import Table, TableReader
-from bascule.serving.json_values import JsonParser
-from bascule.serving.models import ServedModel
-from bascule.serving.openapi import answers_schema, example_rows, rows_schema
+from bascule.serving.codecs.json_tables import Table, TableReader
+from bascule.serving.codecs.json_values import JsonParser
+from bascule.serving.execution.calls import Call
+from bascule.serving.execution.engine import Outcome
+from bascule.serving.execution.served import ServedModel
 from bascule.serving.protocols.describing import answered_by
-from bascule.serving.routes import About, Handler
+from bascule.serving.protocols.openapi import answers_schema, example_rows, rows_schema
+from bascule.serving.transports.http1 import Exchange
+from bascule.serving.transports.offload import ROWS_FROM_BYTES
+from bascule.serving.transports.routes import About, Handler
 
 encode = msgspec.json.encode
 

@@ -8,10 +8,10 @@ import msgspec
 
 from bascule.core.errors import NotFound
 from bascule.core.fields import Columns
-from bascule.serving.http import Exchange
-from bascule.serving.plane import Plane
-from bascule.serving.routes import Handler
-from bascule.serving.shielding import Standin
+from bascule.serving.execution.resilient import Standin
+from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.transports.http1 import Exchange
+from bascule.serving.transports.routes import Handler
 
 _JSON = b"application/json"
 

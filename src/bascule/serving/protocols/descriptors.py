@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
 
-from bascule.serving.protocols.protobuf import block, number_field
+from bascule.serving.codecs.protobuf import block, number_field
 
 _TOKEN = re.compile(r'"[^"]*"|[\w.]+|[{}()<>=;,]')
 _SCALARS = {

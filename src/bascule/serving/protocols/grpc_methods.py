@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bascule.serving.plane import Plane
+from bascule.serving.protocols.data_plane import Plane
 from bascule.serving.protocols.grpc_services import Health, Reflection
 from bascule.serving.protocols.oip_grpc import PROTO, OipGrpc
-from bascule.serving.rpc import Methods
+from bascule.serving.transports.rpc import Methods
 
 
 def grpc_methods(plane: Plane) -> Methods:

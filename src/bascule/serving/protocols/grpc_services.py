@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from bascule.core.errors import NotFound
-from bascule.serving.plane import Plane
-from bascule.serving.protocols.descriptors import ProtoFile, read_proto
-from bascule.serving.protocols.protobuf import (
+from bascule.serving.codecs.protobuf import (
     BYTES,
     block,
     fields,
     number_field,
     read_text,
 )
-from bascule.serving.rpc import Each, Method, Rpc, Unary, Watch
-from bascule.serving.statuses import NOT_FOUND, UNIMPLEMENTED
+from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.protocols.descriptors import ProtoFile, read_proto
+from bascule.serving.transports.rpc import Each, Method, Rpc, Unary, Watch
+from bascule.serving.transports.statuses import NOT_FOUND, UNIMPLEMENTED
 
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = (number_field(1, status) for status in (1, 2, 3))
 

@@ -20,16 +20,16 @@ from bascule.core.fields import Columns
 from bascule.core.names import check_name
 from bascule.core.version import VERSION
 from bascule.security.keys import ANY
-from bascule.serving.calls import Call
-from bascule.serving.http import Exchange
-from bascule.serving.json_tables import Table, TableReader
-from bascule.serving.json_values import JsonParser
-from bascule.serving.models import ServedModel
-from bascule.serving.plane import Plane
+from bascule.serving.codecs.json_tables import Table, TableReader
+from bascule.serving.codecs.json_values import JsonParser
+from bascule.serving.execution.calls import Call
+from bascule.serving.execution.served import ServedModel
 from bascule.serving.protocols import by_row
+from bascule.serving.protocols.data_plane import Plane
 from bascule.serving.protocols.describing import answered_by, fixed, health, missing
-from bascule.serving.routes import About, Handler, Route
-from bascule.serving.wishes import Wishes
+from bascule.serving.transports.http1 import Exchange
+from bascule.serving.transports.routes import About, Handler, Route
+from bascule.serving.workers.load_requests import Wishes
 
 _EXAMPLE = '{"instances": [...]}'
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")

@@ -19,11 +19,14 @@ from bascule.core.errors import BasculeError, Invalid, ModelFailed, NotFound
 from bascule.core.fields import Columns, DType, Field
 from bascule.core.version import VERSION
 from bascule.security.keys import ANY
-from bascule.serving.calls import Call
-from bascule.serving.engine import Outcome
-from bascule.serving.json_values import count_mismatch
-from bascule.serving.models import ServedModel
-from bascule.serving.plane import Plane
+from bascule.serving.codecs.json_values import count_mismatch
+from bascule.serving.codecs.protobuf import block, read_text, varint
+from bascule.serving.codecs.raw_tensors import RawReader, Taker, raw_of, raw_reader, taker
+from bascule.serving.execution.calls import Call
+from bascule.serving.execution.engine import Outcome
+from bascule.serving.execution.resilient import Standin
+from bascule.serving.execution.served import ServedModel
+from bascule.serving.protocols.data_plane import Plane
 from bascule.serving.protocols.oip_json import (
     At,
     datatypes_for,
@@ -46,10 +49,7 @@ from bascule.serving.protocols.oip_messages import (
     tensor_metadata,
     truth,
 )
-from bascule.serving.protocols.protobuf import block, read_text, varint
-from bascule.serving.raw_values import RawReader, Taker, raw_of, raw_reader, taker
-from bascule.serving.rpc import Method, Rpc, Unary
-from bascule.serving.shielding import Standin
+from bascule.serving.transports.rpc import Method, Rpc, Unary
 
 PROTO = "grpc_predict_v2.proto"
 SERVICE = "inference.GRPCInferenceService"

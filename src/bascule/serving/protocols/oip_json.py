@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 
 from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import Columns, DType, Field
-from bascule.serving.calls import Call
-from bascule.serving.confidence import Asked, Confidence
-from bascule.serving.json_values import (
+from bascule.serving.codecs.json_values import (
     JsonParser,
     ValuesReader,
     refuse_twice,
     values_reader,
 )
-from bascule.serving.models import ServedModel
-from bascule.serving.raw_values import RawReader, raw_of, raw_reader
+from bascule.serving.codecs.raw_tensors import RawReader, raw_of, raw_reader
+from bascule.serving.execution.calls import Call
+from bascule.serving.execution.confidence import Asked, Confidence
+from bascule.serving.execution.served import ServedModel
 
 _encode = msgspec.json.encode
 _DATATYPES = frozenset(DType)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field
-from bascule.serving.json_values import MAX_VALUES
-from bascule.serving.protocols.protobuf import (
+from bascule.serving.codecs.json_values import MAX_VALUES
+from bascule.serving.codecs.protobuf import (
     BYTES,
     FIXED32,
     FIXED64,

@@ -17,12 +17,10 @@ import numpy as np
 from bascule.core.errors import BasculeError, Invalid
 from bascule.core.fields import DType, Field
 from bascule.core.version import VERSION
-from bascule.serving.aside import FROM_BYTES
-from bascule.serving.engine import Outcome
-from bascule.serving.http import Exchange
-from bascule.serving.models import ServedModel
-from bascule.serving.openapi import example_columns
-from bascule.serving.plane import Plane
+from bascule.serving.execution.engine import Outcome
+from bascule.serving.execution.resilient import Standin
+from bascule.serving.execution.served import ServedModel
+from bascule.serving.protocols.data_plane import Plane
 from bascule.serving.protocols.describing import (
     answered_by,
     fixed,
@@ -31,8 +29,10 @@ from bascule.serving.protocols.describing import (
     openapi,
 )
 from bascule.serving.protocols.oip_json import AsBytes, Decoded, Decoder, encoder
-from bascule.serving.routes import About, Handler, Route
-from bascule.serving.shielding import Standin
+from bascule.serving.protocols.openapi import example_columns
+from bascule.serving.transports.http1 import Exchange
+from bascule.serving.transports.offload import FROM_BYTES
+from bascule.serving.transports.routes import About, Handler, Route
 
 _BYTES_TYPE = b"application/octet-stream"
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from bascule.core.errors import BasculeError, Invalid
 from bascule.core.fields import Columns, DType, Field
-from bascule.serving.calls import Call
-from bascule.serving.http import Exchange
-from bascule.serving.json_values import JsonParser
-from bascule.serving.models import ServedModel
-from bascule.serving.plane import Plane
+from bascule.serving.codecs.json_values import JsonParser
+from bascule.serving.execution.calls import Call
+from bascule.serving.execution.served import ServedModel
 from bascule.serving.protocols import by_row
+from bascule.serving.protocols.data_plane import Plane
 from bascule.serving.protocols.describing import answered_by, fixed, missing
-from bascule.serving.routes import Handler, Route
+from bascule.serving.transports.http1 import Exchange
+from bascule.serving.transports.routes import Handler, Route
 
 _SIGNATURE = "serving_default"
 _EXAMPLE = '{"instances": [...]}'

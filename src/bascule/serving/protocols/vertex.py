@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bascule.core.errors import BasculeError
-from bascule.serving.calls import Call
-from bascule.serving.http import Exchange
-from bascule.serving.json_values import JsonParser
-from bascule.serving.models import ServedModel
-from bascule.serving.plane import Plane
+from bascule.serving.codecs.json_values import JsonParser
+from bascule.serving.execution.calls import Call
+from bascule.serving.execution.served import ServedModel
 from bascule.serving.protocols import by_row
+from bascule.serving.protocols.data_plane import Plane
 from bascule.serving.protocols.describing import health
-from bascule.serving.routes import Handler, Route
+from bascule.serving.transports.http1 import Exchange
+from bascule.serving.transports.routes import Handler, Route
 
 _EXAMPLE = '{"instances": [...]}'
 

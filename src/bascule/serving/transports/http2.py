@@ -31,18 +31,36 @@ from hpack import Decoder, HPACKError
 
 from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut, TooLarge
 from bascule.security.keys import Action
-from bascule.serving import aside
-from bascule.serving.backlog import SHORT_BYTES, TURN_S, Backlog, Held
-from bascule.serving.calls import Call
-from bascule.serving.counters import Slot
-from bascule.serving.engine import Deliver
-from bascule.serving.guard import Guard
-from bascule.serving.hosts import HostPolicy
-from bascule.serving.http import Taking, unacknowledged_bytes
-from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
+from bascule.serving.execution.admission import SHORT_BYTES, TURN_S, Backlog, Held
+from bascule.serving.execution.calls import Call
+from bascule.serving.execution.engine import Deliver
 from bascule.serving.limits import Limits
-from bascule.serving.rpc import Each, Method, Methods, ModelOf, Read, Rpc, Unary, Watch, pushback_ms
-from bascule.serving.statuses import (
+from bascule.serving.telemetry.counters import Slot
+from bascule.serving.telemetry.request_log import (
+    FAILED_FROM,
+    NEVER,
+    Journal,
+    new_request_id,
+    request_id_of,
+)
+from bascule.serving.transports import frames as h2
+from bascule.serving.transports import offload as aside
+from bascule.serving.transports.authenticator import Guard
+from bascule.serving.transports.frames import HEAD, HEAD_BYTES, frame, number_frame
+from bascule.serving.transports.hosts import HostPolicy
+from bascule.serving.transports.http1 import Taking, unacknowledged_bytes
+from bascule.serving.transports.rpc import (
+    Each,
+    Method,
+    Methods,
+    ModelOf,
+    Read,
+    Rpc,
+    Unary,
+    Watch,
+    pushback_ms,
+)
+from bascule.serving.transports.statuses import (
     OK,
     UNAVAILABLE,
     UNIMPLEMENTED,
@@ -54,8 +72,6 @@ from bascule.serving.statuses import (
     reason_of,
     status_of,
 )
-from bascule.serving.transports import frames as h2
-from bascule.serving.transports.frames import HEAD, HEAD_BYTES, frame, number_frame
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,478 @@
+"""The card: what a person wants to know of a bundle, from what was measured.
+
+`sections` says it as values, `render` as Markdown; `card_html` as a page. What the author says
+stands in a section of its own, as a quotation: nobody should take a claim for a measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bascule.bundle.choosing import Roles, roles
+from bascule.bundle.disk.format import ISOLATED, ORIGINAL, Manifest, Statement
+from bascule.bundle.disk.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS, TEST_DATA
+from bascule.bundle.flavors.originals import is_inspected
+from bascule.bundle.lineage import lines as lineage_lines
+from bascule.bundle.statements.cost import BATCH_SIZES, Cost
+from bascule.bundle.statements.parity import Parity
+from bascule.core.fields import Field
+
+_MAX_FIELDS = 60
+_MAX_SHOWN = 20
+_SMALL_SLICE_ROWS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What somebody says, and nobody measured."""
+
+    text: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bullets:
+    """A list of short sentences."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text under headings; columns in `numbers` are set to the right."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: tuple[str, ...] = ()
+
+
+Block = Text | Quote | Bullets | Table
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and what stands under it."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is said of a bundle, by kind; whatever is not known is empty.
+
+    Attributes:
+        parities: How equal each program is to the original, by its name.
+        cost: What it takes.
+        provenance: Where it came from.
+        training: The training rows, column by column.
+        quality: Metrics on held-out rows, overall and by slice.
+        gates: The last verdict.
+        calibration: What prediction sets and intervals are made with.
+        by: Who packed it.
+        at: When.
+    """
+
+    parities: Mapping[str, Parity] = field(default_factory=dict)
+    cost: Cost | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    gates: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    by: str = ""
+    at: str = ""
+
+    @classmethod
+    def of(cls, statements: Sequence[Statement]) -> Said:
+        """The latest statement of each kind."""
+        in_order = sorted(statements, key=lambda one: one.at)
+        latest = {one.kind: one for one in in_order}
+        compared = [Parity.from_json(one.body) for one in in_order if one.kind == "parity"]
+        bodies = {kind: one.body for kind, one in latest.items()}
+        origin = latest.get("provenance")
+        return cls(
+            parities={parity.program: parity for parity in compared},
+            cost=Cost.from_json(bodies["cost"]) if "cost" in bodies else None,
+            provenance=bodies.get("provenance", {}),
+            training=bodies.get("training", {}),
+            quality=bodies.get("quality", {}),
+            gates=bodies.get("gates", {}),
+            calibration=bodies.get("calibration", {}),
+            by=origin.by if origin else "",
+            at=origin.at if origin else "",
+        )
+
+
+def sections(manifest: Manifest, said: Said) -> tuple[Section, ...]:
+    """The card as values, without the sections of which nothing is known. Pure."""
+    made = (
+        Section("At a glance", _glance(manifest, said)),
+        Section("Intended use", _use(manifest, said)),
+        Section("In the author's words", _words(said)),
+        Section("Inputs", _inputs(manifest, said)),
+        Section("Outputs", (_fields(manifest.signature.outputs),)),
+        Section("Quality", _quality(said)),
+        Section("Gates", _gates(said)),
+        Section("Limits", _limits(manifest, said)),
+        Section("Parity", _parity(manifest, said)),
+        Section("Calibration", _calibration(said)),
+        Section("Cost", _cost(said)),
+        Section("Lineage", _lineage(manifest, said)),
+    )
+    return tuple(section for section in made if section.blocks)
+
+
+def render(manifest: Manifest, said: Said) -> str:
+    """The card as Markdown."""
+    parts = [f"# {_escaped(manifest.name)}"]
+    for section in sections(manifest, said):
+        parts.append(f"## {section.title}")
+        parts += [_markdown(block) for block in section.blocks]
+    return "\n\n".join(parts) + "\n"
+
+
+def _glance(manifest: Manifest, said: Said) -> tuple[Block, ...]:
+    rows = [
+        ("digest", manifest.digest),
+        ("flavor", manifest.flavor),
+        ("task", manifest.task),
+        *_serves(manifest, said),
+    ]
+    if manifest.classes is not None:
+        rows.append(("classes", _listed([str(label) for label in manifest.classes])))
+    for target in manifest.targets:
+        labels = _listed([str(label) for label in target.classes or ()])
+        rows.append((f"output {target.name}", labels or "a number"))
+    if said.gates:
+        rows.append(("gates", "passed" if said.gates.get("passed") else "failed"))
+    return (Table(("", ""), tuple(rows)),)
+
+
+def _serves(manifest: Manifest, said: Said) -> list[tuple[str, str]]:
+    """Which program answers, by the times that were measured: they decide where it runs too."""
+    served = manifest.served
+    if served is None:
+        return [("serves", "the original")]
+    if said.cost is None or _roles(manifest, said).batches == ((1, served.name),):
+        return [("serves", f"{served.name} in {served.precision}")]
+    chosen = _roles(manifest, said)
+    entry = manifest.program(chosen.requests) or served
+    where = "" if entry is served else f"; where that cannot run, {served.name}"
+    measured = said.cost.machine.get("cpu", "an unknown processor")
+    return [
+        ("serves requests", f"{entry.name} in {entry.precision}{where}"),
+        ("runs batches", chosen.batches_in_words()),
+        ("chosen by", f"the times measured on {measured}"),
+    ]
+
+
+def _roles(manifest: Manifest, said: Said) -> Roles:
+    latency_us = {} if said.cost is None else said.cost.latency_us
+    last = ORIGINAL if is_inspected(manifest.original) else ISOLATED
+    return roles([entry.name for entry in manifest.programs], latency_us, last=last)
+
+
+def _use(manifest: Manifest, said: Said) -> tuple[Block, ...]:
+    inputs = manifest.signature.inputs
+    width = inputs[0].shape[0] if manifest.signature.is_matrix else len(inputs)
+    answers = {
+        "classification": f"tells to which of {len(manifest.classes or ())} classes each belongs",
+        "regression": "estimates one number for each",
+        OUTLIERS: "tells whether each is an inlier (1) or an outlier (-1), by a score that is "
+        "below 0 for an outlier",
+        CLASSIFICATIONS: f"tells to which classes each belongs, in {len(manifest.targets)} ways",
+        REGRESSIONS: f"estimates {len(manifest.targets)} numbers for each",
+    }.get(manifest.task, "answers each")
+    trained = ""
+    if said.training:
+        trained = f" It was trained on {said.training['rows']:,} rows"
+        held_out = said.provenance.get("test")
+        trained += f" and measured on {held_out['rows']:,} others." if held_out else "."
+    return (
+        Text(
+            f"Takes rows of {width} columns and {answers}.{trained} It is meant for rows like "
+            "those: from the same source, with values in the ranges under Inputs."
+        ),
+    )
+
+
+def _words(said: Said) -> tuple[Block, ...]:
+    words = str(said.provenance.get("description") or "").strip()
+    return (Quote(words, said.by),) if words else ()
+
+
+def _inputs(manifest: Manifest, said: Said) -> tuple[Block, ...]:
+    told: Mapping[str, Any] = said.training.get("columns", {})
+    if not told:
+        return (_fields(manifest.signature.inputs),)
+    by_name = {one.name: one for one in manifest.signature.inputs}
+    rows = []
+    for name in _in_order(manifest, told)[:_MAX_FIELDS]:
+        column = told[name]
+        known = by_name.get(name, manifest.signature.inputs[0])
+        rows.append(
+            (
+                name,
+                known.dtype.value,
+                "yes" if known.nullable else "no",
+                f"{column['missing']:.1%}",
+                _range(column, known),
+                _usual(column),
+            )
+        )
+    heads = ("name", "type", "may be missing", "was missing", "trained on", "usual (5% to 95%)")
+    blocks: list[Block] = [Table(heads, tuple(rows), ("was missing",))]
+    if len(told) > _MAX_FIELDS:
+        blocks.append(Text(f"And {len(told) - _MAX_FIELDS} more columns."))
+    return tuple(blocks)
+
+
+def _in_order(manifest: Manifest, told: Mapping[str, Any]) -> list[str]:
+    """Columns as they were trained on: JSON has put their names into the order of the alphabet."""
+    signature = manifest.signature
+    known = signature.columns if signature.is_matrix else [one.name for one in signature.inputs]
+    place = {name: index for index, name in enumerate(known)}
+    return sorted(told, key=lambda name: (place.get(name, len(place)), len(name), name))
+
+
+def _range(column: Mapping[str, Any], known: Field) -> str:
+    if known.categories is not None:
+        return f"only {_listed([str(one) for one in known.categories])}"
+    if column.keys() >= {"min", "max"}:
+        return f"{column['min']:.6g} to {column['max']:.6g}"
+    if "values" in column:
+        return _listed(column["values"])
+    return f"{column.get('distinct', 0):,} texts"
+
+
+def _usual(column: Mapping[str, Any]) -> str:
+    return f"{column['p05']:.6g} to {column['p95']:.6g}" if column.keys() >= {"p05", "p95"} else "-"
+
+
+def _fields(fields: Sequence[Field]) -> Table:
+    rows = tuple(
+        (
+            one.name,
+            one.dtype.value,
+            " x ".join(str(length) for length in one.shape) or "1",
+            "yes" if one.nullable else "no",
+        )
+        for one in fields[:_MAX_FIELDS]
+    )
+    return Table(("name", "type", "per row", "may be missing"), rows)
+
+
+def _quality(said: Said) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    overall = said.quality.get("overall", {})
+    if overall:
+        rows = tuple((name, _number(value)) for name, value in overall.items())
+        blocks.append(Text(f"On {said.quality['rows']:,} held-out rows, by the program served:"))
+        blocks.append(Table(("metric", "value"), rows, ("value",)))
+    if said.quality.get("targets"):
+        blocks.append(Text("Those are of the worst output; each by itself:"))
+        each = tuple(
+            (name, *(_number(found.get(metric)) for metric in overall))
+            for name, found in said.quality["targets"].items()
+        )
+        blocks.append(Table(("output", *overall), each, tuple(overall)))
+    for column, slices in said.quality.get("slices", {}).items():
+        metrics = tuple(overall)
+        rows = tuple(
+            (value, f"{one['rows']:,}", *(_number(one["metrics"].get(name)) for name in metrics))
+            for value, one in slices.items()
+        )
+        blocks.append(Table((column, "rows", *metrics), rows, ("rows", *metrics)))
+    if said.provenance.get("metrics"):
+        rows = tuple((name, f"{value}") for name, value in said.provenance["metrics"].items())
+        blocks.append(Text("As the author gave them, and not measured here:"))
+        blocks.append(Table(("metric", "value"), rows, ("value",)))
+    return tuple(blocks)
+
+
+def _gates(said: Said) -> tuple[Block, ...]:
+    rows = tuple(
+        (
+            str(one["criterion"]),
+            _number(one.get("value")),
+            "passed" if one["passed"] else "failed",
+            one.get("reason", "-"),
+        )
+        for one in said.gates.get("results", ())
+    )
+    return (Table(("criterion", "value", "verdict", "reason"), rows, ("value",)),) if rows else ()
+
+
+def _limits(manifest: Manifest, said: Said) -> tuple[Block, ...]:
+    """What follows from the measurements, one sentence each."""
+    items = []
+    required = [one.name for one in manifest.signature.inputs if not one.nullable]
+    if required:
+        what = "every column" if len(required) == len(manifest.signature.inputs) else ""
+        items.append(f"Refuses a row without {what or _listed(required)}.")
+    closed = [one.name for one in manifest.signature.inputs if one.categories is not None]
+    if closed:
+        items.append(f"Refuses values that it was not trained on in {_listed(closed)}.")
+    if said.training:
+        items.append("Outside the ranges of its training rows nothing was measured.")
+    if not said.quality.get("overall"):
+        items.append(f"Its quality was not measured{_why_not(manifest, said)}.")
+    small = [
+        f"{column}={value}"
+        for column, slices in said.quality.get("slices", {}).items()
+        for value, one in slices.items()
+        if one["rows"] < _SMALL_SLICE_ROWS
+    ]
+    if small:
+        items.append(
+            f"Fewer than {_SMALL_SLICE_ROWS} rows stand behind the figures of {_listed(small)}."
+        )
+    overlap = said.quality.get("train_test_overlap")
+    if overlap:
+        items.append(f"{overlap:.1%} of the held-out rows were trained on: figures flatter it.")
+    served = manifest.served
+    if served is None:
+        items.append("The original answers, slower: no program was equal to it.")
+    elif not (manifest.program(_roles(manifest, said).requests) or served).batch_invariant:
+        items.append(
+            "A row's answer may differ in its last bits by the rows that it is asked with."
+        )
+    return (Bullets(tuple(items)),) if items else ()
+
+
+def _why_not(manifest: Manifest, said: Said) -> str:
+    held_out = said.provenance.get("test") or {}
+    if TEST_DATA not in manifest.files or not held_out.get("truth", True):
+        return ": the bundle holds no rows with their truth"
+    if manifest.task == "other":
+        return ": of a model whose task is other, nobody knows what a good answer is"
+    rows = f"{held_out['rows']:,} " if held_out else ""
+    return f" yet: bascule card measures it on the {rows}held-out rows"
+
+
+def _parity(manifest: Manifest, said: Said) -> tuple[Block, ...]:
+    known = said.parities
+    if not known:
+        return ()
+    named = {"onnx", ORIGINAL, *(entry.name for entry in manifest.programs)}
+    items = []
+    for name, parity in known.items():
+        if name not in named:
+            continue
+        reason = _text(parity.reason)
+        whose = f"{name}: " if len(manifest.programs) > 1 else ""
+        shown = f"{whose}{reason}" if whose else f"{reason[:1].upper()}{reason[1:]}"
+        items.append(f"{shown} (tolerance {parity.tolerance:g}).")
+    return (Text(items[0]),) if len(items) == 1 else (Bullets(tuple(items)),) if items else ()
+
+
+def _calibration(said: Said) -> tuple[Block, ...]:
+    told = said.calibration.get("told")
+    return (Text(_sentence(told)),) if told else ()
+
+
+def _cost(said: Said) -> tuple[Block, ...]:
+    cost = said.cost
+    if cost is None:
+        return ()
+    sizes = [
+        size
+        for size in sorted({*BATCH_SIZES, *(s for one in cost.latency_us.values() for s in one)})
+        if all(size in one for one in cost.latency_us.values())
+    ]
+    heads = ("us for a batch of", *(f"{size:,}" for size in sizes))
+    rows = tuple(
+        (program, *(f"{times[size]:,.0f}" for size in sizes))
+        for program, times in cost.latency_us.items()
+    )
+    memory = (
+        "was not measured"
+        if cost.peak_memory_bytes is None
+        else f"{cost.peak_memory_bytes / 1e6:,.0f} MB"
+    )
+    return (
+        Table(heads, rows, heads[1:]),
+        Text(
+            f"Peak memory of a process {memory}; on disk {cost.size_bytes / 1e6:,.2f} MB; measured "
+            f"on {cost.machine.get('cpu', 'an unknown processor')}, one thread."
+        ),
+    )
+
+
+def _lineage(manifest: Manifest, said: Said) -> tuple[Block, ...]:
+    known = said.provenance
+    rows: list[tuple[str, str]] = []
+    if said.by:
+        rows.append(("packed", f"by {said.by}, {said.at[:19].replace('T', ' ')} UTC"))
+    if git := known.get("git"):
+        rows.append(("git", git["commit"] + (", with changes" if git["dirty"] else "")))
+    rows += [
+        (f"{name} rows", f"{known[name]['rows']:,}, {known[name]['sha256']}")
+        for name in ("train", "test", "calibration")
+        if known.get(name)
+    ]
+    rows += [(name, version) for name, version in sorted(manifest.original.requires.items())]
+    rows += [(name, f"{value}") for name, value in (known.get("parameters") or {}).items()]
+    for source in known.get("lineage", ()):
+        rows += lineage_lines(source)[:_MAX_FIELDS]
+    blocks: list[Block] = [Table(("", ""), tuple(rows))] if rows else []
+    settings = list((known.get("model_parameters") or {}).items())
+    if settings:
+        blocks.append(Text("Settings of the model:"))
+        blocks.append(
+            Table(("setting", "value"), tuple((n, str(v)) for n, v in settings[:_MAX_FIELDS]))
+        )
+    return tuple(blocks)
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _MAX_SHOWN} more" if len(texts) > _MAX_SHOWN else ""
+    return ", ".join(texts[:_MAX_SHOWN]) + more
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Text(text):
+            return _escaped(_text(text))
+        case Quote(text, by):
+            lines = [f"> {_escaped(line)}".rstrip() for line in text.splitlines()]
+            return "\n".join([*lines, ">", f"> {_escaped(by or 'the author')}"])
+        case Bullets(items):
+            return "\n".join(f"- {_escaped(_text(item))}" for item in items)
+        case Table(heads, rows, numbers):
+            rule = "|".join("---:" if head in numbers else "---" for head in heads)
+            lines = ["| " + " | ".join(map(_cell, heads)) + " |", f"|{rule}|"]
+            lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+            return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return _escaped(_text(text)).replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    """Names and words come from anybody, and may not become markup of the page they end up on."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _sentence(text: str) -> str:
+    text = _text(text)
+    return text[:1].upper() + text[1:] + "."
+
+
+def _text(text: str) -> str:
+    return " ".join(str(text).split())

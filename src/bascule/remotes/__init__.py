@@ -1,0 +1,17 @@
+"""Bundles that lie in a bucket, fetched to a local folder: the port, and its adapters beside it.
+
+Rules that this room keeps, whatever the place:
+
+- What is listed is judged before a byte is read: names, number and sizes.
+- An object is read in the state in which it was listed, and written to a file that was not there.
+- The bundle is verified as a whole before it has its name; until then there is nothing.
+
+Importing this room imports no client of any place.
+"""
+
+from __future__ import annotations
+
+from bascule.remotes.fetching import PLACES, fetch, is_address
+from bascule.remotes.objects import Place, Remote, choose
+
+__all__ = ["PLACES", "Place", "Remote", "choose", "fetch", "is_address"]

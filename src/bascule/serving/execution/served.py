@@ -1,0 +1,255 @@
+"""The models that a worker serves, ready to run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from bascule.core.errors import BasculeError, Overloaded, Unavailable
+from bascule.core.fields import Columns, Field, Signature
+from bascule.core.programs import Program
+from bascule.serving.execution.admission import Held, held_bytes
+from bascule.serving.execution.calls import Call
+from bascule.serving.execution.confidence import Confidence
+from bascule.serving.execution.engine import Deliver, Engine, Outcome
+from bascule.serving.execution.placement import Pace
+from bascule.serving.execution.resilient import Shield
+from bascule.serving.limits import Limits
+from bascule.serving.specs import Service
+from bascule.serving.telemetry.counters import Slot
+from bascule.stats.conformal import Calibration
+
+Cancel = Callable[[], None]
+"""What to call when a caller has gone."""
+
+
+class Facts(NamedTuple):
+    """What faces need to know of a program, apart from the program itself.
+
+    Routes are made of these alone. Whoever kept the program would keep its memory too, after it
+    was let go of.
+    """
+
+    name: str
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+
+class ServedModel:
+    """One version: runs calls where its engine says, and has it loaded when it has none.
+
+    A version without an engine is known, and not in memory. Whoever asks for it waits until it is,
+    for as long as a request may take.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        signature: Signature,
+        program: Program | Facts,
+        digest: str,
+        batch_invariant: bool,
+        pace: Pace | None,
+        slot: Slot,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        calibration: Calibration | None = None,
+        example: Columns | None = None,
+        held: Held | None = None,
+    ) -> None:
+        """Ready to run where the program and its pace are given; asleep with its facts alone.
+
+        `example` is rows that the program can be asked about, to show to people.
+        """
+        self.service = service
+        self.name = service.model
+        self.version = service.version
+        self.signature = signature
+        self.program = Facts(program.name, program.inputs, program.outputs)
+        self.digest = digest
+        self.batch_invariant = batch_invariant
+        self.slot = slot
+        self.example = example
+        self.limits = limits
+        self.held = Held(limits.max_held_bytes) if held is None else held
+        self.confidence = Confidence(calibration, signature.outputs, limits.confidence)
+        self.engine: Engine | None = None
+        if pace is not None and not isinstance(program, Facts):
+            self.engine = Engine(
+                program, pace, limits, loop,
+                name=f"{self.name}/{self.version}", batch_invariant=batch_invariant,
+                held=self.held,
+            )  # fmt: skip
+        self.shield: Shield | None = None
+        self.wake: Callable[[ServedModel], None] = _nobody_wakes
+        self.size_bytes = 0
+        self.last_used_s = 0.0
+        self._loop = loop
+        self._waiting: list[_Waiting] = []
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls wait, for the model or in its queue, or run."""
+        return len(self._waiting) + (0 if self.engine is None else self.engine.open_calls)
+
+    def check_room(self, allowed_s: float) -> None:
+        """Return if a call may be answered in time: what cannot be need not even be decoded.
+
+        Raises:
+            Overloaded: Too many calls wait, or there is no answer to be had in time.
+            Unavailable: The model is being unloaded.
+        """
+        engine = self.engine
+        # A model with a policy may be answered for by another.
+        if engine is not None and not engine.inline_rows and self.shield is None:
+            engine.batcher.check_room(1, allowed_s)
+
+    def answer(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
+        """Run a call and deliver its outcome, once: at once, or later on the event loop.
+
+        Args:
+            call: What is asked.
+            allowed_s: How long the caller waits.
+            deliver: Takes the outputs, or the error.
+
+        Returns:
+            What to call if the caller goes away; None where the outcome has been delivered.
+
+        Raises:
+            Overloaded: Too many calls wait, or there is no answer to be had in time.
+            Unavailable: The model is being unloaded.
+        """
+        if self.shield is not None:
+            return self.shield.answer(call, allowed_s, deliver)
+        return self.run(call, allowed_s, deliver)
+
+    def run(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
+        """The same, by this model alone, whatever its policy says."""
+        outputs = call.outputs
+        if call.asked is not None:
+            deliver = partial(self._deliver_with_confidence, call, deliver)
+            outputs = self.confidence.needed(outputs, call.asked)
+        engine = self.engine
+        self.last_used_s = self._loop.time()
+        if engine is None:
+            return self._wait(call, outputs, allowed_s, deliver)
+        return engine.run(call.columns, call.rows, outputs, allowed_s, deliver)
+
+    def wakes(self, engine: Engine) -> None:
+        """It is in memory now: run whoever waits."""
+        self.engine = engine
+        waiting, self._waiting = self._waiting, []
+        self.last_used_s = now_s = self._loop.time()
+        for one in waiting:
+            if one.is_given_up:
+                continue
+            columns, deliver = one.leave()
+            try:
+                one.cancel_run = engine.run(
+                    columns, one.rows, one.outputs, one.until_s - now_s, deliver
+                )
+            except BasculeError as error:
+                deliver(error)
+
+    def stays_asleep(self, error: BasculeError) -> None:
+        """It could not be loaded: tell whoever waits why."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.settle(error)
+
+    def falls_asleep(self) -> Engine | None:
+        """Give up the engine, which whoever asks has to stop and close."""
+        engine, self.engine = self.engine, None
+        return engine
+
+    def _wait(
+        self, call: Call, outputs: tuple[str, ...] | None, allowed_s: float, deliver: Deliver
+    ) -> Cancel:
+        if len(self._waiting) >= self.limits.max_queue_requests:
+            raise Overloaded(
+                f"{self.name}/{self.version} is being loaded, and {len(self._waiting)} requests "
+                "wait for it, as many as may",
+                hint="retry later",
+                retry_after_s=1,
+            )
+        size = held_bytes(call.columns)
+        self.held.check_room(size, f"{self.name}/{self.version}")
+        one = _Waiting(call, outputs, self._loop.time() + allowed_s, deliver, self.held, size)
+        late = Unavailable(
+            f"{self.name}/{self.version} was not loaded within {allowed_s * 1e3:g} ms",
+            hint="retry: it is being loaded",
+            retry_after_s=1,
+        )
+        one.timer = self._loop.call_later(allowed_s, one.settle, late)
+        self._waiting.append(one)
+        self.wake(self)
+        return one.cancel
+
+    def _deliver_with_confidence(self, call: Call, deliver: Deliver, outcome: Outcome) -> None:
+        assert call.asked is not None
+        deliver(self.confidence.added(outcome, call.outputs, call.asked))
+
+
+def _nobody_wakes(model: ServedModel) -> None:
+    raise Unavailable(f"{model.name}/{model.version} is not loaded", retry_after_s=1)
+
+
+class _Waiting:
+    """A call that waits for its model."""
+
+    __slots__ = (
+        "cancel_run", "columns", "deliver", "held", "is_given_up", "outputs", "rows", "size_bytes",
+        "timer", "until_s",
+    )  # fmt: skip
+
+    timer: asyncio.TimerHandle
+
+    def __init__(
+        self,
+        call: Call,
+        outputs: tuple[str, ...] | None,
+        until_s: float,
+        deliver: Deliver,
+        held: Held,
+        size_bytes: int,
+    ) -> None:
+        self.columns = call.columns
+        self.rows = call.rows
+        self.outputs = outputs
+        self.until_s = until_s
+        self.deliver = deliver
+        self.held = held
+        self.size_bytes = size_bytes
+        self.held.bytes += size_bytes
+        self.is_given_up = False
+        self.cancel_run: Cancel | None = None
+
+    def leave(self) -> tuple[Columns, Deliver]:
+        """Wait no longer: what the call brought is given over, and is not kept here."""
+        self.timer.cancel()
+        self.held.bytes -= self.size_bytes
+        self.size_bytes = 0
+        columns, self.columns = self.columns, {}
+        # It may hold the rows as well, for a second attempt or for what is added to the answer.
+        deliver, self.deliver = self.deliver, _deliver_nothing
+        return columns, deliver
+
+    def settle(self, error: BasculeError) -> None:
+        if not self.is_given_up:
+            self.is_given_up = True
+            _, deliver = self.leave()
+            deliver(error)
+
+    def cancel(self) -> None:
+        """The caller has gone, or has its answer."""
+        self.is_given_up = True
+        self.leave()
+        if self.cancel_run is not None:
+            self.cancel_run()
+
+
+def _deliver_nothing(outcome: Outcome) -> None:
+    """To whoever has gone."""

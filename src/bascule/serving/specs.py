@@ -1,0 +1,221 @@
+"""What is served: the list that the supervisor tells its workers, and what changes make of it.
+
+Apart from the workers' own modules, because the supervisor must not load what a worker needs. The
+changes are pure: a list and a wish in, a list out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bascule.core.errors import Conflict, NotFound
+from bascule.core.names import check_name
+from bascule.serving.execution.resilience import Policy
+from bascule.serving.limits import Limits
+from bascule.serving.protocols.chosen import EVERY_FACE, ChosenFaces
+from bascule.serving.telemetry.request_log import FAILURES_ALONE, JournalConfig
+from bascule.serving.transports.tls import Tls
+
+BACKLOG = 2048
+"""How many connections the kernel keeps for a worker that is busy, or being started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a worker is told to serve.
+
+    Attributes:
+        model: The name that requests use.
+        version: The version that answers carry.
+        path: The bundle's folder.
+    """
+
+    model: str
+    version: str
+    path: Path
+
+    def to_json(self) -> dict[str, str]:
+        return {"model": self.model, "version": self.version, "path": str(self.path)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Service:
+        return cls(value["model"], value["version"], Path(value["path"]))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What the supervisor tells a worker.
+
+    Attributes:
+        worker: Its number, from 0; also the region of the counters that it writes.
+        workers: How many there are.
+        listener_fd: The inherited listening socket.
+        grpc_fd: The one for gRPC; None for none.
+        counters: The shared file of counters; may be an inherited descriptor, by its path.
+        services: What to serve, the default version of a model before its others.
+        limits: The bounds to keep.
+        keys: The file of the keys that callers need; None where they need none.
+        tls: What connections are encrypted with; None for not at all.
+        unix_fd: The inherited listening socket of the file system; None where there is none.
+        faces: The protocols to speak.
+        policies: How models are treated that fail, by their names.
+        journal: What is told of requests.
+        multi_model: Whether callers may have models loaded and unloaded.
+        allowed_hosts: Names that are answered; see `serving.hosts`.
+    """
+
+    worker: int
+    workers: int
+    listener_fd: int
+    counters: Path
+    services: tuple[Service, ...]
+    limits: Limits
+    keys: Path | None = None
+    tls: Tls | None = None
+    unix_fd: int | None = None
+    faces: ChosenFaces = EVERY_FACE
+    grpc_fd: int | None = None
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    journal: JournalConfig = FAILURES_ALONE
+    multi_model: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "worker": self.worker,
+            "workers": self.workers,
+            "listener_fd": self.listener_fd,
+            "grpc_fd": self.grpc_fd,
+            "counters": str(self.counters),
+            "services": [service.to_json() for service in self.services],
+            "limits": self.limits.to_json(),
+            "keys": None if self.keys is None else str(self.keys),
+            "tls": None if self.tls is None else self.tls.to_json(),
+            "unix_fd": self.unix_fd,
+            "faces": self.faces.to_json(),
+            "policies": {name: policy.to_json() for name, policy in self.policies.items()},
+            "journal": asdict(self.journal),
+            "multi_model": self.multi_model,
+            "allowed_hosts": self.allowed_hosts,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> WorkerConfig:
+        return cls(
+            worker=value["worker"],
+            workers=value["workers"],
+            listener_fd=value["listener_fd"],
+            grpc_fd=value["grpc_fd"],
+            counters=Path(value["counters"]),
+            services=tuple(Service.from_json(service) for service in value["services"]),
+            limits=Limits(**value["limits"]),
+            keys=None if value["keys"] is None else Path(value["keys"]),
+            tls=None if value["tls"] is None else Tls.from_json(value["tls"]),
+            unix_fd=value["unix_fd"],
+            faces=ChosenFaces.from_json(value["faces"]),
+            policies={name: Policy(**policy) for name, policy in value["policies"].items()},
+            journal=JournalConfig(**value["journal"]),
+            multi_model=value["multi_model"],
+            allowed_hosts=tuple(value["allowed_hosts"]),
+        )
+
+
+Services = tuple[Service, ...]
+"""What is served. The first version of a model is its default; no version is there twice."""
+
+
+def check_services(services: Services) -> Services:
+    """`services` if their names can stand in a path and a label; raises `Invalid`."""
+    for service in services:
+        check_name(service.model)
+        check_name(service.version, what="version")
+    return services
+
+
+def loaded(services: Services, new: Service, *, default: bool = False) -> Services:
+    """With `new` beside the others, or before the other versions of its model.
+
+    The same version from another folder takes the place of the one that is there.
+    """
+    same = next((one for one in services if _is_same(one, new)), None)
+    if same is not None:
+        services = tuple(new if one is same else one for one in services)
+    else:
+        services = (*services, new)
+    return _with_default(services, new) if default else services
+
+
+def swapped(services: Services, new: Service) -> Services:
+    """With `new` in the place of the default version of its model; the other versions stay."""
+    before = default_of(services, new.model)
+    services = loaded(services, new, default=True)
+    if before is None or _is_same(before, new):
+        return services
+    return tuple(one for one in services if not _is_same(one, before))
+
+
+def unloaded(services: Services, model: str, version: str | None = None) -> Services:
+    """Without a version, or without the only version of a model.
+
+    Raises:
+        NotFound: It is not served.
+        Conflict: It is the default, and those who ask for the plain name would be answered by
+            another version unasked; or there are several, and none was named.
+    """
+    versions = [one for one in services if one.model == model]
+    if not versions:
+        names = ", ".join(sorted({one.model for one in services})) or "no models"
+        raise NotFound(f"{model!r} is not served", hint=f"served are {names}")
+    told = ", ".join(one.version for one in versions)
+    if version is None and len(versions) > 1:
+        raise Conflict(f"{model} is served in versions {told}", hint="say which one to unload")
+    gone = next((one for one in versions if version in (None, one.version)), None)
+    if gone is None:
+        raise NotFound(f"{model}/{version} is not served", hint=f"versions served are {told}")
+    if gone is versions[0] and len(versions) > 1:
+        raise Conflict(
+            f"{model}/{version} is the default version of {model}, and others are served",
+            hint="make another one the default first, or swap",
+        )
+    return tuple(one for one in services if one is not gone)
+
+
+def without(services: Services, model: str) -> Services:
+    """Without any version of a model; raises `NotFound` if none is served."""
+    while len(versions := [one for one in services if one.model == model]) > 1:
+        services = unloaded(services, model, versions[-1].version)
+    return unloaded(services, model)
+
+
+def check_absent(services: Services, model: str) -> None:
+    """Raise `Conflict` if a version of the model is served."""
+    there = default_of(services, model)
+    if there is not None:
+        raise Conflict(
+            f"{model!r} is loaded, from {there.path}",
+            hint=f"unload it first: DELETE /models/{model}",
+        )
+
+
+def default_of(services: Services, model: str) -> Service | None:
+    """The version that answers to the plain name."""
+    return next((one for one in services if one.model == model), None)
+
+
+def _with_default(services: Services, new: Service) -> Services:
+    """Moved before the other versions of its model, where the first of them is now."""
+    first = default_of(services, new.model)
+    made: list[Service] = []
+    for one in services:
+        if one is first:
+            made.append(new)
+        if not _is_same(one, new):
+            made.append(one)
+    return tuple(made)
+
+
+def _is_same(one: Service, other: Service) -> bool:
+    return (one.model, one.version) == (other.model, other.version)

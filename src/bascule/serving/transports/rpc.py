@@ -1,0 +1,149 @@
+"""What a face over gRPC and what carries it say to each other: methods, and calls of them.
+
+A face knows messages and no connections; a transport (`serving.transports`) knows connections and
+no messages. Bytes go in, and bytes or an error come out.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bascule.core.errors import BasculeError, Overloaded, Unavailable
+from bascule.security.keys import Action
+from bascule.serving.execution.calls import Call
+from bascule.serving.execution.engine import Deliver
+from bascule.serving.execution.served import ServedModel
+from bascule.serving.telemetry.counters import Slot
+
+Read = TypeVar("Read")
+
+
+class Rpc(ABC):
+    """One call of a method, and the way to answer it.
+
+    A handler calls `answer` (or `fail`) once, at once or later, on whatever thread.
+
+    Attributes:
+        body: The request's message, as it was before it was compressed for the way.
+        slot: Where the answer is counted.
+        model: Which model is asked; None until `choose` has let the caller in.
+        rows: How many rows an answer answers.
+    """
+
+    __slots__ = ("body", "model", "rows", "slot", "started_ns")
+
+    def __init__(self, body: bytes, slot: Slot) -> None:
+        self.body = body
+        self.slot = slot
+        self.model: ServedModel | None = None
+        self.rows = 0
+        self.started_ns = time.perf_counter_ns()
+
+    @abstractmethod
+    def allowed_s(self, deadline_s: float) -> float:
+        """How long the caller waits: the shorter of the server's deadline and its own."""
+
+    @abstractmethod
+    def allow(self, action: Action, model: str) -> None:
+        """Return if the caller may do that to a model, `*` for all of them; see `guard.Guard`.
+
+        Raises:
+            Unauthenticated: It has no key.
+            Refused: Its key does not allow it.
+        """
+
+    def choose(self, model: ServedModel) -> None:
+        """Ask a model, if the caller may, before anything is said about what is asked of it.
+
+        Raises:
+            Unauthenticated: It has no key.
+            Refused: Its key does not allow it. It is counted as HTTP does: under no model.
+            Overloaded: The model cannot answer in time.
+            Unavailable: It is being unloaded.
+        """
+        self.allow("infer", model.name)
+        self.model = model
+        self.slot = model.slot
+        model.check_room(self.allowed_s(model.limits.deadline_s))
+
+    @abstractmethod
+    def run(self, call: Call, deliver: Deliver) -> None:
+        """Have the model that was chosen answer a call; see `ServedModel.answer`."""
+
+    @abstractmethod
+    def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:
+        """Read a long message on a thread, and go on with what was read where calls run."""
+
+    @abstractmethod
+    def answer(self, message: bytes) -> None:
+        """Answer with a message."""
+
+    @abstractmethod
+    def fail(self, error: BasculeError) -> None:
+        """Answer with an error: its code, and its message and next step as the code's words."""
+
+    def count(self, status: int) -> None:
+        """Note the answer, by the HTTP status of the same meaning."""
+        rows = self.rows if status == 200 else 0
+        self.slot.count(status, time.perf_counter_ns() - self.started_ns, rows)
+
+
+ModelOf = Callable[[bytes], ServedModel | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A method of one message in and one out.
+
+    Attributes:
+        path: Of the method.
+        handle: Answers a call of it.
+        action: What a caller must be allowed to do.
+        model_of: Of a method that asks a model, and may have to wait for that: from the first bytes
+            of a message to the model that it is counted under; None where they do not say.
+    """
+
+    path: bytes
+    handle: Callable[[Rpc], None]
+    action: Action
+    model_of: ModelOf | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """A method that answers every message of a stream with one."""
+
+    path: bytes
+    reply: Callable[[bytes], bytes]
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A method that answers one message with what it asks about, and again when that changes.
+
+    Attributes:
+        path: Of the method.
+        look: From the message to what tells the state now; raises what is wrong with the message.
+        action: What a caller must be allowed to do.
+    """
+
+    path: bytes
+    look: Callable[[bytes], Callable[[], bytes]]
+    action: Action
+
+
+Method = Unary | Each | Watch
+Methods = dict[bytes, Method]
+"""Methods by their path: `b"/inference.GRPCInferenceService/ModelInfer"`."""
+
+
+def pushback_ms(error: BasculeError) -> int | None:
+    """When the caller may try again, of an error that says so; clients that retry read it."""
+    if isinstance(error, Overloaded | Unavailable):
+        return int(str(error.facts.get("retry_after_s", 1))) * 1_000
+    return None

@@ -1,0 +1,313 @@
+"""One worker process: loads the models, warms them up, and answers until it is told to stop.
+
+The supervisor starts it as `python -m bascule.serving.workers.worker` and speaks to it in lines of JSON
+(see `channel`), which come on standard input and go to standard output. Whatever else prints there,
+a model's own code for example, prints to standard error. When the supervisor ends, the system kills
+its workers, so that nothing is orphaned, not even a worker that hangs.
+
+Imports here are what a worker's memory and start-up time are made of; keep them few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import uvloop
+
+from bascule.bundle.programs.host import HIDE_TEXTS, die_with
+from bascule.core.errors import BasculeError, ModelFailed, NoRoom
+from bascule.serving.execution.admission import Backlog, Held
+from bascule.serving.execution.served import ServedModel
+from bascule.serving.execution.watchdog import watch_loop
+from bascule.serving.protocols import open_faces
+from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.specs import Service, WorkerConfig
+from bascule.serving.telemetry.counters import Counters, Slot, prometheus_text
+from bascule.serving.telemetry.logs import start_logging
+from bascule.serving.telemetry.request_log import Journal, JournalConfig
+from bascule.serving.transports.authenticator import LOOK_EVERY_S, Guard
+from bascule.serving.transports.hosts import HostPolicy, policy_of
+from bascule.serving.transports.http1 import Connection, Exchange, Site
+from bascule.serving.transports.listeners import Door
+from bascule.serving.transports.routes import Route
+from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
+from bascule.serving.workers.load_requests import Wishes
+from bascule.serving.workers.loaded_models import Lineup
+
+log = logging.getLogger(__name__)
+
+_OTHER_FILES = 256
+_RUNNING_EXIT = 4
+_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+Report = Callable[[dict[str, Any]], None]
+"""Tells the supervisor."""
+
+
+async def serve(config: WorkerConfig, report: Report) -> bool:
+    """Load, report ready, answer; returns when everything under way has been answered.
+
+    Returns whether a run is still under way, so that the process cannot end in order.
+    """
+    loop = asyncio.get_running_loop()
+    counters = Counters(config.counters, config.workers)
+    stopping = asyncio.Event()
+    wishes = Wishes(report) if config.multi_model else None
+    faces = [Metrics(counters), *open_faces(config.faces, wishes)]
+    guard = None if config.keys is None else Guard(config.keys, held_ns=counters.keys_held_ns)
+    plane = Plane(faces, lambda: not stopping.is_set() and (guard is None or guard.is_open))
+    journal = _open_journal(config.journal, config.worker)
+    other_slot = counters.slot(config.worker)
+    backlog = Backlog(config.limits.max_body_bytes)
+    held = Held(config.limits.max_held_bytes)
+    site = Site(
+        {}, plane.not_found, config.limits, other_slot,
+        guard=guard, journal=journal, backlog=backlog, held=held,
+        hosts=_hosts_of(config, config.listener_fd),
+    )  # fmt: skip
+
+    def take(models: Iterable[ServedModel]) -> None:
+        site.routes = plane.serve(models)
+
+    lineup = Lineup(
+        counters, config.worker, config.limits, loop, take,
+        policies=config.policies, held=held,
+    )  # fmt: skip
+    lineup.start(config.services)
+    # What was loaded stays: the collector need not look through it ever again.
+    gc.collect()
+    gc.freeze()
+    doors = [Door(config.listener_fd, site, partial(Connection, site), config.tls)]
+    if config.unix_fd is not None:
+        doors.append(Door(config.unix_fd, site, partial(Connection, site, is_local=True), None))
+    if config.grpc_fd is not None:
+        doors.append(_grpc_door(config, plane, other_slot, guard, journal, backlog, held))
+    for door in doors:
+        await door.open(loop)
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    orders = Orders(lineup, report, stopping.set, wishes)
+    loop.add_reader(sys.stdin.fileno(), orders.read)
+    sites = {id(door.site): door.site for door in doors}.values()
+    every_second = [each.tick for each in sites] + [door.look for door in doors]
+
+    def tick() -> None:
+        counters.beat(config.worker)
+        lineup.tick()
+        if lineup.is_stuck:
+            log.error("a model is stuck: the worker leaves, to be started again")
+            stopping.set()
+
+    tick()
+    watch_loop()
+    ticking = [loop.create_task(_every(1.0, tick, *every_second))]
+    if guard is not None:
+        ticking.append(loop.create_task(_every(LOOK_EVERY_S, guard.look)))
+    report({"ready": True})
+    await stopping.wait()
+    for each in sites:
+        each.draining = True
+    await asyncio.gather(*(door.close(loop) for door in doors))
+    await asyncio.gather(*(each.drain() for each in sites))
+    for task in ticking:
+        task.cancel()
+    journal.close()
+    return lineup.is_stuck or lineup.is_running()
+
+
+def _open_journal(config: JournalConfig, worker: int) -> Journal:
+    """The journal of a worker.
+
+    Raises:
+        MissingExtra: Spans are to be sent, and OpenTelemetry is not installed.
+    """
+    if not config.trace_endpoint:
+        return Journal(config, worker)
+    # Imported here: a worker that sends no spans need not have it in memory.
+    from bascule.serving.telemetry.spans import OtlpSpans
+
+    return Journal(config, worker, OtlpSpans(config.trace_endpoint))
+
+
+def _hosts_of(config: WorkerConfig, listener_fd: int) -> HostPolicy | None:
+    with socket.socket(fileno=os.dup(listener_fd)) as listener:
+        return policy_of(listener, config.allowed_hosts, asks_for_keys=config.keys is not None)
+
+
+def _grpc_door(
+    config: WorkerConfig,
+    plane: Plane,
+    other_slot: Slot,
+    guard: Guard | None,
+    journal: Journal,
+    backlog: Backlog,
+    held: Held,
+) -> Door:
+    # Imported here: a worker that speaks no gRPC need not have it in memory.
+    from bascule.serving.protocols.grpc_methods import grpc_methods
+    from bascule.serving.transports.http2 import Http2Server
+
+    assert config.grpc_fd is not None
+    methods = grpc_methods(plane)
+    site = Http2Server(
+        methods, config.limits, other_slot,
+        guard=guard, journal=journal, backlog=backlog, held=held,
+        hosts=_hosts_of(config, config.grpc_fd),
+    )  # fmt: skip
+    return Door(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
+
+
+class Orders:
+    """Does what the supervisor says, and tells it what became of that."""
+
+    def __init__(
+        self,
+        lineup: Lineup,
+        report: Report,
+        stop: Callable[[], None],
+        wishes: Wishes | None = None,
+    ) -> None:
+        self._lineup = lineup
+        self._report = report
+        self._wishes = wishes
+        self._stop = stop
+        self._lines = Lines()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def read(self) -> None:
+        """Take what has come from the supervisor; its end is the order to stop."""
+        piece = os.read(sys.stdin.fileno(), 1 << 16)
+        if not piece:
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self._stop()
+        for message in self._lines.feed(piece):
+            self._do(message)
+
+    def _do(self, message: Message) -> None:
+        match message:
+            case {"prepare": number, "services": services}:
+                told = tuple(map(Service.from_json, services))
+                task = asyncio.get_running_loop().create_task(self._prepare(number, told))
+                # The loop itself forgets a task that nobody holds.
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case {"commit": number}:
+                self._lineup.commit(number)
+                self._report({"committed": number})
+            case {"abandon": number}:
+                self._lineup.abandon(number)
+            case {"tell": number}:
+                self._report({"told": number, "models": self._lineup.tell()})
+            case {"granted": number} if self._wishes is not None:
+                self._wishes.settle(number, None)
+            case {"refused": number} if self._wishes is not None:
+                self._wishes.settle(number, error_from_json(message))
+            case _:
+                log.error("the supervisor said what is no order")
+
+    async def _prepare(self, number: int, services: tuple[Service, ...]) -> None:
+        try:
+            if await self._lineup.prepare(number, services):
+                self._report({"prepared": number})
+        except BasculeError as error:
+            self._report({"failed": number, **error_to_json(error)})
+        except MemoryError:
+            full = NoRoom("there is no memory left to load it", hint="unload another model first")
+            self._report({"failed": number, **error_to_json(full)})
+        except Exception:
+            log.exception("a change failed")
+            bug = ModelFailed("it could not be loaded", hint="see the server's log")
+            self._report({"failed": number, **error_to_json(bug)})
+
+
+class Metrics:
+    """The face that tells the counters; see `serving.plane.Face`."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    def server_routes(self, plane: Plane) -> Iterator[Route]:  # noqa: ARG002 -- a face's signature
+        """One path."""
+        yield Route(b"GET", b"/metrics", self._tell, "metrics")
+
+    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
+        """None: the counters of all models are told together."""
+        yield from ()
+
+    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+        """Nothing is below its path."""
+        return None
+
+    def _tell(self, exchange: Exchange) -> None:
+        counters = self._counters
+        text = prometheus_text(counters.labels(), counters.totals(), counters.pulse())
+        exchange.answer(text.encode(), content_type=_METRICS_TYPE)
+
+
+async def _every(seconds: float, *calls: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        for call in calls:
+            try:
+                call()
+            except Exception:
+                # The clock must go on: every time-out hangs on it.
+                log.exception("a tick failed")
+
+
+def _reporter() -> Report:
+    """Keeps standard output for reports, and turns it into standard error for everybody else."""
+    output = os.dup(1)
+    os.dup2(2, 1)
+
+    def report(message: dict[str, Any]) -> None:
+        os.write(output, json.dumps(message).encode() + b"\n")
+
+    return report
+
+
+def main() -> int:
+    """Run one worker; the exit code is 0 after a drain, 3 if it could not start.
+
+    It is 4 where a run has to be left, whose libraries would abort a process that ends in order.
+    """
+    die_with(int(sys.argv[1]))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a supervisor that stops ignores
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
+    report = _reporter()
+    # Read without buffering: the loop watches the same descriptor for its end.
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1 << 16)
+        if not piece:
+            return 3
+        line += piece
+    config = WorkerConfig.from_json(json.loads(line))
+    texts = config.journal.exception_texts
+    start_logging(config.journal.form, worker=config.worker, exception_texts=texts)
+    if not texts:
+        os.environ[HIDE_TEXTS] = "1"
+    config = replace(config, limits=config.limits.with_open_files(_OTHER_FILES))
+    try:
+        is_running = uvloop.run(serve(config, report))
+    except BasculeError as error:
+        report(error_to_json(error))
+        return 3
+    if is_running:
+        os._exit(_RUNNING_EXIT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
