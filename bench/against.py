@@ -30,7 +30,7 @@ from bench.__main__ import parts_are_there
 from bench.measure import WORKS, Settings
 from bench.pinning import two_cores
 from bench.report import Sample
-from bench.subject import Subject
+from bench.subject import ImportedModel
 from bench.systems import ALL, System, Wrong
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,16 +91,18 @@ def checked_out(rev: str) -> Path:
     return folder / "src"
 
 
-def packed_by(source: Path, folder: Path) -> Subject:
+def packed_by(source: Path, folder: Path) -> ImportedModel:
     """The model of the bench, packed by the sources at `source`."""
     paths = os.pathsep.join(map(str, (source, ROOT)))
     environment = {**os.environ, "PYTHONPATH": paths}
     subprocess.run([sys.executable, "-c", _PACK, str(folder)], check=True, env=environment)
-    made: Subject = pickle.loads((folder / "subject.pickle").read_bytes())  # written just now
+    made: ImportedModel = pickle.loads((folder / "subject.pickle").read_bytes())  # written just now
     return made
 
 
-def one_round(source: Path, subject: Subject, settings: Settings, number: int) -> list[Sample]:
+def one_round(
+    source: Path, subject: ImportedModel, settings: Settings, number: int
+) -> list[Sample]:
     """Every work, asked of both sides in turn."""
     samples = []
     with ExitStack() as running:

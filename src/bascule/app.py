@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bascule.registry.keys import CatalogueKeys
     from bascule.registry.stores.sql import SqlCatalogue
     from bascule.serving import Tls
-    from bascule.serving.protocols.chosen import ChosenFaces
+    from bascule.serving.protocols.chosen import ChosenProtocols
 
 SETTINGS_FILE = "bascule.toml"
 PREFIX = "BASCULE_"
@@ -52,7 +52,7 @@ _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
 
 _SERVING_FILES = ("tls_certificate", "tls_key", "tls_client_authority", "unix_socket")
 
-Face = Literal["oip", "tfserving", "invocations", "vertex", "azureml"]
+ProtocolName = Literal["oip", "tfserving", "invocations", "vertex", "azureml"]
 
 _Port = Annotated[int, Ge(0), Le(65_535)]
 
@@ -150,7 +150,7 @@ class ServingSettings:
         memory_budget_mb: How much memory the models of a worker may take; 0 is no bound.
         confidence: What the sets and intervals of answers hold the truth with, where a request
             does not say; 0 adds none.
-        faces: The protocols to speak; none named is all.
+        protocols: The protocols to speak; none named is all.
         vertex_health_route: Where Vertex AI asks for the health.
         vertex_predict_route: Where it asks for predictions.
         multi_model: Whether callers load and unload models, as SageMaker's multi-model endpoints
@@ -186,7 +186,7 @@ class ServingSettings:
     batching: Literal["auto", "never"] = "auto"
     memory_budget_mb: Annotated[int, Ge(0)] = 0
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
-    faces: tuple[Face, ...] = ()
+    protocols: tuple[ProtocolName, ...] = ()
     vertex_health_route: Annotated[str, MinLen(1)] = "/vertex/health"
     vertex_predict_route: Annotated[str, MinLen(1)] = "/vertex/predict"
     multi_model: bool = False
@@ -259,7 +259,7 @@ def load_settings(
         settings = _read(file, variables)
         _check_criteria(settings.gates)
         _check_stores(settings.registry)
-        _check_faces(settings.serving)
+        _check_protocols(settings.serving)
         _check_models(settings.serving)
         _check_allowed_hosts(settings.serving.allowed_hosts)
         _check_trace_endpoint(settings.serving.trace_endpoint)
@@ -348,11 +348,13 @@ def open_keys(settings: Settings) -> CatalogueKeys:
     return CatalogueKeys(_open_catalogue(settings))
 
 
-def faces_of(serving: ServingSettings) -> ChosenFaces:
+def protocols_of(serving: ServingSettings) -> ChosenProtocols:
     """The protocols that the workers speak."""
-    from bascule.serving.protocols.chosen import choose_faces
+    from bascule.serving.protocols.chosen import choose_protocols
 
-    return choose_faces(serving.faces, serving.vertex_health_route, serving.vertex_predict_route)
+    return choose_protocols(
+        serving.protocols, serving.vertex_health_route, serving.vertex_predict_route
+    )
 
 
 def _take_what_the_platform_says(variables: dict[str, str]) -> dict[str, str]:
@@ -479,7 +481,9 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
             if not isinstance(serving, dict):
                 return serving
             read = dict(serving)
-            for name in ("faces", "models", "allowed_hosts"):
+            if "faces" in read and "protocols" not in read:  # the name until 0.1
+                read["protocols"] = read.pop("faces")
+            for name in ("protocols", "models", "allowed_hosts"):
                 if isinstance(read.get(name), str):
                     with suppress(ValueError):
                         read[name] = json.loads(read[name])
@@ -532,22 +536,22 @@ def _check_stores(registry: RegistrySettings) -> None:
             )
 
 
-def _check_faces(serving: ServingSettings) -> None:
+def _check_protocols(serving: ServingSettings) -> None:
     plain = ServingSettings()
     routes = (serving.vertex_health_route, serving.vertex_predict_route)
     are_plain = routes == (plain.vertex_health_route, plain.vertex_predict_route)
     if are_plain and not serving.multi_model:
         return  # nothing can collide, and the room need not be imported
     try:
-        names = faces_of(serving).names
+        names = protocols_of(serving).names
     except Invalid as error:
         setting, _, said = error.message.partition(": ")
         raise _Wrong(("serving", setting), said, error.hint) from None
     if serving.multi_model and "invocations" not in names:
         raise _Wrong(
             ("serving", "multi_model"),
-            "models are loaded by the face 'invocations', which is left out",
-            "leave it among serving.faces, and give Vertex AI's routes other paths",
+            "models are loaded by the protocol 'invocations', which is left out",
+            "leave it among serving.protocols, and give Vertex AI's routes other paths",
         )
 
 

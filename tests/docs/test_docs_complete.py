@@ -30,9 +30,9 @@ from bascule.release import METRICS
 from bascule.release.criteria import DATA, LATENCIES, SHORT_NAMES, SIZES
 from bascule.serving.execution.confidence import Confidence
 from bascule.serving.limits import Limits
-from bascule.serving.protocols import open_faces
-from bascule.serving.protocols.data_plane import Plane
-from bascule.serving.telemetry.counters import STATUSES, Label, Totals, prometheus_text
+from bascule.serving.protocols import open_protocols
+from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.telemetry.counters import STATUSES, MetricLabels, Totals, prometheus_text
 from bascule.serving.transports import http1 as http
 from bascule.serving.transports import statuses
 
@@ -232,7 +232,7 @@ def test_every_route_for_predictions_is_documented() -> None:
         answer=None,
     )
     wishes: Any = SimpleNamespace()  # of a server whose callers load and unload, which has them all
-    routes = Plane(open_faces(wishes=wishes), lambda: True).serve([model])
+    routes = DataPlane(open_protocols(wishes=wishes), lambda: True).serve([model])
     made = {
         f"{method.decode()} {path.decode()}"
         for path, methods in routes.items()
@@ -263,7 +263,7 @@ def test_every_route_of_the_control_api_is_documented() -> None:
 
 def test_every_metric_of_the_server_is_documented_with_its_labels() -> None:
     totals = Totals({200: 1}, 1, 0.1, (1, *([0] * 16)))
-    text = prometheus_text([Label(), Label("m", "1")], [totals, totals])
+    text = prometheus_text([MetricLabels(), MetricLabels("m", "1")], [totals, totals])
     families = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     rows = {in_code(row[0]): row for row in table(read("http.md"), "name")}
 

@@ -12,7 +12,7 @@ from statistics import median
 import numpy as np
 import pytest
 
-from bascule.serving import Limits, Service, Supervisor
+from bascule.serving import Limits, ModelSpec, Supervisor
 
 pytestmark = pytest.mark.serial
 
@@ -59,9 +59,9 @@ ask so much must not be what the others are seen to wait for."""
 def server(costly_bundle, cancer_bundle):
     made = Supervisor(
         [
-            Service("greedy", "1", costly_bundle),
-            Service("thread", "1", costly_bundle),
-            Service("loop", "1", cancer_bundle),
+            ModelSpec("greedy", "1", costly_bundle),
+            ModelSpec("thread", "1", costly_bundle),
+            ModelSpec("loop", "1", cancer_bundle),
         ],
         host="127.0.0.1", port=0, workers=1, limits=Limits(max_queue_requests=QUEUE),
     )  # fmt: skip

@@ -36,7 +36,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ImportedModel:
     """A model that is being packed, as its flavor reads it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Subject:
         requires: Distributions that the original needs, with their versions.
         frame: How to rebuild the container that the model was trained on.
         train: The training rows; empty for a flavor that needs none.
-        test: Held-out rows, where there are any.
+        test: BufferBudget-out rows, where there are any.
         parameters: The settings of the model, as text.
         targets: What each output of a model with several is of; empty for any other model.
         ask: The model itself, asked about rows in the caller's own container: all outputs, in the
@@ -107,8 +107,8 @@ class Flavor(Protocol):
     def recognises(self, model: Any) -> bool:
         """Whether the model is this framework's. Imports nothing heavy to find out."""
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         """Infer the signature, save the original, and bring the rows into shape."""
 
-    def compilations(self, model: Any, subject: Subject, /) -> Iterator[Compilation]:
+    def compilations(self, model: Any, subject: ImportedModel, /) -> Iterator[Compilation]:
         """Ways to compile the model, the best first. Raises `Unconvertible` if there is none."""

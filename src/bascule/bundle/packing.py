@@ -20,7 +20,7 @@ from bascule.bundle.disk.format import Manifest, OriginalEntry, ProgramEntry
 from bascule.bundle.disk.heldout import to_parquet
 from bascule.bundle.flavors import flavor_of
 from bascule.bundle.flavors.originals import is_inspected
-from bascule.bundle.imported import Compilation, Flavor, Rows, Subject
+from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import trace
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.programs import TREE_ENGINES, TreeEngine, is_runnable, open_kind
@@ -95,9 +95,9 @@ def pack(
         name: What the registry and requests call it.
         train: The rows that it was trained on: X, or (X, y). Any table or matrix. An ONNX model
             needs none.
-        test: Held-out rows with their truth: (X, y). Parity is measured on them, or else on the
+        test: BufferBudget-out rows with their truth: (X, y). Parity is measured on them, or else on the
             training rows, and gates judge quality by them.
-        calibration: Held-out rows with their truth, (X, y), that prediction sets and intervals
+        calibration: BufferBudget-out rows with their truth, (X, y), that prediction sets and intervals
             are calibrated on; the `test` rows if None.
         to: The folder to make; `./NAME.bundle` if None.
         tolerance: The largest difference from the original at which a program may stand in for it.
@@ -206,7 +206,7 @@ class _Sealed:
     """
 
     manifest: Manifest
-    subject: Subject
+    subject: ImportedModel
     choice: _Choice
     own: Rows | None
     calibration: dict[str, Any]
@@ -331,7 +331,7 @@ class _Choice:
 def _choose(
     flavor: Flavor,
     model: Any,
-    subject: Subject,
+    subject: ImportedModel,
     rows: Rows | None,
     request: Request,
 ) -> _Choice:
@@ -383,7 +383,7 @@ def _choose(
 
 
 def _with_others(
-    flavor: Flavor, model: Any, subject: Subject, choice: _Choice, request: Request
+    flavor: Flavor, model: Any, subject: ImportedModel, choice: _Choice, request: Request
 ) -> _Choice:
     """The choice with the programs beside it that were found equal as well.
 
@@ -454,7 +454,7 @@ def _in_engine(
     return None, replace(_no_parity(problem, "", request), program=engine.kind)
 
 
-def _own_original(flavor: Flavor, model: Any, subject: Subject, request: Request) -> _Choice:
+def _own_original(flavor: Flavor, model: Any, subject: ImportedModel, request: Request) -> _Choice:
     """A graph that was handed in is served as it is."""
     (compilation,) = flavor.compilations(model, subject)
     given = subject.test or subject.train
@@ -466,7 +466,7 @@ def _own_original(flavor: Flavor, model: Any, subject: Subject, request: Request
     return _Choice(found, compilation, subject.original, invariant)
 
 
-def _rows_to_compare(subject: Subject) -> Rows | None:
+def _rows_to_compare(subject: ImportedModel) -> Rows | None:
     """Held-out rows, else training rows; None for a model that is its own program."""
     if subject.saved_format == "onnx":
         return None
@@ -532,7 +532,7 @@ def _no_parity(reason: str, precision: str, request: Request) -> Parity:
 def _write(
     draft: Path,
     flavor: Flavor,
-    subject: Subject,
+    subject: ImportedModel,
     choice: _Choice,
     profiled: Mapping[str, bytes],
     request: Request,
@@ -591,7 +591,7 @@ def _entry(made: Compilation, choice: _Choice, request: Request) -> ProgramEntry
     )
 
 
-def _example_rows(subject: Subject) -> Columns:
+def _example_rows(subject: ImportedModel) -> Columns:
     """Real rows where there are any; else one row of zeros and empty texts."""
     rows = subject.test or subject.train
     if rows is not None:
@@ -604,7 +604,7 @@ def _example_rows(subject: Subject) -> Columns:
     return made
 
 
-def _measure(draft: Path, manifest: Manifest, subject: Subject, choice: _Choice) -> Cost:
+def _measure(draft: Path, manifest: Manifest, subject: ImportedModel, choice: _Choice) -> Cost:
     columns = parity.sample(_example_rows(subject))
     if subject.saved_format != "python":  # whose code may refuse rows that never were
         columns = cost.rows_to_time(columns)
@@ -677,7 +677,7 @@ def _check_tolerance(tolerance: float) -> None:
         raise Invalid(f"tolerance {tolerance} is not a number above 0")
 
 
-def _described(subject: Subject, flavor: Flavor) -> str:
+def _described(subject: ImportedModel, flavor: Flavor) -> str:
     inputs = subject.signature.inputs
     width = inputs[0].shape[0] if subject.signature.is_matrix else len(inputs)
     return f"read a {flavor.name} {subject.task} model with {width} columns"

@@ -32,7 +32,7 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
                 show_default=False,
             ),
         ],
-        face: Annotated[
+        protocol: Annotated[
             str,
             typer.Option(help="oip, tfserving, invocations, vertex, azureml or grpc."),
         ] = "oip",
@@ -61,13 +61,13 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
         from bascule.cli import snippets
 
         chosen = settings()
-        asked = _asked(bundle, find, chosen, url, face, key=key)
-        text = snippets.snippet(asked, face, lang)
+        asked = _asked(bundle, find, chosen, url, protocol, key=key)
+        text = snippets.snippet(asked, protocol, lang)
         if as_json:
             print_json(
                 {
-                    "model": asked.model, "version": asked.version, "face": face, "lang": lang,
-                    "url": asked.grpc if face == "grpc" else asked.url,
+                    "model": asked.model, "version": asked.version, "protocol": protocol, "lang": lang,
+                    "url": asked.grpc if protocol == "grpc" else asked.url,
                     "key": snippets.KEY_VARIABLE if asked.with_key else None, "snippet": text,
                 }
             )  # fmt: skip
@@ -82,21 +82,27 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
                 "server lets in those that serving.tls_client_authority signed"
             )
         if asked.with_tls:
-            variable = snippets.AUTHORITY_VARIABLES["grpc" if face == "grpc" else lang]
+            variable = snippets.AUTHORITY_VARIABLES["grpc" if protocol == "grpc" else lang]
             note(
                 "where the system does not know who signed the server's certificate, name the file "
                 f"of that authority in {variable}"
             )
-        if face == "grpc" and url is None and chosen.serving.grpc_port < 0:
+        if protocol == "grpc" and url is None and chosen.serving.grpc_port < 0:
             note(f"the server must speak gRPC: bascule serve --grpc-port {_GRPC_PORT}")
-        if face != "grpc" and chosen.serving.faces and face not in chosen.serving.faces:
-            note(f"serving.faces leaves {face} out: a server with these settings does not speak it")
+        if (
+            protocol != "grpc"
+            and chosen.serving.protocols
+            and protocol not in chosen.serving.protocols
+        ):
+            note(
+                f"serving.protocols leaves {protocol} out: a server with these settings does not speak it"
+            )
 
 
 def _asked(
-    reference: str, find: Find, chosen: Any, url: str | None, face: str, *, key: bool | None
+    reference: str, find: Find, chosen: Any, url: str | None, protocol: str, *, key: bool | None
 ) -> Any:
-    from bascule.app import callers_need_keys, faces_of
+    from bascule.app import callers_need_keys, protocols_of
     from bascule.bundle.disk import format as disk
     from bascule.bundle.disk.examples import columns_of
     from bascule.bundle.disk.manifest import EXAMPLE
@@ -114,7 +120,7 @@ def _asked(
     is_tls = bool(serving.tls_certificate)
     http_url = f"{'https' if is_tls else 'http'}://{host}:{serving.port or _PORT}"
     grpc = f"{host}:{serving.grpc_port if serving.grpc_port > 0 else _GRPC_PORT}"
-    if url and face == "grpc":
+    if url and protocol == "grpc":
         grpc, is_tls = _grpc_place(url, is_tls=is_tls)
     elif url:
         http_url, is_tls = url.rstrip("/"), url.lower().startswith("https://")
@@ -129,7 +135,7 @@ def _asked(
         with_tls=is_tls,
         with_key=callers_need_keys(chosen) if key is None else key,
         with_certificate=is_tls and bool(serving.tls_client_authority),
-        faces=faces_of(serving),
+        protocols=protocols_of(serving),
     )
 
 

@@ -50,7 +50,7 @@ Train = Annotated[
     Path | None,
     typer.Option(help="The training rows (.parquet .csv .jsonl .feather .npy .npz)."),
 ]
-Test = Annotated[Path | None, typer.Option(help="Held-out rows, with their truth.")]
+Test = Annotated[Path | None, typer.Option(help="BufferBudget-out rows, with their truth.")]
 Calibration = Annotated[
     Path | None,
     typer.Option(help="Rows to calibrate on, with their truth. Default: the held-out rows."),
@@ -713,13 +713,13 @@ def _is_path(reference: str) -> bool:
 
 def _service(reference: str) -> Any:
     from bascule.bundle.disk.format import read_manifest
-    from bascule.serving import Service
+    from bascule.serving import ModelSpec
 
     version, path = _find(reference)
     if version is not None:
-        return Service(version.model, str(version.number), path)
+        return ModelSpec(version.model, str(version.number), path)
     manifest = read_manifest(path, verify=False)
-    return Service(manifest.name, short(manifest.digest), path.resolve())
+    return ModelSpec(manifest.name, short(manifest.digest), path.resolve())
 
 
 def _asked_for(reference: str) -> Any:
@@ -749,12 +749,12 @@ def _put_there(name: str, folder: Path) -> Any:
     from bascule.bundle.disk.format import digest_of
     from bascule.cli.server import check_is_ours
     from bascule.platforms import bundle_in, look_for_bundles, platform_folder
-    from bascule.serving import Service
+    from bascule.serving import ModelSpec
 
     path = bundle_in(folder, look_for_bundles, "url")
     if not path.resolve().is_relative_to(platform_folder(os.environ) / "models"):
         check_is_ours(path)
-    return Service(name, short(digest_of(path)), path)
+    return ModelSpec(name, short(digest_of(path)), path)
 
 
 def _user() -> str:

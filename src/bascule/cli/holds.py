@@ -15,7 +15,7 @@ from bascule.core.errors import BasculeError, NotFound
 if TYPE_CHECKING:
     from bascule.app import Settings
     from bascule.registry import Registry
-    from bascule.serving import Service
+    from bascule.serving import ModelSpec
 
 LASTS_S = 120.0
 RENEW_EVERY_S = 30.0
@@ -26,8 +26,8 @@ _LETTING_GO_S = 2.0
 
 @contextmanager
 def holding_served(
-    served: Callable[[], Sequence[Service]], settings: Settings
-) -> Iterator[Callable[[Service], None]]:
+    served: Callable[[], Sequence[ModelSpec]], settings: Settings
+) -> Iterator[Callable[[ModelSpec], None]]:
     """Hold the bundles that are served while the block runs, on a thread; let go at its end.
 
     A registry that is away is no reason not to serve: that is told once, and tried again.
@@ -53,14 +53,14 @@ def holding_served(
 
 
 class _Holds:
-    def __init__(self, served: Callable[[], Sequence[Service]], settings: Settings) -> None:
+    def __init__(self, served: Callable[[], Sequence[ModelSpec]], settings: Settings) -> None:
         self._served = served
         self._settings = settings
         self._holder = f"server {socket.gethostname()} {os.getpid()}"
         self._held: set[str] = set()
         self._was_told = False
 
-    def take(self, service: Service) -> None:
+    def take(self, service: ModelSpec) -> None:
         """Before it is loaded: what is being removed at this moment must not be."""
         from bascule.bundle.disk.format import digest_of
 

@@ -25,7 +25,7 @@ from bascule.cli.screen import note, print_json, say
 from bascule.core.errors import Refused
 from bascule.core.scratch import Scratch, sweep
 from bascule.remotes import fetch, is_address
-from bascule.serving import JournalConfig, Limits, Policy, Service, Supervisor, bind
+from bascule.serving import Limits, ModelSpec, RequestLogConfig, ResiliencePolicy, Supervisor, bind
 from bascule.serving.telemetry.logs import start_logging
 from bascule.serving.transports.hosts import policy_of
 
@@ -57,11 +57,11 @@ class _Signals:
 
 
 def run_server(
-    services: Sequence[Service],
+    services: Sequence[ModelSpec],
     settings: Settings,
     *,
-    find: Callable[[str], Service],
-    find_named: Callable[[str, Path], Service],
+    find: Callable[[str], ModelSpec],
+    find_named: Callable[[str, Path], ModelSpec],
     as_json: bool,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then let what is under way finish.
@@ -78,7 +78,7 @@ def run_server(
         Untrusted: Keys are required, and none of them signed what is to be served.
         BasculeError: A worker could not load what it was told to serve.
     """
-    from bascule.app import ServingSettings, callers_need_keys, faces_of, open_keys, tls_of
+    from bascule.app import ServingSettings, callers_need_keys, open_keys, protocols_of, tls_of
 
     chosen = settings.serving
     with suppress(OSError):  # there may be no such folder, and none may be needed
@@ -93,7 +93,7 @@ def run_server(
     if chosen.multi_model and not chosen.memory_budget_mb:
         log.warning("serving.memory_budget_mb is not set: nothing bounds what callers may load")
 
-    def find_trusted(name: str, folder: Path) -> Service:
+    def find_trusted(name: str, folder: Path) -> ModelSpec:
         service = find_named(name, folder)
         check_signature(settings, service.path)
         return service
@@ -111,10 +111,10 @@ def run_server(
             keys_stale_s=settings.security.keys_stale_s,
             tls=tls_of(settings),
             unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
-            faces=faces_of(chosen),
+            protocols=protocols_of(chosen),
             grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
-            policies={name: Policy(**asdict(one)) for name, one in chosen.models.items()},
-            journal=JournalConfig(
+            policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
+            journal=RequestLogConfig(
                 chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
             ),
             find=find_trusted if chosen.multi_model else None,
@@ -131,7 +131,7 @@ def run_server(
             signals.interrupt = False
             hold = stack.enter_context(holding_served(lambda: supervisor.services, settings))
 
-            def find_and_hold(reference: str) -> Service:
+            def find_and_hold(reference: str) -> ModelSpec:
                 service = find(reference)
                 check_signature(settings, service.path)
                 hold(service)
@@ -225,7 +225,7 @@ def _start_control(
     supervisor: Supervisor,
     listener: socket.socket,
     settings: Settings,
-    find: Callable[[str], Service],
+    find: Callable[[str], ModelSpec],
 ) -> Callable[[], None]:
     """Serve the control API on a thread; returns what ends it."""
     from bascule.app import open_registry, tls_of

@@ -25,7 +25,7 @@ from bascule.core.errors import BasculeError
 from bascule.core.names import Reference
 from bascule.core.version import VERSION
 from bascule.registry import Registry, Version
-from bascule.serving import Guard, Supervisor, error_text, prometheus_text, status_of
+from bascule.serving import Authenticator, Supervisor, error_text, prometheus_text, status_of
 
 
 class Health(BaseModel):
@@ -121,7 +121,7 @@ def control_app(
     supervisor: Supervisor,
     open_registry: Callable[[], Registry],
     find: FindService,
-    guard: Guard | None = None,
+    guard: Authenticator | None = None,
 ) -> FastAPI:
     """The application.
 

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from bascule.core.errors import Refused, TooLarge
 from bascule.security.keys import ANY, Action
-from bascule.serving import Guard
+from bascule.serving import Authenticator
 from bascule.serving.transports.hosts import host_of, is_loopback
 
 Authorise = Callable[[Request, Action, str], None]
@@ -55,7 +55,7 @@ bearer = HTTPBearer(auto_error=False, description="A key of `bascule keys create
 """A dependency that describes the key; what lets callers in is the class of the routes."""
 
 
-def route_of(guard: Guard | None) -> type[APIRoute]:
+def route_of(guard: Authenticator | None) -> type[APIRoute]:
     """The class of the routes: the key first, by `RIGHTS`, then a body of bounded size."""
     authorise = None if guard is None else by_key(guard)
 
@@ -92,7 +92,7 @@ class _BoundedRequest(Request):
 _TOO_LARGE = f"the body is over {MAX_BODY_BYTES:,} bytes, the most that the control API takes"
 
 
-def by_key(guard: Guard) -> Authorise:
+def by_key(guard: Authenticator) -> Authorise:
     """Lets in who has a key that allows it; see `Authorise`."""
 
     def authorise(request: Request, action: Action, model: str) -> None:

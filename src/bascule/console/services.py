@@ -16,10 +16,10 @@ from bascule.console.rights import Authorise
 from bascule.core.errors import Invalid
 from bascule.core.names import Reference
 from bascule.security.keys import ANY
-from bascule.serving import ModelState, Service, Supervisor
+from bascule.serving import ModelSpec, ModelState, Supervisor
 from bascule.serving.specs import loaded, swapped, unloaded, without
 
-FindService = Callable[[str], Service]
+FindService = Callable[[str], ModelSpec]
 """The version that a reference means, checked, and held until it is served."""
 
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
@@ -35,7 +35,7 @@ class ServedView(BaseModel):
     size_bytes: Annotated[int, Field(description="What it takes in a worker, at most")]
 
 
-class Wish(BaseModel):
+class LoadRequest(BaseModel):
     """A version to load, and what becomes of the others."""
 
     model_config = {"extra": "forbid"}
@@ -92,7 +92,7 @@ def _add_own(app: FastAPI, supervisor: Supervisor, find: FindService, authorise:
         return _views(supervisor)
 
     @app.post("/api/v1/server/services", tags=["server"])
-    def load(wish: Wish, request: Request) -> list[ServedView]:
+    def load(wish: LoadRequest, request: Request) -> list[ServedView]:
         """Load a version in every worker, then turn to it; no request is lost."""
         authorise(request, "manage", _model_of(wish.reference))
         service = find(wish.reference)

@@ -1,6 +1,6 @@
 """The kinds of error that Bascule raises.
 
-A kind says what the caller can do about it, not where it happened. Each face of the system (a
+A kind says what the caller can do about it, not where it happened. Each protocol of the system (a
 protocol, the command line) maps the kinds to its own words in one table; a test says that every
 kind is in every table. The message is one sentence in the caller's words; the facts are kept
 apart from the prose, so that a log or a machine need not parse it.

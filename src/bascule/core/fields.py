@@ -1,7 +1,7 @@
 """Fields and signatures: the named, typed tensors that a model takes and returns.
 
 Data types carry the names of the Open Inference Protocol v2 ("Tensor Data Types"), because every
-face of the server has to speak of them and one vocabulary is enough.
+protocol of the server has to speak of them and one vocabulary is enough.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def revoke_key(store: KeyStore, name: str, *, now: datetime, by: str) -> Key:
     return key
 
 
-class Keyring:
+class KnownKeys:
     """The keys that are known at one moment, by the hashes of their tokens."""
 
     def __init__(self, keys: Iterable[Key]) -> None:

@@ -2,29 +2,29 @@
 
 The life of a request: `http` (bytes to an exchange, its route) -> `protocols` (an exchange to a
 call) -> `models`, `engine` (inline or batched) -> `protocols` (outputs to bytes) -> `http` (one
-write, one count). `plane` holds the models and asks every face for its routes.
+write, one count). `plane` holds the models and asks every protocol for its routes.
 """
 
 from __future__ import annotations
 
-from bascule.serving.execution.resilience import Policy
+from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.limits import Limits
-from bascule.serving.specs import Service
-from bascule.serving.telemetry.counters import Label, Totals, prometheus_text
-from bascule.serving.telemetry.request_log import JournalConfig
-from bascule.serving.transports.authenticator import Guard
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry.counters import MetricLabels, Totals, prometheus_text
+from bascule.serving.telemetry.request_log import RequestLogConfig
+from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.statuses import error_text, status_of
 from bascule.serving.transports.tls import Tls
 from bascule.serving.workers.supervisor import ModelState, Supervisor, WorkerStatus, bind
 
 __all__ = [
-    "Guard",
-    "JournalConfig",
-    "Label",
+    "Authenticator",
+    "RequestLogConfig",
+    "MetricLabels",
     "Limits",
     "ModelState",
-    "Policy",
-    "Service",
+    "ResiliencePolicy",
+    "ModelSpec",
     "Supervisor",
     "Tls",
     "Totals",

@@ -13,10 +13,10 @@ from typing import Any
 
 from bascule.core.errors import Conflict, NotFound
 from bascule.core.names import check_name
-from bascule.serving.execution.resilience import Policy
+from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.limits import Limits
-from bascule.serving.protocols.chosen import EVERY_FACE, ChosenFaces
-from bascule.serving.telemetry.request_log import FAILURES_ALONE, JournalConfig
+from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
+from bascule.serving.telemetry.request_log import FAILURES_ALONE, RequestLogConfig
 from bascule.serving.transports.tls import Tls
 
 BACKLOG = 2048
@@ -24,7 +24,7 @@ BACKLOG = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class ModelSpec:
     """What a worker is told to serve.
 
     Attributes:
@@ -41,7 +41,7 @@ class Service:
         return {"model": self.model, "version": self.version, "path": str(self.path)}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Service:
+    def from_json(cls, value: dict[str, Any]) -> ModelSpec:
         return cls(value["model"], value["version"], Path(value["path"]))
 
 
@@ -60,7 +60,7 @@ class WorkerConfig:
         keys: The file of the keys that callers need; None where they need none.
         tls: What connections are encrypted with; None for not at all.
         unix_fd: The inherited listening socket of the file system; None where there is none.
-        faces: The protocols to speak.
+        protocols: The protocols to speak.
         policies: How models are treated that fail, by their names.
         journal: What is told of requests.
         multi_model: Whether callers may have models loaded and unloaded.
@@ -71,15 +71,15 @@ class WorkerConfig:
     workers: int
     listener_fd: int
     counters: Path
-    services: tuple[Service, ...]
+    services: tuple[ModelSpec, ...]
     limits: Limits
     keys: Path | None = None
     tls: Tls | None = None
     unix_fd: int | None = None
-    faces: ChosenFaces = EVERY_FACE
+    protocols: ChosenProtocols = EVERY_PROTOCOL
     grpc_fd: int | None = None
-    policies: Mapping[str, Policy] = field(default_factory=dict)
-    journal: JournalConfig = FAILURES_ALONE
+    policies: Mapping[str, ResiliencePolicy] = field(default_factory=dict)
+    journal: RequestLogConfig = FAILURES_ALONE
     multi_model: bool = False
     allowed_hosts: tuple[str, ...] = ()
 
@@ -95,7 +95,7 @@ class WorkerConfig:
             "keys": None if self.keys is None else str(self.keys),
             "tls": None if self.tls is None else self.tls.to_json(),
             "unix_fd": self.unix_fd,
-            "faces": self.faces.to_json(),
+            "protocols": self.protocols.to_json(),
             "policies": {name: policy.to_json() for name, policy in self.policies.items()},
             "journal": asdict(self.journal),
             "multi_model": self.multi_model,
@@ -110,24 +110,26 @@ class WorkerConfig:
             listener_fd=value["listener_fd"],
             grpc_fd=value["grpc_fd"],
             counters=Path(value["counters"]),
-            services=tuple(Service.from_json(service) for service in value["services"]),
+            services=tuple(ModelSpec.from_json(service) for service in value["services"]),
             limits=Limits(**value["limits"]),
             keys=None if value["keys"] is None else Path(value["keys"]),
             tls=None if value["tls"] is None else Tls.from_json(value["tls"]),
             unix_fd=value["unix_fd"],
-            faces=ChosenFaces.from_json(value["faces"]),
-            policies={name: Policy(**policy) for name, policy in value["policies"].items()},
-            journal=JournalConfig(**value["journal"]),
+            protocols=ChosenProtocols.from_json(value["protocols"]),
+            policies={
+                name: ResiliencePolicy(**policy) for name, policy in value["policies"].items()
+            },
+            journal=RequestLogConfig(**value["journal"]),
             multi_model=value["multi_model"],
             allowed_hosts=tuple(value["allowed_hosts"]),
         )
 
 
-Services = tuple[Service, ...]
+ModelSpecs = tuple[ModelSpec, ...]
 """What is served. The first version of a model is its default; no version is there twice."""
 
 
-def check_services(services: Services) -> Services:
+def check_specs(services: ModelSpecs) -> ModelSpecs:
     """`services` if their names can stand in a path and a label; raises `Invalid`."""
     for service in services:
         check_name(service.model)
@@ -135,7 +137,7 @@ def check_services(services: Services) -> Services:
     return services
 
 
-def loaded(services: Services, new: Service, *, default: bool = False) -> Services:
+def loaded(services: ModelSpecs, new: ModelSpec, *, default: bool = False) -> ModelSpecs:
     """With `new` beside the others, or before the other versions of its model.
 
     The same version from another folder takes the place of the one that is there.
@@ -148,7 +150,7 @@ def loaded(services: Services, new: Service, *, default: bool = False) -> Servic
     return _with_default(services, new) if default else services
 
 
-def swapped(services: Services, new: Service) -> Services:
+def swapped(services: ModelSpecs, new: ModelSpec) -> ModelSpecs:
     """With `new` in the place of the default version of its model; the other versions stay."""
     before = default_of(services, new.model)
     services = loaded(services, new, default=True)
@@ -157,7 +159,7 @@ def swapped(services: Services, new: Service) -> Services:
     return tuple(one for one in services if not _is_same(one, before))
 
 
-def unloaded(services: Services, model: str, version: str | None = None) -> Services:
+def unloaded(services: ModelSpecs, model: str, version: str | None = None) -> ModelSpecs:
     """Without a version, or without the only version of a model.
 
     Raises:
@@ -183,14 +185,14 @@ def unloaded(services: Services, model: str, version: str | None = None) -> Serv
     return tuple(one for one in services if one is not gone)
 
 
-def without(services: Services, model: str) -> Services:
+def without(services: ModelSpecs, model: str) -> ModelSpecs:
     """Without any version of a model; raises `NotFound` if none is served."""
     while len(versions := [one for one in services if one.model == model]) > 1:
         services = unloaded(services, model, versions[-1].version)
     return unloaded(services, model)
 
 
-def check_absent(services: Services, model: str) -> None:
+def check_absent(services: ModelSpecs, model: str) -> None:
     """Raise `Conflict` if a version of the model is served."""
     there = default_of(services, model)
     if there is not None:
@@ -200,15 +202,15 @@ def check_absent(services: Services, model: str) -> None:
         )
 
 
-def default_of(services: Services, model: str) -> Service | None:
+def default_of(services: ModelSpecs, model: str) -> ModelSpec | None:
     """The version that answers to the plain name."""
     return next((one for one in services if one.model == model), None)
 
 
-def _with_default(services: Services, new: Service) -> Services:
+def _with_default(services: ModelSpecs, new: ModelSpec) -> ModelSpecs:
     """Moved before the other versions of its model, where the first of them is now."""
     first = default_of(services, new.model)
-    made: list[Service] = []
+    made: list[ModelSpec] = []
     for one in services:
         if one is first:
             made.append(new)
@@ -217,5 +219,5 @@ def _with_default(services: Services, new: Service) -> Services:
     return tuple(made)
 
 
-def _is_same(one: Service, other: Service) -> bool:
+def _is_same(one: ModelSpec, other: ModelSpec) -> bool:
     return (one.model, one.version) == (other.model, other.version)

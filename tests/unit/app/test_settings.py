@@ -9,12 +9,12 @@ import pytest
 from bascule.app import (
     GateSettings,
     ModelSettings,
-    faces_of,
     load_settings,
     open_registry,
+    protocols_of,
 )
 from bascule.core.errors import Invalid, NotFound
-from bascule.serving.protocols.chosen import EVERY_FACE, FACE_NAMES
+from bascule.serving.protocols.chosen import EVERY_PROTOCOL, PROTOCOL_NAMES
 
 
 @pytest.fixture
@@ -227,27 +227,27 @@ def test_rooms_are_imported_without_settings_or_frameworks():
     assert done.stdout.split() == []
 
 
-# -- faces, and what platforms say --
+# -- protocols, and what platforms say --
 
 
-def faces(folder, environ):
-    return faces_of(load_settings(folder, environ).serving)
+def protocols(folder, environ):
+    return protocols_of(load_settings(folder, environ).serving)
 
 
 def test_every_face_is_shown_unless_some_are_named(folder):
-    assert faces(folder, {}) == EVERY_FACE
+    assert protocols(folder, {}) == EVERY_PROTOCOL
 
     written(folder, '[serving]\nfaces = ["oip", "vertex"]\n')
-    assert faces(folder, {}).names == ("oip", "vertex")
-    assert faces(folder, {"BASCULE_SERVING__FACES": '["azureml"]'}).names == ("azureml",)
+    assert protocols(folder, {}).names == ("oip", "vertex")
+    assert protocols(folder, {"BASCULE_SERVING__PROTOCOLS": '["azureml"]'}).names == ("azureml",)
 
 
 def test_a_face_that_is_none_is_refused_with_those_that_are(folder):
-    told = refusal(folder, {"BASCULE_SERVING__FACES": '["oip", "soap"]'})
+    told = refusal(folder, {"BASCULE_SERVING__PROTOCOLS": '["oip", "soap"]'})
 
-    assert told.message.startswith("serving.faces[1]: 'soap' is wrong: input should be 'oip'")
-    assert "BASCULE_SERVING__FACES" in told.message
-    assert "list" in refusal(folder, {"BASCULE_SERVING__FACES": "oip"}).message
+    assert told.message.startswith("serving.protocols[1]: 'soap' is wrong: input should be 'oip'")
+    assert "BASCULE_SERVING__PROTOCOLS" in told.message
+    assert "list" in refusal(folder, {"BASCULE_SERVING__PROTOCOLS": "oip"}).message
 
 
 def test_a_platform_says_the_port_and_the_routes(folder):
@@ -267,8 +267,8 @@ def test_a_platform_says_the_port_and_the_routes(folder):
     ).serving
 
     assert (sagemaker.port, vertex.port, ours.port) == (8081, 8082, 8083)
-    assert faces_of(vertex).names == FACE_NAMES
-    assert faces_of(vertex).vertex_predict_route.endswith(":predict")
+    assert protocols_of(vertex).names == PROTOCOL_NAMES
+    assert protocols_of(vertex).vertex_predict_route.endswith(":predict")
 
 
 def test_what_a_platform_says_is_refused_under_its_own_name(folder):
@@ -294,19 +294,19 @@ def test_what_a_platform_says_is_refused_under_its_own_name(folder):
 )
 def test_a_route_of_vertex_takes_the_place_of_a_face_that_nobody_named(folder, route, left_out):
     for variable in ("AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"):
-        names = faces(folder, {variable: route}).names
-        assert names == tuple(name for name in FACE_NAMES if name != left_out)
+        names = protocols(folder, {variable: route}).names
+        assert names == tuple(name for name in PROTOCOL_NAMES if name != left_out)
     if left_out:
         written(folder, f'[serving]\nfaces = ["vertex", "{left_out}"]\n')
         told = refusal(folder, {"AIP_PREDICT_ROUTE": route})
-        assert f"{route} is a path of the face {left_out!r}" in told.message
+        assert f"{route} is a path of the protocol {left_out!r}" in told.message
         written(folder, f'[serving]\nfaces = ["{left_out}"]\n')
-        assert faces(folder, {"AIP_PREDICT_ROUTE": route}).names == (left_out,)
+        assert protocols(folder, {"AIP_PREDICT_ROUTE": route}).names == (left_out,)
 
 
 @pytest.mark.parametrize("route", ["/v2", "/v2/models/m/infer", "/metrics"])
 def test_a_route_of_vertex_may_not_be_one_of_the_server_itself(folder, route):
-    assert "is a path of the face 'oip'" in refusal(folder, {"AIP_HEALTH_ROUTE": route}).message
+    assert "is a path of the protocol 'oip'" in refusal(folder, {"AIP_HEALTH_ROUTE": route}).message
 
 
 @pytest.mark.parametrize("route", ["", "predict", "/a?b", "/a b", "/a#b", "/é"])

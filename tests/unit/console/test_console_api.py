@@ -27,7 +27,15 @@ from bascule.core.errors import NotFound, Unavailable
 from bascule.core.version import VERSION
 from bascule.registry import open_registry
 from bascule.security.keys import GRANTABLE, OPEN_ACTIONS, Permission, create_key
-from bascule.serving import Guard, Label, ModelState, Service, Totals, WorkerStatus, bind
+from bascule.serving import (
+    Authenticator,
+    MetricLabels,
+    ModelSpec,
+    ModelState,
+    Totals,
+    WorkerStatus,
+    bind,
+)
 from bascule.serving.specs import default_of
 from bascule.serving.telemetry.counters import Pulse
 
@@ -42,11 +50,11 @@ class FakeSupervisor:
 
     host = "127.0.0.1"
     port = 8080
-    labels = (Label(), Label("gb", "1"))
+    labels = (MetricLabels(), MetricLabels("gb", "1"))
 
     def __init__(self):
         self.is_alive = True
-        self.services = (Service("gb", "1", Path("/bundles/gb-1")),)
+        self.services = (ModelSpec("gb", "1", Path("/bundles/gb-1")),)
 
     def models(self):
         return [
@@ -85,7 +93,7 @@ def find(reference):
     model, _, version = reference.partition("/")
     if model not in ("gb", "late"):
         raise NotFound(f"no model {model!r}")
-    return Service(model, version or "9", Path(f"/bundles/{model}-{version or 9}"))
+    return ModelSpec(model, version or "9", Path(f"/bundles/{model}-{version or 9}"))
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +305,7 @@ def ring(tmp_path):
         return {"Authorization": f"Bearer {token}"}
 
     file.write_text("[]")
-    header.guard = Guard(file)
+    header.guard = Authenticator(file)
     return header
 
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from bascule.console import control_app
 from bascule.console.rights import loopback_only
 from bascule.core.errors import NotFound, Refused, Unavailable
-from bascule.serving import ModelState, Service
+from bascule.serving import ModelSpec, ModelState
 from bascule.serving.specs import default_of
 
 
@@ -54,7 +54,7 @@ def find(reference):
     model, _, version = reference.partition("/")
     if model == "nobody":
         raise NotFound("no model 'nobody'", hint="push it first")
-    return Service(model, version or "9", Path("/bundles", model, version or "9"))
+    return ModelSpec(model, version or "9", Path("/bundles", model, version or "9"))
 
 
 class Client:

@@ -16,18 +16,18 @@ from google.protobuf import descriptor_pool, message_factory
 
 from bascule.core.errors import NotFound
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.serving.execution.admission import Backlog, Held
+from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.execution.placement import Pace
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.limits import Limits
-from bascule.serving.protocols import open_faces
-from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.protocols import open_protocols
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.grpc_methods import grpc_methods
 from bascule.serving.protocols.grpc_services import Reflection
 from bascule.serving.protocols.oip_grpc import PROTO
-from bascule.serving.specs import Service
-from bascule.serving.telemetry.counters import Counters, Label
-from bascule.serving.telemetry.request_log import Journal
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry.counters import Counters, MetricLabels
+from bascule.serving.telemetry.request_log import RequestLog
 from bascule.serving.transports.http1 import Connection, Site
 from bascule.serving.transports.http2 import Http2Server
 from bascule.serving.transports.routes import Route, table
@@ -197,7 +197,7 @@ def serve_models(run_site, tmp_path):
 
     def serve(
         *models: tuple[str, Any, Pace],
-        journal: Journal | None = None,
+        journal: RequestLog | None = None,
         wishes: Any = None,
         **limits: Any,
     ) -> Running:
@@ -206,11 +206,11 @@ def serve_models(run_site, tmp_path):
         labels = []
         for name, *_ in models:
             model, _, version = name.partition("/")
-            labels.append(Label(model, version or "1"))
+            labels.append(MetricLabels(model, version or "1"))
             counters.name(labels[-1])
         made: list[ServedModel] = []
-        planes: list[Plane] = []
-        backlog, held = Backlog(bounds.max_body_bytes), Held(bounds.max_held_bytes)
+        planes: list[DataPlane] = []
+        backlog, held = AdmissionQueue(bounds.max_body_bytes), BufferBudget(bounds.max_held_bytes)
 
         def grpc() -> Http2Server:
             methods = grpc_methods(planes[0])
@@ -222,7 +222,7 @@ def serve_models(run_site, tmp_path):
             for (_, program, pace), label in zip(models, labels, strict=True):
                 made.append(
                     ServedModel(
-                        Service(label.model, label.version, tmp_path),
+                        ModelSpec(label.model, label.version, tmp_path),
                         signature=program.signature,
                         program=program,
                         digest="sha256:" + "0" * 64,
@@ -235,7 +235,7 @@ def serve_models(run_site, tmp_path):
                         held=held,
                     )
                 )
-            plane = Plane(open_faces(wishes=wishes), lambda: not running_site.draining)
+            plane = DataPlane(open_protocols(wishes=wishes), lambda: not running_site.draining)
             planes.append(plane)
             running_site = Site(
                 plane.serve(made), plane.not_found, bounds, counters.slot(0),
@@ -245,7 +245,7 @@ def serve_models(run_site, tmp_path):
 
         running = run_site(site, grpc)
         running.models = made
-        running.labels = [Label(), *(Label(m.name, m.version) for m in made)]
+        running.labels = [MetricLabels(), *(MetricLabels(m.name, m.version) for m in made)]
         running.totals = counters.totals
         running.counted = lambda: counters.totals()[1].by_status
         return running

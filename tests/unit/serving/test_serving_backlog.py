@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bascule.serving.execution.admission import TURN_S, Backlog, comes_in_time
+from bascule.serving.execution.admission import TURN_S, AdmissionQueue, comes_in_time
 from bascule.serving.execution.placement import Pace
 
 pytestmark = pytest.mark.serial
@@ -102,7 +102,7 @@ def test_what_comes_in_time_does_so_with_a_longer_deadline_and_a_shorter_wait(
 
 
 def test_a_loop_is_behind_when_it_has_worked_for_a_turn_without_a_rest():
-    backlog = Backlog(0)
+    backlog = AdmissionQueue(0)
     now_ns = 1_000 * MS
     assert not backlog.is_behind(now_ns)
     for passed_ns in range(0, TURN_NS + 1, MS):
@@ -112,7 +112,7 @@ def test_a_loop_is_behind_when_it_has_worked_for_a_turn_without_a_rest():
 
 
 def test_a_loop_that_had_nothing_to_answer_is_not_behind_however_long_it_has_answered():
-    backlog = Backlog(0)
+    backlog = AdmissionQueue(0)
     for now_ns in range(0, 100 * MS, 2 * MS):
         assert not backlog.is_behind(now_ns)
         backlog.answered_ns = now_ns + MS // 2

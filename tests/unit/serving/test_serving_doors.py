@@ -18,7 +18,7 @@ from bascule.serving.limits import Limits
 from bascule.serving.telemetry.counters import Counters
 from bascule.serving.transports.http1 import Connection, Site
 from bascule.serving.transports.http2 import Http2Server
-from bascule.serving.transports.listeners import Door
+from bascule.serving.transports.listeners import Listener
 from bascule.serving.transports.routes import Route, table
 from bascule.serving.transports.tls import Tls
 
@@ -47,7 +47,7 @@ class Behind:
             connect = partial(Connection, self.site)
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
-        self._door = Door(
+        self._door = Listener(
             listener.detach(), self.site, connect, Tls(*authority("door")), protocol=speaks
         )
         self._opened = threading.Event()

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bascule.core.errors import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable
-from bascule.serving.execution.admission import BESIDE_CALL_BYTES, Held
+from bascule.serving.execution.admission import BESIDE_CALL_BYTES, BufferBudget
 from bascule.serving.execution.engine import Batcher, Engine, Job, measure_pace, run_together
 from bascule.serving.execution.placement import Pace, Stretch, longest_wait_s
 from bascule.serving.limits import Limits
@@ -29,7 +29,7 @@ class Calls:
     def __init__(self, running, program, pace, *, account=None, **limits):
         self.running = running
         limits = Limits(**limits)
-        self.account = account or Held(limits.max_held_bytes)
+        self.account = account or BufferBudget(limits.max_held_bytes)
         self.batcher = Batcher(
             program, pace, limits, running.loop, name="m/1", held=self.account
         )  # fmt: skip
@@ -870,7 +870,7 @@ def test_what_waits_is_bounded_in_bytes_and_who_finds_no_room_is_told_so(running
 
 
 def test_whoever_comes_to_an_idle_thread_is_run_however_much_is_held(running, program, thread):
-    calls = Calls(running, program, thread, account=Held(1))
+    calls = Calls(running, program, thread, account=BufferBudget(1))
     calls.account.bytes = 1_000  # of others
     for turn in range(3):
         calls.submit((rows(turn, 100), None))

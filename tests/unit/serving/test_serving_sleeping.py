@@ -14,7 +14,7 @@ from bascule.serving.execution.calls import Call
 from bascule.serving.execution.engine import Engine
 from bascule.serving.execution.served import Facts, ServedModel
 from bascule.serving.limits import Limits
-from bascule.serving.specs import Service
+from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry.counters import Counters
 
 
@@ -29,7 +29,7 @@ class Sleeper:
 
         def make():
             model = ServedModel(
-                Service("m", "1", tmp_path),
+                ModelSpec("m", "1", tmp_path),
                 signature=program.signature,
                 program=Facts(program.name, program.inputs, program.outputs),
                 digest="sha256:0",

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from bascule.core.errors import Conflict, Invalid, NotFound
-from bascule.serving import Limits, Service, bind
+from bascule.serving import Limits, ModelSpec, bind
 from bascule.serving.specs import WorkerConfig
 from bascule.serving.workers.supervisor import Supervisor, _take_no_more, _Worker
 
@@ -66,7 +66,7 @@ def test_what_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
         workers=2,
         listener_fd=7,
         counters=tmp_path / "counters",
-        services=(Service("m", "1", tmp_path),),
+        services=(ModelSpec("m", "1", tmp_path),),
         limits=Limits(deadline_s=3, batching="never"),
         multi_model=True,
     )
@@ -75,7 +75,7 @@ def test_what_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
 
 def test_a_supervisor_whose_worker_cannot_load_says_why_and_leaves_nothing(tmp_path):
     supervisor = Supervisor(
-        [Service("m", "1", tmp_path / "nowhere")],
+        [ModelSpec("m", "1", tmp_path / "nowhere")],
         host="127.0.0.1", port=0, workers=2, limits=Limits(),
     )  # fmt: skip
     with pytest.raises(NotFound, match="no bundle at"):
@@ -108,7 +108,7 @@ class Hearing:
 @pytest.mark.parametrize(
     ("find", "kind", "said"),
     [
-        (lambda name, folder: Service(name, "1", folder), "Unavailable", "the server stops"),
+        (lambda name, folder: ModelSpec(name, "1", folder), "Unavailable", "the server stops"),
         (None, "Invalid", "callers may not change what is served"),
     ],
 )

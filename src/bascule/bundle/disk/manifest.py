@@ -40,7 +40,7 @@ class FileEntry:
     bytes: int
 
 
-Label = str | int | float | bool
+MetricLabels = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Target:
     """
 
     name: str
-    classes: tuple[Label, ...] | None = None
+    classes: tuple[MetricLabels, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         classes = None if self.classes is None else list(self.classes)
@@ -138,7 +138,7 @@ class Manifest:
     name: str
     flavor: str
     task: str
-    classes: tuple[Label, ...] | None
+    classes: tuple[MetricLabels, ...] | None
     signature: Signature
     original: OriginalEntry
     programs: tuple[ProgramEntry, ...]

@@ -20,7 +20,7 @@ TABLE: dict[str, str] = {
 }
 """Flavors by name; imported when they are asked.
 
-The first that recognises a model takes it. Other libraries give their estimators the face of
+The first that recognises a model takes it. Other libraries give their estimators the protocol of
 scikit-learn's, so that flavor comes last; and a Keras model may be a PyTorch module as well.
 """
 

@@ -29,7 +29,7 @@ from bascule.bundle.flavors.tabular import (
     rows_of,
     table_names,
 )
-from bascule.bundle.imported import Rows, Subject
+from bascule.bundle.imported import ImportedModel, Rows
 from bascule.bundle.tables import Table, as_dtype
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
@@ -74,7 +74,7 @@ class Boosted:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Subject:
+def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> ImportedModel:
     """Infer the signature from the training rows and by asking the model.
 
     Raises:
@@ -108,7 +108,7 @@ def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Subject:
         held_out = rows_of(conformed, test_truth, signature, test)
     needed = {model.library, "numpy"} | ({"pandas"} if frame.container == "pandas" else set())
     original = BoostedOriginal(ask, frame, signature, model.classes)
-    return Subject(
+    return ImportedModel(
         task="regression" if model.classes is None else "classification",
         classes=model.classes,
         signature=signature,

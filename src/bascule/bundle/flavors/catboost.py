@@ -20,7 +20,7 @@ from bascule.bundle.flavors.boosting import (
     read_boosted,
 )
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
-from bascule.bundle.imported import Compilation, Subject
+from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType
 from bascule.core.scratch import Scratch
@@ -46,10 +46,10 @@ class CatBoost:
     def recognises(self, model: Any) -> bool:
         return is_of(model, "catboost") and hasattr(model, "predict")
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         return read_boosted(_read(model), _open, train, test)
 
-    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         from bascule.bundle.compilers.boosted import compile_ensemble
         from bascule.bundle.compilers.catboost import as_json, read_ensemble
 

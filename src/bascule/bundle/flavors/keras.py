@@ -33,7 +33,7 @@ from bascule.bundle.flavors.networks import (
     task_of,
 )
 from bascule.bundle.flavors.probing import bounded
-from bascule.bundle.imported import Compilation, Subject
+from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.tables import MATRIX, as_dtype, conform, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
@@ -50,7 +50,7 @@ class Keras:
     def recognises(self, model: Any) -> bool:
         return is_of(model, "keras") and hasattr(model, "layers")
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         if train is None:
             raise Invalid(
                 "train is missing, and it says what the lengths of the model's inputs are",
@@ -73,7 +73,7 @@ class Keras:
         check_saved(KerasProgram(archive.load(saved, archive.FILE), signature), live, rows)
         backend = library("keras", "keras").config.backend()
         task, classes = task_of(outputs)
-        return Subject(
+        return ImportedModel(
             task=task,
             classes=classes,
             signature=signature,
@@ -89,7 +89,7 @@ class Keras:
             is_network=True,
         )
 
-    def compilations(self, model: Any, subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         backend = subject.frame["backend"]
         compile_ = _through_torch if backend == "torch" else _through_keras
         graph = compile_(model, subject)
@@ -240,7 +240,7 @@ def _tried(model: Any, columns: Columns) -> dict[str, NDArray[Any]]:
         ) from problem
 
 
-def _through_torch(model: Any, subject: Subject) -> bytes:
+def _through_torch(model: Any, subject: ImportedModel) -> bytes:
     assert subject.train is not None
     few = take(subject.train.columns, slice(ROWS))
 
@@ -252,7 +252,7 @@ def _through_torch(model: Any, subject: Subject) -> bytes:
     return to_onnx(exported, subject.signature.inputs, subject.signature.outputs)
 
 
-def _through_keras(model: Any, subject: Subject) -> bytes:
+def _through_keras(model: Any, subject: ImportedModel) -> bytes:
     """By the export of Keras, which flattens dicts in the order of their names."""
     import onnx
 

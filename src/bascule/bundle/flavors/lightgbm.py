@@ -28,7 +28,7 @@ from bascule.bundle.flavors.boosting import (
     with_classes,
 )
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
-from bascule.bundle.imported import Compilation, Subject
+from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.tables import MATRIX, Table
 from bascule.core.errors import Invalid, Untrusted
 from bascule.core.fields import DType
@@ -42,10 +42,10 @@ class LightGBM:
     def recognises(self, model: Any) -> bool:
         return is_of(model, "lightgbm") and hasattr(model, "predict")
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         return read_boosted(_read(model), _open, train, test)
 
-    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         from bascule.bundle.compilers.boosted import compile_ensemble
         from bascule.bundle.compilers.lightgbm import read_ensemble
 

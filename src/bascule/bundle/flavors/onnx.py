@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle.disk.manifest import Manifest
-from bascule.bundle.imported import Compilation, Rows, Subject
+from bascule.bundle.imported import Compilation, ImportedModel, Rows
 from bascule.bundle.programs.onnx import (
     field_of,
     first_line,
@@ -41,7 +41,7 @@ class Onnx:
             type(model).__name__ == "ModelProto" and hasattr(model, "SerializeToString")
         )
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         data = _bytes(model)
         try:
             session = open_session(data, "the model")
@@ -61,7 +61,7 @@ class Onnx:
         rows, held_out = _rows(train, signature), _rows(test, signature)
         _check_counts(session, signature.inputs, held_out or rows)
         _check_apart(session, signature.inputs, held_out or rows)
-        return Subject(
+        return ImportedModel(
             task="other",
             classes=None,
             signature=signature,
@@ -76,7 +76,7 @@ class Onnx:
             parameters={},
         )
 
-    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         yield Compilation(
             "its own", subject.saved, subject.signature.inputs, subject.signature.outputs, None
         )

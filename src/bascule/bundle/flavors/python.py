@@ -17,7 +17,7 @@ from typing import Any
 from bascule.bundle.disk.manifest import Manifest
 from bascule.bundle.flavors.python_environment import interpreter, lock, python_version
 from bascule.bundle.flavors.tabular import fields_of, read_rows, rows_of
-from bascule.bundle.imported import Compilation, Subject
+from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.programs.child import ChildProgram
 from bascule.bundle.tables import is_missing, take
 from bascule.core.errors import Invalid, Unconvertible, Untrusted
@@ -74,7 +74,7 @@ class Python:
     def recognises(self, model: Any) -> bool:
         return isinstance(model, PythonModel)
 
-    def read(self, model: PythonModel, train: Any, test: Any) -> Subject:
+    def read(self, model: PythonModel, train: Any, test: Any) -> ImportedModel:
         if train is None:
             raise Invalid(
                 "train is missing, and it says what the model's inputs are",
@@ -95,7 +95,7 @@ class Python:
         held_out = None
         if test is not None:
             held_out = rows_of(*read_rows(test, "test"), signature)
-        return Subject(
+        return ImportedModel(
             task=model.task,
             classes=None if model.classes is None else tuple(model.classes),
             signature=signature,
@@ -110,7 +110,7 @@ class Python:
             parameters={"entry": repr(model.entry)},
         )
 
-    def compilations(self, _model: Any, _subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, _model: Any, _subject: ImportedModel) -> Iterator[Compilation]:
         raise Unconvertible("code of your own is not compiled")
 
 

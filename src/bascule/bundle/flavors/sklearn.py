@@ -22,8 +22,8 @@ from bascule.bundle.disk.manifest import (
     CLASSIFICATIONS,
     OUTLIERS,
     REGRESSIONS,
-    Label,
     Manifest,
+    MetricLabels,
     Target,
 )
 from bascule.bundle.flavors.archives import BOOSTED, check_archive, is_own_class
@@ -47,7 +47,7 @@ from bascule.bundle.flavors.tabular import (
     rows_of,
     table_names,
 )
-from bascule.bundle.imported import Compilation, Subject
+from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, Field, Signature
@@ -105,7 +105,7 @@ class Sklearn:
             hasattr(model, "predict") or hasattr(model, "fit_predict")
         )
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         kind = _kind_of(model)
         if train is None:
             raise Invalid(
@@ -148,7 +148,7 @@ class Sklearn:
             held_out = rows_of(test_table, test_truth, signature, test)
         saved = save(model)
         original = SklearnOriginal(model, frame, signature)
-        return Subject(
+        return ImportedModel(
             task=task,
             classes=kind.classes,
             targets=targets,
@@ -165,7 +165,7 @@ class Sklearn:
             parameters=parameters_of(model),
         )
 
-    def compilations(self, model: Any, subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         from bascule.bundle.compilers.sklearn import compilations
 
         frame = Frame.from_json(subject.frame)
@@ -448,8 +448,8 @@ class _Kind:
     """What an estimator says that it is."""
 
     task: str
-    classes: tuple[Label, ...] | None = None
-    each: tuple[tuple[Label, ...], ...] = ()
+    classes: tuple[MetricLabels, ...] | None = None
+    each: tuple[tuple[MetricLabels, ...], ...] = ()
 
 
 def _kind_of(model: Any) -> _Kind:
@@ -529,7 +529,7 @@ def _targets(kind: _Kind, count: int, train: Any, test: Any) -> tuple[Target, ..
 
 
 def _outputs(
-    model: Any, task: str, classes: tuple[Label, ...] | None, targets: tuple[Target, ...]
+    model: Any, task: str, classes: tuple[MetricLabels, ...] | None, targets: tuple[Target, ...]
 ) -> tuple[Field, ...]:
     if task == OUTLIERS:
         return outputs_of_detector()

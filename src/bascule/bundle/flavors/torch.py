@@ -29,7 +29,7 @@ from bascule.bundle.flavors.networks import (
     task_of,
 )
 from bascule.bundle.flavors.probing import bounded
-from bascule.bundle.imported import Compilation, Subject
+from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.tables import as_dtype, take
 from bascule.core.errors import Invalid, ModelFailed
 from bascule.core.fields import Columns, DType, Signature
@@ -43,7 +43,7 @@ class Torch:
     def recognises(self, model: Any) -> bool:
         return is_of(model, "torch") and hasattr(model, "forward")
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         if train is None:
             raise Invalid(
                 "train is missing, and it says what the module's inputs are",
@@ -63,7 +63,7 @@ class Torch:
         again = aten.open_calls(saved, aten.FILE, signature.inputs, signature.outputs)
         check_saved(again, live, rows)
         task, classes = task_of(outputs)
-        return Subject(
+        return ImportedModel(
             task=task,
             classes=classes,
             signature=signature,
@@ -80,7 +80,7 @@ class Torch:
             is_network=True,
         )
 
-    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         assert subject.train is not None
         few = take(subject.train.columns, slice(ROWS))
         inputs, outputs = subject.signature.inputs, subject.signature.outputs

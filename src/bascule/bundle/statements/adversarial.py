@@ -1,6 +1,6 @@
 """Makes up rows at which a compiled program may differ from the original, from model and rows.
 
-Held-out rows lie where training rows lie, and say little of a value beside a threshold, of one that
+BufferBudget-out rows lie where training rows lie, and say little of a value beside a threshold, of one that
 is not rounded as the original rounds it, or of infinity. So some rows are altered here: to numbers
 that are special in themselves and to neighbours of training rows; `bundle.jumps` has those beside
 thresholds. The same rows come out every time.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bascule.bundle.imported import Rows, Subject
+from bascule.bundle.imported import ImportedModel, Rows
 from bascule.bundle.statements import parity
 from bascule.bundle.tables import (
     FIRST_SHARED,
@@ -36,7 +36,7 @@ _HINTS = {
 _MATRIX = Kind("float64")
 
 
-def expected(subject: Subject, rows: Rows, compared: Columns, *, tolerance: float) -> Columns:
+def expected(subject: ImportedModel, rows: Rows, compared: Columns, *, tolerance: float) -> Columns:
     """The answers that a program has to give to the rows that are compared.
 
     Args:
@@ -66,7 +66,7 @@ def expected(subject: Subject, rows: Rows, compared: Columns, *, tolerance: floa
     return found
 
 
-def _own(subject: Subject, rows: Rows) -> Columns | None:
+def _own(subject: ImportedModel, rows: Rows) -> Columns | None:
     """The model's own answers to as many rows as parity takes; None where nothing can be lost.
 
     And where the model does not take the container: a dict of columns is for a bundle alone.
@@ -86,7 +86,9 @@ def _own(subject: Subject, rows: Rows) -> Columns | None:
     return made if all(len(values) == len(chosen) for values in made.values()) else None
 
 
-def _check(subject: Subject, rows: Rows, own: Columns, read: Columns, tolerance: float) -> None:
+def _check(
+    subject: ImportedModel, rows: Rows, own: Columns, read: Columns, tolerance: float
+) -> None:
     judged = parity.compare(
         own, read, tolerance=tolerance, program="original", precision="", probes=0
     )
@@ -99,14 +101,14 @@ def _check(subject: Subject, rows: Rows, own: Columns, read: Columns, tolerance:
         )
 
 
-def _loss(subject: Subject, rows: Rows, said: str) -> Invalid:
+def _loss(subject: ImportedModel, rows: Rows, said: str) -> Invalid:
     for name, what in _lost(subject, rows):
         hint = _HINTS[what.partition(" ")[0]]
         return Invalid(f"column {name!r} holds {what}: {said}", hint=hint, field=name)
     return Invalid(said, hint="pass the rows in the types that they had in training")
 
 
-def _lost(subject: Subject, rows: Rows) -> Iterator[tuple[str, str]]:
+def _lost(subject: ImportedModel, rows: Rows) -> Iterator[tuple[str, str]]:
     """The columns that lost something when they were read, and what that was."""
     try:
         table = read_table(rows.given)

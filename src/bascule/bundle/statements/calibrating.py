@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle.disk.manifest import CALIBRATION, CLASSIFICATIONS, OUTLIERS, REGRESSIONS
 from bascule.bundle.disk.reading import reading
-from bascule.bundle.imported import Rows, Subject
+from bascule.bundle.imported import ImportedModel, Rows
 from bascule.bundle.statements import parity
 from bascule.bundle.statements.training import kept_hashes
 from bascule.bundle.tables import conform
@@ -83,7 +83,7 @@ def hashes_of(body: Mapping[str, Any]) -> Hashes | None:
     return Hashes(kept, len(kept) >= body["distinct_rows"])
 
 
-def read_rows(calibration: Any, subject: Subject) -> Rows | None:
+def read_rows(calibration: Any, subject: ImportedModel) -> Rows | None:
     """The rows that the caller gave for the calibration alone.
 
     Raises:
@@ -106,7 +106,7 @@ def read_rows(calibration: Any, subject: Subject) -> Rows | None:
     return rows
 
 
-def calibrate(answers: Answers, subject: Subject, own: Rows | None) -> Calibrated:
+def calibrate(answers: Answers, subject: ImportedModel, own: Rows | None) -> Calibrated:
     """Calibrate the program that is served.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bascule.bundle.disk.manifest import BASELINE
-from bascule.bundle.imported import Subject
+from bascule.bundle.imported import ImportedModel
 from bascule.bundle.statements.baseline import Baseline, flat_columns
 from bascule.bundle.statements.calibrating import Answers
 from bascule.core.digests import canonical_json
@@ -33,7 +33,7 @@ def nothing() -> Profiled:
     return Profiled("no baseline, as asked")
 
 
-def profile(answers: Answers, subject: Subject) -> Profiled:
+def profile(answers: Answers, subject: ImportedModel) -> Profiled:
     """The baseline of a model, as far as there are rows for it."""
     inputs = outputs = None
     if subject.train is not None and len(subject.train):
@@ -66,7 +66,7 @@ def profile_of(columns: Columns) -> Profile:
     return made
 
 
-def _labels(subject: Subject) -> dict[str, tuple[str, ...]]:
+def _labels(subject: ImportedModel) -> dict[str, tuple[str, ...]]:
     """The classes behind each output of probabilities."""
     made = {"probabilities": subject.classes or ()}
     made |= {f"probabilities.{target.name}": target.classes or () for target in subject.targets}

@@ -1,4 +1,4 @@
-"""Numbers and texts from JSON into arrays, for every face that speaks JSON.
+"""Numbers and texts from JSON into arrays, for every protocol that speaks JSON.
 
 Numbers are parsed straight into arrays (simdjson), in the type that the program reads; text and
 whatever does not fit that road take a slower one that finds the exact place of the mistake. Every

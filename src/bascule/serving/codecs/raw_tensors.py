@@ -1,4 +1,4 @@
-"""Tensors from bytes into arrays and back, for every face that speaks of raw tensors.
+"""Tensors from bytes into arrays and back, for every protocol that speaks of raw tensors.
 
 The bytes are those of the Open Inference Protocol: numbers little-endian, row by row, one after
 another; a flag is a byte; a text is its length in four bytes and then its UTF-8. Numbers are read

@@ -12,7 +12,7 @@ The rules:
   burst, and is kept short;
 - whoever waited past its deadline is not begun.
 
-Before that a request may be held by its connection (`Held`): the rest of it has not come, or those
+Before that a request may be held by its connection (`BufferBudget`): the rest of it has not come, or those
 before it on the connection are not answered yet. After that, decoded, it may wait for its model,
 and is held in the same account.
 """
@@ -66,7 +66,7 @@ def comes_in_time(wait_s: float, allowed_s: float, standing_s: float) -> bool:
     return wait_s * (_STANDING_MARGIN if is_standing else _MARGIN) <= allowed_s
 
 
-class Held:
+class BufferBudget:
     """How much one worker keeps of requests that cannot begin yet.
 
     One account for all connections, whatever they speak, and for the lines of all models: each has
@@ -179,7 +179,7 @@ class _Entry(NamedTuple):
     body_bytes: int
 
 
-class Backlog:
+class AdmissionQueue:
     """The requests of one worker that wait for the event loop. On the event loop only."""
 
     def __init__(self, max_bytes: int, turn_s: float = TURN_S) -> None:

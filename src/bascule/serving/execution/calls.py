@@ -1,4 +1,4 @@
-"""What every face makes of a request: one call of one model."""
+"""What every protocol makes of a request: one call of one model."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ the same bits in any company run so there; others run each call at once.
 
 The rules:
 - every caller gets its own rows, and the outputs that it asked for;
-- the queue is bounded, in calls and, over all models, in bytes (`backlog.Held`); over a bound the
+- the queue is bounded, in calls and, over all models, in bytes (`backlog.BufferBudget`); over a bound the
   answer is `Overloaded` at once; so it is where those who wait will keep the thread busy until
   after a call's deadline;
 - a call whose deadline passes is answered `TimedOut` then, whatever the thread is doing, and is
@@ -44,7 +44,7 @@ from bascule.bundle.programs.host import place_of
 from bascule.core.errors import BasculeError, ModelFailed, Overloaded, TimedOut, Unavailable
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
-from bascule.serving.execution.admission import Held, comes_in_time, held_bytes
+from bascule.serving.execution.admission import BufferBudget, comes_in_time, held_bytes
 from bascule.serving.execution.batch_sizing import Sizing
 from bascule.serving.execution.placement import (
     Pace,
@@ -179,9 +179,9 @@ class Batcher:
         loop: asyncio.AbstractEventLoop,
         *,
         name: str,
-        held: Held | None = None,
+        held: BufferBudget | None = None,
     ) -> None:
-        self._held = Held(limits.max_held_bytes) if held is None else held
+        self._held = BufferBudget(limits.max_held_bytes) if held is None else held
         # Of which this much is ours. The loop adds and takes away; the thread tells it what left.
         self._held_bytes = 0
         self._taken_bytes = 0
@@ -489,7 +489,7 @@ class Engine:
         name: str,
         size_bytes: int = 0,
         batch_invariant: bool = False,
-        held: Held | None = None,
+        held: BufferBudget | None = None,
     ) -> None:
         self.name = name
         self.program = program

@@ -17,7 +17,7 @@ _MOST_RETRIES_SAVED = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class ResiliencePolicy:
     """How a model is treated that fails.
 
     Attributes:
@@ -61,7 +61,7 @@ class Probing(NamedTuple):
 Breaker = Closed | Open | Probing
 
 
-def admitted(policy: Policy, breaker: Breaker, now_s: float) -> Breaker | None:
+def admitted(policy: ResiliencePolicy, breaker: Breaker, now_s: float) -> Breaker | None:
     """The breaker once a call has been let through; None where the call must not run.
 
     A probe of which nothing was heard, because its client has gone, is followed by another.
@@ -73,7 +73,7 @@ def admitted(policy: Policy, breaker: Breaker, now_s: float) -> Breaker | None:
     return breaker
 
 
-def noted(policy: Policy, breaker: Breaker, now_s: float, *, ok: bool) -> Breaker:
+def noted(policy: ResiliencePolicy, breaker: Breaker, now_s: float, *, ok: bool) -> Breaker:
     """The breaker after a call that ran has succeeded or failed."""
     match breaker:
         case Open():
@@ -87,7 +87,7 @@ def noted(policy: Policy, breaker: Breaker, now_s: float, *, ok: bool) -> Breake
             return Open(now_s) if failed >= policy.breaker_failures else Closed(failed)
 
 
-def opens_again_in_s(policy: Policy, breaker: Breaker, now_s: float) -> float:
+def opens_again_in_s(policy: ResiliencePolicy, breaker: Breaker, now_s: float) -> float:
     """How long until a call is let through to see."""
     since_s = now_s if isinstance(breaker, Closed) else breaker.since_s
     return max(0.0, policy.breaker_open_s - (now_s - since_s))
@@ -101,7 +101,7 @@ class Retries(NamedTuple):
 
     saved: float = 1.0
 
-    def earned(self, policy: Policy) -> Retries:
+    def earned(self, policy: ResiliencePolicy) -> Retries:
         return Retries(min(_MOST_RETRIES_SAVED, self.saved + policy.retry_percent / 100))
 
     def spent(self) -> Retries | None:

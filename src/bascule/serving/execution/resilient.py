@@ -14,7 +14,7 @@ from bascule.serving.execution.resilience import (
     Breaker,
     Closed,
     Open,
-    Policy,
+    ResiliencePolicy,
     Retries,
     admitted,
     is_failure,
@@ -33,19 +33,19 @@ _EARLY_S = 0.002
 """The loop counts in milliseconds, so a timer may come by one or two before its time."""
 
 
-class Standin(Columns):
+class FallbackAnswer(Columns):
     """The outputs of a fallback. Whoever tells them says by whom they are."""
 
     by: ServedModel
 
 
-class Shield:
+class ResilientPredictor:
     """The policy of one version in one worker, and how it stands. On the event loop only."""
 
     def __init__(
         self,
         model: ServedModel,
-        policy: Policy,
+        policy: ResiliencePolicy,
         find: Callable[[str], ServedModel | None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -72,7 +72,7 @@ class Shield:
 
 
 class _Attempt:
-    """One call on its way through a shield."""
+    """One call on its way through a resilient."""
 
     __slots__ = (
         "_call",
@@ -85,8 +85,10 @@ class _Attempt:
         "_until_s",
     )  # fmt: skip
 
-    def __init__(self, shield: Shield, call: Call, until_s: float, deliver: Deliver) -> None:
-        self._shield = shield
+    def __init__(
+        self, resilient: ResilientPredictor, call: Call, until_s: float, deliver: Deliver
+    ) -> None:
+        self._shield = resilient
         self._call = call
         self._until_s = until_s
         self._deliver = deliver
@@ -96,14 +98,14 @@ class _Attempt:
         self._cancel_run: Callable[[], None] | None = None
 
     def start(self) -> Callable[[], None] | None:
-        shield = self._shield
-        policy = shield.policy
-        breaker = admitted(policy, shield.breaker, shield.now_s())
+        resilient = self._shield
+        policy = resilient.policy
+        breaker = admitted(policy, resilient.breaker, resilient.now_s())
         if breaker is None:
             self._fall_back(self._held_back())
         else:
-            shield.breaker = breaker
-            shield.retries = shield.retries.earned(policy)
+            resilient.breaker = breaker
+            resilient.retries = resilient.retries.earned(policy)
             self._run()
         return None if self._is_over else self.cancel
 
@@ -114,13 +116,13 @@ class _Attempt:
             self._cancel_run()
 
     def _run(self) -> None:
-        shield = self._shield
-        now_s = shield.now_s()
-        fair_s = shield.policy.timeout_s or shield.model.limits.deadline_s
+        resilient = self._shield
+        now_s = resilient.now_s()
+        fair_s = resilient.policy.timeout_s or resilient.model.limits.deadline_s
         allowed_s = min(self._until_s - now_s, fair_s)
         self._hurried_until_s = now_s + allowed_s if allowed_s < 0.99 * fair_s else math.inf
         try:
-            self._cancel_run = shield.model.run(self._call, allowed_s, self._done)
+            self._cancel_run = resilient.model.run(self._call, allowed_s, self._done)
         except Unavailable as error:
             self._done(error)
         except Overloaded as error:
@@ -143,26 +145,26 @@ class _Attempt:
             self._fall_back(outcome)
 
     def _tries_again(self, outcome: Outcome) -> bool:
-        shield = self._shield
-        left = shield.retries.spent()
+        resilient = self._shield
+        left = resilient.retries.spent()
         if (
             self._retried
             or left is None
-            or not shield.policy.retry_percent
+            or not resilient.policy.retry_percent
             or not isinstance(outcome, Unavailable)
-            or shield.now_s() >= self._until_s
+            or resilient.now_s() >= self._until_s
         ):
             return False
-        shield.retries = left
+        resilient.retries = left
         self._retried = True
         self._run()
         return True
 
     def _fall_back(self, error: BasculeError) -> None:
-        shield = self._shield
-        left_s = self._until_s - shield.now_s()
-        other = shield.find(shield.policy.fallback) if shield.policy.fallback else None
-        if other is None or other is shield.model or left_s <= 0:
+        resilient = self._shield
+        left_s = self._until_s - resilient.now_s()
+        other = resilient.find(resilient.policy.fallback) if resilient.policy.fallback else None
+        if other is None or other is resilient.model or left_s <= 0:
             self._end(error)
             return
 
@@ -172,13 +174,13 @@ class _Attempt:
             if isinstance(outcome, BasculeError):
                 self._end(error)  # of the model that was asked: the other is not the caller's
                 return
-            shield.model.slot.count_fallback()
-            standin = Standin(outcome)
+            resilient.model.slot.count_fallback()
+            standin = FallbackAnswer(outcome)
             standin.by = other
             self._end(standin)
 
         try:
-            # Not by its own shield: two that fall back on each other would never end.
+            # Not by its own resilient: two that fall back on each other would never end.
             self._cancel_run = other.run(_for_program(self._call, other), left_s, told)
         except (Overloaded, Unavailable):
             self._end(error)
@@ -188,11 +190,11 @@ class _Attempt:
         self._deliver(outcome)
 
     def _held_back(self) -> Unavailable:
-        shield = self._shield
-        wait_s = opens_again_in_s(shield.policy, shield.breaker, shield.now_s())
+        resilient = self._shield
+        wait_s = opens_again_in_s(resilient.policy, resilient.breaker, resilient.now_s())
         return Unavailable(
-            f"{shield.model.name}/{shield.model.version} failed "
-            f"{shield.policy.breaker_failures} times in a row, and is tried again in "
+            f"{resilient.model.name}/{resilient.model.version} failed "
+            f"{resilient.policy.breaker_failures} times in a row, and is tried again in "
             f"{wait_s:.0f} s",
             hint="retry later; see the server's log",
             retry_after_s=max(1, round(wait_s)),

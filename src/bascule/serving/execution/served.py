@@ -10,15 +10,15 @@ from typing import NamedTuple
 from bascule.core.errors import BasculeError, Overloaded, Unavailable
 from bascule.core.fields import Columns, Field, Signature
 from bascule.core.programs import Program
-from bascule.serving.execution.admission import Held, held_bytes
+from bascule.serving.execution.admission import BufferBudget, held_bytes
 from bascule.serving.execution.calls import Call
 from bascule.serving.execution.confidence import Confidence
 from bascule.serving.execution.engine import Deliver, Engine, Outcome
 from bascule.serving.execution.placement import Pace
-from bascule.serving.execution.resilient import Shield
+from bascule.serving.execution.resilient import ResilientPredictor
 from bascule.serving.limits import Limits
-from bascule.serving.specs import Service
-from bascule.serving.telemetry.counters import Slot
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry.counters import MetricSeries
 from bascule.stats.conformal import Calibration
 
 Cancel = Callable[[], None]
@@ -26,7 +26,7 @@ Cancel = Callable[[], None]
 
 
 class Facts(NamedTuple):
-    """What faces need to know of a program, apart from the program itself.
+    """What protocols need to know of a program, apart from the program itself.
 
     Routes are made of these alone. Whoever kept the program would keep its memory too, after it
     was let go of.
@@ -46,19 +46,19 @@ class ServedModel:
 
     def __init__(
         self,
-        service: Service,
+        service: ModelSpec,
         *,
         signature: Signature,
         program: Program | Facts,
         digest: str,
         batch_invariant: bool,
         pace: Pace | None,
-        slot: Slot,
+        slot: MetricSeries,
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
         calibration: Calibration | None = None,
         example: Columns | None = None,
-        held: Held | None = None,
+        held: BufferBudget | None = None,
     ) -> None:
         """Ready to run where the program and its pace are given; asleep with its facts alone.
 
@@ -74,7 +74,7 @@ class ServedModel:
         self.slot = slot
         self.example = example
         self.limits = limits
-        self.held = Held(limits.max_held_bytes) if held is None else held
+        self.held = BufferBudget(limits.max_held_bytes) if held is None else held
         self.confidence = Confidence(calibration, signature.outputs, limits.confidence)
         self.engine: Engine | None = None
         if pace is not None and not isinstance(program, Facts):
@@ -83,7 +83,7 @@ class ServedModel:
                 name=f"{self.name}/{self.version}", batch_invariant=batch_invariant,
                 held=self.held,
             )  # fmt: skip
-        self.shield: Shield | None = None
+        self.resilient: ResilientPredictor | None = None
         self.wake: Callable[[ServedModel], None] = _nobody_wakes
         self.size_bytes = 0
         self.last_used_s = 0.0
@@ -104,7 +104,7 @@ class ServedModel:
         """
         engine = self.engine
         # A model with a policy may be answered for by another.
-        if engine is not None and not engine.inline_rows and self.shield is None:
+        if engine is not None and not engine.inline_rows and self.resilient is None:
             engine.batcher.check_room(1, allowed_s)
 
     def answer(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
@@ -122,8 +122,8 @@ class ServedModel:
             Overloaded: Too many calls wait, or there is no answer to be had in time.
             Unavailable: The model is being unloaded.
         """
-        if self.shield is not None:
-            return self.shield.answer(call, allowed_s, deliver)
+        if self.resilient is not None:
+            return self.resilient.answer(call, allowed_s, deliver)
         return self.run(call, allowed_s, deliver)
 
     def run(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
@@ -213,7 +213,7 @@ class _Waiting:
         outputs: tuple[str, ...] | None,
         until_s: float,
         deliver: Deliver,
-        held: Held,
+        held: BufferBudget,
         size_bytes: int,
     ) -> None:
         self.columns = call.columns

@@ -1,6 +1,6 @@
-"""The faces of the server: each turns the bytes of one protocol into calls, and answers back.
+"""The protocols of the server: each turns the bytes of one protocol into calls, and answers back.
 
-One file each, one line each in the table. A face speaks of models through `serving.plane.Plane`,
+One file each, one line each in the table. A protocol speaks of models through `serving.plane.DataPlane`,
 makes a `serving.calls.Call` of a request, and has `ServedModel.answer` run it.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from bascule.serving.protocols.chosen import EVERY_FACE, ChosenFaces
-from bascule.serving.protocols.data_plane import Face
-from bascule.serving.workers.load_requests import Wishes
+from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
+from bascule.serving.protocols.data_plane import ProtocolAdapter
+from bascule.serving.workers.load_requests import LoadRequests
 
-FACES: dict[str, str] = {
+PROTOCOLS: dict[str, str] = {
     "oip": "bascule.serving.protocols.oip_rest:OipRest",
     "tfserving": "bascule.serving.protocols.tfserving:TfServing",
     "invocations": "bascule.serving.protocols.invocations:Invocations",
@@ -23,13 +23,15 @@ FACES: dict[str, str] = {
 """Faces by name; imported when a server starts that has them."""
 
 
-def open_faces(chosen: ChosenFaces = EVERY_FACE, wishes: Wishes | None = None) -> list[Face]:
-    """The faces that were chosen, in the order of the table; all where nothing is said.
+def open_protocols(
+    chosen: ChosenProtocols = EVERY_PROTOCOL, wishes: LoadRequests | None = None
+) -> list[ProtocolAdapter]:
+    """The protocols that were chosen, in the order of the table; all where nothing is said.
 
     `wishes` takes what callers want to have loaded and unloaded; None where they may not.
     """
-    made: list[Face] = []
-    for name, place in FACES.items():
+    made: list[ProtocolAdapter] = []
+    for name, place in PROTOCOLS.items():
         if name not in chosen.names:
             continue
         module, _, kind = place.partition(":")

@@ -15,7 +15,7 @@ from bascule.serving.codecs.json_values import JsonParser
 from bascule.serving.execution.calls import Call
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.protocols import by_row
-from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import answered_by, health, openapi
 from bascule.serving.transports.http1 import Exchange
 from bascule.serving.transports.routes import Handler, Route
@@ -25,12 +25,12 @@ _FORMS = ("input_data", "data")
 
 
 class AzureMl:
-    """See `serving.plane.Face`."""
+    """See `serving.plane.ProtocolAdapter`."""
 
     def __init__(self) -> None:
         self._parser = JsonParser(_EXAMPLE)
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """The health, and predictions of the first model."""
         yield Route(b"GET", b"/", health(plane), "health")
         yield Route(b"GET", b"/swagger.json", openapi(plane), "read")
@@ -39,11 +39,11 @@ class AzureMl:
             handle, about = self._score(model), by_row.about(model, "data", answer_key="")
             yield Route(b"POST", b"/score", handle, "infer", model.name, model.slot, about)
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
+    def model_routes(self, plane: DataPlane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
         """None: the platform knows one model."""
         yield from ()
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
         """Nothing is below its path."""
         return None
 

@@ -1,4 +1,4 @@
-"""What the faces have in common that speak of rows: of a body to a call, of an outcome to rows.
+"""What the protocols have in common that speak of rows: of a body to a call, of an outcome to rows.
 
 Their answers are values row by row. Where there is one output they are its values; where there
 are more, each row is an object of them.

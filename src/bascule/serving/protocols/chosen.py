@@ -1,6 +1,6 @@
 """Which protocols a server speaks, and on which paths those whose paths can be chosen.
 
-Apart from the faces themselves, because the supervisor must not load what a worker needs.
+Apart from the protocols themselves, because the supervisor must not load what a worker needs.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _PATHS: dict[str, tuple[str, ...]] = {
     "vertex": (),
     "azureml": ("/", "/score", "/swagger.json"),
 }
-"""The paths of each face, and what is below them is also theirs. Vertex AI's can be chosen."""
+"""The paths of each protocol, and what is below them is also theirs. Vertex AI's can be chosen."""
 
-FACE_NAMES = tuple(_PATHS)
-"""Every face, by the names of `protocols.FACES`."""
+PROTOCOL_NAMES = tuple(_PATHS)
+"""Every protocol, by the names of `protocols.PROTOCOLS`."""
 
 
 @dataclass(frozen=True, slots=True)
-class ChosenFaces:
-    """Which faces the workers show.
+class ChosenProtocols:
+    """Which protocols the workers show.
 
     Attributes:
-        names: Of `FACE_NAMES`.
+        names: Of `PROTOCOL_NAMES`.
         vertex_health_route: The path of Vertex AI's health question.
         vertex_predict_route: The path of its predictions.
     """
 
-    names: tuple[str, ...] = FACE_NAMES
+    names: tuple[str, ...] = PROTOCOL_NAMES
     vertex_health_route: str = "/vertex/health"
     vertex_predict_route: str = "/vertex/predict"
 
@@ -42,20 +42,20 @@ class ChosenFaces:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ChosenFaces:
+    def from_json(cls, value: dict[str, Any]) -> ChosenProtocols:
         return cls(**{**value, "names": tuple(value["names"])})
 
 
-EVERY_FACE = ChosenFaces()
+EVERY_PROTOCOL = ChosenProtocols()
 
 
-def choose_faces(
+def choose_protocols(
     names: tuple[str, ...], vertex_health_route: str, vertex_predict_route: str
-) -> ChosenFaces:
-    """The faces that `names` says; without names all, but those whose paths Vertex AI was given.
+) -> ChosenProtocols:
+    """The protocols that `names` says; without names all, but those whose paths Vertex AI was given.
 
     Raises:
-        Invalid: A route is none, or is a path of a face that is wanted.
+        Invalid: A route is none, or is a path of a protocol that is wanted.
     """
     routes = {
         "vertex_health_route": vertex_health_route,
@@ -64,24 +64,24 @@ def choose_faces(
     for setting, route in routes.items():
         if not re.fullmatch(r"/[!-~]*", route) or re.search(r"[?#]", route):
             raise Invalid(f"{setting}: {route!r} is not a path", hint="send for example /predict")
-    wanted = names or FACE_NAMES
+    wanted = names or PROTOCOL_NAMES
     if "vertex" in wanted:
         for setting, route in routes.items():
-            for face in wanted:
-                if not _is_of(route, face):
+            for protocol in wanted:
+                if not _is_of(route, protocol):
                     continue
-                if names or face == "oip":
+                if names or protocol == "oip":
                     raise Invalid(
-                        f"{setting}: {route} is a path of the face {face!r}",
-                        hint="choose another path, or leave that face out of serving.faces",
+                        f"{setting}: {route} is a path of the protocol {protocol!r}",
+                        hint="choose another path, or leave that protocol out of serving.protocols",
                     )
-                wanted = tuple(name for name in wanted if name != face)
-    return ChosenFaces(wanted, vertex_health_route, vertex_predict_route)
+                wanted = tuple(name for name in wanted if name != protocol)
+    return ChosenProtocols(wanted, vertex_health_route, vertex_predict_route)
 
 
-def _is_of(route: str, face: str) -> bool:
+def _is_of(route: str, protocol: str) -> bool:
     route = route.rstrip("/") or "/"
     return any(
         route == path or (path != "/" and route.startswith((f"{path}/", f"{path}:")))
-        for path in _PATHS[face]
+        for path in _PATHS[protocol]
     )

@@ -1,4 +1,4 @@
-"""The data plane: the models of one worker, and the routes that all faces give them.
+"""The data plane: the models of one worker, and the routes that all protocols give them.
 
 Faces are asked for routes when what is served changes, never while a request is answered. The
 table of routes is replaced as a whole, so a request sees either all of a change or nothing of it.
@@ -17,28 +17,28 @@ from bascule.serving.protocols.openapi import document
 from bascule.serving.transports.routes import Route, Routes, table
 
 
-class Face(Protocol):
-    """One protocol over the data plane; see `protocols.FACES`."""
+class ProtocolAdapter(Protocol):
+    """One protocol over the data plane; see `protocols.PROTOCOLS`."""
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """The routes that are there whatever is served."""
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:
+    def model_routes(self, plane: DataPlane, model: ServedModel) -> Iterator[Route]:
         """The routes of one version; of the plain name too where it is the default version.
 
         They are kept for as long as the version is served, and are asked for again only when
         another version of the model comes or goes, or it becomes the default or the first model.
         """
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:
-        """Which part of a path of this face names nothing; None if the path is not the face's."""
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
+        """Which part of a path of this protocol names nothing; None if the path is not the protocol's."""
 
 
-class Plane:
+class DataPlane:
     """The models that a worker serves now."""
 
-    def __init__(self, faces: Sequence[Face], is_ready: Callable[[], bool]) -> None:
-        self._faces = faces
+    def __init__(self, protocols: Sequence[ProtocolAdapter], is_ready: Callable[[], bool]) -> None:
+        self._protocols = protocols
         self.is_ready = is_ready
         self.models: dict[str, dict[str, ServedModel]] = {}
         self._table: Routes = {}
@@ -48,7 +48,7 @@ class Plane:
     def serve(self, models: Iterable[ServedModel]) -> Routes:
         """Serve exactly these from now on; returns the routes.
 
-        The first version of a name is its default; the first model of all is the one that faces
+        The first version of a name is its default; the first model of all is the one that protocols
         without names speak to.
         """
         served: dict[str, dict[str, ServedModel]] = {}
@@ -67,7 +67,7 @@ class Plane:
 
     @property
     def first(self) -> ServedModel | None:
-        """The default version of the first model, for faces whose paths name none."""
+        """The default version of the first model, for protocols whose paths name none."""
         versions = next(iter(self.models.values()), None)
         return None if versions is None else next(iter(versions.values()))
 
@@ -92,8 +92,8 @@ class Plane:
 
     def not_found(self, path: bytes) -> BasculeError:
         """Say which part of a path names nothing."""
-        for face in self._faces:
-            told = face.not_found(self, path)
+        for protocol in self._protocols:
+            told = protocol.not_found(self, path)
             if told is not None:
                 return told
         return NotFound("no such path", hint="GET /v2 describes the server")
@@ -102,21 +102,21 @@ class Plane:
         # Requests wait while this is done, and to make the routes of hundreds of models takes long.
         before, self._kept = self._kept, {}
         first = self.first
-        for place, face in enumerate(self._faces):
-            yield from face.server_routes(self)
+        for place, protocol in enumerate(self._protocols):
+            yield from protocol.server_routes(self)
             for versions in self.models.values():
                 for model in versions.values():
                     facts = (model is first, self.is_default(model), *versions)
                     key = place, id(model)  # of no other: what is kept holds the model
                     kept = before.get(key)
                     if kept is None or kept.facts != facts:
-                        kept = _Kept(model, facts, tuple(face.model_routes(self, model)))
+                        kept = _Kept(model, facts, tuple(protocol.model_routes(self, model)))
                     self._kept[key] = kept
                     yield from kept.routes
 
 
 class _Kept(NamedTuple):
-    """The routes that a face gave a model, and what they were made of."""
+    """The routes that a protocol gave a model, and what they were made of."""
 
     model: ServedModel
     facts: tuple[object, ...]

@@ -1,4 +1,4 @@
-"""What every face says alike: the health, bodies that do not change, and who answered."""
+"""What every protocol says alike: the health, bodies that do not change, and who answered."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import msgspec
 
 from bascule.core.errors import NotFound
 from bascule.core.fields import Columns
-from bascule.serving.execution.resilient import Standin
-from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.execution.resilient import FallbackAnswer
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.transports.http1 import Exchange
 from bascule.serving.transports.routes import Handler
 
 _JSON = b"application/json"
 
 
-def health(plane: Plane, *, name: str = "bascule", is_live_enough: bool = False) -> Handler:
+def health(plane: DataPlane, *, name: str = "bascule", is_live_enough: bool = False) -> Handler:
     """Tells the health, always with a body: some clients decode it without looking.
 
     503 while the worker drains, unless being alive is all that was asked for; another worker may be
@@ -44,7 +44,7 @@ def fixed(value: Any, content_type: bytes = _JSON) -> Handler:
     return handle
 
 
-def openapi(plane: Plane) -> Handler:
+def openapi(plane: DataPlane) -> Handler:
     """Answers the OpenAPI document of what is served."""
 
     def handle(exchange: Exchange) -> None:
@@ -55,12 +55,12 @@ def openapi(plane: Plane) -> Handler:
 
 def answered_by(outputs: Columns) -> bytes:
     """The header that says who answered in the place of the model that was asked; else nothing."""
-    if not isinstance(outputs, Standin):
+    if not isinstance(outputs, FallbackAnswer):
         return b""
     return f"X-Answered-By: {outputs.by.name}/{outputs.by.version}\r\n".encode()
 
 
-def missing(plane: Plane, name: str, version: str | None = None) -> NotFound | None:
+def missing(plane: DataPlane, name: str, version: str | None = None) -> NotFound | None:
     """Which model or version is not there; None if both are."""
     try:
         plane.find(name, version)

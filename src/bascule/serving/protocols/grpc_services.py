@@ -16,7 +16,7 @@ from bascule.serving.codecs.protobuf import (
     number_field,
     read_text,
 )
-from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.descriptors import ProtoFile, read_proto
 from bascule.serving.transports.rpc import Each, Method, Rpc, Unary, Watch
 from bascule.serving.transports.statuses import NOT_FOUND, UNIMPLEMENTED
@@ -30,7 +30,7 @@ REFLECTION = ("reflection_v1.proto", "reflection_v1alpha.proto")
 class Health:
     """Tells whether the server, or one of its services or models, answers."""
 
-    def __init__(self, plane: Plane, services: Iterable[str]) -> None:
+    def __init__(self, plane: DataPlane, services: Iterable[str]) -> None:
         """`services`: the full names that may be asked for; and so may the names of models."""
         self._plane = plane
         self._services = frozenset(services)

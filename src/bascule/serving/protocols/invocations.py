@@ -25,11 +25,11 @@ from bascule.serving.codecs.json_values import JsonParser
 from bascule.serving.execution.calls import Call
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.protocols import by_row
-from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import answered_by, fixed, health, missing
 from bascule.serving.transports.http1 import Exchange
 from bascule.serving.transports.routes import About, Handler, Route
-from bascule.serving.workers.load_requests import Wishes
+from bascule.serving.workers.load_requests import LoadRequests
 
 _EXAMPLE = '{"instances": [...]}'
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -41,14 +41,14 @@ _LOAD = '{"model_name": "late", "url": "/opt/ml/models/late/model"}'
 
 
 class Invocations:
-    """See `serving.plane.Face`."""
+    """See `serving.plane.ProtocolAdapter`."""
 
-    def __init__(self, wishes: Wishes | None = None) -> None:
+    def __init__(self, wishes: LoadRequests | None = None) -> None:
         """`wishes` takes what callers want to have loaded and unloaded; None where they may not."""
         self._parser = JsonParser(f"{_EXAMPLE}, or CSV as Content-Type: text/csv")
         self._wishes = wishes
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """Health, version, predictions of the first model, and where wanted the loading of more."""
         yield Route(b"GET", b"/ping", health(plane), "health")
         yield Route(b"GET", b"/health", health(plane), "health")
@@ -66,7 +66,7 @@ class Invocations:
             handle, about = self._invoke(model), by_row.about(model, "instances")
             yield Route(b"POST", b"/invocations", handle, "infer", model.name, model.slot, about)
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:
+    def model_routes(self, plane: DataPlane, model: ServedModel) -> Iterator[Route]:
         """A default version by its name, as a multi-model container has it."""
         if plane.is_default(model):
             path = f"/models/{model.name}".encode()
@@ -77,7 +77,7 @@ class Invocations:
             handle, about = self._invoke(model), by_row.about(model, "instances")
             yield Route(b"POST", path + b"/invoke", handle, "infer", model.name, model.slot, about)
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model is not there."""
         parts = path.decode("utf-8", "replace").strip("/").split("/")
         if parts[:1] != ["models"] or len(parts) < 2:
@@ -87,7 +87,7 @@ class Invocations:
     def _told(self, model: ServedModel) -> dict[str, str]:
         return _with_its_place(model) if self._wishes is not None else _without_place(model.name)
 
-    def _load(self, wishes: Wishes) -> Handler:
+    def _load(self, wishes: LoadRequests) -> Handler:
         def handle(exchange: Exchange) -> None:
             kind = exchange.head.headers.get(b"content-type", b"").partition(b";")[0]
             if kind.strip().lower() != b"application/json":
@@ -152,7 +152,7 @@ def _with_its_place(model: ServedModel) -> dict[str, str]:
     return {"modelName": model.name, "modelUrl": str(model.service.path)}
 
 
-def _list(plane: Plane) -> Handler:
+def _list(plane: DataPlane) -> Handler:
     """Tells the models in the order of their names, so that what comes and goes shifts no page."""
 
     def handle(exchange: Exchange) -> None:
@@ -183,7 +183,7 @@ def _wanted(given: Any) -> tuple[str, str]:
     return name, place
 
 
-def _unload(wishes: Wishes, name: str) -> Handler:
+def _unload(wishes: LoadRequests, name: str) -> Handler:
     def handle(exchange: Exchange) -> None:
         wishes.unload(name, partial(_tell, exchange, {"modelName": name}))
 

@@ -24,9 +24,9 @@ from bascule.serving.codecs.protobuf import block, read_text, varint
 from bascule.serving.codecs.raw_tensors import RawReader, Taker, raw_of, raw_reader, taker
 from bascule.serving.execution.calls import Call
 from bascule.serving.execution.engine import Outcome
-from bascule.serving.execution.resilient import Standin
+from bascule.serving.execution.resilient import FallbackAnswer
 from bascule.serving.execution.served import ServedModel
-from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.oip_json import (
     At,
     datatypes_for,
@@ -102,7 +102,7 @@ class _Known(NamedTuple):
 class OipGrpc:
     """The methods of the service, over the models that the plane serves at that moment."""
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
         self._id_prefix = os.urandom(8).hex()
         self._ids = itertools.count(1)
@@ -248,7 +248,7 @@ def _tell(
     if isinstance(outcome, BasculeError):
         rpc.fail(outcome)
         return
-    if isinstance(outcome, Standin):
+    if isinstance(outcome, FallbackAnswer):
         speaker = _Speaker(outcome.by)
     try:
         message = speaker.message(call_id, outcome, rows, is_raw=is_raw)

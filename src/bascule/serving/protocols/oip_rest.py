@@ -18,9 +18,9 @@ from bascule.core.errors import BasculeError, Invalid
 from bascule.core.fields import DType, Field
 from bascule.core.version import VERSION
 from bascule.serving.execution.engine import Outcome
-from bascule.serving.execution.resilient import Standin
+from bascule.serving.execution.resilient import FallbackAnswer
 from bascule.serving.execution.served import ServedModel
-from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import (
     answered_by,
     fixed,
@@ -38,7 +38,7 @@ _BYTES_TYPE = b"application/octet-stream"
 
 
 class OipRest:
-    """See `serving.plane.Face`."""
+    """See `serving.plane.ProtocolAdapter`."""
 
     def __init__(self) -> None:
         self._decoder, self._decoder_aside = Decoder(), Decoder()
@@ -46,7 +46,7 @@ class OipRest:
         self._id_prefix = os.urandom(8).hex()
         self._ids = itertools.count(1)
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """The server's description and its health."""
         described = {"name": "bascule", "version": VERSION, "extensions": ["binary_tensor_data"]}
         yield Route(b"GET", b"/v2", fixed(described), "read")
@@ -54,7 +54,7 @@ class OipRest:
         yield Route(b"GET", b"/v2/health/live", health(plane, is_live_enough=True), "health")
         yield Route(b"GET", b"/v2/health/ready", health(plane), "health")
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:
+    def model_routes(self, plane: DataPlane, model: ServedModel) -> Iterator[Route]:
         """Description, health and inference of one version."""
         paths = [f"/v2/models/{model.name}/versions/{model.version}".encode()]
         if plane.is_default(model):
@@ -67,7 +67,7 @@ class OipRest:
             about = partial(_about, model)
             yield Route(b"POST", path + b"/infer", infer, "infer", model.name, model.slot, about)
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model or version is not there."""
         parts = path.decode("utf-8", "replace").strip("/").split("/")
         if parts[:2] != ["v2", "models"] or len(parts) < 3:
@@ -94,7 +94,7 @@ class OipRest:
                 exchange.fail(outcome)
                 return
             exchange.rows = rows
-            told = encoder(outcome.by) if isinstance(outcome, Standin) else encode
+            told = encoder(outcome.by) if isinstance(outcome, FallbackAnswer) else encode
             extra = answered_by(outcome)
             if as_bytes is None:
                 exchange.answer(told.as_json(call_id, outcome, rows), extra=extra)
@@ -150,7 +150,7 @@ def _length(value: bytes) -> int:
     return int(value)
 
 
-def _metadata(plane: Plane, model: ServedModel) -> dict[str, Any]:
+def _metadata(plane: DataPlane, model: ServedModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "versions": list(plane.models[model.name]),

@@ -1,7 +1,7 @@
 """The OpenAPI document of what is served: every route, with the model's own fields and an example.
 
 A route says of itself what it takes and answers (`Route.about`); the words and the schemas that
-faces share are here. Nothing of it is made before somebody asks.
+protocols share are here. Nothing of it is made before somebody asks.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def row_schema(field: Field) -> Schema:
 
 
 def rows_schema(signature: Signature) -> Schema:
-    """Rows as the faces take them that speak of rows: lists for a matrix, objects for a table."""
+    """Rows as the protocols take them that speak of rows: lists for a matrix, objects for a table."""
     if len(signature.inputs) == 1 and signature.inputs[0].shape:
         row = row_schema(signature.inputs[0])
     else:

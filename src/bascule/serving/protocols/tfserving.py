@@ -14,7 +14,7 @@ from bascule.serving.codecs.json_values import JsonParser
 from bascule.serving.execution.calls import Call
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.protocols import by_row
-from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import answered_by, fixed, missing
 from bascule.serving.transports.http1 import Exchange
 from bascule.serving.transports.routes import Handler, Route
@@ -40,16 +40,16 @@ _TYPE_NAMES = {
 
 
 class TfServing:
-    """See `serving.plane.Face`."""
+    """See `serving.plane.ProtocolAdapter`."""
 
     def __init__(self) -> None:
         self._parser = JsonParser(_EXAMPLE)
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:  # noqa: ARG002 -- a face's signature
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:  # noqa: ARG002 -- a protocol's signature
         """None: every path names a model."""
         yield from ()
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:
+    def model_routes(self, plane: DataPlane, model: ServedModel) -> Iterator[Route]:
         """Status, metadata and predictions of one version."""
         version = f"/v1/models/{model.name}/versions/{model.version}".encode()
         paths = [(version, [model])]
@@ -63,7 +63,7 @@ class TfServing:
             about = by_row.about(model, "instances", every_output=True)
             yield Route(b"POST", path + b":predict", handle, "infer", model.name, model.slot, about)
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model or version is not there."""
         parts = path.decode("utf-8", "replace").strip("/").split("/")
         if parts[:2] != ["v1", "models"] or len(parts) < 3:
@@ -97,7 +97,7 @@ def _outputs(exchange: Exchange, outputs: Columns) -> None:
     exchange.answer(told, extra=answered_by(outputs))
 
 
-def _status(plane: Plane, versions: list[ServedModel]) -> Handler:
+def _status(plane: DataPlane, versions: list[ServedModel]) -> Handler:
     def handle(exchange: Exchange) -> None:
         state = "AVAILABLE" if plane.is_ready() else "UNLOADING"
         told = [

@@ -13,7 +13,7 @@ from bascule.serving.codecs.json_values import JsonParser
 from bascule.serving.execution.calls import Call
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.protocols import by_row
-from bascule.serving.protocols.data_plane import Plane
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import health
 from bascule.serving.transports.http1 import Exchange
 from bascule.serving.transports.routes import Handler, Route
@@ -22,14 +22,14 @@ _EXAMPLE = '{"instances": [...]}'
 
 
 class Vertex:
-    """See `serving.plane.Face`."""
+    """See `serving.plane.ProtocolAdapter`."""
 
     def __init__(self, health_route: str, predict_route: str) -> None:
         self._health_route = health_route.encode()
         self._predict_route = predict_route.encode()
         self._parser = JsonParser(_EXAMPLE)
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """Both paths."""
         yield Route(b"GET", self._health_route, health(plane), "health")
         model = plane.first
@@ -38,11 +38,11 @@ class Vertex:
             about = by_row.about(model, "instances")
             yield Route(b"POST", path, handle, "infer", model.name, model.slot, about)
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
+    def model_routes(self, plane: DataPlane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
         """None: the platform knows one model."""
         yield from ()
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
         """Nothing is below its paths."""
         return None
 

@@ -55,12 +55,12 @@ _NAME_BYTES = 272
 """Two of length, then `model/version`: each is at most 128 characters of ASCII."""
 
 
-class Slot:
+class MetricSeries:
     """The counters of one worker for one label."""
 
     __slots__ = ("_base", "_words", "label")
 
-    def __init__(self, words: memoryview, base: int, label: Label) -> None:
+    def __init__(self, words: memoryview, base: int, label: MetricLabels) -> None:
         self._words = words
         self._base = base
         self.label = label
@@ -109,7 +109,7 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class MetricLabels:
     """What a slot counts: the inference requests of one version, or (empty) everything else."""
 
     model: str = ""
@@ -151,9 +151,9 @@ class Counters:
             self._map = mmap.mmap(file.fileno(), size)
         self._bytes = memoryview(self._map)
         self._words = self._bytes.cast("Q")
-        self._labels = [Label()]
+        self._labels = [MetricLabels()]
 
-    def name(self, label: Label) -> None:
+    def name(self, label: MetricLabels) -> None:
         """Give a version a slot, unless it has one. By one process only, and one thread of it.
 
         Raises:
@@ -174,7 +174,7 @@ class Counters:
         # Last of all: whoever reads the number finds the name.
         self._words[0] = taken + 1
 
-    def labels(self) -> list[Label]:
+    def labels(self) -> list[MetricLabels]:
         """Everything else first, then each version that was ever named, in that order."""
         known = self._labels
         named = self._words[0]
@@ -184,16 +184,16 @@ class Counters:
             known = self._labels = [*known, *new]
         return known
 
-    def _label(self, place: int) -> Label:
+    def _label(self, place: int) -> MetricLabels:
         start = self._front_bytes + place * _NAME_BYTES
         length = int.from_bytes(self._bytes[start : start + 2], "little")
         name = bytes(self._bytes[start + 2 : start + 2 + length]).decode()
         model, _, version = name.partition("/")
-        return Label(model, version)
+        return MetricLabels(model, version)
 
-    def slot(self, worker: int, label: Label = Label()) -> Slot:
+    def slot(self, worker: int, label: MetricLabels = MetricLabels()) -> MetricSeries:
         """The slot of a worker for a label that was named."""
-        return Slot(self._words, self._base(worker, self.labels().index(label)), label)
+        return MetricSeries(self._words, self._base(worker, self.labels().index(label)), label)
 
     def beat(self, worker: int) -> None:
         """Note that the event loop of a worker turns."""
@@ -248,7 +248,7 @@ class Counters:
 
 
 def prometheus_text(
-    labels: Sequence[Label], totals: Sequence[Totals], pulse: Pulse = Pulse()
+    labels: Sequence[MetricLabels], totals: Sequence[Totals], pulse: Pulse = Pulse()
 ) -> str:
     """The counters in the Prometheus text exposition format 0.0.4."""
     return "\n".join([*_families(labels, totals), *_pulse_families(pulse), ""])
@@ -263,7 +263,7 @@ def _pulse_families(pulse: Pulse) -> Iterator[str]:
     yield f"bascule_keys_age_seconds {pulse.keys_age_s:.3f}"
 
 
-def _families(labels: Sequence[Label], totals: Sequence[Totals]) -> Iterator[str]:
+def _families(labels: Sequence[MetricLabels], totals: Sequence[Totals]) -> Iterator[str]:
     # A version that is named between two readings is told at the next.
     both = list(zip(labels, totals, strict=False))
     served = [

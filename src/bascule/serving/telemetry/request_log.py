@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from bascule.serving.telemetry import logs
-from bascule.serving.telemetry.counters import Label
+from bascule.serving.telemetry.counters import MetricLabels
 from bascule.serving.telemetry.trace_context import TraceContext, read_context
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def new_request_id() -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class JournalConfig:
+class RequestLogConfig:
     """What is told, and how.
 
     Attributes:
@@ -66,10 +66,10 @@ class JournalConfig:
     exception_texts: bool = False
 
 
-FAILURES_ALONE = JournalConfig()
+FAILURES_ALONE = RequestLogConfig()
 
 
-class Note(NamedTuple):
+class LogRecord(NamedTuple):
     """One request that was answered.
 
     Attributes:
@@ -89,7 +89,7 @@ class Note(NamedTuple):
     status: int
     duration_ns: int
     rows: int
-    label: Label
+    label: MetricLabels
     request_id: bytes = b""
     kind: str = ""
     traceparent: bytes = b""
@@ -100,7 +100,7 @@ class Note(NamedTuple):
 class Spans(Protocol):
     """Where spans go."""
 
-    def add(self, note: Note, context: TraceContext) -> None:
+    def add(self, note: LogRecord, context: TraceContext) -> None:
         """Take the span of a request; sent later, and lost if nobody takes it."""
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ def write_to_stderr(data: bytes) -> None:
         data = data[os.write(2, data) :]
 
 
-class Journal:
+class RequestLog:
     """Takes notes on the event loop, and tells them on a thread.
 
     Attributes:
@@ -122,7 +122,7 @@ class Journal:
 
     def __init__(
         self,
-        config: JournalConfig,
+        config: RequestLogConfig,
         worker: int,
         spans: Spans | None = None,
         write: Callable[[bytes], None] = write_to_stderr,
@@ -132,7 +132,7 @@ class Journal:
         self._worker = worker
         self._spans = spans
         self._write = write
-        self._notes: deque[Note] = deque()
+        self._notes: deque[LogRecord] = deque()
         self._lost = 0
         self._has_notes = threading.Event()
         self._closing = threading.Event()
@@ -144,21 +144,21 @@ class Journal:
         status: int,
         duration_ns: int,
         rows: int,
-        label: Label,
+        label: MetricLabels,
         request_id: bytes,
         kind: str,
         traceparent: bytes,
         tracestate: bytes,
         reason: str = "",
     ) -> None:
-        """Note a request; see `Note`. Where a reader of the log is too slow, notes are lost."""
+        """Note a request; see `LogRecord`. Where a reader of the log is too slow, notes are lost."""
         if not traceparent and status < FAILED_FROM and not self._config.access_log:
             return
         if len(self._notes) >= _MAX_WAITING:
             self._lost += 1
             return
         self._notes.append(
-            Note(
+            LogRecord(
                 time.time(), status, duration_ns, rows, label, request_id, kind,
                 traceparent, tracestate, reason,
             )
@@ -214,7 +214,7 @@ def _has_failed(status: int) -> bool:
     return status >= FAILED_FROM and status not in _NO_FAILURES
 
 
-def line_of(note: Note, context: TraceContext | None, form: logs.Form, worker: int) -> bytes:
+def line_of(note: LogRecord, context: TraceContext | None, form: logs.Form, worker: int) -> bytes:
     """The line about a request, with its end."""
     level = logging.INFO
     if _has_failed(note.status):

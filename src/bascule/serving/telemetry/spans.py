@@ -12,7 +12,7 @@ import threading
 
 from bascule.core.errors import MissingExtra
 from bascule.core.version import VERSION
-from bascule.serving.telemetry.request_log import FAILED_FROM, Note
+from bascule.serving.telemetry.request_log import FAILED_FROM, LogRecord
 from bascule.serving.telemetry.trace_context import TraceContext
 
 try:
@@ -56,7 +56,7 @@ class OtlpSpans:
         )
         self._tracer = self._provider.get_tracer("bascule", VERSION)
 
-    def add(self, note: Note, context: TraceContext) -> None:
+    def add(self, note: LogRecord, context: TraceContext) -> None:
         """Take the span of a request; sent later, and lost if nobody takes it."""
         parent = trace.SpanContext(
             context.trace_id,

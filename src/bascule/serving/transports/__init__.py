@@ -1,4 +1,4 @@
-"""What carries the calls of a face over gRPC: connections, flow, deadlines, compression.
+"""What carries the calls of a protocol over gRPC: connections, flow, deadlines, compression.
 
 `http2` is our own, on the event loop. What it must do for a method is in `serving.rpc`.
 """

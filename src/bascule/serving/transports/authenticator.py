@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.core.errors import BasculeError, Unavailable
-from bascule.security.keys import OPEN_ACTIONS, Action, Key, Keyring, not_allowed
+from bascule.security.keys import OPEN_ACTIONS, Action, Key, KnownKeys, not_allowed
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _MAX_KNOWN = 4096
 _FRESH_S, _TELL_EVERY_S = 2.0, 60.0
 
 
-class Guard:
+class Authenticator:
     """Lets callers in, in one process. One comparison of bytes for a caller who was here before."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Guard:
         self._looked_ns = time.monotonic_ns()
         self._told_ns = 0
         self._seen: tuple[int, int, int] | None = None
-        self._ring = Keyring(())
+        self._ring = KnownKeys(())
         self._known: dict[bytes, tuple[Key, set[tuple[Action, str]]]] = {}
         self.look()
 
@@ -90,7 +90,7 @@ class Guard:
                 os.close(self._descriptor)
                 self._descriptor = os.open(self._file, os.O_RDONLY)
             content = os.pread(self._descriptor, there.st_size, 0)
-            ring = Keyring(map(Key.from_json, _parse(content)))
+            ring = KnownKeys(map(Key.from_json, _parse(content)))
             self._ring, self._seen, self._known = ring, seen, {}
 
     def check(self, authorization: bytes | None, action: Action, model: str) -> None:

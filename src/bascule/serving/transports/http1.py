@@ -9,7 +9,7 @@ would have kept is kept here:
 - heads, bodies, connections and times are bounded; a client that does not read is not read from,
   and one that takes next to nothing of its answer is cut off;
 - whoever is not let in is told by the head of the request, and nothing of the body is kept;
-- what is kept of requests that cannot begin yet is bounded over all connections (`backlog.Held`);
+- what is kept of requests that cannot begin yet is bounded over all connections (`backlog.BufferBudget`);
 - every answer is counted once, where it is written, so the counters are what clients saw;
 - a refusal is written before the connection closes, and the close lingers until the client has
   had the chance to read it;
@@ -39,18 +39,18 @@ import msgspec
 from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, Refused, TooLarge
 from bascule.security.keys import OPEN_ACTIONS
 from bascule.serving.codecs import compression as codings
-from bascule.serving.execution.admission import SHORT_BYTES, TURN_S, Backlog, Held
+from bascule.serving.execution.admission import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
-from bascule.serving.telemetry.counters import STATUSES, Slot
+from bascule.serving.telemetry.counters import STATUSES, MetricSeries
 from bascule.serving.telemetry.request_log import (
     FAILED_FROM,
     NEVER,
-    Journal,
+    RequestLog,
     new_request_id,
     request_id_of,
 )
 from bascule.serving.transports import offload as aside
-from bascule.serving.transports.authenticator import Guard
+from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.hosts import HostPolicy, absolute_authority
 from bascule.serving.transports.routes import Route, Routes
 from bascule.serving.transports.statuses import (
@@ -153,7 +153,7 @@ class Exchange:
         "slot", "started_ns", "waited_s",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, head: Head, body: bytes, slot: Slot) -> None:
+    def __init__(self, connection: Connection, head: Head, body: bytes, slot: MetricSeries) -> None:
         self._connection = connection
         self.head = head
         self.request_id = head.request_id
@@ -295,17 +295,17 @@ class Site:
         routes: Routes,
         not_found: Callable[[bytes], BasculeError],
         limits: Limits,
-        other_slot: Slot,
+        other_slot: MetricSeries,
         clock: Callable[[], float] = time.monotonic,
-        guard: Guard | None = None,
-        journal: Journal | None = None,
-        backlog: Backlog | None = None,
-        held: Held | None = None,
+        guard: Authenticator | None = None,
+        journal: RequestLog | None = None,
+        backlog: AdmissionQueue | None = None,
+        held: BufferBudget | None = None,
         hosts: HostPolicy | None = None,
     ) -> None:
         self.hosts = hosts
-        self.backlog = Backlog(limits.max_body_bytes) if backlog is None else backlog
-        self.held = Held(limits.max_held_bytes) if held is None else held
+        self.backlog = AdmissionQueue(limits.max_body_bytes) if backlog is None else backlog
+        self.held = BufferBudget(limits.max_held_bytes) if held is None else held
         self.clock = clock
         self.guard = guard
         self.journal = journal
@@ -562,7 +562,7 @@ class Connection(asyncio.Protocol):
         return self._site.limits.max_body_bytes
 
     @property
-    def held(self) -> Held:
+    def held(self) -> BufferBudget:
         """The account of what is held; see `backlog`."""
         return self._site.held
 

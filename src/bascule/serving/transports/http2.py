@@ -5,7 +5,7 @@ counted by the one writer of the worker's counters, waiting callers run together
 is given up leaves the queue. What is kept:
 
 - heads, messages, streams, connections and times are bounded, what is kept of requests that have
-  not ended over all connections (`backlog.Held`), and so is how many frames a second
+  not ended over all connections (`backlog.BufferBudget`), and so is how many frames a second
   that ask for nothing (resets, pings, empty pieces...) a client may send;
 - header blocks that mean the same as before are not decoded again;
 - both windows of flow control; a client that does not read is not read from, and what it takes next
@@ -31,21 +31,21 @@ from hpack import Decoder, HPACKError
 
 from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut, TooLarge
 from bascule.security.keys import Action
-from bascule.serving.execution.admission import SHORT_BYTES, TURN_S, Backlog, Held
+from bascule.serving.execution.admission import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
 from bascule.serving.execution.calls import Call
 from bascule.serving.execution.engine import Deliver
 from bascule.serving.limits import Limits
-from bascule.serving.telemetry.counters import Slot
+from bascule.serving.telemetry.counters import MetricSeries
 from bascule.serving.telemetry.request_log import (
     FAILED_FROM,
     NEVER,
-    Journal,
+    RequestLog,
     new_request_id,
     request_id_of,
 )
 from bascule.serving.transports import frames as h2
 from bascule.serving.transports import offload as aside
-from bascule.serving.transports.authenticator import Guard
+from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.frames import HEAD, HEAD_BYTES, frame, number_frame
 from bascule.serving.transports.hosts import HostPolicy
 from bascule.serving.transports.http1 import Taking, unacknowledged_bytes
@@ -195,17 +195,17 @@ class Http2Server:
         self,
         methods: Methods,
         limits: Limits,
-        other_slot: Slot,
+        other_slot: MetricSeries,
         clock: Callable[[], float] = time.monotonic,
-        guard: Guard | None = None,
-        journal: Journal | None = None,
-        backlog: Backlog | None = None,
-        held: Held | None = None,
+        guard: Authenticator | None = None,
+        journal: RequestLog | None = None,
+        backlog: AdmissionQueue | None = None,
+        held: BufferBudget | None = None,
         hosts: HostPolicy | None = None,
     ) -> None:
         self.hosts = hosts
-        self.backlog = Backlog(limits.max_body_bytes) if backlog is None else backlog
-        self.held = Held(limits.max_held_bytes) if held is None else held
+        self.backlog = AdmissionQueue(limits.max_body_bytes) if backlog is None else backlog
+        self.held = BufferBudget(limits.max_held_bytes) if held is None else held
         self.methods = methods
         self.guard = guard
         self.journal = journal

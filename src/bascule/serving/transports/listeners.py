@@ -40,7 +40,7 @@ class DoorSite(Protocol):
     async def drain(self) -> None: ...
 
 
-class Door:
+class Listener:
     """A listening socket: what comes through it, and how it is encrypted.
 
     Within TLS a client has no place among the connections before it is through with the handshake,

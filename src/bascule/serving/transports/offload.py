@@ -1,7 +1,7 @@
 """One thread for what would hold up the event loop: the reading of large and of compressed bodies.
 
 The work of one request at a time, oldest first: so the memory that decoding takes is that of one
-body, and what waits is counted as held (`backlog.Held`). Python gives the interpreter to the loop
+body, and what waits is counted as held (`backlog.BufferBudget`). Python gives the interpreter to the loop
 between two steps of it; a step that is one call of a library keeps it, so what such a call may be
 given is bounded (`json_values.MAX_VALUES`).
 """
@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar, cast
 
-from bascule.serving.execution.admission import BESIDE_CALL_BYTES, Held, Waiting
+from bascule.serving.execution.admission import BESIDE_CALL_BYTES, BufferBudget, Waiting
 
 FROM_BYTES = 1 << 20
 """Numbers of JSON are read on the loop below it, in a few milliseconds."""
@@ -33,7 +33,7 @@ _Request = TypeVar("_Request", bound=Waiting)
 
 def run(
     request: _Request,
-    held: Held,
+    held: BufferBudget,
     make: Callable[[], _Made],
     go_on: Callable[[_Made, float], None],
     allowed_s: float,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bascule.security.keys import Action
 
 if TYPE_CHECKING:
-    from bascule.serving.telemetry.counters import Slot
+    from bascule.serving.telemetry.counters import MetricSeries
     from bascule.serving.transports.http1 import Exchange
 
 Handler = Callable[["Exchange"], None]
@@ -31,7 +31,7 @@ class About(NamedTuple):
 class Route(NamedTuple):
     """One method of one path.
 
-    A face names all of it, so that neither a caller's rights nor the counting of its requests can
+    A protocol names all of it, so that neither a caller's rights nor the counting of its requests can
     be forgotten.
 
     Attributes:
@@ -49,7 +49,7 @@ class Route(NamedTuple):
     handle: Handler
     action: Action
     model: str = ""
-    slot: Slot | None = None
+    slot: MetricSeries | None = None
     about: Callable[[], About] | None = None
 
 

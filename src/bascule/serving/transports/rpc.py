@@ -1,6 +1,6 @@
-"""What a face over gRPC and what carries it say to each other: methods, and calls of them.
+"""What a protocol over gRPC and what carries it say to each other: methods, and calls of them.
 
-A face knows messages and no connections; a transport (`serving.transports`) knows connections and
+A protocol knows messages and no connections; a transport (`serving.transports`) knows connections and
 no messages. Bytes go in, and bytes or an error come out.
 """
 
@@ -17,7 +17,7 @@ from bascule.security.keys import Action
 from bascule.serving.execution.calls import Call
 from bascule.serving.execution.engine import Deliver
 from bascule.serving.execution.served import ServedModel
-from bascule.serving.telemetry.counters import Slot
+from bascule.serving.telemetry.counters import MetricSeries
 
 Read = TypeVar("Read")
 
@@ -36,7 +36,7 @@ class Rpc(ABC):
 
     __slots__ = ("body", "model", "rows", "slot", "started_ns")
 
-    def __init__(self, body: bytes, slot: Slot) -> None:
+    def __init__(self, body: bytes, slot: MetricSeries) -> None:
         self.body = body
         self.slot = slot
         self.model: ServedModel | None = None
@@ -49,7 +49,7 @@ class Rpc(ABC):
 
     @abstractmethod
     def allow(self, action: Action, model: str) -> None:
-        """Return if the caller may do that to a model, `*` for all of them; see `guard.Guard`.
+        """Return if the caller may do that to a model, `*` for all of them; see `guard.Authenticator`.
 
         Raises:
             Unauthenticated: It has no key.

@@ -1,4 +1,4 @@
-"""How HTTP and gRPC say each kind of error: one table each, and one shape of words, for every face.
+"""How HTTP and gRPC say each kind of error: one table each, and one shape of words, for every protocol.
 
 Answers of both are counted by the status of HTTP.
 """

@@ -20,7 +20,7 @@ Settle = Callable[[BasculeError | None], None]
 """Takes what kept a wish from being granted; None where it was, in every worker."""
 
 
-class Wishes:
+class LoadRequests:
     """The wishes of one worker that are not settled yet. On the event loop only."""
 
     def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:

@@ -42,15 +42,15 @@ from bascule.bundle.programs.child import ChildProgram
 from bascule.bundle.statements.calibration import read_calibration
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom, Refused, Unavailable, Untrusted
 from bascule.core.fields import Columns, Field
-from bascule.serving.execution.admission import Held
+from bascule.serving.execution.admission import BufferBudget
 from bascule.serving.execution.engine import Engine, measure_pace
-from bascule.serving.execution.resilience import Policy
-from bascule.serving.execution.resilient import Shield
+from bascule.serving.execution.resilience import ResiliencePolicy
+from bascule.serving.execution.resilient import ResilientPredictor
 from bascule.serving.execution.served import Facts, ServedModel
 from bascule.serving.limits import Limits
 from bascule.serving.protocols.oip_json import Decoder
-from bascule.serving.specs import Service, Services
-from bascule.serving.telemetry.counters import Counters, Label, Slot
+from bascule.serving.specs import ModelSpec, ModelSpecs
+from bascule.serving.telemetry.counters import Counters, MetricLabels, MetricSeries
 from bascule.serving.workers.memory import Resident, choose_evicted, resident_bytes
 
 log = logging.getLogger(__name__)
@@ -71,11 +71,11 @@ _LOADING_SWITCH_S = 0.0005
 class _Change:
     """A change on its way: what is to be served, and what was loaded for it so far."""
 
-    services: Services
-    new: dict[Service, ServedModel] = field(default_factory=dict)
+    services: ModelSpecs
+    new: dict[ModelSpec, ServedModel] = field(default_factory=dict)
 
 
-class Lineup:
+class LoadedModels:
     """The versions of one worker. On the event loop only."""
 
     def __init__(
@@ -86,8 +86,8 @@ class Lineup:
         loop: asyncio.AbstractEventLoop,
         serve: Callable[[Iterable[ServedModel]], None],
         *,
-        policies: Mapping[str, Policy],
-        held: Held | None = None,
+        policies: Mapping[str, ResiliencePolicy],
+        held: BufferBudget | None = None,
     ) -> None:
         """Nothing is served yet.
 
@@ -100,7 +100,7 @@ class Lineup:
             policies: How models are treated that fail, by their names.
             held: The account of what waits, that the connections of the worker have too.
         """
-        self._held = Held(limits.max_held_bytes) if held is None else held
+        self._held = BufferBudget(limits.max_held_bytes) if held is None else held
         self._policies = policies
         self._counters = counters
         self._worker = worker
@@ -108,7 +108,7 @@ class Lineup:
         self._loop = loop
         self._serve = serve
         self._budget_bytes = limits.memory_budget_mb * 1_000_000
-        self._models: dict[Service, ServedModel] = {}
+        self._models: dict[ModelSpec, ServedModel] = {}
         self._waking: set[ServedModel] = set()
         self._leaving: set[ServedModel] = set()
         self._closing: set[asyncio.Future[None]] = set()
@@ -119,7 +119,7 @@ class Lineup:
         self._loading_since_s = 0.0
         self.is_stuck = False
 
-    def start(self, services: Services) -> None:
+    def start(self, services: ModelSpecs) -> None:
         """Serve the first list; what cannot be loaded is raised. It blocks: nobody waits yet."""
         budget_bytes = self._budget_bytes or math.inf
         is_full = False
@@ -136,7 +136,7 @@ class Lineup:
         self._check_fallbacks(self._models.values())
         self._serve(self._models.values())
 
-    async def prepare(self, number: int, services: Services) -> bool:
+    async def prepare(self, number: int, services: ModelSpecs) -> bool:
         """Load what is new in a list. False if the change was given up meanwhile.
 
         Raises:
@@ -215,13 +215,13 @@ class Lineup:
 
     # -- on the loader's thread --
 
-    def _describe(self, service: Service) -> ServedModel:
-        slot = self._counters.slot(self._worker, Label(service.model, service.version))
+    def _describe(self, service: ModelSpec) -> ServedModel:
+        slot = self._counters.slot(self._worker, MetricLabels(service.model, service.version))
         model = describe(service, self._limits, slot, self._loop, self._held)
         model.wake = self._wake
         policy = self._policies.get(service.model)
         if policy is not None:
-            model.shield = Shield(model, policy, self._find, self._loop)
+            model.resilient = ResilientPredictor(model, policy, self._find, self._loop)
         return model
 
     def _open(self, model: ServedModel) -> Engine:
@@ -243,7 +243,11 @@ class Lineup:
         """Refuse a fallback that takes or gives other fields; one that is not served may come."""
         models = list(models)
         for model in models:
-            other = _of(model.shield.policy.fallback, models) if model.shield is not None else None
+            other = (
+                _of(model.resilient.policy.fallback, models)
+                if model.resilient is not None
+                else None
+            )
             if other is None:
                 continue
             ours, theirs = model.signature, other.signature
@@ -321,7 +325,7 @@ class Lineup:
 
     def _let_go(self, models: Iterable[ServedModel]) -> None:
         for model in models:
-            model.shield = None  # it leads back to the model, and nothing else does
+            model.resilient = None  # it leads back to the model, and nothing else does
             if model in self._waking:
                 self._leaving.add(model)  # those who wait are answered first
             else:
@@ -373,11 +377,11 @@ def _cannot_wake(model: ServedModel, why: BasculeError) -> Unavailable:
 
 
 def describe(
-    service: Service,
+    service: ModelSpec,
     limits: Limits,
-    slot: Slot,
+    slot: MetricSeries,
     loop: asyncio.AbstractEventLoop,
-    held: Held | None = None,
+    held: BufferBudget | None = None,
 ) -> ServedModel:
     """Verify a bundle and read what is to be known of it; it is asleep."""
     manifest = read_manifest(service.path)

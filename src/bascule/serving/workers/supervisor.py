@@ -31,23 +31,23 @@ from typing import IO
 
 from bascule.core.errors import BasculeError, Conflict, Invalid, ModelFailed, Unavailable
 from bascule.security.keys import Key
-from bascule.serving.execution.resilience import Policy
+from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.limits import Limits, allow_open_files
-from bascule.serving.protocols.chosen import EVERY_FACE, ChosenFaces
+from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
 from bascule.serving.specs import (
     BACKLOG,
-    Service,
-    Services,
+    ModelSpec,
+    ModelSpecs,
     WorkerConfig,
     check_absent,
-    check_services,
+    check_specs,
     default_of,
     loaded,
     without,
 )
-from bascule.serving.telemetry.counters import Counters, Label, Pulse, Totals
-from bascule.serving.telemetry.request_log import FAILURES_ALONE, JournalConfig
-from bascule.serving.transports.authenticator import Guard, KeysFile
+from bascule.serving.telemetry.counters import Counters, MetricLabels, Pulse, Totals
+from bascule.serving.telemetry.request_log import FAILURES_ALONE, RequestLogConfig
+from bascule.serving.transports.authenticator import Authenticator, KeysFile
 from bascule.serving.transports.tls import Tls
 from bascule.serving.workers.channel import Message, WorkerProcess, error_from_json, error_to_json
 
@@ -66,7 +66,7 @@ sockets of each worker."""
 _MAX_BACKOFF_S = 5.0
 _HEALTHY_AFTER_S = 10.0
 _TELL_TIMEOUT_S = 1.0
-FindModel = Callable[[str, Path], Service]
+FindModel = Callable[[str, Path], ModelSpec]
 """What is to be served under a name, from a folder; raises what is wrong with it."""
 _TURN_TIMEOUT_S = 10.0
 """How long a worker may take to turn to what it has loaded: a turn of its loop."""
@@ -228,7 +228,7 @@ class Supervisor:
 
     def __init__(
         self,
-        services: Sequence[Service],
+        services: Sequence[ModelSpec],
         *,
         host: str,
         port: int,
@@ -238,10 +238,10 @@ class Supervisor:
         keys_stale_s: float = 3_600.0,
         tls: Tls | None = None,
         unix_socket: Path | None = None,
-        faces: ChosenFaces = EVERY_FACE,
+        protocols: ChosenProtocols = EVERY_PROTOCOL,
         grpc_port: int | None = None,
-        policies: Mapping[str, Policy] | None = None,
-        journal: JournalConfig = FAILURES_ALONE,
+        policies: Mapping[str, ResiliencePolicy] | None = None,
+        journal: RequestLogConfig = FAILURES_ALONE,
         find: FindModel | None = None,
         allowed_hosts: tuple[str, ...] = (),
     ) -> None:
@@ -257,7 +257,7 @@ class Supervisor:
             keys_stale_s: How long keys hold that cannot be read again.
             tls: What connections to the port are encrypted with.
             unix_socket: A socket of the file system to listen on as well, not encrypted.
-            faces: The protocols to speak.
+            protocols: The protocols to speak.
             grpc_port: For gRPC; None for none.
             policies: How models are treated that fail, by their names.
             journal: What is told of requests.
@@ -268,7 +268,7 @@ class Supervisor:
             Conflict: The port is in use.
             Invalid: The host cannot be resolved or may not be bound, or a file of `tls` is wrong.
         """
-        self.services: Services = check_services(tuple(services))
+        self.services: ModelSpecs = check_specs(tuple(services))
         self.limits = limits
         allow_open_files(_FILES + workers * _FILES_PER_WORKER)
         if tls is not None:
@@ -313,7 +313,7 @@ class Supervisor:
                     keys=self.keys_file,
                     tls=tls,
                     unix_fd=next(iter(unix_fds), None),
-                    faces=faces,
+                    protocols=protocols,
                     policies=policies or {},
                     journal=journal,
                     multi_model=find is not None,
@@ -354,13 +354,13 @@ class Supervisor:
         """Where the keys of callers are while it runs; None where callers need none."""
         return None if self._keys is None else self._keys.path
 
-    def guard(self) -> Guard | None:
+    def guard(self) -> Authenticator | None:
         """Lets in callers of the supervisor's own process; None where they need no keys."""
         file = self.keys_file
-        return None if file is None else Guard(file, held_ns=self._counters.keys_held_ns)
+        return None if file is None else Authenticator(file, held_ns=self._counters.keys_held_ns)
 
     @property
-    def labels(self) -> list[Label]:
+    def labels(self) -> list[MetricLabels]:
         """What is counted: everything else, and each version that was ever served."""
         return self._counters.labels()
 
@@ -372,11 +372,11 @@ class Supervisor:
         """How its processes are."""
         return self._counters.pulse()
 
-    def is_default(self, service: Service) -> bool:
+    def is_default(self, service: ModelSpec) -> bool:
         """Whether a version that is served answers to the plain name of its model."""
         return default_of(self.services, service.model) is service
 
-    def change(self, wish: Callable[[Services], Services]) -> Services:
+    def change(self, wish: Callable[[ModelSpecs], ModelSpecs]) -> ModelSpecs:
         """Serve what `wish` makes of what is served now: in all workers, or in none.
 
         Returns when every worker has turned to it. Requests under way finish where they are.
@@ -391,7 +391,7 @@ class Supervisor:
             BasculeError: What `wish` raises, or what kept a worker from loading. Nothing changed.
         """
         with self._changing:
-            services = check_services(wish(self.services))
+            services = check_specs(wish(self.services))
             if services == self.services:
                 return services
             self._name(services)
@@ -434,7 +434,7 @@ class Supervisor:
         match wish:
             case {"load": name, "place": place}:
 
-                def with_it(now: Services) -> Services:
+                def with_it(now: ModelSpecs) -> ModelSpecs:
                     check_absent(now, name)
                     return loaded(now, find(name, Path(place)))
 
@@ -461,11 +461,11 @@ class Supervisor:
                 process.forget(number)
         return found
 
-    def _name(self, services: Services) -> None:
+    def _name(self, services: ModelSpecs) -> None:
         for service in services:
-            self._counters.name(Label(service.model, service.version))
+            self._counters.name(MetricLabels(service.model, service.version))
 
-    def _prepare(self, number: int, services: Services, processes: list[WorkerProcess]) -> None:
+    def _prepare(self, number: int, services: ModelSpecs, processes: list[WorkerProcess]) -> None:
         """Have every worker load; what one could not is let go of by all. Notes whom it asked."""
         until_s = time.monotonic() + START_TIMEOUT_S
         try:
@@ -482,7 +482,7 @@ class Supervisor:
             _abandon(number, processes)
             raise
 
-    def _turn(self, number: int, services: Services, processes: Sequence[WorkerProcess]) -> None:
+    def _turn(self, number: int, services: ModelSpecs, processes: Sequence[WorkerProcess]) -> None:
         with self._turning:
             if any(
                 worker.process is not process

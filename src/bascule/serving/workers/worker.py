@@ -27,23 +27,23 @@ import uvloop
 
 from bascule.bundle.programs.host import HIDE_TEXTS, die_with
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom
-from bascule.serving.execution.admission import Backlog, Held
+from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.execution.watchdog import watch_loop
-from bascule.serving.protocols import open_faces
-from bascule.serving.protocols.data_plane import Plane
-from bascule.serving.specs import Service, WorkerConfig
-from bascule.serving.telemetry.counters import Counters, Slot, prometheus_text
+from bascule.serving.protocols import open_protocols
+from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.specs import ModelSpec, WorkerConfig
+from bascule.serving.telemetry.counters import Counters, MetricSeries, prometheus_text
 from bascule.serving.telemetry.logs import start_logging
-from bascule.serving.telemetry.request_log import Journal, JournalConfig
-from bascule.serving.transports.authenticator import LOOK_EVERY_S, Guard
+from bascule.serving.telemetry.request_log import RequestLog, RequestLogConfig
+from bascule.serving.transports.authenticator import LOOK_EVERY_S, Authenticator
 from bascule.serving.transports.hosts import HostPolicy, policy_of
 from bascule.serving.transports.http1 import Connection, Exchange, Site
-from bascule.serving.transports.listeners import Door
+from bascule.serving.transports.listeners import Listener
 from bascule.serving.transports.routes import Route
 from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
-from bascule.serving.workers.load_requests import Wishes
-from bascule.serving.workers.loaded_models import Lineup
+from bascule.serving.workers.load_requests import LoadRequests
+from bascule.serving.workers.loaded_models import LoadedModels
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +64,16 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     loop = asyncio.get_running_loop()
     counters = Counters(config.counters, config.workers)
     stopping = asyncio.Event()
-    wishes = Wishes(report) if config.multi_model else None
-    faces = [Metrics(counters), *open_faces(config.faces, wishes)]
-    guard = None if config.keys is None else Guard(config.keys, held_ns=counters.keys_held_ns)
-    plane = Plane(faces, lambda: not stopping.is_set() and (guard is None or guard.is_open))
+    wishes = LoadRequests(report) if config.multi_model else None
+    protocols = [Metrics(counters), *open_protocols(config.protocols, wishes)]
+    guard = (
+        None if config.keys is None else Authenticator(config.keys, held_ns=counters.keys_held_ns)
+    )
+    plane = DataPlane(protocols, lambda: not stopping.is_set() and (guard is None or guard.is_open))
     journal = _open_journal(config.journal, config.worker)
     other_slot = counters.slot(config.worker)
-    backlog = Backlog(config.limits.max_body_bytes)
-    held = Held(config.limits.max_held_bytes)
+    backlog = AdmissionQueue(config.limits.max_body_bytes)
+    held = BufferBudget(config.limits.max_held_bytes)
     site = Site(
         {}, plane.not_found, config.limits, other_slot,
         guard=guard, journal=journal, backlog=backlog, held=held,
@@ -81,31 +83,31 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     def take(models: Iterable[ServedModel]) -> None:
         site.routes = plane.serve(models)
 
-    lineup = Lineup(
+    loaded_models = LoadedModels(
         counters, config.worker, config.limits, loop, take,
         policies=config.policies, held=held,
     )  # fmt: skip
-    lineup.start(config.services)
+    loaded_models.start(config.services)
     # What was loaded stays: the collector need not look through it ever again.
     gc.collect()
     gc.freeze()
-    doors = [Door(config.listener_fd, site, partial(Connection, site), config.tls)]
+    doors = [Listener(config.listener_fd, site, partial(Connection, site), config.tls)]
     if config.unix_fd is not None:
-        doors.append(Door(config.unix_fd, site, partial(Connection, site, is_local=True), None))
+        doors.append(Listener(config.unix_fd, site, partial(Connection, site, is_local=True), None))
     if config.grpc_fd is not None:
         doors.append(_grpc_door(config, plane, other_slot, guard, journal, backlog, held))
     for door in doors:
         await door.open(loop)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    orders = Orders(lineup, report, stopping.set, wishes)
+    orders = Commands(loaded_models, report, stopping.set, wishes)
     loop.add_reader(sys.stdin.fileno(), orders.read)
     sites = {id(door.site): door.site for door in doors}.values()
     every_second = [each.tick for each in sites] + [door.look for door in doors]
 
     def tick() -> None:
         counters.beat(config.worker)
-        lineup.tick()
-        if lineup.is_stuck:
+        loaded_models.tick()
+        if loaded_models.is_stuck:
             log.error("a model is stuck: the worker leaves, to be started again")
             stopping.set()
 
@@ -123,21 +125,21 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     for task in ticking:
         task.cancel()
     journal.close()
-    return lineup.is_stuck or lineup.is_running()
+    return loaded_models.is_stuck or loaded_models.is_running()
 
 
-def _open_journal(config: JournalConfig, worker: int) -> Journal:
+def _open_journal(config: RequestLogConfig, worker: int) -> RequestLog:
     """The journal of a worker.
 
     Raises:
         MissingExtra: Spans are to be sent, and OpenTelemetry is not installed.
     """
     if not config.trace_endpoint:
-        return Journal(config, worker)
+        return RequestLog(config, worker)
     # Imported here: a worker that sends no spans need not have it in memory.
     from bascule.serving.telemetry.spans import OtlpSpans
 
-    return Journal(config, worker, OtlpSpans(config.trace_endpoint))
+    return RequestLog(config, worker, OtlpSpans(config.trace_endpoint))
 
 
 def _hosts_of(config: WorkerConfig, listener_fd: int) -> HostPolicy | None:
@@ -147,13 +149,13 @@ def _hosts_of(config: WorkerConfig, listener_fd: int) -> HostPolicy | None:
 
 def _grpc_door(
     config: WorkerConfig,
-    plane: Plane,
-    other_slot: Slot,
-    guard: Guard | None,
-    journal: Journal,
-    backlog: Backlog,
-    held: Held,
-) -> Door:
+    plane: DataPlane,
+    other_slot: MetricSeries,
+    guard: Authenticator | None,
+    journal: RequestLog,
+    backlog: AdmissionQueue,
+    held: BufferBudget,
+) -> Listener:
     # Imported here: a worker that speaks no gRPC need not have it in memory.
     from bascule.serving.protocols.grpc_methods import grpc_methods
     from bascule.serving.transports.http2 import Http2Server
@@ -165,20 +167,20 @@ def _grpc_door(
         guard=guard, journal=journal, backlog=backlog, held=held,
         hosts=_hosts_of(config, config.grpc_fd),
     )  # fmt: skip
-    return Door(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
+    return Listener(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
 
 
-class Orders:
+class Commands:
     """Does what the supervisor says, and tells it what became of that."""
 
     def __init__(
         self,
-        lineup: Lineup,
+        loaded_models: LoadedModels,
         report: Report,
         stop: Callable[[], None],
-        wishes: Wishes | None = None,
+        wishes: LoadRequests | None = None,
     ) -> None:
-        self._lineup = lineup
+        self._lineup = loaded_models
         self._report = report
         self._wishes = wishes
         self._stop = stop
@@ -197,7 +199,7 @@ class Orders:
     def _do(self, message: Message) -> None:
         match message:
             case {"prepare": number, "services": services}:
-                told = tuple(map(Service.from_json, services))
+                told = tuple(map(ModelSpec.from_json, services))
                 task = asyncio.get_running_loop().create_task(self._prepare(number, told))
                 # The loop itself forgets a task that nobody holds.
                 self._tasks.add(task)
@@ -216,7 +218,7 @@ class Orders:
             case _:
                 log.error("the supervisor said what is no order")
 
-    async def _prepare(self, number: int, services: tuple[Service, ...]) -> None:
+    async def _prepare(self, number: int, services: tuple[ModelSpec, ...]) -> None:
         try:
             if await self._lineup.prepare(number, services):
                 self._report({"prepared": number})
@@ -232,20 +234,20 @@ class Orders:
 
 
 class Metrics:
-    """The face that tells the counters; see `serving.plane.Face`."""
+    """The protocol that tells the counters; see `serving.plane.ProtocolAdapter`."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:  # noqa: ARG002 -- a face's signature
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:  # noqa: ARG002 -- a protocol's signature
         """One path."""
         yield Route(b"GET", b"/metrics", self._tell, "metrics")
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
+    def model_routes(self, plane: DataPlane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
         """None: the counters of all models are told together."""
         yield from ()
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
         """Nothing is below its path."""
         return None
 

@@ -1,22 +1,22 @@
-"""The forms of every face, and the recorded exchanges."""
+"""The forms of every protocol, and the recorded exchanges."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import conformance_face as face
+import conformance_protocol as protocol
 
-from bascule.serving.protocols import FACES
+from bascule.serving.protocols import PROTOCOLS
 
 HERE = Path(__file__).parent
-GOLDEN = HERE.parent / "golden" / "faces"
+GOLDEN = HERE.parent / "golden" / "protocols"
 
 
 def forms(load):
-    """`FACE/FORM` to each form; a face without any is a failing test."""
+    """`FACE/FORM` to each form; a protocol without any is a failing test."""
     made = {}
-    for name in FACES:
-        module = load(HERE / "faces" / f"{name}.py", f"conformance_face_{name}")
+    for name in PROTOCOLS:
+        module = load(HERE / "protocols" / f"{name}.py", f"conformance_protocol_{name}")
         made.update({f"{name}/{form}": value for form, value in module.FORMS.items()})
     return made
 
@@ -26,9 +26,9 @@ def write_golden(folder, worker):
     for name, form in FORMS.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        request = form.ask(face.FIXED_ROWS)
+        request = form.ask(protocol.FIXED_ROWS)
         file.with_suffix(".request").write_bytes(request.sent)
         file.with_suffix(".answer").write_bytes(worker.ask(request).raw)
 
 
-FORMS: dict[str, face.Form] = {}
+FORMS: dict[str, protocol.Form] = {}

@@ -1,7 +1,7 @@
-"""What holds for every face of the server.
+"""What holds for every protocol of the server.
 
-A face that is in `bascule.serving.protocols.FACES` is found here by itself; the forms in which its
-clients ask are in `faces/NAME.py`.
+A protocol that is in `bascule.serving.protocols.PROTOCOLS` is found here by itself; the forms in which its
+clients ask are in `protocols/NAME.py`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import re
 from dataclasses import replace
 from typing import get_args
 
-import conformance_face as face
+import conformance_protocol as protocol
 import jsonschema
 import openapi_spec_validator
 import pytest
-from conformance_faces import FORMS, GOLDEN, write_golden
+from conformance_protocols import FORMS, GOLDEN, write_golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bascule.bundle.disk.format import open_program, read_manifest
 from bascule.bundle.statements.calibration import read_calibration
 from bascule.core.errors import KINDS, ModelFailed
-from bascule.serving.protocols import FACES
-from bascule.serving.protocols.chosen import FACE_NAMES
-from bascule.serving.specs import Service
+from bascule.serving.protocols import PROTOCOLS
+from bascule.serving.protocols.chosen import PROTOCOL_NAMES
+from bascule.serving.specs import ModelSpec
 from bascule.serving.transports.routes import Action
 from bascule.serving.transports.statuses import STATUS_OF
 from bascule.serving.workers.loaded_models import describe
@@ -40,7 +40,9 @@ FORM_IDS = list(FORMS)
 @pytest.fixture(scope="module")
 def inside(tmp_path_factory):
     """A worker with a program that is a formula."""
-    made = face.Inside(tmp_path_factory.mktemp("inside"), face.Fixed(), face.Fixed.signature)
+    made = protocol.Inside(
+        tmp_path_factory.mktemp("inside"), protocol.Fixed(), protocol.Fixed.signature
+    )
     yield made
     made.close()
 
@@ -59,7 +61,7 @@ class Granting:
 def multi_model(tmp_path_factory):
     """The same, where callers load and unload models."""
     folder = tmp_path_factory.mktemp("multi-model")
-    made = face.Inside(folder, face.Fixed(), face.Fixed.signature, wishes=Granting())
+    made = protocol.Inside(folder, protocol.Fixed(), protocol.Fixed.signature, wishes=Granting())
     yield made
     made.close()
 
@@ -72,10 +74,10 @@ def opened(tmp_path_factory):
     def open_bundle(path):
         folder = tmp_path_factory.mktemp("opened")
         loop = asyncio.new_event_loop()
-        loaded = describe(Service("m", "1", path), face.Limits(), None, loop)
+        loaded = describe(ModelSpec("m", "1", path), protocol.Limits(), None, loop)
         program = open_program(path, read_manifest(path), name=loaded.program.name)
         loop.close()
-        made.append(face.Inside(folder, program, loaded.signature, example=loaded.example))
+        made.append(protocol.Inside(folder, program, loaded.signature, example=loaded.example))
         return made[-1]
 
     yield open_bundle
@@ -93,12 +95,12 @@ def frame(opened, table_bundle):
     return opened(table_bundle)
 
 
-# -- every face is here --------------------------------------------------------------------------
+# -- every protocol is here --------------------------------------------------------------------------
 
 
 def test_every_face_has_forms_and_a_name_that_settings_know():
-    assert tuple(FACES) == FACE_NAMES
-    assert {form.partition("/")[0] for form in FORMS} == set(FACES)
+    assert tuple(PROTOCOLS) == PROTOCOL_NAMES
+    assert {form.partition("/")[0] for form in FORMS} == set(PROTOCOLS)
 
 
 @pytest.mark.parametrize("served", ["inside", "multi_model"])
@@ -151,21 +153,21 @@ def all_agree(worker, rows):
 @ALWAYS
 @given(values=MATRICES)
 def test_a_matrix_gets_the_same_bits_through_every_face(matrix, values):
-    all_agree(matrix, face.Rows.of(matrix.model.signature, values))
+    all_agree(matrix, protocol.Rows.of(matrix.model.signature, values))
 
 
 @ALWAYS
 @given(values=TABLES)
 def test_a_table_gets_the_same_bits_through_every_face(frame, values):
-    all_agree(frame, face.Rows.of(frame.model.signature, values))
+    all_agree(frame, protocol.Rows.of(frame.model.signature, values))
 
 
 def test_rows_answered_are_counted_alike(inside):
     for form in FORMS.values():
         before = inside.counters.totals()[1]
-        inside.ask(form.ask(face.FIXED_ROWS))
+        inside.ask(form.ask(protocol.FIXED_ROWS))
         after = inside.counters.totals()[1]
-        assert after.rows - before.rows == len(face.FIXED_ROWS.values)
+        assert after.rows - before.rows == len(protocol.FIXED_ROWS.values)
         assert after.by_status[200] - before.by_status.get(200, 0) == 1
 
 
@@ -173,10 +175,10 @@ def test_rows_answered_are_counted_alike(inside):
 def test_what_a_caller_calls_a_request_comes_back(inside, name):
     form = FORMS[name]
     for called in ("a-17", "é", "b" * 128):
-        request = form.ask(replace(face.FIXED_ROWS, call_id=called))
+        request = form.ask(replace(protocol.FIXED_ROWS, call_id=called))
         header = "c-" + called[:60].replace("é", "e")
         headers = (*request.headers, f"X-Request-Id: {header}")
-        answer = inside.ask(face.Request(request.path, request.body, headers))
+        answer = inside.ask(protocol.Request(request.path, request.body, headers))
         assert answer.headers["x-request-id"] == header
         assert form.call_id is None or form.call_id(answer) == called
     assert (form.call_id is None) == (name in BY_ROW)
@@ -184,10 +186,10 @@ def test_what_a_caller_calls_a_request_comes_back(inside, name):
 
 @pytest.mark.parametrize("name", FORM_IDS)
 def test_an_answer_says_by_whom_it_is_where_that_is_not_who_was_asked(tmp_path, name):
-    program = face.Fixed()
-    worker = face.Inside(tmp_path, program, program.signature)
-    worker.stand_in(face.Fixed())
-    request = FORMS[name].ask(face.FIXED_ROWS)
+    program = protocol.Fixed()
+    worker = protocol.Inside(tmp_path, program, program.signature)
+    worker.stand_in(protocol.Fixed())
+    request = FORMS[name].ask(protocol.FIXED_ROWS)
     own = worker.ask(request)
     program.problem = ValueError("it failed")
     stood_in = worker.ask(request)
@@ -208,10 +210,10 @@ BY_ROW = [name for name in FORMS if not name.startswith("oip/")]
 
 def open_calibrated(folder, path, confidence):
     loop = asyncio.new_event_loop()
-    loaded = describe(Service("m", "1", path), face.Limits(), None, loop)
+    loaded = describe(ModelSpec("m", "1", path), protocol.Limits(), None, loop)
     program = open_program(path, read_manifest(path), name=loaded.program.name)
     loop.close()
-    return face.Inside(
+    return protocol.Inside(
         folder,
         program,
         loaded.signature,
@@ -243,7 +245,7 @@ def calibrated(request):
 
 
 def one_row(worker):
-    return face.Rows.of(worker.model.signature, [[0.01] * 10])
+    return protocol.Rows.of(worker.model.signature, [[0.01] * 10])
 
 
 @pytest.mark.parametrize("name", BY_ROW)
@@ -271,7 +273,7 @@ def test_the_default_confidence_is_in_the_answers_of_every_face(calibrated, name
 def test_a_confidence_is_asked_for_where_the_protocol_has_a_place(calibrated, path, key, where):
     def ask(**parameters):
         body = {key: one_row(calibrated).values, where: parameters}
-        answer = calibrated.ask(face.of_json(path, body))
+        answer = calibrated.ask(protocol.of_json(path, body))
         if answer.status == 400:
             return answer.json["error"]
         (row,) = answer.json if isinstance(answer.json, list) else answer.json["predictions"]
@@ -319,11 +321,11 @@ NAMED_FAILURE = r"the model failed; the server's log has the reason under id [0-
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("name", FORM_IDS)
 def test_every_kind_of_error_has_its_status_and_the_one_shape(tmp_path, name, kind):
-    program = face.Fixed()
-    worker = face.Inside(tmp_path, program, program.signature)
+    program = protocol.Fixed()
+    worker = protocol.Inside(tmp_path, program, program.signature)
     program.problem = kind("it did not work", hint="try another", retry_after_s=7)
 
-    answer = worker.ask(FORMS[name].ask(face.FIXED_ROWS))
+    answer = worker.ask(FORMS[name].ask(protocol.FIXED_ROWS))
 
     worker.close()
     assert answer.status == STATUS_OF[kind]
@@ -337,17 +339,19 @@ def test_every_kind_of_error_has_its_status_and_the_one_shape(tmp_path, name, ki
 
 @pytest.mark.parametrize("name", FORM_IDS)
 def test_a_deadline_that_is_no_number_is_refused(inside, name):
-    request = FORMS[name].ask(face.FIXED_ROWS)
-    late = face.Request(request.path, request.body, (*request.headers, "X-Request-Timeout-Ms: no"))
+    request = FORMS[name].ask(protocol.FIXED_ROWS)
+    late = protocol.Request(
+        request.path, request.body, (*request.headers, "X-Request-Timeout-Ms: no")
+    )
 
     assert inside.ask(late).status == 400
 
 
 @pytest.mark.parametrize("name", FORM_IDS)
 def test_rows_are_bounded_from_both_sides(tmp_path, name):
-    worker = face.Inside(tmp_path, face.Fixed(), face.Fixed.signature, max_rows=3)
-    three = face.FIXED_ROWS
-    four = face.Rows.of(three.signature, [*three.values, three.values[0]])
+    worker = protocol.Inside(tmp_path, protocol.Fixed(), protocol.Fixed.signature, max_rows=3)
+    three = protocol.FIXED_ROWS
+    four = protocol.Rows.of(three.signature, [*three.values, three.values[0]])
 
     statuses = [worker.ask(FORMS[name].ask(rows)).status for rows in (three, four)]
 
@@ -357,7 +361,7 @@ def test_rows_are_bounded_from_both_sides(tmp_path, name):
 
 def test_a_long_call_is_answered_from_the_thread(tmp_path):
     """Not only what runs inline is delivered."""
-    worker = face.Inside(tmp_path, face.Fixed(), face.Fixed.signature)
+    worker = protocol.Inside(tmp_path, protocol.Fixed(), protocol.Fixed.signature)
     worker.model.engine.inline_rows = 0
     batcher = worker.model.engine.batcher
     answers = []
@@ -365,9 +369,9 @@ def test_a_long_call_is_answered_from_the_thread(tmp_path):
     async def main():
         for form in FORMS.values():
             batcher._loop = asyncio.get_running_loop()
-            connection, wire = face.Connection(worker.site), face._Wire()
+            connection, wire = protocol.Connection(worker.site), protocol._Wire()
             connection.connection_made(wire)
-            connection.data_received(form.ask(face.FIXED_ROWS).sent)
+            connection.data_received(form.ask(protocol.FIXED_ROWS).sent)
             while not wire.written:
                 await asyncio.sleep(0)
             answers.append(wire.written.split(b" ")[1])
@@ -392,9 +396,9 @@ def is_refused_in_words(answer):
 @settings(ALWAYS, max_examples=300)
 @given(name=st.sampled_from(FORM_IDS), body=st.binary(max_size=200))
 def test_random_bytes_are_refused_in_words(inside, name, body):
-    request = FORMS[name].ask(face.FIXED_ROWS)
+    request = FORMS[name].ask(protocol.FIXED_ROWS)
 
-    answer = inside.ask(face.Request(request.path, body, request.headers))
+    answer = inside.ask(protocol.Request(request.path, body, request.headers))
 
     assert is_refused_in_words(answer) or answer.status == 200
 
@@ -402,13 +406,13 @@ def test_random_bytes_are_refused_in_words(inside, name, body):
 @settings(ALWAYS, max_examples=1_000)
 @given(data=st.data())
 def test_a_damaged_body_is_answered_or_refused_in_words(inside, data):
-    request = FORMS[data.draw(st.sampled_from(FORM_IDS))].ask(face.FIXED_ROWS)
+    request = FORMS[data.draw(st.sampled_from(FORM_IDS))].ask(protocol.FIXED_ROWS)
     body = bytearray(request.body)
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(body) - 1))
         body[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
 
-    answer = inside.ask(face.Request(request.path, bytes(body), request.headers))
+    answer = inside.ask(protocol.Request(request.path, bytes(body), request.headers))
 
     assert answer.status == 200 or is_refused_in_words(answer)
 
@@ -433,7 +437,7 @@ ANY_JSON = st.recursive(
 OF_JSON = [
     name
     for name, form in FORMS.items()
-    if form.ask(face.FIXED_ROWS).headers == ("Content-Type: application/json",)
+    if form.ask(protocol.FIXED_ROWS).headers == ("Content-Type: application/json",)
 ]
 
 
@@ -447,7 +451,7 @@ def places(value, path=()):
 @settings(ALWAYS, max_examples=1_000)
 @given(data=st.data(), value=ANY_JSON)
 def test_any_value_in_any_place_is_answered_or_refused_in_words(inside, data, value):
-    request = FORMS[data.draw(st.sampled_from(OF_JSON))].ask(face.FIXED_ROWS)
+    request = FORMS[data.draw(st.sampled_from(OF_JSON))].ask(protocol.FIXED_ROWS)
     body = json.loads(request.body)
     path = data.draw(st.sampled_from(list(places(body))))
     if path:
@@ -458,7 +462,7 @@ def test_any_value_in_any_place_is_answered_or_refused_in_words(inside, data, va
     else:
         body = value
 
-    answer = inside.ask(face.of_json(request.path, body))
+    answer = inside.ask(protocol.of_json(request.path, body))
 
     assert answer.status == 200 or is_refused_in_words(answer)
 
@@ -467,16 +471,16 @@ def test_any_value_in_any_place_is_answered_or_refused_in_words(inside, data, va
 @pytest.mark.parametrize("depth", [900, 5_000, 100_000])
 @pytest.mark.parametrize("bomb", [b"[", b'{"a":'])
 def test_a_nesting_bomb_is_refused_in_words(inside, name, depth, bomb):
-    path = FORMS[name].ask(face.FIXED_ROWS).path
+    path = FORMS[name].ask(protocol.FIXED_ROWS).path
     closing = b"]" if bomb == b"[" else b"}"
     for body in (b"%b", b'{"instances":%b}', b'{"inputs":{"hour":[%b]}}', b'{"data":[[%b]]}'):
         inner = bomb * depth + b"0" + closing * depth
-        assert is_refused_in_words(inside.ask(face.Request(path, body % inner)))
+        assert is_refused_in_words(inside.ask(protocol.Request(path, body % inner)))
 
 
 # -- what JSON leaves open -------------------------------------------------------------------------
 
-ONE_MISSING = face.Rows.of(face.FIXED_ROWS.signature, [[17, "AA", 4.5], [3, "BB", None]])
+ONE_MISSING = protocol.Rows.of(protocol.FIXED_ROWS.signature, [[17, "AA", 4.5], [3, "BB", None]])
 
 
 @pytest.mark.parametrize("name", OF_JSON)
@@ -486,9 +490,9 @@ def test_nan_is_null_and_infinity_is_refused(inside, name):
     def ask(number):
         assert request.body.count(b"null") == 1
         body = request.body.replace(b"null", number)
-        return inside.ask(face.Request(request.path, body, request.headers))
+        return inside.ask(protocol.Request(request.path, body, request.headers))
 
-    names = [field.name for field in face.FIXED_ROWS.signature.outputs]
+    names = [field.name for field in protocol.FIXED_ROWS.signature.outputs]
     assert FORMS[name].read(ask(b"NaN"), names) == FORMS[name].read(ask(b"null"), names)
     refused = ask(b"-Infinity")
     assert refused.status == 400
@@ -514,7 +518,7 @@ def with_twice(body, path, key):
 @pytest.mark.parametrize("name", OF_JSON)
 def test_a_key_that_is_given_twice_is_refused_by_name_in_every_object(inside, name):
     """Some take the first and some the last; a client and what stands between may not agree."""
-    request = FORMS[name].ask(face.FIXED_ROWS)
+    request = FORMS[name].ask(protocol.FIXED_ROWS)
     body = json.loads(request.body)
     asked = 0
     for path in list(places(body)):
@@ -525,7 +529,7 @@ def test_a_key_that_is_given_twice_is_refused_by_name_in_every_object(inside, na
             continue
         for key in found:
             sent = with_twice(body, path, key)
-            answer = inside.ask(face.Request(request.path, sent, request.headers))
+            answer = inside.ask(protocol.Request(request.path, sent, request.headers))
             assert answer.status == 400, (path, key)
             assert f"{key!r} is given twice" in answer.json["error"]
             asked += 1
@@ -544,8 +548,8 @@ def test_a_key_that_is_given_twice_is_refused_by_name_in_every_object(inside, na
     ],
 )
 def test_a_body_that_is_no_json_is_told_so_and_what_to_send(inside, name, body, told):
-    request = FORMS[name].ask(face.FIXED_ROWS)
-    answer = inside.ask(face.Request(request.path, body, request.headers))
+    request = FORMS[name].ask(protocol.FIXED_ROWS)
+    answer = inside.ask(protocol.Request(request.path, body, request.headers))
     assert answer.status == 400
     assert answer.json["error"].startswith(told)
     assert re.search(r'example {"(inputs|instances|data)": \[\.\.\.\]}', answer.json["error"])
@@ -557,7 +561,7 @@ def test_a_body_that_is_no_json_is_told_so_and_what_to_send(inside, name, body, 
 def wrong(rows, row, column, value):
     values = [list(line) for line in rows.values]
     values[row][column] = value
-    return face.Rows.of(rows.signature, values)
+    return protocol.Rows.of(rows.signature, values)
 
 
 # The bytes of an INT64 are always an INT64.
@@ -566,7 +570,7 @@ OF_TEXT = [name for name in FORM_IDS if name in OF_JSON or "csv" in name]
 
 @pytest.mark.parametrize("name", OF_TEXT)
 def test_a_value_that_does_not_fit_is_named_with_its_place(inside, name):
-    request = FORMS[name].ask(wrong(face.FIXED_ROWS, 1, 0, 2.5))
+    request = FORMS[name].ask(wrong(protocol.FIXED_ROWS, 1, 0, 2.5))
     answer = inside.ask(request)
     assert answer.status == 400
     told = answer.json["error"]
@@ -586,7 +590,7 @@ def worker(request):
 
 @pytest.mark.parametrize("path", ["/v2/openapi.json", "/swagger.json"])
 def test_the_document_is_valid_and_has_every_route(worker, path):
-    described = worker.ask(face.Request(path, b"", method="GET")).json
+    described = worker.ask(protocol.Request(path, b"", method="GET")).json
 
     openapi_spec_validator.validate(described)
     made = {
@@ -607,11 +611,11 @@ def test_every_example_is_valid_and_answered_with_what_the_document_promises(wor
     asked = 0
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
-            request = face.Request(path, b"", method="GET")
+            request = protocol.Request(path, b"", method="GET")
             if method == "post":
                 body = operation["requestBody"]["content"]["application/json"]
                 jsonschema.validate(body["example"], body["schema"])
-                request = face.of_json(path, body["example"])
+                request = protocol.of_json(path, body["example"])
                 asked += 1
             answer = worker.ask(request)
             assert answer.status == 200, (path, answer.body)

@@ -1,4 +1,4 @@
-"""What the suite of faces needs: rows, forms of requests, and a worker without sockets."""
+"""What the suite of protocols needs: rows, forms of requests, and a worker without sockets."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.serving.execution.admission import Backlog
+from bascule.serving.execution.admission import AdmissionQueue
 from bascule.serving.execution.placement import Pace
-from bascule.serving.execution.resilience import Policy
-from bascule.serving.execution.resilient import Shield
+from bascule.serving.execution.resilience import ResiliencePolicy
+from bascule.serving.execution.resilient import ResilientPredictor
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.limits import Limits
-from bascule.serving.protocols import open_faces
-from bascule.serving.protocols.data_plane import Plane
-from bascule.serving.specs import Service
-from bascule.serving.telemetry.counters import Counters, Label
+from bascule.serving.protocols import open_protocols
+from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry.counters import Counters, MetricLabels
 from bascule.serving.transports.http1 import Connection, Site
 
 
@@ -111,7 +111,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Form:
-    """One way to ask a face for predictions of the model `m`.
+    """One way to ask a protocol for predictions of the model `m`.
 
     Attributes:
         ask: From rows to a request; None where the form cannot carry them.
@@ -168,33 +168,33 @@ class Inside:
     ) -> None:
         self.limits = Limits(**limits)
         self.counters = Counters(folder / "counters", 1)
-        self.counters.name(Label("m", "1"))
+        self.counters.name(MetricLabels("m", "1"))
         self.loop = asyncio.new_event_loop()
         self.program = program
         self.model = ServedModel(
-            Service("m", "1", folder),
+            ModelSpec("m", "1", folder),
             signature=signature,
             program=program,
             digest="sha256:" + "0" * 64,
             batch_invariant=True,
             pace=INLINE,
-            slot=self.counters.slot(0, Label("m", "1")),
+            slot=self.counters.slot(0, MetricLabels("m", "1")),
             limits=self.limits,
             loop=self.loop,
             calibration=calibration,
             example=example,
         )
-        self.plane = Plane(open_faces(wishes=wishes), lambda: True)
+        self.plane = DataPlane(open_protocols(wishes=wishes), lambda: True)
         self.routes = self.plane.serve([self.model])
         self.site = Site(
             self.routes, self.plane.not_found, self.limits, self.counters.slot(0),
-            backlog=Backlog(self.limits.max_body_bytes, turn_s=math.inf),
+            backlog=AdmissionQueue(self.limits.max_body_bytes, turn_s=math.inf),
         )  # fmt: skip
 
     def stand_in(self, program: Any) -> None:
         """Have another version, `m/0`, answer what the model fails."""
         other = ServedModel(
-            Service("m", "0", self.model.service.path),
+            ModelSpec("m", "0", self.model.service.path),
             signature=self.model.signature,
             program=program,
             digest=self.model.digest,
@@ -204,8 +204,8 @@ class Inside:
             limits=self.limits,
             loop=self.loop,
         )
-        policy = Policy(fallback="m/0")
-        self.model.shield = Shield(self.model, policy, {"m/0": other}.get, self.loop)
+        policy = ResiliencePolicy(fallback="m/0")
+        self.model.resilient = ResilientPredictor(self.model, policy, {"m/0": other}.get, self.loop)
 
     def close(self) -> None:
         self.loop.close()

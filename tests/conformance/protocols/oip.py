@@ -7,7 +7,7 @@ import json
 import zlib
 
 import numpy as np
-from conformance_face import Form, Request, of_json
+from conformance_protocol import Form, Request, of_json
 
 from bascule.core.fields import DType
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from conformance_face import Form, Request, by_row, of_json
+from conformance_protocol import Form, Request, by_row, of_json
 
 PATH = "/invocations"
 

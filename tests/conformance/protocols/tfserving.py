@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from conformance_face import Form, by_row, of_json
+from conformance_protocol import Form, by_row, of_json
 
 PATH = "/v1/models/m:predict"
 

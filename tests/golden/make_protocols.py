@@ -1,6 +1,6 @@
-"""Recorded `faces/`. Run it for a form that is new; what is recorded of the others must not change.
+"""Recorded `protocols/`. Run it for a form that is new; what is recorded of the others must not change.
 
-python tests/golden/make_faces.py
+python tests/golden/make_protocols.py
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def main() -> None:
     assert spec is not None
     assert spec.loader is not None
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    face, faces = sys.modules["conformance_face"], sys.modules["conformance_faces"]
+    protocol, protocols = sys.modules["conformance_protocol"], sys.modules["conformance_protocols"]
     with tempfile.TemporaryDirectory() as folder:
-        worker = face.Inside(Path(folder), face.Fixed(), face.Fixed.signature)
-        faces.write_golden(faces.GOLDEN, worker)
+        worker = protocol.Inside(Path(folder), protocol.Fixed(), protocol.Fixed.signature)
+        protocols.write_golden(protocols.GOLDEN, worker)
         worker.close()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance_face import Form, by_row, of_json
+from conformance_protocol import Form, by_row, of_json
 
 PATH = "/score"
 

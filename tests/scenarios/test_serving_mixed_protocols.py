@@ -1,4 +1,4 @@
-"""Callers of every face at once: each gets the answer to its own rows under its own id, and the
+"""Callers of every protocol at once: each gets the answer to its own rows under its own id, and the
 counters know of all."""
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def network(packed):
     return bascule.load(packed("m", model, X)), X
 
 
-def ask_form(face, client, form, signature, rows, call_id, *, is_named):
+def ask_form(protocol, client, form, signature, rows, call_id, *, is_named):
     """The outputs, once the answer has said that it is that of this request."""
-    request = form.ask(face.Rows.of(signature, rows.tolist(), call_id))
+    request = form.ask(protocol.Rows.of(signature, rows.tolist(), call_id))
     lines = "".join(f"{line}\r\n" for line in request.headers)
     if is_named:
         lines += f"X-Request-Id: {call_id}\r\n"
@@ -61,8 +61,8 @@ def ask_grpc(channel, rows, call_id):
         pytest.param("trees", 1_000_000, 2, marks=pytest.mark.slow, id="1000000-2"),
     ],
 )
-def test_in_a_crowd_of_all_faces_everybody_gets_the_answer_to_their_rows(
-    serve, connect, face, forms, tmp_path, request, model, scale, workers
+def test_in_a_crowd_of_all_protocols_everybody_gets_the_answer_to_their_rows(
+    serve, connect, protocol, forms, tmp_path, request, model, scale, workers
 ):
     """To the bit where company changes none, else as near as was recorded of the program."""
     bundle, X = request.getfixturevalue(model)
@@ -94,7 +94,7 @@ def test_in_a_crowd_of_all_faces_everybody_gets_the_answer_to_their_rows(
                         found = ask_grpc(channel, rows[start:stop], call_id)
                     else:
                         found = ask_form(
-                            face, client, forms[name], bundle.signature, rows[start:stop],
+                            protocol, client, forms[name], bundle.signature, rows[start:stop],
                             call_id, is_named=is_named,
                         )  # fmt: skip
                     for output, values in found.items():
