@@ -20,8 +20,8 @@ from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.execution.resilient import ResilientPredictor
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.limits import Limits
-from bascule.serving.protocols import open_protocols
 from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.protocols.table import open_protocols
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry.counters import Counters, MetricLabels
 from bascule.serving.transports.http1 import Connection, Site

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import conformance_protocol as protocol
 
-from bascule.serving.protocols import PROTOCOLS
+from bascule.serving.protocols.table import PROTOCOLS
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden" / "protocols"

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from bascule.bundle.disk.format import open_program, read_manifest
 from bascule.bundle.statements.calibration import read_calibration
 from bascule.core.errors import KINDS, ModelFailed
-from bascule.serving.protocols import PROTOCOLS
 from bascule.serving.protocols.chosen import PROTOCOL_NAMES
+from bascule.serving.protocols.table import PROTOCOLS
 from bascule.serving.specs import ModelSpec
 from bascule.serving.transports.routes import Action
 from bascule.serving.transports.statuses import STATUS_OF

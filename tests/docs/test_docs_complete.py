@@ -30,8 +30,8 @@ from bascule.release import METRICS
 from bascule.release.criteria import DATA, LATENCIES, SHORT_NAMES, SIZES
 from bascule.serving.execution.confidence import Confidence
 from bascule.serving.limits import Limits
-from bascule.serving.protocols import open_protocols
 from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.protocols.table import open_protocols
 from bascule.serving.telemetry.counters import STATUSES, MetricLabels, Totals, prometheus_text
 from bascule.serving.transports import http1 as http
 from bascule.serving.transports import statuses

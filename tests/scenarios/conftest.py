@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bascule.serving.protocols import PROTOCOLS
+from bascule.serving.protocols.table import PROTOCOLS
 
 CONFORMANCE = Path(__file__).parent.parent / "conformance"
 

@@ -20,11 +20,11 @@ from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.execution.placement import Pace
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.limits import Limits
-from bascule.serving.protocols import open_protocols
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.grpc_methods import grpc_methods
 from bascule.serving.protocols.grpc_services import Reflection
 from bascule.serving.protocols.oip_grpc import PROTO
+from bascule.serving.protocols.table import open_protocols
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry.counters import Counters, MetricLabels
 from bascule.serving.telemetry.request_log import RequestLog

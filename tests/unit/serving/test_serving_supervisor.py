@@ -10,7 +10,7 @@ import pytest
 
 from bascule.core.errors import Conflict, Invalid, NotFound
 from bascule.serving import Limits, ModelSpec, bind
-from bascule.serving.specs import WorkerConfig
+from bascule.serving.workers.config import WorkerConfig
 from bascule.serving.workers.supervisor import Supervisor, _take_no_more, _Worker
 
 

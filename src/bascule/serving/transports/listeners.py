@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from bascule.serving.limits import Limits
-from bascule.serving.specs import BACKLOG
 from bascule.serving.transports.tls import Tls
 
 log = logging.getLogger(__name__)
@@ -24,6 +23,9 @@ _GOODBYE_S = 5.0
 the server has closed. Few clients say one, and each would keep its place for uvloop's 30 s."""
 _LAST_HANDSHAKES_S = 0.5
 """How long a server that leaves waits for clients who are about to be let in."""
+
+BACKLOG = 2048
+"""How many connections the kernel keeps for a worker that is busy, or being started again."""
 
 
 class DoorSite(Protocol):

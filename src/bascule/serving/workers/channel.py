@@ -33,7 +33,7 @@ from contextlib import suppress
 from typing import Any
 
 from bascule.core.errors import KINDS, BasculeError, Unavailable
-from bascule.serving.specs import WorkerConfig
+from bascule.serving.workers.config import WorkerConfig
 
 log = logging.getLogger(__name__)
 

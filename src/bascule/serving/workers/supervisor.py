@@ -35,10 +35,8 @@ from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.limits import Limits, allow_open_files
 from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
 from bascule.serving.specs import (
-    BACKLOG,
     ModelSpec,
     ModelSpecs,
-    WorkerConfig,
     check_absent,
     check_specs,
     default_of,
@@ -48,8 +46,10 @@ from bascule.serving.specs import (
 from bascule.serving.telemetry.counters import Counters, MetricLabels, Pulse, Totals
 from bascule.serving.telemetry.request_log import FAILURES_ALONE, RequestLogConfig
 from bascule.serving.transports.authenticator import Authenticator, KeysFile
+from bascule.serving.transports.listeners import BACKLOG
 from bascule.serving.transports.tls import Tls
 from bascule.serving.workers.channel import Message, WorkerProcess, error_from_json, error_to_json
+from bascule.serving.workers.config import WorkerConfig
 
 log = logging.getLogger(__name__)
 

@@ -30,9 +30,9 @@ from bascule.core.errors import BasculeError, ModelFailed, NoRoom
 from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.execution.watchdog import watch_loop
-from bascule.serving.protocols import open_protocols
 from bascule.serving.protocols.data_plane import DataPlane
-from bascule.serving.specs import ModelSpec, WorkerConfig
+from bascule.serving.protocols.table import open_protocols
+from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry.counters import Counters, MetricSeries, prometheus_text
 from bascule.serving.telemetry.logs import start_logging
 from bascule.serving.telemetry.request_log import RequestLog, RequestLogConfig
@@ -42,6 +42,7 @@ from bascule.serving.transports.http1 import Connection, Exchange, Site
 from bascule.serving.transports.listeners import Listener
 from bascule.serving.transports.routes import Route
 from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
+from bascule.serving.workers.config import WorkerConfig
 from bascule.serving.workers.load_requests import LoadRequests
 from bascule.serving.workers.loaded_models import LoadedModels
 
