@@ -20,7 +20,8 @@ from conformance_protocols import FORMS, GOLDEN, write_golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bascule.bundle.disk.format import open_program, read_manifest
+from bascule.bundle.disk.format import read_manifest
+from bascule.bundle.opening import open_program
 from bascule.bundle.statements.calibration import read_calibration
 from bascule.core.errors import KINDS, ModelFailed
 from bascule.serving.protocols.chosen import PROTOCOL_NAMES

@@ -155,7 +155,7 @@ def test_a_password_of_the_remote_is_not_recorded(work):
 
 
 def test_a_bundle_shows_where_its_rows_came_from_and_is_the_same_bundle(work, packed, capsys):
-    from bascule.bundle.statements.card import Said, render
+    from bascule.bundle.card import Said, render
 
     rows = np.array([[i % 7, i % 5] for i in range(40)], float)
     model = LogisticRegression().fit(rows, np.arange(40) % 2)

@@ -25,11 +25,12 @@ import numpy as np
 import psutil
 
 import bascule
+from bascule.bundle.card import Said, render
+from bascule.bundle.card_html import render_html
 from bascule.bundle.disk.examples import columns_of
-from bascule.bundle.disk.format import EXAMPLE, open_program, read_file
+from bascule.bundle.disk.format import EXAMPLE, read_file
+from bascule.bundle.opening import open_program
 from bascule.bundle.programs.child import ChildProgram
-from bascule.bundle.statements.card import Said, render
-from bascule.bundle.statements.card_html import render_html
 from bascule.cli.showing import print_bundle, showing_json
 from bascule.core.errors import BasculeError, ModelFailed
 from bascule.registry import open_registry

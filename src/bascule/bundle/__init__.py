@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bascule.bundle.answer import Answer
-    from bascule.bundle.disk.format import Manifest, Statement, open_program, read_manifest
+    from bascule.bundle.disk.format import Manifest, Statement, read_manifest
     from bascule.bundle.flavors.python import PythonModel
     from bascule.bundle.loaded import Bundle, load
+    from bascule.bundle.opening import open_program
     from bascule.bundle.packing import pack
     from bascule.bundle.rebuilding import Rebuilt, rebuild
     from bascule.bundle.statements.cost import Cost
@@ -28,7 +29,7 @@ _HOMES = {
     "Rebuilt": "bascule.bundle.rebuilding",
     "Statement": "bascule.bundle.disk.format",
     "load": "bascule.bundle.loaded",
-    "open_program": "bascule.bundle.disk.format",
+    "open_program": "bascule.bundle.opening",
     "pack": "bascule.bundle.packing",
     "read_manifest": "bascule.bundle.disk.format",
     "rebuild": "bascule.bundle.rebuilding",

@@ -50,7 +50,7 @@ class ImportedModel:
         requires: Distributions that the original needs, with their versions.
         frame: How to rebuild the container that the model was trained on.
         train: The training rows; empty for a flavor that needs none.
-        test: BufferBudget-out rows, where there are any.
+        test: Held-out rows, where there are any.
         parameters: The settings of the model, as text.
         targets: What each output of a model with several is of; empty for any other model.
         ask: The model itself, asked about rows in the caller's own container: all outputs, in the

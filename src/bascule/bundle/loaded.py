@@ -18,6 +18,7 @@ from bascule.bundle.choosing import Roles, fastest, roles
 from bascule.bundle.disk import format as disk
 from bascule.bundle.disk.format import Manifest, Statement
 from bascule.bundle.disk.manifest import Target
+from bascule.bundle.opening import open_original, open_program, pinned_program
 from bascule.bundle.programs import runnable
 from bascule.bundle.statements.baseline import Baseline, read_baseline
 from bascule.bundle.statements.calibration import read_calibration
@@ -212,7 +213,7 @@ class Bundle:
                 disk.read_file(self.path, self.manifest, original.file), self.manifest
             )
         isolated = isolated or is_read_by_its_library(original)
-        return disk.open_original(self.path, self.manifest, threads=threads, isolated=isolated)
+        return open_original(self.path, self.manifest, threads=threads, isolated=isolated)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -230,9 +231,9 @@ class Bundle:
         Where that is the original, and its library reads the file with code of its own, it has a
         process of its own. Whoever names it, as `original`, has it opened in this process.
         """
-        if name is None and disk.pinned_program(self.path, self.manifest) == disk.ORIGINAL:
+        if name is None and pinned_program(self.path, self.manifest) == disk.ORIGINAL:
             return self._unasked_original(isolated=False, threads=threads)
-        return disk.open_program(self.path, self.manifest, name=name, threads=threads)
+        return open_program(self.path, self.manifest, name=name, threads=threads)
 
     def fastest_program(self, rows: int) -> str:
         """The name of the program that takes the least time for a batch of `rows` here.
@@ -281,7 +282,7 @@ class Bundle:
 
     def original(self) -> Program:
         """The model as it was trained; needs its framework."""
-        return disk.open_original(self.path, self.manifest)
+        return open_original(self.path, self.manifest)
 
     def test_data(self) -> tuple[Columns, NDArray[Any] | None] | None:
         """The held-out rows and their truth; None where the bundle holds none."""

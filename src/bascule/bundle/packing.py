@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bascule.bundle import card
 from bascule.bundle.choosing import is_ever_fastest, pinned
 from bascule.bundle.compilers.apart import take_apart
 from bascule.bundle.disk import format as disk
@@ -21,8 +22,9 @@ from bascule.bundle.disk.heldout import to_parquet
 from bascule.bundle.flavors import flavor_of
 from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
-from bascule.bundle.lineage import trace
+from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
+from bascule.bundle.opening import open_original
 from bascule.bundle.programs import TREE_ENGINES, TreeEngine, is_runnable, open_kind
 from bascule.bundle.programs.onnx import open_onnx
 from bascule.bundle.programs.trees import TreesProgram
@@ -30,13 +32,11 @@ from bascule.bundle.statements import (
     adversarial,
     asking,
     calibrating,
-    card,
     cost,
     environment,
     jumps,
     parity,
     profiling,
-    provenance,
     training,
 )
 from bascule.bundle.statements.adversarial import Probes
@@ -95,9 +95,9 @@ def pack(
         name: What the registry and requests call it.
         train: The rows that it was trained on: X, or (X, y). Any table or matrix. An ONNX model
             needs none.
-        test: BufferBudget-out rows with their truth: (X, y). Parity is measured on them, or else on the
+        test: Held-out rows with their truth: (X, y). Parity is measured on them, or else on the
             training rows, and gates judge quality by them.
-        calibration: BufferBudget-out rows with their truth, (X, y), that prediction sets and intervals
+        calibration: Held-out rows with their truth, (X, y), that prediction sets and intervals
             are calibrated on; the `test` rows if None.
         to: The folder to make; `./NAME.bundle` if None.
         tolerance: The largest difference from the original at which a program may stand in for it.
@@ -551,7 +551,7 @@ def _write(
     example = example_body(_example_rows(subject), signature.inputs)
     files[disk.EXAMPLE] = disk.write_file(draft, disk.EXAMPLE, example)
     if request.keep_test and subject.test is not None:
-        held_out = to_parquet(subject.test, signature)
+        held_out = to_parquet(subject.test.columns, subject.test.truth, signature)
         files[disk.TEST_DATA] = disk.write_file(draft, disk.TEST_DATA, held_out)
     for file, data in profiled.items():
         files[file] = disk.write_file(draft, file, data)
@@ -636,7 +636,7 @@ def _with_isolated(
     if not is_ever_fastest(names, latency, disk.ORIGINAL):
         return latency
     try:
-        child = disk.open_original(draft, manifest, isolated=True)
+        child = open_original(draft, manifest, isolated=True)
         return cost.measure_latency({**programs, disk.ISOLATED: child}, columns)
     except (ModelFailed, Unavailable):
         return latency

@@ -22,9 +22,9 @@ from bascule.bundle.disk.diff import Difference, Facts, differences
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.originals import reopener
 from bascule.bundle.imported import Rows
+from bascule.bundle.lineage import provenance
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.packing import Given, Request, seal
-from bascule.bundle.statements import provenance
 from bascule.bundle.tables import conform, read_truth
 from bascule.core.errors import Invalid
 from bascule.core.fields import Columns

@@ -50,7 +50,7 @@ Train = Annotated[
     Path | None,
     typer.Option(help="The training rows (.parquet .csv .jsonl .feather .npy .npz)."),
 ]
-Test = Annotated[Path | None, typer.Option(help="BufferBudget-out rows, with their truth.")]
+Test = Annotated[Path | None, typer.Option(help="Held-out rows, with their truth.")]
 Calibration = Annotated[
     Path | None,
     typer.Option(help="Rows to calibrate on, with their truth. Default: the held-out rows."),
@@ -758,7 +758,7 @@ def _put_there(name: str, folder: Path) -> Any:
 
 
 def _user() -> str:
-    from bascule.bundle.statements.provenance import user_name
+    from bascule.bundle.lineage.provenance import user_name
 
     return user_name()
 

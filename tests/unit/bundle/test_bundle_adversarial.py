@@ -26,7 +26,7 @@ from sklearn.svm import SVR, OneClassSVM
 
 import bascule
 from bascule.bundle import packing
-from bascule.bundle.flavors.probing import bounded, ordered, unordered
+from bascule.bundle.probing import bounded, ordered, unordered
 from bascule.bundle.statements import adversarial, jumps
 from bascule.bundle.statements.parity import Parity
 from bascule.core.errors import Invalid, ModelFailed

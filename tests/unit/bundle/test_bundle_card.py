@@ -10,8 +10,8 @@ import pytest
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
-from bascule.bundle.statements.card import Said, render, sections
-from bascule.bundle.statements.card_html import render_html
+from bascule.bundle.card import Said, render, sections
+from bascule.bundle.card_html import render_html
 from bascule.cli.cards import write_card
 from bascule.core.errors import Invalid
 from bascule.release.quality import measure_quality

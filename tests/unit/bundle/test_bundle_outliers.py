@@ -12,9 +12,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
+from bascule.bundle.card import Said, render
 from bascule.bundle.disk.format import read_statements
 from bascule.bundle.statements import parity
-from bascule.bundle.statements.card import Said, render
 from bascule.core.errors import Invalid
 from bascule.release import Criterion
 from bascule.release import measure as measuring

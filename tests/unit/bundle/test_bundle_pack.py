@@ -359,7 +359,7 @@ def test_a_failure_half_way_leaves_the_old_bundle_and_no_draft(
     def full(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("bascule.bundle.statements.card.render", full)
+    monkeypatch.setattr("bascule.bundle.card.render", full)
     with pytest.raises(OSError, match="no space"):
         bascule.pack(boosted, name="two", train=cancer[0], to=place, overwrite=True, measure=False)
     assert bascule.load(place).digest == first.digest

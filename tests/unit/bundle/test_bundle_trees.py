@@ -38,7 +38,8 @@ from bascule.bundle.compilers import lightgbm as lightgbm_trees
 from bascule.bundle.compilers.apart import exactly_summed
 from bascule.bundle.compilers.graph import Graph
 from bascule.bundle.compilers.trees import Tree, sums_in_double
-from bascule.bundle.disk.format import pinned_program, read_manifest
+from bascule.bundle.disk.format import read_manifest
+from bascule.bundle.opening import pinned_program
 from bascule.bundle.programs import llvm, open_kind
 from bascule.bundle.programs.onnx import open_session
 from bascule.bundle.programs.trees import Node, Trees

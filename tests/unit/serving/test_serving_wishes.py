@@ -8,7 +8,7 @@ import pytest
 
 from bascule.core.errors import Conflict, NoRoom, Overloaded
 from bascule.serving.protocols import invocations
-from bascule.serving.workers.load_requests import MAX_WAITING, LoadRequests
+from bascule.serving.protocols.load_requests import MAX_WAITING, LoadRequests
 
 JSON = "Content-Type: application/json; charset=utf-8\r\n"
 

@@ -60,7 +60,6 @@ from bascule.core.digests import canonical_json, sha256_bytes, sha256_file
 from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
 from bascule.core.files import drafts_of, is_there, replacing, writing
 from bascule.core.names import check_name, is_file_name
-from bascule.core.programs import Program
 from bascule.core.scratch import Scratch, sweep
 
 log = logging.getLogger(__name__)
@@ -87,9 +86,6 @@ __all__ = [
     "digest_of",
     "drafting",
     "latency_us",
-    "open_original",
-    "open_program",
-    "pinned_program",
     "read_file",
     "read_manifest",
     "read_statements",
@@ -150,92 +146,12 @@ def read_file(path: str | Path, manifest: Manifest, name: str) -> bytes:
     return data
 
 
-def open_program(
-    path: str | Path,
-    manifest: Manifest,
-    *,
-    name: str | None = None,
-    threads: int = 1,
-    isolated: bool = False,
-) -> Program:
-    """A program of the bundle, or the original itself.
-
-    Args:
-        path: The bundle's folder.
-        manifest: Its manifest.
-        name: Which one; None for the one that serves requests, see `pinned_program`.
-        threads: How many it may use.
-        isolated: Whether the original, which is foreign code, runs in a process of its own.
-
-    Raises:
-        NotFound: The bundle has no program of that name.
-        MissingExtra: What runs it is not installed.
-        Untrusted: The program's bytes are not those of the manifest, or the runtime cannot take
-            them.
-    """
-    name = name or pinned_program(path, manifest)
-    if name == ORIGINAL:
-        return open_original(path, manifest, threads=threads, isolated=isolated)
-    entry = manifest.program(name)
-    if entry is None:
-        known = ", ".join([*(entry.name for entry in manifest.programs), ORIGINAL])
-        raise NotFound(f"bundle {path} has no program {name!r}", hint=f"it has {known}")
-    from bascule.bundle.programs import open_kind
-
-    return open_kind(
-        entry,
-        read_file(path, manifest, entry.file),
-        outputs=manifest.signature.outputs,
-        threads=threads,
-    )
-
-
-def pinned_program(path: str | Path, manifest: Manifest) -> str:
-    """The program that serves requests here, so that a row's bits are the same in each of them.
-
-    Of those that can run on this machine it is the one that the bundle's last cost statement
-    shows to be the quickest for requests; see `bundle.choosing`.
-    """
-    if manifest.served is None:
-        return ORIGINAL
-    from bascule.bundle.choosing import pinned
-    from bascule.bundle.programs import runnable
-
-    names = runnable(manifest.programs)
-    if len(names) > 1 and (said := read_statements(path, "cost")):
-        return pinned(names, latency_us(said[-1]))
-    return manifest.serves
-
-
 def latency_us(cost: Statement) -> dict[str, dict[int, float]]:
     """What a cost statement says of time: by program, by batch size, in microseconds."""
     return {
         program: {int(size): float(us) for size, us in sizes.items()}
         for program, sizes in cost.body["latency_us"].items()
     }
-
-
-def open_original(
-    path: str | Path, manifest: Manifest, *, threads: int = 1, isolated: bool = False
-) -> Program:
-    """The model as it was trained, as a program. Needs the framework that it was trained with.
-
-    Args:
-        path: The bundle's folder.
-        manifest: Its manifest.
-        threads: How many it may use.
-        isolated: Whether it runs in a process of its own, which may crash without harm.
-    """
-    if isolated and manifest.original.format != "python":  # which is isolated anyway
-        from bascule.bundle.flavors.originals import inputs_of
-        from bascule.bundle.programs.child import of_bundle
-
-        outputs = manifest.signature.outputs
-        inputs, file = inputs_of(manifest), manifest.original.file
-        return of_bundle(Path(path), file, inputs=inputs, outputs=outputs, threads=threads)
-    from bascule.bundle.flavors.originals import open_saved
-
-    return open_saved(read_file(path, manifest, manifest.original.file), manifest, threads=threads)
 
 
 def read_statements(path: str | Path, kind: str | None = None) -> list[Statement]:

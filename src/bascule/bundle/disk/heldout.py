@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from bascule.bundle.disk.limits import MAX_TABLE_BYTES, MAX_TABLE_CELLS
 from bascule.bundle.disk.manifest import TEST_DATA, TRUTH
 from bascule.bundle.disk.reading import reading
-from bascule.bundle.imported import Rows
 from bascule.bundle.tables import as_dtype, read_table, read_truth
 from bascule.core.errors import Invalid, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
@@ -21,14 +20,14 @@ from bascule.core.fields import Columns, DType, Field, Signature
 _ROWS_AT_ONCE = 65_536
 
 
-def to_parquet(rows: Rows, signature: Signature) -> bytes:
-    """The rows as a Parquet file; the same rows give the same bytes."""
+def to_parquet(rows: Columns, truth: NDArray[Any] | None, signature: Signature) -> bytes:
+    """The rows and their truth as a Parquet file; the same rows give the same bytes."""
     import pyarrow
     import pyarrow.parquet
 
     columns: dict[str, Any] = {}
     for field in signature.inputs:
-        values = rows.columns[field.name]
+        values = rows[field.name]
         if len(field.shape) > 1:
             raise Invalid(
                 f"held-out rows of {field.name} have {1 + len(field.shape)} dimensions, and a "
@@ -41,13 +40,13 @@ def to_parquet(rows: Rows, signature: Signature) -> bytes:
                 columns[name] = pyarrow.array(values[:, i])
         else:
             columns[field.name] = _arrow(values, field)
-    if rows.truth is not None:
+    if truth is not None:
         if TRUTH in columns:
             raise Invalid(f"a column is called {TRUTH}, which is kept for the truth", field=TRUTH)
-        if rows.truth.ndim == 1:
-            columns[TRUTH] = pyarrow.array(rows.truth.tolist())
+        if truth.ndim == 1:
+            columns[TRUTH] = pyarrow.array(truth.tolist())
         else:
-            for place, values in enumerate(rows.truth.T):
+            for place, values in enumerate(truth.T):
                 columns[f"{TRUTH}.{place}"] = pyarrow.array(values.tolist())
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), buffer, compression="zstd")

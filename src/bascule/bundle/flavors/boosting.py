@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from bascule.bundle.disk.manifest import Manifest
 from bascule.bundle.flavors.frames import Frame
-from bascule.bundle.flavors.probing import probed
 from bascule.bundle.flavors.tabular import (
     as_trained,
     fields_of,
@@ -30,6 +29,7 @@ from bascule.bundle.flavors.tabular import (
     table_names,
 )
 from bascule.bundle.imported import ImportedModel, Rows
+from bascule.bundle.probing import probed
 from bascule.bundle.tables import Table, as_dtype
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature

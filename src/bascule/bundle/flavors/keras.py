@@ -32,8 +32,8 @@ from bascule.bundle.flavors.networks import (
     rows_of,
     task_of,
 )
-from bascule.bundle.flavors.probing import bounded
 from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.probing import bounded
 from bascule.bundle.tables import MATRIX, as_dtype, conform, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature

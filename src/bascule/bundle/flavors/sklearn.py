@@ -30,7 +30,6 @@ from bascule.bundle.flavors.archives import BOOSTED, check_archive, is_own_class
 from bascule.bundle.flavors.boosting import distribution_of, installed_version, is_of
 from bascule.bundle.flavors.catboost import refuse_texts
 from bascule.bundle.flavors.frames import Frame
-from bascule.bundle.flavors.probing import probed
 from bascule.bundle.flavors.structures import check_estimator
 from bascule.bundle.flavors.tabular import (
     as_trained,
@@ -48,6 +47,7 @@ from bascule.bundle.flavors.tabular import (
     table_names,
 )
 from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.probing import probed
 from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, Field, Signature

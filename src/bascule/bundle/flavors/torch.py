@@ -28,8 +28,8 @@ from bascule.bundle.flavors.networks import (
     rows_of,
     task_of,
 )
-from bascule.bundle.flavors.probing import bounded
 from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.probing import bounded
 from bascule.bundle.tables import as_dtype, take
 from bascule.core.errors import Invalid, ModelFailed
 from bascule.core.fields import Columns, DType, Signature

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.statements.provenance import git_state
+from bascule.bundle.lineage.provenance import git_state
 from bascule.core.addresses import without_secrets
 from bascule.core.errors import Invalid, MissingExtra, NotFound, Refused
 

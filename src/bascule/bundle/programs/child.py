@@ -390,7 +390,7 @@ def of_bundle(
         return ChildProgram(
             [
                 "call",
-                "bascule.bundle.programs.isolated:original_of",
+                "bascule.bundle.isolated:original_of",
                 str(path.resolve()),
                 str(threads),
             ],

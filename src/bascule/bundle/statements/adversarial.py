@@ -1,6 +1,6 @@
 """Makes up rows at which a compiled program may differ from the original, from model and rows.
 
-BufferBudget-out rows lie where training rows lie, and say little of a value beside a threshold, of one that
+Held-out rows lie where training rows lie, and say little of a value beside a threshold, of one that
 is not rounded as the original rounds it, or of infinity. So some rows are altered here: to numbers
 that are special in themselves and to neighbours of training rows; `bundle.jumps` has those beside
 thresholds. The same rows come out every time.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.flavors.probing import probe_rows
+from bascule.bundle.probing import probe_rows
 from bascule.bundle.statements.parity import answers, apart, sample
 from bascule.bundle.tables import take
 from bascule.core.errors import BasculeError

@@ -20,7 +20,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.flavors.probing import ordered, unordered
+from bascule.bundle.probing import ordered, unordered
 from bascule.bundle.statements.adversarial import Probes, Slot, asked, most_rows, slots_of
 from bascule.bundle.statements.parity import Parity, answers
 from bascule.bundle.tables import take

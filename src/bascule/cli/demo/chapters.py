@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 import bascule
-from bascule.bundle.statements.provenance import user_name
+from bascule.bundle.lineage.provenance import user_name
 from bascule.bundle.tables import conform, for_program
 from bascule.cli.demo import answers, flights
 from bascule.cli.demo.answers import Check

@@ -27,9 +27,9 @@ from bascule.serving.execution.served import ServedModel
 from bascule.serving.protocols import by_row
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import answered_by, fixed, health, missing
+from bascule.serving.protocols.load_requests import LoadRequests
 from bascule.serving.transports.http1 import Exchange
 from bascule.serving.transports.routes import About, Handler, Route
-from bascule.serving.workers.load_requests import LoadRequests
 
 _EXAMPLE = '{"instances": [...]}'
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")

@@ -11,7 +11,7 @@ from typing import Any
 
 from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
 from bascule.serving.protocols.data_plane import ProtocolAdapter
-from bascule.serving.workers.load_requests import LoadRequests
+from bascule.serving.protocols.load_requests import LoadRequests
 
 PROTOCOLS: dict[str, str] = {
     "oip": "bascule.serving.protocols.oip_rest:OipRest",

@@ -29,14 +29,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bascule.bundle.disk.format import (
-    EXAMPLE,
-    Manifest,
-    open_program,
-    pinned_program,
-    read_file,
-    read_manifest,
-)
+from bascule.bundle.disk.format import EXAMPLE, Manifest, read_file, read_manifest
+from bascule.bundle.opening import open_program, pinned_program
 from bascule.bundle.programs import obstacles
 from bascule.bundle.programs.child import ChildProgram
 from bascule.bundle.statements.calibration import read_calibration

@@ -31,6 +31,7 @@ from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.execution.watchdog import watch_loop
 from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.protocols.load_requests import LoadRequests
 from bascule.serving.protocols.table import open_protocols
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry.counters import Counters, MetricSeries, prometheus_text
@@ -43,7 +44,6 @@ from bascule.serving.transports.listeners import Listener
 from bascule.serving.transports.routes import Route
 from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
 from bascule.serving.workers.config import WorkerConfig
-from bascule.serving.workers.load_requests import LoadRequests
 from bascule.serving.workers.loaded_models import LoadedModels
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from bascule.bundle.disk.manifest import Manifest
-from bascule.bundle.statements.card import (
+from bascule.bundle.card import (
     Block,
     Bullets,
     Quote,
@@ -15,6 +14,7 @@ from bascule.bundle.statements.card import (
     Text,
     sections,
 )
+from bascule.bundle.disk.manifest import Manifest
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5b6470; --line: #d9dee4;
