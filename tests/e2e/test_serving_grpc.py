@@ -313,7 +313,8 @@ def test_a_killed_worker_fails_what_it_had_and_others_go_on(serve, connect, canc
         until(lambda: len(set(server.worker_pids()) - {victim, other}) == 1)
         before = load.tally["OK"]
         until(lambda: load.tally["OK"] > before + 300)
-    assert load.tally["UNAVAILABLE"] <= 6, load.words
+    # A client may send its next call before it learns that the connection is gone.
+    assert load.tally["UNAVAILABLE"] <= 2 * 6, load.words
     assert set(load.tally) <= {"OK", "UNAVAILABLE"}
     found = counted(server.port, connect)[200]
     assert load.tally["OK"] <= found <= load.tally["OK"] + load.tally["UNAVAILABLE"]
