@@ -337,7 +337,7 @@ class Supervisor:
         self._monitor = threading.Thread(target=self._watch, name="bascule-monitor", daemon=True)
 
     def start_control(self) -> ControlChild:
-        """Start the control process, unless it runs; return when it has the keys, if any are needed.
+        """Start the control process, unless it runs; return when it has the keys that are needed.
 
         Raises:
             BasculeError: The catalogue of the keys cannot be read.
