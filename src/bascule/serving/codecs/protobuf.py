@@ -1,10 +1,10 @@
 """The wire format of protocol buffers: what `protocols.oip_messages` reads and writes with.
 
-By hand, for two reasons. Generated classes of the Open Inference Protocol register their
-names in one table of the process, and so do those of every client library: two of them cannot be
-imported together. And a request is a few names and one block of numbers, which numpy can read where
-it lies; the general library would first copy it into objects. With that, a message like the last one of
-its client is read in 4 us (decision 4 in `docs`), where the first took 28.
+By hand, for two reasons. Generated classes of the Open Inference Protocol register their names in
+one table of the process, and so do those of every client library: two of them cannot be imported
+together. And a request is a few names and one block of numbers, which numpy can read where it lies;
+the general library would first copy it into objects. With that, a message like the last one of its
+client is read in 4 us, where the first took 28 (docs/decisions/0004).
 
 `bundle.programs.wire` is another reader: it steps over millions of numbers that stand one by one, as
 graphs of trees have them, and refuses groups, which this one passes over as the library does.
