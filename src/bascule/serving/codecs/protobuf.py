@@ -6,8 +6,8 @@ together. And a request is a few names and one block of numbers, which numpy can
 the general library would first copy it into objects. With that, a message like the last one of its
 client is read in 4 us, where the first took 28 (docs/decisions/0004).
 
-`bundle.programs.wire` is another reader: it steps over millions of numbers that stand one by one, as
-graphs of trees have them, and refuses groups, which this one passes over as the library does.
+`bundle.programs.wire` is another reader: it steps over millions of numbers that stand one by one,
+as graphs of trees have them, and refuses groups, which this one passes over as the library does.
 
 What is malformed here is malformed there and the other way round, and so is what it means (a test
 compares the two): unknown fields are passed over, a field of another wire type is unknown, the
