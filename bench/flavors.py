@@ -446,7 +446,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 _DISTRIBUTIONS = (
-    "onnxruntime", "scikit-learn", "scikit-learn-intelex", "xgboost-cpu", "lightgbm", "catboost",
+    "onnxruntime", "scikit-learn", "xgboost-cpu", "lightgbm", "catboost",
     "torch", "keras",
 )  # fmt: skip
 _HEADS = ("flavor", "model", "parity", "1 row", "100 rows", "65,536 rows", "spread")

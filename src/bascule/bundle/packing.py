@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -39,10 +38,9 @@ from bascule.bundle.statements import (
     profiling,
     training,
 )
-from bascule.bundle.statements.adversarial import Probes
+from bascule.bundle.statements.adversarial import ComparedRows
 from bascule.bundle.statements.cost import Cost
 from bascule.bundle.statements.parity import Parity
-from bascule.bundle.tables import for_program, take
 from bascule.core.digests import canonical_json
 from bascule.core.errors import (
     Invalid,
@@ -236,76 +234,6 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Compared:
-    """The rows that programs are compared on, and what the original answers to them.
-
-    Attributes:
-        rows: Real ones, and behind them those that are made up.
-        expected: The answers.
-        kinds: Of what kind each made-up row is.
-        left_out: How many more were made up, by why they are left out.
-    """
-
-    rows: Columns
-    expected: Columns
-    kinds: tuple[str, ...] = ()
-    left_out: Mapping[str, int] = field(default_factory=Counter)
-
-    @property
-    def probed(self) -> dict[str, int]:
-        return dict(sorted((Counter(self.kinds) + Counter(self.left_out)).items()))
-
-    def joined(self, original: Program, probes: Probes) -> _Compared:
-        """And rows that are made up, but for those that the original refuses."""
-        order, expected = adversarial.asked(original, probes.columns)
-        refused = len(probes.kinds) - len(order)
-        left_out = Counter(self.left_out) + Counter({"refused": refused})
-        if not expected:
-            return replace(self, left_out=left_out)
-        return _Compared(
-            _stacked(self.rows, take(probes.columns, order)),
-            _stacked(self.expected, expected),
-            (*self.kinds, *(probes.kinds[place] for place in order)),
-            left_out,
-        )
-
-    def without_ties(
-        self, original: Program, program: Program, tolerance: float, *, looks_at_all: bool
-    ) -> _Compared:
-        """But for made-up rows where rounding decides; see `adversarial.ties`.
-
-        They are looked for among the rows that are answered otherwise, or among all: where
-        rounding depends on the size of the batch, others come up every time.
-        """
-        probes, count = len(self.kinds), _count(self.rows)
-        apart = np.zeros(count, bool)
-        made_up = for_program(take(self.rows, slice(count - probes, None)), program.inputs)
-        for size in (1, probes):
-            found = parity.in_batches(program, made_up, size)
-            whole = {
-                name: np.concatenate([values[: count - probes], found[name]])
-                for name, values in self.expected.items()
-            }
-            apart |= parity.apart(self.expected, whole, tolerance=tolerance, probes=probes)
-        far = np.isin(self.kinds, [adversarial.EXTREME, adversarial.COMBINED])
-        overflows = apart & ~parity.are_finite(self.expected)
-        overflows[count - probes :] &= far
-        if looks_at_all:
-            apart[count - probes :] = True
-        tied = adversarial.ties(original, self.rows, self.expected, apart, tolerance)
-        tied &= ~overflows
-        out = tied | overflows
-        kept = np.flatnonzero(~out)
-        return _Compared(
-            take(self.rows, kept),
-            take(self.expected, kept),
-            tuple(kind for kind, gone in zip(self.kinds, out[-probes:], strict=True) if not gone),
-            Counter(self.left_out)
-            + Counter({"tied by rounding": int(tied.sum()), "overflow": int(overflows.sum())}),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class _Other:
     """A further program that was found equal, and its file."""
 
@@ -325,7 +253,7 @@ class _Choice:
     compilation: Compilation | None
     program: Program
     batch_invariant: bool
-    compared: _Compared | None = None
+    compared: ComparedRows | None = None
     others: tuple[_Other, ...] = ()
     others_parity: tuple[Parity, ...] = ()
 
@@ -350,7 +278,7 @@ def _choose(
         return _own_original(flavor, model, subject, request)
     real = parity.sample(rows.columns)
     expected = asking.expected(subject, rows, real, tolerance=request.tolerance)
-    on = _Compared(real, expected)
+    on = ComparedRows(real, expected)
     trained = real if subject.train is None else parity.sample(subject.train.columns)
     made_up = adversarial.made_up(subject.signature.inputs, trained, huge=not subject.is_network)
     static = on.joined(subject.original, made_up)
@@ -418,7 +346,7 @@ def _in_engine(
     compilations: Sequence[Compilation],
     outputs: tuple[Field, ...],
     original: Program,
-    on: _Compared,
+    on: ComparedRows,
     request: Request,
 ) -> tuple[_Other | None, Parity]:
     """The first of the compilations whose trees the engine can hold, if it passes; its parity."""
@@ -476,7 +404,7 @@ def _rows_to_compare(subject: ImportedModel) -> Rows | None:
 
 
 def _judged(
-    original: Program, program: Program, on: _Compared, precision: str, request: Request
+    original: Program, program: Program, on: ComparedRows, precision: str, request: Request
 ) -> tuple[Parity, bool]:
     """The parity of a program, and whether rows have the same bits in any company."""
     settled = on
@@ -498,10 +426,6 @@ def _judged(
         if len(settled.kinds) == len(before.kinds):
             break
     return judged, invariant
-
-
-def _stacked(one: Columns, other: Columns) -> Columns:
-    return {name: np.concatenate([one[name], other[name]]) for name in one}
 
 
 def _opened(compilation: Compilation) -> Program:
@@ -690,7 +614,3 @@ def _costs(measured: Cost, serves: str) -> str:
     if serves == disk.ORIGINAL:
         return f"one row takes {own[1]:,.0f} us"
     return f"one row takes {own[1]:,.1f} us, and {original[1]:,.0f} us in the original"
-
-
-def _count(columns: Columns) -> int:
-    return len(next(iter(columns.values()), ()))

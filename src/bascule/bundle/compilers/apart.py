@@ -22,8 +22,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from bascule.bundle.compilers.trees import rounded_down
 from bascule.bundle.imported import Compilation
-from bascule.bundle.programs.doubles import rounded_down
 from bascule.bundle.programs.onnx import open_session
 from bascule.bundle.programs.trees import FEATURES, SUMS
 from bascule.core.errors import Unconvertible

@@ -67,7 +67,7 @@ class ProgramEntry:
 
     Attributes:
         name: What statements call it.
-        kind: How to run it: `onnx`, `llvm` or `onedal`.
+        kind: How to run it: `onnx` or `llvm`.
         file: Its path inside the bundle.
         inputs: What it reads; the signature's inputs, but for the dtypes.
         batch_invariant: Whether a row's answer has the same bits whatever it is batched with.

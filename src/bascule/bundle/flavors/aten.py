@@ -8,6 +8,10 @@ as Core ATen (the list that each of its backends has to know), without those tha
 arguments, draw random numbers, or hand out memory as they find it; the few of `WHOLE`; and
 arithmetic on lengths.
 
+Why not ONNX and safetensors alone: parity compares a program with what PyTorch computes, and a
+bundle is rebuilt from its original. An original in ONNX would be the program itself: nothing would
+prove the exporter right, and no later exporter could be used.
+
 Programs are compiled from the list, and not from the module that it was made of. So whoever has the
 list can compile them again.
 """

@@ -19,7 +19,7 @@ from bascule.core.version import VERSION
 
 _GIT_TIMEOUT_S = 10.0
 _PIECE_ROWS = 8_192
-_TOOLS = ("onnx", "onnxruntime", "pyarrow", "scikit-learn-intelex", "skl2onnx", "skops")
+_TOOLS = ("onnx", "onnxruntime", "pyarrow", "skl2onnx", "skops")
 """What saves, compiles and writes: another version of one may give other bytes."""
 
 

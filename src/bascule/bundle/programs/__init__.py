@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 _KINDS: dict[str, str] = {
     "onnx": "bascule.bundle.programs.onnx:open_onnx",
     "llvm": "bascule.bundle.programs.llvm:open_llvm",
-    "onedal": "bascule.bundle.programs.onedal:open_onedal",
 }
 """Openers by kind; each module also has `obstacle()`."""
+
+_RETIRED: dict[str, str] = {"onedal": "pack the model again: machine code replaces oneDAL"}
+"""Kinds that bundles of earlier versions have, and what to do; their other programs run."""
 
 
 class TreeEngine(NamedTuple):
@@ -35,10 +37,7 @@ class TreeEngine(NamedTuple):
     distribution: str
 
 
-TREE_ENGINES = (
-    TreeEngine("llvm", "machine code", "llvmlite"),
-    TreeEngine("onedal", "oneDAL", "scikit-learn-intelex"),
-)
+TREE_ENGINES = (TreeEngine("llvm", "machine code", "llvmlite"),)
 
 
 def open_kind(
@@ -53,7 +52,7 @@ def open_kind(
     if entry.kind not in _KINDS:
         raise Untrusted(
             f"{entry.file} is a program of kind {entry.kind!r}, which this version cannot run",
-            hint="update bascule",
+            hint=_obstacle(entry.kind),
             file=entry.file,
         )
     module, _, name = _KINDS[entry.kind].partition(":")
@@ -89,6 +88,6 @@ def obstacles(entries: Sequence[ProgramEntry]) -> dict[str, str]:
 
 def _obstacle(kind: str) -> str:
     if kind not in _KINDS:
-        return "update bascule"
+        return _RETIRED.get(kind, "update bascule")
     module = import_module(_KINDS[kind].partition(":")[0])
     return str(module.obstacle())

@@ -51,7 +51,6 @@ from bascule.serving.protocols.oip_messages import (
 )
 from bascule.serving.transports.rpc import Method, Rpc, Unary
 
-PROTO = "grpc_predict_v2.proto"
 SERVICE = "inference.GRPCInferenceService"
 _MAX_KNOWN = 256
 _ASIDE_FROM_BYTES = 256 << 10
