@@ -88,7 +88,7 @@ EXTRAS := sklearn llvm onedal postgresql s3 gcs signing xgboost lightgbm catboos
 
 # Run by maintainers after a change of dependencies; needs uv (pip install uv).
 lock:
-	uv pip compile --universal --python-version 3.11 --group dev \
+	uv pip compile --universal --python-version 3.11 --group dev --group docs \
 		$(addprefix --extra ,$(EXTRAS)) \
 		--constraint requirements.in --no-header --quiet --output-file requirements.lock pyproject.toml
 
