@@ -10,7 +10,8 @@ import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 ROOMS = [
-    f"tests/unit/{room}" for room in ("core", "stats", "security", "client", "app", "release", "cli")
+    f"tests/unit/{room}"
+    for room in ("core", "stats", "security", "client", "app", "release", "cli")
 ]
 
 nox.options.default_venv_backend = "venv"

@@ -30,7 +30,12 @@ class Stage:
 STAGES = (
     Stage(
         "Fitted model",
-        ("scikit-learn, XGBoost,", "LightGBM, CatBoost,", "PyTorch, Keras, ONNX,", "a Python class"),
+        (
+            "scikit-learn, XGBoost,",
+            "LightGBM, CatBoost,",
+            "PyTorch, Keras, ONNX,",
+            "a Python class",
+        ),
     ),
     Stage(
         "Bundle",
@@ -83,7 +88,11 @@ def picture() -> str:
             parts += _arrow(left - _GAP, left, stage.command)
     parts.append(
         _text(
-            _WIDTH / 2, _HEIGHT - 16, "One Python package, one folder. No other service.", "#57606a", 13
+            _WIDTH / 2,
+            _HEIGHT - 16,
+            "One Python package, one folder. No other service.",
+            "#57606a",
+            13,
         )
     )
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -65,8 +65,8 @@ def installed(wheel: Path, place: Path) -> Path:
     run(sys.executable, "-m", "venv", place / "environment")
     programs = place / "environment" / "bin"
     run(
-        programs / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-compile",
-        "--constraint", ROOT / "requirements.lock", f"{wheel}[sklearn]",
+        programs / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install",
+        "--no-compile", "--constraint", ROOT / "requirements.lock", f"{wheel}[sklearn]",
     )  # fmt: skip
     return programs
 

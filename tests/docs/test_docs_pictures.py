@@ -51,7 +51,9 @@ def test_a_figure_of_the_chart_is_the_one_of_the_table() -> None:
     assert [(bar.system, bar.work, bar.cpu_s_per_1k) for bar in made] == [
         ("kserve-onnx", "1 row", 0.25), ("bascule", "1 row", 0.5), ("bascule", "100 rows", 1.0),
     ]  # fmt: skip
-    widths = [float(width) for width in re.findall(r'<rect x=.+? width="(.+?)"', chart.picture(made))]
+    widths = [
+        float(width) for width in re.findall(r'<rect x=.+? width="(.+?)"', chart.picture(made))
+    ]
     assert widths == pytest.approx([widths[2] / 4, widths[2] / 2, widths[2]])
 
 
