@@ -68,7 +68,8 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
         if as_json:
             print_json(
                 {
-                    "model": asked.model, "version": asked.version, "protocol": protocol, "lang": lang,
+                    "model": asked.model, "version": asked.version, "protocol": protocol,
+                    "lang": lang,
                     "url": asked.grpc if protocol == "grpc" else asked.url,
                     "key": snippets.KEY_VARIABLE if asked.with_key else None, "snippet": text,
                 }
@@ -97,7 +98,8 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
             and protocol not in chosen.serving.protocols
         ):
             note(
-                f"serving.protocols leaves {protocol} out: a server with these settings does not speak it"
+                f"serving.protocols leaves {protocol} out: a server with these settings does "
+                "not speak it"
             )
 
 
