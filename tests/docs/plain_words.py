@@ -1,8 +1,7 @@
 """Words that point at things in place of naming them, and where they may still stand.
 
 `python -m tests.docs.plain_words` writes the list of source files that are not rewritten yet. The
-list is there to become empty: the test refuses a file that is not on it, and a line of it whose file
-is clean.
+list is to become empty: the test refuses findings in other files, and files on it without any.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _WRONG = re.compile(r"\b(" + "|".join(PHRASES).replace(" ", r"\s+") + r")\b", re
 
 
 def pages() -> list[Path]:
-    """Everything that users and contributors read; the page of commands is the commands' own text."""
+    """What users and contributors read, without the page of commands, which is made from src."""
     found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
     return sorted(page for page in found if page.name != "cli.md")
 

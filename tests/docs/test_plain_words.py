@@ -1,4 +1,4 @@
-"""Docs and sources name things: no `whoever`, no `what is told`. See CONTRIBUTING.md, "Plain words"."""
+"""Docs and sources name things: no `whoever`, no `what is told`. See CONTRIBUTING."""
 
 from __future__ import annotations
 
