@@ -325,6 +325,8 @@ def test_every_command_and_option_is_on_the_page_of_commands() -> None:
     for name, command in found.items():
         section = page.split(f"## bascule {name}\n")[1].split("\n## ")[0]
         for param in command.params:
+            if getattr(param, "hidden", False):
+                continue
             for option in [*param.opts, *param.secondary_opts]:
                 if option.startswith("-"):
                     assert f"`{option}" in section, f"{name} {option}"

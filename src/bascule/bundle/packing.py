@@ -202,7 +202,7 @@ class _Sealed:
         subject: The model as its flavor read it.
         choice: What is served.
         own: The rows that it was calibrated on, where they were of their own.
-        calibration: What is said of the calibration.
+        calibration: The body of the `calibration` statement.
     """
 
     manifest: Manifest

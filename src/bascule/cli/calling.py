@@ -36,6 +36,7 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
             str,
             typer.Option(help="oip, tfserving, invocations, vertex, azureml or grpc."),
         ] = "oip",
+        face: Annotated[str | None, typer.Option(hidden=True)] = None,  # the name until 0.1
         lang: Annotated[
             str, typer.Option(help="curl, python or js; over grpc python alone.")
         ] = "curl",
@@ -60,6 +61,7 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
         """Print a few lines that ask a server for this model, with rows of its own."""
         from bascule.cli import snippets
 
+        protocol = protocol if face is None else face
         chosen = settings()
         asked = _asked(bundle, find, chosen, url, protocol, key=key)
         text = snippets.snippet(asked, protocol, lang)
