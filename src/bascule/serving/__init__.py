@@ -19,12 +19,12 @@ from bascule.serving.workers.supervisor import ModelState, Supervisor, WorkerSta
 
 __all__ = [
     "Authenticator",
-    "RequestLogConfig",
-    "MetricLabels",
     "Limits",
-    "ModelState",
-    "ResiliencePolicy",
+    "MetricLabels",
     "ModelSpec",
+    "ModelState",
+    "RequestLogConfig",
+    "ResiliencePolicy",
     "Supervisor",
     "Tls",
     "Totals",

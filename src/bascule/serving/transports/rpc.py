@@ -14,16 +14,16 @@ from typing import TypeVar
 
 from bascule.core.errors import BasculeError, Overloaded, Unavailable
 from bascule.security.keys import Action
-from bascule.serving.execution.calls import Call
-from bascule.serving.execution.engine import Deliver
-from bascule.serving.execution.served import ServedModel
+from bascule.serving.calls import Call, Deliver
+from bascule.serving.execution.predictors import Predictor
 from bascule.serving.telemetry.counters import MetricSeries
+from bascule.serving.transports.request import Request
 
 Read = TypeVar("Read")
 
 
-class Rpc(ABC):
-    """One call of a method, and the way to answer it.
+class Rpc(Request, ABC):
+    """One call of a method, and the way to answer it (a `Context`).
 
     A handler calls `answer` (or `fail`) once, at once or later, on whatever thread.
 
@@ -34,14 +34,27 @@ class Rpc(ABC):
         rows: How many rows an answer answers.
     """
 
-    __slots__ = ("body", "model", "rows", "slot", "started_ns")
+    __slots__ = ("body", "model", "rows", "started_ns")
 
     def __init__(self, body: bytes, slot: MetricSeries) -> None:
         self.body = body
         self.slot = slot
-        self.model: ServedModel | None = None
+        self.caller = ""
+        self.prediction_id = ""
+        self.recorded = None
+        self.on_gone = None
+        self.model: Predictor | None = None
         self.rows = 0
         self.started_ns = time.perf_counter_ns()
+
+    @property
+    @abstractmethod
+    def trace(self) -> tuple[bytes, bytes]:
+        """See `Context`."""
+
+    @abstractmethod
+    def header(self, name: bytes) -> bytes:
+        """See `Context`."""
 
     @abstractmethod
     def allowed_s(self, deadline_s: float) -> float:
@@ -49,14 +62,14 @@ class Rpc(ABC):
 
     @abstractmethod
     def allow(self, action: Action, model: str) -> None:
-        """Return if the caller may do that to a model, `*` for all of them; see `guard.Authenticator`.
+        """Return if the caller may do that to a model, `*` for all of them; see `Authenticator`.
 
         Raises:
             Unauthenticated: It has no key.
             Refused: Its key does not allow it.
         """
 
-    def choose(self, model: ServedModel) -> None:
+    def choose(self, model: Predictor) -> None:
         """Ask a model, if the caller may, before anything is said about what is asked of it.
 
         Raises:
@@ -71,8 +84,8 @@ class Rpc(ABC):
         model.check_room(self.allowed_s(model.limits.deadline_s))
 
     @abstractmethod
-    def run(self, call: Call, deliver: Deliver) -> None:
-        """Have the model that was chosen answer a call; see `ServedModel.answer`."""
+    def ask(self, call: Call, deliver: Deliver) -> None:
+        """Have the model that was chosen answer a call; see `Predictor.answer`."""
 
     @abstractmethod
     def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:
@@ -92,7 +105,7 @@ class Rpc(ABC):
         self.slot.count(status, time.perf_counter_ns() - self.started_ns, rows)
 
 
-ModelOf = Callable[[bytes], ServedModel | None]
+ModelOf = Callable[[bytes], Predictor | None]
 
 
 @dataclass(frozen=True, slots=True)
