@@ -165,6 +165,7 @@ class Inside:
         example: Columns | None = None,
         extras: Sequence[Any] = (),
         wishes: Any = None,
+        recorder: Any = None,
         **limits: Any,
     ) -> None:
         self.limits = Limits(**limits)
@@ -191,7 +192,7 @@ class Inside:
         self.routes = self.plane.serve([self.model])
         self.site = Site(
             self.routes, self.plane.not_found, self.limits, self.counters.slot(0),
-            backlog=AdmissionQueue(self.limits.max_body_bytes, turn_s=math.inf), held=self.held,
+            backlog=AdmissionQueue(self.limits.max_body_bytes, turn_s=math.inf), held=self.held, recorder=recorder,
         )  # fmt: skip
 
     def stand_in(self, program: Any) -> None:

@@ -349,6 +349,49 @@ def test_every_kind_of_error_has_its_status_and_the_one_shape(tmp_path, name, ki
     assert worker.counters.totals()[1].by_status == {answer.status: 1}
 
 
+# -- the recorder --------------------------------------------------------------------------------
+
+
+class Kept:
+    """Keeps what a recorder is given: version, status, rows, outputs, and who answered."""
+
+    def __init__(self):
+        self.kept = []
+
+    def add(self, context, call, answer, label, status, duration_ns):
+        rows = None if call is None else call.rows
+        by = None if answer is None else answer.by.name
+        self.kept.append((f"{label.model}/{label.version}", status, rows, by))
+
+
+@pytest.mark.parametrize("name", FORM_IDS)
+def test_every_answer_is_recorded_once_with_its_version_status_and_rows(tmp_path, name):
+    program, recorder = protocol.Fixed(), Kept()
+    worker = protocol.Inside(tmp_path, program, program.signature, recorder=recorder)
+    request = FORMS[name].ask(protocol.FIXED_ROWS)
+    rows = len(protocol.FIXED_ROWS.values)
+    refused = protocol.Request(
+        request.path, request.body, (*request.headers, "X-Request-Timeout-Ms: no")
+    )
+
+    assert worker.ask(request).status == 200
+    assert worker.ask(refused).status == 400
+    program.problem = ModelFailed("it did not work")
+    assert worker.ask(request).status == 500
+    program.problem = None
+    worker.stand_in(protocol.Fixed())
+    program.problem = ModelFailed("it did not work")
+    assert worker.ask(request).status == 200
+
+    worker.close()
+    assert recorder.kept == [
+        ("m/1", 200, rows, "m/1"),
+        ("m/1", 400, None, None),
+        ("m/1", 500, rows, None),
+        ("m/1", 200, rows, "m/0"),
+    ]
+
+
 @pytest.mark.parametrize("name", FORM_IDS)
 def test_a_deadline_that_is_no_number_is_refused(inside, name):
     request = FORMS[name].ask(protocol.FIXED_ROWS)

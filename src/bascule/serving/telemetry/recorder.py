@@ -6,7 +6,7 @@ context until then.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from bascule.core.errors import Invalid
 from bascule.serving.calls import Answer, Call, Context
@@ -16,37 +16,27 @@ RECORDER_VARIABLE = "BASCULE_BENCH_RECORDER"
 """The variable of a worker's environment that names its recorder. For the benchmark alone."""
 
 
-class Recorded(NamedTuple):
-    """What a context asked a predictor.
-
-    Attributes:
-        call: The rows and what was wanted of them, as decoded.
-        answer: None until it is there, and where there is none.
-    """
-
-    call: Call
-    answer: Answer | None = None
-
-
 class Recorder(Protocol):
     """Takes what was asked and answered."""
 
     def add(
         self,
         context: Context,
+        call: Call | None,
+        answer: Answer | None,
         label: MetricLabels,
         status: int,
         duration_ns: int,
-        recorded: Recorded | None,
     ) -> None:
         """Take one answer. On the event loop: it must cost next to nothing, and may not raise.
 
         Args:
             context: The request.
-            label: The version that was asked; `recorded.answer.by` is the one that answered.
+            call: What was asked, as decoded; None where it was refused before a predictor was asked.
+            answer: The outputs; None where there are none.
+            label: The version that was asked; `answer.by` is the one that answered.
             status: Of HTTP, or its equivalent.
             duration_ns: From the request's last byte to its answer.
-            recorded: None where the request was refused before a predictor was asked.
         """
 
 
@@ -56,10 +46,11 @@ class NoopRecorder:
     def add(
         self,
         context: Context,
+        call: Call | None,
+        answer: Answer | None,
         label: MetricLabels,
         status: int,
         duration_ns: int,
-        recorded: Recorded | None,
     ) -> None:
         """See `Recorder`."""
 

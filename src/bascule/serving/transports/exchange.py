@@ -90,7 +90,8 @@ class Exchange(Request):
         self.request_id = head.request_id
         self.prediction_id = ""
         self.caller = ""
-        self.recorded = None
+        self.call = None
+        self.reply = None
         self.body = body
         self.slot = slot
         self.rows = 0

@@ -995,9 +995,8 @@ class Connection(asyncio.Protocol):
         self._site.backlog.answered_ns = now_ns = time.perf_counter_ns()
         duration_ns = now_ns - exchange.started_ns
         exchange.slot.count(status, duration_ns, exchange.rows)
-        recorder = self.recorder
-        if recorder is not None and exchange.slot.label.model:
-            recorder.add(exchange, exchange.slot.label, status, duration_ns, exchange.recorded)
+        if self.recorder is not None:
+            exchange.record(self.recorder, status, duration_ns)
         if status >= self._site.noted_from:
             self._note(exchange, status, duration_ns)
 

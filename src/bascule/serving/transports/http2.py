@@ -385,8 +385,8 @@ class Stream(Rpc):
         super().count(status)
         server, label = self.connection.server, self.slot.label
         server.backlog.answered_ns = now_ns = time.perf_counter_ns()
-        if server.recorder is not None and label.model:
-            server.recorder.add(self, label, status, now_ns - self.started_ns, self.recorded)
+        if server.recorder is not None:
+            self.record(server.recorder, status, now_ns - self.started_ns)
         if status >= server.noted_from:
             assert server.journal is not None
             server.journal.add(

@@ -7,7 +7,7 @@ no messages. Bytes go in, and bytes or an error come out.
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,7 +22,7 @@ from bascule.serving.transports.request import Request
 Read = TypeVar("Read")
 
 
-class Rpc(Request, ABC):
+class Rpc(Request):
     """One call of a method, and the way to answer it (a `Context`).
 
     A handler calls `answer` (or `fail`) once, at once or later, on whatever thread.
@@ -41,24 +41,12 @@ class Rpc(Request, ABC):
         self.slot = slot
         self.caller = ""
         self.prediction_id = ""
-        self.recorded = None
+        self.call = None
+        self.reply = None
         self.on_gone = None
         self.model: Predictor | None = None
         self.rows = 0
         self.started_ns = time.perf_counter_ns()
-
-    @property
-    @abstractmethod
-    def trace(self) -> tuple[bytes, bytes]:
-        """See `Context`."""
-
-    @abstractmethod
-    def header(self, name: bytes) -> bytes:
-        """See `Context`."""
-
-    @abstractmethod
-    def allowed_s(self, deadline_s: float) -> float:
-        """How long the caller waits: the shorter of the server's deadline and its own."""
 
     @abstractmethod
     def allow(self, action: Action, model: str) -> None:
