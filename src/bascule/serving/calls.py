@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from bascule.bundle.extras import Wanted
 from bascule.core.errors import BasculeError
 from bascule.core.fields import Columns
@@ -72,8 +74,11 @@ class AnsweredBy(NamedTuple):
         return f"{self.model}/{self.version}"
 
 
-class Answer(NamedTuple):
-    """The outputs of a call, and what produced them."""
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """The outputs of a call, and what produced them.
+
+    A struct, because it is made for every call: that takes a third of the time of a named tuple.
+    """
 
     outputs: Columns
     by: AnsweredBy

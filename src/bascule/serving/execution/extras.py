@@ -201,7 +201,7 @@ def added(answer: Answer, call: Call) -> Outcome:
         every |= more
         if one.always or call.outputs is None:
             names |= dict.fromkeys(more)
-    return answer._replace(outputs={name: every[name] for name in names})
+    return Answer({name: every[name] for name in names}, answer.by)
 
 
 def _adds(wanted: Wanted, outputs: tuple[str, ...] | None) -> bool:

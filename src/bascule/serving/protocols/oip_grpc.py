@@ -395,7 +395,7 @@ class _Speaker:
 
     def message(self, call_id: str, answer: Answer, rows: int, *, is_raw: bool) -> bytes:
         """The `ModelInferResponse`; raw too where an output has a type that only comes raw."""
-        outputs, by = answer
+        outputs, by = answer.outputs, answer.by
         head = self._head if by is self.model.by else _head(by)
         if not is_raw and all(self._outputs[name].dtype in CONTENTS_OF for name in outputs):
             tensors = [

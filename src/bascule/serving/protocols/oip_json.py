@@ -652,7 +652,7 @@ def encoder(model: Predictor) -> Encoder:
         return b'%%b%%b,"outputs":[%b]}' % b",".join(tensors)
 
     def encode(call_id: str, answer: Answer, rows: int) -> bytes:
-        outputs, by = answer
+        outputs, by = answer.outputs, answer.by
         head = own_head if by is own else _head(by)
         if varying and not varying.isdisjoint(outputs):
             return encode_varying(head, call_id, outputs, rows)
@@ -674,7 +674,7 @@ def encoder(model: Predictor) -> Encoder:
     def encode_with_bytes(
         call_id: str, answer: Answer, rows: int, as_bytes: AsBytes
     ) -> tuple[bytes, int]:
-        outputs, by = answer
+        outputs, by = answer.outputs, answer.by
         head = own_head if by is own else _head(by)
         tensors = []
         tail = []

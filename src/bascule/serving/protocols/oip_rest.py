@@ -107,7 +107,7 @@ class OipRest:
             if exchange.head.is_plain:
                 allowed_s = deadline_s - exchange.waited_s
                 model.check_room(allowed_s)
-                decoded = decode(exchange.body)
+                call_id, call, as_bytes = decode(exchange.body)
                 exchange.body = b""
             else:
                 allowed_s = exchange.allowed_s(deadline_s)
@@ -122,8 +122,9 @@ class OipRest:
                         allowed_s,
                     )
                     return
-                decoded = decode(body, json_bytes)
-            run(exchange, decoded, allowed_s)
+                call_id, call, as_bytes = decode(body, json_bytes)
+            exchange.identify(call_id)
+            exchange.ask(model, call, allowed_s, partial(tell, exchange, call.rows, as_bytes))
 
         return handle
 
