@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from bascule.core.errors import Invalid
 from bascule.security.keys import Permission, create_key
 from bascule.serving.execution.admission import held_bytes
 from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.execution.resilient import ResilientPredictor
+from bascule.serving.telemetry.recorder import NoopRecorder, open_recorder
 from bascule.serving.transports.authenticator import Authenticator
 
 INFER = "/v2/models/m/infer"
@@ -265,3 +267,10 @@ def test_without_a_recorder_a_request_keeps_nothing_of_what_was_asked(
     monkeypatch.delattr(Request, "keep")
     with serve_models(("m", program, inline)).client() as client:
         assert client.request("POST", INFER, ask([1, 2])).answer().status == 200
+
+
+def test_a_worker_has_the_recorder_that_the_benchmark_names():
+    assert open_recorder("") is None
+    assert isinstance(open_recorder("noop"), NoopRecorder)
+    with pytest.raises(Invalid, match="BENCH_RECORDER: no recorder 'other'"):
+        open_recorder("other")

@@ -12,8 +12,8 @@ from bascule.core.errors import Invalid
 from bascule.serving.calls import Answer, Call, Context
 from bascule.serving.telemetry.counters import MetricLabels
 
-RECORDER_VARIABLE = "BASCULE_BENCH_RECORDER"
-"""The variable of a worker's environment that names its recorder. For the benchmark alone."""
+RECORDER_VARIABLE = "BENCH_RECORDER"
+"""The environment variable that names the recorder of a worker. For the benchmark alone."""
 
 
 class Recorder(Protocol):
