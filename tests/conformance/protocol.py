@@ -192,7 +192,8 @@ class Inside:
         self.routes = self.plane.serve([self.model])
         self.site = Site(
             self.routes, self.plane.not_found, self.limits, self.counters.slot(0),
-            backlog=AdmissionQueue(self.limits.max_body_bytes, turn_s=math.inf), held=self.held, recorder=recorder,
+            backlog=AdmissionQueue(self.limits.max_body_bytes, turn_s=math.inf),
+            held=self.held, recorder=recorder,
         )  # fmt: skip
 
     def stand_in(self, program: Any) -> None:

@@ -66,7 +66,8 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
         if as_json:
             print_json(
                 {
-                    "model": asked.model, "version": asked.version, "protocol": protocol, "lang": lang,
+                    "model": asked.model, "version": asked.version, "protocol": protocol,
+                    "lang": lang,
                     "url": asked.grpc if protocol == "grpc" else asked.url,
                     "key": snippets.KEY_VARIABLE if asked.with_key else None, "snippet": text,
                 }
@@ -95,7 +96,8 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
             and protocol not in chosen.serving.protocols
         ):
             note(
-                f"serving.protocols leaves {protocol} out: a server with these settings does not speak it"
+                f"serving.protocols leaves {protocol} out: a server with these settings does "
+                "not speak it"
             )
 
 
@@ -106,7 +108,7 @@ def _asked(
     from bascule.bundle.disk import format as disk
     from bascule.bundle.disk.examples import columns_of
     from bascule.bundle.disk.manifest import EXAMPLE
-    from bascule.cli.server import url_host
+    from bascule.cli.screen import url_host
     from bascule.cli.snippets import Asked
     from bascule.core.names import Reference
 

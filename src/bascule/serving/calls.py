@@ -42,7 +42,7 @@ class Context(Protocol):
         """The time left: the shorter of the server's deadline and the caller's own."""
 
     def header(self, name: bytes) -> bytes:
-        """A header that a predictor asks for (`Predictor.asks_header`); empty if it was not sent."""
+        """A header that a predictor asks for (`Predictor.asks_header`); empty if not sent."""
 
 
 class Call(NamedTuple):

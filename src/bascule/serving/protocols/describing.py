@@ -53,7 +53,7 @@ def openapi(plane: DataPlane) -> Handler:
 
 
 def answered_by(by: AnsweredBy, asked: AnsweredBy) -> bytes:
-    """The header that names the version that answered, where another one was asked; else nothing."""
+    """The header that names the version that answered, if another was asked; else nothing."""
     return b"" if by is asked else f"X-Answered-By: {by.name}\r\n".encode()
 
 

@@ -32,7 +32,7 @@ class Recorder(Protocol):
 
         Args:
             context: The request.
-            call: What was asked, as decoded; None where it was refused before a predictor was asked.
+            call: What was asked, as decoded; None where no predictor was asked.
             answer: The outputs; None where there are none.
             label: The version that was asked; `answer.by` is the one that answered.
             status: Of HTTP, or its equivalent.

@@ -9,7 +9,7 @@ would have kept is kept here:
 - heads, bodies, connections and times are bounded; a client that does not read is not read from,
   and one that takes next to nothing of its answer is cut off;
 - whoever is not let in is told by the head of the request, and nothing of the body is kept;
-- what is kept of requests that cannot begin yet is bounded over all connections (`backlog.BufferBudget`);
+- what is kept of requests that cannot begin yet is bounded over all connections (`BufferBudget`);
 - every answer is counted once, where it is written, so the counters are what clients saw;
 - a refusal is written before the connection closes, and the close lingers until the client has
   had the chance to read it;
@@ -360,7 +360,7 @@ class Connection(asyncio.Protocol):
         self._receiving_since = 0.0
 
     def told(self, error: BasculeError) -> tuple[int, bytes, bytes]:
-        """See `exchange.told`. Many are refused by one and the same error, which is put in words once."""
+        """See `exchange.told`. An error that refuses many is put in words once."""
         site = self._site
         if site.told_error is not error:
             site.told_error, site.told = error, told(error)
@@ -891,7 +891,7 @@ class Connection(asyncio.Protocol):
         return route
 
     def _check(self, head: Head, route: Route) -> str:
-        """The id of the caller's key; raises where there is none, or it does not allow the route."""
+        """The id of the caller's key; raises if there is none, or it does not allow the route."""
         guard = self._site.guard
         if guard is None:
             return ""
