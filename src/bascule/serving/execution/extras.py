@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -80,8 +80,8 @@ class Extras:
         """What the metadata of the model says of its extras."""
         return {key: value for one in self._extras for key, value in one.metadata().items()}
 
-    def submit(self, work: Callable[[], Outcome]) -> Future[Outcome]:
-        """Have something done on the thread; raises `Overloaded` where too much waits for it."""
+    def take_in(self, size_bytes: int) -> ThreadPoolExecutor:
+        """The thread, for one more call of so many bytes; raises `Overloaded` if it is too much."""
         if self.waiting >= self.limits.max_queue_requests:
             raise Overloaded(
                 f"{self.name} has {self.waiting} requests waiting for extra outputs, as many as "
@@ -89,16 +89,19 @@ class Extras:
                 hint="retry later, or ask for the model's own outputs",
                 retry_after_s=1,
             )
+        self.held.check_room(size_bytes, self.name)
+        self.held.bytes += size_bytes
+        self.waiting += 1
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, f"bascule-extras-{self.name}")
-        return self._thread.submit(work)
+        return self._thread
 
 
 class ExtraRun:
     """One call that asks for extras, from its model's answer to its own."""
 
     __slots__ = (
-        "_call", "_deliver", "_extras", "_is_over", "_timer", "_until_s", "cancel_run", "outputs",
+        "_call", "_deliver", "_extras", "_timer", "_until_s", "cancel_run", "is_over", "outputs",
     )  # fmt: skip
 
     def __init__(self, extras: Extras, call: Call, allowed_s: float, deliver: Deliver) -> None:
@@ -106,7 +109,7 @@ class ExtraRun:
         self._call = call
         self._deliver = deliver
         self._until_s = extras.loop.time() + allowed_s
-        self._is_over = False
+        self.is_over = False
         self._timer: asyncio.TimerHandle | None = None
         self.cancel_run: Cancel | None = None
         self.outputs = needed(call)
@@ -114,19 +117,15 @@ class ExtraRun:
 
     def cancel(self) -> None:
         """The caller has gone."""
-        self._is_over = True
+        self.is_over = True
         if self.cancel_run is not None:
             self.cancel_run()
         if self._timer is not None:
             self._timer.cancel()
 
-    @property
-    def is_over(self) -> bool:
-        return self._is_over
-
     def take(self, outcome: Outcome) -> None:
         """Take the model's answer; see `calls.Deliver`."""
-        if self._is_over:
+        if self.is_over:
             return
         if isinstance(outcome, BasculeError):
             self._end(outcome)
@@ -143,30 +142,27 @@ class ExtraRun:
     def _add_on_thread(self, answer: Answer) -> None:
         extras, call, loop = self._extras, self._call, self._extras.loop
         size_bytes = held_bytes(call.columns) + held_bytes(answer.outputs)
-        extras.held.check_room(size_bytes, extras.name)
+        thread = extras.take_in(size_bytes)
 
         def work() -> Outcome:
-            return _late() if self._is_over else added(answer, call)
+            return _late() if self.is_over else added(answer, call)
 
         def done(future: Future[Outcome]) -> None:
             extras.waiting -= 1
             extras.held.bytes -= size_bytes
-            if not self._is_over:
+            if not self.is_over:
                 self._end(future.result())
 
         def back(future: Future[Outcome]) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(done, future)
 
-        future = extras.submit(work)
-        extras.waiting += 1
-        extras.held.bytes += size_bytes
         self._timer = loop.call_at(self._until_s, self._end, _late())
-        future.add_done_callback(back)
+        thread.submit(work).add_done_callback(back)
 
     def _end(self, outcome: Outcome) -> None:
-        if not self._is_over:
-            self._is_over = True
+        if not self.is_over:
+            self.is_over = True
             if self._timer is not None:
                 self._timer.cancel()
             self._deliver(outcome)

@@ -83,15 +83,8 @@ class _Attempt:
     """One call under a policy."""
 
     __slots__ = (
-        "_call",
-        "_cancel_run",
-        "_context",
-        "_deliver",
-        "_hurried_until_s",
-        "_is_over",
-        "_resilient",
-        "_retried",
-        "_until_s",
+        "_call", "_cancel_run", "_context", "_deliver", "_hurried_until_s", "_is_over",
+        "_resilient", "_retried", "_until_s",
     )  # fmt: skip
 
     def __init__(

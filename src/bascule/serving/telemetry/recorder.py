@@ -27,6 +27,7 @@ class Recorder(Protocol):
         label: MetricLabels,
         status: int,
         duration_ns: int,
+        /,
     ) -> None:
         """Take one answer. On the event loop: it must cost next to nothing, and may not raise.
 
@@ -43,15 +44,7 @@ class Recorder(Protocol):
 class NoopRecorder:
     """Records nothing: what it costs is what the seam costs."""
 
-    def add(
-        self,
-        context: Context,
-        call: Call | None,
-        answer: Answer | None,
-        label: MetricLabels,
-        status: int,
-        duration_ns: int,
-    ) -> None:
+    def add(self, *_: object) -> None:
         """See `Recorder`."""
 
 

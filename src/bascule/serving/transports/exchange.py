@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, TooLarge
+from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge
 from bascule.serving.calls import Call, Deliver
 from bascule.serving.codecs import compression as codings
 from bascule.serving.execution.admission import BufferBudget
@@ -19,7 +19,7 @@ from bascule.serving.telemetry.counters import MetricSeries
 from bascule.serving.telemetry.recorder import Recorder
 from bascule.serving.transports import offload as aside
 from bascule.serving.transports.request import Request
-from bascule.serving.transports.statuses import HttpError, error_text, named_failure, status_of
+from bascule.serving.transports.statuses import HttpError, error_text, status_of
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Exchange(Request):
     """
 
     __slots__ = (
-        "_connection", "answered", "body", "failure", "head", "rows", "started_ns", "waited_s",
+        "_connection", "answered", "body", "head", "waited_s",
     )  # fmt: skip
 
     def __init__(self, connection: Carrier, head: Head, body: bytes, slot: MetricSeries) -> None:
@@ -98,7 +98,7 @@ class Exchange(Request):
         self.started_ns = perf_counter_ns()
         self.waited_s = 0.0
         self.answered = False
-        self.failure: BasculeError | None = None
+        self.failure = None
         self.on_gone = None
 
     @property
@@ -200,12 +200,7 @@ class Exchange(Request):
 
     def fail(self, error: BasculeError) -> None:
         """Answer with an error: its status, its message and its next step in the one shape."""
-        # Its frames lead back to this exchange, and a ring would wait for the garbage collector.
-        if isinstance(error, ModelFailed):
-            self.need_request_id()
-            error = named_failure(error, self.request_id)
-        self.failure = error.with_traceback(None)
-        self.rows = 0
+        error = self.fails(error)
         status, body, extra = self._connection.told(error)
         self.answer(body, status, extra=extra)
 

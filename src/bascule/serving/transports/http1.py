@@ -47,7 +47,7 @@ from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.exchange import Exchange, Head, internal_error, told
 from bascule.serving.transports.hosts import HostPolicy, absolute_authority
 from bascule.serving.transports.routes import Route, Routes
-from bascule.serving.transports.statuses import HttpError, kind_of, reason_of
+from bascule.serving.transports.statuses import HttpError
 
 log = logging.getLogger(__name__)
 
@@ -668,7 +668,7 @@ class Connection(asyncio.Protocol):
             current.answered = True
             if current.on_gone is not None:
                 current.on_gone()
-            self._count(current, 499)
+            current.tell(self._site, 499)
 
     # -- what the parser calls --
 
@@ -822,11 +822,10 @@ class Connection(asyncio.Protocol):
         self, exchange: Exchange, status: int, answer: bytes, *, keep_alive: bool = True
     ) -> None:
         if self._transport.is_closing():
-            exchange.rows = 0
-            self._count(exchange, 499)
+            exchange.tell(self._site, 499)
             return
         # Counted first: a client that has its answer finds it counted, whoever it asks.
-        self._count(exchange, status)
+        exchange.tell(self._site, status)
         self._transport.write(answer)
         if not keep_alive:
             self._close_lingering()
@@ -990,29 +989,6 @@ class Connection(asyncio.Protocol):
         if self._receiving_since:
             self._receiving_since = self._site.now  # the client could not have been faster
         self._transport.resume_reading()
-
-    def _count(self, exchange: Exchange, status: int) -> None:
-        self._site.backlog.answered_ns = now_ns = time.perf_counter_ns()
-        duration_ns = now_ns - exchange.started_ns
-        exchange.slot.count(status, duration_ns, exchange.rows)
-        if self.recorder is not None:
-            exchange.record(self.recorder, status, duration_ns)
-        if status >= self._site.noted_from:
-            self._note(exchange, status, duration_ns)
-
-    def _note(self, exchange: Exchange, status: int, duration_ns: int) -> None:
-        journal = self._site.journal
-        assert journal is not None
-        journal.add(
-            status,
-            duration_ns,
-            exchange.rows,
-            exchange.slot.label,
-            exchange.logged_id(),
-            kind_of(exchange.failure),
-            *exchange.trace,
-            reason_of(exchange.failure),
-        )
 
     # -- refusing and closing --
 

@@ -29,7 +29,7 @@ from typing import NamedTuple, cast
 
 from hpack import Decoder, HPACKError
 
-from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut, TooLarge
+from bascule.core.errors import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
 from bascule.security.keys import Action
 from bascule.serving.calls import Call, Deliver
 from bascule.serving.execution.admission import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
@@ -61,9 +61,6 @@ from bascule.serving.transports.statuses import (
     HttpError,
     code_of,
     error_text,
-    kind_of,
-    named_failure,
-    reason_of,
     status_of,
 )
 
@@ -283,7 +280,7 @@ class Stream(Rpc):
     """One call on a connection."""
 
     __slots__ = (
-        "answered", "connection", "encoding", "ended", "failure", "head", "id", "look",
+        "answered", "connection", "encoding", "ended", "head", "id", "look",
         "opened_s", "out", "parts", "received", "sent", "shut_s", "since", "started",
         "taking", "told", "trailers", "waited_s", "window",
     )  # fmt: skip
@@ -299,7 +296,6 @@ class Stream(Rpc):
         self.id = id_
         self.head = head
         self.request_id = head.request_id
-        self.failure: BasculeError | None = None
         self.window = window
         self.waited_s = 0.0
         self.ended = False
@@ -365,12 +361,7 @@ class Stream(Rpc):
     def fail(self, error: BasculeError) -> None:
         if not self.answered:
             self.answered = True
-            # Its frames lead back to this call, and a ring would wait for the garbage collector.
-            if isinstance(error, ModelFailed):
-                self.need_request_id()
-                error = named_failure(error, self.request_id)
-            self.failure = error.with_traceback(None)
-            self.connection.refuse(self, error)
+            self.connection.refuse(self, self.fails(error))
 
     def fail_late(self) -> None:
         """See `backlog.Waiting`."""
@@ -382,23 +373,8 @@ class Stream(Rpc):
         )
 
     def count(self, status: int) -> None:
-        super().count(status)
-        server, label = self.connection.server, self.slot.label
-        server.backlog.answered_ns = now_ns = time.perf_counter_ns()
-        if server.recorder is not None:
-            self.record(server.recorder, status, now_ns - self.started_ns)
-        if status >= server.noted_from:
-            assert server.journal is not None
-            server.journal.add(
-                status,
-                now_ns - self.started_ns,
-                self.rows if status == 200 else 0,
-                label,
-                self.logged_id(),
-                kind_of(self.failure),
-                *self.trace,
-                reason_of(self.failure),
-            )
+        """Note the answer, by the HTTP status of the same meaning."""
+        self.tell(self.connection.server, status)
 
     def gone(self) -> None:
         """The client has given the call up."""

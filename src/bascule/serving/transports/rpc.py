@@ -31,16 +31,16 @@ class Rpc(Request):
         body: The request's message, as it was before it was compressed for the way.
         slot: Where the answer is counted.
         model: Which model is asked; None until `choose` has let the caller in.
-        rows: How many rows an answer answers.
     """
 
-    __slots__ = ("body", "model", "rows", "started_ns")
+    __slots__ = ("body", "model")
 
     def __init__(self, body: bytes, slot: MetricSeries) -> None:
         self.body = body
         self.slot = slot
         self.caller = ""
         self.prediction_id = ""
+        self.failure = None
         self.call = None
         self.reply = None
         self.on_gone = None
@@ -86,11 +86,6 @@ class Rpc(Request):
     @abstractmethod
     def fail(self, error: BasculeError) -> None:
         """Answer with an error: its code, and its message and next step as the code's words."""
-
-    def count(self, status: int) -> None:
-        """Note the answer, by the HTTP status of the same meaning."""
-        rows = self.rows if status == 200 else 0
-        self.slot.count(status, time.perf_counter_ns() - self.started_ns, rows)
 
 
 ModelOf = Callable[[bytes], Predictor | None]
