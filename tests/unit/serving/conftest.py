@@ -231,7 +231,7 @@ def serve_models(run_site, tmp_path):
             methods = grpc_methods(planes[0])
             return Http2Server(
                 methods, bounds, counters.slot(0), journal=journal, recorder=recorder, guard=guard,
-                backlog=backlog, held=held, asked_headers=lambda: planes[0].asked_headers,
+                backlog=backlog, held=held,
             )  # fmt: skip
 
         def site(loop: asyncio.AbstractEventLoop) -> Site:
@@ -262,9 +262,15 @@ def serve_models(run_site, tmp_path):
         running = run_site(site, grpc)
         running.models = made
         running.held = held
-        running.serve = lambda *predictors: running.on_loop(
-            lambda: running.site.serve(planes[0].serve(predictors), planes[0].asked_headers)
-        )
+
+        def serve_predictors(*predictors: Any) -> None:
+            def change() -> None:
+                running.site.serve(planes[0].serve(predictors), planes[0].asked_headers)
+                running.grpc.keep_headers(planes[0].asked_headers)
+
+            running.on_loop(change)
+
+        running.serve = serve_predictors
         running.labels = [MetricLabels(), *(MetricLabels(m.name, m.version) for m in made)]
         running.totals = counters.totals
         running.counted = lambda: counters.totals()[1].by_status

@@ -101,6 +101,24 @@ def test_over_grpc_the_header_is_metadata(split, grpc_client, ask_grpc, user, ve
         assert client.infer(request, metadata=[("x-user", user)]).model_version == version
 
 
+def test_a_header_that_is_asked_for_later_is_read_on_connections_that_are_open(
+    serve_models, fake, inline, ask, ask_grpc, grpc_client
+):
+    server = serve_models(("m/2", fake(), inline), ("m/1", fake(), inline))
+    channel, request = grpc_client(server), ask_grpc([1, 2])
+    request.model_name = "m"
+
+    def versions(client):
+        answer = client.request("POST", INFER, ask([1, 2]), "X-User: bob\r\n").answer()
+        told = channel.infer(request, metadata=[("x-user", "bob")])
+        return answer.json["model_version"], told.model_version
+
+    with server.client() as client:
+        assert [versions(client) for _ in range(3)] == [("2", "2")] * 3
+        server.serve(Split(*server.models))
+        assert [versions(client) for _ in range(3)] == [("1", "1")] * 3
+
+
 def test_a_header_that_no_predictor_asks_for_is_not_kept(serve_models, program, inline, recorder):
     server = serve_models(("m", program, inline), recorder=recorder)
     body = {"instances": [[1, 2]]}

@@ -197,14 +197,12 @@ class Http2Server:
         journal: RequestLog | None = None,
         recorder: Recorder | None = None,
         hosts: HostPolicy | None = None,
-        asked_headers: Callable[[], frozenset[bytes]] = frozenset,
     ) -> None:
-        """`asked_headers` says which headers predictors ask for now."""
         self.hosts = hosts
         self.backlog = backlog
         self.held = held
         self.recorder = recorder
-        self.asked_headers = asked_headers
+        self.asked_headers: frozenset[bytes] = frozenset()
         self.methods = methods
         self.guard = guard
         self.journal = journal
@@ -217,6 +215,13 @@ class Http2Server:
         self.draining = False
         self.watches = 0
         self.read_head = lru_cache(_MAX_KNOWN_HEADS)(self._read_head)
+
+    def keep_headers(self, asked: frozenset[bytes]) -> None:
+        """Read the headers that predictors ask for from now on."""
+        if asked != self.asked_headers:
+            self.asked_headers = asked
+            for connection in self.connections:
+                connection.forget_heads()
 
     def connect(self) -> Http2Connection:
         return Http2Connection(self)
@@ -702,6 +707,10 @@ class Http2Connection(asyncio.Protocol):
         if ended:
             self._end_of(stream)
 
+    def forget_heads(self) -> None:
+        """Read every header block again: more of it may matter now."""
+        self._known.clear()
+
     def _decoded(self, block: bytes, *, of_trailers: bool = False) -> Head:
         """What a header block says; what cannot change what later blocks mean is remembered."""
         table = self._decoder.header_table
@@ -720,7 +729,7 @@ class Http2Connection(asyncio.Protocol):
         else:
             head = self.server.read_head(*(named.get(name, b"") for name in _READ_HEADERS))
             head = self._with_names(head, named, pairs)
-        wanted = self.server.asked_headers()
+        wanted = self.server.asked_headers
         varies = of_trailers or not named.keys().isdisjoint((*_VARYING_HEADERS, *wanted))
         if varies and head is not _MALFORMED:
             head = head._replace(

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -47,6 +47,9 @@ from bascule.serving.transports.routes import Route
 from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
 from bascule.serving.workers.config import WorkerConfig
 from bascule.serving.workers.loaded_models import LoadedModels
+
+if TYPE_CHECKING:
+    from bascule.serving.transports.http2 import Http2Server
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +87,12 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
         hosts=_hosts_of(config, config.listener_fd),
     )  # fmt: skip
 
+    keepers: list[Callable[[frozenset[bytes]], None]] = []
+
     def take(models: Iterable[Predictor]) -> None:
         site.serve(plane.serve(models), plane.asked_headers)
+        for keep_headers in keepers:
+            keep_headers(plane.asked_headers)
 
     loaded_models = LoadedModels(
         counters, config.worker, config.limits, loop, take,
@@ -99,7 +106,10 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     if config.unix_fd is not None:
         doors.append(Listener(config.unix_fd, site, partial(Connection, site, is_local=True), None))
     if config.grpc_fd is not None:
-        doors.append(_grpc_door(config, plane, site))
+        grpc = _grpc_server(plane, site, _hosts_of(config, config.grpc_fd))
+        grpc.keep_headers(plane.asked_headers)
+        keepers.append(grpc.keep_headers)
+        doors.append(Listener(config.grpc_fd, grpc, grpc.connect, config.tls, protocol="h2"))
     for door in doors:
         await door.open(loop)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -151,25 +161,17 @@ def _hosts_of(config: WorkerConfig, listener_fd: int) -> HostPolicy | None:
         return policy_of(listener, config.allowed_hosts, asks_for_keys=config.keys is not None)
 
 
-def _grpc_door(
-    config: WorkerConfig,
-    plane: DataPlane,
-    beside: Site,
-) -> Listener:
-    """The listener of gRPC, which shares what the HTTP site `beside` it bounds and tells."""
+def _grpc_server(plane: DataPlane, beside: Site, hosts: HostPolicy | None) -> Http2Server:
+    """The server of gRPC, which shares what the HTTP site `beside` it bounds and tells."""
     # Imported here: a worker that speaks no gRPC need not have it in memory.
     from bascule.serving.protocols.grpc_methods import grpc_methods
     from bascule.serving.transports.http2 import Http2Server
 
-    assert config.grpc_fd is not None
-    methods = grpc_methods(plane)
-    site = Http2Server(
-        methods, config.limits, beside.other_slot,
+    return Http2Server(
+        grpc_methods(plane), beside.limits, beside.other_slot,
         guard=beside.guard, journal=beside.journal, recorder=beside.recorder,
-        backlog=beside.backlog, held=beside.held, hosts=_hosts_of(config, config.grpc_fd),
-        asked_headers=lambda: plane.asked_headers,
+        backlog=beside.backlog, held=beside.held, hosts=hosts,
     )  # fmt: skip
-    return Listener(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
 
 
 class Commands:
