@@ -28,7 +28,8 @@ from bascule.core.fields import DType, Field, Signature
 from bascule.core.names import Reference
 from bascule.release import METRICS
 from bascule.release.criteria import DATA, LATENCIES, SHORT_NAMES, SIZES
-from bascule.serving.execution.confidence import Confidence
+from bascule.serving.calls import AnsweredBy
+from bascule.serving.execution.extras import Extras
 from bascule.serving.limits import Limits
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.table import open_protocols
@@ -225,7 +226,9 @@ def test_every_route_for_predictions_is_documented() -> None:
         signature=Signature((field,), (field,)),
         program=SimpleNamespace(name="onnx", inputs=(field,)),
         batch_invariant=True,
-        confidence=Confidence(None, ()),
+        by=AnsweredBy("MODEL", "VERSION", "onnx"),
+        extras=Extras((), name="", limits=Limits(), loop=None, held=None),  # type: ignore[arg-type]
+        asks_header=b"",
         limits=Limits(),
         inline_rows=1,
         slot=None,

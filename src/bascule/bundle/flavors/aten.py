@@ -32,6 +32,7 @@ from bascule.bundle.flavors.boosting import library
 from bascule.bundle.tables import as_dtype
 from bascule.core.errors import ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import Columns, Field
+from bascule.core.programs import ProgramBase
 
 FORMAT = "torch-aten"
 FILE = "original/model.safetensors"
@@ -121,7 +122,7 @@ class CallList:
         return [values[name] for name in self.results]
 
 
-class AtenProgram:
+class AtenProgram(ProgramBase):
     """See `core.programs.Program`. The calls one after the other, in PyTorch."""
 
     name = "original"

@@ -99,6 +99,11 @@ class ChildProgram:
                 raise
 
     @property
+    def may_block(self) -> bool:
+        """Always: a run waits for the process, which is killed if it takes too long."""
+        return True
+
+    @property
     def pid(self) -> int | None:
         """The process, where there is one."""
         return None if self._process is None else self._process.pid
@@ -154,6 +159,13 @@ class ChildProgram:
                 raise ModelFailed(reason, reason=reason)
             checked[name] = column
         return checked
+
+    def bound_runs(self, timeout_s: float) -> None:
+        """Kill the process on runs that take longer."""
+        self.run_timeout_s = min(self.run_timeout_s, timeout_s)
+
+    def interrupt(self) -> None:
+        """Nothing: a run that takes too long ends with its process."""
 
     def close(self) -> None:
         """End the process."""

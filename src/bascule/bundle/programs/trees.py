@@ -38,6 +38,7 @@ from bascule.bundle.programs.onnx import (
 )
 from bascule.core.errors import ModelFailed, Untrusted
 from bascule.core.fields import Columns, DType, Field
+from bascule.core.programs import ProgramBase
 
 FEATURES = "features"
 SUMS = "sums"
@@ -99,7 +100,7 @@ MakeEngine = Callable[[Trees, int], Engine]
 """From trees and a number of threads; raises `Untrusted` where it cannot hold them."""
 
 
-class TreesProgram:
+class TreesProgram(ProgramBase):
     """See `core.programs.Program`."""
 
     __slots__ = (

@@ -7,11 +7,10 @@ breaker closes. Time is whatever clock the caller has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from bascule.core.errors import BasculeError, ModelFailed, TimedOut, Unavailable
+from bascule.core.errors import ModelFailed, TimedOut, Unavailable
 
 _MOST_RETRIES_SAVED = 10.0
 
@@ -109,6 +108,6 @@ class Retries(NamedTuple):
         return Retries(self.saved - 1.0) if self.saved >= 1.0 else None
 
 
-def is_failure(outcome: Mapping[str, Any] | BasculeError) -> bool:
+def is_failure(outcome: object) -> bool:
     """Whether the model is to blame: not for rows that are wrong, nor for a queue that is full."""
     return isinstance(outcome, ModelFailed | Unavailable | TimedOut)
