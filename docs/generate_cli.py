@@ -70,7 +70,8 @@ def _is_argument(param: Any) -> bool:
 
 
 def _options(command: Any) -> list[Any]:
-    return [param for param in command.params if not _is_argument(param)]
+    """Those that `--help` shows: the hidden ones are old names."""
+    return [param for param in command.params if not _is_argument(param) and not param.hidden]
 
 
 def _usage(param: Any) -> str:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.core import version
 
-# Newer builds of the runtime write a telemetry file on import and open connections later. What a
-# user predicts is nobody else's business, so the switch is thrown before anything imports it.
+# Newer builds of the runtime write a telemetry file on import and open connections later. The
+# variable switches that off, and has to be set before the first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = version.VERSION

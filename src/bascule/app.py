@@ -481,8 +481,8 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
             if not isinstance(serving, dict):
                 return serving
             read = dict(serving)
-            if "faces" in read and "protocols" not in read:  # the name until 0.1
-                read["protocols"] = read.pop("faces")
+            if (old := read.pop("faces", None)) is not None:  # the name until 0.1
+                read.setdefault("protocols", old)
             for name in ("protocols", "models", "allowed_hosts"):
                 if isinstance(read.get(name), str):
                     with suppress(ValueError):

@@ -210,8 +210,10 @@ def test_a_version_that_is_named_is_asked_and_the_plain_name_asks_the_default(
     running = serve("gb@champion", "--grpc-port=0", env={"BASCULE_HOME": str(tmp_path / "home")})
     for protocol, lang in (("oip", "curl"), ("tfserving", "js"), ("grpc", "python")):
         for reference in ("gb", "gb/1", "gb@champion"):
-            code, text, _ = run("snippet", reference, "--protocol", protocol, "--lang", lang, "--url",
-                                address(running, protocol))  # fmt: skip
+            code, text, _ = run(
+                "snippet", reference, "--protocol", protocol, "--lang", lang,
+                "--url", address(running, protocol),
+            )  # fmt: skip
             assert code == 0
             is_exact = reference != "gb"
             assert ("/versions/1" in text or 'model_version="1"' in text) == is_exact
@@ -222,6 +224,13 @@ def test_the_paths_of_vertex_ai_are_those_of_the_settings(run, monkeypatch, canc
     monkeypatch.setenv("AIP_PREDICT_ROUTE", "/predict")
     monkeypatch.setenv("AIP_HTTP_PORT", "9090")
     assert "http://127.0.0.1:9090/predict " in run("snippet", cancer_bundle, "--protocol=vertex")[1]
+
+
+def test_the_old_name_of_the_option_is_still_read_and_not_shown(run, cancer_bundle):
+    new = run("snippet", cancer_bundle, "--protocol=tfserving")
+
+    assert run("snippet", cancer_bundle, "--face=tfserving") == new
+    assert "--face" not in run("snippet", "--help")[1]
 
 
 def test_notes_say_what_a_server_with_these_settings_would_not_answer(

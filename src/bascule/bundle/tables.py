@@ -1,8 +1,8 @@
 """Any table or matrix, to the columns that a model takes.
 
-pandas, polars, Arrow, dicts of columns and numpy matrices are told apart by how they behave, so
+pandas, polars, Arrow, dicts of columns and numpy matrices are distinguished by their methods, so
 none of those libraries is imported here. A missing value is NaN in a number column and None in a
-text column, whatever the source called it.
+text column, for every source.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
             str,
             typer.Option(help="oip, tfserving, invocations, vertex, azureml or grpc."),
         ] = "oip",
+        face: Annotated[str | None, typer.Option(hidden=True)] = None,  # the name until 0.1
         lang: Annotated[
             str, typer.Option(help="curl, python or js; over grpc python alone.")
         ] = "curl",
@@ -60,13 +61,15 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
         """Print a few lines that ask a server for this model, with rows of its own."""
         from bascule.cli import snippets
 
+        protocol = protocol if face is None else face
         chosen = settings()
         asked = _asked(bundle, find, chosen, url, protocol, key=key)
         text = snippets.snippet(asked, protocol, lang)
         if as_json:
             print_json(
                 {
-                    "model": asked.model, "version": asked.version, "protocol": protocol, "lang": lang,
+                    "model": asked.model, "version": asked.version, "protocol": protocol,
+                    "lang": lang,
                     "url": asked.grpc if protocol == "grpc" else asked.url,
                     "key": snippets.KEY_VARIABLE if asked.with_key else None, "snippet": text,
                 }
@@ -95,7 +98,8 @@ def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
             and protocol not in chosen.serving.protocols
         ):
             note(
-                f"serving.protocols leaves {protocol} out: a server with these settings does not speak it"
+                f"serving.protocols leaves {protocol} out: a server with these settings does "
+                "not speak it"
             )
 
 
@@ -106,7 +110,7 @@ def _asked(
     from bascule.bundle.disk import format as disk
     from bascule.bundle.disk.examples import columns_of
     from bascule.bundle.disk.manifest import EXAMPLE
-    from bascule.cli.server import url_host
+    from bascule.cli.screen import url_host
     from bascule.cli.snippets import Asked
     from bascule.core.names import Reference
 

@@ -30,10 +30,12 @@ class _Connection(NamedTuple):
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same names, which are awaited.
+    """`Client` for asyncio: the same methods, awaited.
 
-    async with bascule.AsyncClient("http://127.0.0.1:8080", model="gb") as client:
-        answers = await asyncio.gather(*(client.predict(rows) for rows in parts))
+    Example::
+
+        async with bascule.AsyncClient("http://127.0.0.1:8080", model="gb") as client:
+            answers = await asyncio.gather(*(client.predict(rows) for rows in parts))
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class NotFound(BasculeError):
 
 
 class Conflict(BasculeError):
-    """It is taken, or somebody else changed it first. Read again, then retry."""
+    """It is taken, or another caller changed it first. Read again, then retry."""
 
 
 class Refused(BasculeError):

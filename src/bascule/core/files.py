@@ -1,4 +1,4 @@
-"""Files that somebody asked for: there whole or not at all, and a place that refuses is named."""
+"""Output files: complete or absent, and an error names the path that cannot be written."""
 
 from __future__ import annotations
 

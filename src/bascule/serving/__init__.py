@@ -15,16 +15,18 @@ from bascule.serving.telemetry.request_log import RequestLogConfig
 from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.statuses import error_text, status_of
 from bascule.serving.transports.tls import Tls
+from bascule.serving.workers.control_child import ControlCommand
 from bascule.serving.workers.supervisor import ModelState, Supervisor, WorkerStatus, bind
 
 __all__ = [
     "Authenticator",
-    "RequestLogConfig",
-    "MetricLabels",
+    "ControlCommand",
     "Limits",
-    "ModelState",
-    "ResiliencePolicy",
+    "MetricLabels",
     "ModelSpec",
+    "ModelState",
+    "RequestLogConfig",
+    "ResiliencePolicy",
     "Supervisor",
     "Tls",
     "Totals",

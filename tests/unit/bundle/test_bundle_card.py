@@ -89,7 +89,7 @@ def test_a_card_says_that_there_is_nothing_to_measure_quality_on(rows, pack):
 def test_a_card_promises_no_measure_of_what_has_none(bundle, shown):
     other = replace(bundle.manifest, task="other")
     text = render(other, replace(shown, quality={}))
-    assert "Its quality was not measured: of a model whose task is other, nobody knows" in text
+    assert "Its quality was not measured: a model whose task is other has no known measure" in text
 
 
 def test_words_of_the_author_are_quoted_apart_and_are_no_markup(bundle):

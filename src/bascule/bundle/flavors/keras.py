@@ -108,7 +108,7 @@ def open_keras(data: bytes, manifest: Manifest, *, threads: int = 1) -> KerasPro
 
 
 def reopen(data: bytes, manifest: Manifest) -> Any:
-    """The model itself; raises `Untrusted` as whatever opens an original does."""
+    """The model itself; raises `Untrusted` as every opener of an original does."""
     backend = manifest.original.frame.get("backend")
     if backend not in _BACKENDS:
         raise Untrusted(f"{manifest.name} was packed on {backend!r}, which is no backend of Keras")
@@ -130,7 +130,7 @@ class KerasProgram:
         """The outputs asked for; see `core.programs.Program`."""
         try:
             found = _answers(self._model, columns)
-        except Exception as problem:  # whatever the backend raises
+        except Exception as problem:  # the backend may raise anything
             raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
         known = {field.name: field.dtype for field in self.outputs}
         wanted = list(known) if outputs is None else list(outputs)
@@ -233,7 +233,7 @@ def _tried(model: Any, columns: Columns) -> dict[str, NDArray[Any]]:
         return _answers(model, columns)
     except Invalid:
         raise
-    except Exception as problem:  # whatever the backend raises
+    except Exception as problem:  # the backend may raise anything
         raise Invalid(
             f"the model does not answer for its training rows: {first_line(problem)}",
             hint="pass train as the model takes it: the same names and shapes",

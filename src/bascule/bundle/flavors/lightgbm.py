@@ -47,11 +47,11 @@ class LightGBM:
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         from bascule.bundle.compilers.boosted import compile_ensemble
-        from bascule.bundle.compilers.lightgbm import read_ensemble
+        from bascule.bundle.compilers.lightgbm import read_lightgbm
 
         categories = categories_of(subject.frame)
         _check_categories(subject.saved, categories)
-        ensemble = read_ensemble(subject.saved.decode())
+        ensemble = read_lightgbm(subject.saved.decode())
         yield compile_ensemble(
             replace(ensemble, rounds_whole=rounds_whole(subject.frame)),
             subject.signature,
@@ -69,7 +69,7 @@ def open_text(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOr
 
 
 def _check_width(data: bytes, manifest: Manifest) -> None:
-    """LightGBM makes room for as many numbers a row as the text says, whatever its trees hold."""
+    """LightGBM allocates as many numbers a row as the text declares, regardless of its trees."""
     known = {b"1", str(len(manifest.classes or "1")).encode()}
     for line in data.splitlines():
         name, _, number = line.partition(b"=")

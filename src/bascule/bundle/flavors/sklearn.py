@@ -438,9 +438,8 @@ def _renumber(node: Any, numbers: dict[int, int], files: dict[str, str]) -> None
     if isinstance(node.get("file"), str) and "__loader__" in node:
         suffix = node["file"].rpartition(".")[2]
         node["file"] = files.setdefault(node["file"], f"{len(files) + 1:06d}.{suffix}")
-    for key, part in node.items():
-        if key not in ("__id__", "file"):
-            _renumber(part, numbers, files)
+    for part in node.values():  # also of the keys "file" and "__id__": they may be words of texts
+        _renumber(part, numbers, files)
 
 
 @dataclass(frozen=True, slots=True)

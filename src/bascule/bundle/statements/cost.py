@@ -124,7 +124,7 @@ def sample_latency(
         columns: Real rows in the signature's dtypes, repeated as needed.
         rows: The batch size.
         budget_s: When to stop.
-        at_least: How many calls there are whatever they take, and as many to warm up.
+        at_least: The least number of calls, and of calls to warm up, beyond the budget if need be.
     """
     have = len(next(iter(columns.values())))
     different = min(max(1, have // rows), _MAX_SAMPLES)

@@ -24,7 +24,7 @@ from bascule.bundle.tables import is_missing
 from bascule.core.errors import Untrusted
 from bascule.core.fields import Columns, Signature
 
-KIND = "training"
+TRAINING_KIND = "training"
 KEPT_HASHES = 8_192
 """64 KiB. At an overlap of one row in a hundred, the share is known to within a tenth of it."""
 MAX_VALUES = 200
@@ -132,7 +132,7 @@ class Training:
 
 
 def row_hashes(columns: Columns) -> NDArray[np.uint64]:
-    """64 bits a row, equal for equal rows whatever numeric type they are held in."""
+    """64 bits a row, equal for equal rows of any numeric types."""
     count = len(next(iter(columns.values())))
     made = np.zeros(count, np.uint64)
     for start in range(0, count, _PIECE_ROWS):

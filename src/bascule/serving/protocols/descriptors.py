@@ -1,8 +1,8 @@
-"""The descriptors that gRPC reflection answers with, compiled from the `.proto` files beside this one.
+r"""The descriptors for gRPC reflection, compiled from the `.proto` files beside this one.
 
 `services.binpb` is made in this folder, with `grpcio-tools` installed, by
 
-    python -m grpc_tools.protoc -I. --descriptor_set_out=services.binpb \\
+    python -m grpc_tools.protoc -I. --descriptor_set_out=services.binpb \
         grpc_predict_v2.proto health.proto reflection_v1.proto reflection_v1alpha.proto
 
 It is read as bytes, not by the protobuf library, which would enter every name into a table of the

@@ -1,7 +1,7 @@
 """Where the control API is reached: few connections, and an end to each that keeps others waiting.
 
 uvicorn bounds neither how many connections are open nor how long one may take over its request. The
-process that is asked here keeps workers alive and keys fresh, so:
+process that is asked here keeps the keys fresh, so:
 - `MAX_CONNECTIONS` are open, handshakes included, and fewer where the process may not have as many
   descriptors; one more takes the place of the one that has been idle for the longest;
 - a handshake, a head, a body and the reading of an answer each have a time-out, which aborts;
@@ -14,15 +14,15 @@ import asyncio
 import os
 import resource
 import socket
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from bascule.serving import Tls
 
@@ -36,6 +36,7 @@ _BODY_S = 20.0
 _UNREAD_S = 20.0
 _LINGER_S = 1.0
 _AT_ONCE = 16
+_OUT_OF_MEMORY_EXIT = 5
 _PAUSE_S = 0.1
 """How long none is accepted after the system had no descriptor for one."""
 
@@ -43,7 +44,16 @@ _PAUSE_S = 0.1
 class ControlServer(uvicorn.Server):
     """Serves an application on one listening socket."""
 
-    def __init__(self, app: Any, tls: Tls | None = None) -> None:
+    def __init__(
+        self, app: Any, tls: Tls | None = None, *, on_turn: Callable[[], None] = lambda: None
+    ) -> None:
+        """Nothing is accepted yet.
+
+        Args:
+            app: The application.
+            tls: What connections are encrypted with; None for not at all.
+            on_turn: Called ten times a second by the event loop.
+        """
         config = uvicorn.Config(
             app,
             ws="none",
@@ -54,6 +64,7 @@ class ControlServer(uvicorn.Server):
             h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
         )
         super().__init__(config)
+        self._on_turn = on_turn
         self._tls = None if tls is None else tls.context()
         self._entering: dict[asyncio.Task[None], None] = {}  # oldest first
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -64,6 +75,7 @@ class ControlServer(uvicorn.Server):
         """Accept connections."""
         assert sockets is not None
         self.servers = []
+        asyncio.get_running_loop().set_exception_handler(_end_if_out_of_memory)
         self._listener = sockets[0]
         self._listener.setblocking(False)
         self._accept_again()
@@ -75,6 +87,16 @@ class ControlServer(uvicorn.Server):
         for task in self._entering:
             task.cancel()
         await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the process's to handle."""
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop."""
+        self._on_turn()
+        return await super().on_tick(counter)
 
     def _accept_again(self) -> None:
         if self._listener.fileno() >= 0:
@@ -128,6 +150,17 @@ class ControlServer(uvicorn.Server):
                 ssl=self._tls,
                 **({} if self._tls is None else within),
             )
+
+
+def leave(*_: object) -> NoReturn:
+    """End the process at once: the next one has the memory that this one has lost."""
+    os._exit(_OUT_OF_MEMORY_EXIT)
+
+
+def _end_if_out_of_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if isinstance(context.get("exception"), MemoryError):
+        leave()
+    loop.default_exception_handler(context)
 
 
 class _Connection(H11Protocol):

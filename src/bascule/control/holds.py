@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from bascule.cli.screen import note
+from bascule.core.addresses import masked_text
 from bascule.core.errors import BasculeError, NotFound
 
 if TYPE_CHECKING:
-    from bascule.app import Settings
     from bascule.registry import Registry
     from bascule.serving import ModelSpec
+
+log = logging.getLogger(__name__)
 
 LASTS_S = 120.0
 RENEW_EVERY_S = 30.0
@@ -26,7 +27,11 @@ _LETTING_GO_S = 2.0
 
 @contextmanager
 def holding_served(
-    served: Callable[[], Sequence[ModelSpec]], settings: Settings
+    served: Callable[[], Sequence[ModelSpec]],
+    open_registry: Callable[[], Registry],
+    *,
+    server_pid: int,
+    after: threading.Event,
 ) -> Iterator[Callable[[ModelSpec], None]]:
     """Hold the bundles that are served while the block runs, on a thread; let go at its end.
 
@@ -34,16 +39,21 @@ def holding_served(
 
     Args:
         served: What is served now; it may change.
-        settings: Where the registry is.
+        open_registry: Opens the registry.
+        after: Set when the registry may be loaded, which keeps nothing else waiting then.
+        server_pid: Of the supervisor: the next control process goes on with the same holds.
 
     Yields:
         What holds the bundle of a service that is about to be loaded.
     """
     ended = threading.Event()
-    holds = _Holds(served, settings)
-    thread = threading.Thread(
-        target=holds.keep, args=(ended.wait,), name="bascule-holds", daemon=True
-    )
+    holds = _Holds(served, open_registry, server_pid)
+
+    def keep() -> None:
+        after.wait()
+        holds.keep(ended.wait)
+
+    thread = threading.Thread(target=keep, name="bascule-holds", daemon=True)
     thread.start()
     try:
         yield holds.take
@@ -53,10 +63,15 @@ def holding_served(
 
 
 class _Holds:
-    def __init__(self, served: Callable[[], Sequence[ModelSpec]], settings: Settings) -> None:
+    def __init__(
+        self,
+        served: Callable[[], Sequence[ModelSpec]],
+        open_registry: Callable[[], Registry],
+        server_pid: int,
+    ) -> None:
         self._served = served
-        self._settings = settings
-        self._holder = f"server {socket.gethostname()} {os.getpid()}"
+        self._registry = open_registry
+        self._holder = f"server {socket.gethostname()} {server_pid}"
         self._held: set[str] = set()
         self._was_told = False
 
@@ -95,12 +110,7 @@ class _Holds:
         if before - digests:
             registry.release(sorted(before - digests), self._holder)
 
-    def _registry(self) -> Registry:
-        from bascule.app import open_registry
-
-        return open_registry(self._settings)
-
     def _warn(self, error: Exception) -> None:
         if not self._was_told:
-            note(f"warning: what is served is not held: {error}")
+            log.warning("what is served is not held: %s", masked_text(str(error)))
         self._was_told = True
