@@ -24,7 +24,7 @@ from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.opening import open_original
-from bascule.bundle.programs import TREE_ENGINES, TreeEngine, is_runnable, open_kind
+from bascule.bundle.programs import MACHINE_CODE, is_runnable, open_kind
 from bascule.bundle.programs.onnx import open_onnx
 from bascule.bundle.programs.trees import TreesProgram
 from bascule.bundle.statements import (
@@ -58,8 +58,6 @@ Progress = Callable[[str], None]
 _PROGRAM = "onnx"
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"
-_OWN_TREES_FILE = "programs/trees-%s.npz"
-"""Where the trees for an engine are not those that the others have."""
 
 
 def pack(
@@ -323,40 +321,29 @@ def _with_others(
     made, on = choice.compilation, choice.compared
     if made is None or on is None or b"TreeEnsemble" not in made.data:
         return choice
-    engines = [engine for engine in TREE_ENGINES if is_runnable(engine.kind)]
-    if not engines:
+    if not is_runnable(MACHINE_CODE):
         return choice
     compilations = list(flavor.compilations(model, subject))
-    others: list[_Other] = []
-    judgements: list[Parity] = []
-    for engine in engines:
-        other, judged = _in_engine(
-            engine, compilations, made.outputs, subject.original, on, request
-        )
-        judgements.append(judged)
-        if other is not None:
-            same = [one.entry.file for one in others if one.data == other.data]
-            file = same[0] if same else _OWN_TREES_FILE % engine.kind if others else _TREES_FILE
-            others.append(replace(other, entry=replace(other.entry, file=file)))
-    return replace(choice, others=tuple(others), others_parity=tuple(judgements))
+    other, judged = _in_machine_code(compilations, made.outputs, subject.original, on, request)
+    others = () if other is None else (other,)
+    return replace(choice, others=others, others_parity=(judged,))
 
 
-def _in_engine(
-    engine: TreeEngine,
+def _in_machine_code(
     compilations: Sequence[Compilation],
     outputs: tuple[Field, ...],
     original: Program,
     on: ComparedRows,
     request: Request,
 ) -> tuple[_Other | None, Parity]:
-    """The first of the compilations whose trees the engine can hold, if it passes; its parity."""
+    """The first of the compilations whose trees can be taken apart, if it passes; its parity."""
     problem = "there is no sum of trees in its graph"
     for compilation in compilations:
         try:
             apart = take_apart(compilation, outputs)
             entry = ProgramEntry(
-                name=engine.kind,
-                kind=engine.kind,
+                name=MACHINE_CODE,
+                kind=MACHINE_CODE,
                 file=_TREES_FILE,
                 inputs=apart.inputs,
                 batch_invariant=False,
@@ -375,13 +362,13 @@ def _in_engine(
             continue
         judged, invariant = _judged(original, program, on, entry.precision, request)
         request.tell(
-            f"trees in {engine.title}: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
+            f"trees in machine code: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
         )
         if not judged.passed:
             return None, judged
         entry = replace(entry, batch_invariant=invariant)
         return _Other(entry, apart.data, program), judged
-    return None, replace(_no_parity(problem, "", request), program=engine.kind)
+    return None, replace(_no_parity(problem, "", request), program=MACHINE_CODE)
 
 
 def _own_original(flavor: Flavor, model: Any, subject: ImportedModel, request: Request) -> _Choice:
@@ -481,8 +468,8 @@ def _write(
         files[disk.TEST_DATA] = disk.write_file(draft, disk.TEST_DATA, held_out)
     for file, data in profiled.items():
         files[file] = disk.write_file(draft, file, data)
-    kinds = {entry.kind for entry in programs}
-    runs = ["onnxruntime", "numpy", *(e.distribution for e in TREE_ENGINES if e.kind in kinds)]
+    has_code = any(entry.kind == MACHINE_CODE for entry in programs)
+    runs = ["onnxruntime", "numpy", *(["llvmlite"] if has_code else [])]
     lock = environment.locked([*subject.requires, *runs]).encode()
     files[disk.ENVIRONMENT] = disk.write_file(draft, disk.ENVIRONMENT, lock)
     manifest = Manifest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from bascule.core.errors import Untrusted
 
@@ -23,21 +23,8 @@ _RETIRED: dict[str, str] = {"onedal": "pack the model again: machine code replac
 """Kinds that bundles of earlier versions have, and what to do; their other programs run."""
 
 
-class TreeEngine(NamedTuple):
-    """A kind of program that adds up trees; see `programs.trees`.
-
-    Attributes:
-        kind: Of the program.
-        title: For people.
-        distribution: What has to be installed.
-    """
-
-    kind: str
-    title: str
-    distribution: str
-
-
-TREE_ENGINES = (TreeEngine("llvm", "machine code", "llvmlite"),)
+MACHINE_CODE = "llvm"
+"""The kind of program that adds up trees; see `programs.trees`."""
 
 
 def open_kind(
