@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bascule import app
-from bascule.client.addresses import parse_address
 from bascule.core.addresses import masked, masked_text, without_secrets
 from bascule.core.errors import BasculeError, Invalid
+from bascule_client.addresses import parse_address
 
 SECRET = "hunter2"
 ADDRESSES = [
