@@ -16,13 +16,13 @@ from bascule.cli.screen import error_json, note, print_json, print_table, say, s
 from bascule.core.files import is_there
 
 if TYPE_CHECKING:
-    from bascule.app import Settings
     from bascule.bundle import Bundle, Statement
     from bascule.cli.inputs import Code
     from bascule.core.errors import BasculeError
     from bascule.registry import Registry, Version
     from bascule.registry.keys import CatalogueKeys
     from bascule.release import GateReport
+    from bascule.settings import Settings
 
 app = typer.Typer(
     name="bascule",
@@ -655,7 +655,7 @@ def root(
 
 def _settings(**given: Any) -> Any:
     """The settings, with what the command line says about serving in front."""
-    from bascule.app import load_settings
+    from bascule.settings import load_settings
 
     return load_settings(
         serving={k: v for k, v in given.items() if v is not None}, registry=_stores

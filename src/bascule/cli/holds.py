@@ -13,9 +13,9 @@ from bascule.cli.screen import note
 from bascule.core.errors import BasculeError, NotFound
 
 if TYPE_CHECKING:
-    from bascule.app import Settings
     from bascule.registry import Registry
     from bascule.serving import ModelSpec
+    from bascule.settings import Settings
 
 LASTS_S = 120.0
 RENEW_EVERY_S = 30.0

@@ -14,7 +14,7 @@ import typer
 from bascule.cli.screen import print_json, say
 
 if TYPE_CHECKING:
-    from bascule.app import Settings
+    from bascule.settings import Settings
 
 _PATIENCE_S = 180.0
 """Longer than a server lets its workers take to load."""

@@ -25,13 +25,13 @@ from bascule.cli.screen import note, print_json, say
 from bascule.core.errors import Refused
 from bascule.core.scratch import Scratch, sweep
 from bascule.remotes import fetch, is_address
-from bascule.serving import Limits, ModelSpec, RequestLogConfig, ResiliencePolicy, Supervisor, bind
+from bascule.serving import ModelSpec, RequestLogConfig, ResiliencePolicy, Supervisor, bind
 from bascule.serving.telemetry.logs import start_logging
 from bascule.serving.transports.hosts import policy_of
 
 if TYPE_CHECKING:
-    from bascule.app import Settings
     from bascule.registry import Registry
+    from bascule.settings import Settings
 
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ def run_server(
         Untrusted: Keys are required, and none of them signed what is to be served.
         BasculeError: A worker could not load what it was told to serve.
     """
-    from bascule.app import ServingSettings, callers_need_keys, open_keys, protocols_of, tls_of
+    from bascule.app import callers_need_keys, limits_of, open_keys, protocols_of, tls_of
+    from bascule.settings import ServingSettings
 
     chosen = settings.serving
     with suppress(OSError):  # there may be no such folder, and none may be needed
@@ -204,21 +205,6 @@ def may_be_trusted(owner: int, mode: int, user: int) -> bool:
     """Whether only `user` and root decide what is in a folder; in a sticky one each has its own."""
     others_write = bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
     return owner in (user, 0) and not others_write
-
-
-def limits_of(settings: Settings) -> Limits:
-    """The bounds of a worker, from the settings."""
-    chosen = settings.serving
-    return Limits(
-        deadline_s=chosen.deadline_s,
-        max_queue_requests=chosen.max_queue_requests,
-        max_body_bytes=chosen.max_body_bytes,
-        drain_s=chosen.drain_s,
-        silent_s=chosen.worker_silent_s,
-        batching=chosen.batching,
-        memory_budget_mb=chosen.memory_budget_mb,
-        confidence=chosen.confidence,
-    )
 
 
 def _start_control(

@@ -55,7 +55,8 @@ def choose_protocols(
     """The protocols that `names` says; without names all, but those whose paths Vertex AI was given.
 
     Raises:
-        Invalid: A route is none, or is a path of a protocol that is wanted.
+        Invalid: A route is none, or is a path of a protocol that is wanted; `facts["field"]` is
+            the setting.
     """
     routes = {
         "vertex_health_route": vertex_health_route,
@@ -63,7 +64,9 @@ def choose_protocols(
     }
     for setting, route in routes.items():
         if not re.fullmatch(r"/[!-~]*", route) or re.search(r"[?#]", route):
-            raise Invalid(f"{setting}: {route!r} is not a path", hint="send for example /predict")
+            raise Invalid(
+                f"{route!r} is not a path", hint="send for example /predict", field=setting
+            )
     wanted = names or PROTOCOL_NAMES
     if "vertex" in wanted:
         for setting, route in routes.items():
@@ -72,8 +75,9 @@ def choose_protocols(
                     continue
                 if names or protocol == "oip":
                     raise Invalid(
-                        f"{setting}: {route} is a path of the protocol {protocol!r}",
+                        f"{route} is a path of the protocol {protocol!r}",
                         hint="choose another path, or leave that protocol out of serving.protocols",
+                        field=setting,
                     )
                 wanted = tuple(name for name in wanted if name != protocol)
     return ChosenProtocols(wanted, vertex_health_route, vertex_predict_route)
