@@ -245,15 +245,28 @@ def protocols(folder, environ):
     return protocols_of(load_settings(folder, environ).serving)
 
 
-def test_every_face_is_shown_unless_some_are_named(folder):
+def test_every_protocol_is_spoken_unless_some_are_named(folder):
     assert protocols(folder, {}) == EVERY_PROTOCOL
 
-    written(folder, '[serving]\nfaces = ["oip", "vertex"]\n')
+    written(folder, '[serving]\nprotocols = ["oip", "vertex"]\n')
     assert protocols(folder, {}).names == ("oip", "vertex")
     assert protocols(folder, {"BASCULE_SERVING__PROTOCOLS": '["azureml"]'}).names == ("azureml",)
 
 
-def test_a_face_that_is_none_is_refused_with_those_that_are(folder):
+def test_the_old_name_of_the_protocols_is_read_where_the_new_one_is_not_set(folder):
+    old = {"BASCULE_SERVING__FACES": '["azureml"]'}
+    assert protocols(folder, old).names == ("azureml",)
+
+    written(folder, '[serving]\nfaces = ["oip", "vertex"]\n')
+    assert protocols(folder, {}).names == ("oip", "vertex")
+    assert protocols(folder, old).names == ("azureml",)
+    assert protocols(folder, {"BASCULE_SERVING__PROTOCOLS": '["oip"]'}).names == ("oip",)
+
+    written(folder, '[serving]\nprotocols = ["oip"]\n')
+    assert protocols(folder, old).names == ("oip",)
+
+
+def test_an_unknown_protocol_is_refused_with_the_known_ones(folder):
     told = refusal(folder, {"BASCULE_SERVING__PROTOCOLS": '["oip", "soap"]'})
 
     assert told.message.startswith("serving.protocols[1]: 'soap' is wrong: input should be 'oip'")
@@ -303,15 +316,15 @@ def test_what_a_platform_says_is_refused_under_its_own_name(folder):
         ("/predict", None),
     ],
 )
-def test_a_route_of_vertex_takes_the_place_of_a_face_that_nobody_named(folder, route, left_out):
+def test_a_route_of_vertex_takes_the_place_of_a_protocol_that_is_not_named(folder, route, left_out):
     for variable in ("AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"):
         names = protocols(folder, {variable: route}).names
         assert names == tuple(name for name in PROTOCOL_NAMES if name != left_out)
     if left_out:
-        written(folder, f'[serving]\nfaces = ["vertex", "{left_out}"]\n')
+        written(folder, f'[serving]\nprotocols = ["vertex", "{left_out}"]\n')
         told = refusal(folder, {"AIP_PREDICT_ROUTE": route})
         assert f"{route} is a path of the protocol {left_out!r}" in told.message
-        written(folder, f'[serving]\nfaces = ["{left_out}"]\n')
+        written(folder, f'[serving]\nprotocols = ["{left_out}"]\n')
         assert protocols(folder, {"AIP_PREDICT_ROUTE": route}).names == (left_out,)
 
 
