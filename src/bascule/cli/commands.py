@@ -607,7 +607,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Show the whole life of a model on real flights: train, pack, check, push, serve, ask."""
-    from bascule.cli.demo import run_demo
+    from bascule.demo import run_demo
 
     raise typer.Exit(run_demo(keep=keep, as_json=as_json))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bascule.cli.demo.client import Asked, Reply, ask, bodies
+from bascule.demo.client import Asked, Reply, ask, bodies
 from bascule.core.fields import DType, Field, Signature
 
 SIGNATURE = Signature(
