@@ -17,7 +17,7 @@ from bascule.core.files import is_there
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle, Statement
-    from bascule.cli.inputs import Code
+    from bascule.bundle.model_files import CodeOptions
     from bascule.core.errors import BasculeError
     from bascule.registry import Registry, Version
     from bascule.registry.keys import CatalogueKeys
@@ -183,13 +183,13 @@ def pack(
     as_json: AsJson = False,
 ) -> None:
     """Turn a fitted model into a bundle: compiled, proven equal, measured, sealed."""
-    from bascule.cli.inputs import Code
+    from bascule.bundle.model_files import CodeOptions
 
     made = _pack_files(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
         tolerance=tolerance, keep_test=keep_test, baseline=baseline, measure=measure,
         description=description, lineage=lineage or (), serve_original=serve_original,
-        allow_pickle=allow_pickle, code=Code(file or (), require or (), task, label or ()),
+        allow_pickle=allow_pickle, code=CodeOptions(file or (), require or (), task, label or ()),
         overwrite=overwrite, quiet=as_json,
     )  # fmt: skip
     if made.manifest.serves == "original" and made.parity is not None:
@@ -210,11 +210,12 @@ def _pack_files(
     allow_pickle: bool,
     quiet: bool,
     calibration: Path | None = None,
-    code: Code | None = None,
+    code: CodeOptions | None = None,
     **options: Any,
 ) -> Bundle:
     from bascule.bundle import pack as pack_model
-    from bascule.cli.inputs import as_trained, read_model, read_rows, split_truth
+    from bascule.bundle.model_files import read_model
+    from bascule.bundle.table_files import as_trained, read_rows, split_truth
 
     with stages(quiet=quiet) as tell:
         fitted = read_model(model, allow_pickle=allow_pickle, code=code)
@@ -263,8 +264,8 @@ def check(
 ) -> None:
     """Measure a bundle against the criteria; exit code 1 if one is not met."""
     from bascule.bundle import load
+    from bascule.bundle.table_files import read_rows, split_truth
     from bascule.cli import exit_code
-    from bascule.cli.inputs import read_rows, split_truth
     from bascule.core.errors import Invalid
     from bascule.core.files import writing
     from bascule.release.reports import FORMS, parse_output
@@ -300,34 +301,12 @@ def check(
 def _check(
     bundle: Bundle, criteria: list[str] | None, version: Version | None, test: Any = None
 ) -> tuple[GateReport, BasculeError | None]:
-    """Measure and record, of a version in the registry, of a folder beside it.
-
-    Returns:
-        The verdict, and why it could not be recorded: it is told all the same.
-    """
-    from bascule.core.errors import BasculeError
-    from bascule.release import check as check_gates
-    from bascule.release.against import finder
+    from bascule.release.checking import check_and_record
 
     wanted = criteria or list(_settings().gates.criteria)
-    now, by = datetime.now(UTC), _user()
-    registry = _registry()
-    problem: BasculeError | None = None
-
-    def record(report: GateReport) -> None:
-        nonlocal problem
-        try:
-            if version is None:
-                bundle.add_statement("gates", report.to_json(), at=now, by=by)
-            else:
-                registry.add_statement(version, "gates", report.to_json(), at=now, by=by)
-        except BasculeError as error:
-            message = f"the verdict was not recorded: {error}"
-            problem = type(error)(message, hint=error.hint, **error.facts)
-
-    find = finder(registry, bundle.name if version is None else version.model)
-    report = check_gates(bundle, wanted, test=test, now=now, by=by, record=record, find=find)
-    return report, problem
+    return check_and_record(
+        bundle, wanted, _registry(), version, test=test, now=datetime.now(UTC), by=_user()
+    )
 
 
 def _print_report(report: GateReport) -> None:
@@ -579,8 +558,14 @@ def predict(
 ) -> None:
     """Answer the rows of a file here, without a server."""
     from bascule.bundle import load
-    from bascule.cli.inputs import read_rows, split_truth
-    from bascule.cli.outputs import as_table, check_output, print_answers, write_table
+    from bascule.bundle.table_files import (
+        as_table,
+        check_output,
+        read_rows,
+        split_truth,
+        write_table,
+    )
+    from bascule.cli.showing import print_answers
 
     if output is not None:
         check_output(output)

@@ -59,7 +59,7 @@ def register(app: typer.Typer, *, find: Find, statements: Any) -> None:
     ) -> None:
         """Pack a bundle again from what is recorded, and compare; exit code 1 if it differs."""
         from bascule.bundle import rebuild as rebuild_bundle
-        from bascule.cli.inputs import read_rows, split_truth
+        from bascule.bundle.table_files import read_rows, split_truth
 
         version, path = find(bundle)
         sets: dict[str, Any] = {}

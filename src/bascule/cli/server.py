@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from bascule.app import check_signature
-from bascule.cli.holds import holding_served
+from bascule.app import check_signature, holding_served
 from bascule.cli.screen import note, print_json, say
 from bascule.core.errors import Refused
 from bascule.core.scratch import Scratch, sweep
