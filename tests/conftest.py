@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -143,7 +143,19 @@ class Server:
     grpc_port: int | None = None
 
     def worker_pids(self) -> list[int]:
-        return [child.pid for child in psutil.Process(self.process.pid).children()]
+        return self._children("bascule.serving.workers.worker")
+
+    def control_pid(self) -> int | None:
+        """The control process; None while it is being replaced."""
+        return next(iter(self._children("bascule.cli.control")), None)
+
+    def _children(self, module: str) -> list[int]:
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if module in child.cmdline():
+                    found.append(child.pid)
+        return found
 
     def end(self, how: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

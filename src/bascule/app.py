@@ -7,8 +7,6 @@ registry or bounds a worker in its own way.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from bascule.registry import Registry
     from bascule.registry.keys import CatalogueKeys
     from bascule.registry.stores.sql import SqlCatalogue
-    from bascule.serving import Limits, ModelSpec, Tls
+    from bascule.serving import Limits, Tls
     from bascule.serving.protocols.chosen import ChosenProtocols
 
 
@@ -131,14 +129,3 @@ def _named(place: str) -> Any:
 
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
-
-
-@contextmanager
-def holding_served(
-    served: Callable[[], Sequence[ModelSpec]], settings: Settings
-) -> Iterator[Callable[[ModelSpec], None]]:
-    """Hold what is served in the registry of `settings`; see `registry.renewing.holding`."""
-    from bascule.registry.renewing import holding
-
-    with holding(lambda: [one.path for one in served()], lambda: open_registry(settings)) as hold:
-        yield lambda one: hold(one.path)

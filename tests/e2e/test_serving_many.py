@@ -23,10 +23,9 @@ def serve_many():
     started = []
 
     def start(services, **limits):
-        supervisor = Supervisor(services, host="127.0.0.1", port=0, workers=1,
-                                limits=Limits(**limits))  # fmt: skip
+        supervisor = Supervisor(host="127.0.0.1", port=0, workers=1, limits=Limits(**limits))
         started.append(supervisor)
-        supervisor.start()
+        supervisor.start(services)
         return supervisor
 
     yield start

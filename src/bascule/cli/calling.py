@@ -106,7 +106,7 @@ def _asked(
     from bascule.bundle.disk import format as disk
     from bascule.bundle.disk.examples import columns_of
     from bascule.bundle.disk.manifest import EXAMPLE
-    from bascule.cli.server import url_host
+    from bascule.cli.screen import url_host
     from bascule.cli.snippets import Asked
     from bascule.core.names import Reference
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +13,7 @@ import typer
 from bascule.cli import calling, keys, origins, trust
 from bascule.cli.registering import add_commands as add_registry_commands
 from bascule.cli.running import add_commands as add_running_commands
-from bascule.cli.screen import error_json, note, print_json, print_table, say, short, stages, when
-from bascule.core.files import is_there
+from bascule.cli.screen import error_json, note, print_json, print_table, say, stages, when
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle, Statement
@@ -484,36 +484,53 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Serve models over HTTP until Ctrl-C or SIGTERM, then finish what is under way."""
-    from bascule.cli.server import fetching, run_server
+    from bascule.cli.server import run_server
 
     settings = _settings(
         host=host, port=port, control_port=control_port, grpc_port=grpc_port, workers=workers,
         batching=batching, confidence=confidence, unix_socket=unix_socket,
         tls_certificate=tls_certificate, tls_key=tls_key,
     )  # fmt: skip
-    named = models or _models_of_platform(settings)
-    with fetching(named, settings) as references:
-        services = list(dict.fromkeys(_service(reference) for reference in references))
-        run_server(services, settings, find=_asked_for, find_named=_put_there, as_json=as_json)
+    run_server(models or _models_of_platform(settings), settings, as_json=as_json)
 
 
 @app.command()
-def up(
+def control(
+    host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
+    control_port: Annotated[
+        int | None, typer.Option(help="For registry, health and docs; 0: a free one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the control API alone: the registry, and no server beside it."""
+    from bascule.cli.control import run_control
+
+    run_control(_settings(host=host, control_port=control_port), as_json=as_json)
+
+
+_Name = Annotated[str, typer.Option(help="What the registry and requests call it.")]
+_AliasOfIt = Annotated[str, typer.Option(help="The alias to point to it.")]
+_Port = Annotated[int | None, typer.Option(help="For predictions; 0: a free one.")]
+_ControlPort = Annotated[int | None, typer.Option(help="For the control API; 0: a free one.")]
+_Workers = Annotated[int | None, typer.Option(help="Processes that share the port.")]
+
+
+@app.command()
+def quickstart(
     model: Annotated[Path, typer.Argument(help="A fitted model: .skops or .onnx.")],
-    name: Annotated[str, typer.Option(help="What the registry and requests call it.")],
+    name: _Name,
     train: Train = None,
     test: Test = None,
     target: Target = None,
     criterion: Criteria = None,
-    alias: Annotated[str, typer.Option(help="The alias to point to it.")] = "champion",
-    port: Annotated[int | None, typer.Option(help="For predictions; 0: a free one.")] = None,
-    control_port: Annotated[int | None, typer.Option(help="For the control API.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that share the port.")] = None,
+    alias: _AliasOfIt = "champion",
+    port: _Port = None,
+    control_port: _ControlPort = None,
+    workers: _Workers = None,
     serve_original: ServeOriginal = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Pack, check, push, alias and serve a model, in one command."""
-    from bascule.cli.server import run_server
     from bascule.core.scratch import Scratch
 
     settings = _settings(port=port, control_port=control_port, workers=workers)
@@ -533,11 +550,58 @@ def up(
         else:
             note("no criteria in bascule.toml: the version is not checked")
         version = registry.push(bundle.path, by=_user())
-    registry.set_alias(version.model, alias, version.number, by=_user(), reason="bascule up")
-    note(f"pushed {version}, and {version.model}@{alias} points to it")
-    run_server(
-        [_service(str(version))], settings, find=_asked_for, find_named=_put_there, as_json=False
+    registry.set_alias(
+        version.model, alias, version.number, by=_user(), reason="bascule quickstart"
     )
+    note(f"pushed {version}, and {version.model}@{alias} points to it")
+    _become_server(str(version), port=port, control_port=control_port, workers=workers)
+
+
+def _become_server(reference: str, **options: int | None) -> None:
+    """Replace this process by `bascule serve`: a supervisor has none of what packing loads."""
+    stores = [f"--{name}={value}" for name, value in _stores.items()]
+    given = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if v is not None]
+    words = ["-m", "bascule.cli", *stores, "serve", *given, reference]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *words])
+
+
+_OLD = {"hidden": True, "help": "Of bascule quickstart."}
+
+
+@app.command()
+def up(
+    model: Annotated[Path | None, typer.Argument(hidden=True, show_default=False)] = None,
+    host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
+    port: _Port = None,
+    control_port: _ControlPort = None,
+    workers: _Workers = None,
+    as_json: AsJson = False,
+    name: Annotated[str | None, typer.Option(**_OLD)] = None,
+    train: Annotated[Path | None, typer.Option(**_OLD)] = None,
+    test: Annotated[Path | None, typer.Option(**_OLD)] = None,
+    target: Annotated[list[str] | None, typer.Option(**_OLD)] = None,
+    criterion: Annotated[list[str] | None, typer.Option("--criterion", "-c", **_OLD)] = None,
+    alias: Annotated[str, typer.Option(**_OLD)] = "champion",
+    serve_original: Annotated[bool, typer.Option(**_OLD)] = False,
+    allow_pickle: Annotated[bool, typer.Option(**_OLD)] = False,
+) -> None:
+    """Serve what the alias production, or else champion, of each registered model names."""
+    from bascule.cli.server import run_server
+    from bascule.core.errors import Invalid
+
+    if model is None:
+        settings = _settings(host=host, port=port, control_port=control_port, workers=workers)
+        run_server(None, settings, as_json=as_json)
+        return
+    note("warning: bascule up MODEL is now bascule quickstart MODEL; this form goes with 0.3")
+    if name is None:
+        raise Invalid("--name is missing", hint=f"bascule quickstart {model} --name NAME")
+    quickstart(
+        model, name=name, train=train, test=test, target=target, criterion=criterion, alias=alias,
+        port=port, control_port=control_port, workers=workers, serve_original=serve_original,
+        allow_pickle=allow_pickle,
+    )  # fmt: skip
 
 
 @app.command()
@@ -670,50 +734,15 @@ def _find_to_look_at(reference: str) -> tuple[Version | None, Path]:
 
 
 def _registered(reference: str) -> tuple[Registry, Version]:
-    """A version of the registry; where there is none, a file of that name may have been meant."""
-    from bascule.core.errors import Invalid, NotFound
+    from bascule.control.finding import registered
 
-    try:
-        registry = _registry()
-        return registry, registry.resolve(reference)
-    except (Invalid, NotFound) as problem:
-        path = Path(reference)
-        if not is_there(path):
-            raise
-        kind, hint = "folder", "give the folder that bascule pack wrote"
-        if path.is_file():
-            kind, hint = "file", f"bascule pack {reference} --name NAME makes a bundle of a model"
-        raise NotFound(
-            f"{reference} is a {kind} and no bundle, and as the name of a model: {problem}",
-            hint=hint,
-            path=reference,
-        ) from None
+    return registered(_registry, reference)
 
 
 def _is_path(reference: str) -> bool:
-    """Whether a reference is meant as a folder: `gb/1` is a version unless a bundle is there."""
-    written_so = reference.startswith((".", "/", "~")) or reference.endswith("/")
-    return written_so or is_there(Path(reference) / "bundle.json", Path.is_file)
+    from bascule.control.finding import is_path
 
-
-def _service(reference: str) -> Any:
-    from bascule.bundle.disk.format import read_manifest
-    from bascule.serving import ModelSpec
-
-    version, path = _find(reference)
-    if version is not None:
-        return ModelSpec(version.model, str(version.number), path)
-    manifest = read_manifest(path, verify=False)
-    return ModelSpec(manifest.name, short(manifest.digest), path.resolve())
-
-
-def _asked_for(reference: str) -> Any:
-    """The same, where not the one who started the server names it, but somebody who reaches it."""
-    from bascule.cli.server import check_is_ours
-
-    if _is_path(reference):
-        check_is_ours(Path(reference))
-    return _service(reference)
+    return is_path(reference)
 
 
 def _models_of_platform(settings: Settings) -> list[str]:
@@ -724,22 +753,6 @@ def _models_of_platform(settings: Settings) -> list[str]:
         return []  # callers say what is to be loaded
     place = model_of_platform(os.environ, look_for_bundles)
     return [place if is_address(place) else str(Path(place).resolve())]
-
-
-def _put_there(name: str, folder: Path) -> Any:
-    """What a caller wants to have served under a name: the bundle that was put into a folder.
-
-    The folder that the platform fills is its own, and nobody else is in its container.
-    """
-    from bascule.bundle.disk.format import digest_of
-    from bascule.cli.server import check_is_ours
-    from bascule.platforms import bundle_in, look_for_bundles, platform_folder
-    from bascule.serving import ModelSpec
-
-    path = bundle_in(folder, look_for_bundles, "url")
-    if not path.resolve().is_relative_to(platform_folder(os.environ) / "models"):
-        check_is_ours(path)
-    return ModelSpec(name, short(digest_of(path)), path)
 
 
 def _user() -> str:

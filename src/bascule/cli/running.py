@@ -157,7 +157,7 @@ def _ask(
         Unavailable: Nobody answers there.
         BasculeError: What the server says is wrong.
     """
-    from bascule.cli.server import url_host
+    from bascule.cli.screen import url_host
     from bascule.core.errors import Unavailable
     from bascule.serving.transports.statuses import error_of
 

@@ -102,3 +102,10 @@ def when(moment: datetime) -> str:
 def short(digest: str) -> str:
     """Enough of a digest to recognise it."""
     return digest.removeprefix("sha256:")[:12]
+
+
+def url_host(host: str) -> str:
+    """The host of an address at which this machine reaches a server that listens on `host`."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bascule.demo.summary import Summary
 from bascule.core.errors import MissingExtra
+from bascule.demo.summary import Summary
 
 if TYPE_CHECKING:
     from rich.console import Console

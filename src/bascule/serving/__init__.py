@@ -15,10 +15,12 @@ from bascule.serving.telemetry.request_log import RequestLogConfig
 from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.statuses import error_text, status_of
 from bascule.serving.transports.tls import Tls
+from bascule.serving.workers.control_child import ControlCommand
 from bascule.serving.workers.supervisor import ModelState, Supervisor, WorkerStatus, bind
 
 __all__ = [
     "Authenticator",
+    "ControlCommand",
     "RequestLogConfig",
     "MetricLabels",
     "Limits",

@@ -324,11 +324,11 @@ def test_a_mistake_is_one_sentence_and_a_next_step_and_leaves_nothing(
 
 
 def server_told(run, monkeypatch, *words):
-    """What `bascule serve` would hand to the server: the services and the settings."""
+    """What `bascule serve` would hand to the server: the references and the settings."""
     told = []
     monkeypatch.setattr(
         "bascule.cli.server.run_server",
-        lambda services, settings, **_: told.append((services, settings)),
+        lambda references, settings, **_: told.append((references, settings)),
     )
     code, _, messages = run("serve", *words)
     assert code == 0, messages
@@ -345,13 +345,6 @@ def test_settings_of_the_file_hold_where_the_command_line_says_nothing(
 
     _, settings = server_told(run, monkeypatch, packed, "--batching", "auto", "--workers", "2")
     assert (settings.serving.batching, settings.serving.workers) == ("auto", 2)
-
-
-def test_a_model_named_twice_is_served_once(run, packed, monkeypatch):
-    run("push", packed)
-    services, _ = server_told(run, monkeypatch, "gb", "gb/1", packed)
-    assert [(one.model, one.version) for one in services][:1] == [("gb", "1")]
-    assert len(services) == 2
 
 
 def test_packing_warns_when_the_original_is_what_answers(run, files, tmp_path):

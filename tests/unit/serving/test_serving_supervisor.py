@@ -74,12 +74,9 @@ def test_what_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
 
 
 def test_a_supervisor_whose_worker_cannot_load_says_why_and_leaves_nothing(tmp_path):
-    supervisor = Supervisor(
-        [ModelSpec("m", "1", tmp_path / "nowhere")],
-        host="127.0.0.1", port=0, workers=2, limits=Limits(),
-    )  # fmt: skip
+    supervisor = Supervisor(host="127.0.0.1", port=0, workers=2, limits=Limits())
     with pytest.raises(NotFound, match="no bundle at"):
-        supervisor.start()
+        supervisor.start([ModelSpec("m", "1", tmp_path / "nowhere")])
     assert not any(status.alive for status in supervisor.statuses())
     supervisor.stop()
     close(bind("127.0.0.1", supervisor.port, 1))
@@ -114,7 +111,7 @@ class Hearing:
 )
 def test_a_wish_that_cannot_be_granted_is_answered_all_the_same(find, kind, said, tmp_path):
     supervisor = Supervisor(
-        [], host="127.0.0.1", port=0, workers=1, limits=Limits(), find=find
+        host="127.0.0.1", port=0, workers=1, limits=Limits(), find=find
     )  # fmt: skip
     worker = Hearing()
     if find is not None:
@@ -157,7 +154,7 @@ def test_a_worker_is_killed_once_its_beat_has_stayed_the_same_for_too_long(tmp_p
 
 
 def test_no_failure_ends_the_thread_that_looks_after_workers(monkeypatch, caplog):
-    supervisor = Supervisor([], host="127.0.0.1", port=0, workers=1, limits=Limits())
+    supervisor = Supervisor(host="127.0.0.1", port=0, workers=1, limits=Limits())
     looked = []
 
     def fail(*_):

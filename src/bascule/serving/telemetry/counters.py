@@ -5,7 +5,8 @@ worker: one that is killed and started again goes on counting where it stood, an
 regions is what clients saw. Reading costs the writers nothing.
 
 The front of the file has a few words by which the processes see that the others are alive: each
-worker writes when its event loop last turned, and the supervisor when the keys last held.
+worker and the control process write when their event loops last turned, and the control process
+when the keys last held.
 
 What the slots of a region count is said at the front of the file, by the supervisor alone. A
 version gets a slot when it is first loaded and keeps it: one that comes back counts on, so that a
@@ -44,7 +45,8 @@ _FAILURES = _FIRST_BUCKET + len(BUCKETS_S) + 1
 _FALLBACKS = _FAILURES + 1
 _SLOT_WORDS = _FALLBACKS + 1
 
-_KEYS_HELD_NS, _KEYS_READ_NS, _SILENT_WORKERS, _FIRST_BEAT = 1, 2, 3, 4
+_KEYS_HELD_NS, _KEYS_READ_NS, _SILENT_WORKERS, _CONTROL_BEAT, _CONTROL_RESTARTS = 1, 2, 3, 4, 5
+_FIRST_BEAT = 6
 """Words at the front, after the number of names. Times are of the monotonic clock, which all
 processes of a machine share."""
 
@@ -123,10 +125,12 @@ class Pulse:
     Attributes:
         keys_age_s: Since the keys were last read from the catalogue; 0 where callers need none.
         silent_workers: Workers that were killed because their event loop did not turn.
+        control_restarts: How often the control process was started again.
     """
 
     keys_age_s: float = 0.0
     silent_workers: int = 0
+    control_restarts: int = 0
 
 
 class Counters:
@@ -209,8 +213,24 @@ class Counters:
         self._words[_KEYS_HELD_NS] = time.monotonic_ns()
 
     def keys_held_ns(self) -> int:
-        """When the supervisor last said that the keys hold."""
+        """When the control process last said that the keys hold."""
         return self._words[_KEYS_HELD_NS]
+
+    def keys_read_ns(self) -> int:
+        """When the keys that hold were read from the catalogue; 0 if none were."""
+        return self._words[_KEYS_READ_NS]
+
+    def beat_control(self) -> None:
+        """Note that the event loop of the control process turns."""
+        self._words[_CONTROL_BEAT] = time.monotonic_ns()
+
+    def control_beat(self) -> int:
+        """When the event loop of the control process last turned."""
+        return self._words[_CONTROL_BEAT]
+
+    def count_control_restart(self) -> None:
+        """Note that the control process was started again."""
+        self._words[_CONTROL_RESTARTS] += 1
 
     def count_silent_worker(self) -> None:
         """Note that a worker was killed because it was silent."""
@@ -220,7 +240,7 @@ class Counters:
         """How the processes are."""
         read_ns = self._words[_KEYS_READ_NS]
         age_s = (time.monotonic_ns() - read_ns) / 1e9 if read_ns else 0.0
-        return Pulse(age_s, self._words[_SILENT_WORKERS])
+        return Pulse(age_s, self._words[_SILENT_WORKERS], self._words[_CONTROL_RESTARTS])
 
     def totals(self) -> list[Totals]:
         """One `Totals` per label, in the order of `labels`, summed over the workers."""
@@ -258,6 +278,9 @@ def _pulse_families(pulse: Pulse) -> Iterator[str]:
     yield "# HELP bascule_silent_workers_total Workers killed because their event loop stood still."
     yield "# TYPE bascule_silent_workers_total counter"
     yield f"bascule_silent_workers_total {pulse.silent_workers}"
+    yield "# HELP bascule_control_restarts_total Starts of the control process after the first."
+    yield "# TYPE bascule_control_restarts_total counter"
+    yield f"bascule_control_restarts_total {pulse.control_restarts}"
     yield "# HELP bascule_keys_age_seconds Since the keys were last read from the catalogue."
     yield "# TYPE bascule_keys_age_seconds gauge"
     yield f"bascule_keys_age_seconds {pulse.keys_age_s:.3f}"

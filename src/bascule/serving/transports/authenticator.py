@@ -1,12 +1,15 @@
 """Who may ask what: keys, as every worker knows them.
 
-The supervisor writes the keys (hashes, no secrets) into a file that the workers share, whenever
-they have changed; each worker looks at the file a few times a second. So a key that is revoked
-opens nothing a second later, in any worker, and those that expire do so by the clock.
+The control process writes the keys (hashes, no secrets) into a file that the workers share,
+whenever they have changed; each worker looks at the file a few times a second. So a key that is
+revoked opens nothing a second later, in any worker, and those that expire do so by the clock.
 
-A few times a second the supervisor also says that the keys hold: it has read them just now, or the
-catalogue is away and they were read no longer ago than `security.keys_stale_s`. Where it has not
-said so for `SILENT_S` (it hangs, or cannot read or write), no key opens anything until it does.
+A few times a second the control process also says that the keys hold: it has read them just now, or
+the catalogue is away and they were read no longer ago than `security.keys_stale_s`. Where it has
+not said so for `SILENT_S`, no key opens anything until it does. A control process that dies or
+hangs is replaced within 3 s, and the next one goes on with the keys in the file, as old as they
+are; so `SILENT_S` is reached only where no control process can be started, or none can read or
+write.
 """
 
 from __future__ import annotations
@@ -28,10 +31,10 @@ from bascule.security.keys import OPEN_ACTIONS, Action, Key, KnownKeys, not_allo
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.2
-"""How often a worker looks at the file, and the supervisor at the store: 0.4 s in all."""
+"""How often a worker looks at the file, and the control process at the store: 0.4 s in all."""
 
 SILENT_S = 5.0
-"""After so long without word from the supervisor, the keys are not taken to hold."""
+"""After so long without word from the control process, the keys are not taken to hold."""
 
 _MAX_KNOWN = 4096
 _FRESH_S, _TELL_EVERY_S = 2.0, 60.0
@@ -52,7 +55,7 @@ class Authenticator:
         Args:
             file: Where they are.
             now: The time by which they expire.
-            held_ns: When the supervisor last said that they hold, by the monotonic clock.
+            held_ns: When the control process last said that they hold, by the monotonic clock.
         """
         self._file = file
         self._descriptor = os.open(file, os.O_RDONLY)
@@ -140,7 +143,7 @@ class Authenticator:
 
 
 class KeysFile:
-    """Keeps the shared file as the catalogue has it; the supervisor's side.
+    """Keeps the shared file as the catalogue has it; the control process's side.
 
     One thread reads the catalogue, which may take its time. Another says that the keys hold.
     """
@@ -152,6 +155,7 @@ class KeysFile:
         hold: Callable[[int], None],
         *,
         stale_s: float = 3_600.0,
+        written_read_ns: int = 0,
     ) -> None:
         """Nothing is read yet.
 
@@ -160,6 +164,7 @@ class KeysFile:
             keys: Reads the catalogue.
             hold: Tells the workers that the keys hold, and when they were read.
             stale_s: How long they hold where they cannot be read again.
+            written_read_ns: When the keys that are in the file were read; 0 if none are.
         """
         self.path = Path(f"/dev/fd/{descriptor}")
         self._descriptor = descriptor
@@ -169,7 +174,7 @@ class KeysFile:
         self._has_keys = False
         self._content = b""
         self._written = b""
-        self._read_ns = 0
+        self._read_ns = written_read_ns
         self._is_sound = True
         self._problem = ""
         self._told, self._told_s = "", 0.0
@@ -183,11 +188,14 @@ class KeysFile:
     def start(self) -> None:
         """Write the file, then keep it up to date on threads.
 
+        The keys that an earlier process has left in the file are taken over without the catalogue.
+
         Raises:
             BasculeError: The catalogue cannot be read. A server that begins without keys would turn
                 everybody away, so it does not begin.
         """
-        self._take()
+        if not self._take_over():
+            self._take()
         self._renew()
         for thread in self._threads:
             thread.start()
@@ -217,6 +225,20 @@ class KeysFile:
             os.close(os.dup(self._descriptor))
             self._problem = str(error)
         self._renew(again=True)
+
+    def _take_over(self) -> bool:
+        """Whether an earlier process has left keys in the file."""
+        if not self._read_ns:
+            return False
+        content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        try:
+            found = _parse(content)
+        except ValueError:  # empty, or its writer was killed while it wrote
+            return False
+        self._has_keys = bool(found)
+        self._content = self._written = content
+        self._problem = "the catalogue does not answer"
+        return True
 
     def _take(self) -> None:
         read_ns = time.monotonic_ns()

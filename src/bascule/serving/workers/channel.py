@@ -44,7 +44,10 @@ _KINDS = {kind.__name__: kind for kind in KINDS}
 
 def error_to_json(error: BasculeError) -> Message:
     """An error, for the other side to raise."""
-    return {"error": error.message, "hint": error.hint, "kind": type(error).__name__}
+    kind = next(
+        kind for kind in type(error).__mro__ if kind.__name__ in _KINDS or kind is BasculeError
+    )
+    return {"error": error.message, "hint": error.hint, "kind": kind.__name__}
 
 
 def error_from_json(message: Message) -> BasculeError:

@@ -7,7 +7,8 @@ started again with the list that counts then.
 The supervisor makes every listening socket (one per worker, SO_REUSEPORT, so that the kernel
 spreads the connections) and keeps them open: while a worker that died is being replaced, its new
 connections wait in the kernel, and none is refused. A worker whose event loop stands still is
-killed, and replaced likewise.
+killed, and replaced likewise; so is the control process (`control_child`), which has all that needs
+HTTP or SQL: the control API, the keys, the registry.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from bascule.core.errors import BasculeError, Conflict, Invalid, ModelFailed, Unavailable
-from bascule.security.keys import Key
 from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.limits import Limits, allow_open_files
 from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
@@ -43,13 +43,13 @@ from bascule.serving.specs import (
     loaded,
     without,
 )
-from bascule.serving.telemetry.counters import Counters, MetricLabels, Pulse, Totals
+from bascule.serving.telemetry.counters import Counters, MetricLabels
 from bascule.serving.telemetry.request_log import FAILURES_ALONE, RequestLogConfig
-from bascule.serving.transports.authenticator import Authenticator, KeysFile
 from bascule.serving.transports.listeners import BACKLOG
 from bascule.serving.transports.tls import Tls
 from bascule.serving.workers.channel import Message, WorkerProcess, error_from_json, error_to_json
 from bascule.serving.workers.config import WorkerConfig
+from bascule.serving.workers.control_child import Backoff, ControlChild, ControlCommand
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +61,8 @@ _LONGEST_TURN_S = 1.0
 """More than this between two looks means that the supervisor itself stood still."""
 _START_AGAIN_S = 1.0
 _FILES, _FILES_PER_WORKER = 1_024, 8
-"""Descriptors of the supervisor: the control API's connections, its own files, and the pipes and
-sockets of each worker."""
-_MAX_BACKOFF_S = 5.0
-_HEALTHY_AFTER_S = 10.0
+"""Descriptors that a control process and the supervisor need, and those for each worker: its pipes
+and sockets."""
 _TELL_TIMEOUT_S = 1.0
 FindModel = Callable[[str, Path], ModelSpec]
 """What is to be served under a name, from a folder; raises what is wrong with it."""
@@ -126,7 +124,7 @@ class _Worker:
         self.ready = False
         self.restarts = 0
         self._restart_at_s: float | None = None
-        self._quick_deaths = 0
+        self._backoff = Backoff()
         self._beat_ns = 0
         self._beat_s = 0.0
 
@@ -210,11 +208,7 @@ class _Worker:
             "worker %d (process %d) ended with %s after %.1f s and is started again",
             self.config.worker, process.pid, process.exit_code, lived_s,
         )  # fmt: skip
-        # The first death is answered at once; a worker that keeps dying is given time.
-        self._quick_deaths = 0 if lived_s > _HEALTHY_AFTER_S else self._quick_deaths + 1
-        if self._quick_deaths <= 1:
-            return 0.0
-        return float(min(_MAX_BACKOFF_S, 0.1 * 2.0 ** min(self._quick_deaths, 10)))
+        return self._backoff.pause_s(lived_s)
 
     def _not_ready_in_time(self) -> Unavailable:
         return Unavailable(
@@ -228,14 +222,13 @@ class Supervisor:
 
     def __init__(
         self,
-        services: Sequence[ModelSpec],
         *,
         host: str,
         port: int,
         workers: int,
         limits: Limits,
-        keys: Callable[[], Sequence[Key]] | None = None,
-        keys_stale_s: float = 3_600.0,
+        needs_keys: bool = False,
+        control: ControlCommand | None = None,
         tls: Tls | None = None,
         unix_socket: Path | None = None,
         protocols: ChosenProtocols = EVERY_PROTOCOL,
@@ -248,13 +241,12 @@ class Supervisor:
         """Bind the ports at once, so that a port in use is known before anything is started.
 
         Args:
-            services: What to serve, the default version of a model before its others.
             host: A name or address of this machine.
             port: For predictions; 0 takes a free one.
             workers: How many processes share it.
             limits: The bounds of each.
-            keys: Reads the keys of callers; None lets everybody in.
-            keys_stale_s: How long keys hold that cannot be read again.
+            needs_keys: Whether callers need keys, which the control process provides.
+            control: How the control process is started; None for none.
             tls: What connections to the port are encrypted with.
             unix_socket: A socket of the file system to listen on as well, not encrypted.
             protocols: The protocols to speak.
@@ -268,7 +260,7 @@ class Supervisor:
             Conflict: The port is in use.
             Invalid: The host cannot be resolved or may not be bound, or a file of `tls` is wrong.
         """
-        self.services: ModelSpecs = check_specs(tuple(services))
+        self.services: ModelSpecs = ()
         self.limits = limits
         allow_open_files(_FILES + workers * _FILES_PER_WORKER)
         if tls is not None:
@@ -291,14 +283,11 @@ class Supervisor:
         self._unix_socket = unix_socket
         self._unix_listener = None if unix_socket is None else bind_unix(unix_socket)
         unix_fds = () if self._unix_listener is None else (self._unix_listener.fileno(),)
-        self._shared = [_shared_file("bascule-counters"), _shared_file("bascule-keys")]
+        self._shared = [shared_file("bascule-counters"), shared_file("bascule-keys")]
         counters_fd, keys_fd = (file.fileno() for file in self._shared)
         counters_path = Path(f"/dev/fd/{counters_fd}")
         self._counters = Counters(counters_path, workers)
-        self._name(self.services)
-        self._keys: KeysFile | None = None
-        if keys is not None:
-            self._keys = KeysFile(keys_fd, keys, self._counters.hold_keys, stale_s=keys_stale_s)
+        self.keys_file = Path(f"/dev/fd/{keys_fd}") if needs_keys else None
         self._spawning = ThreadPoolExecutor(1, "bascule-spawns")
         self._workers = [
             _Worker(
@@ -326,6 +315,18 @@ class Supervisor:
             )
             for number, own in enumerate(listeners)
         ]
+        self.control: ControlChild | None = None
+        if control is not None:
+            self._control_config = control.config | {
+                "host": self.host, "port": self.port, "workers": workers,
+                "counters_fd": counters_fd, "keys_fd": keys_fd if needs_keys else None,
+                "listener_fd": control.listener.fileno(),
+            }  # fmt: skip
+            self.control = ControlChild(
+                control, (counters_fd, keys_fd), self._answer_control, self._spawning,
+                self._counters.count_control_restart,
+            )  # fmt: skip
+        self._workers_answer = threading.Event()
         self._find = find
         self._wishing = ThreadPoolExecutor(1, "bascule-wishes")  # changes are made one by one
         self._changing = threading.Lock()  # held while a change is made
@@ -334,13 +335,31 @@ class Supervisor:
         self._stopping = threading.Event()
         self._monitor = threading.Thread(target=self._watch, name="bascule-monitor", daemon=True)
 
-    def start(self) -> None:
-        """Start every worker and return when all of them answer; raises what kept one from it."""
+    def start_control(self) -> ControlChild:
+        """Start the control process, unless it runs; return when it has the keys, if any are needed.
+
+        Raises:
+            BasculeError: The catalogue of the keys cannot be read.
+        """
+        assert self.control is not None
+        if not self.control.is_started:
+            self.control.start()
+            if self.keys_file is not None:
+                self.control.ask("keys", START_TIMEOUT_S)
+        return self.control
+
+    def start(self, services: Sequence[ModelSpec]) -> None:
+        """Start every worker and return when all of them answer; raises what kept one from it.
+
+        Args:
+            services: What to serve, the default version of a model before its others.
+        """
         until = time.monotonic() + START_TIMEOUT_S
         try:
-            if self._keys is not None:
-                self._keys.start()
+            self.services = check_specs(tuple(services))
+            self._name(self.services)
             for worker in self._workers:
+                worker.config = replace(worker.config, services=self.services)
                 worker.start()
             for worker in self._workers:
                 worker.await_ready(until - time.monotonic())
@@ -348,29 +367,7 @@ class Supervisor:
             self.stop(drain_s=0)
             raise
         self._monitor.start()
-
-    @property
-    def keys_file(self) -> Path | None:
-        """Where the keys of callers are while it runs; None where callers need none."""
-        return None if self._keys is None else self._keys.path
-
-    def guard(self) -> Authenticator | None:
-        """Lets in callers of the supervisor's own process; None where they need no keys."""
-        file = self.keys_file
-        return None if file is None else Authenticator(file, held_ns=self._counters.keys_held_ns)
-
-    @property
-    def labels(self) -> list[MetricLabels]:
-        """What is counted: everything else, and each version that was ever served."""
-        return self._counters.labels()
-
-    def totals(self) -> list[Totals]:
-        """What all workers have counted, in the order of `labels`."""
-        return self._counters.totals()
-
-    def pulse(self) -> Pulse:
-        """How its processes are."""
-        return self._counters.pulse()
+        self._workers_answer.set()
 
     def is_default(self, service: ModelSpec) -> bool:
         """Whether a version that is served answers to the plain name of its model."""
@@ -444,6 +441,39 @@ class Supervisor:
             case _:
                 raise Invalid("this is no change")
 
+    def _answer_control(self, what: str, said: Message) -> Any:
+        """Answer a question of the control process; see `control.link`."""
+        match what:
+            case "config":
+                return self._control_config
+            case "begin":  # what it loads then must not keep the workers waiting
+                return self._workers_answer.wait()
+            case "services":
+                return [service.to_json() for service in self.services]
+            case "statuses":
+                return [asdict(status) for status in self.statuses()]
+            case "models":
+                return [asdict(state) for state in self.models()]
+            case "replace":
+                before, after = (
+                    tuple(map(ModelSpec.from_json, said[which])) for which in ("before", "after")
+                )
+                return self._replace(before, after)
+            case _:
+                raise Invalid(f"there is no question {what!r}")
+
+    def _replace(self, before: ModelSpecs, after: ModelSpecs) -> bool:
+        """Serve `after` if `before` is still what is served; whether it was."""
+        is_current = True
+
+        def unless_changed(now: ModelSpecs) -> ModelSpecs:
+            nonlocal is_current
+            is_current = now == before
+            return after if is_current else now
+
+        self.change(unless_changed)
+        return is_current
+
     def models(self) -> list[ModelState]:
         """How the models of each worker that answers are at this moment."""
         number = next(self._changes)
@@ -515,6 +545,7 @@ class Supervisor:
     def stop(self, drain_s: float | None = None) -> None:
         """Let the workers finish what is under way, then end them. Safe to call twice."""
         self._stopping.set()
+        self._workers_answer.set()  # nothing waits any more
         self._wishing.shutdown(wait=False)
         if self._monitor.is_alive() and threading.current_thread() is not self._monitor:
             self._monitor.join()
@@ -524,6 +555,8 @@ class Supervisor:
             _take_no_more(listener)
         if self._unix_socket is not None:
             self._unix_socket.unlink(missing_ok=True)  # nobody finds the way in any more
+        if self.control is not None:
+            self.control.terminate()
         for process in processes:
             process.signal(signal.SIGTERM)
         for listener in listeners:
@@ -538,9 +571,9 @@ class Supervisor:
                 process.signal(signal.SIGKILL)
                 process.wait(_TURN_TIMEOUT_S)
             process.close()
+        if self.control is not None:
+            self.control.wait()
         self._spawning.shutdown()
-        if self._keys is not None:
-            self._keys.stop()
         for file in self._shared:
             file.close()
 
@@ -550,11 +583,16 @@ class Supervisor:
             before_s, now_s = now_s, time.monotonic()
             # A stopped terminal job, for example: its workers stood still just as long.
             watched_s += min(now_s - before_s, _LONGEST_TURN_S)
+            # No failure may end the thread: nothing would be replaced any more.
+            if self.control is not None:
+                try:
+                    self.control.look_after(self._counters.control_beat(), watched_s)
+                except Exception:
+                    log.exception("the control process cannot be looked after")
             for worker in self._workers:
                 try:
                     self._look_after(worker, watched_s)
                 except Exception:
-                    # No failure may end the thread: no worker would be replaced any more.
                     log.exception("worker %d cannot be looked after", worker.config.worker)
 
     def _look_after(self, worker: _Worker, watched_s: float) -> None:
@@ -677,7 +715,7 @@ def bind_unix(path: Path) -> socket.socket:
     return listener
 
 
-def _shared_file(name: str) -> IO[bytes]:
+def shared_file(name: str) -> IO[bytes]:
     """A file in memory for what processes share; it is gone with the last of them.
 
     It lies in no file system, so none can be too full for it: a write to a mapped file ends the

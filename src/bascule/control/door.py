@@ -1,7 +1,7 @@
 """Where the control API is reached: few connections, and an end to each that keeps others waiting.
 
 uvicorn bounds neither how many connections are open nor how long one may take over its request. The
-process that is asked here keeps workers alive and keys fresh, so:
+process that is asked here keeps the keys fresh, so:
 - `MAX_CONNECTIONS` are open, handshakes included, and fewer where the process may not have as many
   descriptors; one more takes the place of the one that has been idle for the longest;
 - a handshake, a head, a body and the reading of an answer each have a time-out, which aborts;
@@ -14,7 +14,7 @@ import asyncio
 import os
 import resource
 import socket
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from bascule.serving import Tls
 
@@ -43,7 +43,16 @@ _PAUSE_S = 0.1
 class ControlServer(uvicorn.Server):
     """Serves an application on one listening socket."""
 
-    def __init__(self, app: Any, tls: Tls | None = None) -> None:
+    def __init__(
+        self, app: Any, tls: Tls | None = None, *, on_turn: Callable[[], None] = lambda: None
+    ) -> None:
+        """Nothing is accepted yet.
+
+        Args:
+            app: The application.
+            tls: What connections are encrypted with; None for not at all.
+            on_turn: Called ten times a second by the event loop.
+        """
         config = uvicorn.Config(
             app,
             ws="none",
@@ -54,6 +63,7 @@ class ControlServer(uvicorn.Server):
             h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
         )
         super().__init__(config)
+        self._on_turn = on_turn
         self._tls = None if tls is None else tls.context()
         self._entering: dict[asyncio.Task[None], None] = {}  # oldest first
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -75,6 +85,16 @@ class ControlServer(uvicorn.Server):
         for task in self._entering:
             task.cancel()
         await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the process's to handle."""
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop."""
+        self._on_turn()
+        return await super().on_tick(counter)
 
     def _accept_again(self) -> None:
         if self._listener.fileno() >= 0:

@@ -13,8 +13,9 @@ import psutil
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
+from bascule.control.link import ServerLink
 from bascule.core.version import VERSION
-from bascule.serving import ModelState, Supervisor, WorkerStatus
+from bascule.serving import ModelState, WorkerStatus
 from bascule.serving.telemetry.counters import BUCKETS_S
 
 
@@ -55,15 +56,15 @@ class LookView(BaseModel):
     workers: list[WorkerLookView]
 
 
-def add_load(app: FastAPI, supervisor: Supervisor) -> None:
+def add_load(app: FastAPI, server: ServerLink) -> None:
     """Add it to `app`."""
 
     @app.get("/api/v1/server/load", tags=["server"])
     def load() -> LookView:
         """What was counted until now, and what is under way; two of these tell the rates."""
-        states = supervisor.models()
-        served = {(service.model, service.version) for service in supervisor.services}
-        at_s, totals = time.monotonic(), supervisor.totals()
+        states = server.models()
+        served = {(service.model, service.version) for service in server.services}
+        at_s, totals = time.monotonic(), server.totals()
         versions = [
             VersionLookView(
                 model=label.model,
@@ -79,14 +80,14 @@ def add_load(app: FastAPI, supervisor: Supervisor) -> None:
                     if (one.model, one.version) == (label.model, label.version)
                 ),
             )
-            for label, total in zip(supervisor.labels, totals, strict=False)
+            for label, total in zip(server.labels, totals, strict=False)
         ]
         return LookView(
             version=VERSION,
             at_s=at_s,
             bounds_s=list(BUCKETS_S),
             versions=versions,
-            workers=[_look_at(status, states) for status in supervisor.statuses()],
+            workers=[_look_at(status, states) for status in server.statuses()],
         )
 
 

@@ -1,23 +1,20 @@
-"""Holds the bundles of a running process, so that garbage collection leaves them alone.
-
-`holding` decides when they may go, and is pure; this renews the holds on a thread.
-"""
+"""A running server holds what it serves, so that garbage collection leaves it alone."""
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bascule.core.addresses import masked_text
 from bascule.core.errors import BasculeError, NotFound
 
 if TYPE_CHECKING:
-    from bascule.registry.registry import Registry
+    from bascule.registry import Registry
+    from bascule.serving import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -29,22 +26,26 @@ _LETTING_GO_S = 2.0
 
 
 @contextmanager
-def holding(
-    used: Callable[[], Iterable[Path]], open_registry: Callable[[], Registry]
-) -> Iterator[Callable[[Path], None]]:
-    """Hold the bundles that are used while the block runs, on a thread; let go at its end.
+def holding_served(
+    served: Callable[[], Sequence[ModelSpec]],
+    open_registry: Callable[[], Registry],
+    *,
+    server_pid: int,
+) -> Iterator[Callable[[ModelSpec], None]]:
+    """Hold the bundles that are served while the block runs, on a thread; let go at its end.
 
-    A registry that cannot be reached is logged once and tried again; the block goes on.
+    A registry that is away is no reason not to serve: that is told once, and tried again.
 
     Args:
-        used: The folders of the bundles in use now; they may change.
-        open_registry: Opens the registry; called again after a failure.
+        served: What is served now; it may change.
+        open_registry: Opens the registry.
+        server_pid: Of the supervisor: the next control process goes on with the same holds.
 
     Yields:
-        A function that holds the bundle in a folder that is about to be loaded.
+        What holds the bundle of a service that is about to be loaded.
     """
     ended = threading.Event()
-    holds = _Holds(used, open_registry)
+    holds = _Holds(served, open_registry, server_pid)
     thread = threading.Thread(
         target=holds.keep, args=(ended.wait,), name="bascule-holds", daemon=True
     )
@@ -58,28 +59,30 @@ def holding(
 
 class _Holds:
     def __init__(
-        self, used: Callable[[], Iterable[Path]], open_registry: Callable[[], Registry]
+        self,
+        served: Callable[[], Sequence[ModelSpec]],
+        open_registry: Callable[[], Registry],
+        server_pid: int,
     ) -> None:
-        self._used = used
-        self._open_registry = open_registry
-        self._holder = f"server {socket.gethostname()} {os.getpid()}"
+        self._served = served
+        self._registry = open_registry
+        self._holder = f"server {socket.gethostname()} {server_pid}"
         self._held: set[str] = set()
         self._was_told = False
 
-    def take(self, folder: Path) -> None:
+    def take(self, service: ModelSpec) -> None:
         """Before it is loaded: what is being removed at this moment must not be."""
         from bascule.bundle.disk.format import digest_of
 
         with suppress(NotFound):  # no registry, or a folder that loading will speak of
-            registry = self._open_registry()
-            registry.hold([digest_of(folder)], self._holder, lasts_s=LOADING_LASTS_S)
+            self._registry().hold([digest_of(service.path)], self._holder, lasts_s=LOADING_LASTS_S)
 
     def keep(self, wait: Callable[[float], bool]) -> None:
         """Hold until `wait` says that it is the end."""
         registry: Registry | None = None
         while True:
             try:
-                registry = registry or self._open_registry()
+                registry = registry or self._registry()
                 self._renew(registry)
                 self._was_told = False
             except NotFound:
@@ -96,7 +99,7 @@ class _Holds:
     def _renew(self, registry: Registry) -> None:
         from bascule.bundle.disk.format import digest_of
 
-        digests = set(map(digest_of, self._used()))
+        digests = {digest_of(service.path) for service in self._served()}
         registry.hold(sorted(digests), self._holder, lasts_s=LASTS_S)
         before, self._held = self._held, digests
         if before - digests:
@@ -104,5 +107,5 @@ class _Holds:
 
     def _warn(self, error: Exception) -> None:
         if not self._was_told:
-            log.warning("what is served is not held: %s", error)
+            log.warning("what is served is not held: %s", masked_text(str(error)))
         self._was_told = True

@@ -21,8 +21,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from bascule.console import control_app
-from bascule.console.rights import RIGHTS
+from bascule.control.api import control_app
+from bascule.control.rights import RIGHTS
 from bascule.core.errors import NotFound, Unavailable
 from bascule.core.version import VERSION
 from bascule.registry import open_registry

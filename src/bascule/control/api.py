@@ -1,14 +1,14 @@
 """The control API: the registry, the server's health and counters, and its documentation.
 
-Of the registry it only reads. What is served it changes (`console.services`). Who may do what is
-said in `console.rights`. It binds to the loopback address unless told otherwise.
+Of the registry it only reads. What is served it changes (`control.services`). Who may do what is
+said in `control.rights`. It binds to the loopback address unless told otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,15 +17,18 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from bascule.console.load import add_load
-from bascule.console.rights import bearer, by_key, loopback_only, route_of
-from bascule.console.services import FindService, add_services
+from bascule.control.link import ServerLink
+from bascule.control.load import add_load
+from bascule.control.rights import bearer, by_key, loopback_only, route_of
+from bascule.control.services import FindService, add_services
 from bascule.core.addresses import masked_text
 from bascule.core.errors import BasculeError
 from bascule.core.names import Reference
 from bascule.core.version import VERSION
-from bascule.registry import Registry, Version
-from bascule.serving import Authenticator, Supervisor, error_text, prometheus_text, status_of
+from bascule.serving import Authenticator, error_text, prometheus_text, status_of
+
+if TYPE_CHECKING:  # the registry is loaded when it is first asked for
+    from bascule.registry import Registry, Version
 
 
 class Health(BaseModel):
@@ -118,7 +121,7 @@ class ErrorView(BaseModel):
 
 
 def control_app(
-    supervisor: Supervisor,
+    server: ServerLink,
     open_registry: Callable[[], Registry],
     find: FindService,
     guard: Authenticator | None = None,
@@ -126,7 +129,7 @@ def control_app(
     """The application.
 
     Args:
-        supervisor: The server that it speaks for.
+        server: The server that it speaks for.
         open_registry: Opens the registry when it is first asked for; a registry that is away is
             answered 503 then, and no reason not to serve.
         find: Finds the version that a reference means, when one is to be loaded.
@@ -142,9 +145,9 @@ def control_app(
     )
     app.router.route_class = route_of(guard)
     _add_errors(app)
-    _add_server(app, supervisor)
-    add_load(app, supervisor)
-    add_services(app, supervisor, find, loopback_only if guard is None else by_key(guard))
+    _add_server(app, server)
+    add_load(app, server)
+    add_services(app, server, find, loopback_only if guard is None else by_key(guard))
     _add_registry(app, open_registry)
     return app
 
@@ -172,24 +175,24 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse({"error": "internal error; see the server's log"}, 500)
 
 
-def _add_server(app: FastAPI, supervisor: Supervisor) -> None:
+def _add_server(app: FastAPI, link: ServerLink) -> None:
     @app.get("/health", tags=["server"], responses={503: {"model": Health}})
     def health(response: Response) -> Health:
         """Ready when every worker is alive."""
-        ready = all(status.alive for status in supervisor.statuses())
+        ready = all(status.alive for status in link.statuses())
         response.status_code = 200 if ready else 503
         return Health(live=True, ready=ready, name="bascule")
 
     @app.get("/metrics", tags=["server"], response_class=Response)
     def metrics() -> Response:
         """The counters of all workers in the Prometheus text format."""
-        text = prometheus_text(supervisor.labels, supervisor.totals(), supervisor.pulse())
+        text = prometheus_text(link.labels, link.totals(), link.pulse())
         return Response(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/api/v1/server", tags=["server"])
     def server() -> ServerView:
         """The workers, and what is served."""
-        served = {(service.model, service.version) for service in supervisor.services}
+        served = {(service.model, service.version) for service in link.services}
         services = [
             ServiceView(
                 model=label.model,
@@ -199,19 +202,19 @@ def _add_server(app: FastAPI, supervisor: Supervisor) -> None:
                 errors=sum(n for status, n in total.by_status.items() if status >= 400),
                 rows=total.rows,
             )
-            for label, total in zip(supervisor.labels, supervisor.totals(), strict=False)
+            for label, total in zip(link.labels, link.totals(), strict=False)
             if label.model
         ]
         workers = [
             WorkerView(
                 worker=status.worker, pid=status.pid, alive=status.alive, restarts=status.restarts
             )
-            for status in supervisor.statuses()
+            for status in link.statuses()
         ]
         return ServerView(
             version=VERSION,
-            host=supervisor.host,
-            port=supervisor.port,
+            host=link.host,
+            port=link.port,
             workers=workers,
             services=services,
         )

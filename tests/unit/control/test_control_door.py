@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from bascule.console import door
+from bascule.control import door
 from bascule.serving import Tls, bind
 
 SOON_S = 0.3

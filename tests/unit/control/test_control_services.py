@@ -10,8 +10,8 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from bascule.console import control_app
-from bascule.console.rights import loopback_only
+from bascule.control.api import control_app
+from bascule.control.rights import loopback_only
 from bascule.core.errors import NotFound, Refused, Unavailable
 from bascule.serving import ModelSpec, ModelState
 from bascule.serving.specs import default_of

@@ -12,12 +12,13 @@ from typing import Annotated, Literal
 from fastapi import FastAPI, Path, Request
 from pydantic import BaseModel, Field
 
-from bascule.console.rights import Authorise
+from bascule.control.link import ServerLink
+from bascule.control.rights import Authorise
 from bascule.core.errors import Invalid
 from bascule.core.names import Reference
 from bascule.security.keys import ANY
-from bascule.serving import ModelSpec, ModelState, Supervisor
-from bascule.serving.specs import loaded, swapped, unloaded, without
+from bascule.serving import ModelSpec, ModelState
+from bascule.serving.specs import default_of, loaded, swapped, unloaded, without
 
 FindService = Callable[[str], ModelSpec]
 """The version that a reference means, checked, and held until it is served."""
@@ -70,26 +71,24 @@ class Nothing(BaseModel):
     """The model repository extension answers with an empty object."""
 
 
-def add_services(
-    app: FastAPI, supervisor: Supervisor, find: FindService, authorise: Authorise
-) -> None:
+def add_services(app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise) -> None:
     """Add the routes to `app`.
 
     Args:
         app: The application.
-        supervisor: The server whose services they are.
+        server: The server whose services they are.
         find: Finds what a reference means; it raises what a caller should know.
         authorise: Asked before anything is looked up or changed.
     """
-    _add_own(app, supervisor, find, authorise)
-    _add_repository(app, supervisor, find, authorise)
+    _add_own(app, server, find, authorise)
+    _add_repository(app, server, find, authorise)
 
 
-def _add_own(app: FastAPI, supervisor: Supervisor, find: FindService, authorise: Authorise) -> None:
+def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise) -> None:
     @app.get("/api/v1/server/services", tags=["server"])
     def services() -> list[ServedView]:
         """What is served now, the default version of a model before its others."""
-        return _views(supervisor)
+        return _views(server)
 
     @app.post("/api/v1/server/services", tags=["server"])
     def load(wish: LoadRequest, request: Request) -> list[ServedView]:
@@ -98,21 +97,21 @@ def _add_own(app: FastAPI, supervisor: Supervisor, find: FindService, authorise:
         service = find(wish.reference)
         authorise(request, "manage", service.model)  # a folder is what its manifest says
         if wish.role == "swap":
-            supervisor.change(lambda now: swapped(now, service))
+            server.change(lambda now: swapped(now, service))
         else:
-            supervisor.change(lambda now: loaded(now, service, default=wish.role == "default"))
-        return _views(supervisor)
+            server.change(lambda now: loaded(now, service, default=wish.role == "default"))
+        return _views(server)
 
     @app.delete("/api/v1/server/services/{model}", tags=["server"])
     def unload(model: _Name, request: Request, version: str | None = None) -> list[ServedView]:
         """Unload a version, or the only one; what it has under way is answered."""
         authorise(request, "manage", model)
-        supervisor.change(lambda now: unloaded(now, model, version))
-        return _views(supervisor)
+        server.change(lambda now: unloaded(now, model, version))
+        return _views(server)
 
 
 def _add_repository(
-    app: FastAPI, supervisor: Supervisor, find: FindService, authorise: Authorise
+    app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise
 ) -> None:
     # Clients send a body with parameters that mean nothing here; whatever it is, it is not read.
     @app.post("/v2/repository/index", tags=["model repository extension"])
@@ -120,7 +119,7 @@ def _add_repository(
         """What is served."""
         return [
             IndexEntry(name=service.model, version=service.version, state="READY", reason="")
-            for service in supervisor.services
+            for service in server.services
         ]
 
     @app.post("/v2/repository/models/{model}/load", tags=["model repository extension"])
@@ -128,14 +127,14 @@ def _add_repository(
         """Swap the model for its newest version whose gates have not failed."""
         authorise(request, "manage", model)
         service = find(model)
-        supervisor.change(lambda now: swapped(now, service))
+        server.change(lambda now: swapped(now, service))
         return Nothing()
 
     @app.post("/v2/repository/models/{model}/unload", tags=["model repository extension"])
     def unload(model: _Name, request: Request) -> Nothing:
         """Unload every version of the model."""
         authorise(request, "manage", model)
-        supervisor.change(lambda now: without(now, model))
+        server.change(lambda now: without(now, model))
         return Nothing()
 
 
@@ -147,16 +146,16 @@ def _model_of(reference: str) -> str:
         return ANY
 
 
-def _views(supervisor: Supervisor) -> list[ServedView]:
-    services = supervisor.services
+def _views(server: ServerLink) -> list[ServedView]:
+    services = server.services
     states: dict[tuple[str, str], list[ModelState]] = {}
-    for state in supervisor.models():
+    for state in server.models():
         states.setdefault((state.model, state.version), []).append(state)
     return [
         ServedView(
             model=service.model,
             version=service.version,
-            is_default=supervisor.is_default(service),
+            is_default=service is default_of(services, service.model),
             loaded_in=sum(one.is_loaded for one in found),
             size_bytes=max((one.size_bytes for one in found), default=0),
         )

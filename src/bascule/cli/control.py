@@ -1,0 +1,219 @@
+"""The control process: `python -m bascule.cli.control`, as a supervisor starts it; and one alone."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from concurrent.futures import Future
+from contextlib import ExitStack
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bascule.bundle.programs.host import die_with
+from bascule.control.holds import holding_served
+from bascule.control.process import (
+    Answers,
+    Parts,
+    authenticator_of,
+    open_keys_file,
+    serve_api,
+    volunteer_for_the_oom_killer,
+)
+from bascule.core.errors import BasculeError
+from bascule.serving import ControlCommand, bind
+from bascule.serving.telemetry.counters import Counters
+from bascule.serving.telemetry.logs import start_logging
+from bascule.serving.workers.peer import Peer
+from bascule.serving.workers.supervisor import shared_file
+
+if TYPE_CHECKING:
+    from bascule.registry.keys import CatalogueKeys
+    from bascule.serving import ModelSpec
+    from bascule.serving.transports.authenticator import KeysFile
+    from bascule.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_BEAT_EVERY_S = 0.2
+_CONFIG_S = 30.0
+AS_LONG_AS_IT_TAKES_S = 86_400.0
+"""For what has no bound of its own: a copy from a bucket, and what waits for one."""
+_NOT_STARTED_EXIT = 3
+
+
+def command(settings: Settings, listener: socket.socket) -> ControlCommand:
+    """What a supervisor starts; the process has these settings whatever becomes of their files."""
+    from pydantic import TypeAdapter
+
+    from bascule.settings import Settings as Kind
+
+    told = TypeAdapter(Kind).dump_python(settings, mode="json")
+    argv = (sys.executable, "-m", "bascule.cli.control")
+    return ControlCommand(argv, listener, {"settings": told})
+
+
+def parts_of(settings: Settings) -> Parts:
+    """What the settings choose for a control process."""
+    from bascule.app import check_signature, open_keys, open_registry, tls_of
+
+    @cache
+    def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
+        return open_keys(settings)
+
+    return Parts(
+        open_registry=partial(open_registry, settings),
+        stored_keys=lambda: keys().stored(),
+        keys_stale_s=settings.security.keys_stale_s,
+        check_signature=partial(check_signature, settings),
+        tls=tls_of(settings),
+        allowed_hosts=settings.serving.allowed_hosts,
+    )
+
+
+def main() -> int:
+    """Run the control process of a supervisor; the exit code is 3 if there are no keys to read."""
+    supervisor_pid, descriptor = map(int, sys.argv[1:])
+    die_with(supervisor_pid)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a supervisor that stops ignores
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
+    volunteer_for_the_oom_killer()
+    answers: Future[Answers] = Future()
+    end = socket.socket(fileno=descriptor)
+    peer = Peer(end, lambda what, said: answers.result()(what, said), name="supervisor")
+    peer.start()
+    config = peer.ask("config", _CONFIG_S)
+    counters = Counters(Path(f"/dev/fd/{config['counters_fd']}"), config["workers"])
+    with ExitStack() as stack:
+        turned = _beat_until_set(counters)
+        stack.callback(turned.set)
+        settings = _settings_of(config)
+        _start_logging(settings)
+        parts = parts_of(settings)
+        mine = Answers(parts)
+        answers.set_result(mine)
+        keys: KeysFile | None = None
+        if config["keys_fd"] is not None:
+            keys = open_keys_file(config["keys_fd"], counters, parts)
+            try:
+                keys.start()
+            except BasculeError as error:
+                log.error("keys cannot be read: %s", error)  # noqa: TRY400 -- in one line, by design
+                mine.settle_keys(error)
+                peer.ended.wait(1.0)  # the supervisor may be about to read why
+                return _NOT_STARTED_EXIT
+            stack.callback(keys.stop)
+        mine.settle_keys(None)
+        peer.ask("begin", AS_LONG_AS_IT_TAKES_S)
+        _serve(peer, config, counters, mine, parts, keys, turned, stack)
+    return 0
+
+
+def _serve(
+    peer: Peer,
+    config: dict[str, Any],
+    counters: Counters,
+    answers: Answers,
+    parts: Parts,
+    keys: KeysFile | None,
+    turned: threading.Event,
+    stack: ExitStack,
+) -> None:
+    from bascule.control.link import Supervised
+
+    server = Supervised(peer, counters, host=config["host"], port=config["port"])
+
+    def on_turn() -> None:
+        turned.set()
+        counters.beat_control()
+
+    hold = stack.enter_context(
+        holding_served(lambda: server.services, parts.open_registry, server_pid=os.getppid())
+    )
+
+    def find_and_hold(reference: str) -> ModelSpec:
+        spec = answers.find(reference)
+        hold(spec)
+        return spec
+
+    listener = socket.socket(fileno=config["listener_fd"])
+    gc.collect()
+    gc.freeze()  # what was loaded stays: the collector need not look through it
+    guard = authenticator_of(keys, counters)
+    serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
+
+
+def run_control(settings: Settings, *, as_json: bool) -> None:
+    """Serve the control API alone, with no server beside it, until SIGINT or SIGTERM.
+
+    Raises:
+        Conflict: The port is in use.
+        Unavailable: Callers need keys, and the catalogue cannot be read.
+    """
+    from bascule.app import callers_need_keys
+    from bascule.cli.screen import note, print_json, say, url_host
+    from bascule.control.link import NoServer
+
+    chosen = settings.serving
+    _start_logging(settings)
+    with ExitStack() as stack:
+        listener = stack.enter_context(
+            bind(chosen.host, chosen.control_port, 1, option="--control-port")[0]
+        )
+        shared = [
+            stack.enter_context(shared_file(f"bascule-{name}")) for name in ("counters", "keys")
+        ]
+        counters = Counters(Path(f"/dev/fd/{shared[0].fileno()}"), workers=0)
+        parts = parts_of(settings)
+        answers = Answers(parts)
+        keys: KeysFile | None = None
+        if callers_need_keys(settings):
+            keys = open_keys_file(shared[1].fileno(), counters, parts)
+            stack.callback(keys.stop)
+            keys.start()
+        scheme = "https" if chosen.tls_certificate else "http"
+        url = f"{scheme}://{url_host(chosen.host)}:{listener.getsockname()[1]}"
+        if as_json:
+            print_json({"control": url, "callers": "anybody" if keys is None else "keys"})
+        else:
+            say(f"control API at {url}/docs")
+            note("Ctrl-C stops it")
+        guard = authenticator_of(keys, counters)
+        serve_api(NoServer(counters), listener, parts, answers.find, guard)
+
+
+def _settings_of(config: dict[str, Any]) -> Settings:
+    from pydantic import TypeAdapter
+
+    from bascule.settings import Settings as Kind
+
+    return TypeAdapter(Kind).validate_python(config["settings"])
+
+
+def _beat_until_set(counters: Counters) -> threading.Event:
+    """Beat on a thread until the event loop of the API does."""
+    turned = threading.Event()
+
+    def beat() -> None:
+        while not turned.wait(_BEAT_EVERY_S):
+            counters.beat_control()
+
+    counters.beat_control()
+    threading.Thread(target=beat, name="bascule-beats", daemon=True).start()
+    return turned
+
+
+def _start_logging(settings: Settings) -> None:
+    start_logging(settings.serving.log, level=logging.WARNING)
+    logging.getLogger("bascule.remotes").setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # a question that is still being answered must not keep the process
