@@ -1,4 +1,4 @@
-"""The control process: `python -m bascule.cli.control`, as a supervisor starts it; and one alone."""
+"""The control process: `python -m bascule.cli.control` for a supervisor, and one alone."""
 
 from __future__ import annotations
 
