@@ -131,6 +131,16 @@ def connect() -> type[Client]:
     return Client
 
 
+def children_of(pid: int, module: str) -> list[int]:
+    """The children of a process that run a module."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if module in child.cmdline():
+                found.append(child.pid)
+    return found
+
+
 @dataclass
 class Server:
     """A running `bascule serve`."""
@@ -143,19 +153,11 @@ class Server:
     grpc_port: int | None = None
 
     def worker_pids(self) -> list[int]:
-        return self._children("bascule.serving.workers.worker")
+        return children_of(self.process.pid, "bascule.serving.workers.worker")
 
     def control_pid(self) -> int | None:
         """The control process; None while it is being replaced."""
-        return next(iter(self._children("bascule.cli.control")), None)
-
-    def _children(self, module: str) -> list[int]:
-        found = []
-        for child in psutil.Process(self.process.pid).children():
-            with suppress(psutil.NoSuchProcess):
-                if module in child.cmdline():
-                    found.append(child.pid)
-        return found
+        return next(iter(children_of(self.process.pid, "bascule.cli.control")), None)
 
     def end(self, how: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

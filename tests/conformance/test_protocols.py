@@ -1,6 +1,6 @@
 """What holds for every protocol of the server.
 
-A protocol that is in `bascule.serving.protocols.PROTOCOLS` is found here by itself; the forms in which its
+A protocol in `bascule.serving.protocols.PROTOCOLS` is found here by itself; the forms in which its
 clients ask are in `protocols/NAME.py`.
 """
 
@@ -96,7 +96,7 @@ def frame(opened, table_bundle):
     return opened(table_bundle)
 
 
-# -- every protocol is here --------------------------------------------------------------------------
+# -- every protocol is here --
 
 
 def test_every_face_has_forms_and_a_name_that_settings_know():

@@ -57,9 +57,7 @@ ask so much must not be what the others are seen to wait for."""
 
 @pytest.fixture
 def server(costly_bundle, cancer_bundle):
-    made = Supervisor(
-        host="127.0.0.1", port=0, workers=1, limits=Limits(max_queue_requests=QUEUE)
-    )
+    made = Supervisor(host="127.0.0.1", port=0, workers=1, limits=Limits(max_queue_requests=QUEUE))
     made.start(
         [
             ModelSpec("greedy", "1", costly_bundle),

@@ -210,8 +210,10 @@ def test_a_version_that_is_named_is_asked_and_the_plain_name_asks_the_default(
     running = serve("gb@champion", "--grpc-port=0", env={"BASCULE_HOME": str(tmp_path / "home")})
     for protocol, lang in (("oip", "curl"), ("tfserving", "js"), ("grpc", "python")):
         for reference in ("gb", "gb/1", "gb@champion"):
-            code, text, _ = run("snippet", reference, "--protocol", protocol, "--lang", lang, "--url",
-                                address(running, protocol))  # fmt: skip
+            code, text, _ = run(
+                "snippet", reference, "--protocol", protocol, "--lang", lang,
+                "--url", address(running, protocol),
+            )  # fmt: skip
             assert code == 0
             is_exact = reference != "gb"
             assert ("/versions/1" in text or 'model_version="1"' in text) == is_exact

@@ -1,4 +1,4 @@
-"""Recorded `protocols/`. Run it for a form that is new; what is recorded of the others must not change.
+"""Records `protocols/`. Run it for a new form; the records of the others must not change.
 
 python tests/golden/make_protocols.py
 """

@@ -90,7 +90,7 @@ def read_model(path: Path, *, allow_pickle: bool, code: CodeOptions | None = Non
 
 
 def _read_code(written: str, said: CodeOptions) -> Any:
-    from bascule.bundle import PythonModel
+    from bascule.bundle.flavors.python import PythonModel
 
     home, _, attribute = written.rpartition(":")
     place = Path(home)

@@ -151,9 +151,11 @@ def pack(
             request.tell(_costs(measured, manifest.serves))
             said.append(("cost", measured.to_json()))
         said.append(("provenance", _provenance(sealed, request)))
-        said.append((calibrating.KIND, sealed.calibration))
+        said.append((calibrating.CALIBRATION_KIND, sealed.calibration))
         if subject.train is not None:
-            said.append((training.KIND, training.describe(subject.train, subject.signature)))
+            said.append(
+                (training.TRAINING_KIND, training.describe(subject.train, subject.signature))
+            )
         now, by = datetime.now(UTC), author or provenance.user_name()
         for kind, body in said:
             disk.write_statement(draft, kind, body, at=now, by=by)

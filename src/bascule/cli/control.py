@@ -1,4 +1,4 @@
-"""The control process: `python -m bascule.cli.control` for a supervisor, and one alone."""
+"""The control process, as a supervisor starts it (`python -m bascule.cli.control`), or alone."""
 
 from __future__ import annotations
 
@@ -133,7 +133,9 @@ def _serve(
         counters.beat_control()
 
     hold = stack.enter_context(
-        holding_served(lambda: server.services, parts.open_registry, server_pid=os.getppid())
+        holding_served(
+            lambda: server.services, parts.open_registry, server_pid=os.getppid(), after=turned
+        )
     )
 
     def find_and_hold(reference: str) -> ModelSpec:

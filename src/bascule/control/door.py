@@ -16,7 +16,7 @@ import resource
 import socket
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
@@ -36,6 +36,7 @@ _BODY_S = 20.0
 _UNREAD_S = 20.0
 _LINGER_S = 1.0
 _AT_ONCE = 16
+_OUT_OF_MEMORY_EXIT = 5
 _PAUSE_S = 0.1
 """How long none is accepted after the system had no descriptor for one."""
 
@@ -74,6 +75,7 @@ class ControlServer(uvicorn.Server):
         """Accept connections."""
         assert sockets is not None
         self.servers = []
+        asyncio.get_running_loop().set_exception_handler(_end_if_out_of_memory)
         self._listener = sockets[0]
         self._listener.setblocking(False)
         self._accept_again()
@@ -148,6 +150,17 @@ class ControlServer(uvicorn.Server):
                 ssl=self._tls,
                 **({} if self._tls is None else within),
             )
+
+
+def leave(*_: object) -> NoReturn:
+    """End the process at once: the next one has the memory that this one has lost."""
+    os._exit(_OUT_OF_MEMORY_EXIT)
+
+
+def _end_if_out_of_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if isinstance(context.get("exception"), MemoryError):
+        leave()
+    loop.default_exception_handler(context)
 
 
 class _Connection(H11Protocol):

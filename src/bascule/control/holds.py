@@ -31,6 +31,7 @@ def holding_served(
     open_registry: Callable[[], Registry],
     *,
     server_pid: int,
+    after: threading.Event,
 ) -> Iterator[Callable[[ModelSpec], None]]:
     """Hold the bundles that are served while the block runs, on a thread; let go at its end.
 
@@ -39,6 +40,7 @@ def holding_served(
     Args:
         served: What is served now; it may change.
         open_registry: Opens the registry.
+        after: Set when the registry may be loaded, which keeps nothing else waiting then.
         server_pid: Of the supervisor: the next control process goes on with the same holds.
 
     Yields:
@@ -46,9 +48,12 @@ def holding_served(
     """
     ended = threading.Event()
     holds = _Holds(served, open_registry, server_pid)
-    thread = threading.Thread(
-        target=holds.keep, args=(ended.wait,), name="bascule-holds", daemon=True
-    )
+
+    def keep() -> None:
+        after.wait()
+        holds.keep(ended.wait)
+
+    thread = threading.Thread(target=keep, name="bascule-holds", daemon=True)
     thread.start()
     try:
         yield holds.take

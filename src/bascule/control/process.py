@@ -9,7 +9,6 @@ replaces the process.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import threading
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OUT_OF_MEMORY_EXIT = 5
 _OUT_OF_MEMORY_SCORE = "500"
 
 
@@ -139,13 +137,16 @@ def serve_api(
 ) -> None:
     """Serve the API on this thread until SIGTERM, or SIGINT where it is not ignored."""
     from bascule.control.api import control_app
-    from bascule.control.door import ControlServer
+    from bascule.control.door import ControlServer, leave
     from bascule.control.hosts import answering_to
     from bascule.serving.transports.hosts import policy_of
 
+    async def out_of_memory(*_: object) -> NoReturn:
+        leave()
+
     hosts = policy_of(listener, parts.allowed_hosts, asks_for_keys=guard is not None)
     app = control_app(server, parts.open_registry, find, guard)
-    app.add_exception_handler(MemoryError, _leave)
+    app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)
     api = ControlServer(answering, parts.tls, on_turn=on_turn)
 
@@ -156,11 +157,6 @@ def serve_api(
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, stop)
     api.run(sockets=[listener])
-
-
-async def _leave(*_: object) -> NoReturn:
-    """End at once: the next process has the memory that this one has lost."""
-    os._exit(_OUT_OF_MEMORY_EXIT)
 
 
 def volunteer_for_the_oom_killer() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.statements.calibrating import KIND, hashes_of
+from bascule.bundle.statements.calibrating import CALIBRATION_KIND, hashes_of
 from bascule.bundle.statements.training import row_hashes
 from bascule.bundle.tables import take
 from bascule.core.errors import Invalid
@@ -82,7 +82,7 @@ def _calibrated(bundle: Bundle, calibration: Calibration, columns: Columns) -> N
     asked = row_hashes(columns)
     if calibration.source == "test" and (held_out := bundle.test_data()) is not None:
         return np.isin(asked, row_hashes(held_out[0]))
-    said = bundle.statements(KIND)
+    said = bundle.statements(CALIBRATION_KIND)
     kept = hashes_of(said[-1].body) if said else None
     if kept is None:
         raise Invalid("nothing says which rows it was calibrated on; pack the model again")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.statements.training import KIND, Training, flat_columns
+from bascule.bundle.statements.training import TRAINING_KIND, Training, flat_columns
 from bascule.bundle.tables import is_missing
 from bascule.core.errors import Untrusted
 from bascule.core.fields import Columns
@@ -26,7 +26,7 @@ _NO_TRAINING = "the bundle says nothing of its training rows; pack it again with
 
 def training_of(bundle: Bundle) -> Training | None:
     """What is kept of the training rows, where anything is."""
-    said = bundle.statements(KIND)
+    said = bundle.statements(TRAINING_KIND)
     return Training.from_json(said[-1].body) if said else None
 
 

@@ -223,7 +223,7 @@ ODD_VALUES = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 1e300, -1e300]
 
 
 def lightgbm_tests(model):
-    return lightgbm_trees.thresholds(lightgbm_trees.read_ensemble(model.booster_.model_to_string()))
+    return lightgbm_trees.thresholds(lightgbm_trees.read_lightgbm(model.booster_.model_to_string()))
 
 
 def histogram_tests(model):

@@ -85,7 +85,10 @@ def test_a_supervisor_whose_worker_cannot_load_says_why_and_leaves_nothing(tmp_p
 def test_a_worker_needs_none_of_the_heavy_packages():
     heavy = ["sklearn", "skl2onnx", "skops", "onnx", "pandas", "pyarrow", "sqlalchemy", "fastapi"]
     heavy += ["typer", "rich", "pydantic", "uvicorn"]
-    code = f"import bascule.serving.workers.worker, sys; print(sorted(set(sys.modules) & set({heavy})))"
+    code = (
+        "import bascule.serving.workers.worker, sys; "
+        f"print(sorted(set(sys.modules) & set({heavy})))"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )

@@ -51,11 +51,11 @@ class CatBoost:
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         from bascule.bundle.compilers.boosted import compile_ensemble
-        from bascule.bundle.compilers.catboost import as_json, read_ensemble
+        from bascule.bundle.compilers.catboost import as_json, read_catboost
 
         loaded = _loaded(subject.saved)
         yield compile_ensemble(
-            read_ensemble(as_json(loaded), str(subject.frame["loss"])),
+            read_catboost(as_json(loaded), str(subject.frame["loss"])),
             subject.signature,
             subject.classes,
             {},

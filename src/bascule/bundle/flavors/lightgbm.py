@@ -47,11 +47,11 @@ class LightGBM:
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         from bascule.bundle.compilers.boosted import compile_ensemble
-        from bascule.bundle.compilers.lightgbm import read_ensemble
+        from bascule.bundle.compilers.lightgbm import read_lightgbm
 
         categories = categories_of(subject.frame)
         _check_categories(subject.saved, categories)
-        ensemble = read_ensemble(subject.saved.decode())
+        ensemble = read_lightgbm(subject.saved.decode())
         yield compile_ensemble(
             replace(ensemble, rounds_whole=rounds_whole(subject.frame)),
             subject.signature,

@@ -51,10 +51,10 @@ class XGBoost:
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         from bascule.bundle.compilers.boosted import compile_ensemble
-        from bascule.bundle.compilers.xgboost import read_ensemble
+        from bascule.bundle.compilers.xgboost import read_xgboost
 
         yield compile_ensemble(
-            read_ensemble(json.loads(subject.saved)),
+            read_xgboost(json.loads(subject.saved)),
             subject.signature,
             subject.classes,
             categories_of(subject.frame),

@@ -23,7 +23,7 @@ from bascule.core.programs import Program
 from bascule.stats.conformal import Calibration, methods_for
 from bascule.stats.conformal import calibrate as calibrate_scores
 
-KIND = "calibration"
+CALIBRATION_KIND = "calibration"
 """Of the statement that tells which rows calibrated."""
 
 

@@ -24,7 +24,7 @@ from bascule.bundle.tables import is_missing
 from bascule.core.errors import Untrusted
 from bascule.core.fields import Columns, Signature
 
-KIND = "training"
+TRAINING_KIND = "training"
 KEPT_HASHES = 8_192
 """64 KiB. At an overlap of one row in a hundred, the share is known to within a tenth of it."""
 MAX_VALUES = 200

@@ -12,9 +12,8 @@ The rules:
   burst, and is kept short;
 - whoever waited past its deadline is not begun.
 
-Before that a request may be held by its connection (`BufferBudget`): the rest of it has not come, or those
-before it on the connection are not answered yet. After that, decoded, it may wait for its model,
-and is held in the same account.
+`BufferBudget` counts the bytes of requests that are incomplete, pipelined, queued, or waiting for
+a model to load.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ the same bits in any company run so there; others run each call at once.
 
 The rules:
 - every caller gets its own rows, and the outputs that it asked for;
-- the queue is bounded, in calls and, over all models, in bytes (`backlog.BufferBudget`); over a bound the
+- the queue is bounded, in calls and, over all models, in bytes (`BufferBudget`); over a bound the
   answer is `Overloaded` at once; so it is where those who wait will keep the thread busy until
   after a call's deadline;
 - a call whose deadline passes is answered `TimedOut` then, whatever the thread is doing, and is

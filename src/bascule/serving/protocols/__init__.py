@@ -1,1 +1,1 @@
-"""The protocols of the server: each turns the bytes of one protocol into calls, and answers back."""
+"""The protocols of the server: each turns the bytes of a request into a call, and answers back."""

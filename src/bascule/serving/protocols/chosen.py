@@ -52,7 +52,7 @@ EVERY_PROTOCOL = ChosenProtocols()
 def choose_protocols(
     names: tuple[str, ...], vertex_health_route: str, vertex_predict_route: str
 ) -> ChosenProtocols:
-    """The protocols that `names` says; without names all, but those whose paths Vertex AI was given.
+    """The protocols in `names`; without names all, except those whose paths Vertex AI was given.
 
     Raises:
         Invalid: A route is none, or is a path of a protocol that is wanted; `facts["field"]` is

@@ -31,7 +31,7 @@ class ProtocolAdapter(Protocol):
         """
 
     def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
-        """Which part of a path of this protocol names nothing; None if the path is not the protocol's."""
+        """Which part of a path names nothing; None if the path is not of this protocol."""
 
 
 class DataPlane:

@@ -102,7 +102,7 @@ def row_schema(field: Field) -> Schema:
 
 
 def rows_schema(signature: Signature) -> Schema:
-    """Rows as the protocols take them that speak of rows: lists for a matrix, objects for a table."""
+    """Rows as protocols of rows take them: lists for a matrix, objects for a table."""
     if len(signature.inputs) == 1 and signature.inputs[0].shape:
         row = row_schema(signature.inputs[0])
     else:

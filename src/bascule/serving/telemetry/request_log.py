@@ -151,7 +151,7 @@ class RequestLog:
         tracestate: bytes,
         reason: str = "",
     ) -> None:
-        """Note a request; see `LogRecord`. Where a reader of the log is too slow, notes are lost."""
+        """Note a request; see `LogRecord`. A reader of the log that is too slow loses records."""
         if not traceparent and status < FAILED_FROM and not self._config.access_log:
             return
         if len(self._notes) >= _MAX_WAITING:

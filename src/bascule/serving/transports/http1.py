@@ -9,7 +9,7 @@ would have kept is kept here:
 - heads, bodies, connections and times are bounded; a client that does not read is not read from,
   and one that takes next to nothing of its answer is cut off;
 - whoever is not let in is told by the head of the request, and nothing of the body is kept;
-- what is kept of requests that cannot begin yet is bounded over all connections (`backlog.BufferBudget`);
+- what is kept of requests that cannot begin yet is bounded over all connections (`BufferBudget`);
 - every answer is counted once, where it is written, so the counters are what clients saw;
 - a refusal is written before the connection closes, and the close lingers until the client has
   had the chance to read it;

@@ -1,7 +1,7 @@
 """One thread for what would hold up the event loop: the reading of large and of compressed bodies.
 
 The work of one request at a time, oldest first: so the memory that decoding takes is that of one
-body, and what waits is counted as held (`backlog.BufferBudget`). Python gives the interpreter to the loop
+body, and what waits is counted as held (`BufferBudget`). Python gives the interpreter to the loop
 between two steps of it; a step that is one call of a library keeps it, so what such a call may be
 given is bounded (`json_values.MAX_VALUES`).
 """

@@ -31,8 +31,8 @@ class About(NamedTuple):
 class Route(NamedTuple):
     """One method of one path.
 
-    A protocol names all of it, so that neither a caller's rights nor the counting of its requests can
-    be forgotten.
+    A protocol names all of it, so that neither a caller's rights nor the counting of its requests
+    can be forgotten.
 
     Attributes:
         method: `b"GET"` also answers HEAD.

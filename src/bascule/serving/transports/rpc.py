@@ -1,7 +1,7 @@
-"""What a protocol over gRPC and what carries it say to each other: methods, and calls of them.
+"""The border between a protocol over gRPC and its transport: methods, and calls of them.
 
-A protocol knows messages and no connections; a transport (`serving.transports`) knows connections and
-no messages. Bytes go in, and bytes or an error come out.
+A protocol knows messages and no connections; a transport knows connections and no messages. Bytes
+go in, and bytes or an error come out.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Rpc(ABC):
 
     @abstractmethod
     def allow(self, action: Action, model: str) -> None:
-        """Return if the caller may do that to a model, `*` for all of them; see `guard.Authenticator`.
+        """Return if the caller may do that to a model, `*` for all of them; see `Authenticator`.
 
         Raises:
             Unauthenticated: It has no key.

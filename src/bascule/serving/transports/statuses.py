@@ -1,4 +1,4 @@
-"""How HTTP and gRPC say each kind of error: one table each, and one shape of words, for every protocol.
+"""The status of each kind of error over HTTP and gRPC, and the one shape of its message.
 
 Answers of both are counted by the status of HTTP.
 """

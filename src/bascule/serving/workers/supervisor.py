@@ -326,6 +326,7 @@ class Supervisor:
                 control, (counters_fd, keys_fd), self._answer_control, self._spawning,
                 self._counters.count_control_restart,
             )  # fmt: skip
+        self._starting_control = threading.Lock()
         self._workers_answer = threading.Event()
         self._find = find
         self._wishing = ThreadPoolExecutor(1, "bascule-wishes")  # changes are made one by one
@@ -336,16 +337,19 @@ class Supervisor:
         self._monitor = threading.Thread(target=self._watch, name="bascule-monitor", daemon=True)
 
     def start_control(self) -> ControlChild:
-        """Start the control process, unless it runs; return when it has the keys, if any are needed.
+        """Start the control process, unless it runs; return when it has the keys that are needed.
 
         Raises:
             BasculeError: The catalogue of the keys cannot be read.
         """
         assert self.control is not None
-        if not self.control.is_started:
-            self.control.start()
-            if self.keys_file is not None:
-                self.control.ask("keys", START_TIMEOUT_S)
+        with self._starting_control:
+            if self._stopping.is_set():
+                raise Unavailable("the server stops", hint="ask another one", retry_after_s=1)
+            if not self.control.is_started:
+                self.control.start()
+                if self.keys_file is not None:
+                    self.control.ask("keys", START_TIMEOUT_S)
         return self.control
 
     def start(self, services: Sequence[ModelSpec]) -> None:

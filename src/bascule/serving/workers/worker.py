@@ -1,6 +1,6 @@
 """One worker process: loads the models, warms them up, and answers until it is told to stop.
 
-The supervisor starts it as `python -m bascule.serving.workers.worker` and speaks to it in lines of JSON
+The supervisor starts it as `python -m bascule.serving.workers.worker` and sends lines of JSON
 (see `channel`), which come on standard input and go to standard output. Whatever else prints there,
 a model's own code for example, prints to standard error. When the supervisor ends, the system kills
 its workers, so that nothing is orphaned, not even a worker that hangs.
