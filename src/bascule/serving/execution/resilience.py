@@ -8,7 +8,7 @@ breaker closes. Time is whatever clock the caller has.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bascule.core.errors import BasculeError, ModelFailed, TimedOut, Unavailable
@@ -35,9 +35,6 @@ class ResiliencePolicy:
     breaker_open_s: float = 10.0
     retry_percent: float = 0.0
     fallback: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Closed(NamedTuple):

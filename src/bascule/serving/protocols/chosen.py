@@ -6,8 +6,7 @@ Apart from the protocols themselves, because the supervisor must not load what a
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from bascule.core.errors import Invalid
 
@@ -37,13 +36,6 @@ class ChosenProtocols:
     names: tuple[str, ...] = PROTOCOL_NAMES
     vertex_health_route: str = "/vertex/health"
     vertex_predict_route: str = "/vertex/predict"
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ChosenProtocols:
-        return cls(**{**value, "names": tuple(value["names"])})
 
 
 EVERY_PROTOCOL = ChosenProtocols()
