@@ -7,7 +7,8 @@ registry or bounds a worker in its own way.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import fields
+from dataclasses import asdict, fields
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,15 @@ from bascule.core.errors import Invalid
 from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
+    from bascule.control.process import Parts
     from bascule.registry import Registry
     from bascule.registry.keys import CatalogueKeys
     from bascule.registry.stores.sql import SqlCatalogue
-    from bascule.serving import Limits, Tls
+    from bascule.serving import ControlCommand, Limits, ModelSpec, Supervisor, Tls
     from bascule.serving.protocols.chosen import ChosenProtocols
+
+_FIND_S = 120.0
+"""For the control process to find a bundle that a caller wants loaded."""
 
 
 def tls_of(settings: Settings) -> Tls | None:
@@ -129,3 +134,62 @@ def _named(place: str) -> Any:
 
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
+
+
+def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
+    """The supervisor of a server, not started.
+
+    Args:
+        settings: How to serve.
+        control: What starts the control process; with `serving.multi_model` it is asked for the
+            bundles that callers want loaded.
+
+    Raises:
+        Invalid: A setting contradicts another.
+    """
+    from bascule.serving import ModelSpec, RequestLogConfig, ResiliencePolicy, Supervisor
+
+    chosen = settings.serving
+    made: Supervisor
+
+    def find(name: str, folder: Path) -> ModelSpec:
+        found = made.start_control().ask("find_named", _FIND_S, name=name, folder=str(folder))
+        return ModelSpec.from_json(found)
+
+    made = Supervisor(
+        host=chosen.host,
+        port=chosen.port,
+        workers=chosen.workers,
+        limits=limits_of(settings),
+        needs_keys=callers_need_keys(settings),
+        control=control,
+        tls=tls_of(settings),
+        unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
+        protocols=protocols_of(chosen),
+        grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
+        policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
+        journal=RequestLogConfig(
+            chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
+        ),
+        find=find if chosen.multi_model else None,
+        allowed_hosts=chosen.allowed_hosts,
+    )
+    return made
+
+
+def control_parts(settings: Settings) -> Parts:
+    """What a control process works with."""
+    from bascule.control.process import Parts
+
+    @cache
+    def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
+        return open_keys(settings)
+
+    return Parts(
+        open_registry=partial(open_registry, settings),
+        stored_keys=lambda: keys().stored(),
+        keys_stale_s=settings.security.keys_stale_s,
+        check_signature=partial(check_signature, settings),
+        tls=tls_of(settings),
+        allowed_hosts=settings.serving.allowed_hosts,
+    )

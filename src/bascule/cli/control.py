@@ -11,15 +11,14 @@ import sys
 import threading
 from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bascule.app import control_parts
 from bascule.bundle.programs.host import die_with
 from bascule.control.holds import holding_served
 from bascule.control.process import (
     Answers,
-    Parts,
     authenticator_of,
     open_keys_file,
     serve_api,
@@ -33,7 +32,7 @@ from bascule.serving.workers.peer import Peer
 from bascule.serving.workers.supervisor import shared_file
 
 if TYPE_CHECKING:
-    from bascule.registry.keys import CatalogueKeys
+    from bascule.control.process import Parts
     from bascule.serving import ModelSpec
     from bascule.serving.transports.authenticator import KeysFile
     from bascule.settings import Settings
@@ -58,24 +57,6 @@ def command(settings: Settings, listener: socket.socket) -> ControlCommand:
     return ControlCommand(argv, listener, {"settings": told})
 
 
-def parts_of(settings: Settings) -> Parts:
-    """What the settings choose for a control process."""
-    from bascule.app import check_signature, open_keys, open_registry, tls_of
-
-    @cache
-    def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
-        return open_keys(settings)
-
-    return Parts(
-        open_registry=partial(open_registry, settings),
-        stored_keys=lambda: keys().stored(),
-        keys_stale_s=settings.security.keys_stale_s,
-        check_signature=partial(check_signature, settings),
-        tls=tls_of(settings),
-        allowed_hosts=settings.serving.allowed_hosts,
-    )
-
-
 def main() -> int:
     """Run the control process of a supervisor; the exit code is 3 if there are no keys to read."""
     supervisor_pid, descriptor = map(int, sys.argv[1:])
@@ -94,7 +75,7 @@ def main() -> int:
         stack.callback(turned.set)
         settings = _settings_of(config)
         _start_logging(settings)
-        parts = parts_of(settings)
+        parts = control_parts(settings)
         mine = Answers(parts)
         answers.set_result(mine)
         keys: KeysFile | None = None
@@ -171,7 +152,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
             stack.enter_context(shared_file(f"bascule-{name}")) for name in ("counters", "keys")
         ]
         counters = Counters(Path(f"/dev/fd/{shared[0].fileno()}"), workers=0)
-        parts = parts_of(settings)
+        parts = control_parts(settings)
         answers = Answers(parts)
         keys: KeysFile | None = None
         if callers_need_keys(settings):
