@@ -156,7 +156,9 @@ _OLD = {"hidden": True, "help": "Of bascule quickstart."}
 
 
 def up(
-    model: Annotated[Path | None, typer.Argument(hidden=True, show_default=False)] = None,
+    model: Annotated[
+        Path | None, typer.Argument(hidden=True, show_default=False, help="Of bascule quickstart.")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
     port: _Port = None,
     control_port: _ControlPort = None,

@@ -579,3 +579,41 @@ def _until(condition):
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.01)
+
+
+def test_keys_that_an_earlier_process_has_left_hold_without_the_catalogue(
+    tmp_path, keys, catalogue, caplog
+):
+    create_key(keys, "kept", [Permission("read")], now=T0, by="ada")
+    with (tmp_path / "kept").open("w+b") as shared:
+        said = []
+        first = KeysFile(shared.fileno(), keys.stored, said.append)
+        first.start()
+        first.stop()
+        left, content = said[-1], first.path.read_bytes()
+        assert b"kept" in content
+        catalogue.problem = Unavailable("the registry is away")
+
+        second = KeysFile(shared.fileno(), catalogue.stored, said.append, written_read_ns=left)
+        said.clear()
+        second.start()
+        assert said, "they hold at once"
+        assert set(said) == {left}, "and are as old as they are"
+        assert first.path.read_bytes() == content
+        _until(lambda: "the registry is away" in caplog.text)
+        catalogue.problem = None
+        _until(lambda: said[-1] > left)
+        second.stop()
+
+
+@pytest.mark.parametrize("cut", [0, 10])
+def test_a_file_that_its_writer_has_not_finished_is_not_taken_over(tmp_path, keys, catalogue, cut):
+    with (tmp_path / "kept").open("w+b") as shared:
+        first = KeysFile(shared.fileno(), keys.stored, lambda _: None)
+        first.start()
+        first.stop()
+        os.ftruncate(shared.fileno(), cut)
+        catalogue.problem = Unavailable("the registry is away")
+        second = KeysFile(shared.fileno(), catalogue.stored, lambda _: None, written_read_ns=1)
+        with pytest.raises(Unavailable, match="the registry is away"):
+            second.start()

@@ -103,6 +103,8 @@ class Peer:
                 for message in lines.feed(piece):
                     self._take(message)
         self.ended.set()
+        with self._writing:
+            self._end.close()
         for answers in tuple(self._waiting.values()):
             answers.put(None)
 
