@@ -234,11 +234,7 @@ def load_settings(
         Invalid: A value is wrong or a name is unknown. The message says which, what is allowed,
             and whether the file, a variable or an option brought it.
     """
-    from pydantic import ValidationError
-    from pydantic_settings import SettingsError
-
     here = (folder or Path.cwd()).resolve()
-    file = here / SETTINGS_FILE
     variables = dict(os.environ if environ is None else environ)
     _refuse_misspelt(variables)
     shown = _take_what_the_platform_says(variables)
@@ -247,9 +243,16 @@ def load_settings(
             variable = f"{PREFIX}{section}{DELIMITER}{name.upper()}"
             variables[variable] = str(value)
             shown[variable] = f"--{name.replace('_', '-')}"
-    sources = _Sources(file, variables, shown)
+    settings = _checked(_Sources(here / SETTINGS_FILE, variables, shown))
+    return _with_whole_paths(settings, here, variables.get(SAFE_PORTS, ""))
+
+
+def _checked(sources: _Sources) -> Settings:
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
     try:
-        settings = _read(file, variables)
+        settings = _read(sources.file, sources.variables)
         _check_criteria(settings.gates)
         _check_stores(settings.registry)
         _check_protocols(settings.serving)
@@ -263,9 +266,13 @@ def load_settings(
     except SettingsError as error:
         raise _explained_variable(error, sources) from None
     except tomllib.TOMLDecodeError as error:
-        raise Invalid(f"{file} is not TOML: {error}", hint="mend that line") from None
+        raise Invalid(f"{sources.file} is not TOML: {error}", hint="mend that line") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"{file} cannot be read: {error}") from None
+        raise Invalid(f"{sources.file} cannot be read: {error}") from None
+    return settings
+
+
+def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settings:
     keys = tuple(here / key.expanduser() for key in settings.security.required_keys)
     files: dict[str, Any] = {
         name: str(here / Path(path).expanduser())
@@ -276,9 +283,7 @@ def load_settings(
         settings,
         home=here / settings.home.expanduser(),
         security=replace(settings.security, required_keys=keys),
-        serving=_with_other_ports(
-            replace(settings.serving, **files), variables.get(SAFE_PORTS, "")
-        ),
+        serving=_with_other_ports(replace(settings.serving, **files), safe_ports),
     )
 
 

@@ -225,15 +225,8 @@ def check_bundle(
     from bascule.release.checking import check_and_record
 
     wanted = criteria or list(context.settings().gates.criteria)
-    return check_and_record(
-        bundle,
-        wanted,
-        context.registry(),
-        version,
-        test=test,
-        now=datetime.now(UTC),
-        by=context.user(),
-    )
+    now, by = datetime.now(UTC), context.user()
+    return check_and_record(bundle, wanted, context.registry(), version, test=test, now=now, by=by)
 
 
 def print_report(report: GateReport) -> None:

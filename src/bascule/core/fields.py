@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from bascule_client.fields import Columns, DType, Field, Signature
-
-__all__ = ["Columns", "DType", "Field", "Signature"]
+from bascule_client.fields import Columns as Columns
+from bascule_client.fields import DType as DType
+from bascule_client.fields import Field as Field
+from bascule_client.fields import Signature as Signature

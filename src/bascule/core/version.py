@@ -2,6 +2,4 @@
 
 from __future__ import annotations
 
-from bascule_client.version import VERSION
-
-__all__ = ["VERSION"]
+from bascule_client.version import VERSION as VERSION
