@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -66,13 +67,17 @@ def load(connect, port, body, header="", clients=3):
             thread.join(20)
 
 
-def control_answers(connect, server, path="/health", header=""):
-    """Whether the API answers 200; connections wait while the process is replaced."""
+def answers(connect, port, path):
+    """Whether an API answers at all; connections wait while its process is replaced."""
     try:
-        with connect(server.control_port) as client:
-            return client.request("GET", path, b"", header).answer().status == 200
+        with connect(port) as client:
+            return client.request("GET", path).answer().status > 0
     except (OSError, AssertionError):
         return False  # the connection was that of the process that has ended
+
+
+def control_answers(connect, server):
+    return answers(connect, server.control_port, "/docs")
 
 
 def start_and_await_control(serve, connect, *arguments, **more):
@@ -205,11 +210,93 @@ def test_what_is_served_is_still_changed_by_the_next_control_process(
         assert client.request("POST", INFER, body).answer().status == 200
 
 
+@contextmanager
+def running(home, *words, **environ):
+    """A command that announces itself as JSON, and what it announced."""
+    env = {**os.environ, "BASCULE_HOME": str(home), **environ}
+    with subprocess.Popen(
+        [sys.executable, *map(str, words), "--json"],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        try:
+            text = ""
+            for line in process.stdout:
+                text += line
+                if line == "}\n":
+                    break
+            yield process, json.loads(text)
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def port_of(url):
+    return int(url.rsplit(":", 1)[1])
+
+
+def test_up_serves_the_models_that_have_the_alias(
+    connect, body, cancer_bundle, regressor_bundle, home
+):
+    for bundle in (cancer_bundle, regressor_bundle):
+        bascule(home, "push", str(bundle))
+    bascule(home, "alias", "gb/1", "champion")
+    words = ("-m", "bascule.cli", "up", "--port=0", "--control-port=0")
+    with running(home, *words) as (_, said):
+        assert [(one["model"], one["version"]) for one in said["serving"]] == [("gb", "1")]
+        with connect(port_of(said["predictions"])) as client:
+            assert client.request("POST", INFER, body).answer().status == 200
+
+
+def test_up_without_an_alias_begins_with_no_model(connect, home):
+    with running(home, "-m", "bascule.cli", "up", "--port=0", "--control-port=0") as (_, said):
+        assert said["serving"] == []
+        with connect(port_of(said["predictions"])) as client:
+            assert client.request("GET", "/v2/health/live").answer().status == 200
+
+
+def test_control_alone_tells_of_the_registry_and_of_no_server(connect, cancer_bundle, home):
+    bascule(home, "push", str(cancer_bundle))
+    with running(home, "-m", "bascule.cli", "control", "--control-port=0") as (process, said):
+
+        def ask(path, method="GET", sent=b"", header=""):
+            with connect(port_of(said["control"])) as client:
+                return client.request(method, path, sent, header).answer()
+
+        assert ask("/health").json["ready"] is True
+        assert [one["name"] for one in ask("/api/v1/models").json] == ["gb"]
+        assert ask("/metrics").status == 200
+        assert ask("/api/v1/server/services").json == []
+        assert ask("/api/v1/server").status == 404
+        answer = ask("/api/v1/server/services", "POST", {"reference": "gb"}, JSON)
+        assert (answer.status, "no server runs beside" in answer.json["error"]) == (404, True)
+        assert not psutil.Process(process.pid).children()
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_control_alone_lets_in_by_keys_and_a_key_that_is_revoked_no_more(connect, home):
+    token = bascule(home, "keys", "create", "a", "--allow", "read:*")["token"]
+    header = f"Authorization: Bearer {token}\r\n"
+    words = ("-m", "bascule.cli", "control", "--control-port=0")
+    with running(home, *words, BASCULE_SECURITY__CALLERS="keys") as (_, said):
+
+        def status(header):
+            with connect(port_of(said["control"])) as client:
+                return client.request("GET", "/api/v1/models", b"", header).answer().status
+
+        assert (status(header), status("")) == (200, 401)
+        bascule(home, "keys", "revoke", "a")
+        until(lambda: status(header) == 401, within_s=1)
+
+
 LISTING = """
-import signal, sys
+import os, signal, sys
 from pathlib import Path
-listed = Path(sys.argv.pop())
-signal.signal(signal.SIGUSR1, lambda *_: listed.write_text("\\n".join(sys.modules)))
+def list_modules(*_):
+    half = Path(os.environ["LISTED"] + ".half")
+    half.write_text("\\n".join(sys.modules))
+    half.rename(os.environ["LISTED"])
+signal.signal(signal.SIGUSR1, list_modules)
 from bascule.cli import main
 main()
 """
@@ -218,23 +305,14 @@ main()
 def test_the_supervisor_loads_neither_http_nor_sql(connect, cancer_bundle, home, tmp_path):
     """Asked of the process itself, when it serves a registered version with keys."""
     bascule(home, "push", str(cancer_bundle))
-    bascule(home, "keys", "create", "a", "--allow", "infer:*")
-    listed = tmp_path / "modules"
-    env = {**os.environ, "BASCULE_HOME": str(home), "BASCULE_SECURITY__CALLERS": "keys"}
-    words = ["serve", "gb", "--port=0", "--control-port=0", "--json"]
-    with subprocess.Popen(
-        [sys.executable, "-c", LISTING, *words, str(listed)],
-        env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    ) as process:  # fmt: skip
-        try:
-            for line in process.stdout:
-                if line == "}\n":
-                    break
-            process.send_signal(signal.SIGUSR1)
-            modules = until(lambda: listed.exists() and listed.read_text()).split()
-        finally:
-            process.terminate()
-            process.wait(20)
+    bascule(home, "keys", "create", "a", "--allow", "metrics")
+    words = ("serve", "gb", "--port=0", "--control-port=0")
+    keys = {"BASCULE_SECURITY__CALLERS": "keys", "LISTED": str(tmp_path / "modules")}
+    with running(home, "-c", LISTING, *words, **keys) as (process, said):
+        until(lambda: answers(connect, port_of(said["control"]), "/docs"))
+        process.send_signal(signal.SIGUSR1)
+        until(lambda: (tmp_path / "modules").exists())
+    modules = set((tmp_path / "modules").read_text().split())
     assert "bascule.serving.workers.supervisor" in modules
     heavy = {"sqlalchemy", "fastapi", "starlette", "uvicorn", "obstore", "sklearn", "onnxruntime"}
-    assert not heavy & set(modules)
+    assert not heavy & modules

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any
 from bascule.app import control_parts
 from bascule.bundle.programs.host import die_with
 from bascule.control.holds import holding_served
+from bascule.control.link import ServerLink
 from bascule.control.process import (
     Answers,
-    authenticator_of,
+    Parts,
     open_keys_file,
     serve_api,
     volunteer_for_the_oom_killer,
 )
 from bascule.core.errors import BasculeError
-from bascule.serving import ControlCommand, bind
+from bascule.serving import Authenticator, ControlCommand, bind
 from bascule.serving.telemetry.counters import Counters
 from bascule.serving.telemetry.logs import start_logging
 from bascule.serving.workers.peer import Peer
 from bascule.serving.workers.supervisor import shared_file
 
 if TYPE_CHECKING:
-    from bascule.control.process import Parts
     from bascule.serving import ModelSpec
     from bascule.serving.transports.authenticator import KeysFile
     from bascule.settings import Settings
@@ -70,65 +70,61 @@ def main() -> int:
     peer.start()
     config = peer.ask("config", _CONFIG_S)
     counters = Counters(Path(f"/dev/fd/{config['counters_fd']}"), config["workers"])
-    with ExitStack() as stack:
-        turned = _beat_until_set(counters)
-        stack.callback(turned.set)
-        settings = _settings_of(config)
-        _start_logging(settings)
-        parts = control_parts(settings)
-        mine = Answers(parts)
-        answers.set_result(mine)
-        keys: KeysFile | None = None
+    turned = _beat_until_set(counters)
+    settings = _settings_of(config)
+    _start_logging(settings)
+    parts = control_parts(settings)
+    answers.set_result(mine := Answers(parts))
+    keys: KeysFile | None = None
+    try:
         if config["keys_fd"] is not None:
             keys = open_keys_file(config["keys_fd"], counters, parts)
-            try:
-                keys.start()
-            except BasculeError as error:
-                log.error("keys cannot be read: %s", error)  # noqa: TRY400 -- in one line, by design
-                mine.settle_keys(error)
-                peer.ended.wait(1.0)  # the supervisor may be about to read why
-                return _NOT_STARTED_EXIT
-            stack.callback(keys.stop)
-        mine.settle_keys(None)
-        peer.ask("begin", AS_LONG_AS_IT_TAKES_S)
-        _serve(peer, config, counters, mine, parts, keys, turned, stack)
+            keys.start()
+    except BasculeError as error:
+        log.error("keys cannot be read: %s", error)  # noqa: TRY400 -- in one line, by design
+        mine.settle_keys(error)
+        peer.ended.wait(1.0)  # the supervisor may be about to read why
+        return _NOT_STARTED_EXIT
+    mine.settle_keys(None)
+    peer.ask("begin", AS_LONG_AS_IT_TAKES_S)
+    server = ServerLink(counters, peer, host=config["host"], port=config["port"])
+    listener = socket.socket(fileno=config["listener_fd"])
+
+    def beat() -> None:
+        if not peer.ended.is_set():  # without a supervisor to ask, this process is of no use
+            counters.beat_control()
+
+    _serve(server, listener, beat, mine, parts, _guard_of(keys, counters), turned)
     return 0
 
 
 def _serve(
-    peer: Peer,
-    config: dict[str, Any],
-    counters: Counters,
+    server: ServerLink,
+    listener: socket.socket,
+    beat: Callable[[], None],
     answers: Answers,
     parts: Parts,
-    keys: KeysFile | None,
+    guard: Authenticator | None,
     turned: threading.Event,
-    stack: ExitStack,
 ) -> None:
-    from bascule.control.link import Supervised
-
-    server = Supervised(peer, counters, host=config["host"], port=config["port"])
-
     def on_turn() -> None:
         turned.set()
-        counters.beat_control()
+        beat()
 
-    hold = stack.enter_context(
-        holding_served(
-            lambda: server.services, parts.open_registry, server_pid=os.getppid(), after=turned
-        )
-    )
+    with holding_served(
+        lambda: server.services, parts.open_registry, server_pid=os.getppid(), after=turned
+    ) as hold:
 
-    def find_and_hold(reference: str) -> ModelSpec:
-        spec = answers.find(reference)
-        hold(spec)
-        return spec
+        def find_and_hold(reference: str) -> ModelSpec:
+            spec = answers.find(reference)
+            hold(spec)
+            return spec
 
-    listener = socket.socket(fileno=config["listener_fd"])
-    gc.collect()
-    gc.freeze()  # what was loaded stays: the collector need not look through it
-    guard = authenticator_of(keys, counters)
-    serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
+        serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
+
+
+def _guard_of(keys: KeysFile | None, counters: Counters) -> Authenticator | None:
+    return None if keys is None else Authenticator(keys.path, held_ns=counters.keys_held_ns)
 
 
 def run_control(settings: Settings, *, as_json: bool) -> None:
@@ -140,7 +136,6 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
     """
     from bascule.app import callers_need_keys
     from bascule.cli.screen import note, print_json, say, url_host
-    from bascule.control.link import NoServer
 
     chosen = settings.serving
     _start_logging(settings)
@@ -153,7 +148,6 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         ]
         counters = Counters(Path(f"/dev/fd/{shared[0].fileno()}"), workers=0)
         parts = control_parts(settings)
-        answers = Answers(parts)
         keys: KeysFile | None = None
         if callers_need_keys(settings):
             keys = open_keys_file(shared[1].fileno(), counters, parts)
@@ -166,8 +160,8 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         else:
             say(f"control API at {url}/docs")
             note("Ctrl-C stops it")
-        guard = authenticator_of(keys, counters)
-        serve_api(NoServer(counters), listener, parts, answers.find, guard)
+        guard = _guard_of(keys, counters)
+        serve_api(ServerLink(counters), listener, parts, Answers(parts).find, guard)
 
 
 def _settings_of(config: dict[str, Any]) -> Settings:

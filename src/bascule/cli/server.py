@@ -171,7 +171,8 @@ def _announce(
     for one in served:
         say(f"serving {one['model']}/{one['version']} at {one['infer']}")
     if not served:
-        say(f"serving no model yet; POST {base}:{supervisor.port}/models loads one")
+        how = f"POST {base}:{supervisor.port}/models" if settings.serving.multi_model else ""
+        say(f"serving no model yet; {how or 'bascule load MODEL'} loads one")
     if grpc is not None:
         say(f"gRPC at {grpc}")
     workers = len(supervisor.statuses())

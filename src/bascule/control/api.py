@@ -211,10 +211,11 @@ def _add_server(app: FastAPI, link: ServerLink) -> None:
             )
             for status in link.statuses()
         ]
+        host, port = link.address
         return ServerView(
             version=VERSION,
-            host=link.host,
-            port=link.port,
+            host=host,
+            port=port,
             workers=workers,
             services=services,
         )

@@ -8,6 +8,7 @@ replaces the process.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from bascule.registry import Registry
     from bascule.security.keys import Key
     from bascule.serving import Tls
-
-log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY_SCORE = "500"
 
@@ -121,11 +120,6 @@ def open_keys_file(descriptor: int, counters: Counters, parts: Parts) -> KeysFil
     )
 
 
-def authenticator_of(keys: KeysFile | None, counters: Counters) -> Authenticator | None:
-    """Lets callers of the API in; None where they need no keys."""
-    return None if keys is None else Authenticator(keys.path, held_ns=counters.keys_held_ns)
-
-
 def serve_api(
     server: ServerLink,
     listener: socket.socket,
@@ -149,6 +143,8 @@ def serve_api(
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)
     api = ControlServer(answering, parts.tls, on_turn=on_turn)
+    gc.collect()
+    gc.freeze()  # what was loaded stays: the collector need not look through it
 
     def stop(*_: object) -> None:
         api.should_exit = True

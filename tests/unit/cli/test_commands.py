@@ -335,6 +335,41 @@ def server_told(run, monkeypatch, *words):
     return told[0]
 
 
+def execs(run, monkeypatch, *words):
+    """The command that a command becomes, without the interpreter; and what was said before."""
+    become = []
+    monkeypatch.setattr("bascule.cli.commands.os.execv", lambda _, argv: become.append(argv[1:]))
+    code, _, messages = run(*words)
+    assert code == 0, messages
+    return become[0], messages
+
+
+@pytest.mark.parametrize("command", ["quickstart", "up"])
+def test_a_model_is_packed_pushed_aliased_and_then_served_by_a_fresh_process(
+    run, files, monkeypatch, command
+):
+    words, said = execs(
+        run, monkeypatch, "--objects", "files", command, files / "model.skops", "--name", "gb",
+        "--train", files / "train.npz", "--port", "0", "--workers", "2",
+    )  # fmt: skip
+    assert words == [
+        "-m", "bascule.cli", "--objects=files", "serve", "--port=0", "--workers=2", "gb/1",
+    ]  # fmt: skip
+    assert ("is now bascule quickstart" in said) == (command == "up")
+    assert "gb@champion points to it" in said
+    assert run("show", "gb@champion")[0] == 0
+
+
+def test_up_without_a_model_serves_what_the_aliases_name(run, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "bascule.cli.server.run_server",
+        lambda references, settings, *, as_json: told.append((references, settings.serving.port)),
+    )
+    assert run("up", "--port", "0")[0] == 0
+    assert told == [(None, 0)]
+
+
 def test_settings_of_the_file_hold_where_the_command_line_says_nothing(
     run, packed, monkeypatch, tmp_path
 ):

@@ -48,8 +48,7 @@ COUNTED = [
 class FakeSupervisor:
     """A server with one worker and one model."""
 
-    host = "127.0.0.1"
-    port = 8080
+    address = "127.0.0.1", 8080
     labels = (MetricLabels(), MetricLabels("gb", "1"))
 
     def __init__(self):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from bascule.control.finding import aliased
-from bascule.control.link import NoServer, Supervised
+from bascule.control.link import ServerLink
 from bascule.core.errors import NotFound
 from bascule.serving import ModelSpec
 from bascule.serving.specs import loaded, without
@@ -39,7 +39,7 @@ class Peer:
 
 
 def server_of(peer):
-    return Supervised(peer, counters=None, host="127.0.0.1", port=1)
+    return ServerLink(None, peer)
 
 
 def test_a_change_is_made_of_what_is_served():
@@ -61,10 +61,10 @@ def test_a_change_that_cannot_be_made_any_more_is_refused_and_changes_nothing():
 
 
 def test_without_a_server_nothing_is_served_and_nothing_can_be_changed(tmp_path):
-    server = NoServer(Counters(tmp_path / "counters", workers=0))
+    server = ServerLink(Counters(tmp_path / "counters", workers=0))
     assert (server.services, server.statuses(), server.models()) == ((), [], [])
     assert len(server.labels) == len(server.totals()) == 1
-    for ask in (lambda: server.host, lambda: server.port, lambda: server.change(lambda now: now)):
+    for ask in (lambda: server.address, lambda: server.change(lambda now: now)):
         with pytest.raises(NotFound, match="no server runs beside"):
             ask()
 

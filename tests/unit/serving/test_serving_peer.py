@@ -114,6 +114,18 @@ def test_a_question_fails_at_once_when_the_other_side_ends(peers):
         one.ask("it", 10)
 
 
+@pytest.mark.parametrize("line", [b"no message", b"{}", b"[]"])
+def test_what_is_no_message_ends_the_conversation(line):
+    ours, theirs = socket.socketpair()
+    with theirs:
+        one = Peer(ours, lambda what, said: None, name="other")
+        one.start()
+        theirs.sendall(line + b"\n")
+        assert one.ended.wait(5)
+        assert theirs.recv(1) == b""
+        one._reader.join(5)
+
+
 def test_the_first_death_is_answered_at_once_and_quick_ones_ever_later():
     backoff = Backoff(healthy_after_s=10, longest_s=5)
     assert backoff.pause_s(0.1) == 0

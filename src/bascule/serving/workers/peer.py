@@ -98,7 +98,7 @@ class Peer:
 
     def _read(self) -> None:
         lines = Lines()
-        with suppress(OSError):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # what is no message ends it too
             while piece := self._end.recv(1 << 16):
                 for message in lines.feed(piece):
                     self._take(message)
