@@ -20,16 +20,16 @@ __version__ = version.VERSION
 
 if TYPE_CHECKING:
     from bascule.bundle import Answer, Bundle, PythonModel, load, pack, rebuild
-    from bascule.client import AsyncClient, Client
     from bascule.core.errors import BasculeError, Invalid
     from bascule.release import Criterion
+    from bascule_client import AsyncClient, Client
 
 _HOMES = {
     "Answer": "bascule.bundle",
-    "AsyncClient": "bascule.client",
+    "AsyncClient": "bascule_client",
     "BasculeError": "bascule.core.errors",
     "Bundle": "bascule.bundle",
-    "Client": "bascule.client",
+    "Client": "bascule_client",
     "Criterion": "bascule.release",
     "Invalid": "bascule.core.errors",
     "PythonModel": "bascule.bundle",

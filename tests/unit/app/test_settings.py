@@ -6,15 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bascule.app import (
-    GateSettings,
-    ModelSettings,
-    load_settings,
-    open_registry,
-    protocols_of,
-)
+from bascule.app import limits_of, open_registry, protocols_of
 from bascule.core.errors import Invalid, NotFound
+from bascule.serving import Limits
 from bascule.serving.protocols.chosen import EVERY_PROTOCOL, PROTOCOL_NAMES
+from bascule.settings import GateSettings, ModelSettings, load_settings
 
 
 @pytest.fixture
@@ -215,9 +211,24 @@ def test_settings_open_the_registry_of_their_home_without_making_it(folder):
     assert list(folder.iterdir()) == []
 
 
+def test_every_bound_of_a_worker_that_is_a_setting_is_taken_from_it(folder):
+    written(
+        folder,
+        "[serving]\ndeadline_s = 1.5\nmax_queue_requests = 2\nmax_body_bytes = 3\n"
+        'drain_s = 4.5\nworker_silent_s = 5.5\nbatching = "never"\nmemory_budget_mb = 6\n'
+        "confidence = 0.5\n",
+    )
+    limits = limits_of(load_settings(folder, {}))
+
+    assert limits == Limits(
+        deadline_s=1.5, max_queue_requests=2, max_body_bytes=3, drain_s=4.5, silent_s=5.5,
+        batching="never", memory_budget_mb=6, confidence=0.5,
+    )  # fmt: skip
+
+
 def test_rooms_are_imported_without_settings_or_frameworks():
     script = (
-        "import sys, bascule.app, bascule.registry, bascule.release\n"
+        "import sys, bascule.app, bascule.settings, bascule.registry, bascule.release\n"
         "heavy = 'pydantic pydantic_settings sqlalchemy alembic sklearn onnxruntime pyarrow'\n"
         "print(*(name for name in heavy.split() if name in sys.modules))"
     )

@@ -412,7 +412,5 @@ def of_bundle(
             threads=threads,
         )
     except (ModelFailed, TimedOut, Unavailable) as problem:
-        if file in problem.message:
-            raise
         said = f"{file} could not be opened: {problem.message}"
         raise type(problem)(said, hint=problem.hint, **problem.facts) from None

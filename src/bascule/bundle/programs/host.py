@@ -139,13 +139,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+_INVALID = ("bascule_client.errors.Invalid", "bascule.core.errors.Invalid")
+"""Where `Invalid` is defined, and where it was until 0.1: the model may bring an older Bascule."""
+
+
 def _is_refusal(problem: BaseException) -> bool:
     """Whether the model tells the caller what is wrong with the rows: `Refused`, or its `Invalid`.
 
     The latter is known by its name, for Bascule need not be installed here.
     """
     names = {f"{kind.__module__}.{kind.__name__}" for kind in type(problem).__mro__}
-    return isinstance(problem, Refused) or "bascule.core.errors.Invalid" in names
+    return isinstance(problem, Refused) or not names.isdisjoint(_INVALID)
 
 
 def _failure(problem: BaseException) -> dict[str, Any]:

@@ -7,25 +7,25 @@ always JSON, because its bytes have no form for one.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.answer import Answer
-from bascule.bundle.tables import is_missing
-from bascule.client.wire import Reply, Request
-from bascule.core.errors import Invalid, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
+from bascule_client.answer import Answer
+from bascule_client.errors import Invalid, Untrusted
+from bascule_client.fields import Columns, DType, Field, Signature
+from bascule_client.tables import is_missing
+from bascule_client.wire import Reply, Request
 
 _LENGTH_HEADER = "inference-header-content-length"
 _LENGTH_BYTES = 4
-_NO_ANSWER = (
-    LookupError, TypeError, ValueError, AttributeError, RecursionError, msgspec.MsgspecError,
-)  # fmt: skip
+_NO_ANSWER = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
+
+_WRITER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class Asked(NamedTuple):
@@ -81,7 +81,7 @@ def infer_request(path: str, columns: Columns, inputs: Sequence[Field], asked: A
         parameters["conformal"] = asked.conformal
     if parameters:
         said["parameters"] = parameters
-    head = msgspec.json.encode(said)
+    head = _WRITER.encode(said).encode()
     if not tail:
         return Request("POST", path, head, (("Content-Type", "application/json"),))
     headers = (
@@ -149,7 +149,7 @@ def answer_of(reply: Reply) -> Answer:
     try:
         length = reply.headers.get(_LENGTH_HEADER)
         start = len(body) if length is None else int(length)
-        said = msgspec.json.decode(body[:start])
+        said = read_json(body[:start])
         outputs: Columns = {}
         for tensor in said["outputs"]:
             dtype, shape = DType(tensor["datatype"]), tuple(tensor["shape"])
@@ -173,6 +173,15 @@ def no_answer(problem: Exception) -> Untrusted:
         f"what came back is no answer of the Open Inference Protocol ({said})",
         hint="is this the address of a server's port for predictions?",
     )
+
+
+def read_json(body: bytes) -> Any:
+    """Decode JSON in UTF-8; `ValueError` also for `NaN` and `Infinity`, which are no JSON."""
+    return json.loads(body.decode(), parse_constant=_no_number)
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def _from_list(data: Any, dtype: DType) -> NDArray[Any]:

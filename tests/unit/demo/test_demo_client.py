@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bascule.cli.demo.client import Asked, Reply, ask, bodies
 from bascule.core.fields import DType, Field, Signature
+from bascule.demo.client import Asked, Reply, ask, bodies
 
 SIGNATURE = Signature(
     inputs=(

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
-from bascule.bundle.answer import Answer
-from bascule.client.addresses import Address, parse_address
-from bascule.client.blocking import IDLE_S, MAX_IDLE, reason_of
-from bascule.client.conversation import Ask, Conversation, Steps, common_headers, timed
-from bascule.client.tensors import Asked
-from bascule.client.wire import Lost, Outcome, Reply, ReplyReader, head_of
-from bascule.core.errors import Invalid
+from bascule_client.addresses import Address, parse_address
+from bascule_client.answer import Answer
+from bascule_client.blocking import IDLE_S, MAX_IDLE, reason_of
+from bascule_client.conversation import Ask, Conversation, Steps, common_headers, timed
+from bascule_client.errors import Invalid
+from bascule_client.tensors import Asked
+from bascule_client.wire import Lost, Outcome, Reply, ReplyReader, head_of
 
 T = TypeVar("T")
 

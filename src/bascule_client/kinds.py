@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from bascule.client.wire import Reply
-from bascule.core.errors import (
+from bascule_client.errors import (
     BasculeError,
     Conflict,
     Invalid,
@@ -25,6 +24,7 @@ from bascule.core.errors import (
     Unauthenticated,
     Unavailable,
 )
+from bascule_client.wire import Reply
 
 KIND_OF: Mapping[int, type[BasculeError]] = {
     400: Invalid,

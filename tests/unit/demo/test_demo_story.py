@@ -7,10 +7,10 @@ import psutil
 import pytest
 from rich.console import Console
 
-from bascule.cli.demo import chapters, flights, story
-from bascule.cli.demo.server import start
-from bascule.cli.demo.story import run_demo
 from bascule.core.errors import MissingExtra, Unavailable
+from bascule.demo import chapters, flights, story
+from bascule.demo.server import start
+from bascule.demo.story import run_demo
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*subprocess.*still running:ResourceWarning")
 

@@ -12,8 +12,8 @@ that passed, here or there: who was too slow does not get faster by more work.
 
 from __future__ import annotations
 
-from bascule.client.kinds import retry_after_s
-from bascule.client.wire import Lost, Outcome
+from bascule_client.kinds import retry_after_s
+from bascule_client.wire import Lost, Outcome
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 2.0

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.cli.demo.client import Reply
+from bascule.demo.client import Reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bascule.cli.demo import flights
-from bascule.cli.demo.flights import FEATURES, TARGET, build_model, load_flights, split
 from bascule.core.errors import MissingExtra
+from bascule.demo import flights
+from bascule.demo.flights import FEATURES, TARGET, build_model, load_flights, split
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from threadpoolctl import threadpool_limits
 import bascule
 from bascule.bundle.lineage.provenance import user_name
 from bascule.bundle.tables import conform, for_program
-from bascule.cli.demo import answers, flights
-from bascule.cli.demo.answers import Check
-from bascule.cli.demo.client import Asked, ask, bodies
+from bascule.demo import answers, flights
+from bascule.demo.answers import Check
+from bascule.demo.client import Asked, ask, bodies
 from bascule.registry import open_registry
 from bascule.release import GateReport
 from bascule.release import check as check_gates
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bascule.bundle import Bundle
-    from bascule.cli.demo.server import Server
-    from bascule.cli.demo.summary import Summary
+    from bascule.demo.server import Server
+    from bascule.demo.summary import Summary
 
 NAME = "late"
 INFER = f"/v2/models/{NAME}/infer"

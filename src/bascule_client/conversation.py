@@ -11,7 +11,6 @@ answer of another one counts only if that takes the same.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import time
@@ -19,22 +18,8 @@ from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
-from bascule.bundle.answer import Answer
-from bascule.bundle.tables import conform, take
-from bascule.client.kinds import error_of
-from bascule.client.retrying import wait_before_retry
-from bascule.client.tensors import (
-    Asked,
-    Described,
-    answer_of,
-    described,
-    infer_request,
-    no_answer,
-    put_together,
-    row_bytes,
-)
-from bascule.client.wire import Lost, Outcome, Reply, Request
-from bascule.core.errors import (
+from bascule_client.answer import Answer
+from bascule_client.errors import (
     BasculeError,
     Conflict,
     Invalid,
@@ -43,8 +28,23 @@ from bascule.core.errors import (
     TooLarge,
     Unavailable,
 )
-from bascule.core.fields import Columns
-from bascule.core.version import VERSION
+from bascule_client.fields import Columns
+from bascule_client.kinds import error_of
+from bascule_client.retrying import wait_before_retry
+from bascule_client.tables import conform, take
+from bascule_client.tensors import (
+    Asked,
+    Described,
+    answer_of,
+    described,
+    infer_request,
+    no_answer,
+    put_together,
+    read_json,
+    row_bytes,
+)
+from bascule_client.version import VERSION
+from bascule_client.wire import Lost, Outcome, Reply, Request
 
 T = TypeVar("T")
 
@@ -289,7 +289,7 @@ def _path_of(model: str) -> str:
 
 def _object(reply: Reply) -> dict[str, Any]:
     try:
-        told = json.loads(reply.body)
+        told = read_json(reply.body)
     except (ValueError, RecursionError) as problem:
         raise no_answer(problem) from None
     if not isinstance(told, dict):

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from bascule.core.addresses import masked
-from bascule.core.errors import Invalid
+from bascule_client.errors import Invalid
+from bascule_client.masking import masked
 
 if TYPE_CHECKING:
     import ssl

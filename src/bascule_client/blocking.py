@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from bascule.bundle.answer import Answer
-from bascule.client.addresses import Address, parse_address
-from bascule.client.conversation import Ask, Conversation, Steps, common_headers, timed
-from bascule.client.tensors import Asked
-from bascule.client.wire import Lost, Outcome, Reply, ReplyReader, head_of
-from bascule.core.errors import Invalid
+from bascule_client.addresses import Address, parse_address
+from bascule_client.answer import Answer
+from bascule_client.conversation import Ask, Conversation, Steps, common_headers, timed
+from bascule_client.errors import Invalid
+from bascule_client.tensors import Asked
+from bascule_client.wire import Lost, Outcome, Reply, ReplyReader, head_of
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Client:
             key: The caller's, where the server asks for keys.
             timeout_s: How long one call may take in all, with whatever is asked again. The server
                 is told, and does not work for a caller who is gone.
-            retries: How often a request may be sent again; see `client.retrying` for which.
+            retries: How often a request may be sent again; see `retrying` for which.
             max_request_bytes: A table with more is sent in parts, by rows.
             tls_authority: PEM: who must have signed the server's certificate; those that the
                 system trusts if None.

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from bascule.cli.demo.answers import check
-from bascule.cli.demo.client import Asked, Reply
+from bascule.demo.answers import check
+from bascule.demo.client import Asked, Reply
 
 OWN = {"label": np.array([0, 1]), "probabilities": np.array([[0.75, 0.25], [0.5, 0.5]])}
 
