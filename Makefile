@@ -42,7 +42,7 @@ coverage: everything parts
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 		$(RUN)/coverage run -m pytest -m "not slow" -n $(PROCESSES) --dist worksteal $(ARGS) || true
 	$(RUN)/coverage combine --quiet
-	for room in src/bascule/[a-z]*/; do \
+	for room in src/bascule_client/ src/bascule/[a-z]*/; do \
 		echo "$$room $$($(RUN)/coverage report --include="$$room*" --format=total) %"; done
 
 # What tests need beside: Debian's PostgreSQL, skopeo, wrk, gcc and Node.js, and environments of what
