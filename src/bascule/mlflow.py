@@ -25,7 +25,7 @@ import numpy as np
 
 from bascule.bundle import Bundle, load
 from bascule.bundle.answer import flat
-from bascule.bundle.disk import format as disk
+from bascule.bundle.disk import folder as disk
 from bascule.bundle.disk.examples import columns_of
 from bascule.bundle.lineage.mlflow import asking, open_mlflow, quiet, usual_uri
 from bascule.bundle.tables import is_missing

@@ -18,7 +18,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from tests.stores import PASSWORD, S3_SECRET, open_stores
 
-from bascule.bundle.disk.format import (
+from bascule.bundle.disk.folder import (
     Manifest,
     OriginalEntry,
     digest_of,

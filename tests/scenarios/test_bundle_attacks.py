@@ -40,7 +40,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
-from bascule.bundle.disk import format as disk
+from bascule.bundle.disk import folder as disk
 from bascule.bundle.disk import heldout, limits
 from bascule.bundle.disk.examples import columns_of
 from bascule.bundle.flavors.archives import check_archive

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.unit.registry.conftest import write_bundle
 
 from bascule.app import open_registry
-from bascule.bundle.disk.format import digest_of, write_statement
+from bascule.bundle.disk.folder import digest_of, write_statement
 from bascule.bundle.disk.signatures import sign_bundle
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Refused, Untrusted

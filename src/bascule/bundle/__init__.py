@@ -1,7 +1,7 @@
 """Bundles: pack a fitted model, compile it, prove it equal, open it again.
 
 Names are imported when they are first used, so that a server which only reads bundles
-(`bascule.bundle.disk.format`) does not load what only packing needs.
+(`bascule.bundle.disk.folder`) does not load what only packing needs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bascule.bundle.answer import Answer
-    from bascule.bundle.disk.format import Manifest, Statement, read_manifest
+    from bascule.bundle.disk.folder import Manifest, Statement, read_manifest
     from bascule.bundle.flavors.python import PythonModel
     from bascule.bundle.loaded import Bundle, load
     from bascule.bundle.opening import open_program
@@ -23,15 +23,15 @@ _HOMES = {
     "Answer": "bascule.bundle.answer",
     "Bundle": "bascule.bundle.loaded",
     "Cost": "bascule.bundle.statements.cost",
-    "Manifest": "bascule.bundle.disk.format",
+    "Manifest": "bascule.bundle.disk.folder",
     "Parity": "bascule.bundle.statements.parity",
     "PythonModel": "bascule.bundle.flavors.python",
     "Rebuilt": "bascule.bundle.rebuilding",
-    "Statement": "bascule.bundle.disk.format",
+    "Statement": "bascule.bundle.disk.folder",
     "load": "bascule.bundle.loaded",
     "open_program": "bascule.bundle.opening",
     "pack": "bascule.bundle.packing",
-    "read_manifest": "bascule.bundle.disk.format",
+    "read_manifest": "bascule.bundle.disk.folder",
     "rebuild": "bascule.bundle.rebuilding",
 }
 __all__ = [

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bascule.bundle.choosing import Roles, roles
-from bascule.bundle.disk.format import ISOLATED, ORIGINAL, Manifest, Statement
+from bascule.bundle.disk.folder import ISOLATED, ORIGINAL, Manifest, Statement
 from bascule.bundle.disk.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS, TEST_DATA
 from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.lineage import lines as lineage_lines

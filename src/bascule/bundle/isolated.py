@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from bascule.bundle.disk.format import read_manifest
+from bascule.bundle.disk.folder import read_manifest
 from bascule.bundle.opening import open_original
 from bascule.bundle.programs.host import Refused
 from bascule.core.errors import Invalid

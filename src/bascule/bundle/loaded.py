@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from bascule.bundle.answer import Answer
 from bascule.bundle.choosing import Roles, fastest, roles
-from bascule.bundle.disk import format as disk
-from bascule.bundle.disk.format import Manifest, Statement
+from bascule.bundle.disk import folder as disk
+from bascule.bundle.disk.folder import Manifest, Statement
 from bascule.bundle.disk.manifest import Target
 from bascule.bundle.opening import open_original, open_program, pinned_program
 from bascule.bundle.programs import runnable

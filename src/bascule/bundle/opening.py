@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bascule.bundle.disk.format import latency_us, read_file, read_statements
+from bascule.bundle.disk.folder import latency_us, read_file, read_statements
 from bascule.bundle.disk.manifest import ORIGINAL, Manifest
 from bascule.core.errors import NotFound
 from bascule.core.programs import Program

@@ -14,9 +14,9 @@ import numpy as np
 from bascule.bundle import card
 from bascule.bundle.choosing import is_ever_fastest, pinned
 from bascule.bundle.compilers.apart import take_apart
-from bascule.bundle.disk import format as disk
+from bascule.bundle.disk import folder as disk
 from bascule.bundle.disk.examples import example_body
-from bascule.bundle.disk.format import Manifest, OriginalEntry, ProgramEntry
+from bascule.bundle.disk.folder import Manifest, OriginalEntry, ProgramEntry
 from bascule.bundle.disk.heldout import to_parquet
 from bascule.bundle.flavors import flavor_of
 from bascule.bundle.flavors.originals import is_inspected

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.disk import format as disk
+from bascule.bundle.disk import folder as disk
 from bascule.bundle.disk.diff import Difference, Facts, differences
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.originals import reopener

@@ -131,7 +131,7 @@ def snippet(
 
 def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: bool | None) -> Any:
     from bascule.app import callers_need_keys, protocols_of
-    from bascule.bundle.disk import format as disk
+    from bascule.bundle.disk import folder as disk
     from bascule.bundle.disk.examples import columns_of
     from bascule.bundle.disk.manifest import EXAMPLE
     from bascule.cli.screen import url_host

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bascule.bundle import load
 from bascule.bundle.card import Said, render
 from bascule.bundle.card_html import render_html
-from bascule.bundle.disk.format import CARD, Statement
+from bascule.bundle.disk.folder import CARD, Statement
 from bascule.cli.screen import note
 from bascule.core.errors import Invalid
 from bascule.core.files import writing

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bascule.bundle.disk.format import Manifest, Statement
+from bascule.bundle.disk.folder import Manifest, Statement
 from bascule.core.fields import Field
 from bascule.registry.metrics import metrics_of_all
 

@@ -25,8 +25,8 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from bascule.bundle.disk.format import MANIFEST, STATEMENTS, Statement, digest_of, read_manifest
-from bascule.bundle.disk.format import read_statements as statements_beside
+from bascule.bundle.disk.folder import MANIFEST, STATEMENTS, Statement, digest_of, read_manifest
+from bascule.bundle.disk.folder import read_statements as statements_beside
 from bascule.core.digests import canonical_json, sha256_bytes, sha256_file
 from bascule.core.errors import Conflict, Invalid, NotFound, Unavailable, Untrusted
 from bascule.core.files import check_replaceable, replacing

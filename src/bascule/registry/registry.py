@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.bundle.disk.format import (
+from bascule.bundle.disk.folder import (
     CARD,
     ENVIRONMENT,
     MANIFEST,

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any, Literal
 
 from bascule.bundle.disk.bodies import check_body
-from bascule.bundle.disk.format import Statement
+from bascule.bundle.disk.folder import Statement
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Untrusted
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.disk.format import EXAMPLE, MANIFEST
+from bascule.bundle.disk.folder import EXAMPLE, MANIFEST
 from bascule.bundle.disk.manifest import OUTLIERS
 from bascule.bundle.tables import conform, for_program, read_truth
 from bascule.core.errors import Invalid

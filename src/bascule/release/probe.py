@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from bascule.bundle.disk.format import read_manifest
+from bascule.bundle.disk.folder import read_manifest
 from bascule.bundle.opening import open_program
 from bascule.release.rows import batch_of, example_rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bascule.bundle.disk.examples import columns_of
-from bascule.bundle.disk.format import EXAMPLE, Manifest, read_file
+from bascule.bundle.disk.folder import EXAMPLE, Manifest, read_file
 from bascule.bundle.tables import take
 from bascule.core.fields import Columns
 from bascule.core.programs import Program

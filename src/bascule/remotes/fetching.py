@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO
 
-from bascule.bundle.disk.format import drafting, read_manifest
+from bascule.bundle.disk.folder import drafting, read_manifest
 from bascule.core.addresses import masked
 from bascule.core.errors import BasculeError, Invalid, TooLarge
 from bascule.core.files import writing

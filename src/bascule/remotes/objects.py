@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from bascule.bundle.disk.format import MANIFEST, STATEMENTS
+from bascule.bundle.disk.folder import MANIFEST, STATEMENTS
 from bascule.bundle.disk.limits import (
     MAX_FILES,
     MAX_MANIFEST_BYTES,

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 import bascule
-from bascule.bundle.disk import format as disk
+from bascule.bundle.disk import folder as disk
 from bascule.bundle.disk.diff import Facts, differences
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Conflict, Invalid, Unconvertible

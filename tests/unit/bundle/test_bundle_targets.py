@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import bascule
-from bascule.bundle.disk.format import read_statements
+from bascule.bundle.disk.folder import read_statements
 from bascule.bundle.statements import parity
 from bascule.bundle.statements.baseline import read_baseline
 from bascule.bundle.table_files import as_table

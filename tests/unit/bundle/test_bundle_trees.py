@@ -39,7 +39,7 @@ from bascule.bundle.compilers import lightgbm as lightgbm_trees
 from bascule.bundle.compilers.apart import exactly_summed
 from bascule.bundle.compilers.graph import Graph
 from bascule.bundle.compilers.trees import Tree, sums_in_double
-from bascule.bundle.disk.format import read_manifest
+from bascule.bundle.disk.folder import read_manifest
 from bascule.bundle.opening import pinned_program
 from bascule.bundle.programs import llvm, obstacles, open_kind, runnable
 from bascule.bundle.programs.onnx import open_session
@@ -404,7 +404,7 @@ def test_a_program_that_a_bundle_has_not_is_refused_with_those_it_has(bundle):
 def test_a_worker_that_runs_it_imports_no_framework(bundle):
     probe = f"""
 import sys
-from bascule.bundle.disk.format import read_manifest
+from bascule.bundle.disk.folder import read_manifest
 from bascule.bundle.opening import open_program
 program = open_program({str(bundle.path)!r}, read_manifest({str(bundle.path)!r}), name="llvm")
 assert program.name == "llvm"

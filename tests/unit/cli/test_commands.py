@@ -19,7 +19,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading
 
-from bascule.bundle.disk.format import read_statements
+from bascule.bundle.disk.folder import read_statements
 from bascule.bundle.flavors.sklearn import load_trusted
 
 CRITERION = "accuracy >= 0.8"

@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.disk import format as disk
-from bascule.bundle.disk.format import (
+from bascule.bundle.disk import folder as disk
+from bascule.bundle.disk.folder import (
     CARD,
     MANIFEST,
     STATEMENTS,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.disk import format as disk
+from bascule.bundle.disk import folder as disk
 from bascule.bundle.disk.manifest import BASELINE, Manifest
 from bascule.bundle.disk.reading import parse, reading
 from bascule.core.fields import Columns, Field

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bascule.bundle.disk import format as disk
+from bascule.bundle.disk import folder as disk
 from bascule.bundle.disk.manifest import CALIBRATION, Manifest
 from bascule.bundle.disk.reading import parse, reading
 from bascule.core.errors import Untrusted

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from bascule.bundle.disk.format import Statement
+from bascule.bundle.disk.folder import Statement
 from bascule.registry.holding import Hold, Marked
 from bascule.registry.search import Term
 from bascule.registry.versions import Alias, Check, Event, Retirement, Version

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from bascule.bundle.disk.format import Statement
+from bascule.bundle.disk.folder import Statement
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import BasculeError, Invalid, NotFound, Unavailable, Untrusted
 from bascule.registry.holding import Hold, Marked

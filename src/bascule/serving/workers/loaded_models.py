@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bascule.bundle.disk.format import EXAMPLE, Manifest, read_file, read_manifest
+from bascule.bundle.disk.folder import EXAMPLE, Manifest, read_file, read_manifest
 from bascule.bundle.extras import open_extras
 from bascule.bundle.opening import open_program, pinned_program
 from bascule.bundle.programs import obstacles
