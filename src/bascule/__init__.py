@@ -19,8 +19,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.bundle import Answer, Bundle, PythonModel, load, pack, rebuild
-    from bascule.core.errors import BasculeError, Invalid
+    from bascule.bundle import Answer, Bundle, load, pack, rebuild
+    from bascule.bundle.flavors import PythonModel
+    from bascule.core import BasculeError, Invalid
     from bascule.release import Criterion
     from bascule_client import AsyncClient, Client
 

@@ -12,16 +12,17 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
-    from bascule.control.process import Parts
-    from bascule.registry import Registry
-    from bascule.registry.keys import CatalogueKeys
-    from bascule.registry.stores.sql import SqlCatalogue
-    from bascule.serving import ControlCommand, Limits, ModelSpec, Supervisor, Tls
-    from bascule.serving.protocols.chosen import ChosenProtocols
+    from bascule.control import Parts
+    from bascule.registry import CatalogueKeys, Registry
+    from bascule.registry.stores import SqlCatalogue
+    from bascule.serving import Limits, ModelSpec
+    from bascule.serving.protocols import ChosenProtocols
+    from bascule.serving.transports import Tls
+    from bascule.serving.workers import ControlCommand, Supervisor
 
 _FIND_S = 120.0
 """For the control process to find a bundle that a caller wants loaded."""
@@ -47,7 +48,7 @@ def tls_of(settings: Settings) -> Tls | None:
             f"serving.{'tls_key' if certificate else 'tls_certificate'} is missing",
             hint="a server needs a certificate and its key",
         )
-    from bascule.serving import Tls
+    from bascule.serving.transports import Tls
 
     authority = chosen.tls_client_authority
     return Tls(Path(certificate), Path(key), Path(authority) if authority else None)
@@ -68,14 +69,14 @@ def callers_need_keys(settings: Settings) -> bool:
 
 def open_keys(settings: Settings) -> CatalogueKeys:
     """The keys of callers, where the settings keep the catalogue."""
-    from bascule.registry.keys import CatalogueKeys
+    from bascule.registry import CatalogueKeys
 
     return CatalogueKeys(_open_catalogue(settings))
 
 
 def protocols_of(serving: ServingSettings) -> ChosenProtocols:
     """The protocols that the workers speak."""
-    from bascule.serving.protocols.chosen import choose_protocols
+    from bascule.serving.protocols import choose_protocols
 
     return choose_protocols(
         serving.protocols, serving.vertex_health_route, serving.vertex_predict_route
@@ -84,7 +85,7 @@ def protocols_of(serving: ServingSettings) -> ChosenProtocols:
 
 def limits_of(settings: Settings) -> Limits:
     """The bounds of a worker: the settings of `[serving]` that have the name of a bound."""
-    from bascule.serving.limits import Limits
+    from bascule.serving import Limits
 
     chosen = settings.serving
     names = {one.name for one in fields(Limits)} & {one.name for one in fields(ServingSettings)}
@@ -100,7 +101,7 @@ def check_signature(settings: Settings, bundle: Path) -> None:
     """
     if not settings.security.required_keys:
         return
-    from bascule.bundle.disk.signatures import verify_bundle
+    from bascule.bundle.disk import verify_bundle
 
     verify_bundle(bundle, settings.security.required_keys)
 
@@ -122,7 +123,7 @@ def open_registry(settings: Settings) -> Registry:
 
 
 def _open_catalogue(settings: Settings) -> SqlCatalogue:
-    from bascule.registry.stores.sql import SqlCatalogue
+    from bascule.registry.stores import SqlCatalogue
 
     store = settings.registry.store
     return SqlCatalogue(_named(CATALOGUES[scheme_of(store)])(store, settings.home))
@@ -147,7 +148,10 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
     Raises:
         Invalid: A setting contradicts another.
     """
-    from bascule.serving import ModelSpec, RequestLogConfig, ResiliencePolicy, Supervisor
+    from bascule.serving import ModelSpec
+    from bascule.serving.execution import ResiliencePolicy
+    from bascule.serving.telemetry import RequestLogConfig
+    from bascule.serving.workers import Supervisor
 
     chosen = settings.serving
     made: Supervisor
@@ -179,7 +183,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
 
 def control_parts(settings: Settings) -> Parts:
     """What a control process works with."""
-    from bascule.control.process import Parts
+    from bascule.control import Parts
 
     @cache
     def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue

@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bascule.core.addresses import masked
-from bascule.core.errors import Invalid
+from bascule.core import Invalid, masked
 
 VARIABLES: Mapping[str, str] = {
     "SAGEMAKER_BIND_TO_PORT": "SERVING__PORT",

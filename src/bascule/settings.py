@@ -21,8 +21,7 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from bascule.core.addresses import masked
-from bascule.core.errors import Invalid
+from bascule.core import Invalid, masked
 from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
 
 SETTINGS_FILE = "bascule.toml"
@@ -446,7 +445,7 @@ def _check_protocols(serving: ServingSettings) -> None:
     are_plain = routes == (plain.vertex_health_route, plain.vertex_predict_route)
     if are_plain and not serving.multi_model:
         return  # nothing can collide, and the room need not be imported
-    from bascule.serving.protocols.chosen import choose_protocols
+    from bascule.serving.protocols import choose_protocols
 
     try:
         names = choose_protocols(serving.protocols, *routes).names
@@ -477,7 +476,7 @@ def _check_trace_endpoint(address: str) -> None:
 
 
 def _check_allowed_hosts(hosts: Sequence[str]) -> None:
-    from bascule.serving.transports.hosts import check_allowed_host
+    from bascule.serving.transports import check_allowed_host
 
     for index, host in enumerate(hosts):
         try:
@@ -488,7 +487,7 @@ def _check_allowed_hosts(hosts: Sequence[str]) -> None:
 
 
 def _check_models(serving: ServingSettings) -> None:
-    from bascule.core.names import check_name
+    from bascule.core import check_name
 
     for model, chosen in serving.models.items():
         try:

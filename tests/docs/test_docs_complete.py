@@ -34,8 +34,7 @@ from bascule.serving.limits import Limits
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.table import open_protocols
 from bascule.serving.telemetry.counters import STATUSES, MetricLabels, Totals, prometheus_text
-from bascule.serving.transports import http1 as http
-from bascule.serving.transports import statuses
+from bascule.serving.transports import http1 as http, statuses
 from bascule.settings import (
     DELIMITER,
     PREFIX,

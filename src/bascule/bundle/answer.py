@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.disk.manifest import Manifest
-from bascule.core.fields import Columns
+from bascule.bundle.disk import Manifest
+from bascule.core import Columns
 from bascule_client.answer import Answer
 
 __all__ = ["Answer", "flat"]

@@ -11,13 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bascule.bundle.choosing import Roles, roles
-from bascule.bundle.disk.folder import ISOLATED, ORIGINAL, Manifest, Statement
-from bascule.bundle.disk.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS, TEST_DATA
-from bascule.bundle.flavors.originals import is_inspected
+from bascule.bundle.disk import (
+    CLASSIFICATIONS,
+    ISOLATED,
+    ORIGINAL,
+    OUTLIERS,
+    REGRESSIONS,
+    TEST_DATA,
+    Manifest,
+    Statement,
+)
+from bascule.bundle.flavors import is_inspected
 from bascule.bundle.lineage import lines as lineage_lines
-from bascule.bundle.statements.cost import BATCH_SIZES, Cost
-from bascule.bundle.statements.parity import Parity
-from bascule.core.fields import Field
+from bascule.bundle.statements import BATCH_SIZES, Cost, Parity
+from bascule.core import Field
 
 _MAX_FIELDS = 60
 _MAX_SHOWN = 20

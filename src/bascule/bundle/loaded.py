@@ -15,20 +15,30 @@ from numpy.typing import NDArray
 
 from bascule.bundle.answer import Answer
 from bascule.bundle.choosing import Roles, fastest, roles
-from bascule.bundle.disk import folder as disk
-from bascule.bundle.disk.folder import Manifest, Statement
-from bascule.bundle.disk.manifest import Target
+from bascule.bundle.disk import Manifest, Statement, Target, folder as disk
 from bascule.bundle.opening import open_original, open_program, pinned_program
 from bascule.bundle.programs import runnable
-from bascule.bundle.statements.baseline import Baseline, read_baseline
-from bascule.bundle.statements.calibration import read_calibration
-from bascule.bundle.statements.cost import Cost
-from bascule.bundle.statements.parity import Parity, in_batches
+from bascule.bundle.statements import (
+    Baseline,
+    Cost,
+    Parity,
+    in_batches,
+    read_baseline,
+    read_calibration,
+)
 from bascule.bundle.tables import conform, for_program
-from bascule.core.errors import Invalid, MissingExtra, ModelFailed, TimedOut, Unavailable
-from bascule.core.fields import Columns, DType, Signature
-from bascule.core.programs import Program
-from bascule.stats.conformal import Calibration, check_confidence
+from bascule.core import (
+    Columns,
+    DType,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    Program,
+    Signature,
+    TimedOut,
+    Unavailable,
+)
+from bascule.stats import Calibration, check_confidence
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +190,7 @@ class Bundle:
         recipe = self.manifest.original.frame
         if recipe.get("container") != "pandas":
             return {}
-        from bascule.bundle.flavors.frames import Frame
+        from bascule.bundle.flavors import Frame
 
         kinds = Frame.from_json(recipe).kinds
         texts = [field.name for field in self.signature.inputs if field.dtype is DType.BYTES]
@@ -201,11 +211,7 @@ class Bundle:
 
         What is read by a library's own code ends the process that reads it, when it is damaged.
         """
-        from bascule.bundle.flavors.originals import (
-            is_inspected,
-            is_read_by_its_library,
-            open_inspected,
-        )
+        from bascule.bundle.flavors import is_inspected, is_read_by_its_library, open_inspected
 
         original = self.manifest.original
         if is_inspected(original):
@@ -269,7 +275,7 @@ class Bundle:
         return choice
 
     def _look_up(self) -> _Choice:
-        from bascule.bundle.flavors.originals import is_as_saved, is_inspected
+        from bascule.bundle.flavors import is_as_saved, is_inspected
 
         known_at_ns = disk.statements_changed_ns(self.path)
         cost = self.cost
@@ -288,7 +294,7 @@ class Bundle:
         """The held-out rows and their truth; None where the bundle holds none."""
         if disk.TEST_DATA not in self.manifest.files:
             return None
-        from bascule.bundle.disk.heldout import from_parquet
+        from bascule.bundle.disk import from_parquet
 
         data = disk.read_file(self.path, self.manifest, disk.TEST_DATA)
         return from_parquet(data, self.signature)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.core.errors import Invalid, NotFound
-from bascule.core.files import check_file, is_there
+from bascule.core import Invalid, NotFound, check_file, is_there
 
 _LOADED_BY = {
     ".keras": "keras.saving.load_model({file!r})",
@@ -90,7 +89,7 @@ def read_model(path: Path, *, allow_pickle: bool, code: CodeOptions | None = Non
 
 
 def _read_code(written: str, said: CodeOptions) -> Any:
-    from bascule.bundle.flavors.python import PythonModel
+    from bascule.bundle.flavors import PythonModel
 
     home, _, attribute = written.rpartition(":")
     place = Path(home)
@@ -127,7 +126,7 @@ def _label(written: str) -> str | int | float | bool:
 
 
 def _read_skops(path: Path) -> Any:
-    from bascule.bundle.flavors.sklearn import load_trusted
+    from bascule.bundle.flavors import load_trusted
 
     return load_trusted(path.read_bytes(), path.name)
 

@@ -13,21 +13,25 @@ import numpy as np
 
 from bascule.bundle import card
 from bascule.bundle.choosing import is_ever_fastest, pinned
-from bascule.bundle.compilers.apart import take_apart
-from bascule.bundle.disk import folder as disk
-from bascule.bundle.disk.examples import example_body
-from bascule.bundle.disk.folder import Manifest, OriginalEntry, ProgramEntry
-from bascule.bundle.disk.heldout import to_parquet
-from bascule.bundle.flavors import flavor_of
-from bascule.bundle.flavors.originals import is_inspected
+from bascule.bundle.compilers import take_apart
+from bascule.bundle.disk import (
+    Manifest,
+    OriginalEntry,
+    ProgramEntry,
+    example_body,
+    folder as disk,
+    to_parquet,
+)
+from bascule.bundle.flavors import flavor_of, is_inspected
 from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.opening import open_original
-from bascule.bundle.programs import MACHINE_CODE, is_runnable, open_kind
-from bascule.bundle.programs.onnx import open_onnx
-from bascule.bundle.programs.trees import TreesProgram
+from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind, open_onnx
 from bascule.bundle.statements import (
+    ComparedRows,
+    Cost,
+    Parity,
     adversarial,
     asking,
     calibrating,
@@ -38,21 +42,20 @@ from bascule.bundle.statements import (
     profiling,
     training,
 )
-from bascule.bundle.statements.adversarial import ComparedRows
-from bascule.bundle.statements.cost import Cost
-from bascule.bundle.statements.parity import Parity
-from bascule.core.digests import canonical_json
-from bascule.core.errors import (
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
     Invalid,
     ModelFailed,
+    Program,
     Unavailable,
     Unconvertible,
     Untrusted,
+    canonical_json,
+    check_name,
+    writing,
 )
-from bascule.core.fields import Columns, DType, Field
-from bascule.core.files import writing
-from bascule.core.names import check_name
-from bascule.core.programs import Program
 
 Progress = Callable[[str], None]
 _PROGRAM = "onnx"

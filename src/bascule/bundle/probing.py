@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.tables import are_wide, is_missing, take
-from bascule.core.fields import Columns, DType, Field
+from bascule.core import Columns, DType, Field
 
 UNSEEN_TEXT = "\u2400never seen in training"
 STRANGE_TEXTS = (

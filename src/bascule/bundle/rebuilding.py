@@ -17,18 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.disk import folder as disk
-from bascule.bundle.disk.diff import Difference, Facts, differences
-from bascule.bundle.flavors.frames import Frame
-from bascule.bundle.flavors.originals import reopener
+from bascule.bundle.disk import Difference, Facts, differences, folder as disk
+from bascule.bundle.flavors import Frame, reopener
 from bascule.bundle.imported import Rows
 from bascule.bundle.lineage import provenance
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.packing import Given, Request, seal
 from bascule.bundle.tables import conform, read_truth
-from bascule.core.errors import Invalid
-from bascule.core.fields import Columns
-from bascule.core.scratch import Scratch
+from bascule.core import Columns, Invalid, Scratch
 
 _DEFAULT_TOLERANCE = 1e-5
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.bundle.answer import Answer, flat
-from bascule.bundle.disk.manifest import Manifest
-from bascule.core.errors import Invalid
-from bascule.core.files import check_file, check_writable, replacing
+from bascule.bundle.disk import Manifest
+from bascule.core import Invalid, check_file, check_writable, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,18 +5,20 @@ A client reads the caller's table as a bundle in the hand does, with the same er
 
 from __future__ import annotations
 
-from bascule_client.tables import FIRST_SHARED as FIRST_SHARED
-from bascule_client.tables import MATRIX as MATRIX
-from bascule_client.tables import TEXT as TEXT
-from bascule_client.tables import Kind as Kind
-from bascule_client.tables import Table as Table
-from bascule_client.tables import are_wide as are_wide
-from bascule_client.tables import as_dtype as as_dtype
-from bascule_client.tables import conform as conform
-from bascule_client.tables import for_program as for_program
-from bascule_client.tables import is_missing as is_missing
-from bascule_client.tables import read_table as read_table
-from bascule_client.tables import read_truth as read_truth
-from bascule_client.tables import recombined as recombined
-from bascule_client.tables import take as take
-from bascule_client.tables import take_rows as take_rows
+from bascule_client.tables import (
+    FIRST_SHARED as FIRST_SHARED,
+    MATRIX as MATRIX,
+    TEXT as TEXT,
+    Kind as Kind,
+    Table as Table,
+    are_wide as are_wide,
+    as_dtype as as_dtype,
+    conform as conform,
+    for_program as for_program,
+    is_missing as is_missing,
+    read_table as read_table,
+    read_truth as read_truth,
+    recombined as recombined,
+    take as take,
+    take_rows as take_rows,
+)

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NoReturn
 
-from bascule.core.errors import (
+from bascule.core import (
     BasculeError,
     Conflict,
     Invalid,

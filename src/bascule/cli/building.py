@@ -23,9 +23,8 @@ from bascule.cli.context import (
 from bascule.cli.screen import error_json, note, print_json, print_table, say, short, stages
 
 if TYPE_CHECKING:
-    from bascule.bundle import Bundle, Rebuilt
-    from bascule.bundle.model_files import CodeOptions
-    from bascule.core.errors import BasculeError
+    from bascule.bundle import Bundle, CodeOptions, Rebuilt
+    from bascule.core import BasculeError
     from bascule.registry import Version
     from bascule.release import GateReport
 
@@ -105,7 +104,7 @@ def pack(
     as_json: AsJson = False,
 ) -> None:
     """Turn a fitted model into a bundle: compiled, proven equal, measured, sealed."""
-    from bascule.bundle.model_files import CodeOptions
+    from bascule.bundle import CodeOptions
 
     made = pack_files(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
@@ -135,9 +134,7 @@ def pack_files(
     code: CodeOptions | None = None,
     **options: Any,
 ) -> Bundle:
-    from bascule.bundle import pack as pack_model
-    from bascule.bundle.model_files import read_model
-    from bascule.bundle.table_files import as_trained, read_rows, split_truth
+    from bascule.bundle import as_trained, pack as pack_model, read_model, read_rows, split_truth
 
     with stages(quiet=quiet) as tell:
         fitted = read_model(model, allow_pickle=allow_pickle, code=code)
@@ -184,12 +181,10 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle against the criteria; exit code 1 if one is not met."""
-    from bascule.bundle import load
-    from bascule.bundle.table_files import read_rows, split_truth
+    from bascule.bundle import load, read_rows, split_truth
     from bascule.cli import exit_code
-    from bascule.core.errors import Invalid
-    from bascule.core.files import writing
-    from bascule.release.reports import FORMS, parse_output
+    from bascule.core import Invalid, writing
+    from bascule.release import FORMS, parse_output
 
     outputs = [parse_output(text) for text in output or ()]
     version, path = context.find(bundle)
@@ -222,7 +217,7 @@ def check(
 def check_bundle(
     bundle: Bundle, criteria: list[str] | None, version: Version | None, test: Any = None
 ) -> tuple[GateReport, BasculeError | None]:
-    from bascule.release.checking import check_and_record
+    from bascule.release import check_and_record
 
     wanted = criteria or list(context.settings().gates.criteria)
     now, by = datetime.now(UTC), context.user()
@@ -269,8 +264,7 @@ def rebuild(
     as_json: AsJson = False,
 ) -> None:
     """Pack a bundle again from what is recorded, and compare; exit code 1 if it differs."""
-    from bascule.bundle import rebuild as rebuild_bundle
-    from bascule.bundle.table_files import read_rows, split_truth
+    from bascule.bundle import read_rows, rebuild as rebuild_bundle, split_truth
 
     version, path = context.find(bundle)
     sets: dict[str, Any] = {}

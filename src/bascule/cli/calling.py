@@ -10,7 +10,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
 from bascule.cli.screen import note, print_json, say
-from bascule.core.addresses import masked
+from bascule.core import masked
 
 _PORT, _GRPC_PORT = 8080, 8081
 
@@ -37,14 +37,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Answer the rows of a file here, without a server."""
-    from bascule.bundle import load
-    from bascule.bundle.table_files import (
-        as_table,
-        check_output,
-        read_rows,
-        split_truth,
-        write_table,
-    )
+    from bascule.bundle import as_table, check_output, load, read_rows, split_truth, write_table
     from bascule.cli.showing import print_answers
 
     if output is not None:
@@ -131,12 +124,10 @@ def snippet(
 
 def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: bool | None) -> Any:
     from bascule.app import callers_need_keys, protocols_of
-    from bascule.bundle.disk import folder as disk
-    from bascule.bundle.disk.examples import columns_of
-    from bascule.bundle.disk.manifest import EXAMPLE
+    from bascule.bundle.disk import EXAMPLE, columns_of, folder as disk
     from bascule.cli.screen import url_host
     from bascule.cli.snippets import Asked
-    from bascule.core.names import Reference
+    from bascule.core import Reference
 
     version, path = context.find_to_look_at(reference)
     manifest = disk.read_manifest(path, verify=False)
@@ -169,7 +160,7 @@ def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: 
 
 def _grpc_place(url: str, *, is_tls: bool) -> tuple[str, bool]:
     """The `HOST:PORT` of an address, and whether it speaks TLS: `is_tls` where nothing says so."""
-    from bascule.core.errors import Invalid
+    from bascule.core import Invalid
 
     scheme, has_scheme, rest = url.rpartition("://")
     place = rest.rstrip("/")

@@ -59,7 +59,7 @@ def root(
     context.stores.clear()
     context.stores.update({name: value for name, value in given.items() if value is not None})
     if version:
-        from bascule.core.version import VERSION
+        from bascule.core import VERSION
 
         say(f"bascule {VERSION}")
         raise typer.Exit

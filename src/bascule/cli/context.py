@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from bascule.bundle import Statement
-    from bascule.registry import Registry, Version
-    from bascule.registry.keys import CatalogueKeys
+    from bascule.bundle.disk import Statement
+    from bascule.registry import CatalogueKeys, Registry, Version
     from bascule.settings import Settings
 
 stores: dict[str, str] = {}
@@ -56,7 +55,7 @@ ServeOriginal = Annotated[
 
 def complete_reference(incomplete: str) -> list[str]:
     """References that the registry holds, for the shell."""
-    from bascule.core.errors import BasculeError
+    from bascule.core import BasculeError
 
     try:
         models = registry().models()
@@ -125,7 +124,7 @@ def find_to_look_at(reference: str) -> tuple[Version | None, Path]:
 
 
 def _registered(reference: str) -> tuple[Registry, Version]:
-    from bascule.control.finding import registered
+    from bascule.control import registered
 
     return registered(registry, reference)
 
@@ -146,7 +145,7 @@ def keys() -> CatalogueKeys:
 
 def user() -> str:
     """The name of the caller, for histories."""
-    from bascule.bundle.lineage.provenance import user_name
+    from bascule.bundle.lineage import user_name
 
     return user_name()
 

@@ -15,26 +15,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.app import control_parts
-from bascule.bundle.programs.host import die_with
-from bascule.control.holds import holding_served
-from bascule.control.link import ServerLink
-from bascule.control.process import (
+from bascule.bundle.programs import die_with
+from bascule.control import (
     Answers,
     Parts,
+    ServerLink,
+    holding_served,
     open_keys_file,
     serve_api,
     volunteer_for_the_oom_killer,
 )
-from bascule.core.errors import BasculeError
-from bascule.serving import Authenticator, ControlCommand, bind
-from bascule.serving.telemetry.counters import Counters
-from bascule.serving.telemetry.logs import start_logging
-from bascule.serving.workers.peer import Peer
-from bascule.serving.workers.supervisor import shared_file
+from bascule.core import BasculeError
+from bascule.serving.telemetry import Counters, start_logging
+from bascule.serving.transports import Authenticator
+from bascule.serving.workers import ControlCommand, Peer, bind, shared_file
 
 if TYPE_CHECKING:
     from bascule.serving import ModelSpec
-    from bascule.serving.transports.authenticator import KeysFile
+    from bascule.serving.transports import KeysFile
     from bascule.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from bascule.cli.durations import seconds_of
 from bascule.cli.screen import note, print_json, print_table, say, when
 
 if TYPE_CHECKING:
-    from bascule.security.keys import Key
+    from bascule.security import Key
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key, and show it this once: only its hash is kept."""
-    from bascule.security.keys import Permission, create_key
+    from bascule.security import Permission, create_key
 
     now = datetime.now(UTC)
     lasts = None if expires is None else timedelta(seconds=seconds_of(expires, "--expires"))
@@ -90,7 +90,7 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """End a key. Every worker of every server refuses it within a second."""
-    from bascule.security.keys import revoke_key
+    from bascule.security import revoke_key
 
     now = datetime.now(UTC)
     ended = revoke_key(context.keys(), key, now=now, by=context.user())

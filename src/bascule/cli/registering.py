@@ -96,7 +96,7 @@ def show(model: RefOrPath, as_json: AsJson = False) -> None:
 def history(model: Ref, as_json: AsJson = False) -> None:
     """List what happened to a model, the latest first."""
     from bascule.cli.showing import event_json, event_row
-    from bascule.core.names import Reference
+    from bascule.core import Reference
 
     name = Reference.parse(model).model
     events = sorted(context.registry().history(name), key=lambda event: event.at, reverse=True)
@@ -117,8 +117,7 @@ def alias(
 ) -> None:
     """Point an alias to a version: bascule alias gb/3 champion."""
     from bascule.cli.showing import event_json
-    from bascule.core.errors import Invalid
-    from bascule.core.names import Reference
+    from bascule.core import Invalid, Reference
 
     registry, reference = context.registry(), Reference.parse(version)
     if drop:
@@ -282,7 +281,7 @@ def tag(
     as_json: AsJson = False,
 ) -> None:
     """Tag a version, or show its tags: bascule tag gb/3 team=risk audited=yes."""
-    from bascule.core.errors import Invalid
+    from bascule.core import Invalid
 
     opened = context.registry()
     found = opened.resolve(version, retired=True)
@@ -309,8 +308,7 @@ def retire(
     as_json: AsJson = False,
 ) -> None:
     """Take a version out of use for a reason; its number is never used again."""
-    from bascule.core.errors import Invalid
-    from bascule.core.names import Reference
+    from bascule.core import Invalid, Reference
 
     named = Reference.parse(version)
     if named.number is None:

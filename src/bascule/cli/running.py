@@ -148,8 +148,8 @@ def _ask(
         BasculeError: What the server says is wrong.
     """
     from bascule.cli.screen import url_host
-    from bascule.core.errors import Unavailable
-    from bascule.serving.transports.statuses import error_of
+    from bascule.core import Unavailable
+    from bascule.serving.transports import error_of
 
     host, port = url_host(settings.serving.host), settings.serving.control_port
     connection = _connection(settings, host.strip("[]"), port, patience_s)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from bascule.app import supervisor_of
 from bascule.cli.control import AS_LONG_AS_IT_TAKES_S, command
 from bascule.cli.screen import note, print_json, say, url_host
-from bascule.control.finding import is_path, spec_of_folder
-from bascule.core.scratch import Scratch, sweep
+from bascule.control import is_path, spec_of_folder
+from bascule.core import Scratch, sweep
 from bascule.remotes import is_address
-from bascule.serving import ModelSpec, Supervisor, bind
-from bascule.serving.telemetry.logs import start_logging
+from bascule.serving import ModelSpec
+from bascule.serving.telemetry import start_logging
+from bascule.serving.workers import Supervisor, bind
 
 if TYPE_CHECKING:
     from bascule.settings import Settings

@@ -117,7 +117,7 @@ def quickstart(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Pack, check, push, alias and serve a model, in one command."""
-    from bascule.core.scratch import Scratch
+    from bascule.core import Scratch
 
     settings = context.settings(port=port, control_port=control_port, workers=workers)
     registry = context.registry()
@@ -175,7 +175,7 @@ def up(
 ) -> None:
     """Serve what the alias production, or else champion, of each registered model names."""
     from bascule.cli.server import run_server
-    from bascule.core.errors import Invalid
+    from bascule.core import Invalid
 
     if model is None:
         settings = context.settings(

@@ -12,8 +12,9 @@ from bascule.cli.screen import note, print_table, say, when
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from bascule.bundle import Bundle, Statement
-    from bascule.core.fields import Field
+    from bascule.bundle import Bundle
+    from bascule.bundle.disk import Statement
+    from bascule.core import Field
     from bascule.registry import Event, Version
 
 _SHOWN_ROWS = 20
@@ -51,7 +52,7 @@ def print_bundle(
 def _say_what_answers(bundle: Bundle) -> str:
     """Which program serves requests on this machine, and which runs batches; returns the first."""
     from bascule.bundle.programs import obstacles
-    from bascule.bundle.statements.cost import cpu_name
+    from bascule.bundle.statements import cpu_name
 
     manifest, cost = bundle.manifest, bundle.cost
     chosen = bundle.roles()

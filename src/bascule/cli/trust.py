@@ -36,7 +36,7 @@ def sign(
     as_json: AsJson = False,
 ) -> None:
     """Sign a bundle, in the OpenSSF form: `model_signing verify key` takes it."""
-    from bascule.bundle.disk.signatures import FILE, sign_bundle
+    from bascule.bundle.disk import FILE, sign_bundle
 
     manifest = sign_bundle(
         bundle, key, password=password, statements=statements,
@@ -61,7 +61,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Verify that a bundle is what was sealed, and that one of the keys signed it."""
-    from bascule.bundle.disk.signatures import verify_bundle
+    from bascule.bundle.disk import verify_bundle
 
     _, path = context.find_to_look_at(bundle)
     found = verify_bundle(path, key or list(context.settings().security.required_keys))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from bascule_client.masking import masked as masked
-from bascule_client.masking import masked_text as masked_text
-from bascule_client.masking import without_secrets as without_secrets
+from bascule_client.masking import (
+    masked as masked,
+    masked_text as masked_text,
+    without_secrets as without_secrets,
+)

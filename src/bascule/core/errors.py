@@ -7,19 +7,21 @@ one direction only.
 
 from __future__ import annotations
 
-from bascule_client.errors import KINDS as KINDS
-from bascule_client.errors import BasculeError as BasculeError
-from bascule_client.errors import Conflict as Conflict
-from bascule_client.errors import Invalid as Invalid
-from bascule_client.errors import MissingExtra as MissingExtra
-from bascule_client.errors import ModelFailed as ModelFailed
-from bascule_client.errors import NoRoom as NoRoom
-from bascule_client.errors import NotFound as NotFound
-from bascule_client.errors import Overloaded as Overloaded
-from bascule_client.errors import Refused as Refused
-from bascule_client.errors import TimedOut as TimedOut
-from bascule_client.errors import TooLarge as TooLarge
-from bascule_client.errors import Unauthenticated as Unauthenticated
-from bascule_client.errors import Unavailable as Unavailable
-from bascule_client.errors import Unconvertible as Unconvertible
-from bascule_client.errors import Untrusted as Untrusted
+from bascule_client.errors import (
+    KINDS as KINDS,
+    BasculeError as BasculeError,
+    Conflict as Conflict,
+    Invalid as Invalid,
+    MissingExtra as MissingExtra,
+    ModelFailed as ModelFailed,
+    NoRoom as NoRoom,
+    NotFound as NotFound,
+    Overloaded as Overloaded,
+    Refused as Refused,
+    TimedOut as TimedOut,
+    TooLarge as TooLarge,
+    Unauthenticated as Unauthenticated,
+    Unavailable as Unavailable,
+    Unconvertible as Unconvertible,
+    Untrusted as Untrusted,
+)

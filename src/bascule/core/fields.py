@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bascule_client.fields import Columns as Columns
-from bascule_client.fields import DType as DType
-from bascule_client.fields import Field as Field
-from bascule_client.fields import Signature as Signature
+from bascule_client.fields import (
+    Columns as Columns,
+    DType as DType,
+    Field as Field,
+    Signature as Signature,
+)

@@ -13,14 +13,13 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 import bascule
-from bascule.bundle.lineage.provenance import user_name
-from bascule.bundle.tables import conform, for_program
+from bascule.bundle import conform, for_program
+from bascule.bundle.lineage import user_name
 from bascule.demo import answers, flights
 from bascule.demo.answers import Check
 from bascule.demo.client import Asked, ask, bodies
 from bascule.registry import open_registry
-from bascule.release import GateReport
-from bascule.release import check as check_gates
+from bascule.release import GateReport, check as check_gates
 
 if TYPE_CHECKING:
     import pandas as pd

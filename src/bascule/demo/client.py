@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 import msgspec
 
-from bascule.core.fields import DType, Signature
+from bascule.core import DType, Signature
 
 if TYPE_CHECKING:
     import pandas as pd

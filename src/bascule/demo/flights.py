@@ -23,7 +23,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from bascule.core.errors import MissingExtra
+from bascule.core import MissingExtra
 
 LATE_MINUTES = 15
 """A flight is late when it arrives more than this many minutes after its time."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from bascule.core.errors import Unavailable
+from bascule.core import Unavailable
 
 _READY_WITHIN_S = 30.0
 _STOP_WITHIN_S = 15.0

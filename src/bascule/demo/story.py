@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bascule.core.errors import MissingExtra
+from bascule.core import MissingExtra
 from bascule.demo.summary import Summary
 
 if TYPE_CHECKING:

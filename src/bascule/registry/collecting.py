@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from bascule.core.errors import BasculeError, Conflict, Refused
+from bascule.core import BasculeError, Conflict, Refused
 from bascule.registry.holding import Garbage, Hold, Marked, is_abandoned, next_mark, why_unneeded
 from bascule.registry.versions import Event
 

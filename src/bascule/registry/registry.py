@@ -14,24 +14,31 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.bundle.disk.folder import (
+from bascule.bundle.disk import (
     CARD,
     ENVIRONMENT,
     MANIFEST,
     Manifest,
     Statement,
+    Verified,
     digest_of,
     read_file,
     read_manifest,
+    signature_beside,
     statements_by_file,
+    verify_bundle,
 )
-from bascule.bundle.disk.signatures import Verified, signature_beside, verify_bundle
-from bascule.core.digests import canonical_json
-from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
-from bascule.core.names import Reference, check_name
-from bascule.core.scratch import Scratch
-from bascule.registry.collecting import collect as collect_garbage
-from bascule.registry.collecting import drop_holds, holding, take_holds
+from bascule.core import (
+    Conflict,
+    Invalid,
+    NotFound,
+    Reference,
+    Scratch,
+    Untrusted,
+    canonical_json,
+    check_name,
+)
+from bascule.registry.collecting import collect as collect_garbage, drop_holds, holding, take_holds
 from bascule.registry.differences import Change, Facts, differences
 from bascule.registry.holding import Garbage, Marked, is_abandoned
 from bascule.registry.oci import Cargo, read_archive, write_archive
@@ -83,9 +90,7 @@ def open_registry(
         criteria: What they must have been checked for then, as criteria print themselves.
         required_keys: Files of public keys, one of which must have signed what is used.
     """
-    from bascule.registry.stores.files import Files
-    from bascule.registry.stores.sql import SqlCatalogue
-    from bascule.registry.stores.sqlite import SqliteDatabase
+    from bascule.registry.stores import Files, SqlCatalogue, SqliteDatabase
 
     return Registry(
         SqlCatalogue(SqliteDatabase(home / "catalogue.db")),

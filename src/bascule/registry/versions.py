@@ -10,10 +10,8 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Literal
 
-from bascule.bundle.disk.bodies import check_body
-from bascule.bundle.disk.folder import Statement
-from bascule.core.digests import canonical_json
-from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Untrusted
+from bascule.bundle.disk import Statement, check_body
+from bascule.core import Conflict, Invalid, NotFound, Refused, Untrusted, canonical_json
 
 Gates = Literal["passed", "failed", "unchecked"]
 """The verdict of the latest check of a version that counts; unchecked when there is none."""

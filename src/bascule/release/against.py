@@ -16,15 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle import load
-from bascule.bundle.tables import conform
-from bascule.core.errors import BasculeError, NotFound
-from bascule.core.fields import Columns
-from bascule.core.names import Reference, check_name
+from bascule.bundle import conform, load
+from bascule.core import BasculeError, Columns, NotFound, Reference, check_name
 from bascule.release.criteria import NotWorse, is_error
 from bascule.release.gates import Measured
 from bascule.release.measure import answers_of, rows_to_judge, score_of
-from bascule.stats.paired import (
+from bascule.stats import (
     RESAMPLES,
     Comparison,
     Difference,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from bascule.core.errors import BasculeError, Invalid
+from bascule.core import BasculeError, Invalid
 from bascule.release.criteria import Criterion, NotWorse
 from bascule.release.gates import GateReport, evaluate
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.statements.training import flat_columns
-from bascule.bundle.tables import is_missing, take
-from bascule.core.errors import BasculeError, Invalid
-from bascule.core.fields import Columns
+from bascule.bundle import is_missing, take
+from bascule.bundle.statements import flat_columns
+from bascule.core import BasculeError, Columns, Invalid
 from bascule.release.conditions import Confidence, Each, Missing, Noise, Slice
 from bascule.release.covering import conformal_coverage
 from bascule.release.criteria import DATA, QUALITIES, Criterion

@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.statements.calibrating import CALIBRATION_KIND, hashes_of
-from bascule.bundle.statements.training import row_hashes
-from bascule.bundle.tables import take
-from bascule.core.errors import Invalid
-from bascule.core.fields import Columns
+from bascule.bundle import take
+from bascule.bundle.statements import CALIBRATION_KIND, hashes_of, row_hashes
+from bascule.core import Columns, Invalid
 from bascule.release.gates import Measured
-from bascule.stats.conformal import Calibration
-from bascule.stats.counting import beta_binomial_below, exact_interval
+from bascule.stats import Calibration, beta_binomial_below, exact_interval
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle

@@ -18,12 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.disk.folder import EXAMPLE, MANIFEST
-from bascule.bundle.disk.manifest import OUTLIERS
-from bascule.bundle.tables import conform, for_program, read_truth
-from bascule.core.errors import Invalid
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
+from bascule.bundle import conform, for_program, read_truth
+from bascule.bundle.disk import EXAMPLE, MANIFEST, OUTLIERS
+from bascule.core import Columns, Invalid, Program
 from bascule.release.conditional import Conditional, is_conditional
 from bascule.release.criteria import LATENCIES, QUALITIES, SHORT_NAMES, Criterion
 from bascule.release.gates import Measured

@@ -9,9 +9,6 @@ Rules that this room keeps for every kind of remote:
 Importing this room imports no client of any place.
 """
 
-from __future__ import annotations
+from lazy_loader import attach_stub
 
-from bascule.remotes.fetching import PLACES, fetch, is_address
-from bascule.remotes.objects import Place, Remote, choose
-
-__all__ = ["PLACES", "Place", "Remote", "choose", "fetch", "is_address"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -11,10 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO
 
-from bascule.bundle.disk.folder import drafting, read_manifest
-from bascule.core.addresses import masked
-from bascule.core.errors import BasculeError, Invalid, TooLarge
-from bascule.core.files import writing
+from bascule.bundle.disk import drafting, read_manifest
+from bascule.core import BasculeError, Invalid, TooLarge, masked, writing
 from bascule.remotes.objects import Place, Remote, changed, choose
 
 PLACES: Mapping[str, str] = {

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bascule.core.errors import BasculeError, MissingExtra, Unavailable
-from bascule.registry.stores.listing import bounded
+from bascule.core import BasculeError, MissingExtra, Unavailable
+from bascule.registry.stores import bounded
 from bascule.remotes.objects import Remote, Writer, changed, gone, no_bucket
 
 _RETRY_FOR_S = 120.0

@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, Protocol, get_args
 
-from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Unauthenticated
-from bascule.core.names import check_name
+from bascule.core import Conflict, Invalid, NotFound, Refused, Unauthenticated, check_name
 
 Action = Literal["infer", "read", "health", "metrics", "manage"]
 """What a route does: predict; describe; tell the health; tell the counters; load and unload."""

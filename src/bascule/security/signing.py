@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.core.errors import Invalid, MissingExtra, Untrusted
-from bascule.core.scratch import Scratch
+from bascule.core import Invalid, MissingExtra, Scratch, Untrusted
 
 _INSTALL = "pip install 'bascule[signing]'"
 _HOW_TO_MAKE_ONE = "make one: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"

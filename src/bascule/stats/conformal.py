@@ -33,8 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid, Untrusted
-from bascule.core.fields import Columns, DType, Field
+from bascule.core import Columns, DType, Field, Invalid, Untrusted
 
 Floats = NDArray[np.float64]
 

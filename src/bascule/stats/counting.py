@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 
 _TINY = 1e-300
 _MOST_STEPS = 100_000

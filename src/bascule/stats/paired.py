@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 
 Rows = NDArray[np.int64]
 Difference = Callable[[Rows], float]

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid, Untrusted
+from bascule.core import Invalid, Untrusted
 
 Floats = NDArray[np.float64]
 Value = float | str

@@ -26,8 +26,7 @@ from bascule.bundle.statements import parity
 from bascule.bundle.statements.baseline import read_baseline
 from bascule.bundle.table_files import as_table
 from bascule.core.errors import Invalid
-from bascule.release import Criterion
-from bascule.release import measure as measuring
+from bascule.release import Criterion, measure as measuring
 from bascule.release.quality import measure_quality
 
 

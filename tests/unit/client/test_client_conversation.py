@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.serving.transports.statuses import STATUS_OF
 from bascule_client.conversation import Ask, Conversation, Pause, common_headers, timed

@@ -14,8 +14,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType

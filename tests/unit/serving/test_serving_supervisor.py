@@ -11,8 +11,12 @@ from dataclasses import fields
 import pytest
 
 from bascule.core.errors import Conflict, Invalid, NotFound
-from bascule.serving import Limits, ModelSpec, RequestLogConfig, ResiliencePolicy, Tls, bind
+from bascule.serving import Limits, ModelSpec
+from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.protocols.chosen import ChosenProtocols
+from bascule.serving.telemetry import RequestLogConfig
+from bascule.serving.transports import Tls
+from bascule.serving.workers import bind
 from bascule.serving.workers.config import WorkerConfig
 from bascule.serving.workers.supervisor import Supervisor, _take_no_more, _Worker
 

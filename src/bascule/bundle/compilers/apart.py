@@ -24,10 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bascule.bundle.compilers.trees import rounded_down
 from bascule.bundle.imported import Compilation
-from bascule.bundle.programs.onnx import open_session
-from bascule.bundle.programs.trees import FEATURES, SUMS
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType, Field
+from bascule.bundle.programs import FEATURES, SUMS, open_session
+from bascule.core import DType, Field, Unconvertible
 
 _SUM = 1
 _LEQ = 0

@@ -13,8 +13,7 @@ from typing import Any
 from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.graph import OPSET
 from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, width
-from bascule.core.errors import MissingExtra, Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, MissingExtra, Unconvertible
 
 
 def transform_by_skl2onnx(context: Context, step: Any, value: Value) -> Value:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from bascule.bundle.texts import Prepared, Texts
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType, Field
+from bascule.core import DType, Field, Unconvertible
 
 OPSET = 21
 IR_VERSION = 10

@@ -17,7 +17,7 @@ from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.bundle.compilers.predictors import Outcome, flat, linear_scores, rounded_to_float
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import NUMBER, Value, matrix
-from bascule.core.fields import DType
+from bascule.core import DType
 
 
 def detected(graph: Graph, decision: str, *, zero_is_inside: bool = True) -> Outcome:

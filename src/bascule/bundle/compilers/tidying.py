@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType, Field
+from bascule.core import DType, Field, Unconvertible
 
 _ROWS = "rows"
 

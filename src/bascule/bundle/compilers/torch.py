@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bascule.bundle.compilers.tidying import tidy
-from bascule.core.errors import MissingExtra, Unconvertible
-from bascule.core.fields import Field
+from bascule.core import Field, MissingExtra, Unconvertible
 
 ROWS = 4
 """How many rows a module is traced with. More than one: a length of one is taken as fixed."""

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.compilers.graph import ML, Graph
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, Unconvertible
 
 _LEQ = 0
 _SUM = 1

@@ -56,11 +56,23 @@ from bascule.bundle.disk.manifest import (
     Statement,
 )
 from bascule.bundle.disk.reading import parse, reading, shaped
-from bascule.core.digests import canonical_json, sha256_bytes, sha256_file
-from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
-from bascule.core.files import drafts_of, is_there, replacing, writing
-from bascule.core.names import check_name, is_file_name
-from bascule.core.scratch import Scratch, sweep
+from bascule.core import (
+    Conflict,
+    Invalid,
+    NotFound,
+    Scratch,
+    Untrusted,
+    canonical_json,
+    check_name,
+    drafts_of,
+    is_file_name,
+    is_there,
+    replacing,
+    sha256_bytes,
+    sha256_file,
+    sweep,
+    writing,
+)
 
 log = logging.getLogger(__name__)
 _OWN_NAME = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{12}\.json")

@@ -8,8 +8,7 @@ from typing import Any
 
 from bascule.bundle.disk.reading import shaped
 from bascule.bundle.texts import Texts
-from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.fields import Field, Signature
+from bascule.core import Field, Signature, canonical_json, sha256_bytes
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"

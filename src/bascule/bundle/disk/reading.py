@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bascule.core.errors import BasculeError, Untrusted
+from bascule.core import BasculeError, Untrusted
 
 T = TypeVar("T")
 

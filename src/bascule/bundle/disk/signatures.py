@@ -25,9 +25,8 @@ from bascule.bundle.disk.folder import (
 )
 from bascule.bundle.disk.limits import MAX_STATEMENT_BYTES
 from bascule.bundle.disk.reading import parse, shaped
-from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.errors import Invalid, Untrusted
-from bascule.security.signing import Signed, sign_folder, verify_folder
+from bascule.core import Invalid, Untrusted, canonical_json, sha256_bytes
+from bascule.security import Signed, sign_folder, verify_folder
 
 KIND = "signature"
 FILE = f"{STATEMENTS}/model.sig"

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.disk.limits import (
+from bascule.bundle.disk import (
     FREE_ARCHIVE_BYTES,
     MAX_ARCHIVE_BYTES,
     MAX_ARCHIVE_GROWTH,
@@ -32,7 +32,7 @@ from bascule.bundle.disk.limits import (
     MAX_SCHEMA_BYTES,
 )
 from bascule.bundle.flavors.structures import check_nodes
-from bascule.core.errors import Untrusted
+from bascule.core import Untrusted
 
 _SCHEMA = "schema.json"
 _OLDEST_PROTOCOL = 2

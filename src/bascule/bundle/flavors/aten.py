@@ -26,13 +26,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from bascule.bundle.disk.limits import MAX_GRAPH_DEPTH, MAX_GROWN_ELEMENTS, MAX_NODES
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.disk import MAX_GRAPH_DEPTH, MAX_GROWN_ELEMENTS, MAX_NODES, Manifest
 from bascule.bundle.flavors.boosting import library
 from bascule.bundle.tables import as_dtype
-from bascule.core.errors import ModelFailed, Unconvertible, Untrusted
-from bascule.core.fields import Columns, Field
-from bascule.core.programs import ProgramBase
+from bascule.core import Columns, Field, ModelFailed, ProgramBase, Unconvertible, Untrusted
 
 FORMAT = "torch-aten"
 FILE = "original/model.safetensors"

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.compilers.tidying import tidy
-from bascule.bundle.compilers.torch import ROWS, export, to_onnx
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.compilers import ROWS, export, tidy, to_onnx
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors import keras_archive as archive
 from bascule.bundle.flavors.aten import first_line, tensor_of
 from bascule.bundle.flavors.boosting import installed_version, is_of, library
@@ -35,10 +34,19 @@ from bascule.bundle.flavors.networks import (
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.probing import bounded
 from bascule.bundle.tables import MATRIX, as_dtype, conform, take
-from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.programs import ProgramBase
-from bascule.core.scratch import Scratch
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    ProgramBase,
+    Scratch,
+    Signature,
+    Unconvertible,
+    Untrusted,
+)
 
 _BACKENDS = ("jax", "tensorflow", "torch")
 

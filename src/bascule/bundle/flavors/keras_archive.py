@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bascule.bundle.disk.limits import MAX_SCHEMA_BYTES
+from bascule.bundle.disk import MAX_SCHEMA_BYTES
 from bascule.bundle.flavors.aten import first_line
 from bascule.bundle.flavors.boosting import library
-from bascule.core.errors import BasculeError, Invalid, Untrusted
-from bascule.core.scratch import Scratch
+from bascule.core import BasculeError, Invalid, Scratch, Untrusted
 
 FORMAT = "keras"
 FILE = "original/model.keras"

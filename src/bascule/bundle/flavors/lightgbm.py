@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
@@ -30,8 +30,7 @@ from bascule.bundle.flavors.boosting import (
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.tables import MATRIX, Table
-from bascule.core.errors import Invalid, Untrusted
-from bascule.core.fields import DType
+from bascule.core import DType, Invalid, Untrusted
 
 
 class LightGBM:
@@ -46,8 +45,7 @@ class LightGBM:
         return read_boosted(_read(model), _open, train, test)
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
-        from bascule.bundle.compilers.boosted import compile_ensemble
-        from bascule.bundle.compilers.lightgbm import read_lightgbm
+        from bascule.bundle.compilers import compile_ensemble, read_lightgbm
 
         categories = categories_of(subject.frame)
         _check_categories(subject.saved, categories)

@@ -6,12 +6,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from bascule.bundle.disk.manifest import Manifest, OriginalEntry
-from bascule.bundle.disk.reading import reading
+from bascule.bundle.disk import Manifest, OriginalEntry, reading
 from bascule.bundle.flavors.boosting import inputs_read, installed_version
-from bascule.core.errors import Unconvertible, Untrusted
-from bascule.core.fields import Field
-from bascule.core.programs import Program
+from bascule.core import Field, Program, Unconvertible, Untrusted
 
 _OPENERS = {
     "catboost-cbm": "bascule.bundle.flavors.catboost:open_cbm",
@@ -94,7 +91,7 @@ def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:
 
 def _opened(data: bytes, manifest: Manifest, threads: int) -> Program:
     if manifest.original.format == "onnx":
-        from bascule.bundle.programs.onnx import open_onnx
+        from bascule.bundle.programs import open_onnx
 
         return open_onnx(
             data,

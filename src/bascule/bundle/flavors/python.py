@@ -14,17 +14,24 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.python_environment import interpreter, lock, python_version
 from bascule.bundle.flavors.tabular import fields_of, read_rows, rows_of
 from bascule.bundle.imported import Compilation, ImportedModel
-from bascule.bundle.programs.child import ChildProgram
+from bascule.bundle.programs import ChildProgram
 from bascule.bundle.tables import is_missing, take
-from bascule.core.errors import Invalid, Unconvertible, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.files import is_there
-from bascule.core.names import is_file_name
-from bascule.core.scratch import Scratch
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    Scratch,
+    Signature,
+    Unconvertible,
+    Untrusted,
+    is_file_name,
+    is_there,
+)
 
 _FILE = "original/model.zip"
 _FORMAT = "python"

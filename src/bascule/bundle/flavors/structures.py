@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Untrusted
+from bascule.core import Untrusted
 
 _WITHOUT_PARTS = (str, bytes, int, float, bool, types.ModuleType)
 _MOST_CATEGORIES = 256

@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bascule.core.addresses import masked, without_secrets
-from bascule.core.errors import Invalid, MissingExtra, NotFound, Unavailable
+from bascule.core import Invalid, MissingExtra, NotFound, Unavailable, masked, without_secrets
 
 INSTALL = "pip install 'bascule[mlflow]'"
 _MAX_TEXT = 2_000

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle.imported import Rows
-from bascule.bundle.statements.cost import machine
-from bascule.core.fields import Columns
-from bascule.core.version import VERSION
+from bascule.bundle.statements import machine
+from bascule.core import VERSION, Columns
 
 _GIT_TIMEOUT_S = 10.0
 _PIECE_ROWS = 8_192

@@ -22,9 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.bundle.programs import host
-from bascule.core.errors import Invalid, ModelFailed, TimedOut, Unavailable
-from bascule.core.fields import Columns, Field
-from bascule.core.scratch import Scratch
+from bascule.core import Columns, Field, Invalid, ModelFailed, Scratch, TimedOut, Unavailable
 
 log = logging.getLogger(__name__)
 

@@ -41,7 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.programs.trees import Node, Trees, TreesProgram, open_trees
-from bascule.core.errors import MissingExtra
+from bascule.core import MissingExtra
 
 MAX_LEAVES = 512
 """Of a tree: with more, rows walk."""

@@ -36,9 +36,7 @@ from bascule.bundle.programs.onnx import (
     open_session,
     without_missing_text,
 )
-from bascule.core.errors import ModelFailed, Untrusted
-from bascule.core.fields import Columns, DType, Field
-from bascule.core.programs import ProgramBase
+from bascule.core import Columns, DType, Field, ModelFailed, ProgramBase, Untrusted
 
 FEATURES = "features"
 SUMS = "sums"

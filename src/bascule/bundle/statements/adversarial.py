@@ -22,9 +22,7 @@ from numpy.typing import NDArray
 from bascule.bundle.probing import probe_rows
 from bascule.bundle.statements.parity import answers, apart, are_finite, in_batches, sample
 from bascule.bundle.tables import for_program, take
-from bascule.core.errors import BasculeError
-from bascule.core.fields import Columns, DType, Field
-from bascule.core.programs import Program
+from bascule.core import BasculeError, Columns, DType, Field, Program
 
 MISSING, NEAR, EXTREME, COMBINED = "missing or new", "near a row", "extreme", "combined"
 _MOST_VALUES = 1 << 20

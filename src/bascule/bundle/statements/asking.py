@@ -23,8 +23,7 @@ from bascule.bundle.tables import (
     take,
     take_rows,
 )
-from bascule.core.errors import BasculeError, Invalid, ModelFailed
-from bascule.core.fields import Columns
+from bascule.core import BasculeError, Columns, Invalid, ModelFailed
 
 _ONE_KIND = "keep one kind: df[c].astype(object).where(df[c].notna(), None), in training as well"
 _HINTS = {

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.disk import folder as disk
-from bascule.bundle.disk.manifest import BASELINE, Manifest
-from bascule.bundle.disk.reading import parse, reading
-from bascule.core.fields import Columns, Field
-from bascule.stats.sketches import Profile
+from bascule.bundle.disk import BASELINE, Manifest, folder as disk, parse, reading
+from bascule.core import Columns, Field
+from bascule.stats import Profile
 
 MAX_COLUMNS = 2_000
 """A matrix with more columns is profiled as one, as an image is."""

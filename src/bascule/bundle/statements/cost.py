@@ -19,9 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.tables import for_program, recombined, take
-from bascule.core.errors import Unavailable
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
+from bascule.core import Columns, Program, Unavailable
 
 BATCH_SIZES = (1, 8, 64, 512, 8192, 65536)
 _LONGEST_RUN_S = 1.0

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.tables import for_program, recombined, take
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
+from bascule.core import Columns, Program
 
 MAX_ROWS = 20_000
 _CHUNK_ROWS = 4096

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle.imported import Rows
 from bascule.bundle.tables import is_missing
-from bascule.core.errors import Untrusted
-from bascule.core.fields import Columns, Signature
+from bascule.core import Columns, Signature, Untrusted
 
 TRAINING_KIND = "training"
 KEPT_HASHES = 8_192

@@ -20,9 +20,7 @@ from datetime import UTC, datetime
 from io import BufferedWriter
 from pathlib import Path, PurePosixPath
 
-from bascule.core.digests import sha256_bytes, sha256_file
-from bascule.core.errors import NotFound, Unavailable, Untrusted
-from bascule.core.names import is_file_name
+from bascule.core import NotFound, Unavailable, Untrusted, is_file_name, sha256_bytes, sha256_file
 
 _CHUNK_BYTES = 1 << 20
 _PARTIAL = re.compile(r"\.partial-(?P<pid>\d+)-[0-9a-f]+-(?P<host>.+)")

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
-from bascule.core.errors import BasculeError, Invalid, MissingExtra, Unavailable
+from bascule.core import BasculeError, Invalid, MissingExtra, Unavailable
 
 _CONNECT_TIMEOUT_S = 10
 _LOCK_WAIT_S = 30

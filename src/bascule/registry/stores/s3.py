@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from bascule.core.digests import sha256_bytes
-from bascule.core.errors import (
+from bascule.core import (
     BasculeError,
     Invalid,
     MissingExtra,
     NotFound,
     Unavailable,
     Untrusted,
+    sha256_bytes,
 )
 from bascule.registry.stores.files import Files, checked_name
 from bascule.registry.stores.listing import bounded_stream

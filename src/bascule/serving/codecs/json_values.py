@@ -25,8 +25,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid, TooLarge
-from bascule.core.fields import DType, Field
+from bascule.core import DType, Field, Invalid, TooLarge
 
 MAX_VALUES = 1 << 21
 """How many values one body may have, texts and other Python objects among them.

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid, TooLarge
+from bascule.core import Invalid, TooLarge
 from bascule.serving.codecs.json_values import MAX_VALUES
 
 VARINT, FIXED64, BYTES, GROUP, END_GROUP, FIXED32 = range(6)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bascule.core.errors import ModelFailed, TimedOut, Unavailable
+from bascule.core import ModelFailed, TimedOut, Unavailable
 
 _MOST_RETRIES_SAVED = 10.0
 

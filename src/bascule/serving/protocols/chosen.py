@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 
 _PATHS: dict[str, tuple[str, ...]] = {
     "oip": ("/v2", "/metrics"),

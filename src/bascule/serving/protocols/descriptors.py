@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
-from bascule.serving.codecs.protobuf import BYTES, fields
+from bascule.serving.codecs import BYTES, fields
 
 _PARTS_OF_FILE = {4: "message", 5: "enum", 6: "service"}
 _PARTS_OF = {"message": {3: "message", 4: "enum"}, "service": {2: "method"}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.grpc_services import Health, Reflection
 from bascule.serving.protocols.oip_grpc import OipGrpc
-from bascule.serving.transports.rpc import Methods
+from bascule.serving.transports import Methods
 
 
 def grpc_methods(plane: DataPlane) -> Methods:

@@ -8,18 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from bascule.core.errors import NotFound
-from bascule.serving.codecs.protobuf import (
-    BYTES,
-    block,
-    fields,
-    number_field,
-    read_text,
-)
+from bascule.core import NotFound
+from bascule.serving.codecs import BYTES, block, fields, number_field, read_text
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.descriptors import ProtoFile, read_descriptors
-from bascule.serving.transports.rpc import Each, Method, Rpc, Unary, Watch
-from bascule.serving.transports.statuses import NOT_FOUND, UNIMPLEMENTED
+from bascule.serving.transports import NOT_FOUND, UNIMPLEMENTED, Each, Method, Rpc, Unary, Watch
 
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = (number_field(1, status) for status in (1, 2, 3))
 

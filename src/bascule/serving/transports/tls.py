@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 
 if TYPE_CHECKING:
     import ssl

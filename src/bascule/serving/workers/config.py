@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bascule.serving.execution.resilience import ResiliencePolicy
+from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.limits import Limits
-from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
+from bascule.serving.protocols import EVERY_PROTOCOL, ChosenProtocols
 from bascule.serving.specs import ModelSpec
-from bascule.serving.telemetry.request_log import FAILURES_ALONE, RequestLogConfig
-from bascule.serving.transports.tls import Tls
+from bascule.serving.telemetry import FAILURES_ALONE, RequestLogConfig
+from bascule.serving.transports import Tls
 
 
 @dataclass(frozen=True, slots=True)
