@@ -53,7 +53,10 @@ def test_a_front_door_gives_every_name_that_it_declares(room):
 
 @pytest.mark.parametrize("room", sorted(ROOMS))
 def test_a_front_door_loads_nothing_behind_it_until_a_name_is_used(room):
-    code = f"import sys, {room}; print([m for m in sys.modules if m.startswith('{room}.')])"
+    code = (
+        f"import bascule, sys; before = set(sys.modules); import {room}; "
+        f"print([m for m in set(sys.modules) - before if m.startswith('{room}.')])"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )
