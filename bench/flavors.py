@@ -61,7 +61,7 @@ from bascule.bundle.opening import open_original
 from bascule.bundle.statements.cost import sample_latency
 from bascule.bundle.tables import conform, for_program, recombined
 from bascule.core.fields import Columns, Signature
-from bascule.core.programs import Program
+from bascule.core.programs import Program, ProgramBase
 from bench.machine import machine, versions
 from bench.report import marks, put_between_marks
 
@@ -374,7 +374,7 @@ def _asked(signature: Signature) -> list[str]:
     return ["probabilities"] if "probabilities" in names else names
 
 
-class Asked:
+class Asked(ProgramBase):
     """A program that is asked for some of its outputs."""
 
     def __init__(self, program: Program, names: Sequence[str]) -> None:
@@ -446,7 +446,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 _DISTRIBUTIONS = (
-    "onnxruntime", "scikit-learn", "scikit-learn-intelex", "xgboost-cpu", "lightgbm", "catboost",
+    "onnxruntime", "scikit-learn", "xgboost-cpu", "lightgbm", "catboost",
     "torch", "keras",
 )  # fmt: skip
 _HEADS = ("flavor", "model", "parity", "1 row", "100 rows", "65,536 rows", "spread")

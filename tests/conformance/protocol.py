@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.serving.execution.admission import AdmissionQueue
+from bascule.core.programs import ProgramBase
+from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.execution.placement import Pace
 from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.execution.resilient import ResilientPredictor
@@ -162,14 +163,16 @@ class Inside:
         signature: Signature,
         *,
         example: Columns | None = None,
-        calibration: Any = None,
+        extras: Sequence[Any] = (),
         wishes: Any = None,
+        recorder: Any = None,
         **limits: Any,
     ) -> None:
         self.limits = Limits(**limits)
         self.counters = Counters(folder / "counters", 1)
         self.counters.name(MetricLabels("m", "1"))
         self.loop = asyncio.new_event_loop()
+        self.held = BufferBudget(self.limits.max_held_bytes)
         self.program = program
         self.model = ServedModel(
             ModelSpec("m", "1", folder),
@@ -181,14 +184,16 @@ class Inside:
             slot=self.counters.slot(0, MetricLabels("m", "1")),
             limits=self.limits,
             loop=self.loop,
-            calibration=calibration,
+            extras=extras,
             example=example,
+            held=self.held,
         )
         self.plane = DataPlane(open_protocols(wishes=wishes), lambda: True)
         self.routes = self.plane.serve([self.model])
         self.site = Site(
             self.routes, self.plane.not_found, self.limits, self.counters.slot(0),
             backlog=AdmissionQueue(self.limits.max_body_bytes, turn_s=math.inf),
+            held=self.held, recorder=recorder,
         )  # fmt: skip
 
     def stand_in(self, program: Any) -> None:
@@ -203,9 +208,11 @@ class Inside:
             slot=self.model.slot,
             limits=self.limits,
             loop=self.loop,
+            held=self.held,
         )
         policy = ResiliencePolicy(fallback="m/0")
-        self.model.resilient = ResilientPredictor(self.model, policy, {"m/0": other}.get, self.loop)
+        served = ResilientPredictor(self.model, policy, {"m/0": other}.get, self.loop)
+        self.site.serve(self.plane.serve([served]))
 
     def close(self) -> None:
         self.loop.close()
@@ -229,7 +236,7 @@ class Inside:
         return Answer(int(first.split()[1]), headers, body, raw)
 
 
-class Fixed:
+class Fixed(ProgramBase):
     """A program that is a formula: the same bits on every machine."""
 
     name = "fixed"

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bascule.bundle.disk.format import read_manifest
+from bascule.bundle.extras import open_extras
 from bascule.bundle.opening import open_program
-from bascule.bundle.statements.calibration import read_calibration
 from bascule.core.errors import KINDS, ModelFailed
 from bascule.serving.protocols.chosen import PROTOCOL_NAMES
 from bascule.serving.protocols.table import PROTOCOLS
@@ -67,6 +67,11 @@ def multi_model(tmp_path_factory):
     made.close()
 
 
+def described(path, loop):
+    held = protocol.BufferBudget(1 << 30)
+    return describe(ModelSpec("m", "1", path), protocol.Limits(), None, loop, held)
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     """`opened(bundle)`: a worker with a packed model."""
@@ -75,7 +80,9 @@ def opened(tmp_path_factory):
     def open_bundle(path):
         folder = tmp_path_factory.mktemp("opened")
         loop = asyncio.new_event_loop()
-        loaded = describe(ModelSpec("m", "1", path), protocol.Limits(), None, loop)
+        loaded = describe(
+            ModelSpec("m", "1", path), protocol.Limits(), None, loop, protocol.BufferBudget(1 << 30)
+        )
         program = open_program(path, read_manifest(path), name=loaded.program.name)
         loop.close()
         made.append(protocol.Inside(folder, program, loaded.signature, example=loaded.example))
@@ -211,7 +218,9 @@ BY_ROW = [name for name in FORMS if not name.startswith("oip/")]
 
 def open_calibrated(folder, path, confidence):
     loop = asyncio.new_event_loop()
-    loaded = describe(ModelSpec("m", "1", path), protocol.Limits(), None, loop)
+    loaded = describe(
+        ModelSpec("m", "1", path), protocol.Limits(), None, loop, protocol.BufferBudget(1 << 30)
+    )
     program = open_program(path, read_manifest(path), name=loaded.program.name)
     loop.close()
     return protocol.Inside(
@@ -219,7 +228,7 @@ def open_calibrated(folder, path, confidence):
         program,
         loaded.signature,
         example=loaded.example,
-        calibration=read_calibration(path, read_manifest(path)),
+        extras=open_extras(path, read_manifest(path), {"confidence": confidence}),
         confidence=confidence,
     )
 
@@ -286,7 +295,9 @@ def test_a_confidence_is_asked_for_where_the_protocol_has_a_place(calibrated, pa
     assert isinstance(ask(confidence=None), float)
     assert set(ask(confidence=0.5, outputs=["upper"])) == ADDS
     assert ask(confidence=2).startswith("confidence: 2 is not a number")
-    assert ask(outputs=["upper"], confidence=None).startswith("outputs: upper is made for a")
+    assert ask(outputs=["upper"], confidence=None).startswith(
+        "outputs: upper requires parameters.confidence;"
+    )
     assert ask(outputs=["nothing"]).startswith(f"{where}.outputs[0]: the model has no such")
     assert ask(outputs=[]).startswith(f"{where}.outputs: not a list of names")
 
@@ -316,7 +327,7 @@ def test_what_clients_send_today_is_what_was_recorded(tmp_path, inside):
 # -- errors --------------------------------------------------------------------------------------
 
 
-NAMED_FAILURE = r"the model failed; the server's log has the reason under id [0-9a-f]{32}"
+NAMED_FAILURE = r"the model failed; the server's log has the reason under id \S+"
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -336,6 +347,49 @@ def test_every_kind_of_error_has_its_status_and_the_one_shape(tmp_path, name, ki
         assert answer.json == {"error": "it did not work; try another"}
     assert ("retry-after" in answer.headers) == (answer.status in (429, 503))
     assert worker.counters.totals()[1].by_status == {answer.status: 1}
+
+
+# -- the recorder --------------------------------------------------------------------------------
+
+
+class Kept:
+    """Keeps what a recorder is given: version, status, rows, outputs, and who answered."""
+
+    def __init__(self):
+        self.kept = []
+
+    def add(self, context, call, answer, label, status, duration_ns):
+        rows = None if call is None else call.rows
+        by = None if answer is None else answer.by.name
+        self.kept.append((f"{label.model}/{label.version}", status, rows, by))
+
+
+@pytest.mark.parametrize("name", FORM_IDS)
+def test_every_answer_is_recorded_once_with_its_version_status_and_rows(tmp_path, name):
+    program, recorder = protocol.Fixed(), Kept()
+    worker = protocol.Inside(tmp_path, program, program.signature, recorder=recorder)
+    request = FORMS[name].ask(protocol.FIXED_ROWS)
+    rows = len(protocol.FIXED_ROWS.values)
+    refused = protocol.Request(
+        request.path, request.body, (*request.headers, "X-Request-Timeout-Ms: no")
+    )
+
+    assert worker.ask(request).status == 200
+    assert worker.ask(refused).status == 400
+    program.problem = ModelFailed("it did not work")
+    assert worker.ask(request).status == 500
+    program.problem = None
+    worker.stand_in(protocol.Fixed())
+    program.problem = ModelFailed("it did not work")
+    assert worker.ask(request).status == 200
+
+    worker.close()
+    assert recorder.kept == [
+        ("m/1", 200, rows, "m/1"),
+        ("m/1", 400, None, None),
+        ("m/1", 500, rows, None),
+        ("m/1", 200, rows, "m/0"),
+    ]
 
 
 @pytest.mark.parametrize("name", FORM_IDS)

@@ -29,6 +29,7 @@ from bascule.bundle.card import Said, render
 from bascule.bundle.card_html import render_html
 from bascule.bundle.disk.examples import columns_of
 from bascule.bundle.disk.format import EXAMPLE, read_file
+from bascule.bundle.extras.confidence import Confidence
 from bascule.bundle.opening import open_program
 from bascule.bundle.programs.child import ChildProgram
 from bascule.cli.showing import print_bundle, showing_json
@@ -36,7 +37,6 @@ from bascule.core.errors import BasculeError, ModelFailed
 from bascule.registry import open_registry
 from bascule.release import check
 from bascule.serving import Limits
-from bascule.serving.execution.confidence import Confidence
 from bascule.serving.protocols.oip_rest import Decoder
 
 MEMORY_BYTES = 6 << 30

@@ -1,4 +1,4 @@
-"""A bundle in the hand: what it says, what is said of it, and its answers."""
+"""A loaded bundle: its manifest, its statements, and its answers."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Bundle:
         return Cost.from_json(said[-1].body) if said else None
 
     def statements(self, kind: str | None = None) -> list[Statement]:
-        """What is said of this bundle, oldest first."""
+        """The statements of this bundle, oldest first."""
         return disk.read_statements(self.path, kind)
 
     def add_statement(
@@ -197,7 +197,7 @@ class Bundle:
         return self._unasked_original(isolated=True)
 
     def _unasked_original(self, *, isolated: bool, threads: int = 1) -> Program:
-        """The original where nobody asked for it by name, but it serves, or is faster.
+        """The original where it serves or is faster, without the caller having named it.
 
         What is read by a library's own code ends the process that reads it, when it is damaged.
         """
@@ -229,7 +229,7 @@ class Bundle:
         """A program of the bundle, newly opened; None for the one that serves requests here.
 
         Where that is the original, and its library reads the file with code of its own, it has a
-        process of its own. Whoever names it, as `original`, has it opened in this process.
+        process of its own. A caller that names `original` gets it opened in this process.
         """
         if name is None and pinned_program(self.path, self.manifest) == disk.ORIGINAL:
             return self._unasked_original(isolated=False, threads=threads)

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bascule.app import control_parts
 from bascule.bundle.programs.host import die_with
 from bascule.control.holds import holding_served
 from bascule.control.link import ServerLink
@@ -32,9 +32,8 @@ from bascule.serving.telemetry.logs import start_logging
 from bascule.serving.workers.peer import Peer
 
 if TYPE_CHECKING:
-    from bascule.app import Settings
-    from bascule.registry.keys import CatalogueKeys
     from bascule.serving import ModelSpec
+    from bascule.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -49,29 +48,11 @@ def command(settings: Settings, listener: socket.socket) -> ControlCommand:
     """What a supervisor starts; the process has these settings whatever becomes of their files."""
     from pydantic import TypeAdapter
 
-    from bascule.app import Settings as Kind
+    from bascule.settings import Settings as Kind
 
     told = TypeAdapter(Kind).dump_python(settings, mode="json")
     argv = (sys.executable, "-m", "bascule.cli.control")
     return ControlCommand(argv, listener, {"settings": told})
-
-
-def parts_of(settings: Settings) -> Parts:
-    """What the settings choose for a control process."""
-    from bascule.app import check_signature, open_keys, open_registry, tls_of
-
-    @cache
-    def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
-        return open_keys(settings)
-
-    return Parts(
-        open_registry=partial(open_registry, settings),
-        stored_keys=lambda: keys().stored(),
-        keys_stale_s=settings.security.keys_stale_s,
-        check_signature=partial(check_signature, settings),
-        tls=tls_of(settings),
-        allowed_hosts=settings.serving.allowed_hosts,
-    )
 
 
 def main() -> int:
@@ -90,7 +71,7 @@ def main() -> int:
     turned = _beat_until_set(counters)
     settings = _settings_of(config)
     _start_logging(settings)
-    parts = parts_of(settings)
+    parts = control_parts(settings)
     answers.set_result(mine := Answers(parts))
     try:
         guard = _start_keys(config["keys_fd"], counters, parts)
@@ -165,7 +146,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         # Open for as long as the process: a thread writes the keys.
         counters_fd, keys_fd = map(os.memfd_create, ("bascule-counters", "bascule-keys"))
         counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
-        parts = parts_of(settings)
+        parts = control_parts(settings)
         needs_keys = callers_need_keys(settings)
         guard = _start_keys(keys_fd if needs_keys else None, counters, parts)
         scheme = "https" if chosen.tls_certificate else "http"
@@ -181,7 +162,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
 def _settings_of(config: dict[str, Any]) -> Settings:
     from pydantic import TypeAdapter
 
-    from bascule.app import Settings as Kind
+    from bascule.settings import Settings as Kind
 
     return TypeAdapter(Kind).validate_python(config["settings"])
 

@@ -18,7 +18,7 @@ from bascule.core.files import is_there
 from bascule.serving import bind
 
 if TYPE_CHECKING:
-    from bascule.app import Settings
+    from bascule.settings import Settings
 
 _NEEDED = (
     "numpy", "onnxruntime", "onnx", "httptools", "uvloop", "msgspec", "pysimdjson", "pyarrow",

@@ -169,7 +169,7 @@ def _index(cargo: Cargo, manifest: bytes) -> dict[str, Any]:
 
 
 def _add(archive: tarfile.TarFile, name: str, content: Path | bytes) -> None:
-    member = tarfile.TarInfo(name)  # of nobody, and of no time: the same bytes for everybody
+    member = tarfile.TarInfo(name)  # no owner, no time: the same bytes on every machine
     if isinstance(content, bytes):
         member.size = len(content)
         archive.addfile(member, io.BytesIO(content))

@@ -40,7 +40,7 @@ class Conditional:
     Args:
         bundle: What is measured.
         columns: The held-out rows, in the signature's dtypes.
-        truth: What was true for them; None where nobody knows.
+        truth: What was true for them; None if unknown.
         ask: The program's answers for rows.
         score: A quality of answers, by the name of its metric.
     """
@@ -74,7 +74,7 @@ class Conditional:
                     facts[criterion.measure] = Measured(
                         None, "scikit-learn is missing: pip install 'bascule[sklearn]'"
                     )
-                except Exception as problem:  # whatever a model does, its gates fail and say so
+                except Exception as problem:  # a model that fails, fails its gates
                     lines = str(problem).strip().splitlines() or [type(problem).__name__]
                     facts[criterion.measure] = Measured(None, lines[0])
         return facts

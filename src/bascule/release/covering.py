@@ -2,7 +2,7 @@
 
 Rows that calibrated cannot be asked. Taken as they are, k = ceil((n + 1) c) of n are inside,
 because that is how the threshold was chosen. Leaving one out at a time does not help: without ties,
-ceil(n c) of n are inside whatever the model and the rows are. So rows that calibrated are left out
+ceil(n c) of n are inside for any model and any rows. So rows that calibrated are left out
 by their hashes, and where no others are left nothing is measured.
 """
 
@@ -58,7 +58,7 @@ def conformal_coverage(
     if not len(others):
         raise Invalid(
             f"the rows are those that it was calibrated on, of which it holds what was asked "
-            f"whatever the model is; {_HINT}"
+            f"for any model; {_HINT}"
         )
     answers, known = ask(take(columns, others)), truth[others]
     added = calibration.added(answers, confidence)
@@ -78,7 +78,7 @@ def conformal_coverage(
 
 
 def _calibrated(bundle: Bundle, calibration: Calibration, columns: Columns) -> NDArray[np.bool_]:
-    """Which of the rows calibrated the bundle; raises `Invalid` where that cannot be told."""
+    """Which of the rows calibrated the bundle; raises `Invalid` if that is unknown."""
     asked = row_hashes(columns)
     if calibration.source == "test" and (held_out := bundle.test_data()) is not None:
         return np.isin(asked, row_hashes(held_out[0]))

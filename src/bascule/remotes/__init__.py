@@ -1,6 +1,6 @@
 """Bundles that lie in a bucket, fetched to a local folder: the port, and its adapters beside it.
 
-Rules that this room keeps, whatever the place:
+Rules that this room keeps for every kind of remote:
 
 - What is listed is judged before a byte is read: names, number and sizes.
 - An object is read in the state in which it was listed, and written to a file that was not there.

@@ -45,7 +45,7 @@ class Writer(Protocol):
 
 
 class Place(Protocol):
-    """The objects under one address. Whatever its client raises is told as an error of ours.
+    """The objects under one address. Exceptions of its client are raised as a `BasculeError`.
 
     Transient failures are tried again by the client, for a bounded time.
     """

@@ -97,7 +97,7 @@ def verify_folder(folder: Path, signature: bytes, public_key: Path) -> Signed:
         try:
             config.verify(folder, file)
             return Signed(key, _covered(signature))
-        except Exception as problem:  # whatever does not hold, nobody vouches for the folder
+        except Exception as problem:  # any exception means: no valid signature
             raise Untrusted(
                 f"{folder} is not what the key {public_key} signed: {_first_line(problem)}",
                 path=str(folder),

@@ -24,7 +24,7 @@ import bascule
 from bascule.bundle.disk.format import read_statements
 from bascule.bundle.statements import parity
 from bascule.bundle.statements.baseline import read_baseline
-from bascule.cli.outputs import as_table
+from bascule.bundle.table_files import as_table
 from bascule.core.errors import Invalid
 from bascule.release import Criterion
 from bascule.release import measure as measuring

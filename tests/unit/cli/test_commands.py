@@ -338,7 +338,7 @@ def server_told(run, monkeypatch, *words):
 def execs(run, monkeypatch, *words):
     """The command that a command becomes, without the interpreter; and what was said before."""
     become = []
-    monkeypatch.setattr("bascule.cli.commands.os.execv", lambda _, argv: become.append(argv[1:]))
+    monkeypatch.setattr("bascule.cli.serving.os.execv", lambda _, argv: become.append(argv[1:]))
     code, _, messages = run(*words)
     assert code == 0, messages
     return become[0], messages

@@ -67,7 +67,7 @@ def test_a_criterion_without_a_fact_fails():
     report = evaluate([Criterion.parse("latency_p99[2] <= 5 ms")], {"latency_p99[1]": Measured(1)})
 
     assert not report.passed
-    assert report.results[0].reason == "not measured: nobody measured it"
+    assert report.results[0].reason == "not measured: no measurement of it"
 
 
 def test_one_failure_fails_the_whole_and_is_the_only_one_listed():

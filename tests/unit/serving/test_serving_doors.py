@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from bascule.core.errors import NotFound
+from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
 from bascule.serving.telemetry.counters import Counters
 from bascule.serving.transports.http1 import Connection, Site
@@ -35,15 +36,21 @@ class Behind:
         self._root = authority.root
         bounds = Limits(max_connections=PLACES, **limits)
         slot = Counters(folder / "counters", 1).slot(0)
+        shared = {
+            "backlog": AdmissionQueue(bounds.max_body_bytes),
+            "held": BufferBudget(bounds.max_held_bytes),
+        }
         if speaks == "h2":
-            self.site = Http2Server({}, bounds, slot)
+            self.site = Http2Server({}, bounds, slot, **shared)
             connect = self.site.connect
         else:
             routes = [
                 Route(b"GET", b"/", lambda exchange: exchange.answer(b"{}"), "read"),
                 Route(b"GET", b"/big", lambda exchange: exchange.answer(BIG), "read"),
             ]
-            self.site = Site(table(routes), lambda path: NotFound("no such path"), bounds, slot)
+            self.site = Site(
+                table(routes), lambda path: NotFound("no such path"), bounds, slot, **shared
+            )
             connect = partial(Connection, self.site)
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]

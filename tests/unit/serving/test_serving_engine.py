@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bascule.core.errors import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable
+from bascule.core.programs import ProgramBase
+from bascule.serving.calls import Answer, AnsweredBy
 from bascule.serving.execution.admission import BESIDE_CALL_BYTES, BufferBudget
 from bascule.serving.execution.engine import Batcher, Engine, Job, measure_pace, run_together
 from bascule.serving.execution.placement import Pace, Stretch, longest_wait_s
@@ -21,6 +23,15 @@ from bascule.serving.limits import Limits
 pytestmark = pytest.mark.serial
 
 INFER = "/v2/models/m/infer"
+BY = AnsweredBy("m", "1", "fake")
+
+
+def bare(outcome):
+    """The outputs of an answer, whose origin was checked; an error as it is."""
+    if not isinstance(outcome, Answer):
+        return outcome
+    assert outcome.by is BY
+    return outcome.outputs
 
 
 class Calls:
@@ -31,7 +42,7 @@ class Calls:
         limits = Limits(**limits)
         self.account = account or BufferBudget(limits.max_held_bytes)
         self.batcher = Batcher(
-            program, pace, limits, running.loop, name="m/1", held=self.account
+            program, pace, limits, running.loop, by=BY, held=self.account
         )  # fmt: skip
         self.outcomes: list = []
 
@@ -45,7 +56,7 @@ class Calls:
                 self.outcomes.append(None)
                 job = Job(
                     {"x": np.asarray(x, np.float64)}, len(x), outputs,
-                    lambda outcome, place=place: self.outcomes.__setitem__(place, outcome),
+                    lambda outcome, place=place: self.outcomes.__setitem__(place, bare(outcome)),
                 )  # fmt: skip
                 self.batcher.submit(job, deadline_s)
                 jobs.append(job)
@@ -308,7 +319,7 @@ def test_an_idle_thread_takes_a_call_though_it_was_slow_before(running, program,
 # -- waiting for company --
 
 
-class Paced:
+class Paced(ProgramBase):
     """Takes 40 ms a run and 1 ms a row, and notes when runs began."""
 
     pace = Pace(one_row_s=41e-3, inline_rows=0, batch_rows=16, row_s=1e-3)
@@ -483,7 +494,7 @@ class Turn:
         self.running = running
         self.engine = Engine(
             program, pace, Limits(**limits), running.loop,
-            name="m/1", batch_invariant=batch_invariant,
+            by=BY, held=BufferBudget(1 << 30), batch_invariant=batch_invariant,
         )  # fmt: skip
         self.outcomes: list = []
 
@@ -494,7 +505,7 @@ class Turn:
 
                 cancel = self.engine.run(
                     {"x": np.asarray(x, np.float64)}, len(x), outputs, 10.0,
-                    lambda outcome, place=place: self.outcomes.__setitem__(place, outcome),
+                    lambda outcome, place=place: self.outcomes.__setitem__(place, bare(outcome)),
                 )  # fmt: skip
                 if place in gone:
                     cancel()
@@ -606,7 +617,7 @@ def test_an_answer_that_cannot_be_told_takes_no_other_with_it(running, program):
 
     running.on_loop(go)
     running.until(lambda: len(told) == 3)
-    np.testing.assert_array_equal(told[2]["twice"], [[2, 2]])
+    np.testing.assert_array_equal(told[2].outputs["twice"], [[2, 2]])
 
 
 def test_what_was_taken_is_run_before_the_engine_is_let_go_of(running, program):
@@ -931,7 +942,9 @@ def test_texts_count_with_what_they_take_and_not_as_addresses(running, program, 
 
     def queued():
         column = np.array([["x" * 5_000, None]], object)
-        calls.batcher.submit(Job({"x": column}, 1, None, calls.outcomes.append), 10.0)
+        calls.batcher.submit(
+            Job({"x": column}, 1, None, lambda outcome: calls.outcomes.append(bare(outcome))), 10.0
+        )
         return calls.account.bytes
 
     program.gate.clear()
@@ -1000,16 +1013,16 @@ def test_batch_mates_of_a_run_that_was_ended_are_run_alone_only_where_they_wait(
     program.poison, program.problem = 7, TimedOut("it was ended")
     jobs = [Job({"x": np.full((1, 2), x)}, 1, None, lambda _: None) for x in (7.0, 1.0, 2.0)]
     jobs[0].settled = jobs[1].settled = True
-    late, also_late, answered = run_together(program, jobs, "m")
+    late, also_late, answered = run_together(program, jobs, BY)
     assert program.runs == [3, 1]
     assert isinstance(late, TimedOut)
     assert isinstance(also_late, TimedOut)
-    assert answered["sum"].tolist() == [4.0]
+    assert answered.outputs["sum"].tolist() == [4.0]
 
 
 def test_a_call_that_the_loop_could_not_finish_is_made_on_the_thread(running, fake, inline):
     program, outcomes = fake(), []
-    engine = Engine(program, inline, Limits(), running.loop, name="m/1")
+    engine = Engine(program, inline, Limits(), running.loop, by=BY, held=BufferBudget(1 << 30))
     plain = program.run
 
     def endless(columns, outputs=None):
@@ -1022,6 +1035,6 @@ def test_a_call_that_the_loop_could_not_finish_is_made_on_the_thread(running, fa
     cancel = running.on_loop(lambda: engine.run(x, 1, None, 10.0, outcomes.append))
     assert cancel is not None
     running.until(lambda: outcomes)
-    assert outcomes[0]["sum"].tolist() == [14.0]
+    assert outcomes[0].outputs["sum"].tolist() == [14.0]
     assert engine.inline_rows == 0
     running.on_loop(lambda: engine.stop(lambda: None))

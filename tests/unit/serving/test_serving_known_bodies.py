@@ -31,7 +31,7 @@ def outcome(decode, body):
     columns = {
         name: (array.dtype, array.shape, array.tobytes()) for name, array in call.columns.items()
     }
-    return call_id, columns, call.rows, call.outputs, call.asked, as_bytes
+    return call_id, columns, call.rows, call.outputs, call.extras, as_bytes
 
 
 def body(data="[1, 2]", *, name='"x"', shape="[1, 2]", before="", after="", around=""):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bascule.core.errors import NotFound
+from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
 from bascule.serving.telemetry.counters import Counters
 from bascule.serving.transports.http1 import Connection, Site
@@ -94,6 +95,8 @@ def make_site(tmp_path_factory):
             lambda path: NotFound(f"no {path!r}"),
             Limits(**limits),
             counters.slot(0),
+            backlog=AdmissionQueue(1 << 20),
+            held=BufferBudget(1 << 30),
         )
 
     return make

@@ -10,6 +10,7 @@ import weakref
 import pytest
 
 from bascule.core.errors import NotFound, Refused
+from bascule.serving.execution.admission import BufferBudget
 from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.limits import Limits
 from bascule.serving.specs import ModelSpec
@@ -44,7 +45,7 @@ class Watched:
         close = room._close
 
         def closing(engine):
-            self.closed[engine.name.partition("/")[0]] = threading.current_thread().name
+            self.closed[engine.by.model] = threading.current_thread().name
             close(engine)
 
         monkeypatch.setattr(room, "open_engine", open_engine)
@@ -52,8 +53,9 @@ class Watched:
 
         def make():
             return LoadedModels(
-                counters, 0, Limits(**limits), running.loop, self._serve, policies=policies or {}
-            )
+                counters, 0, Limits(**limits), running.loop, self._serve,
+                policies=policies or {}, held=BufferBudget(1 << 30),
+            )  # fmt: skip
 
         self.loaded_models = running.on_loop(make)
 

@@ -318,7 +318,7 @@ def test_what_a_program_raises_is_not_told_to_its_caller(client, program, ask_gr
     code, words = client.refusal("ModelInfer", ask_grpc([1, 2]).SerializeToString())
     assert code == "INTERNAL"
     assert re.fullmatch(
-        "the model failed; the server's log has the reason under id [0-9a-f]{32}", words
+        "the model failed; the server's log has the reason under id [0-9a-f]{16}-[0-9a-f]+", words
     )
 
 

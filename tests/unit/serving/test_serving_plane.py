@@ -10,7 +10,7 @@ from bascule.serving.transports.routes import Route, table
 
 
 def model(name, version):
-    return SimpleNamespace(name=name, version=version)
+    return SimpleNamespace(name=name, version=version, asks_header=b"")
 
 
 class Paths:

@@ -30,7 +30,8 @@ class Shielded:
         resilient = ResilientPredictor(self.first, policy, find, self.server.loop)
         real_s = resilient.now_s
         resilient.now_s = lambda: real_s() + self.now_s
-        self.first.resilient = resilient
+        self.resilient = resilient
+        self.server.serve(resilient, self.second)
 
     def ask(self, body, headers=""):
         with self.server.client() as client:
@@ -149,7 +150,7 @@ def test_a_breaker_opens_holds_calls_back_and_closes_by_one_that_succeeds(shield
     models.now_s = 60.0
     assert models.ask(ask([1, 2])).status == 200
     assert models.ask(ask([1, 2])).status == 200
-    assert models.first.resilient.breaker == Closed()
+    assert models.resilient.breaker == Closed()
     assert models.counted() == ({200: 2, 500: 3, 503: 2}, 3, 0)
 
 
@@ -183,7 +184,7 @@ def test_callers_in_a_hurry_do_not_open_the_breaker_for_the_others(shielded, ask
     models.programs[0].gate.clear()
     for _ in range(5):
         assert models.ask(ask([1, 2]), "X-Request-Timeout-Ms: 20\r\n").status == 504
-    assert models.first.resilient.breaker == Closed()
+    assert models.resilient.breaker == Closed()
     assert [models.ask(ask([1, 2])).status for _ in range(3)] == [504, 504, 503]
     models.programs[0].gate.set()
     assert models.counted() == ({504: 7, 503: 1}, 2, 0)

@@ -187,7 +187,7 @@ def _declared(field: Field) -> onnx.ValueInfoProto:
 
 
 def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
-    """Without the nodes whose outputs nobody reads: what was taken into others leaves them."""
+    """Without the nodes whose outputs have no reader, such as those merged into others."""
     kept = []
     for node in reversed(nodes):
         if wanted & set(node.output):

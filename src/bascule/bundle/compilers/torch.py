@@ -55,7 +55,7 @@ def export(module: Any, ask: Ask, tensors: Mapping[str, Any]) -> Any:
             return torch.export.export(
                 asked, few, dynamic_shapes=(tuple({0: rows} for _ in few),), strict=False
             )
-    except Exception as problem:  # whatever the code of the module and the tracer raise
+    except Exception as problem:  # the module and the tracer may raise anything
         raise Unconvertible(
             f"PyTorch cannot export {type(module).__name__} for any number of rows: "
             f"{_gist(problem)}",

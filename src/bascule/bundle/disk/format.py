@@ -3,7 +3,7 @@
     bundle.json            the manifest: canonical JSON; its SHA-256 is the bundle's digest
     original/ programs/ data/ environment.txt      listed in the manifest with size and digest
     card.md                rendered for people; not covered by the digest
-    statements/*.json      what is said about the bundle and varies; each names the digest
+    statements/*.json      records about the bundle that may change; each names the digest
 
 Rules that this module keeps:
 
@@ -11,7 +11,7 @@ Rules that this module keeps:
   with the manifest, and the bytes that were compared are the bytes that are used.
 - A manifest can name only plain files inside its folder, and the folder holds no other file.
 - A bundle is written beside its place and renamed into it: it is there whole, or not at all.
-- Whatever is read has its declared type, or is refused; see `bundle.reading`.
+- Every document that is read has its declared type, or is refused; see `reading`.
 - Reading needs numpy, msgspec and the standard library alone, so a serving worker stays small.
 """
 

@@ -2,7 +2,7 @@
 
 A signature is kept twice beside the bundle: as `statements/model.sig`, which `model_signing verify
 key` reads, and as a statement of the kind `signature`, which goes with the bundle into a registry.
-What is signed is the bundle without its card and, unless asked for, without what is said of it.
+The signature covers the bundle without its card and, unless requested, without its statements.
 """
 
 from __future__ import annotations

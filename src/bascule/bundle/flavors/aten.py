@@ -8,6 +8,10 @@ as Core ATen (the list that each of its backends has to know), without those tha
 arguments, draw random numbers, or hand out memory as they find it; the few of `WHOLE`; and
 arithmetic on lengths.
 
+Why not ONNX and safetensors alone: parity compares a program with what PyTorch computes, and a
+bundle is rebuilt from its original. An original in ONNX would be the program itself: nothing would
+prove the exporter right, and no later exporter could be used.
+
 Programs are compiled from the list, and not from the module that it was made of. So whoever has the
 list can compile them again.
 """
@@ -28,6 +32,7 @@ from bascule.bundle.flavors.boosting import library
 from bascule.bundle.tables import as_dtype
 from bascule.core.errors import ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import Columns, Field
+from bascule.core.programs import ProgramBase
 
 FORMAT = "torch-aten"
 FILE = "original/model.safetensors"
@@ -117,7 +122,7 @@ class CallList:
         return [values[name] for name in self.results]
 
 
-class AtenProgram:
+class AtenProgram(ProgramBase):
     """See `core.programs.Program`. The calls one after the other, in PyTorch."""
 
     name = "original"

@@ -37,6 +37,7 @@ from bascule.bundle.probing import bounded
 from bascule.bundle.tables import MATRIX, as_dtype, conform, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.core.programs import ProgramBase
 from bascule.core.scratch import Scratch
 
 _BACKENDS = ("jax", "tensorflow", "torch")
@@ -108,7 +109,7 @@ def open_keras(data: bytes, manifest: Manifest, *, threads: int = 1) -> KerasPro
 
 
 def reopen(data: bytes, manifest: Manifest) -> Any:
-    """The model itself; raises `Untrusted` as whatever opens an original does."""
+    """The model itself; raises `Untrusted` as every opener of an original does."""
     backend = manifest.original.frame.get("backend")
     if backend not in _BACKENDS:
         raise Untrusted(f"{manifest.name} was packed on {backend!r}, which is no backend of Keras")
@@ -116,7 +117,7 @@ def reopen(data: bytes, manifest: Manifest) -> Any:
     return archive.load(data, manifest.original.file)
 
 
-class KerasProgram:
+class KerasProgram(ProgramBase):
     """A model as a program."""
 
     name = "original"
@@ -130,7 +131,7 @@ class KerasProgram:
         """The outputs asked for; see `core.programs.Program`."""
         try:
             found = _answers(self._model, columns)
-        except Exception as problem:  # whatever the backend raises
+        except Exception as problem:  # the backend may raise anything
             raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
         known = {field.name: field.dtype for field in self.outputs}
         wanted = list(known) if outputs is None else list(outputs)
@@ -233,7 +234,7 @@ def _tried(model: Any, columns: Columns) -> dict[str, NDArray[Any]]:
         return _answers(model, columns)
     except Invalid:
         raise
-    except Exception as problem:  # whatever the backend raises
+    except Exception as problem:  # the backend may raise anything
         raise Invalid(
             f"the model does not answer for its training rows: {first_line(problem)}",
             hint="pass train as the model takes it: the same names and shapes",

@@ -116,7 +116,7 @@ def load(data: bytes, file: str) -> Any:
                 return keras.saving.load_model(place, compile=False, safe_mode=True)
     except BasculeError:
         raise
-    except Exception as problem:  # Keras raises whatever its layers do
+    except Exception as problem:  # layers may raise anything
         raise Untrusted(f"{file} cannot be read: {first_line(problem)}", file=file) from problem
 
 

@@ -69,7 +69,7 @@ def open_text(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOr
 
 
 def _check_width(data: bytes, manifest: Manifest) -> None:
-    """LightGBM makes room for as many numbers a row as the text says, whatever its trees hold."""
+    """LightGBM allocates as many numbers a row as the text declares, regardless of its trees."""
     known = {b"1", str(len(manifest.classes or "1")).encode()}
     for line in data.splitlines():
         name, _, number = line.partition(b"=")

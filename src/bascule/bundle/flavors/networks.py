@@ -219,7 +219,7 @@ def task_of(outputs: Sequence[Field]) -> tuple[str, tuple[int, ...] | None]:
 
 
 def check_saved(again: Program, live: Program, rows: Rows) -> None:
-    """Refuse to save what is not the model: for real rows, alone and in company.
+    """Refuse a saved form that differs from the model on real rows, alone or in a batch.
 
     Args:
         again: The model as it was read back from what was saved.

@@ -50,9 +50,9 @@ def is_as_saved(original: OriginalEntry) -> bool:
 
 
 def is_inspected(original: OriginalEntry) -> bool:
-    """Whether every part of the file is looked into before it is opened, by what is said of it.
+    """Whether every part of the file is looked into before it is opened, according to its entry.
 
-    Where it is not, whoever did not ask for the original by name opens it in a process of its own.
+    If not, it is opened in a process of its own, unless the caller names the original.
     """
     return original.format == "skops" and not set(original.requires) & set(_BOOSTED)
 
@@ -71,8 +71,8 @@ def open_inspected(data: bytes, manifest: Manifest) -> Program:
     """An original that `is_inspected`.
 
     Raises:
-        Untrusted: As of any; and where it holds more than scikit-learn's own, whatever the manifest
-            says of it.
+        Untrusted: As of any; and where it holds more than scikit-learn's own, regardless of the
+            manifest.
     """
     from bascule.bundle.flavors.sklearn import open_skops
 

@@ -1,6 +1,6 @@
 """Any Python: a class of the user's, its files, and an environment of its own.
 
-The class is code, so it is never imported by whoever packs, loads or serves it: it runs in a child
+The class is code, so no process that packs, loads or serves it imports it: it runs in a child
 process, under a Python that has what it requires and nothing else; see `programs.child`.
 """
 

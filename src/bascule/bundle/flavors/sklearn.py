@@ -51,6 +51,7 @@ from bascule.bundle.probing import probed
 from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, Field, Signature
+from bascule.core.programs import ProgramBase
 
 _FILE = "original/model.skops"
 _OF_THE_PROCESS = {
@@ -174,7 +175,7 @@ class Sklearn:
         return compilations(model, subject.signature, sparse=_hands_over_sparse(model, few))
 
 
-class SklearnOriginal:
+class SklearnOriginal(ProgramBase):
     """The model itself as a program."""
 
     name = "original"
@@ -438,9 +439,8 @@ def _renumber(node: Any, numbers: dict[int, int], files: dict[str, str]) -> None
     if isinstance(node.get("file"), str) and "__loader__" in node:
         suffix = node["file"].rpartition(".")[2]
         node["file"] = files.setdefault(node["file"], f"{len(files) + 1:06d}.{suffix}")
-    for key, part in node.items():
-        if key not in ("__id__", "file"):
-            _renumber(part, numbers, files)
+    for part in node.values():  # also of the keys "file" and "__id__": they may be words of texts
+        _renumber(part, numbers, files)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def trace(source: str) -> dict[str, Any]:
         Invalid: It is not written as a source, or of no kind that is known.
         NotFound: It is not there.
         Refused: Its record speaks of something else than what is there.
-        Unavailable: Whoever knows it does not answer.
+        Unavailable: The system that has the record does not answer.
     """
     kind, _, what = source.partition(":")
     place = TABLE.get(kind)

@@ -1,7 +1,7 @@
 """MLflow: the run that trained a model, as its tracking server or store knows it.
 
-`mlflow:RUN_ID@URI`; without the URI it is `MLFLOW_TRACKING_URI`, as for MLflow itself. MLflow sends
-word of its use to its makers; it is told not to before it is imported.
+`mlflow:RUN_ID@URI`; without the URI it is `MLFLOW_TRACKING_URI`, as for MLflow itself. MLflow's
+telemetry is switched off before it is imported.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from bascule.core.errors import Untrusted
 
@@ -16,29 +16,15 @@ if TYPE_CHECKING:
 _KINDS: dict[str, str] = {
     "onnx": "bascule.bundle.programs.onnx:open_onnx",
     "llvm": "bascule.bundle.programs.llvm:open_llvm",
-    "onedal": "bascule.bundle.programs.onedal:open_onedal",
 }
 """Openers by kind; each module also has `obstacle()`."""
 
-
-class TreeEngine(NamedTuple):
-    """A kind of program that adds up trees; see `programs.trees`.
-
-    Attributes:
-        kind: Of the program.
-        title: For people.
-        distribution: What has to be installed.
-    """
-
-    kind: str
-    title: str
-    distribution: str
+_RETIRED: dict[str, str] = {"onedal": "pack the model again: machine code replaces oneDAL"}
+"""Kinds that bundles of earlier versions have, and what to do; their other programs run."""
 
 
-TREE_ENGINES = (
-    TreeEngine("llvm", "machine code", "llvmlite"),
-    TreeEngine("onedal", "oneDAL", "scikit-learn-intelex"),
-)
+MACHINE_CODE = "llvm"
+"""The kind of program that adds up trees; see `programs.trees`."""
 
 
 def open_kind(
@@ -53,7 +39,7 @@ def open_kind(
     if entry.kind not in _KINDS:
         raise Untrusted(
             f"{entry.file} is a program of kind {entry.kind!r}, which this version cannot run",
-            hint="update bascule",
+            hint=_obstacle(entry.kind),
             file=entry.file,
         )
     module, _, name = _KINDS[entry.kind].partition(":")
@@ -89,6 +75,6 @@ def obstacles(entries: Sequence[ProgramEntry]) -> dict[str, str]:
 
 def _obstacle(kind: str) -> str:
     if kind not in _KINDS:
-        return "update bascule"
+        return _RETIRED.get(kind, "update bascule")
     module = import_module(_KINDS[kind].partition(":")[0])
     return str(module.obstacle())

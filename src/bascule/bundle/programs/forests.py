@@ -63,7 +63,7 @@ class Attribute:
 
     @property
     def count(self) -> int:
-        """How many values it lists, of whatever kind."""
+        """How many values it lists, of any kind."""
         return max(len(self.whole), self.floats, len(self.texts), self.elements)
 
 

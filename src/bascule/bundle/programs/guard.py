@@ -31,7 +31,7 @@ from bascule.bundle.programs.wire import BYTES, VARINT, Damaged, Record, numbers
 from bascule.core.errors import Untrusted
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-"""Where the runtime's own operators live. Any other one needs a library of somebody's."""
+"""Where the runtime's own operators live. Any other one needs a third-party library."""
 
 _OPENS_FILES = frozenset({"EPContext", "PyOp"})
 _SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "OneHot": 1, "Pad": 1, "Resize": 3}

@@ -56,7 +56,7 @@ def read_baseline(path: str | Path, manifest: Manifest) -> Baseline | None:
 def flat_columns(
     columns: Columns, fields: tuple[Field, ...], names: tuple[str, ...] = ()
 ) -> Columns:
-    """One array of one axis per column: those of a matrix apart, whatever has more axes as one.
+    """One array of one axis per column: a matrix split by columns, arrays with more axes flattened.
 
     Args:
         columns: By the name of their field.

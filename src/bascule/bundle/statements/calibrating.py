@@ -55,7 +55,7 @@ class Calibrated:
     rows: Rows | None = None
 
     def statement(self) -> dict[str, Any]:
-        """What is said of it beside the bundle."""
+        """The body of the `calibration` statement."""
         if self.rows is None:
             return {"told": self.told}
         return {"told": self.told, **kept_hashes(self.rows.columns)}

@@ -39,7 +39,8 @@ _MEMORY_PROBE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from bascule.bundle.disk.format import read_manifest, open_program, EXAMPLE
+from bascule.bundle.disk.format import EXAMPLE, read_manifest
+from bascule.bundle.opening import open_program
 from bascule.bundle.disk.examples import columns_of
 path = Path(sys.argv[1])
 manifest = read_manifest(path, verify=False)
@@ -54,7 +55,7 @@ while size <= 512 and took_s < 1.0:
 # Not getrusage: its figure is handed down from the parent.
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 peak = int(status["VmHWM"].split()[0])
-if pid := getattr(program, "pid", None):  # a model in a process of its own
+if pid := program.pid:  # a model in a process of its own
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     peak += int(dict(line.split(":", 1) for line in lines)["VmHWM"].split()[0])
 print(peak * 1024)
@@ -123,7 +124,7 @@ def sample_latency(
         columns: Real rows in the signature's dtypes, repeated as needed.
         rows: The batch size.
         budget_s: When to stop.
-        at_least: How many calls there are whatever they take, and as many to warm up.
+        at_least: The least number of calls, and of calls to warm up, beyond the budget if need be.
     """
     have = len(next(iter(columns.values())))
     different = min(max(1, have // rows), _MAX_SAMPLES)

@@ -132,7 +132,7 @@ class Training:
 
 
 def row_hashes(columns: Columns) -> NDArray[np.uint64]:
-    """64 bits a row, equal for equal rows whatever numeric type they are held in."""
+    """64 bits a row, equal for equal rows of any numeric types."""
     count = len(next(iter(columns.values())))
     made = np.zeros(count, np.uint64)
     for start in range(0, count, _PIECE_ROWS):

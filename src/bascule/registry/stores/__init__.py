@@ -2,7 +2,7 @@
 
 The catalogue holds what is small and changes (names, numbers, aliases, history, statements); the
 objects hold what is large and never does (the bundles). A bundle is put among the objects before
-the catalogue speaks of it, so whatever the catalogue names is there.
+the catalogue has a row of it, so every bundle in the catalogue exists.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class Transaction(Protocol):
         """By the time that they carry, the latest last."""
 
     def checks(self, digest: str) -> Sequence[Check]:
-        """The verdicts that count: all but passes that bundles brought, once one was told here."""
+        """The verdicts that count: all but passes that bundles brought, after a check here."""
 
     def add_statement(self, statement: Statement, *, brought_by: str | None = None) -> bool:
-        """Keep it; False when it was there already. `brought_by` whoever pushed it, if so."""
+        """Keep it; False when it was there already. `brought_by` is the user that pushed it."""
 
     def search(self, terms: Sequence[Term], limit: int) -> Sequence[Version]:
         """Those that meet every term, the latest pushed first."""
@@ -132,7 +132,7 @@ class Objects(Protocol):
         """
 
     def owner(self, claim: str) -> str:
-        """Whose objects these are: whoever claimed them first, `claim` if nobody has."""
+        """The owner of the objects: the first claim, which is `claim` if there is none yet."""
 
     def put_statement(self, digest: str, name: str, content: bytes) -> None:
         """Lay a statement beside the bundle that it speaks of."""
@@ -147,4 +147,4 @@ class Objects(Protocol):
         """What it takes; 0 where there is nothing."""
 
     def remove(self, digest: str) -> None:
-        """Give its space back; fine where there is nothing. Nobody sees half of it."""
+        """Delete it; no error if it is absent. No reader sees a part of it."""

@@ -64,7 +64,7 @@ class PostgresqlDatabase:
         return True
 
     def create(self) -> None:
-        """Nothing: whoever runs the server makes the database."""
+        """Does nothing: an administrator creates the database."""
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Keep others from migrating until the end of the transaction; then look again."""

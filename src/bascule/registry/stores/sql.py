@@ -109,7 +109,7 @@ class SqlCatalogue:
 
         with self._begin(writes=True) as connection:
             self._database.lock_schema(connection)
-            # Somebody else may have done it while this process waited for its turn.
+            # Another process may have done it while this one waited for the lock.
             if _revision(connection) != schema.HEAD:
                 migrations.upgrade(connection)
 

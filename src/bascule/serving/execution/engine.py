@@ -44,6 +44,7 @@ from bascule.bundle.programs.host import place_of
 from bascule.core.errors import BasculeError, ModelFailed, Overloaded, TimedOut, Unavailable
 from bascule.core.fields import Columns
 from bascule.core.programs import Program
+from bascule.serving.calls import Answer, AnsweredBy, Cancel, Deliver, Outcome
 from bascule.serving.execution.admission import BufferBudget, comes_in_time, held_bytes
 from bascule.serving.execution.batch_sizing import Sizing
 from bascule.serving.execution.placement import (
@@ -78,9 +79,6 @@ STUCK_S = 2.0
 
 _NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)'")
 """How ONNX Runtime names the part of a graph that failed."""
-
-Outcome = Columns | BasculeError
-Deliver = Callable[[Outcome], None]
 
 
 class Job:
@@ -178,10 +176,10 @@ class Batcher:
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
         *,
-        name: str,
-        held: BufferBudget | None = None,
+        by: AnsweredBy,
+        held: BufferBudget,
     ) -> None:
-        self._held = BufferBudget(limits.max_held_bytes) if held is None else held
+        self._held = held
         # Of which this much is ours. The loop adds and takes away; the thread tells it what left.
         self._held_bytes = 0
         self._taken_bytes = 0
@@ -189,7 +187,8 @@ class Batcher:
         self._pace = pace
         self._limits = limits
         self._loop = loop
-        self._name = name
+        self._by = by
+        self._name = by.name
         self._waiting: deque[Job] = deque()
         self._arrived = threading.Event()
         self._thread: threading.Thread | None = None
@@ -303,14 +302,14 @@ class Batcher:
         A program in a process of its own sees to that itself.
         """
         run = self._run
-        if self._stopped or hasattr(self._program, "run_timeout_s"):
+        if self._stopped or self._program.may_block:
             return False
         over_s = 0.0 if run is None else time.perf_counter() - run[0] - self._limits.deadline_s
         if over_s <= 0.0:
             self._refusal = ""
             return False
         log.error("%s runs after the deadlines of its callers, and is ended", self._name)
-        _interrupt(self._program)
+        self._program.interrupt()
         if over_s <= STUCK_S:
             return False
         self._refusal = "is stuck in a run that does not end"
@@ -452,10 +451,10 @@ class Batcher:
         expected_s = self._pace.run_s(rows)
         started_s = time.perf_counter()
         self._run = (started_s, expected_s * self.slowness, rows)
-        outcomes = run_together(self._program, batch, self._name)
+        outcomes = run_together(self._program, batch, self._by)
         took_s = time.perf_counter() - started_s
         if isinstance(outcomes[0], TimedOut) and took_s < self._limits.deadline_s:
-            outcomes = run_together(self._program, batch, self._name)  # another run was to end
+            outcomes = run_together(self._program, batch, self._by)  # another run was to end
         self._run = None
         self.busy_s += took_s
         self.runs += 1
@@ -475,7 +474,7 @@ class Engine:
     __slots__ = (
         "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_hurried",
         "_hurried_below_s", "_inline_runs", "_inline_s", "_inline_should_s", "_loop", "_runs",
-        "_was_interrupted", "batcher", "inline_rows", "name", "pace", "placement", "program",
+        "_was_interrupted", "batcher", "by", "inline_rows", "pace", "placement", "program",
         "size_bytes",
     )  # fmt: skip
 
@@ -486,18 +485,18 @@ class Engine:
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
         *,
-        name: str,
+        by: AnsweredBy,
+        held: BufferBudget,
         size_bytes: int = 0,
         batch_invariant: bool = False,
-        held: BufferBudget | None = None,
     ) -> None:
-        self.name = name
+        self.by = by
         self.program = program
         self.pace = pace
         self.size_bytes = size_bytes
         self.placement = Placement(pace.inline_rows)
         self.inline_rows = pace.inline_rows
-        self.batcher = Batcher(program, pace, limits, loop, name=name, held=held)
+        self.batcher = Batcher(program, pace, limits, loop, by=by, held=held)
         self._loop = loop
         self._gathers = batch_invariant and limits.batching != "never"
         self._hurried_below_s = min(limits.deadline_s, _HURRIED_BELOW_S)
@@ -518,8 +517,8 @@ class Engine:
         outputs: tuple[str, ...] | None,
         allowed_s: float,
         deliver: Deliver,
-    ) -> Callable[[], None] | None:
-        """Run a call where calls of its size run; see `serving.models.ServedModel.answer`."""
+    ) -> Cancel | None:
+        """Run a call where calls of its size run; see `Predictor.answer`."""
         self._calls += 1
         job = Job(columns, rows, outputs, deliver)
         if rows > self.inline_rows:
@@ -556,7 +555,7 @@ class Engine:
 
     def run_inline(self, jobs: Sequence[Job], rows: int) -> None:
         started_s = time.perf_counter()
-        outcomes = run_together(self.program, jobs, self.name)
+        outcomes = run_together(self.program, jobs, self.by)
         self._inline_s += time.perf_counter() - started_s
         self._inline_runs += 1
         self._inline_should_s += self.pace.run_s(rows)
@@ -576,7 +575,7 @@ class Engine:
         self.pace = replace(self.pace, inline_rows=0)
         self.placement = Placement(0)
         self.inline_rows = 0
-        _interrupt(self.program)
+        self.program.interrupt()
 
     @property
     def open_calls(self) -> int:
@@ -614,7 +613,7 @@ class Engine:
         self.placement = placement
         if bool(before) != bool(self.inline_rows):
             where = "the event loop" if self.inline_rows else "its thread"
-            log.info("%s runs on %s from now on: %s", self.name, where, seen)
+            log.info("%s runs on %s from now on: %s", self.by.name, where, seen)
 
     def stop(self, ended: Callable[[], None]) -> None:
         """Take no more calls; `ended` is called once those under way have been answered."""
@@ -622,24 +621,22 @@ class Engine:
 
     def close(self) -> None:
         """End what the program holds outside of this process' memory. It may block."""
-        close = getattr(self.program, "close", None)
-        if close is not None:
-            close()
+        self.program.close()
 
 
-def run_together(program: Program, batch: Sequence[Job], name: str) -> list[Outcome]:
+def run_together(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list[Outcome]:
     """Run jobs, in one run where they can be; an outcome for each. It never raises."""
     try:
         if len(batch) == 1:
-            return [run_one(program, batch[0].columns, batch[0].outputs)]
-        return _run_several(program, batch)
+            return [run_one(program, batch[0].columns, batch[0].outputs, by)]
+        return _run_several(program, batch, by)
     except Exception:
         # The thread, or the loop, must outlive whatever a program's odd answer does to it.
-        log.exception("a batch of %s failed", name)
+        log.exception("a batch of %s failed", by.name)
         return [_failed("the model failed")] * len(batch)
 
 
-def _run_several(program: Program, batch: Sequence[Job]) -> list[Outcome]:
+def _run_several(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list[Outcome]:
     outputs = batch[0].outputs
     if any(job.outputs != outputs for job in batch):
         outputs = None
@@ -648,39 +645,36 @@ def _run_several(program: Program, batch: Sequence[Job]) -> list[Outcome]:
             name: np.concatenate([job.columns[name] for job in batch]) for name in batch[0].columns
         }
     except ValueError:  # rows of a length that varies, and of different lengths
-        return _run_apart(program, batch)
-    together = run_one(program, columns, outputs)
+        return _run_apart(program, batch, by)
+    ran = run_one(program, columns, outputs, by)
     rows = sum(job.rows for job in batch)
-    if isinstance(together, BasculeError) or any(len(a) != rows for a in together.values()):
-        return _run_apart(program, batch)
+    if isinstance(ran, BasculeError) or any(len(a) != rows for a in ran.outputs.values()):
+        return _run_apart(program, batch, by)
+    together = ran.outputs
     outcomes: list[Outcome] = []
     start = 0
     for job in batch:
         end = start + job.rows
         wanted = together if job.outputs is None else job.outputs
-        outcomes.append({name: together[name][start:end] for name in wanted})
+        outcomes.append(Answer({name: together[name][start:end] for name in wanted}, by))
         start = end
     return outcomes
 
 
-def _run_apart(program: Program, batch: Sequence[Job]) -> list[Outcome]:
+def _run_apart(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list[Outcome]:
     """Run each job that still waits."""
     return [
-        _came_too_late() if job.settled else run_one(program, job.columns, job.outputs)
+        _came_too_late() if job.settled else run_one(program, job.columns, job.outputs, by)
         for job in batch
     ]
 
 
-def _interrupt(program: Program) -> None:
-    interrupt = getattr(program, "interrupt", None)
-    if interrupt is not None:
-        interrupt()
-
-
-def run_one(program: Program, columns: Columns, outputs: tuple[str, ...] | None) -> Outcome:
+def run_one(
+    program: Program, columns: Columns, outputs: tuple[str, ...] | None, by: AnsweredBy
+) -> Outcome:
     """Run a program; what it raises is logged here and told to the caller without its details."""
     try:
-        return program.run(columns, outputs)
+        return Answer(program.run(columns, outputs), by)
     except ModelFailed as error:
         reason = _reason(error)
         trace = error.facts.get("trace", "")

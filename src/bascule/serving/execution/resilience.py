@@ -7,11 +7,10 @@ breaker closes. Time is whatever clock the caller has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from bascule.core.errors import BasculeError, ModelFailed, TimedOut, Unavailable
+from bascule.core.errors import ModelFailed, TimedOut, Unavailable
 
 _MOST_RETRIES_SAVED = 10.0
 
@@ -35,9 +34,6 @@ class ResiliencePolicy:
     breaker_open_s: float = 10.0
     retry_percent: float = 0.0
     fallback: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Closed(NamedTuple):
@@ -109,6 +105,6 @@ class Retries(NamedTuple):
         return Retries(self.saved - 1.0) if self.saved >= 1.0 else None
 
 
-def is_failure(outcome: Mapping[str, Any] | BasculeError) -> bool:
+def is_failure(outcome: object) -> bool:
     """Whether the model is to blame: not for rows that are wrong, nor for a queue that is full."""
     return isinstance(outcome, ModelFailed | Unavailable | TimedOut)

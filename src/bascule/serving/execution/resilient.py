@@ -6,10 +6,10 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from bascule.core.errors import BasculeError, Overloaded, Unavailable
-from bascule.core.fields import Columns
+from bascule.serving.calls import Call, Cancel, Context, Deliver, Outcome
+from bascule.serving.execution.predictors import Predictor
 from bascule.serving.execution.resilience import (
     Breaker,
     Closed,
@@ -22,43 +22,51 @@ from bascule.serving.execution.resilience import (
     opens_again_in_s,
 )
 
-if TYPE_CHECKING:
-    from bascule.serving.execution.calls import Call
-    from bascule.serving.execution.engine import Deliver, Outcome
-    from bascule.serving.execution.served import ServedModel
-
 log = logging.getLogger(__name__)
 
 _EARLY_S = 0.002
 """The loop counts in milliseconds, so a timer may come by one or two before its time."""
 
 
-class FallbackAnswer(Columns):
-    """The outputs of a fallback. Whoever tells them says by whom they are."""
-
-    by: ServedModel
-
-
 class ResilientPredictor:
-    """The policy of one version in one worker, and how it stands. On the event loop only."""
+    """One version and its policy in one worker (a `Predictor`). On the event loop only."""
 
     def __init__(
         self,
-        model: ServedModel,
+        model: Predictor,
         policy: ResiliencePolicy,
-        find: Callable[[str], ServedModel | None],
+        find: Callable[[str], Predictor | None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        """`find` gives the fallback by its reference, without a policy of its own."""
         self.model = model
+        self.by = model.by
+        self.name = model.name
+        self.version = model.version
+        self.service = model.service
+        self.signature = model.signature
+        self.program = model.program
+        self.digest = model.digest
+        self.batch_invariant = model.batch_invariant
+        self.example = model.example
+        self.limits = model.limits
+        self.extras = model.extras
+        self.slot = model.slot
+        self.asks_header = model.asks_header
         self.policy = policy
         self.find = find
         self.now_s = loop.time
         self.breaker: Breaker = Closed()
         self.retries = Retries()
 
-    def answer(self, call: Call, allowed_s: float, deliver: Deliver) -> Callable[[], None] | None:
-        """See `ServedModel.answer`."""
-        return _Attempt(self, call, self.now_s() + allowed_s, deliver).start()
+    def check_room(self, allowed_s: float) -> None:
+        """Nothing is refused before it is tried: the fallback may answer."""
+
+    def answer(
+        self, call: Call, context: Context, allowed_s: float, deliver: Deliver
+    ) -> Cancel | None:
+        """See `Predictor.answer`."""
+        return _Attempt(self, call, context, self.now_s() + allowed_s, deliver).start()
 
     def note(self, *, ok: bool) -> None:
         """A call that ran has succeeded or failed."""
@@ -68,37 +76,37 @@ class ResilientPredictor:
             self.model.slot.count_failure()
         if isinstance(self.breaker, Open) != isinstance(before, Open):
             how = "opens" if isinstance(self.breaker, Open) else "closes"
-            log.warning("the breaker of %s/%s %s", self.model.name, self.model.version, how)
+            log.warning("the breaker of %s %s", self.by.name, how)
 
 
 class _Attempt:
-    """One call on its way through a resilient."""
+    """One call under a policy."""
 
     __slots__ = (
-        "_call",
-        "_cancel_run",
-        "_deliver",
-        "_hurried_until_s",
-        "_is_over",
-        "_retried",
-        "_shield",
-        "_until_s",
+        "_call", "_cancel_run", "_context", "_deliver", "_hurried_until_s", "_is_over",
+        "_resilient", "_retried", "_until_s",
     )  # fmt: skip
 
     def __init__(
-        self, resilient: ResilientPredictor, call: Call, until_s: float, deliver: Deliver
+        self,
+        resilient: ResilientPredictor,
+        call: Call,
+        context: Context,
+        until_s: float,
+        deliver: Deliver,
     ) -> None:
-        self._shield = resilient
+        self._resilient = resilient
         self._call = call
+        self._context = context
         self._until_s = until_s
         self._deliver = deliver
         self._retried = False
         self._hurried_until_s = math.inf
         self._is_over = False
-        self._cancel_run: Callable[[], None] | None = None
+        self._cancel_run: Cancel | None = None
 
-    def start(self) -> Callable[[], None] | None:
-        resilient = self._shield
+    def start(self) -> Cancel | None:
+        resilient = self._resilient
         policy = resilient.policy
         breaker = admitted(policy, resilient.breaker, resilient.now_s())
         if breaker is None:
@@ -116,13 +124,15 @@ class _Attempt:
             self._cancel_run()
 
     def _run(self) -> None:
-        resilient = self._shield
+        resilient = self._resilient
         now_s = resilient.now_s()
         fair_s = resilient.policy.timeout_s or resilient.model.limits.deadline_s
         allowed_s = min(self._until_s - now_s, fair_s)
         self._hurried_until_s = now_s + allowed_s if allowed_s < 0.99 * fair_s else math.inf
         try:
-            self._cancel_run = resilient.model.run(self._call, allowed_s, self._done)
+            self._cancel_run = resilient.model.answer(
+                self._call, self._context, allowed_s, self._done
+            )
         except Unavailable as error:
             self._done(error)
         except Overloaded as error:
@@ -136,8 +146,8 @@ class _Attempt:
         failed = is_failure(outcome)
         # Who waits for less than the model may take says nothing of the model by giving up, or else
         # a few callers in a hurry would open its breaker for everybody.
-        if not failed or self._shield.now_s() < self._hurried_until_s - _EARLY_S:
-            self._shield.note(ok=not failed)
+        if not failed or self._resilient.now_s() < self._hurried_until_s - _EARLY_S:
+            self._resilient.note(ok=not failed)
         if not failed:
             self._end(outcome)
         elif not self._tries_again(outcome):
@@ -145,7 +155,7 @@ class _Attempt:
             self._fall_back(outcome)
 
     def _tries_again(self, outcome: Outcome) -> bool:
-        resilient = self._shield
+        resilient = self._resilient
         left = resilient.retries.spent()
         if (
             self._retried
@@ -161,7 +171,7 @@ class _Attempt:
         return True
 
     def _fall_back(self, error: BasculeError) -> None:
-        resilient = self._shield
+        resilient = self._resilient
         left_s = self._until_s - resilient.now_s()
         other = resilient.find(resilient.policy.fallback) if resilient.policy.fallback else None
         if other is None or other is resilient.model or left_s <= 0:
@@ -175,13 +185,13 @@ class _Attempt:
                 self._end(error)  # of the model that was asked: the other is not the caller's
                 return
             resilient.model.slot.count_fallback()
-            standin = FallbackAnswer(outcome)
-            standin.by = other
-            self._end(standin)
+            self._end(outcome)
 
         try:
-            # Not by its own resilient: two that fall back on each other would never end.
-            self._cancel_run = other.run(_for_program(self._call, other), left_s, told)
+            # Not by its own policy: two that fall back on each other would never end.
+            self._cancel_run = other.answer(
+                _for_fallback(self._call, other), self._context, left_s, told
+            )
         except (Overloaded, Unavailable):
             self._end(error)
 
@@ -190,10 +200,10 @@ class _Attempt:
         self._deliver(outcome)
 
     def _held_back(self) -> Unavailable:
-        resilient = self._shield
+        resilient = self._resilient
         wait_s = opens_again_in_s(resilient.policy, resilient.breaker, resilient.now_s())
         return Unavailable(
-            f"{resilient.model.name}/{resilient.model.version} failed "
+            f"{resilient.by.name} failed "
             f"{resilient.policy.breaker_failures} times in a row, and is tried again in "
             f"{wait_s:.0f} s",
             hint="retry later; see the server's log",
@@ -201,10 +211,10 @@ class _Attempt:
         )
 
 
-def _for_program(call: Call, other: ServedModel) -> Call:
-    """The same rows in the dtypes that the other's program reads, which may compute otherwise."""
+def _for_fallback(call: Call, other: Predictor) -> Call:
+    """The same call in the dtypes that the other's program reads, with extras of the other."""
     columns = {
         field.name: call.columns[field.name].astype(field.dtype.numpy, copy=False)
         for field in other.program.inputs
     }
-    return call._replace(columns=columns)
+    return call._replace(columns=columns, extras=other.extras.instead_of(call.extras))

@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
+from bascule.bundle.extras import Extra
 from bascule.core.errors import BasculeError, Overloaded, Unavailable
-from bascule.core.fields import Columns, Field, Signature
+from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
+from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver, Outcome
 from bascule.serving.execution.admission import BufferBudget, held_bytes
-from bascule.serving.execution.calls import Call
-from bascule.serving.execution.confidence import Confidence
-from bascule.serving.execution.engine import Deliver, Engine, Outcome
+from bascule.serving.execution.engine import Engine
+from bascule.serving.execution.extras import ExtraRun, Extras
 from bascule.serving.execution.placement import Pace
-from bascule.serving.execution.resilient import ResilientPredictor
+from bascule.serving.execution.predictors import Facts
 from bascule.serving.limits import Limits
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry.counters import MetricSeries
-from bascule.stats.conformal import Calibration
-
-Cancel = Callable[[], None]
-"""What to call when a caller has gone."""
-
-
-class Facts(NamedTuple):
-    """What protocols need to know of a program, apart from the program itself.
-
-    Routes are made of these alone. Whoever kept the program would keep its memory too, after it
-    was let go of.
-    """
-
-    name: str
-    inputs: tuple[Field, ...]
-    outputs: tuple[Field, ...]
 
 
 class ServedModel:
-    """One version: runs calls where its engine says, and has it loaded when it has none.
+    """One version (a `Predictor`): runs calls where its engine says, and is loaded when asked.
 
     A version without an engine is known, and not in memory. Whoever asks for it waits until it is,
     for as long as a request may take.
@@ -56,9 +39,9 @@ class ServedModel:
         slot: MetricSeries,
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
-        calibration: Calibration | None = None,
+        held: BufferBudget,
+        extras: Sequence[Extra] = (),
         example: Columns | None = None,
-        held: BufferBudget | None = None,
     ) -> None:
         """Ready to run where the program and its pace are given; asleep with its facts alone.
 
@@ -74,16 +57,16 @@ class ServedModel:
         self.slot = slot
         self.example = example
         self.limits = limits
-        self.held = BufferBudget(limits.max_held_bytes) if held is None else held
-        self.confidence = Confidence(calibration, signature.outputs, limits.confidence)
+        self.held = held
+        self.by = AnsweredBy(self.name, self.version, program.name)
+        self.asks_header = b""
+        self.extras = Extras(extras, name=self.by.name, limits=limits, loop=loop, held=held)
         self.engine: Engine | None = None
         if pace is not None and not isinstance(program, Facts):
             self.engine = Engine(
                 program, pace, limits, loop,
-                name=f"{self.name}/{self.version}", batch_invariant=batch_invariant,
-                held=self.held,
+                by=self.by, batch_invariant=batch_invariant, held=held,
             )  # fmt: skip
-        self.resilient: ResilientPredictor | None = None
         self.wake: Callable[[ServedModel], None] = _nobody_wakes
         self.size_bytes = 0
         self.last_used_s = 0.0
@@ -96,47 +79,36 @@ class ServedModel:
         return len(self._waiting) + (0 if self.engine is None else self.engine.open_calls)
 
     def check_room(self, allowed_s: float) -> None:
-        """Return if a call may be answered in time: what cannot be need not even be decoded.
-
-        Raises:
-            Overloaded: Too many calls wait, or there is no answer to be had in time.
-            Unavailable: The model is being unloaded.
-        """
+        """See `Predictor.check_room`."""
         engine = self.engine
-        # A model with a policy may be answered for by another.
-        if engine is not None and not engine.inline_rows and self.resilient is None:
+        if engine is not None and not engine.inline_rows:
             engine.batcher.check_room(1, allowed_s)
 
-    def answer(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
-        """Run a call and deliver its outcome, once: at once, or later on the event loop.
-
-        Args:
-            call: What is asked.
-            allowed_s: How long the caller waits.
-            deliver: Takes the outputs, or the error.
-
-        Returns:
-            What to call if the caller goes away; None where the outcome has been delivered.
-
-        Raises:
-            Overloaded: Too many calls wait, or there is no answer to be had in time.
-            Unavailable: The model is being unloaded.
-        """
-        if self.resilient is not None:
-            return self.resilient.answer(call, allowed_s, deliver)
-        return self.run(call, allowed_s, deliver)
-
-    def run(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
-        """The same, by this model alone, whatever its policy says."""
-        outputs = call.outputs
-        if call.asked is not None:
-            deliver = partial(self._deliver_with_confidence, call, deliver)
-            outputs = self.confidence.needed(outputs, call.asked)
-        engine = self.engine
+    def answer(
+        self,
+        call: Call,
+        context: Context,  # noqa: ARG002 -- one version answers all callers alike
+        allowed_s: float,
+        deliver: Deliver,
+    ) -> Cancel | None:
+        """See `Predictor.answer`."""
+        if call.extras:
+            return self._answer_with_extras(call, allowed_s, deliver)
         self.last_used_s = self._loop.time()
+        engine = self.engine
         if engine is None:
-            return self._wait(call, outputs, allowed_s, deliver)
-        return engine.run(call.columns, call.rows, outputs, allowed_s, deliver)
+            return self._wait(call, call.outputs, allowed_s, deliver)
+        return engine.run(call.columns, call.rows, call.outputs, allowed_s, deliver)
+
+    def _answer_with_extras(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
+        run = ExtraRun(self.extras, call, allowed_s, deliver)
+        self.last_used_s = self._loop.time()
+        engine = self.engine
+        if engine is None:
+            run.cancel_run = self._wait(call, run.outputs, allowed_s, run.take)
+        else:
+            run.cancel_run = engine.run(call.columns, call.rows, run.outputs, allowed_s, run.take)
+        return None if run.is_over else run.cancel
 
     def wakes(self, engine: Engine) -> None:
         """It is in memory now: run whoever waits."""
@@ -187,10 +159,6 @@ class ServedModel:
         self._waiting.append(one)
         self.wake(self)
         return one.cancel
-
-    def _deliver_with_confidence(self, call: Call, deliver: Deliver, outcome: Outcome) -> None:
-        assert call.asked is not None
-        deliver(self.confidence.added(outcome, call.outputs, call.asked))
 
 
 def _nobody_wakes(model: ServedModel) -> None:

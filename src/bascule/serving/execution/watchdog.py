@@ -39,7 +39,9 @@ def _watch(loop: int) -> None:
             seen, cpu_s = run, now_s
         elif now_s - cpu_s > _MAX_RUN_CPU_S:
             engine, _ = run
-            log.error("%s holds up the event loop, and runs on its thread from now on", engine.name)
+            log.error(
+                "%s holds up the event loop, and runs on its thread from now on", engine.by.name
+            )
             engine.interrupt_inline()
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from bascule.core.errors import BasculeError, NotFound
-from bascule.serving.execution.served import ServedModel
+from bascule.serving.execution.predictors import Predictor
 from bascule.serving.protocols.openapi import document
 from bascule.serving.transports.routes import Route, Routes, table
 
@@ -23,7 +23,7 @@ class ProtocolAdapter(Protocol):
     def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """The routes that are there whatever is served."""
 
-    def model_routes(self, plane: DataPlane, model: ServedModel) -> Iterator[Route]:
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """The routes of one version; of the plain name too where it is the default version.
 
         They are kept for as long as the version is served, and are asked for again only when
@@ -40,23 +40,27 @@ class DataPlane:
     def __init__(self, protocols: Sequence[ProtocolAdapter], is_ready: Callable[[], bool]) -> None:
         self._protocols = protocols
         self.is_ready = is_ready
-        self.models: dict[str, dict[str, ServedModel]] = {}
+        self.models: dict[str, dict[str, Predictor]] = {}
         self._table: Routes = {}
+        self.asked_headers: frozenset[bytes] = frozenset()
+        """The request headers that predictors read, in lower case: transports keep them."""
         self._described = b""
         self._kept: dict[tuple[int, int], _Kept] = {}
 
-    def serve(self, models: Iterable[ServedModel]) -> Routes:
+    def serve(self, models: Iterable[Predictor]) -> Routes:
         """Serve exactly these from now on; returns the routes.
 
         The first version of a name is its default; the first model of all is the one that protocols
         without names speak to.
         """
-        served: dict[str, dict[str, ServedModel]] = {}
+        served: dict[str, dict[str, Predictor]] = {}
         for model in models:
             served.setdefault(model.name, {})[model.version] = model
         self.models = served
         self._described = b""
         self._table = table(self._routes())
+        headers = {model.asks_header for versions in served.values() for model in versions.values()}
+        self.asked_headers = frozenset(headers - {b""})
         return self._table
 
     def described(self) -> bytes:
@@ -66,16 +70,16 @@ class DataPlane:
         return self._described
 
     @property
-    def first(self) -> ServedModel | None:
+    def first(self) -> Predictor | None:
         """The default version of the first model, for protocols whose paths name none."""
         versions = next(iter(self.models.values()), None)
         return None if versions is None else next(iter(versions.values()))
 
-    def is_default(self, model: ServedModel) -> bool:
+    def is_default(self, model: Predictor) -> bool:
         """Whether it is the version that answers to the plain name."""
         return next(iter(self.models[model.name].values())) is model
 
-    def find(self, name: str, version: str | None = None) -> ServedModel:
+    def find(self, name: str, version: str | None = None) -> Predictor:
         """A model by name, and version or the default one; raises `NotFound`."""
         versions = self.models.get(name)
         if not versions:
@@ -118,6 +122,6 @@ class DataPlane:
 class _Kept(NamedTuple):
     """The routes that a protocol gave a model, and what they were made of."""
 
-    model: ServedModel
+    model: Predictor
     facts: tuple[object, ...]
     routes: tuple[Route, ...]

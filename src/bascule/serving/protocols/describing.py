@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 
 from bascule.core.errors import NotFound
-from bascule.core.fields import Columns
-from bascule.serving.execution.resilient import FallbackAnswer
+from bascule.serving.calls import AnsweredBy
 from bascule.serving.protocols.data_plane import DataPlane
-from bascule.serving.transports.http1 import Exchange
+from bascule.serving.transports.exchange import Exchange
 from bascule.serving.transports.routes import Handler
 
 _JSON = b"application/json"
@@ -53,11 +52,9 @@ def openapi(plane: DataPlane) -> Handler:
     return handle
 
 
-def answered_by(outputs: Columns) -> bytes:
-    """The header that says who answered in the place of the model that was asked; else nothing."""
-    if not isinstance(outputs, FallbackAnswer):
-        return b""
-    return f"X-Answered-By: {outputs.by.name}/{outputs.by.version}\r\n".encode()
+def answered_by(by: AnsweredBy, asked: AnsweredBy) -> bytes:
+    """The header that names the version that answered, if another was asked; else nothing."""
+    return b"" if by is asked else f"X-Answered-By: {by.name}\r\n".encode()
 
 
 def missing(plane: DataPlane, name: str, version: str | None = None) -> NotFound | None:

@@ -17,14 +17,11 @@ from bascule.serving.codecs.protobuf import (
     read_text,
 )
 from bascule.serving.protocols.data_plane import DataPlane
-from bascule.serving.protocols.descriptors import ProtoFile, read_proto
+from bascule.serving.protocols.descriptors import ProtoFile, read_descriptors
 from bascule.serving.transports.rpc import Each, Method, Rpc, Unary, Watch
 from bascule.serving.transports.statuses import NOT_FOUND, UNIMPLEMENTED
 
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = (number_field(1, status) for status in (1, 2, 3))
-
-HEALTH = "health.proto"
-REFLECTION = ("reflection_v1.proto", "reflection_v1alpha.proto")
 
 
 class Health:
@@ -67,8 +64,8 @@ def _service(message: bytes) -> str:
 class Reflection:
     """Tells the services, and the descriptors of their messages."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self.files = [read_proto(name) for name in (*names, HEALTH, *REFLECTION)]
+    def __init__(self) -> None:
+        self.files = read_descriptors()
 
     @property
     def services(self) -> list[str]:

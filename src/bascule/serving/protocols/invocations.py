@@ -20,15 +20,15 @@ from bascule.core.fields import Columns
 from bascule.core.names import check_name
 from bascule.core.version import VERSION
 from bascule.security.keys import ANY
+from bascule.serving.calls import Call
 from bascule.serving.codecs.json_tables import Table, TableReader
 from bascule.serving.codecs.json_values import JsonParser
-from bascule.serving.execution.calls import Call
-from bascule.serving.execution.served import ServedModel
+from bascule.serving.execution.predictors import Predictor
 from bascule.serving.protocols import by_row
 from bascule.serving.protocols.data_plane import DataPlane
-from bascule.serving.protocols.describing import answered_by, fixed, health, missing
+from bascule.serving.protocols.describing import fixed, health, missing
 from bascule.serving.protocols.load_requests import LoadRequests
-from bascule.serving.transports.http1 import Exchange
+from bascule.serving.transports.exchange import Exchange
 from bascule.serving.transports.routes import About, Handler, Route
 
 _EXAMPLE = '{"instances": [...]}'
@@ -66,7 +66,7 @@ class Invocations:
             handle, about = self._invoke(model), by_row.about(model, "instances")
             yield Route(b"POST", b"/invocations", handle, "infer", model.name, model.slot, about)
 
-    def model_routes(self, plane: DataPlane, model: ServedModel) -> Iterator[Route]:
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """A default version by its name, as a multi-model container has it."""
         if plane.is_default(model):
             path = f"/models/{model.name}".encode()
@@ -84,7 +84,7 @@ class Invocations:
             return None
         return missing(plane, parts[1])
 
-    def _told(self, model: ServedModel) -> dict[str, str]:
+    def _told(self, model: Predictor) -> dict[str, str]:
         return _with_its_place(model) if self._wishes is not None else _without_place(model.name)
 
     def _load(self, wishes: LoadRequests) -> Handler:
@@ -102,17 +102,17 @@ class Invocations:
 
         return handle
 
-    def _invoke(self, model: ServedModel) -> Handler:
+    def _invoke(self, model: Predictor) -> Handler:
         reader = by_row.table_reader(model)
 
-        def read(exchange: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Answer]:
+        def read(exchange: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Form]:
             parameters = None
             if by_row.is_csv(exchange):
                 table = reader.csv(body, has_header=by_row.has_header(exchange))
             else:
                 table, parameters = _read(parser.plain(body), reader)
-            answer = _as_csv if by_row.is_csv(exchange, b"accept") else by_row.predictions
-            return by_row.call_for(model, table, parameters, "params"), answer
+            form = _CSV if by_row.is_csv(exchange, b"accept") else by_row.PREDICTIONS
+            return by_row.call_for(model, table, parameters, "params"), form
 
         return by_row.handler(model, read, self._parser)
 
@@ -133,13 +133,15 @@ def _read(given: Any, reader: TableReader) -> tuple[Table, Any]:
     return table, given.get("params")
 
 
-def _as_csv(exchange: Exchange, outputs: Columns) -> None:
+def _as_csv(outputs: Columns) -> bytes:
     text = io.StringIO()
     columns = [array.reshape(len(array), -1).T.tolist() for array in outputs.values()]
     flat = [values for column in columns for values in column]
     csv.writer(text, lineterminator="\n").writerows(zip(*flat, strict=True))
-    body, kind = text.getvalue().encode(), b"text/csv; charset=utf-8"
-    exchange.answer(body, content_type=kind, extra=answered_by(outputs))
+    return text.getvalue().encode()
+
+
+_CSV = by_row.Form(_as_csv, b"text/csv; charset=utf-8")
 
 
 def _without_place(name: str) -> dict[str, str]:
@@ -147,7 +149,7 @@ def _without_place(name: str) -> dict[str, str]:
     return {"modelName": name, "modelUrl": name}
 
 
-def _with_its_place(model: ServedModel) -> dict[str, str]:
+def _with_its_place(model: Predictor) -> dict[str, str]:
     # Who may have models loaded has named the place.
     return {"modelName": model.name, "modelUrl": str(model.service.path)}
 

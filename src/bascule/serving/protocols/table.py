@@ -1,7 +1,7 @@
 """The protocols of the server: each turns the bytes of one protocol into calls, and answers back.
 
 One file each, one line each in the table. A protocol finds models through `data_plane.DataPlane`,
-makes a `serving.calls.Call` of a request, and has `ServedModel.answer` run it.
+makes a `serving.calls.Call` of a request, and has `Predictor.answer` run it.
 """
 
 from __future__ import annotations

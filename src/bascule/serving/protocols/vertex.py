@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bascule.core.errors import BasculeError
+from bascule.serving.calls import Call
 from bascule.serving.codecs.json_values import JsonParser
-from bascule.serving.execution.calls import Call
-from bascule.serving.execution.served import ServedModel
+from bascule.serving.execution.predictors import Predictor
 from bascule.serving.protocols import by_row
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import health
-from bascule.serving.transports.http1 import Exchange
+from bascule.serving.transports.exchange import Exchange
 from bascule.serving.transports.routes import Handler, Route
 
 _EXAMPLE = '{"instances": [...]}'
@@ -38,7 +38,7 @@ class Vertex:
             about = by_row.about(model, "instances")
             yield Route(b"POST", path, handle, "infer", model.name, model.slot, about)
 
-    def model_routes(self, plane: DataPlane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
         """None: the platform knows one model."""
         yield from ()
 
@@ -46,14 +46,14 @@ class Vertex:
         """Nothing is below its paths."""
         return None
 
-    def _predict(self, model: ServedModel) -> Handler:
+    def _predict(self, model: Predictor) -> Handler:
         reader = by_row.table_reader(model)
 
-        def read(_: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Answer]:
+        def read(_: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Form]:
             given = by_row.an_object(parser.plain(body), _EXAMPLE)
             by_row.the_one_of(given, ("instances",), ("parameters",))
             table = reader.rows(given["instances"], "instances")
             call = by_row.call_for(model, table, given.get("parameters"), "parameters")
-            return call, by_row.predictions
+            return call, by_row.PREDICTIONS
 
         return by_row.handler(model, read, self._parser)

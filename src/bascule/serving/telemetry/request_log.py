@@ -44,11 +44,6 @@ def request_id_of(said: bytes) -> bytes:
     return said if _REQUEST_ID.fullmatch(said) else b""
 
 
-def new_request_id() -> bytes:
-    """An id of our own: 128 random bits in hexadecimal digits."""
-    return os.urandom(16).hex().encode()
-
-
 @dataclass(frozen=True, slots=True)
 class RequestLogConfig:
     """What is told, and how.

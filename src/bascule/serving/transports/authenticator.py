@@ -96,8 +96,8 @@ class Authenticator:
             ring = KnownKeys(map(Key.from_json, _parse(content)))
             self._ring, self._seen, self._known = ring, seen, {}
 
-    def check(self, authorization: bytes | None, action: Action, model: str) -> None:
-        """Return if a caller may do something.
+    def check(self, authorization: bytes | None, action: Action, model: str) -> str:
+        """The id of a caller's key, if the caller may do something; empty where no key is needed.
 
         Args:
             authorization: The header of that name, or the metadata of a gRPC call.
@@ -109,7 +109,7 @@ class Authenticator:
             Refused: The key does not allow it.
         """
         if action in OPEN_ACTIONS:
-            return
+            return ""
         known = self._known.get(authorization or b"")
         if known is None:
             known = self._identify(authorization)
@@ -121,6 +121,7 @@ class Authenticator:
             if not key.allows(action, model):
                 raise not_allowed(key, action, model)
             allowed.add((action, model))
+        return key.id
 
     def check_known(self, authorization: bytes | None) -> None:
         """Raise `Unauthenticated` unless the caller has a key of any kind."""

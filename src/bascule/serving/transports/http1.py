@@ -31,40 +31,26 @@ from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import NamedTuple, TypeVar, cast
+from typing import cast
 
 import httptools
-import msgspec
 
-from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, Refused, TooLarge
+from bascule.core.errors import BasculeError, Refused, TooLarge
 from bascule.security.keys import OPEN_ACTIONS
-from bascule.serving.codecs import compression as codings
 from bascule.serving.execution.admission import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
 from bascule.serving.telemetry.counters import STATUSES, MetricSeries
-from bascule.serving.telemetry.request_log import (
-    FAILED_FROM,
-    NEVER,
-    RequestLog,
-    new_request_id,
-    request_id_of,
-)
+from bascule.serving.telemetry.recorder import Recorder
+from bascule.serving.telemetry.request_log import FAILED_FROM, NEVER, RequestLog, request_id_of
 from bascule.serving.transports import offload as aside
 from bascule.serving.transports.authenticator import Authenticator
+from bascule.serving.transports.exchange import Exchange, Head, internal_error, told
 from bascule.serving.transports.hosts import HostPolicy, absolute_authority
 from bascule.serving.transports.routes import Route, Routes
-from bascule.serving.transports.statuses import (
-    HttpError,
-    error_text,
-    kind_of,
-    named_failure,
-    reason_of,
-    status_of,
-)
+from bascule.serving.transports.statuses import HttpError
 
 log = logging.getLogger(__name__)
 
-_Read = TypeVar("_Read")
 _MAX_PIPELINED = 32
 _PARTS_BY_CLOCK = 16
 """After how many requests of one connection the clock is looked at."""
@@ -78,7 +64,6 @@ _LAST_BYTES = 16 << 10
 _LAST_ANSWER_S = 30.0
 """Within TLS a close leaves little time for what is not sent yet. So one that follows a large
 answer waits until so little of it is left, or for so long."""
-_MAX_TIMEOUT_DIGITS = 9
 _KEPT_HEADERS = frozenset(
     (
         b"accept", b"accept-encoding", b"authorization", b"connection", b"content-encoding",
@@ -94,19 +79,12 @@ _SINGLE = frozenset(
     )
 )  # fmt: skip
 """Headers of which two could be read in two ways, by us and by a proxy before us."""
-_KEPT_LENGTHS = frozenset(map(len, _KEPT_HEADERS))
 _NO_HEADERS: dict[bytes, bytes] = {}
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%~_-]+\]|[0-9A-Za-z._~%!$&'()*+;=-]*)(?::[0-9]*)?[ \t]*")
 """RFC 9110, 7.2, without the comma that RFC 3986 allows in a name: it would make a list of two."""
 _TRANSFER_CODING = re.compile(rb"[0-9A-Za-z!#$%&'*+.^_`|~-]+[ \t]*(?:;.*)?")
-_JSON = b"application/json"
 _MAX_KNOWN_HEADS = 1024
 _MAX_KNOWN_HEAD_BYTES = 1024
-_COMPRESSED_FROM_BYTES = 32 << 10
-"""Answers below it are not compressed, whatever a client takes: nearly every library says that it
-takes gzip, and for a small answer that costs more time here than it saves on the way."""
-_COMPRESSED_ELSEWHERE_FROM_BYTES = 256 << 10
-"""From here on compressing would hold up other callers, and is done on a thread."""
 _NOT_KNOWN = frozenset(
     (b"expect", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade", b"x-request-id")
 )
@@ -121,172 +99,6 @@ _PLAIN = frozenset(
 """See `Head.is_plain`."""
 
 
-class Head(NamedTuple):
-    """What the head of a request said, of what matters here.
-
-    Attributes:
-        method: For example `b"POST"`; empty if nothing was understood.
-        target: The path and the query, as they were sent.
-        headers: Those that are kept, by their names in lower case. Not to be changed.
-        keep_alive: The connection is to stay open after the answer.
-        request_id: What the caller calls the request; empty for nothing, or nothing that is safe.
-        is_plain: It is known that nothing in it changes how the body is read, how long the caller
-            waits, or what the head of a small answer says; nor is its body long.
-    """
-
-    method: bytes
-    target: bytes
-    headers: dict[bytes, bytes]
-    keep_alive: bool
-    request_id: bytes = b""
-    is_plain: bool = False
-
-
-class Exchange:
-    """One request, and the way to answer it.
-
-    A handler calls `answer` (or `fail`) once, at once or later on the event loop.
-    """
-
-    __slots__ = (
-        "_connection", "answered", "body", "failure", "head", "on_gone", "request_id", "rows",
-        "slot", "started_ns", "waited_s",
-    )  # fmt: skip
-
-    def __init__(self, connection: Connection, head: Head, body: bytes, slot: MetricSeries) -> None:
-        self._connection = connection
-        self.head = head
-        self.request_id = head.request_id
-        self.body = body
-        self.slot = slot
-        self.rows = 0
-        self.started_ns = time.perf_counter_ns()
-        self.waited_s = 0.0
-        self.answered = False
-        self.failure: BasculeError | None = None
-        self.on_gone: Callable[[], None] | None = None
-
-    def answer(
-        self, body: bytes, status: int = 200, content_type: bytes = _JSON, extra: bytes = b""
-    ) -> None:
-        """Answer with a whole body, compressed where that is asked for and worth it.
-
-        `extra` is header lines, each ended by CRLF.
-        """
-        if len(body) >= _COMPRESSED_FROM_BYTES:
-            coding = codings.wanted(self.head.headers.get(b"accept-encoding", b""))
-            if coding:
-                extra += b"Content-Encoding: %b\r\nVary: Accept-Encoding\r\n" % coding
-                self._answer_compressed(body, coding, status, content_type, extra)
-                return
-        self._connection.write_answer(self, body, status, content_type, extra)
-
-    def _answer_compressed(
-        self, body: bytes, coding: bytes, status: int, content_type: bytes, extra: bytes
-    ) -> None:
-        if len(body) < _COMPRESSED_ELSEWHERE_FROM_BYTES:
-            made = codings.encoded(body, coding)
-            self._connection.write_answer(self, made, status, content_type, extra)
-            return
-
-        def write(done: asyncio.Future[bytes]) -> None:
-            if done.cancelled():
-                return  # the loop ends, and the connection with it
-            problem = done.exception()
-            if problem is not None:
-                log.error("an answer could not be compressed%s", self.named(), exc_info=problem)
-                self.fail(_internal_error())
-                return
-            self._connection.write_answer(self, done.result(), status, content_type, extra)
-
-        loop = asyncio.get_running_loop()
-        loop.run_in_executor(None, codings.encoded, body, coding).add_done_callback(write)
-
-    def body_within(self, most_bytes: int) -> bytes | None:
-        """The same as `take_body`; None where it is longer, and is to be read `aside`.
-
-        Raises:
-            Invalid: See `take_body`.
-        """
-        body = self.body
-        if len(body) > most_bytes:
-            return None
-        coding = self.head.headers.get(b"content-encoding")
-        if coding is not None:
-            try:
-                body = codings.decoded(body, coding, min(most_bytes, aside.ROWS_FROM_BYTES))
-            except TooLarge:
-                return None
-        self.body = b""
-        return body
-
-    def read_aside(
-        self, read: Callable[[], _Read], go_on: Callable[[_Read, float], None], allowed_s: float
-    ) -> None:
-        """Read the body on a thread, then go on with it and the time that is left: see `aside`."""
-        connection = self._connection
-        aside.run(self, connection.held, read, go_on, allowed_s, connection.run)
-
-    def take_body(self) -> bytes:
-        """The body as it was before it was encoded for the way; the exchange forgets it.
-
-        Raises:
-            Invalid: It is in no coding that is known, or is not in the one that it is said to be.
-            TooLarge: It is decompressed to more than a body may be.
-        """
-        headers = self.head.headers
-        body, self.body = self.body, b""
-        if headers and b"content-encoding" in headers:
-            max_bytes = self._connection.max_body_bytes
-            return codings.decoded(body, headers[b"content-encoding"], max_bytes)
-        return body
-
-    def allowed_s(self, deadline_s: float) -> float:
-        """How long the caller still waits: the shorter of our deadline and what it says."""
-        asked = self.head.headers.get(b"x-request-timeout-ms")
-        allowed_s = deadline_s if asked is None else min(deadline_s, _asked_s(asked))
-        return allowed_s - self.waited_s
-
-    def named(self) -> str:
-        """The request in words for a line of the log, by its id; it gets one if it has none."""
-        self.request_id = self.request_id or new_request_id()
-        return f" (request {self.request_id.decode()})"
-
-    def fail(self, error: BasculeError) -> None:
-        """Answer with an error: its status, its message and its next step in the one shape."""
-        # Its frames lead back to this exchange, and a ring would wait for the garbage collector.
-        if isinstance(error, ModelFailed):
-            self.request_id = self.request_id or new_request_id()
-            error = named_failure(error, self.request_id)
-        self.failure = error.with_traceback(None)
-        self.rows = 0
-        status, body, extra = self._connection.told(error)
-        self.answer(body, status, extra=extra)
-
-    def fail_late(self) -> None:
-        """See `backlog.Waiting`."""
-        self.fail(
-            Overloaded(
-                f"it waited for {self.waited_s:.2g} s, until its deadline",
-                hint="retry later, or serve with more workers",
-                retry_after_s=1,
-            )
-        )
-
-
-def _told(error: BasculeError) -> tuple[int, bytes, bytes]:
-    """An error as a status, a body and lines of the head."""
-    status = status_of(error)
-    extra = b""
-    if status in (429, 503):
-        extra = b"Retry-After: %d\r\n" % int(str(error.facts.get("retry_after_s", 1)))
-    elif status == 401:
-        extra = b'WWW-Authenticate: Bearer realm="bascule"\r\n'
-    elif status == 405:
-        extra = b"Allow: %s\r\n" % str(error.facts["allow"]).encode()
-    return status, msgspec.json.encode({"error": error_text(error)}), extra
-
-
 class Site:
     """What the connections of one worker share: routes, limits, counters, the clock."""
 
@@ -297,20 +109,22 @@ class Site:
         limits: Limits,
         other_slot: MetricSeries,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        backlog: AdmissionQueue,
+        held: BufferBudget,
         guard: Authenticator | None = None,
         journal: RequestLog | None = None,
-        backlog: AdmissionQueue | None = None,
-        held: BufferBudget | None = None,
+        recorder: Recorder | None = None,
         hosts: HostPolicy | None = None,
     ) -> None:
         self.hosts = hosts
-        self.backlog = AdmissionQueue(limits.max_body_bytes) if backlog is None else backlog
-        self.held = BufferBudget(limits.max_held_bytes) if held is None else held
+        self.backlog = backlog
+        self.held = held
+        self.recorder = recorder
         self.clock = clock
         self.guard = guard
         self.journal = journal
         self.noted_from = NEVER if journal is None else journal.least_status
-        self.routes = routes
         self.not_found = not_found
         self.limits = limits
         self.new_is_idle_for_s = max(0.0, limits.idle_timeout_s - limits.first_request_timeout_s)
@@ -324,7 +138,16 @@ class Site:
         self.heads: dict[int, bytes] = {}
         self.told_error: BasculeError | None = None
         self.told = (0, b"", b"")
+        self.serve(routes)
         self.tick()
+
+    def serve(self, routes: Routes, asked_headers: frozenset[bytes] = frozenset()) -> None:
+        """Answer by these routes from now on, and keep the headers that predictors ask for."""
+        self.routes = routes
+        self.kept = _KEPT_HEADERS | asked_headers
+        self.kept_lengths = frozenset(map(len, self.kept))
+        self.not_known = _NOT_KNOWN | asked_headers
+        self.known_heads.clear()
 
     def tick(self) -> None:
         """Once a second: the coarse clock, the `Date` header, and connections out of time."""
@@ -345,7 +168,7 @@ class Site:
         if (
             head_bytes > 4
             and head_bytes + body_bytes == len(data)
-            and _NOT_KNOWN.isdisjoint(head.headers)
+            and self.not_known.isdisjoint(head.headers)
             # One connection's policy may be looser than the site's; known heads are of them all.
             and _refusal_of_host(self.hosts, head.target, head.headers) is None
         ):
@@ -378,20 +201,6 @@ class Site:
 def _head(status: int, date: bytes) -> bytes:
     phrase = "Client Closed Request" if status == 499 else HTTPStatus(status).phrase
     return b"HTTP/1.1 %d %b\r\nDate: %b\r\nContent-Type: " % (status, phrase.encode(), date)
-
-
-def _asked_s(asked: bytes) -> float:
-    if not asked.isdigit() or len(asked) > _MAX_TIMEOUT_DIGITS or int(asked) == 0:
-        raise Invalid(
-            "header X-Request-Timeout-Ms is not a whole number of milliseconds from 1 to "
-            f"{10**_MAX_TIMEOUT_DIGITS - 1}",
-            hint="send for example X-Request-Timeout-Ms: 500",
-        )
-    return int(asked) / 1e3
-
-
-def _internal_error() -> HttpError:
-    return HttpError("internal error", hint="see the server's log", status=500)
 
 
 @lru_cache(maxsize=64)
@@ -512,12 +321,13 @@ class Connection(asyncio.Protocol):
         "_failure", "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_hosts",
         "_line", "_parser", "_partial", "_paused", "_pipeline", "_pipeline_bytes", "_pumping",
         "_receiving_since", "_rest", "_since", "_site", "_taking", "_target", "_transport",
-        "_unread", "_writable",
+        "_unread", "_writable", "recorder",
     )  # fmt: skip
 
     def __init__(self, site: Site, *, is_local: bool = False) -> None:
         """`is_local`: it came by a socket of the file system, where no browser comes from."""
         self._site = site
+        self.recorder = site.recorder
         self._hosts = None if is_local else site.hosts
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
@@ -550,10 +360,10 @@ class Connection(asyncio.Protocol):
         self._receiving_since = 0.0
 
     def told(self, error: BasculeError) -> tuple[int, bytes, bytes]:
-        """See `_told`. Many are refused by one and the same error, which is put in words once."""
+        """See `exchange.told`. An error that refuses many is put in words once."""
         site = self._site
         if site.told_error is not error:
-            site.told_error, site.told = error, _told(error)
+            site.told_error, site.told = error, told(error)
         return site.told
 
     @property
@@ -743,14 +553,14 @@ class Connection(asyncio.Protocol):
         if self._site.guard is not None:
             head = self._whole_head()
             try:
-                is_open = self._route(head).action in OPEN_ACTIONS
+                is_open = self._is_open(head)
             except BasculeError as error:
                 self._refuse(error, head)
                 return
             except Exception:
                 # As in `_dispatch`: a bug is one failed request, not a dead connection.
                 log.exception("a request could not be looked at")
-                self._refuse(_internal_error(), head)
+                self._refuse(internal_error(), head)
                 return
             if is_open:
                 self._unread, self._body = True, b""  # nobody needs a key for it
@@ -816,7 +626,7 @@ class Connection(asyncio.Protocol):
         if isinstance(error, httptools.HttpParserCallbackError):
             # Not the client's mistake but ours.
             log.error("a connection failed", exc_info=error)
-            self._failure = _internal_error()
+            self._failure = internal_error()
         else:
             self._failure = HttpError(f"not an HTTP/1.1 request: {error}", status=400)
 
@@ -858,7 +668,7 @@ class Connection(asyncio.Protocol):
             current.answered = True
             if current.on_gone is not None:
                 current.on_gone()
-            self._count(current, 499)
+            current.tell(self._site, 499)
 
     # -- what the parser calls --
 
@@ -868,9 +678,10 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # What follows the head are trailers, and RFC 9110, section 6.5.1, lets nobody merge them.
-        if len(name) in _KEPT_LENGTHS and not self._head_done:
+        site = self._site
+        if len(name) in site.kept_lengths and not self._head_done:
             lower = name.lower()
-            if lower in _KEPT_HEADERS:
+            if lower in site.kept:
                 if self._headers is _NO_HEADERS:
                     self._headers = {}
                 if lower in self._headers and lower in _SINGLE:
@@ -988,7 +799,7 @@ class Connection(asyncio.Protocol):
             return
         keep_alive = head.keep_alive and not site.draining
         if exchange.request_id or status >= FAILED_FROM:
-            exchange.request_id = exchange.request_id or new_request_id()
+            exchange.need_request_id()
             extra += b"X-Request-Id: %b\r\n" % exchange.request_id
         if not keep_alive:
             extra += b"Connection: close\r\n"
@@ -1011,11 +822,10 @@ class Connection(asyncio.Protocol):
         self, exchange: Exchange, status: int, answer: bytes, *, keep_alive: bool = True
     ) -> None:
         if self._transport.is_closing():
-            exchange.rows = 0
-            self._count(exchange, 499)
+            exchange.tell(self._site, 499)
             return
         # Counted first: a client that has its answer finds it counted, whoever it asks.
-        self._count(exchange, status)
+        exchange.tell(self._site, status)
         self._transport.write(answer)
         if not keep_alive:
             self._close_lingering()
@@ -1031,6 +841,8 @@ class Connection(asyncio.Protocol):
             if exchange.failure is not None:
                 raise exchange.failure
             route = self._route(exchange.head)
+            if self._site.guard is not None:
+                exchange.caller = self._check(exchange.head, route)
             if route.slot is not None:
                 exchange.slot = route.slot
                 site = self._site
@@ -1047,7 +859,7 @@ class Connection(asyncio.Protocol):
         except Exception:
             # The last line of defence: a bug answers 500 in the one shape and is logged.
             log.exception("a request failed%s", exchange.named())
-            exchange.fail(_internal_error())
+            exchange.fail(internal_error())
 
     def run(self, exchange: Exchange, go_on: Callable[[], None]) -> None:
         """Go on with a request that has waited: see `backlog` and `aside`."""
@@ -1057,10 +869,10 @@ class Connection(asyncio.Protocol):
             exchange.fail(error)
         except Exception:
             log.exception("a request failed%s", exchange.named())
-            exchange.fail(_internal_error())
+            exchange.fail(internal_error())
 
     def _route(self, head: Head) -> Route:
-        """Which route answers a request; raises where there is none, or it is not the caller's."""
+        """Which route answers a request; raises where there is none."""
         site = self._site
         handlers = site.routes.get(head.target)
         if handlers is None:
@@ -1075,10 +887,20 @@ class Connection(asyncio.Protocol):
                 status=405,
                 allow=allow,
             )
-        guard = site.guard
-        if guard is not None:
-            guard.check(head.headers.get(b"authorization"), route.action, route.model)
         return route
+
+    def _check(self, head: Head, route: Route) -> str:
+        """The id of the caller's key; raises if there is none, or it does not allow the route."""
+        guard = self._site.guard
+        if guard is None:
+            return ""
+        return guard.check(head.headers.get(b"authorization"), route.action, route.model)
+
+    def _is_open(self, head: Head) -> bool:
+        """Whether a route needs no key and reads no body; raises as `_route` and `_check`."""
+        route = self._route(head)
+        self._check(head, route)
+        return route.action in OPEN_ACTIONS
 
     def _find(self, head: Head) -> dict[bytes, Route]:
         """The handlers of a path that has a query, a trailing slash or an absolute form."""
@@ -1122,7 +944,7 @@ class Connection(asyncio.Protocol):
         The key is looked at again in its turn, as in `_admit`.
         """
         try:
-            is_kept = self._route(exchange.head).action not in OPEN_ACTIONS
+            is_kept = not self._is_open(exchange.head)
         except BasculeError as error:
             exchange.failure = error.with_traceback(None)
             is_kept = False
@@ -1167,28 +989,6 @@ class Connection(asyncio.Protocol):
         if self._receiving_since:
             self._receiving_since = self._site.now  # the client could not have been faster
         self._transport.resume_reading()
-
-    def _count(self, exchange: Exchange, status: int) -> None:
-        self._site.backlog.answered_ns = now_ns = time.perf_counter_ns()
-        duration_ns = now_ns - exchange.started_ns
-        exchange.slot.count(status, duration_ns, exchange.rows)
-        if status >= self._site.noted_from:
-            self._note(exchange, status, duration_ns)
-
-    def _note(self, exchange: Exchange, status: int, duration_ns: int) -> None:
-        journal, headers = self._site.journal, exchange.head.headers
-        assert journal is not None
-        journal.add(
-            status,
-            duration_ns,
-            exchange.rows,
-            exchange.slot.label,
-            exchange.request_id,
-            kind_of(exchange.failure),
-            headers.get(b"traceparent", b""),
-            headers.get(b"tracestate", b""),
-            reason_of(exchange.failure),
-        )
 
     # -- refusing and closing --
 

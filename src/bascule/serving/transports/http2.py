@@ -29,20 +29,14 @@ from typing import NamedTuple, cast
 
 from hpack import Decoder, HPACKError
 
-from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut, TooLarge
+from bascule.core.errors import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
 from bascule.security.keys import Action
+from bascule.serving.calls import Call, Deliver
 from bascule.serving.execution.admission import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
-from bascule.serving.execution.calls import Call
-from bascule.serving.execution.engine import Deliver
 from bascule.serving.limits import Limits
 from bascule.serving.telemetry.counters import MetricSeries
-from bascule.serving.telemetry.request_log import (
-    FAILED_FROM,
-    NEVER,
-    RequestLog,
-    new_request_id,
-    request_id_of,
-)
+from bascule.serving.telemetry.recorder import Recorder
+from bascule.serving.telemetry.request_log import FAILED_FROM, NEVER, RequestLog, request_id_of
 from bascule.serving.transports import frames as h2
 from bascule.serving.transports import offload as aside
 from bascule.serving.transports.authenticator import Authenticator
@@ -67,9 +61,6 @@ from bascule.serving.transports.statuses import (
     HttpError,
     code_of,
     error_text,
-    kind_of,
-    named_failure,
-    reason_of,
     status_of,
 )
 
@@ -172,6 +163,7 @@ class Head(NamedTuple):
         request_id: What the caller calls the call; empty for nothing, or nothing that is safe.
         traceparent: Of which trace it is part; see `tracing`.
         tracestate: The same.
+        asked: The headers that predictors ask for, of those that were sent.
     """
 
     method: Method | None
@@ -182,6 +174,7 @@ class Head(NamedTuple):
     request_id: bytes = b""
     traceparent: bytes = b""
     tracestate: bytes = b""
+    asked: tuple[tuple[bytes, bytes], ...] = ()
 
 
 _MALFORMED = Head(None)
@@ -197,15 +190,19 @@ class Http2Server:
         limits: Limits,
         other_slot: MetricSeries,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        backlog: AdmissionQueue,
+        held: BufferBudget,
         guard: Authenticator | None = None,
         journal: RequestLog | None = None,
-        backlog: AdmissionQueue | None = None,
-        held: BufferBudget | None = None,
+        recorder: Recorder | None = None,
         hosts: HostPolicy | None = None,
     ) -> None:
         self.hosts = hosts
-        self.backlog = AdmissionQueue(limits.max_body_bytes) if backlog is None else backlog
-        self.held = BufferBudget(limits.max_held_bytes) if held is None else held
+        self.backlog = backlog
+        self.held = held
+        self.recorder = recorder
+        self.asked_headers: frozenset[bytes] = frozenset()
         self.methods = methods
         self.guard = guard
         self.journal = journal
@@ -218,6 +215,13 @@ class Http2Server:
         self.draining = False
         self.watches = 0
         self.read_head = lru_cache(_MAX_KNOWN_HEADS)(self._read_head)
+
+    def keep_headers(self, asked: frozenset[bytes]) -> None:
+        """Read the headers that predictors ask for from now on."""
+        if asked != self.asked_headers:
+            self.asked_headers = asked
+            for connection in self.connections:
+                connection.forget_heads()
 
     def connect(self) -> Http2Connection:
         return Http2Connection(self)
@@ -281,8 +285,8 @@ class Stream(Rpc):
     """One call on a connection."""
 
     __slots__ = (
-        "answered", "connection", "encoding", "ended", "failure", "head", "id", "look", "on_gone",
-        "opened_s", "out", "parts", "received", "request_id", "sent", "shut_s", "since", "started",
+        "answered", "connection", "encoding", "ended", "head", "id", "look",
+        "opened_s", "out", "parts", "received", "sent", "shut_s", "since", "started",
         "taking", "told", "trailers", "waited_s", "window",
     )  # fmt: skip
 
@@ -297,7 +301,6 @@ class Stream(Rpc):
         self.id = id_
         self.head = head
         self.request_id = head.request_id
-        self.failure: BasculeError | None = None
         self.window = window
         self.waited_s = 0.0
         self.ended = False
@@ -308,7 +311,6 @@ class Stream(Rpc):
         self.parts: list[bytes] = []
         self.received = 0
         self.encoding = b""
-        self.on_gone: Callable[[], None] | None = None
         self.out: deque[memoryview] = deque()
         self.sent = 0
         self.trailers: bytes | None = None
@@ -326,7 +328,14 @@ class Stream(Rpc):
     def allow(self, action: Action, model: str) -> None:
         guard = self.connection.server.guard
         if guard is not None:
-            guard.check(self.head.authorization, action, model)
+            self.caller = guard.check(self.head.authorization, action, model) or self.caller
+
+    @property
+    def trace(self) -> tuple[bytes, bytes]:
+        return self.head.traceparent, self.head.tracestate
+
+    def header(self, name: bytes) -> bytes:
+        return next((value for sent, value in self.head.asked if sent == name), b"")
 
     def allow_method(self) -> None:
         """Return if the caller may use the method at all; of which models, its handler asks.
@@ -336,11 +345,13 @@ class Stream(Rpc):
         assert self.head.method is not None
         self.allow(self.head.method.action, "")
 
-    def run(self, call: Call, deliver: Deliver) -> None:
+    def ask(self, call: Call, deliver: Deliver) -> None:
         model = self.model
         assert model is not None, "nobody has asked whether the caller may"
         allowed_s = self.allowed_s(model.limits.deadline_s)
-        self.on_gone = model.answer(call, allowed_s, deliver)
+        if self.connection.server.recorder is not None:
+            deliver = self.keep(call, deliver)
+        self.on_gone = model.answer(call, self, allowed_s, deliver)
 
     def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:
         server = self.connection.server
@@ -355,12 +366,7 @@ class Stream(Rpc):
     def fail(self, error: BasculeError) -> None:
         if not self.answered:
             self.answered = True
-            # Its frames lead back to this call, and a ring would wait for the garbage collector.
-            if isinstance(error, ModelFailed):
-                self.request_id = self.request_id or new_request_id()
-                error = named_failure(error, self.request_id)
-            self.failure = error.with_traceback(None)
-            self.connection.refuse(self, error)
+            self.connection.refuse(self, self.fails(error))
 
     def fail_late(self) -> None:
         """See `backlog.Waiting`."""
@@ -371,28 +377,9 @@ class Stream(Rpc):
             )
         )
 
-    def named(self) -> str:
-        """The call in words for a line of the log, by its id; it gets one if it has none."""
-        self.request_id = self.request_id or new_request_id()
-        return f" (request {self.request_id.decode()})"
-
     def count(self, status: int) -> None:
-        super().count(status)
-        self.connection.server.backlog.answered_ns = time.perf_counter_ns()
-        server, head = self.connection.server, self.head
-        if status >= server.noted_from:
-            assert server.journal is not None
-            server.journal.add(
-                status,
-                time.perf_counter_ns() - self.started_ns,
-                self.rows if status == 200 else 0,
-                self.slot.label,
-                self.request_id,
-                kind_of(self.failure),
-                head.traceparent,
-                head.tracestate,
-                reason_of(self.failure),
-            )
+        """Note the answer, by the HTTP status of the same meaning."""
+        self.tell(self.connection.server, status)
 
     def gone(self) -> None:
         """The client has given the call up."""
@@ -720,6 +707,10 @@ class Http2Connection(asyncio.Protocol):
         if ended:
             self._end_of(stream)
 
+    def forget_heads(self) -> None:
+        """Read every header block again: more of it may matter now."""
+        self._known.clear()
+
     def _decoded(self, block: bytes, *, of_trailers: bool = False) -> Head:
         """What a header block says; what cannot change what later blocks mean is remembered."""
         table = self._decoder.header_table
@@ -738,12 +729,14 @@ class Http2Connection(asyncio.Protocol):
         else:
             head = self.server.read_head(*(named.get(name, b"") for name in _READ_HEADERS))
             head = self._with_names(head, named, pairs)
-        varies = of_trailers or not named.keys().isdisjoint(_VARYING_HEADERS)
+        wanted = self.server.asked_headers
+        varies = of_trailers or not named.keys().isdisjoint((*_VARYING_HEADERS, *wanted))
         if varies and head is not _MALFORMED:
             head = head._replace(
                 request_id=request_id_of(named.get(b"x-request-id", b"")),
                 traceparent=named.get(b"traceparent", b""),
                 tracestate=named.get(b"tracestate", b""),
+                asked=tuple((name, named[name]) for name in wanted if name in named),
             )
         first = entries[0] if entries else None
         if first is not before[0] or (len(entries), table.maxsize) != before[1:]:
@@ -1130,7 +1123,7 @@ class Http2Connection(asyncio.Protocol):
             return
         status = status_of(error)
         if status >= FAILED_FROM:
-            stream.request_id = stream.request_id or new_request_id()
+            stream.need_request_id()
         stream.count(status)
         head = _NO_CALL_HEAD if status == 415 else _ANSWER_HEAD
         self._finish(stream, code_of(error), error_text(error), pushback_ms(error), head)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from bascule.security.keys import Action
+from bascule.serving.telemetry.counters import MetricSeries
+from bascule.serving.transports.exchange import Exchange
 
-if TYPE_CHECKING:
-    from bascule.serving.telemetry.counters import MetricSeries
-    from bascule.serving.transports.http1 import Exchange
-
-Handler = Callable[["Exchange"], None]
+Handler = Callable[[Exchange], None]
 
 
 class About(NamedTuple):

@@ -7,23 +7,23 @@ go in, and bytes or an error come out.
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from bascule.core.errors import BasculeError, Overloaded, Unavailable
 from bascule.security.keys import Action
-from bascule.serving.execution.calls import Call
-from bascule.serving.execution.engine import Deliver
-from bascule.serving.execution.served import ServedModel
+from bascule.serving.calls import Call, Deliver
+from bascule.serving.execution.predictors import Predictor
 from bascule.serving.telemetry.counters import MetricSeries
+from bascule.serving.transports.request import Request
 
 Read = TypeVar("Read")
 
 
-class Rpc(ABC):
-    """One call of a method, and the way to answer it.
+class Rpc(Request):
+    """One call of a method, and the way to answer it (a `Context`).
 
     A handler calls `answer` (or `fail`) once, at once or later, on whatever thread.
 
@@ -31,21 +31,22 @@ class Rpc(ABC):
         body: The request's message, as it was before it was compressed for the way.
         slot: Where the answer is counted.
         model: Which model is asked; None until `choose` has let the caller in.
-        rows: How many rows an answer answers.
     """
 
-    __slots__ = ("body", "model", "rows", "slot", "started_ns")
+    __slots__ = ("body", "model")
 
     def __init__(self, body: bytes, slot: MetricSeries) -> None:
         self.body = body
         self.slot = slot
-        self.model: ServedModel | None = None
+        self.caller = ""
+        self.prediction_id = ""
+        self.failure = None
+        self.call = None
+        self.reply = None
+        self.on_gone = None
+        self.model: Predictor | None = None
         self.rows = 0
         self.started_ns = time.perf_counter_ns()
-
-    @abstractmethod
-    def allowed_s(self, deadline_s: float) -> float:
-        """How long the caller waits: the shorter of the server's deadline and its own."""
 
     @abstractmethod
     def allow(self, action: Action, model: str) -> None:
@@ -56,7 +57,7 @@ class Rpc(ABC):
             Refused: Its key does not allow it.
         """
 
-    def choose(self, model: ServedModel) -> None:
+    def choose(self, model: Predictor) -> None:
         """Ask a model, if the caller may, before anything is said about what is asked of it.
 
         Raises:
@@ -71,8 +72,8 @@ class Rpc(ABC):
         model.check_room(self.allowed_s(model.limits.deadline_s))
 
     @abstractmethod
-    def run(self, call: Call, deliver: Deliver) -> None:
-        """Have the model that was chosen answer a call; see `ServedModel.answer`."""
+    def ask(self, call: Call, deliver: Deliver) -> None:
+        """Have the model that was chosen answer a call; see `Predictor.answer`."""
 
     @abstractmethod
     def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:
@@ -86,13 +87,8 @@ class Rpc(ABC):
     def fail(self, error: BasculeError) -> None:
         """Answer with an error: its code, and its message and next step as the code's words."""
 
-    def count(self, status: int) -> None:
-        """Note the answer, by the HTTP status of the same meaning."""
-        rows = self.rows if status == 200 else 0
-        self.slot.count(status, time.perf_counter_ns() - self.started_ns, rows)
 
-
-ModelOf = Callable[[bytes], ServedModel | None]
+ModelOf = Callable[[bytes], Predictor | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,17 +30,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bascule.bundle.disk.format import EXAMPLE, Manifest, read_file, read_manifest
+from bascule.bundle.extras import open_extras
 from bascule.bundle.opening import open_program, pinned_program
 from bascule.bundle.programs import obstacles
-from bascule.bundle.programs.child import ChildProgram
-from bascule.bundle.statements.calibration import read_calibration
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom, Refused, Unavailable, Untrusted
 from bascule.core.fields import Columns, Field
 from bascule.serving.execution.admission import BufferBudget
 from bascule.serving.execution.engine import Engine, measure_pace
+from bascule.serving.execution.predictors import Facts, Predictor
 from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.execution.resilient import ResilientPredictor
-from bascule.serving.execution.served import Facts, ServedModel
+from bascule.serving.execution.served import ServedModel
 from bascule.serving.limits import Limits
 from bascule.serving.protocols.oip_json import Decoder
 from bascule.serving.specs import ModelSpec, ModelSpecs
@@ -78,10 +78,10 @@ class LoadedModels:
         worker: int,
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
-        serve: Callable[[Iterable[ServedModel]], None],
+        serve: Callable[[Iterable[Predictor]], None],
         *,
         policies: Mapping[str, ResiliencePolicy],
-        held: BufferBudget | None = None,
+        held: BufferBudget,
     ) -> None:
         """Nothing is served yet.
 
@@ -94,7 +94,7 @@ class LoadedModels:
             policies: How models are treated that fail, by their names.
             held: The account of what waits, that the connections of the worker have too.
         """
-        self._held = BufferBudget(limits.max_held_bytes) if held is None else held
+        self._held = held
         self._policies = policies
         self._counters = counters
         self._worker = worker
@@ -103,6 +103,8 @@ class LoadedModels:
         self._serve = serve
         self._budget_bytes = limits.memory_budget_mb * 1_000_000
         self._models: dict[ModelSpec, ServedModel] = {}
+        # What routes speak to, by what it is about: routes are kept while it is the same.
+        self._predictors: dict[ServedModel, Predictor] = {}
         self._waking: set[ServedModel] = set()
         self._leaving: set[ServedModel] = set()
         self._closing: set[asyncio.Future[None]] = set()
@@ -128,7 +130,7 @@ class LoadedModels:
                 self._close(model)  # it takes more than its file
                 is_full = True  # and each of those that follow could be loaded in vain
         self._check_fallbacks(self._models.values())
-        self._serve(self._models.values())
+        self._serve([self._predictor_of(model) for model in self._models.values()])
 
     async def prepare(self, number: int, services: ModelSpecs) -> bool:
         """Load what is new in a list. False if the change was given up meanwhile.
@@ -164,7 +166,7 @@ class LoadedModels:
             service: before[service] if service in before else change.new[service]
             for service in change.services
         }
-        self._serve(self._models.values())
+        self._serve([self._predictor_of(model) for model in self._models.values()])
         self._let_go(model for service, model in before.items() if service not in self._models)
         self._make_room(0)
 
@@ -213,10 +215,17 @@ class LoadedModels:
         slot = self._counters.slot(self._worker, MetricLabels(service.model, service.version))
         model = describe(service, self._limits, slot, self._loop, self._held)
         model.wake = self._wake
-        policy = self._policies.get(service.model)
-        if policy is not None:
-            model.resilient = ResilientPredictor(model, policy, self._find, self._loop)
         return model
+
+    def _predictor_of(self, model: ServedModel) -> Predictor:
+        """The version itself, or under its policy."""
+        known = self._predictors.get(model)
+        if known is None:
+            known, policy = model, self._policies.get(model.name)
+            if policy is not None:
+                known = ResilientPredictor(model, policy, self._find, self._loop)
+            self._predictors[model] = known
+        return known
 
     def _open(self, model: ServedModel) -> Engine:
         self._loading_since_s = self._loop.time()
@@ -237,11 +246,8 @@ class LoadedModels:
         """Refuse a fallback that takes or gives other fields; one that is not served may come."""
         models = list(models)
         for model in models:
-            other = (
-                _of(model.resilient.policy.fallback, models)
-                if model.resilient is not None
-                else None
-            )
+            policy = self._policies.get(model.name)
+            other = None if policy is None else _of(policy.fallback, models)
             if other is None:
                 continue
             ours, theirs = model.signature, other.signature
@@ -319,7 +325,7 @@ class LoadedModels:
 
     def _let_go(self, models: Iterable[ServedModel]) -> None:
         for model in models:
-            model.resilient = None  # it leads back to the model, and nothing else does
+            self._predictors.pop(model, None)
             if model in self._waking:
                 self._leaving.add(model)  # those who wait are answered first
             else:
@@ -375,7 +381,7 @@ def describe(
     limits: Limits,
     slot: MetricSeries,
     loop: asyncio.AbstractEventLoop,
-    held: BufferBudget | None = None,
+    held: BufferBudget,
 ) -> ServedModel:
     """Verify a bundle and read what is to be known of it; it is asleep."""
     manifest = read_manifest(service.path)
@@ -401,7 +407,7 @@ def describe(
         slot=slot,
         limits=limits,
         loop=loop,
-        calibration=read_calibration(service.path, manifest),
+        extras=open_extras(service.path, manifest, {"confidence": limits.confidence}),
         example=_example(service.path, manifest, inputs, limits),
         held=held,
     )
@@ -426,26 +432,22 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
         example = _example(path, manifest, program.inputs, model.limits)
         pace = measure_pace(program, example, model.limits)
     except BaseException:
-        close = getattr(program, "close", None)
-        if close is not None:
-            close()
+        program.close()
         raise
-    if isinstance(program, ChildProgram):
+    if program.may_block:
         pace = replace(pace, inline_rows=0)
-        # All its callers have been answered by then.
-        program.run_timeout_s = min(program.run_timeout_s, model.limits.deadline_s + _GRACE_S)
+    # All its callers have been answered by then.
+    program.bound_runs(model.limits.deadline_s + _GRACE_S)
     if model.limits.memory_budget_mb:
         _give_back_memory()  # what was needed for the loading alone is not the model's
     own_bytes = resident_bytes() - before_bytes
-    pid = getattr(program, "pid", None)
     model.size_bytes = max(own_bytes, _size_on_disk(model), model.size_bytes)
-    if pid is not None:
-        model.size_bytes = max(model.size_bytes, resident_bytes(pid))
-    name = f"{model.name}/{model.version}"
+    if program.pid is not None:
+        model.size_bytes = max(model.size_bytes, resident_bytes(program.pid))
     return Engine(
         program, pace, model.limits, loop,
-        name=name, size_bytes=model.size_bytes, batch_invariant=model.batch_invariant,
-        held=model.held,
+        by=model.by, held=model.held, size_bytes=model.size_bytes,
+        batch_invariant=model.batch_invariant,
     )  # fmt: skip
 
 

@@ -21,30 +21,35 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from bascule.bundle.programs.host import HIDE_TEXTS, die_with
 from bascule.core.errors import BasculeError, ModelFailed, NoRoom
 from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
-from bascule.serving.execution.served import ServedModel
+from bascule.serving.execution.predictors import Predictor
 from bascule.serving.execution.watchdog import watch_loop
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.load_requests import LoadRequests
 from bascule.serving.protocols.table import open_protocols
 from bascule.serving.specs import ModelSpec
-from bascule.serving.telemetry.counters import Counters, MetricSeries, prometheus_text
+from bascule.serving.telemetry.counters import Counters, prometheus_text
 from bascule.serving.telemetry.logs import start_logging
+from bascule.serving.telemetry.recorder import RECORDER_VARIABLE, open_recorder
 from bascule.serving.telemetry.request_log import RequestLog, RequestLogConfig
 from bascule.serving.transports.authenticator import LOOK_EVERY_S, Authenticator
+from bascule.serving.transports.exchange import Exchange
 from bascule.serving.transports.hosts import HostPolicy, policy_of
-from bascule.serving.transports.http1 import Connection, Exchange, Site
+from bascule.serving.transports.http1 import Connection, Site
 from bascule.serving.transports.listeners import Listener
 from bascule.serving.transports.routes import Route
 from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
 from bascule.serving.workers.config import WorkerConfig
 from bascule.serving.workers.loaded_models import LoadedModels
+
+if TYPE_CHECKING:
+    from bascule.serving.transports.http2 import Http2Server
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +80,19 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     other_slot = counters.slot(config.worker)
     backlog = AdmissionQueue(config.limits.max_body_bytes)
     held = BufferBudget(config.limits.max_held_bytes)
+    recorder = open_recorder(os.environ.get(RECORDER_VARIABLE, ""))
     site = Site(
         {}, plane.not_found, config.limits, other_slot,
-        guard=guard, journal=journal, backlog=backlog, held=held,
+        guard=guard, journal=journal, recorder=recorder, backlog=backlog, held=held,
         hosts=_hosts_of(config, config.listener_fd),
     )  # fmt: skip
 
-    def take(models: Iterable[ServedModel]) -> None:
-        site.routes = plane.serve(models)
+    keepers: list[Callable[[frozenset[bytes]], None]] = []
+
+    def take(models: Iterable[Predictor]) -> None:
+        site.serve(plane.serve(models), plane.asked_headers)
+        for keep_headers in keepers:
+            keep_headers(plane.asked_headers)
 
     loaded_models = LoadedModels(
         counters, config.worker, config.limits, loop, take,
@@ -96,7 +106,10 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     if config.unix_fd is not None:
         doors.append(Listener(config.unix_fd, site, partial(Connection, site, is_local=True), None))
     if config.grpc_fd is not None:
-        doors.append(_grpc_door(config, plane, other_slot, guard, journal, backlog, held))
+        grpc = _grpc_server(plane, site, _hosts_of(config, config.grpc_fd))
+        grpc.keep_headers(plane.asked_headers)
+        keepers.append(grpc.keep_headers)
+        doors.append(Listener(config.grpc_fd, grpc, grpc.connect, config.tls, protocol="h2"))
     for door in doors:
         await door.open(loop)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -148,27 +161,17 @@ def _hosts_of(config: WorkerConfig, listener_fd: int) -> HostPolicy | None:
         return policy_of(listener, config.allowed_hosts, asks_for_keys=config.keys is not None)
 
 
-def _grpc_door(
-    config: WorkerConfig,
-    plane: DataPlane,
-    other_slot: MetricSeries,
-    guard: Authenticator | None,
-    journal: RequestLog,
-    backlog: AdmissionQueue,
-    held: BufferBudget,
-) -> Listener:
+def _grpc_server(plane: DataPlane, beside: Site, hosts: HostPolicy | None) -> Http2Server:
+    """The server of gRPC, which shares what the HTTP site `beside` it bounds and tells."""
     # Imported here: a worker that speaks no gRPC need not have it in memory.
     from bascule.serving.protocols.grpc_methods import grpc_methods
     from bascule.serving.transports.http2 import Http2Server
 
-    assert config.grpc_fd is not None
-    methods = grpc_methods(plane)
-    site = Http2Server(
-        methods, config.limits, other_slot,
-        guard=guard, journal=journal, backlog=backlog, held=held,
-        hosts=_hosts_of(config, config.grpc_fd),
+    return Http2Server(
+        grpc_methods(plane), beside.limits, beside.other_slot,
+        guard=beside.guard, journal=beside.journal, recorder=beside.recorder,
+        backlog=beside.backlog, held=beside.held, hosts=hosts,
     )  # fmt: skip
-    return Listener(config.grpc_fd, site, site.connect, config.tls, protocol="h2")
 
 
 class Commands:
@@ -244,7 +247,7 @@ class Metrics:
         """One path."""
         yield Route(b"GET", b"/metrics", self._tell, "metrics")
 
-    def model_routes(self, plane: DataPlane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
         """None: the counters of all models are told together."""
         yield from ()
 
