@@ -28,11 +28,10 @@ from bascule.control import (
 from bascule.core import BasculeError
 from bascule.serving.telemetry import Counters, start_logging
 from bascule.serving.transports import Authenticator
-from bascule.serving.workers import ControlCommand, Peer, bind, shared_file
+from bascule.serving.workers import ControlCommand, Peer, bind
 
 if TYPE_CHECKING:
     from bascule.serving import ModelSpec
-    from bascule.serving.transports import KeysFile
     from bascule.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -73,11 +72,8 @@ def main() -> int:
     _start_logging(settings)
     parts = control_parts(settings)
     answers.set_result(mine := Answers(parts))
-    keys: KeysFile | None = None
     try:
-        if config["keys_fd"] is not None:
-            keys = open_keys_file(config["keys_fd"], counters, parts)
-            keys.start()
+        guard = _start_keys(config["keys_fd"], counters, parts)
     except BasculeError as error:
         log.error("keys cannot be read: %s", error)  # noqa: TRY400 -- in one line, by design
         mine.settle_keys(error)
@@ -92,7 +88,7 @@ def main() -> int:
         if not peer.ended.is_set():  # without a supervisor to ask, this process is of no use
             counters.beat_control()
 
-    _serve(server, listener, beat, mine, parts, _guard_of(keys, counters), turned)
+    _serve(server, listener, beat, mine, parts, guard, turned)
     return 0
 
 
@@ -121,8 +117,13 @@ def _serve(
         serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 
 
-def _guard_of(keys: KeysFile | None, counters: Counters) -> Authenticator | None:
-    return None if keys is None else Authenticator(keys.path, held_ns=counters.keys_held_ns)
+def _start_keys(descriptor: int | None, counters: Counters, parts: Parts) -> Authenticator | None:
+    """Keep the file of the keys up to date until the process ends; None where none are needed."""
+    if descriptor is None:
+        return None
+    keys = open_keys_file(descriptor, counters, parts)
+    keys.start()
+    return Authenticator(keys.path, held_ns=counters.keys_held_ns)
 
 
 def run_control(settings: Settings, *, as_json: bool) -> None:
@@ -141,24 +142,19 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         listener = stack.enter_context(
             bind(chosen.host, chosen.control_port, 1, option="--control-port")[0]
         )
-        shared = [
-            stack.enter_context(shared_file(f"bascule-{name}")) for name in ("counters", "keys")
-        ]
-        counters = Counters(Path(f"/dev/fd/{shared[0].fileno()}"), workers=0)
+        # Open for as long as the process: a thread writes the keys.
+        counters_fd, keys_fd = map(os.memfd_create, ("bascule-counters", "bascule-keys"))
+        counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
         parts = control_parts(settings)
-        keys: KeysFile | None = None
-        if callers_need_keys(settings):
-            keys = open_keys_file(shared[1].fileno(), counters, parts)
-            stack.callback(keys.stop)
-            keys.start()
+        needs_keys = callers_need_keys(settings)
+        guard = _start_keys(keys_fd if needs_keys else None, counters, parts)
         scheme = "https" if chosen.tls_certificate else "http"
         url = f"{scheme}://{url_host(chosen.host)}:{listener.getsockname()[1]}"
         if as_json:
-            print_json({"control": url, "callers": "anybody" if keys is None else "keys"})
+            print_json({"control": url, "callers": "keys" if needs_keys else "anybody"})
         else:
             say(f"control API at {url}/docs")
             note("Ctrl-C stops it")
-        guard = _guard_of(keys, counters)
         serve_api(ServerLink(counters), listener, parts, Answers(parts).find, guard)
 
 

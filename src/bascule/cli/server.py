@@ -73,17 +73,14 @@ def run_server(
         listener = stack.enter_context(
             bind(chosen.host, chosen.control_port, 1, option="--control-port")[0]
         )
-        try:
+        with suppress(_Stop):
             supervisor = supervisor_of(settings, command(settings, listener))
             stack.callback(supervisor.stop)
-            services = _resolve(references, supervisor, settings, stack)
-            supervisor.start(services)
+            supervisor.start(_resolve(references, supervisor, settings, stack))
             _announce(supervisor, listener.getsockname()[1], settings, as_json=as_json)
             supervisor.start_control()
             while not signals.came:
                 time.sleep(_LOOK_EVERY_S)
-        except _Stop:
-            pass
         _ignore_signals()
         if not as_json:
             note("stopping: answering what is under way")

@@ -6,5 +6,4 @@ from .supervisor import (
     Supervisor as Supervisor,
     WorkerStatus as WorkerStatus,
     bind as bind,
-    shared_file as shared_file,
 )

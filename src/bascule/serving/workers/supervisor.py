@@ -281,7 +281,7 @@ class Supervisor:
         self._unix_socket = unix_socket
         self._unix_listener = None if unix_socket is None else bind_unix(unix_socket)
         unix_fds = () if self._unix_listener is None else (self._unix_listener.fileno(),)
-        self._shared = [shared_file("bascule-counters"), shared_file("bascule-keys")]
+        self._shared = [_shared_file("bascule-counters"), _shared_file("bascule-keys")]
         counters_fd, keys_fd = (file.fileno() for file in self._shared)
         counters_path = Path(f"/dev/fd/{counters_fd}")
         self._counters = Counters(counters_path, workers)
@@ -717,7 +717,7 @@ def bind_unix(path: Path) -> socket.socket:
     return listener
 
 
-def shared_file(name: str) -> IO[bytes]:
+def _shared_file(name: str) -> IO[bytes]:
     """A file in memory for what processes share; it is gone with the last of them.
 
     It lies in no file system, so none can be too full for it: a write to a mapped file ends the
