@@ -28,7 +28,7 @@ from bascule.bundle.flavors.boosting import library
 from bascule.bundle.tables import as_dtype
 from bascule.core.errors import ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import Columns, Field
-from bascule.core.programs import ProgramBase
+from bascule.core.programs import Program
 
 FORMAT = "torch-aten"
 FILE = "original/model.safetensors"
@@ -118,7 +118,7 @@ class CallList:
         return [values[name] for name in self.results]
 
 
-class AtenProgram(ProgramBase):
+class AtenProgram(Program):
     """See `core.programs.Program`. The calls one after the other, in PyTorch."""
 
     name = "original"

@@ -33,7 +33,7 @@ from bascule.bundle.probing import probed
 from bascule.bundle.tables import Table, as_dtype
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.programs import ProgramBase
+from bascule.core.programs import Program
 
 Ask = Callable[[Any], NDArray[Any]]
 """Asks a library about a table or matrix: numbers of shape (rows,), or (rows, classes)."""
@@ -149,7 +149,7 @@ def with_classes(booster: Any, manifest: Manifest) -> Any:
     return booster
 
 
-class BoostedOriginal(ProgramBase):
+class BoostedOriginal(Program):
     """The model itself as a program."""
 
     name = "original"

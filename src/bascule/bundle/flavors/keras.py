@@ -37,7 +37,7 @@ from bascule.bundle.probing import bounded
 from bascule.bundle.tables import MATRIX, as_dtype, conform, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.programs import ProgramBase
+from bascule.core.programs import Program
 from bascule.core.scratch import Scratch
 
 _BACKENDS = ("jax", "tensorflow", "torch")
@@ -117,7 +117,7 @@ def reopen(data: bytes, manifest: Manifest) -> Any:
     return archive.load(data, manifest.original.file)
 
 
-class KerasProgram(ProgramBase):
+class KerasProgram(Program):
     """A model as a program."""
 
     name = "original"

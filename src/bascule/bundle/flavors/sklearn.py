@@ -51,7 +51,7 @@ from bascule.bundle.probing import probed
 from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
 from bascule.core.fields import Columns, Field, Signature
-from bascule.core.programs import ProgramBase
+from bascule.core.programs import Program
 
 _FILE = "original/model.skops"
 _OF_THE_PROCESS = {
@@ -175,7 +175,7 @@ class Sklearn:
         return compilations(model, subject.signature, sparse=_hands_over_sparse(model, few))
 
 
-class SklearnOriginal(ProgramBase):
+class SklearnOriginal(Program):
     """The model itself as a program."""
 
     name = "original"

@@ -33,7 +33,7 @@ from bascule.bundle.probing import bounded
 from bascule.bundle.tables import as_dtype, take
 from bascule.core.errors import Invalid, ModelFailed
 from bascule.core.fields import Columns, DType, Signature
-from bascule.core.programs import ProgramBase
+from bascule.core.programs import Program
 
 
 class Torch:
@@ -115,7 +115,7 @@ def _saved(model: Any, few: Columns) -> bytes:
         return aten.save(to_core(export(model, _asking(model), _tensors(few)), aten.WHOLE))
 
 
-class ModuleProgram(ProgramBase):
+class ModuleProgram(Program):
     """A module as it was handed in, as a program."""
 
     name = "original"

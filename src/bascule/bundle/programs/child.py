@@ -24,6 +24,7 @@ from typing import Any
 from bascule.bundle.programs import host
 from bascule.core.errors import Invalid, ModelFailed, TimedOut, Unavailable
 from bascule.core.fields import Columns, Field
+from bascule.core.programs import Program
 from bascule.core.scratch import Scratch
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ _KEPT_VARIABLES = (
 """What the process sees of the server's environment, where its secrets may be."""
 
 
-class ChildProgram:
+class ChildProgram(Program):
     """See `core.programs.Program`. Runs one call at a time."""
 
     def __init__(

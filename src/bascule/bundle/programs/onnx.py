@@ -10,7 +10,7 @@ from bascule.bundle.programs.texts import TextProgram
 from bascule.bundle.texts import Texts
 from bascule.core.errors import Invalid, ModelFailed, TimedOut, Untrusted
 from bascule.core.fields import Columns, DType, Field
-from bascule.core.programs import Program, ProgramBase
+from bascule.core.programs import Program
 
 _TYPES = {
     "tensor(bool)": DType.BOOL,
@@ -38,7 +38,7 @@ def obstacle() -> str:
     return ""
 
 
-class OnnxProgram(ProgramBase):
+class OnnxProgram(Program):
     """A compiled program in a session of its own.
 
     Sessions are safe to run from many threads. A missing text (None, or NaN) is replaced by the

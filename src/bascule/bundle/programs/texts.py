@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from bascule.bundle.texts import STEPS, Texts
 from bascule.core.errors import ModelFailed
 from bascule.core.fields import Columns
-from bascule.core.programs import Program, ProgramBase
+from bascule.core.programs import Program
 
 MAX_CHARACTERS = 1 << 20
 """Rows times the longest text of one run: words are cut into a matrix as wide as the longest."""
 
 
-class TextProgram(ProgramBase):
+class TextProgram(Program):
     """A program whose graph is given prepared texts, a bounded number of rows at a time."""
 
     __slots__ = ("_inner", "_texts", "inputs", "name", "outputs")

@@ -38,7 +38,7 @@ from bascule.bundle.programs.onnx import (
 )
 from bascule.core.errors import ModelFailed, Untrusted
 from bascule.core.fields import Columns, DType, Field
-from bascule.core.programs import ProgramBase
+from bascule.core.programs import Program
 
 FEATURES = "features"
 SUMS = "sums"
@@ -100,7 +100,7 @@ MakeEngine = Callable[[Trees, int], Engine]
 """From trees and a number of threads; raises `Untrusted` where it cannot hold them."""
 
 
-class TreesProgram(ProgramBase):
+class TreesProgram(Program):
     """See `core.programs.Program`."""
 
     __slots__ = (
