@@ -61,7 +61,7 @@ from bascule.bundle.opening import open_original
 from bascule.bundle.statements.cost import sample_latency
 from bascule.bundle.tables import conform, for_program, recombined
 from bascule.core.fields import Columns, Signature
-from bascule.core.programs import Program, ProgramBase
+from bascule.core.programs import Program
 from bench.machine import machine, versions
 from bench.report import marks, put_between_marks
 
@@ -374,7 +374,7 @@ def _asked(signature: Signature) -> list[str]:
     return ["probabilities"] if "probabilities" in names else names
 
 
-class Asked(ProgramBase):
+class Asked(Program):
     """A program that is asked for some of its outputs."""
 
     def __init__(self, program: Program, names: Sequence[str]) -> None:

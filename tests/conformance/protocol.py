@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.programs import ProgramBase
+from bascule.core.programs import Program
 from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.execution.placement import Pace
 from bascule.serving.execution.resilience import ResiliencePolicy
@@ -236,7 +236,7 @@ class Inside:
         return Answer(int(first.split()[1]), headers, body, raw)
 
 
-class Fixed(ProgramBase):
+class Fixed(Program):
     """A program that is a formula: the same bits on every machine."""
 
     name = "fixed"

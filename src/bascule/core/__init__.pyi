@@ -38,7 +38,7 @@ from .files import (
     writing as writing,
 )
 from .names import Reference as Reference, check_name as check_name, is_file_name as is_file_name
-from .programs import Program as Program, ProgramBase as ProgramBase
+from .programs import Program as Program
 from .scratch import Scratch as Scratch, sweep as sweep
 from .streams import write_without_waiting as write_without_waiting
 from .version import VERSION as VERSION

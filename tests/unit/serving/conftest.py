@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pool, message_factory
 from bascule.bundle.extras.confidence import Confidence
 from bascule.core.errors import NotFound
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.programs import ProgramBase
+from bascule.core.programs import Program
 from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.execution.placement import Pace
 from bascule.serving.execution.served import ServedModel
@@ -122,7 +122,7 @@ class Running:
         assert not self._thread.is_alive()
 
 
-class FakeProgram(ProgramBase):
+class FakeProgram(Program):
     """Answers `twice` and `sum` of its only input `x`; can be made to block, fail and note."""
 
     name = "fake"

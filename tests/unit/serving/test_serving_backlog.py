@@ -10,7 +10,7 @@ import grpc
 import pytest
 from hypothesis import given, strategies as st
 
-from bascule.core.programs import ProgramBase
+from bascule.core.programs import Program
 from bascule.serving.execution.admission import TURN_S, AdmissionQueue, comes_in_time
 from bascule.serving.execution.placement import Pace
 
@@ -22,7 +22,7 @@ MS = 1_000_000
 TURN_NS = int(TURN_S * 1e9)
 
 
-class Slow(ProgramBase):
+class Slow(Program):
     """Holds the loop for some time a run, and looks at who waits meanwhile."""
 
     def __init__(self, program, run_s):

@@ -9,13 +9,13 @@ import pytest
 from bascule.bundle.extras.confidence import Confidence
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field, Signature
-from bascule.core.programs import ProgramBase
+from bascule.core.programs import Program
 from bascule.stats.conformal import calibrate
 
 INFER = "/v2/models/m/infer"
 
 
-class Guess(ProgramBase):
+class Guess(Program):
     """Takes three numbers a row, and answers them as probabilities."""
 
     name = "guess"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from bascule.core.errors import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable
-from bascule.core.programs import ProgramBase
+from bascule.core.programs import Program
 from bascule.serving.calls import Answer, AnsweredBy
 from bascule.serving.execution.admission import BESIDE_CALL_BYTES, BufferBudget
 from bascule.serving.execution.engine import Batcher, Engine, Job, measure_pace, run_together
@@ -318,7 +318,7 @@ def test_an_idle_thread_takes_a_call_though_it_was_slow_before(running, program,
 # -- waiting for company --
 
 
-class Paced(ProgramBase):
+class Paced(Program):
     """Takes 40 ms a run and 1 ms a row, and notes when runs began."""
 
     pace = Pace(one_row_s=41e-3, inline_rows=0, batch_rows=16, row_s=1e-3)
@@ -574,8 +574,8 @@ def test_who_is_late_when_the_loop_comes_to_it_is_told_so_and_not_run(running, p
     running.on_loop(go)
     running.until(lambda: len(told) == 5)
     assert all(isinstance(told[allowed_s], TimedOut) for allowed_s in (0.005, 0.0, -1.0))
-    np.testing.assert_array_equal(told[10.0]["sum"], [20.0])
-    np.testing.assert_array_equal(told[5.0]["sum"], [10.0])
+    np.testing.assert_array_equal(told[10.0].outputs["sum"], [20.0])
+    np.testing.assert_array_equal(told[5.0].outputs["sum"], [10.0])
     assert program.runs == [2]
 
 

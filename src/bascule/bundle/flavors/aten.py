@@ -29,7 +29,7 @@ from typing import Any
 from bascule.bundle.disk import MAX_GRAPH_DEPTH, MAX_GROWN_ELEMENTS, MAX_NODES, Manifest
 from bascule.bundle.flavors.boosting import library
 from bascule.bundle.tables import as_dtype
-from bascule.core import Columns, Field, ModelFailed, ProgramBase, Unconvertible, Untrusted
+from bascule.core import Columns, Field, ModelFailed, Program, Unconvertible, Untrusted
 
 FORMAT = "torch-aten"
 FILE = "original/model.safetensors"
@@ -119,7 +119,7 @@ class CallList:
         return [values[name] for name in self.results]
 
 
-class AtenProgram(ProgramBase):
+class AtenProgram(Program):
     """See `core.programs.Program`. The calls one after the other, in PyTorch."""
 
     name = "original"

@@ -38,7 +38,7 @@ from bascule.core import (
     Invalid,
     MissingExtra,
     ModelFailed,
-    ProgramBase,
+    Program,
     Signature,
     Untrusted,
 )
@@ -157,7 +157,7 @@ def with_classes(booster: Any, manifest: Manifest) -> Any:
     return booster
 
 
-class BoostedOriginal(ProgramBase):
+class BoostedOriginal(Program):
     """The model itself as a program."""
 
     name = "original"

@@ -41,7 +41,7 @@ from bascule.core import (
     Invalid,
     MissingExtra,
     ModelFailed,
-    ProgramBase,
+    Program,
     Scratch,
     Signature,
     Unconvertible,
@@ -125,7 +125,7 @@ def reopen(data: bytes, manifest: Manifest) -> Any:
     return archive.load(data, manifest.original.file)
 
 
-class KerasProgram(ProgramBase):
+class KerasProgram(Program):
     """A model as a program."""
 
     name = "original"

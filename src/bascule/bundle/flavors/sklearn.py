@@ -55,7 +55,7 @@ from bascule.core import (
     Invalid,
     MissingExtra,
     ModelFailed,
-    ProgramBase,
+    Program,
     Signature,
     Untrusted,
 )
@@ -182,7 +182,7 @@ class Sklearn:
         return compilations(model, subject.signature, sparse=_hands_over_sparse(model, few))
 
 
-class SklearnOriginal(ProgramBase):
+class SklearnOriginal(Program):
     """The model itself as a program."""
 
     name = "original"

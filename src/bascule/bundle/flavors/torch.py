@@ -31,7 +31,7 @@ from bascule.bundle.flavors.networks import (
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.probing import bounded
 from bascule.bundle.tables import as_dtype, take
-from bascule.core import Columns, DType, Invalid, ModelFailed, ProgramBase, Signature
+from bascule.core import Columns, DType, Invalid, ModelFailed, Program, Signature
 
 
 class Torch:
@@ -113,7 +113,7 @@ def _saved(model: Any, few: Columns) -> bytes:
         return aten.save(to_core(export(model, _asking(model), _tensors(few)), aten.WHOLE))
 
 
-class ModuleProgram(ProgramBase):
+class ModuleProgram(Program):
     """A module as it was handed in, as a program."""
 
     name = "original"

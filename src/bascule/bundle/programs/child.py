@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from bascule.bundle.programs import host
-from bascule.core import Columns, Field, Invalid, ModelFailed, Scratch, TimedOut, Unavailable
+from bascule.core import (
+    Columns,
+    Field,
+    Invalid,
+    ModelFailed,
+    Program,
+    Scratch,
+    TimedOut,
+    Unavailable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +47,7 @@ _KEPT_VARIABLES = (
 """What the process sees of the server's environment, where its secrets may be."""
 
 
-class ChildProgram:
+class ChildProgram(Program):
     """See `core.programs.Program`. Runs one call at a time."""
 
     def __init__(

@@ -8,17 +8,7 @@ from typing import Any
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.texts import TextProgram
 from bascule.bundle.texts import Texts
-from bascule.core import (
-    Columns,
-    DType,
-    Field,
-    Invalid,
-    ModelFailed,
-    Program,
-    ProgramBase,
-    TimedOut,
-    Untrusted,
-)
+from bascule.core import Columns, DType, Field, Invalid, ModelFailed, Program, TimedOut, Untrusted
 
 _TYPES = {
     "tensor(bool)": DType.BOOL,
@@ -46,7 +36,7 @@ def obstacle() -> str:
     return ""
 
 
-class OnnxProgram(ProgramBase):
+class OnnxProgram(Program):
     """A compiled program in a session of its own.
 
     Sessions are safe to run from many threads. A missing text (None, or NaN) is replaced by the

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.texts import STEPS, Texts
-from bascule.core import Columns, ModelFailed, Program, ProgramBase
+from bascule.core import Columns, ModelFailed, Program
 
 MAX_CHARACTERS = 1 << 20
 """Rows times the longest text of one run: words are cut into a matrix as wide as the longest."""
 
 
-class TextProgram(ProgramBase):
+class TextProgram(Program):
     """A program whose graph is given prepared texts, a bounded number of rows at a time."""
 
     __slots__ = ("_inner", "_texts", "inputs", "name", "outputs")

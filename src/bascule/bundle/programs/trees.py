@@ -36,7 +36,7 @@ from bascule.bundle.programs.onnx import (
     open_session,
     without_missing_text,
 )
-from bascule.core import Columns, DType, Field, ModelFailed, ProgramBase, Untrusted
+from bascule.core import Columns, DType, Field, ModelFailed, Program, Untrusted
 
 FEATURES = "features"
 SUMS = "sums"
@@ -98,7 +98,7 @@ MakeEngine = Callable[[Trees, int], Engine]
 """From trees and a number of threads; raises `Untrusted` where it cannot hold them."""
 
 
-class TreesProgram(ProgramBase):
+class TreesProgram(Program):
     """See `core.programs.Program`."""
 
     __slots__ = (
