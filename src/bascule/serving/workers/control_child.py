@@ -27,7 +27,7 @@ from bascule.serving.workers.peer import AnswerFor, Peer
 
 log = logging.getLogger(__name__)
 
-SILENT_S = 1.5
+SILENT_S = 1.2
 """After so long without a beat the process is killed; with its start that is under 3 s."""
 _FIRST_BEAT_S = 30.0
 """For a process that is being started."""
