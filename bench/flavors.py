@@ -55,7 +55,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 import bascule
-from bascule.bundle.disk.format import ISOLATED, ORIGINAL
+from bascule.bundle.disk.folder import ISOLATED, ORIGINAL
 from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.opening import open_original
 from bascule.bundle.statements.cost import sample_latency
@@ -446,7 +446,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 _DISTRIBUTIONS = (
-    "onnxruntime", "scikit-learn", "scikit-learn-intelex", "xgboost-cpu", "lightgbm", "catboost",
+    "onnxruntime", "scikit-learn", "xgboost-cpu", "lightgbm", "catboost",
     "torch", "keras",
 )  # fmt: skip
 _HEADS = ("flavor", "model", "parity", "1 row", "100 rows", "65,536 rows", "spread")

@@ -17,10 +17,9 @@ import jsonschema
 import openapi_spec_validator
 import pytest
 from conformance_protocols import FORMS, GOLDEN, write_golden
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from bascule.bundle.disk.format import read_manifest
+from bascule.bundle.disk.folder import read_manifest
 from bascule.bundle.extras import open_extras
 from bascule.bundle.opening import open_program
 from bascule.core.errors import KINDS, ModelFailed

@@ -12,7 +12,8 @@ from statistics import median
 import numpy as np
 import pytest
 
-from bascule.serving import Limits, ModelSpec, Supervisor
+from bascule.serving import Limits, ModelSpec
+from bascule.serving.workers import Supervisor
 
 pytestmark = pytest.mark.serial
 

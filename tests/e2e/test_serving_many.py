@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from bascule.core.errors import Refused
-from bascule.serving import Limits, ModelSpec, Supervisor
+from bascule.serving import Limits, ModelSpec
+from bascule.serving.workers import Supervisor
 
 pytestmark = pytest.mark.serial
 

@@ -17,8 +17,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import skops.io
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris
@@ -40,8 +39,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
-from bascule.bundle.disk import format as disk
-from bascule.bundle.disk import heldout, limits
+from bascule.bundle.disk import folder as disk, heldout, limits
 from bascule.bundle.disk.examples import columns_of
 from bascule.bundle.flavors.archives import check_archive
 from bascule.bundle.flavors.sklearn import load_trusted, save

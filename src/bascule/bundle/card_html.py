@@ -14,7 +14,7 @@ from bascule.bundle.card import (
     Text,
     sections,
 )
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.disk import Manifest
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5b6470; --line: #d9dee4;

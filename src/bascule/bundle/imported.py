@@ -8,10 +8,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from bascule.bundle.disk.manifest import Target
+from bascule.bundle.disk import Target
 from bascule.bundle.texts import Texts
-from bascule.core.fields import Columns, Field, Signature
-from bascule.core.programs import Program
+from bascule.core import Columns, Field, Program, Signature
 
 Truth = NDArray[Any]
 

@@ -1,4 +1,4 @@
-"""A bundle in the hand: what it says, what is said of it, and its answers."""
+"""A loaded bundle: its manifest, its statements, and its answers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,30 @@ from numpy.typing import NDArray
 
 from bascule.bundle.answer import Answer
 from bascule.bundle.choosing import Roles, fastest, roles
-from bascule.bundle.disk import format as disk
-from bascule.bundle.disk.format import Manifest, Statement
-from bascule.bundle.disk.manifest import Target
+from bascule.bundle.disk import Manifest, Statement, Target, folder as disk
 from bascule.bundle.opening import open_original, open_program, pinned_program
 from bascule.bundle.programs import runnable
-from bascule.bundle.statements.baseline import Baseline, read_baseline
-from bascule.bundle.statements.calibration import read_calibration
-from bascule.bundle.statements.cost import Cost
-from bascule.bundle.statements.parity import Parity, in_batches
+from bascule.bundle.statements import (
+    Baseline,
+    Cost,
+    Parity,
+    in_batches,
+    read_baseline,
+    read_calibration,
+)
 from bascule.bundle.tables import conform, for_program
-from bascule.core.errors import Invalid, MissingExtra, ModelFailed, TimedOut, Unavailable
-from bascule.core.fields import Columns, DType, Signature
-from bascule.core.programs import Program
-from bascule.stats.conformal import Calibration, check_confidence
+from bascule.core import (
+    Columns,
+    DType,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    Program,
+    Signature,
+    TimedOut,
+    Unavailable,
+)
+from bascule.stats import Calibration, check_confidence
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +123,7 @@ class Bundle:
         return Cost.from_json(said[-1].body) if said else None
 
     def statements(self, kind: str | None = None) -> list[Statement]:
-        """What is said of this bundle, oldest first."""
+        """The statements of this bundle, oldest first."""
         return disk.read_statements(self.path, kind)
 
     def add_statement(
@@ -180,7 +190,7 @@ class Bundle:
         recipe = self.manifest.original.frame
         if recipe.get("container") != "pandas":
             return {}
-        from bascule.bundle.flavors.frames import Frame
+        from bascule.bundle.flavors import Frame
 
         kinds = Frame.from_json(recipe).kinds
         texts = [field.name for field in self.signature.inputs if field.dtype is DType.BYTES]
@@ -197,15 +207,11 @@ class Bundle:
         return self._unasked_original(isolated=True)
 
     def _unasked_original(self, *, isolated: bool, threads: int = 1) -> Program:
-        """The original where nobody asked for it by name, but it serves, or is faster.
+        """The original where it serves or is faster, without the caller having named it.
 
         What is read by a library's own code ends the process that reads it, when it is damaged.
         """
-        from bascule.bundle.flavors.originals import (
-            is_inspected,
-            is_read_by_its_library,
-            open_inspected,
-        )
+        from bascule.bundle.flavors import is_inspected, is_read_by_its_library, open_inspected
 
         original = self.manifest.original
         if is_inspected(original):
@@ -229,7 +235,7 @@ class Bundle:
         """A program of the bundle, newly opened; None for the one that serves requests here.
 
         Where that is the original, and its library reads the file with code of its own, it has a
-        process of its own. Whoever names it, as `original`, has it opened in this process.
+        process of its own. A caller that names `original` gets it opened in this process.
         """
         if name is None and pinned_program(self.path, self.manifest) == disk.ORIGINAL:
             return self._unasked_original(isolated=False, threads=threads)
@@ -269,7 +275,7 @@ class Bundle:
         return choice
 
     def _look_up(self) -> _Choice:
-        from bascule.bundle.flavors.originals import is_as_saved, is_inspected
+        from bascule.bundle.flavors import is_as_saved, is_inspected
 
         known_at_ns = disk.statements_changed_ns(self.path)
         cost = self.cost
@@ -288,7 +294,7 @@ class Bundle:
         """The held-out rows and their truth; None where the bundle holds none."""
         if disk.TEST_DATA not in self.manifest.files:
             return None
-        from bascule.bundle.disk.heldout import from_parquet
+        from bascule.bundle.disk import from_parquet
 
         data = disk.read_file(self.path, self.manifest, disk.TEST_DATA)
         return from_parquet(data, self.signature)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bascule.bundle.disk.format import latency_us, read_file, read_statements
-from bascule.bundle.disk.manifest import ORIGINAL, Manifest
-from bascule.core.errors import NotFound
-from bascule.core.programs import Program
+from bascule.bundle.disk import ORIGINAL, Manifest, latency_us, read_file, read_statements
+from bascule.core import NotFound, Program
 
 
 def open_program(
@@ -82,12 +80,12 @@ def open_original(
         isolated: Whether it runs in a process of its own, which may crash without harm.
     """
     if isolated and manifest.original.format != "python":  # which is isolated anyway
-        from bascule.bundle.flavors.originals import inputs_of
-        from bascule.bundle.programs.child import of_bundle
+        from bascule.bundle.flavors import inputs_of
+        from bascule.bundle.programs import of_bundle
 
         outputs = manifest.signature.outputs
         inputs, file = inputs_of(manifest), manifest.original.file
         return of_bundle(Path(path), file, inputs=inputs, outputs=outputs, threads=threads)
-    from bascule.bundle.flavors.originals import open_saved
+    from bascule.bundle.flavors import open_saved
 
     return open_saved(read_file(path, manifest, manifest.original.file), manifest, threads=threads)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.tables import are_wide, is_missing, take
-from bascule.core.fields import Columns, DType, Field
+from bascule.core import Columns, DType, Field
 
 UNSEEN_TEXT = "\u2400never seen in training"
 STRANGE_TEXTS = (
@@ -82,7 +82,7 @@ def bounded(fields: tuple[Field, ...], columns: Columns, ask: Ask) -> tuple[Fiel
                         pair = (max(low, -most), min(high, most))
                     made[field.name][0], made[field.name][1] = pair
                 ask(made)
-        except Exception:  # whatever it raises, it does not take it
+        except Exception:  # any exception is a refusal
             return False
         return True
 
@@ -223,6 +223,6 @@ def _accepts(ask: Ask, few: Columns, field: Field, values: NDArray[Any]) -> bool
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             answer = np.asarray(ask({**few, field.name: values}))
-    except Exception:  # whatever it raises, it does not take it
+    except Exception:  # any exception is a refusal
         return False
     return not (answer.dtype.kind == "f" and np.isnan(answer).any())

@@ -11,32 +11,29 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.bundle.programs.host import die_with
-from bascule.control.holds import holding_served
-from bascule.control.link import ServerLink
-from bascule.control.process import (
+from bascule.app import control_parts
+from bascule.bundle.programs import die_with
+from bascule.control import (
     Answers,
     Parts,
+    ServerLink,
+    holding_served,
     open_keys_file,
     serve_api,
     volunteer_for_the_oom_killer,
 )
-from bascule.core.errors import BasculeError
-from bascule.serving import Authenticator, ControlCommand, bind
-from bascule.serving.telemetry.counters import Counters
-from bascule.serving.telemetry.logs import start_logging
-from bascule.serving.workers.peer import Peer
-from bascule.serving.workers.supervisor import shared_file
+from bascule.core import BasculeError
+from bascule.serving.telemetry import Counters, start_logging
+from bascule.serving.transports import Authenticator
+from bascule.serving.workers import ControlCommand, Peer, bind, shared_file
 
 if TYPE_CHECKING:
-    from bascule.app import Settings
-    from bascule.registry.keys import CatalogueKeys
     from bascule.serving import ModelSpec
-    from bascule.serving.transports.authenticator import KeysFile
+    from bascule.serving.transports import KeysFile
+    from bascule.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -51,29 +48,11 @@ def command(settings: Settings, listener: socket.socket) -> ControlCommand:
     """What a supervisor starts; the process has these settings whatever becomes of their files."""
     from pydantic import TypeAdapter
 
-    from bascule.app import Settings as Kind
+    from bascule.settings import Settings as Kind
 
     told = TypeAdapter(Kind).dump_python(settings, mode="json")
     argv = (sys.executable, "-m", "bascule.cli.control")
     return ControlCommand(argv, listener, {"settings": told})
-
-
-def parts_of(settings: Settings) -> Parts:
-    """What the settings choose for a control process."""
-    from bascule.app import check_signature, open_keys, open_registry, tls_of
-
-    @cache
-    def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
-        return open_keys(settings)
-
-    return Parts(
-        open_registry=partial(open_registry, settings),
-        stored_keys=lambda: keys().stored(),
-        keys_stale_s=settings.security.keys_stale_s,
-        check_signature=partial(check_signature, settings),
-        tls=tls_of(settings),
-        allowed_hosts=settings.serving.allowed_hosts,
-    )
 
 
 def main() -> int:
@@ -92,7 +71,7 @@ def main() -> int:
     turned = _beat_until_set(counters)
     settings = _settings_of(config)
     _start_logging(settings)
-    parts = parts_of(settings)
+    parts = control_parts(settings)
     answers.set_result(mine := Answers(parts))
     keys: KeysFile | None = None
     try:
@@ -166,7 +145,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
             stack.enter_context(shared_file(f"bascule-{name}")) for name in ("counters", "keys")
         ]
         counters = Counters(Path(f"/dev/fd/{shared[0].fileno()}"), workers=0)
-        parts = parts_of(settings)
+        parts = control_parts(settings)
         keys: KeysFile | None = None
         if callers_need_keys(settings):
             keys = open_keys_file(shared[1].fileno(), counters, parts)
@@ -186,7 +165,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
 def _settings_of(config: dict[str, Any]) -> Settings:
     from pydantic import TypeAdapter
 
-    from bascule.app import Settings as Kind
+    from bascule.settings import Settings as Kind
 
     return TypeAdapter(Kind).validate_python(config["settings"])
 

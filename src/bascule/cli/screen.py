@@ -9,9 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from bascule.core.addresses import masked_text
-from bascule.core.errors import BasculeError
-from bascule.core.streams import write_without_waiting
+from bascule.core import BasculeError, masked_text, write_without_waiting
 
 
 def print_json(value: Any) -> None:

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import logging
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bascule.app import supervisor_of
 from bascule.cli.control import AS_LONG_AS_IT_TAKES_S, command
 from bascule.cli.screen import note, print_json, say, url_host
-from bascule.control.finding import is_path, spec_of_folder
-from bascule.core.scratch import Scratch, sweep
+from bascule.control import is_path, spec_of_folder
+from bascule.core import Scratch, sweep
 from bascule.remotes import is_address
-from bascule.serving import Limits, ModelSpec, RequestLogConfig, ResiliencePolicy, Supervisor, bind
-from bascule.serving.telemetry.logs import start_logging
+from bascule.serving import ModelSpec
+from bascule.serving.telemetry import start_logging
+from bascule.serving.workers import Supervisor, bind
 
 if TYPE_CHECKING:
-    from bascule.app import Settings
+    from bascule.settings import Settings
 
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
-_FIND_S = 120.0
 
 
 class _Stop(BaseException):
@@ -74,7 +74,7 @@ def run_server(
             bind(chosen.host, chosen.control_port, 1, option="--control-port")[0]
         )
         try:
-            supervisor = _supervisor(settings, listener)
+            supervisor = supervisor_of(settings, command(settings, listener))
             stack.callback(supervisor.stop)
             services = _resolve(references, supervisor, settings, stack)
             supervisor.start(services)
@@ -90,7 +90,7 @@ def run_server(
 
 
 def _warn_of_odd_settings(settings: Settings) -> None:
-    from bascule.app import ServingSettings
+    from bascule.settings import ServingSettings
 
     chosen = settings.serving
     if chosen.port == ServingSettings().control_port:
@@ -100,37 +100,6 @@ def _warn_of_odd_settings(settings: Settings) -> None:
         )  # fmt: skip
     if chosen.multi_model and not chosen.memory_budget_mb:
         log.warning("serving.memory_budget_mb is not set: nothing bounds what callers may load")
-
-
-def _supervisor(settings: Settings, listener: socket.socket) -> Supervisor:
-    from bascule.app import callers_need_keys, protocols_of, tls_of
-
-    chosen = settings.serving
-    made: Supervisor
-
-    def find(name: str, folder: Path) -> ModelSpec:
-        found = made.start_control().ask("find_named", _FIND_S, name=name, folder=str(folder))
-        return ModelSpec.from_json(found)
-
-    made = Supervisor(
-        host=chosen.host,
-        port=chosen.port,
-        workers=chosen.workers,
-        limits=limits_of(settings),
-        needs_keys=callers_need_keys(settings),
-        control=command(settings, listener),
-        tls=tls_of(settings),
-        unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
-        protocols=protocols_of(chosen),
-        grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
-        policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
-        journal=RequestLogConfig(
-            chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
-        ),
-        find=find if chosen.multi_model else None,
-        allowed_hosts=chosen.allowed_hosts,
-    )
-    return made
 
 
 def _resolve(
@@ -167,21 +136,6 @@ def _resolve(
             )
         found.append(spec)
     return list(dict.fromkeys(found))
-
-
-def limits_of(settings: Settings) -> Limits:
-    """The bounds of a worker, from the settings."""
-    chosen = settings.serving
-    return Limits(
-        deadline_s=chosen.deadline_s,
-        max_queue_requests=chosen.max_queue_requests,
-        max_body_bytes=chosen.max_body_bytes,
-        drain_s=chosen.drain_s,
-        silent_s=chosen.worker_silent_s,
-        batching=chosen.batching,
-        memory_budget_mb=chosen.memory_budget_mb,
-        confidence=chosen.confidence,
-    )
 
 
 def _announce(

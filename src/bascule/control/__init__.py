@@ -3,3 +3,7 @@
 It is a process of its own beside the workers (`process`), or alone (`bascule control`). FastAPI is
 never on the prediction path; import from the modules, for `finding` is used where it is not loaded.
 """
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -21,11 +21,9 @@ from bascule.control.link import ServerLink
 from bascule.control.load import add_load
 from bascule.control.rights import bearer, by_key, loopback_only, route_of
 from bascule.control.services import FindService, add_services
-from bascule.core.addresses import masked_text
-from bascule.core.errors import BasculeError
-from bascule.core.names import Reference
-from bascule.core.version import VERSION
-from bascule.serving import Authenticator, error_text, prometheus_text, status_of
+from bascule.core import VERSION, BasculeError, Reference, masked_text
+from bascule.serving.telemetry import prometheus_text
+from bascule.serving.transports import Authenticator, error_text, status_of
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.registry import Registry, Version

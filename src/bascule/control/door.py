@@ -24,7 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bascule.serving import Tls
+    from bascule.serving.transports import Tls
 
 MAX_CONNECTIONS = 128
 _OTHER_FILES = 256

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.core.errors import Invalid, NotFound, Refused
-from bascule.core.files import is_there
-from bascule.serving.specs import ModelSpec
+from bascule.core import Invalid, NotFound, Refused, is_there
+from bascule.serving import ModelSpec
 
 if TYPE_CHECKING:
     from bascule.registry import Registry, Version
@@ -63,7 +62,7 @@ def spec_of(reference: str, open_registry: Callable[[], Registry]) -> ModelSpec:
 
 def spec_of_folder(folder: Path) -> ModelSpec:
     """The bundle in a folder; not verified."""
-    from bascule.bundle.disk.format import read_manifest
+    from bascule.bundle.disk import read_manifest
 
     manifest = read_manifest(folder, verify=False)
     version = manifest.digest.removeprefix("sha256:")[:_SHORT_DIGEST]
@@ -88,7 +87,7 @@ def put_there(name: str, folder: Path) -> ModelSpec:
 
     The folder that the platform fills is its own, and nobody else is in its container.
     """
-    from bascule.bundle.disk.format import digest_of
+    from bascule.bundle.disk import digest_of
     from bascule.platforms import bundle_in, look_for_bundles, platform_folder
 
     path = bundle_in(folder, look_for_bundles, "url")

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from bascule.core.addresses import masked_text
-from bascule.core.errors import BasculeError, NotFound
+from bascule.core import BasculeError, NotFound, masked_text
 
 if TYPE_CHECKING:
     from bascule.registry import Registry
@@ -77,7 +76,7 @@ class _Holds:
 
     def take(self, service: ModelSpec) -> None:
         """Before it is loaded: what is being removed at this moment must not be."""
-        from bascule.bundle.disk.format import digest_of
+        from bascule.bundle.disk import digest_of
 
         with suppress(NotFound):  # no registry, or a folder that loading will speak of
             self._registry().hold([digest_of(service.path)], self._holder, lasts_s=LOADING_LASTS_S)
@@ -102,7 +101,7 @@ class _Holds:
                 registry.release(sorted(self._held), self._holder)
 
     def _renew(self, registry: Registry) -> None:
-        from bascule.bundle.disk.format import digest_of
+        from bascule.bundle.disk import digest_of
 
         digests = {digest_of(service.path) for service in self._served()}
         registry.hold(sorted(digests), self._holder, lasts_s=LASTS_S)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bascule.serving import error_text, status_of
-from bascule.serving.transports.hosts import HostPolicy
+from bascule.serving.transports import HostPolicy, error_text, status_of
 
 
 def answering_to(hosts: HostPolicy, app: ASGIApp) -> ASGIApp:

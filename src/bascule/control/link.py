@@ -6,11 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from bascule.core.errors import NotFound
-from bascule.serving import MetricLabels, ModelSpec, ModelState, Totals, WorkerStatus
-from bascule.serving.specs import ModelSpecs
-from bascule.serving.telemetry.counters import Counters, Pulse
-from bascule.serving.workers.peer import Peer
+from bascule.core import NotFound
+from bascule.serving import ModelSpec, ModelSpecs
+from bascule.serving.telemetry import Counters, MetricLabels, Pulse, Totals
+from bascule.serving.workers import ModelState, Peer, WorkerStatus
 
 _ANSWER_S = 5.0
 _CHANGE_S = 150.0

@@ -14,9 +14,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
 from bascule.control.link import ServerLink
-from bascule.core.version import VERSION
-from bascule.serving import ModelState, WorkerStatus
-from bascule.serving.telemetry.counters import BUCKETS_S
+from bascule.core import VERSION
+from bascule.serving.telemetry import BUCKETS_S
+from bascule.serving.workers import ModelState, WorkerStatus
 
 
 class VersionLookView(BaseModel):

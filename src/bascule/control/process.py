@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bascule.control import finding
-from bascule.core.errors import BasculeError, Invalid
-from bascule.serving import Authenticator, ModelSpec
-from bascule.serving.telemetry.counters import Counters
-from bascule.serving.transports.authenticator import KeysFile
-from bascule.serving.workers.channel import Message
+from bascule.core import BasculeError, Invalid
+from bascule.serving import ModelSpec
+from bascule.serving.telemetry import Counters
+from bascule.serving.transports import Authenticator, KeysFile
+from bascule.serving.workers import Message
 
 if TYPE_CHECKING:
     from bascule.control.link import ServerLink
     from bascule.registry import Registry
-    from bascule.security.keys import Key
-    from bascule.serving import Tls
+    from bascule.security import Key
+    from bascule.serving.transports import Tls
 
 _OUT_OF_MEMORY_SCORE = "500"
 
@@ -133,7 +133,7 @@ def serve_api(
     from bascule.control.api import control_app
     from bascule.control.door import ControlServer, leave
     from bascule.control.hosts import answering_to
-    from bascule.serving.transports.hosts import policy_of
+    from bascule.serving.transports import policy_of
 
     async def out_of_memory(*_: object) -> NoReturn:
         leave()

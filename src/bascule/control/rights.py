@@ -17,10 +17,9 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-from bascule.core.errors import Refused, TooLarge
-from bascule.security.keys import ANY, Action
-from bascule.serving import Authenticator
-from bascule.serving.transports.hosts import host_of, is_loopback
+from bascule.core import Refused, TooLarge
+from bascule.security import ANY, Action
+from bascule.serving.transports import Authenticator, host_of, is_loopback
 
 Authorise = Callable[[Request, Action, str], None]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""

@@ -14,11 +14,10 @@ from pydantic import BaseModel, Field
 
 from bascule.control.link import ServerLink
 from bascule.control.rights import Authorise
-from bascule.core.errors import Invalid
-from bascule.core.names import Reference
-from bascule.security.keys import ANY
-from bascule.serving import ModelSpec, ModelState
-from bascule.serving.specs import default_of, loaded, swapped, unloaded, without
+from bascule.core import Invalid, Reference
+from bascule.security import ANY
+from bascule.serving import ModelSpec, default_of, loaded, swapped, unloaded, without
+from bascule.serving.workers import ModelState
 
 FindService = Callable[[str], ModelSpec]
 """The version that a reference means, checked, and held until it is served."""

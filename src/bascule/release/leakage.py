@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.statements.training import TRAINING_KIND, Training, flat_columns
-from bascule.bundle.tables import is_missing
-from bascule.core.errors import Untrusted
-from bascule.core.fields import Columns
+from bascule.bundle import is_missing
+from bascule.bundle.statements import TRAINING_KIND, Training, flat_columns
+from bascule.core import Columns, Untrusted
 from bascule.release.gates import Measured
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from bascule.bundle.disk.format import read_manifest
-from bascule.bundle.opening import open_program
+from bascule.bundle import open_program
+from bascule.bundle.disk import read_manifest
 from bascule.release.rows import batch_of, example_rows
 
 BATCHES = (1, 100)

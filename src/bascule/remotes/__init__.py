@@ -1,6 +1,6 @@
 """Bundles that lie in a bucket, fetched to a local folder: the port, and its adapters beside it.
 
-Rules that this room keeps, whatever the place:
+Rules that this room keeps for every kind of remote:
 
 - What is listed is judged before a byte is read: names, number and sizes.
 - An object is read in the state in which it was listed, and written to a file that was not there.
@@ -9,9 +9,6 @@ Rules that this room keeps, whatever the place:
 Importing this room imports no client of any place.
 """
 
-from __future__ import annotations
+from lazy_loader import attach_stub
 
-from bascule.remotes.fetching import PLACES, fetch, is_address
-from bascule.remotes.objects import Place, Remote, choose
-
-__all__ = ["PLACES", "Place", "Remote", "choose", "fetch", "is_address"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

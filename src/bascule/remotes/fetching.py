@@ -11,10 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO
 
-from bascule.bundle.disk.format import drafting, read_manifest
-from bascule.core.addresses import masked
-from bascule.core.errors import BasculeError, Invalid, TooLarge
-from bascule.core.files import writing
+from bascule.bundle.disk import drafting, read_manifest
+from bascule.core import BasculeError, Invalid, TooLarge, masked, writing
 from bascule.remotes.objects import Place, Remote, changed, choose
 
 PLACES: Mapping[str, str] = {
@@ -42,13 +40,13 @@ def fetch(url: str, into: Path, *, tell: Callable[[str], None] = lambda _: None)
         url: `gs://BUCKET/FOLDER` or `s3://BUCKET/FOLDER`. Credentials come from where clients of
             these places look for them.
         into: The folder; it is there whole when this returns, and not at all if this raises.
-        tell: Is told how far it has come.
+        tell: Called with the progress.
 
     Raises:
         Invalid: The address cannot be read, or `into` cannot be written.
         MissingExtra: The client is not installed.
         NotFound: There is no such bucket, or no bundle there.
-        Unavailable: The place cannot be reached, or lets nobody in with these credentials.
+        Unavailable: The place cannot be reached, or rejects these credentials.
         Conflict: An object changed, or went, while it was read; or `into` exists.
         TooLarge: It is more than fits here, or than a bundle may have.
         Untrusted: A name, or the bytes of a file, are not those of an honest bundle.
@@ -121,7 +119,7 @@ class _Bounded:
     def write(self, data: bytes, /) -> int:
         if len(data) > self.left_bytes:
             raise changed(self._one, self._progress.url)
-        # Here, and not only by whoever fetches: to a client every OSError is of the network.
+        # Here, and not only by the caller: to a client every OSError is of the network.
         with writing(self._into):
             self._file.write(data)
         self.left_bytes -= len(data)
@@ -157,7 +155,7 @@ class _Progress:
 
 @contextmanager
 def _told_of(url: str, draft: Path) -> Iterator[None]:
-    """Errors about the bundle name where it is from; nobody has seen the draft."""
+    """Errors about the bundle name its address, not the draft."""
     try:
         yield
     except BasculeError as error:

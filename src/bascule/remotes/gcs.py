@@ -3,6 +3,10 @@
 Credentials are the application's default ones: of the service account that a container runs as,
 or of the file that GOOGLE_APPLICATION_CREDENTIALS names. STORAGE_EMULATOR_HOST is honoured, as by
 every client of it.
+
+Google's own client, though obstore speaks to it too: obstore 0.12 refuses the credentials of
+workload identity federation (`external_account`), and lists by an interface that the emulator of
+the tests answers with 501.
 """
 
 from __future__ import annotations
@@ -11,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bascule.core.errors import BasculeError, MissingExtra, Unavailable
-from bascule.registry.stores.listing import bounded
+from bascule.core import BasculeError, MissingExtra, Unavailable
+from bascule.registry.stores import bounded
 from bascule.remotes.objects import Remote, Writer, changed, gone, no_bucket
 
 _RETRY_FOR_S = 120.0

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from bascule.bundle.disk.format import MANIFEST, STATEMENTS
-from bascule.bundle.disk.limits import (
+from bascule.bundle.disk import (
+    MANIFEST,
     MAX_FILES,
     MAX_MANIFEST_BYTES,
     MAX_STATEMENT_BYTES,
     MAX_STATEMENTS,
+    STATEMENTS,
 )
-from bascule.core.errors import Conflict, Invalid, NotFound, TooLarge, Untrusted
-from bascule.core.names import is_file_name
+from bascule.core import Conflict, Invalid, NotFound, TooLarge, Untrusted, is_file_name
 
 MAX_OBJECTS = MAX_FILES + MAX_STATEMENTS + 2
 """The files of a bundle, its statements, the manifest and the card."""
@@ -45,7 +45,7 @@ class Writer(Protocol):
 
 
 class Place(Protocol):
-    """The objects under one address. Whatever its client raises is told as an error of ours.
+    """The objects under one address. Exceptions of its client are raised as a `BasculeError`.
 
     Transient failures are tried again by the client, for a bounded time.
     """

@@ -14,8 +14,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from bascule.bundle.extras import Wanted
-from bascule.core.errors import BasculeError
-from bascule.core.fields import Columns
+from bascule.core import BasculeError, Columns
 
 
 class Context(Protocol):

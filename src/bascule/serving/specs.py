@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.core.errors import Conflict, NotFound
-from bascule.core.names import check_name
+from bascule.core import Conflict, NotFound, check_name
 
 
 @dataclass(frozen=True, slots=True)

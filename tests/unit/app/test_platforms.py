@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bascule.app import ServingSettings, load_settings
 from bascule.core.errors import Invalid
 from bascule.platforms import look_for_bundles, model_of_platform, other_ports
+from bascule.settings import ServingSettings, load_settings
 
 
 def bundles_in(**places: list[str] | None):

@@ -256,7 +256,7 @@ def test_a_line_has_no_jumps():
 def judged(program, original):
     """The parity of one program of steps with another, by all that pack does."""
     request = packing.Request("m", 1e-5, True, True, False)
-    real = packing._Compared(ROWS, original.run(ROWS))
+    real = adversarial.ComparedRows(ROWS, original.run(ROWS))
     on = real.joined(original, adversarial.made_up(Steps.inputs, ROWS, huge=True))
     found = jumps.find(program, Steps.inputs, ROWS)
     on = on.joined(original, found.beside())

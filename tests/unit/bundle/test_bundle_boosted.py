@@ -19,8 +19,7 @@ from sklearn.ensemble import (
 )
 from sklearn.linear_model import Ridge
 
-from bascule.bundle.compilers import lightgbm as lightgbm_trees
-from bascule.bundle.compilers import xgboost as xgboost_trees
+from bascule.bundle.compilers import lightgbm as lightgbm_trees, xgboost as xgboost_trees
 from bascule.bundle.flavors import TABLE, flavor_of
 from bascule.bundle.flavors.boosting import library
 from bascule.bundle.flavors.originals import open_saved

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import bascule
 from bascule.bundle.compilers.tidying import tidy
-from bascule.bundle.disk import format as disk
+from bascule.bundle.disk import folder as disk
 from bascule.bundle.flavors import aten, flavor_of
 from bascule.bundle.programs.child import ChildProgram
 from bascule.core.digests import canonical_json, sha256_bytes

@@ -19,8 +19,8 @@ print(sorted(set({heavy!r}) & set(sys.modules)))
     "code",
     [
         "import bascule",
-        "import bascule.bundle.disk.format, bascule.bundle.programs.onnx",
-        "from bascule.bundle.disk.format import *; p = {path!r}; open_program(p, read_manifest(p))",
+        "import bascule.bundle.disk.folder, bascule.bundle.programs.onnx",
+        "from bascule.bundle.disk.folder import *; p = {path!r}; open_program(p, read_manifest(p))",
         "import bascule; bascule.load({path!r}).predict([[0.0] * 30])",
     ],
 )

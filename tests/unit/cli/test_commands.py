@@ -19,7 +19,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading
 
-from bascule.bundle.disk.format import read_statements
+from bascule.bundle.disk.folder import read_statements
 from bascule.bundle.flavors.sklearn import load_trusted
 
 CRITERION = "accuracy >= 0.8"
@@ -338,24 +338,24 @@ def server_told(run, monkeypatch, *words):
 def execs(run, monkeypatch, *words):
     """The command that a command becomes, without the interpreter; and what was said before."""
     become = []
-    monkeypatch.setattr("bascule.cli.commands.os.execv", lambda _, argv: become.append(argv[1:]))
+    monkeypatch.setattr("bascule.cli.serving.os.execv", lambda _, argv: become.append(argv[1:]))
     code, _, messages = run(*words)
     assert code == 0, messages
     return become[0], messages
 
 
-@pytest.mark.parametrize("command", ["quickstart", "up"])
+@pytest.mark.parametrize("form", ["quickstart", "up"])
 def test_a_model_is_packed_pushed_aliased_and_then_served_by_a_fresh_process(
-    run, files, monkeypatch, command
+    run, files, monkeypatch, form
 ):
     words, said = execs(
-        run, monkeypatch, "--objects", "files", command, files / "model.skops", "--name", "gb",
+        run, monkeypatch, "--objects", "files", form, files / "model.skops", "--name", "gb",
         "--train", files / "train.npz", "--port", "0", "--workers", "2",
     )  # fmt: skip
     assert words == [
         "-m", "bascule.cli", "--objects=files", "serve", "--port=0", "--workers=2", "gb/1",
     ]  # fmt: skip
-    assert ("is now bascule quickstart" in said) == (command == "up")
+    assert ("is now bascule quickstart" in said) == (form == "up")
     assert "gb@champion points to it" in said
     assert run("show", "gb@champion")[0] == 0
 

@@ -27,17 +27,12 @@ from bascule.core.errors import NotFound, Unavailable
 from bascule.core.version import VERSION
 from bascule.registry import open_registry
 from bascule.security.keys import GRANTABLE, OPEN_ACTIONS, Permission, create_key
-from bascule.serving import (
-    Authenticator,
-    MetricLabels,
-    ModelSpec,
-    ModelState,
-    Totals,
-    WorkerStatus,
-    bind,
-)
+from bascule.serving import ModelSpec
 from bascule.serving.specs import default_of
+from bascule.serving.telemetry import MetricLabels, Totals
 from bascule.serving.telemetry.counters import Pulse
+from bascule.serving.transports import Authenticator
+from bascule.serving.workers import ModelState, WorkerStatus, bind
 
 COUNTED = [
     Totals({404: 3}, 0, 0.5, (3,) + (0,) * 16),

@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from bascule.control import door
-from bascule.serving import Tls, bind
+from bascule.serving.transports import Tls
+from bascule.serving.workers import bind
 
 SOON_S = 0.3
 LARGE = b"x" * (8 << 20)

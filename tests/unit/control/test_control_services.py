@@ -13,8 +13,9 @@ from starlette.requests import Request
 from bascule.control.api import control_app
 from bascule.control.rights import loopback_only
 from bascule.core.errors import NotFound, Refused, Unavailable
-from bascule.serving import ModelSpec, ModelState
+from bascule.serving import ModelSpec
 from bascule.serving.specs import default_of
+from bascule.serving.workers import ModelState
 
 
 class Supervisor:

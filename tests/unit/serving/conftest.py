@@ -25,7 +25,6 @@ from bascule.serving.limits import Limits
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.grpc_methods import grpc_methods
 from bascule.serving.protocols.grpc_services import Reflection
-from bascule.serving.protocols.oip_grpc import PROTO
 from bascule.serving.protocols.table import open_protocols
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry.counters import Counters, MetricLabels
@@ -283,7 +282,7 @@ def serve_models(run_site, tmp_path):
 def messages():
     """The messages as the real library makes them, from what reflection tells."""
     pool = descriptor_pool.DescriptorPool()
-    for file in Reflection([PROTO]).files:
+    for file in Reflection().files:
         pool.AddSerializedFile(file.descriptor)
 
     def message(name: str) -> Any:

@@ -8,8 +8,7 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.programs import Program
 from bascule.serving.execution.admission import TURN_S, AdmissionQueue, comes_in_time

@@ -3,8 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.errors import KINDS, Invalid, ModelFailed, Unavailable
 from bascule.serving.transports.statuses import STATUS_OF, error_of

@@ -8,8 +8,7 @@ import threading
 import zlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.errors import Invalid, TooLarge
 from bascule.serving.codecs.compression import decoded, encoded, wanted

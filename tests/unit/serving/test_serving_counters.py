@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bascule.core.errors import KINDS, BasculeError, Invalid, Unavailable
-from bascule.serving import MetricLabels, prometheus_text
+from bascule.serving.telemetry import MetricLabels, prometheus_text
 from bascule.serving.telemetry.counters import BUCKETS_S, STATUSES, Counters
 from bascule.serving.transports.statuses import STATUS_OF, HttpError, error_text, status_of
 

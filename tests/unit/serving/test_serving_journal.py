@@ -11,8 +11,7 @@ import grpc
 import pytest
 from tests.unit.serving.conftest import INLINE, FakeProgram
 
-from bascule.serving.telemetry import logs
-from bascule.serving.telemetry import request_log as journals
+from bascule.serving.telemetry import logs, request_log as journals
 from bascule.serving.telemetry.counters import MetricLabels
 from bascule.serving.telemetry.request_log import (
     LogRecord,

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.serving.telemetry.counters import BUCKETS_S
 from bascule.serving.telemetry.load import Look, VersionLook, WorkerLook, load_between, quantile_s

@@ -7,8 +7,7 @@ import re
 import grpc
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from bascule.core.errors import KINDS, BasculeError, ModelFailed
 from bascule.core.fields import DType, Field

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 
 from bascule.core.errors import Conflict, Invalid, NotFound
-from bascule.serving import Limits, ModelSpec, bind
+from bascule.serving import Limits, ModelSpec
+from bascule.serving.execution import ResiliencePolicy
+from bascule.serving.protocols.chosen import ChosenProtocols
+from bascule.serving.telemetry import RequestLogConfig
+from bascule.serving.transports import Tls
+from bascule.serving.workers import bind
 from bascule.serving.workers.config import WorkerConfig
 from bascule.serving.workers.supervisor import Supervisor, _take_no_more, _Worker
 
@@ -60,17 +67,35 @@ def test_who_has_connected_is_kept_and_who_comes_later_is_not_let_in():
     listener.close()
 
 
-def test_what_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
+def test_every_field_that_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
     config = WorkerConfig(
         worker=1,
         workers=2,
         listener_fd=7,
         counters=tmp_path / "counters",
         services=(ModelSpec("m", "1", tmp_path),),
-        limits=Limits(deadline_s=3, batching="never"),
+        limits=Limits(deadline_s=3, batching="never", max_body_bytes=1 << 30),
+        keys=tmp_path / "keys",
+        tls=Tls(tmp_path / "certificate.pem", tmp_path / "key.pem", tmp_path / "authority.pem"),
+        unix_fd=8,
+        protocols=ChosenProtocols(("oip", "vertex"), "/health", "/predict"),
+        grpc_fd=9,
+        policies={"m": ResiliencePolicy(timeout_s=0.5, fallback="other/2")},
+        journal=RequestLogConfig("json", access_log=True, trace_endpoint="http://c/v1/traces"),
         multi_model=True,
+        allowed_hosts=("models.example", "*.example"),
     )
-    assert WorkerConfig.from_json(config.to_json()) == config
+    for one in fields(config):
+        assert getattr(config, one.name) != one.default, f"{one.name} is not told here"
+
+    assert WorkerConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_a_field_that_is_not_told_has_its_default(tmp_path):
+    plain = WorkerConfig(0, 1, 3, tmp_path, (), Limits())
+    told = plain.to_json()
+    del told["tls"], told["policies"], told["journal"]
+    assert WorkerConfig.from_json(told) == plain
 
 
 def test_a_supervisor_whose_worker_cannot_load_says_why_and_leaves_nothing(tmp_path):

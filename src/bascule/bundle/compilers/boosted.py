@@ -42,8 +42,7 @@ from bascule.bundle.compilers.values import (
     width,
 )
 from bascule.bundle.imported import Compilation
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType, Field, Signature
+from bascule.core import DType, Field, Signature, Unconvertible
 
 
 class Link(StrEnum):

@@ -19,8 +19,7 @@ from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.predictors import Outcome
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import Value
-from bascule.core.errors import Unconvertible
-from bascule.core.scratch import Scratch
+from bascule.core import Scratch, Unconvertible
 
 _LINKS = {
     "Logloss": Link.SIGMOID,

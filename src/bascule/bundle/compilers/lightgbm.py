@@ -19,7 +19,7 @@ from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.predictors import Outcome
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import Value
-from bascule.core.errors import Unconvertible
+from bascule.core import Unconvertible
 
 _CATEGORICAL = 1
 _DEFAULT_LEFT = 2

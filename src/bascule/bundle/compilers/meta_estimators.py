@@ -13,8 +13,7 @@ from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.bundle.compilers.piecewise import piecewise_linear
 from bascule.bundle.compilers.predictors import Outcome, predict_whole
 from bascule.bundle.compilers.values import Part, Value, numbers, select
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, Unconvertible
 
 _LOG_FLOOR = 1e-12
 """scikit-learn's `_convert_to_logits` adds it before it takes a logarithm."""

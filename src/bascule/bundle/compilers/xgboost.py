@@ -20,7 +20,7 @@ from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.predictors import Outcome
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, width
-from bascule.core.errors import Unconvertible
+from bascule.core import Unconvertible
 
 _CATEGORICAL = 1
 _LINKS = {

@@ -1,7 +1,7 @@
 """What the statements that Bascule itself makes must look like; others may say what they like.
 
 A body is compared where a statement comes in: beside a bundle, into a registry, and when it is
-made. So whoever uses one may take values out of it. What is not listed is passed over.
+made. So code that uses one may read its values directly. Unlisted keys are ignored.
 """
 
 from __future__ import annotations

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from bascule.bundle.disk.limits import MAX_EXAMPLE_BYTES
 from bascule.bundle.disk.manifest import EXAMPLE
 from bascule.bundle.disk.reading import parse, reading
-from bascule.core.digests import canonical_json
-from bascule.core.errors import Untrusted
-from bascule.core.fields import Columns, DType, Field
+from bascule.core import Columns, DType, Field, Untrusted, canonical_json
 
 ROWS = 4
 

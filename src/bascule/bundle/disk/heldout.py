@@ -14,8 +14,7 @@ from bascule.bundle.disk.limits import MAX_TABLE_BYTES, MAX_TABLE_CELLS
 from bascule.bundle.disk.manifest import TEST_DATA, TRUTH
 from bascule.bundle.disk.reading import reading
 from bascule.bundle.tables import as_dtype, read_table, read_truth
-from bascule.core.errors import Invalid, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.core import Columns, DType, Field, Invalid, Signature, Untrusted
 
 _ROWS_AT_ONCE = 65_536
 

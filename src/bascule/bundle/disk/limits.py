@@ -1,7 +1,7 @@
 """The bounds of what is read from a bundle, each with its reason.
 
-A bundle may come from anybody. Whatever of it grows when it is read (a table that was compressed,
-an archive, a graph that asks for a tensor) is measured by what it declares before it is opened, and
+A bundle may come from an unknown source. Content that grows when read (a compressed table, an
+archive, a graph that allocates a tensor) is measured by what it declares before it is opened, and
 refused over these bounds. They are far above what honest models need, and below what ends a
 machine.
 """

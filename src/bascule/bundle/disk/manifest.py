@@ -8,8 +8,7 @@ from typing import Any
 
 from bascule.bundle.disk.reading import shaped
 from bascule.bundle.texts import Texts
-from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.fields import Field, Signature
+from bascule.core import Field, Signature, canonical_json, sha256_bytes
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
@@ -67,10 +66,10 @@ class ProgramEntry:
 
     Attributes:
         name: What statements call it.
-        kind: How to run it: `onnx`, `llvm` or `onedal`.
+        kind: How to run it: `onnx` or `llvm`.
         file: Its path inside the bundle.
         inputs: What it reads; the signature's inputs, but for the dtypes.
-        batch_invariant: Whether a row's answer has the same bits whatever it is batched with.
+        batch_invariant: Whether a row's answer has the same bits in every batch.
         tolerance: The parity that it was held to.
         precision: How it computes, for people to read.
         missing_text: The text that stands for a missing one inside the program.

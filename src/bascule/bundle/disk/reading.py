@@ -1,10 +1,10 @@
 """Reads JSON that came with a bundle. One discipline for all of it.
 
-Nothing takes a value out of a document by its key and hopes. A document is parsed by `parse`, is
-given a declared type by `shaped`, and whatever then still does not go together raises inside
-`reading`; each of them ends in `Untrusted`, with the file's name. Types are declared as dataclasses
-and typed dictionaries, and compared by msgspec, which takes no number for a text and no text for a
-number. A worker reads bundles, so nothing else is imported.
+No code reads a value of a document by its key unchecked. A document is parsed by `parse`, is given
+a declared type by `shaped`, and remaining inconsistencies raise inside `reading`; each of them ends
+in `Untrusted`, with the file's name. Types are declared as dataclasses and typed dictionaries, and
+compared by msgspec, which takes no number for a text and no text for a number. A worker reads
+bundles, so nothing else is imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bascule.core.errors import BasculeError, Untrusted
+from bascule.core import BasculeError, Untrusted
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ def shaped(value: Any, kind: type[T], file: str, *, what: str) -> T:
 
 @contextmanager
 def reading(file: str, *, what: str) -> Iterator[None]:
-    """Whatever a document does to the code that makes something of it is told as `Untrusted`."""
+    """Raises `Untrusted` for any exception of the code that uses a document."""
     try:
         yield
     except BasculeError:

@@ -2,7 +2,7 @@
 
 A signature is kept twice beside the bundle: as `statements/model.sig`, which `model_signing verify
 key` reads, and as a statement of the kind `signature`, which goes with the bundle into a registry.
-What is signed is the bundle without its card and, unless asked for, without what is said of it.
+The signature covers the bundle without its card and, unless requested, without its statements.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.disk import format as disk
-from bascule.bundle.disk.format import (
+from bascule.bundle.disk import folder as disk
+from bascule.bundle.disk.folder import (
     CARD,
     MANIFEST,
     STATEMENTS,
@@ -25,9 +25,8 @@ from bascule.bundle.disk.format import (
 )
 from bascule.bundle.disk.limits import MAX_STATEMENT_BYTES
 from bascule.bundle.disk.reading import parse, shaped
-from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.errors import Invalid, Untrusted
-from bascule.security.signing import Signed, sign_folder, verify_folder
+from bascule.core import Invalid, Untrusted, canonical_json, sha256_bytes
+from bascule.security import Signed, sign_folder, verify_folder
 
 KIND = "signature"
 FILE = f"{STATEMENTS}/model.sig"

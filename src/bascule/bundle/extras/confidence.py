@@ -10,12 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.disk.manifest import Manifest
-from bascule.bundle.extras import Wanted
-from bascule.bundle.statements.calibration import read_calibration
-from bascule.core.errors import Invalid
-from bascule.core.fields import Columns, Field
-from bascule.stats.conformal import Calibration, check_confidence
+from bascule.bundle.disk import Manifest
+from bascule.bundle.extras.table import Wanted
+from bascule.bundle.statements import read_calibration
+from bascule.core import Columns, Field, Invalid
+from bascule.stats import Calibration, check_confidence
 
 _UNSAID = object()
 _ROW_COST_S = 0.5e-6

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.tabular import (
     as_trained,
@@ -31,9 +31,17 @@ from bascule.bundle.flavors.tabular import (
 from bascule.bundle.imported import ImportedModel, Rows
 from bascule.bundle.probing import probed
 from bascule.bundle.tables import Table, as_dtype
-from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.programs import Program
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    Program,
+    Signature,
+    Untrusted,
+)
 
 Ask = Callable[[Any], NDArray[Any]]
 """Asks a library about a table or matrix: numbers of shape (rows,), or (rows, classes)."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
@@ -21,9 +21,7 @@ from bascule.bundle.flavors.boosting import (
 )
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
-from bascule.core.errors import Invalid
-from bascule.core.fields import DType
-from bascule.core.scratch import Scratch
+from bascule.core import DType, Invalid, Scratch
 
 _CLASSIFIES = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll")
 _EXPONENTIAL = ("Poisson", "Tweedie")
@@ -50,8 +48,7 @@ class CatBoost:
         return read_boosted(_read(model), _open, train, test)
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
-        from bascule.bundle.compilers.boosted import compile_ensemble
-        from bascule.bundle.compilers.catboost import as_json, read_catboost
+        from bascule.bundle.compilers import as_json, compile_ensemble, read_catboost
 
         loaded = _loaded(subject.saved)
         yield compile_ensemble(

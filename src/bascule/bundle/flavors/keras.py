@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.compilers.tidying import tidy
-from bascule.bundle.compilers.torch import ROWS, export, to_onnx
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.compilers import ROWS, export, tidy, to_onnx
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors import keras_archive as archive
 from bascule.bundle.flavors.aten import first_line, tensor_of
 from bascule.bundle.flavors.boosting import installed_version, is_of, library
@@ -35,10 +34,19 @@ from bascule.bundle.flavors.networks import (
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.probing import bounded
 from bascule.bundle.tables import MATRIX, as_dtype, conform, take
-from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.programs import Program
-from bascule.core.scratch import Scratch
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    Program,
+    Scratch,
+    Signature,
+    Unconvertible,
+    Untrusted,
+)
 
 _BACKENDS = ("jax", "tensorflow", "torch")
 
@@ -109,7 +117,7 @@ def open_keras(data: bytes, manifest: Manifest, *, threads: int = 1) -> KerasPro
 
 
 def reopen(data: bytes, manifest: Manifest) -> Any:
-    """The model itself; raises `Untrusted` as whatever opens an original does."""
+    """The model itself; raises `Untrusted` as every opener of an original does."""
     backend = manifest.original.frame.get("backend")
     if backend not in _BACKENDS:
         raise Untrusted(f"{manifest.name} was packed on {backend!r}, which is no backend of Keras")
@@ -131,7 +139,7 @@ class KerasProgram(Program):
         """The outputs asked for; see `core.programs.Program`."""
         try:
             found = _answers(self._model, columns)
-        except Exception as problem:  # whatever the backend raises
+        except Exception as problem:  # the backend may raise anything
             raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
         known = {field.name: field.dtype for field in self.outputs}
         wanted = list(known) if outputs is None else list(outputs)
@@ -234,7 +242,7 @@ def _tried(model: Any, columns: Columns) -> dict[str, NDArray[Any]]:
         return _answers(model, columns)
     except Invalid:
         raise
-    except Exception as problem:  # whatever the backend raises
+    except Exception as problem:  # the backend may raise anything
         raise Invalid(
             f"the model does not answer for its training rows: {first_line(problem)}",
             hint="pass train as the model takes it: the same names and shapes",

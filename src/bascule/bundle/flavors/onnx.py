@@ -8,18 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.disk import Manifest
 from bascule.bundle.imported import Compilation, ImportedModel, Rows
-from bascule.bundle.programs.onnx import (
-    field_of,
-    first_line,
-    is_known_type,
-    open_onnx,
-    open_session,
-)
+from bascule.bundle.programs import field_of, first_line, is_known_type, open_onnx, open_session
 from bascule.bundle.tables import as_dtype, conform
-from bascule.core.errors import Invalid, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.core import Columns, DType, Field, Invalid, Signature, Untrusted
 
 _FILE = "original/model.onnx"
 _COUNTS = (1, 2, 5, 7)

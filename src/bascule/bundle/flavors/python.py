@@ -1,6 +1,6 @@
 """Any Python: a class of the user's, its files, and an environment of its own.
 
-The class is code, so it is never imported by whoever packs, loads or serves it: it runs in a child
+The class is code, so no process that packs, loads or serves it imports it: it runs in a child
 process, under a Python that has what it requires and nothing else; see `programs.child`.
 """
 
@@ -14,17 +14,24 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.python_environment import interpreter, lock, python_version
 from bascule.bundle.flavors.tabular import fields_of, read_rows, rows_of
 from bascule.bundle.imported import Compilation, ImportedModel
-from bascule.bundle.programs.child import ChildProgram
+from bascule.bundle.programs import ChildProgram
 from bascule.bundle.tables import is_missing, take
-from bascule.core.errors import Invalid, Unconvertible, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.files import is_there
-from bascule.core.names import is_file_name
-from bascule.core.scratch import Scratch
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    Scratch,
+    Signature,
+    Unconvertible,
+    Untrusted,
+    is_file_name,
+    is_there,
+)
 
 _FILE = "original/model.zip"
 _FORMAT = "python"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.disk.manifest import (
+from bascule.bundle.disk import (
     CLASSIFICATIONS,
     OUTLIERS,
     REGRESSIONS,
@@ -49,9 +49,16 @@ from bascule.bundle.flavors.tabular import (
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.probing import probed
 from bascule.bundle.tables import Kind, Table, as_dtype, take
-from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
-from bascule.core.fields import Columns, Field, Signature
-from bascule.core.programs import Program
+from bascule.core import (
+    Columns,
+    Field,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    Program,
+    Signature,
+    Untrusted,
+)
 
 _FILE = "original/model.skops"
 _OF_THE_PROCESS = {
@@ -167,7 +174,7 @@ class Sklearn:
         )
 
     def compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
-        from bascule.bundle.compilers.sklearn import compilations
+        from bascule.bundle.compilers import compilations
 
         frame = Frame.from_json(subject.frame)
         assert subject.train is not None
@@ -439,9 +446,8 @@ def _renumber(node: Any, numbers: dict[int, int], files: dict[str, str]) -> None
     if isinstance(node.get("file"), str) and "__loader__" in node:
         suffix = node["file"].rpartition(".")[2]
         node["file"] = files.setdefault(node["file"], f"{len(files) + 1:06d}.{suffix}")
-    for key, part in node.items():
-        if key not in ("__id__", "file"):
-            _renumber(part, numbers, files)
+    for part in node.values():  # also of the keys "file" and "__id__": they may be words of texts
+        _renumber(part, numbers, files)
 
 
 @dataclass(frozen=True, slots=True)

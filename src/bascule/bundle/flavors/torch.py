@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.compilers.torch import ROWS, export, to_core, to_onnx
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.compilers import ROWS, export, to_core, to_onnx
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors import aten
 from bascule.bundle.flavors.boosting import installed_version, is_of
 from bascule.bundle.flavors.networks import (
@@ -31,9 +31,7 @@ from bascule.bundle.flavors.networks import (
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.probing import bounded
 from bascule.bundle.tables import as_dtype, take
-from bascule.core.errors import Invalid, ModelFailed
-from bascule.core.fields import Columns, DType, Signature
-from bascule.core.programs import Program
+from bascule.core import Columns, DType, Invalid, ModelFailed, Program, Signature
 
 
 class Torch:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.disk.manifest import Manifest
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
@@ -32,8 +32,7 @@ from bascule.bundle.flavors.boosting import (
 )
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
-from bascule.core.errors import Invalid
-from bascule.core.fields import DType
+from bascule.core import DType, Invalid
 
 _CLASSIFIES = ("binary:logistic", "multi:softprob", "multi:softmax")
 
@@ -50,8 +49,7 @@ class XGBoost:
         return read_boosted(_read(model), _open, train, test)
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
-        from bascule.bundle.compilers.boosted import compile_ensemble
-        from bascule.bundle.compilers.xgboost import read_xgboost
+        from bascule.bundle.compilers import compile_ensemble, read_xgboost
 
         yield compile_ensemble(
             read_xgboost(json.loads(subject.saved)),
@@ -101,7 +99,7 @@ def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
 
 
 def _read(model: Any) -> Boosted:
-    from bascule.bundle.compilers.xgboost import booster_of
+    from bascule.bundle.compilers import booster_of
 
     xgboost = library("xgboost", "xgboost")
     is_native = isinstance(model, xgboost.Booster)

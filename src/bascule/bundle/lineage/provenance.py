@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle.imported import Rows
-from bascule.bundle.statements.cost import machine
-from bascule.core.fields import Columns
-from bascule.core.version import VERSION
+from bascule.bundle.statements import machine
+from bascule.core import VERSION, Columns
 
 _GIT_TIMEOUT_S = 10.0
 _PIECE_ROWS = 8_192
-_TOOLS = ("onnx", "onnxruntime", "pyarrow", "scikit-learn-intelex", "skl2onnx", "skops")
+_TOOLS = ("onnx", "onnxruntime", "pyarrow", "skl2onnx", "skops")
 """What saves, compiles and writes: another version of one may give other bytes."""
 
 
@@ -38,7 +37,7 @@ def git_state(folder: Path, *only: Path) -> dict[str, Any] | None:
 
 
 def data_digest(columns: Columns, truth: Any = None) -> str:
-    """A digest of the values, whatever kind of table they came in.
+    """A digest of the values, the same for every kind of table.
 
     Numbers count by their bytes in their type, texts by their characters, missing ones apart.
     """
@@ -59,7 +58,7 @@ def data_digest(columns: Columns, truth: Any = None) -> str:
 
 
 def rows_json(rows: Rows | None) -> dict[str, Any] | None:
-    """What is said of a set of rows: how many, their digest, and the type of their truth."""
+    """The record of a set of rows: how many, their digest, and the type of their truth."""
     if rows is None:
         return None
     return {
@@ -79,7 +78,7 @@ def tools() -> dict[str, str]:
 
 
 def user_name() -> str:
-    """Who is logged in, or `unknown` where the system does not say."""
+    """The name of the logged-in user, or `unknown`."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):

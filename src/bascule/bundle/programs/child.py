@@ -1,8 +1,8 @@
 """A model in a process of its own, which may crash, hang or leak without taking the server along.
 
 The process is started when the program is opened and again whenever it dies, between calls too: at
-once the first time, later after a pause that doubles. What was being answered when it died fails as
-`Unavailable`; whoever comes while it starts waits for it.
+once the first time, later after a pause that doubles. Calls that were running when it died fail as
+`Unavailable`; calls that arrive while it starts wait for it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from bascule.bundle.programs import host
-from bascule.core.errors import Invalid, ModelFailed, TimedOut, Unavailable
-from bascule.core.fields import Columns, Field
-from bascule.core.programs import Program
-from bascule.core.scratch import Scratch
+from bascule.core import (
+    Columns,
+    Field,
+    Invalid,
+    ModelFailed,
+    Program,
+    Scratch,
+    TimedOut,
+    Unavailable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +40,7 @@ RUN_TIMEOUT_S = 60.0
 """How long one run may take before its process is taken to hang, and is killed."""
 _LONGEST_PAUSE_S = 30.0
 _PIPE_BYTES = 1 << 20
-"""The most that Linux allows everybody."""
+"""The most that Linux allows unprivileged users."""
 _KEPT_VARIABLES = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", host.HIDE_TEXTS,
 )  # fmt: skip
@@ -59,7 +65,7 @@ class ChildProgram(Program):
         """Start the process and wait until it has its model.
 
         Args:
-            arguments: What `programs.host` is told.
+            arguments: The arguments of `programs.host`.
             name: What answers call it.
             inputs: What it reads.
             outputs: What it gives; empty where that is to be found out.
@@ -134,7 +140,7 @@ class ChildProgram(Program):
         )
 
     def _as_declared(self, found: Columns, rows: int, wanted: list[str] | None) -> Columns:
-        """Foreign code may answer anything; what is told to a caller is what was declared."""
+        """Foreign code may answer anything; the caller gets the declared outputs only."""
         if not self.outputs:
             return found
         declared = {field.name: field for field in self.outputs}
@@ -225,7 +231,7 @@ class ChildProgram(Program):
         self._is_ready = True
 
     def replaced(self, ended: subprocess.Popen[bytes]) -> subprocess.Popen[bytes] | None:
-        """The process that is started here for one that has ended; None where somebody else has."""
+        """The process that is started here for one that has ended; None if another thread did."""
         with self._lock:
             if self._process is not ended:
                 return None
@@ -351,7 +357,7 @@ class ChildProgram(Program):
 
 
 class _Watcher(threading.Thread):
-    """Has a process replaced as soon as it ends, so that nobody's call has to find out.
+    """Has a process replaced as soon as it ends, so that no call has to discover it.
 
     It keeps no program alive. A process ends with the thread that started it (`host` asks the
     system for that), so a watcher stays for the one that it has started.
@@ -413,7 +419,5 @@ def of_bundle(
             threads=threads,
         )
     except (ModelFailed, TimedOut, Unavailable) as problem:
-        if file in problem.message:
-            raise
         said = f"{file} could not be opened: {problem.message}"
         raise type(problem)(said, hint=problem.hint, **problem.facts) from None

@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.texts import STEPS, Texts
-from bascule.core.errors import ModelFailed
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
+from bascule.core import Columns, ModelFailed, Program
 
 MAX_CHARACTERS = 1 << 20
 """Rows times the longest text of one run: words are cut into a matrix as wide as the longest."""

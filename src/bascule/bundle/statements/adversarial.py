@@ -8,21 +8,21 @@ thresholds. The same rows come out every time.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.probing import probe_rows
-from bascule.bundle.statements.parity import answers, apart, sample
-from bascule.bundle.tables import take
-from bascule.core.errors import BasculeError
-from bascule.core.fields import Columns, DType, Field
-from bascule.core.programs import Program
+from bascule.bundle.statements.parity import answers, apart, are_finite, in_batches, sample
+from bascule.bundle.tables import for_program, take
+from bascule.core import BasculeError, Columns, DType, Field, Program
 
 MISSING, NEAR, EXTREME, COMBINED = "missing or new", "near a row", "extreme", "combined"
 _MOST_VALUES = 1 << 20
@@ -150,6 +150,81 @@ def ties(
         apart_ = apart(own, found, tolerance=tolerance, probes=0)
         tied[copied[order][apart_]] = True
     return tied
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRows:
+    """The rows that programs are compared on, and what the original answers to them.
+
+    Attributes:
+        rows: Real ones, and behind them those that are made up.
+        expected: The answers.
+        kinds: Of what kind each made-up row is.
+        left_out: How many more were made up, by why they are left out.
+    """
+
+    rows: Columns
+    expected: Columns
+    kinds: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def probed(self) -> dict[str, int]:
+        """How many rows of each kind were made up, and how many are left out for each reason."""
+        return dict(sorted((Counter(self.kinds) + Counter(self.left_out)).items()))
+
+    def joined(self, original: Program, probes: Probes) -> ComparedRows:
+        """And rows that are made up, but for those that the original refuses."""
+        order, expected = asked(original, probes.columns)
+        refused = len(probes.kinds) - len(order)
+        left_out = Counter(self.left_out) + Counter({"refused": refused})
+        if not expected:
+            return replace(self, left_out=left_out)
+        return ComparedRows(
+            _stacked(self.rows, take(probes.columns, order)),
+            _stacked(self.expected, expected),
+            (*self.kinds, *(probes.kinds[place] for place in order)),
+            left_out,
+        )
+
+    def without_ties(
+        self, original: Program, program: Program, tolerance: float, *, looks_at_all: bool
+    ) -> ComparedRows:
+        """But for made-up rows where rounding decides; see `ties`.
+
+        They are looked for among the rows that are answered otherwise, or among all: where
+        rounding depends on the size of the batch, others come up every time.
+        """
+        probes, total = len(self.kinds), count(self.rows)
+        differs = np.zeros(total, bool)
+        made_up = for_program(take(self.rows, slice(total - probes, None)), program.inputs)
+        for size in (1, probes):
+            found = in_batches(program, made_up, size)
+            whole = {
+                name: np.concatenate([values[: total - probes], found[name]])
+                for name, values in self.expected.items()
+            }
+            differs |= apart(self.expected, whole, tolerance=tolerance, probes=probes)
+        far = np.isin(self.kinds, [EXTREME, COMBINED])
+        overflows = differs & ~are_finite(self.expected)
+        overflows[total - probes :] &= far
+        if looks_at_all:
+            differs[total - probes :] = True
+        tied = ties(original, self.rows, self.expected, differs, tolerance)
+        tied &= ~overflows
+        out = tied | overflows
+        kept = np.flatnonzero(~out)
+        return ComparedRows(
+            take(self.rows, kept),
+            take(self.expected, kept),
+            tuple(kind for kind, gone in zip(self.kinds, out[-probes:], strict=True) if not gone),
+            Counter(self.left_out)
+            + Counter({"tied by rounding": int(tied.sum()), "overflow": int(overflows.sum())}),
+        )
+
+
+def _stacked(one: Columns, other: Columns) -> Columns:
+    return {name: np.concatenate([one[name], other[name]]) for name in one}
 
 
 def slots_of(fields: Sequence[Field], rows: Columns) -> list[Slot]:

@@ -23,8 +23,7 @@ from bascule.bundle.tables import (
     take,
     take_rows,
 )
-from bascule.core.errors import BasculeError, Invalid, ModelFailed
-from bascule.core.fields import Columns
+from bascule.core import BasculeError, Columns, Invalid, ModelFailed
 
 _ONE_KIND = "keep one kind: df[c].astype(object).where(df[c].notna(), None), in training as well"
 _HINTS = {
@@ -81,7 +80,7 @@ def _own(subject: ImportedModel, rows: Rows) -> Columns | None:
             warnings.simplefilter("ignore")
             whole = len(chosen) == len(rows)
             made = subject.ask(rows.given if whole else take_rows(rows.given, chosen))
-    except Exception:  # whatever it raises, its author has to ask it in another way as well
+    except Exception:  # its author has to call it in another way too
         return None
     return made if all(len(values) == len(chosen) for values in made.values()) else None
 

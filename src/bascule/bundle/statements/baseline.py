@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.disk import format as disk
-from bascule.bundle.disk.manifest import BASELINE, Manifest
-from bascule.bundle.disk.reading import parse, reading
-from bascule.core.fields import Columns, Field
-from bascule.stats.sketches import Profile
+from bascule.bundle.disk import BASELINE, Manifest, folder as disk, parse, reading
+from bascule.core import Columns, Field
+from bascule.stats import Profile
 
 MAX_COLUMNS = 2_000
 """A matrix with more columns is profiled as one, as an image is."""
@@ -56,7 +54,7 @@ def read_baseline(path: str | Path, manifest: Manifest) -> Baseline | None:
 def flat_columns(
     columns: Columns, fields: tuple[Field, ...], names: tuple[str, ...] = ()
 ) -> Columns:
-    """One array of one axis per column: those of a matrix apart, whatever has more axes as one.
+    """One array of one axis per column: a matrix split by columns, arrays with more axes flattened.
 
     Args:
         columns: By the name of their field.

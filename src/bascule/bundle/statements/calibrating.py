@@ -10,18 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.disk.manifest import CALIBRATION, CLASSIFICATIONS, OUTLIERS, REGRESSIONS
-from bascule.bundle.disk.reading import reading
+from bascule.bundle.disk import CALIBRATION, CLASSIFICATIONS, OUTLIERS, REGRESSIONS, reading
 from bascule.bundle.imported import ImportedModel, Rows
 from bascule.bundle.statements import parity
 from bascule.bundle.statements.training import kept_hashes
 from bascule.bundle.tables import conform
-from bascule.core.digests import canonical_json
-from bascule.core.errors import BasculeError, Invalid
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
-from bascule.stats.conformal import Calibration, methods_for
-from bascule.stats.conformal import calibrate as calibrate_scores
+from bascule.core import BasculeError, Columns, Invalid, Program, canonical_json
+from bascule.stats import Calibration, calibrate as calibrate_scores, methods_for
 
 CALIBRATION_KIND = "calibration"
 """Of the statement that tells which rows calibrated."""
@@ -55,7 +50,7 @@ class Calibrated:
     rows: Rows | None = None
 
     def statement(self) -> dict[str, Any]:
-        """What is said of it beside the bundle."""
+        """The body of the `calibration` statement."""
         if self.rows is None:
             return {"told": self.told}
         return {"told": self.told, **kept_hashes(self.rows.columns)}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bascule.bundle.disk import format as disk
-from bascule.bundle.disk.manifest import CALIBRATION, Manifest
-from bascule.bundle.disk.reading import parse, reading
-from bascule.core.errors import Untrusted
-from bascule.stats.conformal import Calibration, methods_for
+from bascule.bundle.disk import CALIBRATION, Manifest, folder as disk, parse, reading
+from bascule.core import Untrusted
+from bascule.stats import Calibration, methods_for
 
 
 def read_calibration(path: str | Path, manifest: Manifest) -> Calibration | None:

@@ -19,9 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.tables import for_program, recombined, take
-from bascule.core.errors import Unavailable
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
+from bascule.core import Columns, Program, Unavailable
 
 BATCH_SIZES = (1, 8, 64, 512, 8192, 65536)
 _LONGEST_RUN_S = 1.0
@@ -39,7 +37,7 @@ _MEMORY_PROBE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from bascule.bundle.disk.format import read_manifest, EXAMPLE
+from bascule.bundle.disk.folder import EXAMPLE, read_manifest
 from bascule.bundle.opening import open_program
 from bascule.bundle.disk.examples import columns_of
 path = Path(sys.argv[1])
@@ -124,7 +122,7 @@ def sample_latency(
         columns: Real rows in the signature's dtypes, repeated as needed.
         rows: The batch size.
         budget_s: When to stop.
-        at_least: How many calls there are whatever they take, and as many to warm up.
+        at_least: The least number of calls, and of calls to warm up, beyond the budget if need be.
     """
     have = len(next(iter(columns.values())))
     different = min(max(1, have // rows), _MAX_SAMPLES)

@@ -24,8 +24,7 @@ from bascule.bundle.probing import ordered, unordered
 from bascule.bundle.statements.adversarial import Probes, Slot, asked, most_rows, slots_of
 from bascule.bundle.statements.parity import Parity, answers
 from bascule.bundle.tables import take
-from bascule.core.fields import Columns, DType, Field
-from bascule.core.programs import Program
+from bascule.core import Columns, DType, Field, Program
 
 _JUMPS_OF_A_SLOT = 6
 _GRID = 33

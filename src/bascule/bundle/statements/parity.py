@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.tables import for_program, recombined, take
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
+from bascule.core import Columns, Program
 
 MAX_ROWS = 20_000
 _CHUNK_ROWS = 4096
@@ -183,12 +182,12 @@ def judge(
     precision: str,
     probes: int,
 ) -> tuple[Parity, bool]:
-    """The parity of a program, and whether rows have the same bits alone and in company.
+    """The parity of a program, and whether rows have the same bits alone and in any batch.
 
     The rows are asked in bulk, and some of them one by one, and compared with the original both
     ways. Then rows put together from the values of real ones are asked one by one and in batches
     of several sizes. A program whose answers change with the batch by more than the tolerance does
-    not pass, whatever the difference from the original is on the rows that were compared.
+    not pass, even without a difference from the original on the compared rows.
 
     Args:
         program: What is compared.
@@ -220,7 +219,7 @@ def judge(
 
 
 def is_batch_invariant(program: Program, columns: Columns) -> bool:
-    """Whether rows have the same bits alone and in company.
+    """Whether rows have the same bits alone and in any batch.
 
     A thousand rows are asked one by one, and again in batches of several sizes. They are put
     together from the values of real rows, each column on its own, so that they are all different:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bascule.bundle.disk.manifest import BASELINE
+from bascule.bundle.disk import BASELINE
 from bascule.bundle.imported import ImportedModel
 from bascule.bundle.statements.baseline import Baseline, flat_columns
 from bascule.bundle.statements.calibrating import Answers
-from bascule.core.digests import canonical_json
-from bascule.core.errors import BasculeError
-from bascule.core.fields import Columns
-from bascule.stats.sketches import CHUNK_ROWS, Profile
+from bascule.core import BasculeError, Columns, canonical_json
+from bascule.stats import CHUNK_ROWS, Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle.imported import Rows
 from bascule.bundle.tables import is_missing
-from bascule.core.errors import Untrusted
-from bascule.core.fields import Columns, Signature
+from bascule.core import Columns, Signature, Untrusted
 
 TRAINING_KIND = "training"
 KEPT_HASHES = 8_192
@@ -132,7 +131,7 @@ class Training:
 
 
 def row_hashes(columns: Columns) -> NDArray[np.uint64]:
-    """64 bits a row, equal for equal rows whatever numeric type they are held in."""
+    """64 bits a row, equal for equal rows of any numeric types."""
     count = len(next(iter(columns.values())))
     made = np.zeros(count, np.uint64)
     for start in range(0, count, _PIECE_ROWS):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from functools import lru_cache
 
-from bascule.core.errors import Invalid, TooLarge
+from bascule.core import Invalid, TooLarge
 
 _WINDOWS = {b"gzip": (31,), b"x-gzip": (31,), b"deflate": (15, -15)}
 """What zlib calls each coding. Deflate is meant to be in zlib's frame, and some send it bare."""

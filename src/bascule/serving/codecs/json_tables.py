@@ -25,8 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid, TooLarge
-from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.core import Columns, DType, Field, Invalid, Signature, TooLarge
 from bascule.serving.codecs.json_values import MAX_VALUES, Listed, values_reader, wrong_value
 
 Table = tuple[Columns, int]

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid, TooLarge
-from bascule.core.fields import DType, Field
+from bascule.core import DType, Field, Invalid, TooLarge
 from bascule.serving.codecs.json_values import (
     MAX_VALUES,
     Place,

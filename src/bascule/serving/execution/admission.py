@@ -27,8 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from bascule.core.errors import Overloaded, Unavailable
-from bascule.core.fields import Columns
+from bascule.core import Columns, Overloaded, Unavailable
 
 log = logging.getLogger(__name__)
 

@@ -40,10 +40,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from bascule.bundle.programs.host import place_of
-from bascule.core.errors import BasculeError, ModelFailed, Overloaded, TimedOut, Unavailable
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
+from bascule.bundle.programs import place_of
+from bascule.core import (
+    BasculeError,
+    Columns,
+    ModelFailed,
+    Overloaded,
+    Program,
+    TimedOut,
+    Unavailable,
+)
 from bascule.serving.calls import Answer, AnsweredBy, Cancel, Deliver, Outcome
 from bascule.serving.execution.admission import BufferBudget, comes_in_time, held_bytes
 from bascule.serving.execution.batch_sizing import Sizing

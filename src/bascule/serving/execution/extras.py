@@ -16,8 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from bascule.bundle.extras import Extra, Wanted
-from bascule.bundle.programs.host import place_of
-from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut
+from bascule.bundle.programs import place_of
+from bascule.core import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut
 from bascule.serving.calls import Answer, Call, Cancel, Deliver, Outcome
 from bascule.serving.execution.admission import BufferBudget, held_bytes
 from bascule.serving.limits import Limits

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from bascule.core.fields import Columns, Field, Signature
+from bascule.core import Columns, Field, Signature
 from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver
 from bascule.serving.execution.extras import Extras
 from bascule.serving.limits import Limits
 from bascule.serving.specs import ModelSpec
-from bascule.serving.telemetry.counters import MetricSeries
+from bascule.serving.telemetry import MetricSeries
 
 
 class Facts(NamedTuple):

@@ -7,10 +7,10 @@ breaker closes. Time is whatever clock the caller has.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from bascule.core.errors import ModelFailed, TimedOut, Unavailable
+from bascule.core import ModelFailed, TimedOut, Unavailable
 
 _MOST_RETRIES_SAVED = 10.0
 
@@ -34,9 +34,6 @@ class ResiliencePolicy:
     breaker_open_s: float = 10.0
     retry_percent: float = 0.0
     fallback: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Closed(NamedTuple):

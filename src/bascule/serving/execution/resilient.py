@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 
-from bascule.core.errors import BasculeError, Overloaded, Unavailable
+from bascule.core import BasculeError, Overloaded, Unavailable
 from bascule.serving.calls import Call, Cancel, Context, Deliver, Outcome
 from bascule.serving.execution.predictors import Predictor
 from bascule.serving.execution.resilience import (

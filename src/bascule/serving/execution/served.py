@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from bascule.bundle.extras import Extra
-from bascule.core.errors import BasculeError, Overloaded, Unavailable
-from bascule.core.fields import Columns, Signature
-from bascule.core.programs import Program
+from bascule.core import BasculeError, Columns, Overloaded, Program, Signature, Unavailable
 from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver, Outcome
 from bascule.serving.execution.admission import BufferBudget, held_bytes
 from bascule.serving.execution.engine import Engine
@@ -17,7 +15,7 @@ from bascule.serving.execution.placement import Pace
 from bascule.serving.execution.predictors import Facts
 from bascule.serving.limits import Limits
 from bascule.serving.specs import ModelSpec
-from bascule.serving.telemetry.counters import MetricSeries
+from bascule.serving.telemetry import MetricSeries
 
 
 class ServedModel:

@@ -12,17 +12,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bascule.core.errors import BasculeError, Invalid
-from bascule.core.fields import Columns
+from bascule.core import BasculeError, Columns, Invalid
 from bascule.serving.calls import AnsweredBy, Call, Outcome
-from bascule.serving.codecs.json_tables import Table, TableReader
-from bascule.serving.codecs.json_values import JsonParser
-from bascule.serving.execution.predictors import Predictor
+from bascule.serving.codecs import JsonParser, Table, TableReader
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols.describing import answered_by
 from bascule.serving.protocols.openapi import answers_schema, example_rows, rows_schema
-from bascule.serving.transports.exchange import Exchange
-from bascule.serving.transports.offload import ROWS_FROM_BYTES
-from bascule.serving.transports.routes import About, Handler
+from bascule.serving.transports import ROWS_FROM_BYTES, About, Exchange, Handler
 
 encode = msgspec.json.encode
 

@@ -6,10 +6,9 @@ Apart from the protocols themselves, because the supervisor must not load what a
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 
 _PATHS: dict[str, tuple[str, ...]] = {
     "oip": ("/v2", "/metrics"),
@@ -38,13 +37,6 @@ class ChosenProtocols:
     vertex_health_route: str = "/vertex/health"
     vertex_predict_route: str = "/vertex/predict"
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ChosenProtocols:
-        return cls(**{**value, "names": tuple(value["names"])})
-
 
 EVERY_PROTOCOL = ChosenProtocols()
 
@@ -55,7 +47,8 @@ def choose_protocols(
     """The protocols in `names`; without names all, except those whose paths Vertex AI was given.
 
     Raises:
-        Invalid: A route is none, or is a path of a protocol that is wanted.
+        Invalid: A route is none, or is a path of a protocol that is wanted; `facts["field"]` is
+            the setting.
     """
     routes = {
         "vertex_health_route": vertex_health_route,
@@ -63,7 +56,9 @@ def choose_protocols(
     }
     for setting, route in routes.items():
         if not re.fullmatch(r"/[!-~]*", route) or re.search(r"[?#]", route):
-            raise Invalid(f"{setting}: {route!r} is not a path", hint="send for example /predict")
+            raise Invalid(
+                f"{route!r} is not a path", hint="send for example /predict", field=setting
+            )
     wanted = names or PROTOCOL_NAMES
     if "vertex" in wanted:
         for setting, route in routes.items():
@@ -72,8 +67,9 @@ def choose_protocols(
                     continue
                 if names or protocol == "oip":
                     raise Invalid(
-                        f"{setting}: {route} is a path of the protocol {protocol!r}",
+                        f"{route} is a path of the protocol {protocol!r}",
                         hint="choose another path, or leave that protocol out of serving.protocols",
+                        field=setting,
                     )
                 wanted = tuple(name for name in wanted if name != protocol)
     return ChosenProtocols(wanted, vertex_health_route, vertex_predict_route)

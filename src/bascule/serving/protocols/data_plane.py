@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from bascule.core.errors import BasculeError, NotFound
-from bascule.serving.execution.predictors import Predictor
+from bascule.core import BasculeError, NotFound
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols.openapi import document
-from bascule.serving.transports.routes import Route, Routes, table
+from bascule.serving.transports import Route, Routes, table
 
 
 class ProtocolAdapter(Protocol):

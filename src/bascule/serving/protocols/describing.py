@@ -6,11 +6,10 @@ from typing import Any
 
 import msgspec
 
-from bascule.core.errors import NotFound
+from bascule.core import NotFound
 from bascule.serving.calls import AnsweredBy
 from bascule.serving.protocols.data_plane import DataPlane
-from bascule.serving.transports.exchange import Exchange
-from bascule.serving.transports.routes import Handler
+from bascule.serving.transports import Exchange, Handler
 
 _JSON = b"application/json"
 

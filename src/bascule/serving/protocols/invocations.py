@@ -15,21 +15,16 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-from bascule.core.errors import BasculeError, Invalid
-from bascule.core.fields import Columns
-from bascule.core.names import check_name
-from bascule.core.version import VERSION
-from bascule.security.keys import ANY
+from bascule.core import VERSION, BasculeError, Columns, Invalid, check_name
+from bascule.security import ANY
 from bascule.serving.calls import Call
-from bascule.serving.codecs.json_tables import Table, TableReader
-from bascule.serving.codecs.json_values import JsonParser
-from bascule.serving.execution.predictors import Predictor
+from bascule.serving.codecs import JsonParser, Table, TableReader
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols import by_row
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import fixed, health, missing
 from bascule.serving.protocols.load_requests import LoadRequests
-from bascule.serving.transports.exchange import Exchange
-from bascule.serving.transports.routes import About, Handler, Route
+from bascule.serving.transports import About, Exchange, Handler, Route
 
 _EXAMPLE = '{"instances": [...]}'
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")

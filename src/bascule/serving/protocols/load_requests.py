@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from bascule.core.errors import BasculeError, Overloaded
+from bascule.core import BasculeError, Overloaded
 
 MAX_WAITING = 64
 """Changes are made one by one, and each may take as long as it takes to load a model."""

@@ -13,15 +13,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import BasculeError, Invalid, ModelFailed, NotFound
-from bascule.core.fields import Columns, DType, Field
-from bascule.core.version import VERSION
-from bascule.security.keys import ANY
+from bascule.core import (
+    VERSION,
+    BasculeError,
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    ModelFailed,
+    NotFound,
+)
+from bascule.security import ANY
 from bascule.serving.calls import Answer, AnsweredBy, Call, Outcome
-from bascule.serving.codecs.json_values import count_mismatch
-from bascule.serving.codecs.protobuf import block, read_text, varint
-from bascule.serving.codecs.raw_tensors import RawReader, Taker, raw_of, raw_reader, taker
-from bascule.serving.execution.predictors import Predictor
+from bascule.serving.codecs import (
+    RawReader,
+    Taker,
+    block,
+    count_mismatch,
+    raw_of,
+    raw_reader,
+    read_text,
+    taker,
+    varint,
+)
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.oip_json import (
     At,
@@ -45,9 +60,8 @@ from bascule.serving.protocols.oip_messages import (
     tensor_metadata,
     truth,
 )
-from bascule.serving.transports.rpc import Method, Rpc, Unary
+from bascule.serving.transports import Method, Rpc, Unary
 
-PROTO = "grpc_predict_v2.proto"
 SERVICE = "inference.GRPCInferenceService"
 _MAX_KNOWN = 256
 _ASIDE_FROM_BYTES = 256 << 10

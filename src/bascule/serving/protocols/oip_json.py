@@ -19,18 +19,18 @@ import simdjson
 from numpy.typing import NDArray
 
 from bascule.bundle.extras import Wanted
-from bascule.core.errors import Invalid, TooLarge
-from bascule.core.fields import Columns, DType, Field
+from bascule.core import Columns, DType, Field, Invalid, TooLarge
 from bascule.serving.calls import Answer, AnsweredBy, Call
-from bascule.serving.codecs.json_values import (
+from bascule.serving.codecs import (
     JsonParser,
+    RawReader,
     ValuesReader,
+    raw_of,
+    raw_reader,
     refuse_twice,
     values_reader,
 )
-from bascule.serving.codecs.raw_tensors import RawReader, raw_of, raw_reader
-from bascule.serving.execution.extras import Extras
-from bascule.serving.execution.predictors import Predictor
+from bascule.serving.execution import Extras, Predictor
 
 _encode = msgspec.json.encode
 _DATATYPES = frozenset(DType)

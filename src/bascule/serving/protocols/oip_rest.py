@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from bascule.core.errors import BasculeError, Invalid
-from bascule.core.fields import DType, Field
-from bascule.core.version import VERSION
+from bascule.core import VERSION, BasculeError, DType, Field, Invalid
 from bascule.serving.calls import Outcome
-from bascule.serving.execution.predictors import Predictor
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import (
     answered_by,
@@ -27,9 +25,7 @@ from bascule.serving.protocols.describing import (
 )
 from bascule.serving.protocols.oip_json import AsBytes, Decoded, Decoder, encoder
 from bascule.serving.protocols.openapi import example_columns
-from bascule.serving.transports.exchange import Exchange
-from bascule.serving.transports.offload import FROM_BYTES
-from bascule.serving.transports.routes import About, Handler, Route
+from bascule.serving.transports import FROM_BYTES, About, Exchange, Handler, Route
 
 _BYTES_TYPE = b"application/octet-stream"
 

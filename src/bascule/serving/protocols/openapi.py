@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.version import VERSION
-from bascule.serving.transports.routes import About, Route, Routes
+from bascule.core import VERSION, Columns, DType, Field, Signature
+from bascule.serving.transports import About, Route, Routes
 
 Schema = dict[str, Any]
 """A JSON Schema (2020-12), as OpenAPI 3.1 has it."""

@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bascule.core.errors import BasculeError, Invalid
-from bascule.core.fields import DType, Field
+from bascule.core import BasculeError, DType, Field, Invalid
 from bascule.serving.calls import Call
-from bascule.serving.codecs.json_values import JsonParser
-from bascule.serving.execution.predictors import Predictor
+from bascule.serving.codecs import JsonParser
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols import by_row
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import fixed, missing
-from bascule.serving.transports.exchange import Exchange
-from bascule.serving.transports.routes import Handler, Route
+from bascule.serving.transports import Exchange, Handler, Route
 
 _SIGNATURE = "serving_default"
 _EXAMPLE = '{"instances": [...]}'

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bascule.core.errors import BasculeError
+from bascule.core import BasculeError
 from bascule.serving.calls import Call
-from bascule.serving.codecs.json_values import JsonParser
-from bascule.serving.execution.predictors import Predictor
+from bascule.serving.codecs import JsonParser
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols import by_row
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import health
-from bascule.serving.transports.exchange import Exchange
-from bascule.serving.transports.routes import Handler, Route
+from bascule.serving.transports import Exchange, Handler, Route
 
 _EXAMPLE = '{"instances": [...]}'
 

@@ -17,8 +17,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from bascule.core.addresses import masked_text
-from bascule.core.streams import write_without_waiting
+from bascule.core import masked_text, write_without_waiting
 
 Form = Literal["text", "json"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 from bascule.serving.calls import Answer, Call, Context
 from bascule.serving.telemetry.counters import MetricLabels
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import threading
 
-from bascule.core.errors import MissingExtra
-from bascule.core.version import VERSION
+from bascule.core import VERSION, MissingExtra
 from bascule.serving.telemetry.request_log import FAILED_FROM, LogRecord
 from bascule.serving.telemetry.trace_context import TraceContext
 

@@ -25,8 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bascule.core.errors import BasculeError, Unavailable
-from bascule.security.keys import OPEN_ACTIONS, Action, Key, KnownKeys, not_allowed
+from bascule.core import BasculeError, Unavailable
+from bascule.security import OPEN_ACTIONS, Action, Key, KnownKeys, not_allowed
 
 log = logging.getLogger(__name__)
 

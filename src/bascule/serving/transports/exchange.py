@@ -10,13 +10,11 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from bascule.core.errors import BasculeError, Invalid, Overloaded, TooLarge
+from bascule.core import BasculeError, Invalid, Overloaded, TooLarge
 from bascule.serving.calls import Call, Deliver
 from bascule.serving.codecs import compression as codings
-from bascule.serving.execution.admission import BufferBudget
-from bascule.serving.execution.predictors import Predictor
-from bascule.serving.telemetry.counters import MetricSeries
-from bascule.serving.telemetry.recorder import Recorder
+from bascule.serving.execution import BufferBudget, Predictor
+from bascule.serving.telemetry import MetricSeries, Recorder
 from bascule.serving.transports import offload as aside
 from bascule.serving.transports.request import Request
 from bascule.serving.transports.statuses import HttpError, error_text, status_of

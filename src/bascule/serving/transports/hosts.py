@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import unquote
 
-from bascule.core.errors import Invalid, Refused
+from bascule.core import Invalid, Refused
 
 _AUTHORITY = re.compile(r"(?:\[([^\[\]]+)\]|([^:@/\[\]]*))(?::[0-9]*)?")
 _ALLOWED = re.compile(r"\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")

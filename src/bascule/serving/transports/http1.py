@@ -35,13 +35,19 @@ from typing import cast
 
 import httptools
 
-from bascule.core.errors import BasculeError, Refused, TooLarge
-from bascule.security.keys import OPEN_ACTIONS
-from bascule.serving.execution.admission import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
+from bascule.core import BasculeError, Refused, TooLarge
+from bascule.security import OPEN_ACTIONS
+from bascule.serving.execution import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
-from bascule.serving.telemetry.counters import STATUSES, MetricSeries
-from bascule.serving.telemetry.recorder import Recorder
-from bascule.serving.telemetry.request_log import FAILED_FROM, NEVER, RequestLog, request_id_of
+from bascule.serving.telemetry import (
+    FAILED_FROM,
+    NEVER,
+    STATUSES,
+    MetricSeries,
+    Recorder,
+    RequestLog,
+    request_id_of,
+)
 from bascule.serving.transports import offload as aside
 from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.exchange import Exchange, Head, internal_error, told

@@ -29,16 +29,20 @@ from typing import NamedTuple, cast
 
 from hpack import Decoder, HPACKError
 
-from bascule.core.errors import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
-from bascule.security.keys import Action
+from bascule.core import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
+from bascule.security import Action
 from bascule.serving.calls import Call, Deliver
-from bascule.serving.execution.admission import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
+from bascule.serving.execution import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
-from bascule.serving.telemetry.counters import MetricSeries
-from bascule.serving.telemetry.recorder import Recorder
-from bascule.serving.telemetry.request_log import FAILED_FROM, NEVER, RequestLog, request_id_of
-from bascule.serving.transports import frames as h2
-from bascule.serving.transports import offload as aside
+from bascule.serving.telemetry import (
+    FAILED_FROM,
+    NEVER,
+    MetricSeries,
+    Recorder,
+    RequestLog,
+    request_id_of,
+)
+from bascule.serving.transports import frames as h2, offload as aside
 from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.frames import HEAD, HEAD_BYTES, frame, number_frame
 from bascule.serving.transports.hosts import HostPolicy

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar, cast
 
-from bascule.serving.execution.admission import BESIDE_CALL_BYTES, BufferBudget, Waiting
+from bascule.serving.execution import BESIDE_CALL_BYTES, BufferBudget, Waiting
 
 FROM_BYTES = 1 << 20
 """Numbers of JSON are read on the loop below it, in a few milliseconds."""

@@ -6,12 +6,10 @@ from abc import ABC, abstractmethod
 from time import perf_counter_ns
 from typing import Protocol
 
-from bascule.core.errors import BasculeError, ModelFailed
+from bascule.core import BasculeError, ModelFailed
 from bascule.serving.calls import Answer, Call, Cancel, Deliver, Outcome, new_prediction_id
-from bascule.serving.execution.admission import AdmissionQueue
-from bascule.serving.telemetry.counters import MetricSeries
-from bascule.serving.telemetry.recorder import Recorder
-from bascule.serving.telemetry.request_log import RequestLog, request_id_of
+from bascule.serving.execution import AdmissionQueue
+from bascule.serving.telemetry import MetricSeries, Recorder, RequestLog, request_id_of
 from bascule.serving.transports.statuses import kind_of, named_failure, reason_of
 
 

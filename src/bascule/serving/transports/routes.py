@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from bascule.security.keys import Action
-from bascule.serving.telemetry.counters import MetricSeries
+from bascule.security import Action
+from bascule.serving.telemetry import MetricSeries
 from bascule.serving.transports.exchange import Exchange
 
 Handler = Callable[[Exchange], None]

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bascule.core.errors import BasculeError, Overloaded, Unavailable
-from bascule.security.keys import Action
+from bascule.core import BasculeError, Overloaded, Unavailable
+from bascule.security import Action
 from bascule.serving.calls import Call, Deliver
-from bascule.serving.execution.predictors import Predictor
-from bascule.serving.telemetry.counters import MetricSeries
+from bascule.serving.execution import Predictor
+from bascule.serving.telemetry import MetricSeries
 from bascule.serving.transports.request import Request
 
 Read = TypeVar("Read")

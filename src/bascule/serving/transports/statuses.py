@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bascule.core.errors import (
+from bascule.core import (
     BasculeError,
     Conflict,
     Invalid,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 
 if TYPE_CHECKING:
     import ssl
@@ -68,23 +68,6 @@ class Tls:
             return max(self.certificate.stat().st_mtime_ns, self.key.stat().st_mtime_ns)
         except OSError:
             return 0  # being replaced
-
-    def to_json(self) -> dict[str, Any]:
-        authority = self.client_authority
-        return {
-            "certificate": str(self.certificate),
-            "key": str(self.key),
-            "client_authority": None if authority is None else str(authority),
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Tls:
-        authority = value["client_authority"]
-        return cls(
-            Path(value["certificate"]),
-            Path(value["key"]),
-            None if authority is None else Path(authority),
-        )
 
 
 def _no_password() -> str:

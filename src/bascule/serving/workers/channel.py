@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from bascule.core.errors import KINDS, BasculeError, Unavailable
+from bascule.core import KINDS, BasculeError, Unavailable
 from bascule.serving.workers.config import WorkerConfig
 
 log = logging.getLogger(__name__)

@@ -7,17 +7,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bascule.serving.execution.resilience import ResiliencePolicy
+from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.limits import Limits
-from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
+from bascule.serving.protocols import EVERY_PROTOCOL, ChosenProtocols
 from bascule.serving.specs import ModelSpec
-from bascule.serving.telemetry.request_log import FAILURES_ALONE, RequestLogConfig
-from bascule.serving.transports.tls import Tls
+from bascule.serving.telemetry import FAILURES_ALONE, RequestLogConfig
+from bascule.serving.transports import Tls
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """What the supervisor tells a worker.
+
+    Both forms are made of the fields, here and in what they hold: a new one is written once.
 
     Attributes:
         worker: Its number, from 0; also the region of the counters that it writes.
@@ -54,42 +56,19 @@ class WorkerConfig:
     allowed_hosts: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "worker": self.worker,
-            "workers": self.workers,
-            "listener_fd": self.listener_fd,
-            "grpc_fd": self.grpc_fd,
-            "counters": str(self.counters),
-            "services": [service.to_json() for service in self.services],
-            "limits": self.limits.to_json(),
-            "keys": None if self.keys is None else str(self.keys),
-            "tls": None if self.tls is None else self.tls.to_json(),
-            "unix_fd": self.unix_fd,
-            "protocols": self.protocols.to_json(),
-            "policies": {name: policy.to_json() for name, policy in self.policies.items()},
-            "journal": asdict(self.journal),
-            "multi_model": self.multi_model,
-            "allowed_hosts": self.allowed_hosts,
-        }
+        return asdict(self, dict_factory=_with_plain_paths)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> WorkerConfig:
-        return cls(
-            worker=value["worker"],
-            workers=value["workers"],
-            listener_fd=value["listener_fd"],
-            grpc_fd=value["grpc_fd"],
-            counters=Path(value["counters"]),
-            services=tuple(ModelSpec.from_json(service) for service in value["services"]),
-            limits=Limits(**value["limits"]),
-            keys=None if value["keys"] is None else Path(value["keys"]),
-            tls=None if value["tls"] is None else Tls.from_json(value["tls"]),
-            unix_fd=value["unix_fd"],
-            protocols=ChosenProtocols.from_json(value["protocols"]),
-            policies={
-                name: ResiliencePolicy(**policy) for name, policy in value["policies"].items()
-            },
-            journal=RequestLogConfig(**value["journal"]),
-            multi_model=value["multi_model"],
-            allowed_hosts=tuple(value["allowed_hosts"]),
-        )
+        """The same from JSON; a field that is not there has its default."""
+        import msgspec  # which the supervisor does not need
+
+        return msgspec.convert(value, cls, dec_hook=_from_plain)
+
+
+def _with_plain_paths(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: str(one) if isinstance(one, Path) else one for name, one in items}
+
+
+def _from_plain(kind: type[Any], text: Any) -> Any:
+    return kind(text)  # paths alone have no form of their own in JSON

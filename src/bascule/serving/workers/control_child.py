@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from bascule.core.errors import Unavailable
+from bascule.core import Unavailable
 from bascule.serving.workers.channel import Message
 from bascule.serving.workers.peer import AnswerFor, Peer
 

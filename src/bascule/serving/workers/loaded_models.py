@@ -29,22 +29,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bascule.bundle.disk.format import EXAMPLE, Manifest, read_file, read_manifest
+from bascule.bundle import open_program, pinned_program
+from bascule.bundle.disk import EXAMPLE, Manifest, read_file, read_manifest
 from bascule.bundle.extras import open_extras
-from bascule.bundle.opening import open_program, pinned_program
 from bascule.bundle.programs import obstacles
-from bascule.core.errors import BasculeError, ModelFailed, NoRoom, Refused, Unavailable, Untrusted
-from bascule.core.fields import Columns, Field
-from bascule.serving.execution.admission import BufferBudget
-from bascule.serving.execution.engine import Engine, measure_pace
-from bascule.serving.execution.predictors import Facts, Predictor
-from bascule.serving.execution.resilience import ResiliencePolicy
-from bascule.serving.execution.resilient import ResilientPredictor
-from bascule.serving.execution.served import ServedModel
+from bascule.core import (
+    BasculeError,
+    Columns,
+    Field,
+    ModelFailed,
+    NoRoom,
+    Refused,
+    Unavailable,
+    Untrusted,
+)
+from bascule.serving.execution import (
+    BufferBudget,
+    Engine,
+    Facts,
+    Predictor,
+    ResiliencePolicy,
+    ResilientPredictor,
+    ServedModel,
+    measure_pace,
+)
 from bascule.serving.limits import Limits
-from bascule.serving.protocols.oip_json import Decoder
+from bascule.serving.protocols import Decoder
 from bascule.serving.specs import ModelSpec, ModelSpecs
-from bascule.serving.telemetry.counters import Counters, MetricLabels, MetricSeries
+from bascule.serving.telemetry import Counters, MetricLabels, MetricSeries
 from bascule.serving.workers.memory import Resident, choose_evicted, resident_bytes
 
 log = logging.getLogger(__name__)

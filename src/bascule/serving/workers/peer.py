@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from bascule.core.errors import BasculeError, ModelFailed, Unavailable
+from bascule.core import BasculeError, ModelFailed, Unavailable
 from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
 
 log = logging.getLogger(__name__)

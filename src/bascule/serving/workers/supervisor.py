@@ -30,10 +30,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from bascule.core.errors import BasculeError, Conflict, Invalid, ModelFailed, Unavailable
-from bascule.serving.execution.resilience import ResiliencePolicy
+from bascule.core import BasculeError, Conflict, Invalid, ModelFailed, Unavailable
+from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.limits import Limits, allow_open_files
-from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
+from bascule.serving.protocols import EVERY_PROTOCOL, ChosenProtocols
 from bascule.serving.specs import (
     ModelSpec,
     ModelSpecs,
@@ -43,10 +43,8 @@ from bascule.serving.specs import (
     loaded,
     without,
 )
-from bascule.serving.telemetry.counters import Counters, MetricLabels
-from bascule.serving.telemetry.request_log import FAILURES_ALONE, RequestLogConfig
-from bascule.serving.transports.listeners import BACKLOG
-from bascule.serving.transports.tls import Tls
+from bascule.serving.telemetry import FAILURES_ALONE, Counters, MetricLabels, RequestLogConfig
+from bascule.serving.transports import BACKLOG, Tls
 from bascule.serving.workers.channel import Message, WorkerProcess, error_from_json, error_to_json
 from bascule.serving.workers.config import WorkerConfig
 from bascule.serving.workers.control_child import Backoff, ControlChild, ControlCommand

@@ -25,31 +25,37 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from bascule.bundle.programs.host import HIDE_TEXTS, die_with
-from bascule.core.errors import BasculeError, ModelFailed, NoRoom
-from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
-from bascule.serving.execution.predictors import Predictor
-from bascule.serving.execution.watchdog import watch_loop
-from bascule.serving.protocols.data_plane import DataPlane
-from bascule.serving.protocols.load_requests import LoadRequests
-from bascule.serving.protocols.table import open_protocols
+from bascule.bundle.programs import HIDE_TEXTS, die_with
+from bascule.core import BasculeError, ModelFailed, NoRoom
+from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor, watch_loop
+from bascule.serving.protocols import DataPlane, LoadRequests, open_protocols
 from bascule.serving.specs import ModelSpec
-from bascule.serving.telemetry.counters import Counters, prometheus_text
-from bascule.serving.telemetry.logs import start_logging
-from bascule.serving.telemetry.recorder import RECORDER_VARIABLE, open_recorder
-from bascule.serving.telemetry.request_log import RequestLog, RequestLogConfig
-from bascule.serving.transports.authenticator import LOOK_EVERY_S, Authenticator
-from bascule.serving.transports.exchange import Exchange
-from bascule.serving.transports.hosts import HostPolicy, policy_of
-from bascule.serving.transports.http1 import Connection, Site
-from bascule.serving.transports.listeners import Listener
-from bascule.serving.transports.routes import Route
+from bascule.serving.telemetry import (
+    RECORDER_VARIABLE,
+    Counters,
+    RequestLog,
+    RequestLogConfig,
+    open_recorder,
+    prometheus_text,
+    start_logging,
+)
+from bascule.serving.transports import (
+    LOOK_EVERY_S,
+    Authenticator,
+    Connection,
+    Exchange,
+    HostPolicy,
+    Listener,
+    Route,
+    Site,
+    policy_of,
+)
 from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
 from bascule.serving.workers.config import WorkerConfig
 from bascule.serving.workers.loaded_models import LoadedModels
 
 if TYPE_CHECKING:
-    from bascule.serving.transports.http2 import Http2Server
+    from bascule.serving.transports import Http2Server
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +157,7 @@ def _open_journal(config: RequestLogConfig, worker: int) -> RequestLog:
     if not config.trace_endpoint:
         return RequestLog(config, worker)
     # Imported here: a worker that sends no spans need not have it in memory.
-    from bascule.serving.telemetry.spans import OtlpSpans
+    from bascule.serving.telemetry import OtlpSpans
 
     return RequestLog(config, worker, OtlpSpans(config.trace_endpoint))
 
@@ -164,8 +170,8 @@ def _hosts_of(config: WorkerConfig, listener_fd: int) -> HostPolicy | None:
 def _grpc_server(plane: DataPlane, beside: Site, hosts: HostPolicy | None) -> Http2Server:
     """The server of gRPC, which shares what the HTTP site `beside` it bounds and tells."""
     # Imported here: a worker that speaks no gRPC need not have it in memory.
-    from bascule.serving.protocols.grpc_methods import grpc_methods
-    from bascule.serving.transports.http2 import Http2Server
+    from bascule.serving.protocols import grpc_methods
+    from bascule.serving.transports import Http2Server
 
     return Http2Server(
         grpc_methods(plane), beside.limits, beside.other_slot,
