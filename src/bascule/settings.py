@@ -133,7 +133,7 @@ class ServingSettings:
         workers: Processes that share the ports.
         deadline_s: How long a request may take, unless it says less.
         max_body_bytes: Of a request.
-        max_queue_requests: How many may wait in a worker before the next is turned away.
+        max_queue_requests: How many may wait for one model in a worker before the next is refused.
         drain_s: How long requests in flight have to finish after a stop was asked for.
         worker_silent_s: How long a worker's event loop may stand still before the worker is
             killed and replaced.

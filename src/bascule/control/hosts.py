@@ -1,4 +1,4 @@
-"""Refuses requests of the control API by the names that they use; see `serving.hosts`."""
+"""Refuses requests of the control API by the names that they use; see `transports.hosts`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The part of the control API that shows what a server has done until now, and does.
 
-A reader asks twice and takes the difference: `serving.load`.
+A reader asks twice and takes the difference: `telemetry.load`.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class CostBody(TypedDict):
 
 
 class CalibrationBody(TypedDict, total=False):
-    """One sentence on where it comes from, and which rows; see `bundle.calibrating`."""
+    """One sentence on where it comes from, and which rows; see `statements.calibrating`."""
 
     told: str
     distinct_rows: _Count
@@ -52,7 +52,7 @@ class CalibrationBody(TypedDict, total=False):
 
 
 class ColumnBody(TypedDict):
-    """What is kept of a column of the training rows; see `bundle.training`."""
+    """What is kept of a column of the training rows; see `statements.training`."""
 
     missing: float
     min: NotRequired[float]
@@ -65,7 +65,7 @@ class ColumnBody(TypedDict):
 
 
 class TrainingBody(TypedDict):
-    """See `bundle.training`."""
+    """See `statements.training`."""
 
     rows: _Count
     distinct_rows: _Count
@@ -88,7 +88,7 @@ class GitBody(TypedDict):
 
 
 class ProvenanceBody(TypedDict, total=False):
-    """Where a model came from; see `bundle.provenance`."""
+    """Where a model came from; see `lineage.provenance`."""
 
     description: str | None
     git: GitBody | None

@@ -1,7 +1,7 @@
 """Extra outputs: more fields of an answer, made from the rows and the model's own outputs.
 
 One file each, one line each in the table. Serving adds them to the answers of the requests that ask
-for them, each with the rows of its own request; batch can add them to every row.
+for them, each with the rows of its own request. `Bundle.predict` knows `confidence` alone.
 """
 
 from __future__ import annotations

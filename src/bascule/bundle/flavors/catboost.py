@@ -37,7 +37,7 @@ _VARYING = ("model_guid", "train_finish_time")
 
 
 class CatBoost:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "catboost"
 

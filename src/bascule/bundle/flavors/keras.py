@@ -52,7 +52,7 @@ _BACKENDS = ("jax", "tensorflow", "torch")
 
 
 class Keras:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "keras"
 

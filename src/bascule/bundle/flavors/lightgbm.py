@@ -34,7 +34,7 @@ from bascule.core import DType, Invalid, Untrusted
 
 
 class LightGBM:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "lightgbm"
 

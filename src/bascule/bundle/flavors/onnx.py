@@ -25,7 +25,7 @@ _LENGTHS = (3, 1, 8, 64, 224)
 
 
 class Onnx:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "onnx"
 

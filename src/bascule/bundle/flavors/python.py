@@ -74,7 +74,7 @@ class _Packed(PythonModel):
 
 
 class Python:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "python"
 

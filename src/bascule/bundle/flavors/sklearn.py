@@ -104,7 +104,7 @@ _TRUSTED_BY_NAME = {
 
 
 class Sklearn:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "sklearn"
 

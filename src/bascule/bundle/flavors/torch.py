@@ -35,7 +35,7 @@ from bascule.core import Columns, DType, Invalid, ModelFailed, Program, Signatur
 
 
 class Torch:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "torch"
 

@@ -38,7 +38,7 @@ _CLASSIFIES = ("binary:logistic", "multi:softprob", "multi:softmax")
 
 
 class XGBoost:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "xgboost"
 

@@ -2,7 +2,7 @@
 
 Held-out rows lie where training rows lie, and say little of a value beside a threshold, of one that
 is not rounded as the original rounds it, or of infinity. So some rows are altered here: to numbers
-that are special in themselves and to neighbours of training rows; `bundle.jumps` has those beside
+that are special in themselves and to neighbours of training rows; `jumps` has those beside
 thresholds. The same rows come out every time.
 """
 

@@ -44,7 +44,7 @@ class Parity:
         tolerance: The largest difference allowed.
         passed: Whether it is within the tolerance, and no label differs but in ties.
         reason: One sentence.
-        probed: How many rows of each kind were made up; see `bundle.adversarial`.
+        probed: How many rows of each kind were made up; see `statements.adversarial`.
     """
 
     program: str

@@ -67,7 +67,7 @@ class JsonParser:
 
     @cached_property
     def aside(self) -> JsonParser:
-        """The same, for use beside this one: see `serving.aside`."""
+        """The same, for use beside this one: see `transports.offload`."""
         return JsonParser(self._expects)
 
     def parse(self, body: bytes) -> Any:

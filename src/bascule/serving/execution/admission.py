@@ -119,7 +119,7 @@ class Unread:
     """How much of the answers of one worker their clients have not taken, over all connections.
 
     What is written at once is not counted, only what waits for a client to make room. Each client
-    has bounds of its own in time (`http.Taking`), but there may be thousands of them. Where it is
+    has bounds of its own in time (`http1.Taking`), but there may be thousands of them. Where it is
     too much, the client that has left most unread is cut off.
     """
 

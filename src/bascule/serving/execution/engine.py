@@ -143,7 +143,7 @@ def measure_pace(
 ) -> Pace:
     """Warm the program up and time it with growing batches of the example rows.
 
-    See `placing.goes_on_measuring` for where it ends.
+    See `placement.goes_on_measuring` for where it ends.
     """
     started_s = time.perf_counter()
     rows = 1

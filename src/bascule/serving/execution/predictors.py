@@ -1,4 +1,4 @@
-"""What a route speaks to."""
+"""The interface `Predictor`: answers calls under one name and version."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _FORMS = ("input_data", "data")
 
 
 class AzureMl:
-    """See `serving.plane.ProtocolAdapter`."""
+    """See `data_plane.ProtocolAdapter`."""
 
     def __init__(self) -> None:
         self._parser = JsonParser(_EXAMPLE)

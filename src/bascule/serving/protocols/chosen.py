@@ -20,7 +20,7 @@ _PATHS: dict[str, tuple[str, ...]] = {
 """The paths of each protocol, and what is below them is also theirs. Vertex AI's can be chosen."""
 
 PROTOCOL_NAMES = tuple(_PATHS)
-"""Every protocol, by the names of `protocols.PROTOCOLS`."""
+"""Every protocol, by the names of `table.PROTOCOLS`."""
 
 
 @dataclass(frozen=True, slots=True)

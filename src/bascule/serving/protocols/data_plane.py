@@ -1,6 +1,6 @@
 """The data plane: the models of one worker, and the routes that all protocols give them.
 
-Faces are asked for routes when what is served changes, never while a request is answered. The
+Protocols are asked for routes when what is served changes, never while a request is answered. The
 table of routes is replaced as a whole, so a request sees either all of a change or nothing of it.
 """
 
@@ -18,7 +18,7 @@ from bascule.serving.transports import Route, Routes, table
 
 
 class ProtocolAdapter(Protocol):
-    """One protocol over the data plane; see `protocols.PROTOCOLS`."""
+    """One protocol over the data plane; see `table.PROTOCOLS`."""
 
     def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """The routes that are there whatever is served."""

@@ -36,7 +36,7 @@ _LOAD = '{"model_name": "late", "url": "/opt/ml/models/late/model"}'
 
 
 class Invocations:
-    """See `serving.plane.ProtocolAdapter`."""
+    """See `data_plane.ProtocolAdapter`."""
 
     def __init__(self, wishes: LoadRequests | None = None) -> None:
         """`wishes` takes what callers want to have loaded and unloaded; None where they may not."""

@@ -456,7 +456,7 @@ def _missing_text(name: str) -> ModelFailed:
 
 
 def _typed(tensor: Tensor, dtype: DType, count: int, where: At) -> NDArray[Any] | list[bytes]:
-    """The values of a tensor that are in its contents, as a `raw_values.Taker` takes them."""
+    """The values of a tensor that are in its contents, as a `raw_tensors.Taker` takes them."""
     number = CONTENTS_OF.get(dtype)
     if number is None:
         raise Invalid(f"{where}: {dtype} has no typed contents", hint="send raw_input_contents")

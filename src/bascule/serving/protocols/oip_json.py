@@ -172,7 +172,7 @@ class At(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """How one tensor is read from the bytes of a body; see `raw_values.RawReader`."""
+    """How one tensor is read from the bytes of a body; see `raw_tensors.RawReader`."""
 
     name: str
     read: RawReader

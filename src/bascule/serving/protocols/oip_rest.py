@@ -31,7 +31,7 @@ _BYTES_TYPE = b"application/octet-stream"
 
 
 class OipRest:
-    """See `serving.plane.ProtocolAdapter`."""
+    """See `data_plane.ProtocolAdapter`."""
 
     def __init__(self) -> None:
         self._decoder, self._decoder_aside = Decoder(), Decoder()

@@ -20,7 +20,7 @@ PROTOCOLS: dict[str, str] = {
     "vertex": "bascule.serving.protocols.vertex:Vertex",
     "azureml": "bascule.serving.protocols.azureml:AzureMl",
 }
-"""Faces by name; imported when a server starts that has them."""
+"""Protocols by name; each is imported when a server that speaks it starts."""
 
 
 def open_protocols(

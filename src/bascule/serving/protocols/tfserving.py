@@ -38,7 +38,7 @@ _TYPE_NAMES = {
 
 
 class TfServing:
-    """See `serving.plane.ProtocolAdapter`."""
+    """See `data_plane.ProtocolAdapter`."""
 
     def __init__(self) -> None:
         self._parser = JsonParser(_EXAMPLE)

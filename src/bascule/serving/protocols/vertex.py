@@ -21,7 +21,7 @@ _EXAMPLE = '{"instances": [...]}'
 
 
 class Vertex:
-    """See `serving.plane.ProtocolAdapter`."""
+    """See `data_plane.ProtocolAdapter`."""
 
     def __init__(self, health_route: str, predict_route: str) -> None:
         self._health_route = health_route.encode()

@@ -32,7 +32,7 @@ _LAST_S = 2.0
 
 
 class OtlpSpans:
-    """Makes and sends the spans of one worker; see `journal.Spans`."""
+    """Makes and sends the spans of one worker; see `request_log.Spans`."""
 
     def __init__(self, endpoint: str) -> None:
         """Send to `endpoint`, the whole address: `http://collector:4318/v1/traces`.

@@ -15,7 +15,7 @@ from bascule.serving.calls import Call, Deliver
 from bascule.serving.codecs import compression as codings
 from bascule.serving.execution import BufferBudget, Predictor
 from bascule.serving.telemetry import MetricSeries, Recorder
-from bascule.serving.transports import offload as aside
+from bascule.serving.transports import offload
 from bascule.serving.transports.request import Request
 from bascule.serving.transports.statuses import HttpError, error_text, status_of
 
@@ -152,7 +152,7 @@ class Exchange(Request):
         loop.run_in_executor(None, codings.encoded, body, coding).add_done_callback(write)
 
     def body_within(self, most_bytes: int) -> bytes | None:
-        """The same as `take_body`; None where it is longer, and is to be read `aside`.
+        """The same as `take_body`; None where it is longer, and is to be read `offload`.
 
         Raises:
             Invalid: See `take_body`.
@@ -163,7 +163,7 @@ class Exchange(Request):
         coding = self.head.headers.get(b"content-encoding")
         if coding is not None:
             try:
-                body = codings.decoded(body, coding, min(most_bytes, aside.ROWS_FROM_BYTES))
+                body = codings.decoded(body, coding, min(most_bytes, offload.ROWS_FROM_BYTES))
             except TooLarge:
                 return None
         self.body = b""
@@ -172,9 +172,9 @@ class Exchange(Request):
     def read_aside(
         self, read: Callable[[], _Read], go_on: Callable[[_Read, float], None], allowed_s: float
     ) -> None:
-        """Read the body on a thread, then go on with it and the time that is left: see `aside`."""
+        """Read the body on a thread, then go on with it and the time left: see `offload`."""
         connection = self._connection
-        aside.run(self, connection.held, read, go_on, allowed_s, connection.run)
+        offload.run(self, connection.held, read, go_on, allowed_s, connection.run)
 
     def take_body(self) -> bytes:
         """The body as it was before it was encoded for the way; the exchange forgets it.
@@ -203,7 +203,7 @@ class Exchange(Request):
         self.answer(body, status, extra=extra)
 
     def fail_late(self) -> None:
-        """See `backlog.Waiting`."""
+        """See `admission.Waiting`."""
         self.fail(
             Overloaded(
                 f"it waited for {self.waited_s:.2g} s, until its deadline",

@@ -48,7 +48,7 @@ from bascule.serving.telemetry import (
     RequestLog,
     request_id_of,
 )
-from bascule.serving.transports import offload as aside
+from bascule.serving.transports import offload
 from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.exchange import Exchange, Head, internal_error, told
 from bascule.serving.transports.hosts import HostPolicy, absolute_authority
@@ -184,7 +184,7 @@ class Site:
                 head.method == b"POST"
                 and head.keep_alive
                 and not head.request_id
-                and body_bytes <= aside.FROM_BYTES
+                and body_bytes <= offload.FROM_BYTES
                 and _PLAIN.issuperset(head.headers)
             )
             self.known_heads[data[:head_bytes]] = (head._replace(is_plain=is_plain), len(data))
@@ -379,7 +379,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def held(self) -> BufferBudget:
-        """The account of what is held; see `backlog`."""
+        """The account of what is held; see `admission`."""
         return self._site.held
 
     # -- what the transport calls --
@@ -656,7 +656,7 @@ class Connection(asyncio.Protocol):
         self._pump()
 
     def cut_off(self) -> None:
-        """See `backlog.Client`."""
+        """See `admission.Client`."""
         self._site.backlog.unread.note(self, 0)
         self._site.other_slot.count(499, 0, 0)
         # Not at once: it may be in the middle of writing.
@@ -868,7 +868,7 @@ class Connection(asyncio.Protocol):
             exchange.fail(internal_error())
 
     def run(self, exchange: Exchange, go_on: Callable[[], None]) -> None:
-        """Go on with a request that has waited: see `backlog` and `aside`."""
+        """Go on with a request that has waited: see `admission` and `offload`."""
         try:
             go_on()
         except BasculeError as error:

@@ -5,7 +5,7 @@ counted by the one writer of the worker's counters, waiting callers run together
 is given up leaves the queue. What is kept:
 
 - heads, messages, streams, connections and times are bounded, what is kept of requests that have
-  not ended over all connections (`backlog.BufferBudget`), and so is how many frames a second
+  not ended over all connections (`admission.BufferBudget`), and so is how many frames a second
   that ask for nothing (resets, pings, empty pieces...) a client may send;
 - header blocks that mean the same as before are not decoded again;
 - both windows of flow control; a client that does not read is not read from, and what it takes next
@@ -14,7 +14,7 @@ is given up leaves the queue. What is kept:
 - when the worker leaves, clients are told, what they have sent is answered, and nothing is lost.
 
 Clear text with prior knowledge (h2c), as gRPC clients speak it to an insecure port; or within TLS,
-where the door (`serving.worker`) has a context that offers `h2`.
+where the door (`workers.worker`) has a context that offers `h2`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from bascule.serving.telemetry import (
     RequestLog,
     request_id_of,
 )
-from bascule.serving.transports import frames as h2, offload as aside
+from bascule.serving.transports import frames as h2, offload
 from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.frames import HEAD, HEAD_BYTES, frame, number_frame
 from bascule.serving.transports.hosts import HostPolicy
@@ -360,7 +360,7 @@ class Stream(Rpc):
     def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:
         server = self.connection.server
         allowed_s = self.allowed_s(server.limits.deadline_s)
-        aside.run(self, server.held, read, go_on, allowed_s, Http2Connection.run)
+        offload.run(self, server.held, read, go_on, allowed_s, Http2Connection.run)
 
     def answer(self, message: bytes) -> None:
         if not self.answered:
@@ -373,7 +373,7 @@ class Stream(Rpc):
             self.connection.refuse(self, self.fails(error))
 
     def fail_late(self) -> None:
-        """See `backlog.Waiting`."""
+        """See `admission.Waiting`."""
         self.fail(
             TimedOut(
                 f"it waited for {self.waited_s:.2g} s, until its deadline",
@@ -906,7 +906,7 @@ class Http2Connection(asyncio.Protocol):
         stream.encoding = encoding = stream.head.encoding
         most = self.server.limits.max_body_bytes
         try:
-            body = h2.message_of(data, encoding, min(most, aside.ROWS_FROM_BYTES))
+            body = h2.message_of(data, encoding, min(most, offload.ROWS_FROM_BYTES))
         except TooLarge:
             stream.body = data
             stream.read_aside(lambda: h2.message_of(data, encoding, most), handle)
@@ -1234,7 +1234,7 @@ class Http2Connection(asyncio.Protocol):
             self.server.backlog.unread.note(self, self._unread)
 
     def cut_off(self) -> None:
-        """See `backlog.Client`."""
+        """See `admission.Client`."""
         self._end(h2.ENHANCE_YOUR_CALM, "too much of the answers is not taken")
 
     def _write(self, *pieces: bytes) -> None:

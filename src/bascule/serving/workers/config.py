@@ -36,7 +36,7 @@ class WorkerConfig:
         policies: How models are treated that fail, by their names.
         journal: What is told of requests.
         multi_model: Whether callers may have models loaded and unloaded.
-        allowed_hosts: Names that are answered; see `serving.hosts`.
+        allowed_hosts: Names that are answered; see `transports.hosts`.
     """
 
     worker: int

@@ -252,7 +252,7 @@ class Supervisor:
             policies: How models are treated that fail, by their names.
             journal: What is told of requests.
             find: Finds what callers of the workers want to have loaded; None where they may not.
-            allowed_hosts: Names that are answered; see `serving.hosts`.
+            allowed_hosts: Names that are answered; see `transports.hosts`.
 
         Raises:
             Conflict: The port is in use.
@@ -381,7 +381,7 @@ class Supervisor:
         Returns when every worker has turned to it. Requests under way finish where they are.
 
         Args:
-            wish: See `serving.services`: `loaded`, `swapped`, `unloaded`.
+            wish: See `serving.specs`: `loaded`, `swapped`, `unloaded`.
 
         Returns:
             What is served now.

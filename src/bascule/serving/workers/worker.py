@@ -190,7 +190,7 @@ class Commands:
         stop: Callable[[], None],
         wishes: LoadRequests | None = None,
     ) -> None:
-        self._lineup = loaded_models
+        self._loaded_models = loaded_models
         self._report = report
         self._wishes = wishes
         self._stop = stop
@@ -215,12 +215,12 @@ class Commands:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             case {"commit": number}:
-                self._lineup.commit(number)
+                self._loaded_models.commit(number)
                 self._report({"committed": number})
             case {"abandon": number}:
-                self._lineup.abandon(number)
+                self._loaded_models.abandon(number)
             case {"tell": number}:
-                self._report({"told": number, "models": self._lineup.tell()})
+                self._report({"told": number, "models": self._loaded_models.tell()})
             case {"granted": number} if self._wishes is not None:
                 self._wishes.settle(number, None)
             case {"refused": number} if self._wishes is not None:
@@ -230,7 +230,7 @@ class Commands:
 
     async def _prepare(self, number: int, services: tuple[ModelSpec, ...]) -> None:
         try:
-            if await self._lineup.prepare(number, services):
+            if await self._loaded_models.prepare(number, services):
                 self._report({"prepared": number})
         except BasculeError as error:
             self._report({"failed": number, **error_to_json(error)})
@@ -244,7 +244,7 @@ class Commands:
 
 
 class Metrics:
-    """The protocol that tells the counters; see `serving.plane.ProtocolAdapter`."""
+    """The protocol that tells the counters; see `data_plane.ProtocolAdapter`."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
