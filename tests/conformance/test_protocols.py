@@ -29,6 +29,7 @@ from bascule.serving.specs import ModelSpec
 from bascule.serving.transports.routes import Action
 from bascule.serving.transports.statuses import STATUS_OF
 from bascule.serving.workers.loaded_models import describe
+from bascule.settings import ProtocolName
 
 ALWAYS = settings(
     deadline=None,
@@ -105,8 +106,8 @@ def frame(opened, table_bundle):
 # -- every protocol is here --
 
 
-def test_every_face_has_forms_and_a_name_that_settings_know():
-    assert tuple(PROTOCOLS) == PROTOCOL_NAMES
+def test_every_protocol_has_forms_and_a_name_that_settings_know():
+    assert tuple(PROTOCOLS) == PROTOCOL_NAMES == get_args(ProtocolName)
     assert {form.partition("/")[0] for form in FORMS} == set(PROTOCOLS)
 
 

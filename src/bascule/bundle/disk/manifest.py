@@ -39,7 +39,7 @@ class FileEntry:
     bytes: int
 
 
-MetricLabels = str | int | float | bool
+Label = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Target:
     """
 
     name: str
-    classes: tuple[MetricLabels, ...] | None = None
+    classes: tuple[Label, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         classes = None if self.classes is None else list(self.classes)
@@ -137,7 +137,7 @@ class Manifest:
     name: str
     flavor: str
     task: str
-    classes: tuple[MetricLabels, ...] | None
+    classes: tuple[Label, ...] | None
     signature: Signature
     original: OriginalEntry
     programs: tuple[ProgramEntry, ...]

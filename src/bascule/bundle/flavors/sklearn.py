@@ -22,8 +22,8 @@ from bascule.bundle.disk import (
     CLASSIFICATIONS,
     OUTLIERS,
     REGRESSIONS,
+    Label,
     Manifest,
-    MetricLabels,
     Target,
 )
 from bascule.bundle.flavors.archives import BOOSTED, check_archive, is_own_class
@@ -455,8 +455,8 @@ class _Kind:
     """What an estimator says that it is."""
 
     task: str
-    classes: tuple[MetricLabels, ...] | None = None
-    each: tuple[tuple[MetricLabels, ...], ...] = ()
+    classes: tuple[Label, ...] | None = None
+    each: tuple[tuple[Label, ...], ...] = ()
 
 
 def _kind_of(model: Any) -> _Kind:
@@ -536,7 +536,7 @@ def _targets(kind: _Kind, count: int, train: Any, test: Any) -> tuple[Target, ..
 
 
 def _outputs(
-    model: Any, task: str, classes: tuple[MetricLabels, ...] | None, targets: tuple[Target, ...]
+    model: Any, task: str, classes: tuple[Label, ...] | None, targets: tuple[Target, ...]
 ) -> tuple[Field, ...]:
     if task == OUTLIERS:
         return outputs_of_detector()
