@@ -144,7 +144,7 @@ def test_an_original_that_cannot_be_started_leaves_the_batch_to_the_programs(
     def fails(*args, **settings):
         raise kind("no processes here")
 
-    monkeypatch.setattr("bascule.bundle.programs.child.of_bundle", fails)
+    monkeypatch.setattr("bascule.bundle.programs.of_bundle", fails)
     for _ in range(2):
         assert boosted_trees.predict(cancer[0][:8]).program == "onnx"
     assert [record.getMessage() for record in caplog.records] == [
@@ -202,7 +202,7 @@ def test_an_original_that_serves_is_opened_apart_too_unless_it_is_named(boosted_
     served = bundle.program()
     assert served.pid not in (None, os.getpid())
     own = bundle.program(ORIGINAL)
-    assert not hasattr(own, "pid")
+    assert own.pid is None
     rows = {"input": X[:8].astype(np.float32)}
     for name, expected in own.run(rows).items():
         assert np.array_equal(served.run(rows)[name], expected)

@@ -20,7 +20,8 @@ print(sorted(set({heavy!r}) & set(sys.modules)))
     [
         "import bascule",
         "import bascule.bundle.disk.folder, bascule.bundle.programs.onnx",
-        "from bascule.bundle.disk.folder import *; p = {path!r}; open_program(p, read_manifest(p))",
+        "from bascule.bundle import open_program, read_manifest; p = {path!r}; "
+        "open_program(p, read_manifest(p))",
         "import bascule; bascule.load({path!r}).predict([[0.0] * 30])",
     ],
 )

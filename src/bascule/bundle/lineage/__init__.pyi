@@ -1,5 +1,4 @@
 from . import provenance as provenance
-from .dvc import trace as trace
 from .mlflow import (
     asking as asking,
     open_mlflow as open_mlflow,
@@ -7,4 +6,4 @@ from .mlflow import (
     usual_uri as usual_uri,
 )
 from .provenance import user_name as user_name
-from .sources import TABLE as TABLE, lines as lines
+from .sources import TABLE as TABLE, lines as lines, trace as trace
