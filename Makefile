@@ -7,7 +7,7 @@ PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: everything parts setup demo test test-all coverage check bench bench-against bench-peers \
-	bench-storm bench-flavors sweep docs lock format clean
+	bench-storm bench-flavors sweep docs site pictures wheel-test lock format clean
 
 setup: $(VENV)/.installed
 
@@ -42,7 +42,7 @@ coverage: everything parts
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 		$(RUN)/coverage run -m pytest -m "not slow" -n $(PROCESSES) --dist worksteal $(ARGS) || true
 	$(RUN)/coverage combine --quiet
-	for room in src/bascule/[a-z]*/; do \
+	for room in src/bascule_client/ src/bascule/[a-z]*/; do \
 		echo "$$room $$($(RUN)/coverage report --include="$$room*" --format=total) %"; done
 
 # What tests need beside: Debian's PostgreSQL, skopeo, wrk, gcc and Node.js, and environments of what
@@ -76,19 +76,31 @@ bench-flavors: everything
 sweep: everything
 	$(RUN)/python -m bench.sweep $(ARGS)
 
-docs: setup
+docs: setup pictures
 	$(RUN)/python docs/generate_cli.py
+
+pictures: setup
+	$(RUN)/python docs/draw_overview.py
+	$(RUN)/python -m bench.chart
+
+# The wheel in an empty environment: installed, and asked for a prediction.
+wheel-test:
+	$(PYTHON) tests/wheel.py
+
+# The pages as a site, in build/site; a warning is an error.
+site: setup
+	$(RUN)/sphinx-build -q -W --keep-going -b html docs build/site
 
 format: setup
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
 # All but torch: see above.
-EXTRAS := sklearn llvm onedal postgresql s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel demo
+EXTRAS := sklearn llvm postgresql s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel demo
 
 # Run by maintainers after a change of dependencies; needs uv (pip install uv).
 lock:
-	uv pip compile --universal --python-version 3.11 --group dev \
+	uv pip compile --universal --python-version 3.11 --group dev --group docs \
 		$(addprefix --extra ,$(EXTRAS)) \
 		--constraint requirements.in --no-header --quiet --output-file requirements.lock pyproject.toml
 

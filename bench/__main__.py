@@ -19,7 +19,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from bench import environments, load, measure, report
+from bench import chart, environments, load, measure, report
 from bench.machine import PARTS, install, load_before, machine, missing_parts, versions
 from bench.measure import Settings
 from bench.pinning import two_cores
@@ -162,6 +162,9 @@ def publish(console: Console, done: report.Report, into_page: bool, name: str) -
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(report.put_between_marks(page, report.markdown(done), name))
         console.print(f"and to {PAGE.relative_to(ROOT)}")
+        if name == "peers":
+            chart.write()
+            console.print(f"and to {chart.PICTURE.relative_to(ROOT)}")
     return 0
 
 

@@ -25,12 +25,13 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+from bascule.serving.telemetry.recorder import RECORDER_VARIABLE
 from bench import measure
 from bench.__main__ import parts_are_there
 from bench.measure import WORKS, Settings
 from bench.pinning import two_cores
 from bench.report import Sample
-from bench.subject import Subject
+from bench.subject import ImportedModel
 from bench.systems import ALL, System, Wrong
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--rounds", type=int, default=10, help="interleaved rounds, at least 6 (10)"
     )
     parser.add_argument("--seconds", type=int, default=3, help="timed seconds a work (3)")
+    parser.add_argument(
+        "--recorder",
+        action="store_true",
+        help="the working tree with a recorder that keeps nothing",
+    )
     asked = parser.parse_args(arguments)
     if asked.rounds < 6:
         parser.error("--rounds: fewer than 6 rounds give no interval of 95 %")
@@ -70,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     samples: list[Sample] = []
     for number in range(1, asked.rounds + 1):
         with console.status(f"round {number} of {asked.rounds}, about a minute"):
-            samples += one_round(source, subject, settings, number)
+            samples += one_round(source, subject, settings, number, recorder=asked.recorder)
         found = ", ".join(f"{work} {ratios(samples, work)[-1]:.3f}" for work in WORKS)
         console.print(f"round {number}: {found}", highlight=False)
     lines = {work: ratios(samples, work) for work in WORKS}
@@ -91,23 +97,30 @@ def checked_out(rev: str) -> Path:
     return folder / "src"
 
 
-def packed_by(source: Path, folder: Path) -> Subject:
+def packed_by(source: Path, folder: Path) -> ImportedModel:
     """The model of the bench, packed by the sources at `source`."""
     paths = os.pathsep.join(map(str, (source, ROOT)))
     environment = {**os.environ, "PYTHONPATH": paths}
     subprocess.run([sys.executable, "-c", _PACK, str(folder)], check=True, env=environment)
-    made: Subject = pickle.loads((folder / "subject.pickle").read_bytes())  # written just now
+    made: ImportedModel = pickle.loads((folder / "subject.pickle").read_bytes())  # written just now
     return made
 
 
-def one_round(source: Path, subject: Subject, settings: Settings, number: int) -> list[Sample]:
+def one_round(
+    source: Path,
+    subject: ImportedModel,
+    settings: Settings,
+    number: int,
+    *,
+    recorder: bool = False,
+) -> list[Sample]:
     """Every work, asked of both sides in turn."""
     samples = []
     with ExitStack() as running:
         for name in SYSTEMS:
             sides = [ALL[name](subject, settings.folder, settings.server_core) for _ in SIDES]
             for side, system in zip(SIDES, sides, strict=True):
-                running.enter_context(_of(system, side, source))
+                running.enter_context(_of(system, side, source, recorder=recorder))
                 system.first_answer_s()
             for at, (what, work) in enumerate(WORKS.items()):
                 if not sides[0].offers(work.coding):
@@ -119,11 +132,14 @@ def one_round(source: Path, subject: Subject, settings: Settings, number: int) -
     return samples
 
 
-def _of(system: System, side: str, source: Path) -> System:
-    """The system, whose process imports the sources of its side."""
+def _of(system: System, side: str, source: Path, *, recorder: bool) -> System:
+    """The system, whose process imports the sources of its side; `recorder` is for now alone."""
     chosen = source if side == "before" else ROOT / "src"
     system.name = f"{system.name}-{side}"
-    system.environment = lambda: {"PYTHONPATH": str(chosen)}  # type: ignore[method-assign]
+    environment = {"PYTHONPATH": str(chosen)}
+    if recorder and side == "now":
+        environment[RECORDER_VARIABLE] = "noop"
+    system.environment = lambda: environment  # type: ignore[method-assign]
     return system
 
 

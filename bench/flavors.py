@@ -55,9 +55,10 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 import bascule
-from bascule.bundle.cost import sample_latency
+from bascule.bundle.disk.folder import ISOLATED, ORIGINAL
 from bascule.bundle.flavors.originals import is_inspected
-from bascule.bundle.format import ISOLATED, ORIGINAL, open_original
+from bascule.bundle.opening import open_original
+from bascule.bundle.statements.cost import sample_latency
 from bascule.bundle.tables import conform, for_program, recombined
 from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
@@ -373,7 +374,7 @@ def _asked(signature: Signature) -> list[str]:
     return ["probabilities"] if "probabilities" in names else names
 
 
-class Asked:
+class Asked(Program):
     """A program that is asked for some of its outputs."""
 
     def __init__(self, program: Program, names: Sequence[str]) -> None:
@@ -445,7 +446,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 _DISTRIBUTIONS = (
-    "onnxruntime", "scikit-learn", "scikit-learn-intelex", "xgboost-cpu", "lightgbm", "catboost",
+    "onnxruntime", "scikit-learn", "xgboost-cpu", "lightgbm", "catboost",
     "torch", "keras",
 )  # fmt: skip
 _HEADS = ("flavor", "model", "parity", "1 row", "100 rows", "65,536 rows", "spread")

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import cpu
 from bench.load import Load
 from bench.report import Sample, Start
-from bench.subject import Subject
+from bench.subject import ImportedModel
 from bench.systems import System, Wrong
 
 
@@ -43,7 +43,7 @@ class Settings:
 
 
 def visit(
-    kind: type[System], subject: Subject, settings: Settings, number: int
+    kind: type[System], subject: ImportedModel, settings: Settings, number: int
 ) -> Iterator[Sample | Start]:
     """Start `kind`, check it, measure each work in turn, and say how the start went.
 
@@ -63,7 +63,7 @@ def visit(
             yield Start(kind.name, first_answer_s, own.resident, own.proportional, everything)
 
 
-def start_only(kind: type[System], subject: Subject, settings: Settings) -> Start:
+def start_only(kind: type[System], subject: ImportedModel, settings: Settings) -> Start:
     """Start `kind`, and stop it after its first answer."""
     with kind(subject, settings.folder, settings.server_core) as system:
         return Start(kind.name, system.first_answer_s())

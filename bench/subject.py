@@ -24,7 +24,7 @@ NAME = "gb"
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ImportedModel:
     """The model on disk, and rows with the probabilities that scikit-learn gives them.
 
     Attributes:
@@ -49,7 +49,7 @@ class Subject:
     truth: NDArray[np.float64]
 
 
-def make(folder: Path) -> Subject:
+def make(folder: Path) -> ImportedModel:
     """Fit the model, and write it down in every form."""
     data: Any = load_breast_cancer()
     train, test, train_truth, test_truth = train_test_split(
@@ -64,7 +64,7 @@ def make(folder: Path) -> Subject:
     )
     field = bundle.signature.inputs[0]
     rows = test[:100]
-    return Subject(
+    return ImportedModel(
         bundle=path,
         program=path / "programs" / "onnx.onnx",
         pinned=bundle.program().name,

@@ -31,10 +31,11 @@ def page() -> str:
     """The whole page."""
     group: Any = typer.main.get_command(commands.app)
     listed = "\n".join(
-        f"| [`{name}`](#bascule-{name.replace(' ', '-')}) | {_first_sentence(command.help)} |"
-        for name, command in commands_of(group)
+        f"| {'' if is_next else panel} | [`{name}`](#bascule-{name.replace(' ', '-')}) "
+        f"| {_first_sentence(command.help)} |"
+        for panel, is_next, name, command in _by_panel(group)
     )
-    index = f"| command | what it does |\n|---|---|\n{listed}\n"
+    index = f"| about | command | what it does |\n|---|---|---|\n{listed}\n"
     own = "\n".join(["## bascule", "", *_table("option", _options(group), _option_row)])
     parts = [_TOP, index, own + "\n"]
     parts += [_command(name, command) for name, command in commands_of(group)]
@@ -42,16 +43,30 @@ def page() -> str:
 
 
 def commands_of(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command with its name; those of a group inside by both names."""
-    for name, command in group.commands.items():
+    """Every command with its name, by panel of the help; those of a group by both names."""
+    panels = list(dict(commands.PANELS))
+    by_panel = sorted(
+        group.commands.items(),
+        key=lambda item: 0 if before else panels.index(item[1].rich_help_panel),
+    )
+    for name, command in by_panel:
         if hasattr(command, "commands"):
             yield from commands_of(command, f"{before}{name} ")
         else:
             yield before + name, command
 
 
+def _by_panel(group: Any) -> Iterator[tuple[str, bool, str, Any]]:
+    """Every command with its panel of the help, and whether the one before is of the same."""
+    before = ""
+    for name, command in commands_of(group):
+        panel = str(group.commands[name.partition(" ")[0]].rich_help_panel)
+        yield panel, panel == before, name, command
+        before = panel
+
+
 def _command(name: str, command: Any) -> str:
-    arguments = [param for param in command.params if _is_argument(param)]
+    arguments = [param for param in command.params if _is_argument(param) and not param.hidden]
     options = _options(command)
     usage = " ".join(
         ["bascule", name, *map(_usage, arguments), *(_usage(o) for o in options if o.required)]
@@ -70,7 +85,7 @@ def _is_argument(param: Any) -> bool:
 
 
 def _options(command: Any) -> list[Any]:
-    return [param for param in command.params if not _is_argument(param)]
+    return [param for param in command.params if not _is_argument(param) and not param.hidden]
 
 
 def _usage(param: Any) -> str:

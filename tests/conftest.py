@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -131,6 +131,16 @@ def connect() -> type[Client]:
     return Client
 
 
+def children_of(pid: int, module: str) -> list[int]:
+    """The children of a process that run a module."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if module in child.cmdline():
+                found.append(child.pid)
+    return found
+
+
 @dataclass
 class Server:
     """A running `bascule serve`."""
@@ -143,7 +153,11 @@ class Server:
     grpc_port: int | None = None
 
     def worker_pids(self) -> list[int]:
-        return [child.pid for child in psutil.Process(self.process.pid).children()]
+        return children_of(self.process.pid, "bascule.serving.workers.worker")
+
+    def control_pid(self) -> int | None:
+        """The control process; None while it is being replaced."""
+        return next(iter(children_of(self.process.pid, "bascule.cli.control")), None)
 
     def end(self, how: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

@@ -312,7 +312,8 @@ def open_stores(home: Path, store: str = "sqlite", objects: str = "files", **opt
     """A registry as `bascule --store STORE --objects OBJECTS` opens it."""
     from dataclasses import replace
 
-    from bascule.app import RegistrySettings, Settings, open_registry
+    from bascule.app import open_registry
+    from bascule.settings import RegistrySettings, Settings
 
     chosen = RegistrySettings(store=store, objects=objects, **options)
     return open_registry(replace(Settings(), home=home, registry=chosen))

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 from google.protobuf import descriptor_pool, message_factory
 
-from bascule.serving.protocols.descriptors import read_proto
+from bascule.serving.protocols.descriptors import read_descriptors
 from bench.servers.bare import load
 
 THREADS = 4
@@ -25,7 +25,8 @@ THREADS = 4
 
 def serve(path: str, port: int) -> None:
     pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(read_proto("grpc_predict_v2.proto").descriptor)
+    for file in read_descriptors():
+        pool.AddSerializedFile(file.descriptor)
     request_of: Any
     request_of, response_of = (
         message_factory.GetMessageClass(pool.FindMessageTypeByName(f"inference.ModelInfer{kind}"))

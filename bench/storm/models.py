@@ -12,7 +12,7 @@ import bascule
 from bench import subject as trees
 from bench.storm import networks
 from bench.storm.networks import Network
-from bench.subject import Subject
+from bench.subject import ImportedModel
 
 _ROWS = 100
 
@@ -31,7 +31,7 @@ class Model:
 
     name: str
     output: str
-    subject: Subject
+    subject: ImportedModel
     bodies: list[str]
     truths: list[list[float]]
 
@@ -51,7 +51,7 @@ def network(which: Network, folder: Path) -> Model:
     runner = networks.session(program)
     truth = np.vstack([runner.run(None, {networks.INPUT: row[None]})[0] for row in rows])
     field = bundle.signature.inputs[0]
-    subject = Subject(
+    subject = ImportedModel(
         bundle=path,
         program=program,
         pickle=program,
@@ -64,7 +64,7 @@ def network(which: Network, folder: Path) -> Model:
     return _model(which.name, networks.OUTPUT, subject)
 
 
-def _model(name: str, output: str, subject: Subject, rows: int = 1) -> Model:
+def _model(name: str, output: str, subject: ImportedModel, rows: int = 1) -> Model:
     bodies, truths = [], []
     for start in range(len(subject.rows)):
         picked = np.arange(start, start + rows) % len(subject.rows)

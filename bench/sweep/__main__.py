@@ -28,7 +28,7 @@ from bench.sweep.page import BAD, cells, fallen_back, markdown, summary
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "reference" / "parity.md"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _DISTRIBUTIONS = (
-    "onnxruntime", "scikit-learn", "skl2onnx", "scikit-learn-intelex", "xgboost-cpu", "lightgbm",
+    "onnxruntime", "scikit-learn", "skl2onnx", "xgboost-cpu", "lightgbm",
     "catboost", "torch", "numpy", "pandas", "polars",
 )  # fmt: skip
 

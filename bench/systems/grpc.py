@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.serving.protocols.protobuf import BYTES, block, fields, varint
+from bascule.serving.codecs.protobuf import BYTES, block, fields, varint
 from bench import grpc_load
 from bench.load import Load
 from bench.requests import Request

@@ -25,7 +25,7 @@ from bench import binary, load
 from bench.load import Load
 from bench.pinning import on_core
 from bench.requests import JSON, Request
-from bench.subject import Subject
+from bench.subject import ImportedModel
 
 _STOP_WITHIN_S = 10.0
 _POLL_S = 0.004
@@ -60,7 +60,7 @@ class System(ABC):
     runs: str = ""
     distributions: tuple[str, ...] = ()
 
-    def __init__(self, subject: Subject, folder: Path, core: int) -> None:
+    def __init__(self, subject: ImportedModel, folder: Path, core: int) -> None:
         self.subject = subject
         self.folder = folder
         self.port, self.other_port = free_ports(2)

@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.core import version
 
-# Newer builds of the runtime write a telemetry file on import and open connections later. What a
-# user predicts is nobody else's business, so the switch is thrown before anything imports it.
+# Newer builds of the runtime write a telemetry file on import and open connections later. The
+# variable switches that off, and has to be set before the first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.bundle import Answer, Bundle, PythonModel, load, pack, rebuild
-    from bascule.client import AsyncClient, Client
-    from bascule.core.errors import BasculeError, Invalid
+    from bascule.bundle import Answer, Bundle, load, pack, rebuild
+    from bascule.bundle.flavors import PythonModel
+    from bascule.core import BasculeError, Invalid
     from bascule.release import Criterion
+    from bascule_client import AsyncClient, Client
 
 _HOMES = {
     "Answer": "bascule.bundle",
-    "AsyncClient": "bascule.client",
+    "AsyncClient": "bascule_client",
     "BasculeError": "bascule.core.errors",
     "Bundle": "bascule.bundle",
-    "Client": "bascule.client",
+    "Client": "bascule_client",
     "Criterion": "bascule.release",
     "Invalid": "bascule.core.errors",
     "PythonModel": "bascule.bundle",

@@ -1,305 +1,31 @@
 """The composition root: settings in, wired objects out.
 
-Settings come from `bascule.toml` in the working directory and from the environment, which wins:
-`BASCULE_HOME`, `BASCULE_SERVING__WORKERS`. They are read once, and a wrong one is refused together
-with the place that it came from.
+Command line, control API and batch assemble the same objects here, so that none of them opens a
+registry or bounds a worker in its own way.
 """
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import json
-import os
-import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, fields
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
-
-from bascule.core.addresses import masked
-from bascule.core.errors import Invalid
-from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
+from bascule.core import Invalid
+from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
-    from bascule.registry import Registry
-    from bascule.registry.keys import CatalogueKeys
-    from bascule.registry.stores.sql import SqlCatalogue
-    from bascule.serving import Tls
-    from bascule.serving.faces import ChosenFaces
+    from bascule.control import Parts
+    from bascule.registry import CatalogueKeys, Registry
+    from bascule.registry.stores import SqlCatalogue
+    from bascule.serving import Limits, ModelSpec
+    from bascule.serving.protocols import ChosenProtocols
+    from bascule.serving.transports import Tls
+    from bascule.serving.workers import ControlCommand, Supervisor
 
-SETTINGS_FILE = "bascule.toml"
-PREFIX = "BASCULE_"
-DELIMITER = "__"
-CATALOGUES: Mapping[str, str] = {
-    "sqlite": "bascule.registry.stores.sqlite:open_database",
-    "postgresql": "bascule.registry.stores.postgresql:open_database",
-}
-"""Where names, numbers and history can be kept, by the scheme of `registry.store`."""
-
-OBJECTS: Mapping[str, str] = {
-    "files": "bascule.registry.stores.files:open_objects",
-    "s3": "bascule.registry.stores.s3:open_objects",
-}
-"""Where bundles can be kept, by the scheme of `registry.objects`."""
-
-_LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
-
-_SERVING_FILES = ("tls_certificate", "tls_key", "tls_client_authority", "unix_socket")
-
-Face = Literal["oip", "tfserving", "invocations", "vertex", "azureml"]
-
-_Port = Annotated[int, Ge(0), Le(65_535)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateSettings:
-    """What a version must meet to move on.
-
-    Attributes:
-        criteria: As they are written: `roc_auc >= 0.8`, `latency_p99 <= 5 ms`.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    criteria: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistrySettings:
-    """Where the registry is, and how strict.
-
-    Attributes:
-        store: The catalogue: `sqlite` (in the home), or `postgresql://USER@HOST/NAME`. It may
-            hold a password, so it is never shown.
-        objects: The bundles: `files` (in the home), `files:///FOLDER`, or `s3://BUCKET/PREFIX`.
-        require_gates: Whether an alias may only point to a version that was checked, for all of
-            `gates.criteria` where there are any.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    store: str = field(default="sqlite", repr=False)
-    objects: str = field(default="files", repr=False)
-    require_gates: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecuritySettings:
-    """Who must vouch for a bundle, and who may call a server.
-
-    Attributes:
-        required_keys: Files of public keys. With any, a bundle that none of them signed is neither
-            taken into the registry, nor pointed to by an alias, nor used from it, nor served. A
-            relative path is meant from the folder of the settings.
-        callers: Whether callers of a server need a key: "keys" or "anybody"; "auto" asks for keys
-            unless the server listens on the loopback address alone.
-        keys_stale_s: How long the known keys hold while the catalogue cannot be read.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    required_keys: tuple[Path, ...] = ()
-    callers: Literal["auto", "keys", "anybody"] = "auto"
-    keys_stale_s: Annotated[float, Gt(0), Le(31_536_000)] = 3_600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
-    """How one model is treated that fails: a section `[serving.models.NAME]`.
-
-    Attributes:
-        timeout_s: How long it may take, where that is less than the deadline; 0 is the deadline.
-        breaker_failures: How many failures in a row open its breaker; 0 is no breaker.
-        breaker_open_s: How long the breaker stays open before a call is let through to see.
-        retry_percent: How many calls in a hundred may be tried once more when its process died.
-        fallback: The model that answers instead: `NAME` or `NAME/VERSION`; empty for none.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    timeout_s: Annotated[float, Ge(0), Le(3_600)] = 0.0
-    breaker_failures: Annotated[int, Ge(0), Le(1_000_000)] = 0
-    breaker_open_s: Annotated[float, Gt(0), Le(3_600)] = 10.0
-    retry_percent: Annotated[float, Ge(0), Le(100)] = 0.0
-    fallback: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServingSettings:
-    """How predictions are served.
-
-    Attributes:
-        host: The address to listen on.
-        port: For predictions; 0 takes a free one.
-        control_port: For registry, health and docs; 0 takes a free one.
-        grpc_port: For predictions over gRPC; 0 takes a free one, -1 serves none.
-        workers: Processes that share the ports.
-        deadline_s: How long a request may take, unless it says less.
-        max_body_bytes: Of a request.
-        max_queue_requests: How many may wait in a worker before the next is turned away.
-        drain_s: How long requests in flight have to finish after a stop was asked for.
-        worker_silent_s: How long a worker's event loop may stand still before the worker is
-            killed and replaced.
-        batching: "auto" runs waiting callers together, "never" runs each alone.
-        memory_budget_mb: How much memory the models of a worker may take; 0 is no bound.
-        confidence: What the sets and intervals of answers hold the truth with, where a request
-            does not say; 0 adds none.
-        faces: The protocols to speak; none named is all.
-        vertex_health_route: Where Vertex AI asks for the health.
-        vertex_predict_route: Where it asks for predictions.
-        multi_model: Whether callers load and unload models, as SageMaker's multi-model endpoints
-            do; a server may then begin with none.
-        tls_certificate: A PEM file; with it and `tls_key`, both ports speak TLS alone.
-        tls_key: A PEM file without a password.
-        tls_client_authority: A PEM file: clients must have a certificate signed by it.
-        unix_socket: A path to answer predictions on as well.
-        log: The form of the log's lines: "text", or "json" for programs.
-        access_log: Whether the log tells of every request; without it, of those that failed.
-        log_exception_texts: Whether the log also has what exceptions say, which may quote rows.
-        trace_endpoint: The address that takes spans (OTLP over HTTP); empty for none.
-        allowed_hosts: Names that are answered as `Host` and `Origin`: `models.example.com`,
-            `*.example.com`, or `*` for any. None named is loopback names alone on the loopback
-            address without keys, and any elsewhere.
-        models: How models are treated that fail, by their names.
-
-    A relative file is meant from the folder of the settings; an empty text is none.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    host: Annotated[str, MinLen(1)] = "127.0.0.1"
-    port: _Port = 8080
-    control_port: _Port = 8082
-    grpc_port: Annotated[int, Ge(-1), Le(65_535)] = -1
-    workers: Annotated[int, Ge(1), Le(1_024)] = 1
-    deadline_s: Annotated[float, Gt(0), Le(3_600)] = 10.0
-    max_body_bytes: Annotated[int, Ge(1)] = 64 << 20
-    max_queue_requests: Annotated[int, Ge(1)] = 512
-    drain_s: Annotated[float, Ge(0), Le(3_600)] = 10.0
-    worker_silent_s: Annotated[float, Ge(2), Le(3_600)] = 10.0
-    batching: Literal["auto", "never"] = "auto"
-    memory_budget_mb: Annotated[int, Ge(0)] = 0
-    confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
-    faces: tuple[Face, ...] = ()
-    vertex_health_route: Annotated[str, MinLen(1)] = "/vertex/health"
-    vertex_predict_route: Annotated[str, MinLen(1)] = "/vertex/predict"
-    multi_model: bool = False
-    tls_certificate: str = ""
-    tls_key: str = ""
-    tls_client_authority: str = ""
-    unix_socket: str = ""
-    log: Literal["text", "json"] = "text"
-    access_log: bool = False
-    log_exception_texts: bool = False
-    trace_endpoint: str = field(default="", repr=False)
-    allowed_hosts: tuple[str, ...] = ()
-    models: Mapping[str, ModelSettings] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Everything that can be set.
-
-    Attributes:
-        home: The folder of the registry. A relative one is meant from the folder of the settings.
-        gates: Section `[gates]`.
-        registry: Section `[registry]`.
-        security: Section `[security]`.
-        serving: Section `[serving]`.
-    """
-
-    home: Path = Path(".bascule")
-    gates: GateSettings = field(default_factory=GateSettings)
-    registry: RegistrySettings = field(default_factory=RegistrySettings)
-    security: SecuritySettings = field(default_factory=SecuritySettings)
-    serving: ServingSettings = field(default_factory=ServingSettings)
-
-
-def load_settings(
-    folder: Path | None = None,
-    environ: Mapping[str, str] | None = None,
-    *,
-    serving: Mapping[str, object] | None = None,
-    registry: Mapping[str, object] | None = None,
-) -> Settings:
-    """The settings of `folder` and the environment, checked.
-
-    Args:
-        folder: Where `bascule.toml` is looked for, and what a relative home is relative to; the
-            working directory if None.
-        environ: The environment; that of the process if None.
-        serving: Settings of the section `[serving]` that the command line gives, by name; they
-            win over both.
-        registry: The same for the section `[registry]`.
-
-    Raises:
-        Invalid: A value is wrong or a name is unknown. The message says which, what is allowed,
-            and whether the file, a variable or an option brought it.
-    """
-    from pydantic import ValidationError
-    from pydantic_settings import SettingsError
-
-    here = (folder or Path.cwd()).resolve()
-    file = here / SETTINGS_FILE
-    variables = dict(os.environ if environ is None else environ)
-    _refuse_misspelt(variables)
-    told_by = _take_what_the_platform_says(variables)
-    options: dict[str, str] = {}
-    for section, given in (("SERVING", serving), ("REGISTRY", registry)):
-        for name, value in (given or {}).items():
-            options[f"{PREFIX}{section}{DELIMITER}{name.upper()}"] = name
-            variables[f"{PREFIX}{section}{DELIMITER}{name.upper()}"] = str(value)
-    try:
-        settings = _read(file, variables)
-        _check_criteria(settings.gates)
-        _check_stores(settings.registry)
-        _check_faces(settings.serving)
-        _check_models(settings.serving)
-        _check_allowed_hosts(settings.serving.allowed_hosts)
-        _check_trace_endpoint(settings.serving.trace_endpoint)
-    except ValidationError as error:
-        told = _explained([dict(one) for one in error.errors()], file, variables)
-        raise _from_where(told, options, told_by) from None
-    except _Wrong as error:
-        told = _explained([error.problem], file, variables)
-        raise _from_where(told, options, told_by) from None
-    except SettingsError as error:
-        raise _explained_variable(error, variables) from None
-    except tomllib.TOMLDecodeError as error:
-        raise Invalid(f"{file} is not TOML: {error}", hint="mend that line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"{file} cannot be read: {error}") from None
-    keys = tuple(here / key.expanduser() for key in settings.security.required_keys)
-    files: dict[str, Any] = {
-        name: str(here / Path(path).expanduser())
-        for name in _SERVING_FILES
-        if (path := getattr(settings.serving, name))
-    }
-    return replace(
-        settings,
-        home=here / settings.home.expanduser(),
-        security=replace(settings.security, required_keys=keys),
-        serving=_with_other_ports(
-            replace(settings.serving, **files), variables.get(SAFE_PORTS, "")
-        ),
-    )
-
-
-def _with_other_ports(serving: ServingSettings, safe_ports: str) -> ServingSettings:
-    grpc, control = other_ports(
-        serving.port,
-        serving.grpc_port,
-        serving.control_port,
-        default=ServingSettings().control_port,
-        safe_ports=safe_ports,
-    )
-    return replace(serving, grpc_port=grpc, control_port=control)
+_FIND_S = 120.0
+"""For the control process to find a bundle that a caller wants loaded."""
 
 
 def tls_of(settings: Settings) -> Tls | None:
@@ -322,7 +48,7 @@ def tls_of(settings: Settings) -> Tls | None:
             f"serving.{'tls_key' if certificate else 'tls_certificate'} is missing",
             hint="a server needs a certificate and its key",
         )
-    from bascule.serving import Tls
+    from bascule.serving.transports import Tls
 
     authority = chosen.tls_client_authority
     return Tls(Path(certificate), Path(key), Path(authority) if authority else None)
@@ -343,37 +69,29 @@ def callers_need_keys(settings: Settings) -> bool:
 
 def open_keys(settings: Settings) -> CatalogueKeys:
     """The keys of callers, where the settings keep the catalogue."""
-    from bascule.registry.keys import CatalogueKeys
+    from bascule.registry import CatalogueKeys
 
     return CatalogueKeys(_open_catalogue(settings))
 
 
-def faces_of(serving: ServingSettings) -> ChosenFaces:
+def protocols_of(serving: ServingSettings) -> ChosenProtocols:
     """The protocols that the workers speak."""
-    from bascule.serving.faces import choose_faces
+    from bascule.serving.protocols import choose_protocols
 
-    return choose_faces(serving.faces, serving.vertex_health_route, serving.vertex_predict_route)
-
-
-def _take_what_the_platform_says(variables: dict[str, str]) -> dict[str, str]:
-    """Add what the platform's variables stand for; returns which of theirs each came from."""
-    given = {name.upper() for name in variables}
-    told_by: dict[str, str] = {}
-    for theirs, ours in VARIABLES.items():
-        if theirs in variables and PREFIX + ours not in given:
-            variables[PREFIX + ours] = variables[theirs]
-            told_by[PREFIX + ours] = theirs
-            given.add(PREFIX + ours)
-    return told_by
+    return choose_protocols(
+        serving.protocols, serving.vertex_health_route, serving.vertex_predict_route
+    )
 
 
-def _from_where(told: Invalid, options: Mapping[str, str], told_by: Mapping[str, str]) -> Invalid:
-    """Name what people wrote, where it was not the variable itself."""
-    for variable, name in options.items():
-        told.message = told.message.replace(variable, f"--{name.replace('_', '-')}")
-    for variable, theirs in told_by.items():
-        told.message = told.message.replace(variable, theirs)
-    return told
+def limits_of(settings: Settings) -> Limits:
+    """The bounds of a worker: the settings of `[serving]` that have the name of a bound."""
+    from bascule.serving import Limits
+
+    chosen = settings.serving
+    names = {one.name for one in fields(Limits)} & {one.name for one in fields(ServingSettings)}
+    return Limits(
+        silent_s=chosen.worker_silent_s, **{name: getattr(chosen, name) for name in names}
+    )
 
 
 def check_signature(settings: Settings, bundle: Path) -> None:
@@ -383,7 +101,7 @@ def check_signature(settings: Settings, bundle: Path) -> None:
     """
     if not settings.security.required_keys:
         return
-    from bascule.bundle.signatures import verify_bundle
+    from bascule.bundle.disk import verify_bundle
 
     verify_bundle(bundle, settings.security.required_keys)
 
@@ -394,7 +112,7 @@ def open_registry(settings: Settings) -> Registry:
     from bascule.release import Criterion
 
     chosen = settings.registry
-    open_objects = _named(OBJECTS[_scheme(chosen.objects)])
+    open_objects = _named(OBJECTS[scheme_of(chosen.objects)])
     return Registry(
         _open_catalogue(settings),
         open_objects(chosen.objects, settings.home),
@@ -405,10 +123,10 @@ def open_registry(settings: Settings) -> Registry:
 
 
 def _open_catalogue(settings: Settings) -> SqlCatalogue:
-    from bascule.registry.stores.sql import SqlCatalogue
+    from bascule.registry.stores import SqlCatalogue
 
     store = settings.registry.store
-    return SqlCatalogue(_named(CATALOGUES[_scheme(store)])(store, settings.home))
+    return SqlCatalogue(_named(CATALOGUES[scheme_of(store)])(store, settings.home))
 
 
 def _named(place: str) -> Any:
@@ -419,289 +137,63 @@ def _named(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _scheme(address: str) -> str:
-    return address.partition("://")[0]
+def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
+    """The supervisor of a server, not started.
 
+    Args:
+        settings: How to serve.
+        control: What starts the control process; with `serving.multi_model` it is asked for the
+            bundles that callers want loaded.
 
-class _Wrong(Exception):
-    """A problem that a room found in a value, in the form in which pydantic tells its own."""
+    Raises:
+        Invalid: A setting contradicts another.
+    """
+    from bascule.serving import ModelSpec
+    from bascule.serving.execution import ResiliencePolicy
+    from bascule.serving.telemetry import RequestLogConfig
+    from bascule.serving.workers import Supervisor
 
-    def __init__(self, location: tuple[str | int, ...], said: str, hint: str) -> None:
-        super().__init__(said)
-        self.problem: dict[str, Any] = {
-            "loc": location,
-            "type": "criterion",
-            "msg": said,
-            "hint": hint,
-        }
+    chosen = settings.serving
+    made: Supervisor
 
+    def find(name: str, folder: Path) -> ModelSpec:
+        found = made.start_control().ask("find_named", _FIND_S, name=name, folder=str(folder))
+        return ModelSpec.from_json(found)
 
-def _read(file: Path, variables: Mapping[str, str]) -> Settings:
-    from pydantic import field_validator
-    from pydantic_settings import (
-        BaseSettings,
-        EnvSettingsSource,
-        PydanticBaseSettingsSource,
-        SettingsConfigDict,
-        TomlConfigSettingsSource,
+    made = Supervisor(
+        host=chosen.host,
+        port=chosen.port,
+        workers=chosen.workers,
+        limits=limits_of(settings),
+        needs_keys=callers_need_keys(settings),
+        control=control,
+        tls=tls_of(settings),
+        unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
+        protocols=protocols_of(chosen),
+        grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
+        policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
+        journal=RequestLogConfig(
+            chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
+        ),
+        find=find if chosen.multi_model else None,
+        allowed_hosts=chosen.allowed_hosts,
     )
+    return made
 
-    class Loaded(BaseSettings):
-        model_config = SettingsConfigDict(
-            env_prefix=PREFIX, env_nested_delimiter=DELIMITER, extra="forbid"
-        )
 
-        home: Path = Settings().home
-        gates: GateSettings = GateSettings()
-        registry: RegistrySettings = RegistrySettings()
-        security: SecuritySettings = SecuritySettings()
-        serving: ServingSettings = ServingSettings()
+def control_parts(settings: Settings) -> Parts:
+    """What a control process works with."""
+    from bascule.control import Parts
 
-        @field_validator("gates", mode="before")
-        @classmethod
-        def read_a_list_in_a_variable(cls, gates: Any) -> Any:
-            if isinstance(gates, dict) and isinstance(gates.get("criteria"), str):
-                with suppress(ValueError):
-                    return {**gates, "criteria": json.loads(gates["criteria"])}
-            return gates
+    @cache
+    def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
+        return open_keys(settings)
 
-        @field_validator("security", mode="before")
-        @classmethod
-        def read_keys_in_a_variable(cls, security: Any) -> Any:
-            if isinstance(security, dict) and isinstance(security.get("required_keys"), str):
-                with suppress(ValueError):
-                    return {**security, "required_keys": json.loads(security["required_keys"])}
-            return security
-
-        @field_validator("serving", mode="before")
-        @classmethod
-        def read_what_is_json_in_a_variable(cls, serving: Any) -> Any:
-            if not isinstance(serving, dict):
-                return serving
-            read = dict(serving)
-            for name in ("faces", "models", "allowed_hosts"):
-                if isinstance(read.get(name), str):
-                    with suppress(ValueError):
-                        read[name] = json.loads(read[name])
-            return read
-
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # nothing is passed
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # two places are enough
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            assert isinstance(env_settings, EnvSettingsSource)
-            env_settings.env_vars = {name.lower(): value for name, value in variables.items()}
-            return env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
-
-    loaded = Loaded()
-    return Settings(
-        home=loaded.home,
-        gates=loaded.gates,
-        registry=loaded.registry,
-        security=loaded.security,
-        serving=loaded.serving,
+    return Parts(
+        open_registry=partial(open_registry, settings),
+        stored_keys=lambda: keys().stored(),
+        keys_stale_s=settings.security.keys_stale_s,
+        check_signature=partial(check_signature, settings),
+        tls=tls_of(settings),
+        allowed_hosts=settings.serving.allowed_hosts,
     )
-
-
-def _check_criteria(gates: GateSettings) -> None:
-    from bascule.release import Criterion
-
-    for index, text in enumerate(gates.criteria):
-        try:
-            Criterion.parse(text)
-        except Invalid as error:
-            raise _Wrong(("gates", "criteria", index), error.message, error.hint) from None
-
-
-def _check_stores(registry: RegistrySettings) -> None:
-    for name, address, table in (
-        ("store", registry.store, CATALOGUES),
-        ("objects", registry.objects, OBJECTS),
-    ):
-        if _scheme(address) not in table:
-            raise _Wrong(
-                ("registry", name),
-                f"{masked(address)!r} is not of a kind that is known",
-                f"kinds are {', '.join(table)}: "
-                + ("postgresql://USER@HOST/NAME" if name == "store" else "s3://BUCKET/PREFIX"),
-            )
-
-
-def _check_faces(serving: ServingSettings) -> None:
-    plain = ServingSettings()
-    routes = (serving.vertex_health_route, serving.vertex_predict_route)
-    are_plain = routes == (plain.vertex_health_route, plain.vertex_predict_route)
-    if are_plain and not serving.multi_model:
-        return  # nothing can collide, and the room need not be imported
-    try:
-        names = faces_of(serving).names
-    except Invalid as error:
-        setting, _, said = error.message.partition(": ")
-        raise _Wrong(("serving", setting), said, error.hint) from None
-    if serving.multi_model and "invocations" not in names:
-        raise _Wrong(
-            ("serving", "multi_model"),
-            "models are loaded by the face 'invocations', which is left out",
-            "leave it among serving.faces, and give Vertex AI's routes other paths",
-        )
-
-
-def _check_trace_endpoint(address: str) -> None:
-    if not address:
-        return
-    try:
-        parts = urlsplit(address)
-        is_one = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        is_one = False
-    if not is_one:
-        raise _Wrong(
-            ("serving", "trace_endpoint"),
-            f"{masked(address)!r} is not the address of a collector",
-            "write the whole of it: http://HOST:4318/v1/traces",
-        )
-
-
-def _check_allowed_hosts(hosts: Sequence[str]) -> None:
-    from bascule.serving.hosts import check_allowed_host
-
-    for index, host in enumerate(hosts):
-        try:
-            check_allowed_host(host)
-        except Invalid as error:
-            where = ("serving", "allowed_hosts", index)
-            raise _Wrong(where, error.message, error.hint) from None
-
-
-def _check_models(serving: ServingSettings) -> None:
-    from bascule.core.names import check_name
-
-    for model, chosen in serving.models.items():
-        try:
-            check_name(model)
-        except Invalid as error:
-            raise _Wrong(("serving", "models", model), error.message, error.hint) from None
-        if not chosen.fallback:
-            continue
-        name, slash, version = chosen.fallback.partition("/")
-        try:
-            check_name(name)
-            if slash:
-                check_name(version, what="version")
-        except Invalid as error:
-            where = ("serving", "models", model, "fallback")
-            raise _Wrong(where, error.message, "write NAME or NAME/VERSION") from None
-
-
-def _explained(
-    problems: Sequence[Mapping[str, Any]], file: Path, variables: Mapping[str, str]
-) -> Invalid:
-    """One sentence a problem, each with the place that the value came from."""
-    said = []
-    for problem in problems:
-        location = problem["loc"]
-        name = "".join(
-            f"[{part}]" if isinstance(part, int) else f".{part}" for part in location
-        ).removeprefix(".")
-        origin = _origin(location, file, variables)
-        said.append(f"{name}: {_sentence(problem)} ({origin})")
-    return Invalid("; ".join(said), hint=next(_hints(problems), ""))
-
-
-def _sentence(problem: Mapping[str, Any]) -> str:
-    value = problem.get("input")
-    limits = {name: f"{limit:.15g}" for name, limit in _limits(problem)}
-    match problem["type"]:
-        case "greater_than_equal":
-            return f"{value} is not >= {limits['ge']}"
-        case "greater_than":
-            return f"{value} is not > {limits['gt']}"
-        case "less_than_equal":
-            return f"{value} is not <= {limits['le']}"
-        case "less_than":
-            return f"{value} is not < {limits['lt']}"
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            near = _near(problem["loc"])
-            return "there is no such setting" + (f"; did you mean {near!r}?" if near else "")
-        case "criterion":
-            return str(problem["msg"])
-        case "tuple_type":
-            return f"{_shown(value)} is not a list"
-        case _:
-            said = str(problem["msg"])
-            return f"{_shown(value)} is wrong: {said[:1].lower()}{said[1:]}"
-
-
-def _shown(value: object) -> str:
-    return repr(masked(value)) if isinstance(value, str) else masked(repr(value))
-
-
-def _limits(problem: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for name in ("ge", "gt", "le", "lt"):
-        if name in problem.get("ctx", {}):
-            yield name, problem["ctx"][name]
-
-
-def _hints(problems: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for problem in problems:
-        if problem["type"] == "criterion":
-            yield problem["hint"]
-        if problem["type"] == "tuple_type":
-            yield _LIST_HINT
-        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            yield "settings here are " + ", ".join(_names(problem["loc"][:-1]))
-
-
-def _names(section: Sequence[str | int]) -> list[str]:
-    """The settings of a section; those of the top for an empty one."""
-    holder: Any = Settings()
-    for part in section:
-        is_by_name = isinstance(holder, Mapping)  # the only one is of models
-        holder = ModelSettings() if is_by_name else getattr(holder, str(part), None)
-    return [one.name for one in fields(holder)] if is_dataclass(holder) else []
-
-
-def _near(location: Sequence[str | int]) -> str | None:
-    names = _names(location[:-1])
-    near = difflib.get_close_matches(str(location[-1]).lower(), names, n=1, cutoff=0.6)
-    return near[0] if near else None
-
-
-def _origin(location: Sequence[str | int], file: Path, variables: Mapping[str, str]) -> str:
-    """The variable that brought a value, or else the file: variables win."""
-    parts = [part for part in location if isinstance(part, str)]
-    written = {name.upper(): name for name in variables}
-    for length in range(len(parts), 0, -1):
-        name = PREFIX + DELIMITER.join(parts[:length]).upper()
-        if name in written:
-            return written[name]
-    return file.name
-
-
-def _explained_variable(error: Exception, variables: Mapping[str, str]) -> Invalid:
-    """A variable that should hold a list or a section, and is not the JSON of one."""
-    named = re.search(r'field "(\w+)"', str(error))
-    name = f"{PREFIX}{named[1].upper()}" if named else f"a variable {PREFIX}..."
-    origin = next((one for one in variables if one.upper().startswith(name)), name)
-    return Invalid(f"{origin} is not JSON", hint=_LIST_HINT)
-
-
-def _refuse_misspelt(variables: Mapping[str, str]) -> None:
-    """A variable that is nearly one of ours would otherwise be passed over in silence."""
-    known = _names(())
-    for variable in variables:
-        if not variable.upper().startswith(PREFIX):
-            continue
-        head = variable.upper().removeprefix(PREFIX).split(DELIMITER)[0].lower()
-        near = difflib.get_close_matches(head, known, n=1, cutoff=0.7)
-        if head not in known and near:
-            right = variable.upper().replace(head.upper(), near[0].upper(), 1)
-            raise Invalid(
-                f"there is no setting {variable}; did you mean {right}?",
-                hint=f"settings are {', '.join(known)}",
-            )

@@ -23,16 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bascule.bundle import Bundle, load
-from bascule.bundle import format as disk
-from bascule.bundle.answer import flat
-from bascule.bundle.examples import columns_of
-from bascule.bundle.lineage.mlflow import asking, open_mlflow, quiet, usual_uri
-from bascule.bundle.tables import is_missing
-from bascule.core.errors import Conflict, Invalid
-from bascule.core.fields import DType
-from bascule.core.files import writing
-from bascule.core.version import VERSION
+from bascule.bundle import Bundle, flat, is_missing, load
+from bascule.bundle.disk import columns_of, folder as disk
+from bascule.bundle.lineage import asking, open_mlflow, quiet, usual_uri
+from bascule.core import VERSION, Conflict, DType, Invalid, writing
 
 if TYPE_CHECKING:
     import pandas

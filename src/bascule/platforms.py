@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bascule.core.addresses import masked
-from bascule.core.errors import Invalid
+from bascule.core import Invalid, masked
 
 VARIABLES: Mapping[str, str] = {
     "SAGEMAKER_BIND_TO_PORT": "SERVING__PORT",
@@ -48,7 +47,7 @@ def other_ports(
         port: For predictions; it stays.
         grpc_port: As it was given; below 0 for none.
         control_port: As it was given.
-        default: What the control port is where nobody gives one.
+        default: The control port unless one is set.
         safe_ports: The ports that may be taken, `LOW-HIGH`, as SageMaker says it; empty for all.
 
     Raises:
@@ -164,7 +163,7 @@ def look_for_bundles(folder: Path) -> tuple[Path, ...] | None:
 
 
 def _told(place: str, variable: str, bundles_in: BundlesIn) -> str:
-    from bascule.places import is_address
+    from bascule.remotes import is_address
 
     scheme, colon, rest = place.partition("://")
     if is_address(place):

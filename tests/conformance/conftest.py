@@ -80,9 +80,9 @@ def again(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> bascule.Bund
     return pack(sample, tmp_path_factory.mktemp("elsewhere") / "second")
 
 
-# -- faces --
+# -- protocols --
 
 if ONLY not in os.environ:  # an environment of a framework alone cannot serve
-    load(HERE / "face.py", "conformance_face")
-    _faces = load(HERE / "face_forms.py", "conformance_faces")
-    _faces.FORMS.update(_faces.forms(load))
+    load(HERE / "protocol.py", "conformance_protocol")
+    _protocols = load(HERE / "protocol_forms.py", "conformance_protocols")
+    _protocols.FORMS.update(_protocols.forms(load))

@@ -1,6 +1,6 @@
 """What every catalogue and every store of objects must keep, on real servers.
 
-A new adapter is found here by itself: the cases run over the tables of built-ins of `app`.
+A new adapter is found here by itself: the cases run over the tables of built-ins of `settings`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from tests.stores import PASSWORD, S3_SECRET, open_stores
 
-from bascule import app
-from bascule.bundle.format import (
+from bascule.bundle.disk.folder import (
     Manifest,
     OriginalEntry,
     digest_of,
@@ -33,6 +32,7 @@ from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Unavailabl
 from bascule.core.fields import DType, Field, Signature
 from bascule.registry import Registry
 from bascule.registry.stores import schema
+from bascule.settings import CATALOGUES, OBJECTS, load_settings
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _SERVERS = {"sqlite": None, "files": None, "postgresql": "postgresql_url", "s3": "s3_url"}
@@ -59,13 +59,13 @@ def address(request: pytest.FixtureRequest, kind: str) -> str:
     return kind if server is None else str(request.getfixturevalue(server))
 
 
-@pytest.fixture(params=list(app.CATALOGUES))
+@pytest.fixture(params=list(CATALOGUES))
 def store(request: pytest.FixtureRequest) -> str:
     """The address of an empty catalogue."""
     return address(request, request.param)
 
 
-@pytest.fixture(params=list(app.OBJECTS))
+@pytest.fixture(params=list(OBJECTS))
 def objects(request: pytest.FixtureRequest) -> str:
     """The address of an empty place for bundles."""
     return address(request, request.param)
@@ -456,7 +456,7 @@ def test_a_copy_that_is_here_serves_on_while_the_bucket_is_away(s3_url, home, bu
 
 
 def test_the_address_of_the_store_is_in_no_text_of_the_settings():
-    settings = app.load_settings(
+    settings = load_settings(
         environ={"BASCULE_REGISTRY__STORE": f"postgresql://ada:{PASSWORD}@db/x"}
     )
     assert settings.registry.store.endswith("@db/x")
@@ -473,7 +473,7 @@ def test_the_address_of_the_store_is_in_no_text_of_the_settings():
 )
 def test_a_wrong_store_is_refused_with_its_origin_and_without_its_password(tmp_path, environ, told):
     with pytest.raises(Invalid) as caught:
-        app.load_settings(tmp_path, environ)
+        load_settings(tmp_path, environ)
     text = caught.value.message + caught.value.hint
     assert told in text
     assert "BASCULE_REGISTRY" in text

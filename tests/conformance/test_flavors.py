@@ -14,7 +14,7 @@ import pytest
 from conformance_sample import at_thresholds
 
 import bascule
-from bascule.bundle import parity
+from bascule.bundle.statements import parity
 from bascule.bundle.tables import conform, for_program, take
 
 FEW = 64

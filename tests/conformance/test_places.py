@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.gcs_front import fronting
 
-from bascule.bundle.format import digest_of
+from bascule.bundle.disk.folder import digest_of
 from bascule.core.errors import (
     BasculeError,
     Conflict,
@@ -25,7 +25,7 @@ from bascule.core.errors import (
     Unavailable,
     Untrusted,
 )
-from bascule.places import fetch, fetching, gcs
+from bascule.remotes import fetch, fetching, gcs
 
 MODEL = "programs/onnx.onnx"
 

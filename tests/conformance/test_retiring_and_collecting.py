@@ -12,7 +12,7 @@ import pytest
 from tests.conformance.test_catalogue_and_objects import address, write_bundle
 from tests.stores import open_stores
 
-from bascule.bundle.format import digest_of, read_manifest
+from bascule.bundle.disk.folder import digest_of, read_manifest
 from bascule.core.errors import Conflict, Invalid, NotFound, Refused
 from bascule.registry import Registry
 from bascule.registry.holding import Marked

@@ -18,22 +18,31 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
 import bascule
-from bascule import app, cli
-from bascule.bundle import format as disk
+from bascule import cli
 from bascule.bundle import pack
+from bascule.bundle.disk import folder as disk
+from bascule.bundle.disk.manifest import Target
 from bascule.bundle.lineage import TABLE as LINEAGE
-from bascule.bundle.manifest import Target
 from bascule.core.errors import KINDS
 from bascule.core.fields import DType, Field, Signature
 from bascule.core.names import Reference
 from bascule.release import METRICS
 from bascule.release.criteria import DATA, LATENCIES, SHORT_NAMES, SIZES
-from bascule.serving import http, statuses
-from bascule.serving.confidence import Confidence
-from bascule.serving.counters import STATUSES, Label, Totals, prometheus_text
+from bascule.serving.calls import AnsweredBy
+from bascule.serving.execution.extras import Extras
 from bascule.serving.limits import Limits
-from bascule.serving.plane import Plane
-from bascule.serving.protocols import open_faces
+from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.protocols.table import open_protocols
+from bascule.serving.telemetry.counters import STATUSES, MetricLabels, Totals, prometheus_text
+from bascule.serving.transports import http1 as http, statuses
+from bascule.settings import (
+    DELIMITER,
+    PREFIX,
+    SETTINGS_FILE,
+    ModelSettings,
+    Settings,
+    load_settings,
+)
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -77,7 +86,7 @@ def settings(holder: type[Any], before: str = "") -> Iterator[tuple[str, Any, An
             yield before + one.name, getattr(defaults, one.name), hints[one.name]
 
 
-SETTINGS = list(settings(app.Settings))
+SETTINGS = list(settings(Settings))
 
 
 def written(default: Any) -> str:
@@ -111,14 +120,14 @@ def test_every_setting_is_documented_with_its_default_its_limits_and_its_variabl
         assert in_code(shown) == written(default), name
         if bounds(hint):
             assert allowed == bounds(hint), name
-        assert in_code(variable) == app.PREFIX + name.upper().replace(".", app.DELIMITER)
+        assert in_code(variable) == PREFIX + name.upper().replace(".", DELIMITER)
         assert meaning.endswith("."), name
 
 
 def test_every_setting_of_a_model_is_documented_with_its_default_and_its_limits() -> None:
     rows = {in_code(row[0]): row for row in table(read("settings.md"), "of a model")}
 
-    found = list(settings(app.ModelSettings))
+    found = list(settings(ModelSettings))
     assert list(rows) == [name for name, _, _ in found]
     for name, default, hint in found:
         _, shown, allowed, meaning = rows[name]
@@ -130,11 +139,11 @@ def test_every_setting_of_a_model_is_documented_with_its_default_and_its_limits(
 
 def test_the_file_with_the_defaults_is_read_as_the_defaults(tmp_path: Path) -> None:
     text = read("settings.md").split("```toml\n")[1].split("```")[0]
-    (tmp_path / app.SETTINGS_FILE).write_text(text)
+    (tmp_path / SETTINGS_FILE).write_text(text)
     plain = tmp_path / "plain"
     plain.mkdir()
 
-    loaded, defaults = app.load_settings(tmp_path, {}), app.load_settings(plain, {})
+    loaded, defaults = load_settings(tmp_path, {}), load_settings(plain, {})
 
     assert (loaded.gates, loaded.registry) == (defaults.gates, defaults.registry)
     assert loaded.serving == defaults.serving
@@ -224,14 +233,16 @@ def test_every_route_for_predictions_is_documented() -> None:
         signature=Signature((field,), (field,)),
         program=SimpleNamespace(name="onnx", inputs=(field,)),
         batch_invariant=True,
-        confidence=Confidence(None, ()),
+        by=AnsweredBy("MODEL", "VERSION", "onnx"),
+        extras=Extras((), name="", limits=Limits(), loop=None, held=None),  # type: ignore[arg-type]
+        asks_header=b"",
         limits=Limits(),
         inline_rows=1,
         slot=None,
         answer=None,
     )
     wishes: Any = SimpleNamespace()  # of a server whose callers load and unload, which has them all
-    routes = Plane(open_faces(wishes=wishes), lambda: True).serve([model])
+    routes = DataPlane(open_protocols(wishes=wishes), lambda: True).serve([model])
     made = {
         f"{method.decode()} {path.decode()}"
         for path, methods in routes.items()
@@ -244,7 +255,7 @@ def test_every_route_for_predictions_is_documented() -> None:
 
 
 def test_every_route_of_the_control_api_is_documented() -> None:
-    from bascule.console import control_app
+    from bascule.control.api import control_app
 
     def no_registry(*_: Any) -> Any:
         raise AssertionError("describing opens nothing")
@@ -262,7 +273,7 @@ def test_every_route_of_the_control_api_is_documented() -> None:
 
 def test_every_metric_of_the_server_is_documented_with_its_labels() -> None:
     totals = Totals({200: 1}, 1, 0.1, (1, *([0] * 16)))
-    text = prometheus_text([Label(), Label("m", "1")], [totals, totals])
+    text = prometheus_text([MetricLabels(), MetricLabels("m", "1")], [totals, totals])
     families = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     rows = {in_code(row[0]): row for row in table(read("http.md"), "name")}
 
@@ -324,6 +335,9 @@ def test_every_command_and_option_is_on_the_page_of_commands() -> None:
     for name, command in found.items():
         section = page.split(f"## bascule {name}\n")[1].split("\n## ")[0]
         for param in command.params:
+            if param.hidden:  # of a form that is deprecated
+                assert f"`{param.opts[0]}" not in section, f"{name} {param.opts[0]}"
+                continue
             for option in [*param.opts, *param.secondary_opts]:
                 if option.startswith("-"):
                     assert f"`{option}" in section, f"{name} {option}"

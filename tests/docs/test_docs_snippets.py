@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUNNABLE = {"python", "bash", "console"}
 SHOWN = {"text", "json"}
-FILES = {"toml", "ini", "yaml", "markdown"}
+FILES = {"toml", "ini", "yaml", "markdown", "{eval-rst}"}
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\s*$")
 _INSTALLS = re.compile(
     r"(?:^|[\s;&|$])(?:\S*/)?"
@@ -325,7 +325,8 @@ def _json_difference(wanted: Any, found: Any, where: str) -> str | None:
             return f"{where}: {len(wanted)} on the page, {len(found)} printed"
         pairs = ((f"{where}[{i}]", *both) for i, both in enumerate(zip(wanted, found, strict=True)))
     elif isinstance(wanted, float) and isinstance(found, float):
-        return None if abs(wanted - found) < 1e-4 else f"{where}: {wanted} is not {found}"
+        # Solvers that iterate end 1e-4 apart on different processors.
+        return None if abs(wanted - found) < 5e-4 else f"{where}: {wanted} is not {found}"
     elif isinstance(wanted, str) and isinstance(found, str):
         same = re.fullmatch(".*".join(map(re.escape, wanted.split("..."))), found, re.DOTALL)
         return None if same else f"{where}: {wanted!r} is not {found!r}"

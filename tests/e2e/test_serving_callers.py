@@ -228,7 +228,7 @@ LIVE = "/inference.GRPCInferenceService/ServerLive"
 @pytest.fixture
 def message():
     """One row as a `ModelInferRequest`, made without a client library."""
-    from bascule.serving.protocols.protobuf import block
+    from bascule.serving.codecs.protobuf import block
 
     head = block(1, "input") + block(2, "FP64") + block(3, b"\x01\x1e")
     return block(1, "gb") + block(5, head) + block(7, bytes(30 * 8))

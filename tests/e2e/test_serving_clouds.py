@@ -16,10 +16,12 @@ from contextlib import suppress
 import httpx
 import psutil
 import pytest
+from tests.conftest import children_of
 from tests.gcs_front import fronting
 
 WAIT_S = 60.0
 ROWS = 20
+WORKER = "bascule.serving.workers.worker"
 
 
 def free_ports(count):
@@ -159,9 +161,9 @@ def test_a_worker_that_dies_comes_back_with_what_was_loaded(container, models, c
         "SAGEMAKER_BIND_TO_PORT", SAGEMAKER_MULTI_MODEL="true", BASCULE_SERVING__WORKERS="2"
     )
     assert server.load("0a1b", models[0])[0] == 200
-    before = psutil.Process(server.process.pid).children()
-    before[0].kill()
-    before[0].wait(WAIT_S)
+    before = psutil.Process(children_of(server.process.pid, WORKER)[0])
+    before.kill()
+    before.wait(WAIT_S)
 
     give_up = time.monotonic() + WAIT_S
     while server.load("2c3d", models[1])[0] == 503:
@@ -285,7 +287,7 @@ def test_vertex_serves_the_bundle_of_its_bucket_as_long_as_it_runs(
 
     for name in ("bundle.json", "programs/onnx.onnx"):
         gs_bucket.remove(name)
-    (worker,) = psutil.Process(server.process.pid).children()
+    (worker,) = map(psutil.Process, children_of(server.process.pid, WORKER))
     worker.kill()
     worker.wait(WAIT_S)
     assert server.ask("POST", "/v1/late:predict", body) == (200, told), "the copy stays"

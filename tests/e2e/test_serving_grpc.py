@@ -84,7 +84,7 @@ def client(server):
 
 def message(rows):
     """A request as bytes, made without a client library."""
-    from bascule.serving.protocols.protobuf import block, varint
+    from bascule.serving.codecs.protobuf import block, varint
 
     shape = b"".join(map(varint, rows.shape))
     head = block(1, "input") + block(2, "FP64") + block(3, shape)
@@ -173,7 +173,7 @@ def given_up_together(tally):
 def test_the_counters_are_what_clients_saw_whatever_they_did(serve, connect, costly_bundle):
     """Answers, refusals, deadlines, calls given up, over gRPC and HTTP at once."""
     server = serve(costly_bundle, "--grpc-port=0", "--workers=2")
-    from bascule.serving.protocols.protobuf import block, varint
+    from bascule.serving.codecs.protobuf import block, varint
 
     def request(rows, name="x"):
         data = np.full((rows, 16), 0.5, "<f4")

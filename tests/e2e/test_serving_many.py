@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from bascule.core.errors import Refused
-from bascule.serving import Limits, Service, Supervisor
+from bascule.serving import Limits, ModelSpec
+from bascule.serving.workers import Supervisor
 
 pytestmark = pytest.mark.serial
 
@@ -23,10 +24,9 @@ def serve_many():
     started = []
 
     def start(services, **limits):
-        supervisor = Supervisor(services, host="127.0.0.1", port=0, workers=1,
-                                limits=Limits(**limits))  # fmt: skip
+        supervisor = Supervisor(host="127.0.0.1", port=0, workers=1, limits=Limits(**limits))
         started.append(supervisor)
-        supervisor.start()
+        supervisor.start(services)
         return supervisor
 
     yield start
@@ -46,7 +46,7 @@ def infer(client, name, body):
 @pytest.mark.parametrize("asks", [pytest.param(600), pytest.param(5_000, marks=pytest.mark.slow)])
 def test_two_hundred_models_answer_from_memory_for_a_few(serve_many, connect, cancer_bundle, asks):
     body = (cancer_bundle / "data/example.json").read_bytes()
-    services = [Service(f"m{number}", "1", cancer_bundle) for number in range(COUNT)]
+    services = [ModelSpec(f"m{number}", "1", cancer_bundle) for number in range(COUNT)]
     one = serve_many(services[:1], memory_budget_mb=1_000)
     (state,) = one.models()
     alone_bytes = worker_of(one).memory_info().rss
@@ -99,7 +99,7 @@ def test_a_request_that_cannot_wait_for_its_model_is_told_when_to_come_back(
     serve_many, connect, costly_bundle
 ):
     body = (costly_bundle / "data/example.json").read_bytes()
-    services = [Service(name, "1", costly_bundle) for name in ("a", "b")]
+    services = [ModelSpec(name, "1", costly_bundle) for name in ("a", "b")]
     one = serve_many(services[:1], memory_budget_mb=1_000)
     size_mb = one.models()[0].size_bytes / 1e6
     supervisor = serve_many(services, memory_budget_mb=int(size_mb * 1.5))
@@ -117,7 +117,7 @@ def test_a_request_that_cannot_wait_for_its_model_is_told_when_to_come_back(
 
 def test_copies_of_a_model_measure_alike_whoever_was_loaded_first(serve_many, costly_bundle):
     """Also where a later one is put into memory that the loading of an earlier one left free."""
-    services = [Service(name, "1", costly_bundle) for name in "abc"]
+    services = [ModelSpec(name, "1", costly_bundle) for name in "abc"]
     sizes = [one.size_bytes for one in serve_many(services, memory_budget_mb=1_000).models()]
     file_bytes = (costly_bundle / "programs/onnx.onnx").stat().st_size
     assert file_bytes < min(sizes)
@@ -129,8 +129,8 @@ def test_copies_of_a_model_measure_alike_whoever_was_loaded_first(serve_many, co
 def test_a_model_that_is_larger_than_all_that_there_is_is_refused(
     serve_many, costly_bundle, cancer_bundle
 ):
-    supervisor = serve_many([Service("small", "1", cancer_bundle)], memory_budget_mb=6)
-    large = Service("large", "1", costly_bundle)
+    supervisor = serve_many([ModelSpec("small", "1", cancer_bundle)], memory_budget_mb=6)
+    large = ModelSpec("large", "1", costly_bundle)
     with pytest.raises(Refused, match=r"large/1 takes \d+ MB, and serving.memory_budget_mb is 6"):
         supervisor.change(lambda now: (*now, large))
     assert [service.model for service in supervisor.services] == ["small"]

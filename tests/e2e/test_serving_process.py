@@ -241,14 +241,15 @@ def test_a_worker_that_is_killed_again_and_again_is_started_again(
         assert client.request("POST", "/v2/models/gb/infer", body).answer().status == 200
 
 
-def test_workers_leave_when_their_supervisor_is_killed_and_so_does_what_they_shared(
+def test_all_processes_leave_when_the_supervisor_is_killed_and_so_does_what_they_shared(
     serve, cancer_bundle
 ):
     before = set(Path("/dev/shm").glob("bascule*"))
     server = serve(cancer_bundle, "--workers=2")
-    workers = server.worker_pids()
+    until(lambda: server.control_pid() is not None)
+    children = [*server.worker_pids(), server.control_pid()]
     assert server.end(signal.SIGKILL) == -signal.SIGKILL
-    until(lambda: all(map(is_gone, workers)))
+    until(lambda: all(map(is_gone, children)))
     assert set(Path("/dev/shm").glob("bascule*")) <= before
 
 

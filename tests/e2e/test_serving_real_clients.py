@@ -344,7 +344,7 @@ def test_a_container_of_vertex_is_asked_where_its_platform_says(serve, expected,
 
 
 def test_only_the_protocols_that_are_named_are_spoken(serve, cancer_bundle):
-    server = serve(cancer_bundle, env={"BASCULE_SERVING__FACES": '["oip"]'})
+    server = serve(cancer_bundle, env={"BASCULE_SERVING__PROTOCOLS": '["oip"]'})
     base = f"http://127.0.0.1:{server.port}"
 
     assert json.loads(curl(f"{base}/v2"))["name"] == "bascule"

@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 
 import bascule
-from bascule.bundle.examples import columns_of
-from bascule.bundle.manifest import EXAMPLE
-from bascule.cli.snippets import FACES, LANGUAGES, Asked, snippet
+from bascule.bundle.disk.examples import columns_of
+from bascule.bundle.disk.manifest import EXAMPLE
+from bascule.cli.snippets import LANGUAGES, PROTOCOLS, Asked, snippet
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field, Signature
-from bascule.serving.faces import FACE_NAMES
+from bascule.serving.protocols.chosen import PROTOCOL_NAMES
 
-PAIRS = [(face, lang) for face in FACES for lang in (LANGUAGES if face != "grpc" else ["python"])]
+PAIRS = [
+    (protocol, lang)
+    for protocol in PROTOCOLS
+    for lang in (LANGUAGES if protocol != "grpc" else ["python"])
+]
 
 
 @pytest.fixture
@@ -46,17 +50,17 @@ def printed(text, lang, folder, **env):
     return done.stdout
 
 
-def labels_in(output, face):
-    """The answer proper of each row, from what a face's snippet printed."""
-    if face == "grpc":
+def labels_in(output, protocol):
+    """The answer proper of each row, from what a protocol's snippet printed."""
+    if protocol == "grpc":
         lines = dict(line.split(" ", 1) for line in output.splitlines())
         return ast.literal_eval(lines["label"])
     said = json.loads(output)
-    if face == "oip":
+    if protocol == "oip":
         return next(one["data"] for one in said["outputs"] if one["name"] == "label")
-    if face == "tfserving":
+    if protocol == "tfserving":
         return [row["label"] for row in said["predictions"]]
-    return said if face == "azureml" else said["predictions"]
+    return said if protocol == "azureml" else said["predictions"]
 
 
 def expected(path):
@@ -75,42 +79,44 @@ def served(request, start, table_bundle, cancer_bundle):
     running.process.stdout.close()
 
 
-def address(running, face):
-    if face == "grpc":
+def address(running, protocol):
+    if protocol == "grpc":
         return f"127.0.0.1:{running.grpc_port}"
     return f"http://127.0.0.1:{running.port}"
 
 
 def test_there_is_a_snippet_for_every_face():
-    assert set(FACES) == {*FACE_NAMES, "grpc"}
+    assert set(PROTOCOLS) == {*PROTOCOL_NAMES, "grpc"}
 
 
-@pytest.mark.parametrize(("face", "lang"), PAIRS)
-def test_a_snippet_runs_as_it_is_and_prints_what_the_model_says(served, run, tmp_path, face, lang):
+@pytest.mark.parametrize(("protocol", "lang"), PAIRS)
+def test_a_snippet_runs_as_it_is_and_prints_what_the_model_says(
+    served, run, tmp_path, protocol, lang
+):
     path, running = served
     code, text, notes = run(
-        "snippet", path, "--face", face, "--lang", lang, "--url", address(running, face)
+        "snippet", path, "--protocol", protocol, "--lang", lang, "--url", address(running, protocol)
     )
 
     assert (code, notes) == (0, "")
-    assert labels_in(printed(text, lang, tmp_path), face) == expected(path)
+    assert labels_in(printed(text, lang, tmp_path), protocol) == expected(path)
 
 
-@pytest.mark.parametrize(("face", "lang"), [("oip", lang) for lang in LANGUAGES] + [PAIRS[-1]])
+@pytest.mark.parametrize(("protocol", "lang"), [("oip", lang) for lang in LANGUAGES] + [PAIRS[-1]])
 def test_a_snippet_shows_a_key_where_callers_need_one(
-    serve, run, tmp_path, monkeypatch, cancer_bundle, face, lang
+    serve, run, tmp_path, monkeypatch, cancer_bundle, protocol, lang
 ):
     monkeypatch.setenv("BASCULE_SECURITY__CALLERS", "keys")
     token = run("keys", "create", "me", "--allow", "infer:gb")[1].split()[-1]
     running = serve(cancer_bundle, "--grpc-port=0", env={"BASCULE_HOME": str(tmp_path / "home")})
-    words = ("snippet", cancer_bundle, "--face", face, "--lang", lang, "--url",
-             address(running, face))  # fmt: skip
+    words = ("snippet", cancer_bundle, "--protocol", protocol, "--lang", lang, "--url",
+             address(running, protocol))  # fmt: skip
 
     code, text, notes = run(*words)
     assert code == 0
     assert "put the key into BASCULE_KEY" in notes
     assert token not in text
-    assert labels_in(printed(text, lang, tmp_path, BASCULE_KEY=token), face) == expected(
+    assert labels_in(printed(text, lang, tmp_path, BASCULE_KEY=token), protocol) == expected(
         cancer_bundle
     )
     assert "BASCULE_KEY" not in run(*words, "--no-key")[1]
@@ -139,7 +145,7 @@ def over_tls(request, start, cancer_bundle, authority):
 
 
 @pytest.mark.parametrize(
-    ("face", "lang", "trusts"),
+    ("protocol", "lang", "trusts"),
     [
         ("oip", "curl", "CURL_CA_BUNDLE"),
         ("tfserving", "python", "SSL_CERT_FILE"),
@@ -148,20 +154,22 @@ def over_tls(request, start, cancer_bundle, authority):
     ],
 )
 def test_a_snippet_speaks_tls_and_shows_a_certificate_where_callers_need_one(
-    over_tls, run, tmp_path, monkeypatch, cancer_bundle, authority, face, lang, trusts
+    over_tls, run, tmp_path, monkeypatch, cancer_bundle, authority, protocol, lang, trusts
 ):
     running, settings, own = over_tls
     for name, value in (settings | own).items():
         monkeypatch.setenv(name, value)
-    url = address(running, face).replace("http:", "https:")
-    code, text, notes = run("snippet", cancer_bundle, "--face", face, "--lang", lang, "--url", url)
+    url = address(running, protocol).replace("http:", "https:")
+    code, text, notes = run(
+        "snippet", cancer_bundle, "--protocol", protocol, "--lang", lang, "--url", url
+    )
 
     assert code == 0
     assert trusts in notes
     for name in ("BASCULE_CERTIFICATE", "BASCULE_CERTIFICATE_KEY"):
         assert (name in text, name in notes) == (bool(own), bool(own))
     said = printed(text, lang, tmp_path, **{trusts: str(authority.root)})
-    assert labels_in(said, face) == expected(cancer_bundle)
+    assert labels_in(said, protocol) == expected(cancer_bundle)
 
 
 @pytest.mark.parametrize("settings_say_tls", [False, True])
@@ -175,7 +183,7 @@ def test_an_address_for_grpc_may_say_whether_it_speaks_tls(
         monkeypatch.setenv("BASCULE_SERVING__TLS_CERTIFICATE", "server.pem")
         monkeypatch.setenv("BASCULE_SERVING__TLS_CLIENT_AUTHORITY", "ca.pem")
     code, text, _ = run(
-        "snippet", cancer_bundle, "--face=grpc", "--lang=python", "--no-key", "--url", url
+        "snippet", cancer_bundle, "--protocol=grpc", "--lang=python", "--no-key", "--url", url
     )
     assert code == 0
     assert '"h:8081"' in text
@@ -186,7 +194,9 @@ def test_an_address_for_grpc_may_say_whether_it_speaks_tls(
 
 @pytest.mark.parametrize("url", ["unix:///run/it.sock", "https://", "http://h:8081/path", "/"])
 def test_an_address_that_is_none_for_grpc_is_refused_with_one_that_is(run, cancer_bundle, url):
-    code, out, said = run("snippet", cancer_bundle, "--face=grpc", "--lang=python", "--url", url)
+    code, out, said = run(
+        "snippet", cancer_bundle, "--protocol=grpc", "--lang=python", "--url", url
+    )
     assert (code, out) == (2, "")
     assert f"--url: '{url}' is no address for grpc" in " ".join(said.split())
     assert "give HOST:PORT" in said
@@ -198,29 +208,38 @@ def test_a_version_that_is_named_is_asked_and_the_plain_name_asks_the_default(
     assert run("push", cancer_bundle)[0] == 0
     assert run("alias", "gb/1", "champion")[0] == 0
     running = serve("gb@champion", "--grpc-port=0", env={"BASCULE_HOME": str(tmp_path / "home")})
-    for face, lang in (("oip", "curl"), ("tfserving", "js"), ("grpc", "python")):
+    for protocol, lang in (("oip", "curl"), ("tfserving", "js"), ("grpc", "python")):
         for reference in ("gb", "gb/1", "gb@champion"):
-            code, text, _ = run("snippet", reference, "--face", face, "--lang", lang, "--url",
-                                address(running, face))  # fmt: skip
+            code, text, _ = run(
+                "snippet", reference, "--protocol", protocol, "--lang", lang,
+                "--url", address(running, protocol),
+            )  # fmt: skip
             assert code == 0
             is_exact = reference != "gb"
             assert ("/versions/1" in text or 'model_version="1"' in text) == is_exact
-            assert labels_in(printed(text, lang, tmp_path), face) == expected(cancer_bundle)
+            assert labels_in(printed(text, lang, tmp_path), protocol) == expected(cancer_bundle)
 
 
 def test_the_paths_of_vertex_ai_are_those_of_the_settings(run, monkeypatch, cancer_bundle):
     monkeypatch.setenv("AIP_PREDICT_ROUTE", "/predict")
     monkeypatch.setenv("AIP_HTTP_PORT", "9090")
-    assert "http://127.0.0.1:9090/predict " in run("snippet", cancer_bundle, "--face=vertex")[1]
+    assert "http://127.0.0.1:9090/predict " in run("snippet", cancer_bundle, "--protocol=vertex")[1]
+
+
+def test_the_old_name_of_the_option_is_still_read_and_not_shown(run, cancer_bundle):
+    new = run("snippet", cancer_bundle, "--protocol=tfserving")
+
+    assert run("snippet", cancer_bundle, "--face=tfserving") == new
+    assert "--face" not in run("snippet", "--help")[1]
 
 
 def test_notes_say_what_a_server_with_these_settings_would_not_answer(
     run, monkeypatch, cancer_bundle
 ):
-    assert "bascule serve --grpc-port" in run("snippet", cancer_bundle, "--face=grpc",
+    assert "bascule serve --grpc-port" in run("snippet", cancer_bundle, "--protocol=grpc",
                                               "--lang=python")[2]  # fmt: skip
-    monkeypatch.setenv("BASCULE_SERVING__FACES", '["oip"]')
-    assert "leaves tfserving out" in run("snippet", cancer_bundle, "--face=tfserving")[2]
+    monkeypatch.setenv("BASCULE_SERVING__PROTOCOLS", '["oip"]')
+    assert "leaves tfserving out" in run("snippet", cancer_bundle, "--protocol=tfserving")[2]
 
 
 def test_json_says_what_the_snippet_is_of(run, cancer_bundle):
@@ -229,7 +248,7 @@ def test_json_says_what_the_snippet_is_of(run, cancer_bundle):
     assert code == 0
     assert said.pop("snippet").startswith("const body")
     assert said == {
-        "model": "gb", "version": None, "face": "oip", "lang": "js",
+        "model": "gb", "version": None, "protocol": "oip", "lang": "js",
         "url": "http://127.0.0.1:8080", "key": "BASCULE_KEY",
     }  # fmt: skip
 
@@ -237,9 +256,9 @@ def test_json_says_what_the_snippet_is_of(run, cancer_bundle):
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["--face=soap"], 2, ["no face 'soap'", "tfserving, invocations"]),
+        (["--protocol=soap"], 2, ["no protocol 'soap'", "tfserving, invocations"]),
         (["--lang=cobol"], 2, ["no language 'cobol'", "curl, python, js"]),
-        (["--face=grpc"], 2, ["curl does not speak gRPC", "python"]),
+        (["--protocol=grpc"], 2, ["curl does not speak gRPC", "python"]),
     ],
 )
 def test_what_there_is_no_snippet_of_is_told_with_what_there_is(

@@ -1,4 +1,4 @@
-"""The faces as the conformance suite has them, for scenarios in which many are asked."""
+"""The protocols as the conformance suite has them, for scenarios in which many are asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bascule.serving.protocols import FACES
+from bascule.serving.protocols.table import PROTOCOLS
 
 CONFORMANCE = Path(__file__).parent.parent / "conformance"
 
@@ -27,16 +27,16 @@ def load(file: Path, name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def face() -> ModuleType:
-    return load(CONFORMANCE / "face.py", "conformance_face")
+def protocol() -> ModuleType:
+    return load(CONFORMANCE / "protocol.py", "conformance_protocol")
 
 
 @pytest.fixture(scope="session")
-def forms(face: ModuleType) -> dict[str, Any]:
-    """Every form of every face, and gRPC, which is none."""
+def forms(protocol: ModuleType) -> dict[str, Any]:
+    """Every form of every protocol, and gRPC, which is none."""
     made: dict[str, Any] = {}
-    for name in FACES:
-        module = load(CONFORMANCE / "faces" / f"{name}.py", f"conformance_face_{name}")
+    for name in PROTOCOLS:
+        module = load(CONFORMANCE / "protocols" / f"{name}.py", f"conformance_protocol_{name}")
         made.update({f"{name}/{form}": value for form, value in module.FORMS.items()})
     return {**made, "grpc": None}
 

@@ -27,15 +27,16 @@ import psutil
 import bascule
 from bascule.bundle.card import Said, render
 from bascule.bundle.card_html import render_html
-from bascule.bundle.examples import columns_of
-from bascule.bundle.format import EXAMPLE, open_program, read_file
+from bascule.bundle.disk.examples import columns_of
+from bascule.bundle.disk.folder import EXAMPLE, read_file
+from bascule.bundle.extras.confidence import Confidence
+from bascule.bundle.opening import open_program
 from bascule.bundle.programs.child import ChildProgram
 from bascule.cli.showing import print_bundle, showing_json
 from bascule.core.errors import BasculeError, ModelFailed
 from bascule.registry import open_registry
 from bascule.release import check
 from bascule.serving import Limits
-from bascule.serving.confidence import Confidence
 from bascule.serving.protocols.oip_rest import Decoder
 
 MEMORY_BYTES = 6 << 30

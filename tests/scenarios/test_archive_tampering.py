@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from tests.conformance.test_catalogue_and_objects import write_bundle
 from tests.stores import open_stores
 
-from bascule.bundle.format import digest_of, read_manifest, read_statements, write_statement
+from bascule.bundle.disk.folder import digest_of, read_manifest, read_statements, write_statement
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import BasculeError, Conflict, NotFound, Refused, Untrusted
 from bascule.registry import Registry, open_registry

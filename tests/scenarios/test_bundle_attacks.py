@@ -17,8 +17,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import skops.io
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris
@@ -40,9 +39,8 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
-from bascule.bundle import format as disk
-from bascule.bundle import heldout, limits
-from bascule.bundle.examples import columns_of
+from bascule.bundle.disk import folder as disk, heldout, limits
+from bascule.bundle.disk.examples import columns_of
 from bascule.bundle.flavors.archives import check_archive
 from bascule.bundle.flavors.sklearn import load_trusted, save
 from bascule.bundle.flavors.structures import check_estimator

@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import bascule
 from bascule.core.digests import canonical_json, sha256_bytes
@@ -263,7 +262,7 @@ def try_mutant(child, bundle, workplace, name, change, reseal):
     place = mutant_of(bundle, workplace, name, change, reseal=reseal)
     is_other = (place / name).read_bytes() != before
     said = child.look_at(place)
-    original = bascule.bundle.format.digest_of(bundle)
+    original = bascule.bundle.disk.folder.digest_of(bundle)
     judge(said, original, is_other=is_other)
     if is_other and not reseal:
         assert said["load"] == "Untrusted"
@@ -405,7 +404,7 @@ def try_exchange(child, bundles, workplace, document, kind, pick, new):
     bundle = bundles(kind)
     place = copy_of(bundle, workplace)
     for what, body in STATEMENTS.items():
-        bascule.bundle.format.write_statement(place, what, body, by="eve")
+        bascule.bundle.disk.folder.write_statement(place, what, body, by="eve")
     file = place / document
     if file.suffix and not file.exists():
         return  # not every kind of model is calibrated

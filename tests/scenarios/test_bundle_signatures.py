@@ -14,14 +14,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 import bascule
-from bascule.app import load_settings
 from bascule.app import open_registry as open_configured
-from bascule.bundle.signatures import FILE, sign_bundle, verify_bundle
+from bascule.bundle.disk.signatures import FILE, sign_bundle, verify_bundle
 from bascule.cli import main
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Invalid, NotFound, Untrusted
 from bascule.registry import open_registry
 from bascule.security.signing import fingerprint
+from bascule.settings import load_settings
 
 COMMAND = Path(sys.executable).with_name("model_signing")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -13,7 +13,8 @@ from sklearn.datasets import load_iris
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
-from bascule.bundle.format import open_original, open_program, read_manifest
+from bascule.bundle.disk.folder import read_manifest
+from bascule.bundle.opening import open_original, open_program
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Untrusted
 

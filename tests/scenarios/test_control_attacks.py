@@ -1,4 +1,4 @@
-"""Attacks on the control port, which is in the process that keeps workers alive and keys fresh."""
+"""Attacks on the control port, which is in the process that keeps the keys fresh."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def many_files():
 
 
 def memory(server):
-    return psutil.Process(server.process.pid).memory_info().rss
+    return psutil.Process(server.control_pid()).memory_info().rss
 
 
 def post(path=b"/api/v1/server/services", headers=b""):
@@ -199,9 +199,9 @@ def health(connect, server):
 def test_connections_without_end_keep_nobody_out_and_keys_are_revoked(
     server, connect, home, body, begin
 ):
-    descriptors = psutil.Process(server.process.pid).num_fds()
+    descriptors = psutil.Process(server.control_pid()).num_fds()
     with held_open(server.control_port, IDLE, begin):
-        assert psutil.Process(server.process.pid).num_fds() - descriptors <= 200
+        assert psutil.Process(server.control_pid()).num_fds() - descriptors <= 200
         until(lambda: health(connect, server) == 200)
         assert revoked_within_s(server, connect, home, body) < 1.0
         (killed, _) = pids = server.worker_pids()

@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from bascule.core.errors import TooLarge, Unavailable
-from bascule.places import fetch
 from bascule.registry.stores import listing
 from bascule.registry.stores.s3 import open_objects
+from bascule.remotes import fetch
 
 XML = """<?xml version="1.0" encoding="UTF-8"?>
 <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{items}

@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.unit.registry.conftest import write_bundle
 
-from bascule.app import load_settings, open_registry
-from bascule.bundle.format import digest_of, write_statement
-from bascule.bundle.signatures import sign_bundle
+from bascule.app import open_registry
+from bascule.bundle.disk.folder import digest_of, write_statement
+from bascule.bundle.disk.signatures import sign_bundle
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Refused, Untrusted
+from bascule.settings import load_settings
 
 NOW = datetime.now(UTC)
 FULL = ("roc_auc >= 0.8", "latency_p50 <= 5 ms")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bascule.bundle import limits
+from bascule.bundle.disk import limits
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.onnx import open_session
 from bascule.core.errors import Untrusted

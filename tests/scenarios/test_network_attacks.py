@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import bascule
-from bascule.bundle import limits
+from bascule.bundle.disk import limits
 from bascule.bundle.flavors import aten, keras_archive
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import ModelFailed, Untrusted

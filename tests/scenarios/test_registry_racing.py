@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from tests.stores import open_stores
 
-from bascule.bundle.format import (
+from bascule.bundle.disk.folder import (
     Manifest,
     OriginalEntry,
     digest_of,

@@ -7,8 +7,7 @@ import re
 import socket
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r]*\r\n(?:[^\r]+\r\n)*?Content-Length: (\d+)\r\n")
 ALLOWED = {200, 400, 403, 404, 405, 408, 413, 417, 431, 501, 505}

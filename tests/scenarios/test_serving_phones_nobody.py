@@ -56,12 +56,12 @@ with triton.InferenceServerClient(f"127.0.0.1:{sys.argv[1]}") as client:
 """
 PHONES_HOME = """
 import socket, sys
-if "bascule.serving.worker" in " ".join(sys.orig_argv):
+if "bascule.serving.workers.worker" in " ".join(sys.orig_argv):
     socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"who is there?", ("198.51.100.7", 53))
 """
 PHONES_A_NEIGHBOUR = """
 import socket, sys
-if "bascule.serving.worker" in " ".join(sys.orig_argv):
+if "bascule.serving.workers.worker" in " ".join(sys.orig_argv):
     socket.socket().connect_ex(("127.0.0.1", 9))
 """
 

@@ -42,11 +42,11 @@ class Callers:
         gone: Requests of which nobody waited for the answer.
     """
 
-    def __init__(self, connect, server, face, forms, signature, rows):
+    def __init__(self, connect, server, protocol, forms, signature, rows):
         self.connect, self.server = connect, server
         self.forms = [form for form in forms.values() if form is not None]
         self.requests = [
-            form.ask(face.Rows.of(signature, rows[: SIZES[place % len(SIZES)]].tolist()))
+            form.ask(protocol.Rows.of(signature, rows[: SIZES[place % len(SIZES)]].tolist()))
             for place, form in enumerate(self.forms)
         ]
         self.rows = rows
@@ -116,10 +116,10 @@ def eventually(look, wanted):
 
 
 def test_after_rounds_of_every_kind_of_caller_a_server_is_as_it_was(
-    server, connect, face, forms, trees
+    server, connect, protocol, forms, trees
 ):
     bundle, X = trees
-    callers = Callers(connect, server, face, forms, bundle.signature, X[:100])
+    callers = Callers(connect, server, protocol, forms, bundle.signature, X[:100])
     workers = list(map(psutil.Process, server.worker_pids()))
 
     def descriptors():

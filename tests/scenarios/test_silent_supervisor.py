@@ -1,4 +1,4 @@
-"""Keys where the supervisor is silent or the catalogue is away hold as said, or are refused."""
+"""Keys where the processes that vouch for them are silent, or the catalogue is away."""
 
 from __future__ import annotations
 
@@ -44,10 +44,14 @@ def status(connect, port, path, header=""):
 
 
 @pytest.mark.slow
-def test_a_supervisor_that_is_silent_for_five_seconds_has_all_keys_refused(keyed, connect, header):
+def test_a_control_process_that_stays_silent_for_five_seconds_has_all_keys_refused(
+    keyed, connect, header
+):
+    """The supervisor would replace it, and is stopped as well."""
     server = keyed()
     assert status(connect, server.port, "/v2/models/gb", header) == 200
-    os.kill(server.process.pid, signal.SIGSTOP)
+    for pid in (server.process.pid, server.control_pid()):
+        os.kill(pid, signal.SIGSTOP)
     stopped_s = time.monotonic()
     try:
         with connect(server.port) as kept:  # also on a connection that is open
@@ -59,9 +63,24 @@ def test_a_supervisor_that_is_silent_for_five_seconds_has_all_keys_refused(keyed
         assert status(connect, server.port, "/v2/health/live") == 200
         assert status(connect, server.port, "/v2/health/ready") == 503
     finally:
-        os.kill(server.process.pid, signal.SIGCONT)
-    until(lambda: status(connect, server.port, "/v2/models/gb", header) == 200, within_s=2)
+        os.kill(server.process.pid, signal.SIGCONT)  # which then replaces the other one
+    until(lambda: status(connect, server.port, "/v2/models/gb", header) == 200)
     assert status(connect, server.port, "/v2/health/ready") == 200
+
+
+@pytest.mark.slow
+def test_keys_do_not_need_a_supervisor_that_stands_still(keyed, connect, header, home):
+    server = keyed()
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        still_until_s = time.monotonic() + 6
+        while time.monotonic() < still_until_s:
+            assert status(connect, server.port, "/v2/models/gb", header) == 200
+            time.sleep(0.1)
+        bascule(home, "keys", "revoke", "a")
+        until(lambda: status(connect, server.port, "/v2/models/gb", header) == 401, within_s=1)
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
 
 
 @pytest.mark.slow

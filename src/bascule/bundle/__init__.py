@@ -1,62 +1,9 @@
 """Bundles: pack a fitted model, compile it, prove it equal, open it again.
 
 Names are imported when they are first used, so that a server which only reads bundles
-(`bascule.bundle.format`) does not load what only packing needs.
+(`bascule.bundle.disk.folder`) does not load what only packing needs.
 """
 
-from __future__ import annotations
+from lazy_loader import attach_stub
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from bascule.bundle.answer import Answer
-    from bascule.bundle.cost import Cost
-    from bascule.bundle.flavors.python import PythonModel
-    from bascule.bundle.format import Manifest, Statement, open_program, read_manifest
-    from bascule.bundle.loaded import Bundle, load
-    from bascule.bundle.packing import pack
-    from bascule.bundle.parity import Parity
-    from bascule.bundle.rebuilding import Rebuilt, rebuild
-
-_HOMES = {
-    "Answer": "bascule.bundle.answer",
-    "Bundle": "bascule.bundle.loaded",
-    "Cost": "bascule.bundle.cost",
-    "Manifest": "bascule.bundle.format",
-    "Parity": "bascule.bundle.parity",
-    "PythonModel": "bascule.bundle.flavors.python",
-    "Rebuilt": "bascule.bundle.rebuilding",
-    "Statement": "bascule.bundle.format",
-    "load": "bascule.bundle.loaded",
-    "open_program": "bascule.bundle.format",
-    "pack": "bascule.bundle.packing",
-    "read_manifest": "bascule.bundle.format",
-    "rebuild": "bascule.bundle.rebuilding",
-}
-__all__ = [
-    "Answer",
-    "Bundle",
-    "Cost",
-    "Manifest",
-    "Parity",
-    "PythonModel",
-    "Rebuilt",
-    "Statement",
-    "load",
-    "open_program",
-    "pack",
-    "read_manifest",
-    "rebuild",
-]
-
-
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'bascule.bundle' has no attribute {name!r}") from None
-    from importlib import import_module
-
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

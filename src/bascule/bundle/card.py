@@ -1,7 +1,7 @@
 """The card: what a person wants to know of a bundle, from what was measured.
 
-`sections` says it as values, `render` as Markdown; `card_html` as a page. What the author says
-stands in a section of its own, as a quotation: nobody should take a claim for a measurement.
+`sections` says it as values, `render` as Markdown; `card_html` as a page. The author's text
+has a section of its own, as a quotation, so that a claim is not mistaken for a measurement.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bascule.bundle.choosing import Roles, roles
-from bascule.bundle.cost import BATCH_SIZES, Cost
-from bascule.bundle.flavors.originals import is_inspected
-from bascule.bundle.format import ISOLATED, ORIGINAL, Manifest, Statement
+from bascule.bundle.disk import (
+    CLASSIFICATIONS,
+    ISOLATED,
+    ORIGINAL,
+    OUTLIERS,
+    REGRESSIONS,
+    TEST_DATA,
+    Manifest,
+    Statement,
+)
+from bascule.bundle.flavors import is_inspected
 from bascule.bundle.lineage import lines as lineage_lines
-from bascule.bundle.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS, TEST_DATA
-from bascule.bundle.parity import Parity
-from bascule.core.fields import Field
+from bascule.bundle.statements import BATCH_SIZES, Cost, Parity
+from bascule.core import Field
 
 _MAX_FIELDS = 60
 _MAX_SHOWN = 20
@@ -33,7 +40,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What somebody says, and nobody measured."""
+    """The author's text, which was not measured."""
 
     text: str
     by: str
@@ -68,7 +75,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What is said of a bundle, by kind; whatever is not known is empty.
+    """The statements of a bundle, by kind; missing ones are empty.
 
     Attributes:
         parities: How equal each program is to the original, by its name.
@@ -355,7 +362,7 @@ def _why_not(manifest: Manifest, said: Said) -> str:
     if TEST_DATA not in manifest.files or not held_out.get("truth", True):
         return ": the bundle holds no rows with their truth"
     if manifest.task == "other":
-        return ": of a model whose task is other, nobody knows what a good answer is"
+        return ": a model whose task is other has no known measure of quality"
     rows = f"{held_out['rows']:,} " if held_out else ""
     return f" yet: bascule card measures it on the {rows}held-out rows"
 

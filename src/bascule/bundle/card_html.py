@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from html import escape
 
-from bascule.bundle.card import Block, Bullets, Quote, Said, Section, Table, Text, sections
-from bascule.bundle.manifest import Manifest
+from bascule.bundle.card import (
+    Block,
+    Bullets,
+    Quote,
+    Said,
+    Section,
+    Table,
+    Text,
+    sections,
+)
+from bascule.bundle.disk import Manifest
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5b6470; --line: #d9dee4;

@@ -78,7 +78,7 @@ class Roles:
     batches: tuple[tuple[int, str], ...]
 
     def batches_in_words(self) -> str:
-        """`onnx; from 300 rows on onedal`."""
+        """`onnx; from 300 rows on llvm`."""
         (_, first), *later = self.batches
         return "; ".join([first, *(f"from {rows:,} rows on {name}" for rows, name in later)])
 

@@ -6,10 +6,10 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from bascule.bundle.format import open_original, read_manifest
-from bascule.bundle.programs.host import Refused
-from bascule.core.errors import Invalid
-from bascule.core.fields import Columns
+from bascule.bundle.disk import read_manifest
+from bascule.bundle.opening import open_original
+from bascule.bundle.programs import Refused
+from bascule.core import Columns, Invalid
 
 
 def original_of(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:

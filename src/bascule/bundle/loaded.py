@@ -1,4 +1,4 @@
-"""A bundle in the hand: what it says, what is said of it, and its answers."""
+"""A loaded bundle: its manifest, its statements, and its answers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,32 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bascule.bundle import format as disk
 from bascule.bundle.answer import Answer
-from bascule.bundle.baseline import Baseline, read_baseline
-from bascule.bundle.calibration import read_calibration
 from bascule.bundle.choosing import Roles, fastest, roles
-from bascule.bundle.cost import Cost
-from bascule.bundle.format import Manifest, Statement
-from bascule.bundle.manifest import Target
-from bascule.bundle.parity import Parity, in_batches
+from bascule.bundle.disk import Manifest, Statement, Target, folder as disk
+from bascule.bundle.opening import open_original, open_program, pinned_program
 from bascule.bundle.programs import runnable
+from bascule.bundle.statements import (
+    Baseline,
+    Cost,
+    Parity,
+    in_batches,
+    read_baseline,
+    read_calibration,
+)
 from bascule.bundle.tables import conform, for_program
-from bascule.core.errors import Invalid, MissingExtra, ModelFailed, TimedOut, Unavailable
-from bascule.core.fields import Columns, DType, Signature
-from bascule.core.programs import Program
-from bascule.stats.conformal import Calibration, check_confidence
+from bascule.core import (
+    Columns,
+    DType,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    Program,
+    Signature,
+    TimedOut,
+    Unavailable,
+)
+from bascule.stats import Calibration, check_confidence
 
 log = logging.getLogger(__name__)
 
@@ -112,13 +123,13 @@ class Bundle:
         return Cost.from_json(said[-1].body) if said else None
 
     def statements(self, kind: str | None = None) -> list[Statement]:
-        """What is said of this bundle, oldest first."""
+        """The statements of this bundle, oldest first."""
         return disk.read_statements(self.path, kind)
 
     def add_statement(
         self, kind: str, body: Mapping[str, Any], *, at: datetime | None = None, by: str
     ) -> Statement:
-        """Say something of this bundle; see `bundle.format.write_statement`."""
+        """Say something of this bundle; see `bundle.disk.write_statement`."""
         self._choice = None
         return disk.write_statement(self.path, kind, body, at=at, by=by)
 
@@ -179,7 +190,7 @@ class Bundle:
         recipe = self.manifest.original.frame
         if recipe.get("container") != "pandas":
             return {}
-        from bascule.bundle.flavors.frames import Frame
+        from bascule.bundle.flavors import Frame
 
         kinds = Frame.from_json(recipe).kinds
         texts = [field.name for field in self.signature.inputs if field.dtype is DType.BYTES]
@@ -196,15 +207,11 @@ class Bundle:
         return self._unasked_original(isolated=True)
 
     def _unasked_original(self, *, isolated: bool, threads: int = 1) -> Program:
-        """The original where nobody asked for it by name, but it serves, or is faster.
+        """The original where it serves or is faster, without the caller having named it.
 
         What is read by a library's own code ends the process that reads it, when it is damaged.
         """
-        from bascule.bundle.flavors.originals import (
-            is_inspected,
-            is_read_by_its_library,
-            open_inspected,
-        )
+        from bascule.bundle.flavors import is_inspected, is_read_by_its_library, open_inspected
 
         original = self.manifest.original
         if is_inspected(original):
@@ -212,7 +219,7 @@ class Bundle:
                 disk.read_file(self.path, self.manifest, original.file), self.manifest
             )
         isolated = isolated or is_read_by_its_library(original)
-        return disk.open_original(self.path, self.manifest, threads=threads, isolated=isolated)
+        return open_original(self.path, self.manifest, threads=threads, isolated=isolated)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -228,11 +235,11 @@ class Bundle:
         """A program of the bundle, newly opened; None for the one that serves requests here.
 
         Where that is the original, and its library reads the file with code of its own, it has a
-        process of its own. Whoever names it, as `original`, has it opened in this process.
+        process of its own. A caller that names `original` gets it opened in this process.
         """
-        if name is None and disk.pinned_program(self.path, self.manifest) == disk.ORIGINAL:
+        if name is None and pinned_program(self.path, self.manifest) == disk.ORIGINAL:
             return self._unasked_original(isolated=False, threads=threads)
-        return disk.open_program(self.path, self.manifest, name=name, threads=threads)
+        return open_program(self.path, self.manifest, name=name, threads=threads)
 
     def fastest_program(self, rows: int) -> str:
         """The name of the program that takes the least time for a batch of `rows` here.
@@ -268,7 +275,7 @@ class Bundle:
         return choice
 
     def _look_up(self) -> _Choice:
-        from bascule.bundle.flavors.originals import is_as_saved, is_inspected
+        from bascule.bundle.flavors import is_as_saved, is_inspected
 
         known_at_ns = disk.statements_changed_ns(self.path)
         cost = self.cost
@@ -281,13 +288,13 @@ class Bundle:
 
     def original(self) -> Program:
         """The model as it was trained; needs its framework."""
-        return disk.open_original(self.path, self.manifest)
+        return open_original(self.path, self.manifest)
 
     def test_data(self) -> tuple[Columns, NDArray[Any] | None] | None:
         """The held-out rows and their truth; None where the bundle holds none."""
         if disk.TEST_DATA not in self.manifest.files:
             return None
-        from bascule.bundle.heldout import from_parquet
+        from bascule.bundle.disk import from_parquet
 
         data = disk.read_file(self.path, self.manifest, disk.TEST_DATA)
         return from_parquet(data, self.signature)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,56 +11,56 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import (
+from bascule.bundle import card
+from bascule.bundle.choosing import is_ever_fastest, pinned
+from bascule.bundle.compilers import take_apart
+from bascule.bundle.disk import (
+    Manifest,
+    OriginalEntry,
+    ProgramEntry,
+    example_body,
+    folder as disk,
+    to_parquet,
+)
+from bascule.bundle.flavors import flavor_of, is_inspected
+from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
+from bascule.bundle.lineage import provenance, trace
+from bascule.bundle.loaded import Bundle, load
+from bascule.bundle.opening import open_original
+from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind, open_onnx
+from bascule.bundle.statements import (
+    ComparedRows,
+    Cost,
+    Parity,
     adversarial,
     asking,
     calibrating,
-    card,
     cost,
     environment,
     jumps,
     parity,
     profiling,
-    provenance,
     training,
 )
-from bascule.bundle import format as disk
-from bascule.bundle.adversarial import Probes
-from bascule.bundle.choosing import is_ever_fastest, pinned
-from bascule.bundle.compilers.apart import take_apart
-from bascule.bundle.cost import Cost
-from bascule.bundle.examples import example_body
-from bascule.bundle.flavors import flavor_of
-from bascule.bundle.flavors.originals import is_inspected
-from bascule.bundle.format import Manifest, OriginalEntry, ProgramEntry
-from bascule.bundle.heldout import to_parquet
-from bascule.bundle.lineage import trace
-from bascule.bundle.loaded import Bundle, load
-from bascule.bundle.parity import Parity
-from bascule.bundle.programs import TREE_ENGINES, TreeEngine, is_runnable, open_kind
-from bascule.bundle.programs.onnx import open_onnx
-from bascule.bundle.programs.trees import TreesProgram
-from bascule.bundle.subject import Compilation, Flavor, Rows, Subject
-from bascule.bundle.tables import for_program, take
-from bascule.core.digests import canonical_json
-from bascule.core.errors import (
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
     Invalid,
     ModelFailed,
+    Program,
     Unavailable,
     Unconvertible,
     Untrusted,
+    canonical_json,
+    check_name,
+    writing,
 )
-from bascule.core.fields import Columns, DType, Field
-from bascule.core.files import writing
-from bascule.core.names import check_name
-from bascule.core.programs import Program
 
 Progress = Callable[[str], None]
 _PROGRAM = "onnx"
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"
-_OWN_TREES_FILE = "programs/trees-%s.npz"
-"""Where the trees for an engine are not those that the others have."""
 
 
 def pack(
@@ -151,9 +150,11 @@ def pack(
             request.tell(_costs(measured, manifest.serves))
             said.append(("cost", measured.to_json()))
         said.append(("provenance", _provenance(sealed, request)))
-        said.append((calibrating.KIND, sealed.calibration))
+        said.append((calibrating.CALIBRATION_KIND, sealed.calibration))
         if subject.train is not None:
-            said.append((training.KIND, training.describe(subject.train, subject.signature)))
+            said.append(
+                (training.TRAINING_KIND, training.describe(subject.train, subject.signature))
+            )
         now, by = datetime.now(UTC), author or provenance.user_name()
         for kind, body in said:
             disk.write_statement(draft, kind, body, at=now, by=by)
@@ -202,11 +203,11 @@ class _Sealed:
         subject: The model as its flavor read it.
         choice: What is served.
         own: The rows that it was calibrated on, where they were of their own.
-        calibration: What is said of the calibration.
+        calibration: The body of the `calibration` statement.
     """
 
     manifest: Manifest
-    subject: Subject
+    subject: ImportedModel
     choice: _Choice
     own: Rows | None
     calibration: dict[str, Any]
@@ -234,76 +235,6 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Compared:
-    """The rows that programs are compared on, and what the original answers to them.
-
-    Attributes:
-        rows: Real ones, and behind them those that are made up.
-        expected: The answers.
-        kinds: Of what kind each made-up row is.
-        left_out: How many more were made up, by why they are left out.
-    """
-
-    rows: Columns
-    expected: Columns
-    kinds: tuple[str, ...] = ()
-    left_out: Mapping[str, int] = field(default_factory=Counter)
-
-    @property
-    def probed(self) -> dict[str, int]:
-        return dict(sorted((Counter(self.kinds) + Counter(self.left_out)).items()))
-
-    def joined(self, original: Program, probes: Probes) -> _Compared:
-        """And rows that are made up, but for those that the original refuses."""
-        order, expected = adversarial.asked(original, probes.columns)
-        refused = len(probes.kinds) - len(order)
-        left_out = Counter(self.left_out) + Counter({"refused": refused})
-        if not expected:
-            return replace(self, left_out=left_out)
-        return _Compared(
-            _stacked(self.rows, take(probes.columns, order)),
-            _stacked(self.expected, expected),
-            (*self.kinds, *(probes.kinds[place] for place in order)),
-            left_out,
-        )
-
-    def without_ties(
-        self, original: Program, program: Program, tolerance: float, *, looks_at_all: bool
-    ) -> _Compared:
-        """But for made-up rows where rounding decides; see `adversarial.ties`.
-
-        They are looked for among the rows that are answered otherwise, or among all: where
-        rounding depends on the size of the batch, others come up every time.
-        """
-        probes, count = len(self.kinds), _count(self.rows)
-        apart = np.zeros(count, bool)
-        made_up = for_program(take(self.rows, slice(count - probes, None)), program.inputs)
-        for size in (1, probes):
-            found = parity.in_batches(program, made_up, size)
-            whole = {
-                name: np.concatenate([values[: count - probes], found[name]])
-                for name, values in self.expected.items()
-            }
-            apart |= parity.apart(self.expected, whole, tolerance=tolerance, probes=probes)
-        far = np.isin(self.kinds, [adversarial.EXTREME, adversarial.COMBINED])
-        overflows = apart & ~parity.are_finite(self.expected)
-        overflows[count - probes :] &= far
-        if looks_at_all:
-            apart[count - probes :] = True
-        tied = adversarial.ties(original, self.rows, self.expected, apart, tolerance)
-        tied &= ~overflows
-        out = tied | overflows
-        kept = np.flatnonzero(~out)
-        return _Compared(
-            take(self.rows, kept),
-            take(self.expected, kept),
-            tuple(kind for kind, gone in zip(self.kinds, out[-probes:], strict=True) if not gone),
-            Counter(self.left_out)
-            + Counter({"tied by rounding": int(tied.sum()), "overflow": int(overflows.sum())}),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class _Other:
     """A further program that was found equal, and its file."""
 
@@ -323,7 +254,7 @@ class _Choice:
     compilation: Compilation | None
     program: Program
     batch_invariant: bool
-    compared: _Compared | None = None
+    compared: ComparedRows | None = None
     others: tuple[_Other, ...] = ()
     others_parity: tuple[Parity, ...] = ()
 
@@ -331,7 +262,7 @@ class _Choice:
 def _choose(
     flavor: Flavor,
     model: Any,
-    subject: Subject,
+    subject: ImportedModel,
     rows: Rows | None,
     request: Request,
 ) -> _Choice:
@@ -348,7 +279,7 @@ def _choose(
         return _own_original(flavor, model, subject, request)
     real = parity.sample(rows.columns)
     expected = asking.expected(subject, rows, real, tolerance=request.tolerance)
-    on = _Compared(real, expected)
+    on = ComparedRows(real, expected)
     trained = real if subject.train is None else parity.sample(subject.train.columns)
     made_up = adversarial.made_up(subject.signature.inputs, trained, huge=not subject.is_network)
     static = on.joined(subject.original, made_up)
@@ -383,7 +314,7 @@ def _choose(
 
 
 def _with_others(
-    flavor: Flavor, model: Any, subject: Subject, choice: _Choice, request: Request
+    flavor: Flavor, model: Any, subject: ImportedModel, choice: _Choice, request: Request
 ) -> _Choice:
     """The choice with the programs beside it that were found equal as well.
 
@@ -393,40 +324,29 @@ def _with_others(
     made, on = choice.compilation, choice.compared
     if made is None or on is None or b"TreeEnsemble" not in made.data:
         return choice
-    engines = [engine for engine in TREE_ENGINES if is_runnable(engine.kind)]
-    if not engines:
+    if not is_runnable(MACHINE_CODE):
         return choice
     compilations = list(flavor.compilations(model, subject))
-    others: list[_Other] = []
-    judgements: list[Parity] = []
-    for engine in engines:
-        other, judged = _in_engine(
-            engine, compilations, made.outputs, subject.original, on, request
-        )
-        judgements.append(judged)
-        if other is not None:
-            same = [one.entry.file for one in others if one.data == other.data]
-            file = same[0] if same else _OWN_TREES_FILE % engine.kind if others else _TREES_FILE
-            others.append(replace(other, entry=replace(other.entry, file=file)))
-    return replace(choice, others=tuple(others), others_parity=tuple(judgements))
+    other, judged = _in_machine_code(compilations, made.outputs, subject.original, on, request)
+    others = () if other is None else (other,)
+    return replace(choice, others=others, others_parity=(judged,))
 
 
-def _in_engine(
-    engine: TreeEngine,
+def _in_machine_code(
     compilations: Sequence[Compilation],
     outputs: tuple[Field, ...],
     original: Program,
-    on: _Compared,
+    on: ComparedRows,
     request: Request,
 ) -> tuple[_Other | None, Parity]:
-    """The first of the compilations whose trees the engine can hold, if it passes; its parity."""
+    """The first of the compilations whose trees can be taken apart, if it passes; its parity."""
     problem = "there is no sum of trees in its graph"
     for compilation in compilations:
         try:
             apart = take_apart(compilation, outputs)
             entry = ProgramEntry(
-                name=engine.kind,
-                kind=engine.kind,
+                name=MACHINE_CODE,
+                kind=MACHINE_CODE,
                 file=_TREES_FILE,
                 inputs=apart.inputs,
                 batch_invariant=False,
@@ -445,16 +365,16 @@ def _in_engine(
             continue
         judged, invariant = _judged(original, program, on, entry.precision, request)
         request.tell(
-            f"trees in {engine.title}: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
+            f"trees in machine code: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
         )
         if not judged.passed:
             return None, judged
         entry = replace(entry, batch_invariant=invariant)
         return _Other(entry, apart.data, program), judged
-    return None, replace(_no_parity(problem, "", request), program=engine.kind)
+    return None, replace(_no_parity(problem, "", request), program=MACHINE_CODE)
 
 
-def _own_original(flavor: Flavor, model: Any, subject: Subject, request: Request) -> _Choice:
+def _own_original(flavor: Flavor, model: Any, subject: ImportedModel, request: Request) -> _Choice:
     """A graph that was handed in is served as it is."""
     (compilation,) = flavor.compilations(model, subject)
     given = subject.test or subject.train
@@ -466,7 +386,7 @@ def _own_original(flavor: Flavor, model: Any, subject: Subject, request: Request
     return _Choice(found, compilation, subject.original, invariant)
 
 
-def _rows_to_compare(subject: Subject) -> Rows | None:
+def _rows_to_compare(subject: ImportedModel) -> Rows | None:
     """Held-out rows, else training rows; None for a model that is its own program."""
     if subject.saved_format == "onnx":
         return None
@@ -474,7 +394,7 @@ def _rows_to_compare(subject: Subject) -> Rows | None:
 
 
 def _judged(
-    original: Program, program: Program, on: _Compared, precision: str, request: Request
+    original: Program, program: Program, on: ComparedRows, precision: str, request: Request
 ) -> tuple[Parity, bool]:
     """The parity of a program, and whether rows have the same bits in any company."""
     settled = on
@@ -496,10 +416,6 @@ def _judged(
         if len(settled.kinds) == len(before.kinds):
             break
     return judged, invariant
-
-
-def _stacked(one: Columns, other: Columns) -> Columns:
-    return {name: np.concatenate([one[name], other[name]]) for name in one}
 
 
 def _opened(compilation: Compilation) -> Program:
@@ -532,7 +448,7 @@ def _no_parity(reason: str, precision: str, request: Request) -> Parity:
 def _write(
     draft: Path,
     flavor: Flavor,
-    subject: Subject,
+    subject: ImportedModel,
     choice: _Choice,
     profiled: Mapping[str, bytes],
     request: Request,
@@ -551,12 +467,12 @@ def _write(
     example = example_body(_example_rows(subject), signature.inputs)
     files[disk.EXAMPLE] = disk.write_file(draft, disk.EXAMPLE, example)
     if request.keep_test and subject.test is not None:
-        held_out = to_parquet(subject.test, signature)
+        held_out = to_parquet(subject.test.columns, subject.test.truth, signature)
         files[disk.TEST_DATA] = disk.write_file(draft, disk.TEST_DATA, held_out)
     for file, data in profiled.items():
         files[file] = disk.write_file(draft, file, data)
-    kinds = {entry.kind for entry in programs}
-    runs = ["onnxruntime", "numpy", *(e.distribution for e in TREE_ENGINES if e.kind in kinds)]
+    has_code = any(entry.kind == MACHINE_CODE for entry in programs)
+    runs = ["onnxruntime", "numpy", *(["llvmlite"] if has_code else [])]
     lock = environment.locked([*subject.requires, *runs]).encode()
     files[disk.ENVIRONMENT] = disk.write_file(draft, disk.ENVIRONMENT, lock)
     manifest = Manifest(
@@ -591,7 +507,7 @@ def _entry(made: Compilation, choice: _Choice, request: Request) -> ProgramEntry
     )
 
 
-def _example_rows(subject: Subject) -> Columns:
+def _example_rows(subject: ImportedModel) -> Columns:
     """Real rows where there are any; else one row of zeros and empty texts."""
     rows = subject.test or subject.train
     if rows is not None:
@@ -604,7 +520,7 @@ def _example_rows(subject: Subject) -> Columns:
     return made
 
 
-def _measure(draft: Path, manifest: Manifest, subject: Subject, choice: _Choice) -> Cost:
+def _measure(draft: Path, manifest: Manifest, subject: ImportedModel, choice: _Choice) -> Cost:
     columns = parity.sample(_example_rows(subject))
     if subject.saved_format != "python":  # whose code may refuse rows that never were
         columns = cost.rows_to_time(columns)
@@ -636,7 +552,7 @@ def _with_isolated(
     if not is_ever_fastest(names, latency, disk.ORIGINAL):
         return latency
     try:
-        child = disk.open_original(draft, manifest, isolated=True)
+        child = open_original(draft, manifest, isolated=True)
         return cost.measure_latency({**programs, disk.ISOLATED: child}, columns)
     except (ModelFailed, Unavailable):
         return latency
@@ -677,7 +593,7 @@ def _check_tolerance(tolerance: float) -> None:
         raise Invalid(f"tolerance {tolerance} is not a number above 0")
 
 
-def _described(subject: Subject, flavor: Flavor) -> str:
+def _described(subject: ImportedModel, flavor: Flavor) -> str:
     inputs = subject.signature.inputs
     width = inputs[0].shape[0] if subject.signature.is_matrix else len(inputs)
     return f"read a {flavor.name} {subject.task} model with {width} columns"
@@ -688,7 +604,3 @@ def _costs(measured: Cost, serves: str) -> str:
     if serves == disk.ORIGINAL:
         return f"one row takes {own[1]:,.0f} us"
     return f"one row takes {own[1]:,.1f} us, and {original[1]:,.0f} us in the original"
-
-
-def _count(columns: Columns) -> int:
-    return len(next(iter(columns.values()), ()))

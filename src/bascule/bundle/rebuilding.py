@@ -1,8 +1,8 @@
 """Rebuild: pack a bundle again from what is recorded, and compare.
 
 What a bundle holds is taken from it: its original, what was asked of `pack`, and the held-out rows
-where they were kept. The training rows are not in it, and whoever rebuilds hands them in: they must
-be the very rows whose digest was recorded. Everything else is made anew, compiled, calibrated,
+where they were kept. The training rows are not in it; the caller passes them, and their digest must
+be the recorded one. Everything else is made anew, compiled, calibrated,
 profiled, by the versions that are installed here. Equal digests then say that the bundle is what
 its record says; others are explained file by file.
 """
@@ -17,18 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import format as disk
-from bascule.bundle import provenance
-from bascule.bundle.flavors.frames import Frame
-from bascule.bundle.flavors.originals import reopener
+from bascule.bundle.disk import Difference, Facts, differences, folder as disk
+from bascule.bundle.flavors import Frame, reopener
+from bascule.bundle.imported import Rows
+from bascule.bundle.lineage import provenance
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.packing import Given, Request, seal
-from bascule.bundle.sameness import Difference, Facts, differences
-from bascule.bundle.subject import Rows
 from bascule.bundle.tables import conform, read_truth
-from bascule.core.errors import Invalid
-from bascule.core.fields import Columns
-from bascule.core.scratch import Scratch
+from bascule.core import Columns, Invalid, Scratch
 
 _DEFAULT_TOLERANCE = 1e-5
 
@@ -79,7 +75,7 @@ def rebuild(
         test: The held-out rows, where the bundle does not hold them.
         calibration: The rows that it was calibrated on, where they were of their own.
         to: Where to leave what was rebuilt, a bundle without statements; nowhere if None.
-        statements: What is said of it; what lies beside it if None.
+        statements: Its statements; those in its folder if None.
         progress: Called with a short sentence when a stage is done.
 
     Raises:
@@ -125,7 +121,7 @@ def _provenance(statements: Sequence[disk.Statement]) -> Mapping[str, Any]:
             "nothing is recorded of what the bundle was made from",
             hint="a bundle is rebuilt from its provenance statement; take one that has it",
         )
-    return said[0]  # what `pack` wrote; a later one is somebody's word
+    return said[0]  # what `pack` wrote; a later one is an unverified claim
 
 
 def _request(bundle: Bundle, tell: Callable[[str], None]) -> Request:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bascule.core.errors import Untrusted
-from bascule.core.fields import DType, Field
+from bascule.core import DType, Field, Untrusted
 
 _SPACES = re.compile(r"\s\s+")
 

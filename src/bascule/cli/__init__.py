@@ -6,7 +6,7 @@
 | 1 | the answer is no: a gate failed, a rule refused, no key |
 | 2 | the call or its input is wrong |
 | 3 | the named thing does not exist |
-| 4 | it is taken, or somebody else changed it first |
+| 4 | it is taken, or another caller changed it first |
 | 5 | it cannot be trusted: a digest or format said no |
 | 6 | not now: full, away or out of time |
 | 7 | the model itself failed |
@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NoReturn
 
-from bascule.core.errors import (
+from bascule.core import (
     BasculeError,
     Conflict,
     Invalid,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from bascule.cli.screen import print_table, say
 
 if TYPE_CHECKING:
-    from bascule.bundle.baseline import Baseline
-    from bascule.stats.sketches import ColumnProfile, Profile
+    from bascule.bundle.statements import Baseline
+    from bascule.stats import ColumnProfile, Profile
 
 _SHOWN_COLUMNS = 30
 _SHOWN_VALUES = 3

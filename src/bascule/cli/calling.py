@@ -1,110 +1,135 @@
-"""The command about calling a server."""
+"""The commands that ask: a bundle here, or a server from another program."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from bascule.cli import context
+from bascule.cli.context import AsJson, RefOrPath
 from bascule.cli.screen import note, print_json, say
-from bascule.core.addresses import masked
-
-if TYPE_CHECKING:
-    from bascule.registry import Version
-
-Find = Callable[[str], "tuple[Version | None, Path]"]
+from bascule.core import masked
 
 _PORT, _GRPC_PORT = 8080, 8081
 
 
-def register(app: typer.Typer, *, find: Find, settings: Any) -> None:
-    """Put the command into `app`; what it needs of it is handed in."""
-
-    @app.command()
-    def snippet(
-        bundle: Annotated[
-            str,
-            typer.Argument(
-                metavar="BUNDLE",
-                help="A bundle's folder, or a registered model: gb, gb/3, gb@champion.",
-                show_default=False,
-            ),
-        ],
-        face: Annotated[
-            str,
-            typer.Option(help="oip, tfserving, invocations, vertex, azureml or grpc."),
-        ] = "oip",
-        lang: Annotated[
-            str, typer.Option(help="curl, python or js; over grpc python alone.")
-        ] = "curl",
-        url: Annotated[
-            str | None,
-            typer.Option(
-                help="Where the server is; for grpc HOST:PORT, with https:// before it where it "
-                "speaks TLS. Default: where the settings say.",
-                show_default=False,
-            ),
-        ] = None,
-        key: Annotated[
-            bool | None,
-            typer.Option(
-                "--key/--no-key",
-                help="Show a key, read from BASCULE_KEY. Default: if callers need one here.",
-                show_default=False,
-            ),
-        ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    ) -> None:
-        """Print a few lines that ask a server for this model, with rows of its own."""
-        from bascule.cli import snippets
-
-        chosen = settings()
-        asked = _asked(bundle, find, chosen, url, face, key=key)
-        text = snippets.snippet(asked, face, lang)
-        if as_json:
-            print_json(
-                {
-                    "model": asked.model, "version": asked.version, "face": face, "lang": lang,
-                    "url": asked.grpc if face == "grpc" else asked.url,
-                    "key": snippets.KEY_VARIABLE if asked.with_key else None, "snippet": text,
-                }
-            )  # fmt: skip
-            return
-        say(text)
-        if asked.with_key:
-            note(f"put the key into {snippets.KEY_VARIABLE}: bascule keys create makes one")
-        if asked.with_certificate:
-            note(
-                "put the paths of your certificate and its key into "
-                f"{snippets.CERTIFICATE_VARIABLE} and {snippets.CERTIFICATE_KEY_VARIABLE}: the "
-                "server lets in those that serving.tls_client_authority signed"
-            )
-        if asked.with_tls:
-            variable = snippets.AUTHORITY_VARIABLES["grpc" if face == "grpc" else lang]
-            note(
-                "where the system does not know who signed the server's certificate, name the file "
-                f"of that authority in {variable}"
-            )
-        if face == "grpc" and url is None and chosen.serving.grpc_port < 0:
-            note(f"the server must speak gRPC: bascule serve --grpc-port {_GRPC_PORT}")
-        if face != "grpc" and chosen.serving.faces and face not in chosen.serving.faces:
-            note(f"serving.faces leaves {face} out: a server with these settings does not speak it")
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (predict, snippet):
+        app.command()(command)
 
 
-def _asked(
-    reference: str, find: Find, chosen: Any, url: str | None, face: str, *, key: bool | None
-) -> Any:
-    from bascule.app import callers_need_keys, faces_of
-    from bascule.bundle import format as disk
-    from bascule.bundle.examples import columns_of
-    from bascule.bundle.manifest import EXAMPLE
-    from bascule.cli.server import url_host
+def predict(
+    bundle: RefOrPath,
+    data: Annotated[Path, typer.Argument(help="Rows (.parquet .csv .jsonl .feather .npy .npz).")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write .parquet, .csv or .jsonl.")
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="Add a prediction set, or an interval, that holds the truth so often."),
+    ] = None,
+    conformal: Annotated[
+        str | None, typer.Option(help="How: lac or aps for a classifier. Default: the first.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer the rows of a file here, without a server."""
+    from bascule.bundle import as_table, check_output, load, read_rows, split_truth, write_table
+    from bascule.cli.showing import print_answers
+
+    if output is not None:
+        check_output(output)
+    _, path = context.find(bundle)
+    loaded = load(path)
+    rows, _ = split_truth(read_rows(data, "data"), None, "data", required=False)
+    answer = loaded.predict(rows, confidence=confidence, conformal=conformal)
+    table = as_table(answer, loaded.manifest)
+    if output is not None:
+        write_table(table, output)
+        note(f"wrote {table.num_rows:,} rows to {output}")
+    elif as_json:
+        print_json(table.to_pylist())
+    else:
+        print_answers(table)
+
+
+def snippet(
+    bundle: RefOrPath,
+    protocol: Annotated[
+        str,
+        typer.Option(help="oip, tfserving, invocations, vertex, azureml or grpc."),
+    ] = "oip",
+    face: Annotated[str | None, typer.Option(hidden=True)] = None,  # the name until 0.1
+    lang: Annotated[str, typer.Option(help="curl, python or js; over grpc python alone.")] = "curl",
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the server is; for grpc HOST:PORT, with https:// before it where it "
+            "speaks TLS. Default: where the settings say.",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        bool | None,
+        typer.Option(
+            "--key/--no-key",
+            help="Show a key, read from BASCULE_KEY. Default: if callers need one here.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Print a few lines that ask a server for this model, with rows of its own."""
+    from bascule.cli import snippets
+
+    protocol = protocol if face is None else face
+    chosen = context.settings()
+    asked = _asked(bundle, chosen, url, protocol, key=key)
+    text = snippets.snippet(asked, protocol, lang)
+    if as_json:
+        print_json(
+            {
+                "model": asked.model, "version": asked.version, "protocol": protocol, "lang": lang,
+                "url": asked.grpc if protocol == "grpc" else asked.url,
+                "key": snippets.KEY_VARIABLE if asked.with_key else None, "snippet": text,
+            }
+        )  # fmt: skip
+        return
+    say(text)
+    if asked.with_key:
+        note(f"put the key into {snippets.KEY_VARIABLE}: bascule keys create makes one")
+    if asked.with_certificate:
+        note(
+            "put the paths of your certificate and its key into "
+            f"{snippets.CERTIFICATE_VARIABLE} and {snippets.CERTIFICATE_KEY_VARIABLE}: the "
+            "server lets in those that serving.tls_client_authority signed"
+        )
+    if asked.with_tls:
+        variable = snippets.AUTHORITY_VARIABLES["grpc" if protocol == "grpc" else lang]
+        note(
+            "where the system does not know who signed the server's certificate, name the file "
+            f"of that authority in {variable}"
+        )
+    if protocol == "grpc" and url is None and chosen.serving.grpc_port < 0:
+        note(f"the server must speak gRPC: bascule serve --grpc-port {_GRPC_PORT}")
+    if protocol != "grpc" and chosen.serving.protocols and protocol not in chosen.serving.protocols:
+        note(
+            f"serving.protocols leaves {protocol} out: "
+            "a server with these settings does not speak it"
+        )
+
+
+def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: bool | None) -> Any:
+    from bascule.app import callers_need_keys, protocols_of
+    from bascule.bundle.disk import EXAMPLE, columns_of, folder as disk
+    from bascule.cli.screen import url_host
     from bascule.cli.snippets import Asked
-    from bascule.core.names import Reference
+    from bascule.core import Reference
 
-    version, path = find(reference)
+    version, path = context.find_to_look_at(reference)
     manifest = disk.read_manifest(path, verify=False)
     example = None
     if EXAMPLE in manifest.files:
@@ -114,7 +139,7 @@ def _asked(
     is_tls = bool(serving.tls_certificate)
     http_url = f"{'https' if is_tls else 'http'}://{host}:{serving.port or _PORT}"
     grpc = f"{host}:{serving.grpc_port if serving.grpc_port > 0 else _GRPC_PORT}"
-    if url and face == "grpc":
+    if url and protocol == "grpc":
         grpc, is_tls = _grpc_place(url, is_tls=is_tls)
     elif url:
         http_url, is_tls = url.rstrip("/"), url.lower().startswith("https://")
@@ -129,13 +154,13 @@ def _asked(
         with_tls=is_tls,
         with_key=callers_need_keys(chosen) if key is None else key,
         with_certificate=is_tls and bool(serving.tls_client_authority),
-        faces=faces_of(serving),
+        protocols=protocols_of(serving),
     )
 
 
 def _grpc_place(url: str, *, is_tls: bool) -> tuple[str, bool]:
     """The `HOST:PORT` of an address, and whether it speaks TLS: `is_tls` where nothing says so."""
-    from bascule.core.errors import Invalid
+    from bascule.core import Invalid
 
     scheme, has_scheme, rest = url.rpartition("://")
     place = rest.rstrip("/")

@@ -7,14 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.bundle import load
-from bascule.bundle.card import Said, render
-from bascule.bundle.card_html import render_html
-from bascule.bundle.format import CARD, Statement
+from bascule.bundle import Said, load, render, render_html
+from bascule.bundle.disk import CARD, Statement
 from bascule.cli.screen import note
-from bascule.core.errors import Invalid
-from bascule.core.files import writing
-from bascule.release.quality import KIND, measure_quality
+from bascule.core import Invalid, writing
+from bascule.release import KIND, measure_quality
 
 if TYPE_CHECKING:
     from bascule.registry import Version

@@ -12,13 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.core.addresses import masked_text
-from bascule.core.errors import BasculeError, Conflict
-from bascule.core.files import is_there
-from bascule.serving import bind
+from bascule.core import BasculeError, Conflict, is_there, masked_text
+from bascule.serving.workers import bind
 
 if TYPE_CHECKING:
-    from bascule.app import Settings
+    from bascule.settings import Settings
 
 _NEEDED = (
     "numpy", "onnxruntime", "onnx", "httptools", "uvloop", "msgspec", "pysimdjson", "pyarrow",

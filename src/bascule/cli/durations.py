@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 
 _LENGTH = re.compile(r"(?P<count>\d+(?:\.\d+)?)(?P<unit>[smhd]?)")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}

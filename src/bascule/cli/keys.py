@@ -2,106 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bascule.cli import context
+from bascule.cli.context import AsJson
 from bascule.cli.durations import seconds_of
 from bascule.cli.screen import note, print_json, print_table, say, when
 
 if TYPE_CHECKING:
-    from bascule.registry.keys import CatalogueKeys
-    from bascule.security.keys import Key
-
-_AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+    from bascule.security import Key
 
 
-def register(
-    app: typer.Typer, *, open_keys: Callable[[], CatalogueKeys], user: Callable[[], str]
-) -> None:
-    """Put the group `keys` into `app`; what the commands need of it is handed in."""
+def register(app: typer.Typer) -> None:
+    """Add the group `keys` to `app`."""
     group = typer.Typer(
         help="Keys of callers: who may ask a server for what.", no_args_is_help=True
     )
+    for name, command in (("create", create), ("list", list_keys), ("revoke", revoke)):
+        group.command(name)(command)
     app.add_typer(group, name="keys")
 
-    @group.command("create")
-    def create(
-        name: Annotated[str, typer.Argument(help="Whose it is.", show_default=False)],
-        allow: Annotated[
-            list[str],
-            typer.Option(
-                help="What it allows: infer:MODEL, read:MODEL, metrics, manage:MODEL; * is every "
-                "model. May be repeated.",
-                show_default=False,
-            ),
+
+def create(
+    name: Annotated[str, typer.Argument(help="Whose it is.", show_default=False)],
+    allow: Annotated[
+        list[str],
+        typer.Option(
+            help="What it allows: infer:MODEL, read:MODEL, metrics, manage:MODEL; * is every "
+            "model. May be repeated.",
+            show_default=False,
+        ),
+    ],
+    expires: Annotated[
+        str | None,
+        typer.Option(help="When it ends by itself: 12h, 90d. Default: never.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key, and show it this once: only its hash is kept."""
+    from bascule.security import Permission, create_key
+
+    now = datetime.now(UTC)
+    lasts = None if expires is None else timedelta(seconds=seconds_of(expires, "--expires"))
+    key, token = create_key(
+        context.keys(), name, [Permission.parse(text) for text in allow],
+        now=now, by=context.user(), expires_at=None if lasts is None else now + lasts,
+    )  # fmt: skip
+    if as_json:
+        print_json({**_shown(key, now), "token": token})
+        return
+    say(token)
+    note(f"key {key.name} ({key.id}) allows {_permissions(key)}; it is not shown again")
+
+
+def list_keys(as_json: AsJson = False) -> None:
+    """List the keys that were made, with what they allow and whether they live."""
+    now = datetime.now(UTC)
+    keys = context.keys().stored()
+    if as_json:
+        print_json([_shown(key, now) for key in keys])
+        return
+    if not keys:
+        note("no key was made; bascule keys create NAME --allow infer:MODEL makes one")
+        return
+    print_table(
+        ("id", "name", "allows", "state", "expires", "created", "by"),
+        [
+            (
+                key.id,
+                key.name,
+                _permissions(key),
+                key.state(now),
+                "never" if key.expires_at is None else when(key.expires_at),
+                when(key.created_at),
+                key.created_by,
+            )
+            for key in keys
         ],
-        expires: Annotated[
-            str | None,
-            typer.Option(
-                help="When it ends by itself: 12h, 90d. Default: never.", show_default=False
-            ),
-        ] = None,
-        as_json: _AsJson = False,
-    ) -> None:
-        """Make a key, and show it this once: only its hash is kept."""
-        from bascule.security.keys import Permission, create_key
+    )
 
-        now = datetime.now(UTC)
-        lasts = None if expires is None else timedelta(seconds=seconds_of(expires, "--expires"))
-        key, token = create_key(
-            open_keys(), name, [Permission.parse(text) for text in allow],
-            now=now, by=user(), expires_at=None if lasts is None else now + lasts,
-        )  # fmt: skip
-        if as_json:
-            print_json({**_shown(key, now), "token": token})
-            return
-        say(token)
-        note(f"key {key.name} ({key.id}) allows {_permissions(key)}; it is not shown again")
 
-    @group.command("list")
-    def show(as_json: _AsJson = False) -> None:
-        """List the keys that were made, with what they allow and whether they live."""
-        now = datetime.now(UTC)
-        keys = open_keys().stored()
-        if as_json:
-            print_json([_shown(key, now) for key in keys])
-            return
-        if not keys:
-            note("no key was made; bascule keys create NAME --allow infer:MODEL makes one")
-            return
-        print_table(
-            ("id", "name", "allows", "state", "expires", "created", "by"),
-            [
-                (
-                    key.id,
-                    key.name,
-                    _permissions(key),
-                    key.state(now),
-                    "never" if key.expires_at is None else when(key.expires_at),
-                    when(key.created_at),
-                    key.created_by,
-                )
-                for key in keys
-            ],
-        )
+def revoke(
+    key: Annotated[str, typer.Argument(help="Its name or its id.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """End a key. Every worker of every server refuses it within a second."""
+    from bascule.security import revoke_key
 
-    @group.command("revoke")
-    def revoke(
-        key: Annotated[str, typer.Argument(help="Its name or its id.", show_default=False)],
-        as_json: _AsJson = False,
-    ) -> None:
-        """End a key. Every worker of every server refuses it within a second."""
-        from bascule.security.keys import revoke_key
-
-        now = datetime.now(UTC)
-        ended = revoke_key(open_keys(), key, now=now, by=user())
-        if as_json:
-            print_json(_shown(ended, now))
-        else:
-            say(f"revoked {ended.name} ({ended.id})")
+    now = datetime.now(UTC)
+    ended = revoke_key(context.keys(), key, now=now, by=context.user())
+    if as_json:
+        print_json(_shown(ended, now))
+    else:
+        say(f"revoked {ended.name} ({ended.id})")
 
 
 def _shown(key: Key, now: datetime) -> dict[str, Any]:

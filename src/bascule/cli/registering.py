@@ -1,85 +1,200 @@
-"""The commands that find, compare, tag, retire, collect and carry versions of the registry."""
+"""The commands of the registry: put versions into it, find, name, compare, tag, retire, carry."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bascule.cli import context
+from bascule.cli.building import bundle_json
+from bascule.cli.context import AsJson, Ref, RefOrPath
 from bascule.cli.durations import seconds_of
-from bascule.cli.screen import note, print_json, print_table, say, short, when
+from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
-    from bascule.registry import Change, Found, Registry
-
-_AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+    from bascule.registry import Change, Found, Registry, Version
 
 
-def add_commands(
-    app: typer.Typer, reference: Any, registry: Callable[[], Registry], user: Callable[[], str]
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (
+        push, models, show, history, alias, search, diff, tag, retire, gc, export,
+    ):  # fmt: skip
+        app.command()(command)
+    app.command("import")(import_file)
+    app.command()(push_mlflow)
+
+
+def push(
+    path: Annotated[Path, typer.Argument(help="A bundle's folder.", show_default=False)],
+    as_json: AsJson = False,
 ) -> None:
-    """Add them to `app`.
-
-    Args:
-        app: The commands so far.
-        reference: The type of an argument that names a version.
-        registry: Opens the registry of the settings.
-        user: Who calls.
-    """
-    _add_search(app, registry)
-    _add_diff(app, reference, registry)
-    _add_tag(app, reference, registry, user)
-    _add_retire(app, reference, registry, user)
-    _add_gc(app, registry, user)
-    _add_export(app, reference, registry)
-    _add_import(app, registry, user)
+    """Put a bundle into the registry; prints the version, such as gb/1."""
+    registry = context.registry()
+    version = registry.push(path, by=context.user())
+    if as_json:
+        print_json(_version_json(version, registry))
+    else:
+        say(str(version))
 
 
-def _add_search(app: typer.Typer, registry: Callable[[], Registry]) -> None:
-    @app.command()
-    def search(
-        terms: Annotated[
-            list[str] | None,
-            typer.Argument(
-                metavar="TERMS",
-                help="Such as 'metric.roc_auc >= 0.8 tag.team = risk pushed >= 7d'; all must "
-                "hold. Fields: metric.NAME, tag.NAME, model, alias, gates, by, digest, pushed, "
-                "retired.",
-                show_default=False,
-            ),
-        ] = None,
-        limit: Annotated[int, typer.Option(help="How many to show at most.")] = 100,
-        as_json: _AsJson = False,
-    ) -> None:
-        """Find versions by tag, metric, digest, time and more; the latest first."""
-        found = registry().search(" ".join(terms or []), limit=limit)
-        if as_json:
-            print_json([_found_json(one) for one in found])
-            return
-        if not found:
-            note("no version meets that")
-            return
-        asked = re.findall(r"metric\.([\w.:/-]+(?:\[[^\]]*\])?)", " ".join(terms or []))
-        names = list(dict.fromkeys(asked))
-        rows = [
-            (
-                str(one.version),
-                "retired" if one.version.retired else one.version.gates,
-                *(_figure(one.metrics.get(name)) for name in names),
-                ", ".join(f"{key}={value}" for key, value in one.tags.items()) or "-",
-                short(one.version.digest),
-                when(one.version.pushed_at),
-                one.version.pushed_by,
-            )
-            for one in found
-        ]
-        headings = ("version", "gates", *names, "tags", "digest", "pushed", "by")
-        print_table(headings, rows, right=names)
-        if len(found) == limit:
-            note(f"the first {limit}; --limit shows more")
+def models(as_json: AsJson = False) -> None:
+    """List the models of the registry."""
+    found = context.registry().models()
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": model.name,
+                    "versions": model.versions,
+                    "newest": _version_json(model.newest),
+                    "aliases": {name: alias.number for name, alias in model.aliases.items()},
+                }
+                for model in found
+            ]
+        )
+        return
+    rows = [
+        (
+            model.name,
+            str(model.newest.number),
+            model.newest.gates,
+            ", ".join(f"{name} -> {alias.number}" for name, alias in model.aliases.items()) or "-",
+            when(model.newest.pushed_at),
+        )
+        for model in found
+    ]
+    print_table(("model", "newest", "gates", "aliases", "pushed"), rows, right=("newest",))
+
+
+def show(model: RefOrPath, as_json: AsJson = False) -> None:
+    """Show one version: what it takes, how equal and how fast it is, what its gates said."""
+    from bascule.cli.showing import print_bundle, showing_json
+
+    version, path = context.find_to_look_at(model)
+    from bascule.bundle import load
+
+    bundle = load(path)
+    registry = context.registry() if version else None
+    tags = registry.tags(version) if registry and version else {}
+    statements = registry.statements(version) if registry and version else bundle.statements()
+    others = registry.versions(version.model) if registry and version else []
+    if as_json:
+        shown = showing_json(bundle, version, statements)
+        print_json(shown | {"tags": tags, "bundle": bundle_json(bundle)})
+    else:
+        counting = bundle.statements() if version is None else context.statements(version)
+        print_bundle(bundle, version, counting, others)
+        if tags:
+            say("tags: " + " ".join(f"{key}={value}" for key, value in tags.items()))
+
+
+def history(model: Ref, as_json: AsJson = False) -> None:
+    """List what happened to a model, the latest first."""
+    from bascule.cli.showing import event_json, event_row
+    from bascule.core import Reference
+
+    name = Reference.parse(model).model
+    events = sorted(context.registry().history(name), key=lambda event: event.at, reverse=True)
+    if as_json:
+        print_json([event_json(event) for event in events])
+    else:
+        print_table(("when", "what", "by", "why"), map(event_row, events))
+
+
+def alias(
+    version: Ref,
+    name: Annotated[
+        str | None, typer.Argument(help="The alias, such as champion.", show_default=False)
+    ] = None,
+    drop: Annotated[bool, typer.Option(help="Drop the alias: bascule alias gb@old --drop")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Point an alias to a version: bascule alias gb/3 champion."""
+    from bascule.cli.showing import event_json
+    from bascule.core import Invalid, Reference
+
+    registry, reference = context.registry(), Reference.parse(version)
+    if drop:
+        dropped = reference.alias or name
+        if dropped is None:
+            raise Invalid("which alias?", hint="bascule alias gb@old --drop")
+        event = registry.drop_alias(reference.model, dropped, by=context.user(), reason=reason)
+        line = f"{reference.model}@{dropped} dropped"
+    elif name is None:
+        raise Invalid("the alias is missing", hint="bascule alias gb/3 champion")
+    else:
+        target = registry.resolve(reference)
+        event = registry.set_alias(
+            target.model, name, target.number, by=context.user(), reason=reason
+        )
+        line = f"{target.model}@{name} -> {target}"
+    if as_json:
+        print_json(event_json(event))
+    else:
+        say(line)
+
+
+def _version_json(version: Version, registry: Registry | None = None) -> dict[str, Any]:
+    made = {
+        "model": version.model,
+        "number": version.number,
+        "digest": version.digest,
+        "pushed_at": version.pushed_at.isoformat(),
+        "pushed_by": version.pushed_by,
+        "gates": version.gates,
+        "retired": version.retired.reason if version.retired else None,
+    }
+    if registry is not None:
+        made["path"] = str(registry.path_to_look_at(version))
+    return made
+
+
+def search(
+    terms: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TERMS",
+            help="Such as 'metric.roc_auc >= 0.8 tag.team = risk pushed >= 7d'; all must "
+            "hold. Fields: metric.NAME, tag.NAME, model, alias, gates, by, digest, pushed, "
+            "retired.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="How many to show at most.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Find versions by tag, metric, digest, time and more; the latest first."""
+    found = context.registry().search(" ".join(terms or []), limit=limit)
+    if as_json:
+        print_json([_found_json(one) for one in found])
+        return
+    if not found:
+        note("no version meets that")
+        return
+    asked = re.findall(r"metric\.([\w.:/-]+(?:\[[^\]]*\])?)", " ".join(terms or []))
+    names = list(dict.fromkeys(asked))
+    rows = [
+        (
+            str(one.version),
+            "retired" if one.version.retired else one.version.gates,
+            *(_figure(one.metrics.get(name)) for name in names),
+            ", ".join(f"{key}={value}" for key, value in one.tags.items()) or "-",
+            short(one.version.digest),
+            when(one.version.pushed_at),
+            one.version.pushed_by,
+        )
+        for one in found
+    ]
+    headings = ("version", "gates", *names, "tags", "digest", "pushed", "by")
+    print_table(headings, rows, right=names)
+    if len(found) == limit:
+        note(f"the first {limit}; --limit shows more")
 
 
 def _found_json(found: Found) -> dict[str, Any]:
@@ -101,35 +216,31 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.6g}"
 
 
-def _add_diff(app: typer.Typer, reference: Any, registry: Callable[[], Registry]) -> None:
-    def diff(before: str, after: str, as_json: bool = False) -> None:
-        """Show what sets two versions apart: data, code, parameters, metrics, signature..."""
-        opened = registry()
-        old, new = opened.resolve(before, retired=True), opened.resolve(after, retired=True)
-        changes = opened.compare(old, new)
-        if as_json:
-            print_json(
-                {
-                    "before": str(old),
-                    "after": str(new),
-                    "changes": [
-                        {
-                            "section": one.section,
-                            "name": one.name,
-                            "before": one.before,
-                            "after": one.after,
-                        }
-                        for one in changes
-                    ],
-                }
-            )
-        elif not changes:
-            note(f"{old} and {new} differ in nothing that is compared")
-        else:
-            print_table(("", "what", str(old), str(new), "change"), _diff_rows(changes))
-
-    diff.__annotations__ |= {"before": reference, "after": reference, "as_json": _AsJson}
-    app.command()(diff)
+def diff(before: Ref, after: Ref, as_json: AsJson = False) -> None:
+    """Show what sets two versions apart: data, code, parameters, metrics, signature..."""
+    opened = context.registry()
+    old, new = opened.resolve(before, retired=True), opened.resolve(after, retired=True)
+    changes = opened.compare(old, new)
+    if as_json:
+        print_json(
+            {
+                "before": str(old),
+                "after": str(new),
+                "changes": [
+                    {
+                        "section": one.section,
+                        "name": one.name,
+                        "before": one.before,
+                        "after": one.after,
+                    }
+                    for one in changes
+                ],
+            }
+        )
+    elif not changes:
+        note(f"{old} and {new} differ in nothing that is compared")
+    else:
+        print_table(("", "what", str(old), str(new), "change"), _diff_rows(changes))
 
 
 def _diff_rows(changes: Iterable[Change]) -> Iterable[tuple[str, ...]]:
@@ -160,150 +271,160 @@ def _moved(change: Change) -> str:
     return f"{new - old:+.6g}{share}"
 
 
-def _add_tag(
-    app: typer.Typer, reference: Any, registry: Callable[[], Registry], user: Callable[[], str]
+def tag(
+    version: Ref,
+    tags: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE...", help="Tags to set.", show_default=False),
+    ] = None,
+    unset: Annotated[bool, typer.Option("--unset", help="Take the named tags away.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    def tag(
-        version: str, tags: list[str] | None = None, unset: bool = False, as_json: bool = False
-    ) -> None:
-        """Tag a version, or show its tags: bascule tag gb/3 team=risk audited=yes."""
-        from bascule.core.errors import Invalid
+    """Tag a version, or show its tags: bascule tag gb/3 team=risk audited=yes."""
+    from bascule.core import Invalid
 
-        opened = registry()
-        found = opened.resolve(version, retired=True)
-        pairs: list[tuple[str, str | None]] = []
-        for text in tags or []:
-            key, sign, value = text.partition("=")
-            if bool(sign) == unset:
-                wanted = f"bascule tag {found} {key} --unset" if unset else f"{key}=VALUE"
-                raise Invalid(f"tag {text!r} cannot be {'un' if unset else ''}set", hint=wanted)
-            pairs.append((key, None if unset else value))
-        for key, given in pairs:
-            opened.set_tag(found, key, given, by=user())
-        now = opened.tags(found)
-        if as_json:
-            print_json(now)
-        else:
-            say(f"{found} " + (" ".join(f"{key}={value}" for key, value in now.items()) or "-"))
-
-    tag.__annotations__ |= {
-        "version": reference,
-        "tags": Annotated[
-            list[str] | None,
-            typer.Argument(metavar="KEY=VALUE...", help="Tags to set.", show_default=False),
-        ],
-        "unset": Annotated[bool, typer.Option("--unset", help="Take the named tags away.")],
-        "as_json": _AsJson,
-    }
-    app.command()(tag)
+    opened = context.registry()
+    found = opened.resolve(version, retired=True)
+    pairs: list[tuple[str, str | None]] = []
+    for text in tags or []:
+        key, sign, value = text.partition("=")
+        if bool(sign) == unset:
+            wanted = f"bascule tag {found} {key} --unset" if unset else f"{key}=VALUE"
+            raise Invalid(f"tag {text!r} cannot be {'un' if unset else ''}set", hint=wanted)
+        pairs.append((key, None if unset else value))
+    for key, given in pairs:
+        opened.set_tag(found, key, given, by=context.user())
+    now = opened.tags(found)
+    if as_json:
+        print_json(now)
+    else:
+        say(f"{found} " + (" ".join(f"{key}={value}" for key, value in now.items()) or "-"))
 
 
-def _add_retire(
-    app: typer.Typer, reference: Any, registry: Callable[[], Registry], user: Callable[[], str]
+def retire(
+    version: Ref,
+    reason: Annotated[str, typer.Option(help="Why; whoever asks for it is told.")] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Take it back into use.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    def retire(version: str, reason: str = "", undo: bool = False, as_json: bool = False) -> None:
-        """Take a version out of use for a reason; its number is never used again."""
-        from bascule.core.errors import Invalid
-        from bascule.core.names import Reference
+    """Take a version out of use for a reason; its number is never used again."""
+    from bascule.core import Invalid, Reference
 
-        named = Reference.parse(version)
-        if named.number is None:
-            raise Invalid(
-                f"{version!r} does not say which version", hint=f"bascule retire {named.model}/3"
-            )
-        act = registry().restore if undo else registry().retire
-        found = act(named.model, named.number, by=user(), reason=reason)
-        if as_json:
-            print_json({"version": str(found), "retired": not undo, "reason": reason})
-        else:
-            say(f"{found} {'is in use again' if undo else 'retired'}")
-
-    retire.__annotations__ |= {
-        "version": reference,
-        "reason": Annotated[str, typer.Option(help="Why; whoever asks for it is told.")],
-        "undo": Annotated[bool, typer.Option("--undo", help="Take it back into use.")],
-        "as_json": _AsJson,
-    }
-    app.command()(retire)
+    named = Reference.parse(version)
+    if named.number is None:
+        raise Invalid(
+            f"{version!r} does not say which version", hint=f"bascule retire {named.model}/3"
+        )
+    act = context.registry().restore if undo else context.registry().retire
+    found = act(named.model, named.number, by=context.user(), reason=reason)
+    if as_json:
+        print_json({"version": str(found), "retired": not undo, "reason": reason})
+    else:
+        say(f"{found} {'is in use again' if undo else 'retired'}")
 
 
-def _add_gc(app: typer.Typer, registry: Callable[[], Registry], user: Callable[[], str]) -> None:
-    @app.command()
-    def gc(
-        dry_run: Annotated[
-            bool, typer.Option("--dry-run", help="Only say what would be done.")
-        ] = False,
-        grace: Annotated[
-            str, typer.Option(help="How long something must have been marked: 0, 30m, 24h, 7d.")
-        ] = "24h",
-        as_json: _AsJson = False,
-    ) -> None:
-        """Give back the space of bundles that no version, alias, push or running server needs."""
-        found = registry().collect(by=user(), grace_s=seconds_of(grace, "--grace"), dry_run=dry_run)
-        if as_json:
-            print_json(
-                [
-                    {
-                        "digest": one.digest,
-                        "reason": one.reason,
-                        "size_bytes": one.size_bytes,
-                        "state": one.state,
-                        "since": one.since.isoformat(),
-                    }
-                    for one in found
-                ]
-            )
-            return
-        if found:
-            print_table(
-                ("digest", "bytes", "state", "marked", "why"),
-                [
-                    (short(x.digest), f"{x.size_bytes:,}", x.state, when(x.since), x.reason)
-                    for x in found
-                ],
-                right=("bytes",),
-            )
-        removed = sum(one.size_bytes for one in found if one.state == "removed")
-        would = "would give" if dry_run else "gave"
-        say(f"{would} back {removed:,} bytes")
-        if any(one.state == "marked" for one in found):
-            note(f"what is marked goes when it has been marked for {grace}: run it again then")
-
-
-def _add_export(app: typer.Typer, reference: Any, registry: Callable[[], Registry]) -> None:
-    def export(version: str, file: Path, overwrite: bool = False, as_json: bool = False) -> None:
-        """Write a version into one file, which another registry, or any OCI registry, can take."""
-        opened = registry()
-        found = opened.resolve(version)
-        digest = opened.export(found, file, overwrite=overwrite)
-        if as_json:
-            made = {"version": str(found), "file": str(file), "digest": found.digest}
-            print_json({**made, "oci_digest": digest})
-        else:
-            say(f"{found} -> {file}")
-
-    export.__annotations__ |= {
-        "version": reference,
-        "file": Annotated[Path, typer.Argument(help="The file to make.", show_default=False)],
-        "overwrite": Annotated[bool, typer.Option(help="Replace a file that is there.")],
-        "as_json": _AsJson,
-    }
-    app.command()(export)
-
-
-def _add_import(
-    app: typer.Typer, registry: Callable[[], Registry], user: Callable[[], str]
+def gc(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    grace: Annotated[
+        str, typer.Option(help="How long something must have been marked: 0, 30m, 24h, 7d.")
+    ] = "24h",
+    as_json: AsJson = False,
 ) -> None:
-    @app.command("import")
-    def import_file(
-        file: Annotated[
-            Path, typer.Argument(help="What bascule export wrote.", show_default=False)
-        ],
-        as_json: _AsJson = False,
-    ) -> None:
-        """Take a version out of a file, verified; prints the number that it has here."""
-        found = registry().import_archive(file, by=user())
-        if as_json:
-            print_json({"version": str(found), "digest": found.digest})
-        else:
-            say(str(found))
+    """Give back the space of bundles that no version, alias, push or running server needs."""
+    found = context.registry().collect(
+        by=context.user(), grace_s=seconds_of(grace, "--grace"), dry_run=dry_run
+    )
+    if as_json:
+        print_json(
+            [
+                {
+                    "digest": one.digest,
+                    "reason": one.reason,
+                    "size_bytes": one.size_bytes,
+                    "state": one.state,
+                    "since": one.since.isoformat(),
+                }
+                for one in found
+            ]
+        )
+        return
+    if found:
+        print_table(
+            ("digest", "bytes", "state", "marked", "why"),
+            [
+                (short(x.digest), f"{x.size_bytes:,}", x.state, when(x.since), x.reason)
+                for x in found
+            ],
+            right=("bytes",),
+        )
+    removed = sum(one.size_bytes for one in found if one.state == "removed")
+    would = "would give" if dry_run else "gave"
+    say(f"{would} back {removed:,} bytes")
+    if any(one.state == "marked" for one in found):
+        note(f"what is marked goes when it has been marked for {grace}: run it again then")
+
+
+def export(
+    version: Ref,
+    file: Annotated[Path, typer.Argument(help="The file to make.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a version into one file, which another registry, or any OCI registry, can take."""
+    opened = context.registry()
+    found = opened.resolve(version)
+    digest = opened.export(found, file, overwrite=overwrite)
+    if as_json:
+        made = {"version": str(found), "file": str(file), "digest": found.digest}
+        print_json({**made, "oci_digest": digest})
+    else:
+        say(f"{found} -> {file}")
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(help="What bascule export wrote.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Take a version out of a file, verified; prints the number that it has here."""
+    found = context.registry().import_archive(file, by=context.user())
+    if as_json:
+        print_json({"version": str(found), "digest": found.digest})
+    else:
+        say(str(found))
+
+
+def push_mlflow(
+    bundle: RefOrPath,
+    uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow's tracking server. Default: MLFLOW_TRACKING_URI."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="What its registry calls the model. Default: the bundle's name."),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="The run that it is logged to. Default: a new one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a bundle into MLflow's registry as a model, which our program answers."""
+    from bascule.mlflow import push
+
+    _, path = context.find(bundle)
+    with stages(quiet=as_json) as tell:
+        made = push(path, uri=uri, registered_model_name=name, run_id=run)
+        tell(f"logged to run {made.run_id}")
+    if as_json:
+        print_json(
+            {
+                "name": made.name,
+                "version": made.version,
+                "run": made.run_id,
+                "model_uri": made.model_uri,
+            }
+        )
+    else:
+        say(made.model_uri)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode
 
 import typer
 
+from bascule.cli import context
+from bascule.cli.context import RefOrPath
 from bascule.cli.screen import print_json, say
 
 if TYPE_CHECKING:
-    from bascule.app import Settings
+    from bascule.settings import Settings
 
 _PATIENCE_S = 180.0
 """Longer than a server lets its workers take to load."""
@@ -36,100 +37,89 @@ _Key = Annotated[
 ]
 
 
-def add_commands(
-    app: typer.Typer,
-    reference: Any,
-    settings: Callable[..., Settings],
-    is_path: Callable[[str], bool],
-) -> None:
-    """Add them to `app`.
-
-    Args:
-        app: The commands so far.
-        reference: The type of an argument that names a version or a folder.
-        settings: The settings, with what the command line says of serving in front.
-        is_path: Whether a reference is meant as a folder.
-    """
-
-    def load_as(role: str, bundle: str, host: str | None, port: int | None, key: str) -> Any:
-        wanted = str(Path(bundle).expanduser().resolve()) if is_path(bundle) else bundle
-        wish = {"reference": wanted, "role": role}
-        return _ask(settings(host=host, control_port=port), "POST", _SERVICES, wish, key=key)
-
-    def load(
-        bundle: str,
-        default: Annotated[
-            bool, typer.Option("--default", help="Let it answer to the plain name, too.")
-        ] = False,
-        host: _Host = None,
-        control_port: _ControlPort = None,
-        key: _Key = "",
-        as_json: _AsJson = False,
-    ) -> None:
-        """Load a version into a running server, beside those that it serves."""
-        served = load_as("default" if default else "beside", bundle, host, control_port, key)
-        _show(served, as_json=as_json)
-
-    def swap(
-        bundle: str,
-        host: _Host = None,
-        control_port: _ControlPort = None,
-        key: _Key = "",
-        as_json: _AsJson = False,
-    ) -> None:
-        """Replace the default version of a model in a running server; no request is lost."""
-        _show(load_as("swap", bundle, host, control_port, key), as_json=as_json)
-
-    for command in (load, swap):
-        command.__annotations__["bundle"] = reference
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (load, swap, unload, top):
         app.command()(command)
 
-    @app.command()
-    def unload(
-        model: Annotated[
-            str,
-            typer.Argument(
-                metavar="MODEL",
-                help="A version that is served, gb/1, or gb if there is only one.",
-                show_default=False,
-            ),
-        ],
-        host: _Host = None,
-        control_port: _ControlPort = None,
-        key: _Key = "",
-        as_json: _AsJson = False,
-    ) -> None:
-        """Unload a version from a running server; what it has under way is answered."""
-        name, _, version = model.partition("/")
-        path = f"/{quote(name, safe='')}"
-        if version:
-            path += "?" + urlencode({"version": version})
-        asked = settings(host=host, control_port=control_port)
-        _show(_ask(asked, "DELETE", f"{_SERVICES}{path}", key=key), as_json=as_json)
 
-    @app.command()
-    def top(
-        host: _Host = None,
-        control_port: _ControlPort = None,
-        key: _Key = "",
-        every: Annotated[
-            float, typer.Option(min=0.1, max=3600, help="Seconds from one look to the next.")
-        ] = 1.0,
-        once: Annotated[bool, typer.Option("--once", help="Look once, and return.")] = False,
-        as_json: Annotated[
-            bool, typer.Option("--json", help="Print JSON: a document once, or a line a look.")
-        ] = False,
-    ) -> None:
-        """Show what a running server does: requests, durations, queues, workers. Ctrl-C ends it."""
-        from bascule.cli.top import show_load
+def _load_as(role: str, bundle: str, host: str | None, port: int | None, key: str) -> Any:
+    wanted = str(Path(bundle).expanduser().resolve()) if context.is_path(bundle) else bundle
+    wish = {"reference": wanted, "role": role}
+    return _ask(context.settings(host=host, control_port=port), "POST", _SERVICES, wish, key=key)
 
-        asked = settings(host=host, control_port=control_port)
-        show_load(
-            lambda: _ask(asked, "GET", "/api/v1/server/load", key=key, patience_s=_LOOK_PATIENCE_S),
-            every_s=every,
-            once=once,
-            as_json=as_json,
-        )
+
+def load(
+    bundle: RefOrPath,
+    default: Annotated[
+        bool, typer.Option("--default", help="Let it answer to the plain name, too.")
+    ] = False,
+    host: _Host = None,
+    control_port: _ControlPort = None,
+    key: _Key = "",
+    as_json: _AsJson = False,
+) -> None:
+    """Load a version into a running server, beside those that it serves."""
+    served = _load_as("default" if default else "beside", bundle, host, control_port, key)
+    _show(served, as_json=as_json)
+
+
+def swap(
+    bundle: RefOrPath,
+    host: _Host = None,
+    control_port: _ControlPort = None,
+    key: _Key = "",
+    as_json: _AsJson = False,
+) -> None:
+    """Replace the default version of a model in a running server; no request is lost."""
+    _show(_load_as("swap", bundle, host, control_port, key), as_json=as_json)
+
+
+def unload(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A version that is served, gb/1, or gb if there is only one.",
+            show_default=False,
+        ),
+    ],
+    host: _Host = None,
+    control_port: _ControlPort = None,
+    key: _Key = "",
+    as_json: _AsJson = False,
+) -> None:
+    """Unload a version from a running server; what it has under way is answered."""
+    name, _, version = model.partition("/")
+    path = f"/{quote(name, safe='')}"
+    if version:
+        path += "?" + urlencode({"version": version})
+    asked = context.settings(host=host, control_port=control_port)
+    _show(_ask(asked, "DELETE", f"{_SERVICES}{path}", key=key), as_json=as_json)
+
+
+def top(
+    host: _Host = None,
+    control_port: _ControlPort = None,
+    key: _Key = "",
+    every: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Seconds from one look to the next.")
+    ] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once, and return.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: a document once, or a line a look.")
+    ] = False,
+) -> None:
+    """Show what a running server does: requests, durations, queues, workers. Ctrl-C ends it."""
+    from bascule.cli.top import show_load
+
+    asked = context.settings(host=host, control_port=control_port)
+    show_load(
+        lambda: _ask(asked, "GET", "/api/v1/server/load", key=key, patience_s=_LOOK_PATIENCE_S),
+        every_s=every,
+        once=once,
+        as_json=as_json,
+    )
 
 
 def _show(served: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -157,9 +147,9 @@ def _ask(
         Unavailable: Nobody answers there.
         BasculeError: What the server says is wrong.
     """
-    from bascule.cli.server import url_host
-    from bascule.core.errors import Unavailable
-    from bascule.serving.statuses import error_of
+    from bascule.cli.screen import url_host
+    from bascule.core import Unavailable
+    from bascule.serving.transports import error_of
 
     host, port = url_host(settings.serving.host), settings.serving.control_port
     connection = _connection(settings, host.strip("[]"), port, patience_s)

@@ -9,9 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from bascule.core.addresses import masked_text
-from bascule.core.errors import BasculeError
-from bascule.core.streams import write_without_waiting
+from bascule.core import BasculeError, masked_text, write_without_waiting
 
 
 def print_json(value: Any) -> None:
@@ -102,3 +100,10 @@ def when(moment: datetime) -> str:
 def short(digest: str) -> str:
     """Enough of a digest to recognise it."""
     return digest.removeprefix("sha256:")[:12]
+
+
+def url_host(host: str) -> str:
+    """The host of an address at which this machine reaches a server that listens on `host`."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

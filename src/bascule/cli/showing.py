@@ -7,12 +7,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bascule.cli.baseline import print_baseline
-from bascule.cli.screen import print_table, say, when
+from bascule.cli.screen import note, print_table, say, when
 
 if TYPE_CHECKING:
-    from bascule.bundle import Bundle, Statement
-    from bascule.core.fields import Field
+    import pyarrow as pa
+
+    from bascule.bundle import Bundle
+    from bascule.bundle.disk import Statement
+    from bascule.core import Field
     from bascule.registry import Event, Version
+
+_SHOWN_ROWS = 20
 
 
 def print_bundle(
@@ -46,8 +51,8 @@ def print_bundle(
 
 def _say_what_answers(bundle: Bundle) -> str:
     """Which program serves requests on this machine, and which runs batches; returns the first."""
-    from bascule.bundle.cost import cpu_name
     from bascule.bundle.programs import obstacles
+    from bascule.bundle.statements import cpu_name
 
     manifest, cost = bundle.manifest, bundle.cost
     chosen = bundle.roles()
@@ -158,3 +163,15 @@ def event_row(event: Event) -> tuple[str, str, str, str]:
         "collected": f"{version} files removed",
     }[event.kind]
     return when(event.at), what, event.by, event.reason or "-"
+
+
+def print_answers(table: pa.Table) -> None:
+    """The first rows, and how many there are."""
+    shown = table.slice(0, _SHOWN_ROWS).to_pylist()
+    rows = [
+        [f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()]
+        for row in shown
+    ]
+    print_table(table.column_names, rows, right=table.column_names)
+    if table.num_rows > _SHOWN_ROWS:
+        note(f"{_SHOWN_ROWS} of {table.num_rows:,} rows; --output FILE takes them all")

@@ -1,6 +1,6 @@
-"""Programs of a few lines that ask a server for predictions: every face, in several languages.
+"""Programs of a few lines that ask a server for predictions: every protocol, in several languages.
 
-They work as they are: the rows are the bundle's example, the path is that of the face, and what
+They work as they are: the rows are the bundle's example, the path is that of the protocol, and what
 callers need is read from the environment: a key from `BASCULE_KEY`, the files of a certificate from
 `BASCULE_CERTIFICATE` and `BASCULE_CERTIFICATE_KEY`. Pure: facts to text.
 """
@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bascule.core.errors import Invalid
-from bascule.core.fields import Columns, DType, Signature
-from bascule.serving.faces import EVERY_FACE, ChosenFaces
-from bascule.serving.openapi import example_columns, example_rows
+from bascule.core import Columns, DType, Invalid, Signature
+from bascule.serving.protocols import EVERY_PROTOCOL, ChosenProtocols, example_columns, example_rows
 
 KEY_VARIABLE = "BASCULE_KEY"
 CERTIFICATE_VARIABLE = "BASCULE_CERTIFICATE"
@@ -39,7 +37,7 @@ class Asked:
         with_tls: Whether TLS is spoken there.
         with_key: Whether callers need a key.
         with_certificate: Whether they need a certificate of their own.
-        faces: The paths that can be chosen.
+        protocols: The paths that can be chosen.
     """
 
     model: str
@@ -51,7 +49,7 @@ class Asked:
     with_tls: bool = False
     with_key: bool = False
     with_certificate: bool = False
-    faces: ChosenFaces = field(default=EVERY_FACE)
+    protocols: ChosenProtocols = field(default=EVERY_PROTOCOL)
 
 
 class _Request(NamedTuple):
@@ -63,27 +61,30 @@ class _Request(NamedTuple):
     note: str = ""
 
 
-def snippet(asked: Asked, face: str, lang: str) -> str:
+def snippet(asked: Asked, protocol: str, lang: str) -> str:
     """The text of a snippet.
 
     Raises:
-        Invalid: There is no such face or language, or none of both.
+        Invalid: There is no such protocol or language, or none of both.
     """
-    if face not in FACES:
-        raise Invalid(f"--face: there is no face {face!r}", hint=f"there are {', '.join(FACES)}")
+    if protocol not in PROTOCOLS:
+        raise Invalid(
+            f"--protocol: there is no protocol {protocol!r}",
+            hint=f"there are {', '.join(PROTOCOLS)}",
+        )
     if lang not in LANGUAGES:
         known = ", ".join(LANGUAGES)
         raise Invalid(f"--lang: there is no language {lang!r}", hint=f"there are {known}")
-    if face == "grpc":
+    if protocol == "grpc":
         if lang != "python":
             raise Invalid(
                 f"--lang: {lang} does not speak gRPC by itself", hint="there is python for grpc"
             )
         return _grpc_in_python(asked)
-    return LANGUAGES[lang](asked, _HTTP_FACES[face](asked))
+    return LANGUAGES[lang](asked, _HTTP_PROTOCOLS[protocol](asked))
 
 
-# -- faces --
+# -- protocols --
 
 
 def _oip(asked: Asked) -> _Request:
@@ -116,7 +117,7 @@ _FIRST = "This path asks the first model that is served."
 
 
 def _vertex(asked: Asked) -> _Request:
-    return _Request(asked.faces.vertex_predict_route, "instances", _rows(asked), _FIRST)
+    return _Request(asked.protocols.vertex_predict_route, "instances", _rows(asked), _FIRST)
 
 
 def _azureml(asked: Asked) -> _Request:
@@ -127,15 +128,15 @@ def _rows(asked: Asked) -> list[Any]:
     return example_rows(asked.signature, asked.example)
 
 
-_HTTP_FACES: dict[str, Callable[[Asked], _Request]] = {
+_HTTP_PROTOCOLS: dict[str, Callable[[Asked], _Request]] = {
     "oip": _oip,
     "tfserving": _tfserving,
     "invocations": _invocations,
     "vertex": _vertex,
     "azureml": _azureml,
 }
-FACES = (*_HTTP_FACES, "grpc")
-"""Every face that a snippet can be of."""
+PROTOCOLS = (*_HTTP_PROTOCOLS, "grpc")
+"""Every protocol that a snippet can be of."""
 
 
 # -- languages --
@@ -349,6 +350,6 @@ def _without_missing_texts(asked: Asked) -> Columns | None:
     if not whole:
         raise Invalid(
             "every example row of the bundle lacks a text, and gRPC has no form for that",
-            hint="take another face: oip",
+            hint="take another protocol: oip",
         )
     return {name: values[whole] for name, values in asked.example.items()}

@@ -11,9 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bascule.cli.screen import print_json, say
-from bascule.core.addresses import masked_text
-from bascule.core.errors import Invalid, Unavailable
-from bascule.serving.load import Load, Look, VersionLoad, WorkerLoad, load_between
+from bascule.core import Invalid, Unavailable, masked_text
+from bascule.serving.telemetry import Load, Look, VersionLoad, WorkerLoad, load_between
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -2,116 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from bascule.cli import context
+from bascule.cli.context import AsJson, RefOrPath
 from bascule.cli.screen import print_json, say
 
-if TYPE_CHECKING:
-    from bascule.registry import Version
 
-Find = Callable[[str], "tuple[Version | None, Path]"]
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (sign, verify, card):
+        app.command()(command)
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
-
-def register(
-    app: typer.Typer, *, find: Find, settings: Callable[[], Any], user: Any, statements: Any
+def sign(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.", show_default=False)
+    ],
+    key: Annotated[Path, typer.Option(help="The private key: PEM, on a curve of NIST.")],
+    password: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BASCULE_KEY_PASSWORD", help="Of the key, if it has one.", show_default=False
+        ),
+    ] = None,
+    statements: Annotated[
+        bool, typer.Option(help="Sign what is said of it too: gates, parity, cost.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Put the commands into `app`; what they need of it is handed in."""
+    """Sign a bundle, in the OpenSSF form: `model_signing verify key` takes it."""
+    from bascule.bundle.disk import FILE, sign_bundle
 
-    @app.command()
-    def sign(
-        bundle: Annotated[
-            Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.", show_default=False)
-        ],
-        key: Annotated[Path, typer.Option(help="The private key: PEM, on a curve of NIST.")],
-        password: Annotated[
-            str | None,
-            typer.Option(
-                envvar="BASCULE_KEY_PASSWORD", help="Of the key, if it has one.", show_default=False
-            ),
-        ] = None,
-        statements: Annotated[
-            bool, typer.Option(help="Sign what is said of it too: gates, parity, cost.")
-        ] = False,
-        as_json: _Json = False,
-    ) -> None:
-        """Sign a bundle, in the OpenSSF form: `model_signing verify key` takes it."""
-        from bascule.bundle.signatures import FILE, sign_bundle
+    manifest = sign_bundle(
+        bundle, key, password=password, statements=statements,
+        now=datetime.now(UTC), by=context.user(),
+    )  # fmt: skip
+    if as_json:
+        print_json({"digest": manifest.digest, "signature": str(bundle / FILE)})
+    else:
+        say(f"signed {manifest.digest[:19]}: {bundle / FILE}")
 
-        manifest = sign_bundle(
-            bundle, key, password=password, statements=statements,
-            now=datetime.now(UTC), by=user(),
-        )  # fmt: skip
-        if as_json:
-            print_json({"digest": manifest.digest, "signature": str(bundle / FILE)})
-        else:
-            say(f"signed {manifest.digest[:19]}: {bundle / FILE}")
 
-    @app.command()
-    def verify(
-        bundle: Annotated[
-            str,
-            typer.Argument(
-                metavar="BUNDLE",
-                help="A bundle's folder, or a registered model: gb, gb/3, gb@champion.",
-                show_default=False,
-            ),
-        ],
-        key: Annotated[
-            list[Path] | None,
-            typer.Option(
-                help="A public key that may vouch for it; may be repeated. Default: "
-                "[security] required_keys of bascule.toml.",
-                show_default=False,
-            ),
-        ] = None,
-        as_json: _Json = False,
-    ) -> None:
-        """Verify that a bundle is what was sealed, and that one of the keys signed it."""
-        from bascule.bundle.signatures import verify_bundle
+def verify(
+    bundle: RefOrPath,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A public key that may vouch for it; may be repeated. Default: "
+            "[security] required_keys of bascule.toml.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verify that a bundle is what was sealed, and that one of the keys signed it."""
+    from bascule.bundle.disk import verify_bundle
 
-        _, path = find(bundle)
-        found = verify_bundle(path, key or list(settings().security.required_keys))
-        if as_json:
-            print_json(
-                {
-                    "digest": found.manifest.digest,
-                    "key": found.key,
-                    "statements": list(found.statements),
-                }
-            )
-        else:
-            also = f", with {len(found.statements)} statements" if found.statements else ""
-            say(f"verified {found.manifest.digest[:19]}, signed by {found.key[:16]}{also}")
+    _, path = context.find_to_look_at(bundle)
+    found = verify_bundle(path, key or list(context.settings().security.required_keys))
+    if as_json:
+        print_json(
+            {
+                "digest": found.manifest.digest,
+                "key": found.key,
+                "statements": list(found.statements),
+            }
+        )
+    else:
+        also = f", with {len(found.statements)} statements" if found.statements else ""
+        say(f"verified {found.manifest.digest[:19]}, signed by {found.key[:16]}{also}")
 
-    @app.command()
-    def card(
-        bundle: Annotated[
-            str,
-            typer.Argument(
-                metavar="BUNDLE",
-                help="A bundle's folder, or a registered model: gb, gb/3, gb@champion.",
-                show_default=False,
-            ),
-        ],
-        output: Annotated[
-            Path | None,
-            typer.Option(
-                "--output",
-                "-o",
-                help="Write it: .md or .html. Default: print Markdown.",
-                show_default=False,
-            ),
-        ] = None,
-    ) -> None:
-        """Show the card of a bundle: what it is for, how good, within which limits."""
-        from bascule.cli.cards import write_card
 
-        version, path = find(bundle)
-        write_card(path, version, statements(version) if version else None, output, by=user())
+def card(
+    bundle: RefOrPath,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write it: .md or .html. Default: print Markdown.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show the card of a bundle: what it is for, how good, within which limits."""
+    from bascule.cli.cards import write_card
+
+    version, path = context.find_to_look_at(bundle)
+    write_card(
+        path, version, context.statements(version) if version else None, output, by=context.user()
+    )

@@ -1,109 +1,27 @@
-"""The kinds of error that Bascule raises.
+"""The kinds of error that Bascule raises, from where every room takes them.
 
-A kind says what the caller can do about it, not where it happened. Each face of the system (a
-protocol, the command line) maps the kinds to its own words in one table; a test says that every
-kind is in every table. The message is one sentence in the caller's words; the facts are kept
-apart from the prose, so that a log or a machine need not parse it.
+They are defined in `bascule_client.errors`: a client that is installed alone raises the same kinds,
+and `except Invalid` must catch both. Two sets of kinds, one derived from the other, would do so in
+one direction only.
 """
 
 from __future__ import annotations
 
-
-class BasculeError(Exception):
-    """What went wrong, the next step as `hint`, and the facts.
-
-    Errors are raised in worker processes, so they pickle.
-    """
-
-    def __init__(self, message: str, *, hint: str = "", **facts: object) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.facts = facts
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.message, self.hint, self.facts))
-
-    def __str__(self) -> str:
-        return self.message
-
-
-def _rebuild(
-    kind: type[BasculeError], message: str, hint: str, facts: dict[str, object]
-) -> BasculeError:
-    return kind(message, hint=hint, **facts)
-
-
-class Invalid(BasculeError):
-    """The caller sent something malformed. Retrying will not help."""
-
-
-class Unconvertible(Invalid):
-    """The model cannot be compiled into a program."""
-
-
-class TooLarge(Invalid):
-    """The input is over a limit; `facts["limit"]` says which."""
-
-
-class NotFound(BasculeError):
-    """The named thing does not exist, or the caller may not know that it does."""
-
-
-class Conflict(BasculeError):
-    """It is taken, or somebody else changed it first. Read again, then retry."""
-
-
-class Refused(BasculeError):
-    """A rule of the system says no: a failed gate, a policy. The rule must be met first."""
-
-
-class NoRoom(Refused):
-    """It does not fit into the memory that it may take. Something else must go first."""
-
-
-class Unauthenticated(BasculeError):
-    """The caller did not say who it is, or not credibly. With a good key it may be allowed."""
-
-
-class Untrusted(BasculeError):
-    """A signature, digest or format said no. Never caught to continue."""
-
-
-class Overloaded(BasculeError):
-    """We are full. Retry after `facts["retry_after_s"]` seconds."""
-
-
-class Unavailable(BasculeError):
-    """Not ready, draining, or a part that is needed is away. Retrying later may help."""
-
-
-class TimedOut(BasculeError):
-    """The deadline passed before there was an answer."""
-
-
-class ModelFailed(BasculeError):
-    """The model's own code raised. The details are in the server's log, not in the answer."""
-
-
-class MissingExtra(BasculeError):
-    """An optional package is not installed; the hint is the line that installs it."""
-
-
-KINDS: tuple[type[BasculeError], ...] = (
-    Invalid,
-    Unconvertible,
-    TooLarge,
-    NotFound,
-    Conflict,
-    Refused,
-    NoRoom,
-    Unauthenticated,
-    Untrusted,
-    Overloaded,
-    Unavailable,
-    TimedOut,
-    ModelFailed,
-    MissingExtra,
+from bascule_client.errors import (
+    KINDS as KINDS,
+    BasculeError as BasculeError,
+    Conflict as Conflict,
+    Invalid as Invalid,
+    MissingExtra as MissingExtra,
+    ModelFailed as ModelFailed,
+    NoRoom as NoRoom,
+    NotFound as NotFound,
+    Overloaded as Overloaded,
+    Refused as Refused,
+    TimedOut as TimedOut,
+    TooLarge as TooLarge,
+    Unauthenticated as Unauthenticated,
+    Unavailable as Unavailable,
+    Unconvertible as Unconvertible,
+    Untrusted as Untrusted,
 )
-"""Every kind, for the tables that must be complete."""

@@ -1,4 +1,4 @@
-"""Files that somebody asked for: there whole or not at all, and a place that refuses is named."""
+"""Output files: complete or absent, and an error names the path that cannot be written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bascule.core.errors import Conflict, Invalid
+from bascule.core.errors import Conflict, Invalid, NotFound
 from bascule.core.scratch import Scratch, sweep
 
 _NEXT_STEPS = {
@@ -91,3 +91,11 @@ def check_writable(target: Path) -> None:
     check_replaceable(target)
     with writing(target), tempfile.TemporaryFile(dir=target.absolute().parent):
         pass
+
+
+def check_file(path: Path, what: str) -> None:
+    """Raise `NotFound` or `Invalid` where there is no file at `path`; `what` names it."""
+    if not is_there(path):
+        raise NotFound(f"no {what} at {path}", hint="check the path")
+    if not path.is_file():
+        raise Invalid(f"{what} {path} is not a file", hint="name the file itself")

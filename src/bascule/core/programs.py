@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 from bascule.core.fields import Columns, Field
 
 
-class Program(Protocol):
+class Program(ABC):
     """An executable form of a model.
 
     `run` takes exactly the columns named by `inputs`, in the dtypes named there, with one or more
@@ -18,15 +18,37 @@ class Program(Protocol):
     `inputs` can differ from the signature's in dtype only: a program that computes in double
     precision takes FP64 where the signature says INT64, so that a caller can parse numbers
     straight into what the program reads.
+
+    The rest has defaults, for a program that runs in this process and cannot be interrupted.
     """
 
-    @property
-    def name(self) -> str: ...
+    __slots__ = ()
+
+    name: str
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+    @abstractmethod
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs asked for, in that order."""
 
     @property
-    def inputs(self) -> tuple[Field, ...]: ...
+    def may_block(self) -> bool:
+        """Whether a run waits for another process; that process' runs are bounded there."""
+        return False
 
     @property
-    def outputs(self) -> tuple[Field, ...]: ...
+    def pid(self) -> int | None:
+        """The process that holds the model; None for this one, or while there is none."""
+        return None
 
-    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns: ...
+    # The defaults do nothing.
+
+    def bound_runs(self, timeout_s: float) -> None:  # noqa: B027
+        """End runs that take longer, where `may_block`; a shorter bound that is there stays."""
+
+    def interrupt(self) -> None:  # noqa: B027
+        """End the runs under way as soon as the runtime can, with `TimedOut`. From any thread."""
+
+    def close(self) -> None:  # noqa: B027
+        """Give back what is held outside of this process' memory. It may block."""

@@ -1,7 +1,7 @@
 """Temporary folders that do not outlive a process that is killed: the next one sweeps them.
 
-A folder is locked (`flock`) for as long as its process lives, whatever its number, and in whatever
-container. A folder that another process can lock is an orphan.
+A folder is locked (`flock`) for as long as its process lives. So a folder that another process can
+lock is an orphan, in every container and after every reuse of process ids.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Standard error, whatever it is connected to."""
+"""Standard error: a terminal, a pipe, a file, or closed."""
 
 from __future__ import annotations
 

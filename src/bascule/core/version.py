@@ -1,3 +1,5 @@
-"""The version of this release."""
+"""The version of this release: one for both distributions, defined in `bascule_client.version`."""
 
-VERSION = "0.1.0"
+from __future__ import annotations
+
+from bascule_client.version import VERSION as VERSION

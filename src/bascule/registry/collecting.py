@@ -1,4 +1,4 @@
-"""Holds on bundles, and giving back the space of those that nobody needs.
+"""Holds on bundles, and garbage collection of unused ones.
 
 What may go is decided in `holding`; here it is looked up, written down and done. Each decision is
 made under the lock of the digest that it is about.
@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from bascule.core.errors import BasculeError, Conflict, Refused
+from bascule.core import BasculeError, Conflict, Refused
 from bascule.registry.holding import Garbage, Hold, Marked, is_abandoned, next_mark, why_unneeded
 from bascule.registry.versions import Event
 
@@ -99,7 +99,7 @@ def collect(
     by: str,
     clock: Callable[[], datetime],
 ) -> list[Garbage]:
-    """Mark what nobody needs, and remove what has been marked for the grace period.
+    """Mark unused bundles, and remove those marked for the grace period.
 
     Raises:
         Refused: The objects belong to another catalogue, which may name what this one does not.
@@ -170,7 +170,7 @@ def _collect_one(
         if after != marked:
             book.put_object(digest, after)
     garbage = Garbage(digest, reason, objects.size_bytes(digest), "marked", after.since)
-    # Removing already, and not by us: somebody else collects at the same time.
+    # Removing already, and not by us: another process collects at the same time.
     if after.state != "removing" or after == marked:
         return garbage
     objects.remove(digest)

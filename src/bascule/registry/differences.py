@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bascule.bundle.format import Manifest, Statement
-from bascule.core.fields import Field
+from bascule.bundle.disk import Manifest, Statement
+from bascule.core import Field
 from bascule.registry.metrics import metrics_of_all
 
 SECTIONS = ("data", "code", "parameters", "metrics", "signature", "environment", "program")

@@ -1,9 +1,9 @@
-"""When a bundle's files may go. Pure: it is told who holds what, and does no I/O.
+"""When a bundle's files may go. Pure: takes holds and marks, and does no I/O.
 
-Removal has two phases. What nobody needs is *marked*; what is still not needed when it has been
-marked for the grace period is *removed*. Whoever begins to use a bundle (a push, a server) takes a
-hold under the same lock, which takes the mark away; so nothing is removed that came into use in
-between, and a reader who found its way before the mark has the grace period to read.
+Removal has two phases. Unused bundles are *marked*; those still unused after the grace period are
+*removed*. A process that starts to use a bundle (a push, a server) takes a hold under the same
+lock, which removes the mark; so a bundle that came into use in between is never removed, and a
+reader that resolved its path before the mark has the grace period to read.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from bascule.registry.versions import Alias, Version
 State = Literal["kept", "marked", "removing"]
 
 REMOVAL_LIMIT = timedelta(minutes=10)
-"""How long a removal may take; after that whoever did it is taken for dead."""
+"""How long a removal may take; after that its process is presumed dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Somebody uses a bundle until `until`, unless the hold is renewed."""
+    """One use of a bundle, until `until` unless renewed."""
 
     digest: str
     holder: str
@@ -40,11 +40,11 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """A bundle whose files nobody needs, and what became of them.
+    """An unused bundle, and the state of its files.
 
     Attributes:
         digest: The bundle's.
-        reason: Why nobody needs them.
+        reason: Why they are unused.
         size_bytes: What they take.
         state: `marked` (removed once the grace period is over), or `removed`.
         since: When it was marked.
@@ -64,7 +64,7 @@ def why_unneeded(
     *,
     now: datetime,
 ) -> str | None:
-    """Why a bundle's files may go; None where somebody needs them.
+    """Why a bundle's files may be removed; None if they are in use.
 
     Args:
         versions: Those that have the bundle's digest.
@@ -86,7 +86,7 @@ def why_unneeded(
 
 
 def next_mark(marked: Marked, *, grace: timedelta, now: datetime) -> Marked:
-    """The next step of removing what nobody needs; the same where it has to wait."""
+    """The next step of removing an unused bundle; the same state while it has to wait."""
     if marked.state == "kept":
         marked = Marked("marked", now)
     if marked.state == "marked" and now - marked.since >= grace:
@@ -97,5 +97,5 @@ def next_mark(marked: Marked, *, grace: timedelta, now: datetime) -> Marked:
 
 
 def is_abandoned(marked: Marked, *, now: datetime) -> bool:
-    """Whether a removal has taken so long that whoever began it is taken for dead."""
+    """Whether a removal has taken so long that its process is presumed dead."""
     return marked.state == "removing" and now - marked.since >= REMOVAL_LIMIT

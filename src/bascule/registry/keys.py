@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from bascule.core.errors import NotFound
+from bascule.core import NotFound
 from bascule.registry.stores import Catalogue
-from bascule.security.keys import Key
+from bascule.security import Key
 
 
 class CatalogueKeys:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bascule.bundle.format import Statement
+from bascule.bundle.disk import Statement
 
 _MEASURE = re.compile(r"\s*(.+?)\s*(?:>=|<=|==|>|<|$)")
 

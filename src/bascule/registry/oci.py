@@ -25,11 +25,26 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from bascule.bundle.format import MANIFEST, STATEMENTS, Statement, digest_of, read_manifest
-from bascule.bundle.format import read_statements as statements_beside
-from bascule.core.digests import canonical_json, sha256_bytes, sha256_file
-from bascule.core.errors import Conflict, Invalid, NotFound, Unavailable, Untrusted
-from bascule.core.files import check_replaceable, replacing
+from bascule.bundle.disk import (
+    MANIFEST,
+    STATEMENTS,
+    Statement,
+    digest_of,
+    read_manifest,
+    read_statements as statements_beside,
+)
+from bascule.core import (
+    Conflict,
+    Invalid,
+    NotFound,
+    Unavailable,
+    Untrusted,
+    canonical_json,
+    check_replaceable,
+    replacing,
+    sha256_bytes,
+    sha256_file,
+)
 
 ARTIFACT_TYPE = "application/vnd.bascule.bundle.v1"
 """What tells a bundle from other artifacts."""
@@ -169,7 +184,7 @@ def _index(cargo: Cargo, manifest: bytes) -> dict[str, Any]:
 
 
 def _add(archive: tarfile.TarFile, name: str, content: Path | bytes) -> None:
-    member = tarfile.TarInfo(name)  # of nobody, and of no time: the same bytes for everybody
+    member = tarfile.TarInfo(name)  # no owner, no time: the same bytes on every machine
     if isinstance(content, bytes):
         member.size = len(content)
         archive.addfile(member, io.BytesIO(content))

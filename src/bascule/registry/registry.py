@@ -14,24 +14,31 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.bundle.format import (
+from bascule.bundle.disk import (
     CARD,
     ENVIRONMENT,
     MANIFEST,
     Manifest,
     Statement,
+    Verified,
     digest_of,
     read_file,
     read_manifest,
+    signature_beside,
     statements_by_file,
+    verify_bundle,
 )
-from bascule.bundle.signatures import Verified, signature_beside, verify_bundle
-from bascule.core.digests import canonical_json
-from bascule.core.errors import Conflict, Invalid, NotFound, Untrusted
-from bascule.core.names import Reference, check_name
-from bascule.core.scratch import Scratch
-from bascule.registry.collecting import collect as collect_garbage
-from bascule.registry.collecting import drop_holds, holding, take_holds
+from bascule.core import (
+    Conflict,
+    Invalid,
+    NotFound,
+    Reference,
+    Scratch,
+    Untrusted,
+    canonical_json,
+    check_name,
+)
+from bascule.registry.collecting import collect as collect_garbage, drop_holds, holding, take_holds
 from bascule.registry.differences import Change, Facts, differences
 from bascule.registry.holding import Garbage, Marked, is_abandoned
 from bascule.registry.oci import Cargo, read_archive, write_archive
@@ -83,9 +90,7 @@ def open_registry(
         criteria: What they must have been checked for then, as criteria print themselves.
         required_keys: Files of public keys, one of which must have signed what is used.
     """
-    from bascule.registry.stores.files import Files
-    from bascule.registry.stores.sql import SqlCatalogue
-    from bascule.registry.stores.sqlite import SqliteDatabase
+    from bascule.registry.stores import Files, SqlCatalogue, SqliteDatabase
 
     return Registry(
         SqlCatalogue(SqliteDatabase(home / "catalogue.db")),
@@ -130,8 +135,8 @@ class Registry:
 
         Pushing the same bundle again gives the version that it has; statements that were added to
         it since are taken in, and files of the copy that were damaged are replaced. A verdict
-        among them counts as brought along by whoever pushes, and as a pass only until the registry
-        is told of a check itself.
+        among them counts as brought by the user that pushes, and as a pass only until the
+        registered version is checked.
 
         Raises:
             NotFound: There is no bundle at `bundle_path`.
@@ -202,7 +207,7 @@ class Registry:
         """The version that a reference means.
 
         A bare name means the newest version in use whose gates have not failed; a number or an
-        alias means that version, whatever its gates said.
+        alias means that version, also if its gates failed.
 
         Args:
             reference: As people write it, or parsed.
@@ -238,7 +243,7 @@ class Registry:
         return path
 
     def path_to_look_at(self, version: Version | Reference | str) -> Path:
-        """The same for whoever only reads what it says, and need not be vouched for.
+        """The same for reading its records only, which needs no signature.
 
         Raises:
             NotFound: The version, or its files, are not there.
@@ -330,7 +335,7 @@ class Registry:
             model: The model.
             alias: The alias, which need not exist.
             number: The version that it is to point to.
-            by: Who asks for it.
+            by: The user that moves it.
             reason: Why, for the history.
             expected: Move only if it points to this number now; None: only if it is new.
 
@@ -341,7 +346,7 @@ class Registry:
         Raises:
             NotFound: There is no such model or version.
             Refused: The version failed its gates; or where checks are required, it is unchecked,
-                or its check did not judge all the criteria, or nobody vouches for it.
+                or its check did not judge all the criteria, or is unsigned.
             Untrusted: Keys are required, and none of them signed it.
             Conflict: It does not point where `expected` says; nothing is moved.
         """
@@ -349,7 +354,7 @@ class Registry:
         is_vouched_for = None
         if self._required_keys:
             # Before the transaction: reading a whole bundle must not keep others waiting, and
-            # nobody can take a signature away.
+            # a signature is never removed.
             wanted = self.resolve(Reference(model, number=number))
             path = self._objects.path(wanted.digest)
             is_vouched_for = self._who_vouches_for(wanted, path).covers
@@ -626,7 +631,7 @@ class Registry:
         return statement
 
     def _lay_beside(self, statement: Statement) -> None:
-        """The bundle's folder says it too, to those who read it without a catalogue."""
+        """Write it to the bundle's folder too, for readers without a catalogue."""
         content = canonical_json(statement.to_json())
         self._objects.put_statement(statement.subject, statement.file_name, content)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 
 Sign = Literal[">=", "<=", ">", "<", "=", "!=", "has"]
 

@@ -10,16 +10,14 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Literal
 
-from bascule.bundle.bodies import check_body
-from bascule.bundle.format import Statement
-from bascule.core.digests import canonical_json
-from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Untrusted
+from bascule.bundle.disk import Statement, check_body
+from bascule.core import Conflict, Invalid, NotFound, Refused, Untrusted, canonical_json
 
 Gates = Literal["passed", "failed", "unchecked"]
 """The verdict of the latest check of a version that counts; unchecked when there is none."""
 
 MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
-"""How far the clock of whoever checked may be ahead of the registry's."""
+"""How far the clock of the checking machine may be ahead of the registry's."""
 
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -144,8 +142,8 @@ class Check:
 
     Attributes:
         statement: The `gates` statement.
-        brought_by: Who pushed the bundle that it lay beside, and so only passes on what it says;
-            None where the registry was told of the check itself.
+        brought_by: The user that pushed the bundle with it, which is an unverified claim; None if
+            the check was recorded here.
     """
 
     statement: Statement
@@ -214,7 +212,7 @@ def check_statement(statement: Statement, *, now: datetime, file: str = "") -> S
     """The statement with its time in UTC, if its kind can stand in a file name.
 
     Args:
-        statement: What somebody says.
+        statement: The claim.
         now: The registry's time, which no verdict may be ahead of.
         file: Where it was read from, for the message.
 
@@ -239,7 +237,7 @@ def check_statement(statement: Statement, *, now: datetime, file: str = "") -> S
             f"{now.astimezone(UTC).isoformat(timespec='seconds')} here: a check cannot lie in the "
             "future",
             hint=("remove that file from the statements of the bundle, " if file else "")
-            + "set the clock of whoever checked, and run bascule check again",
+            + "set the clock of the machine that checked, and run bascule check again",
             file=file,
             at=checked.at,
         )
@@ -301,18 +299,18 @@ def check_may_be_aliased(
 ) -> None:
     """Raise `Refused` unless `alias` may point to `version`.
 
-    Where gates are required, a pass only counts that judged all the criteria, and that the registry
-    was told of itself or somebody vouches for: what counts less neither lets a version pass nor
-    makes up for a check that failed.
+    Where gates are required, a pass only counts that judged all the criteria, and that was
+    recorded here or is signed: any other pass neither lets a version pass nor makes up for a failed
+    check.
 
     Args:
         version: The version that the alias would point to.
         alias: The alias.
         checks: Its checks that count, in the order in which the registry learnt of them.
-        require_gates: Whether a version that nobody has checked is refused too.
+        require_gates: Whether an unchecked version is refused too.
         criteria: What a check must have judged then, as criteria print themselves.
-        is_vouched_for: Whether a statement that came with a push may be believed then; None where
-            everybody who may push may.
+        is_vouched_for: Whether a statement that came with a push is trusted; None if every user
+            that may push is trusted.
     """
     about = f"alias {alias!r} may not point to {version}"
     facts = {"model": version.model, "number": version.number, "alias": alias}
@@ -373,7 +371,7 @@ def check_expected(
     found = "does not exist" if number is None else f"points to {model}/{number}"
     raise Conflict(
         f"{model}@{alias} {found}; it was expected to be {seen}",
-        hint=f"somebody moved it first: see bascule history {model}, then decide again",
+        hint=f"it was moved in the meantime: see bascule history {model}, then decide again",
         model=model,
         alias=alias,
         found=number,

@@ -1,9 +1,5 @@
 """Gates: the requirements that a version must meet to move on, and the measuring behind them."""
 
-from __future__ import annotations
+from lazy_loader import attach_stub
 
-from bascule.release.checking import check
-from bascule.release.criteria import METRICS, Criterion
-from bascule.release.gates import GateReport, Measured, Result, evaluate
-
-__all__ = ["METRICS", "Criterion", "GateReport", "Measured", "Result", "check", "evaluate"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -16,15 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle import load
-from bascule.bundle.tables import conform
-from bascule.core.errors import BasculeError, NotFound
-from bascule.core.fields import Columns
-from bascule.core.names import Reference, check_name
+from bascule.bundle import conform, load
+from bascule.core import BasculeError, Columns, NotFound, Reference, check_name
 from bascule.release.criteria import NotWorse, is_error
 from bascule.release.gates import Measured
 from bascule.release.measure import answers_of, rows_to_judge, score_of
-from bascule.stats.paired import (
+from bascule.stats import (
     RESAMPLES,
     Comparison,
     Difference,
@@ -167,7 +164,7 @@ def _measured(
         return Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
     except BasculeError as problem:
         return Measured(None, f"not compared with {criterion.against}: {problem.message}")
-    except Exception as problem:  # whatever a model does, the gate fails and says so
+    except Exception as problem:  # any failure of a model fails the gate, with a reason
         said = str(problem).strip().splitlines() or [type(problem).__name__]
         return Measured(None, f"not compared with {criterion.against}: {said[0]}")
 
@@ -202,7 +199,7 @@ class _Pair:
             return Measured(
                 0.0,
                 f"{self._metric} {scores[1].value:.5g}; the candidate is {self._criterion.against} "
-                f"itself ({self._bundles[0].digest[7:19]}): better by 0, whatever the rows",
+                f"itself ({self._bundles[0].digest[7:19]}): better by 0 on any rows",
             )
         compared = self._compare()
         return Measured(

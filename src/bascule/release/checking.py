@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from bascule.core.errors import Invalid
+from bascule.core import BasculeError, Invalid
 from bascule.release.criteria import Criterion, NotWorse
 from bascule.release.gates import GateReport, evaluate
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
+    from bascule.registry import Registry, Version
 
 
 def check(
@@ -60,3 +61,50 @@ def check(
     else:
         record(report)
     return report
+
+
+def check_and_record(
+    bundle: Bundle,
+    criteria: Sequence[Criterion | str],
+    registry: Registry,
+    version: Version | None,
+    *,
+    test: Any = None,
+    now: datetime,
+    by: str,
+) -> tuple[GateReport, BasculeError | None]:
+    """Check a bundle, and record the verdict where the bundle is kept.
+
+    Args:
+        bundle: What to check.
+        criteria: What it must meet.
+        registry: Where versions to compare with are found, and where the verdict of one goes.
+        version: The version that the bundle is; None for a folder, beside which the verdict goes.
+        test: See `check`.
+        now: See `check`.
+        by: See `check`.
+
+    Returns:
+        The verdict, and the error that kept it from being recorded; None where it is recorded.
+
+    Raises:
+        Invalid: There are no criteria, or one of them cannot be read.
+    """
+    from bascule.release.against import finder
+
+    problem: BasculeError | None = None
+
+    def record(report: GateReport) -> None:
+        nonlocal problem
+        try:
+            if version is None:
+                bundle.add_statement("gates", report.to_json(), at=now, by=by)
+            else:
+                registry.add_statement(version, "gates", report.to_json(), at=now, by=by)
+        except BasculeError as error:
+            message = f"the verdict was not recorded: {error}"
+            problem = type(error)(message, hint=error.hint, **error.facts)
+
+    find = finder(registry, bundle.name if version is None else version.model)
+    report = check(bundle, criteria, test=test, now=now, by=by, record=record, find=find)
+    return report, problem

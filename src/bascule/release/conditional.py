@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.tables import is_missing, take
-from bascule.bundle.training import flat_columns
-from bascule.core.errors import BasculeError, Invalid
-from bascule.core.fields import Columns
+from bascule.bundle import is_missing, take
+from bascule.bundle.statements import flat_columns
+from bascule.core import BasculeError, Columns, Invalid
 from bascule.release.conditions import Confidence, Each, Missing, Noise, Slice
 from bascule.release.covering import conformal_coverage
 from bascule.release.criteria import DATA, QUALITIES, Criterion
@@ -40,7 +39,7 @@ class Conditional:
     Args:
         bundle: What is measured.
         columns: The held-out rows, in the signature's dtypes.
-        truth: What was true for them; None where nobody knows.
+        truth: What was true for them; None if unknown.
         ask: The program's answers for rows.
         score: A quality of answers, by the name of its metric.
     """
@@ -74,7 +73,7 @@ class Conditional:
                     facts[criterion.measure] = Measured(
                         None, "scikit-learn is missing: pip install 'bascule[sklearn]'"
                     )
-                except Exception as problem:  # whatever a model does, its gates fail and say so
+                except Exception as problem:  # a model that fails, fails its gates
                     lines = str(problem).strip().splitlines() or [type(problem).__name__]
                     facts[criterion.measure] = Measured(None, lines[0])
         return facts

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 
 _STATE = re.compile(r"(?P<kind>missing|noise)\s+(?P<percent>\d+\.?\d*|\.\d+)\s*%")
 _BY = re.compile(r"by\s+(?P<column>.+)")

@@ -2,7 +2,7 @@
 
 Rows that calibrated cannot be asked. Taken as they are, k = ceil((n + 1) c) of n are inside,
 because that is how the threshold was chosen. Leaving one out at a time does not help: without ties,
-ceil(n c) of n are inside whatever the model and the rows are. So rows that calibrated are left out
+ceil(n c) of n are inside for any model and any rows. So rows that calibrated are left out
 by their hashes, and where no others are left nothing is measured.
 """
 
@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.calibrating import KIND, hashes_of
-from bascule.bundle.tables import take
-from bascule.bundle.training import row_hashes
-from bascule.core.errors import Invalid
-from bascule.core.fields import Columns
+from bascule.bundle import take
+from bascule.bundle.statements import CALIBRATION_KIND, hashes_of, row_hashes
+from bascule.core import Columns, Invalid
 from bascule.release.gates import Measured
-from bascule.stats.conformal import Calibration
-from bascule.stats.counting import beta_binomial_below, exact_interval
+from bascule.stats import Calibration, beta_binomial_below, exact_interval
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -58,7 +55,7 @@ def conformal_coverage(
     if not len(others):
         raise Invalid(
             f"the rows are those that it was calibrated on, of which it holds what was asked "
-            f"whatever the model is; {_HINT}"
+            f"for any model; {_HINT}"
         )
     answers, known = ask(take(columns, others)), truth[others]
     added = calibration.added(answers, confidence)
@@ -78,11 +75,11 @@ def conformal_coverage(
 
 
 def _calibrated(bundle: Bundle, calibration: Calibration, columns: Columns) -> NDArray[np.bool_]:
-    """Which of the rows calibrated the bundle; raises `Invalid` where that cannot be told."""
+    """Which of the rows calibrated the bundle; raises `Invalid` if that is unknown."""
     asked = row_hashes(columns)
     if calibration.source == "test" and (held_out := bundle.test_data()) is not None:
         return np.isin(asked, row_hashes(held_out[0]))
-    said = bundle.statements(KIND)
+    said = bundle.statements(CALIBRATION_KIND)
     kept = hashes_of(said[-1].body) if said else None
     if kept is None:
         raise Invalid("nothing says which rows it was calibrated on; pack the model again")

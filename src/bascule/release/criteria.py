@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 from bascule.release.conditions import (
     Condition,
     Each,

@@ -31,7 +31,7 @@ class Result:
     """What became of one criterion.
 
     Without a `value` it failed, because nothing was measured; or, where it asks for nothing yet,
-    it passed, and `is_waived` says that nobody has judged anything.
+    it passed, and `is_waived` says that nothing was judged.
     """
 
     criterion: Criterion
@@ -78,12 +78,12 @@ class GateReport:
 def evaluate(criteria: Sequence[Criterion], facts: Mapping[str, Measured]) -> GateReport:
     """Judge each criterion by its fact (`Criterion.measure` is the key). Pure.
 
-    A criterion fails when its fact is missing or is not a finite number: a requirement that nobody
-    could look at is not met. The one exception is a fact that says itself that it is waived.
+    A criterion fails when its fact is missing or is not a finite number: a requirement that
+    could not be evaluated is not met. The one exception is a fact that is marked as waived.
     """
     return GateReport(
         tuple(
-            _judge(criterion, facts.get(criterion.measure, Measured(None, "nobody measured it")))
+            _judge(criterion, facts.get(criterion.measure, Measured(None, "no measurement of it")))
             for criterion in criteria
         )
     )

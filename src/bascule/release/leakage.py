@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.tables import is_missing
-from bascule.bundle.training import KIND, Training, flat_columns
-from bascule.core.errors import Untrusted
-from bascule.core.fields import Columns
+from bascule.bundle import is_missing
+from bascule.bundle.statements import TRAINING_KIND, Training, flat_columns
+from bascule.core import Columns, Untrusted
 from bascule.release.gates import Measured
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ _NO_TRAINING = "the bundle says nothing of its training rows; pack it again with
 
 def training_of(bundle: Bundle) -> Training | None:
     """What is kept of the training rows, where anything is."""
-    said = bundle.statements(KIND)
+    said = bundle.statements(TRAINING_KIND)
     return Training.from_json(said[-1].body) if said else None
 
 

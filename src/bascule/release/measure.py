@@ -1,7 +1,7 @@
 """Takes the measurements that criteria ask for, on the program that would be served.
 
 Only what is asked for is measured. What cannot be measured is a fact too: the reason, in the
-words of whoever knew it.
+words of the code that failed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.format import EXAMPLE, MANIFEST
-from bascule.bundle.manifest import OUTLIERS
-from bascule.bundle.tables import conform, for_program, read_truth
-from bascule.core.errors import Invalid
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
+from bascule.bundle import conform, for_program, read_truth
+from bascule.bundle.disk import EXAMPLE, MANIFEST, OUTLIERS
+from bascule.core import Columns, Invalid, Program
 from bascule.release.conditional import Conditional, is_conditional
 from bascule.release.criteria import LATENCIES, QUALITIES, SHORT_NAMES, Criterion
 from bascule.release.gates import Measured
@@ -115,7 +112,7 @@ def _qualities(
         return dict.fromkeys(asked, missing)
     try:
         outputs = _answers(bundle.program(threads=1), columns)
-    except Exception as error:  # whatever a model does, its gates fail and say so
+    except Exception as error:  # any failure of a model fails its gates, with a reason
         return dict.fromkeys(asked, _failed(error))
     try:
         return {metric: score_of(bundle, metric, outputs, truth) for metric in asked}
@@ -243,7 +240,7 @@ def _score(metric: str, answered: Any, truth: NDArray[Any]) -> Measured:
             value = sign * float(get_scorer(scorer)(answered, np.empty((len(truth), 1)), truth))
         except AttributeError:
             return Measured(None, f"{metric} needs probabilities, and the model gives none")
-        except Exception as error:  # whatever a scorer says, it is no measurement
+        except Exception as error:  # a scorer that raises has measured nothing
             return Measured(None, unknown or _one_line(error))
     if unknown and not math.isfinite(value):
         return Measured(None, unknown)
@@ -255,7 +252,7 @@ def _score(metric: str, answered: Any, truth: NDArray[Any]) -> Measured:
 def _unknown_labels(classes: NDArray[Any] | None, truth: NDArray[Any]) -> tuple[str, bool]:
     """What the truth holds that is no class of the model, or nothing; whether it holds any class.
 
-    Scorers put labels in order, whatever they are: of strange ones they make a figure of no sense.
+    Scorers sort labels of any kind: unknown ones give a meaningless figure.
     """
     if classes is None:
         return "", True

@@ -9,7 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from bascule.bundle.format import open_program, read_manifest
+from bascule.bundle import open_program
+from bascule.bundle.disk import read_manifest
 from bascule.release.rows import batch_of, example_rows
 
 BATCHES = (1, 100)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.manifest import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
-from bascule.bundle.tables import take
-from bascule.bundle.training import flat_columns
-from bascule.core.errors import BasculeError
+from bascule.bundle import take
+from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
+from bascule.bundle.statements import flat_columns
+from bascule.core import BasculeError
 from bascule.release.conditional import texts_of
 from bascule.release.leakage import overlap
 from bascule.release.measure import answers_of, score_of, scores_by_target

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bascule.bundle.examples import columns_of
-from bascule.bundle.format import EXAMPLE, Manifest, read_file
-from bascule.bundle.tables import take
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
+from bascule.bundle import take
+from bascule.bundle.disk import EXAMPLE, Manifest, columns_of, read_file
+from bascule.core import Columns, Program
 
 
 def example_rows(path: Path, manifest: Manifest, program: Program) -> Columns:

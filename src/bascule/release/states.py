@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid
-from bascule.core.fields import Columns, Field, Signature
+from bascule.core import Columns, Field, Invalid, Signature
 from bascule.release.conditions import Missing, Noise
 
 _SEED = 0

@@ -1,6 +1,6 @@
 """Keys: who a caller is, and what it may do. Pure: facts and the time in, a verdict out.
 
-A key is told once, when it is made, and kept as a hash. Its secret is 256 bits of the system's
+A key is shown once, when it is made, and kept as a hash. Its secret is 256 bits of the system's
 random numbers, so one round of SHA-256 is enough: what slow hashes protect is what people think up
 (NIST SP 800-63B, section 5.1.2.2, asks for a plain approved hash where a secret has 112 bits or
 more). A permission names an action and a model, `infer:late`, or all models, `read:*`.
@@ -16,21 +16,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, Protocol, get_args
 
-from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Unauthenticated
-from bascule.core.names import check_name
+from bascule.core import Conflict, Invalid, NotFound, Refused, Unauthenticated, check_name
 
 Action = Literal["infer", "read", "health", "metrics", "manage"]
 """What a route does: predict; describe; tell the health; tell the counters; load and unload."""
 
 OPEN_ACTIONS: frozenset[Action] = frozenset(("health",))
-"""What needs no key: whoever watches over processes has none."""
+"""What needs no key: health probes have none."""
 
 GRANTABLE = tuple(action for action in get_args(Action) if action not in OPEN_ACTIONS)
 ANY = "*"
 _PREFIX = "bsc"
 _TOKEN = re.compile(rf"{_PREFIX}_[0-9a-f]{{12}}_[A-Za-z0-9_-]{{43}}")
 _MAX_AUTHORIZATION = 256
-"""More is no key: who is let in by a header is remembered by the whole of it."""
+"""Longer values are no keys: accepted headers are cached as a whole."""
 
 _HOW = "send Authorization: Bearer KEY; bascule keys create NAME --allow infer:MODEL makes one"
 
@@ -39,8 +38,8 @@ _HOW = "send Authorization: Bearer KEY; bascule keys create NAME --allow infer:M
 class Permission:
     """One action on one model, or on all of them (`*`).
 
-    To predict includes to read what the model is, and whoever may do anything at all may read what
-    the server says of itself.
+    `infer` includes reading the model's metadata, and a key with any permission may read the
+    metadata of the server.
     """
 
     action: Action
@@ -163,7 +162,7 @@ def create_key(
     by: str,
     expires_at: datetime | None = None,
 ) -> tuple[Key, str]:
-    """A new key and its token, which nobody can be told again.
+    """A new key and its token, which cannot be shown again.
 
     Raises:
         Invalid: It would allow nothing, or has ended before it begins.
@@ -216,7 +215,7 @@ def revoke_key(store: KeyStore, name: str, *, now: datetime, by: str) -> Key:
     return key
 
 
-class Keyring:
+class KnownKeys:
     """The keys that are known at one moment, by the hashes of their tokens."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
@@ -239,8 +238,8 @@ class Keyring:
         is_long = len(authorization) > _MAX_AUTHORIZATION
         if is_long or scheme.lower() != "bearer" or not _TOKEN.fullmatch(token):
             raise Unauthenticated("what was sent as Authorization is no key", hint=_HOW)
-        # A dictionary may take longer for some hashes than for others; that tells of the hash, from
-        # which nobody comes back to a token.
+        # A dictionary may take longer for some hashes than for others; that depends on the hash,
+        # from which the token cannot be computed.
         key = self._by_hash.get(_hash(token))
         if key is None:
             raise Unauthenticated("the key is not known here", hint=_HOW)

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.core.errors import Invalid, MissingExtra, Untrusted
-from bascule.core.scratch import Scratch
+from bascule.core import Invalid, MissingExtra, Scratch, Untrusted
 
 _INSTALL = "pip install 'bascule[signing]'"
 _HOW_TO_MAKE_ONE = "make one: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
@@ -97,7 +96,7 @@ def verify_folder(folder: Path, signature: bytes, public_key: Path) -> Signed:
         try:
             config.verify(folder, file)
             return Signed(key, _covered(signature))
-        except Exception as problem:  # whatever does not hold, nobody vouches for the folder
+        except Exception as problem:  # any exception means: no valid signature
             raise Untrusted(
                 f"{folder} is not what the key {public_key} signed: {_first_line(problem)}",
                 path=str(folder),

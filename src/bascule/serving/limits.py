@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import resource
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 Batching = Literal["auto", "never"]
 
@@ -84,9 +84,6 @@ class Limits:
             max_connections=int(self.max_connections * share),
             max_handshakes=int(self.max_handshakes * share),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def allow_open_files(count: int) -> int:

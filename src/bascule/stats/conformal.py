@@ -33,8 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid, Untrusted
-from bascule.core.fields import Columns, DType, Field
+from bascule.core import Columns, DType, Field, Invalid, Untrusted
 
 Floats = NDArray[np.float64]
 
@@ -180,7 +179,7 @@ def number_scores(method: str, outputs: Mapping[str, NDArray[Any]], truth: Float
     Raises:
         Invalid: A scale is not a number over 0.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # told by the score, which is not finite
+    with np.errstate(over="ignore", invalid="ignore"):  # visible in the score, which is not finite
         scores = _written(method, outputs, truth)
         for _ in range(_ROUNDINGS):
             lower, upper = intervals(method, outputs, scores)
@@ -458,8 +457,8 @@ def methods_for(
 ) -> tuple[str, ...]:
     """The methods that a model's outputs allow, the usual one first; none if they allow none.
 
-    For a task that is `other`, outputs are told by their names; a plain graph without such names
-    gets no method, because nothing says what its numbers are. A model that answers several
+    For a task that is `other`, outputs are recognised by their names; a plain graph without such
+    names gets no method, because nothing says what its numbers are. A model that answers several
     numbers a row gets none either: an interval for each is no statement about the row. Nor does one
     that has an output with the name of what would be added.
     """

@@ -1,7 +1,7 @@
 """What can be said of a share that was counted, exactly and without a normal curve.
 
 The interval of Clopper and Pearson 1934 holds the true share with at least the confidence that is
-asked, whatever the share and however few the rows; it is between two quantiles of beta laws. The
+asked, for every share and any number of rows; it is between two quantiles of beta laws. The
 beta-binomial law is that of the rows that one split conformal calibration covers among others:
 given the calibration it is binomial, and its share is Beta(k, n + 1 - k) (Vovk 2012). numpy alone.
 """
@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 
 _TINY = 1e-300
 _MOST_STEPS = 100_000

@@ -7,7 +7,7 @@ interval, and "not worse by more than d" is the question whether the lower end i
 side once in twenty times, so a candidate that is worse by d or more passes at most so often.
 
 - Shares of right answers: the score interval for paired proportions of Tango 1998. At a difference
-  of nought its test is the one of McNemar 1947, which is told beside it: exact for up to 1,000
+  of nought its test is the one of McNemar 1947, which is reported beside it: exact for up to 1,000
   pairs that differ, with the correction of Edwards 1948 beyond.
 - Any other measure: a bootstrap of the rows in pairs. Of two intervals the farther end counts:
   BCa (Efron 1987) with the quantiles of Student's law in place of normal ones, expanded (Hesterberg
@@ -19,7 +19,7 @@ side once in twenty times, so a candidate that is worse by d or more passes at m
 - What has not been seen is not ruled out. Of n rows in which nothing is lost, the share that loses
   may still be 1 - 0.05^(1/n), about 3/n (the "rule of three", Hanley and Lippman-Hand 1983): where
   most rows tell the same, the interval is no narrower than that share at the cost of one such row.
-- On fewer than `MIN_ROWS` rows, nothing of this is worth its name, and nothing is told.
+- On fewer than `MIN_ROWS` rows, none of this is reliable, and nothing is reported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid
+from bascule.core import Invalid
 
 Rows = NDArray[np.int64]
 Difference = Callable[[Rows], float]

@@ -2,7 +2,7 @@
 
 A profile holds per column: counts, missing values, extremes and moments, a quantile sketch, an
 estimate of the distinct values, and the frequent ones. Profiles of parts merge into one of the
-whole, whatever the parts are.
+whole, for any split into parts.
 
 A baseline is part of a bundle, so its bytes must not depend on chance. The quantile sketches in
 common use (KLL in Apache DataSketches, whose Python package takes no seed) keep the odd or the even
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid, Untrusted
+from bascule.core import Invalid, Untrusted
 
 Floats = NDArray[np.float64]
 Value = float | str

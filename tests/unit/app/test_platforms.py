@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bascule.app import ServingSettings, load_settings
 from bascule.core.errors import Invalid
 from bascule.platforms import look_for_bundles, model_of_platform, other_ports
+from bascule.settings import ServingSettings, load_settings
 
 
 def bundles_in(**places: list[str] | None):
@@ -141,7 +141,7 @@ def test_a_multi_model_endpoint_is_one_by_what_the_platform_says(tmp_path):
 
 @pytest.mark.parametrize(
     "left_out",
-    [{"BASCULE_SERVING__FACES": '["oip"]'}, {"AIP_PREDICT_ROUTE": "/invocations"}],
+    [{"BASCULE_SERVING__PROTOCOLS": '["oip"]'}, {"AIP_PREDICT_ROUTE": "/invocations"}],
 )
 def test_models_cannot_be_loaded_by_a_protocol_that_is_left_out(tmp_path, left_out):
     with pytest.raises(Invalid, match=r"serving\.multi_model: .* which is left out"):

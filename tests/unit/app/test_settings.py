@@ -6,15 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bascule.app import (
-    GateSettings,
-    ModelSettings,
-    faces_of,
-    load_settings,
-    open_registry,
-)
+from bascule.app import limits_of, open_registry, protocols_of
 from bascule.core.errors import Invalid, NotFound
-from bascule.serving.faces import EVERY_FACE, FACE_NAMES
+from bascule.serving import Limits
+from bascule.serving.protocols.chosen import EVERY_PROTOCOL, PROTOCOL_NAMES
+from bascule.settings import GateSettings, ModelSettings, load_settings
 
 
 @pytest.fixture
@@ -215,9 +211,24 @@ def test_settings_open_the_registry_of_their_home_without_making_it(folder):
     assert list(folder.iterdir()) == []
 
 
+def test_every_bound_of_a_worker_that_is_a_setting_is_taken_from_it(folder):
+    written(
+        folder,
+        "[serving]\ndeadline_s = 1.5\nmax_queue_requests = 2\nmax_body_bytes = 3\n"
+        'drain_s = 4.5\nworker_silent_s = 5.5\nbatching = "never"\nmemory_budget_mb = 6\n'
+        "confidence = 0.5\n",
+    )
+    limits = limits_of(load_settings(folder, {}))
+
+    assert limits == Limits(
+        deadline_s=1.5, max_queue_requests=2, max_body_bytes=3, drain_s=4.5, silent_s=5.5,
+        batching="never", memory_budget_mb=6, confidence=0.5,
+    )  # fmt: skip
+
+
 def test_rooms_are_imported_without_settings_or_frameworks():
     script = (
-        "import sys, bascule.app, bascule.registry, bascule.release\n"
+        "import sys, bascule.app, bascule.settings, bascule.registry, bascule.release\n"
         "heavy = 'pydantic pydantic_settings sqlalchemy alembic sklearn onnxruntime pyarrow'\n"
         "print(*(name for name in heavy.split() if name in sys.modules))"
     )
@@ -227,27 +238,40 @@ def test_rooms_are_imported_without_settings_or_frameworks():
     assert done.stdout.split() == []
 
 
-# -- faces, and what platforms say --
+# -- protocols, and what platforms say --
 
 
-def faces(folder, environ):
-    return faces_of(load_settings(folder, environ).serving)
+def protocols(folder, environ):
+    return protocols_of(load_settings(folder, environ).serving)
 
 
-def test_every_face_is_shown_unless_some_are_named(folder):
-    assert faces(folder, {}) == EVERY_FACE
+def test_every_protocol_is_spoken_unless_some_are_named(folder):
+    assert protocols(folder, {}) == EVERY_PROTOCOL
+
+    written(folder, '[serving]\nprotocols = ["oip", "vertex"]\n')
+    assert protocols(folder, {}).names == ("oip", "vertex")
+    assert protocols(folder, {"BASCULE_SERVING__PROTOCOLS": '["azureml"]'}).names == ("azureml",)
+
+
+def test_the_old_name_of_the_protocols_is_read_where_the_new_one_is_not_set(folder):
+    old = {"BASCULE_SERVING__FACES": '["azureml"]'}
+    assert protocols(folder, old).names == ("azureml",)
 
     written(folder, '[serving]\nfaces = ["oip", "vertex"]\n')
-    assert faces(folder, {}).names == ("oip", "vertex")
-    assert faces(folder, {"BASCULE_SERVING__FACES": '["azureml"]'}).names == ("azureml",)
+    assert protocols(folder, {}).names == ("oip", "vertex")
+    assert protocols(folder, old).names == ("azureml",)
+    assert protocols(folder, {"BASCULE_SERVING__PROTOCOLS": '["oip"]'}).names == ("oip",)
+
+    written(folder, '[serving]\nprotocols = ["oip"]\n')
+    assert protocols(folder, old).names == ("oip",)
 
 
-def test_a_face_that_is_none_is_refused_with_those_that_are(folder):
-    told = refusal(folder, {"BASCULE_SERVING__FACES": '["oip", "soap"]'})
+def test_an_unknown_protocol_is_refused_with_the_known_ones(folder):
+    told = refusal(folder, {"BASCULE_SERVING__PROTOCOLS": '["oip", "soap"]'})
 
-    assert told.message.startswith("serving.faces[1]: 'soap' is wrong: input should be 'oip'")
-    assert "BASCULE_SERVING__FACES" in told.message
-    assert "list" in refusal(folder, {"BASCULE_SERVING__FACES": "oip"}).message
+    assert told.message.startswith("serving.protocols[1]: 'soap' is wrong: input should be 'oip'")
+    assert "BASCULE_SERVING__PROTOCOLS" in told.message
+    assert "list" in refusal(folder, {"BASCULE_SERVING__PROTOCOLS": "oip"}).message
 
 
 def test_a_platform_says_the_port_and_the_routes(folder):
@@ -267,8 +291,8 @@ def test_a_platform_says_the_port_and_the_routes(folder):
     ).serving
 
     assert (sagemaker.port, vertex.port, ours.port) == (8081, 8082, 8083)
-    assert faces_of(vertex).names == FACE_NAMES
-    assert faces_of(vertex).vertex_predict_route.endswith(":predict")
+    assert protocols_of(vertex).names == PROTOCOL_NAMES
+    assert protocols_of(vertex).vertex_predict_route.endswith(":predict")
 
 
 def test_what_a_platform_says_is_refused_under_its_own_name(folder):
@@ -292,21 +316,21 @@ def test_what_a_platform_says_is_refused_under_its_own_name(folder):
         ("/predict", None),
     ],
 )
-def test_a_route_of_vertex_takes_the_place_of_a_face_that_nobody_named(folder, route, left_out):
+def test_a_route_of_vertex_takes_the_place_of_a_protocol_that_is_not_named(folder, route, left_out):
     for variable in ("AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"):
-        names = faces(folder, {variable: route}).names
-        assert names == tuple(name for name in FACE_NAMES if name != left_out)
+        names = protocols(folder, {variable: route}).names
+        assert names == tuple(name for name in PROTOCOL_NAMES if name != left_out)
     if left_out:
-        written(folder, f'[serving]\nfaces = ["vertex", "{left_out}"]\n')
+        written(folder, f'[serving]\nprotocols = ["vertex", "{left_out}"]\n')
         told = refusal(folder, {"AIP_PREDICT_ROUTE": route})
-        assert f"{route} is a path of the face {left_out!r}" in told.message
-        written(folder, f'[serving]\nfaces = ["{left_out}"]\n')
-        assert faces(folder, {"AIP_PREDICT_ROUTE": route}).names == (left_out,)
+        assert f"{route} is a path of the protocol {left_out!r}" in told.message
+        written(folder, f'[serving]\nprotocols = ["{left_out}"]\n')
+        assert protocols(folder, {"AIP_PREDICT_ROUTE": route}).names == (left_out,)
 
 
 @pytest.mark.parametrize("route", ["/v2", "/v2/models/m/infer", "/metrics"])
 def test_a_route_of_vertex_may_not_be_one_of_the_server_itself(folder, route):
-    assert "is a path of the face 'oip'" in refusal(folder, {"AIP_HEALTH_ROUTE": route}).message
+    assert "is a path of the protocol 'oip'" in refusal(folder, {"AIP_HEALTH_ROUTE": route}).message
 
 
 @pytest.mark.parametrize("route", ["", "predict", "/a?b", "/a b", "/a#b", "/é"])

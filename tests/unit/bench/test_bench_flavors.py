@@ -12,8 +12,8 @@ ROW = Row(
     flavor="sklearn",
     model="trees",
     parity=1e-7,
-    programs=["onnx", "onedal"],
-    best={1: "onnx", 100: "onedal", 65_536: "original"},
+    programs=["onnx", "llvm"],
+    best={1: "onnx", 100: "llvm", 65_536: "original"},
     original_us={1: 400.0, 100: 500.0, 65_536: 1e5},
     speed_up={1: 50.0, 100: 6.25, 65_536: 1.0},
     spread=0.12,
@@ -39,7 +39,7 @@ def test_original_and_programs_are_asked_for_the_same():
 
 def test_a_line_of_the_page_names_the_fastest_at_each_size_and_the_spread():
     text = markdown([ROW], ABOUT)
-    line = "| sklearn | trees | 1.0e-07 | 50.0 x (onnx) | 6.2 x (onedal) | 1.0 x (original) | 12% |"
+    line = "| sklearn | trees | 1.0e-07 | 50.0 x (onnx) | 6.2 x (llvm) | 1.0 x (original) | 12% |"
     assert line in text.splitlines()
     assert "Medians of 7 interleaved rounds" in text
 

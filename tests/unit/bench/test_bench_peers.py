@@ -4,8 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from bench import __main__ as bench
-from bench import binary, environments
+from bench import __main__ as bench, binary, environments
 from bench.environments import CannotBeMade, is_made, last_line, make
 from bench.measure import WORKS
 from bench.report import Report, Sample, in_one_line, markdown, peer_claims

@@ -24,7 +24,7 @@ def report(samples, starts=()):
     settings: dict[str, object] = dict.fromkeys(
         ["rounds", "seconds", "connections", "server_core", "load_core"], 1
     )
-    settings["pinned_program"] = "onedal"
+    settings["pinned_program"] = "llvm"
     settings["load_average_before"] = 0.1
     return Report(list(samples), list(starts), {"cores": "2"}, {"numpy": "2"}, settings, {"a": "b"})
 
@@ -110,7 +110,7 @@ def test_errors_show_in_the_table_as_void():
 
 def test_the_page_says_which_program_was_measured():
     """One and the same bundle may be served by either, at very different costs."""
-    assert "bascule pinned `onedal`" in markdown(report([sample("bascule", 1.0)]))
+    assert "bascule pinned `llvm`" in markdown(report([sample("bascule", 1.0)]))
 
 
 def test_the_page_keeps_what_stands_around_the_marks():

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench.__main__ import main
-from bench.subject import Subject
+from bench.subject import ImportedModel
 from bench.systems import ALL, Wrong
 from bench.systems.system import System, free_ports, longest_numbers
 
 ROWS = np.arange(6.0).reshape(2, 3)
 TRUTH = np.array([[0.75, 0.25], [0.5, 0.5]])
-SUBJECT = Subject(Path("b"), Path("p"), "onnx", Path("m"), "input", "FP64", ROWS, TRUTH)
+SUBJECT = ImportedModel(Path("b"), Path("p"), "onnx", Path("m"), "input", "FP64", ROWS, TRUTH)
 SERVER = """
 import http.server, json, os, subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

@@ -25,9 +25,10 @@ from sklearn.preprocessing import (
 from sklearn.svm import SVR, OneClassSVM
 
 import bascule
-from bascule.bundle import adversarial, jumps, packing
-from bascule.bundle.flavors.probing import bounded, ordered, unordered
-from bascule.bundle.parity import Parity
+from bascule.bundle import packing
+from bascule.bundle.probing import bounded, ordered, unordered
+from bascule.bundle.statements import adversarial, jumps
+from bascule.bundle.statements.parity import Parity
 from bascule.core.errors import Invalid, ModelFailed
 from bascule.core.fields import DType, Field
 
@@ -255,7 +256,7 @@ def test_a_line_has_no_jumps():
 def judged(program, original):
     """The parity of one program of steps with another, by all that pack does."""
     request = packing.Request("m", 1e-5, True, True, False)
-    real = packing._Compared(ROWS, original.run(ROWS))
+    real = adversarial.ComparedRows(ROWS, original.run(ROWS))
     on = real.joined(original, adversarial.made_up(Steps.inputs, ROWS, huge=True))
     found = jumps.find(program, Steps.inputs, ROWS)
     on = on.joined(original, found.beside())

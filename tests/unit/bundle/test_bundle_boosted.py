@@ -19,8 +19,7 @@ from sklearn.ensemble import (
 )
 from sklearn.linear_model import Ridge
 
-from bascule.bundle.compilers import lightgbm as lightgbm_trees
-from bascule.bundle.compilers import xgboost as xgboost_trees
+from bascule.bundle.compilers import lightgbm as lightgbm_trees, xgboost as xgboost_trees
 from bascule.bundle.flavors import TABLE, flavor_of
 from bascule.bundle.flavors.boosting import library
 from bascule.bundle.flavors.originals import open_saved
@@ -186,13 +185,13 @@ def test_boosted_trees_may_be_members_of_a_committee(pack):
 
 def test_the_sums_of_xgboost_start_where_its_objective_says():
     model = xgboost.XGBClassifier(n_estimators=1, base_score=0.3).fit(*_two_classes())
-    ensemble = xgboost_trees.read_ensemble(_json(model))
+    ensemble = xgboost_trees.read_xgboost(_json(model))
     assert ensemble.base == pytest.approx([np.log(0.3 / 0.7)], rel=1e-6)
 
 
 def test_a_threshold_of_xgboost_is_passed_by_the_float_before_it_only():
     model = xgboost.XGBRegressor(n_estimators=1, max_depth=1).fit(X, y)
-    ensemble = xgboost_trees.read_ensemble(_json(model))
+    ensemble = xgboost_trees.read_xgboost(_json(model))
     ((_, written),) = xgboost_trees.thresholds(ensemble)
     (tree,) = ensemble.trees
     assert np.float32(tree.threshold[0]) < np.float32(written)

@@ -1,21 +1,20 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.bundle.choosing import fastest, is_ever_fastest, pinned, roles
 
 COSTS = {
     "onnx": {1: 8.0, 8: 16.0, 64: 100.0, 512: 800.0, 8192: 12_000.0},
-    "onedal": {1: 20.0, 8: 24.0, 64: 50.0, 512: 200.0, 8192: 2_500.0},
+    "llvm": {1: 20.0, 8: 24.0, 64: 50.0, 512: 200.0, 8192: 2_500.0},
 }
-BOTH = ["onnx", "onedal"]
+BOTH = ["onnx", "llvm"]
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
-    [(1, "onnx"), (8, "onnx"), (64, "onedal"), (8192, "onedal"), (10**7, "onedal")],
+    [(1, "onnx"), (8, "onnx"), (64, "llvm"), (8192, "llvm"), (10**7, "llvm")],
 )
 def test_a_batch_is_run_by_the_program_that_takes_least_for_its_size(rows, expected):
     assert fastest(BOTH, COSTS, rows) == expected
@@ -28,8 +27,8 @@ def test_between_two_measured_sizes_the_time_lies_between_their_times():
 
 
 def test_requests_are_served_by_one_program_for_all_sizes():
-    assert pinned(BOTH, COSTS) == "onedal"
-    assert pinned(BOTH, {**COSTS, "onedal": {1: 400.0, 512: 700.0}}) == "onnx"
+    assert pinned(BOTH, COSTS) == "llvm"
+    assert pinned(BOTH, {**COSTS, "llvm": {1: 400.0, 512: 700.0}}) == "onnx"
 
 
 def test_what_was_not_measured_is_taken_only_where_nothing_was():
@@ -38,18 +37,18 @@ def test_what_was_not_measured_is_taken_only_where_nothing_was():
     assert pinned(["new", "newer"], {}) == "new"
 
 
-@pytest.mark.parametrize(("original_us", "expected"), [(39.9, "original"), (40.1, "onedal")])
+@pytest.mark.parametrize(("original_us", "expected"), [(39.9, "original"), (40.1, "llvm")])
 def test_the_original_is_taken_where_it_is_the_fastest_by_a_fifth(original_us, expected):
     """It brings a framework along, and what lies closer together is noise."""
     costs = {**COSTS, "original": {1: 400.0, 64: original_us}}
     assert fastest(BOTH, costs, 64, last="original") == expected
-    assert fastest(BOTH, costs, 64) == "onedal"
+    assert fastest(BOTH, costs, 64) == "llvm"
     assert fastest(BOTH, costs, 1, last="original") == "onnx"
     assert is_ever_fastest(BOTH, costs, "original") is (expected == "original")
 
 
 def test_an_original_that_was_not_measured_is_never_taken():
-    assert fastest(BOTH, COSTS, 64, last="original") == "onedal"
+    assert fastest(BOTH, COSTS, 64, last="original") == "llvm"
     assert fastest(["new"], {}, 64, last="original") == "new"
     assert not is_ever_fastest(BOTH, COSTS, "original")
 
@@ -69,11 +68,11 @@ def test_whatever_was_measured_one_of_the_programs_is_chosen(costs, rows):
 
 def test_what_runs_batches_is_told_from_the_size_on_at_which_it_changes():
     found = roles(BOTH, COSTS)
-    (first, onnx), (from_rows, onedal) = found.batches
-    assert (found.requests, first, onnx, onedal) == ("onedal", 1, "onnx", "onedal")
+    (first, onnx), (from_rows, llvm) = found.batches
+    assert (found.requests, first, onnx, llvm) == ("llvm", 1, "onnx", "llvm")
     assert fastest(BOTH, COSTS, from_rows - 1) == "onnx"
-    assert fastest(BOTH, COSTS, from_rows) == "onedal"
-    assert found.batches_in_words() == f"onnx; from {from_rows} rows on onedal"
+    assert fastest(BOTH, COSTS, from_rows) == "llvm"
+    assert found.batches_in_words() == f"onnx; from {from_rows} rows on llvm"
 
 
 def test_one_program_does_everything_and_is_named_once():

@@ -15,8 +15,7 @@ import pytest
 from keras import layers
 
 import bascule
-from bascule.bundle.flavors import flavor_of
-from bascule.bundle.flavors import keras_archive as archive
+from bascule.bundle.flavors import flavor_of, keras_archive as archive
 from bascule.core.errors import Invalid, MissingExtra
 from bascule.core.fields import DType
 

@@ -12,12 +12,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
-from bascule.bundle import parity
 from bascule.bundle.card import Said, render
-from bascule.bundle.format import read_statements
+from bascule.bundle.disk.folder import read_statements
+from bascule.bundle.statements import parity
 from bascule.core.errors import Invalid
-from bascule.release import Criterion
-from bascule.release import measure as measuring
+from bascule.release import Criterion, measure as measuring
 
 
 @pytest.fixture(scope="module")

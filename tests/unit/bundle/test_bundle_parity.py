@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from bascule.bundle import parity
-from bascule.bundle.parity import Parity, compare
+from bascule.bundle.statements import parity
+from bascule.bundle.statements.parity import Parity, compare
 from bascule.core.fields import DType, Field
 
 

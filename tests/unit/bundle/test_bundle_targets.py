@@ -21,13 +21,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import bascule
-from bascule.bundle import parity
-from bascule.bundle.baseline import read_baseline
-from bascule.bundle.format import read_statements
-from bascule.cli.outputs import as_table
+from bascule.bundle.disk.folder import read_statements
+from bascule.bundle.statements import parity
+from bascule.bundle.statements.baseline import read_baseline
+from bascule.bundle.table_files import as_table
 from bascule.core.errors import Invalid
-from bascule.release import Criterion
-from bascule.release import measure as measuring
+from bascule.release import Criterion, measure as measuring
 from bascule.release.quality import measure_quality
 
 

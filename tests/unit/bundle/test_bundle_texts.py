@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from sklearn.compose import make_column_transformer
 from sklearn.feature_extraction.text import (
     CountVectorizer,
@@ -19,12 +20,13 @@ from sklearn.naive_bayes import BernoulliNB, ComplementNB, MultinomialNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from bascule.bundle import parity
 from bascule.bundle.compilers.sklearn import compilations
 from bascule.bundle.compilers.texts import letters
+from bascule.bundle.disk.reading import shaped
+from bascule.bundle.flavors.sklearn import save
 from bascule.bundle.programs.onnx import open_onnx
 from bascule.bundle.programs.texts import MAX_CHARACTERS, slices_of
-from bascule.bundle.reading import shaped
+from bascule.bundle.statements import parity
 from bascule.bundle.texts import Texts
 from bascule.core.errors import Invalid, ModelFailed, Unconvertible, Untrusted
 from bascule.core.fields import DType, Field, Signature
@@ -193,6 +195,19 @@ def test_what_cannot_be_counted_exactly_is_said_and_served_by_the_original(
     assert message.partition("'")[0] in bundle.parity.reason
     expected = model.predict_proba(SENTENCES)
     np.testing.assert_allclose(bundle.predict(SENTENCES)["probabilities"], expected)
+
+
+@pytest.mark.parametrize("word", ["file", "__id__"])
+def test_a_vocabulary_may_have_words_that_the_saved_file_has_keys_for(word):
+    """With `max_features` the numbers of words are numpy's, each in a file of the archive."""
+    texts = pd.DataFrame({"text": [f"{word} one", "one two", f"two {word}", "three one"]})
+    vectorizer = TfidfVectorizer(max_features=3, token_pattern=r"\w+")
+    model = make_pipeline(
+        make_column_transformer((vectorizer, "text")), LogisticRegression()
+    ).fit(texts, [0, 1, 0, 1])  # fmt: skip
+    assert word in model[0].transformers_[0][1].vocabulary_
+
+    assert save(model) == save(pickle.loads(pickle.dumps(model)))
 
 
 def test_a_vocabulary_that_would_cost_more_than_the_original_is_not_compiled(pack, monkeypatch):

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 import bascule
-from bascule.bundle import format as disk
 from bascule.bundle.compilers.tidying import tidy
 from bascule.bundle.flavors import aten, flavor_of
+from bascule.bundle.opening import open_original
 from bascule.bundle.programs.child import ChildProgram
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Invalid, MissingExtra, Unconvertible
@@ -263,7 +263,7 @@ def test_an_original_without_a_form_in_onnx_is_served_by_a_process_of_its_own(pa
     assert bundle.parity.reason.startswith("PyTorch cannot write the module as ONNX")
     with torch.no_grad():
         expected = Furthest()(torch.from_numpy(rows)).numpy()
-    program = disk.open_original(bundle.path, bundle.manifest, isolated=True)
+    program = open_original(bundle.path, bundle.manifest, isolated=True)
     try:
         assert isinstance(program, ChildProgram)
         np.testing.assert_allclose(program.run({"x": rows})["output"], expected, rtol=1e-6)

@@ -7,9 +7,9 @@ import tracemalloc
 
 import numpy as np
 
-from bascule.bundle import training
-from bascule.bundle.provenance import data_digest, rows_json
-from bascule.bundle.subject import Rows
+from bascule.bundle.imported import Rows
+from bascule.bundle.lineage.provenance import data_digest, rows_json
+from bascule.bundle.statements import training
 from bascule.core.fields import DType, Field, Signature
 
 MATRIX = Signature((Field("x", DType.FP64, (50,)),), (Field("y", DType.FP64),))

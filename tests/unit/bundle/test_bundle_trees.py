@@ -1,4 +1,4 @@
-"""Trees in machine code and in oneDAL: the same answers as the original's, by other means."""
+"""Trees in machine code: the same answers as the original's, by other means."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 import pytest
 import xgboost
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sklearn.compose import make_column_transformer
+from sklearn.datasets import load_iris
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     GradientBoostingClassifier,
@@ -38,11 +38,12 @@ from bascule.bundle.compilers import lightgbm as lightgbm_trees
 from bascule.bundle.compilers.apart import exactly_summed
 from bascule.bundle.compilers.graph import Graph
 from bascule.bundle.compilers.trees import Tree, sums_in_double
-from bascule.bundle.format import pinned_program, read_manifest
-from bascule.bundle.parity import are_same_bits
-from bascule.bundle.programs import llvm, open_kind
+from bascule.bundle.disk.folder import read_manifest
+from bascule.bundle.opening import pinned_program
+from bascule.bundle.programs import llvm, obstacles, open_kind, runnable
 from bascule.bundle.programs.onnx import open_session
 from bascule.bundle.programs.trees import Node, Trees
+from bascule.bundle.statements.parity import are_same_bits
 from bascule.core.errors import MissingExtra, ModelFailed, NotFound, Unconvertible, Untrusted
 from bascule.core.fields import DType, Field
 
@@ -53,7 +54,7 @@ def program_file(bundle):
     return (bundle.path / "programs/trees.npz").read_bytes()
 
 
-ENGINES = ["llvm", "onedal"]
+ENGINES = ["llvm"]
 
 
 @pytest.fixture(params=ENGINES)
@@ -117,7 +118,7 @@ def test_classifiers_of_trees_answer_as_the_original(pack, model, data, request)
 
 
 def bundle_dtype(bundle):
-    return bundle.manifest.program("onedal").inputs[0].dtype.numpy
+    return bundle.manifest.program("llvm").inputs[0].dtype.numpy
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ ODD_VALUES = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 1e300, -1e300]
 
 
 def lightgbm_tests(model):
-    return lightgbm_trees.thresholds(lightgbm_trees.read_ensemble(model.booster_.model_to_string()))
+    return lightgbm_trees.thresholds(lightgbm_trees.read_lightgbm(model.booster_.model_to_string()))
 
 
 def histogram_tests(model):
@@ -263,7 +264,7 @@ def of_doubles(request, tmp_path_factory, cancer):
 
 def test_trees_that_compare_doubles_are_packed_for_every_engine(of_doubles):
     _, _, _, bundle = of_doubles
-    assert [entry.name for entry in bundle.manifest.programs] == ["onnx", "llvm", "onedal"]
+    assert [entry.name for entry in bundle.manifest.programs] == ["onnx", "llvm"]
     assert all(bundle.parities[engine].passed for engine in ENGINES)
     arrays = arrays_of(program_file(bundle))
     assert "threshold" not in arrays
@@ -345,68 +346,68 @@ def test_a_model_without_trees_has_the_one_program(pack, cancer):
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, cancer, boosted):
-    to = tmp_path_factory.mktemp("onedal") / "bundle"
+    to = tmp_path_factory.mktemp("trees") / "bundle"
     return bascule.pack(boosted, name="gb", train=cancer[0], to=to, measure=False)
 
 
 def test_a_server_keeps_to_one_program_and_a_batch_takes_the_fastest(bundle, cancer, say_of_cost):
     cheap, dear = {"1": 10.0, "512": 1000.0}, {"1": 30.0, "512": 300.0}
-    say_of_cost(bundle, onnx=cheap, onedal=dear, llvm={"1": 1e6}, original={"1": 100.0})
-    assert pinned_program(bundle.path, bundle.manifest) == "onedal"
-    assert bundle.program().name == "onedal"
+    say_of_cost(bundle, onnx=cheap, llvm=dear, original={"1": 100.0})
+    assert pinned_program(bundle.path, bundle.manifest) == "llvm"
+    assert bundle.program().name == "llvm"
     assert bundle.predict(cancer[0][:1]).program == "onnx"
-    assert bundle.predict(cancer[0]).program == "onedal"
-    say_of_cost(
-        bundle, onnx={"1": 1.0, "512": 100.0}, onedal=dear, llvm={"1": 1e6}, original={"1": 100.0}
-    )
+    assert bundle.predict(cancer[0]).program == "llvm"
+    say_of_cost(bundle, onnx={"1": 1.0, "512": 100.0}, llvm=dear, original={"1": 100.0})
     assert pinned_program(bundle.path, bundle.manifest) == "onnx"
 
 
-@pytest.mark.parametrize(
-    ("lacking", "package", "next_one"),
-    [("llvm", "llvmlite", "onedal"), ("onedal", "daal4py", "llvm")],
-)
 def test_without_an_engine_the_next_best_serves_and_the_install_line_is_told(
-    bundle, monkeypatch, say_of_cost, lacking, package, next_one
+    bundle, monkeypatch, say_of_cost
 ):
-    times = {
-        "onnx": {"1": 10.0},
-        "original": {"1": 100.0},
-        lacking: {"1": 1.0},
-        next_one: {"1": 5.0},
-    }
-    say_of_cost(bundle, **times)
-    assert pinned_program(bundle.path, bundle.manifest) == lacking
+    say_of_cost(bundle, onnx={"1": 10.0}, original={"1": 100.0}, llvm={"1": 1.0})
+    assert pinned_program(bundle.path, bundle.manifest) == "llvm"
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == package else found(name)
+        "importlib.util.find_spec", lambda name: None if name == "llvmlite" else found(name)
     )
-    monkeypatch.delitem(sys.modules, "daal4py._daal4py", raising=False)
     llvm.obstacle.cache_clear()
     try:
-        assert pinned_program(bundle.path, bundle.manifest) == next_one
-        assert bundle.predict(np.zeros((1, 30))).program == next_one
+        assert pinned_program(bundle.path, bundle.manifest) == "onnx"
+        assert bundle.predict(np.zeros((1, 30))).program == "onnx"
         with pytest.raises(MissingExtra) as refused:
-            bundle.program(lacking)
+            bundle.program("llvm")
     finally:
         llvm.obstacle.cache_clear()
-    assert refused.value.hint == f"pip install 'bascule[{lacking}]'"
+    assert refused.value.hint == "pip install 'bascule[llvm]'"
+
+
+def test_a_bundle_with_a_program_of_a_retired_kind_opens_and_the_next_best_serves(
+    bundle, cancer, say_of_cost
+):
+    """Bundles packed before machine code took its place hold one of the kind `onedal`."""
+    entry = replace(bundle.manifest.program("llvm"), name="onedal", kind="onedal")
+    programs = [bundle.manifest.program("onnx"), entry]
+    assert runnable(programs) == ["onnx"]
+    assert "pack the model again" in obstacles(programs)["onedal"]
+    with pytest.raises(Untrusted, match="kind 'onedal', which this version cannot run") as refused:
+        open_kind(entry, program_file(bundle), outputs=bundle.signature.outputs)
+    assert "machine code" in refused.value.hint
 
 
 def test_a_program_that_a_bundle_has_not_is_refused_with_those_it_has(bundle):
     with pytest.raises(NotFound) as refused:
         bundle.program("tensorrt")
-    assert refused.value.hint == "it has onnx, llvm, onedal, original"
+    assert refused.value.hint == "it has onnx, llvm, original"
 
 
 def test_a_worker_that_runs_it_imports_no_framework(bundle):
     probe = f"""
 import sys
-from bascule.bundle.format import open_program, read_manifest
-program = open_program({str(bundle.path)!r}, read_manifest({str(bundle.path)!r}), name="onedal")
-assert program.name == "onedal"
-print(sorted({{"sklearn", "pandas", "scipy", "onnx", "joblib", "daal4py"}} & set(sys.modules)))
-import daal4py, pandas
+from bascule.bundle.disk.folder import read_manifest
+from bascule.bundle.opening import open_program
+program = open_program({str(bundle.path)!r}, read_manifest({str(bundle.path)!r}), name="llvm")
+assert program.name == "llvm"
+print(sorted({{"sklearn", "pandas", "scipy", "onnx", "joblib"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -438,12 +439,9 @@ def test_thresholds_in_doubles_that_cannot_be_are_refused(of_doubles, engine):
     _, _, _, bundle = of_doubles
     data = program_file(bundle)
     good = arrays_of(data)["double_threshold"]
-    one_is_nan, beyond = good.copy(), good.copy()
+    one_is_nan = good.copy()
     one_is_nan[3] = np.nan
-    beyond[:] = np.arange(1, len(good) + 1) * 1e300
     bad_ones = [good[:-1], one_is_nan, good[:, None], good.astype(str), good.astype(int)]
-    if engine == "onedal":
-        bad_ones.append(beyond)  # no floats stand for them; machine code compares doubles
     for bad in bad_ones:
         with pytest.raises(Untrusted, match=r"trees\.npz"):
             opened(bundle, changed(data, double_threshold=bad), engine)
@@ -544,12 +542,10 @@ def test_the_manifest_names_all_programs_and_their_digests(bundle):
     assert [(entry.name, entry.kind) for entry in manifest.programs] == [
         ("onnx", "onnx"),
         ("llvm", "llvm"),
-        ("onedal", "onedal"),
     ]
     assert {manifest.program(engine).file for engine in ENGINES} == {"programs/trees.npz"}
     assert "programs/trees.npz" in manifest.files
     required = (bundle.path / "environment.txt").read_text()
-    assert "scikit-learn-intelex==" in required
     assert "llvmlite==" in required
 
 
@@ -730,8 +726,10 @@ def test_calls_from_many_threads_do_not_meet(bundle, cancer):
             assert all(map(are_same_bits, alone, together))
 
 
-@pytest.mark.parametrize("leaves", [64, 65, 512, 513])
-def test_trees_with_more_leaves_than_a_word_has_bits_are_cut_and_very_large_ones_left(pack, leaves):
+@pytest.mark.parametrize("leaves", [64, 65, 512, 513, 900])
+def test_trees_with_more_leaves_than_a_word_has_bits_are_cut_and_in_very_large_ones_rows_walk(
+    pack, leaves
+):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(3_000, 6))
     model = DecisionTreeRegressor(max_leaf_nodes=leaves, random_state=0)
@@ -740,22 +738,54 @@ def test_trees_with_more_leaves_than_a_word_has_bits_are_cut_and_very_large_ones
     bundle = pack(model, X)
     found = answers(bundle, {"input": X.astype(bundle_dtype(bundle))})
     np.testing.assert_allclose(found["prediction"], model.predict(X), rtol=1e-6)
-    if leaves <= 512:
-        assert bundle.parities["llvm"].passed
-    else:
-        assert [entry.name for entry in bundle.manifest.programs] == ["onnx", "onedal"]
-        assert "a tree of 513 leaves" in bundle.parities["llvm"].reason
+    assert bundle.parities["llvm"].passed
+    engine = bundle.program("llvm")._engine
+    assert (engine._code == "walk.ll") == (leaves > 512)
 
 
-def test_a_tree_that_is_deeper_than_a_word_has_bits_is_left_to_the_others(pack):
-    X = np.arange(80.0)[:, None]
-    chain = DecisionTreeRegressor(random_state=0).fit(X, 3.0 ** np.arange(80.0))
-    assert chain.get_depth() > 64
-    bundle = pack(chain, X)
-    assert "too deep" in bundle.parities["llvm"].reason
+@pytest.mark.parametrize("rows", [0, 1, 15, 16, 17, 8_191, 8_192, 8_193])
+@pytest.mark.parametrize("made_of", ["bundle", "classes", "missing"])
+def test_rows_that_walk_are_answered_with_the_same_bits(request, made_of, rows, monkeypatch):
+    """Missing values among them, with several targets, and with thresholds in doubles."""
+    bundle = request.getfixturevalue(made_of)
+    crossed_out = bundle.program("llvm")._engine
+    monkeypatch.setattr(llvm, "_cut", lambda nodes: None)
+    walks = opened(bundle, program_file(bundle), "llvm")._engine
+    assert (crossed_out._code, walks._code) == ("trees.ll", "walk.ll")
+    arrays = arrays_of(program_file(bundle))
+    random = np.random.default_rng(0)
+    tested = arrays.get("threshold", arrays.get("double_threshold"))
+    features = random.choice(tested, (rows, int(arrays["columns"][0])))  # on the thresholds
+    features += random.choice([0.0, 1e-3, -1e-3, np.inf, -np.inf, np.nan], features.shape)
+    assert walks.sums(features).tobytes() == crossed_out.sums(features).tobytes()
 
 
-def test_a_tree_that_would_take_many_times_its_memory_in_pieces_is_refused():
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    X, y = load_iris(return_X_y=True)
+    model = GradientBoostingClassifier(**SMALL).fit(X, y)
+    to = tmp_path_factory.mktemp("classes") / "bundle"
+    return bascule.pack(model, name="gb", train=X, to=to, measure=False)
+
+
+@pytest.fixture(scope="module")
+def missing(tmp_path_factory, cancer):
+    X = with_gaps(cancer[0])
+    model = HistGradientBoostingClassifier(max_iter=10, max_leaf_nodes=15).fit(X, cancer[1])
+    to = tmp_path_factory.mktemp("missing") / "bundle"
+    return bascule.pack(model, name="hist", train=X, to=to, measure=False)
+
+
+def test_in_a_tree_that_is_deeper_than_a_word_has_bits_rows_walk():
+    """Seventy tests in a row, each with a leaf beside it."""
+    nodes = [Node(0, False, -1, False)]
+    for number in range(1, 71):
+        above = len(nodes) - 1
+        nodes += [Node(number, True, above, True), Node(number, number == 70, above, False)]
+    assert llvm._cut(nodes) is None
+
+
+def test_in_a_tree_that_would_take_many_times_its_memory_in_pieces_rows_walk():
     """Sixty tests in a row, each with a small tree beside it: made by nobody who learns trees."""
     nodes = [Node(0, False, -1, False)]
     spine = 0
@@ -768,8 +798,7 @@ def test_a_tree_that_would_take_many_times_its_memory_in_pieces_is_refused():
         nodes.append(Node(0, False, spine, False))
         spine = len(nodes) - 1
     nodes += [Node(0, True, spine, True), Node(0, True, spine, False)]
-    with pytest.raises(Untrusted, match="too deep"):
-        llvm._cut(nodes, "trees.npz")
+    assert llvm._cut(nodes) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a library takes")
@@ -798,10 +827,10 @@ PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 if ctypes.CDLL(None).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0):
     raise SystemExit(77)
 import bascule
-from bascule.bundle.format import pinned_program
+from bascule.bundle.opening import pinned_program
 from bascule.core.errors import MissingExtra
 bundle = bascule.load({str(bundle.path)!r})
-assert pinned_program(bundle.path, bundle.manifest) in ("onnx", "onedal")
+assert pinned_program(bundle.path, bundle.manifest) == "onnx"
 try:
     bundle.program("llvm")
 except MissingExtra as refused:

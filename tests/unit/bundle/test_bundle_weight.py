@@ -19,8 +19,9 @@ print(sorted(set({heavy!r}) & set(sys.modules)))
     "code",
     [
         "import bascule",
-        "import bascule.bundle.format, bascule.bundle.programs.onnx",
-        "from bascule.bundle.format import *; p = {path!r}; open_program(p, read_manifest(p))",
+        "import bascule.bundle.disk.folder, bascule.bundle.programs.onnx",
+        "from bascule.bundle import open_program, read_manifest; p = {path!r}; "
+        "open_program(p, read_manifest(p))",
         "import bascule; bascule.load({path!r}).predict([[0.0] * 30])",
     ],
 )

@@ -19,8 +19,8 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading
 
+from bascule.bundle.disk.folder import read_statements
 from bascule.bundle.flavors.sklearn import load_trusted
-from bascule.bundle.format import read_statements
 
 CRITERION = "accuracy >= 0.8"
 
@@ -324,15 +324,50 @@ def test_a_mistake_is_one_sentence_and_a_next_step_and_leaves_nothing(
 
 
 def server_told(run, monkeypatch, *words):
-    """What `bascule serve` would hand to the server: the services and the settings."""
+    """What `bascule serve` would hand to the server: the references and the settings."""
     told = []
     monkeypatch.setattr(
         "bascule.cli.server.run_server",
-        lambda services, settings, **_: told.append((services, settings)),
+        lambda references, settings, **_: told.append((references, settings)),
     )
     code, _, messages = run("serve", *words)
     assert code == 0, messages
     return told[0]
+
+
+def execs(run, monkeypatch, *words):
+    """The command that a command becomes, without the interpreter; and what was said before."""
+    become = []
+    monkeypatch.setattr("bascule.cli.serving.os.execv", lambda _, argv: become.append(argv[1:]))
+    code, _, messages = run(*words)
+    assert code == 0, messages
+    return become[0], messages
+
+
+@pytest.mark.parametrize("form", ["quickstart", "up"])
+def test_a_model_is_packed_pushed_aliased_and_then_served_by_a_fresh_process(
+    run, files, monkeypatch, form
+):
+    words, said = execs(
+        run, monkeypatch, "--objects", "files", form, files / "model.skops", "--name", "gb",
+        "--train", files / "train.npz", "--port", "0", "--workers", "2",
+    )  # fmt: skip
+    assert words == [
+        "-m", "bascule.cli", "--objects=files", "serve", "--port=0", "--workers=2", "gb/1",
+    ]  # fmt: skip
+    assert ("is now bascule quickstart" in said) == (form == "up")
+    assert "gb@champion points to it" in said
+    assert run("show", "gb@champion")[0] == 0
+
+
+def test_up_without_a_model_serves_what_the_aliases_name(run, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "bascule.cli.server.run_server",
+        lambda references, settings, *, as_json: told.append((references, settings.serving.port)),
+    )
+    assert run("up", "--port", "0")[0] == 0
+    assert told == [(None, 0)]
 
 
 def test_settings_of_the_file_hold_where_the_command_line_says_nothing(
@@ -345,13 +380,6 @@ def test_settings_of_the_file_hold_where_the_command_line_says_nothing(
 
     _, settings = server_told(run, monkeypatch, packed, "--batching", "auto", "--workers", "2")
     assert (settings.serving.batching, settings.serving.workers) == ("auto", 2)
-
-
-def test_a_model_named_twice_is_served_once(run, packed, monkeypatch):
-    run("push", packed)
-    services, _ = server_told(run, monkeypatch, "gb", "gb/1", packed)
-    assert [(one.model, one.version) for one in services][:1] == [("gb", "1")]
-    assert len(services) == 2
 
 
 def test_packing_warns_when_the_original_is_what_answers(run, files, tmp_path):

@@ -9,9 +9,9 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 import bascule
-from bascule.app import load_settings
-from bascule.cli.server import limits_of
+from bascule.app import limits_of
 from bascule.core.errors import Invalid
+from bascule.settings import load_settings
 
 
 @pytest.fixture

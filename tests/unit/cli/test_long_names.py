@@ -11,9 +11,9 @@ from bascule.bundle.flavors.python import _packed
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import BasculeError, Invalid, NotFound, Untrusted
 from bascule.core.names import is_file_name
-from bascule.places.objects import Remote, choose
 from bascule.registry.stores.files import checked_name
-from bascule.serving.supervisor import bind
+from bascule.remotes.objects import Remote, choose
+from bascule.serving.workers.supervisor import bind
 
 LONG = "n" * 300
 ACCENTS = "é" * 128  # 256 bytes

@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 
 import bascule
 from bascule.bundle.flavors import python
+from bascule.bundle.model_files import CodeOptions, read_model
 from bascule.cli import main
-from bascule.cli.inputs import Code, read_model
 from bascule.core.errors import Invalid, NotFound
 
 CODE = """
@@ -114,7 +114,7 @@ def test_labels_make_it_a_classifier(run, code):
 )
 def test_a_label_is_the_json_value_that_it_is_or_else_a_text(tmp_path, written, label):
     (tmp_path / "m.py").write_text("")
-    model = read_model(tmp_path / "m.py:M", allow_pickle=False, code=Code(labels=[written]))
+    model = read_model(tmp_path / "m.py:M", allow_pickle=False, code=CodeOptions(labels=[written]))
     assert model.classes == (label,)
     assert type(model.classes[0]) is type(label)
 
@@ -142,8 +142,9 @@ def test_code_that_is_not_there_is_not_found(tmp_path):
 
 def test_what_is_said_of_code_is_refused_for_a_model_s_file(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"")
+    code = CodeOptions(requirements=["scipy"])
     with pytest.raises(Invalid, match="--require"):
-        read_model(tmp_path / "m.onnx", allow_pickle=False, code=Code(requirements=["scipy"]))
+        read_model(tmp_path / "m.onnx", allow_pickle=False, code=code)
 
 
 def test_code_of_one_s_own_is_rebuilt_with_the_environment_that_was_locked(run, code, monkeypatch):
@@ -211,7 +212,7 @@ def test_other_rows_are_wrong_input(run, packed):
 
 def test_what_differs_is_a_no_with_a_line_for_each_file(run, packed, monkeypatch):
     """Another version of a library, as `environment.txt` would tell of it."""
-    from bascule.bundle import environment
+    from bascule.bundle.statements import environment
 
     real = environment.locked
     monkeypatch.setattr(

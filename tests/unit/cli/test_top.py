@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bascule.cli.top import picture, show_load, sparkline
 from bascule.core.errors import Invalid
-from bascule.serving.load import Look, VersionLook, WorkerLook, load_between
+from bascule.serving.telemetry.load import Look, VersionLook, WorkerLook, load_between
 
 
 def look(at_s, requests, versions=1, alive=True):

@@ -6,15 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from bascule.client.conversation import Ask, Conversation, Pause, common_headers, timed
-from bascule.client.kinds import KIND_OF, error_of, kind_of
-from bascule.client.retrying import LONGEST_WAIT_S, wait_before_retry
-from bascule.client.tensors import Asked
-from bascule.client.wire import Lost, Reply
-from bascule.core.errors import (
+from bascule.serving.transports.statuses import STATUS_OF
+from bascule_client.conversation import Ask, Conversation, Pause, common_headers, timed
+from bascule_client.errors import (
     KINDS,
     Conflict,
     Invalid,
@@ -28,7 +24,10 @@ from bascule.core.errors import (
     Unavailable,
     Untrusted,
 )
-from bascule.serving.statuses import STATUS_OF
+from bascule_client.kinds import KIND_OF, error_of, kind_of
+from bascule_client.retrying import LONGEST_WAIT_S, wait_before_retry
+from bascule_client.tensors import Asked
+from bascule_client.wire import Lost, Reply
 
 # -- the kinds --
 

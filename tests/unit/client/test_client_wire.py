@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bascule.client.addresses import parse_address
-from bascule.client.tensors import Asked, answer_of, infer_request, put_together
-from bascule.client.wire import MAX_HEAD_BYTES, Reply, ReplyReader, Request, head_of
-from bascule.core.errors import Invalid, Untrusted
-from bascule.core.fields import DType, Field
+from bascule_client.addresses import parse_address
+from bascule_client.errors import Invalid, Untrusted
+from bascule_client.fields import DType, Field
+from bascule_client.tensors import Asked, answer_of, infer_request, put_together
+from bascule_client.wire import MAX_HEAD_BYTES, Reply, ReplyReader, Request, head_of
 
 # -- HTTP --
 
@@ -50,6 +50,60 @@ def read_to_the_end(data):
     if data:
         reader.feed(data)
     return reader.feed(b"")
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@given(st.lists(st.binary(min_size=1), max_size=5), st.lists(st.integers(0, 400), max_size=6))
+def test_chunks_are_put_together_wherever_the_bytes_are_cut(chunks, cuts):
+    body = b"".join(b"%X;note=1\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    data = CHUNKED + body + b"0\r\nTrailer: x\r\n\r\n"
+    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    reader = ReplyReader()
+    for start, end in pairwise(places):
+        if start < end:
+            reader.feed(data[start:end])
+    assert reader.reply.body == b"".join(chunks)
+    assert reader.keeps
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/2 200 OK", b"HTTP/1.1 20 OK", b"HTTP/1.1 200 O\0K", b"HTTP/1.1 200\nX: y",
+     b"HTTP/1.1 200 OK\r\nX : y", b"HTTP/1.1 200 OK\r\nX: y\r\n folded",
+     b"HTTP/1.1 200 OK\r\nX: a\nY: b", b"HTTP/1.1 200 OK\r\nno colon",
+     b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3",
+     b"HTTP/1.1 200 OK\r\nContent-Length: +3", b"HTTP/1.1 200 OK\r\nContent-Length: 3, 3",
+     b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked",
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked"],
+)  # fmt: skip
+def test_a_head_that_two_parsers_could_read_differently_is_refused(head):
+    with pytest.raises(ValueError, match="no HTTP"):
+        ReplyReader().feed(head + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("chunks", [b"g\r\n", b"-1\r\n", b"1\r\nab\r\n", b"0x1\r\na\r\n"])
+def test_chunks_that_are_malformed_are_refused(chunks):
+    with pytest.raises(ValueError, match="no HTTP"):
+        ReplyReader().feed(CHUNKED + chunks)
+
+
+def test_what_has_no_body_by_its_status_is_over_with_its_head():
+    reader = ReplyReader()
+    assert reader.feed(b"HTTP/1.1 204 No Content\r\n\r\n").body == b""
+    assert reader.keeps
+
+
+@pytest.mark.parametrize(("spare", "is_read"), [(0, True), (1, False)])
+def test_a_head_may_be_as_long_as_its_limit_and_no_longer(spare, is_read):
+    start = b"HTTP/1.1 204 No Content\r\nX: "
+    data = start + b"y" * (MAX_HEAD_BYTES - len(start) + spare) + b"\r\n\r\n"
+    if is_read:
+        assert ReplyReader().feed(data).status == 204
+    else:
+        with pytest.raises(ValueError, match="too long"):
+            ReplyReader().feed(data)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +244,7 @@ TENSOR = {"name": "x", "datatype": "FP64", "shape": [1]}
         ([{"name": "x", "datatype": "BF16", "shape": [1], "data": [1]}], b""),
         ([{**TENSOR, "shape": [2], "data": [1]}], b""),
         ([{**TENSOR, "data": ["a"]}], b""),
+        ([{**TENSOR, "data": [float("nan")]}], b""),
         ([TENSOR], b""),
         ([{**TENSOR, "parameters": {"binary_data_size": 8}}], b"short"),
         ([{**TENSOR, "parameters": {"binary_data_size": 4}}], b"1234"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bascule import app
-from bascule.client.addresses import parse_address
+from bascule.app import open_registry
 from bascule.core.addresses import masked, masked_text, without_secrets
 from bascule.core.errors import BasculeError, Invalid
+from bascule.settings import load_settings
+from bascule_client.addresses import parse_address
 
 SECRET = "hunter2"
 ADDRESSES = [
@@ -67,7 +68,7 @@ def test_what_is_published_has_neither_user_nor_query():
 )
 def test_settings_show_no_secret_of_an_address(tmp_path, address, name):
     try:
-        settings = app.load_settings(tmp_path, {f"BASCULE_{name}": address})
+        settings = load_settings(tmp_path, {f"BASCULE_{name}": address})
     except BasculeError as error:
         text = error.message + error.hint
     else:
@@ -78,16 +79,16 @@ def test_settings_show_no_secret_of_an_address(tmp_path, address, name):
 def test_a_value_that_is_no_text_is_masked_too(tmp_path):
     (tmp_path / "bascule.toml").write_text('[registry]\nstore = ["postgresql://a:hunter2@db/x"]\n')
     with pytest.raises(Invalid) as refused:
-        app.load_settings(tmp_path, {})
+        load_settings(tmp_path, {})
     assert SECRET not in refused.value.message
 
 
 def test_a_password_that_is_cut_in_two_is_not_shown_as_a_host(tmp_path):
-    settings = app.load_settings(
+    settings = load_settings(
         tmp_path, {"BASCULE_REGISTRY__STORE": "postgresql://ada:pa@hunter2@db/x"}
     )
     with pytest.raises(Invalid, match="not the address") as refused:
-        app.open_registry(settings)
+        open_registry(settings)
     assert SECRET not in refused.value.message
 
 
@@ -116,7 +117,7 @@ def test_no_command_prints_a_secret(command, monkeypatch, tmp_path, address, wor
 def test_no_log_line_shows_a_secret(capsys):
     import logging
 
-    from bascule.serving.logs import start_logging
+    from bascule.serving.telemetry.logs import start_logging
 
     before = logging.root.handlers[:]
     try:

@@ -6,7 +6,7 @@ import pytest
 
 from bascule.cli import EXIT_CODES
 from bascule.core.errors import KINDS, BasculeError, NotFound, Untrusted
-from bascule.serving.statuses import STATUS_OF, status_of
+from bascule.serving.transports.statuses import STATUS_OF, status_of
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -27,7 +27,7 @@ def test_every_kind_is_in_every_table(table):
 
 def test_every_subclass_is_listed_as_a_kind_or_derives_from_one():
     for kind in BasculeError.__subclasses__():
-        if kind.__module__ == "bascule.core.errors":
+        if kind.__module__ == "bascule_client.errors":
             assert kind in KINDS
 
 

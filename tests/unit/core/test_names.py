@@ -1,8 +1,7 @@
 """Names and references: what people type."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.errors import Invalid
 from bascule.core.names import Reference, check_name

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from bascule.bundle import format as disk
+from bascule.bundle.disk import folder as disk
 from bascule.core import scratch
 from bascule.core.errors import Conflict
 from bascule.core.files import replacing
@@ -89,7 +89,7 @@ def test_a_link_and_a_file_are_left_alone(tmp_path):
 
 
 DRAFT = """
-from bascule.bundle import format as disk
+from bascule.bundle.disk import folder as disk
 at = disk.drafting(Path(sys.argv[1]) / "m")
 held = at.__enter__()
 """

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bascule.bundle.limits import MAX_MANIFEST_BYTES, MAX_STATEMENT_BYTES
+from bascule.bundle.disk.limits import MAX_MANIFEST_BYTES, MAX_STATEMENT_BYTES
 from bascule.core.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable, Untrusted
-from bascule.places import PLACES, Remote, choose, fetch
-from bascule.places.objects import MAX_OBJECTS
+from bascule.remotes import PLACES, Remote, choose, fetch
+from bascule.remotes.objects import MAX_OBJECTS
 
 URL = "gs://models/late"
 
@@ -114,8 +114,8 @@ class Fake:
 @pytest.fixture
 def place(monkeypatch):
     def put(fake):
-        monkeypatch.setattr("bascule.places.gcs.open_place", fake)
-        assert PLACES["gs"] == "bascule.places.gcs:open_place"
+        monkeypatch.setattr("bascule.remotes.gcs.open_place", fake)
+        assert PLACES["gs"] == "bascule.remotes.gcs:open_place"
 
     return put
 
@@ -150,7 +150,7 @@ def test_a_disk_that_is_full_is_told_as_such_and_nothing_is_left(place, tmp_path
 
     place(Client([b"12345678"]))
     with Path("/dev/full").open("wb", buffering=0) as full:
-        monkeypatch.setattr("bascule.places.fetching.Path.open", lambda *_: full)
+        monkeypatch.setattr("bascule.remotes.fetching.Path.open", lambda *_: full)
         with pytest.raises(Invalid) as caught:
             fetch(URL, tmp_path / "bundle")
     reason = os.strerror(errno.ENOSPC)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bascule.bundle.format import (
+from bascule.bundle.disk.folder import (
     Manifest,
     OriginalEntry,
     ProgramEntry,

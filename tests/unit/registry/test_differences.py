@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bascule.bundle.format import FileEntry, Manifest, OriginalEntry, ProgramEntry, Statement
+from bascule.bundle.disk.folder import FileEntry, Manifest, OriginalEntry, ProgramEntry, Statement
 from bascule.core.fields import DType, Field, Signature
 from bascule.registry.differences import SECTIONS, Change, Facts, differences
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bascule.bundle.format import digest_of, read_manifest, read_statements, write_statement
+from bascule.bundle.disk.folder import digest_of, read_manifest, read_statements, write_statement
 from bascule.core.errors import Invalid, NotFound, Refused, Unavailable, Untrusted
 from bascule.registry import open_registry
 

@@ -13,8 +13,8 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 import bascule
-from bascule.bundle.subject import Rows
-from bascule.bundle.training import KEPT_HASHES, Training, describe, row_hashes
+from bascule.bundle.imported import Rows
+from bascule.bundle.statements.training import KEPT_HASHES, Training, describe, row_hashes
 from bascule.core.errors import Invalid, Untrusted
 from bascule.core.fields import DType, Field, Signature
 from bascule.release import Criterion, check, evaluate

@@ -3,8 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.digests import canonical_json
 from bascule.release import Criterion, Measured, evaluate
@@ -67,7 +66,7 @@ def test_a_criterion_without_a_fact_fails():
     report = evaluate([Criterion.parse("latency_p99[2] <= 5 ms")], {"latency_p99[1]": Measured(1)})
 
     assert not report.passed
-    assert report.results[0].reason == "not measured: nobody measured it"
+    assert report.results[0].reason == "not measured: no measurement of it"
 
 
 def test_one_failure_fails_the_whole_and_is_the_only_one_listed():

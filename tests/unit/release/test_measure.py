@@ -15,12 +15,11 @@ from sklearn.linear_model import LinearRegression
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
-from bascule.bundle.format import MANIFEST
+from bascule.bundle.disk.folder import MANIFEST
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field
-from bascule.release import Criterion, check
-from bascule.release import measure as measuring
+from bascule.release import Criterion, check, measure as measuring
 from bascule.release.criteria import SCORERS
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -4,14 +4,13 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Unauthenticated
 from bascule.security.keys import (
     GRANTABLE,
     Key,
-    Keyring,
+    KnownKeys,
     Permission,
     create_key,
     revoke_key,
@@ -55,7 +54,7 @@ def made(store, name="scoring", permissions=INFER_LATE, **more):
 
 
 def judge(store, token, action="infer", model="late", now=T0):
-    return Keyring(store.stored()).judge(f"Bearer {token}", action, model, now=now)
+    return KnownKeys(store.stored()).judge(f"Bearer {token}", action, model, now=now)
 
 
 def test_a_token_opens_what_its_key_allows_and_nothing_else(store):
@@ -86,7 +85,7 @@ def test_all_models_are_read_only_with_a_right_to_all(store):
 
 
 def test_health_needs_no_key():
-    assert Keyring(()).judge(None, "health", "late", now=T0) is None
+    assert KnownKeys(()).judge(None, "health", "late", now=T0) is None
 
 
 def test_the_secret_is_not_kept(store):
@@ -143,13 +142,13 @@ def test_there_must_be_a_key_to_revoke(store):
 def test_what_is_no_key_is_told_how_to_send_one(store, sent):
     made(store)
     with pytest.raises(Unauthenticated) as refused:
-        Keyring(store.stored()).identify(sent, now=T0)
+        KnownKeys(store.stored()).identify(sent, now=T0)
     assert "Authorization: Bearer" in refused.value.hint
 
 
 def test_the_scheme_is_read_as_rfc_7235_has_it(store):
     key, token = made(store)
-    assert Keyring(store.stored()).identify(f"bearer {token}", now=T0) == key
+    assert KnownKeys(store.stored()).identify(f"bearer {token}", now=T0) == key
 
 
 @given(place=st.integers(0, 59), other=st.characters(min_codepoint=33, max_codepoint=126))

@@ -14,23 +14,25 @@ import pytest
 import uvloop
 from google.protobuf import descriptor_pool, message_factory
 
+from bascule.bundle.extras.confidence import Confidence
 from bascule.core.errors import NotFound
 from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.serving.backlog import Backlog, Held
-from bascule.serving.counters import Counters, Label
-from bascule.serving.http import Connection, Site
-from bascule.serving.journal import Journal
+from bascule.core.programs import Program
+from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
+from bascule.serving.execution.placement import Pace
+from bascule.serving.execution.served import ServedModel
 from bascule.serving.limits import Limits
-from bascule.serving.models import ServedModel
-from bascule.serving.placing import Pace
-from bascule.serving.plane import Plane
-from bascule.serving.protocols import open_faces
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.grpc_methods import grpc_methods
 from bascule.serving.protocols.grpc_services import Reflection
-from bascule.serving.protocols.oip_grpc import PROTO
-from bascule.serving.routes import Route, table
-from bascule.serving.services import Service
+from bascule.serving.protocols.table import open_protocols
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry.counters import Counters, MetricLabels
+from bascule.serving.telemetry.recorder import Recorder
+from bascule.serving.telemetry.request_log import RequestLog
+from bascule.serving.transports.http1 import Connection, Site
 from bascule.serving.transports.http2 import Http2Server
+from bascule.serving.transports.routes import Route, table
 
 WAIT_S = 10.0
 
@@ -120,7 +122,7 @@ class Running:
         assert not self._thread.is_alive()
 
 
-class FakeProgram:
+class FakeProgram(Program):
     """Answers `twice` and `sum` of its only input `x`; can be made to block, fail and note."""
 
     name = "fake"
@@ -150,6 +152,13 @@ class FakeProgram:
         return Signature(self.inputs, self.outputs)
 
 
+def extras_of(program: Any, limits: Limits) -> list[Any]:
+    """The extras of a fake program: its own, and `confidence` where it has a calibration."""
+    calibration = getattr(program, "calibration", None)
+    confidence = Confidence(calibration, program.outputs, limits.confidence)
+    return [confidence, *getattr(program, "extras", ())]
+
+
 INLINE = Pace(one_row_s=1e-6, inline_rows=1_000_000, batch_rows=256)
 THREAD = Pace(one_row_s=1e-3, inline_rows=0, batch_rows=8)
 
@@ -173,6 +182,7 @@ def serve_routes(run_site, tmp_path):
 
     def serve(handlers: dict[bytes, dict[bytes, Any]], **limits: Any) -> Running:
         counters = Counters(tmp_path / "counters", 1)
+        bounds = Limits(**limits)
         running = run_site(
             lambda loop: Site(
                 table(
@@ -181,8 +191,10 @@ def serve_routes(run_site, tmp_path):
                     for method, handle in methods.items()
                 ),
                 lambda path: NotFound("no such path"),
-                Limits(**limits),
+                bounds,
                 counters.slot(0),
+                backlog=AdmissionQueue(bounds.max_body_bytes),
+                held=BufferBudget(bounds.max_held_bytes),
             )
         )
         running.counted = lambda: counters.totals()[0].by_status
@@ -197,8 +209,10 @@ def serve_models(run_site, tmp_path):
 
     def serve(
         *models: tuple[str, Any, Pace],
-        journal: Journal | None = None,
+        journal: RequestLog | None = None,
         wishes: Any = None,
+        recorder: Recorder | None = None,
+        guard: Any = None,
         **limits: Any,
     ) -> Running:
         bounds = Limits(**limits)
@@ -206,23 +220,24 @@ def serve_models(run_site, tmp_path):
         labels = []
         for name, *_ in models:
             model, _, version = name.partition("/")
-            labels.append(Label(model, version or "1"))
+            labels.append(MetricLabels(model, version or "1"))
             counters.name(labels[-1])
         made: list[ServedModel] = []
-        planes: list[Plane] = []
-        backlog, held = Backlog(bounds.max_body_bytes), Held(bounds.max_held_bytes)
+        planes: list[DataPlane] = []
+        backlog, held = AdmissionQueue(bounds.max_body_bytes), BufferBudget(bounds.max_held_bytes)
 
         def grpc() -> Http2Server:
             methods = grpc_methods(planes[0])
             return Http2Server(
-                methods, bounds, counters.slot(0), journal=journal, backlog=backlog, held=held
-            )
+                methods, bounds, counters.slot(0), journal=journal, recorder=recorder, guard=guard,
+                backlog=backlog, held=held,
+            )  # fmt: skip
 
         def site(loop: asyncio.AbstractEventLoop) -> Site:
             for (_, program, pace), label in zip(models, labels, strict=True):
                 made.append(
                     ServedModel(
-                        Service(label.model, label.version, tmp_path),
+                        ModelSpec(label.model, label.version, tmp_path),
                         signature=program.signature,
                         program=program,
                         digest="sha256:" + "0" * 64,
@@ -231,21 +246,31 @@ def serve_models(run_site, tmp_path):
                         slot=counters.slot(0, label),
                         limits=bounds,
                         loop=loop,
-                        calibration=getattr(program, "calibration", None),
+                        extras=extras_of(program, bounds),
                         held=held,
                     )
                 )
-            plane = Plane(open_faces(wishes=wishes), lambda: not running_site.draining)
+            plane = DataPlane(open_protocols(wishes=wishes), lambda: not running_site.draining)
             planes.append(plane)
             running_site = Site(
                 plane.serve(made), plane.not_found, bounds, counters.slot(0),
-                journal=journal, backlog=backlog, held=held,
+                journal=journal, recorder=recorder, guard=guard, backlog=backlog, held=held,
             )  # fmt: skip
             return running_site
 
         running = run_site(site, grpc)
         running.models = made
-        running.labels = [Label(), *(Label(m.name, m.version) for m in made)]
+        running.held = held
+
+        def serve_predictors(*predictors: Any) -> None:
+            def change() -> None:
+                running.site.serve(planes[0].serve(predictors), planes[0].asked_headers)
+                running.grpc.keep_headers(planes[0].asked_headers)
+
+            running.on_loop(change)
+
+        running.serve = serve_predictors
+        running.labels = [MetricLabels(), *(MetricLabels(m.name, m.version) for m in made)]
         running.totals = counters.totals
         running.counted = lambda: counters.totals()[1].by_status
         return running
@@ -257,7 +282,7 @@ def serve_models(run_site, tmp_path):
 def messages():
     """The messages as the real library makes them, from what reflection tells."""
     pool = descriptor_pool.DescriptorPool()
-    for file in Reflection([PROTO]).files:
+    for file in Reflection().files:
         pool.AddSerializedFile(file.descriptor)
 
     def message(name: str) -> Any:

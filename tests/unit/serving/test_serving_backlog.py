@@ -8,11 +8,11 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from bascule.serving.backlog import TURN_S, Backlog, comes_in_time
-from bascule.serving.placing import Pace
+from bascule.core.programs import Program
+from bascule.serving.execution.admission import TURN_S, AdmissionQueue, comes_in_time
+from bascule.serving.execution.placement import Pace
 
 pytestmark = pytest.mark.serial
 
@@ -22,7 +22,7 @@ MS = 1_000_000
 TURN_NS = int(TURN_S * 1e9)
 
 
-class Slow:
+class Slow(Program):
     """Holds the loop for some time a run, and looks at who waits meanwhile."""
 
     def __init__(self, program, run_s):
@@ -102,7 +102,7 @@ def test_what_comes_in_time_does_so_with_a_longer_deadline_and_a_shorter_wait(
 
 
 def test_a_loop_is_behind_when_it_has_worked_for_a_turn_without_a_rest():
-    backlog = Backlog(0)
+    backlog = AdmissionQueue(0)
     now_ns = 1_000 * MS
     assert not backlog.is_behind(now_ns)
     for passed_ns in range(0, TURN_NS + 1, MS):
@@ -112,7 +112,7 @@ def test_a_loop_is_behind_when_it_has_worked_for_a_turn_without_a_rest():
 
 
 def test_a_loop_that_had_nothing_to_answer_is_not_behind_however_long_it_has_answered():
-    backlog = Backlog(0)
+    backlog = AdmissionQueue(0)
     for now_ns in range(0, 100 * MS, 2 * MS):
         assert not backlog.is_behind(now_ns)
         backlog.answered_ns = now_ns + MS // 2

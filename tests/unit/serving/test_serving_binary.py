@@ -6,13 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import DType, Field
+from bascule.serving.codecs.raw_tensors import raw_of, raw_reader
 from bascule.serving.protocols.oip_json import Decoder
-from bascule.serving.raw_values import raw_of, raw_reader
 
 OUTPUTS = (Field("label", DType.INT64), Field("probabilities", DType.FP32, (2,)))
 INTEGERS = [dtype for dtype in DType if dtype.is_integer]

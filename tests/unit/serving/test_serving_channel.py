@@ -3,12 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.errors import KINDS, Invalid, ModelFailed, Unavailable
-from bascule.serving.channel import Lines, error_from_json, error_to_json
-from bascule.serving.statuses import STATUS_OF, error_of
+from bascule.serving.transports.statuses import STATUS_OF, error_of
+from bascule.serving.workers.channel import Lines, error_from_json, error_to_json
 
 
 @given(

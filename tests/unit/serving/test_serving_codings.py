@@ -8,11 +8,10 @@ import threading
 import zlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.errors import Invalid, TooLarge
-from bascule.serving.codings import decoded, encoded, wanted
+from bascule.serving.codecs.compression import decoded, encoded, wanted
 
 INFER = "/v2/models/m/infer"
 
@@ -146,7 +145,7 @@ def test_an_answer_that_cannot_be_compressed_is_a_failure_and_not_a_silence(
     def fails(body, coding):
         raise MemoryError
 
-    monkeypatch.setattr("bascule.serving.codings.encoded", fails)
+    monkeypatch.setattr("bascule.serving.codecs.compression.encoded", fails)
     server = serve_models(("m", program, inline))
     with server.client() as client:
         for rows in (3_000, 60_000):
@@ -169,7 +168,7 @@ def test_a_client_that_leaves_while_its_answer_is_compressed_is_counted_as_gone(
         assert go_on.wait(10)
         return encoded(body, coding)
 
-    monkeypatch.setattr("bascule.serving.codings.encoded", slowly)
+    monkeypatch.setattr("bascule.serving.codecs.compression.encoded", slowly)
     with server.client() as client:
         client.request("POST", INFER, ask(*[[1, 2]] * 60_000), "Accept-Encoding: gzip\r\n")
         assert begun.wait(10)

@@ -6,15 +6,16 @@ import math
 import numpy as np
 import pytest
 
+from bascule.bundle.extras.confidence import Confidence
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field, Signature
-from bascule.serving.confidence import Confidence
+from bascule.core.programs import Program
 from bascule.stats.conformal import calibrate
 
 INFER = "/v2/models/m/infer"
 
 
-class Guess:
+class Guess(Program):
     """Takes three numbers a row, and answers them as probabilities."""
 
     name = "guess"
@@ -134,7 +135,7 @@ def test_the_outputs_that_are_listed_are_answered_and_the_set_beside_them(served
 
 def test_a_listed_set_needs_a_confidence(served):
     said = refused(served(Guess())(outputs=[{"name": "prediction_set"}]))
-    assert said.startswith("outputs: prediction_set is made for a confidence, and none is asked")
+    assert said.startswith("outputs: prediction_set requires parameters.confidence; send")
     assert "no output 'lower'" in refused(served(Guess())(outputs=[{"name": "lower"}]))
 
 

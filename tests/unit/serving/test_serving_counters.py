@@ -4,11 +4,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bascule.core.errors import KINDS, BasculeError, Invalid, Unavailable
-from bascule.serving import Label, prometheus_text
-from bascule.serving.counters import BUCKETS_S, STATUSES, Counters
-from bascule.serving.statuses import STATUS_OF, HttpError, error_text, status_of
+from bascule.serving.telemetry import MetricLabels, prometheus_text
+from bascule.serving.telemetry.counters import BUCKETS_S, STATUSES, Counters
+from bascule.serving.transports.statuses import STATUS_OF, HttpError, error_text, status_of
 
-OTHER, FIRST, SECOND = LABELS = [Label(), Label("m", "1"), Label("m", "2")]
+OTHER, FIRST, SECOND = LABELS = [MetricLabels(), MetricLabels("m", "1"), MetricLabels("m", "2")]
 
 
 @pytest.fixture
@@ -76,26 +76,26 @@ def test_a_version_that_is_named_later_is_known_to_everybody_at_once(path):
 def test_a_version_that_comes_back_counts_on(path):
     counters = counting(path)
     counters.slot(0, FIRST).count(200, 1, 1)
-    for label in (Label("other", "1"), FIRST):
+    for label in (MetricLabels("other", "1"), FIRST):
         counters.name(label)
     counters.slot(0, FIRST).count(200, 1, 1)
 
-    assert counters.labels() == [*LABELS, Label("other", "1")]
+    assert counters.labels() == [*LABELS, MetricLabels("other", "1")]
     assert counters.totals()[1].requests == 2
 
 
 def test_no_more_versions_are_named_than_there_are_slots(path):
     counters = counting(path, capacity=3)
-    counters.name(Label("last", "1"))
+    counters.name(MetricLabels("last", "1"))
     with pytest.raises(Unavailable, match="3 versions were served since the server started"):
-        counters.name(Label("one", "too-many"))
+        counters.name(MetricLabels("one", "too-many"))
     counters.name(FIRST)
-    counters.slot(0, Label("last", "1")).count(200, 1, 9)
+    counters.slot(0, MetricLabels("last", "1")).count(200, 1, 9)
     assert [total.rows for total in counters.totals()] == [0, 0, 0, 9]
 
 
 def test_the_longest_names_do_not_run_into_each_other(path):
-    longest = [Label(letter * 128, letter * 128) for letter in "xyz"]
+    longest = [MetricLabels(letter * 128, letter * 128) for letter in "xyz"]
     counters = Counters(path, 2, capacity=3)
     for label in longest:
         counters.name(label)

@@ -14,13 +14,14 @@ import pytest
 import uvloop
 
 from bascule.core.errors import NotFound
-from bascule.serving.counters import Counters
-from bascule.serving.doors import Door
-from bascule.serving.http import Connection, Site
+from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
-from bascule.serving.routes import Route, table
-from bascule.serving.tls import Tls
+from bascule.serving.telemetry.counters import Counters
+from bascule.serving.transports.http1 import Connection, Site
 from bascule.serving.transports.http2 import Http2Server
+from bascule.serving.transports.listeners import Listener
+from bascule.serving.transports.routes import Route, table
+from bascule.serving.transports.tls import Tls
 
 WAIT_S = 10.0
 PLACES = 3
@@ -35,19 +36,25 @@ class Behind:
         self._root = authority.root
         bounds = Limits(max_connections=PLACES, **limits)
         slot = Counters(folder / "counters", 1).slot(0)
+        shared = {
+            "backlog": AdmissionQueue(bounds.max_body_bytes),
+            "held": BufferBudget(bounds.max_held_bytes),
+        }
         if speaks == "h2":
-            self.site = Http2Server({}, bounds, slot)
+            self.site = Http2Server({}, bounds, slot, **shared)
             connect = self.site.connect
         else:
             routes = [
                 Route(b"GET", b"/", lambda exchange: exchange.answer(b"{}"), "read"),
                 Route(b"GET", b"/big", lambda exchange: exchange.answer(BIG), "read"),
             ]
-            self.site = Site(table(routes), lambda path: NotFound("no such path"), bounds, slot)
+            self.site = Site(
+                table(routes), lambda path: NotFound("no such path"), bounds, slot, **shared
+            )
             connect = partial(Connection, self.site)
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
-        self._door = Door(
+        self._door = Listener(
             listener.detach(), self.site, connect, Tls(*authority("door")), protocol=speaks
         )
         self._opened = threading.Event()
@@ -156,7 +163,7 @@ CLOSE = b" HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
 
 def test_a_client_that_says_no_goodbye_does_not_keep_its_place(behind, monkeypatch):
-    monkeypatch.setattr("bascule.serving.doors._GOODBYE_S", 0.2)
+    monkeypatch.setattr("bascule.serving.transports.listeners._GOODBYE_S", 0.2)
     door = behind("http/1.1", drain_s=0.1)
     with door.secured() as client:
         client.sendall(b"GET /" + CLOSE)
@@ -165,7 +172,7 @@ def test_a_client_that_says_no_goodbye_does_not_keep_its_place(behind, monkeypat
 
 
 def test_a_large_answer_within_tls_is_not_cut_off_by_the_close_that_follows_it(behind, monkeypatch):
-    monkeypatch.setattr("bascule.serving.doors._GOODBYE_S", 0.05)
+    monkeypatch.setattr("bascule.serving.transports.listeners._GOODBYE_S", 0.05)
     door = behind("http/1.1", drain_s=0.1)
     with door.secured() as client:
         client.sendall(b"GET /big" + CLOSE)

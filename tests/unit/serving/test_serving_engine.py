@@ -9,18 +9,28 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from bascule.core.errors import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable
-from bascule.serving.backlog import BESIDE_CALL_BYTES, Held
-from bascule.serving.engine import Batcher, Engine, Job, measure_pace, run_together
+from bascule.core.programs import Program
+from bascule.serving.calls import Answer, AnsweredBy
+from bascule.serving.execution.admission import BESIDE_CALL_BYTES, BufferBudget
+from bascule.serving.execution.engine import Batcher, Engine, Job, measure_pace, run_together
+from bascule.serving.execution.placement import Pace, Stretch, longest_wait_s
 from bascule.serving.limits import Limits
-from bascule.serving.placing import Pace, Stretch, longest_wait_s
 
 pytestmark = pytest.mark.serial
 
 INFER = "/v2/models/m/infer"
+BY = AnsweredBy("m", "1", "fake")
+
+
+def bare(outcome):
+    """The outputs of an answer, whose origin was checked; an error as it is."""
+    if not isinstance(outcome, Answer):
+        return outcome
+    assert outcome.by is BY
+    return outcome.outputs
 
 
 class Calls:
@@ -29,9 +39,9 @@ class Calls:
     def __init__(self, running, program, pace, *, account=None, **limits):
         self.running = running
         limits = Limits(**limits)
-        self.account = account or Held(limits.max_held_bytes)
+        self.account = account or BufferBudget(limits.max_held_bytes)
         self.batcher = Batcher(
-            program, pace, limits, running.loop, name="m/1", held=self.account
+            program, pace, limits, running.loop, by=BY, held=self.account
         )  # fmt: skip
         self.outcomes: list = []
 
@@ -45,7 +55,7 @@ class Calls:
                 self.outcomes.append(None)
                 job = Job(
                     {"x": np.asarray(x, np.float64)}, len(x), outputs,
-                    lambda outcome, place=place: self.outcomes.__setitem__(place, outcome),
+                    lambda outcome, place=place: self.outcomes.__setitem__(place, bare(outcome)),
                 )  # fmt: skip
                 self.batcher.submit(job, deadline_s)
                 jobs.append(job)
@@ -308,7 +318,7 @@ def test_an_idle_thread_takes_a_call_though_it_was_slow_before(running, program,
 # -- waiting for company --
 
 
-class Paced:
+class Paced(Program):
     """Takes 40 ms a run and 1 ms a row, and notes when runs began."""
 
     pace = Pace(one_row_s=41e-3, inline_rows=0, batch_rows=16, row_s=1e-3)
@@ -483,7 +493,7 @@ class Turn:
         self.running = running
         self.engine = Engine(
             program, pace, Limits(**limits), running.loop,
-            name="m/1", batch_invariant=batch_invariant,
+            by=BY, held=BufferBudget(1 << 30), batch_invariant=batch_invariant,
         )  # fmt: skip
         self.outcomes: list = []
 
@@ -494,7 +504,7 @@ class Turn:
 
                 cancel = self.engine.run(
                     {"x": np.asarray(x, np.float64)}, len(x), outputs, 10.0,
-                    lambda outcome, place=place: self.outcomes.__setitem__(place, outcome),
+                    lambda outcome, place=place: self.outcomes.__setitem__(place, bare(outcome)),
                 )  # fmt: skip
                 if place in gone:
                     cancel()
@@ -564,8 +574,8 @@ def test_who_is_late_when_the_loop_comes_to_it_is_told_so_and_not_run(running, p
     running.on_loop(go)
     running.until(lambda: len(told) == 5)
     assert all(isinstance(told[allowed_s], TimedOut) for allowed_s in (0.005, 0.0, -1.0))
-    np.testing.assert_array_equal(told[10.0]["sum"], [20.0])
-    np.testing.assert_array_equal(told[5.0]["sum"], [10.0])
+    np.testing.assert_array_equal(told[10.0].outputs["sum"], [20.0])
+    np.testing.assert_array_equal(told[5.0].outputs["sum"], [10.0])
     assert program.runs == [2]
 
 
@@ -606,7 +616,7 @@ def test_an_answer_that_cannot_be_told_takes_no_other_with_it(running, program):
 
     running.on_loop(go)
     running.until(lambda: len(told) == 3)
-    np.testing.assert_array_equal(told[2]["twice"], [[2, 2]])
+    np.testing.assert_array_equal(told[2].outputs["twice"], [[2, 2]])
 
 
 def test_what_was_taken_is_run_before_the_engine_is_let_go_of(running, program):
@@ -807,7 +817,7 @@ class Timed:
     def __init__(self, monkeypatch, run_s, row_s):
         self.now = 0.0
         self.cost = (run_s, row_s)
-        monkeypatch.setattr("bascule.serving.engine.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("bascule.serving.execution.engine.time.perf_counter", lambda: self.now)
 
     def run(self, columns):
         run_s, row_s = self.cost
@@ -870,7 +880,7 @@ def test_what_waits_is_bounded_in_bytes_and_who_finds_no_room_is_told_so(running
 
 
 def test_whoever_comes_to_an_idle_thread_is_run_however_much_is_held(running, program, thread):
-    calls = Calls(running, program, thread, account=Held(1))
+    calls = Calls(running, program, thread, account=BufferBudget(1))
     calls.account.bytes = 1_000  # of others
     for turn in range(3):
         calls.submit((rows(turn, 100), None))
@@ -931,7 +941,9 @@ def test_texts_count_with_what_they_take_and_not_as_addresses(running, program, 
 
     def queued():
         column = np.array([["x" * 5_000, None]], object)
-        calls.batcher.submit(Job({"x": column}, 1, None, calls.outcomes.append), 10.0)
+        calls.batcher.submit(
+            Job({"x": column}, 1, None, lambda outcome: calls.outcomes.append(bare(outcome))), 10.0
+        )
         return calls.account.bytes
 
     program.gate.clear()
@@ -981,7 +993,7 @@ def test_a_run_that_cannot_be_ended_has_its_model_stuck_until_it_ends(
     time.sleep(0.2)
     assert not running.on_loop(calls.batcher.end_overdue)
     calls.submit((rows(2, 1), None), deadline_s=60)
-    monkeypatch.setattr("bascule.serving.engine.STUCK_S", 0.0)
+    monkeypatch.setattr("bascule.serving.execution.engine.STUCK_S", 0.0)
     assert running.on_loop(calls.batcher.end_overdue)
 
     running.until(lambda: calls.outcomes[-1] is not None)
@@ -1000,16 +1012,16 @@ def test_batch_mates_of_a_run_that_was_ended_are_run_alone_only_where_they_wait(
     program.poison, program.problem = 7, TimedOut("it was ended")
     jobs = [Job({"x": np.full((1, 2), x)}, 1, None, lambda _: None) for x in (7.0, 1.0, 2.0)]
     jobs[0].settled = jobs[1].settled = True
-    late, also_late, answered = run_together(program, jobs, "m")
+    late, also_late, answered = run_together(program, jobs, BY)
     assert program.runs == [3, 1]
     assert isinstance(late, TimedOut)
     assert isinstance(also_late, TimedOut)
-    assert answered["sum"].tolist() == [4.0]
+    assert answered.outputs["sum"].tolist() == [4.0]
 
 
 def test_a_call_that_the_loop_could_not_finish_is_made_on_the_thread(running, fake, inline):
     program, outcomes = fake(), []
-    engine = Engine(program, inline, Limits(), running.loop, name="m/1")
+    engine = Engine(program, inline, Limits(), running.loop, by=BY, held=BufferBudget(1 << 30))
     plain = program.run
 
     def endless(columns, outputs=None):
@@ -1022,6 +1034,6 @@ def test_a_call_that_the_loop_could_not_finish_is_made_on_the_thread(running, fa
     cancel = running.on_loop(lambda: engine.run(x, 1, None, 10.0, outcomes.append))
     assert cancel is not None
     running.until(lambda: outcomes)
-    assert outcomes[0]["sum"].tolist() == [14.0]
+    assert outcomes[0].outputs["sum"].tolist() == [14.0]
     assert engine.inline_rows == 0
     running.on_loop(lambda: engine.stop(lambda: None))

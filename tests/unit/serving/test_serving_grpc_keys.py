@@ -14,9 +14,9 @@ import grpc
 import pytest
 
 from bascule.core.errors import Unauthenticated
-from bascule.security.keys import OPEN_ACTIONS, Action, Keyring, Permission, create_key
-from bascule.serving.guard import Guard
-from bascule.serving.rpc import Each, Unary, Watch
+from bascule.security.keys import OPEN_ACTIONS, Action, KnownKeys, Permission, create_key
+from bascule.serving.transports.authenticator import Authenticator
+from bascule.serving.transports.rpc import Each, Unary, Watch
 
 WAIT_S = 10
 RIGHTS = [action for action in get_args(Action) if action not in OPEN_ACTIONS]
@@ -62,7 +62,7 @@ def guarded(serve_models, program, inline, tmp_path):
         running.on_loop(guard.look)
 
     write()
-    guard = Guard(file)
+    guard = Authenticator(file)
 
     def set_guard():
         running.grpc.guard = guard
@@ -104,7 +104,7 @@ def infer(messages, model, *values, name="x"):
 
 
 def raw(model, name="x"):
-    from bascule.serving.protocols.protobuf import block
+    from bascule.serving.codecs.protobuf import block
 
     head = block(1, name) + block(2, "FP64") + block(3, b"\1\2")
     return block(1, model) + block(5, head) + block(7, bytes(16))
@@ -157,7 +157,7 @@ def test_every_method_opens_by_its_own_right_and_by_no_other(guarded, client, me
 def test_without_a_key_no_method_and_no_model_is_told_from_another(guarded, client, messages):
     asked = [
         ("/inference.GRPCInferenceService/NoSuchMethod", b""),
-        ("/no.such.Service/Method", b""),
+        ("/no.such.ModelSpec/Method", b""),
         ("ModelInfer", b"no message"),
         ("ModelInfer", infer(messages, "late")),
         ("ModelInfer", infer(messages, "nobody")),
@@ -325,7 +325,7 @@ def test_a_watch_of_what_needs_a_key_ends_with_it(guarded, client):
 def test_a_header_that_is_longer_than_a_key_is_none(guarded):
     """Callers are remembered by the whole header, so nobody may make it as long as they like."""
     ((_, shown),) = guarded.make("infer:late")
-    ring = Keyring(guarded.guard._ring._by_hash.values())
+    ring = KnownKeys(guarded.guard._ring._by_hash.values())
     now = datetime.now(UTC)
     assert ring.identify(shown.ljust(256), now=now)
     with pytest.raises(Unauthenticated, match="is no key"):

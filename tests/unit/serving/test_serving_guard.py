@@ -14,7 +14,7 @@ import pytest
 
 from bascule.core.errors import Unauthenticated, Unavailable
 from bascule.security.keys import OPEN_ACTIONS, Action, Permission, create_key
-from bascule.serving.guard import SILENT_S, Guard, KeysFile
+from bascule.serving.transports.authenticator import SILENT_S, Authenticator, KeysFile
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -81,7 +81,7 @@ def wishes():
 def guarded(serve_models, program, inline, ring, wishes):
     """A server of two models that asks for keys, and whose callers load and unload."""
     running = serve_models(("late", program, inline), ("early", program, inline), wishes=wishes)
-    guard = Guard(ring.file)
+    guard = Authenticator(ring.file)
 
     def set_guard():
         running.site.guard = guard
@@ -125,7 +125,7 @@ def test_what_there_is_is_told_to_those_who_have_a_key(guarded, ring):
 
 @pytest.mark.parametrize("headers", ["", "Authorization: Bearer x\r\n", "Content-Type: a/b\r\n"])
 def test_without_a_key_what_exists_is_answered_as_what_does_not(guarded, headers):
-    """By any method, of any face, with any body: neither the path nor the method is told of."""
+    """By any method, of any protocol, with any body: neither the path nor the method is told of."""
     paths = [
         "/v2/models/{}", "/v2/models/{}/infer", "/v2/models/{}/versions/1/infer",
         "/v2/models/{}/versions/9", "/v2/models/{}/other", "/v1/models/{}:predict",
@@ -235,7 +235,7 @@ def test_of_whole_requests_that_wait_only_the_bodies_of_who_is_let_in_are_kept(
             b"/echo": {b"POST": lambda exchange: exchange.answer(exchange.body)},
         }
     )
-    running.on_loop(lambda: setattr(running.site, "guard", Guard(ring.file)))
+    running.on_loop(lambda: setattr(running.site, "guard", Authenticator(ring.file)))
     with running.client() as client:
         client.request("POST", "/later", b"", header)
         client.request("POST", "/echo", b"x" * 5_000, header if shows_key else "")
@@ -391,7 +391,7 @@ def test_a_key_that_is_revoked_is_forgotten_at_the_next_look(guarded, ring, keys
 def test_a_key_expires_between_two_looks(ring):
     now = T0
     header = ring("infer:late", expires_at=datetime.now(UTC) + timedelta(hours=1))
-    guard = Guard(ring.file, now=lambda: now)
+    guard = Authenticator(ring.file, now=lambda: now)
     sent = header.partition(": ")[2].strip().encode()
     guard.check(sent, "infer", "late")
 
@@ -402,7 +402,7 @@ def test_a_key_expires_between_two_looks(ring):
 
 def test_a_file_that_cannot_be_read_leaves_the_last_keys(ring, caplog):
     header = ring("infer:late")
-    guard = Guard(ring.file)
+    guard = Authenticator(ring.file)
     ring.file.write_text("[{")
     guard.look()
 
@@ -537,7 +537,7 @@ def test_keys_that_are_half_written_are_not_read(ring, keys, keys_file):
     file, _ = keys_file()
     whole = file.path.read_bytes()
     ring.file.write_bytes(whole)
-    guard = Guard(ring.file)
+    guard = Authenticator(ring.file)
     ring.file.write_bytes(b"[]" + whole[whole.index(b"\n") :])
     guard.look()
     guard.check(header, "infer", "late")
@@ -546,7 +546,7 @@ def test_keys_that_are_half_written_are_not_read(ring, keys, keys_file):
 def test_keys_that_the_supervisor_does_not_hold_open_nothing_until_it_does(ring, caplog):
     header = ring("infer:late").partition(": ")[2].strip().encode()
     held_ns = time.monotonic_ns()
-    guard = Guard(ring.file, held_ns=lambda: held_ns)
+    guard = Authenticator(ring.file, held_ns=lambda: held_ns)
     guard.check(header, "infer", "late")
 
     held_ns -= int(SILENT_S * 1e9)
@@ -564,11 +564,11 @@ def test_keys_that_the_supervisor_does_not_hold_open_nothing_until_it_does(ring,
 
 def test_a_file_that_stays_unreadable_closes_the_guard(ring, monkeypatch):
     header = ring("infer:late").partition(": ")[2].strip().encode()
-    guard = Guard(ring.file)
+    guard = Authenticator(ring.file)
     ring.file.write_text("[{")
     guard.look()
     guard.check(header, "infer", "late")
-    monkeypatch.setattr("bascule.serving.guard.SILENT_S", 0.0)
+    monkeypatch.setattr("bascule.serving.transports.authenticator.SILENT_S", 0.0)
     guard.look()
     with pytest.raises(Unavailable):
         guard.check(header, "infer", "late")
@@ -579,3 +579,41 @@ def _until(condition):
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.01)
+
+
+def test_keys_that_an_earlier_process_has_left_hold_without_the_catalogue(
+    tmp_path, keys, catalogue, caplog
+):
+    create_key(keys, "kept", [Permission("read")], now=T0, by="ada")
+    with (tmp_path / "kept").open("w+b") as shared:
+        said = []
+        first = KeysFile(shared.fileno(), keys.stored, said.append)
+        first.start()
+        first.stop()
+        left, content = said[-1], first.path.read_bytes()
+        assert b"kept" in content
+        catalogue.problem = Unavailable("the registry is away")
+
+        second = KeysFile(shared.fileno(), catalogue.stored, said.append, written_read_ns=left)
+        said.clear()
+        second.start()
+        assert said, "they hold at once"
+        assert set(said) == {left}, "and are as old as they are"
+        assert first.path.read_bytes() == content
+        _until(lambda: "the registry is away" in caplog.text)
+        catalogue.problem = None
+        _until(lambda: said[-1] > left)
+        second.stop()
+
+
+@pytest.mark.parametrize("cut", [0, 10])
+def test_a_file_that_its_writer_has_not_finished_is_not_taken_over(tmp_path, keys, catalogue, cut):
+    with (tmp_path / "kept").open("w+b") as shared:
+        first = KeysFile(shared.fileno(), keys.stored, lambda _: None)
+        first.start()
+        first.stop()
+        os.ftruncate(shared.fileno(), cut)
+        catalogue.problem = Unavailable("the registry is away")
+        second = KeysFile(shared.fileno(), catalogue.stored, lambda _: None, written_read_ns=1)
+        with pytest.raises(Unavailable, match="the registry is away"):
+            second.start()

@@ -6,11 +6,12 @@ import threading
 import time
 import tracemalloc
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
-from bascule.serving.http import unacknowledged_bytes
 from bascule.serving.limits import Limits
+from bascule.serving.transports.http1 import unacknowledged_bytes
 
 GET = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: a\r\n"
@@ -769,7 +770,7 @@ def test_a_bug_in_a_handler_is_answered_without_its_details_and_logged(server, c
 
 
 def test_a_bug_below_the_handlers_is_answered_as_well(server, caplog, monkeypatch):
-    monkeypatch.setattr("bascule.serving.http.Connection.on_url", lambda *_: 1 / 0)
+    monkeypatch.setattr("bascule.serving.transports.http1.Connection.on_url", lambda *_: 1 / 0)
     with server.client() as client:
         assert is_refused(client.send(GET), 500) == "internal error; see the server's log"
     assert "division by zero" in caplog.text
@@ -973,7 +974,7 @@ def test_what_waits_is_not_counted_any_more_when_the_server_leaves(serve, waitin
 def test_the_bound_of_what_is_held_has_room_for_sixteen_bodies_and_a_gibibyte():
     assert Limits().max_held_bytes == 1 << 30
     assert Limits(max_body_bytes=1 << 30).max_held_bytes == 16 << 30
-    assert Limits(**Limits(max_held_bytes=5).to_json()).max_held_bytes == 5
+    assert replace(Limits(max_held_bytes=5), max_rows=1).max_held_bytes == 5
 
 
 def test_an_idle_connection_is_ended_after_its_time_and_not_before(serve):

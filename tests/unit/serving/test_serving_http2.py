@@ -16,8 +16,7 @@ import h2.settings
 import hpack
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from bascule.core.errors import Invalid
 from bascule.serving.transports import frames

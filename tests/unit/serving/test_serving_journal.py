@@ -11,11 +11,16 @@ import grpc
 import pytest
 from tests.unit.serving.conftest import INLINE, FakeProgram
 
-from bascule.serving import journal as journals
-from bascule.serving import logs
-from bascule.serving.counters import Label
-from bascule.serving.journal import Journal, JournalConfig, Note, line_of, request_id_of
-from bascule.serving.tracing import TraceContext, read_context
+from bascule.serving.telemetry import logs, request_log as journals
+from bascule.serving.telemetry.counters import MetricLabels
+from bascule.serving.telemetry.request_log import (
+    LogRecord,
+    RequestLog,
+    RequestLogConfig,
+    line_of,
+    request_id_of,
+)
+from bascule.serving.telemetry.trace_context import TraceContext, read_context
 
 INFER = "/v2/models/m/infer"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -46,7 +51,7 @@ class KeptSpans:
     """Keeps the spans that it is given."""
 
     def __init__(self) -> None:
-        self.kept: list[tuple[Note, TraceContext]] = []
+        self.kept: list[tuple[LogRecord, TraceContext]] = []
 
     def add(self, note, context):
         self.kept.append((note, context))
@@ -63,7 +68,7 @@ def told():
 @pytest.fixture
 def journal(told):
     """A journal that tells of every request, in JSON."""
-    made = Journal(JournalConfig("json", access_log=True), 3, write=told.write)
+    made = RequestLog(RequestLogConfig("json", access_log=True), 3, write=told.write)
     yield made
     made.close()
 
@@ -71,7 +76,7 @@ def journal(told):
 @pytest.fixture
 def quiet(told):
     """A journal that tells of failures."""
-    made = Journal(JournalConfig("json"), 3, write=told.write)
+    made = RequestLog(RequestLogConfig("json"), 3, write=told.write)
     yield made
     made.close()
 
@@ -118,7 +123,7 @@ def test_an_answer_to_nobodys_id_has_none_unless_it_failed(serve_models):
     ids = [answer.headers["x-request-id"] for answer in (failed, again)]
     assert failed.status == again.status == 500
     assert ids[0] != ids[1]
-    assert [len(bytes.fromhex(one)) for one in ids] == [16, 16]
+    assert all(re.fullmatch("[0-9a-f]{16}-[0-9a-f]+", one) for one in ids)
 
 
 def test_a_refused_request_gets_its_id_back(serve_models):
@@ -168,7 +173,7 @@ def test_ids_come_back_over_grpc(serve_models, infer_over_grpc, told, quiet):
     first, last, code = infer_over_grpc(running, [POISON, 2])
     given = (first | last)["x-request-id"]
     assert code is grpc.StatusCode.INTERNAL
-    assert len(bytes.fromhex(given)) == 16
+    assert re.fullmatch("[0-9a-f]{16}-[0-9a-f]+", given)
     quiet.close()
     assert [line["request_id"] for line in told.lines] == [given]
 
@@ -222,7 +227,7 @@ def test_an_access_log_tells_of_every_request_once(serve_models, told, journal):
 
 
 def test_a_line_for_people_says_the_same():
-    note = Note(0.25, 503, 1_500_000, 0, Label("m", "2"), b"abc", "Unavailable")
+    note = LogRecord(0.25, 503, 1_500_000, 0, MetricLabels("m", "2"), b"abc", "Unavailable")
     line = line_of(note, None, "text", 1).decode()
     assert line.endswith(
         ",250 WARNING request worker=1 request_id=abc model=m version=2 status=503"
@@ -241,11 +246,11 @@ def test_a_log_that_nobody_reads_holds_up_no_request_and_says_what_it_lost(
         assert reading.wait(10)
         told.write(data)
 
-    made = Journal(JournalConfig("json", access_log=True), 0, write=write)
+    made = RequestLog(RequestLogConfig("json", access_log=True), 0, write=write)
 
     def note(count: int) -> None:
         for _ in range(count):
-            made.add(200, 1, 1, Label(), b"", "", b"", b"")
+            made.add(200, 1, 1, MetricLabels(), b"", "", b"", b"")
 
     note(1)
     assert writing.wait(10)
@@ -259,9 +264,9 @@ def test_a_log_that_nobody_reads_holds_up_no_request_and_says_what_it_lost(
 
 def test_lines_are_written_whole_in_pieces_that_a_pipe_keeps_together():
     pieces: list[bytes] = []
-    made = Journal(JournalConfig("json", access_log=True), 0, write=pieces.append)
+    made = RequestLog(RequestLogConfig("json", access_log=True), 0, write=pieces.append)
     for _ in range(100):
-        made.add(200, 1, 1, Label("m", "1"), b"i" * 100, "", b"", b"")
+        made.add(200, 1, 1, MetricLabels("m", "1"), b"i" * 100, "", b"", b"")
     made.close()
     assert sum(piece.count(b"\n") for piece in pieces) == 100
     assert all(piece.endswith(b"\n") and len(piece) <= 4096 for piece in pieces)
@@ -324,7 +329,7 @@ def test_a_tracestate_that_is_too_long_is_dropped_and_the_trace_kept():
 
 def test_only_requests_of_a_sampled_trace_have_spans(serve_models, infer_over_grpc, told):
     spans = KeptSpans()
-    journal = Journal(JournalConfig("json"), 0, spans, write=told.write)
+    journal = RequestLog(RequestLogConfig("json"), 0, spans, write=told.write)
     headers = [
         f"traceparent: {SAMPLED}\r\ntracestate: a=1\r\ntracestate: b=2\r\n",
         f"traceparent: 00-{TRACE}-{PARENT}-00\r\n",
@@ -339,7 +344,7 @@ def test_only_requests_of_a_sampled_trace_have_spans(serve_models, infer_over_gr
     assert infer_over_grpc(running, [1, 2], [("traceparent", SAMPLED)])[2] is grpc.StatusCode.OK
     journal.close()
     assert [(note.label, note.rows, context.state) for note, context in spans.kept] == [
-        (Label("m", "1"), 1, "a=1,b=2"),
-        (Label("m", "1"), 1, ""),
+        (MetricLabels("m", "1"), 1, "a=1,b=2"),
+        (MetricLabels("m", "1"), 1, ""),
     ]
     assert told.lines == []

@@ -11,7 +11,7 @@ import pytest
 
 from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import DType, Field, Signature
-from bascule.serving.json_tables import TableReader
+from bascule.serving.codecs.json_tables import TableReader
 
 TABLE = (
     Field("hour", DType.INT64),

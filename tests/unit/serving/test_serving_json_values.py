@@ -6,12 +6,11 @@ import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.errors import Invalid, TooLarge
-from bascule.serving import json_values
-from bascule.serving.json_values import MAX_VALUES, JsonParser
+from bascule.serving.codecs import json_values
+from bascule.serving.codecs.json_values import MAX_VALUES, JsonParser
 
 EXAMPLE = '{"rows": [...]}'
 

@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field
@@ -31,7 +30,7 @@ def outcome(decode, body):
     columns = {
         name: (array.dtype, array.shape, array.tobytes()) for name, array in call.columns.items()
     }
-    return call_id, columns, call.rows, call.outputs, call.asked, as_bytes
+    return call_id, columns, call.rows, call.outputs, call.extras, as_bytes
 
 
 def body(data="[1, 2]", *, name='"x"', shape="[1, 2]", before="", after="", around=""):

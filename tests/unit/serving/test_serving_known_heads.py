@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.errors import NotFound
-from bascule.serving.counters import Counters
-from bascule.serving.http import Connection, Site
+from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
-from bascule.serving.routes import Route, table
+from bascule.serving.telemetry.counters import Counters
+from bascule.serving.transports.http1 import Connection, Site
+from bascule.serving.transports.routes import Route, table
 
 ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
 HERE = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -94,6 +94,8 @@ def make_site(tmp_path_factory):
             lambda path: NotFound(f"no {path!r}"),
             Limits(**limits),
             counters.slot(0),
+            backlog=AdmissionQueue(1 << 20),
+            held=BufferBudget(1 << 30),
         )
 
     return make

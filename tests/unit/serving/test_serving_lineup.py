@@ -10,16 +10,17 @@ import weakref
 import pytest
 
 from bascule.core.errors import NotFound, Refused
-from bascule.serving import lineup as room
-from bascule.serving.counters import Counters, Label
+from bascule.serving.execution.admission import BufferBudget
+from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.limits import Limits
-from bascule.serving.lineup import Lineup
-from bascule.serving.resilience import Policy
-from bascule.serving.services import Service
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry.counters import Counters, MetricLabels
+from bascule.serving.workers import loaded_models as room
+from bascule.serving.workers.loaded_models import LoadedModels
 
 
 class Watched:
-    """A lineup on a loop, with every engine that it ever had, by weak reference."""
+    """A loaded_models on a loop, with every engine that it ever had, by weak reference."""
 
     def __init__(self, running, tmp_path, monkeypatch, policies=None, **limits):
         self.running = running
@@ -28,9 +29,9 @@ class Watched:
         self.gate = threading.Event()
         self.gate.set()
         self.loading = threading.Event()
-        counters = Counters(tmp_path / "lineup", 1)
+        counters = Counters(tmp_path / "loaded_models", 1)
         for name in "abcdef":
-            counters.name(Label(name, "1"))
+            counters.name(MetricLabels(name, "1"))
         whole = room.open_engine
 
         def open_engine(model, loop):
@@ -44,33 +45,34 @@ class Watched:
         close = room._close
 
         def closing(engine):
-            self.closed[engine.name.partition("/")[0]] = threading.current_thread().name
+            self.closed[engine.by.model] = threading.current_thread().name
             close(engine)
 
         monkeypatch.setattr(room, "open_engine", open_engine)
         monkeypatch.setattr(room, "_close", closing)
 
         def make():
-            return Lineup(
-                counters, 0, Limits(**limits), running.loop, self._serve, policies=policies or {}
-            )
+            return LoadedModels(
+                counters, 0, Limits(**limits), running.loop, self._serve,
+                policies=policies or {}, held=BufferBudget(1 << 30),
+            )  # fmt: skip
 
-        self.lineup = running.on_loop(make)
+        self.loaded_models = running.on_loop(make)
 
     def _serve(self, models):
         self.served.append([model.name for model in models])
 
     def start(self, *services):
-        self.running.on_loop(lambda: self.lineup.start(services))
+        self.running.on_loop(lambda: self.loaded_models.start(services))
 
     def prepare(self, number, *services):
         return asyncio.run_coroutine_threadsafe(
-            self.lineup.prepare(number, services), self.running.loop
+            self.loaded_models.prepare(number, services), self.running.loop
         )
 
     def turn(self, number, *services):
         assert self.prepare(number, *services).result(10)
-        self.running.on_loop(lambda: self.lineup.commit(number))
+        self.running.on_loop(lambda: self.loaded_models.commit(number))
 
     def until_gone(self, name):
         """Without the collector: what is in no ring goes by itself, and at once."""
@@ -85,10 +87,10 @@ class Watched:
         assert self.closed[name].startswith("bascule-loader")
 
     def known(self):
-        return [one["model"] for one in self.lineup.tell()]
+        return [one["model"] for one in self.loaded_models.tell()]
 
     def in_memory(self):
-        told = self.running.on_loop(self.lineup.tell)
+        told = self.running.on_loop(self.loaded_models.tell)
         return [one["model"] for one in told if one["is_loaded"]]
 
 
@@ -102,7 +104,7 @@ def watched(serve_routes, tmp_path, monkeypatch):
 
 @pytest.fixture
 def service(cancer_bundle):
-    return lambda name: Service(name, "1", cancer_bundle)
+    return lambda name: ModelSpec(name, "1", cancer_bundle)
 
 
 def test_what_stays_is_kept_as_it_is_and_what_goes_leaves_nothing(watched, service):
@@ -122,7 +124,7 @@ def test_until_the_turn_nothing_changes_and_what_is_given_up_leaves_nothing(watc
     line.start(service("a"))
     assert line.prepare(1, service("b")).result(10)
     assert line.served == [["a"]]
-    line.running.on_loop(lambda: line.lineup.abandon(1))
+    line.running.on_loop(lambda: line.loaded_models.abandon(1))
     line.until_gone("b")
     assert line.served == [["a"]]
     line.turn(2, service("a"), service("b"))
@@ -136,7 +138,7 @@ def test_a_change_that_is_given_up_while_it_loads_leaves_nothing(watched, servic
     line.loading.clear()
     preparing = line.prepare(1, service("b"), service("c"))
     assert line.loading.wait(10)
-    line.running.on_loop(lambda: line.lineup.abandon(1))
+    line.running.on_loop(lambda: line.loaded_models.abandon(1))
     line.gate.set()
     assert preparing.result(10) is False
     line.until_gone("b")
@@ -147,7 +149,7 @@ def test_where_one_cannot_be_loaded_the_others_are_let_go_of(watched, service, t
     line = watched()
     line.start(service("a"))
     with pytest.raises(NotFound, match="no bundle at"):
-        line.prepare(1, service("b"), Service("c", "1", tmp_path / "gone")).result(10)
+        line.prepare(1, service("b"), ModelSpec("c", "1", tmp_path / "gone")).result(10)
     line.until_gone("b")
     assert line.served == [["a"]]
 
@@ -157,9 +159,9 @@ def test_with_a_budget_those_that_were_asked_last_stay_in_memory(watched, servic
     monkeypatch.setattr(room, "resident_bytes", lambda pid=None: 0)
     line = watched(memory_budget_mb=1_000)
     line.start(service("a"))
-    (size,) = [one["size_bytes"] for one in line.running.on_loop(line.lineup.tell)]
+    (size,) = [one["size_bytes"] for one in line.running.on_loop(line.loaded_models.tell)]
 
-    line.lineup._budget_bytes = int(size * 2.5)
+    line.loaded_models._budget_bytes = int(size * 2.5)
     line.turn(1, service("a"), service("b"))
     assert line.in_memory() == ["a", "b"]
     line.turn(2, service("a"), service("b"), service("c"))
@@ -174,7 +176,7 @@ def test_what_turns_out_larger_than_its_file_is_put_to_sleep_at_the_start_too(
     monkeypatch.setattr(room, "resident_bytes", lambda pid=None: next(before_and_after))
     line = watched(memory_budget_mb=50)
     line.start(*map(service, "abcd"))
-    told = {one["model"]: one for one in line.running.on_loop(line.lineup.tell)}
+    told = {one["model"]: one for one in line.running.on_loop(line.loaded_models.tell)}
     assert [told[name]["size_bytes"] for name in "abc"] == [20_000_000] * 3
     assert [name for name in told if told[name]["is_loaded"]] == ["a", "b"]
     line.until_gone("c")
@@ -182,16 +184,18 @@ def test_what_turns_out_larger_than_its_file_is_put_to_sleep_at_the_start_too(
 
 
 def test_a_model_with_a_policy_goes_like_any_other(watched, service):
-    line = watched(policies={"b": Policy(fallback="a")})
+    line = watched(policies={"b": ResiliencePolicy(fallback="a")})
     line.start(service("a"), service("b"))
     line.turn(1, service("a"))
     line.until_gone("b")
 
 
 def test_a_fallback_must_take_and_give_the_same(watched, service, regressor_bundle):
-    line = watched(policies={"a": Policy(fallback="c"), "d": Policy(fallback="a")})
+    line = watched(
+        policies={"a": ResiliencePolicy(fallback="c"), "d": ResiliencePolicy(fallback="a")}
+    )
     line.start(service("a"), service("d"))
-    other = Service("c", "1", regressor_bundle)
+    other = ModelSpec("c", "1", regressor_bundle)
     with pytest.raises(Refused, match="c/1 cannot be the fallback of a/1"):
         line.prepare(1, service("a"), other).result(10)
     line.until_gone("c")
@@ -206,10 +210,10 @@ def test_a_model_that_is_loaded_without_end_makes_the_worker_leave(watched, serv
     line.loading.clear()
     loading = line.prepare(1, service("a"), service("b"))
     assert line.loading.wait(10)
-    line.running.on_loop(line.lineup.tick)
-    assert not line.lineup.is_stuck
+    line.running.on_loop(line.loaded_models.tick)
+    assert not line.loaded_models.is_stuck
     monkeypatch.setattr(room, "LOAD_TIMEOUT_S", -1.0)
-    line.running.on_loop(line.lineup.tick)
-    assert line.lineup.is_stuck
+    line.running.on_loop(line.loaded_models.tick)
+    assert line.loaded_models.is_stuck
     line.gate.set()
     assert loading.result(10)

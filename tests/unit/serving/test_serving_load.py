@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from bascule.serving.counters import BUCKETS_S
-from bascule.serving.load import Look, VersionLook, WorkerLook, load_between, quantile_s
+from bascule.serving.telemetry.counters import BUCKETS_S
+from bascule.serving.telemetry.load import Look, VersionLook, WorkerLook, load_between, quantile_s
 
 BOUNDS = (0.001, 0.01, 0.1)
 

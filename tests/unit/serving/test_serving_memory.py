@@ -3,10 +3,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from bascule.serving.memory import Resident, choose_evicted, resident_bytes
+from bascule.serving.workers.memory import Resident, choose_evicted, resident_bytes
 
 OLD = Resident("old", 40, 1.0, is_busy=False)
 BUSY = Resident("busy", 30, 2.0, is_busy=True)

@@ -7,15 +7,14 @@ import re
 import grpc
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from bascule.core.errors import KINDS, BasculeError, ModelFailed
 from bascule.core.fields import DType, Field
+from bascule.serving.codecs.raw_tensors import raw_of, raw_reader
 from bascule.serving.protocols.oip_messages import read_first_name_and_version
-from bascule.serving.raw_values import raw_of, raw_reader
-from bascule.serving.statuses import CODE_OF, INTERNAL, STATUS_OF, HttpError, code_of
 from bascule.serving.transports.frames import ENCODINGS, beginning_of, compressed, enclosed
+from bascule.serving.transports.statuses import CODE_OF, INTERNAL, STATUS_OF, HttpError, code_of
 
 
 @pytest.fixture
@@ -318,7 +317,7 @@ def test_what_a_program_raises_is_not_told_to_its_caller(client, program, ask_gr
     code, words = client.refusal("ModelInfer", ask_grpc([1, 2]).SerializeToString())
     assert code == "INTERNAL"
     assert re.fullmatch(
-        "the model failed; the server's log has the reason under id [0-9a-f]{32}", words
+        "the model failed; the server's log has the reason under id [0-9a-f]{16}-[0-9a-f]+", words
     )
 
 

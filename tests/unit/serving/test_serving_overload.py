@@ -9,7 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from bascule.serving.placing import Pace
+from bascule.core.programs import Program
+from bascule.serving.execution.placement import Pace
 
 pytestmark = pytest.mark.serial
 
@@ -17,7 +18,7 @@ RUN_S = 0.01
 DEADLINE_S = 0.15
 
 
-class Slow:
+class Slow(Program):
     """One row at a time, ten milliseconds each: a hundred a second, and no more."""
 
     def __init__(self, program):

@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import pytest
 
 from bascule.core.errors import NotFound
-from bascule.serving.plane import Plane
-from bascule.serving.routes import Route, table
+from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.transports.routes import Route, table
 
 
 def model(name, version):
-    return SimpleNamespace(name=name, version=version)
+    return SimpleNamespace(name=name, version=version, asks_header=b"")
 
 
 class Paths:
-    """A face with one path for the server and one for each model."""
+    """A protocol with one path for the server and one for each model."""
 
     def server_routes(self, plane):
         yield Route(b"GET", b"/server", print, "read")
@@ -30,7 +30,7 @@ class Paths:
 
 @pytest.fixture
 def plane():
-    return Plane([Paths()], lambda: True)
+    return DataPlane([Paths()], lambda: True)
 
 
 def test_the_first_version_of_a_name_is_the_one_of_the_plain_name(plane):
@@ -72,7 +72,7 @@ def test_the_routes_of_a_version_are_made_again_only_when_something_about_it_cha
     assert again[b"/early"][b"POST"] is not before[b"/early"][b"POST"]
 
 
-def test_faces_without_names_speak_to_the_first_model(plane):
+def test_protocols_without_names_speak_to_the_first_model(plane):
     assert plane.first is None
     first = model("late", "2")
     plane.serve([first, model("early", "1")])
@@ -90,6 +90,6 @@ def test_whoever_answers_get_answers_head():
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
-def test_two_faces_cannot_claim_one_path(method):
+def test_two_protocols_cannot_claim_one_path(method):
     with pytest.raises(ValueError, match="routed twice"):
         table([Route(b"GET", b"/x", print, "read"), Route(method, b"/x", print, "read")])

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
+from importlib.resources import files
 
 import numpy as np
 import pytest
+from google.protobuf import descriptor_pb2
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType
-from bascule.serving.protocols import protobuf as wire
+from bascule.serving.codecs import protobuf as wire
+from bascule.serving.protocols.descriptors import read_descriptors
 from bascule.serving.protocols.oip_messages import (
     CONTENTS_OF,
     TEXTS,
@@ -213,6 +216,43 @@ def test_the_descriptors_are_those_of_the_clients(messages):
             for f in ours.fields
         )
         assert fields == theirs[f"inference.{name}"], name
+
+
+def test_the_compiled_descriptors_are_those_of_the_proto_files():
+    """A `.proto` file that was changed without compiling it again fails here."""
+    compiled = read_descriptors()
+    folder = files("bascule.serving.protocols")
+    on_disk = {file.name for file in folder.iterdir() if file.name.endswith(".proto")}
+    assert {file.name for file in compiled} == on_disk
+    for file in compiled:
+        text = re.sub(r"//[^\n]*", "", folder.joinpath(file.name).read_text())
+        parsed = descriptor_pb2.FileDescriptorProto.FromString(file.descriptor)
+        written = set(re.findall(r"(\w+) = (\d+);", text))
+        assert written == set(named_numbers(parsed)), file.name
+        declared = re.findall(r"\b(?:message|enum|service|rpc) (\w+)", text)
+        assert len(file.symbols) - entries_of_maps(parsed) == len(declared), file.name
+        assert {name.rpartition(".")[2] for name in file.symbols} >= set(declared), file.name
+
+
+def named_numbers(part):
+    """Every field and every value of an enum, as the language writes them."""
+    for message in messages_in(part):
+        if not message.options.map_entry:
+            yield from ((one.name, str(one.number)) for one in message.field)
+            yield from named_numbers(message)
+    for enum in part.enum_type:
+        yield from ((one.name, str(one.number)) for one in enum.value)
+
+
+def entries_of_maps(part):
+    """How many messages stand for the pairs of maps, which no text declares."""
+    return sum(one.options.map_entry + entries_of_maps(one) for one in messages_in(part))
+
+
+def messages_in(part):
+    """Those that a file, or a message, declares."""
+    is_file = isinstance(part, descriptor_pb2.FileDescriptorProto)
+    return part.message_type if is_file else part.nested_type
 
 
 def test_the_messages_of_health_and_reflection_are_those_of_their_tools(messages):

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.errors import (
     Invalid,
@@ -12,11 +11,11 @@ from bascule.core.errors import (
     TimedOut,
     Unavailable,
 )
-from bascule.serving.resilience import (
+from bascule.serving.execution.resilience import (
     Closed,
     Open,
-    Policy,
     Probing,
+    ResiliencePolicy,
     Retries,
     admitted,
     is_failure,
@@ -24,7 +23,7 @@ from bascule.serving.resilience import (
     opens_again_in_s,
 )
 
-POLICY = Policy(breaker_failures=3, breaker_open_s=10.0)
+POLICY = ResiliencePolicy(breaker_failures=3, breaker_open_s=10.0)
 
 
 def test_failures_in_a_row_open_the_breaker_and_one_fewer_does_not():
@@ -59,8 +58,8 @@ def test_what_was_under_way_when_it_opened_changes_nothing(ok):
 def test_without_a_number_of_failures_there_is_no_breaker():
     breaker = Closed()
     for _ in range(100):
-        breaker = noted(Policy(), breaker, 1.0, ok=False)
-        assert admitted(Policy(), breaker, 1.0) == breaker == Closed()
+        breaker = noted(ResiliencePolicy(), breaker, 1.0, ok=False)
+        assert admitted(ResiliencePolicy(), breaker, 1.0) == breaker == Closed()
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 30)), max_size=60))
@@ -78,7 +77,7 @@ def test_an_open_breaker_always_lets_somebody_through_again(history):
 
 
 def test_retries_are_a_part_of_the_calls_and_not_saved_up_without_end():
-    policy = Policy(retry_percent=10)
+    policy = ResiliencePolicy(retry_percent=10)
     budget = Retries().spent()
     assert budget is not None
     assert budget.spent() is None

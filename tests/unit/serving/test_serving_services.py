@@ -3,14 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bascule.core.errors import Conflict, Invalid, NotFound
-from bascule.serving.services import (
-    Service,
+from bascule.serving.specs import (
+    ModelSpec,
     check_absent,
-    check_services,
+    check_specs,
     default_of,
     loaded,
     swapped,
@@ -19,12 +18,12 @@ from bascule.serving.services import (
 )
 
 
-def service(text: str, folder: str = "") -> Service:
+def service(text: str, folder: str = "") -> ModelSpec:
     model, _, version = text.partition("/")
-    return Service(model, version, Path(folder or "/bundles", text))
+    return ModelSpec(model, version, Path(folder or "/bundles", text))
 
 
-def served(*texts: str) -> tuple[Service, ...]:
+def served(*texts: str) -> tuple[ModelSpec, ...]:
     return tuple(map(service, texts))
 
 
@@ -106,7 +105,7 @@ def test_what_cannot_be_unloaded_is_said(model, version, kind, said):
 @pytest.mark.parametrize("text", ["a b/1", "a/../1", "/1", "a/"])
 def test_a_name_that_cannot_stand_in_a_path_is_refused(text):
     with pytest.raises(Invalid, match="is not allowed"):
-        check_services(served(text))
+        check_specs(served(text))
 
 
 @given(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bascule.core.errors import Unavailable
-from bascule.serving.resilience import Closed, Policy
-from bascule.serving.shielding import Shield
+from bascule.serving.execution.resilience import Closed, ResiliencePolicy
+from bascule.serving.execution.resilient import ResilientPredictor
 
 INFER = "/v2/models/m/infer"
 ROW = [7, 7]
@@ -27,10 +27,11 @@ class Shielded:
         def find(reference):
             return {"m/1": self.second, "m/2": self.first}.get(reference)
 
-        shield = Shield(self.first, policy, find, self.server.loop)
-        real_s = shield.now_s
-        shield.now_s = lambda: real_s() + self.now_s
-        self.first.shield = shield
+        resilient = ResilientPredictor(self.first, policy, find, self.server.loop)
+        real_s = resilient.now_s
+        resilient.now_s = lambda: real_s() + self.now_s
+        self.resilient = resilient
+        self.server.serve(resilient, self.second)
 
     def ask(self, body, headers=""):
         with self.server.client() as client:
@@ -58,7 +59,7 @@ def version(answer):
 @pytest.mark.parametrize("pace", ["inline", "thread"])
 def test_the_fallback_answers_what_the_model_failed_and_says_so(shielded, ask, pace, request):
     paces = (request.getfixturevalue(pace),) * 2
-    models = shielded(Policy(fallback="m/1"), paces)
+    models = shielded(ResiliencePolicy(fallback="m/1"), paces)
     models.programs[0].poison = 7.0
     assert version(models.ask(ask([1, 2]))) == (200, "2")
     answer = models.ask(ask(ROW, [1, 2], outputs=[{"name": "sum"}]))
@@ -72,7 +73,7 @@ def test_the_fallback_answers_what_the_model_failed_and_says_so(shielded, ask, p
 def test_over_grpc_too_the_answer_is_in_the_name_of_who_gave_it(
     shielded, grpc_client, ask_grpc, raw
 ):
-    models = shielded(Policy(fallback="m/1"))
+    models = shielded(ResiliencePolicy(fallback="m/1"))
     models.programs[0].poison = 7.0
     client = grpc_client(models.server)
 
@@ -89,7 +90,7 @@ def test_over_grpc_too_the_answer_is_in_the_name_of_who_gave_it(
 
 
 def test_a_fallback_that_reads_other_dtypes_gets_the_rows_in_its_own(shielded, ask, monkeypatch):
-    models = shielded(Policy(fallback="m/1"))
+    models = shielded(ResiliencePolicy(fallback="m/1"))
     models.programs[0].poison = 7.0
     seen = []
     whole = models.programs[1].run
@@ -111,7 +112,7 @@ def test_a_fallback_that_reads_other_dtypes_gets_the_rows_in_its_own(shielded, a
 
 
 def test_where_the_fallback_fails_too_the_failure_is_that_of_the_model(shielded, ask, caplog):
-    models = shielded(Policy(fallback="m/1"))
+    models = shielded(ResiliencePolicy(fallback="m/1"))
     models.programs[0].poison = models.programs[1].poison = 7.0
     assert models.ask(ask(ROW)).status == 500
     assert models.counted() == ({500: 1}, 1, 0)
@@ -119,21 +120,21 @@ def test_where_the_fallback_fails_too_the_failure_is_that_of_the_model(shielded,
 
 @pytest.mark.parametrize("fallback", ["", "gone/1", "m/2"])
 def test_without_a_fallback_that_is_there_the_failure_is_told(shielded, ask, fallback, caplog):
-    models = shielded(Policy(fallback=fallback))
+    models = shielded(ResiliencePolicy(fallback=fallback))
     models.programs[0].poison = 7.0
     assert models.ask(ask(ROW)).status == 500
     assert models.counted() == ({500: 1}, 1, 0)
 
 
 def test_rows_that_are_refused_are_neither_a_failure_nor_for_the_fallback(shielded, ask):
-    models = shielded(Policy(fallback="m/1", breaker_failures=1))
+    models = shielded(ResiliencePolicy(fallback="m/1", breaker_failures=1))
     assert models.ask(ask([1, 2, 3])).status == 400
     assert models.counted() == ({400: 1}, 0, 0)
     assert version(models.ask(ask([1, 2]))) == (200, "2")
 
 
 def test_a_breaker_opens_holds_calls_back_and_closes_by_one_that_succeeds(shielded, ask, caplog):
-    models = shielded(Policy(breaker_failures=2, breaker_open_s=30))
+    models = shielded(ResiliencePolicy(breaker_failures=2, breaker_open_s=30))
     program = models.programs[0]
     program.poison = 7.0
     assert [models.ask(ask(ROW)).status for _ in range(2)] == [500, 500]
@@ -149,12 +150,12 @@ def test_a_breaker_opens_holds_calls_back_and_closes_by_one_that_succeeds(shield
     models.now_s = 60.0
     assert models.ask(ask([1, 2])).status == 200
     assert models.ask(ask([1, 2])).status == 200
-    assert models.first.shield.breaker == Closed()
+    assert models.resilient.breaker == Closed()
     assert models.counted() == ({200: 2, 500: 3, 503: 2}, 3, 0)
 
 
 def test_while_the_breaker_is_open_the_fallback_answers_everybody(shielded, ask, caplog):
-    models = shielded(Policy(breaker_failures=1, breaker_open_s=30, fallback="m/1"))
+    models = shielded(ResiliencePolicy(breaker_failures=1, breaker_open_s=30, fallback="m/1"))
     models.programs[0].poison = 7.0
     assert [version(models.ask(ask(ROW))) for _ in range(3)] == [(200, "1")] * 3
     assert models.programs[0].runs == [1]
@@ -162,7 +163,7 @@ def test_while_the_breaker_is_open_the_fallback_answers_everybody(shielded, ask,
 
 
 def test_a_model_that_takes_too_long_leaves_time_for_its_fallback(shielded, ask, thread, inline):
-    models = shielded(Policy(timeout_s=0.05, fallback="m/1"), (thread, inline))
+    models = shielded(ResiliencePolicy(timeout_s=0.05, fallback="m/1"), (thread, inline))
     models.programs[0].gate.clear()
     assert version(models.ask(ask([1, 2]))) == (200, "1")
     models.programs[0].gate.set()
@@ -170,7 +171,7 @@ def test_a_model_that_takes_too_long_leaves_time_for_its_fallback(shielded, ask,
 
 
 def test_the_callers_own_deadline_is_kept_whatever_the_policy_allows(shielded, ask, thread):
-    models = shielded(Policy(timeout_s=60, fallback="m/1"), (thread, thread))
+    models = shielded(ResiliencePolicy(timeout_s=60, fallback="m/1"), (thread, thread))
     models.programs[0].gate.clear()
     answer = models.ask(ask([1, 2]), "X-Request-Timeout-Ms: 50\r\n")
     models.programs[0].gate.set()
@@ -179,11 +180,11 @@ def test_the_callers_own_deadline_is_kept_whatever_the_policy_allows(shielded, a
 
 
 def test_callers_in_a_hurry_do_not_open_the_breaker_for_the_others(shielded, ask, thread):
-    models = shielded(Policy(breaker_failures=2), (thread, thread), deadline_s=0.3)
+    models = shielded(ResiliencePolicy(breaker_failures=2), (thread, thread), deadline_s=0.3)
     models.programs[0].gate.clear()
     for _ in range(5):
         assert models.ask(ask([1, 2]), "X-Request-Timeout-Ms: 20\r\n").status == 504
-    assert models.first.shield.breaker == Closed()
+    assert models.resilient.breaker == Closed()
     assert [models.ask(ask([1, 2])).status for _ in range(3)] == [504, 504, 503]
     models.programs[0].gate.set()
     assert models.counted() == ({504: 7, 503: 1}, 2, 0)
@@ -193,7 +194,7 @@ def test_callers_in_a_hurry_do_not_open_the_breaker_for_the_others(shielded, ask
 def test_a_call_whose_process_died_is_tried_once_more_where_the_budget_allows(
     shielded, ask, thread, percent, status
 ):
-    models = shielded(Policy(retry_percent=percent), (thread, thread))
+    models = shielded(ResiliencePolicy(retry_percent=percent), (thread, thread))
     program = models.programs[0]
     whole, deaths = program.run, [1]
 
@@ -209,7 +210,7 @@ def test_a_call_whose_process_died_is_tried_once_more_where_the_budget_allows(
 
 
 def test_rows_that_kill_again_and_again_use_the_budget_up(shielded, ask, thread):
-    models = shielded(Policy(retry_percent=50), (thread, thread))
+    models = shielded(ResiliencePolicy(retry_percent=50), (thread, thread))
     program = models.programs[0]
     program.poison, program.problem = 7.0, Unavailable("the process died")
     assert [models.ask(ask(ROW)).status for _ in range(10)] == [503] * 10
@@ -219,7 +220,7 @@ def test_rows_that_kill_again_and_again_use_the_budget_up(shielded, ask, thread)
 def test_who_goes_while_the_fallback_runs_is_not_answered_and_counted_as_gone(
     shielded, ask, thread, inline
 ):
-    models = shielded(Policy(fallback="m/1"), (inline, thread))
+    models = shielded(ResiliencePolicy(fallback="m/1"), (inline, thread))
     models.programs[0].poison = 7.0
     models.programs[1].gate.clear()
     with models.server.client() as client:

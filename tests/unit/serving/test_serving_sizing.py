@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bascule.serving.sizing import Sizing
+from bascule.serving.execution.batch_sizing import Sizing
 
 
 def after(sizing, runs, run_s, waiting=1_000):

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from bascule.core.errors import Overloaded, Unavailable
-from bascule.serving.backlog import BESIDE_CALL_BYTES
 from bascule.serving.calls import Call
-from bascule.serving.counters import Counters
-from bascule.serving.engine import Engine
+from bascule.serving.execution.admission import BESIDE_CALL_BYTES, BufferBudget
+from bascule.serving.execution.engine import Engine
+from bascule.serving.execution.predictors import Facts
+from bascule.serving.execution.served import ServedModel
 from bascule.serving.limits import Limits
-from bascule.serving.models import Facts, ServedModel
-from bascule.serving.services import Service
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry.counters import Counters
 
 
 class Sleeper:
@@ -29,7 +30,7 @@ class Sleeper:
 
         def make():
             model = ServedModel(
-                Service("m", "1", tmp_path),
+                ModelSpec("m", "1", tmp_path),
                 signature=program.signature,
                 program=Facts(program.name, program.inputs, program.outputs),
                 digest="sha256:0",
@@ -38,6 +39,7 @@ class Sleeper:
                 slot=Counters(tmp_path / "sleeper", 1).slot(0),
                 limits=self.limits,
                 loop=running.loop,
+                held=BufferBudget(self.limits.max_held_bytes),
             )
             model.wake = self.woken.append
             return model
@@ -51,7 +53,7 @@ class Sleeper:
 
         def go():
             return self.model.answer(
-                call, allowed_s, lambda outcome: self.outcomes.__setitem__(place, outcome)
+                call, None, allowed_s, lambda outcome: self.outcomes.__setitem__(place, outcome)
             )
 
         return self.running.on_loop(go)
@@ -59,8 +61,9 @@ class Sleeper:
     def wake(self, pace):
         def go():
             engine = Engine(
-                self.program, pace, self.limits, self.running.loop, name="m/1", held=self.model.held
-            )
+                self.program, pace, self.limits, self.running.loop,
+                by=self.model.by, held=self.model.held,
+            )  # fmt: skip
             self.model.wakes(engine)
 
         self.running.on_loop(go)
@@ -85,9 +88,9 @@ def test_whoever_asks_wakes_it_and_is_answered_when_it_is_there(sleeper, pace, r
 
     asleep.wake(request.getfixturevalue(pace))
 
-    assert [outcome["sum"].tolist() for outcome in asleep.answered()] == [[2], [4]]
+    assert [outcome.outputs["sum"].tolist() for outcome in asleep.answered()] == [[2], [4]]
     asleep.ask(3)
-    assert asleep.answered()[2]["sum"].tolist() == [6]
+    assert asleep.answered()[2].outputs["sum"].tolist() == [6]
     asleep.running.until(lambda: asleep.model.open_calls == 0)
 
 
@@ -158,7 +161,7 @@ def test_the_line_of_a_model_that_is_being_loaded_is_bounded_in_bytes(sleeper, i
     assert refused.value.facts == {"retry_after_s": 1}
     assert f"{2 * CALL_BYTES} bytes of requests that wait for m/1" in refused.value.message
     asleep.wake(inline)
-    assert [outcome["sum"].tolist() for outcome in asleep.answered()] == [[2], [4]]
+    assert [outcome.outputs["sum"].tolist() for outcome in asleep.answered()] == [[2], [4]]
     assert asleep.model.held.bytes == 0
 
 
@@ -166,7 +169,7 @@ def test_who_finds_nothing_held_may_wait_however_large_the_request_is(sleeper, i
     asleep = sleeper(max_held_bytes=1)
     asleep.ask(1)
     asleep.wake(inline)
-    assert asleep.answered()[0]["sum"].tolist() == [2]
+    assert asleep.answered()[0].outputs["sum"].tolist() == [2]
     assert asleep.model.held.bytes == 0
 
 
@@ -192,7 +195,7 @@ def test_a_call_that_was_given_up_does_not_keep_its_rows_until_its_model_wakes(s
     def ask():
         call = Call({"x": np.zeros((1, 2))}, 1, ("sum",))
         bound = partial(asleep.outcomes.append, call)  # as one that adds a confidence holds it
-        return weakref.ref(call.columns["x"]), asleep.model.answer(call, 10.0, bound)
+        return weakref.ref(call.columns["x"]), asleep.model.answer(call, None, 10.0, bound)
 
     kept, cancel = asleep.running.on_loop(ask)
     assert kept() is not None

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 
 from bascule.core.errors import Conflict, Invalid, NotFound
-from bascule.serving import Limits, Service, bind
-from bascule.serving.services import WorkerConfig
-from bascule.serving.supervisor import Supervisor, _take_no_more, _Worker
+from bascule.serving import Limits, ModelSpec
+from bascule.serving.execution import ResiliencePolicy
+from bascule.serving.protocols.chosen import ChosenProtocols
+from bascule.serving.telemetry import RequestLogConfig
+from bascule.serving.transports import Tls
+from bascule.serving.workers import bind
+from bascule.serving.workers.config import WorkerConfig
+from bascule.serving.workers.supervisor import Supervisor, _take_no_more, _Worker
 
 
 def close(listeners):
@@ -60,26 +67,41 @@ def test_who_has_connected_is_kept_and_who_comes_later_is_not_let_in():
     listener.close()
 
 
-def test_what_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
+def test_every_field_that_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
     config = WorkerConfig(
         worker=1,
         workers=2,
         listener_fd=7,
         counters=tmp_path / "counters",
-        services=(Service("m", "1", tmp_path),),
-        limits=Limits(deadline_s=3, batching="never"),
+        services=(ModelSpec("m", "1", tmp_path),),
+        limits=Limits(deadline_s=3, batching="never", max_body_bytes=1 << 30),
+        keys=tmp_path / "keys",
+        tls=Tls(tmp_path / "certificate.pem", tmp_path / "key.pem", tmp_path / "authority.pem"),
+        unix_fd=8,
+        protocols=ChosenProtocols(("oip", "vertex"), "/health", "/predict"),
+        grpc_fd=9,
+        policies={"m": ResiliencePolicy(timeout_s=0.5, fallback="other/2")},
+        journal=RequestLogConfig("json", access_log=True, trace_endpoint="http://c/v1/traces"),
         multi_model=True,
+        allowed_hosts=("models.example", "*.example"),
     )
-    assert WorkerConfig.from_json(config.to_json()) == config
+    for one in fields(config):
+        assert getattr(config, one.name) != one.default, f"{one.name} is not told here"
+
+    assert WorkerConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_a_field_that_is_not_told_has_its_default(tmp_path):
+    plain = WorkerConfig(0, 1, 3, tmp_path, (), Limits())
+    told = plain.to_json()
+    del told["tls"], told["policies"], told["journal"]
+    assert WorkerConfig.from_json(told) == plain
 
 
 def test_a_supervisor_whose_worker_cannot_load_says_why_and_leaves_nothing(tmp_path):
-    supervisor = Supervisor(
-        [Service("m", "1", tmp_path / "nowhere")],
-        host="127.0.0.1", port=0, workers=2, limits=Limits(),
-    )  # fmt: skip
+    supervisor = Supervisor(host="127.0.0.1", port=0, workers=2, limits=Limits())
     with pytest.raises(NotFound, match="no bundle at"):
-        supervisor.start()
+        supervisor.start([ModelSpec("m", "1", tmp_path / "nowhere")])
     assert not any(status.alive for status in supervisor.statuses())
     supervisor.stop()
     close(bind("127.0.0.1", supervisor.port, 1))
@@ -88,7 +110,10 @@ def test_a_supervisor_whose_worker_cannot_load_says_why_and_leaves_nothing(tmp_p
 def test_a_worker_needs_none_of_the_heavy_packages():
     heavy = ["sklearn", "skl2onnx", "skops", "onnx", "pandas", "pyarrow", "sqlalchemy", "fastapi"]
     heavy += ["typer", "rich", "pydantic", "uvicorn"]
-    code = f"import bascule.serving.worker, sys; print(sorted(set(sys.modules) & set({heavy})))"
+    code = (
+        "import bascule.serving.workers.worker, sys; "
+        f"print(sorted(set(sys.modules) & set({heavy})))"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )
@@ -108,13 +133,13 @@ class Hearing:
 @pytest.mark.parametrize(
     ("find", "kind", "said"),
     [
-        (lambda name, folder: Service(name, "1", folder), "Unavailable", "the server stops"),
+        (lambda name, folder: ModelSpec(name, "1", folder), "Unavailable", "the server stops"),
         (None, "Invalid", "callers may not change what is served"),
     ],
 )
 def test_a_wish_that_cannot_be_granted_is_answered_all_the_same(find, kind, said, tmp_path):
     supervisor = Supervisor(
-        [], host="127.0.0.1", port=0, workers=1, limits=Limits(), find=find
+        host="127.0.0.1", port=0, workers=1, limits=Limits(), find=find
     )  # fmt: skip
     worker = Hearing()
     if find is not None:
@@ -157,7 +182,7 @@ def test_a_worker_is_killed_once_its_beat_has_stayed_the_same_for_too_long(tmp_p
 
 
 def test_no_failure_ends_the_thread_that_looks_after_workers(monkeypatch, caplog):
-    supervisor = Supervisor([], host="127.0.0.1", port=0, workers=1, limits=Limits())
+    supervisor = Supervisor(host="127.0.0.1", port=0, workers=1, limits=Limits())
     looked = []
 
     def fail(*_):

@@ -8,7 +8,7 @@ import pytest
 
 from bascule.core.errors import Conflict, NoRoom, Overloaded
 from bascule.serving.protocols import invocations
-from bascule.serving.wishes import MAX_WAITING, Wishes
+from bascule.serving.protocols.load_requests import MAX_WAITING, LoadRequests
 
 JSON = "Content-Type: application/json; charset=utf-8\r\n"
 
@@ -49,7 +49,7 @@ def until_put(served, wishes, count=1):
 
 def test_a_wish_is_reported_with_its_number_and_settled_once():
     reported, settled = [], []
-    wishes = Wishes(reported.append)
+    wishes = LoadRequests(reported.append)
     wishes.load("late", "/models/late", lambda problem: settled.append(("late", problem)))
     wishes.unload("early", lambda problem: settled.append(("early", problem)))
 
@@ -65,7 +65,7 @@ def test_a_wish_is_reported_with_its_number_and_settled_once():
 
 def test_only_so_many_wishes_wait():
     reported = []
-    wishes = Wishes(reported.append)
+    wishes = LoadRequests(reported.append)
     for _ in range(MAX_WAITING):
         wishes.unload("late", lambda _: None)
     with pytest.raises(Overloaded, match="64 changes wait already"):

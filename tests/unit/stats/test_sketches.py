@@ -9,8 +9,7 @@ from pathlib import Path
 import datasketches
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy import stats
 
 from bascule.core.digests import canonical_json

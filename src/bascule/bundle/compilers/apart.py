@@ -5,7 +5,7 @@ in front of them or of labels and probabilities behind. So the graph is cut befo
 one TreeEnsemble node: the ends stay graphs, and the trees become plain arrays.
 
 For a few rows nothing is faster than the graph in one piece, so that is kept as well. Both ways
-must answer the same bits, whatever order they add the leaves up in: `exactly_summed` sees to it.
+must answer the same bits for any order of adding the leaves up: `exactly_summed` sees to it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from bascule.bundle.programs.doubles import rounded_down
-from bascule.bundle.programs.onnx import open_session
-from bascule.bundle.programs.trees import FEATURES, SUMS
-from bascule.bundle.subject import Compilation
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType, Field
+from bascule.bundle.compilers.trees import rounded_down
+from bascule.bundle.imported import Compilation
+from bascule.bundle.programs import FEATURES, SUMS, open_session
+from bascule.core import DType, Field, Unconvertible
 
 _SUM = 1
 _LEQ = 0

@@ -41,9 +41,8 @@ from bascule.bundle.compilers.values import (
     rounded,
     width,
 )
-from bascule.bundle.subject import Compilation
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType, Field, Signature
+from bascule.bundle.imported import Compilation
+from bascule.core import DType, Field, Signature, Unconvertible
 
 
 class Link(StrEnum):

@@ -19,8 +19,7 @@ from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.predictors import Outcome
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import Value
-from bascule.core.errors import Unconvertible
-from bascule.core.scratch import Scratch
+from bascule.core import Scratch, Unconvertible
 
 _LINKS = {
     "Logloss": Link.SIGMOID,
@@ -44,7 +43,7 @@ _TRUE_WHEN_MISSING = "AsTrue"
 
 def estimator(context: Context, model: Any, value: Value) -> Outcome:
     """An estimator of CatBoost as the last step of a pipeline."""
-    ensemble = read_ensemble(as_json(model), str(model.get_all_params()["loss_function"]))
+    ensemble = read_catboost(as_json(model), str(model.get_all_params()["loss_function"]))
     classes = getattr(model, "classes_", None)
     many = None if classes is None or not len(classes) else len(classes)
     return predict_ensemble(context, ensemble, value, many)
@@ -66,7 +65,7 @@ def as_json(model: Any) -> dict[str, Any]:
     return made
 
 
-def read_ensemble(model: Mapping[str, Any], loss: str) -> Ensemble:
+def read_catboost(model: Mapping[str, Any], loss: str) -> Ensemble:
     """The trees of one model, parsed from its JSON form.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bascule.bundle.compilers.graph import Graph
-from bascule.core.fields import DType
+from bascule.core import DType
 
 MISSING_TEXT = "\ufdd0missing"
 """What a missing text is inside a program: it begins with a character that Unicode keeps out of

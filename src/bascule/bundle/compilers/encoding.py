@@ -24,8 +24,7 @@ from bascule.bundle.compilers.values import (
     select,
 )
 from bascule.bundle.tables import FIRST_SHARED
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, Unconvertible
 
 _NONE = -1
 """The code of a category that was not seen in training."""

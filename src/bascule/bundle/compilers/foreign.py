@@ -13,8 +13,7 @@ from typing import Any
 from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.graph import OPSET
 from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, width
-from bascule.core.errors import MissingExtra, Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, MissingExtra, Unconvertible
 
 
 def transform_by_skl2onnx(context: Context, step: Any, value: Value) -> Value:
@@ -27,7 +26,7 @@ def transform_by_skl2onnx(context: Context, step: Any, value: Value) -> Value:
 
 
 def convert(context: Context, step: Any, value: Value) -> tuple[list[str], Any]:
-    """The tensors of a step's outputs, in doubles or whatever they are, and its own graph."""
+    """The tensors of a step's outputs, in doubles or in their own type, and its own graph."""
     try:
         from skl2onnx import convert_sklearn
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType

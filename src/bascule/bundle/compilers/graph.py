@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from bascule.bundle.texts import Prepared, Texts
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType, Field
+from bascule.core import DType, Field, Unconvertible
 
 OPSET = 21
 IR_VERSION = 10
@@ -187,7 +186,7 @@ def _declared(field: Field) -> onnx.ValueInfoProto:
 
 
 def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
-    """Without the nodes whose outputs nobody reads: what was taken into others leaves them."""
+    """Without the nodes whose outputs have no reader, such as those merged into others."""
     kept = []
     for node in reversed(nodes):
         if wanted & set(node.output):

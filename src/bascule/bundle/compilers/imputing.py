@@ -20,7 +20,7 @@ from bascule.bundle.compilers.values import (
     select,
     width,
 )
-from bascule.core.errors import Unconvertible
+from bascule.core import Unconvertible
 
 
 def simple_imputer(context: Context, step: Any, value: Value) -> Value:

@@ -22,8 +22,7 @@ from bascule.bundle.compilers.predictors import (
     of_columns,
 )
 from bascule.bundle.compilers.values import NUMBER, Value, matrix
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, Unconvertible
 
 _VECTOR = 8
 _LAST_EXPONENT = 760.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.core.fields import DType
+from bascule.core import DType
 
 
 def label_dtype(classes: Any) -> DType:

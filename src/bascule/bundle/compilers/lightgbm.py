@@ -19,7 +19,7 @@ from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.predictors import Outcome
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import Value
-from bascule.core.errors import Unconvertible
+from bascule.core import Unconvertible
 
 _CATEGORICAL = 1
 _DEFAULT_LEFT = 2
@@ -45,12 +45,12 @@ _LINKS = {
 
 def estimator(context: Context, model: Any, value: Value) -> Outcome:
     """An estimator of LightGBM as the last step of a pipeline."""
-    ensemble = read_ensemble(model.booster_.model_to_string())
+    ensemble = read_lightgbm(model.booster_.model_to_string())
     classes = len(model.classes_) if hasattr(model, "classes_") else None
     return predict_ensemble(context, ensemble, value, classes)
 
 
-def read_ensemble(text: str) -> Ensemble:
+def read_lightgbm(text: str) -> Ensemble:
     """The trees of one model, from its text.
 
     Raises:

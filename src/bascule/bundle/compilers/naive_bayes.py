@@ -11,8 +11,7 @@ from bascule.bundle.compilers.exponentials import softmax
 from bascule.bundle.compilers.graph import Graph
 from bascule.bundle.compilers.predictors import Outcome, linear_scores
 from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, width
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, Unconvertible
 
 
 def multinomial(context: Context, model: Any, value: Value) -> Outcome:

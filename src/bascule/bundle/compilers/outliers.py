@@ -17,7 +17,7 @@ from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.bundle.compilers.predictors import Outcome, flat, linear_scores, rounded_to_float
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import NUMBER, Value, matrix
-from bascule.core.fields import DType
+from bascule.core import DType
 
 
 def detected(graph: Graph, decision: str, *, zero_is_inside: bool = True) -> Outcome:
@@ -29,7 +29,7 @@ def detected(graph: Graph, decision: str, *, zero_is_inside: bool = True) -> Out
 
 
 def isolation_forest(context: Context, model: Any, value: Value) -> Outcome:
-    """By how few questions a row is told from the training rows (Liu, Ting and Zhou 2008)."""
+    """By how few splits isolate a row from the training rows (Liu, Ting and Zhou 2008)."""
     graph = context.graph
     made = [_depths(model, place) for place in range(len(model.estimators_))]
     depths = trees.sums_in_double(graph, rounded_to_float(graph, value), made, 1)

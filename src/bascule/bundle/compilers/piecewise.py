@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from bascule.bundle.compilers import trees
 from bascule.bundle.compilers.graph import Graph
 from bascule.bundle.compilers.trees import Tree
-from bascule.core.fields import DType
+from bascule.core import DType
 
 
 def piecewise_linear(

@@ -24,8 +24,7 @@ from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.bundle.compilers.steps import compiler_for, transform
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, rounded, width
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, Unconvertible
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Outcome:
 Predictor = Callable[[Context, Any, Value], Outcome]
 
 _HERE = "bascule.bundle.compilers.predictors"
-_COMMITTEES = "bascule.bundle.compilers.committees"
+_COMMITTEES = "bascule.bundle.compilers.meta_estimators"
 _COUNTS = "bascule.bundle.compilers.naive_bayes"
 _KERNELS = "bascule.bundle.compilers.kernels"
 _OUTLIERS = "bascule.bundle.compilers.outliers"

@@ -23,8 +23,7 @@ from bascule.bundle.compilers.values import (
     rounded,
     width,
 )
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, Unconvertible
 
 
 def standard_scaler(context: Context, step: Any, value: Value) -> Value:

@@ -15,9 +15,8 @@ from bascule.bundle.compilers.labels import label_dtype
 from bascule.bundle.compilers.predictors import Outcome, flat
 from bascule.bundle.compilers.steps import transform
 from bascule.bundle.compilers.values import NUMBER, TEXT, Part, Value, numbers
-from bascule.bundle.subject import Compilation
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType, Field, Signature
+from bascule.bundle.imported import Compilation
+from bascule.core import DType, Field, Signature, Unconvertible
 
 
 def compilations(

@@ -19,7 +19,7 @@ from bascule.bundle.compilers.values import (
     select,
     width,
 )
-from bascule.core.errors import Unconvertible
+from bascule.core import Unconvertible
 
 Transformer = Callable[[Context, Any, Value], Value]
 

@@ -16,8 +16,7 @@ from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.graph import MICROSOFT, Graph, as_column
 from bascule.bundle.compilers.scaling import made_unit
 from bascule.bundle.compilers.values import NUMBER, TEXT, Value, matrix, numbers, width
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, Unconvertible
 
 MAX_WORDS = 10_000
 """Of a vocabulary. Every row becomes a number for each of its words: with so many, a single row

@@ -1,8 +1,8 @@
 """Graphs that other libraries make, brought into the form of a bundle.
 
 Exporters choose the names of inputs and outputs themselves, and leave notes in the graph: the
-lines of the source that an operator comes from, with the folders of whoever exported it. A program
-has the names of the signature, and the same model has the same bytes wherever it is packed.
+source lines of an operator, with the folders of the user that exported it. A program has the names
+of the signature, and the same model has the same bytes wherever it is packed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType, Field
+from bascule.core import DType, Field, Unconvertible
 
 _ROWS = "rows"
 

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bascule.bundle.compilers.tidying import tidy
-from bascule.core.errors import MissingExtra, Unconvertible
-from bascule.core.fields import Field
+from bascule.core import Field, MissingExtra, Unconvertible
 
 ROWS = 4
 """How many rows a module is traced with. More than one: a length of one is taken as fixed."""
@@ -55,7 +54,7 @@ def export(module: Any, ask: Ask, tensors: Mapping[str, Any]) -> Any:
             return torch.export.export(
                 asked, few, dynamic_shapes=(tuple({0: rows} for _ in few),), strict=False
             )
-    except Exception as problem:  # whatever the code of the module and the tracer raise
+    except Exception as problem:  # the module and the tracer may raise anything
         raise Unconvertible(
             f"PyTorch cannot export {type(module).__name__} for any number of rows: "
             f"{_gist(problem)}",

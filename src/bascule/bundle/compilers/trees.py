@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.compilers.graph import ML, Graph
-from bascule.bundle.programs.doubles import rounded_down
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, Unconvertible
 
 _LEQ = 0
 _SUM = 1
@@ -289,3 +287,11 @@ def check_one_output(model: Any) -> None:
     """Raise `Unconvertible` for a model that predicts several columns."""
     if getattr(model, "n_outputs_", 1) != 1:
         raise Unconvertible(f"{type(model).__name__} predicts several outputs")
+
+
+def rounded_down(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The largest float that is at most each double."""
+    with np.errstate(over="ignore"):
+        near = values.astype(np.float32)
+        below = np.nextafter(near, np.float32(-np.inf))
+    return np.where(near > values, below, near)

@@ -13,8 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bascule.bundle.compilers.graph import Graph, as_column
-from bascule.core.errors import Unconvertible
-from bascule.core.fields import DType
+from bascule.core import DType, Unconvertible
 
 NUMBER = "number"
 TEXT = "text"

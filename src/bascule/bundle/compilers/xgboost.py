@@ -20,7 +20,7 @@ from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.predictors import Outcome
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, width
-from bascule.core.errors import Unconvertible
+from bascule.core import Unconvertible
 
 _CATEGORICAL = 1
 _LINKS = {
@@ -50,7 +50,7 @@ def estimator(context: Context, model: Any, value: Value) -> Outcome:
         )
     if context.sparse:
         value = _without_zeros(context, value)
-    ensemble = read_ensemble(json.loads(bytes(booster_of(model).save_raw("json"))))
+    ensemble = read_xgboost(json.loads(bytes(booster_of(model).save_raw("json"))))
     classes = len(model.classes_) if hasattr(model, "classes_") else None
     return predict_ensemble(context, ensemble, value, classes)
 
@@ -73,7 +73,7 @@ def booster_of(model: Any) -> Any:
     return booster if best is None else booster[: best + 1]
 
 
-def read_ensemble(model: Mapping[str, Any]) -> Ensemble:
+def read_xgboost(model: Mapping[str, Any]) -> Ensemble:
     """The trees of one model, parsed from its JSON form.
 
     Raises:

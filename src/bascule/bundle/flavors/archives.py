@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.flavors.structures import check_nodes
-from bascule.bundle.limits import (
+from bascule.bundle.disk import (
     FREE_ARCHIVE_BYTES,
     MAX_ARCHIVE_BYTES,
     MAX_ARCHIVE_GROWTH,
@@ -32,7 +31,8 @@ from bascule.bundle.limits import (
     MAX_NODES,
     MAX_SCHEMA_BYTES,
 )
-from bascule.core.errors import Untrusted
+from bascule.bundle.flavors.structures import check_nodes
+from bascule.core import Untrusted
 
 _SCHEMA = "schema.json"
 _OLDEST_PROTOCOL = 2
@@ -130,7 +130,7 @@ def check_archive(data: bytes, file: str, *, boosted: bool = True) -> None:
         raise
     except RecursionError:
         raise Untrusted(f"{file} cannot be read: it is nested too deep", file=file) from None
-    except Exception as problem:  # a damaged archive raises whatever it likes
+    except Exception as problem:  # a damaged archive may raise anything
         raise Untrusted(f"{file} cannot be read: {problem}", file=file) from None
 
 
@@ -190,8 +190,8 @@ class _Check:
     def _note(self, value: Any) -> bytes:
         """A digest of what a node says; raises where two of one number say different things.
 
-        skops takes the first node of a number for every later one, whatever the later says. In an
-        honest file a repeated part may have other files, with the same bytes.
+        skops takes the first node of a number for every later one, and ignores the later's content.
+        In an honest file a repeated part may have other files, with the same bytes.
         """
         digest = hashlib.blake2b(digest_size=16)
         if isinstance(value, list):

@@ -8,6 +8,10 @@ as Core ATen (the list that each of its backends has to know), without those tha
 arguments, draw random numbers, or hand out memory as they find it; the few of `WHOLE`; and
 arithmetic on lengths.
 
+Why not ONNX and safetensors alone: parity compares a program with what PyTorch computes, and a
+bundle is rebuilt from its original. An original in ONNX would be the program itself: nothing would
+prove the exporter right, and no later exporter could be used.
+
 Programs are compiled from the list, and not from the module that it was made of. So whoever has the
 list can compile them again.
 """
@@ -22,12 +26,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from bascule.bundle.disk import MAX_GRAPH_DEPTH, MAX_GROWN_ELEMENTS, MAX_NODES, Manifest
 from bascule.bundle.flavors.boosting import library
-from bascule.bundle.limits import MAX_GRAPH_DEPTH, MAX_GROWN_ELEMENTS, MAX_NODES
-from bascule.bundle.manifest import Manifest
 from bascule.bundle.tables import as_dtype
-from bascule.core.errors import ModelFailed, Unconvertible, Untrusted
-from bascule.core.fields import Columns, Field
+from bascule.core import Columns, Field, ModelFailed, Program, Unconvertible, Untrusted
 
 FORMAT = "torch-aten"
 FILE = "original/model.safetensors"
@@ -117,7 +119,7 @@ class CallList:
         return [values[name] for name in self.results]
 
 
-class AtenProgram:
+class AtenProgram(Program):
     """See `core.programs.Program`. The calls one after the other, in PyTorch."""
 
     name = "original"

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.frames import Frame
-from bascule.bundle.flavors.probing import probed
 from bascule.bundle.flavors.tabular import (
     as_trained,
     fields_of,
@@ -28,11 +28,20 @@ from bascule.bundle.flavors.tabular import (
     rows_of,
     table_names,
 )
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.subject import Rows, Subject
+from bascule.bundle.imported import ImportedModel, Rows
+from bascule.bundle.probing import probed
 from bascule.bundle.tables import Table, as_dtype
-from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    Program,
+    Signature,
+    Untrusted,
+)
 
 Ask = Callable[[Any], NDArray[Any]]
 """Asks a library about a table or matrix: numbers of shape (rows,), or (rows, classes)."""
@@ -74,7 +83,7 @@ class Boosted:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Subject:
+def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> ImportedModel:
     """Infer the signature from the training rows and by asking the model.
 
     Raises:
@@ -108,7 +117,7 @@ def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Subject:
         held_out = rows_of(conformed, test_truth, signature, test)
     needed = {model.library, "numpy"} | ({"pandas"} if frame.container == "pandas" else set())
     original = BoostedOriginal(ask, frame, signature, model.classes)
-    return Subject(
+    return ImportedModel(
         task="regression" if model.classes is None else "classification",
         classes=model.classes,
         signature=signature,
@@ -148,7 +157,7 @@ def with_classes(booster: Any, manifest: Manifest) -> Any:
     return booster
 
 
-class BoostedOriginal:
+class BoostedOriginal(Program):
     """The model itself as a program."""
 
     name = "original"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
@@ -19,11 +20,8 @@ from bascule.bundle.flavors.boosting import (
     read_boosted,
 )
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.subject import Compilation, Subject
-from bascule.core.errors import Invalid
-from bascule.core.fields import DType
-from bascule.core.scratch import Scratch
+from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.core import DType, Invalid, Scratch
 
 _CLASSIFIES = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll")
 _EXPONENTIAL = ("Poisson", "Tweedie")
@@ -39,23 +37,22 @@ _VARYING = ("model_guid", "train_finish_time")
 
 
 class CatBoost:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "catboost"
 
     def recognises(self, model: Any) -> bool:
         return is_of(model, "catboost") and hasattr(model, "predict")
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         return read_boosted(_read(model), _open, train, test)
 
-    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
-        from bascule.bundle.compilers.boosted import compile_ensemble
-        from bascule.bundle.compilers.catboost import as_json, read_ensemble
+    def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
+        from bascule.bundle.compilers import as_json, compile_ensemble, read_catboost
 
         loaded = _loaded(subject.saved)
         yield compile_ensemble(
-            read_ensemble(as_json(loaded), str(subject.frame["loss"])),
+            read_catboost(as_json(loaded), str(subject.frame["loss"])),
             subject.signature,
             subject.classes,
             {},

@@ -13,11 +13,9 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.manifest import MANIFEST
-from bascule.bundle.reading import shaped
+from bascule.bundle.disk import MANIFEST, shaped
 from bascule.bundle.tables import Kind, is_missing
-from bascule.core.errors import Untrusted
-from bascule.core.fields import Columns, Signature
+from bascule.core import Columns, Signature, Untrusted
 
 _LARGEST = 2.0**63
 _TEXT_TYPES = ("str", "string", "object")

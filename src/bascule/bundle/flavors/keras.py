@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.compilers.tidying import tidy
-from bascule.bundle.compilers.torch import ROWS, export, to_onnx
+from bascule.bundle.compilers import ROWS, export, tidy, to_onnx
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors import keras_archive as archive
 from bascule.bundle.flavors.aten import first_line, tensor_of
 from bascule.bundle.flavors.boosting import installed_version, is_of, library
@@ -31,26 +31,35 @@ from bascule.bundle.flavors.networks import (
     rows_of,
     task_of,
 )
-from bascule.bundle.flavors.probing import bounded
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.probing import bounded
 from bascule.bundle.tables import MATRIX, as_dtype, conform, take
-from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.scratch import Scratch
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    Program,
+    Scratch,
+    Signature,
+    Unconvertible,
+    Untrusted,
+)
 
 _BACKENDS = ("jax", "tensorflow", "torch")
 
 
 class Keras:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "keras"
 
     def recognises(self, model: Any) -> bool:
         return is_of(model, "keras") and hasattr(model, "layers")
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         if train is None:
             raise Invalid(
                 "train is missing, and it says what the lengths of the model's inputs are",
@@ -73,7 +82,7 @@ class Keras:
         check_saved(KerasProgram(archive.load(saved, archive.FILE), signature), live, rows)
         backend = library("keras", "keras").config.backend()
         task, classes = task_of(outputs)
-        return Subject(
+        return ImportedModel(
             task=task,
             classes=classes,
             signature=signature,
@@ -89,7 +98,7 @@ class Keras:
             is_network=True,
         )
 
-    def compilations(self, model: Any, subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         backend = subject.frame["backend"]
         compile_ = _through_torch if backend == "torch" else _through_keras
         graph = compile_(model, subject)
@@ -108,7 +117,7 @@ def open_keras(data: bytes, manifest: Manifest, *, threads: int = 1) -> KerasPro
 
 
 def reopen(data: bytes, manifest: Manifest) -> Any:
-    """The model itself; raises `Untrusted` as whatever opens an original does."""
+    """The model itself; raises `Untrusted` as every opener of an original does."""
     backend = manifest.original.frame.get("backend")
     if backend not in _BACKENDS:
         raise Untrusted(f"{manifest.name} was packed on {backend!r}, which is no backend of Keras")
@@ -116,7 +125,7 @@ def reopen(data: bytes, manifest: Manifest) -> Any:
     return archive.load(data, manifest.original.file)
 
 
-class KerasProgram:
+class KerasProgram(Program):
     """A model as a program."""
 
     name = "original"
@@ -130,7 +139,7 @@ class KerasProgram:
         """The outputs asked for; see `core.programs.Program`."""
         try:
             found = _answers(self._model, columns)
-        except Exception as problem:  # whatever the backend raises
+        except Exception as problem:  # the backend may raise anything
             raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
         known = {field.name: field.dtype for field in self.outputs}
         wanted = list(known) if outputs is None else list(outputs)
@@ -233,14 +242,14 @@ def _tried(model: Any, columns: Columns) -> dict[str, NDArray[Any]]:
         return _answers(model, columns)
     except Invalid:
         raise
-    except Exception as problem:  # whatever the backend raises
+    except Exception as problem:  # the backend may raise anything
         raise Invalid(
             f"the model does not answer for its training rows: {first_line(problem)}",
             hint="pass train as the model takes it: the same names and shapes",
         ) from problem
 
 
-def _through_torch(model: Any, subject: Subject) -> bytes:
+def _through_torch(model: Any, subject: ImportedModel) -> bytes:
     assert subject.train is not None
     few = take(subject.train.columns, slice(ROWS))
 
@@ -252,7 +261,7 @@ def _through_torch(model: Any, subject: Subject) -> bytes:
     return to_onnx(exported, subject.signature.inputs, subject.signature.outputs)
 
 
-def _through_keras(model: Any, subject: Subject) -> bytes:
+def _through_keras(model: Any, subject: ImportedModel) -> bytes:
     """By the export of Keras, which flattens dicts in the order of their names."""
     import onnx
 

@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from bascule.bundle.disk import MAX_SCHEMA_BYTES
 from bascule.bundle.flavors.aten import first_line
 from bascule.bundle.flavors.boosting import library
-from bascule.bundle.limits import MAX_SCHEMA_BYTES
-from bascule.core.errors import BasculeError, Invalid, Untrusted
-from bascule.core.scratch import Scratch
+from bascule.core import BasculeError, Invalid, Scratch, Untrusted
 
 FORMAT = "keras"
 FILE = "original/model.keras"
@@ -116,7 +115,7 @@ def load(data: bytes, file: str) -> Any:
                 return keras.saving.load_model(place, compile=False, safe_mode=True)
     except BasculeError:
         raise
-    except Exception as problem:  # Keras raises whatever its layers do
+    except Exception as problem:  # layers may raise anything
         raise Untrusted(f"{file} cannot be read: {first_line(problem)}", file=file) from problem
 
 

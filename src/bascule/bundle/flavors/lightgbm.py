@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
@@ -27,31 +28,28 @@ from bascule.bundle.flavors.boosting import (
     with_classes,
 )
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.tables import MATRIX, Table
-from bascule.core.errors import Invalid, Untrusted
-from bascule.core.fields import DType
+from bascule.core import DType, Invalid, Untrusted
 
 
 class LightGBM:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "lightgbm"
 
     def recognises(self, model: Any) -> bool:
         return is_of(model, "lightgbm") and hasattr(model, "predict")
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         return read_boosted(_read(model), _open, train, test)
 
-    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
-        from bascule.bundle.compilers.boosted import compile_ensemble
-        from bascule.bundle.compilers.lightgbm import read_ensemble
+    def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
+        from bascule.bundle.compilers import compile_ensemble, read_lightgbm
 
         categories = categories_of(subject.frame)
         _check_categories(subject.saved, categories)
-        ensemble = read_ensemble(subject.saved.decode())
+        ensemble = read_lightgbm(subject.saved.decode())
         yield compile_ensemble(
             replace(ensemble, rounds_whole=rounds_whole(subject.frame)),
             subject.signature,
@@ -69,7 +67,7 @@ def open_text(data: bytes, manifest: Manifest, *, threads: int = 1) -> BoostedOr
 
 
 def _check_width(data: bytes, manifest: Manifest) -> None:
-    """LightGBM makes room for as many numbers a row as the text says, whatever its trees hold."""
+    """LightGBM allocates as many numbers a row as the text declares, regardless of its trees."""
     known = {b"1", str(len(manifest.classes or "1")).encode()}
     for line in data.splitlines():
         name, _, number = line.partition(b"=")

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle import parity
-from bascule.bundle.subject import Rows
+from bascule.bundle.imported import Rows
+from bascule.bundle.statements import parity
 from bascule.bundle.tables import MATRIX, Table, conform, read_table, take
-from bascule.core.errors import Invalid, Unconvertible
-from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.programs import Program
+from bascule.core import Columns, DType, Field, Invalid, Program, Signature, Unconvertible
 
 _COMPARED_ROWS = 256
 _SAVED_WITHIN = 1e-5
@@ -219,7 +217,7 @@ def task_of(outputs: Sequence[Field]) -> tuple[str, tuple[int, ...] | None]:
 
 
 def check_saved(again: Program, live: Program, rows: Rows) -> None:
-    """Refuse to save what is not the model: for real rows, alone and in company.
+    """Refuse a saved form that differs from the model on real rows, alone or in a batch.
 
     Args:
         again: The model as it was read back from what was saved.

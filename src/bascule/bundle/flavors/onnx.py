@@ -8,18 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.programs.onnx import (
-    field_of,
-    first_line,
-    is_known_type,
-    open_onnx,
-    open_session,
-)
-from bascule.bundle.subject import Compilation, Rows, Subject
+from bascule.bundle.disk import Manifest
+from bascule.bundle.imported import Compilation, ImportedModel, Rows
+from bascule.bundle.programs import field_of, first_line, is_known_type, open_onnx, open_session
 from bascule.bundle.tables import as_dtype, conform
-from bascule.core.errors import Invalid, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.core import Columns, DType, Field, Invalid, Signature, Untrusted
 
 _FILE = "original/model.onnx"
 _COUNTS = (1, 2, 5, 7)
@@ -32,7 +25,7 @@ _LENGTHS = (3, 1, 8, 64, 224)
 
 
 class Onnx:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "onnx"
 
@@ -41,7 +34,7 @@ class Onnx:
             type(model).__name__ == "ModelProto" and hasattr(model, "SerializeToString")
         )
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         data = _bytes(model)
         try:
             session = open_session(data, "the model")
@@ -61,7 +54,7 @@ class Onnx:
         rows, held_out = _rows(train, signature), _rows(test, signature)
         _check_counts(session, signature.inputs, held_out or rows)
         _check_apart(session, signature.inputs, held_out or rows)
-        return Subject(
+        return ImportedModel(
             task="other",
             classes=None,
             signature=signature,
@@ -76,7 +69,7 @@ class Onnx:
             parameters={},
         )
 
-    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         yield Compilation(
             "its own", subject.saved, subject.signature.inputs, subject.signature.outputs, None
         )

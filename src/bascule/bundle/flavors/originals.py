@@ -6,12 +6,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from bascule.bundle.disk import Manifest, OriginalEntry, reading
 from bascule.bundle.flavors.boosting import inputs_read, installed_version
-from bascule.bundle.manifest import Manifest, OriginalEntry
-from bascule.bundle.reading import reading
-from bascule.core.errors import Unconvertible, Untrusted
-from bascule.core.fields import Field
-from bascule.core.programs import Program
+from bascule.core import Field, Program, Unconvertible, Untrusted
 
 _OPENERS = {
     "catboost-cbm": "bascule.bundle.flavors.catboost:open_cbm",
@@ -50,9 +47,9 @@ def is_as_saved(original: OriginalEntry) -> bool:
 
 
 def is_inspected(original: OriginalEntry) -> bool:
-    """Whether every part of the file is looked into before it is opened, by what is said of it.
+    """Whether every part of the file is looked into before it is opened, according to its entry.
 
-    Where it is not, whoever did not ask for the original by name opens it in a process of its own.
+    If not, it is opened in a process of its own, unless the caller names the original.
     """
     return original.format == "skops" and not set(original.requires) & set(_BOOSTED)
 
@@ -71,8 +68,8 @@ def open_inspected(data: bytes, manifest: Manifest) -> Program:
     """An original that `is_inspected`.
 
     Raises:
-        Untrusted: As of any; and where it holds more than scikit-learn's own, whatever the manifest
-            says of it.
+        Untrusted: As of any; and where it holds more than scikit-learn's own, regardless of the
+            manifest.
     """
     from bascule.bundle.flavors.sklearn import open_skops
 
@@ -94,7 +91,7 @@ def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:
 
 def _opened(data: bytes, manifest: Manifest, threads: int) -> Program:
     if manifest.original.format == "onnx":
-        from bascule.bundle.programs.onnx import open_onnx
+        from bascule.bundle.programs import open_onnx
 
         return open_onnx(
             data,

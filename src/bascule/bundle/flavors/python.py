@@ -1,6 +1,6 @@
 """Any Python: a class of the user's, its files, and an environment of its own.
 
-The class is code, so it is never imported by whoever packs, loads or serves it: it runs in a child
+The class is code, so no process that packs, loads or serves it imports it: it runs in a child
 process, under a Python that has what it requires and nothing else; see `programs.child`.
 """
 
@@ -14,17 +14,24 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.python_environment import interpreter, lock, python_version
 from bascule.bundle.flavors.tabular import fields_of, read_rows, rows_of
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.programs.child import ChildProgram
-from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.programs import ChildProgram
 from bascule.bundle.tables import is_missing, take
-from bascule.core.errors import Invalid, Unconvertible, Untrusted
-from bascule.core.fields import Columns, DType, Field, Signature
-from bascule.core.files import is_there
-from bascule.core.names import is_file_name
-from bascule.core.scratch import Scratch
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    Scratch,
+    Signature,
+    Unconvertible,
+    Untrusted,
+    is_file_name,
+    is_there,
+)
 
 _FILE = "original/model.zip"
 _FORMAT = "python"
@@ -67,14 +74,14 @@ class _Packed(PythonModel):
 
 
 class Python:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "python"
 
     def recognises(self, model: Any) -> bool:
         return isinstance(model, PythonModel)
 
-    def read(self, model: PythonModel, train: Any, test: Any) -> Subject:
+    def read(self, model: PythonModel, train: Any, test: Any) -> ImportedModel:
         if train is None:
             raise Invalid(
                 "train is missing, and it says what the model's inputs are",
@@ -95,7 +102,7 @@ class Python:
         held_out = None
         if test is not None:
             held_out = rows_of(*read_rows(test, "test"), signature)
-        return Subject(
+        return ImportedModel(
             task=model.task,
             classes=None if model.classes is None else tuple(model.classes),
             signature=signature,
@@ -110,7 +117,7 @@ class Python:
             parameters={"entry": repr(model.entry)},
         )
 
-    def compilations(self, _model: Any, _subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, _model: Any, _subject: ImportedModel) -> Iterator[Compilation]:
         raise Unconvertible("code of your own is not compiled")
 
 

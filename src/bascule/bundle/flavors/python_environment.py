@@ -19,10 +19,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from bascule.core.digests import sha256_bytes
-from bascule.core.errors import Invalid, Unavailable
-from bascule.core.files import writing
-from bascule.core.scratch import Scratch
+from bascule.core import Invalid, Scratch, Unavailable, sha256_bytes, writing
 
 _CACHE_HINT = "set BASCULE_CACHE_DIR to a folder that you may write to"
 _PIP_TIMEOUT_S = 900.0

@@ -18,11 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.disk import (
+    CLASSIFICATIONS,
+    OUTLIERS,
+    REGRESSIONS,
+    Label,
+    Manifest,
+    Target,
+)
 from bascule.bundle.flavors.archives import BOOSTED, check_archive, is_own_class
 from bascule.bundle.flavors.boosting import distribution_of, installed_version, is_of
 from bascule.bundle.flavors.catboost import refuse_texts
 from bascule.bundle.flavors.frames import Frame
-from bascule.bundle.flavors.probing import probed
 from bascule.bundle.flavors.structures import check_estimator
 from bascule.bundle.flavors.tabular import (
     as_trained,
@@ -39,18 +46,19 @@ from bascule.bundle.flavors.tabular import (
     rows_of,
     table_names,
 )
-from bascule.bundle.manifest import (
-    CLASSIFICATIONS,
-    OUTLIERS,
-    REGRESSIONS,
-    Label,
-    Manifest,
-    Target,
-)
-from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.probing import probed
 from bascule.bundle.tables import Kind, Table, as_dtype, take
-from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Untrusted
-from bascule.core.fields import Columns, Field, Signature
+from bascule.core import (
+    Columns,
+    Field,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    Program,
+    Signature,
+    Untrusted,
+)
 
 _FILE = "original/model.skops"
 _OF_THE_PROCESS = {
@@ -96,7 +104,7 @@ _TRUSTED_BY_NAME = {
 
 
 class Sklearn:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "sklearn"
 
@@ -105,7 +113,7 @@ class Sklearn:
             hasattr(model, "predict") or hasattr(model, "fit_predict")
         )
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         kind = _kind_of(model)
         if train is None:
             raise Invalid(
@@ -148,7 +156,7 @@ class Sklearn:
             held_out = rows_of(test_table, test_truth, signature, test)
         saved = save(model)
         original = SklearnOriginal(model, frame, signature)
-        return Subject(
+        return ImportedModel(
             task=task,
             classes=kind.classes,
             targets=targets,
@@ -165,8 +173,8 @@ class Sklearn:
             parameters=parameters_of(model),
         )
 
-    def compilations(self, model: Any, subject: Subject) -> Iterator[Compilation]:
-        from bascule.bundle.compilers.sklearn import compilations
+    def compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
+        from bascule.bundle.compilers import compilations
 
         frame = Frame.from_json(subject.frame)
         assert subject.train is not None
@@ -174,7 +182,7 @@ class Sklearn:
         return compilations(model, subject.signature, sparse=_hands_over_sparse(model, few))
 
 
-class SklearnOriginal:
+class SklearnOriginal(Program):
     """The model itself as a program."""
 
     name = "original"
@@ -438,9 +446,8 @@ def _renumber(node: Any, numbers: dict[int, int], files: dict[str, str]) -> None
     if isinstance(node.get("file"), str) and "__loader__" in node:
         suffix = node["file"].rpartition(".")[2]
         node["file"] = files.setdefault(node["file"], f"{len(files) + 1:06d}.{suffix}")
-    for key, part in node.items():
-        if key not in ("__id__", "file"):
-            _renumber(part, numbers, files)
+    for part in node.values():  # also of the keys "file" and "__id__": they may be words of texts
+        _renumber(part, numbers, files)
 
 
 @dataclass(frozen=True, slots=True)

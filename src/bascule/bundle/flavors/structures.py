@@ -2,8 +2,8 @@
 
 A child index outside of a tree, a feature that the rows do not have, a column index outside of a
 sparse matrix: each reads or writes memory that is not the model's. scikit-learn says so itself
-("Tree: nodes are not checked", its pull request 34558) and leaves it to whoever loads a file. What
-is made by `fit` passes; what was made by hand is refused before the first row.
+("Tree: nodes are not checked", its pull request 34558) and leaves it to the loading code.
+Structures made by `fit` pass; crafted ones are refused before the first row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Untrusted
+from bascule.core import Untrusted
 
 _WITHOUT_PARTS = (str, bytes, int, float, bool, types.ModuleType)
 _MOST_CATEGORIES = 256

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import tables
-from bascule.bundle.compilers.labels import label_dtype
+from bascule.bundle.compilers import label_dtype
+from bascule.bundle.disk import Target
 from bascule.bundle.flavors.frames import Frame
-from bascule.bundle.manifest import Target
-from bascule.bundle.subject import Rows
+from bascule.bundle.imported import Rows
 from bascule.bundle.tables import MATRIX, Kind, Table, conform, read_table
-from bascule.core.errors import Invalid
-from bascule.core.fields import Columns, DType, Field, Signature
+from bascule.core import Columns, DType, Field, Invalid, Signature
 
 
 def table_names(train: Any) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.compilers.torch import ROWS, export, to_core, to_onnx
+from bascule.bundle.compilers import ROWS, export, to_core, to_onnx
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors import aten
 from bascule.bundle.flavors.boosting import installed_version, is_of
 from bascule.bundle.flavors.networks import (
@@ -27,23 +28,21 @@ from bascule.bundle.flavors.networks import (
     rows_of,
     task_of,
 )
-from bascule.bundle.flavors.probing import bounded
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.subject import Compilation, Subject
+from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.probing import bounded
 from bascule.bundle.tables import as_dtype, take
-from bascule.core.errors import Invalid, ModelFailed
-from bascule.core.fields import Columns, DType, Signature
+from bascule.core import Columns, DType, Invalid, ModelFailed, Program, Signature
 
 
 class Torch:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "torch"
 
     def recognises(self, model: Any) -> bool:
         return is_of(model, "torch") and hasattr(model, "forward")
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         if train is None:
             raise Invalid(
                 "train is missing, and it says what the module's inputs are",
@@ -63,7 +62,7 @@ class Torch:
         again = aten.open_calls(saved, aten.FILE, signature.inputs, signature.outputs)
         check_saved(again, live, rows)
         task, classes = task_of(outputs)
-        return Subject(
+        return ImportedModel(
             task=task,
             classes=classes,
             signature=signature,
@@ -80,7 +79,7 @@ class Torch:
             is_network=True,
         )
 
-    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
+    def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         assert subject.train is not None
         few = take(subject.train.columns, slice(ROWS))
         inputs, outputs = subject.signature.inputs, subject.signature.outputs
@@ -114,7 +113,7 @@ def _saved(model: Any, few: Columns) -> bytes:
         return aten.save(to_core(export(model, _asking(model), _tensors(few)), aten.WHOLE))
 
 
-class ModuleProgram:
+class ModuleProgram(Program):
     """A module as it was handed in, as a program."""
 
     name = "original"

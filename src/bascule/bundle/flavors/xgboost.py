@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
@@ -30,31 +31,28 @@ from bascule.bundle.flavors.boosting import (
     with_classes,
 )
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
-from bascule.bundle.manifest import Manifest
-from bascule.bundle.subject import Compilation, Subject
-from bascule.core.errors import Invalid
-from bascule.core.fields import DType
+from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.core import DType, Invalid
 
 _CLASSIFIES = ("binary:logistic", "multi:softprob", "multi:softmax")
 
 
 class XGBoost:
-    """See `bundle.subject.Flavor`."""
+    """See `bundle.imported.Flavor`."""
 
     name = "xgboost"
 
     def recognises(self, model: Any) -> bool:
         return is_of(model, "xgboost") and hasattr(model, "save_model")
 
-    def read(self, model: Any, train: Any, test: Any) -> Subject:
+    def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         return read_boosted(_read(model), _open, train, test)
 
-    def compilations(self, _model: Any, subject: Subject) -> Iterator[Compilation]:
-        from bascule.bundle.compilers.boosted import compile_ensemble
-        from bascule.bundle.compilers.xgboost import read_ensemble
+    def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
+        from bascule.bundle.compilers import compile_ensemble, read_xgboost
 
         yield compile_ensemble(
-            read_ensemble(json.loads(subject.saved)),
+            read_xgboost(json.loads(subject.saved)),
             subject.signature,
             subject.classes,
             categories_of(subject.frame),
@@ -101,7 +99,7 @@ def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
 
 
 def _read(model: Any) -> Boosted:
-    from bascule.bundle.compilers.xgboost import booster_of
+    from bascule.bundle.compilers import booster_of
 
     xgboost = library("xgboost", "xgboost")
     is_native = isinstance(model, xgboost.Booster)

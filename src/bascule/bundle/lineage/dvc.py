@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.provenance import git_state
-from bascule.core.addresses import without_secrets
-from bascule.core.errors import Invalid, MissingExtra, NotFound, Refused
+from bascule.bundle.lineage.provenance import git_state
+from bascule.core import Invalid, MissingExtra, NotFound, Refused, without_secrets
 
 _CHUNK_BYTES = 1 << 20
 _LOOKED_AT_BYTES = 512

@@ -1,7 +1,7 @@
 """MLflow: the run that trained a model, as its tracking server or store knows it.
 
-`mlflow:RUN_ID@URI`; without the URI it is `MLFLOW_TRACKING_URI`, as for MLflow itself. MLflow sends
-word of its use to its makers; it is told not to before it is imported.
+`mlflow:RUN_ID@URI`; without the URI it is `MLFLOW_TRACKING_URI`, as for MLflow itself. MLflow's
+telemetry is switched off before it is imported.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bascule.core.addresses import masked, without_secrets
-from bascule.core.errors import Invalid, MissingExtra, NotFound, Unavailable
+from bascule.core import Invalid, MissingExtra, NotFound, Unavailable, masked, without_secrets
 
 INSTALL = "pip install 'bascule[mlflow]'"
 _MAX_TEXT = 2_000

@@ -1,8 +1,8 @@
 """A model in a process of its own, which may crash, hang or leak without taking the server along.
 
 The process is started when the program is opened and again whenever it dies, between calls too: at
-once the first time, later after a pause that doubles. What was being answered when it died fails as
-`Unavailable`; whoever comes while it starts waits for it.
+once the first time, later after a pause that doubles. Calls that were running when it died fail as
+`Unavailable`; calls that arrive while it starts wait for it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from bascule.bundle.programs import host
-from bascule.core.errors import Invalid, ModelFailed, TimedOut, Unavailable
-from bascule.core.fields import Columns, Field
-from bascule.core.scratch import Scratch
+from bascule.core import (
+    Columns,
+    Field,
+    Invalid,
+    ModelFailed,
+    Program,
+    Scratch,
+    TimedOut,
+    Unavailable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +40,14 @@ RUN_TIMEOUT_S = 60.0
 """How long one run may take before its process is taken to hang, and is killed."""
 _LONGEST_PAUSE_S = 30.0
 _PIPE_BYTES = 1 << 20
-"""The most that Linux allows everybody."""
+"""The most that Linux allows unprivileged users."""
 _KEPT_VARIABLES = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", host.HIDE_TEXTS,
 )  # fmt: skip
 """What the process sees of the server's environment, where its secrets may be."""
 
 
-class ChildProgram:
+class ChildProgram(Program):
     """See `core.programs.Program`. Runs one call at a time."""
 
     def __init__(
@@ -58,7 +65,7 @@ class ChildProgram:
         """Start the process and wait until it has its model.
 
         Args:
-            arguments: What `programs.host` is told.
+            arguments: The arguments of `programs.host`.
             name: What answers call it.
             inputs: What it reads.
             outputs: What it gives; empty where that is to be found out.
@@ -99,6 +106,11 @@ class ChildProgram:
                 raise
 
     @property
+    def may_block(self) -> bool:
+        """Always: a run waits for the process, which is killed if it takes too long."""
+        return True
+
+    @property
     def pid(self) -> int | None:
         """The process, where there is one."""
         return None if self._process is None else self._process.pid
@@ -128,7 +140,7 @@ class ChildProgram:
         )
 
     def _as_declared(self, found: Columns, rows: int, wanted: list[str] | None) -> Columns:
-        """Foreign code may answer anything; what is told to a caller is what was declared."""
+        """Foreign code may answer anything; the caller gets the declared outputs only."""
         if not self.outputs:
             return found
         declared = {field.name: field for field in self.outputs}
@@ -154,6 +166,13 @@ class ChildProgram:
                 raise ModelFailed(reason, reason=reason)
             checked[name] = column
         return checked
+
+    def bound_runs(self, timeout_s: float) -> None:
+        """Kill the process on runs that take longer."""
+        self.run_timeout_s = min(self.run_timeout_s, timeout_s)
+
+    def interrupt(self) -> None:
+        """Nothing: a run that takes too long ends with its process."""
 
     def close(self) -> None:
         """End the process."""
@@ -212,7 +231,7 @@ class ChildProgram:
         self._is_ready = True
 
     def replaced(self, ended: subprocess.Popen[bytes]) -> subprocess.Popen[bytes] | None:
-        """The process that is started here for one that has ended; None where somebody else has."""
+        """The process that is started here for one that has ended; None if another thread did."""
         with self._lock:
             if self._process is not ended:
                 return None
@@ -338,7 +357,7 @@ class ChildProgram:
 
 
 class _Watcher(threading.Thread):
-    """Has a process replaced as soon as it ends, so that nobody's call has to find out.
+    """Has a process replaced as soon as it ends, so that no call has to discover it.
 
     It keeps no program alive. A process ends with the thread that started it (`host` asks the
     system for that), so a watcher stays for the one that it has started.
@@ -388,14 +407,17 @@ def of_bundle(
     """
     try:
         return ChildProgram(
-            ["call", "bascule.bundle.isolated:original_of", str(path.resolve()), str(threads)],
+            [
+                "call",
+                "bascule.bundle.isolated:original_of",
+                str(path.resolve()),
+                str(threads),
+            ],
             name="original",
             inputs=inputs,
             outputs=outputs,
             threads=threads,
         )
     except (ModelFailed, TimedOut, Unavailable) as problem:
-        if file in problem.message:
-            raise
         said = f"{file} could not be opened: {problem.message}"
         raise type(problem)(said, hint=problem.hint, **problem.facts) from None

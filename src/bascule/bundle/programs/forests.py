@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.limits import MAX_TREE_DEPTH
+from bascule.bundle.disk import MAX_TREE_DEPTH
 from bascule.bundle.programs.wire import (
     BYTES,
     FIXED32,
@@ -63,7 +63,7 @@ class Attribute:
 
     @property
     def count(self) -> int:
-        """How many values it lists, of whatever kind."""
+        """How many values it lists, of any kind."""
         return max(len(self.whole), self.floats, len(self.texts), self.elements)
 
 

@@ -18,20 +18,19 @@ from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bascule.bundle.limits import (
+from bascule.bundle.disk import (
     MAX_GRAPH_DEPTH,
     MAX_GROWN_ELEMENTS,
     MAX_NODES,
     MAX_STEPS,
     MAX_TENSOR_ELEMENTS,
 )
-from bascule.bundle.programs.forests import OPERATORS as TREES
-from bascule.bundle.programs.forests import Attribute, fault, read_attribute
+from bascule.bundle.programs.forests import OPERATORS as TREES, Attribute, fault, read_attribute
 from bascule.bundle.programs.wire import BYTES, VARINT, Damaged, Record, numbers, records
-from bascule.core.errors import Untrusted
+from bascule.core import Untrusted
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-"""Where the runtime's own operators live. Any other one needs a library of somebody's."""
+"""Where the runtime's own operators live. Any other one needs a third-party library."""
 
 _OPENS_FILES = frozenset({"EPContext", "PyOp"})
 _SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "OneHot": 1, "Pad": 1, "Resize": 3}

@@ -11,7 +11,7 @@ process started this one, and what to hold:
 
 A frame is eight bytes of length and as many bytes: a JSON head, a line feed, and the bytes of the
 arrays, one behind the other. Frames come on standard input and go to what was standard output;
-whatever the model prints goes to standard error.
+the model's own output goes to standard error.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Predict = Callable[[Columns, "list[str] | None"], Mapping[str, Any]]
 
 
 class Refused(Exception):
-    """The rows are at fault, and the caller is to be told how."""
+    """The rows are invalid; the caller gets the reason."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> int:
         _hide_texts()
     try:
         predict = _OPENERS[arguments[0]](*arguments[1:])
-    except Exception as problem:  # foreign code raises whatever it likes
+    except Exception as problem:  # foreign code may raise anything
         hint = str(getattr(problem, "hint", ""))
         _send(frames_out, {**_failure(problem), "hint": hint}, {})
         return 3
@@ -139,13 +139,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+_INVALID = ("bascule_client.errors.Invalid", "bascule.core.errors.Invalid")
+"""Where `Invalid` is defined, and where it was until 0.1: the model may bring an older Bascule."""
+
+
 def _is_refusal(problem: BaseException) -> bool:
     """Whether the model tells the caller what is wrong with the rows: `Refused`, or its `Invalid`.
 
     The latter is known by its name, for Bascule need not be installed here.
     """
     names = {f"{kind.__module__}.{kind.__name__}" for kind in type(problem).__mro__}
-    return isinstance(problem, Refused) or "bascule.core.errors.Invalid" in names
+    return isinstance(problem, Refused) or not names.isdisjoint(_INVALID)
 
 
 def _failure(problem: BaseException) -> dict[str, Any]:
@@ -158,7 +162,7 @@ def _failure(problem: BaseException) -> dict[str, Any]:
 
 
 def _hide_texts() -> None:
-    """Have what nothing catches, in threads and destructors too, told by its type and place."""
+    """Report uncaught exceptions, in threads and destructors too, by type and place only."""
 
     def tell(problem: BaseException | None) -> None:
         if problem is not None:

@@ -9,8 +9,15 @@ document scoring with tree ensembles", SIGIR 2016.) That is more tests and no br
 where trees are small. The leaves of a tree are the bits of one word, 64 of them. A larger tree is
 cut into several, each with the way to it in front, and adds up to the same.
 
-The code (`trees.ll`) is ours and one for all models. The trees are data that it reads, and were
-checked; a bundle brings no code.
+Where a tree has more than `MAX_LEAVES` leaves, rows walk: sixteen at once down one tree, which
+stays in the cache while thousands of rows walk down it.
+
+Why by hand: 65,536 rows of 500 trees of 64 leaves take 0.11 s, in ONNX Runtime 1.13 s and in oneDAL
+0.35 s; of a random forest's 100 trees of 1,660 leaves, 0.93, 3.3 and 0.87 s (least of interleaved
+runs, one core of an AMD EPYC).
+
+The code (`trees.ll` and `walk.ll`) is ours and the same for all models. The trees are data that it
+reads, and were checked; a bundle brings no code.
 
 Sums are exact (`compilers.apart.exactly_summed`), thresholds are compared in the type of the
 features: the bits are those of the graph in one piece.
@@ -33,11 +40,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.programs.trees import Arrays, Node, Trees, TreesProgram, open_trees
-from bascule.core.errors import MissingExtra, Untrusted
+from bascule.bundle.programs.trees import Node, Trees, TreesProgram, open_trees
+from bascule.core import MissingExtra
 
 MAX_LEAVES = 512
-"""Of a tree. To walk is faster where there are more."""
+"""Of a tree: with more, rows walk."""
 _BITS = 64
 _MOST_REPEATED = 4
 """How many times as many tests the pieces of a tree may have. Trees of a library have twice at
@@ -47,9 +54,11 @@ _FEW_ROW_TREES = 1_500
 hundred trees do."""
 _LANES = 16
 _ROWS_OF_A_THREAD = 4_096
+_ROWS_AT_ONCE = 8_192
+"""Their features and sums stay in the processor's cache while all trees are added up."""
 _making = threading.Lock()
 AddUp = Callable[[int, int, int, Any, Any], None]
-"""`add_up` of `trees.ll`: addresses are numbers, or what `ctypes` takes for one."""
+"""`add_up` of `trees.ll` and `walk.ll`: addresses are numbers, or what `ctypes` takes for one."""
 
 _INSTALL = "pip install 'bascule[llvm]'"
 _ALLOW = "allow it to run code that it wrote (systemd: MemoryDenyWriteExecute=no)"
@@ -68,7 +77,7 @@ def open_llvm(data: bytes, **settings: Any) -> TreesProgram:
 
     Raises:
         MissingExtra: LLVM is not installed, or of no use here.
-        Untrusted: The file is not what `bundle.compilers.apart` writes, or has too large a tree.
+        Untrusted: The file is not what `bundle.compilers.apart` writes.
     """
     lacking = obstacle()
     if lacking:
@@ -86,20 +95,21 @@ class _Llvm:
     few_row_trees = _FEW_ROW_TREES
 
     def __init__(self, trees: Trees, threads: int) -> None:
-        self._forest, self._table = forest, table = _lay_out(trees)
-        self._add_up = _machine_code(forest.thresholds.dtype.name, forest.masks.dtype.name)
-        self._address = table.ctypes.data
+        self._type = _thresholds(trees).dtype
+        self._type = _thresholds(trees).dtype
+        laid = _laid_out(trees)
+        self._code, self._forest, self._table = laid.code, laid.arrays, laid.table
+        self._address = laid.table.ctypes.data
+        self._add_up = _machine_code(laid.code, self._type.name, laid.mask)
         self._threads = threads
-        item_bytes = forest.thresholds.dtype.itemsize
         self._targets = len(trees.by_target)
-        scratch_bytes = _LANES * (8 * self._targets + item_bytes * len(forest.columns))
-        self._new_scratch = ctypes.c_char * scratch_bytes
+        self._new_scratch = ctypes.c_char * laid.scratch_bytes
 
     def sums(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """See `programs.trees.Engine`."""
-        features = np.ascontiguousarray(features, self._forest.thresholds.dtype)
+        features = np.ascontiguousarray(features, self._type)
         rows = len(features)
-        sums = np.empty((rows, self._targets))
+        sums = np.zeros((rows, self._targets))
         if self._threads == 1 or rows < 2 * _ROWS_OF_A_THREAD:
             if rows:
                 self._add(features, sums)
@@ -113,24 +123,40 @@ class _Llvm:
         return sums
 
     def _add(self, features: NDArray[Any], sums: NDArray[np.float64]) -> None:
-        # To ask an array for its address costs as much as ten rows do.
-        out = ctypes.byref(ctypes.c_char.from_buffer(sums))  # type: ignore[arg-type]
-        self._add_up(self._address, features.ctypes.data, len(features), self._new_scratch(), out)
+        scratch = self._new_scratch()
+        for start in range(0, len(sums), _ROWS_AT_ONCE):
+            part = sums[start : start + _ROWS_AT_ONCE]
+            # To ask an array for its address costs as much as ten rows do.
+            out = ctypes.byref(ctypes.c_char.from_buffer(part))  # type: ignore[arg-type]
+            self._add_up(self._address, features[start:].ctypes.data, len(part), scratch, out)
 
 
 # -- trees as the machine code reads them --
 
 
-class _Forest(NamedTuple):
-    """What `%Forest` in `trees.ll` points to, in its order."""
+class _Layout(NamedTuple):
+    """What machine code reads.
 
-    columns: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    slots: NDArray[np.int64]
-    thresholds: NDArray[Any]
-    masks: NDArray[Any]
-    weights: NDArray[np.float64]
-    targets: NDArray[np.int64]
+    Attributes:
+        code: The name of its file.
+        mask: The type of NumPy of a tree's leaves as bits.
+        scratch_bytes: What it writes to meanwhile.
+        arrays: Its arrays, in the order of its `%Forest`.
+        table: `%Forest`: some numbers, and the addresses of the arrays.
+    """
+
+    code: str
+    mask: str
+    scratch_bytes: int
+    arrays: tuple[NDArray[Any], ...]
+    table: NDArray[np.int64]
+
+
+def _layout(
+    code: str, mask: str, scratch_bytes: int, sizes: list[int], arrays: Sequence[NDArray[Any]]
+) -> _Layout:
+    table = np.array([*sizes, *(array.ctypes.data for array in arrays)], np.int64)
+    return _Layout(code, mask, scratch_bytes, tuple(arrays), table)
 
 
 _ELSEWHERE = -1
@@ -145,15 +171,21 @@ class _Tree(NamedTuple):
     leaves: list[int]
 
 
-def _lay_out(trees: Trees) -> tuple[_Forest, NDArray[np.int64]]:
-    """The arrays, and `%Forest` with their sizes and addresses."""
+def _laid_out(trees: Trees) -> _Layout:
+    """The trees in pieces for `trees.ll`; for `walk.ll` where one of them is too large for that."""
+    laid: list[tuple[int, _Tree]] = []
+    for target, own in enumerate(trees.by_target):
+        for nodes in own:
+            pieces = _cut(nodes)
+            if pieces is None:
+                return _walked(trees)
+            laid += [(target, _numbered(piece)) for piece in pieces]
+    return _crossed_out(trees, laid)
+
+
+def _crossed_out(trees: Trees, laid: list[tuple[int, _Tree]]) -> _Layout:
+    """For `trees.ll`: pieces of at most 64 leaves, each with its target."""
     arrays = trees.arrays
-    laid = [
-        (target, _numbered(piece))
-        for target, own in enumerate(trees.by_target)
-        for nodes in own
-        for piece in _cut(nodes, trees.file)
-    ]
     room = max(len(tree.leaves) for _, tree in laid)
     bits = 32 if room <= 32 else 64
     tests: list[int] = []
@@ -172,28 +204,73 @@ def _lay_out(trees: Trees) -> tuple[_Forest, NDArray[np.int64]]:
         own = [0.0 if leaf == _ELSEWHERE else arrays["weight"][leaf] for leaf in tree.leaves]
         weights[place, : len(own)] = own
     columns, slots = np.unique(arrays["feature"][tests], return_inverse=True)
-    forest = _Forest(
-        columns=columns.astype(np.int64),
-        ends=np.array(ends, np.int64),
-        slots=slots.astype(np.int64),
-        thresholds=_thresholds(arrays, are_floats=trees.are_floats)[tests],
-        masks=np.array(masks, f"uint{bits}"),
-        weights=weights,
-        targets=np.array([target for target, _ in laid], np.int64),
+    thresholds = _thresholds(trees)[tests]
+    targets = len(trees.by_target)
+    return _layout(
+        "trees.ll",
+        f"uint{bits}",
+        _LANES * (8 * targets + thresholds.itemsize * len(columns)),
+        [trees.columns, len(columns), len(laid), targets, room],
+        [
+            columns.astype(np.int64),
+            np.array(ends, np.int64),
+            slots.astype(np.int64),
+            thresholds,
+            np.array(masks, f"uint{bits}"),
+            weights,
+            np.array([target for target, _ in laid], np.int64),
+        ],
     )
-    sizes = [trees.columns, len(columns), len(laid), len(trees.by_target), room]
-    return forest, np.array([*sizes, *(array.ctypes.data for array in forest)], np.int64)
 
 
-def _thresholds(arrays: Arrays, *, are_floats: bool) -> NDArray[Any]:
+def _walked(trees: Trees) -> _Layout:
+    """For `walk.ll`: the tests and leaves of all trees, in one array."""
+    arrays = trees.arrays
+    forest = [(target, nodes) for target, own in enumerate(trees.by_target) for nodes in own]
+    ends = np.cumsum([len(nodes) for _, nodes in forest])
+    nodes = [node for _, own in forest for node in own]
+    numbers = np.array([node.number for node in nodes])
+    is_leaf = np.array([node.is_leaf for node in nodes])
+    roots = ends - [len(own) for _, own in forest]
+    # Of nodes from the root down, those two that a test leads to are beside each other.
+    below = np.arange(len(nodes))
+    tests_before = np.cumsum(~is_leaf) - ~is_leaf
+    root_of = np.repeat(roots, np.diff(ends, prepend=0))
+    below[~is_leaf] = (root_of + 1 + 2 * (tests_before - tests_before[root_of]))[~is_leaf]
+    tests = numbers[~is_leaf]
+    thresholds = _thresholds(trees)
+    made = np.zeros(len(nodes), [("test", np.uint64), ("threshold", thresholds.dtype)])
+    made["test"] = below.astype(np.uint64) << np.uint64(32)
+    made["test"][~is_leaf] |= arrays["feature"][tests].astype(np.uint64) << np.uint64(1)
+    made["test"][~is_leaf] |= (arrays["missing"][tests] != 0).astype(np.uint64)
+    made["test"][is_leaf] |= np.uint64(1)
+    made["threshold"] = np.inf
+    made["threshold"][~is_leaf] = thresholds[tests]
+    weights = np.zeros(len(nodes))
+    weights[is_leaf] = arrays["weight"][numbers[is_leaf]]
+    return _layout(
+        "walk.ll",
+        "uint32",
+        8 * _LANES,
+        [trees.columns, len(forest), len(trees.by_target)],
+        [
+            roots.astype(np.int64),
+            made,
+            weights,
+            np.array([target for target, _ in forest], np.int64),
+        ],
+    )
+
+
+def _thresholds(trees: Trees) -> NDArray[Any]:
     """In the type of the features, or in doubles where only those decide as they should."""
-    if "double_threshold" in arrays:
-        return arrays["double_threshold"].astype(np.float64)
-    return arrays["threshold"].astype(np.float32 if are_floats else np.float64)
+    if "double_threshold" in trees.arrays:
+        return trees.arrays["double_threshold"].astype(np.float64)
+    return trees.arrays["threshold"].astype(np.float32 if trees.are_floats else np.float64)
 
 
-def _cut(nodes: Sequence[Node], file: str) -> list[Sequence[Node]]:
-    """The tree, or trees of 64 leaves at most that add up to it.
+def _cut(nodes: Sequence[Node]) -> list[Sequence[Node]] | None:
+    """The tree, or trees of 64 leaves at most that add up to it; None where it is too large.
 
     Each leaf is in one of them. Rows that go elsewhere come to a leaf that adds nothing there.
     """
@@ -205,11 +282,7 @@ def _cut(nodes: Sequence[Node], file: str) -> list[Sequence[Node]]:
     if leaves[0] <= _BITS:
         return [nodes]
     if leaves[0] > MAX_LEAVES:
-        raise Untrusted(
-            f"{file} holds a tree of {leaves[0]} leaves, and over {MAX_LEAVES} are too many for "
-            "machine code without branches",
-            file=file,
-        )
+        return None
     pieces: list[Sequence[Node]] = []
     tests = 0
     whole: list[tuple[int, list[tuple[int, bool]]]] = [(0, [])]
@@ -219,7 +292,7 @@ def _cut(nodes: Sequence[Node], file: str) -> list[Sequence[Node]]:
             pieces.append(_piece(nodes, below, place, way))
             tests += leaves[place] - 1 + len(way)
         if len(way) >= _BITS or tests > _MOST_REPEATED * leaves[0]:
-            raise Untrusted(f"{file} holds a tree that is too deep for machine code", file=file)
+            return None
         if leaves[place] > _BITS - len(way):
             holds, fails = below[place]
             test = nodes[place].number
@@ -285,16 +358,16 @@ _TYPES = {"float32": "float", "float64": "double", "uint32": "i32", "uint64": "i
 
 
 @cache
-def _machine_code(feature: str, mask: str) -> AddUp:
+def _machine_code(file: str, feature: str, mask: str) -> AddUp:
     """`add_up` for features and masks of these types of NumPy, made once per process."""
     with _making:
-        return _made(feature, mask)
+        return _made(file, feature, mask)
 
 
-def _made(feature: str, mask: str) -> AddUp:
+def _made(file: str, feature: str, mask: str) -> AddUp:
     import llvmlite.binding as llvm
 
-    template = resources.files("bascule.bundle.programs").joinpath("trees.ll").read_text("utf-8")
+    template = resources.files("bascule.bundle.programs").joinpath(file).read_text("utf-8")
     text = string.Template(template).substitute(T=_TYPES[feature], M=_TYPES[mask], LANES=_LANES)
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

@@ -8,9 +8,7 @@ from typing import Any
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.texts import TextProgram
 from bascule.bundle.texts import Texts
-from bascule.core.errors import Invalid, ModelFailed, TimedOut, Untrusted
-from bascule.core.fields import Columns, DType, Field
-from bascule.core.programs import Program
+from bascule.core import Columns, DType, Field, Invalid, ModelFailed, Program, TimedOut, Untrusted
 
 _TYPES = {
     "tensor(bool)": DType.BOOL,
@@ -38,7 +36,7 @@ def obstacle() -> str:
     return ""
 
 
-class OnnxProgram:
+class OnnxProgram(Program):
     """A compiled program in a session of its own.
 
     Sessions are safe to run from many threads. A missing text (None, or NaN) is replaced by the

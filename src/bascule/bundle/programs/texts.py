@@ -9,25 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.texts import STEPS, Texts
-from bascule.core.errors import ModelFailed
-from bascule.core.fields import Columns
-from bascule.core.programs import Program
+from bascule.core import Columns, ModelFailed, Program
 
 MAX_CHARACTERS = 1 << 20
 """Rows times the longest text of one run: words are cut into a matrix as wide as the longest."""
 
 
-class TextProgram:
+class TextProgram(Program):
     """A program whose graph is given prepared texts, a bounded number of rows at a time."""
 
-    __slots__ = ("_inner", "_texts", "inputs", "interrupt", "name", "outputs")
+    __slots__ = ("_inner", "_texts", "inputs", "name", "outputs")
 
     def __init__(self, inner: Program, texts: Texts) -> None:
         self.name = inner.name
         self.inputs = inner.inputs
         self.outputs = inner.outputs
         self._inner = inner
-        self.interrupt = getattr(inner, "interrupt", None)
         self._texts = texts
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
@@ -47,6 +44,10 @@ class TextProgram:
             for piece in slices
         ]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def interrupt(self) -> None:
+        """See `core.programs.Program`."""
+        self._inner.interrupt()
 
 
 def _prepared(texts: NDArray[Any], steps: Sequence[str]) -> NDArray[Any]:

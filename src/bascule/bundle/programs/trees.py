@@ -36,8 +36,7 @@ from bascule.bundle.programs.onnx import (
     open_session,
     without_missing_text,
 )
-from bascule.core.errors import ModelFailed, Untrusted
-from bascule.core.fields import Columns, DType, Field
+from bascule.core import Columns, DType, Field, ModelFailed, Program, Untrusted
 
 FEATURES = "features"
 SUMS = "sums"
@@ -71,7 +70,7 @@ class Trees:
         columns: How many features a row has.
         by_target: The trees of each target, each as its nodes from the root down.
         are_floats: Whether the features are floats; else they are doubles.
-        file: What they were read from, for whoever refuses them.
+        file: Their file, for error messages.
     """
 
     arrays: Arrays
@@ -99,7 +98,7 @@ MakeEngine = Callable[[Trees, int], Engine]
 """From trees and a number of threads; raises `Untrusted` where it cannot hold them."""
 
 
-class TreesProgram:
+class TreesProgram(Program):
     """See `core.programs.Program`."""
 
     __slots__ = (
@@ -149,7 +148,7 @@ class TreesProgram:
         return dict(zip(names, answers, strict=True))
 
     def both_ways(self) -> tuple[TreesProgram, TreesProgram]:
-        """The program as it runs many rows, and as it runs a few: for whoever compares them."""
+        """The program as it runs many rows, and as it runs a few, to be compared."""
         many, few = copy.copy(self), copy.copy(self)
         many._few_rows, few._few_rows = 0, sys.maxsize
         return many, few

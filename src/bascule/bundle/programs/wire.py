@@ -3,6 +3,8 @@
 A worker has to look into a graph before the runtime does, and stays small. Only what is walked
 into is looked at; a tensor's numbers are stepped over. See "Encoding" of the Protocol Buffers
 documentation: a message is a run of records, each a tag (field number and wire type) and a value.
+
+`serving.codecs.protobuf` reads the messages of callers; it says why there are two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bundles as folders in the file system, each under the digest of its manifest.
 
-A folder appears whole or not at all: it is written beside its place under a name that says who is
-writing, flushed to the disk, and renamed. What a killed writer left is removed by the next one.
+A folder appears whole or not at all: it is written beside its place under a name with the writer's
+id, flushed to the disk, and renamed. What a killed writer left is removed by the next one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from datetime import UTC, datetime
 from io import BufferedWriter
 from pathlib import Path, PurePosixPath
 
-from bascule.core.digests import sha256_bytes, sha256_file
-from bascule.core.errors import NotFound, Unavailable, Untrusted
-from bascule.core.names import is_file_name
+from bascule.core import NotFound, Unavailable, Untrusted, is_file_name, sha256_bytes, sha256_file
 
 _CHUNK_BYTES = 1 << 20
 _PARTIAL = re.compile(r"\.partial-(?P<pid>\d+)-[0-9a-f]+-(?P<host>.+)")
@@ -117,7 +115,7 @@ class Files:
             place = self._place(digest)
             if not place.is_dir():
                 return
-            # Gone at once, and its bytes after: nobody meets half of it.
+            # Renamed first, deleted after: no reader sees a part of it.
             aside = self._new_partial()
             place.rename(aside / "removed")
             _flush_folder(self._root)
@@ -246,7 +244,7 @@ def _write(target: Path, content: bytes) -> None:
 
 
 def _seal(writer: BufferedWriter) -> None:
-    """What was written is on the disk, and nobody writes to it again."""
+    """Flush it to disk, and make it read-only."""
     writer.flush()
     os.fchmod(writer.fileno(), stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
     os.fsync(writer.fileno())

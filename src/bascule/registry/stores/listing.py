@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from bascule.core.errors import BasculeError, TooLarge, Unavailable
+from bascule.core import BasculeError, TooLarge, Unavailable
 
 MAX_LISTED = 10_000_000
 _ALLOWED_S = 60.0

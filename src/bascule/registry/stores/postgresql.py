@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
-from bascule.core.errors import BasculeError, Invalid, MissingExtra, Unavailable
+from bascule.core import BasculeError, Invalid, MissingExtra, Unavailable
 
 _CONNECT_TIMEOUT_S = 10
 _LOCK_WAIT_S = 30
@@ -64,7 +64,7 @@ class PostgresqlDatabase:
         return True
 
     def create(self) -> None:
-        """Nothing: whoever runs the server makes the database."""
+        """Does nothing: an administrator creates the database."""
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Keep others from migrating until the end of the transaction; then look again."""

@@ -7,8 +7,8 @@ The manifest is written last and removed first, and there is no object without i
 there whole, or not at all, whenever its writer is killed. Keys never change their bytes, so
 writers of the same bundle do not disturb each other.
 
-A copy of each bundle that was pushed or used here is kept in a local folder, verified. Whoever has
-one needs the bucket no more: a server goes on while it is away.
+A copy of each bundle that was pushed or used here is kept in a local folder, verified. A
+process that has one does not need the bucket: a server keeps running while it is away.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from bascule.core.digests import sha256_bytes
-from bascule.core.errors import (
+from bascule.core import (
     BasculeError,
     Invalid,
     MissingExtra,
     NotFound,
     Unavailable,
     Untrusted,
+    sha256_bytes,
 )
 from bascule.registry.stores.files import Files, checked_name
 from bascule.registry.stores.listing import bounded_stream
@@ -81,8 +81,8 @@ class S3Objects:
         self._cache = Files(cache)
 
     def put(self, digest: str, source: Path, files: Mapping[str, str | None]) -> None:
-        # The local copy is verified while it is made, and nobody writes to it after: what is
-        # sent is what was verified.
+        # The local copy is verified while it is made, and is read-only after: the
+        # bytes that are sent are those that were verified.
         self._cache.put(digest, source, files)
         copy = self._cache.path(digest)
         with explaining(self.place):

@@ -112,7 +112,7 @@ statements = sa.Table(
     # Of a gates statement: its verdict, so that listing versions need not read every body.
     sa.Column("passed", sa.Boolean),
     sa.Column("body", sa.JSON, nullable=False),
-    # Who pushed the bundle that it lay beside; none where the registry was told of it itself.
+    # The user that pushed the bundle with it; none if it was recorded by a check here.
     sa.Column("brought_by", sa.Text),
     sqlite_autoincrement=True,
 )
@@ -121,8 +121,8 @@ statements = sa.Table(
 def counting_checks() -> sa.ColumnElement[bool]:
     """Which statements are verdicts that count; the latest of them, by `id`, is the verdict.
 
-    A pass that a bundle brought is only what somebody wrote into a file: once the registry was told
-    of a check itself, it counts no more. A failure counts whoever brings it.
+    A pass that a bundle brought is an unverified file: it stops counting once the registered
+    version is checked. A failure always counts.
     """
     told = statements.alias()
     was_told = (

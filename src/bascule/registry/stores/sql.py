@@ -11,16 +11,23 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from bascule.bundle.format import Statement
-from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.errors import BasculeError, Invalid, NotFound, Unavailable, Untrusted
+from bascule.bundle.disk import Statement
+from bascule.core import (
+    BasculeError,
+    Invalid,
+    NotFound,
+    Unavailable,
+    Untrusted,
+    canonical_json,
+    sha256_bytes,
+)
 from bascule.registry.holding import Hold, Marked
 from bascule.registry.metrics import metrics_of
 from bascule.registry.search import Term
 from bascule.registry.stores import schema
 from bascule.registry.stores.searching import condition_of
 from bascule.registry.versions import Alias, Check, Event, Gates, Retirement, Version, verdict
-from bascule.security.keys import Key, Permission
+from bascule.security import Key, Permission
 
 _MANY = 500
 
@@ -109,7 +116,7 @@ class SqlCatalogue:
 
         with self._begin(writes=True) as connection:
             self._database.lock_schema(connection)
-            # Somebody else may have done it while this process waited for its turn.
+            # Another process may have done it while this one waited for the lock.
             if _revision(connection) != schema.HEAD:
                 migrations.upgrade(connection)
 
@@ -146,7 +153,7 @@ def _refuse_newer(connection: sa.Connection, revision: str, place: str) -> None:
     """Raise unless `revision` is one that this release knows; they are numbered in order."""
     if revision.isdigit() and int(revision) < int(schema.HEAD):
         return
-    from bascule.core.version import VERSION
+    from bascule.core import VERSION
 
     writer = None
     if sa.inspect(connection).has_table("releases"):

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
-from bascule.core.errors import BasculeError, Unavailable, Untrusted
+from bascule.core import BasculeError, Unavailable, Untrusted
 
 _LOCK_WAIT_S = 30.0
 _ASK_AGAIN_S = (0.001, 0.005)

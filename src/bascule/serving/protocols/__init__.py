@@ -1,45 +1,5 @@
-"""The faces of the server: each turns the bytes of one protocol into calls, and answers back.
+"""The protocols of the server: each turns the bytes of a request into a call, and answers back."""
 
-One file each, one line each in the table. A face speaks of models through `serving.plane.Plane`,
-makes a `serving.calls.Call` of a request, and has `ServedModel.answer` run it.
-"""
+from lazy_loader import attach_stub
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import Any
-
-from bascule.serving.faces import EVERY_FACE, ChosenFaces
-from bascule.serving.plane import Face
-from bascule.serving.wishes import Wishes
-
-FACES: dict[str, str] = {
-    "oip": "bascule.serving.protocols.oip_rest:OipRest",
-    "tfserving": "bascule.serving.protocols.tfserving:TfServing",
-    "invocations": "bascule.serving.protocols.invocations:Invocations",
-    "vertex": "bascule.serving.protocols.vertex:Vertex",
-    "azureml": "bascule.serving.protocols.azureml:AzureMl",
-}
-"""Faces by name; imported when a server starts that has them."""
-
-
-def open_faces(chosen: ChosenFaces = EVERY_FACE, wishes: Wishes | None = None) -> list[Face]:
-    """The faces that were chosen, in the order of the table; all where nothing is said.
-
-    `wishes` takes what callers want to have loaded and unloaded; None where they may not.
-    """
-    made: list[Face] = []
-    for name, place in FACES.items():
-        if name not in chosen.names:
-            continue
-        module, _, kind = place.partition(":")
-        options: dict[str, Any] = {}
-        if name == "vertex":
-            options = {
-                "health_route": chosen.vertex_health_route,
-                "predict_route": chosen.vertex_predict_route,
-            }
-        elif name == "invocations":
-            options = {"wishes": wishes}
-        made.append(getattr(import_module(module), kind)(**options))
-    return made
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

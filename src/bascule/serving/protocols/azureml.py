@@ -9,28 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bascule.core.errors import BasculeError
-from bascule.core.fields import Columns
+from bascule.core import BasculeError
 from bascule.serving.calls import Call
-from bascule.serving.http import Exchange
-from bascule.serving.json_values import JsonParser
-from bascule.serving.models import ServedModel
-from bascule.serving.plane import Plane
+from bascule.serving.codecs import JsonParser
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols import by_row
-from bascule.serving.protocols.describing import answered_by, health, openapi
-from bascule.serving.routes import Handler, Route
+from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.protocols.describing import health, openapi
+from bascule.serving.transports import Exchange, Handler, Route
 
 _EXAMPLE = '{"data": [...]}'
 _FORMS = ("input_data", "data")
 
 
 class AzureMl:
-    """See `serving.plane.Face`."""
+    """See `data_plane.ProtocolAdapter`."""
 
     def __init__(self) -> None:
         self._parser = JsonParser(_EXAMPLE)
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """The health, and predictions of the first model."""
         yield Route(b"GET", b"/", health(plane), "health")
         yield Route(b"GET", b"/swagger.json", openapi(plane), "read")
@@ -39,18 +37,18 @@ class AzureMl:
             handle, about = self._score(model), by_row.about(model, "data", answer_key="")
             yield Route(b"POST", b"/score", handle, "infer", model.name, model.slot, about)
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
         """None: the platform knows one model."""
         yield from ()
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
         """Nothing is below its path."""
         return None
 
-    def _score(self, model: ServedModel) -> Handler:
+    def _score(self, model: Predictor) -> Handler:
         reader = by_row.table_reader(model)
 
-        def read(_: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Answer]:
+        def read(_: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Form]:
             given = by_row.an_object(parser.plain(body), _EXAMPLE)
             form = by_row.the_one_of(given, _FORMS, ("params",))
             value = given[form]
@@ -60,10 +58,9 @@ class AzureMl:
                 table = reader.split(value, form)
             else:
                 table = reader.columns(value, form)
-            return by_row.call_for(model, table, given.get("params"), "params"), _bare
+            return by_row.call_for(model, table, given.get("params"), "params"), _BARE
 
         return by_row.handler(model, read, self._parser)
 
 
-def _bare(exchange: Exchange, outputs: Columns) -> None:
-    exchange.answer(by_row.encode(by_row.by_row(outputs)), extra=answered_by(outputs))
+_BARE = by_row.Form(lambda outputs: by_row.encode(by_row.by_row(outputs)))

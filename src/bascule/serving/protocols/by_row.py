@@ -1,4 +1,4 @@
-"""What the faces have in common that speak of rows: of a body to a call, of an outcome to rows.
+"""What the protocols have in common that speak of rows: of a body to a call, of an outcome to rows.
 
 Their answers are values row by row. Where there is one output they are its values; where there
 are more, each row is an object of them.
@@ -7,36 +7,35 @@ are more, each row is an object of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from bascule.core.errors import BasculeError, Invalid
-from bascule.core.fields import Columns
-from bascule.serving.aside import ROWS_FROM_BYTES
-from bascule.serving.calls import Call
-from bascule.serving.engine import Outcome
-from bascule.serving.http import Exchange
-from bascule.serving.json_tables import Table, TableReader
-from bascule.serving.json_values import JsonParser
-from bascule.serving.models import ServedModel
-from bascule.serving.openapi import answers_schema, example_rows, rows_schema
+from bascule.core import BasculeError, Columns, Invalid
+from bascule.serving.calls import AnsweredBy, Call, Outcome
+from bascule.serving.codecs import JsonParser, Table, TableReader
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols.describing import answered_by
-from bascule.serving.routes import About, Handler
+from bascule.serving.protocols.openapi import answers_schema, example_rows, rows_schema
+from bascule.serving.transports import ROWS_FROM_BYTES, About, Exchange, Handler
 
 encode = msgspec.json.encode
 
-Answer = Callable[[Exchange, Columns], None]
-"""Writes what a model answered, and by `answered_by` whoever answered in its place."""
 
-Read = Callable[[Exchange, bytes, JsonParser], tuple[Call, Answer]]
+class Form(NamedTuple):
+    """How outputs are written into a body."""
+
+    encode: Callable[[Columns], bytes]
+    content_type: bytes = b"application/json"
+
+
+Read = Callable[[Exchange, bytes, JsonParser], tuple[Call, Form]]
 """From a request, its body and what parses it to what it asks and how it is answered; raises
 `Invalid`."""
 
 
-def handler(model: ServedModel, read: Read, parser: JsonParser) -> Handler:
+def handler(model: Predictor, read: Read, parser: JsonParser) -> Handler:
     """Read a request, run it, answer it."""
     deadline_s = model.limits.deadline_s
 
@@ -53,26 +52,31 @@ def handler(model: ServedModel, read: Read, parser: JsonParser) -> Handler:
                 allowed_s,
             )
 
-    def read_aside(exchange: Exchange) -> tuple[Call, Answer]:
+    def read_aside(exchange: Exchange) -> tuple[Call, Form]:
         return read(exchange, exchange.take_body(), parser.aside)
 
-    def run(exchange: Exchange, made: tuple[Call, Answer], allowed_s: float) -> None:
-        call, answer = made
-        deliver = partial(_tell, exchange, call.rows, answer)
-        exchange.on_gone = model.answer(call, allowed_s, deliver)
+    def run(exchange: Exchange, made: tuple[Call, Form], allowed_s: float) -> None:
+        call, form = made
+        exchange.identify()
+        # These bodies have no place for an id, so the head of the answer always has it.
+        exchange.need_request_id()
+        deliver = partial(_tell, exchange, call.rows, form, model.by)
+        exchange.ask(model, call, allowed_s, deliver)
 
     return handle
 
 
-def _tell(exchange: Exchange, rows: int, answer: Answer, outcome: Outcome) -> None:
+def _tell(exchange: Exchange, rows: int, form: Form, asked: AnsweredBy, outcome: Outcome) -> None:
     if isinstance(outcome, BasculeError):
         exchange.fail(outcome)
         return
     exchange.rows = rows
-    answer(exchange, outcome)
+    body = form.encode(outcome.outputs)
+    extra = answered_by(outcome.by, asked)
+    exchange.answer(body, content_type=form.content_type, extra=extra)
 
 
-def table_reader(model: ServedModel) -> TableReader:
+def table_reader(model: Predictor) -> TableReader:
     """The reader of rows for one version."""
     return TableReader(model.signature, model.program.inputs, model.limits.max_rows)
 
@@ -115,31 +119,30 @@ def _of(forms: Sequence[str]) -> str:
     return f"send one of {', '.join(forms)}"
 
 
-def call_for_all(model: ServedModel, table: Table) -> Call:
-    """A call for every output, with the default confidence."""
-    return Call(*table, None, model.confidence.by_default)
+def call_for_all(model: Predictor, table: Table) -> Call:
+    """A call for every output, with the extras that are added by default."""
+    return Call(*table, None, model.extras.by_default)
 
 
-def call_for(model: ServedModel, table: Table, parameters: Any, place: str) -> Call:
+def call_for(model: Predictor, table: Table, parameters: Any, place: str) -> Call:
     """A call for what `parameters` ask; for the answer proper where they ask for nothing.
 
     Args:
         model: Who answers.
         table: The rows.
-        parameters: None, or an object with `outputs` (names), `confidence` and `conformal`.
+        parameters: None, or an object with `outputs` (names) and the parameters of extras.
         place: What the parameters are called.
     """
     if parameters is None:
         parameters = {}
     if type(parameters) is not dict:
         raise Invalid(f"{place}: not an object", hint='send for example {"confidence": 0.9}')
-    asked = model.confidence.read(parameters)
+    wanted = model.extras.read(parameters)
     listed = parameters.get("outputs")
     if listed is None:
         outputs: tuple[str, ...] = (model.signature.outputs[0].name,)
-        asked = asked and replace(asked, always=True)
-        return Call(*table, outputs, asked)
-    known = {field.name for field in model.signature.outputs} | model.confidence.names
+        return Call(*table, outputs, tuple(one._replace(always=True) for one in wanted))
+    known = {field.name for field in model.signature.outputs} | model.extras.names
     if type(listed) is not list or not listed:
         raise Invalid(f"{place}.outputs: not a list of names", hint=f"it has {_names(known)}")
     for index, name in enumerate(listed):
@@ -149,9 +152,8 @@ def call_for(model: ServedModel, table: Table, parameters: Any, place: str) -> C
                 hint=f"it has {_names(known)}",
             )
     outputs = tuple(dict.fromkeys(listed))
-    if asked is None:
-        model.confidence.refuse(outputs)
-    return Call(*table, outputs, asked)
+    model.extras.check(outputs, wanted)
+    return Call(*table, outputs, wanted)
 
 
 def _names(known: set[str]) -> str:
@@ -178,7 +180,7 @@ def by_column(outputs: Columns) -> Any:
 
 
 def about(
-    model: ServedModel, key: str, answer_key: str = "predictions", *, every_output: bool = False
+    model: Predictor, key: str, answer_key: str = "predictions", *, every_output: bool = False
 ) -> Callable[[], About]:
     """What a route says of itself that takes rows under a key and answers them row by row."""
 
@@ -186,8 +188,8 @@ def about(
         outputs = model.signature.outputs
         if not every_output:
             outputs = outputs[:1]
-        if model.confidence.by_default is not None:
-            outputs = (*outputs, *model.confidence.fields)
+        if model.extras.by_default:
+            outputs = (*outputs, *model.extras.fields)
         answer = answers_schema(outputs)
         if answer_key:
             answer = {
@@ -208,6 +210,5 @@ def about(
     return tell
 
 
-def predictions(exchange: Exchange, outputs: Columns) -> None:
-    """Answer `{"predictions": [...]}`."""
-    exchange.answer(encode({"predictions": by_row(outputs)}), extra=answered_by(outputs))
+PREDICTIONS = Form(lambda outputs: encode({"predictions": by_row(outputs)}))
+"""`{"predictions": [...]}`."""

@@ -1,4 +1,4 @@
-"""What every face says alike: the health, bodies that do not change, and who answered."""
+"""What every protocol says alike: the health, bodies that do not change, and who answered."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from typing import Any
 
 import msgspec
 
-from bascule.core.errors import NotFound
-from bascule.core.fields import Columns
-from bascule.serving.http import Exchange
-from bascule.serving.plane import Plane
-from bascule.serving.routes import Handler
-from bascule.serving.shielding import Standin
+from bascule.core import NotFound
+from bascule.serving.calls import AnsweredBy
+from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.transports import Exchange, Handler
 
 _JSON = b"application/json"
 
 
-def health(plane: Plane, *, name: str = "bascule", is_live_enough: bool = False) -> Handler:
+def health(plane: DataPlane, *, name: str = "bascule", is_live_enough: bool = False) -> Handler:
     """Tells the health, always with a body: some clients decode it without looking.
 
     503 while the worker drains, unless being alive is all that was asked for; another worker may be
@@ -44,7 +42,7 @@ def fixed(value: Any, content_type: bytes = _JSON) -> Handler:
     return handle
 
 
-def openapi(plane: Plane) -> Handler:
+def openapi(plane: DataPlane) -> Handler:
     """Answers the OpenAPI document of what is served."""
 
     def handle(exchange: Exchange) -> None:
@@ -53,14 +51,12 @@ def openapi(plane: Plane) -> Handler:
     return handle
 
 
-def answered_by(outputs: Columns) -> bytes:
-    """The header that says who answered in the place of the model that was asked; else nothing."""
-    if not isinstance(outputs, Standin):
-        return b""
-    return f"X-Answered-By: {outputs.by.name}/{outputs.by.version}\r\n".encode()
+def answered_by(by: AnsweredBy, asked: AnsweredBy) -> bytes:
+    """The header that names the version that answered, if another was asked; else nothing."""
+    return b"" if by is asked else f"X-Answered-By: {by.name}\r\n".encode()
 
 
-def missing(plane: Plane, name: str, version: str | None = None) -> NotFound | None:
+def missing(plane: DataPlane, name: str, version: str | None = None) -> NotFound | None:
     """Which model or version is not there; None if both are."""
     try:
         plane.find(name, version)

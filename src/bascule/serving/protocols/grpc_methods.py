@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from bascule.serving.plane import Plane
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.grpc_services import Health, Reflection
-from bascule.serving.protocols.oip_grpc import PROTO, OipGrpc
-from bascule.serving.rpc import Methods
+from bascule.serving.protocols.oip_grpc import OipGrpc
+from bascule.serving.transports import Methods
 
 
-def grpc_methods(plane: Plane) -> Methods:
+def grpc_methods(plane: DataPlane) -> Methods:
     """The methods over what the plane serves, now and after it has changed."""
-    reflection = Reflection([PROTO])
+    reflection = Reflection()
     health = Health(plane, reflection.services)
     return {
         method.path: method

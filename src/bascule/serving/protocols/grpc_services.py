@@ -8,29 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from bascule.core.errors import NotFound
-from bascule.serving.plane import Plane
-from bascule.serving.protocols.descriptors import ProtoFile, read_proto
-from bascule.serving.protocols.protobuf import (
-    BYTES,
-    block,
-    fields,
-    number_field,
-    read_text,
-)
-from bascule.serving.rpc import Each, Method, Rpc, Unary, Watch
-from bascule.serving.statuses import NOT_FOUND, UNIMPLEMENTED
+from bascule.core import NotFound
+from bascule.serving.codecs import BYTES, block, fields, number_field, read_text
+from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.protocols.descriptors import ProtoFile, read_descriptors
+from bascule.serving.transports import NOT_FOUND, UNIMPLEMENTED, Each, Method, Rpc, Unary, Watch
 
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = (number_field(1, status) for status in (1, 2, 3))
-
-HEALTH = "health.proto"
-REFLECTION = ("reflection_v1.proto", "reflection_v1alpha.proto")
 
 
 class Health:
     """Tells whether the server, or one of its services or models, answers."""
 
-    def __init__(self, plane: Plane, services: Iterable[str]) -> None:
+    def __init__(self, plane: DataPlane, services: Iterable[str]) -> None:
         """`services`: the full names that may be asked for; and so may the names of models."""
         self._plane = plane
         self._services = frozenset(services)
@@ -67,8 +57,8 @@ def _service(message: bytes) -> str:
 class Reflection:
     """Tells the services, and the descriptors of their messages."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self.files = [read_proto(name) for name in (*names, HEALTH, *REFLECTION)]
+    def __init__(self) -> None:
+        self.files = read_descriptors()
 
     @property
     def services(self) -> list[str]:

@@ -15,21 +15,16 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-from bascule.core.errors import BasculeError, Invalid
-from bascule.core.fields import Columns
-from bascule.core.names import check_name
-from bascule.core.version import VERSION
-from bascule.security.keys import ANY
+from bascule.core import VERSION, BasculeError, Columns, Invalid, check_name
+from bascule.security import ANY
 from bascule.serving.calls import Call
-from bascule.serving.http import Exchange
-from bascule.serving.json_tables import Table, TableReader
-from bascule.serving.json_values import JsonParser
-from bascule.serving.models import ServedModel
-from bascule.serving.plane import Plane
+from bascule.serving.codecs import JsonParser, Table, TableReader
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols import by_row
-from bascule.serving.protocols.describing import answered_by, fixed, health, missing
-from bascule.serving.routes import About, Handler, Route
-from bascule.serving.wishes import Wishes
+from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.protocols.describing import fixed, health, missing
+from bascule.serving.protocols.load_requests import LoadRequests
+from bascule.serving.transports import About, Exchange, Handler, Route
 
 _EXAMPLE = '{"instances": [...]}'
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -41,14 +36,14 @@ _LOAD = '{"model_name": "late", "url": "/opt/ml/models/late/model"}'
 
 
 class Invocations:
-    """See `serving.plane.Face`."""
+    """See `data_plane.ProtocolAdapter`."""
 
-    def __init__(self, wishes: Wishes | None = None) -> None:
+    def __init__(self, wishes: LoadRequests | None = None) -> None:
         """`wishes` takes what callers want to have loaded and unloaded; None where they may not."""
         self._parser = JsonParser(f"{_EXAMPLE}, or CSV as Content-Type: text/csv")
         self._wishes = wishes
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """Health, version, predictions of the first model, and where wanted the loading of more."""
         yield Route(b"GET", b"/ping", health(plane), "health")
         yield Route(b"GET", b"/health", health(plane), "health")
@@ -66,7 +61,7 @@ class Invocations:
             handle, about = self._invoke(model), by_row.about(model, "instances")
             yield Route(b"POST", b"/invocations", handle, "infer", model.name, model.slot, about)
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """A default version by its name, as a multi-model container has it."""
         if plane.is_default(model):
             path = f"/models/{model.name}".encode()
@@ -77,17 +72,17 @@ class Invocations:
             handle, about = self._invoke(model), by_row.about(model, "instances")
             yield Route(b"POST", path + b"/invoke", handle, "infer", model.name, model.slot, about)
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model is not there."""
         parts = path.decode("utf-8", "replace").strip("/").split("/")
         if parts[:1] != ["models"] or len(parts) < 2:
             return None
         return missing(plane, parts[1])
 
-    def _told(self, model: ServedModel) -> dict[str, str]:
+    def _told(self, model: Predictor) -> dict[str, str]:
         return _with_its_place(model) if self._wishes is not None else _without_place(model.name)
 
-    def _load(self, wishes: Wishes) -> Handler:
+    def _load(self, wishes: LoadRequests) -> Handler:
         def handle(exchange: Exchange) -> None:
             kind = exchange.head.headers.get(b"content-type", b"").partition(b";")[0]
             if kind.strip().lower() != b"application/json":
@@ -102,17 +97,17 @@ class Invocations:
 
         return handle
 
-    def _invoke(self, model: ServedModel) -> Handler:
+    def _invoke(self, model: Predictor) -> Handler:
         reader = by_row.table_reader(model)
 
-        def read(exchange: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Answer]:
+        def read(exchange: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Form]:
             parameters = None
             if by_row.is_csv(exchange):
                 table = reader.csv(body, has_header=by_row.has_header(exchange))
             else:
                 table, parameters = _read(parser.plain(body), reader)
-            answer = _as_csv if by_row.is_csv(exchange, b"accept") else by_row.predictions
-            return by_row.call_for(model, table, parameters, "params"), answer
+            form = _CSV if by_row.is_csv(exchange, b"accept") else by_row.PREDICTIONS
+            return by_row.call_for(model, table, parameters, "params"), form
 
         return by_row.handler(model, read, self._parser)
 
@@ -133,13 +128,15 @@ def _read(given: Any, reader: TableReader) -> tuple[Table, Any]:
     return table, given.get("params")
 
 
-def _as_csv(exchange: Exchange, outputs: Columns) -> None:
+def _as_csv(outputs: Columns) -> bytes:
     text = io.StringIO()
     columns = [array.reshape(len(array), -1).T.tolist() for array in outputs.values()]
     flat = [values for column in columns for values in column]
     csv.writer(text, lineterminator="\n").writerows(zip(*flat, strict=True))
-    body, kind = text.getvalue().encode(), b"text/csv; charset=utf-8"
-    exchange.answer(body, content_type=kind, extra=answered_by(outputs))
+    return text.getvalue().encode()
+
+
+_CSV = by_row.Form(_as_csv, b"text/csv; charset=utf-8")
 
 
 def _without_place(name: str) -> dict[str, str]:
@@ -147,12 +144,12 @@ def _without_place(name: str) -> dict[str, str]:
     return {"modelName": name, "modelUrl": name}
 
 
-def _with_its_place(model: ServedModel) -> dict[str, str]:
+def _with_its_place(model: Predictor) -> dict[str, str]:
     # Who may have models loaded has named the place.
     return {"modelName": model.name, "modelUrl": str(model.service.path)}
 
 
-def _list(plane: Plane) -> Handler:
+def _list(plane: DataPlane) -> Handler:
     """Tells the models in the order of their names, so that what comes and goes shifts no page."""
 
     def handle(exchange: Exchange) -> None:
@@ -183,7 +180,7 @@ def _wanted(given: Any) -> tuple[str, str]:
     return name, place
 
 
-def _unload(wishes: Wishes, name: str) -> Handler:
+def _unload(wishes: LoadRequests, name: str) -> Handler:
     def handle(exchange: Exchange) -> None:
         wishes.unload(name, partial(_tell, exchange, {"modelName": name}))
 

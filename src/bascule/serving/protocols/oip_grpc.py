@@ -6,8 +6,6 @@ An answer has its numbers where the request had them: raw (`raw_output_contents`
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -15,15 +13,31 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import BasculeError, Invalid, ModelFailed, NotFound
-from bascule.core.fields import Columns, DType, Field
-from bascule.core.version import VERSION
-from bascule.security.keys import ANY
-from bascule.serving.calls import Call
-from bascule.serving.engine import Outcome
-from bascule.serving.json_values import count_mismatch
-from bascule.serving.models import ServedModel
-from bascule.serving.plane import Plane
+from bascule.core import (
+    VERSION,
+    BasculeError,
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    ModelFailed,
+    NotFound,
+)
+from bascule.security import ANY
+from bascule.serving.calls import Answer, AnsweredBy, Call, Outcome
+from bascule.serving.codecs import (
+    RawReader,
+    Taker,
+    block,
+    count_mismatch,
+    raw_of,
+    raw_reader,
+    read_text,
+    taker,
+    varint,
+)
+from bascule.serving.execution import Predictor
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.oip_json import (
     At,
     datatypes_for,
@@ -46,12 +60,8 @@ from bascule.serving.protocols.oip_messages import (
     tensor_metadata,
     truth,
 )
-from bascule.serving.protocols.protobuf import block, read_text, varint
-from bascule.serving.raw_values import RawReader, Taker, raw_of, raw_reader, taker
-from bascule.serving.rpc import Method, Rpc, Unary
-from bascule.serving.shielding import Standin
+from bascule.serving.transports import Method, Rpc, Unary
 
-PROTO = "grpc_predict_v2.proto"
 SERVICE = "inference.GRPCInferenceService"
 _MAX_KNOWN = 256
 _ASIDE_FROM_BYTES = 256 << 10
@@ -102,10 +112,8 @@ class _Known(NamedTuple):
 class OipGrpc:
     """The methods of the service, over the models that the plane serves at that moment."""
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
-        self._id_prefix = os.urandom(8).hex()
-        self._ids = itertools.count(1)
         self._spoken_of: object = None
         self._speakers: dict[tuple[str, str], _Speaker] = {}
         self._known: dict[int, _Known] = {}
@@ -165,7 +173,7 @@ class OipGrpc:
 
     # -- inference --
 
-    def _model_of(self, beginning: bytes) -> ServedModel | None:
+    def _model_of(self, beginning: bytes) -> Predictor | None:
         """The model that a `ModelInferRequest` names first, as every library writes it."""
         name, version = read_first_name_and_version(beginning)
         try:
@@ -237,21 +245,16 @@ class OipGrpc:
         )  # fmt: skip
 
     def _run(self, rpc: Rpc, speaker: _Speaker, call_id: str, call: Call, *, is_raw: bool) -> None:
-        if not call_id:
-            call_id = f"{self._id_prefix}-{next(self._ids):x}"
-        rpc.run(call, partial(_tell, rpc, speaker, call_id, call.rows, is_raw))
+        rpc.identify(call_id)
+        rpc.ask(call, partial(_tell, rpc, speaker, call.rows, is_raw))
 
 
-def _tell(
-    rpc: Rpc, speaker: _Speaker, call_id: str, rows: int, is_raw: bool, outcome: Outcome
-) -> None:
+def _tell(rpc: Rpc, speaker: _Speaker, rows: int, is_raw: bool, outcome: Outcome) -> None:
     if isinstance(outcome, BasculeError):
         rpc.fail(outcome)
         return
-    if isinstance(outcome, Standin):
-        speaker = _Speaker(outcome.by)
     try:
-        message = speaker.message(call_id, outcome, rows, is_raw=is_raw)
+        message = speaker.message(rpc.prediction_id, outcome, rows, is_raw=is_raw)
     except ModelFailed as problem:
         rpc.fail(problem)
         return
@@ -275,7 +278,7 @@ class _Input(NamedTuple):
 class _Speaker:
     """Reads and writes the messages of one model."""
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: Predictor) -> None:
         self.model = model
         self._inputs = {
             field.name: _Input(
@@ -287,13 +290,9 @@ class _Speaker:
             for field, target in zip(model.signature.inputs, model.program.inputs, strict=True)
         }
         self._outputs = {
-            field.name: field for field in (*model.signature.outputs, *model.confidence.fields)
+            field.name: field for field in (*model.signature.outputs, *model.extras.fields)
         }
-        self._head = (
-            block(1, model.name)
-            + block(2, model.version)
-            + parameter(4, "program", model.program.name)
-        )
+        self._head = _head(model.by)
         self._heads_of_outputs: dict[tuple[Any, ...], bytes] = {}
 
     # -- reading --
@@ -343,14 +342,14 @@ class _Speaker:
             raise Invalid(
                 f"inputs: {lacking} missing", hint="send one tensor per input of the model"
             )
-        confidence = self.model.confidence
-        asked = confidence.by_default
+        extras = self.model.extras
+        wanted = extras.by_default
         if request.parameters:
-            asked = confidence.read(request.parameters)
+            wanted = extras.read(request.parameters)
         outputs = self._wanted(request.outputs)
-        if outputs is not None and asked is None:
-            confidence.refuse(outputs)
-        return Call(columns, rows, outputs, asked)
+        if outputs is not None:
+            extras.check(outputs, wanted)
+        return Call(columns, rows, outputs, wanted)
 
     def raw_reader(self, tensor: Tensor) -> Callable[[bytes, int, int], Columns]:
         """From the raw values of the only input of such a message to the columns."""
@@ -408,24 +407,26 @@ class _Speaker:
 
     # -- writing --
 
-    def message(self, call_id: str, outputs: Columns, rows: int, *, is_raw: bool) -> bytes:
+    def message(self, call_id: str, answer: Answer, rows: int, *, is_raw: bool) -> bytes:
         """The `ModelInferResponse`; raw too where an output has a type that only comes raw."""
+        outputs, by = answer.outputs, answer.by
+        head = self._head if by is self.model.by else _head(by)
         if not is_raw and all(self._outputs[name].dtype in CONTENTS_OF for name in outputs):
             tensors = [
                 block(5, self._tensor_head(name, array, rows) + self._contents(name, array))
                 for name, array in outputs.items()
             ]
-            return b"".join([self._head, block(3, call_id), *tensors])
+            return b"".join([head, block(3, call_id), *tensors])
         key = (rows, *outputs, *(array.shape[1:] for array in outputs.values()))
         heads = self._heads_of_outputs.get(key)
         if heads is None:
-            heads = self._head + b"".join(
+            heads = b"".join(
                 block(5, self._tensor_head(name, array, rows)) for name, array in outputs.items()
             )
             if len(self._heads_of_outputs) >= _MAX_KNOWN:
                 self._heads_of_outputs.clear()
             self._heads_of_outputs[key] = heads
-        parts = [heads, block(3, call_id)]
+        parts = [head, block(3, call_id), heads]
         for name, array in outputs.items():
             raw = raw_of(array, self._outputs[name].dtype)
             if raw is None:
@@ -442,6 +443,11 @@ class _Speaker:
         return block(5, contents_of(array, self._outputs[name].dtype))
 
 
+def _head(by: AnsweredBy) -> bytes:
+    """The beginning of every answer by a version, up to the id."""
+    return block(1, by.model) + block(2, by.version) + parameter(4, "program", by.program)
+
+
 def _missing_text(name: str) -> ModelFailed:
     return ModelFailed(
         f"output {name!r} has a missing text, which gRPC cannot say",
@@ -450,7 +456,7 @@ def _missing_text(name: str) -> ModelFailed:
 
 
 def _typed(tensor: Tensor, dtype: DType, count: int, where: At) -> NDArray[Any] | list[bytes]:
-    """The values of a tensor that are in its contents, as a `raw_values.Taker` takes them."""
+    """The values of a tensor that are in its contents, as a `raw_tensors.Taker` takes them."""
     number = CONTENTS_OF.get(dtype)
     if number is None:
         raise Invalid(f"{where}: {dtype} has no typed contents", hint="send raw_input_contents")

@@ -18,18 +18,19 @@ import msgspec
 import simdjson
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid, TooLarge
-from bascule.core.fields import Columns, DType, Field
-from bascule.serving.calls import Call
-from bascule.serving.confidence import Asked, Confidence
-from bascule.serving.json_values import (
+from bascule.bundle.extras import Wanted
+from bascule.core import Columns, DType, Field, Invalid, TooLarge
+from bascule.serving.calls import Answer, AnsweredBy, Call
+from bascule.serving.codecs import (
     JsonParser,
+    RawReader,
     ValuesReader,
+    raw_of,
+    raw_reader,
     refuse_twice,
     values_reader,
 )
-from bascule.serving.models import ServedModel
-from bascule.serving.raw_values import RawReader, raw_of, raw_reader
+from bascule.serving.execution import Extras, Predictor
 
 _encode = msgspec.json.encode
 _DATATYPES = frozenset(DType)
@@ -59,8 +60,6 @@ class AsBytes(NamedTuple):
 Decoded = tuple[str | None, Call, AsBytes | None]
 """The id that the request brought, what it asks, and what is wanted as bytes; None for nothing."""
 
-_NO_CONFIDENCE = Confidence(None, ())
-
 
 class Decoder:
     """Parses request bodies, reusing one parser: not for concurrent use."""
@@ -74,25 +73,28 @@ class Decoder:
         targets: Sequence[Field],
         outputs: Sequence[Field],
         max_rows: int,
-        confidence: Confidence = _NO_CONFIDENCE,
+        extras: Extras | None = None,
     ) -> Callable[..., Decoded]:
         """A function from a request body to a call; it raises `Invalid`.
 
         `inputs` says what is allowed, `targets` (same order) what the program reads. Where tensors
-        follow the JSON, the function is also told how many bytes are JSON.
+        follow the JSON, the function is also told how many bytes are JSON. Without `extras` none
+        can be asked for.
         """
         readers = {
             field.name: _reader(field, target.dtype, max_rows)
             for field, target in zip(inputs, targets, strict=True)
         }
-        output_names = {field.name for field in outputs} | confidence.names
+        output_names = {field.name for field in outputs}
+        if extras is not None:
+            output_names |= extras.names
 
         known_plans: dict[bytes, _Plan] = {}
         known_frames: dict[bytes, _Frame] = {}
 
         def decode_with_bytes(body: bytes, json_bytes: int) -> Decoded:
             if json_bytes == 0:
-                return _only_bytes(body, inputs, readers, max_rows, confidence)
+                return _only_bytes(body, inputs, readers, max_rows, extras)
             said = body[:json_bytes]
             plan = known_plans.get(said)
             if plan is not None and plan.body_bytes == len(body):
@@ -116,7 +118,7 @@ class Decoder:
                     pass  # said in the words of the way that reads the whole
             document = self._parser.parse(body)
             try:
-                decoded = _decode(document, readers, output_names, confidence, tail)
+                decoded = _decode(document, readers, output_names, extras, tail)
             finally:
                 # The parser refuses to parse again while anything of its last document lives.
                 del document
@@ -147,8 +149,7 @@ class Decoder:
             if len(frames) >= _MAX_KNOWN_PLANS:
                 frames.clear()
             ((name, array),) = decoded[1].columns.items()
-            _, rows, outputs, asked = decoded[1]
-            call = Call({}, rows, outputs, asked)
+            call = decoded[1]._replace(columns={})
             frames[before] = _Frame(
                 after, read, array.size, array.shape, At(0, name), call, decoded[2]
             )
@@ -171,7 +172,7 @@ class At(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """How one tensor is read from the bytes of a body; see `raw_values.RawReader`."""
+    """How one tensor is read from the bytes of a body; see `raw_tensors.RawReader`."""
 
     name: str
     read: RawReader
@@ -195,8 +196,8 @@ class _Plan(NamedTuple):
 
     def decoded(self, body: bytes) -> Decoded:
         columns = {one.name: one.array(body) for one in self.reads}
-        _, rows, outputs, asked = self.call
-        return None, Call(columns, rows, outputs, asked), self.as_bytes
+        _, rows, outputs, wanted = self.call
+        return None, Call(columns, rows, outputs, wanted), self.as_bytes
 
 
 class _Frame(NamedTuple):
@@ -212,8 +213,8 @@ class _Frame(NamedTuple):
 
     def decoded(self, numbers: Any) -> Decoded:
         array = self.read(numbers, self.values, self.where).reshape(self.shape)
-        _, rows, outputs, asked = self.call
-        return None, Call({self.where.name: array}, rows, outputs, asked), self.as_bytes
+        _, rows, outputs, wanted = self.call
+        return None, Call({self.where.name: array}, rows, outputs, wanted), self.as_bytes
 
 
 def _list_of_numbers(body: bytes) -> tuple[int, int]:
@@ -291,7 +292,7 @@ def _decode(
     document: Any,
     readers: dict[str, Reader],
     output_names: set[str],
-    confidence: Confidence,
+    extras: Extras | None,
     tail: Tail | None,
 ) -> Decoded:
     if not isinstance(document, simdjson.Object):
@@ -315,12 +316,13 @@ def _decode(
     if len(columns) < len(readers):
         lacking = ", ".join(repr(name) for name in readers if name not in columns)
         raise Invalid(f"inputs: {lacking} missing", hint="send one tensor per input of the model")
+    default = () if extras is None else extras.by_default
     if len(document) == 1:
-        return None, Call(columns, rows, None, confidence.by_default), None
+        return None, Call(columns, rows, None, default), None
     keys = list(document)
     if len(set(keys)) < len(keys):
         refuse_twice(document, "the body")
-    asked = confidence.by_default
+    extra = default
     call_id: str | None = None
     outputs: tuple[str, ...] | None = None
     as_bytes: dict[str, bool] = {}
@@ -339,17 +341,17 @@ def _decode(
                 outputs = _wanted(wanted, output_names, as_bytes)
         elif key == "parameters":
             parameters: Any = document[key]
-            asked = _asked(parameters, confidence)
+            extra = _extras(parameters, extras)
             if parameters is not None:
                 refuse_twice(parameters, "parameters")
                 flag = parameters.get("binary_data_output")
                 others_as_bytes = _flag(flag, "parameters.binary_data_output")
-    if outputs is not None and asked is None:
-        confidence.refuse(outputs)
+    if outputs is not None and extras is not None:
+        extras.check(outputs, extra)
     wanted_as_bytes = None
     if others_as_bytes or as_bytes:
         wanted_as_bytes = AsBytes(others_as_bytes, as_bytes)
-    return call_id, Call(columns, rows, outputs, asked), wanted_as_bytes
+    return call_id, Call(columns, rows, outputs, extra), wanted_as_bytes
 
 
 def _only_bytes(
@@ -357,7 +359,7 @@ def _only_bytes(
     inputs: Sequence[Field],
     readers: dict[str, Reader],
     max_rows: int,
-    confidence: Confidence,
+    extras: Extras | None,
 ) -> Decoded:
     """A body without any JSON: the bytes of the only input, its rows counted by its size."""
     field = inputs[0]
@@ -387,7 +389,8 @@ def _only_bytes(
         )
     )
     array, _ = readers[field.name](said, 0, At(0, field.name), Tail(body, 0))
-    return None, Call({field.name: array}, rows, None, confidence.by_default), None
+    default = () if extras is None else extras.by_default
+    return None, Call({field.name: array}, rows, None, default), None
 
 
 def too_many_rows(rows: int, max_rows: int) -> TooLarge:
@@ -407,12 +410,12 @@ def _flag(value: Any, place: str) -> bool:
     return value
 
 
-def _asked(parameters: Any, confidence: Confidence) -> Asked | None:
+def _extras(parameters: Any, extras: Extras | None) -> tuple[Wanted, ...]:
     if parameters is None:
-        return confidence.by_default
+        return () if extras is None else extras.by_default
     if not isinstance(parameters, simdjson.Object):
         raise Invalid("parameters: not an object", hint='send for example {"confidence": 0.9}')
-    return confidence.read(parameters)
+    return () if extras is None else extras.read(parameters)
 
 
 def _unknown_input(index: int, name: Any, readers: dict[str, Reader]) -> Invalid:
@@ -617,32 +620,27 @@ class Encoder(NamedTuple):
     """The two forms of a model's answers.
 
     Attributes:
-        as_json: From the id, the outputs and the rows to a body.
+        as_json: From the id, the answer and the rows to a body.
         with_bytes: From these and what is wanted as bytes to a body, and how much of it is JSON.
     """
 
-    as_json: Callable[[str, Columns, int], bytes]
-    with_bytes: Callable[[str, Columns, int, AsBytes], tuple[bytes, int]]
+    as_json: Callable[[str, Answer, int], bytes]
+    with_bytes: Callable[[str, Answer, int, AsBytes], tuple[bytes, int]]
 
 
-def encoder(model: ServedModel) -> Encoder:
-    """The forms of the answers of one version."""
-    head = b'{"model_name":%b,"model_version":%b,"parameters":{"program":%b},"id":' % (
-        _encode(model.name),
-        _encode(model.version),
-        _encode(model.program.name),
-    )
+def encoder(model: Predictor) -> Encoder:
+    """The forms of the answers to one version's requests, whichever version answers."""
+    own, own_head = model.by, _head(model.by)
+    fields = (*model.signature.outputs, *model.extras.fields)
     parts = {
         field.name: (
             b'{"name":%b,"datatype":"%b","shape":['
             % (_encode(field.name), field.dtype.value.encode()),
             _shape_end(field.shape),
         )
-        for field in (*model.signature.outputs, *model.confidence.fields)
+        for field in fields
     }
-    dtypes = {
-        field.name: field.dtype for field in (*model.signature.outputs, *model.confidence.fields)
-    }
+    dtypes = {field.name: field.dtype for field in fields}
     varying = frozenset(field.name for field in model.signature.outputs if -1 in field.shape)
 
     @functools.cache
@@ -651,17 +649,19 @@ def encoder(model: ServedModel) -> Encoder:
             b"%b%%d%b%%b}" % tuple(part.replace(b"%", b"%%") for part in parts[name])
             for name in names
         )
-        return b'%b%%b,"outputs":[%b]}' % (head.replace(b"%", b"%%"), b",".join(tensors))
+        return b'%%b%%b,"outputs":[%b]}' % b",".join(tensors)
 
-    def encode(call_id: str, outputs: Columns, rows: int) -> bytes:
+    def encode(call_id: str, answer: Answer, rows: int) -> bytes:
+        outputs, by = answer.outputs, answer.by
+        head = own_head if by is own else _head(by)
         if varying and not varying.isdisjoint(outputs):
-            return encode_varying(call_id, outputs, rows)
-        values: list[Any] = [_encode(call_id)]
+            return encode_varying(head, call_id, outputs, rows)
+        values: list[Any] = [head, _encode(call_id)]
         for array in outputs.values():
             values += (rows, _encode(array.ravel().tolist()))
         return template(tuple(outputs)) % tuple(values)
 
-    def encode_varying(call_id: str, outputs: Columns, rows: int) -> bytes:
+    def encode_varying(head: bytes, call_id: str, outputs: Columns, rows: int) -> bytes:
         tensors = []
         for name, array in outputs.items():
             before, after = parts[name]
@@ -672,8 +672,10 @@ def encoder(model: ServedModel) -> Encoder:
         return b'%b%b,"outputs":[%b]}' % (head, _encode(call_id), b",".join(tensors))
 
     def encode_with_bytes(
-        call_id: str, outputs: Columns, rows: int, as_bytes: AsBytes
+        call_id: str, answer: Answer, rows: int, as_bytes: AsBytes
     ) -> tuple[bytes, int]:
+        outputs, by = answer.outputs, answer.by
+        head = own_head if by is own else _head(by)
         tensors = []
         tail = []
         for name, array in outputs.items():
@@ -691,3 +693,12 @@ def encoder(model: ServedModel) -> Encoder:
         return b"".join((said, *tail)), len(said)
 
     return Encoder(encode, encode_with_bytes)
+
+
+def _head(by: AnsweredBy) -> bytes:
+    """The beginning of every answer by a version, up to the id."""
+    return b'{"model_name":%b,"model_version":%b,"parameters":{"program":%b},"id":' % (
+        _encode(by.model),
+        _encode(by.version),
+        _encode(by.program),
+    )

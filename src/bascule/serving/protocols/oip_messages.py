@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core.errors import Invalid
-from bascule.core.fields import DType, Field
-from bascule.serving.json_values import MAX_VALUES
-from bascule.serving.protocols.protobuf import (
+from bascule.core import DType, Field, Invalid
+from bascule.serving.codecs import (
     BYTES,
     FIXED32,
     FIXED64,
+    MAX_VALUES,
     VARINT,
     block,
     double_field,

@@ -6,23 +6,16 @@ decode both without looking.
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bascule.core.errors import BasculeError, Invalid
-from bascule.core.fields import DType, Field
-from bascule.core.version import VERSION
-from bascule.serving.aside import FROM_BYTES
-from bascule.serving.engine import Outcome
-from bascule.serving.http import Exchange
-from bascule.serving.models import ServedModel
-from bascule.serving.openapi import example_columns
-from bascule.serving.plane import Plane
+from bascule.core import VERSION, BasculeError, DType, Field, Invalid
+from bascule.serving.calls import Outcome
+from bascule.serving.execution import Predictor
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import (
     answered_by,
     fixed,
@@ -31,22 +24,19 @@ from bascule.serving.protocols.describing import (
     openapi,
 )
 from bascule.serving.protocols.oip_json import AsBytes, Decoded, Decoder, encoder
-from bascule.serving.routes import About, Handler, Route
-from bascule.serving.shielding import Standin
+from bascule.serving.protocols.openapi import example_columns
+from bascule.serving.transports import FROM_BYTES, About, Exchange, Handler, Route
 
 _BYTES_TYPE = b"application/octet-stream"
 
 
 class OipRest:
-    """See `serving.plane.Face`."""
+    """See `data_plane.ProtocolAdapter`."""
 
     def __init__(self) -> None:
         self._decoder, self._decoder_aside = Decoder(), Decoder()
-        # Unique across workers and restarts without a system call per request.
-        self._id_prefix = os.urandom(8).hex()
-        self._ids = itertools.count(1)
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """The server's description and its health."""
         described = {"name": "bascule", "version": VERSION, "extensions": ["binary_tensor_data"]}
         yield Route(b"GET", b"/v2", fixed(described), "read")
@@ -54,7 +44,7 @@ class OipRest:
         yield Route(b"GET", b"/v2/health/live", health(plane, is_live_enough=True), "health")
         yield Route(b"GET", b"/v2/health/ready", health(plane), "health")
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """Description, health and inference of one version."""
         paths = [f"/v2/models/{model.name}/versions/{model.version}".encode()]
         if plane.is_default(model):
@@ -67,7 +57,7 @@ class OipRest:
             about = partial(_about, model)
             yield Route(b"POST", path + b"/infer", infer, "infer", model.name, model.slot, about)
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model or version is not there."""
         parts = path.decode("utf-8", "replace").strip("/").split("/")
         if parts[:2] != ["v2", "models"] or len(parts) < 3:
@@ -75,31 +65,29 @@ class OipRest:
         is_version = len(parts) >= 5 and parts[3] == "versions"
         return missing(plane, parts[2], parts[4] if is_version else None)
 
-    def _infer(self, model: ServedModel) -> Handler:
+    def _infer(self, model: Predictor) -> Handler:
         decode, decode_aside = (
             decoder.for_fields(
                 model.signature.inputs, model.program.inputs, model.signature.outputs,
-                model.limits.max_rows, model.confidence,
+                model.limits.max_rows, model.extras,
             )
             for decoder in (self._decoder, self._decoder_aside)
         )  # fmt: skip
         encode = encoder(model)
-        answer = model.answer
+        by = model.by
         deadline_s = model.limits.deadline_s
 
-        def tell(
-            exchange: Exchange, call_id: str, rows: int, as_bytes: AsBytes | None, outcome: Outcome
-        ) -> None:
+        def tell(exchange: Exchange, rows: int, as_bytes: AsBytes | None, outcome: Outcome) -> None:
             if isinstance(outcome, BasculeError):
                 exchange.fail(outcome)
                 return
             exchange.rows = rows
-            told = encoder(outcome.by) if isinstance(outcome, Standin) else encode
-            extra = answered_by(outcome)
+            extra = b"" if outcome.by is by else answered_by(outcome.by, by)
+            call_id = exchange.prediction_id
             if as_bytes is None:
-                exchange.answer(told.as_json(call_id, outcome, rows), extra=extra)
+                exchange.answer(encode.as_json(call_id, outcome, rows), extra=extra)
                 return
-            body, json_bytes = told.with_bytes(call_id, outcome, rows, as_bytes)
+            body, json_bytes = encode.with_bytes(call_id, outcome, rows, as_bytes)
             extra += b"Inference-Header-Content-Length: %d\r\n" % json_bytes
             exchange.answer(body, content_type=_BYTES_TYPE, extra=extra)
 
@@ -108,10 +96,8 @@ class OipRest:
 
         def run(exchange: Exchange, decoded: Decoded, allowed_s: float) -> None:
             call_id, call, as_bytes = decoded
-            if call_id is None:
-                call_id = f"{self._id_prefix}-{next(self._ids):x}"
-            deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
-            exchange.on_gone = answer(call, allowed_s, deliver)
+            exchange.identify(call_id)
+            exchange.ask(model, call, allowed_s, partial(tell, exchange, call.rows, as_bytes))
 
         def handle(exchange: Exchange) -> None:
             if exchange.head.is_plain:
@@ -133,10 +119,8 @@ class OipRest:
                     )
                     return
                 call_id, call, as_bytes = decode(body, json_bytes)
-            if call_id is None:
-                call_id = f"{self._id_prefix}-{next(self._ids):x}"
-            deliver = partial(tell, exchange, call_id, call.rows, as_bytes)
-            exchange.on_gone = answer(call, allowed_s, deliver)
+            exchange.identify(call_id)
+            exchange.ask(model, call, allowed_s, partial(tell, exchange, call.rows, as_bytes))
 
         return handle
 
@@ -150,7 +134,7 @@ def _length(value: bytes) -> int:
     return int(value)
 
 
-def _metadata(plane: Plane, model: ServedModel) -> dict[str, Any]:
+def _metadata(plane: DataPlane, model: Predictor) -> dict[str, Any]:
     return {
         "name": model.name,
         "versions": list(plane.models[model.name]),
@@ -164,14 +148,14 @@ def _metadata(plane: Plane, model: ServedModel) -> dict[str, Any]:
             "digest": model.digest,
             "program": model.program.name,
             "batch_invariant": model.batch_invariant,
-            **model.confidence.parameters(),
+            **model.extras.metadata(),
         },
     }
 
 
-def _about(model: ServedModel) -> About:
+def _about(model: Predictor) -> About:
     taken = model.signature.inputs
-    outputs = (*model.signature.outputs, *model.confidence.fields)
+    outputs = (*model.signature.outputs, *model.extras.fields)
     values = example_columns(model.signature, model.example)
     example = [
         {

@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bascule.core.errors import BasculeError, Invalid
-from bascule.core.fields import Columns, DType, Field
+from bascule.core import BasculeError, DType, Field, Invalid
 from bascule.serving.calls import Call
-from bascule.serving.http import Exchange
-from bascule.serving.json_values import JsonParser
-from bascule.serving.models import ServedModel
-from bascule.serving.plane import Plane
+from bascule.serving.codecs import JsonParser
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols import by_row
-from bascule.serving.protocols.describing import answered_by, fixed, missing
-from bascule.serving.routes import Handler, Route
+from bascule.serving.protocols.data_plane import DataPlane
+from bascule.serving.protocols.describing import fixed, missing
+from bascule.serving.transports import Exchange, Handler, Route
 
 _SIGNATURE = "serving_default"
 _EXAMPLE = '{"instances": [...]}'
@@ -40,16 +38,16 @@ _TYPE_NAMES = {
 
 
 class TfServing:
-    """See `serving.plane.Face`."""
+    """See `data_plane.ProtocolAdapter`."""
 
     def __init__(self) -> None:
         self._parser = JsonParser(_EXAMPLE)
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:  # noqa: ARG002 -- a face's signature
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:  # noqa: ARG002 -- a protocol's signature
         """None: every path names a model."""
         yield from ()
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """Status, metadata and predictions of one version."""
         version = f"/v1/models/{model.name}/versions/{model.version}".encode()
         paths = [(version, [model])]
@@ -63,7 +61,7 @@ class TfServing:
             about = by_row.about(model, "instances", every_output=True)
             yield Route(b"POST", path + b":predict", handle, "infer", model.name, model.slot, about)
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model or version is not there."""
         parts = path.decode("utf-8", "replace").strip("/").split("/")
         if parts[:2] != ["v1", "models"] or len(parts) < 3:
@@ -72,10 +70,10 @@ class TfServing:
         is_version = len(parts) >= 5 and parts[3] == "versions"
         return missing(plane, names[2], names[4] if is_version else None)
 
-    def _predict(self, model: ServedModel) -> Handler:
+    def _predict(self, model: Predictor) -> Handler:
         reader = by_row.table_reader(model)
 
-        def read(_: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Answer]:
+        def read(_: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Form]:
             given = by_row.an_object(parser.plain(body), _EXAMPLE)
             form = by_row.the_one_of(given, _FORMS, ("signature_name",))
             signature = given.get("signature_name")
@@ -85,19 +83,17 @@ class TfServing:
                 )
             if form == "instances":
                 table = reader.rows(given[form], form)
-                return by_row.call_for_all(model, table), by_row.predictions
+                return by_row.call_for_all(model, table), by_row.PREDICTIONS
             table = reader.columns(given[form], form)
-            return by_row.call_for_all(model, table), _outputs
+            return by_row.call_for_all(model, table), _OUTPUTS
 
         return by_row.handler(model, read, self._parser)
 
 
-def _outputs(exchange: Exchange, outputs: Columns) -> None:
-    told = by_row.encode({"outputs": by_row.by_column(outputs)})
-    exchange.answer(told, extra=answered_by(outputs))
+_OUTPUTS = by_row.Form(lambda outputs: by_row.encode({"outputs": by_row.by_column(outputs)}))
 
 
-def _status(plane: Plane, versions: list[ServedModel]) -> Handler:
+def _status(plane: DataPlane, versions: list[Predictor]) -> Handler:
     def handle(exchange: Exchange) -> None:
         state = "AVAILABLE" if plane.is_ready() else "UNLOADING"
         told = [
@@ -113,7 +109,7 @@ def _status(plane: Plane, versions: list[ServedModel]) -> Handler:
     return handle
 
 
-def _metadata(model: ServedModel) -> dict[str, Any]:
+def _metadata(model: Predictor) -> dict[str, Any]:
     signature = {
         "inputs": {field.name: _tensor(field) for field in model.signature.inputs},
         "outputs": {field.name: _tensor(field) for field in _answered(model)},
@@ -129,10 +125,10 @@ def _metadata(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def _answered(model: ServedModel) -> Iterator[Field]:
+def _answered(model: Predictor) -> Iterator[Field]:
     yield from model.signature.outputs
-    if model.confidence.by_default is not None:
-        yield from model.confidence.fields
+    if model.extras.by_default:
+        yield from model.extras.fields
 
 
 def _tensor(field: Field) -> dict[str, Any]:

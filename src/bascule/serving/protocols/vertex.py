@@ -8,28 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bascule.core.errors import BasculeError
+from bascule.core import BasculeError
 from bascule.serving.calls import Call
-from bascule.serving.http import Exchange
-from bascule.serving.json_values import JsonParser
-from bascule.serving.models import ServedModel
-from bascule.serving.plane import Plane
+from bascule.serving.codecs import JsonParser
+from bascule.serving.execution import Predictor
 from bascule.serving.protocols import by_row
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import health
-from bascule.serving.routes import Handler, Route
+from bascule.serving.transports import Exchange, Handler, Route
 
 _EXAMPLE = '{"instances": [...]}'
 
 
 class Vertex:
-    """See `serving.plane.Face`."""
+    """See `data_plane.ProtocolAdapter`."""
 
     def __init__(self, health_route: str, predict_route: str) -> None:
         self._health_route = health_route.encode()
         self._predict_route = predict_route.encode()
         self._parser = JsonParser(_EXAMPLE)
 
-    def server_routes(self, plane: Plane) -> Iterator[Route]:
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """Both paths."""
         yield Route(b"GET", self._health_route, health(plane), "health")
         model = plane.first
@@ -38,22 +37,22 @@ class Vertex:
             about = by_row.about(model, "instances")
             yield Route(b"POST", path, handle, "infer", model.name, model.slot, about)
 
-    def model_routes(self, plane: Plane, model: ServedModel) -> Iterator[Route]:  # noqa: ARG002
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
         """None: the platform knows one model."""
         yield from ()
 
-    def not_found(self, plane: Plane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
         """Nothing is below its paths."""
         return None
 
-    def _predict(self, model: ServedModel) -> Handler:
+    def _predict(self, model: Predictor) -> Handler:
         reader = by_row.table_reader(model)
 
-        def read(_: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Answer]:
+        def read(_: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Form]:
             given = by_row.an_object(parser.plain(body), _EXAMPLE)
             by_row.the_one_of(given, ("instances",), ("parameters",))
             table = reader.rows(given["instances"], "instances")
             call = by_row.call_for(model, table, given.get("parameters"), "parameters")
-            return call, by_row.predictions
+            return call, by_row.PREDICTIONS
 
         return by_row.handler(model, read, self._parser)

@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Iterable
 from urllib.parse import quote_from_bytes
 
-from bascule.core.errors import Invalid, TooLarge
-from bascule.serving.codings import inflated
-from bascule.serving.statuses import UNIMPLEMENTED, HttpError
+from bascule.core import Invalid, TooLarge
+from bascule.serving.codecs import inflated
+from bascule.serving.transports.statuses import UNIMPLEMENTED, HttpError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 

@@ -5,7 +5,7 @@ counted by the one writer of the worker's counters, waiting callers run together
 is given up leaves the queue. What is kept:
 
 - heads, messages, streams, connections and times are bounded, what is kept of requests that have
-  not ended over all connections (`backlog.Held`), and so is how many frames a second
+  not ended over all connections (`admission.BufferBudget`), and so is how many frames a second
   that ask for nothing (resets, pings, empty pieces...) a client may send;
 - header blocks that mean the same as before are not decoded again;
 - both windows of flow control; a client that does not read is not read from, and what it takes next
@@ -14,7 +14,7 @@ is given up leaves the queue. What is kept:
 - when the worker leaves, clients are told, what they have sent is answered, and nothing is lost.
 
 Clear text with prior knowledge (h2c), as gRPC clients speak it to an insecure port; or within TLS,
-where the door (`serving.worker`) has a context that offers `h2`.
+where the door (`workers.worker`) has a context that offers `h2`.
 """
 
 from __future__ import annotations
@@ -29,33 +29,44 @@ from typing import NamedTuple, cast
 
 from hpack import Decoder, HPACKError
 
-from bascule.core.errors import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut, TooLarge
-from bascule.security.keys import Action
-from bascule.serving import aside
-from bascule.serving.backlog import SHORT_BYTES, TURN_S, Backlog, Held
-from bascule.serving.calls import Call
-from bascule.serving.counters import Slot
-from bascule.serving.engine import Deliver
-from bascule.serving.guard import Guard
-from bascule.serving.hosts import HostPolicy
-from bascule.serving.http import Taking, unacknowledged_bytes
-from bascule.serving.journal import FAILED_FROM, NEVER, Journal, new_request_id, request_id_of
+from bascule.core import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
+from bascule.security import Action
+from bascule.serving.calls import Call, Deliver
+from bascule.serving.execution import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
-from bascule.serving.rpc import Each, Method, Methods, ModelOf, Read, Rpc, Unary, Watch, pushback_ms
-from bascule.serving.statuses import (
+from bascule.serving.telemetry import (
+    FAILED_FROM,
+    NEVER,
+    MetricSeries,
+    Recorder,
+    RequestLog,
+    request_id_of,
+)
+from bascule.serving.transports import frames as h2, offload
+from bascule.serving.transports.authenticator import Authenticator
+from bascule.serving.transports.frames import HEAD, HEAD_BYTES, frame, number_frame
+from bascule.serving.transports.hosts import HostPolicy
+from bascule.serving.transports.http1 import Taking, unacknowledged_bytes
+from bascule.serving.transports.rpc import (
+    Each,
+    Method,
+    Methods,
+    ModelOf,
+    Read,
+    Rpc,
+    Unary,
+    Watch,
+    pushback_ms,
+)
+from bascule.serving.transports.statuses import (
     OK,
     UNAVAILABLE,
     UNIMPLEMENTED,
     HttpError,
     code_of,
     error_text,
-    kind_of,
-    named_failure,
-    reason_of,
     status_of,
 )
-from bascule.serving.transports import frames as h2
-from bascule.serving.transports.frames import HEAD, HEAD_BYTES, frame, number_frame
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +167,7 @@ class Head(NamedTuple):
         request_id: What the caller calls the call; empty for nothing, or nothing that is safe.
         traceparent: Of which trace it is part; see `tracing`.
         tracestate: The same.
+        asked: The headers that predictors ask for, of those that were sent.
     """
 
     method: Method | None
@@ -166,6 +178,7 @@ class Head(NamedTuple):
     request_id: bytes = b""
     traceparent: bytes = b""
     tracestate: bytes = b""
+    asked: tuple[tuple[bytes, bytes], ...] = ()
 
 
 _MALFORMED = Head(None)
@@ -179,17 +192,21 @@ class Http2Server:
         self,
         methods: Methods,
         limits: Limits,
-        other_slot: Slot,
+        other_slot: MetricSeries,
         clock: Callable[[], float] = time.monotonic,
-        guard: Guard | None = None,
-        journal: Journal | None = None,
-        backlog: Backlog | None = None,
-        held: Held | None = None,
+        *,
+        backlog: AdmissionQueue,
+        held: BufferBudget,
+        guard: Authenticator | None = None,
+        journal: RequestLog | None = None,
+        recorder: Recorder | None = None,
         hosts: HostPolicy | None = None,
     ) -> None:
         self.hosts = hosts
-        self.backlog = Backlog(limits.max_body_bytes) if backlog is None else backlog
-        self.held = Held(limits.max_held_bytes) if held is None else held
+        self.backlog = backlog
+        self.held = held
+        self.recorder = recorder
+        self.asked_headers: frozenset[bytes] = frozenset()
         self.methods = methods
         self.guard = guard
         self.journal = journal
@@ -202,6 +219,13 @@ class Http2Server:
         self.draining = False
         self.watches = 0
         self.read_head = lru_cache(_MAX_KNOWN_HEADS)(self._read_head)
+
+    def keep_headers(self, asked: frozenset[bytes]) -> None:
+        """Read the headers that predictors ask for from now on."""
+        if asked != self.asked_headers:
+            self.asked_headers = asked
+            for connection in self.connections:
+                connection.forget_heads()
 
     def connect(self) -> Http2Connection:
         return Http2Connection(self)
@@ -265,8 +289,8 @@ class Stream(Rpc):
     """One call on a connection."""
 
     __slots__ = (
-        "answered", "connection", "encoding", "ended", "failure", "head", "id", "look", "on_gone",
-        "opened_s", "out", "parts", "received", "request_id", "sent", "shut_s", "since", "started",
+        "answered", "connection", "encoding", "ended", "head", "id", "look",
+        "opened_s", "out", "parts", "received", "sent", "shut_s", "since", "started",
         "taking", "told", "trailers", "waited_s", "window",
     )  # fmt: skip
 
@@ -281,7 +305,6 @@ class Stream(Rpc):
         self.id = id_
         self.head = head
         self.request_id = head.request_id
-        self.failure: BasculeError | None = None
         self.window = window
         self.waited_s = 0.0
         self.ended = False
@@ -292,7 +315,6 @@ class Stream(Rpc):
         self.parts: list[bytes] = []
         self.received = 0
         self.encoding = b""
-        self.on_gone: Callable[[], None] | None = None
         self.out: deque[memoryview] = deque()
         self.sent = 0
         self.trailers: bytes | None = None
@@ -310,7 +332,14 @@ class Stream(Rpc):
     def allow(self, action: Action, model: str) -> None:
         guard = self.connection.server.guard
         if guard is not None:
-            guard.check(self.head.authorization, action, model)
+            self.caller = guard.check(self.head.authorization, action, model) or self.caller
+
+    @property
+    def trace(self) -> tuple[bytes, bytes]:
+        return self.head.traceparent, self.head.tracestate
+
+    def header(self, name: bytes) -> bytes:
+        return next((value for sent, value in self.head.asked if sent == name), b"")
 
     def allow_method(self) -> None:
         """Return if the caller may use the method at all; of which models, its handler asks.
@@ -320,16 +349,18 @@ class Stream(Rpc):
         assert self.head.method is not None
         self.allow(self.head.method.action, "")
 
-    def run(self, call: Call, deliver: Deliver) -> None:
+    def ask(self, call: Call, deliver: Deliver) -> None:
         model = self.model
         assert model is not None, "nobody has asked whether the caller may"
         allowed_s = self.allowed_s(model.limits.deadline_s)
-        self.on_gone = model.answer(call, allowed_s, deliver)
+        if self.connection.server.recorder is not None:
+            deliver = self.keep(call, deliver)
+        self.on_gone = model.answer(call, self, allowed_s, deliver)
 
     def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:
         server = self.connection.server
         allowed_s = self.allowed_s(server.limits.deadline_s)
-        aside.run(self, server.held, read, go_on, allowed_s, Http2Connection.run)
+        offload.run(self, server.held, read, go_on, allowed_s, Http2Connection.run)
 
     def answer(self, message: bytes) -> None:
         if not self.answered:
@@ -339,15 +370,10 @@ class Stream(Rpc):
     def fail(self, error: BasculeError) -> None:
         if not self.answered:
             self.answered = True
-            # Its frames lead back to this call, and a ring would wait for the garbage collector.
-            if isinstance(error, ModelFailed):
-                self.request_id = self.request_id or new_request_id()
-                error = named_failure(error, self.request_id)
-            self.failure = error.with_traceback(None)
-            self.connection.refuse(self, error)
+            self.connection.refuse(self, self.fails(error))
 
     def fail_late(self) -> None:
-        """See `backlog.Waiting`."""
+        """See `admission.Waiting`."""
         self.fail(
             TimedOut(
                 f"it waited for {self.waited_s:.2g} s, until its deadline",
@@ -355,28 +381,9 @@ class Stream(Rpc):
             )
         )
 
-    def named(self) -> str:
-        """The call in words for a line of the log, by its id; it gets one if it has none."""
-        self.request_id = self.request_id or new_request_id()
-        return f" (request {self.request_id.decode()})"
-
     def count(self, status: int) -> None:
-        super().count(status)
-        self.connection.server.backlog.answered_ns = time.perf_counter_ns()
-        server, head = self.connection.server, self.head
-        if status >= server.noted_from:
-            assert server.journal is not None
-            server.journal.add(
-                status,
-                time.perf_counter_ns() - self.started_ns,
-                self.rows if status == 200 else 0,
-                self.slot.label,
-                self.request_id,
-                kind_of(self.failure),
-                head.traceparent,
-                head.tracestate,
-                reason_of(self.failure),
-            )
+        """Note the answer, by the HTTP status of the same meaning."""
+        self.tell(self.connection.server, status)
 
     def gone(self) -> None:
         """The client has given the call up."""
@@ -704,6 +711,10 @@ class Http2Connection(asyncio.Protocol):
         if ended:
             self._end_of(stream)
 
+    def forget_heads(self) -> None:
+        """Read every header block again: more of it may matter now."""
+        self._known.clear()
+
     def _decoded(self, block: bytes, *, of_trailers: bool = False) -> Head:
         """What a header block says; what cannot change what later blocks mean is remembered."""
         table = self._decoder.header_table
@@ -722,12 +733,14 @@ class Http2Connection(asyncio.Protocol):
         else:
             head = self.server.read_head(*(named.get(name, b"") for name in _READ_HEADERS))
             head = self._with_names(head, named, pairs)
-        varies = of_trailers or not named.keys().isdisjoint(_VARYING_HEADERS)
+        wanted = self.server.asked_headers
+        varies = of_trailers or not named.keys().isdisjoint((*_VARYING_HEADERS, *wanted))
         if varies and head is not _MALFORMED:
             head = head._replace(
                 request_id=request_id_of(named.get(b"x-request-id", b"")),
                 traceparent=named.get(b"traceparent", b""),
                 tracestate=named.get(b"tracestate", b""),
+                asked=tuple((name, named[name]) for name in wanted if name in named),
             )
         first = entries[0] if entries else None
         if first is not before[0] or (len(entries), table.maxsize) != before[1:]:
@@ -893,7 +906,7 @@ class Http2Connection(asyncio.Protocol):
         stream.encoding = encoding = stream.head.encoding
         most = self.server.limits.max_body_bytes
         try:
-            body = h2.message_of(data, encoding, min(most, aside.ROWS_FROM_BYTES))
+            body = h2.message_of(data, encoding, min(most, offload.ROWS_FROM_BYTES))
         except TooLarge:
             stream.body = data
             stream.read_aside(lambda: h2.message_of(data, encoding, most), handle)
@@ -1114,7 +1127,7 @@ class Http2Connection(asyncio.Protocol):
             return
         status = status_of(error)
         if status >= FAILED_FROM:
-            stream.request_id = stream.request_id or new_request_id()
+            stream.need_request_id()
         stream.count(status)
         head = _NO_CALL_HEAD if status == 415 else _ANSWER_HEAD
         self._finish(stream, code_of(error), error_text(error), pushback_ms(error), head)
@@ -1221,7 +1234,7 @@ class Http2Connection(asyncio.Protocol):
             self.server.backlog.unread.note(self, self._unread)
 
     def cut_off(self) -> None:
-        """See `backlog.Client`."""
+        """See `admission.Client`."""
         self._end(h2.ENHANCE_YOUR_CALM, "too much of the answers is not taken")
 
     def _write(self, *pieces: bytes) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from bascule.core.version import VERSION
+from bascule.core import VERSION
 from bascule.registry.stores import schema
 
 FOLDER = Path(__file__).parent

@@ -1,0 +1,31 @@
+from .answer import Answer as Answer, flat as flat
+from .card import Said as Said, render as render
+from .card_html import render_html as render_html
+from .disk.folder import (
+    Manifest as Manifest,
+    Statement as Statement,
+    read_manifest as read_manifest,
+)
+from .flavors.python import PythonModel as PythonModel
+from .loaded import Bundle as Bundle, load as load
+from .model_files import CodeOptions as CodeOptions, read_model as read_model
+from .opening import open_program as open_program, pinned_program as pinned_program
+from .packing import pack as pack
+from .rebuilding import Rebuilt as Rebuilt, rebuild as rebuild
+from .statements.cost import Cost as Cost
+from .statements.parity import Parity as Parity
+from .table_files import (
+    as_table as as_table,
+    as_trained as as_trained,
+    check_output as check_output,
+    read_rows as read_rows,
+    split_truth as split_truth,
+    write_table as write_table,
+)
+from .tables import (
+    conform as conform,
+    for_program as for_program,
+    is_missing as is_missing,
+    read_truth as read_truth,
+    take as take,
+)

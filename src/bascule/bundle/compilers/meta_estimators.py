@@ -1,0 +1,278 @@
+"""Models made of models: votes, stacks, bags, calibrated ones, and one model for each output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bascule.bundle.compilers.context import Context
+from bascule.bundle.compilers.exponentials import sigmoids, softmax, sum_of_rows
+from bascule.bundle.compilers.graph import Graph, as_column
+from bascule.bundle.compilers.piecewise import piecewise_linear
+from bascule.bundle.compilers.predictors import Outcome, predict_whole
+from bascule.bundle.compilers.values import Part, Value, numbers, select
+from bascule.core import DType, Unconvertible
+
+_LOG_FLOOR = 1e-12
+"""scikit-learn's `_convert_to_logits` adds it before it takes a logarithm."""
+
+
+# -- votes ---------------------------------------------------------------------------------------
+
+
+def voting_classifier(context: Context, model: Any, value: Value) -> Outcome:
+    """The weighted mean of the members' probabilities, or the label with the most weight."""
+    graph = context.graph
+    members = [predict_whole(context, member, value) for member in model.estimators_]
+    weights = model._weights_not_none
+    if model.voting == "soft":
+        shares = [_probabilities(outcome, model) for outcome in members]
+        mean = _weighted_mean(graph, shares, weights)
+        return Outcome(index=graph.add("ArgMax", mean, axis=1, keepdims=0), probabilities=mean)
+    votes = [
+        _votes(graph, outcome, member, len(model.classes_))
+        for outcome, member in zip(members, model.estimators_, strict=True)
+    ]
+    total = _weighted_sum(graph, votes, weights)
+    return Outcome(index=graph.add("ArgMax", total, axis=1, keepdims=0))
+
+
+def voting_regressor(context: Context, model: Any, value: Value) -> Outcome:
+    """The weighted mean of the members' numbers."""
+    members = [predict_whole(context, member, value) for member in model.estimators_]
+    mean = _weighted_mean(
+        context.graph, [_prediction(outcome, model) for outcome in members], model._weights_not_none
+    )
+    return Outcome(prediction=mean)
+
+
+def _votes(graph: Graph, outcome: Outcome, member: Any, classes: int) -> str:
+    """One for the class that a member chooses, shape (rows, classes)."""
+    if outcome.index is None:
+        raise _lacks(member, "label")
+    # Members were trained on the places of the classes, of which one may have seen a few only.
+    places = graph.constant(np.asarray(member.classes_).astype(np.int64), "int64")
+    place = graph.add("Gather", places, outcome.index)
+    column = graph.add("Reshape", place, graph.constant([-1, 1], "int64"))
+    same = graph.add("Equal", column, graph.constant(as_column(np.arange(classes)), "int64"))
+    return graph.cast(same, DType.FP64)
+
+
+# -- bags ----------------------------------------------------------------------------------------
+
+
+def bagging_classifier(context: Context, model: Any, value: Value) -> Outcome:
+    """The mean of the members' probabilities, or of their votes where one has none."""
+    graph = context.graph
+    classes = len(model.classes_)
+    shares = []
+    for member, columns in zip(model.estimators_, model.estimators_features_, strict=True):
+        outcome = predict_whole(context, member, select(graph, value, [int(c) for c in columns]))
+        if not hasattr(model.estimators_[0], "predict_proba"):
+            shares.append(_votes(graph, outcome, member, classes))
+        elif len(member.classes_) == classes:
+            shares.append(_probabilities(outcome, model))
+        else:
+            place = np.zeros((len(member.classes_), classes))
+            place[np.arange(len(member.classes_)), np.asarray(member.classes_, np.int64)] = 1
+            known = _probabilities(outcome, model)
+            shares.append(graph.add("MatMul", known, graph.constant(place)))
+    mean = _weighted_mean(graph, shares, None)
+    return Outcome(index=graph.add("ArgMax", mean, axis=1, keepdims=0), probabilities=mean)
+
+
+def bagging_regressor(context: Context, model: Any, value: Value) -> Outcome:
+    """The mean of the members' numbers."""
+    graph = context.graph
+    made = [
+        _prediction(
+            predict_whole(context, member, select(graph, value, [int(c) for c in columns])), model
+        )
+        for member, columns in zip(model.estimators_, model.estimators_features_, strict=True)
+    ]
+    return Outcome(prediction=_weighted_mean(graph, made, None))
+
+
+# -- stacks --------------------------------------------------------------------------------------
+
+
+def stacking(context: Context, model: Any, value: Value) -> Outcome:
+    """The last model's answer to the members' answers, and to the columns where they pass on."""
+    answers: list[Part] = []
+    for member, method in zip(model.estimators_, model.stack_method_, strict=True):
+        outcome = predict_whole(context, member, value)
+        answers += _answers_of(context.graph, outcome, member, method, model)
+    if model.passthrough:
+        answers += value
+    classes = getattr(model, "classes_", None)
+    if classes is not None and list(model.final_estimator_.classes_) != list(range(len(classes))):
+        raise Unconvertible("the last model of a StackingClassifier knows other classes than it")
+    return predict_whole(context, model.final_estimator_, tuple(answers))
+
+
+def _answers_of(graph: Graph, outcome: Outcome, member: Any, method: str, model: Any) -> Value:
+    classes = len(getattr(model, "classes_", ()))
+    if method == "predict_proba":
+        shares = _probabilities(outcome, model)
+        if classes != 2:
+            return numbers(shares, classes)
+        return numbers(graph.add("Gather", shares, graph.constant([1], "int64"), axis=1), 1)
+    if method == "decision_function":
+        return numbers(_decision(outcome, member), 1 if classes == 2 else classes)
+    if not classes:
+        return (Part(_prediction(outcome, model), flat=True),)
+    labels = np.asarray(member.classes_)
+    if outcome.index is None or labels.dtype.kind not in "biuf":
+        raise _lacks(member, "labels that are numbers")
+    known = graph.constant(labels.astype(np.float64))
+    return (Part(graph.add("Gather", known, outcome.index), flat=True),)
+
+
+# -- calibration ---------------------------------------------------------------------------------
+
+
+def calibrated_classifier(context: Context, model: Any, value: Value) -> Outcome:
+    """The mean of the calibrated probabilities of each fold's model."""
+    made = [
+        _calibrated(context, member, value, len(model.classes_))
+        for member in model.calibrated_classifiers_
+    ]
+    mean = _weighted_mean(context.graph, made, None)
+    index = context.graph.add("ArgMax", mean, axis=1, keepdims=0)
+    return Outcome(index=index, probabilities=mean)
+
+
+def _calibrated(context: Context, member: Any, value: Value, classes: int) -> str:
+    graph = context.graph
+    estimator = member.estimator
+    outcome = predict_whole(context, estimator, value)
+    by_scores = hasattr(estimator, "decision_function")
+    known = len(estimator.classes_)
+    scores = (_decision if by_scores else _probabilities)(outcome, estimator)
+    if member.method == "temperature":
+        return _by_temperature(graph, member.calibrators[0].beta_, scores, classes, by_scores)
+    if known == 2 and not by_scores:
+        scores = graph.add("Gather", scores, graph.constant([1], "int64"), axis=1)
+    calibrated = _by_class(graph, member, scores)
+    if classes == 2:
+        others = graph.add("Sub", graph.constant(1.0), calibrated)
+        shares = graph.add("Concat", others, calibrated, axis=1)
+    else:
+        shares = _adding_up(graph, _at_their_places(graph, calibrated, member, classes), classes)
+    return graph.add("Min", shares, graph.constant(1.0))
+
+
+def _by_class(graph: Graph, member: Any, scores: str) -> str:
+    """Each score through its own calibrator, shape as it was."""
+    calibrators = member.calibrators
+    if member.method == "sigmoid":
+        slopes = graph.constant(as_column(np.array([-one.a_ for one in calibrators])))
+        starts = graph.constant(as_column(np.array([one.b_ for one in calibrators])))
+        lines = graph.add("Sub", graph.add("Mul", scores, slopes), starts)
+        return sigmoids(graph, lines, len(calibrators))
+    if member.method != "isotonic":
+        raise Unconvertible(f"there is no compiler for a calibration by {member.method}")
+    columns = [
+        piecewise_linear(
+            graph,
+            graph.add("Gather", scores, graph.constant([place], "int64"), axis=1),
+            np.asarray(one.X_thresholds_, np.float64),
+            np.asarray(one.y_thresholds_, np.float64),
+        )
+        for place, one in enumerate(calibrators)
+    ]
+    return columns[0] if len(columns) == 1 else graph.add("Concat", *columns, axis=1)
+
+
+def _at_their_places(graph: Graph, calibrated: str, member: Any, classes: int) -> str:
+    """A fold may have seen fewer classes than there are: the others get nothing."""
+    places = np.searchsorted(member.classes, member.estimator.classes_)
+    if len(places) == classes:
+        return calibrated
+    if len(member.calibrators) != len(places):
+        raise Unconvertible("a fold of a CalibratedClassifierCV saw two of several classes")
+    spread = np.zeros((len(places), classes))
+    spread[np.arange(len(places)), places] = 1
+    return graph.add("MatMul", calibrated, graph.constant(spread))
+
+
+def _adding_up(graph: Graph, shares: str, classes: int) -> str:
+    """Divided by their sum; all equal where that is 0."""
+    total = sum_of_rows(graph, shares, classes)
+    nothing = graph.add("Equal", total, graph.constant(0.0))
+    uniform = graph.constant(as_column(np.full(classes, 1 / classes)))
+    return graph.add("Where", nothing, uniform, graph.add("Div", shares, total))
+
+
+def _by_temperature(graph: Graph, beta: float, scores: str, classes: int, by_scores: bool) -> str:
+    if not by_scores:
+        scores = graph.add("Log", graph.add("Add", scores, graph.constant(_LOG_FLOOR)))
+    elif classes == 2:
+        scores = graph.add("Mul", scores, graph.constant(as_column(np.array([-1.0, 1.0]))))
+    return softmax(graph, graph.add("Mul", scores, graph.constant(float(beta))), classes)
+
+
+# -- one model for each output -------------------------------------------------------------------
+
+
+def one_for_each_output(context: Context, model: Any, value: Value) -> Outcome:
+    return Outcome(
+        targets=tuple(predict_whole(context, member, value) for member in model.estimators_)
+    )
+
+
+def regressor_chain(context: Context, model: Any, value: Value) -> Outcome:
+    """Each model also reads what those before it in the chain answered."""
+    made: dict[int, Outcome] = {}
+    for place, member in zip(model.order_, model.estimators_, strict=True):
+        outcome = predict_whole(context, member, value)
+        value = (*value, Part(_prediction(outcome, model), flat=True))
+        made[int(place)] = outcome
+    return Outcome(targets=tuple(made[place] for place in sorted(made)))
+
+
+# -- what all share ------------------------------------------------------------------------------
+
+
+def _probabilities(outcome: Outcome, model: Any) -> str:
+    if outcome.probabilities is None:
+        raise _lacks(model, "probabilities")
+    return outcome.probabilities
+
+
+def _prediction(outcome: Outcome, model: Any) -> str:
+    if outcome.prediction is None:
+        raise _lacks(model, "single number")
+    return outcome.prediction
+
+
+def _decision(outcome: Outcome, model: Any) -> str:
+    if outcome.decision is None:
+        raise _lacks(model, "decision function")
+    return outcome.decision
+
+
+def _lacks(model: Any, what: str) -> Unconvertible:
+    name = type(model).__name__
+    return Unconvertible(
+        f"there is no compiler for {name} in a committee: its graph has no {what}",
+        hint="pass serve_original=True (--serve-original) to serve the original, slower",
+        estimator=name,
+    )
+
+
+def _weighted_sum(graph: Graph, tensors: Sequence[str], weights: Any) -> str:
+    shares = [1.0] * len(tensors) if weights is None else [float(w) for w in weights]
+    scaled = [
+        tensor if share == 1.0 else graph.add("Mul", tensor, graph.constant(share))
+        for tensor, share in zip(tensors, shares, strict=True)
+    ]
+    return scaled[0] if len(scaled) == 1 else graph.add("Sum", *scaled)
+
+
+def _weighted_mean(graph: Graph, tensors: Sequence[str], weights: Any) -> str:
+    total = _weighted_sum(graph, tensors, weights)
+    weight = float(len(tensors)) if weights is None else float(sum(float(w) for w in weights))
+    return graph.add("Div", total, graph.constant(weight))

@@ -1,0 +1,61 @@
+from . import folder as folder
+from .bodies import check_body as check_body
+from .diff import Difference as Difference, Facts as Facts, differences as differences
+from .examples import columns_of as columns_of, example_body as example_body
+from .folder import (
+    digest_of as digest_of,
+    drafting as drafting,
+    latency_us as latency_us,
+    read_file as read_file,
+    read_manifest as read_manifest,
+    read_statements as read_statements,
+    statements_by_file as statements_by_file,
+)
+from .heldout import from_parquet as from_parquet, to_parquet as to_parquet
+from .limits import (
+    FREE_ARCHIVE_BYTES as FREE_ARCHIVE_BYTES,
+    MAX_ARCHIVE_BYTES as MAX_ARCHIVE_BYTES,
+    MAX_ARCHIVE_GROWTH as MAX_ARCHIVE_GROWTH,
+    MAX_ARCHIVE_MEMBERS as MAX_ARCHIVE_MEMBERS,
+    MAX_ARRAY_HEADER_BYTES as MAX_ARRAY_HEADER_BYTES,
+    MAX_FILES as MAX_FILES,
+    MAX_GRAPH_DEPTH as MAX_GRAPH_DEPTH,
+    MAX_GROWN_ELEMENTS as MAX_GROWN_ELEMENTS,
+    MAX_MANIFEST_BYTES as MAX_MANIFEST_BYTES,
+    MAX_NODES as MAX_NODES,
+    MAX_SCHEMA_BYTES as MAX_SCHEMA_BYTES,
+    MAX_STATEMENT_BYTES as MAX_STATEMENT_BYTES,
+    MAX_STATEMENTS as MAX_STATEMENTS,
+    MAX_STEPS as MAX_STEPS,
+    MAX_TENSOR_ELEMENTS as MAX_TENSOR_ELEMENTS,
+    MAX_TREE_DEPTH as MAX_TREE_DEPTH,
+)
+from .manifest import (
+    BASELINE as BASELINE,
+    CALIBRATION as CALIBRATION,
+    CARD as CARD,
+    CLASSIFICATIONS as CLASSIFICATIONS,
+    ENVIRONMENT as ENVIRONMENT,
+    EXAMPLE as EXAMPLE,
+    ISOLATED as ISOLATED,
+    MANIFEST as MANIFEST,
+    ORIGINAL as ORIGINAL,
+    OUTLIERS as OUTLIERS,
+    REGRESSIONS as REGRESSIONS,
+    STATEMENTS as STATEMENTS,
+    TEST_DATA as TEST_DATA,
+    Label as Label,
+    Manifest as Manifest,
+    OriginalEntry as OriginalEntry,
+    ProgramEntry as ProgramEntry,
+    Statement as Statement,
+    Target as Target,
+)
+from .reading import parse as parse, reading as reading, shaped as shaped
+from .signatures import (
+    FILE as FILE,
+    Verified as Verified,
+    sign_bundle as sign_bundle,
+    signature_beside as signature_beside,
+    verify_bundle as verify_bundle,
+)

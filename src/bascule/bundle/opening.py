@@ -1,0 +1,91 @@
+"""Opens the programs of a bundle: compiled ones, or the original.
+
+Which of them serves requests is decided here too, from the cost statement of this machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bascule.bundle.disk import ORIGINAL, Manifest, latency_us, read_file, read_statements
+from bascule.core import NotFound, Program
+
+
+def open_program(
+    path: str | Path,
+    manifest: Manifest,
+    *,
+    name: str | None = None,
+    threads: int = 1,
+    isolated: bool = False,
+) -> Program:
+    """A program of the bundle, or the original itself.
+
+    Args:
+        path: The bundle's folder.
+        manifest: Its manifest.
+        name: Which one; None for the one that serves requests, see `pinned_program`.
+        threads: How many it may use.
+        isolated: Whether the original, which is foreign code, runs in a process of its own.
+
+    Raises:
+        NotFound: The bundle has no program of that name.
+        MissingExtra: What runs it is not installed.
+        Untrusted: The program's bytes are not those of the manifest, or the runtime cannot take
+            them.
+    """
+    name = name or pinned_program(path, manifest)
+    if name == ORIGINAL:
+        return open_original(path, manifest, threads=threads, isolated=isolated)
+    entry = manifest.program(name)
+    if entry is None:
+        known = ", ".join([*(entry.name for entry in manifest.programs), ORIGINAL])
+        raise NotFound(f"bundle {path} has no program {name!r}", hint=f"it has {known}")
+    from bascule.bundle.programs import open_kind
+
+    return open_kind(
+        entry,
+        read_file(path, manifest, entry.file),
+        outputs=manifest.signature.outputs,
+        threads=threads,
+    )
+
+
+def pinned_program(path: str | Path, manifest: Manifest) -> str:
+    """The program that serves requests here, so that a row's bits are the same in each of them.
+
+    Of those that can run on this machine it is the one that the bundle's last cost statement
+    shows to be the quickest for requests; see `bundle.choosing`.
+    """
+    if manifest.served is None:
+        return ORIGINAL
+    from bascule.bundle.choosing import pinned
+    from bascule.bundle.programs import runnable
+
+    names = runnable(manifest.programs)
+    if len(names) > 1 and (said := read_statements(path, "cost")):
+        return pinned(names, latency_us(said[-1]))
+    return manifest.serves
+
+
+def open_original(
+    path: str | Path, manifest: Manifest, *, threads: int = 1, isolated: bool = False
+) -> Program:
+    """The model as it was trained, as a program. Needs the framework that it was trained with.
+
+    Args:
+        path: The bundle's folder.
+        manifest: Its manifest.
+        threads: How many it may use.
+        isolated: Whether it runs in a process of its own, which may crash without harm.
+    """
+    if isolated and manifest.original.format != "python":  # which is isolated anyway
+        from bascule.bundle.flavors import inputs_of
+        from bascule.bundle.programs import of_bundle
+
+        outputs = manifest.signature.outputs
+        inputs, file = inputs_of(manifest), manifest.original.file
+        return of_bundle(Path(path), file, inputs=inputs, outputs=outputs, threads=threads)
+    from bascule.bundle.flavors import open_saved
+
+    return open_saved(read_file(path, manifest, manifest.original.file), manifest, threads=threads)

@@ -1,0 +1,22 @@
+from .child import ChildProgram as ChildProgram, of_bundle as of_bundle
+from .host import (
+    HIDE_TEXTS as HIDE_TEXTS,
+    Refused as Refused,
+    die_with as die_with,
+    place_of as place_of,
+)
+from .kinds import (
+    MACHINE_CODE as MACHINE_CODE,
+    is_runnable as is_runnable,
+    obstacles as obstacles,
+    open_kind as open_kind,
+    runnable as runnable,
+)
+from .onnx import (
+    field_of as field_of,
+    first_line as first_line,
+    is_known_type as is_known_type,
+    open_onnx as open_onnx,
+    open_session as open_session,
+)
+from .trees import FEATURES as FEATURES, SUMS as SUMS, TreesProgram as TreesProgram

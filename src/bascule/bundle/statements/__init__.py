@@ -1,0 +1,5 @@
+"""What is measured or recorded of a bundle: parity, cost, calibration, profile, environment."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,23 @@
+from . import (
+    adversarial as adversarial,
+    asking as asking,
+    calibrating as calibrating,
+    cost as cost,
+    environment as environment,
+    jumps as jumps,
+    parity as parity,
+    profiling as profiling,
+    training as training,
+)
+from .adversarial import ComparedRows as ComparedRows
+from .baseline import Baseline as Baseline, read_baseline as read_baseline
+from .calibrating import CALIBRATION_KIND as CALIBRATION_KIND, hashes_of as hashes_of
+from .calibration import read_calibration as read_calibration
+from .cost import BATCH_SIZES as BATCH_SIZES, Cost as Cost, cpu_name as cpu_name, machine as machine
+from .parity import Parity as Parity, in_batches as in_batches
+from .training import (
+    TRAINING_KIND as TRAINING_KIND,
+    Training as Training,
+    flat_columns as flat_columns,
+    row_hashes as row_hashes,
+)

@@ -1,0 +1,125 @@
+"""Asks the model itself about the rows as the caller holds them, before anything reads them.
+
+Parity compares a program with what the model answers to its author. A bundle reads rows into the
+types of its signature first; where that loses something which the model tells apart (two kinds of
+missing text, whole numbers beyond 2**53), no program and no rebuilt original can be right.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+
+from bascule.bundle.imported import ImportedModel, Rows
+from bascule.bundle.statements import parity
+from bascule.bundle.tables import (
+    FIRST_SHARED,
+    Kind,
+    are_wide,
+    is_missing,
+    read_table,
+    take,
+    take_rows,
+)
+from bascule.core import BasculeError, Columns, Invalid, ModelFailed
+
+_ONE_KIND = "keep one kind: df[c].astype(object).where(df[c].notna(), None), in training as well"
+_HINTS = {
+    "more": _ONE_KIND,
+    "another": _ONE_KIND,
+    "whole": "turn them into text before the model is trained: df[c].astype(str)",
+}
+"""By the first word of what was lost."""
+_MATRIX = Kind("float64")
+
+
+def expected(subject: ImportedModel, rows: Rows, compared: Columns, *, tolerance: float) -> Columns:
+    """The answers that a program has to give to the rows that are compared.
+
+    Args:
+        subject: The model.
+        rows: The real ones of them.
+        compared: Those in the signature's dtypes, and probes after them.
+        tolerance: The largest difference allowed between the model and what is rebuilt of it.
+
+    Raises:
+        Invalid: The model answers otherwise about the rows as they were given than about the rows
+            as the bundle reads them: the training rows, or those that are compared.
+    """
+    try:
+        found = parity.answers(subject.original, compared)
+    except ModelFailed as problem:
+        raise _loss(subject, rows, problem.message) from None
+    own = _own(subject, rows)
+    if own is not None:
+        count = len(next(iter(own.values())))
+        _check(subject, rows, own, take(found, slice(count)), tolerance)
+        found = {name: np.concatenate([own[name], found[name][count:]]) for name in found}
+    if subject.train is not None and rows is not subject.train:
+        own = _own(subject, subject.train)
+        if own is not None:
+            read = parity.answers(subject.original, parity.sample(subject.train.columns))
+            _check(subject, subject.train, own, read, tolerance)
+    return found
+
+
+def _own(subject: ImportedModel, rows: Rows) -> Columns | None:
+    """The model's own answers to as many rows as parity takes; None where nothing can be lost.
+
+    And where the model does not take the container: a dict of columns is for a bundle alone.
+    """
+    if subject.ask is None or rows.given is None:
+        return None
+    if subject.saved_format == "skops" and any(one is rows.given for one in rows.columns.values()):
+        return None
+    chosen = parity.sample({"": np.arange(len(rows))})[""]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole = len(chosen) == len(rows)
+            made = subject.ask(rows.given if whole else take_rows(rows.given, chosen))
+    except Exception:  # its author has to call it in another way too
+        return None
+    return made if all(len(values) == len(chosen) for values in made.values()) else None
+
+
+def _check(
+    subject: ImportedModel, rows: Rows, own: Columns, read: Columns, tolerance: float
+) -> None:
+    judged = parity.compare(
+        own, read, tolerance=tolerance, program="original", precision="", probes=0
+    )
+    if not judged.passed:
+        raise _loss(
+            subject,
+            rows,
+            "the model answers otherwise about the rows as they are than about the rows as a "
+            f"bundle reads them, by up to {judged.max_difference:.2g}",
+        )
+
+
+def _loss(subject: ImportedModel, rows: Rows, said: str) -> Invalid:
+    for name, what in _lost(subject, rows):
+        hint = _HINTS[what.partition(" ")[0]]
+        return Invalid(f"column {name!r} holds {what}: {said}", hint=hint, field=name)
+    return Invalid(said, hint="pass the rows in the types that they had in training")
+
+
+def _lost(subject: ImportedModel, rows: Rows) -> Iterator[tuple[str, str]]:
+    """The columns that lost something when they were read, and what that was."""
+    try:
+        table = read_table(rows.given)
+    except BasculeError:
+        return
+    trained = {one["name"]: one["missing"] for one in subject.frame.get("columns") or ()}
+    for name, values in table.columns.items():
+        kind, read = table.kinds.get(name, _MATRIX), rows.columns.get(name, values)
+        was_whole = are_wide(values) or not kind.dtype.lower().startswith(("float", "double"))
+        if kind.is_mixed:
+            yield name, "more than one of None, NaN and NA, which a bundle reads as one"
+        elif read.dtype.kind == "f" and was_whole and np.nanmax(np.abs(read)) >= FIRST_SHARED:
+            yield name, "whole numbers beyond 2**53, and a bundle reads doubles there"
+        elif is_missing(values).any() and kind.missing != trained.get(name, kind.missing):
+            yield name, f"another kind of missing value than the training rows ({kind.missing})"

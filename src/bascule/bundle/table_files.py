@@ -1,0 +1,193 @@
+"""Tables in files: rows to pack, check and predict with, and answers to keep.
+
+pyarrow is imported when a table is read or written.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bascule.bundle.answer import Answer, flat
+from bascule.bundle.disk import Manifest
+from bascule.core import Invalid, check_file, check_writable, replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".feather", ".npy", ".npz")
+
+
+def read_rows(path: Path, what: str) -> Any:
+    """The rows of a file: a pyarrow Table, or for .npy and .npz a matrix or a dict of arrays.
+
+    Raises:
+        NotFound: There is no such file.
+        Invalid: It cannot be read.
+    """
+    check_file(path, what)
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise Invalid(
+            f"{what} {path.name}: a {suffix or 'nameless'} file is not known",
+            hint=f"use one of {', '.join(TABLE_SUFFIXES)}",
+        )
+    try:
+        return _read_numpy(path) if suffix in (".npy", ".npz") else _read_arrow(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Invalid(f"{what} {path} cannot be read: {reason}") from None
+
+
+def _read_numpy(path: Path) -> Any:
+    import numpy as np
+
+    loaded = np.load(path, allow_pickle=False)
+    return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded}
+
+
+def _read_arrow(path: Path) -> Any:
+    import pyarrow.csv
+    import pyarrow.feather
+    import pyarrow.json
+    import pyarrow.parquet
+
+    readers = {
+        ".parquet": pyarrow.parquet.read_table,
+        ".csv": pyarrow.csv.read_csv,
+        ".jsonl": pyarrow.json.read_json,
+        ".feather": pyarrow.feather.read_table,
+    }
+    return readers[path.suffix.lower()](path)
+
+
+def split_truth(
+    rows: Any, targets: Sequence[str] | None, what: str, *, required: bool
+) -> tuple[Any, Any]:
+    """The inputs and the truth of a table; the truth is None where a target is not there.
+
+    An .npz holds them as `X` and `y`. Several targets are a dict of columns.
+
+    Raises:
+        Invalid: `required`, and there is no truth.
+    """
+    if isinstance(rows, dict):
+        if "X" not in rows:
+            raise Invalid(f"{what}: no array X in it", hint="save it as np.savez(path, X=X, y=y)")
+        return rows["X"], rows.get("y")
+    if not hasattr(rows, "column_names"):
+        if required:
+            raise Invalid(
+                f"{what} has rows and no truth", hint="save it as np.savez(path, X=X, y=y)"
+            )
+        return rows, None
+    if not targets:
+        if required:
+            raise Invalid(
+                f"{what}: which of its columns holds the truth?",
+                hint=f"name it with --target; its columns are {', '.join(rows.column_names[:20])}",
+            )
+        return rows, None
+    absent = [name for name in targets if name not in rows.column_names]
+    if absent:
+        if not required:
+            return rows, None
+        raise Invalid(
+            f"{what} has no column {absent[0]!r}",
+            hint=f"its columns are {', '.join(rows.column_names[:20])}",
+        )
+    truth = {name: rows.column(name).to_numpy(zero_copy_only=False) for name in targets}
+    inputs = rows.drop_columns(list(truth))
+    return inputs, next(iter(truth.values())) if len(truth) == 1 else truth
+
+
+def as_trained(model: Any, rows: Any) -> Any:
+    """The rows in the form that the model was fitted on: a table, or a plain matrix.
+
+    scikit-learn notes the names of the columns when it is fitted on a table, and warns when it
+    is then given something else.
+    """
+    if not hasattr(rows, "column_names") or not hasattr(model, "n_features_in_"):
+        return rows
+    names = getattr(model, "feature_names_in_", None)
+    if names is None:
+        import numpy as np
+
+        try:
+            return np.column_stack(
+                [rows.column(name).to_numpy(zero_copy_only=False) for name in rows.column_names]
+            ).astype(np.float64)
+        except ValueError:
+            raise Invalid(
+                "the model was fitted on a plain matrix, and the table has columns that are "
+                "not numbers",
+                hint="leave out the columns that the model does not take",
+            ) from None
+    missing = [name for name in names if name not in rows.column_names]
+    if missing:
+        raise Invalid(
+            f"the model was fitted on columns that the table lacks: {', '.join(missing[:10])}",
+            hint=f"its columns are {', '.join(rows.column_names[:20])}",
+        )
+    selected = rows.select(list(names))
+    if importlib.util.find_spec("pandas") is None:
+        return selected
+    return selected.to_pandas()
+
+
+# -- answers --
+
+
+def as_table(answer: Answer, manifest: Manifest) -> pa.Table:
+    """One column per output; probabilities become one column per class."""
+    import pyarrow as pa
+
+    return pa.table({name: pa.array(values) for name, values in flat(answer, manifest).items()})
+
+
+def check_output(path: Path) -> None:
+    """Raise `Invalid` where a table cannot be written to `path`, before any work is done."""
+    if path.suffix.lower() not in _WRITERS:
+        raise Invalid(
+            f"--output {path.name}: a {path.suffix or 'nameless'} file is not known",
+            hint=f"use one of {', '.join(_WRITERS)}",
+        )
+    if not path.absolute().parent.is_dir():
+        raise Invalid(f"--output: there is no folder {path.absolute().parent}", hint="make it")
+    check_writable(path)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write beside the place and rename: the file is there whole or not at all."""
+    with replacing(path) as draft:
+        _WRITERS[path.suffix.lower()](table, draft)
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(table, path)
+
+
+def _write_csv(table: pa.Table, path: Path) -> None:
+    import pyarrow.csv
+
+    pyarrow.csv.write_csv(table, path)
+
+
+def _write_jsonl(table: pa.Table, path: Path) -> None:
+    import msgspec
+
+    with path.open("wb") as file:
+        for batch in table.to_batches(max_chunksize=10_000):
+            for row in batch.to_pylist():
+                file.write(msgspec.json.encode(row) + b"\n")
+
+
+_WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+    ".jsonl": _write_jsonl,
+}

@@ -1,0 +1,303 @@
+"""The commands that make bundles: pack, check, rebuild."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import (
+    AllowPickle,
+    AsJson,
+    Calibration,
+    Criteria,
+    RefOrPath,
+    ServeOriginal,
+    Target,
+    Test,
+    Train,
+)
+from bascule.cli.screen import error_json, note, print_json, print_table, say, short, stages
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle, CodeOptions, Rebuilt
+    from bascule.core import BasculeError
+    from bascule.registry import Version
+    from bascule.release import GateReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (pack, check, rebuild):
+        app.command()(command)
+
+
+def pack(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A fitted model: .skops or .onnx; or code of yours: my_model.py:Model, or "
+            "my_package:Model for a folder."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="What the registry and requests call it.")],
+    train: Train = None,
+    test: Test = None,
+    calibration: Calibration = None,
+    target: Target = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The folder to make. Default: NAME.bundle")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="The largest difference from the original that is allowed.")
+    ] = 1e-5,
+    keep_test: Annotated[
+        bool, typer.Option(help="Keep the held-out rows in the bundle, for gates to use.")
+    ] = True,
+    baseline: Annotated[
+        bool, typer.Option(help="Keep a profile of the training rows and of the answers.")
+    ] = True,
+    measure: Annotated[
+        bool, typer.Option(help="Time the programs and measure memory, for the cost statement.")
+    ] = True,
+    description: Annotated[str, typer.Option(help="A sentence for the card.")] = "",
+    lineage: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where it came from: mlflow:RUN, mlflow:RUN@URI or dvc:PATH; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of code of yours: a file that it loads, PATH or NAME=PATH; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of code of yours: what it needs from the package index, such as "
+            "'scipy==1.16.3'; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Of code of yours: classification, regression or other (the default)."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of code of yours, a classifier: a class, in the order of the probabilities; "
+            "may be repeated. 0 is a number, and '\"0\"' is a text.",
+            show_default=False,
+        ),
+    ] = None,
+    serve_original: ServeOriginal = False,
+    allow_pickle: AllowPickle = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a fitted model into a bundle: compiled, proven equal, measured, sealed."""
+    from bascule.bundle import CodeOptions
+
+    made = pack_files(
+        model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
+        tolerance=tolerance, keep_test=keep_test, baseline=baseline, measure=measure,
+        description=description, lineage=lineage or (), serve_original=serve_original,
+        allow_pickle=allow_pickle, code=CodeOptions(file or (), require or (), task, label or ()),
+        overwrite=overwrite, quiet=as_json,
+    )  # fmt: skip
+    if made.manifest.serves == "original" and made.parity is not None:
+        note(f"warning: the original is what answers, slower: {made.parity.reason}")
+    if as_json:
+        print_json(bundle_json(made))
+    else:
+        say(str(made.path))
+
+
+def pack_files(
+    model: Path,
+    *,
+    name: str,
+    train: Path | None,
+    test: Path | None,
+    target: list[str] | None,
+    allow_pickle: bool,
+    quiet: bool,
+    calibration: Path | None = None,
+    code: CodeOptions | None = None,
+    **options: Any,
+) -> Bundle:
+    from bascule.bundle import as_trained, pack as pack_model, read_model, read_rows, split_truth
+
+    with stages(quiet=quiet) as tell:
+        fitted = read_model(model, allow_pickle=allow_pickle, code=code)
+        sets: dict[str, Any] = {}
+        # Training rows may come without their truth, if held-out ones show that --target is right.
+        is_told = bool(target) and test is None and calibration is None
+        for what, path in (("train", train), ("test", test), ("calibration", calibration)):
+            if path is not None:
+                rows = read_rows(path, f"--{what} table")
+                inputs, truth = split_truth(
+                    rows, target, f"--{what} table {path.name}", required=what != "train" or is_told
+                )
+                inputs = as_trained(fitted, inputs)
+                sets[what] = inputs if truth is None else (inputs, truth)
+        return pack_model(fitted, name=name, progress=tell, **sets, **options)
+
+
+def bundle_json(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "path": str(bundle.path),
+        "name": bundle.name,
+        "digest": bundle.digest,
+        "signature": bundle.signature.to_json(),
+        "serves": bundle.manifest.serves,
+        "parity": bundle.parity.to_json() if bundle.parity else None,
+        "cost": bundle.cost.to_json() if bundle.cost else None,
+    }
+
+
+def check(
+    bundle: RefOrPath,
+    criterion: Criteria = None,
+    test: Test = None,
+    target: Target = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            show_default=False,
+            help="Write the report: json:FILE, junit:FILE or markdown:FILE; may be repeated.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a bundle against the criteria; exit code 1 if one is not met."""
+    from bascule.bundle import load, read_rows, split_truth
+    from bascule.cli import exit_code
+    from bascule.core import Invalid, writing
+    from bascule.release import FORMS, parse_output
+
+    outputs = [parse_output(text) for text in output or ()]
+    version, path = context.find(bundle)
+    held_out = None
+    if test is not None:
+        rows = read_rows(test, "--test table")
+        held_out = split_truth(rows, target, f"--test table {test.name}", required=True)
+    with stages(quiet=as_json) as tell:
+        tell(f"checking {bundle}")
+        report, problem = check_bundle(load(path), criterion, version, held_out)
+    try:
+        for form, file in outputs:
+            with writing(f"--output {form}:{file}"):
+                file.write_text(FORMS[form](report, bundle), encoding="utf-8")
+    except Invalid as unwritten:
+        problem = problem or unwritten
+    if as_json:
+        told = {} if problem is None else error_json(problem)
+        print_json(report.to_json() | told)
+    else:
+        print_report(report)
+    if problem is not None:
+        if as_json:
+            raise typer.Exit(exit_code(problem))
+        raise problem
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def check_bundle(
+    bundle: Bundle, criteria: list[str] | None, version: Version | None, test: Any = None
+) -> tuple[GateReport, BasculeError | None]:
+    from bascule.release import check_and_record
+
+    wanted = criteria or list(context.settings().gates.criteria)
+    now, by = datetime.now(UTC), context.user()
+    return check_and_record(bundle, wanted, context.registry(), version, test=test, now=now, by=by)
+
+
+def print_report(report: GateReport) -> None:
+    rows = [
+        (
+            str(result.criterion),
+            "-" if result.value is None else f"{result.value:.6g}",
+            "passed" if result.passed else "FAILED",
+            result.reason,
+        )
+        for result in report.results
+    ]
+    print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
+    say("passed" if report.passed else f"failed: {len(report.failures)} of {len(report.results)}")
+
+
+def rebuild(
+    bundle: RefOrPath,
+    train: Annotated[
+        Path | None, typer.Option(help="The training rows, as they were handed to pack.")
+    ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(help="The held-out rows, where the bundle does not hold them."),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="The rows that it was calibrated on, where they were of their own."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            show_default=False,
+            help="The column of the tables that holds the truth; repeat it for several outputs.",
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Keep what was rebuilt. Default: it is compared only.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pack a bundle again from what is recorded, and compare; exit code 1 if it differs."""
+    from bascule.bundle import read_rows, rebuild as rebuild_bundle, split_truth
+
+    version, path = context.find(bundle)
+    sets: dict[str, Any] = {}
+    for what, file in (("train", train), ("test", test), ("calibration", calibration)):
+        if file is not None:
+            table = read_rows(file, f"--{what} table")
+            rows, truth = split_truth(table, target, f"--{what} table {file.name}", required=False)
+            sets[what] = rows if truth is None else (rows, truth)
+    with stages(quiet=as_json) as tell:
+        made = rebuild_bundle(
+            path, to=to, statements=context.statements(version) if version else None,
+            progress=tell, **sets,
+        )  # fmt: skip
+    _print_rebuilt(made, to, as_json=as_json)
+    if not made.same:
+        raise typer.Exit(1)
+
+
+def _print_rebuilt(made: Rebuilt, to: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json(made.to_json())
+        return
+    if made.same:
+        say(f"the same bundle: {made.packed}")
+    else:
+        rows = [
+            (one.what, _word(one.packed), _word(one.rebuilt), one.why) for one in made.differences
+        ]
+        print_table(("what", "packed", "rebuilt", "known to be different"), rows)
+        say(f"another bundle: {made.rebuilt[:19]}, and packed was {made.packed[:19]}")
+    if to is not None:
+        note(f"it is at {to}")
+
+
+def _word(value: str) -> str:
+    return short(value) if value.startswith("sha256:") else value

@@ -1,0 +1,157 @@
+"""What commands share: settings, the registry, who calls, references, and options.
+
+Each function opens what it needs when a command runs; importing this imports typer alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from bascule.bundle.disk import Statement
+    from bascule.registry import CatalogueKeys, Registry, Version
+    from bascule.settings import Settings
+
+stores: dict[str, str] = {}
+"""What the options before the command say of where the registry is."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Criteria = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--criterion",
+        "-c",
+        help="A requirement, such as 'roc_auc >= 0.8'; may be repeated. "
+        "Default: [gates] criteria of bascule.toml.",
+        show_default=False,
+    ),
+]
+Train = Annotated[
+    Path | None,
+    typer.Option(help="The training rows (.parquet .csv .jsonl .feather .npy .npz)."),
+]
+Test = Annotated[Path | None, typer.Option(help="Held-out rows, with their truth.")]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(help="Rows to calibrate on, with their truth. Default: the held-out rows."),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        show_default=False,
+        help="The column of the tables that holds the truth; repeat it for several outputs.",
+    ),
+]
+AllowPickle = Annotated[
+    bool, typer.Option(help="Load a .pkl or .joblib file, which runs whatever code it holds.")
+]
+ServeOriginal = Annotated[
+    bool, typer.Option(help="Serve the original, slower, where the model cannot be compiled.")
+]
+
+
+def complete_reference(incomplete: str) -> list[str]:
+    """References that the registry holds, for the shell."""
+    from bascule.core import BasculeError
+
+    try:
+        models = registry().models()
+    except BasculeError:
+        return []
+    known = [
+        reference
+        for model in models
+        for reference in (
+            model.name,
+            *(f"{model.name}/{number}" for number in range(1, model.versions + 1)),
+            *(f"{model.name}@{alias}" for alias in model.aliases),
+        )
+    ]
+    return [reference for reference in known if reference.startswith(incomplete)]
+
+
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model: gb (its newest good version), gb/3 or gb@champion.",
+        autocompletion=complete_reference,
+        show_default=False,
+    ),
+]
+RefOrPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="A bundle's folder, or a registered model: gb, gb/3, gb@champion.",
+        autocompletion=complete_reference,
+        show_default=False,
+    ),
+]
+
+
+def settings(**given: Any) -> Settings:
+    """The settings, with what the command line says about serving in front."""
+    from bascule.settings import load_settings
+
+    return load_settings(serving={k: v for k, v in given.items() if v is not None}, registry=stores)
+
+
+def registry() -> Registry:
+    """The registry of the settings."""
+    from bascule.app import open_registry
+
+    return open_registry(settings())
+
+
+def find(reference: str) -> tuple[Version | None, Path]:
+    """A bundle for use, by its folder, or by its name in the registry (then with its version)."""
+    if is_path(reference):
+        return None, Path(reference)
+    opened, version = _registered(reference)
+    return version, opened.path(version)
+
+
+def find_to_look_at(reference: str) -> tuple[Version | None, Path]:
+    """The same where nobody need vouch for it, because what it says is only shown."""
+    if is_path(reference):
+        return None, Path(reference)
+    opened, version = _registered(reference)
+    return version, opened.path_to_look_at(version)
+
+
+def _registered(reference: str) -> tuple[Registry, Version]:
+    from bascule.control import registered
+
+    return registered(registry, reference)
+
+
+def is_path(reference: str) -> bool:
+    """Whether a reference is meant as a folder; see `control.finding.is_path`."""
+    from bascule.control import finding
+
+    return finding.is_path(reference)
+
+
+def keys() -> CatalogueKeys:
+    """The keys of callers, where the settings keep the catalogue."""
+    from bascule.app import open_keys
+
+    return open_keys(settings())
+
+
+def user() -> str:
+    """The name of the caller, for histories."""
+    from bascule.bundle.lineage import user_name
+
+    return user_name()
+
+
+def statements(version: Version) -> list[Statement]:
+    """What is said of a version; of verdicts those that count, the one that decides last."""
+    opened = registry()
+    said = [one for one in opened.statements(version) if one.kind != "gates"]
+    return said + [check.statement for check in opened.checks(version)]

@@ -1,0 +1,190 @@
+"""The control process, as a supervisor starts it (`python -m bascule.cli.control`), or alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bascule.app import control_parts
+from bascule.bundle.programs import die_with
+from bascule.control import (
+    Answers,
+    Parts,
+    ServerLink,
+    holding_served,
+    open_keys_file,
+    serve_api,
+    volunteer_for_the_oom_killer,
+)
+from bascule.core import BasculeError
+from bascule.serving.telemetry import Counters, start_logging
+from bascule.serving.transports import Authenticator
+from bascule.serving.workers import ControlCommand, Peer, bind
+
+if TYPE_CHECKING:
+    from bascule.serving import ModelSpec
+    from bascule.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_BEAT_EVERY_S = 0.2
+_CONFIG_S = 30.0
+AS_LONG_AS_IT_TAKES_S = 86_400.0
+"""For what has no bound of its own: a copy from a bucket, and what waits for one."""
+_NOT_STARTED_EXIT = 3
+
+
+def command(settings: Settings, listener: socket.socket) -> ControlCommand:
+    """What a supervisor starts; the process has these settings whatever becomes of their files."""
+    from pydantic import TypeAdapter
+
+    from bascule.settings import Settings as Kind
+
+    told = TypeAdapter(Kind).dump_python(settings, mode="json")
+    argv = (sys.executable, "-m", "bascule.cli.control")
+    return ControlCommand(argv, listener, {"settings": told})
+
+
+def main() -> int:
+    """Run the control process of a supervisor; the exit code is 3 if there are no keys to read."""
+    supervisor_pid, descriptor = map(int, sys.argv[1:])
+    die_with(supervisor_pid)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a supervisor that stops ignores
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
+    volunteer_for_the_oom_killer()
+    answers: Future[Answers] = Future()
+    end = socket.socket(fileno=descriptor)
+    peer = Peer(end, lambda what, said: answers.result()(what, said), name="supervisor")
+    peer.start()
+    config = peer.ask("config", _CONFIG_S)
+    counters = Counters(Path(f"/dev/fd/{config['counters_fd']}"), config["workers"])
+    turned = _beat_until_set(counters)
+    settings = _settings_of(config)
+    _start_logging(settings)
+    parts = control_parts(settings)
+    answers.set_result(mine := Answers(parts))
+    try:
+        guard = _start_keys(config["keys_fd"], counters, parts)
+    except BasculeError as error:
+        log.error("keys cannot be read: %s", error)  # noqa: TRY400 -- in one line, by design
+        mine.settle_keys(error)
+        peer.ended.wait(1.0)  # the supervisor may be about to read why
+        return _NOT_STARTED_EXIT
+    mine.settle_keys(None)
+    peer.ask("begin", AS_LONG_AS_IT_TAKES_S)
+    server = ServerLink(counters, peer, host=config["host"], port=config["port"])
+    listener = socket.socket(fileno=config["listener_fd"])
+
+    def beat() -> None:
+        if not peer.ended.is_set():  # without a supervisor to ask, this process is of no use
+            counters.beat_control()
+
+    _serve(server, listener, beat, mine, parts, guard, turned)
+    return 0
+
+
+def _serve(
+    server: ServerLink,
+    listener: socket.socket,
+    beat: Callable[[], None],
+    answers: Answers,
+    parts: Parts,
+    guard: Authenticator | None,
+    turned: threading.Event,
+) -> None:
+    def on_turn() -> None:
+        turned.set()
+        beat()
+
+    with holding_served(
+        lambda: server.services, parts.open_registry, server_pid=os.getppid(), after=turned
+    ) as hold:
+
+        def find_and_hold(reference: str) -> ModelSpec:
+            spec = answers.find(reference)
+            hold(spec)
+            return spec
+
+        serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
+
+
+def _start_keys(descriptor: int | None, counters: Counters, parts: Parts) -> Authenticator | None:
+    """Keep the file of the keys up to date until the process ends; None where none are needed."""
+    if descriptor is None:
+        return None
+    keys = open_keys_file(descriptor, counters, parts)
+    keys.start()
+    return Authenticator(keys.path, held_ns=counters.keys_held_ns)
+
+
+def run_control(settings: Settings, *, as_json: bool) -> None:
+    """Serve the control API alone, with no server beside it, until SIGINT or SIGTERM.
+
+    Raises:
+        Conflict: The port is in use.
+        Unavailable: Callers need keys, and the catalogue cannot be read.
+    """
+    from bascule.app import callers_need_keys
+    from bascule.cli.screen import note, print_json, say, url_host
+
+    chosen = settings.serving
+    _start_logging(settings)
+    with ExitStack() as stack:
+        listener = stack.enter_context(
+            bind(chosen.host, chosen.control_port, 1, option="--control-port")[0]
+        )
+        # Open for as long as the process: a thread writes the keys.
+        counters_fd, keys_fd = map(os.memfd_create, ("bascule-counters", "bascule-keys"))
+        counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
+        parts = control_parts(settings)
+        needs_keys = callers_need_keys(settings)
+        guard = _start_keys(keys_fd if needs_keys else None, counters, parts)
+        scheme = "https" if chosen.tls_certificate else "http"
+        url = f"{scheme}://{url_host(chosen.host)}:{listener.getsockname()[1]}"
+        if as_json:
+            print_json({"control": url, "callers": "keys" if needs_keys else "anybody"})
+        else:
+            say(f"control API at {url}/docs")
+            note("Ctrl-C stops it")
+        serve_api(ServerLink(counters), listener, parts, Answers(parts).find, guard)
+
+
+def _settings_of(config: dict[str, Any]) -> Settings:
+    from pydantic import TypeAdapter
+
+    from bascule.settings import Settings as Kind
+
+    return TypeAdapter(Kind).validate_python(config["settings"])
+
+
+def _beat_until_set(counters: Counters) -> threading.Event:
+    """Beat on a thread until the event loop of the API does."""
+    turned = threading.Event()
+
+    def beat() -> None:
+        while not turned.wait(_BEAT_EVERY_S):
+            counters.beat_control()
+
+    counters.beat_control()
+    threading.Thread(target=beat, name="bascule-beats", daemon=True).start()
+    return turned
+
+
+def _start_logging(settings: Settings) -> None:
+    start_logging(settings.serving.log, level=logging.WARNING)
+    logging.getLogger("bascule.remotes").setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # a question that is still being answered must not keep the process

@@ -1,0 +1,43 @@
+"""The commands about the product on this machine: see it work, and see what is missing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson
+from bascule.cli.screen import print_json, print_table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (demo, doctor):
+        app.command()(command)
+
+
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave the server running at the end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the whole life of a model on real flights: train, pack, check, push, serve, ask."""
+    from bascule.demo import run_demo
+
+    raise typer.Exit(run_demo(keep=keep, as_json=as_json))
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Look at this machine: what is there, what is missing, and what to do about it."""
+    from bascule.cli.doctor import examine
+
+    findings = examine(context.settings())
+    if as_json:
+        print_json([finding.to_json() for finding in findings])
+    else:
+        print_table(
+            ("what", "state", "found", "next step"),
+            [(one.what, one.state, one.found, one.hint or "-") for one in findings],
+        )
+    if any(one.state == "FAILED" for one in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,203 @@
+"""The commands that serve: a server, the control process alone, and one command for all of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.building import check_bundle, pack_files, print_report
+from bascule.cli.context import (
+    AllowPickle,
+    AsJson,
+    Criteria,
+    ServeOriginal,
+    Target,
+    Test,
+    Train,
+    complete_reference,
+)
+from bascule.cli.screen import note
+
+if TYPE_CHECKING:
+    from bascule.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (serve, up, quickstart, control):
+        app.command()(command)
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL...",
+            help="Registered models (gb, gb/1, gb@champion), bundles' folders, or their places in "
+            "buckets (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER). "
+            "Default: what the cloud has put into its container.",
+            autocompletion=complete_reference,
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="For predictions; 0: a free one.")] = None,
+    control_port: Annotated[
+        int | None, typer.Option(help="For registry, health and docs; 0: a free one.")
+    ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="For gRPC; 0: a free one; -1, the default: none.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share the port.")] = None,
+    batching: Annotated[
+        str | None,
+        typer.Option(help="auto: waiting callers run together; never: each alone."),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="Give every answer a set or an interval that holds the truth so often."),
+    ] = None,
+    unix_socket: Annotated[
+        Path | None, typer.Option(help="A path to answer predictions on as well.")
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM; both ports then speak TLS alone.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM, without a password.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve models over HTTP until Ctrl-C or SIGTERM, then finish what is under way."""
+    from bascule.cli.server import run_server
+
+    settings = context.settings(
+        host=host, port=port, control_port=control_port, grpc_port=grpc_port, workers=workers,
+        batching=batching, confidence=confidence, unix_socket=unix_socket,
+        tls_certificate=tls_certificate, tls_key=tls_key,
+    )  # fmt: skip
+    run_server(models or _models_of_platform(settings), settings, as_json=as_json)
+
+
+def control(
+    host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
+    control_port: Annotated[
+        int | None, typer.Option(help="For registry, health and docs; 0: a free one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the control API alone: the registry, and no server beside it."""
+    from bascule.cli.control import run_control
+
+    run_control(context.settings(host=host, control_port=control_port), as_json=as_json)
+
+
+_Name = Annotated[str, typer.Option(help="What the registry and requests call it.")]
+_AliasOfIt = Annotated[str, typer.Option(help="The alias to point to it.")]
+_Port = Annotated[int | None, typer.Option(help="For predictions; 0: a free one.")]
+_ControlPort = Annotated[int | None, typer.Option(help="For the control API; 0: a free one.")]
+_Workers = Annotated[int | None, typer.Option(help="Processes that share the port.")]
+
+
+def quickstart(
+    model: Annotated[Path, typer.Argument(help="A fitted model: .skops or .onnx.")],
+    name: _Name,
+    train: Train = None,
+    test: Test = None,
+    target: Target = None,
+    criterion: Criteria = None,
+    alias: _AliasOfIt = "champion",
+    port: _Port = None,
+    control_port: _ControlPort = None,
+    workers: _Workers = None,
+    serve_original: ServeOriginal = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Pack, check, push, alias and serve a model, in one command."""
+    from bascule.core import Scratch
+
+    settings = context.settings(port=port, control_port=control_port, workers=workers)
+    registry = context.registry()
+    with Scratch() as folder:
+        bundle = pack_files(
+            model, name=name, train=train, test=test, target=target, allow_pickle=allow_pickle,
+            serve_original=serve_original, to=folder / name, quiet=False,
+        )  # fmt: skip
+        if criterion or settings.gates.criteria:
+            report, problem = check_bundle(bundle, criterion, None)
+            print_report(report)
+            if problem is not None:
+                raise problem
+            if not report.passed:
+                raise typer.Exit(1)
+        else:
+            note("no criteria in bascule.toml: the version is not checked")
+        version = registry.push(bundle.path, by=context.user())
+    registry.set_alias(
+        version.model, alias, version.number, by=context.user(), reason="bascule quickstart"
+    )
+    note(f"pushed {version}, and {version.model}@{alias} points to it")
+    _become_server(str(version), port=port, control_port=control_port, workers=workers)
+
+
+def _become_server(reference: str, **options: int | None) -> None:
+    """Replace this process by `bascule serve`: a supervisor has none of what packing loads."""
+    stores = [f"--{name}={value}" for name, value in context.stores.items()]
+    given = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if v is not None]
+    words = ["-m", "bascule.cli", *stores, "serve", *given, reference]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *words])
+
+
+_OLD = {"hidden": True, "help": "Of bascule quickstart."}
+
+
+def up(
+    model: Annotated[
+        Path | None, typer.Argument(hidden=True, show_default=False, help="Of bascule quickstart.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
+    port: _Port = None,
+    control_port: _ControlPort = None,
+    workers: _Workers = None,
+    as_json: AsJson = False,
+    name: Annotated[str | None, typer.Option(**_OLD)] = None,
+    train: Annotated[Path | None, typer.Option(**_OLD)] = None,
+    test: Annotated[Path | None, typer.Option(**_OLD)] = None,
+    target: Annotated[list[str] | None, typer.Option(**_OLD)] = None,
+    criterion: Annotated[list[str] | None, typer.Option("--criterion", "-c", **_OLD)] = None,
+    alias: Annotated[str, typer.Option(**_OLD)] = "champion",
+    serve_original: Annotated[bool, typer.Option(**_OLD)] = False,
+    allow_pickle: Annotated[bool, typer.Option(**_OLD)] = False,
+) -> None:
+    """Serve what the alias production, or else champion, of each registered model names."""
+    from bascule.cli.server import run_server
+    from bascule.core import Invalid
+
+    if model is None:
+        settings = context.settings(
+            host=host, port=port, control_port=control_port, workers=workers
+        )
+        run_server(None, settings, as_json=as_json)
+        return
+    note("warning: bascule up MODEL is now bascule quickstart MODEL; this form goes with 0.3")
+    if name is None:
+        raise Invalid("--name is missing", hint=f"bascule quickstart {model} --name NAME")
+    quickstart(
+        model, name=name, train=train, test=test, target=target, criterion=criterion, alias=alias,
+        port=port, control_port=control_port, workers=workers, serve_original=serve_original,
+        allow_pickle=allow_pickle,
+    )  # fmt: skip
+
+
+def _models_of_platform(settings: Settings) -> list[str]:
+    from bascule.platforms import look_for_bundles, model_of_platform
+    from bascule.remotes import is_address
+
+    if settings.serving.multi_model:
+        return []  # callers say what is to be loaded
+    place = model_of_platform(os.environ, look_for_bundles)
+    return [place if is_address(place) else str(Path(place).resolve())]

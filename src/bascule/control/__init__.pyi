@@ -1,0 +1,11 @@
+from . import finding as finding
+from .finding import is_path as is_path, registered as registered, spec_of_folder as spec_of_folder
+from .holds import holding_served as holding_served
+from .link import ServerLink as ServerLink
+from .process import (
+    Answers as Answers,
+    Parts as Parts,
+    open_keys_file as open_keys_file,
+    serve_api as serve_api,
+    volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
+)

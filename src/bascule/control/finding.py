@@ -1,0 +1,124 @@
+"""References to versions: what is named on a command line, by a caller, or by an alias.
+
+What opens the registry is given, so that a folder can be found without one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bascule.core import Invalid, NotFound, Refused, is_there
+from bascule.serving import ModelSpec
+
+if TYPE_CHECKING:
+    from bascule.registry import Registry, Version
+
+SERVED_ALIASES = ("production", "champion")
+"""What `bascule up` serves of each model: the first alias that the model has."""
+
+_SHORT_DIGEST = 12
+
+
+def is_path(reference: str) -> bool:
+    """Whether a reference is meant as a folder: `gb/1` is a version unless a bundle is there."""
+    written_so = reference.startswith((".", "/", "~")) or reference.endswith("/")
+    return written_so or is_there(Path(reference) / "bundle.json", Path.is_file)
+
+
+def registered(open_registry: Callable[[], Registry], reference: str) -> tuple[Registry, Version]:
+    """A version of the registry.
+
+    Raises:
+        NotFound: There is none; or a file or folder of that name, which may have been meant.
+    """
+    try:
+        registry = open_registry()
+        return registry, registry.resolve(reference)
+    except (Invalid, NotFound) as problem:
+        path = Path(reference)
+        if not is_there(path):
+            raise
+        kind, hint = "folder", "give the folder that bascule pack wrote"
+        if path.is_file():
+            kind, hint = "file", f"bascule pack {reference} --name NAME makes a bundle of a model"
+        raise NotFound(
+            f"{reference} is a {kind} and no bundle, and as the name of a model: {problem}",
+            hint=hint,
+            path=reference,
+        ) from None
+
+
+def spec_of(reference: str, open_registry: Callable[[], Registry]) -> ModelSpec:
+    """The version that a reference means; one of the registry is verified."""
+    if is_path(reference):
+        return spec_of_folder(Path(reference))
+    registry, version = registered(open_registry, reference)
+    return ModelSpec(version.model, str(version.number), registry.path(version))
+
+
+def spec_of_folder(folder: Path) -> ModelSpec:
+    """The bundle in a folder; not verified."""
+    from bascule.bundle.disk import read_manifest
+
+    manifest = read_manifest(folder, verify=False)
+    version = manifest.digest.removeprefix("sha256:")[:_SHORT_DIGEST]
+    return ModelSpec(manifest.name, version, folder.resolve())
+
+
+def aliased(open_registry: Callable[[], Registry]) -> list[str]:
+    """References to all versions that `SERVED_ALIASES` name, by the model's name."""
+    try:
+        models = open_registry().models()
+    except NotFound:
+        return []  # nothing was ever pushed
+    named = (
+        (model.name, next((alias for alias in SERVED_ALIASES if alias in model.aliases), None))
+        for model in models
+    )
+    return [f"{name}@{alias}" for name, alias in named if alias is not None]
+
+
+def put_there(name: str, folder: Path) -> ModelSpec:
+    """What a caller wants to have served under a name: the bundle that was put into a folder.
+
+    The folder that the platform fills is its own, and nobody else is in its container.
+    """
+    from bascule.bundle.disk import digest_of
+    from bascule.platforms import bundle_in, look_for_bundles, platform_folder
+
+    path = bundle_in(folder, look_for_bundles, "url")
+    if not path.resolve().is_relative_to(platform_folder(os.environ) / "models"):
+        check_is_ours(path)
+    digest = digest_of(path).removeprefix("sha256:")
+    return ModelSpec(name, digest[:_SHORT_DIGEST], path)
+
+
+def check_is_ours(folder: Path) -> None:
+    """Refuse a folder that another user of this machine could have put there, or could change.
+
+    A bundle may hold code, and whoever can reach the control port may name a folder. Nobody but
+    this user (and root) is to have code run in this user's name.
+
+    Raises:
+        Refused: It belongs to somebody else, or others may write to it or on the way to it.
+    """
+    for place in (folder, *folder.resolve().parents):
+        try:
+            found = place.stat()
+        except OSError:
+            return  # loading it will say what is wrong
+        if not may_be_trusted(found.st_uid, found.st_mode, os.getuid()):
+            raise Refused(
+                f"{folder} is not loaded: other users may write to {place}",
+                hint="push it to the registry, or load it from a folder of the server's own user",
+            )
+
+
+def may_be_trusted(owner: int, mode: int, user: int) -> bool:
+    """Whether only `user` and root decide what is in a folder; in a sticky one each has its own."""
+    others_write = bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
+    return owner in (user, 0) and not others_write

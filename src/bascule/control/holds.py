@@ -1,0 +1,115 @@
+"""A running server holds what it serves, so that garbage collection leaves it alone."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from bascule.core import BasculeError, NotFound, masked_text
+
+if TYPE_CHECKING:
+    from bascule.registry import Registry
+    from bascule.serving import ModelSpec
+
+log = logging.getLogger(__name__)
+
+LASTS_S = 120.0
+RENEW_EVERY_S = 30.0
+LOADING_LASTS_S = 300.0
+"""For a version that is being loaded, which is then renewed with the others."""
+_LETTING_GO_S = 2.0
+
+
+@contextmanager
+def holding_served(
+    served: Callable[[], Sequence[ModelSpec]],
+    open_registry: Callable[[], Registry],
+    *,
+    server_pid: int,
+    after: threading.Event,
+) -> Iterator[Callable[[ModelSpec], None]]:
+    """Hold the bundles that are served while the block runs, on a thread; let go at its end.
+
+    A registry that is away is no reason not to serve: that is told once, and tried again.
+
+    Args:
+        served: What is served now; it may change.
+        open_registry: Opens the registry.
+        after: Set when the registry may be loaded, which keeps nothing else waiting then.
+        server_pid: Of the supervisor: the next control process goes on with the same holds.
+
+    Yields:
+        What holds the bundle of a service that is about to be loaded.
+    """
+    ended = threading.Event()
+    holds = _Holds(served, open_registry, server_pid)
+
+    def keep() -> None:
+        after.wait()
+        holds.keep(ended.wait)
+
+    thread = threading.Thread(target=keep, name="bascule-holds", daemon=True)
+    thread.start()
+    try:
+        yield holds.take
+    finally:
+        ended.set()
+        thread.join(_LETTING_GO_S)
+
+
+class _Holds:
+    def __init__(
+        self,
+        served: Callable[[], Sequence[ModelSpec]],
+        open_registry: Callable[[], Registry],
+        server_pid: int,
+    ) -> None:
+        self._served = served
+        self._registry = open_registry
+        self._holder = f"server {socket.gethostname()} {server_pid}"
+        self._held: set[str] = set()
+        self._was_told = False
+
+    def take(self, service: ModelSpec) -> None:
+        """Before it is loaded: what is being removed at this moment must not be."""
+        from bascule.bundle.disk import digest_of
+
+        with suppress(NotFound):  # no registry, or a folder that loading will speak of
+            self._registry().hold([digest_of(service.path)], self._holder, lasts_s=LOADING_LASTS_S)
+
+    def keep(self, wait: Callable[[float], bool]) -> None:
+        """Hold until `wait` says that it is the end."""
+        registry: Registry | None = None
+        while True:
+            try:
+                registry = registry or self._registry()
+                self._renew(registry)
+                self._was_told = False
+            except NotFound:
+                return  # there is no registry to hold in
+            except Exception as error:
+                # Whatever it is may pass, and what is not held may be removed.
+                self._warn(error)
+            if wait(RENEW_EVERY_S):
+                break
+        if registry is not None:
+            with suppress(BasculeError, OSError):  # it ends by itself
+                registry.release(sorted(self._held), self._holder)
+
+    def _renew(self, registry: Registry) -> None:
+        from bascule.bundle.disk import digest_of
+
+        digests = {digest_of(service.path) for service in self._served()}
+        registry.hold(sorted(digests), self._holder, lasts_s=LASTS_S)
+        before, self._held = self._held, digests
+        if before - digests:
+            registry.release(sorted(before - digests), self._holder)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._was_told:
+            log.warning("what is served is not held: %s", masked_text(str(error)))
+        self._was_told = True

@@ -1,0 +1,161 @@
+"""The control process of a server: keys, registry, API. The supervisor starts and watches it.
+
+It answers the supervisor's questions (what a reference means) and asks its own (what is served);
+see `serving.workers.peer`. Keys come first: workers cannot let a caller in without them. The API
+begins when the workers answer. An event loop that stands still beats no more, and the supervisor
+replaces the process.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bascule.control import finding
+from bascule.core import BasculeError, Invalid
+from bascule.serving import ModelSpec
+from bascule.serving.telemetry import Counters
+from bascule.serving.transports import Authenticator, KeysFile
+from bascule.serving.workers import Message
+
+if TYPE_CHECKING:
+    from bascule.control.link import ServerLink
+    from bascule.registry import Registry
+    from bascule.security import Key
+    from bascule.serving.transports import Tls
+
+_OUT_OF_MEMORY_SCORE = "500"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the settings choose for a control process.
+
+    Attributes:
+        open_registry: Opens the registry.
+        stored_keys: Reads the keys of callers from the catalogue.
+        keys_stale_s: How long keys hold that cannot be read again.
+        check_signature: Raises `Untrusted` for a bundle that no required key has signed.
+        tls: What connections are encrypted with; None for not at all.
+        allowed_hosts: Names that are answered; see `serving.transports.hosts`.
+    """
+
+    open_registry: Callable[[], Registry]
+    stored_keys: Callable[[], Sequence[Key]]
+    keys_stale_s: float
+    check_signature: Callable[[Path], None]
+    tls: Tls | None = None
+    allowed_hosts: tuple[str, ...] = ()
+
+
+class Answers:
+    """What a control process answers its supervisor."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._keys_settled = threading.Event()
+        self._keys_problem: BasculeError | None = None
+
+    def settle_keys(self, problem: BasculeError | None) -> None:
+        """Note that the keys can be used; or why not."""
+        self._keys_problem = problem
+        self._keys_settled.set()
+
+    def __call__(self, what: str, said: Message) -> Any:
+        match what:
+            case "keys":
+                self._keys_settled.wait()
+                if self._keys_problem is not None:
+                    raise self._keys_problem
+                return None
+            case "resolve":
+                return self.resolve(said["reference"], Path(said["folder"])).to_json()
+            case "aliased":
+                return finding.aliased(self._parts.open_registry)
+            case "find_named":
+                spec = finding.put_there(said["name"], Path(said["folder"]))
+                self._parts.check_signature(spec.path)
+                return spec.to_json()
+            case _:
+                raise Invalid(f"there is no question {what!r}")
+
+    def resolve(self, reference: str, folder: Path) -> ModelSpec:
+        """The version that a reference means; what lies in a bucket is copied into `folder`."""
+        from bascule.remotes import fetch, is_address
+
+        if is_address(reference):
+            copy = folder / str(len(list(folder.iterdir()))) / "bundle"
+            copy.parent.mkdir()
+            fetch(reference, copy, tell=logging.getLogger("bascule.remotes").info)
+            reference = str(copy)
+        spec = finding.spec_of(reference, self._parts.open_registry)
+        self._parts.check_signature(spec.path)
+        return spec
+
+    def find(self, reference: str) -> ModelSpec:
+        """The same for a caller of the API, whose folders must be this user's alone."""
+        if finding.is_path(reference):
+            finding.check_is_ours(Path(reference))
+        spec = finding.spec_of(reference, self._parts.open_registry)
+        self._parts.check_signature(spec.path)
+        return spec
+
+
+def open_keys_file(descriptor: int, counters: Counters, parts: Parts) -> KeysFile:
+    """The file of the keys, with what an earlier control process has left in it."""
+    return KeysFile(
+        descriptor,
+        parts.stored_keys,
+        counters.hold_keys,
+        stale_s=parts.keys_stale_s,
+        written_read_ns=counters.keys_read_ns(),
+    )
+
+
+def serve_api(
+    server: ServerLink,
+    listener: socket.socket,
+    parts: Parts,
+    find: Callable[[str], ModelSpec],
+    guard: Authenticator | None,
+    *,
+    on_turn: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve the API on this thread until SIGTERM, or SIGINT where it is not ignored."""
+    from bascule.control.api import control_app
+    from bascule.control.door import ControlServer, leave
+    from bascule.control.hosts import answering_to
+    from bascule.serving.transports import policy_of
+
+    async def out_of_memory(*_: object) -> NoReturn:
+        leave()
+
+    hosts = policy_of(listener, parts.allowed_hosts, asks_for_keys=guard is not None)
+    app = control_app(server, parts.open_registry, find, guard)
+    app.add_exception_handler(MemoryError, out_of_memory)
+    answering = app if hosts is None else answering_to(hosts, app)
+    api = ControlServer(answering, parts.tls, on_turn=on_turn)
+    gc.collect()
+    gc.freeze()  # what was loaded stays: the collector need not look through it
+
+    def stop(*_: object) -> None:
+        api.should_exit = True
+
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, stop)
+    api.run(sockets=[listener])
+
+
+def volunteer_for_the_oom_killer() -> None:
+    """Have the kernel, when memory runs out, end this process before a worker."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OUT_OF_MEMORY_SCORE, encoding="ascii")

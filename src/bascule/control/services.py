@@ -1,0 +1,163 @@
+"""The part of the control API that says what is served, and changes it while the server runs.
+
+The same in two forms: Bascule's own, and the model repository extension of the Open Inference
+Protocol, which clients of other servers speak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, Path, Request
+from pydantic import BaseModel, Field
+
+from bascule.control.link import ServerLink
+from bascule.control.rights import Authorise
+from bascule.core import Invalid, Reference
+from bascule.security import ANY
+from bascule.serving import ModelSpec, default_of, loaded, swapped, unloaded, without
+from bascule.serving.workers import ModelState
+
+FindService = Callable[[str], ModelSpec]
+"""The version that a reference means, checked, and held until it is served."""
+
+_Name = Annotated[str, Path(min_length=1, max_length=128)]
+
+
+class ServedView(BaseModel):
+    """One version that is served."""
+
+    model: str
+    version: str
+    is_default: Annotated[bool, Field(description="Whether it answers to the plain name")]
+    loaded_in: Annotated[int, Field(description="In how many workers it is in memory")]
+    size_bytes: Annotated[int, Field(description="What it takes in a worker, at most")]
+
+
+class LoadRequest(BaseModel):
+    """A version to load, and what becomes of the others."""
+
+    model_config = {"extra": "forbid"}
+
+    reference: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=4096,
+            description="late, late/2, late@champion, or a bundle's folder on the server",
+        ),
+    ]
+    role: Annotated[
+        Literal["beside", "default", "swap"],
+        Field(
+            description="beside: no other version is touched; default: it answers to the plain "
+            "name from now on; swap: and the default before it is unloaded"
+        ),
+    ] = "beside"
+
+
+class IndexEntry(BaseModel):
+    """One version, in the words of the model repository extension."""
+
+    name: str
+    version: str
+    state: Literal["READY"]
+    reason: str
+
+
+class Nothing(BaseModel):
+    """The model repository extension answers with an empty object."""
+
+
+def add_services(app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise) -> None:
+    """Add the routes to `app`.
+
+    Args:
+        app: The application.
+        server: The server whose services they are.
+        find: Finds what a reference means; it raises what a caller should know.
+        authorise: Asked before anything is looked up or changed.
+    """
+    _add_own(app, server, find, authorise)
+    _add_repository(app, server, find, authorise)
+
+
+def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise) -> None:
+    @app.get("/api/v1/server/services", tags=["server"])
+    def services() -> list[ServedView]:
+        """What is served now, the default version of a model before its others."""
+        return _views(server)
+
+    @app.post("/api/v1/server/services", tags=["server"])
+    def load(wish: LoadRequest, request: Request) -> list[ServedView]:
+        """Load a version in every worker, then turn to it; no request is lost."""
+        authorise(request, "manage", _model_of(wish.reference))
+        service = find(wish.reference)
+        authorise(request, "manage", service.model)  # a folder is what its manifest says
+        if wish.role == "swap":
+            server.change(lambda now: swapped(now, service))
+        else:
+            server.change(lambda now: loaded(now, service, default=wish.role == "default"))
+        return _views(server)
+
+    @app.delete("/api/v1/server/services/{model}", tags=["server"])
+    def unload(model: _Name, request: Request, version: str | None = None) -> list[ServedView]:
+        """Unload a version, or the only one; what it has under way is answered."""
+        authorise(request, "manage", model)
+        server.change(lambda now: unloaded(now, model, version))
+        return _views(server)
+
+
+def _add_repository(
+    app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise
+) -> None:
+    # Clients send a body with parameters that mean nothing here; whatever it is, it is not read.
+    @app.post("/v2/repository/index", tags=["model repository extension"])
+    def index() -> list[IndexEntry]:
+        """What is served."""
+        return [
+            IndexEntry(name=service.model, version=service.version, state="READY", reason="")
+            for service in server.services
+        ]
+
+    @app.post("/v2/repository/models/{model}/load", tags=["model repository extension"])
+    def load(model: _Name, request: Request) -> Nothing:
+        """Swap the model for its newest version whose gates have not failed."""
+        authorise(request, "manage", model)
+        service = find(model)
+        server.change(lambda now: swapped(now, service))
+        return Nothing()
+
+    @app.post("/v2/repository/models/{model}/unload", tags=["model repository extension"])
+    def unload(model: _Name, request: Request) -> Nothing:
+        """Unload every version of the model."""
+        authorise(request, "manage", model)
+        server.change(lambda now: without(now, model))
+        return Nothing()
+
+
+def _model_of(reference: str) -> str:
+    """The model that a reference names; all of them where it is a folder, which may hold any."""
+    try:
+        return Reference.parse(reference).model
+    except Invalid:
+        return ANY
+
+
+def _views(server: ServerLink) -> list[ServedView]:
+    services = server.services
+    states: dict[tuple[str, str], list[ModelState]] = {}
+    for state in server.models():
+        states.setdefault((state.model, state.version), []).append(state)
+    return [
+        ServedView(
+            model=service.model,
+            version=service.version,
+            is_default=service is default_of(services, service.model),
+            loaded_in=sum(one.is_loaded for one in found),
+            size_bytes=max((one.size_bytes for one in found), default=0),
+        )
+        for service in services
+        for found in [states.get((service.model, service.version), [])]
+    ]

@@ -1,0 +1,44 @@
+from . import version as version
+from .addresses import (
+    masked as masked,
+    masked_text as masked_text,
+    without_secrets as without_secrets,
+)
+from .digests import (
+    canonical_json as canonical_json,
+    sha256_bytes as sha256_bytes,
+    sha256_file as sha256_file,
+)
+from .errors import (
+    KINDS as KINDS,
+    BasculeError as BasculeError,
+    Conflict as Conflict,
+    Invalid as Invalid,
+    MissingExtra as MissingExtra,
+    ModelFailed as ModelFailed,
+    NoRoom as NoRoom,
+    NotFound as NotFound,
+    Overloaded as Overloaded,
+    Refused as Refused,
+    TimedOut as TimedOut,
+    TooLarge as TooLarge,
+    Unauthenticated as Unauthenticated,
+    Unavailable as Unavailable,
+    Unconvertible as Unconvertible,
+    Untrusted as Untrusted,
+)
+from .fields import Columns as Columns, DType as DType, Field as Field, Signature as Signature
+from .files import (
+    check_file as check_file,
+    check_replaceable as check_replaceable,
+    check_writable as check_writable,
+    drafts_of as drafts_of,
+    is_there as is_there,
+    replacing as replacing,
+    writing as writing,
+)
+from .names import Reference as Reference, check_name as check_name, is_file_name as is_file_name
+from .programs import Program as Program
+from .scratch import Scratch as Scratch, sweep as sweep
+from .streams import write_without_waiting as write_without_waiting
+from .version import VERSION as VERSION

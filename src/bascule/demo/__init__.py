@@ -1,0 +1,10 @@
+"""`bascule demo`: the whole way of a model, on real flights, told as it happens.
+
+The heavy parts are imported by `story` when it runs, so that other commands do not pay for them.
+"""
+
+from __future__ import annotations
+
+from bascule.demo.story import run_demo
+
+__all__ = ["run_demo"]

@@ -1,0 +1,15 @@
+from .admission import (
+    BESIDE_CALL_BYTES as BESIDE_CALL_BYTES,
+    SHORT_BYTES as SHORT_BYTES,
+    TURN_S as TURN_S,
+    AdmissionQueue as AdmissionQueue,
+    BufferBudget as BufferBudget,
+    Waiting as Waiting,
+)
+from .engine import Engine as Engine, measure_pace as measure_pace
+from .extras import Extras as Extras
+from .predictors import Facts as Facts, Predictor as Predictor
+from .resilience import ResiliencePolicy as ResiliencePolicy
+from .resilient import ResilientPredictor as ResilientPredictor
+from .served import ServedModel as ServedModel
+from .watchdog import watch_loop as watch_loop

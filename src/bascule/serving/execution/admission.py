@@ -1,0 +1,315 @@
+"""What has been read and not begun, where the event loop is behind.
+
+A run on the event loop holds up reading, and what was not read waits in the kernel, where nobody
+sees how long. So the loop works for one turn and no longer, then reads all that has come before it
+works on. What is read meanwhile waits here, in the order of its reading and with its age known, and
+who would come too late is told at once, before its body is looked at.
+
+The rules:
+- while the loop keeps up, nothing comes here;
+- who comes while others wait, waits behind them;
+- a burst may wait for as long as its deadlines allow; but a queue that does not become empty is no
+  burst, and is kept short;
+- whoever waited past its deadline is not begun.
+
+`BufferBudget` counts the bytes of requests that are incomplete, pipelined, queued, or waiting for
+a model to load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from bascule.core import Columns, Overloaded, Unavailable
+
+log = logging.getLogger(__name__)
+
+TURN_S = 0.01
+"""How long the loop works before it reads on: the error of every age, and what others wait for."""
+
+SHORT_BYTES = 8 << 10
+"""What one read brings of at most this size is handled at once, also where connections wait for
+their turn."""
+
+BESIDE_CALL_BYTES = 1 << 10
+"""What a decoded call that waits takes beside its rows, about."""
+_IDLE_NS = 1_000_000
+"""A loop that had nothing to answer for so long has read meanwhile."""
+_MARGIN = 1.25
+_STANDING_MARGIN = 2.0
+_STANDING_SHARE = 0.1
+_NEWEST_COUNTS = 0.2
+
+
+def comes_in_time(wait_s: float, allowed_s: float, standing_s: float) -> bool:
+    """Whether it makes sense to wait so long in a queue. Pure.
+
+    Args:
+        wait_s: Until it is answered, as far as one can tell.
+        allowed_s: Until its caller gives up.
+        standing_s: How long the queue has not been empty.
+
+    A long queue answers no more requests than a short one; it only answers all of them late. It
+    is of use for a burst alone, so one that has stood for a tenth of a deadline may be half
+    of one long (the idea is CoDel's: Nichols and Jacobson 2012, RFC 8289).
+    """
+    is_standing = standing_s > _STANDING_SHARE * allowed_s
+    return wait_s * (_STANDING_MARGIN if is_standing else _MARGIN) <= allowed_s
+
+
+class BufferBudget:
+    """How much one worker keeps of requests that cannot begin yet.
+
+    One account for all connections, whatever they speak, and for the lines of all models: each has
+    bounds of its own, and there may be ten thousand. Who adds to it takes the same away. On the
+    event loop only.
+    """
+
+    __slots__ = ("bytes", "max_bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        self.bytes = 0
+        self.max_bytes = max_bytes
+
+    def is_over(self) -> bool:
+        """Whether more is held than may be."""
+        return self.bytes > self.max_bytes
+
+    def check_room(self, size: int, name: str, retry_after_s: int = 1) -> None:
+        """Return if a decoded call of `size` bytes may wait for the model of this name.
+
+        Whoever finds the account empty may, so that the largest request can be answered.
+
+        Raises:
+            Overloaded: It would be more than may be held.
+        """
+        if self.bytes and self.bytes + size > self.max_bytes:
+            raise Overloaded(
+                f"the request takes {size} bytes, and {self.bytes} bytes of requests that wait for "
+                f"{name} or elsewhere are held here, of {self.max_bytes} that may be",
+                hint="retry later, with fewer rows a request, or serve with more workers",
+                retry_after_s=retry_after_s,
+            )
+
+    def refusal(self) -> Unavailable:
+        """Why nothing more is held."""
+        return Unavailable(
+            f"{self.max_bytes} bytes of requests that cannot begin yet are held here, as many as "
+            "may be",
+            hint="retry later, with fewer requests ahead of their answers, or serve with more "
+            "workers",
+        )
+
+
+class Client(Protocol):
+    """A connection as its unread answers see it."""
+
+    def cut_off(self) -> None:
+        """End it at once, and have it tell `Unread` that nothing of it is left."""
+
+
+class Unread:
+    """How much of the answers of one worker their clients have not taken, over all connections.
+
+    What is written at once is not counted, only what waits for a client to make room. Each client
+    has bounds of its own in time (`http1.Taking`), but there may be thousands of them. Where it is
+    too much, the client that has left most unread is cut off.
+    """
+
+    __slots__ = ("_max_bytes", "_of", "bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._of: dict[Client, int] = {}
+        self.bytes = 0
+
+    def note(self, client: Client, size: int) -> None:
+        """Note how much a client has left unread by now; the largest answer may be, if alone."""
+        before = self._of.pop(client, 0)
+        others = self.bytes
+        self.bytes += size - before
+        if size:
+            self._of[client] = size
+        if size > before and others and self.bytes > self._max_bytes:
+            max(self._of, key=self._of.__getitem__).cut_off()
+
+
+def held_bytes(columns: Columns) -> int:
+    """What the decoded rows of a call take in memory, about."""
+    size = BESIDE_CALL_BYTES
+    for column in columns.values():
+        size += column.nbytes
+        if column.dtype == object:
+            # An array counts the addresses of texts alone, and a short text takes ten of them.
+            size += sum(map(sys.getsizeof, column.ravel().tolist()))
+    return size
+
+
+class Waiting(Protocol):
+    """A request as the backlog sees it.
+
+    Attributes:
+        body: What it has to be kept for.
+        answered: It has its answer, or its client has gone.
+        waited_s: How long it was here; set before it is begun.
+    """
+
+    body: bytes
+    answered: bool
+    waited_s: float
+
+    def fail_late(self) -> None:
+        """Answer that it has waited here until its deadline."""
+
+
+class _Entry(NamedTuple):
+    request: Waiting
+    begin: Callable[[], None]
+    read_ns: int
+    until_ns: int
+    body_bytes: int
+
+
+class AdmissionQueue:
+    """The requests of one worker that wait for the event loop. On the event loop only."""
+
+    def __init__(self, max_bytes: int, turn_s: float = TURN_S) -> None:
+        """Empty.
+
+        Args:
+            max_bytes: How much the bodies that wait may take together, and half of how much of the
+                answers may be unread.
+            turn_s: How long the loop works before it reads on.
+        """
+        self._max_bytes = max_bytes
+        self._turn_ns = turn_s * 1e9
+        self._waiting: deque[_Entry] = deque()
+        self._bytes = 0
+        self._busy_since_ns = 0
+        self._standing_since_ns = 0
+        self._paced_ns = 0
+        self._pace_s = 0.0
+        self._refusal: Overloaded | None = None
+        self._later: deque[Callable[[], None]] = deque()
+        self.unread = Unread(2 * max_bytes)
+        self.answered_ns = 0
+        """When something was answered last, by `time.perf_counter_ns`; whoever answers says so."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def is_behind(self, now_ns: int) -> bool:
+        """Whether what was read now is to wait here: others do, or the turn of the loop is over."""
+        if self._waiting:
+            return True
+        if now_ns - self.answered_ns > _IDLE_NS:
+            self._busy_since_ns = now_ns
+            return False
+        return now_ns - self._busy_since_ns > self._turn_ns
+
+    def add(
+        self, request: Waiting, allowed_s: float, begin: Callable[[], None]
+    ) -> Overloaded | None:
+        """Have a request wait for its turn, in which `begin` is called.
+
+        Returns:
+            None; or why it is not to wait: it would not be its turn in time, or too much waits.
+            The same error for all that are refused in one turn: to refuse must cost little.
+        """
+        now_ns = time.perf_counter_ns()
+        waiting = self._waiting
+        size = len(request.body)
+        if waiting:
+            wait_s = (len(waiting) + 1) * self._pace_s
+            standing_s = (now_ns - self._standing_since_ns) / 1e9
+            if (
+                not comes_in_time(wait_s, allowed_s, standing_s)
+                or self._bytes + size > self._max_bytes
+            ):
+                if self._refusal is None:
+                    self._refusal = _refusal(len(waiting), wait_s)
+                return self._refusal
+        else:
+            self._standing_since_ns = now_ns
+            self._paced_ns = 0
+            asyncio.get_running_loop().call_soon(self._work)
+        self._bytes += size
+        waiting.append(_Entry(request, begin, now_ns, now_ns + int(allowed_s * 1e9), size))
+        return None
+
+    def is_crowded(self) -> bool:
+        """Whether what is longer than `SHORT_BYTES` is to wait, as other connections do."""
+        return bool(self._later)
+
+    def later(self, go_on: Callable[[], None]) -> None:
+        """Have a connection go on with what it has read, after a turn for everything else.
+
+        One at a time: many connections that bring much take no more of a turn than one.
+        """
+        self._later.append(go_on)
+        if len(self._later) == 1:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        go_on = self._later[0]
+        try:
+            go_on()
+        except Exception:
+            log.exception("a connection failed that had waited for its turn")
+        self._later.popleft()
+        if self._later:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _work(self) -> None:
+        """Work for one turn, oldest first; then the loop reads, and comes back here."""
+        started_ns = time.perf_counter_ns()
+        self._paced_ns = self._paced_ns or started_ns
+        self._refusal = None
+        begun = 0
+        waiting = self._waiting
+        now_ns = started_ns
+        while waiting and now_ns - started_ns <= self._turn_ns:
+            request, begin, read_ns, until_ns, size = waiting[0]
+            if not request.answered:
+                request.waited_s = (now_ns - read_ns) / 1e9
+                is_late = now_ns >= until_ns
+                self._begin(request.fail_late if is_late else begin)
+                begun += not is_late
+            # Not before: what comes while it is begun is to wait behind it.
+            waiting.popleft()
+            self._bytes -= size
+            now_ns = time.perf_counter_ns()
+        if begun:
+            self._learn_pace((now_ns - self._paced_ns) / 1e9 / begun)
+            self._paced_ns = now_ns
+        self._busy_since_ns = now_ns
+        if waiting:
+            asyncio.get_running_loop().call_soon(self._work)
+
+    def _begin(self, begin: Callable[[], None]) -> None:
+        try:
+            begin()
+        except Exception:
+            # One request that cannot be told its answer must not end the turns of all others.
+            log.exception("a request failed that had waited for its turn")
+
+    def _learn_pace(self, pace_s: float) -> None:
+        if self._pace_s:
+            pace_s = self._pace_s + _NEWEST_COUNTS * (pace_s - self._pace_s)
+        self._pace_s = pace_s
+
+
+def _refusal(count: int, wait_s: float) -> Overloaded:
+    return Overloaded(
+        f"{count} requests wait, and the next would be answered in about {wait_s:.2g} s: "
+        "too late, or they are too large to be kept",
+        hint="retry later, or serve with more workers",
+        retry_after_s=max(1, math.ceil(wait_s)),
+    )

@@ -1,0 +1,212 @@
+"""The extra outputs of one version: what requests ask for, and how it is added to their answers.
+
+The rules:
+- each request's extras are computed from its own rows and its own answer, after its batch: what one
+  caller asks for delays nobody in its batch;
+- what costs more than `ON_LOOP_S` runs on a thread of the version, in the order of arrival; its
+  queue, its memory and its time are bounded as those of the model's own calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from bascule.bundle.extras import Extra, Wanted
+from bascule.bundle.programs import place_of
+from bascule.core import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut
+from bascule.serving.calls import Answer, Call, Cancel, Deliver, Outcome
+from bascule.serving.execution.admission import BufferBudget, held_bytes
+from bascule.serving.limits import Limits
+
+log = logging.getLogger(__name__)
+
+ON_LOOP_S = 1e-3
+"""What extras may cost on the event loop for one request."""
+
+
+class Extras:
+    """Reads what requests to one version ask for, and adds it. On the event loop only."""
+
+    def __init__(
+        self,
+        extras: Sequence[Extra],
+        *,
+        name: str,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        held: BufferBudget,
+    ) -> None:
+        """`name`: the version, `MODEL/VERSION`, for messages."""
+        self._extras = tuple(extras)
+        self._by_field = {field.name: one for one in extras for field in one.fields}
+        self.fields = tuple(field for one in extras for field in one.fields)
+        self.names = frozenset(self._by_field)
+        defaults = (one.by_default for one in extras)
+        self.by_default = tuple(wanted for wanted in defaults if wanted is not None)
+        self.name = name
+        self.limits = limits
+        self.loop = loop
+        self.held = held
+        self.waiting = 0
+        self._thread: ThreadPoolExecutor | None = None
+
+    def read(self, parameters: Mapping[str, Any]) -> tuple[Wanted, ...]:
+        """The extras that the `parameters` of a request ask for; raises `Invalid`."""
+        wishes = (one.read(parameters) for one in self._extras)
+        return tuple(wanted for wanted in wishes if wanted is not None)
+
+    def check(self, outputs: Iterable[str], wanted: Sequence[Wanted]) -> None:
+        """Raise `Invalid` where an output is listed that only an extra which is not wanted adds."""
+        for name in outputs:
+            extra = self._by_field.get(name)
+            if extra is not None and all(one.extra is not extra for one in wanted):
+                raise Invalid(
+                    f"outputs: {name} requires parameters.{extra.name}",
+                    hint=f"send it in parameters, or leave {name} out",
+                )
+
+    def instead_of(self, wanted: Sequence[Wanted]) -> tuple[Wanted, ...]:
+        """The same extras of this version, where another one was asked; without those it lacks."""
+        own = {one.name: one for one in self._extras if one.fields}
+        return tuple(
+            one._replace(extra=own[one.extra.name]) for one in wanted if one.extra.name in own
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """What the metadata of the model says of its extras."""
+        return {key: value for one in self._extras for key, value in one.metadata().items()}
+
+    def take_in(self, size_bytes: int) -> ThreadPoolExecutor:
+        """The thread, for one more call of so many bytes; raises `Overloaded` if it is too much."""
+        if self.waiting >= self.limits.max_queue_requests:
+            raise Overloaded(
+                f"{self.name} has {self.waiting} requests waiting for extra outputs, as many as "
+                "it may",
+                hint="retry later, or ask for the model's own outputs",
+                retry_after_s=1,
+            )
+        self.held.check_room(size_bytes, self.name)
+        self.held.bytes += size_bytes
+        self.waiting += 1
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, f"bascule-extras-{self.name}")
+        return self._thread
+
+
+class ExtraRun:
+    """One call that asks for extras, from its model's answer to its own."""
+
+    __slots__ = (
+        "_call", "_deliver", "_extras", "_timer", "_until_s", "cancel_run", "is_over", "outputs",
+    )  # fmt: skip
+
+    def __init__(self, extras: Extras, call: Call, allowed_s: float, deliver: Deliver) -> None:
+        self._extras = extras
+        self._call = call
+        self._deliver = deliver
+        self._until_s = extras.loop.time() + allowed_s
+        self.is_over = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.cancel_run: Cancel | None = None
+        self.outputs = needed(call)
+        """What the program must answer; None for all."""
+
+    def cancel(self) -> None:
+        """The caller has gone."""
+        self.is_over = True
+        if self.cancel_run is not None:
+            self.cancel_run()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def take(self, outcome: Outcome) -> None:
+        """Take the model's answer; see `calls.Deliver`."""
+        if self.is_over:
+            return
+        if isinstance(outcome, BasculeError):
+            self._end(outcome)
+            return
+        cost_s = self._call.rows * sum(one.extra.row_cost_s for one in self._call.extras)
+        if cost_s <= ON_LOOP_S:
+            self._end(added(outcome, self._call))
+            return
+        try:
+            self._add_on_thread(outcome)
+        except Overloaded as error:
+            self._end(error)
+
+    def _add_on_thread(self, answer: Answer) -> None:
+        extras, call, loop = self._extras, self._call, self._extras.loop
+        size_bytes = held_bytes(call.columns) + held_bytes(answer.outputs)
+        thread = extras.take_in(size_bytes)
+
+        def work() -> Outcome:
+            return _late() if self.is_over else added(answer, call)
+
+        def done(future: Future[Outcome]) -> None:
+            extras.waiting -= 1
+            extras.held.bytes -= size_bytes
+            if not self.is_over:
+                self._end(future.result())
+
+        def back(future: Future[Outcome]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done, future)
+
+        self._timer = loop.call_at(self._until_s, self._end, _late())
+        thread.submit(work).add_done_callback(back)
+
+    def _end(self, outcome: Outcome) -> None:
+        if not self.is_over:
+            self.is_over = True
+            if self._timer is not None:
+                self._timer.cancel()
+            self._deliver(outcome)
+
+
+def needed(call: Call) -> tuple[str, ...] | None:
+    """The outputs that the program must give, so that the extras of a call can be added."""
+    if call.outputs is None:
+        return None
+    made = {field.name for one in call.extras for field in one.extra.fields}
+    own = [name for name in call.outputs if name not in made]
+    for one in call.extras:
+        if _adds(one, call.outputs):
+            own += [name for name in one.extra.needs if name not in own]
+    return tuple(own)
+
+
+def added(answer: Answer, call: Call) -> Outcome:
+    """The answer with the extras that its call asks for; an error where one fails."""
+    every = dict(answer.outputs)
+    names = dict.fromkeys(call.outputs or every)
+    for one in call.extras:
+        if not _adds(one, call.outputs):
+            continue
+        try:
+            more = one.extra.add(call.columns, answer.outputs, one.settings)
+        except BasculeError as problem:
+            return ModelFailed(f"the answer has no {one.extra.name}: {problem.message}")
+        except Exception as problem:
+            log.exception("the extra output %s failed", one.extra.name)
+            return ModelFailed(f"the answer has no {one.extra.name}", reason=place_of(problem))
+        every |= more
+        if one.always or call.outputs is None:
+            names |= dict.fromkeys(more)
+    return Answer({name: every[name] for name in names}, answer.by)
+
+
+def _adds(wanted: Wanted, outputs: tuple[str, ...] | None) -> bool:
+    return (
+        wanted.always
+        or outputs is None
+        or any(field.name in outputs for field in wanted.extra.fields)
+    )
+
+
+def _late() -> TimedOut:
+    return TimedOut("the extra outputs were not ready in time", hint="allow more time, or ask less")

@@ -1,0 +1,91 @@
+"""The interface `Predictor`: answers calls under one name and version."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from bascule.core import Columns, Field, Signature
+from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver
+from bascule.serving.execution.extras import Extras
+from bascule.serving.limits import Limits
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry import MetricSeries
+
+
+class Facts(NamedTuple):
+    """What protocols need to know of a program, apart from the program itself.
+
+    Routes are made of these alone: a route that held the program would keep its memory after the
+    model was unloaded.
+    """
+
+    name: str
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+
+class Predictor(Protocol):
+    """Answers calls under one name and version. On the event loop only.
+
+    `ServedModel` is one version; `ResilientPredictor` is one with a policy. A predictor may ask
+    others: the `Answer` says which version produced it.
+
+    Attributes:
+        by: Whose answers are taken for granted; an answer by another is marked as such.
+        signature: What requests are checked against.
+        program: What columns are decoded into.
+        digest: Of the bundle.
+        batch_invariant: Whether a row has the same bits in every batch.
+        service: The name, the version and the folder.
+        example: Rows to show to people; None where there are none.
+        limits: The bounds to keep.
+        extras: The extra outputs that can be asked for.
+        slot: Where answers are counted.
+        asks_header: The request header that `answer` reads from its context, in lower case (a
+            sticky key, for example); empty for none.
+    """
+
+    by: AnsweredBy
+    signature: Signature
+    program: Facts
+    digest: str
+    batch_invariant: bool
+    service: ModelSpec
+    example: Columns | None
+    limits: Limits
+    extras: Extras
+    slot: MetricSeries
+    asks_header: bytes
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    def check_room(self, allowed_s: float) -> None:
+        """Return if a call may be answered in time: what cannot be need not even be decoded.
+
+        Raises:
+            Overloaded: Too many calls wait, or there is no answer to be had in time.
+            Unavailable: The model is being unloaded.
+        """
+
+    def answer(
+        self, call: Call, context: Context, allowed_s: float, deliver: Deliver
+    ) -> Cancel | None:
+        """Run a call and deliver its outcome, once: at once, or later on the event loop.
+
+        Args:
+            call: What is asked.
+            context: The request that asks.
+            allowed_s: How long the caller waits.
+            deliver: Takes the answer, or the error.
+
+        Returns:
+            What to call if the caller goes away; None where the outcome has been delivered.
+
+        Raises:
+            Overloaded: Too many calls wait, or there is no answer to be had in time.
+            Unavailable: The model is being unloaded.
+        """

@@ -1,0 +1,220 @@
+"""Runs the calls of a model by its policy: tries again, falls back, and keeps the breaker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+
+from bascule.core import BasculeError, Overloaded, Unavailable
+from bascule.serving.calls import Call, Cancel, Context, Deliver, Outcome
+from bascule.serving.execution.predictors import Predictor
+from bascule.serving.execution.resilience import (
+    Breaker,
+    Closed,
+    Open,
+    ResiliencePolicy,
+    Retries,
+    admitted,
+    is_failure,
+    noted,
+    opens_again_in_s,
+)
+
+log = logging.getLogger(__name__)
+
+_EARLY_S = 0.002
+"""The loop counts in milliseconds, so a timer may come by one or two before its time."""
+
+
+class ResilientPredictor:
+    """One version and its policy in one worker (a `Predictor`). On the event loop only."""
+
+    def __init__(
+        self,
+        model: Predictor,
+        policy: ResiliencePolicy,
+        find: Callable[[str], Predictor | None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """`find` gives the fallback by its reference, without a policy of its own."""
+        self.model = model
+        self.by = model.by
+        self.name = model.name
+        self.version = model.version
+        self.service = model.service
+        self.signature = model.signature
+        self.program = model.program
+        self.digest = model.digest
+        self.batch_invariant = model.batch_invariant
+        self.example = model.example
+        self.limits = model.limits
+        self.extras = model.extras
+        self.slot = model.slot
+        self.asks_header = model.asks_header
+        self.policy = policy
+        self.find = find
+        self.now_s = loop.time
+        self.breaker: Breaker = Closed()
+        self.retries = Retries()
+
+    def check_room(self, allowed_s: float) -> None:
+        """Nothing is refused before it is tried: the fallback may answer."""
+
+    def answer(
+        self, call: Call, context: Context, allowed_s: float, deliver: Deliver
+    ) -> Cancel | None:
+        """See `Predictor.answer`."""
+        return _Attempt(self, call, context, self.now_s() + allowed_s, deliver).start()
+
+    def note(self, *, ok: bool) -> None:
+        """A call that ran has succeeded or failed."""
+        before = self.breaker
+        self.breaker = noted(self.policy, before, self.now_s(), ok=ok)
+        if not ok:
+            self.model.slot.count_failure()
+        if isinstance(self.breaker, Open) != isinstance(before, Open):
+            how = "opens" if isinstance(self.breaker, Open) else "closes"
+            log.warning("the breaker of %s %s", self.by.name, how)
+
+
+class _Attempt:
+    """One call under a policy."""
+
+    __slots__ = (
+        "_call", "_cancel_run", "_context", "_deliver", "_hurried_until_s", "_is_over",
+        "_resilient", "_retried", "_until_s",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        resilient: ResilientPredictor,
+        call: Call,
+        context: Context,
+        until_s: float,
+        deliver: Deliver,
+    ) -> None:
+        self._resilient = resilient
+        self._call = call
+        self._context = context
+        self._until_s = until_s
+        self._deliver = deliver
+        self._retried = False
+        self._hurried_until_s = math.inf
+        self._is_over = False
+        self._cancel_run: Cancel | None = None
+
+    def start(self) -> Cancel | None:
+        resilient = self._resilient
+        policy = resilient.policy
+        breaker = admitted(policy, resilient.breaker, resilient.now_s())
+        if breaker is None:
+            self._fall_back(self._held_back())
+        else:
+            resilient.breaker = breaker
+            resilient.retries = resilient.retries.earned(policy)
+            self._run()
+        return None if self._is_over else self.cancel
+
+    def cancel(self) -> None:
+        """The caller has gone."""
+        self._is_over = True
+        if self._cancel_run is not None:
+            self._cancel_run()
+
+    def _run(self) -> None:
+        resilient = self._resilient
+        now_s = resilient.now_s()
+        fair_s = resilient.policy.timeout_s or resilient.model.limits.deadline_s
+        allowed_s = min(self._until_s - now_s, fair_s)
+        self._hurried_until_s = now_s + allowed_s if allowed_s < 0.99 * fair_s else math.inf
+        try:
+            self._cancel_run = resilient.model.answer(
+                self._call, self._context, allowed_s, self._done
+            )
+        except Unavailable as error:
+            self._done(error)
+        except Overloaded as error:
+            if not self._retried:
+                raise  # nothing was run, and nothing is known of the model
+            self._fall_back(error)
+
+    def _done(self, outcome: Outcome) -> None:
+        if self._is_over:
+            return
+        failed = is_failure(outcome)
+        # Who waits for less than the model may take says nothing of the model by giving up, or else
+        # a few callers in a hurry would open its breaker for everybody.
+        if not failed or self._resilient.now_s() < self._hurried_until_s - _EARLY_S:
+            self._resilient.note(ok=not failed)
+        if not failed:
+            self._end(outcome)
+        elif not self._tries_again(outcome):
+            assert isinstance(outcome, BasculeError)
+            self._fall_back(outcome)
+
+    def _tries_again(self, outcome: Outcome) -> bool:
+        resilient = self._resilient
+        left = resilient.retries.spent()
+        if (
+            self._retried
+            or left is None
+            or not resilient.policy.retry_percent
+            or not isinstance(outcome, Unavailable)
+            or resilient.now_s() >= self._until_s
+        ):
+            return False
+        resilient.retries = left
+        self._retried = True
+        self._run()
+        return True
+
+    def _fall_back(self, error: BasculeError) -> None:
+        resilient = self._resilient
+        left_s = self._until_s - resilient.now_s()
+        other = resilient.find(resilient.policy.fallback) if resilient.policy.fallback else None
+        if other is None or other is resilient.model or left_s <= 0:
+            self._end(error)
+            return
+
+        def told(outcome: Outcome) -> None:
+            if self._is_over:
+                return
+            if isinstance(outcome, BasculeError):
+                self._end(error)  # of the model that was asked: the other is not the caller's
+                return
+            resilient.model.slot.count_fallback()
+            self._end(outcome)
+
+        try:
+            # Not by its own policy: two that fall back on each other would never end.
+            self._cancel_run = other.answer(
+                _for_fallback(self._call, other), self._context, left_s, told
+            )
+        except (Overloaded, Unavailable):
+            self._end(error)
+
+    def _end(self, outcome: Outcome) -> None:
+        self._is_over = True
+        self._deliver(outcome)
+
+    def _held_back(self) -> Unavailable:
+        resilient = self._resilient
+        wait_s = opens_again_in_s(resilient.policy, resilient.breaker, resilient.now_s())
+        return Unavailable(
+            f"{resilient.by.name} failed "
+            f"{resilient.policy.breaker_failures} times in a row, and is tried again in "
+            f"{wait_s:.0f} s",
+            hint="retry later; see the server's log",
+            retry_after_s=max(1, round(wait_s)),
+        )
+
+
+def _for_fallback(call: Call, other: Predictor) -> Call:
+    """The same call in the dtypes that the other's program reads, with extras of the other."""
+    columns = {
+        field.name: call.columns[field.name].astype(field.dtype.numpy, copy=False)
+        for field in other.program.inputs
+    }
+    return call._replace(columns=columns, extras=other.extras.instead_of(call.extras))

@@ -1,0 +1,221 @@
+"""The models that a worker serves, ready to run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from bascule.bundle.extras import Extra
+from bascule.core import BasculeError, Columns, Overloaded, Program, Signature, Unavailable
+from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver, Outcome
+from bascule.serving.execution.admission import BufferBudget, held_bytes
+from bascule.serving.execution.engine import Engine
+from bascule.serving.execution.extras import ExtraRun, Extras
+from bascule.serving.execution.placement import Pace
+from bascule.serving.execution.predictors import Facts
+from bascule.serving.limits import Limits
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry import MetricSeries
+
+
+class ServedModel:
+    """One version (a `Predictor`): runs calls where its engine says, and is loaded when asked.
+
+    A version without an engine is known, and not in memory. Whoever asks for it waits until it is,
+    for as long as a request may take.
+    """
+
+    def __init__(
+        self,
+        service: ModelSpec,
+        *,
+        signature: Signature,
+        program: Program | Facts,
+        digest: str,
+        batch_invariant: bool,
+        pace: Pace | None,
+        slot: MetricSeries,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        held: BufferBudget,
+        extras: Sequence[Extra] = (),
+        example: Columns | None = None,
+    ) -> None:
+        """Ready to run where the program and its pace are given; asleep with its facts alone.
+
+        `example` is rows that the program can be asked about, to show to people.
+        """
+        self.service = service
+        self.name = service.model
+        self.version = service.version
+        self.signature = signature
+        self.program = Facts(program.name, program.inputs, program.outputs)
+        self.digest = digest
+        self.batch_invariant = batch_invariant
+        self.slot = slot
+        self.example = example
+        self.limits = limits
+        self.held = held
+        self.by = AnsweredBy(self.name, self.version, program.name)
+        self.asks_header = b""
+        self.extras = Extras(extras, name=self.by.name, limits=limits, loop=loop, held=held)
+        self.engine: Engine | None = None
+        if pace is not None and not isinstance(program, Facts):
+            self.engine = Engine(
+                program, pace, limits, loop,
+                by=self.by, batch_invariant=batch_invariant, held=held,
+            )  # fmt: skip
+        self.wake: Callable[[ServedModel], None] = _nobody_wakes
+        self.size_bytes = 0
+        self.last_used_s = 0.0
+        self._loop = loop
+        self._waiting: list[_Waiting] = []
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls wait, for the model or in its queue, or run."""
+        return len(self._waiting) + (0 if self.engine is None else self.engine.open_calls)
+
+    def check_room(self, allowed_s: float) -> None:
+        """See `Predictor.check_room`."""
+        engine = self.engine
+        if engine is not None and not engine.inline_rows:
+            engine.batcher.check_room(1, allowed_s)
+
+    def answer(
+        self,
+        call: Call,
+        context: Context,  # noqa: ARG002 -- one version answers all callers alike
+        allowed_s: float,
+        deliver: Deliver,
+    ) -> Cancel | None:
+        """See `Predictor.answer`."""
+        if call.extras:
+            return self._answer_with_extras(call, allowed_s, deliver)
+        self.last_used_s = self._loop.time()
+        engine = self.engine
+        if engine is None:
+            return self._wait(call, call.outputs, allowed_s, deliver)
+        return engine.run(call.columns, call.rows, call.outputs, allowed_s, deliver)
+
+    def _answer_with_extras(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
+        run = ExtraRun(self.extras, call, allowed_s, deliver)
+        self.last_used_s = self._loop.time()
+        engine = self.engine
+        if engine is None:
+            run.cancel_run = self._wait(call, run.outputs, allowed_s, run.take)
+        else:
+            run.cancel_run = engine.run(call.columns, call.rows, run.outputs, allowed_s, run.take)
+        return None if run.is_over else run.cancel
+
+    def wakes(self, engine: Engine) -> None:
+        """It is in memory now: run whoever waits."""
+        self.engine = engine
+        waiting, self._waiting = self._waiting, []
+        self.last_used_s = now_s = self._loop.time()
+        for one in waiting:
+            if one.is_given_up:
+                continue
+            columns, deliver = one.leave()
+            try:
+                one.cancel_run = engine.run(
+                    columns, one.rows, one.outputs, one.until_s - now_s, deliver
+                )
+            except BasculeError as error:
+                deliver(error)
+
+    def stays_asleep(self, error: BasculeError) -> None:
+        """It could not be loaded: tell whoever waits why."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.settle(error)
+
+    def falls_asleep(self) -> Engine | None:
+        """Give up the engine, which whoever asks has to stop and close."""
+        engine, self.engine = self.engine, None
+        return engine
+
+    def _wait(
+        self, call: Call, outputs: tuple[str, ...] | None, allowed_s: float, deliver: Deliver
+    ) -> Cancel:
+        if len(self._waiting) >= self.limits.max_queue_requests:
+            raise Overloaded(
+                f"{self.name}/{self.version} is being loaded, and {len(self._waiting)} requests "
+                "wait for it, as many as may",
+                hint="retry later",
+                retry_after_s=1,
+            )
+        size = held_bytes(call.columns)
+        self.held.check_room(size, f"{self.name}/{self.version}")
+        one = _Waiting(call, outputs, self._loop.time() + allowed_s, deliver, self.held, size)
+        late = Unavailable(
+            f"{self.name}/{self.version} was not loaded within {allowed_s * 1e3:g} ms",
+            hint="retry: it is being loaded",
+            retry_after_s=1,
+        )
+        one.timer = self._loop.call_later(allowed_s, one.settle, late)
+        self._waiting.append(one)
+        self.wake(self)
+        return one.cancel
+
+
+def _nobody_wakes(model: ServedModel) -> None:
+    raise Unavailable(f"{model.name}/{model.version} is not loaded", retry_after_s=1)
+
+
+class _Waiting:
+    """A call that waits for its model."""
+
+    __slots__ = (
+        "cancel_run", "columns", "deliver", "held", "is_given_up", "outputs", "rows", "size_bytes",
+        "timer", "until_s",
+    )  # fmt: skip
+
+    timer: asyncio.TimerHandle
+
+    def __init__(
+        self,
+        call: Call,
+        outputs: tuple[str, ...] | None,
+        until_s: float,
+        deliver: Deliver,
+        held: BufferBudget,
+        size_bytes: int,
+    ) -> None:
+        self.columns = call.columns
+        self.rows = call.rows
+        self.outputs = outputs
+        self.until_s = until_s
+        self.deliver = deliver
+        self.held = held
+        self.size_bytes = size_bytes
+        self.held.bytes += size_bytes
+        self.is_given_up = False
+        self.cancel_run: Cancel | None = None
+
+    def leave(self) -> tuple[Columns, Deliver]:
+        """Wait no longer: what the call brought is given over, and is not kept here."""
+        self.timer.cancel()
+        self.held.bytes -= self.size_bytes
+        self.size_bytes = 0
+        columns, self.columns = self.columns, {}
+        # It may hold the rows as well, for a second attempt or for what is added to the answer.
+        deliver, self.deliver = self.deliver, _deliver_nothing
+        return columns, deliver
+
+    def settle(self, error: BasculeError) -> None:
+        if not self.is_given_up:
+            self.is_given_up = True
+            _, deliver = self.leave()
+            deliver(error)
+
+    def cancel(self) -> None:
+        """The caller has gone, or has its answer."""
+        self.is_given_up = True
+        self.leave()
+        if self.cancel_run is not None:
+            self.cancel_run()
+
+
+def _deliver_nothing(outcome: Outcome) -> None:
+    """To whoever has gone."""

@@ -1,0 +1,127 @@
+"""The data plane: the models of one worker, and the routes that all protocols give them.
+
+Protocols are asked for routes when what is served changes, never while a request is answered. The
+table of routes is replaced as a whole, so a request sees either all of a change or nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from bascule.core import BasculeError, NotFound
+from bascule.serving.execution import Predictor
+from bascule.serving.protocols.openapi import document
+from bascule.serving.transports import Route, Routes, table
+
+
+class ProtocolAdapter(Protocol):
+    """One protocol over the data plane; see `table.PROTOCOLS`."""
+
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:
+        """The routes that are there whatever is served."""
+
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
+        """The routes of one version; of the plain name too where it is the default version.
+
+        They are kept for as long as the version is served, and are asked for again only when
+        another version of the model comes or goes, or it becomes the default or the first model.
+        """
+
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
+        """Which part of a path names nothing; None if the path is not of this protocol."""
+
+
+class DataPlane:
+    """The models that a worker serves now."""
+
+    def __init__(self, protocols: Sequence[ProtocolAdapter], is_ready: Callable[[], bool]) -> None:
+        self._protocols = protocols
+        self.is_ready = is_ready
+        self.models: dict[str, dict[str, Predictor]] = {}
+        self._table: Routes = {}
+        self.asked_headers: frozenset[bytes] = frozenset()
+        """The request headers that predictors read, in lower case: transports keep them."""
+        self._described = b""
+        self._kept: dict[tuple[int, int], _Kept] = {}
+
+    def serve(self, models: Iterable[Predictor]) -> Routes:
+        """Serve exactly these from now on; returns the routes.
+
+        The first version of a name is its default; the first model of all is the one that protocols
+        without names speak to.
+        """
+        served: dict[str, dict[str, Predictor]] = {}
+        for model in models:
+            served.setdefault(model.name, {})[model.version] = model
+        self.models = served
+        self._described = b""
+        self._table = table(self._routes())
+        headers = {model.asks_header for versions in served.values() for model in versions.values()}
+        self.asked_headers = frozenset(headers - {b""})
+        return self._table
+
+    def described(self) -> bytes:
+        """The OpenAPI document of what is served now."""
+        if not self._described:
+            self._described = msgspec.json.encode(document(self._table))
+        return self._described
+
+    @property
+    def first(self) -> Predictor | None:
+        """The default version of the first model, for protocols whose paths name none."""
+        versions = next(iter(self.models.values()), None)
+        return None if versions is None else next(iter(versions.values()))
+
+    def is_default(self, model: Predictor) -> bool:
+        """Whether it is the version that answers to the plain name."""
+        return next(iter(self.models[model.name].values())) is model
+
+    def find(self, name: str, version: str | None = None) -> Predictor:
+        """A model by name, and version or the default one; raises `NotFound`."""
+        versions = self.models.get(name)
+        if not versions:
+            served = ", ".join(sorted(self.models)) or "no models"
+            raise NotFound(f"no model {name[:128]!r} here", hint=f"served are: {served}")
+        if version is None:
+            return next(iter(versions.values()))
+        if version not in versions:
+            raise NotFound(
+                f"no version {version[:128]!r} of {name!r} here",
+                hint=f"served are: {', '.join(versions)}",
+            )
+        return versions[version]
+
+    def not_found(self, path: bytes) -> BasculeError:
+        """Say which part of a path names nothing."""
+        for protocol in self._protocols:
+            told = protocol.not_found(self, path)
+            if told is not None:
+                return told
+        return NotFound("no such path", hint="GET /v2 describes the server")
+
+    def _routes(self) -> Iterator[Route]:
+        # Requests wait while this is done, and to make the routes of hundreds of models takes long.
+        before, self._kept = self._kept, {}
+        first = self.first
+        for place, protocol in enumerate(self._protocols):
+            yield from protocol.server_routes(self)
+            for versions in self.models.values():
+                for model in versions.values():
+                    facts = (model is first, self.is_default(model), *versions)
+                    key = place, id(model)  # of no other: what is kept holds the model
+                    kept = before.get(key)
+                    if kept is None or kept.facts != facts:
+                        kept = _Kept(model, facts, tuple(protocol.model_routes(self, model)))
+                    self._kept[key] = kept
+                    yield from kept.routes
+
+
+class _Kept(NamedTuple):
+    """The routes that a protocol gave a model, and what they were made of."""
+
+    model: Predictor
+    facts: tuple[object, ...]
+    routes: tuple[Route, ...]

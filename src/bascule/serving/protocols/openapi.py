@@ -1,0 +1,175 @@
+"""The OpenAPI document of what is served: every route, with the model's own fields and an example.
+
+A route says of itself what it takes and answers (`Route.about`); the words and the schemas that
+protocols share are here. Nothing of it is made before somebody asks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.core import VERSION, Columns, DType, Field, Signature
+from bascule.serving.transports import About, Route, Routes
+
+Schema = dict[str, Any]
+"""A JSON Schema (2020-12), as OpenAPI 3.1 has it."""
+
+_EXAMPLE_ROWS = 2
+_ERROR: Schema = {
+    "type": "object",
+    "properties": {"error": {"type": "string"}},
+    "required": ["error"],
+}
+_SUMMARIES = {
+    "infer": "Predictions",
+    "read": "Description",
+    "health": "Health",
+    "metrics": "Counters",
+    "manage": "Loading and unloading",
+}
+
+
+def document(routes: Routes) -> dict[str, Any]:
+    """The whole document."""
+    paths: dict[str, dict[str, Any]] = {}
+    for path, methods in sorted(routes.items()):
+        for method, route in methods.items():
+            if method != b"HEAD":
+                operations = paths.setdefault(path.decode(), {})
+                operations[method.decode().lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Bascule", "version": VERSION},
+        "paths": paths,
+        "components": {"schemas": {"Error": _ERROR}},
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    about = route.about() if route.about is not None else About({})
+    made: dict[str, Any] = {
+        "operationId": f"{route.method.decode()} {route.path.decode()}",
+        "summary": _SUMMARIES[route.action],
+        "responses": {
+            "200": {"description": "The answer.", "content": _content(about.answer)},
+            "default": {
+                "description": "What went wrong, and the next step.",
+                "content": _content({"$ref": "#/components/schemas/Error"}),
+            },
+        },
+    }
+    if route.model:
+        made["tags"] = [route.model]
+    if about.takes is not None:
+        content = _content(about.takes)
+        content["application/json"]["example"] = about.example
+        made["requestBody"] = {"required": True, "content": content}
+    return made
+
+
+def _content(schema: Schema) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+# -- schemas of what models take and answer --
+
+
+def value_schema(field: Field) -> Schema:
+    """One value of a field."""
+    kind = "number" if field.dtype.is_float else "integer" if field.dtype.is_integer else "string"
+    if field.dtype is DType.BOOL:
+        kind = "boolean"
+    made: Schema = {"type": [kind, "null"] if field.nullable else kind}
+    if field.categories is not None:
+        made["enum"] = [*field.categories, *([None] if field.nullable else [])]
+    if field.bounds is not None and max(field.bounds) < 1e308:  # beyond which JSON has none
+        made["minimum"], made["maximum"] = field.bounds
+    return made
+
+
+def row_schema(field: Field) -> Schema:
+    """What one row has of a field: a value, or lists of them."""
+    made = value_schema(field)
+    for length in reversed(field.shape):
+        made = {"type": "array", "items": made}
+        if length >= 0:
+            made |= {"minItems": length, "maxItems": length}
+    return made
+
+
+def rows_schema(signature: Signature) -> Schema:
+    """Rows as protocols of rows take them: lists for a matrix, objects for a table."""
+    if len(signature.inputs) == 1 and signature.inputs[0].shape:
+        row = row_schema(signature.inputs[0])
+    else:
+        row = {
+            "type": "object",
+            "properties": {field.name: row_schema(field) for field in signature.inputs},
+            "required": [field.name for field in signature.inputs],
+            "additionalProperties": False,
+        }
+    return {"type": "array", "minItems": 1, "items": row}
+
+
+def answers_schema(outputs: tuple[Field, ...]) -> Schema:
+    """Answers row by row: the values of one output, or objects of several."""
+    if len(outputs) == 1:
+        return {"type": "array", "items": _answered(outputs[0])}
+    properties = {field.name: _answered(field) for field in outputs}
+    return {"type": "array", "items": {"type": "object", "properties": properties}}
+
+
+def _answered(field: Field) -> Schema:
+    made: Schema = {**row_schema(field)}
+    if field.dtype.is_float and not field.shape:
+        made["type"] = ["number", "null"]  # JSON has no other word for what is not finite
+    return made
+
+
+# -- examples --
+
+
+def example_columns(signature: Signature, example: Columns | None) -> dict[str, list[Any]]:
+    """The first rows of an example by input, as JSON has them; made up where there is none."""
+    if example is None:
+        return {field.name: [_made_up(field)] for field in signature.inputs}
+    return {
+        field.name: _plain(example[field.name][:_EXAMPLE_ROWS], field) for field in signature.inputs
+    }
+
+
+def example_rows(signature: Signature, example: Columns | None) -> list[Any]:
+    """The first rows of an example, in the form of `rows_schema`."""
+    columns = example_columns(signature, example)
+    if len(signature.inputs) == 1 and signature.inputs[0].shape:
+        return columns[signature.inputs[0].name]
+    names = tuple(columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _plain(array: NDArray[Any], field: Field) -> list[Any]:
+    """The values in the field's own type, whatever the program computes in."""
+    if field.dtype is not DType.BYTES and not (field.dtype.is_float or array.dtype == object):
+        array = array.astype(field.dtype.numpy)
+    if array.dtype.kind == "f":
+        missing = np.isnan(array)
+        array = array.astype(object)
+        array[missing] = None
+    values: list[Any] = array.tolist()
+    return values
+
+
+def _made_up(field: Field) -> Any:
+    value: Any = 0.0 if field.dtype.is_float else 0 if field.dtype.is_integer else "text"
+    if field.dtype is DType.BOOL:
+        value = False
+    if field.categories:
+        value = field.categories[0]
+    if field.bounds is not None:
+        value = min(max(value, field.bounds[0]), field.bounds[1])
+    for length in reversed(field.shape):
+        value = [value] * max(length, 1)
+    return value

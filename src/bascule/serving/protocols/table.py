@@ -1,0 +1,47 @@
+"""The protocols of the server: each turns the bytes of one protocol into calls, and answers back.
+
+One file each, one line each in the table. A protocol finds models through `data_plane.DataPlane`,
+makes a `serving.calls.Call` of a request, and has `Predictor.answer` run it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
+from bascule.serving.protocols.data_plane import ProtocolAdapter
+from bascule.serving.protocols.load_requests import LoadRequests
+
+PROTOCOLS: dict[str, str] = {
+    "oip": "bascule.serving.protocols.oip_rest:OipRest",
+    "tfserving": "bascule.serving.protocols.tfserving:TfServing",
+    "invocations": "bascule.serving.protocols.invocations:Invocations",
+    "vertex": "bascule.serving.protocols.vertex:Vertex",
+    "azureml": "bascule.serving.protocols.azureml:AzureMl",
+}
+"""Protocols by name; each is imported when a server that speaks it starts."""
+
+
+def open_protocols(
+    chosen: ChosenProtocols = EVERY_PROTOCOL, wishes: LoadRequests | None = None
+) -> list[ProtocolAdapter]:
+    """The protocols that were chosen, in the order of the table; all where nothing is said.
+
+    `wishes` takes what callers want to have loaded and unloaded; None where they may not.
+    """
+    made: list[ProtocolAdapter] = []
+    for name, place in PROTOCOLS.items():
+        if name not in chosen.names:
+            continue
+        module, _, kind = place.partition(":")
+        options: dict[str, Any] = {}
+        if name == "vertex":
+            options = {
+                "health_route": chosen.vertex_health_route,
+                "predict_route": chosen.vertex_predict_route,
+            }
+        elif name == "invocations":
+            options = {"wishes": wishes}
+        made.append(getattr(import_module(module), kind)(**options))
+    return made

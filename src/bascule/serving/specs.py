@@ -1,0 +1,133 @@
+"""What is served: the list that the supervisor tells its workers, and what changes make of it.
+
+Apart from the workers' own modules, because the supervisor must not load what a worker needs. The
+changes are pure: a list and a wish in, a list out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bascule.core import Conflict, NotFound, check_name
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a worker is told to serve.
+
+    Attributes:
+        model: The name that requests use.
+        version: The version that answers carry.
+        path: The bundle's folder.
+    """
+
+    model: str
+    version: str
+    path: Path
+
+    def to_json(self) -> dict[str, str]:
+        return {"model": self.model, "version": self.version, "path": str(self.path)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ModelSpec:
+        return cls(value["model"], value["version"], Path(value["path"]))
+
+
+ModelSpecs = tuple[ModelSpec, ...]
+"""What is served. The first version of a model is its default; no version is there twice."""
+
+
+def check_specs(services: ModelSpecs) -> ModelSpecs:
+    """`services` if their names can stand in a path and a label; raises `Invalid`."""
+    for service in services:
+        check_name(service.model)
+        check_name(service.version, what="version")
+    return services
+
+
+def loaded(services: ModelSpecs, new: ModelSpec, *, default: bool = False) -> ModelSpecs:
+    """With `new` beside the others, or before the other versions of its model.
+
+    The same version from another folder takes the place of the one that is there.
+    """
+    same = next((one for one in services if _is_same(one, new)), None)
+    if same is not None:
+        services = tuple(new if one is same else one for one in services)
+    else:
+        services = (*services, new)
+    return _with_default(services, new) if default else services
+
+
+def swapped(services: ModelSpecs, new: ModelSpec) -> ModelSpecs:
+    """With `new` in the place of the default version of its model; the other versions stay."""
+    before = default_of(services, new.model)
+    services = loaded(services, new, default=True)
+    if before is None or _is_same(before, new):
+        return services
+    return tuple(one for one in services if not _is_same(one, before))
+
+
+def unloaded(services: ModelSpecs, model: str, version: str | None = None) -> ModelSpecs:
+    """Without a version, or without the only version of a model.
+
+    Raises:
+        NotFound: It is not served.
+        Conflict: It is the default, and those who ask for the plain name would be answered by
+            another version unasked; or there are several, and none was named.
+    """
+    versions = [one for one in services if one.model == model]
+    if not versions:
+        names = ", ".join(sorted({one.model for one in services})) or "no models"
+        raise NotFound(f"{model!r} is not served", hint=f"served are {names}")
+    told = ", ".join(one.version for one in versions)
+    if version is None and len(versions) > 1:
+        raise Conflict(f"{model} is served in versions {told}", hint="say which one to unload")
+    gone = next((one for one in versions if version in (None, one.version)), None)
+    if gone is None:
+        raise NotFound(f"{model}/{version} is not served", hint=f"versions served are {told}")
+    if gone is versions[0] and len(versions) > 1:
+        raise Conflict(
+            f"{model}/{version} is the default version of {model}, and others are served",
+            hint="make another one the default first, or swap",
+        )
+    return tuple(one for one in services if one is not gone)
+
+
+def without(services: ModelSpecs, model: str) -> ModelSpecs:
+    """Without any version of a model; raises `NotFound` if none is served."""
+    while len(versions := [one for one in services if one.model == model]) > 1:
+        services = unloaded(services, model, versions[-1].version)
+    return unloaded(services, model)
+
+
+def check_absent(services: ModelSpecs, model: str) -> None:
+    """Raise `Conflict` if a version of the model is served."""
+    there = default_of(services, model)
+    if there is not None:
+        raise Conflict(
+            f"{model!r} is loaded, from {there.path}",
+            hint=f"unload it first: DELETE /models/{model}",
+        )
+
+
+def default_of(services: ModelSpecs, model: str) -> ModelSpec | None:
+    """The version that answers to the plain name."""
+    return next((one for one in services if one.model == model), None)
+
+
+def _with_default(services: ModelSpecs, new: ModelSpec) -> ModelSpecs:
+    """Moved before the other versions of its model, where the first of them is now."""
+    first = default_of(services, new.model)
+    made: list[ModelSpec] = []
+    for one in services:
+        if one is first:
+            made.append(new)
+        if not _is_same(one, new):
+            made.append(one)
+    return tuple(made)
+
+
+def _is_same(one: ModelSpec, other: ModelSpec) -> bool:
+    return (one.model, one.version) == (other.model, other.version)

@@ -1,0 +1,32 @@
+from .counters import (
+    BUCKETS_S as BUCKETS_S,
+    STATUSES as STATUSES,
+    Counters as Counters,
+    MetricLabels as MetricLabels,
+    MetricSeries as MetricSeries,
+    Pulse as Pulse,
+    Totals as Totals,
+    prometheus_text as prometheus_text,
+)
+from .load import (
+    Load as Load,
+    Look as Look,
+    VersionLoad as VersionLoad,
+    WorkerLoad as WorkerLoad,
+    load_between as load_between,
+)
+from .logs import start_logging as start_logging
+from .recorder import (
+    RECORDER_VARIABLE as RECORDER_VARIABLE,
+    Recorder as Recorder,
+    open_recorder as open_recorder,
+)
+from .request_log import (
+    FAILED_FROM as FAILED_FROM,
+    FAILURES_ALONE as FAILURES_ALONE,
+    NEVER as NEVER,
+    RequestLog as RequestLog,
+    RequestLogConfig as RequestLogConfig,
+    request_id_of as request_id_of,
+)
+from .spans import OtlpSpans as OtlpSpans

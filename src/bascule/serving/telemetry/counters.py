@@ -1,0 +1,328 @@
+"""Counters that every worker writes and anybody can read, in one shared file.
+
+Each worker owns one region and is its only writer, so nothing is locked. The file outlives a
+worker: one that is killed and started again goes on counting where it stood, and the sum over the
+regions is what clients saw. Reading costs the writers nothing.
+
+The front of the file has a few words by which the processes see that the others are alive: each
+worker and the control process write when their event loops last turned, and the control process
+when the keys last held.
+
+What the slots of a region count is said at the front of the file, by the supervisor alone. A
+version gets a slot when it is first loaded and keeps it: one that comes back counts on, so that a
+counter never falls, and every reader knows all names that were ever given.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bascule.core import Unavailable
+
+STATUSES = (
+    200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 417, 429, 431, 499, 500, 501, 503, 504,
+    505, 507,
+)  # fmt: skip
+"""The statuses that are told apart. 499: the client was gone before its answer."""
+
+BUCKETS_S = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds of the histogram of durations; one more bucket takes what is above."""
+
+_STATUS_INDEX = {status: index for index, status in enumerate(STATUSES)}
+_BOUNDS_NS = tuple(int(bound * 1e9) for bound in BUCKETS_S)
+_ROWS = len(STATUSES)
+_SUM_NS = _ROWS + 1
+_FIRST_BUCKET = _SUM_NS + 1
+_FAILURES = _FIRST_BUCKET + len(BUCKETS_S) + 1
+_FALLBACKS = _FAILURES + 1
+_SLOT_WORDS = _FALLBACKS + 1
+
+_KEYS_HELD_NS, _KEYS_READ_NS, _SILENT_WORKERS, _CONTROL_BEAT, _CONTROL_RESTARTS = 1, 2, 3, 4, 5
+_FIRST_BEAT = 6
+"""Words at the front, after the number of names. Times are of the monotonic clock, which all
+processes of a machine share."""
+
+CAPACITY = 4096
+"""How many versions can be counted from a server's start to its end. Pages that nothing was written
+to take no memory."""
+_NAME_BYTES = 272
+"""Two of length, then `model/version`: each is at most 128 characters of ASCII."""
+
+
+class MetricSeries:
+    """The counters of one worker for one label."""
+
+    __slots__ = ("_base", "_words", "label")
+
+    def __init__(self, words: memoryview, base: int, label: MetricLabels) -> None:
+        self._words = words
+        self._base = base
+        self.label = label
+
+    def count(self, status: int, duration_ns: int, rows: int) -> None:
+        """Note one answer: its status, how long it took, and how many rows it answered."""
+        words = self._words
+        base = self._base
+        words[base + _STATUS_INDEX[status]] += 1
+        words[base + _ROWS] += rows
+        words[base + _SUM_NS] += duration_ns
+        words[base + _FIRST_BUCKET + bisect_left(_BOUNDS_NS, duration_ns)] += 1
+
+    def count_failure(self) -> None:
+        """Note that the model failed a call, whatever its caller is told in the end."""
+        self._words[self._base + _FAILURES] += 1
+
+    def count_fallback(self) -> None:
+        """Note that another model answered in its place."""
+        self._words[self._base + _FALLBACKS] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What all workers have counted for one label.
+
+    Attributes:
+        by_status: Answers by status, only those seen.
+        rows: Rows answered.
+        duration_s: Sum of the durations.
+        buckets: Answers per bucket of `BUCKETS_S`, not cumulative, the last one above all bounds.
+        failures: Calls that a model with a policy failed, whatever was answered in the end.
+        fallbacks: Calls that another model answered in its place.
+    """
+
+    by_status: dict[int, int]
+    rows: int
+    duration_s: float
+    buckets: tuple[int, ...]
+    failures: int = 0
+    fallbacks: int = 0
+
+    @property
+    def requests(self) -> int:
+        return sum(self.by_status.values())
+
+
+@dataclass(frozen=True, slots=True)
+class MetricLabels:
+    """What a slot counts: the inference requests of one version, or (empty) everything else."""
+
+    model: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How the processes of a server are.
+
+    Attributes:
+        keys_age_s: Since the keys were last read from the catalogue; 0 where callers need none.
+        silent_workers: Workers that were killed because their event loop did not turn.
+        control_restarts: How often the control process was started again.
+    """
+
+    keys_age_s: float = 0.0
+    silent_workers: int = 0
+    control_restarts: int = 0
+
+
+class Counters:
+    """The shared file: the names of what is counted, and one region of slots per worker."""
+
+    def __init__(self, path: Path, workers: int, capacity: int = CAPACITY) -> None:
+        """Open the file at `path`, made at the right size if it is not there.
+
+        Args:
+            path: The file.
+            workers: How many regions it has.
+            capacity: How many versions can be named.
+        """
+        self._capacity = capacity
+        self._workers = workers
+        self._front_bytes = 8 * (_FIRST_BEAT + workers)
+        self._names_bytes = self._front_bytes + capacity * _NAME_BYTES
+        size = self._names_bytes + workers * (capacity + 1) * _SLOT_WORDS * 8
+        with path.open("a+b") as file:
+            if file.seek(0, 2) < size:
+                file.truncate(size)
+            self._map = mmap.mmap(file.fileno(), size)
+        self._bytes = memoryview(self._map)
+        self._words = self._bytes.cast("Q")
+        self._labels = [MetricLabels()]
+
+    def name(self, label: MetricLabels) -> None:
+        """Give a version a slot, unless it has one. By one process only, and one thread of it.
+
+        Raises:
+            Unavailable: As many versions were named as there are slots.
+        """
+        labels = self.labels()
+        if label in labels:
+            return
+        taken = len(labels) - 1
+        if taken == self._capacity:
+            raise Unavailable(
+                f"{taken:,} versions were served since the server started, as many as it can count",
+                hint="start it again",
+            )
+        name = f"{label.model}/{label.version}".encode()
+        start = self._front_bytes + taken * _NAME_BYTES
+        self._bytes[start : start + 2 + len(name)] = len(name).to_bytes(2, "little") + name
+        # Last of all: whoever reads the number finds the name.
+        self._words[0] = taken + 1
+
+    def labels(self) -> list[MetricLabels]:
+        """Everything else first, then each version that was ever named, in that order."""
+        known = self._labels
+        named = self._words[0]
+        if len(known) <= named:
+            # Replaced, not grown: several threads may read.
+            new = map(self._label, range(len(known) - 1, named))
+            known = self._labels = [*known, *new]
+        return known
+
+    def _label(self, place: int) -> MetricLabels:
+        start = self._front_bytes + place * _NAME_BYTES
+        length = int.from_bytes(self._bytes[start : start + 2], "little")
+        name = bytes(self._bytes[start + 2 : start + 2 + length]).decode()
+        model, _, version = name.partition("/")
+        return MetricLabels(model, version)
+
+    def slot(self, worker: int, label: MetricLabels = MetricLabels()) -> MetricSeries:
+        """The slot of a worker for a label that was named."""
+        return MetricSeries(self._words, self._base(worker, self.labels().index(label)), label)
+
+    def beat(self, worker: int) -> None:
+        """Note that the event loop of a worker turns."""
+        self._words[_FIRST_BEAT + worker] = time.monotonic_ns()
+
+    def beat_of(self, worker: int) -> int:
+        """When the event loop of a worker last turned."""
+        return self._words[_FIRST_BEAT + worker]
+
+    def hold_keys(self, read_ns: int) -> None:
+        """Note that the keys hold at this moment; they were last read at `read_ns`."""
+        self._words[_KEYS_READ_NS] = read_ns
+        self._words[_KEYS_HELD_NS] = time.monotonic_ns()
+
+    def keys_held_ns(self) -> int:
+        """When the control process last said that the keys hold."""
+        return self._words[_KEYS_HELD_NS]
+
+    def keys_read_ns(self) -> int:
+        """When the keys that hold were read from the catalogue; 0 if none were."""
+        return self._words[_KEYS_READ_NS]
+
+    def beat_control(self) -> None:
+        """Note that the event loop of the control process turns."""
+        self._words[_CONTROL_BEAT] = time.monotonic_ns()
+
+    def control_beat(self) -> int:
+        """When the event loop of the control process last turned."""
+        return self._words[_CONTROL_BEAT]
+
+    def count_control_restart(self) -> None:
+        """Note that the control process was started again."""
+        self._words[_CONTROL_RESTARTS] += 1
+
+    def count_silent_worker(self) -> None:
+        """Note that a worker was killed because it was silent."""
+        self._words[_SILENT_WORKERS] += 1
+
+    def pulse(self) -> Pulse:
+        """How the processes are."""
+        read_ns = self._words[_KEYS_READ_NS]
+        age_s = (time.monotonic_ns() - read_ns) / 1e9 if read_ns else 0.0
+        return Pulse(age_s, self._words[_SILENT_WORKERS], self._words[_CONTROL_RESTARTS])
+
+    def totals(self) -> list[Totals]:
+        """One `Totals` per label, in the order of `labels`, summed over the workers."""
+        return [self._total(place) for place in range(len(self.labels()))]
+
+    def _base(self, worker: int, place: int) -> int:
+        return self._names_bytes // 8 + (worker * (self._capacity + 1) + place) * _SLOT_WORDS
+
+    def _total(self, place: int) -> Totals:
+        sums = [0] * _SLOT_WORDS
+        for worker in range(self._workers):
+            base = self._base(worker, place)
+            for offset, value in enumerate(self._words[base : base + _SLOT_WORDS]):
+                sums[offset] += value
+        return Totals(
+            by_status={
+                status: sums[index] for status, index in _STATUS_INDEX.items() if sums[index]
+            },
+            rows=sums[_ROWS],
+            duration_s=sums[_SUM_NS] / 1e9,
+            buckets=tuple(sums[_FIRST_BUCKET:_FAILURES]),
+            failures=sums[_FAILURES],
+            fallbacks=sums[_FALLBACKS],
+        )
+
+
+def prometheus_text(
+    labels: Sequence[MetricLabels], totals: Sequence[Totals], pulse: Pulse = Pulse()
+) -> str:
+    """The counters in the Prometheus text exposition format 0.0.4."""
+    return "\n".join([*_families(labels, totals), *_pulse_families(pulse), ""])
+
+
+def _pulse_families(pulse: Pulse) -> Iterator[str]:
+    yield "# HELP bascule_silent_workers_total Workers killed because their event loop stood still."
+    yield "# TYPE bascule_silent_workers_total counter"
+    yield f"bascule_silent_workers_total {pulse.silent_workers}"
+    yield "# HELP bascule_control_restarts_total Starts of the control process after the first."
+    yield "# TYPE bascule_control_restarts_total counter"
+    yield f"bascule_control_restarts_total {pulse.control_restarts}"
+    yield "# HELP bascule_keys_age_seconds Since the keys were last read from the catalogue."
+    yield "# TYPE bascule_keys_age_seconds gauge"
+    yield f"bascule_keys_age_seconds {pulse.keys_age_s:.3f}"
+
+
+def _families(labels: Sequence[MetricLabels], totals: Sequence[Totals]) -> Iterator[str]:
+    # A version that is named between two readings is told at the next.
+    both = list(zip(labels, totals, strict=False))
+    served = [
+        (f'model="{label.model}",version="{label.version}"', total)
+        for label, total in both
+        if label.model
+    ]
+    others = [total for label, total in both if not label.model]
+    yield "# HELP bascule_requests_total Inference requests answered, by status."
+    yield "# TYPE bascule_requests_total counter"
+    for names, total in served:
+        for status, count in total.by_status.items():
+            yield f'bascule_requests_total{{{names},status="{status}"}} {count}'
+    yield "# HELP bascule_other_requests_total Answers to anything but inference on a served model."
+    yield "# TYPE bascule_other_requests_total counter"
+    for total in others:
+        for status, count in total.by_status.items():
+            yield f'bascule_other_requests_total{{status="{status}"}} {count}'
+    yield "# HELP bascule_rows_total Rows answered."
+    yield "# TYPE bascule_rows_total counter"
+    for names, total in served:
+        yield f"bascule_rows_total{{{names}}} {total.rows}"
+    yield "# HELP bascule_failures_total Calls that a version with a policy failed."
+    yield "# TYPE bascule_failures_total counter"
+    for names, total in served:
+        yield f"bascule_failures_total{{{names}}} {total.failures}"
+    yield "# HELP bascule_fallbacks_total Calls that another version answered in its place."
+    yield "# TYPE bascule_fallbacks_total counter"
+    for names, total in served:
+        yield f"bascule_fallbacks_total{{{names}}} {total.fallbacks}"
+    yield "# HELP bascule_request_duration_seconds From a request's last byte to its answer."
+    yield "# TYPE bascule_request_duration_seconds histogram"
+    for names, total in served:
+        running = 0
+        for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], total.buckets, strict=True):
+            running += count
+            yield f'bascule_request_duration_seconds_bucket{{{names},le="{bound}"}} {running}'
+        yield f"bascule_request_duration_seconds_sum{{{names}}} {total.duration_s}"
+        yield f"bascule_request_duration_seconds_count{{{names}}} {running}"

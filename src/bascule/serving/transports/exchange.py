@@ -1,0 +1,241 @@
+"""One request over HTTP/1.1 and the way to answer it: what handlers are given."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from bascule.core import BasculeError, Invalid, Overloaded, TooLarge
+from bascule.serving.calls import Call, Deliver
+from bascule.serving.codecs import compression as codings
+from bascule.serving.execution import BufferBudget, Predictor
+from bascule.serving.telemetry import MetricSeries, Recorder
+from bascule.serving.transports import offload
+from bascule.serving.transports.request import Request
+from bascule.serving.transports.statuses import HttpError, error_text, status_of
+
+log = logging.getLogger(__name__)
+
+_Read = TypeVar("_Read")
+_JSON = b"application/json"
+_MAX_TIMEOUT_DIGITS = 9
+_COMPRESSED_FROM_BYTES = 32 << 10
+"""Answers below it are not compressed, whatever a client takes: nearly every library says that it
+takes gzip, and for a small answer that costs more time here than it saves on the way."""
+_COMPRESSED_ELSEWHERE_FROM_BYTES = 256 << 10
+"""From here on compressing would hold up other callers, and is done on a thread."""
+
+
+class Head(NamedTuple):
+    """What the head of a request said, of what matters here.
+
+    Attributes:
+        method: For example `b"POST"`; empty if nothing was understood.
+        target: The path and the query, as they were sent.
+        headers: Those that are kept, by their names in lower case. Not to be changed.
+        keep_alive: The connection is to stay open after the answer.
+        request_id: What the caller calls the request; empty for nothing, or nothing that is safe.
+        is_plain: It is known that nothing in it changes how the body is read, how long the caller
+            waits, or what the head of a small answer says; nor is its body long.
+    """
+
+    method: bytes
+    target: bytes
+    headers: dict[bytes, bytes]
+    keep_alive: bool
+    request_id: bytes = b""
+    is_plain: bool = False
+
+
+class Carrier(Protocol):
+    """The connection of an exchange, as the exchange sees it."""
+
+    recorder: Recorder | None
+
+    @property
+    def max_body_bytes(self) -> int: ...
+
+    @property
+    def held(self) -> BufferBudget: ...
+
+    def write_answer(
+        self, exchange: Exchange, body: bytes, status: int, content_type: bytes, extra: bytes
+    ) -> None: ...
+
+    def told(self, error: BasculeError) -> tuple[int, bytes, bytes]: ...
+
+    def run(self, exchange: Exchange, go_on: Callable[[], None]) -> None: ...
+
+
+class Exchange(Request):
+    """One request, and the way to answer it (a `Context`).
+
+    A handler calls `answer` (or `fail`) once, at once or later on the event loop.
+    """
+
+    __slots__ = (
+        "_connection", "answered", "body", "head", "waited_s",
+    )  # fmt: skip
+
+    def __init__(self, connection: Carrier, head: Head, body: bytes, slot: MetricSeries) -> None:
+        self._connection = connection
+        self.head = head
+        self.request_id = head.request_id
+        self.prediction_id = ""
+        self.caller = ""
+        self.call = None
+        self.reply = None
+        self.body = body
+        self.slot = slot
+        self.rows = 0
+        self.started_ns = perf_counter_ns()
+        self.waited_s = 0.0
+        self.answered = False
+        self.failure = None
+        self.on_gone = None
+
+    @property
+    def trace(self) -> tuple[bytes, bytes]:
+        """See `Context`."""
+        headers = self.head.headers
+        return headers.get(b"traceparent", b""), headers.get(b"tracestate", b"")
+
+    def header(self, name: bytes) -> bytes:
+        """See `Context`."""
+        return self.head.headers.get(name, b"")
+
+    def ask(self, predictor: Predictor, call: Call, allowed_s: float, deliver: Deliver) -> None:
+        """Have a predictor answer a call of this request; see `Predictor.answer`."""
+        if self._connection.recorder is not None:
+            deliver = self.keep(call, deliver)
+        self.on_gone = predictor.answer(call, self, allowed_s, deliver)
+
+    def answer(
+        self, body: bytes, status: int = 200, content_type: bytes = _JSON, extra: bytes = b""
+    ) -> None:
+        """Answer with a whole body, compressed where that is asked for and worth it.
+
+        `extra` is header lines, each ended by CRLF.
+        """
+        if len(body) >= _COMPRESSED_FROM_BYTES:
+            coding = codings.wanted(self.head.headers.get(b"accept-encoding", b""))
+            if coding:
+                extra += b"Content-Encoding: %b\r\nVary: Accept-Encoding\r\n" % coding
+                self._answer_compressed(body, coding, status, content_type, extra)
+                return
+        self._connection.write_answer(self, body, status, content_type, extra)
+
+    def _answer_compressed(
+        self, body: bytes, coding: bytes, status: int, content_type: bytes, extra: bytes
+    ) -> None:
+        if len(body) < _COMPRESSED_ELSEWHERE_FROM_BYTES:
+            made = codings.encoded(body, coding)
+            self._connection.write_answer(self, made, status, content_type, extra)
+            return
+
+        def write(done: asyncio.Future[bytes]) -> None:
+            if done.cancelled():
+                return  # the loop ends, and the connection with it
+            problem = done.exception()
+            if problem is not None:
+                log.error("an answer could not be compressed%s", self.named(), exc_info=problem)
+                self.fail(internal_error())
+                return
+            self._connection.write_answer(self, done.result(), status, content_type, extra)
+
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, codings.encoded, body, coding).add_done_callback(write)
+
+    def body_within(self, most_bytes: int) -> bytes | None:
+        """The same as `take_body`; None where it is longer, and is to be read `offload`.
+
+        Raises:
+            Invalid: See `take_body`.
+        """
+        body = self.body
+        if len(body) > most_bytes:
+            return None
+        coding = self.head.headers.get(b"content-encoding")
+        if coding is not None:
+            try:
+                body = codings.decoded(body, coding, min(most_bytes, offload.ROWS_FROM_BYTES))
+            except TooLarge:
+                return None
+        self.body = b""
+        return body
+
+    def read_aside(
+        self, read: Callable[[], _Read], go_on: Callable[[_Read, float], None], allowed_s: float
+    ) -> None:
+        """Read the body on a thread, then go on with it and the time left: see `offload`."""
+        connection = self._connection
+        offload.run(self, connection.held, read, go_on, allowed_s, connection.run)
+
+    def take_body(self) -> bytes:
+        """The body as it was before it was encoded for the way; the exchange forgets it.
+
+        Raises:
+            Invalid: It is in no coding that is known, or is not in the one that it is said to be.
+            TooLarge: It is decompressed to more than a body may be.
+        """
+        headers = self.head.headers
+        body, self.body = self.body, b""
+        if headers and b"content-encoding" in headers:
+            max_bytes = self._connection.max_body_bytes
+            return codings.decoded(body, headers[b"content-encoding"], max_bytes)
+        return body
+
+    def allowed_s(self, deadline_s: float) -> float:
+        """How long the caller still waits: the shorter of our deadline and what it says."""
+        asked = self.head.headers.get(b"x-request-timeout-ms")
+        allowed_s = deadline_s if asked is None else min(deadline_s, _asked_s(asked))
+        return allowed_s - self.waited_s
+
+    def fail(self, error: BasculeError) -> None:
+        """Answer with an error: its status, its message and its next step in the one shape."""
+        error = self.fails(error)
+        status, body, extra = self._connection.told(error)
+        self.answer(body, status, extra=extra)
+
+    def fail_late(self) -> None:
+        """See `admission.Waiting`."""
+        self.fail(
+            Overloaded(
+                f"it waited for {self.waited_s:.2g} s, until its deadline",
+                hint="retry later, or serve with more workers",
+                retry_after_s=1,
+            )
+        )
+
+
+def told(error: BasculeError) -> tuple[int, bytes, bytes]:
+    """An error as a status, a body and lines of the head."""
+    status = status_of(error)
+    extra = b""
+    if status in (429, 503):
+        extra = b"Retry-After: %d\r\n" % int(str(error.facts.get("retry_after_s", 1)))
+    elif status == 401:
+        extra = b'WWW-Authenticate: Bearer realm="bascule"\r\n'
+    elif status == 405:
+        extra = b"Allow: %s\r\n" % str(error.facts["allow"]).encode()
+    return status, msgspec.json.encode({"error": error_text(error)}), extra
+
+
+def internal_error() -> HttpError:
+    """A bug, as its caller is told of it."""
+    return HttpError("internal error", hint="see the server's log", status=500)
+
+
+def _asked_s(asked: bytes) -> float:
+    if not asked.isdigit() or len(asked) > _MAX_TIMEOUT_DIGITS or int(asked) == 0:
+        raise Invalid(
+            "header X-Request-Timeout-Ms is not a whole number of milliseconds from 1 to "
+            f"{10**_MAX_TIMEOUT_DIGITS - 1}",
+            hint="send for example X-Request-Timeout-Ms: 500",
+        )
+    return int(asked) / 1e3

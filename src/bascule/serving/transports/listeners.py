@@ -1,0 +1,170 @@
+"""Listening sockets: what is spoken behind each, how it is encrypted, and its opening and end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from bascule.serving.limits import Limits
+from bascule.serving.transports.tls import Tls
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 64
+"""How many connections are accepted before the loop turns to others."""
+_PAUSE_S = 0.1
+"""How long none is accepted when the system has no descriptor for it."""
+_GOODBYE_S = 5.0
+"""How long a client within TLS may take for what is left of its answer and for its goodbye, once
+the server has closed. Few clients say one, and each would keep its place for uvloop's 30 s."""
+_LAST_HANDSHAKES_S = 0.5
+"""How long a server that leaves waits for clients who are about to be let in."""
+
+BACKLOG = 2048
+"""How many connections the kernel keeps for a worker that is busy, or being started again."""
+
+
+class DoorSite(Protocol):
+    """What the connections of one protocol share."""
+
+    draining: bool
+    limits: Limits
+
+    @property
+    def connections(self) -> Collection[asyncio.Protocol]: ...
+
+    def tick(self) -> None: ...
+
+    async def drain(self) -> None: ...
+
+
+class Listener:
+    """A listening socket: what comes through it, and how it is encrypted.
+
+    Within TLS a client has no place among the connections before it is through with the handshake,
+    or whoever never finishes one could keep everybody out. Handshakes have a bound and a time of
+    their own, and where too many are under way the oldest gives way to the newest: who is honest is
+    through before it is the oldest.
+    """
+
+    def __init__(
+        self,
+        listener_fd: int,
+        site: DoorSite,
+        connect: Callable[[], asyncio.Protocol],
+        tls: Tls | None,
+        *,
+        protocol: str = "http/1.1",
+    ) -> None:
+        self.site = site
+        self._listener = socket.socket(fileno=listener_fd)
+        self._connect = connect
+        self._tls = tls
+        self._context = None if tls is None else tls.context(protocol)
+        self._loaded_ns = 0 if tls is None else tls.changed_at_ns()
+        self._server: asyncio.Server | None = None
+        self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
+
+    async def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Accept connections."""
+        if self._context is not None:
+            self._listener.setblocking(False)
+            loop.add_reader(self._listener, self._accept, loop)
+            return
+        # The loop listens again, with a hundred places if it is not told otherwise.
+        if self._listener.family == socket.AF_UNIX:
+            self._server = await loop.create_unix_server(
+                self._connect, sock=self._listener, backlog=BACKLOG
+            )
+        else:
+            self._server = await loop.create_server(
+                self._connect, sock=self._listener, backlog=BACKLOG
+            )
+
+    async def close(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the connections that the kernel has accepted for us, and then no more.
+
+        Closing at once would reset them.
+        """
+        await asyncio.sleep(0)
+        if self._server is None:
+            loop.remove_reader(self._listener)
+            while self._accept_one(loop):
+                pass
+            self._listener.close()
+            if self._handshakes:
+                await asyncio.wait(tuple(self._handshakes), timeout=_LAST_HANDSHAKES_S)
+            for handshake in self._handshakes:
+                handshake.cancel()
+            return
+        while True:
+            try:
+                accepted, _ = self._listener.accept()
+            except OSError:
+                break
+            await loop.connect_accepted_socket(self._connect, accepted)
+        self._server.close()
+
+    def look(self) -> None:
+        """Take up a certificate that was renewed; connections that are open keep theirs."""
+        if self._tls is None or self._context is None:
+            return
+        changed_ns = self._tls.changed_at_ns()
+        if changed_ns not in (0, self._loaded_ns):
+            self._tls.load(self._context)
+            self._loaded_ns = changed_ns
+            log.info("the certificate was read again")
+
+    # -- within TLS --
+
+    def _accept(self, loop: asyncio.AbstractEventLoop) -> None:
+        for _ in range(_AT_ONCE):
+            if not self._accept_one(loop):
+                return
+
+    def _accept_one(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether there may be more."""
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError as problem:
+            if problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                loop.remove_reader(self._listener)
+                loop.call_later(_PAUSE_S, self._accept_again, loop)
+            return False
+        accepted.setblocking(False)
+        limits = self.site.limits
+        if len(self.site.connections) >= limits.max_connections:
+            accepted.close()  # to say why would take a handshake
+            return True
+        if len(self._handshakes) >= limits.max_handshakes:
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[oldest]
+            oldest.cancel()
+        handshake = loop.create_task(self._shake_hands(loop, accepted))
+        self._handshakes[handshake] = None
+        handshake.add_done_callback(self._forget)
+        return True
+
+    def _forget(self, handshake: asyncio.Task[None]) -> None:
+        self._handshakes.pop(handshake, None)
+
+    def _accept_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._listener.fileno() >= 0:
+            loop.add_reader(self._listener, self._accept, loop)
+
+    async def _shake_hands(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> None:
+        try:
+            await loop.connect_accepted_socket(
+                self._connect,
+                accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=self.site.limits.handshake_timeout_s,
+                ssl_shutdown_timeout=_GOODBYE_S,
+            )
+        except OSError as problem:
+            # Of a port scanner, a health check, a client of clear text: nothing to report.
+            log.debug("a handshake failed: %s", problem)

@@ -1,0 +1,134 @@
+"""What a request is over every transport: its ids, and its way through predictor and recorder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from time import perf_counter_ns
+from typing import Protocol
+
+from bascule.core import BasculeError, ModelFailed
+from bascule.serving.calls import Answer, Call, Cancel, Deliver, Outcome, new_prediction_id
+from bascule.serving.execution import AdmissionQueue
+from bascule.serving.telemetry import MetricSeries, Recorder, RequestLog, request_id_of
+from bascule.serving.transports.statuses import kind_of, named_failure, reason_of
+
+
+class Telling(Protocol):
+    """Where a transport tells of its answers.
+
+    Attributes:
+        backlog: Learns when something was answered.
+        recorder: None for none.
+        journal: Takes notes of answers with the status `noted_from`, and above.
+    """
+
+    backlog: AdmissionQueue
+    recorder: Recorder | None
+    journal: RequestLog | None
+    noted_from: int
+
+
+class Request(ABC):
+    """The transport-independent half of a `Context`: base of `Exchange` and `Rpc`.
+
+    Attributes:
+        prediction_id: See `Context`.
+        request_id: The `X-Request-Id` of the request, or the one it is answered with; empty for
+            none so far.
+        caller: See `Context`.
+        call: What was asked of a predictor; kept only where there is a recorder, as is `reply`.
+        reply: What was answered.
+        failure: With which it is answered; None for no failure.
+        rows: How many rows an answer answers.
+        slot: Where the answer is counted.
+        on_gone: What to call if the client goes away; None where nothing waits.
+    """
+
+    __slots__ = (
+        "_deliver", "call", "caller", "failure", "on_gone", "prediction_id", "reply", "request_id",
+        "rows", "slot", "started_ns",
+    )  # fmt: skip
+
+    prediction_id: str
+    request_id: bytes
+    caller: str
+    call: Call | None
+    reply: Answer | None
+    started_ns: int
+    failure: BasculeError | None
+    rows: int
+    _deliver: Deliver | None
+    slot: MetricSeries
+    on_gone: Cancel | None
+
+    @property
+    @abstractmethod
+    def trace(self) -> tuple[bytes, bytes]:
+        """See `Context`."""
+
+    @abstractmethod
+    def header(self, name: bytes) -> bytes:
+        """See `Context`."""
+
+    @abstractmethod
+    def allowed_s(self, deadline_s: float) -> float:
+        """See `Context`."""
+
+    def identify(self, said: str | None = None) -> str:
+        """Settle the prediction id: what the body said, or `X-Request-Id`, or a new one."""
+        if not said:
+            said = self.request_id.decode() if self.request_id else new_prediction_id()
+        self.prediction_id = said
+        return said
+
+    def logged_id(self) -> bytes:
+        """The id for the log: the caller's header, or the prediction id if it is safe there."""
+        return self.request_id or request_id_of(self.prediction_id.encode())
+
+    def need_request_id(self) -> None:
+        """Have an id that can be told in a header: see `logged_id`; or a new one."""
+        self.request_id = self.logged_id() or new_prediction_id().encode()
+
+    def named(self) -> str:
+        """The request in words for a line of the log, by its id; it gets one if it has none."""
+        self.need_request_id()
+        return f" (request {self.request_id.decode()})"
+
+    def keep(self, call: Call, deliver: Deliver) -> Deliver:
+        """Keep what is asked, and what is answered, until `tell`."""
+        self.call = call
+        self._deliver = deliver
+        return self._keep_reply
+
+    def _keep_reply(self, outcome: Outcome) -> None:
+        if not isinstance(outcome, BasculeError):
+            self.reply = outcome
+        if self._deliver is not None:
+            self._deliver(outcome)
+
+    def fails(self, error: BasculeError) -> BasculeError:
+        """Keep why the request fails; returns the error as its caller is told of it."""
+        if isinstance(error, ModelFailed):
+            self.need_request_id()
+            error = named_failure(error, self.request_id)
+        # Its frames lead back to this request, and a ring would wait for the garbage collector.
+        self.failure = error.with_traceback(None)
+        return error
+
+    def tell(self, of: Telling, status: int) -> None:
+        """Count the answer, record it, and note it for the log: once, where it is written."""
+        of.backlog.answered_ns = now_ns = perf_counter_ns()
+        duration_ns = now_ns - self.started_ns
+        rows = self.rows if status == 200 else 0
+        slot = self.slot
+        slot.count(status, duration_ns, rows)
+        if of.recorder is not None:
+            self._deliver = None  # it leads back to this request as well
+            if slot.label.model:
+                of.recorder.add(self, self.call, self.reply, slot.label, status, duration_ns)
+        if status >= of.noted_from:
+            assert of.journal is not None
+            of.journal.add(
+                status, duration_ns, rows, slot.label, self.logged_id(), kind_of(self.failure),
+                *self.trace, reason_of(self.failure),
+            )  # fmt: skip

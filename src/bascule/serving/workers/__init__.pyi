@@ -1,0 +1,9 @@
+from .channel import Message as Message
+from .control_child import ControlCommand as ControlCommand
+from .peer import Peer as Peer
+from .supervisor import (
+    ModelState as ModelState,
+    Supervisor as Supervisor,
+    WorkerStatus as WorkerStatus,
+    bind as bind,
+)

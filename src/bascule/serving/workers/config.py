@@ -1,0 +1,74 @@
+"""The configuration that the supervisor sends to a worker process as one line of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bascule.serving.execution import ResiliencePolicy
+from bascule.serving.limits import Limits
+from bascule.serving.protocols import EVERY_PROTOCOL, ChosenProtocols
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry import FAILURES_ALONE, RequestLogConfig
+from bascule.serving.transports import Tls
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What the supervisor tells a worker.
+
+    Both forms are made of the fields, here and in what they hold: a new one is written once.
+
+    Attributes:
+        worker: Its number, from 0; also the region of the counters that it writes.
+        workers: How many there are.
+        listener_fd: The inherited listening socket.
+        grpc_fd: The one for gRPC; None for none.
+        counters: The shared file of counters; may be an inherited descriptor, by its path.
+        services: What to serve, the default version of a model before its others.
+        limits: The bounds to keep.
+        keys: The file of the keys that callers need; None where they need none.
+        tls: What connections are encrypted with; None for not at all.
+        unix_fd: The inherited listening socket of the file system; None where there is none.
+        protocols: The protocols to speak.
+        policies: How models are treated that fail, by their names.
+        journal: What is told of requests.
+        multi_model: Whether callers may have models loaded and unloaded.
+        allowed_hosts: Names that are answered; see `transports.hosts`.
+    """
+
+    worker: int
+    workers: int
+    listener_fd: int
+    counters: Path
+    services: tuple[ModelSpec, ...]
+    limits: Limits
+    keys: Path | None = None
+    tls: Tls | None = None
+    unix_fd: int | None = None
+    protocols: ChosenProtocols = EVERY_PROTOCOL
+    grpc_fd: int | None = None
+    policies: Mapping[str, ResiliencePolicy] = field(default_factory=dict)
+    journal: RequestLogConfig = FAILURES_ALONE
+    multi_model: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self, dict_factory=_with_plain_paths)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> WorkerConfig:
+        """The same from JSON; a field that is not there has its default."""
+        import msgspec  # which the supervisor does not need
+
+        return msgspec.convert(value, cls, dec_hook=_from_plain)
+
+
+def _with_plain_paths(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: str(one) if isinstance(one, Path) else one for name, one in items}
+
+
+def _from_plain(kind: type[Any], text: Any) -> Any:
+    return kind(text)  # paths alone have no form of their own in JSON

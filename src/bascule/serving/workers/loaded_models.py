@@ -1,0 +1,503 @@
+"""What a worker serves, and how that changes while it answers.
+
+What is new is opened, run on its example rows and measured on a thread, beside the traffic. Only
+then are the routes replaced, all at once, on the event loop. What is served no more finishes the
+calls that it has, and gives its memory, threads and processes back.
+
+Where a budget of memory is set, a version that does not fit is known and asleep: it has its routes,
+and is loaded when it is first asked for, in the place of those that were not asked for the longest.
+
+The rules:
+- until the turn nothing is changed, and a change that was given up leaves nothing behind;
+- a version that stays is kept as it is, with its queue and its process;
+- whoever has calls under way is not put to sleep;
+- whatever may take long (files, digests, a child's start and end) is done on the loader's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bascule.bundle import open_program, pinned_program
+from bascule.bundle.disk import EXAMPLE, Manifest, read_file, read_manifest
+from bascule.bundle.extras import open_extras
+from bascule.bundle.programs import obstacles
+from bascule.core import (
+    BasculeError,
+    Columns,
+    Field,
+    ModelFailed,
+    NoRoom,
+    Refused,
+    Unavailable,
+    Untrusted,
+)
+from bascule.serving.execution import (
+    BufferBudget,
+    Engine,
+    Facts,
+    Predictor,
+    ResiliencePolicy,
+    ResilientPredictor,
+    ServedModel,
+    measure_pace,
+)
+from bascule.serving.limits import Limits
+from bascule.serving.protocols import Decoder
+from bascule.serving.specs import ModelSpec, ModelSpecs
+from bascule.serving.telemetry import Counters, MetricLabels, MetricSeries
+from bascule.serving.workers.memory import Resident, choose_evicted, resident_bytes
+
+log = logging.getLogger(__name__)
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+_RUNTIMES: set[str] = set()
+_LOOK_FOR_ROOM_S = 0.02
+_GRACE_S = 1.0
+LOAD_TIMEOUT_S = 150.0
+"""After so long the loader does not come back. The supervisor has given up before."""
+_LOADING_SWITCH_S = 0.0005
+"""How soon a loading thread lets the event loop go on; Python's own 5 ms would be felt there."""
+
+
+@dataclass
+class _Change:
+    """A change on its way: what is to be served, and what was loaded for it so far."""
+
+    services: ModelSpecs
+    new: dict[ModelSpec, ServedModel] = field(default_factory=dict)
+
+
+class LoadedModels:
+    """The versions of one worker. On the event loop only."""
+
+    def __init__(
+        self,
+        counters: Counters,
+        worker: int,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        serve: Callable[[Iterable[Predictor]], None],
+        *,
+        policies: Mapping[str, ResiliencePolicy],
+        held: BufferBudget,
+    ) -> None:
+        """Nothing is served yet.
+
+        Args:
+            counters: Where answers are counted.
+            worker: The number of this worker.
+            limits: The bounds to keep.
+            loop: The event loop.
+            serve: Has exactly these models answer from now on.
+            policies: How models are treated that fail, by their names.
+            held: The account of what waits, that the connections of the worker have too.
+        """
+        self._held = held
+        self._policies = policies
+        self._counters = counters
+        self._worker = worker
+        self._limits = limits
+        self._loop = loop
+        self._serve = serve
+        self._budget_bytes = limits.memory_budget_mb * 1_000_000
+        self._models: dict[ModelSpec, ServedModel] = {}
+        # What routes speak to, by what it is about: routes are kept while it is the same.
+        self._predictors: dict[ServedModel, Predictor] = {}
+        self._waking: set[ServedModel] = set()
+        self._leaving: set[ServedModel] = set()
+        self._closing: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticked_s = loop.time()
+        self._changes: dict[int, _Change] = {}
+        self._thread = ThreadPoolExecutor(1, "bascule-loader")
+        self._loading_since_s = 0.0
+        self.is_stuck = False
+
+    def start(self, services: ModelSpecs) -> None:
+        """Serve the first list; what cannot be loaded is raised. It blocks: nobody waits yet."""
+        budget_bytes = self._budget_bytes or math.inf
+        is_full = False
+        for service in services:
+            self._models[service] = model = self._describe(service)
+            model.size_bytes = size = _size_on_disk(model)
+            if is_full or self._taken_bytes() + size > budget_bytes:
+                continue
+            model.wakes(self._open(model))
+            self._check_fits(model)
+            if self._taken_bytes() > budget_bytes:
+                self._close(model)  # it takes more than its file
+                is_full = True  # and each of those that follow could be loaded in vain
+        self._check_fallbacks(self._models.values())
+        self._serve([self._predictor_of(model) for model in self._models.values()])
+
+    async def prepare(self, number: int, services: ModelSpecs) -> bool:
+        """Load what is new in a list. False if the change was given up meanwhile.
+
+        Raises:
+            BasculeError: A version cannot be loaded. Nothing of the change is left.
+        """
+        change = self._changes[number] = _Change(services)
+        try:
+            for service in services:
+                if service not in self._models:
+                    model = await self._on_thread(self._describe, service)
+                    engine = await self._on_thread(self._open, model)
+                    model.wakes(engine)
+                    change.new[service] = model
+                    self._check_fits(model)
+                    if number not in self._changes:
+                        self._let_go(change.new.values())
+                        return False
+            self._check_fallbacks(
+                self._models.get(service) or change.new[service] for service in services
+            )
+        except BaseException:
+            self.abandon(number)
+            raise
+        return True
+
+    def commit(self, number: int) -> None:
+        """Serve the list of a change that was prepared."""
+        change = self._changes.pop(number)
+        before = self._models
+        self._models = {
+            service: before[service] if service in before else change.new[service]
+            for service in change.services
+        }
+        self._serve([self._predictor_of(model) for model in self._models.values()])
+        self._let_go(model for service, model in before.items() if service not in self._models)
+        self._make_room(0)
+
+    def abandon(self, number: int) -> None:
+        """Let go of what was loaded for a change; one that is not known is gone already."""
+        change = self._changes.pop(number, None)
+        if change is not None:
+            self._let_go(change.new.values())
+            change.new = {}
+
+    def tick(self) -> None:
+        """Once a second: look again at where the calls of each model run, and that runs end."""
+        now_s = self._loop.time()
+        if self._loading_since_s and now_s - self._loading_since_s > LOAD_TIMEOUT_S:
+            log.error("a model was not loaded in %g s", LOAD_TIMEOUT_S)
+            self.is_stuck = True
+        passed_s, self._ticked_s = now_s - self._ticked_s, now_s
+        engines = [model.engine for model in self._models.values() if model.engine is not None]
+        called = sum(engine.calls > 0 for engine in engines)
+        for engine in engines:
+            self.is_stuck |= engine.batcher.end_overdue()
+            if engine.calls:
+                engine.revisit(passed_s, others_called=called > 1)
+
+    def is_running(self) -> bool:
+        """Whether a run is under way on a model's thread."""
+        return any(m.engine and m.engine.batcher.is_running for m in self._models.values())
+
+    def tell(self) -> list[dict[str, Any]]:
+        """How each version is; see `supervisor.ModelState`."""
+        return [
+            {
+                "model": model.name,
+                "version": model.version,
+                "is_loaded": model.engine is not None,
+                "size_bytes": model.size_bytes,
+                "inline_rows": 0 if model.engine is None else model.engine.inline_rows,
+                "open_calls": model.open_calls,
+            }
+            for model in self._models.values()
+        ]
+
+    # -- on the loader's thread --
+
+    def _describe(self, service: ModelSpec) -> ServedModel:
+        slot = self._counters.slot(self._worker, MetricLabels(service.model, service.version))
+        model = describe(service, self._limits, slot, self._loop, self._held)
+        model.wake = self._wake
+        return model
+
+    def _predictor_of(self, model: ServedModel) -> Predictor:
+        """The version itself, or under its policy."""
+        known = self._predictors.get(model)
+        if known is None:
+            known, policy = model, self._policies.get(model.name)
+            if policy is not None:
+                known = ResilientPredictor(model, policy, self._find, self._loop)
+            self._predictors[model] = known
+        return known
+
+    def _open(self, model: ServedModel) -> Engine:
+        self._loading_since_s = self._loop.time()
+        switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(_LOADING_SWITCH_S)
+        try:
+            return open_engine(model, self._loop)
+        finally:
+            sys.setswitchinterval(switch_s)
+            self._loading_since_s = 0.0
+
+    # -- fallbacks --
+
+    def _find(self, reference: str) -> ServedModel | None:
+        return _of(reference, self._models.values())
+
+    def _check_fallbacks(self, models: Iterable[ServedModel]) -> None:
+        """Refuse a fallback that takes or gives other fields; one that is not served may come."""
+        models = list(models)
+        for model in models:
+            policy = self._policies.get(model.name)
+            other = None if policy is None else _of(policy.fallback, models)
+            if other is None:
+                continue
+            ours, theirs = model.signature, other.signature
+            if (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
+                raise Refused(
+                    f"{other.name}/{other.version} cannot be the fallback of "
+                    f"{model.name}/{model.version}: it has other inputs or outputs",
+                    hint=f"set another serving.models.{model.name}.fallback",
+                )
+
+    # -- sleeping and waking --
+
+    def _wake(self, model: ServedModel) -> None:
+        if model not in self._waking:
+            self._waking.add(model)
+            task = self._loop.create_task(self._load_asleep(model))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _load_asleep(self, model: ServedModel) -> None:
+        try:
+            await self._room_for(model)
+            engine = await self._on_thread(self._open, model)
+        except BasculeError as error:
+            model.stays_asleep(_cannot_wake(model, error))
+        except Exception:
+            log.exception("%s/%s could not be loaded", model.name, model.version)
+            model.stays_asleep(_cannot_wake(model, ModelFailed("it failed")))
+        else:
+            model.wakes(engine)
+            self._make_room(0, but=model)
+        finally:
+            self._waking.discard(model)
+            if model in self._leaving:
+                self._leaving.discard(model)
+                self._close(model)
+
+    async def _room_for(self, model: ServedModel) -> None:
+        """Wait until the model fits, as it did when it was loaded before."""
+        until_s = self._loop.time() + self._limits.deadline_s
+        while not self._make_room(model.size_bytes):
+            if self._loop.time() > until_s:
+                raise Unavailable("all that could make room is busy", retry_after_s=1)
+            await asyncio.sleep(_LOOK_FOR_ROOM_S)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=_LOOK_FOR_ROOM_S * 20)
+
+    def _make_room(self, needed_bytes: int, *, but: ServedModel | None = None) -> bool:
+        """Put to sleep whoever is in the way; False where even that is not enough."""
+        if not self._budget_bytes:
+            return True
+        residents = [
+            Resident(
+                model, model.size_bytes, model.last_used_s, bool(model.open_calls) or model is but
+            )
+            for model in self._models.values()
+            if model.engine is not None
+        ]
+        evicted = choose_evicted(residents, needed_bytes, self._budget_bytes)
+        for model in evicted or ():
+            log.debug("%s/%s is put to sleep", model.name, model.version)
+            self._close(model)
+        return evicted is not None
+
+    def _taken_bytes(self) -> int:
+        return sum(m.size_bytes for m in self._models.values() if m.engine is not None)
+
+    def _check_fits(self, model: ServedModel) -> None:
+        if self._budget_bytes and model.size_bytes > self._budget_bytes:
+            raise NoRoom(
+                f"{model.name}/{model.version} takes {model.size_bytes / 1e6:.0f} MB, and "
+                f"serving.memory_budget_mb is {self._limits.memory_budget_mb}",
+                hint="raise it, or serve a smaller model",
+            )
+
+    def _let_go(self, models: Iterable[ServedModel]) -> None:
+        for model in models:
+            self._predictors.pop(model, None)
+            if model in self._waking:
+                self._leaving.add(model)  # those who wait are answered first
+            else:
+                self._close(model)
+
+    def _close(self, model: ServedModel) -> None:
+        engine = model.falls_asleep()
+        if engine is not None:
+            closed: asyncio.Future[None] = self._loop.create_future()
+            self._closing.add(closed)
+            engine.stop(partial(self._close_engine, engine, closed))
+
+    def _close_engine(self, engine: Engine, closed: asyncio.Future[None]) -> None:
+        # The thread has the last reference: to take a large model apart takes time as well.
+        self._thread.submit(_close, engine)
+        trimmed = self._thread.submit(_give_back_memory)  # not before the thread has dropped it
+        trimmed.add_done_callback(lambda _: self._tell_closed(closed))
+
+    def _tell_closed(self, closed: asyncio.Future[None]) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            self._loop.call_soon_threadsafe(self._was_closed, closed)
+
+    def _was_closed(self, closed: asyncio.Future[None]) -> None:
+        self._closing.discard(closed)
+        closed.set_result(None)
+
+    def _on_thread(self, call: Callable[[Given], Made], argument: Given) -> asyncio.Future[Made]:
+        return self._loop.run_in_executor(self._thread, call, argument)
+
+
+def _of(reference: str, models: Iterable[ServedModel]) -> ServedModel | None:
+    """The version of this name, `MODEL/VERSION`, or the default one of `MODEL`."""
+    name, _, version = reference.partition("/")
+    fitting = (one for one in models if one.name == name and version in ("", one.version))
+    return next(fitting, None)
+
+
+def _cannot_wake(model: ServedModel, why: BasculeError) -> Unavailable:
+    # What a model's own code says is for the log: its callers are not its makers.
+    said = why.message
+    if isinstance(why, ModelFailed):
+        log.error("%s/%s could not be loaded: %s", model.name, model.version, why)
+        said = "it failed"
+    return Unavailable(
+        f"{model.name}/{model.version} cannot be loaded now: {said}",
+        hint="retry later; see the server's log",
+        retry_after_s=1,
+    )
+
+
+def describe(
+    service: ModelSpec,
+    limits: Limits,
+    slot: MetricSeries,
+    loop: asyncio.AbstractEventLoop,
+    held: BufferBudget,
+) -> ServedModel:
+    """Verify a bundle and read what is to be known of it; it is asleep."""
+    manifest = read_manifest(service.path)
+    name = pinned_program(service.path, manifest)
+    entry = manifest.program(name)
+    for lacking, next_step in obstacles(manifest.programs).items():
+        log.warning(
+            "%s/%s: its program %s cannot run here; %s",
+            service.model,
+            service.version,
+            lacking,
+            next_step,
+        )
+    signature = manifest.signature
+    inputs = signature.inputs if entry is None else entry.inputs
+    return ServedModel(
+        service,
+        signature=signature,
+        program=Facts(name, inputs, signature.outputs),
+        digest=manifest.digest,
+        batch_invariant=entry is not None and entry.batch_invariant,
+        pace=None,
+        slot=slot,
+        limits=limits,
+        loop=loop,
+        extras=open_extras(service.path, manifest, {"confidence": limits.confidence}),
+        example=_example(service.path, manifest, inputs, limits),
+        held=held,
+    )
+
+
+def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
+    """Open the program of a model, run its example rows, measure its pace and its memory.
+
+    Raises:
+        Untrusted: The bundle is not the one that was described.
+    """
+    path = model.service.path
+    manifest = read_manifest(path, verify=False)
+    if manifest.digest != model.digest:
+        raise Untrusted(f"the bundle at {path} is another one now", hint="load it again")
+    if model.limits.memory_budget_mb:
+        _load_runtime(path, manifest, model.program.name, model.limits)
+        _give_back_memory()  # or the model is put into what is free, and seems to add nothing
+    before_bytes = resident_bytes()
+    program = open_program(path, manifest, name=model.program.name, threads=1, isolated=True)
+    try:
+        example = _example(path, manifest, program.inputs, model.limits)
+        pace = measure_pace(program, example, model.limits)
+    except BaseException:
+        program.close()
+        raise
+    if program.may_block:
+        pace = replace(pace, inline_rows=0)
+    # All its callers have been answered by then.
+    program.bound_runs(model.limits.deadline_s + _GRACE_S)
+    if model.limits.memory_budget_mb:
+        _give_back_memory()  # what was needed for the loading alone is not the model's
+    own_bytes = resident_bytes() - before_bytes
+    model.size_bytes = max(own_bytes, _size_on_disk(model), model.size_bytes)
+    if program.pid is not None:
+        model.size_bytes = max(model.size_bytes, resident_bytes(program.pid))
+    return Engine(
+        program, pace, model.limits, loop,
+        by=model.by, held=model.held, size_bytes=model.size_bytes,
+        batch_invariant=model.batch_invariant,
+    )  # fmt: skip
+
+
+def _load_runtime(path: Path, manifest: Manifest, program: str, limits: Limits) -> None:
+    """Once per kind of program: what all models share is not to be charged to the first."""
+    entry = manifest.program(program)
+    if entry is not None and entry.kind not in _RUNTIMES:
+        _RUNTIMES.add(entry.kind)
+        first = open_program(path, manifest, name=program, threads=1)
+        measure_pace(first, _example(path, manifest, first.inputs, limits), limits)
+
+
+def _size_on_disk(model: ServedModel) -> int:
+    """The size of the program's file: it takes no less in memory."""
+    manifest = read_manifest(model.service.path, verify=False)
+    entry = manifest.program(model.program.name)
+    file = manifest.original.file if entry is None else entry.file
+    return (model.service.path / file).stat().st_size
+
+
+def _example(path: Path, manifest: Manifest, inputs: tuple[Field, ...], limits: Limits) -> Columns:
+    decode = Decoder().for_fields(
+        manifest.signature.inputs, inputs, manifest.signature.outputs, limits.max_rows
+    )
+    _, call, _ = decode(read_file(path, manifest, EXAMPLE))
+    return call.columns
+
+
+def _close(engine: Engine) -> None:
+    try:
+        engine.close()
+    except Exception:
+        log.exception("a model could not be closed")
+
+
+def _give_back_memory() -> None:
+    """Return what is free to the system: the allocator would keep it for this process."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others need none
+        if trim is not None:
+            trim(0)

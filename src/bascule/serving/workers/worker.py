@@ -1,0 +1,325 @@
+"""One worker process: loads the models, warms them up, and answers until it is told to stop.
+
+The supervisor starts it as `python -m bascule.serving.workers.worker` and sends lines of JSON
+(see `channel`), which come on standard input and go to standard output. Whatever else prints there,
+a model's own code for example, prints to standard error. When the supervisor ends, the system kills
+its workers, so that nothing is orphaned, not even a worker that hangs.
+
+Imports here are what a worker's memory and start-up time are made of; keep them few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from bascule.bundle.programs import HIDE_TEXTS, die_with
+from bascule.core import BasculeError, ModelFailed, NoRoom
+from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor, watch_loop
+from bascule.serving.protocols import DataPlane, LoadRequests, open_protocols
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry import (
+    RECORDER_VARIABLE,
+    Counters,
+    RequestLog,
+    RequestLogConfig,
+    open_recorder,
+    prometheus_text,
+    start_logging,
+)
+from bascule.serving.transports import (
+    LOOK_EVERY_S,
+    Authenticator,
+    Connection,
+    Exchange,
+    HostPolicy,
+    Listener,
+    Route,
+    Site,
+    policy_of,
+)
+from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
+from bascule.serving.workers.config import WorkerConfig
+from bascule.serving.workers.loaded_models import LoadedModels
+
+if TYPE_CHECKING:
+    from bascule.serving.transports import Http2Server
+
+log = logging.getLogger(__name__)
+
+_OTHER_FILES = 256
+_RUNNING_EXIT = 4
+_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+Report = Callable[[dict[str, Any]], None]
+"""Tells the supervisor."""
+
+
+async def serve(config: WorkerConfig, report: Report) -> bool:
+    """Load, report ready, answer; returns when everything under way has been answered.
+
+    Returns whether a run is still under way, so that the process cannot end in order.
+    """
+    loop = asyncio.get_running_loop()
+    counters = Counters(config.counters, config.workers)
+    stopping = asyncio.Event()
+    wishes = LoadRequests(report) if config.multi_model else None
+    protocols = [Metrics(counters), *open_protocols(config.protocols, wishes)]
+    guard = (
+        None if config.keys is None else Authenticator(config.keys, held_ns=counters.keys_held_ns)
+    )
+    plane = DataPlane(protocols, lambda: not stopping.is_set() and (guard is None or guard.is_open))
+    journal = _open_journal(config.journal, config.worker)
+    other_slot = counters.slot(config.worker)
+    backlog = AdmissionQueue(config.limits.max_body_bytes)
+    held = BufferBudget(config.limits.max_held_bytes)
+    recorder = open_recorder(os.environ.get(RECORDER_VARIABLE, ""))
+    site = Site(
+        {}, plane.not_found, config.limits, other_slot,
+        guard=guard, journal=journal, recorder=recorder, backlog=backlog, held=held,
+        hosts=_hosts_of(config, config.listener_fd),
+    )  # fmt: skip
+
+    keepers: list[Callable[[frozenset[bytes]], None]] = []
+
+    def take(models: Iterable[Predictor]) -> None:
+        site.serve(plane.serve(models), plane.asked_headers)
+        for keep_headers in keepers:
+            keep_headers(plane.asked_headers)
+
+    loaded_models = LoadedModels(
+        counters, config.worker, config.limits, loop, take,
+        policies=config.policies, held=held,
+    )  # fmt: skip
+    loaded_models.start(config.services)
+    # What was loaded stays: the collector need not look through it ever again.
+    gc.collect()
+    gc.freeze()
+    doors = [Listener(config.listener_fd, site, partial(Connection, site), config.tls)]
+    if config.unix_fd is not None:
+        doors.append(Listener(config.unix_fd, site, partial(Connection, site, is_local=True), None))
+    if config.grpc_fd is not None:
+        grpc = _grpc_server(plane, site, _hosts_of(config, config.grpc_fd))
+        grpc.keep_headers(plane.asked_headers)
+        keepers.append(grpc.keep_headers)
+        doors.append(Listener(config.grpc_fd, grpc, grpc.connect, config.tls, protocol="h2"))
+    for door in doors:
+        await door.open(loop)
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    orders = Commands(loaded_models, report, stopping.set, wishes)
+    loop.add_reader(sys.stdin.fileno(), orders.read)
+    sites = {id(door.site): door.site for door in doors}.values()
+    every_second = [each.tick for each in sites] + [door.look for door in doors]
+
+    def tick() -> None:
+        counters.beat(config.worker)
+        loaded_models.tick()
+        if loaded_models.is_stuck:
+            log.error("a model is stuck: the worker leaves, to be started again")
+            stopping.set()
+
+    tick()
+    watch_loop()
+    ticking = [loop.create_task(_every(1.0, tick, *every_second))]
+    if guard is not None:
+        ticking.append(loop.create_task(_every(LOOK_EVERY_S, guard.look)))
+    report({"ready": True})
+    await stopping.wait()
+    for each in sites:
+        each.draining = True
+    await asyncio.gather(*(door.close(loop) for door in doors))
+    await asyncio.gather(*(each.drain() for each in sites))
+    for task in ticking:
+        task.cancel()
+    journal.close()
+    return loaded_models.is_stuck or loaded_models.is_running()
+
+
+def _open_journal(config: RequestLogConfig, worker: int) -> RequestLog:
+    """The journal of a worker.
+
+    Raises:
+        MissingExtra: Spans are to be sent, and OpenTelemetry is not installed.
+    """
+    if not config.trace_endpoint:
+        return RequestLog(config, worker)
+    # Imported here: a worker that sends no spans need not have it in memory.
+    from bascule.serving.telemetry import OtlpSpans
+
+    return RequestLog(config, worker, OtlpSpans(config.trace_endpoint))
+
+
+def _hosts_of(config: WorkerConfig, listener_fd: int) -> HostPolicy | None:
+    with socket.socket(fileno=os.dup(listener_fd)) as listener:
+        return policy_of(listener, config.allowed_hosts, asks_for_keys=config.keys is not None)
+
+
+def _grpc_server(plane: DataPlane, beside: Site, hosts: HostPolicy | None) -> Http2Server:
+    """The server of gRPC, which shares what the HTTP site `beside` it bounds and tells."""
+    # Imported here: a worker that speaks no gRPC need not have it in memory.
+    from bascule.serving.protocols import grpc_methods
+    from bascule.serving.transports import Http2Server
+
+    return Http2Server(
+        grpc_methods(plane), beside.limits, beside.other_slot,
+        guard=beside.guard, journal=beside.journal, recorder=beside.recorder,
+        backlog=beside.backlog, held=beside.held, hosts=hosts,
+    )  # fmt: skip
+
+
+class Commands:
+    """Does what the supervisor says, and tells it what became of that."""
+
+    def __init__(
+        self,
+        loaded_models: LoadedModels,
+        report: Report,
+        stop: Callable[[], None],
+        wishes: LoadRequests | None = None,
+    ) -> None:
+        self._loaded_models = loaded_models
+        self._report = report
+        self._wishes = wishes
+        self._stop = stop
+        self._lines = Lines()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def read(self) -> None:
+        """Take what has come from the supervisor; its end is the order to stop."""
+        piece = os.read(sys.stdin.fileno(), 1 << 16)
+        if not piece:
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self._stop()
+        for message in self._lines.feed(piece):
+            self._do(message)
+
+    def _do(self, message: Message) -> None:
+        match message:
+            case {"prepare": number, "services": services}:
+                told = tuple(map(ModelSpec.from_json, services))
+                task = asyncio.get_running_loop().create_task(self._prepare(number, told))
+                # The loop itself forgets a task that nobody holds.
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case {"commit": number}:
+                self._loaded_models.commit(number)
+                self._report({"committed": number})
+            case {"abandon": number}:
+                self._loaded_models.abandon(number)
+            case {"tell": number}:
+                self._report({"told": number, "models": self._loaded_models.tell()})
+            case {"granted": number} if self._wishes is not None:
+                self._wishes.settle(number, None)
+            case {"refused": number} if self._wishes is not None:
+                self._wishes.settle(number, error_from_json(message))
+            case _:
+                log.error("the supervisor said what is no order")
+
+    async def _prepare(self, number: int, services: tuple[ModelSpec, ...]) -> None:
+        try:
+            if await self._loaded_models.prepare(number, services):
+                self._report({"prepared": number})
+        except BasculeError as error:
+            self._report({"failed": number, **error_to_json(error)})
+        except MemoryError:
+            full = NoRoom("there is no memory left to load it", hint="unload another model first")
+            self._report({"failed": number, **error_to_json(full)})
+        except Exception:
+            log.exception("a change failed")
+            bug = ModelFailed("it could not be loaded", hint="see the server's log")
+            self._report({"failed": number, **error_to_json(bug)})
+
+
+class Metrics:
+    """The protocol that tells the counters; see `data_plane.ProtocolAdapter`."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:  # noqa: ARG002 -- a protocol's signature
+        """One path."""
+        yield Route(b"GET", b"/metrics", self._tell, "metrics")
+
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
+        """None: the counters of all models are told together."""
+        yield from ()
+
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+        """Nothing is below its path."""
+        return None
+
+    def _tell(self, exchange: Exchange) -> None:
+        counters = self._counters
+        text = prometheus_text(counters.labels(), counters.totals(), counters.pulse())
+        exchange.answer(text.encode(), content_type=_METRICS_TYPE)
+
+
+async def _every(seconds: float, *calls: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        for call in calls:
+            try:
+                call()
+            except Exception:
+                # The clock must go on: every time-out hangs on it.
+                log.exception("a tick failed")
+
+
+def _reporter() -> Report:
+    """Keeps standard output for reports, and turns it into standard error for everybody else."""
+    output = os.dup(1)
+    os.dup2(2, 1)
+
+    def report(message: dict[str, Any]) -> None:
+        os.write(output, json.dumps(message).encode() + b"\n")
+
+    return report
+
+
+def main() -> int:
+    """Run one worker; the exit code is 0 after a drain, 3 if it could not start.
+
+    It is 4 where a run has to be left, whose libraries would abort a process that ends in order.
+    """
+    die_with(int(sys.argv[1]))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a supervisor that stops ignores
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
+    report = _reporter()
+    # Read without buffering: the loop watches the same descriptor for its end.
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1 << 16)
+        if not piece:
+            return 3
+        line += piece
+    config = WorkerConfig.from_json(json.loads(line))
+    texts = config.journal.exception_texts
+    start_logging(config.journal.form, worker=config.worker, exception_texts=texts)
+    if not texts:
+        os.environ[HIDE_TEXTS] = "1"
+    config = replace(config, limits=config.limits.with_open_files(_OTHER_FILES))
+    try:
+        is_running = uvloop.run(serve(config, report))
+    except BasculeError as error:
+        report(error_to_json(error))
+        return 3
+    if is_running:
+        os._exit(_RUNNING_EXIT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""The client that waits."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from bascule_client.addresses import Address, parse_address
+from bascule_client.answer import Answer
+from bascule_client.conversation import Ask, Conversation, Steps, common_headers, timed
+from bascule_client.errors import Invalid
+from bascule_client.tensors import Asked
+from bascule_client.wire import Lost, Outcome, Reply, ReplyReader, head_of
+
+T = TypeVar("T")
+
+IDLE_S = 60.0
+"""How long a connection is kept that nobody uses; a server of ours ends it after 75 s."""
+
+MAX_IDLE = 32
+_READ_BYTES = 256 << 10
+_JOINED_BYTES = 64 << 10
+"""Up to this, head and body are one piece; copying more costs more than another call."""
+
+
+class Client:
+    """Asks a server for predictions, as `Bundle.predict` asks a bundle in the hand.
+
+    Safe for threads: each has a connection of its own while it asks, and connections are kept.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        model: str | None = None,
+        key: str | None = None,
+        timeout_s: float = 10.0,
+        retries: int = 3,
+        max_request_bytes: int = 16 << 20,
+        tls_authority: str | Path | None = None,
+        tls_certificate: str | Path | None = None,
+        tls_key: str | Path | None = None,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            url: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`. A path in front of the
+                server's own may follow.
+            model: `gb`, or `gb/3` for one version; None where the server serves one model alone.
+            key: The caller's, where the server asks for keys.
+            timeout_s: How long one call may take in all, with whatever is asked again. The server
+                is told, and does not work for a caller who is gone.
+            retries: How often a request may be sent again; see `retrying` for which.
+            max_request_bytes: A table with more is sent in parts, by rows.
+            tls_authority: PEM: who must have signed the server's certificate; those that the
+                system trusts if None.
+            tls_certificate: PEM: the client's own, where the server asks for one.
+            tls_key: PEM: its key, if it is not in the same file.
+
+        Raises:
+            Invalid: The address is none, or a file cannot be used.
+        """
+        self._address = parse_address(
+            url, tls_authority=tls_authority, tls_certificate=tls_certificate, tls_key=tls_key
+        )
+        self._headers = common_headers(self._address.host_header, key)
+        self._conversation = Conversation(
+            url, model=model, timeout_s=timeout_s, retries=retries,
+            max_request_bytes=max_request_bytes,
+        )  # fmt: skip
+        self._idle: deque[tuple[socket.socket, float]] = deque()
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def predict(
+        self,
+        data: Any,
+        *,
+        confidence: float | None = None,
+        conformal: str | None = None,
+        outputs: list[str] | tuple[str, ...] | None = None,
+        model: str | None = None,
+        as_json: bool = False,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """The model's answer for any table or matrix that fits its signature.
+
+        Args:
+            data: The rows, as `Bundle.predict` takes them.
+            confidence: How often the truth should be inside the set or interval that is added.
+            conformal: The method; see `Bundle.predict`.
+            outputs: The outputs wanted; all if None.
+            model: Another than the client's.
+            as_json: Send and read decimal numbers in place of bytes. The values are the same but
+                for infinite ones, which come as NaN.
+            timeout_s: Another than the client's.
+
+        Raises:
+            Invalid: The rows do not fit; the message names the column.
+            BasculeError: Whatever the server raised, as the same kind; `TimedOut` when the time
+                was over, `Unavailable` when it cannot be reached.
+        """
+        asked = Asked(None if outputs is None else tuple(outputs), confidence, conformal, as_json)
+        return self._carried(self._conversation.predict(data, asked, model, timeout_s))
+
+    def metadata(self, model: str | None = None) -> dict[str, Any]:
+        """What the model takes and returns, as the protocol says it."""
+        return self._carried(self._conversation.metadata(model))
+
+    def models(self) -> list[str]:
+        """The names of what is served."""
+        return self._carried(self._conversation.models())
+
+    def ready(self, model: str | None = None) -> bool:
+        """Whether the model (the server, if none is named) can be asked now. Asked once."""
+        return self._carried(self._conversation.ready(model))
+
+    def close(self) -> None:
+        """End the connections. What is under way ends as it would have; nothing new is asked."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop()[0].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self._address.url!r})"
+
+    # -- carrying out --
+
+    def _carried(self, steps: Steps[T]) -> T:
+        if self._is_closed:
+            raise Invalid("the client was closed", hint="ask inside its with block")
+        outcome: Outcome | None = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration as end:
+                made: T = end.value
+                return made
+            if isinstance(step, Ask):
+                outcome = self._sent(step)
+            else:
+                time.sleep(step.wait_s)
+                outcome = None
+
+    def _sent(self, ask: Ask) -> Outcome:
+        until = time.monotonic() + ask.allowed_s
+        try:
+            connection = self._taken() or _connected(self._address, ask.allowed_s)
+        except TimeoutError:
+            return Lost("no connection in time", reached=False, late=True)
+        except OSError as problem:
+            return Lost(reason_of(problem), reached=False)
+        reader = ReplyReader()
+        try:
+            refused = _send(connection, ask, self._address.prefix, self._headers, until)
+            reply = _read(connection, reader, until)
+        except TimeoutError:
+            connection.close()
+            return Lost("no answer in time", late=True)
+        except (OSError, ValueError) as trouble:
+            connection.close()
+            return Lost(reason_of(trouble))
+        except BaseException:
+            connection.close()
+            raise
+        if refused is None and reader.keeps:
+            self._kept(connection)
+        else:
+            connection.close()
+        return reply
+
+    def _taken(self) -> socket.socket | None:
+        """A connection that was kept and is still open, the one that was last used."""
+        while True:
+            try:
+                connection, since = self._idle.pop()
+            except IndexError:
+                return None
+            if time.monotonic() - since < IDLE_S and not _is_readable(connection):
+                return connection
+            connection.close()
+
+    def _kept(self, connection: socket.socket) -> None:
+        with self._lock:
+            if not self._is_closed and len(self._idle) < MAX_IDLE:
+                self._idle.append((connection, time.monotonic()))
+                return
+        connection.close()
+
+
+def _connected(address: Address, allowed_s: float) -> socket.socket:
+    if address.unix_socket:
+        made = socket.socket(socket.AF_UNIX)
+        try:
+            made.settimeout(allowed_s)
+            made.connect(address.unix_socket)
+        except BaseException:
+            made.close()
+            raise
+        return made
+    made = socket.create_connection((address.host, address.port), timeout=allowed_s)
+    try:
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address.tls is not None:
+            return address.tls.wrap_socket(made, server_hostname=address.host)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _send(
+    connection: socket.socket, ask: Ask, prefix: str, headers: str, until: float
+) -> OSError | None:
+    """Send it. A server may refuse it before it has read it all; so what fails is no end yet."""
+    request = timed(ask)
+    head = head_of(request, prefix, headers)
+    body = request.body
+    joined = len(body) <= _JOINED_BYTES
+    pieces = (head + body,) if joined else (head, body)
+    try:
+        for piece in pieces:
+            connection.settimeout(max(until - time.monotonic(), 1e-6))
+            connection.sendall(piece)
+    except TimeoutError:
+        raise
+    except OSError as problem:
+        return problem
+    return None
+
+
+def _read(connection: socket.socket, reader: ReplyReader, until: float) -> Reply:
+    while True:
+        connection.settimeout(max(until - time.monotonic(), 1e-6))
+        reply = reader.feed(connection.recv(_READ_BYTES))
+        if reply is not None:
+            return reply
+
+
+def _is_readable(connection: socket.socket) -> bool:
+    """Whether there is something on a connection on which nothing is due: its end."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def reason_of(problem: Exception) -> str:
+    """Why a connection did not come to be, or ended, in words."""
+    said: str = getattr(problem, "strerror", None) or str(problem)
+    return said or type(problem).__name__

@@ -1,0 +1,320 @@
+"""What a client says to a server, and what it makes of what comes back. No I/O.
+
+Each question is a generator of steps: it yields a request to send (`Ask`) or a time to wait
+(`Pause`), is sent how that ended, and returns what was asked for. Those that carry it out, blocking
+or not, decide nothing.
+
+A model may be replaced while it is asked, by a version that takes other fields. What is sent is
+shaped by what one version says of itself, and every answer names the version that gave it; an
+answer of another one counts only if that takes the same.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
+
+from bascule_client.answer import Answer
+from bascule_client.errors import (
+    BasculeError,
+    Conflict,
+    Invalid,
+    NotFound,
+    TimedOut,
+    TooLarge,
+    Unavailable,
+)
+from bascule_client.fields import Columns
+from bascule_client.kinds import error_of
+from bascule_client.retrying import wait_before_retry
+from bascule_client.tables import conform, take
+from bascule_client.tensors import (
+    Asked,
+    Described,
+    answer_of,
+    described,
+    infer_request,
+    no_answer,
+    put_together,
+    read_json,
+    row_bytes,
+)
+from bascule_client.version import VERSION
+from bascule_client.wire import Lost, Outcome, Reply, Request
+
+T = TypeVar("T")
+
+MAX_REQUEST_ROWS = 100_000
+"""The most rows in one request, however small they are."""
+
+_LONGEST_TIMEOUT_S = 999_999.0  # nine digits of milliseconds, which is what a server reads
+
+
+class Ask(NamedTuple):
+    """Send this, and say how it ended within the time."""
+
+    request: Request
+    allowed_s: float
+
+
+class Pause(NamedTuple):
+    """Wait."""
+
+    wait_s: float
+
+
+Steps = Generator[Ask | Pause, Outcome | None, T]
+
+
+class Conversation:
+    """The questions to one server, and what was learned of its models."""
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        model: str | None,
+        timeout_s: float,
+        retries: int,
+        max_request_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """See `Client`; `title` is what messages call the server."""
+        self._title = title
+        self._model = model
+        self._timeout_s = _checked_s(timeout_s)
+        if retries < 0:
+            raise Invalid(f"retries: {retries} is not >= 0", hint="give 0 to send once")
+        if max_request_bytes < 1:
+            raise Invalid(f"max_request_bytes: {max_request_bytes} is not >= 1")
+        self._retries = retries
+        self._max_request_bytes = max_request_bytes
+        self._clock = clock
+        self._chance = chance
+        self._known: dict[str, Described] = {}
+
+    # -- the questions --
+
+    def predict(
+        self, data: Any, asked: Asked, model: str | None, timeout_s: float | None
+    ) -> Steps[Answer]:
+        """The answer for all rows; see `Client.predict`."""
+        deadline = self._deadline(timeout_s)
+        path = yield from self._path(model, deadline)
+        was_known = path in self._known
+        known = yield from self._described(path, deadline)
+        try:
+            columns = conform(data, known.signature)
+            return (yield from self._in_parts(path, columns, known, asked, deadline))
+        except _Replaced as other:
+            # Ask that version, in the form that it takes.
+            self._known.pop(path, None)
+            columns = conform(data, other.known.signature)
+            return (yield from self._in_parts(other.path, columns, other.known, asked, deadline))
+        except (Invalid, NotFound):
+            # A mistake, unless what was known of the model is old.
+            self._known.pop(path, None)
+            if not was_known:
+                raise
+            fresh = yield from self._described(path, deadline)
+            if fresh.signature == known.signature:
+                raise
+            columns = conform(data, fresh.signature)
+            return (yield from self._in_parts(path, columns, fresh, asked, deadline))
+
+    def metadata(self, model: str | None) -> Steps[dict[str, Any]]:
+        """What a model says of itself, as it is."""
+        deadline = self._deadline(None)
+        path = yield from self._path(model, deadline)
+        return _object((yield from self._asked(Request("GET", path), deadline)))
+
+    def models(self) -> Steps[list[str]]:
+        """The names of what is served."""
+        return (yield from self._models(self._deadline(None)))
+
+    def ready(self, model: str | None) -> Steps[bool]:
+        """Whether it answers, and says that it is ready. Asked once."""
+        model = self._model if model is None else model
+        path = "/v2/health/ready" if model is None else _path_of(model) + "/ready"
+        outcome = yield Ask(Request("GET", path), self._timeout_s)
+        assert outcome is not None
+        if isinstance(outcome, Lost) or outcome.status in (404, 429, 502, 503, 504):
+            return False
+        if outcome.status != 200:
+            raise error_of(outcome)
+        return True
+
+    # -- how they are asked --
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        allowed_s = self._timeout_s if timeout_s is None else _checked_s(timeout_s)
+        return self._clock() + allowed_s
+
+    def _asked(self, request: Request, deadline: float) -> Steps[Reply]:
+        """The reply of 200; sent again where that is safe, until the deadline."""
+        attempt = 0
+        while True:
+            remaining_s = deadline - self._clock()
+            if remaining_s <= 0:
+                raise self._late()
+            outcome = yield Ask(request, remaining_s)
+            assert outcome is not None
+            if isinstance(outcome, Reply) and outcome.status == 200:
+                return outcome
+            remaining_s = deadline - self._clock()
+            wait_s = wait_before_retry(outcome, attempt, self._retries, remaining_s, self._chance())
+            if wait_s is None:
+                raise self._problem(outcome)
+            yield Pause(wait_s)
+            attempt += 1
+
+    def _problem(self, outcome: Outcome) -> BasculeError:
+        if isinstance(outcome, Reply):
+            return error_of(outcome)
+        if outcome.late:
+            return self._late()
+        return Unavailable(
+            f"{self._title} cannot be asked: {outcome.reason}",
+            hint="is the server running, and is this its address?",
+            retry_after_s=1.0,
+        )
+
+    def _late(self) -> TimedOut:
+        return TimedOut(
+            f"{self._title} did not answer in time", hint="give a longer timeout_s, or fewer rows"
+        )
+
+    def _path(self, model: str | None, deadline: float) -> Steps[str]:
+        model = self._model if model is None else model
+        if model is not None:
+            return _path_of(model)
+        names = yield from self._models(deadline)
+        if len(names) != 1:
+            raise Invalid(
+                f"{self._title} serves {', '.join(names) or 'nothing'}", hint="say which: model=..."
+            )
+        self._model = names[0]
+        return _path_of(names[0])
+
+    def _models(self, deadline: float) -> Steps[list[str]]:
+        names: list[str] = []
+        path = "/models"
+        while path:
+            told = _object((yield from self._asked(Request("GET", path), deadline)))
+            try:
+                names += [str(one["modelName"]) for one in told["models"]]
+            except (LookupError, TypeError) as problem:
+                raise no_answer(problem) from None
+            more = told.get("nextPageToken")
+            path = f"/models?next_page_token={quote(str(more), safe='')}" if more else ""
+        return names
+
+    def _described(self, path: str, deadline: float) -> Steps[Described]:
+        known = self._known.get(path)
+        if known is None:
+            told = _object((yield from self._asked(Request("GET", path), deadline)))
+            known = self._known[path] = described(told)
+        return known
+
+    def _in_parts(
+        self, path: str, columns: Columns, known: Described, asked: Asked, deadline: float
+    ) -> Steps[Answer]:
+        """The answers to as many rows at a time as a request may have, as one.
+
+        A server may allow less than is known here; then the parts are halved until they fit. All
+        parts are answered by one version.
+        """
+        rows = len(next(iter(columns.values())))
+        most = max(1, min(self._max_request_bytes // row_bytes(columns), MAX_REQUEST_ROWS))
+        answers: list[Answer] = []
+        start, target = 0, path
+        while start < rows:
+            part = columns if most >= rows else take(columns, slice(start, start + most))
+            count = min(most, rows - start)
+            request = infer_request(target + "/infer", part, known.signature.inputs, asked)
+            try:
+                answer = answer_of((yield from self._asked(request, deadline)))
+            except TooLarge:
+                if count == 1:
+                    raise
+                most = count // 2
+                continue
+            except NotFound:
+                if not answers:
+                    raise
+                raise Conflict(
+                    f"{path.rpartition('/')[2]} was replaced between two parts of the table",
+                    hint="predict again",
+                ) from None
+            if not answers and known.version and answer.version != known.version:
+                yield from self._check_same(path, known, answer.version, deadline)
+            if not answers and "/versions/" not in path and answer.version:
+                target = f"{path}/versions/{quote(answer.version, safe='')}"
+            answers.append(answer)
+            start += count
+        return put_together(answers)
+
+    def _check_same(
+        self, path: str, known: Described, version: str, deadline: float
+    ) -> Steps[None]:
+        """Return if another version than was expected takes the same; raise `_Replaced` if not."""
+        pinned = f"{path}/versions/{quote(version, safe='')}"
+        other = yield from self._described(pinned, deadline)
+        if other.signature != known.signature:
+            raise _Replaced(pinned, other)
+
+
+class _Replaced(Exception):
+    """Another version answered, and it takes other fields."""
+
+    def __init__(self, path: str, known: Described) -> None:
+        super().__init__(path)
+        self.path = path
+        self.known = known
+
+
+def _path_of(model: str) -> str:
+    """The path of `gb` or `gb/3`."""
+    name, _, version = model.partition("/")
+    if not name or version != version.strip("/"):
+        raise Invalid(f"model: {model!r} is no model", hint="give for example gb or gb/3")
+    path = f"/v2/models/{quote(name, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def _object(reply: Reply) -> dict[str, Any]:
+    try:
+        told = read_json(reply.body)
+    except (ValueError, RecursionError) as problem:
+        raise no_answer(problem) from None
+    if not isinstance(told, dict):
+        raise no_answer(TypeError("it is no object"))
+    return told
+
+
+def _checked_s(timeout_s: float) -> float:
+    if not 0 < timeout_s < math.inf:
+        raise Invalid(f"timeout_s: {timeout_s!r} is not > 0", hint="give seconds, such as 10")
+    return min(float(timeout_s), _LONGEST_TIMEOUT_S)
+
+
+def common_headers(host: str, key: str | None) -> str:
+    """The headers of every request, each with its line end. Raises `Invalid`."""
+    lines = [f"Host: {host}", f"User-Agent: bascule/{VERSION}", "Accept: */*"]
+    if key is not None:
+        if not key or not (key.isascii() and key.isprintable()) or " " in key:
+            raise Invalid("key: it has characters that no key has", hint="give it as it was made")
+        lines.append(f"Authorization: Bearer {key}")
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+def timed(ask: Ask) -> Request:
+    """The request with how long the caller waits, so that a server does no work for nobody."""
+    milliseconds = max(1, math.ceil(ask.allowed_s * 1e3))
+    header = ("X-Request-Timeout-Ms", str(milliseconds))
+    return ask.request._replace(headers=(*ask.request.headers, header))

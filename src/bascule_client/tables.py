@@ -1,0 +1,648 @@
+"""Any table or matrix, to the columns that a model takes.
+
+pandas, polars, Arrow, dicts of columns and numpy matrices are told apart by how they behave, so
+none of those libraries is imported here. A missing value is NaN in a number column and None in a
+text column, whatever the source called it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule_client.errors import Invalid
+from bascule_client.fields import Columns, DType, Field, Signature
+
+MATRIX = "input"
+"""What the one input of a model that was trained on a matrix is called."""
+
+TEXT = "text"
+"""What the one input of a model that was trained on a list of texts is called."""
+
+_CONVERT_FIRST = "convert it to numbers, booleans or text first"
+
+FIRST_SHARED = 2**53
+"""The first whole number whose double also stands for another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a column was in its source.
+
+    Attributes:
+        dtype: The source's own name of the type.
+        categories: The values of a categorical type, in its order.
+        ordered: Whether that order has a meaning.
+        missing: What a missing text was: `nan`, `none` or `na`.
+        is_mixed: Whether more than one of None, NaN and NA stood for a missing text.
+    """
+
+    dtype: str
+    categories: tuple[Any, ...] | None = None
+    ordered: bool = False
+    missing: str = "nan"
+    is_mixed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns, and what they were before.
+
+    Attributes:
+        columns: Arrays of one length; a matrix is one column called `input` of two axes.
+        source: `pandas`, `polars`, `arrow`, `dict` or `numpy`; `texts` for a plain list of them.
+        kinds: What each column was in its source; empty for a matrix.
+    """
+
+    columns: Columns
+    source: str
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+
+    @property
+    def is_matrix(self) -> bool:
+        return not self.kinds
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+
+_MISSING_WORDS = {"nan": "float('nan')", "none": "None", "na": "pandas.NA"}
+_MISSING_TYPES = {"NoneType": "none", "float": "nan", "NAType": "na", "NaTType": "nan"}
+
+
+def read_table(data: Any) -> Table:
+    """Read anything that holds rows and columns.
+
+    Raises:
+        Invalid: It is not a table or matrix, its columns differ in length, or a column (named in
+            the message) holds what no model input can.
+    """
+    if type(data) is np.ndarray and data.dtype.kind in "biuf":
+        return Table({MATRIX: data}, "numpy")
+    source = _source_of(data)
+    if source == "numpy" and (texts := _texts(data)) is not None:
+        name = getattr(data, "name", None)
+        name = name if isinstance(name, str) and name else TEXT
+        return Table({name: texts}, "texts", {name: Kind("object", missing="none")})
+    if source == "numpy":
+        return Table({MATRIX: _matrix(data)}, "numpy")
+    names, series = _split(data, source)
+    columns: Columns = {}
+    kinds: dict[str, Kind] = {}
+    for name, column in zip(names, series, strict=True):
+        if not isinstance(name, str):
+            raise Invalid(
+                f"column name {name!r} is not text", hint="rename the columns of the table to text"
+            )
+        if name in columns:
+            raise Invalid(f"the table has two columns called {name!r}", field=name)
+        columns[name], kinds[name] = _COLUMN_READERS[source](column, name)
+    if not columns:
+        raise Invalid("the table has no columns")
+    lengths = {len(column) for column in columns.values()}
+    if len(lengths) > 1:
+        raise Invalid(f"the columns of the table differ in length: {sorted(lengths)}")
+    return Table(columns, source, kinds)
+
+
+def conform(
+    data: Any, signature: Signature, missing_texts: Mapping[str, str] | None = None
+) -> Columns:
+    """The columns that the signature names, in its dtypes, from any table or matrix.
+
+    Columns that the signature does not name are left out. For a matrix model, a table's columns
+    are taken by name where the signature knows the names, else in their order.
+
+    Args:
+        data: The rows.
+        signature: What the model takes.
+        missing_texts: By column: what a missing text was in the training table: `nan`, `none` or
+            `na`. To scikit-learn those are different values. Asked of a pandas table alone, in
+            which the model itself could have been asked.
+
+    Raises:
+        Invalid: A column is missing, has the wrong type or shape, lacks values that the model
+            needs, or holds a category that the model refuses. The message names the column.
+    """
+    table = read_table(data)
+    if missing_texts and table.source == "pandas":
+        _check_missing_texts(table, missing_texts)
+    columns = _to_matrix(table, signature) if signature.is_matrix else _to_named(table, signature)
+    if not len(next(iter(columns.values()))):
+        raise Invalid("there are no rows to predict")
+    return {wanted.name: _conform(columns[wanted.name], wanted) for wanted in signature.inputs}
+
+
+def read_truth(truth: Any) -> NDArray[Any]:
+    """What was true, as an array: (rows,), or (rows, targets) of a table or a dict of columns."""
+    if isinstance(truth, Mapping):
+        columns = [np.asarray(column) for column in truth.values()]
+        kinds = {column.dtype.kind for column in columns}
+        return np.column_stack([c if len(kinds) == 1 else c.astype(object) for c in columns])
+    return np.asarray(truth.to_numpy() if hasattr(truth, "to_numpy") else truth)
+
+
+def for_program(columns: Columns, inputs: Sequence[Field]) -> Columns:
+    """Columns in a signature's dtypes, in the dtypes that a program reads."""
+    return {wanted.name: as_dtype(columns[wanted.name], wanted.dtype) for wanted in inputs}
+
+
+def as_dtype(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
+    """`values` in `dtype`. What is too large for FP32 becomes infinite, as in any cast."""
+    if values.dtype == dtype.numpy:
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(dtype.numpy)
+
+
+def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a value is missing: NaN among numbers, None among texts."""
+    if values.dtype.kind == "f":
+        return np.asarray(np.isnan(values))
+    if values.dtype.kind == "O":
+        flags = np.fromiter((value is None for value in values.ravel()), bool, values.size)
+        return np.asarray(flags.reshape(values.shape))
+    return np.zeros(values.shape, bool)
+
+
+def take(columns: Columns, rows: Any) -> Columns:
+    """Some rows of every column."""
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
+    """Some rows of a container that `read_table` reads, in a container of the same kind."""
+    if isinstance(data, Mapping):
+        return {name: take_rows(column, rows) for name, column in data.items()}
+    if hasattr(data, "iloc"):
+        return data.iloc[rows]
+    if hasattr(data, "column_names"):
+        return data.take(rows)
+    if isinstance(data, list | tuple):
+        return [data[row] for row in rows.tolist()]
+    return data[rows]
+
+
+def are_wide(values: NDArray[Any]) -> bool:
+    """Whether there are whole numbers that a double cannot tell from their neighbours."""
+    if values.dtype.kind not in "iu" or not values.size:
+        return False
+    return int(values.max()) >= FIRST_SHARED or int(values.min()) <= -FIRST_SHARED
+
+
+def recombined(columns: Columns, rows: int) -> Columns:
+    """Rows put together from the values of real ones, each column on its own: all different.
+
+    The same ones every time.
+    """
+    random = np.random.default_rng(0)
+    return {
+        name: np.take_along_axis(
+            values, random.integers(0, len(values), (rows, *values.shape[1:])), axis=0
+        )
+        for name, values in columns.items()
+    }
+
+
+def _source_of(data: Any) -> str:
+    home = type(data).__module__.partition(".")[0]
+    if home in ("pandas", "polars") and hasattr(type(data), "columns"):
+        return home
+    if home == "pyarrow" and hasattr(data, "column_names"):
+        return "arrow"
+    if isinstance(data, Mapping):
+        return "dict"
+    if hasattr(data, "tocsr"):
+        raise Invalid("sparse matrices are not supported", hint="pass X.toarray()")
+    if isinstance(data, np.ndarray | list | tuple):
+        return "numpy"
+    if hasattr(data, "to_frame") or (hasattr(data, "__array__") and not hasattr(data, "columns")):
+        return "numpy"
+    raise Invalid(
+        f"{type(data).__module__}.{type(data).__qualname__} is not a table or matrix",
+        hint="pass a pandas or polars DataFrame, an Arrow table, a dict of columns or a numpy "
+        "matrix",
+    )
+
+
+def _texts(data: Any) -> NDArray[Any] | None:
+    """A list, array or series of texts, some of which may be missing; None for anything else."""
+    if hasattr(data, "to_list") and hasattr(data, "dtype"):
+        values = data.to_list()
+    elif isinstance(data, np.ndarray):
+        if data.ndim != 1 or data.dtype.kind not in "OUST":
+            return None
+        values = data.tolist()
+    else:
+        values = data
+    if not isinstance(values, list | tuple) or not any(isinstance(one, str) for one in values):
+        return None
+    made = np.empty(len(values), object)
+    for row, one in enumerate(values):
+        if not isinstance(one, str) and one is not None and one == one:
+            return None
+        made[row] = one if isinstance(one, str) else None
+    return made
+
+
+def _split(data: Any, source: str) -> tuple[list[Any], list[Any]]:
+    if source == "dict":
+        return list(data), list(data.values())
+    if source == "pandas":
+        return list(data.columns), [data.iloc[:, i] for i in range(data.shape[1])]
+    if source == "polars":
+        collected = data.collect() if hasattr(data, "collect") else data
+        return list(collected.columns), collected.get_columns()
+    return list(data.column_names), list(data.columns)
+
+
+def _matrix(data: Any) -> NDArray[Any]:
+    try:
+        values = np.asarray(_off_device(data))
+    except ValueError:
+        raise Invalid("the rows of the matrix differ in length") from None
+    if values.dtype.kind == "O":
+        try:
+            values = values.astype(np.float64)
+        except (TypeError, ValueError):
+            raise Invalid(
+                "the matrix holds values that are not numbers",
+                hint="pass a table (a DataFrame or a dict of columns) for text",
+            ) from None
+    if values.dtype.kind not in "biuf":
+        raise Invalid(
+            f"the matrix holds {values.dtype}, not numbers",
+            hint="pass a table (a DataFrame or a dict of columns) for text",
+        )
+    return values
+
+
+def _off_device(data: Any) -> Any:
+    """A tensor of PyTorch as one that numpy can read; all else as it is."""
+    return data.detach().cpu() if hasattr(data, "detach") else data
+
+
+def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
+    dtype = series.dtype
+    if hasattr(dtype, "categories"):
+        categories = np.asarray(dtype.categories)
+        codes = np.asarray(series.cat.codes)
+        kind = Kind("category", tuple(_plain(c) for c in categories), ordered=bool(dtype.ordered))
+        return _from_codes(categories, codes, name), kind
+    kind_letter = getattr(dtype, "kind", "O")
+    if kind_letter in "biuf":
+        missing = np.asarray(series.isna())
+        if isinstance(dtype, np.dtype):
+            return np.asarray(series), Kind(str(dtype))
+        if missing.any():
+            return series.to_numpy(dtype=np.float64, na_value=np.nan), Kind(str(dtype))
+        return series.to_numpy(dtype=np.dtype(f"{kind_letter}{dtype.itemsize}")), Kind(str(dtype))
+    if kind_letter not in "OUST" or str(dtype).startswith(("period", "interval", "sparse")):
+        raise _no_such_input(name, str(dtype))
+    raw = series.to_numpy(dtype=object)
+    values = _from_objects(raw, name)
+    absent = {type(value) for value in raw[is_missing(values)].tolist()}
+    missing_as = next((_MISSING_TYPES[one.__name__] for one in absent), "nan")
+    return values, Kind(str(dtype), missing=missing_as, is_mixed=len(absent) > 1)
+
+
+def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
+    dtype = series.dtype
+    label = str(dtype.base_type()) if hasattr(dtype, "base_type") else str(dtype)
+    if label in ("Categorical", "Enum"):
+        # Only an Enum is closed; a Categorical is text that is stored once.
+        categories = tuple(dtype.categories.to_list()) if label == "Enum" else None
+        return _from_objects(series.to_list(), name), Kind(label, categories, missing="none")
+    if label in ("String", "Utf8", "Null"):
+        return _from_objects(series.to_list(), name), Kind("String", missing="none")
+    if not (dtype.is_numeric() or label == "Boolean") or label == "Decimal":
+        raise _no_such_input(name, str(dtype))
+    if series.null_count():
+        return np.asarray(
+            [np.nan if value is None else value for value in series.to_list()], np.float64
+        ), Kind(label)
+    return np.asarray(series.to_numpy()), Kind(label)
+
+
+def _read_arrow(column: Any, name: str) -> tuple[NDArray[Any], Kind]:
+    if hasattr(column.type, "value_type") and hasattr(column.type, "index_type"):
+        values = _from_objects(column.to_pylist(), name)
+        return values, Kind("object" if values.dtype.kind == "O" else str(values.dtype))
+    label = str(column.type)
+    if label in ("string", "large_string", "string_view", "null"):
+        return _from_objects(column.to_pylist(), name), Kind("object")
+    if label != "bool" and not label.startswith(("int", "uint", "float", "double", "halffloat")):
+        raise _no_such_input(name, label)
+    if column.null_count:
+        values = np.asarray(
+            [np.nan if value is None else value for value in column.to_pylist()], np.float64
+        )
+    else:
+        values = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(False)
+    return values, Kind(str(values.dtype))
+
+
+def _read_sequence(column: Any, name: str) -> tuple[NDArray[Any], Kind]:
+    if hasattr(column, "dtype") and hasattr(column, "isna"):
+        return _read_pandas(column, name)
+    if hasattr(column, "__array__") and hasattr(column, "ndim") and not hasattr(column, "to_list"):
+        column = np.asarray(_off_device(column))
+    values = column if isinstance(column, np.ndarray) else _as_objects(column, name)
+    if values.ndim >= 2 and values.dtype.kind in "biuf":
+        return values, Kind(str(values.dtype))
+    if values.ndim != 1:
+        raise Invalid(f"column {name!r} has {values.ndim} dimensions, not one", field=name)
+    if values.dtype.kind in "biuf":
+        return values, Kind(str(values.dtype))
+    if values.dtype.kind not in "OUST":
+        raise _no_such_input(name, str(values.dtype))
+    made = _from_objects(values.tolist() if values.dtype.kind == "S" else values, name)
+    return made, Kind(str(made.dtype))
+
+
+_COLUMN_READERS = {
+    "pandas": _read_pandas,
+    "polars": _read_polars,
+    "arrow": _read_arrow,
+    "dict": _read_sequence,
+}
+
+
+def _as_objects(column: Any, name: str) -> NDArray[Any]:
+    if isinstance(column, str | bytes) or not hasattr(column, "__iter__"):
+        raise Invalid(f"column {name!r} is one value, not a list of them", field=name)
+    values = list(column)
+    if values and all(isinstance(v, bool | int | float | np.number) for v in values):
+        return np.asarray(values)
+    if values and all(isinstance(v, list | tuple | np.ndarray) for v in values):
+        return _matrix(values)
+    made = np.empty(len(values), object)
+    made[:] = values
+    return made
+
+
+def _from_objects(values: Any, name: str) -> NDArray[Any]:
+    """Python values to text with None for missing, or to numbers when none of them is text."""
+    made = np.empty(len(values), object)
+    present = set()
+    for i, value in enumerate(values):
+        if value is None or value is _pandas_na(value) or value != value:
+            made[i] = None
+        else:
+            made[i] = value.item() if isinstance(value, np.generic) else value
+            present.add(type(made[i]))
+    if present <= {str}:
+        return made
+    if present == {bool} and not is_missing(made).any():
+        return made.astype(np.bool_)
+    if present <= {bool, int, float}:
+        if present == {int} and not is_missing(made).any():
+            return _whole_numbers(made, name)
+        return np.array([np.nan if value is None else value for value in made], np.float64)
+    strange = sorted(t.__name__ for t in present)
+    raise Invalid(
+        f"column {name!r} holds {' and '.join(strange)}",
+        hint="give the column one type: numbers, booleans or text",
+        field=name,
+    )
+
+
+def _whole_numbers(values: NDArray[Any], name: str) -> NDArray[Any]:
+    try:
+        return values.astype(np.int64 if min(values) < 0 or max(values) < 2**63 else np.uint64)
+    except OverflowError:
+        raise Invalid(
+            f"column {name!r} holds whole numbers of more than 64 bits",
+            hint="turn them into text before the model is trained: df[c].astype(str)",
+            field=name,
+        ) from None
+
+
+def _pandas_na(value: Any) -> Any:
+    """The value itself if it is pandas' NA, whose comparisons are NA again; else a stranger."""
+    return value if type(value).__name__ in ("NAType", "NaTType") else _STRANGER
+
+
+_STRANGER = object()
+
+
+def _from_codes(categories: NDArray[Any], codes: NDArray[Any], name: str) -> NDArray[Any]:
+    missing = codes < 0
+    if categories.dtype.kind in "biuf":
+        if missing.any():
+            return np.asarray(np.append(categories.astype(np.float64), np.nan)[codes])
+        return np.asarray(categories[codes])
+    known = _from_objects(categories.astype(object), name)
+    if known.dtype.kind != "O":
+        return _from_codes(known, codes, name)
+    return np.asarray(np.append(known, np.array([None], object))[codes])
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _no_such_input(name: str, dtype: str) -> Invalid:
+    return Invalid(
+        f"column {name!r} has type {dtype}, which no model input has",
+        hint=_CONVERT_FIRST,
+        field=name,
+    )
+
+
+def _to_matrix(table: Table, signature: Signature) -> Columns:
+    (wanted,) = signature.inputs
+    if list(table.columns) == [wanted.name]:
+        values = table.columns[wanted.name]
+    elif signature.columns and not table.is_matrix:
+        _require(table, signature.columns)
+        values = _stacked([table.columns[name] for name in signature.columns], signature.columns)
+    else:
+        values = _stacked(list(table.columns.values()), tuple(table.columns))
+    width = wanted.shape[0]
+    if values.ndim == 1 and len(values) == width and width > 1:
+        raise Invalid(
+            f"{wanted.name} is one row of {width} numbers, not a matrix of rows",
+            hint="pass X[None, :]",
+            field=wanted.name,
+        )
+    if values.ndim != 2 or width not in (-1, values.shape[1]):
+        raise Invalid(
+            f"{wanted.name} has shape {list(values.shape)}, and the model takes [rows, {width}]",
+            field=wanted.name,
+            expected=width,
+        )
+    return {wanted.name: values}
+
+
+def _stacked(columns: list[NDArray[Any]], names: Sequence[str]) -> NDArray[Any]:
+    for name, column in zip(names, columns, strict=True):
+        if column.dtype.kind == "O":
+            raise Invalid(f"column {name!r} holds text, and the model takes numbers", field=name)
+    return np.column_stack(columns)
+
+
+def _to_named(table: Table, signature: Signature) -> Columns:
+    names = [wanted.name for wanted in signature.inputs]
+    if table.is_matrix:
+        values = table.columns[MATRIX]
+        if len(names) == 1 and signature.inputs[0].shape:
+            return {names[0]: values}  # a batch of images, or the like
+        if values.ndim != 2 or values.shape[1] != len(names):
+            raise Invalid(
+                f"the matrix has shape {list(values.shape)}, and the model takes {len(names)} "
+                "columns",
+                hint="pass a table with the columns " + _some(names),
+            )
+        return {name: values[:, i] for i, name in enumerate(names)}
+    if table.source == "texts" and len(names) == 1:
+        return dict(zip(names, table.columns.values(), strict=True))
+    _require(table, names)
+    return {name: table.columns[name] for name in names}
+
+
+def _require(table: Table, names: Sequence[str]) -> None:
+    absent = [name for name in names if name not in table.columns]
+    if absent:
+        raise Invalid(
+            f"column{'s' if len(absent) > 1 else ''} {_some(absent)} "
+            f"{'are' if len(absent) > 1 else 'is'} missing",
+            hint=f"the model takes {_some(list(names))}",
+            field=absent[0],
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+
+
+def _conform(values: NDArray[Any], wanted: Field) -> NDArray[Any]:
+    if values.shape[1:] != wanted.shape and (
+        values.ndim != 1 + len(wanted.shape)
+        or any(
+            length not in (-1, found)
+            for length, found in zip(wanted.shape, values.shape[1:], strict=True)
+        )
+    ):
+        raise Invalid(
+            f"{wanted.name} has shape {list(values.shape)}, and the model takes "
+            f"{['rows', *wanted.shape]}",
+            field=wanted.name,
+        )
+    read = _to_text if wanted.dtype is DType.BYTES else _to_number
+    made = read(values, wanted)
+    _check_bounds(made, wanted)
+    _check_missing(made, wanted)
+    _check_categories(made, wanted)
+    return made
+
+
+def _to_text(values: NDArray[Any], wanted: Field) -> NDArray[Any]:
+    if values.dtype.kind in "US":
+        return values.astype(object)
+    if values.dtype.kind == "f" and np.isnan(values).all():
+        return np.full(values.shape, None, object)
+    if values.dtype.kind != "O":
+        raise Invalid(
+            f"column {wanted.name!r} holds {values.dtype}, and the model takes text there",
+            field=wanted.name,
+            expected=wanted.dtype.value,
+        )
+    return values
+
+
+def _to_number(values: NDArray[Any], wanted: Field) -> NDArray[Any]:
+    if values.dtype.kind == "O":
+        if not is_missing(values).all():
+            raise Invalid(
+                f"column {wanted.name!r} holds text, and the model takes {wanted.dtype} there",
+                field=wanted.name,
+                expected=wanted.dtype.value,
+            )
+        values = np.full(values.shape, np.nan)
+    if wanted.dtype.is_float or values.dtype == wanted.dtype.numpy:
+        return as_dtype(values, wanted.dtype)
+    _check_missing(values, wanted)
+    made = as_dtype(values, wanted.dtype)
+    changed = np.flatnonzero((made != values).reshape(len(values), -1).any(axis=1))
+    if len(changed):
+        raise Invalid(
+            f"column {wanted.name!r} holds a number in row {changed[0]} that is not {wanted.dtype}",
+            field=wanted.name,
+            expected=wanted.dtype.value,
+            row=int(changed[0]),
+        )
+    return made
+
+
+def _check_missing(values: NDArray[Any], wanted: Field) -> None:
+    if wanted.nullable:
+        return
+    if values.dtype.kind == "f" and not np.isnan(values.min(initial=0.0)):
+        return  # a third of the time, and most tables are whole
+    missing = is_missing(values).reshape(len(values), -1).any(axis=1)
+    if missing.any():
+        raise Invalid(
+            f"column {wanted.name!r} has {int(missing.sum())} missing values, the first in row "
+            f"{int(missing.argmax())}, and the model takes none there",
+            hint="fill them in, or train the model with an imputer and pack it again",
+            field=wanted.name,
+            row=int(missing.argmax()),
+        )
+
+
+def _check_missing_texts(table: Table, wanted: Mapping[str, str]) -> None:
+    for name in wanted.keys() & table.kinds.keys():
+        kind, trained = table.kinds[name], _MISSING_WORDS[wanted[name]]
+        if kind.categories is not None or (kind.missing == wanted[name] and not kind.is_mixed):
+            continue
+        missing = is_missing(table.columns[name])
+        if missing.any():
+            found = (
+                "several kinds of missing text" if kind.is_mixed else _MISSING_WORDS[kind.missing]
+            )
+            raise Invalid(
+                f"column {name!r} holds {found}, and the model is asked about a missing text as "
+                f"{trained}: it may tell the two apart",
+                hint=f"column.astype(object).where(column.notna(), {trained})",
+                field=name,
+                row=int(missing.argmax()),
+            )
+
+
+def _check_bounds(values: NDArray[Any], wanted: Field) -> None:
+    if wanted.bounds is None or not values.size:
+        return
+    low, high = wanted.bounds
+    if low <= values.min() and values.max() <= high:  # false of NaN too
+        return
+    beyond = ((values < low) | (values > high)).reshape(len(values), -1).any(axis=1)
+    if beyond.any():
+        row = int(beyond.argmax())
+        raise Invalid(
+            f"column {wanted.name!r} has a number in row {row} that the model refuses: it takes "
+            f"{low:g} to {high:g}",
+            hint="send numbers within these bounds",
+            field=wanted.name,
+            row=row,
+        )
+
+
+def _check_categories(values: NDArray[Any], wanted: Field) -> None:
+    if wanted.categories is None:
+        return
+    known = set(wanted.categories)
+    for row, value in enumerate(values.tolist()):
+        if value is not None and value == value and value not in known:
+            raise Invalid(
+                f"column {wanted.name!r} holds {value!r} in row {row}, which is none of the "
+                f"{len(known)} categories that the model knows",
+                field=wanted.name,
+                row=row,
+            )

@@ -1,0 +1,31 @@
+"""Requests as Azure ML passes them on."""
+
+from __future__ import annotations
+
+from conformance_protocol import Form, by_row, of_json
+
+PATH = "/score"
+
+
+def read(answer, names):
+    return by_row(answer.json, names)
+
+
+def everything(rows):
+    return {"params": {"outputs": [field.name for field in rows.signature.outputs]}}
+
+
+def frame(rows):
+    index = list(range(len(rows.values)))
+    return {"columns": list(rows.names), "index": index, "data": rows.values}
+
+
+FORMS = {
+    "data": Form(lambda rows: of_json(PATH, {"data": rows.values}), read),
+    "data-records": Form(lambda rows: of_json(PATH, {"data": rows.records}), read),
+    "input-data": Form(
+        lambda rows: of_json(PATH, {"input_data": frame(rows), **everything(rows)}), read
+    ),
+    "input-data-rows": Form(lambda rows: of_json(PATH, {"input_data": rows.values}), read),
+    "input-data-inputs": Form(lambda rows: of_json(PATH, {"input_data": rows.by_input}), read),
+}

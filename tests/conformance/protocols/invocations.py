@@ -1,0 +1,58 @@
+"""Requests as MLflow's clients and SageMaker make them."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from conformance_protocol import Form, Request, by_row, of_json
+
+PATH = "/invocations"
+
+
+def split(rows):
+    return {"columns": list(rows.names), "data": rows.values}
+
+
+def params(rows):
+    return {"params": {"outputs": [field.name for field in rows.signature.outputs]}}
+
+
+def in_csv(rows, *, header, path=PATH):
+    text = io.StringIO()
+    lines = [["" if value is None else value for value in row] for row in rows.values]
+    csv.writer(text).writerows([rows.names, *lines] if header else lines)
+    kind = "text/csv" if header else "text/csv; header=absent"
+    return Request(path, text.getvalue().encode(), (f"Content-Type: {kind}",))
+
+
+def read(answer, names):
+    return by_row(answer.json["predictions"], names)
+
+
+def everything(ask):
+    """The form, with all outputs asked for."""
+    return Form(lambda rows: of_json(PATH, {**ask(rows), **params(rows)}), read)
+
+
+def only_the_answer(ask):
+    return Form(lambda rows: of_json(PATH, ask(rows)), read)
+
+
+FORMS = {
+    "split": everything(lambda rows: {"dataframe_split": split(rows)}),
+    "split-index": only_the_answer(
+        lambda rows: {"dataframe_split": {**split(rows), "index": list(range(len(rows.values)))}}
+    ),
+    "records": everything(lambda rows: {"dataframe_records": rows.records}),
+    "instances": everything(lambda rows: {"instances": rows.values}),
+    "instances-columns": everything(lambda rows: {"instances": rows.by_input}),
+    "inputs": everything(lambda rows: {"inputs": rows.by_input}),
+    "csv": Form(lambda rows: in_csv(rows, header=True), read),
+    "csv-no-header": Form(lambda rows: in_csv(rows, header=False), read),
+    "bare": only_the_answer(lambda rows: rows.values),
+    "multi-model": Form(
+        lambda rows: of_json("/models/m/invoke", {"instances": rows.records, **params(rows)}),
+        read,
+    ),
+}

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+import schemathesis
+import uvicorn
+from fastapi.routing import APIRoute
+from hypothesis import HealthCheck, settings
+from prometheus_client.parser import text_string_to_metric_families
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from bascule.control.api import control_app
+from bascule.control.rights import RIGHTS
+from bascule.core.errors import NotFound, Unavailable
+from bascule.core.version import VERSION
+from bascule.registry import open_registry
+from bascule.security.keys import GRANTABLE, OPEN_ACTIONS, Permission, create_key
+from bascule.serving import ModelSpec
+from bascule.serving.specs import default_of
+from bascule.serving.telemetry import MetricLabels, Totals
+from bascule.serving.telemetry.counters import Pulse
+from bascule.serving.transports import Authenticator
+from bascule.serving.workers import ModelState, WorkerStatus, bind
+
+COUNTED = [
+    Totals({404: 3}, 0, 0.5, (3,) + (0,) * 16),
+    Totals({200: 5, 400: 2, 500: 1}, 50, 1.5, (0, 8) + (0,) * 15),
+]
+
+
+class FakeSupervisor:
+    """A server with one worker and one model."""
+
+    address = "127.0.0.1", 8080
+    labels = (MetricLabels(), MetricLabels("gb", "1"))
+
+    def __init__(self):
+        self.is_alive = True
+        self.services = (ModelSpec("gb", "1", Path("/bundles/gb-1")),)
+
+    def models(self):
+        return [
+            ModelState(
+                worker=worker,
+                model=service.model,
+                version=service.version,
+                is_loaded=worker == 0,
+                size_bytes=10 + worker,
+                inline_rows=0,
+                open_calls=0,
+            )
+            for service in self.services
+            for worker in (0, 1)
+        ]
+
+    def is_default(self, service):
+        return default_of(self.services, service.model) is service
+
+    def change(self, wish):
+        self.services = wish(self.services)
+        return self.services
+
+    def totals(self):
+        return COUNTED
+
+    def pulse(self):
+        return Pulse()
+
+    def statuses(self):
+        return [WorkerStatus(worker=0, pid=7, alive=self.is_alive, restarts=2)]
+
+
+def find(reference):
+    """gb/N and late/N are there, as if they were pushed."""
+    model, _, version = reference.partition("/")
+    if model not in ("gb", "late"):
+        raise NotFound(f"no model {model!r}")
+    return ModelSpec(model, version or "9", Path(f"/bundles/{model}-{version or 9}"))
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory, cancer_bundle):
+    registry = open_registry(tmp_path_factory.mktemp("console") / "home")
+    registry.push(cancer_bundle, by="ada")
+    registry.set_alias("gb", "champion", 1, by="ada")
+    return registry
+
+
+@pytest.fixture(scope="module")
+def supervisor():
+    return FakeSupervisor()
+
+
+@contextmanager
+def asking(app):
+    """A client of the application, served as `bascule serve` serves it."""
+    listener = bind("127.0.0.1", 0, 1)[0]
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def client(supervisor, registry):
+    with asking(control_app(supervisor, lambda: registry, find)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def fuzzed(registry):
+    """A client of its own: what is asked at random also loads and unloads."""
+    with asking(control_app(FakeSupervisor(), lambda: registry, find)) as client:
+        yield client
+
+
+schema = schemathesis.openapi.from_dict(control_app(FakeSupervisor(), lambda: None, find).openapi())
+
+
+@schema.parametrize()
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_is_asked_is_answered_as_the_schema_says(case, fuzzed):
+    case.call_and_validate(
+        base_url=str(fuzzed.base_url),
+        checks=[
+            not_a_server_error,
+            status_code_conformance,
+            content_type_conformance,
+            response_schema_conformance,
+        ],
+    )
+
+
+def test_the_server_is_shown_with_its_workers_and_what_was_counted(client):
+    assert client.get("/api/v1/server").json() == {
+        "version": VERSION,
+        "host": "127.0.0.1",
+        "port": 8080,
+        "workers": [{"worker": 0, "pid": 7, "alive": True, "restarts": 2}],
+        "services": [
+            {
+                "model": "gb",
+                "version": "1",
+                "is_served": True,
+                "requests": 8,
+                "errors": 3,
+                "rows": 50,
+            }
+        ],
+    }
+
+
+def test_the_load_is_what_was_counted_and_what_is_under_way(client):
+    look = client.get("/api/v1/server/load").json()
+    other, served = look["versions"]
+    assert (other["model"], other["requests"], other["is_served"]) == ("", 3, True)
+    assert (served["model"], served["requests"], served["errors"]) == ("gb", 8, 3)
+    assert served["buckets"] == [0, 8] + [0] * 15
+    assert len(look["bounds_s"]) == 16
+    (worker,) = look["workers"]
+    assert (worker["pid"], worker["alive"], worker["models_bytes"]) == (7, True, 10)
+
+
+def test_health_is_bad_while_a_worker_is_not_alive(client, supervisor, monkeypatch):
+    good = client.get("/health")
+    assert (good.status_code, good.json()["ready"]) == (200, True)
+    monkeypatch.setattr(supervisor, "is_alive", False)
+    bad = client.get("/health")
+    assert (bad.status_code, bad.json()) == (503, {"live": True, "ready": False, "name": "bascule"})
+
+
+def test_metrics_are_read_by_prometheus_as_they_were_counted(client):
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    requests = families["bascule_requests"].samples
+    assert Counter({int(s.labels["status"]): s.value for s in requests}) == COUNTED[1].by_status
+    assert families["bascule_rows"].samples[0].value == 50
+    durations = families["bascule_request_duration_seconds"].samples
+    assert [s.value for s in durations if s.labels.get("le") in ("0.0001", "0.00025", "+Inf")] == [
+        0,
+        8,
+        8,
+    ]
+
+
+def test_models_versions_statements_and_history_are_shown(client, cancer_bundle):
+    (model,) = client.get("/api/v1/models").json()
+    assert (model["name"], model["versions"], model["aliases"]) == ("gb", 1, {"champion": 1})
+    (version,) = client.get("/api/v1/models/gb/versions").json()
+    assert (version["number"], version["pushed_by"], version["gates"]) == (1, "ada", "unchecked")
+    kinds = {s["kind"] for s in client.get("/api/v1/models/gb/versions/1/statements").json()}
+    assert {"parity", "provenance"} <= kinds
+    events = client.get("/api/v1/models/gb/history").json()
+    assert [event["number"] or event["to_number"] for event in events] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/v1/models/nobody/versions", 404),
+        ("/api/v1/models/nobody/history", 404),
+        ("/api/v1/models/gb/versions/9/statements", 404),
+        ("/api/v1/models/gb/versions/0/statements", 400),
+        ("/api/v1/models/gb/versions/x/statements", 400),
+        ("/api/v1/models/gb/versions/2147483647/statements", 404),
+        ("/api/v1/models/gb/versions/2147483648/statements", 400),
+        ("/api/v1/models/%00/history", 404),
+        ("/api/v1/models/..%2f/history", 404),
+        ("/nowhere", 404),
+    ],
+)
+def test_errors_have_the_one_shape(client, path, status):
+    answer = client.get(path)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+
+
+def test_a_method_that_would_change_something_is_not_allowed(client):
+    for method in ("post", "put", "delete", "patch"):
+        answer = client.request(method, "/api/v1/models")
+        assert (answer.status_code, list(answer.json())) == (405, ["error"])
+
+
+def test_a_registry_that_is_away_is_503_and_the_server_is_still_shown(supervisor):
+    def away():
+        raise Unavailable("the registry is away", hint="retry")
+
+    with asking(control_app(supervisor, away, find)) as client:
+        answer = client.get("/api/v1/models")
+        assert client.get("/api/v1/server").status_code == 200
+    assert (answer.status_code, answer.json()) == (503, {"error": "the registry is away; retry"})
+
+
+def test_a_bug_is_answered_in_the_one_shape_without_its_details(supervisor):
+    def broken():
+        raise KeyError("secret")
+
+    with asking(control_app(supervisor, broken, find)) as client:
+        answer = client.get("/api/v1/models")
+    assert (answer.status_code, list(answer.json())) == (500, ["error"])
+    assert "secret" not in answer.text
+
+
+def test_the_schema_promises_the_one_shape_of_errors_and_no_other(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    told = {
+        status: str(response)
+        for path in paths.values()
+        for operation in path.values()
+        for status, response in operation["responses"].items()
+        if status.startswith("4")
+    }
+    assert set(told) == {"4XX"}
+    assert all("ErrorView" in response for response in told.values())
+
+
+def test_the_documentation_needs_nothing_from_elsewhere(client):
+    page = client.get("/docs").text
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+# -- keys --
+
+
+@pytest.fixture
+def ring(tmp_path):
+    """A guard, and the header of a key for each permission that a test asks for."""
+    file = tmp_path / "keys.json"
+    kept = []
+
+    class Kept:
+        stored = staticmethod(lambda: kept)
+        add = staticmethod(kept.append)
+
+    def header(permission):
+        name = f"k{len(kept)}"
+        now = datetime.now(UTC)
+        _, token = create_key(Kept, name, [Permission.parse(permission)], now=now, by="ada")
+        file.write_text(json.dumps([key.to_json() for key in kept]))
+        return {"Authorization": f"Bearer {token}"}
+
+    file.write_text("[]")
+    header.guard = Authenticator(file)
+    return header
+
+
+def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry, ring):
+    """The matrix is made of the routes themselves, so a new one cannot be forgotten."""
+    app = control_app(supervisor, lambda: registry, find, ring.guard)
+    permissions = [f"{a}:{m}" for a in GRANTABLE for m in ("gb", "other", "*")]
+    headers = {permission: ring(permission) for permission in permissions}
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    assert {f"{method} {route.path}" for route in routes for method in route.methods} == set(RIGHTS)
+    with asking(app) as client:
+        for route in routes:
+            path = route.path.format(model="gb", number=1)
+            for method in route.methods:
+                action, model = RIGHTS[f"{method} {route.path}"] or ("health", "")
+                needs_key = action not in OPEN_ACTIONS
+                assert (client.request(method, path).status_code == 401) == needs_key, path
+                for permission, header in headers.items():
+                    found = client.request(method, path, headers=header).status_code
+                    may = not needs_key or Permission.parse(permission).covers(
+                        action, model.format(model="gb")
+                    )
+                    assert (found not in (401, 403)) == may, (method, path, permission, found)
+
+
+def test_a_caller_without_a_key_is_told_how_to_send_one(supervisor, registry, ring):
+    with asking(control_app(supervisor, lambda: registry, find, ring.guard)) as client:
+        refused = client.get("/api/v1/models")
+    assert refused.headers["www-authenticate"] == 'Bearer realm="bascule"'
+    assert "Authorization: Bearer" in refused.json()["error"]

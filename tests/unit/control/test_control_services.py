@@ -1,0 +1,298 @@
+"""What the control API changes, and for whom."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partialmethod
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.requests import Request
+
+from bascule.control.api import control_app
+from bascule.control.rights import loopback_only
+from bascule.core.errors import NotFound, Refused, Unavailable
+from bascule.serving import ModelSpec
+from bascule.serving.specs import default_of
+from bascule.serving.workers import ModelState
+
+
+class Supervisor:
+    """Changes its list, or cannot."""
+
+    def __init__(self, *texts):
+        self.services = tuple(map(find, texts))
+        self.problem = None
+
+    def models(self):
+        return [
+            ModelState(
+                worker=worker,
+                model=service.model,
+                version=service.version,
+                is_loaded=worker == 0,
+                size_bytes=10 + worker,
+                inline_rows=0,
+                open_calls=0,
+            )
+            for service in self.services
+            for worker in (0, 1)
+        ]
+
+    def is_default(self, service):
+        return default_of(self.services, service.model) is service
+
+    def change(self, wish):
+        services = wish(self.services)
+        if self.problem is not None:
+            raise self.problem
+        self.services = services
+        return services
+
+
+def find(reference):
+    model, _, version = reference.partition("/")
+    if model == "nobody":
+        raise NotFound("no model 'nobody'", hint="push it first")
+    return ModelSpec(model, version or "9", Path("/bundles", model, version or "9"))
+
+
+class Client:
+    """Asks the application as somebody at an address would."""
+
+    def __init__(self, app, caller, base_url):
+        self._app, self._caller, self._base_url = app, caller, base_url
+
+    def request(self, method, path, **more):
+        async def ask():
+            transport = httpx.ASGITransport(self._app, client=(self._caller, 5000))
+            async with httpx.AsyncClient(transport=transport, base_url=self._base_url) as client:
+                return await client.request(method, path, **more)
+
+        return asyncio.run(ask())
+
+    get = partialmethod(request, "GET")
+    post = partialmethod(request, "POST")
+    delete = partialmethod(request, "DELETE")
+
+
+@pytest.fixture
+def supervisor():
+    return Supervisor("late/1", "early/1")
+
+
+@pytest.fixture
+def client(supervisor):
+    return client_of(supervisor)
+
+
+def client_of(supervisor, *guard, caller="127.0.0.1", base_url="http://127.0.0.1:8082"):
+    app = control_app(supervisor, lambda: None, find, *guard)
+    return Client(app, caller, base_url)
+
+
+def names(answer):
+    assert answer.status_code == 200, answer.text
+    return [
+        f"{one['model']}/{one['version']}" + ("*" if one["is_default"] else "")
+        for one in answer.json()
+    ]
+
+
+SERVICES = "/api/v1/server/services"
+
+
+@pytest.mark.parametrize(
+    ("role", "served"),
+    [
+        (None, ["late/1*", "early/1*", "late/2"]),
+        ("beside", ["late/1*", "early/1*", "late/2"]),
+        ("default", ["late/2*", "late/1", "early/1*"]),
+        ("swap", ["late/2*", "early/1*"]),
+    ],
+)
+def test_a_version_is_loaded_in_the_role_that_is_asked_for(client, role, served):
+    wish = {"reference": "late/2"} | ({} if role is None else {"role": role})
+
+    assert names(client.post(SERVICES, json=wish)) == served
+    assert names(client.get(SERVICES)) == served
+
+
+def test_a_version_is_shown_with_where_it_is_in_memory(client):
+    assert client.get(SERVICES).json()[0] == {
+        "model": "late",
+        "version": "1",
+        "is_default": True,
+        "loaded_in": 1,
+        "size_bytes": 11,
+    }
+
+
+def test_versions_are_unloaded_by_model_and_version(client):
+    client.post(SERVICES, json={"reference": "late/2"})
+
+    assert names(client.delete(SERVICES + "/late?version=2")) == ["late/1*", "early/1*"]
+    assert names(client.delete(SERVICES + "/late")) == ["early/1*"]
+    gone = client.delete(SERVICES + "/late")
+    assert (gone.status_code, gone.json()) == (
+        404,
+        {"error": "'late' is not served; served are early"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({}, "reference"),
+        ({"reference": ""}, "reference"),
+        ({"reference": "late/2", "role": "king"}, "role"),
+        ({"reference": "late/2", "rolle": "swap"}, "rolle"),
+    ],
+)
+def test_a_wish_that_cannot_be_read_is_refused_and_changes_nothing(client, wish, said):
+    answer = client.post(SERVICES, json=wish)
+
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+    assert names(client.get(SERVICES)) == ["late/1*", "early/1*"]
+
+
+def test_what_kept_a_worker_from_loading_is_told(client, supervisor):
+    supervisor.problem = Unavailable("a worker died, and nothing was changed", hint="try again")
+
+    answer = client.post(SERVICES, json={"reference": "late/2"})
+
+    assert (answer.status_code, answer.json()) == (
+        503,
+        {"error": "a worker died, and nothing was changed; try again"},
+    )
+
+
+def test_the_model_repository_extension_says_and_does_the_same(client):
+    client.post(SERVICES, json={"reference": "late/2"})
+    index = client.post("/v2/repository/index", json={"ready": True})
+    assert [(one["name"], one["version"], one["state"]) for one in index.json()] == [
+        ("late", "1", "READY"),
+        ("early", "1", "READY"),
+        ("late", "2", "READY"),
+    ]
+
+    loaded = client.post("/v2/repository/models/late/load", json={"parameters": {}})
+    assert (loaded.status_code, loaded.json()) == (200, {})
+    assert names(client.get(SERVICES)) == ["late/9*", "early/1*", "late/2"]
+
+    assert client.post("/v2/repository/models/late/unload").status_code == 200
+    assert names(client.get(SERVICES)) == ["early/1*"]
+    assert client.post("/v2/repository/models/late/unload").status_code == 404
+    assert client.post("/v2/repository/models/nobody/load").status_code == 404
+
+
+# -- rights --
+
+CHANGES = [
+    ("POST", SERVICES, {"reference": "late/2"}),
+    ("DELETE", SERVICES + "/late", None),
+    ("POST", "/v2/repository/models/late/load", None),
+    ("POST", "/v2/repository/models/late/unload", None),
+]
+
+
+def test_every_route_that_changes_something_is_tried_here(supervisor):
+    paths = control_app(supervisor, lambda: None, find).openapi()["paths"]
+    changing = {
+        (method.upper(), path)
+        for path, methods in paths.items()
+        for method in methods
+        if method != "get"
+    }
+    assert changing - {("POST", "/v2/repository/index")} == {
+        (method, path.replace("late", "{model}") if "late" in path else path)
+        for method, path, _ in CHANGES
+    }
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
+@pytest.mark.parametrize(
+    "from_where",
+    [
+        {"caller": "192.0.2.7"},
+        {"base_url": "http://rebound.example:8082"},
+        {"origin": "https://page.example"},
+        {"origin": "null"},
+    ],
+    ids=["another machine", "a name made to mean this machine", "a page", "a sandboxed page"],
+)
+def test_who_is_not_on_this_machine_changes_nothing(supervisor, method, path, body, from_where):
+    origin = from_where.get("origin")
+    where = {name: value for name, value in from_where.items() if name != "origin"}
+    client = client_of(supervisor, **where)
+    before = supervisor.services
+
+    answer = client.request(
+        method, path, json=body, headers={} if origin is None else {"Origin": origin}
+    )
+
+    assert answer.status_code == 403
+    assert "only from this machine" in answer.json()["error"]
+    assert supervisor.services == before
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"base_url": "http://localhost:8082"},
+        {"base_url": "http://[::1]:8082", "caller": "::1"},
+        {"base_url": "http://127.0.0.1:8082", "caller": "127.0.0.1"},
+    ],
+)
+def test_this_machine_may(supervisor, where):
+    client = client_of(supervisor, **where)
+    origin = {"Origin": where["base_url"]}
+    assert client.post(SERVICES, json={"reference": "late/2"}, headers=origin).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
+def test_rights_are_asked_first_by_action_and_model(supervisor, method, path, body):
+    asked = []
+
+    class NotThis:
+        """Keys by which nobody may do anything to `late`."""
+
+        def look(self):
+            pass
+
+        def check(self, authorization, action, model):
+            asked.append((action, model))
+            if model:
+                raise Refused("no")
+
+    before = supervisor.services
+    client = client_of(supervisor, NotThis())
+
+    assert client.request(method, path, json=body).status_code == 403
+    assert asked[-1] == ("manage", "late")
+    assert supervisor.services == before
+
+
+def test_a_folder_is_loaded_by_who_may_manage_all_and_what_it_holds(supervisor):
+    asked = []
+
+    class All:
+        def look(self):
+            pass
+
+        def check(self, authorization, action, model):
+            asked.append(model)
+
+    client = client_of(supervisor, All())
+    client.post(SERVICES, json={"reference": "/srv/late.bundle"})
+    assert asked[:2] == ["", "*"]
+    client.post(SERVICES, json={"reference": "late/2"})
+    assert asked[-2:] == ["late", "late"]
+
+
+def test_a_caller_without_an_address_is_not_on_this_machine():
+    request = Request({"type": "http", "headers": [], "server": ("127.0.0.1", 80), "path": "/"})
+    with pytest.raises(Refused):
+        loopback_only(request, "manage", "late")

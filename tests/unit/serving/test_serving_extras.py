@@ -1,0 +1,227 @@
+"""Extra outputs of an answer: computed from the caller's own rows, and off the loop if costly."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from bascule.bundle.extras import Wanted
+from bascule.core.errors import Invalid
+from bascule.core.fields import DType, Field
+from bascule.serving.execution.admission import held_bytes
+from bascule.serving.execution.extras import ON_LOOP_S
+
+INFER = "/v2/models/m/infer"
+
+
+class Distance:
+    """How far each row is from a point; the inputs are all that it reads."""
+
+    name = "distance"
+    fields = (Field("distance", DType.FP64),)
+    needs = ()
+    by_default = None
+
+    def __init__(self, row_cost_s):
+        self.row_cost_s = row_cost_s
+        self.threads = []
+        self.rows = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.running = threading.Event()
+        self.problem = None
+
+    def read(self, parameters):
+        point = parameters.get("distance")
+        if point is None:
+            return None
+        if type(point) is not int:
+            raise Invalid("parameters.distance: not a whole number")
+        return Wanted(self, point)
+
+    def add(self, inputs, outputs, settings):
+        self.threads.append(threading.current_thread())
+        self.rows.append(len(inputs["x"]))
+        self.running.set()
+        assert self.gate.wait(10)
+        if self.problem is not None:
+            raise self.problem
+        return {"distance": np.abs(inputs["x"] - settings).sum(axis=1)}
+
+    def metadata(self):
+        return {"distance_of": "x"}
+
+
+CHEAP, COSTLY = 0.9 * ON_LOOP_S, 1.1 * ON_LOOP_S
+
+
+@pytest.fixture
+def serve(serve_models, fake, inline):
+    """`serve(row_cost_s)`: a server whose model has the extra."""
+
+    def start(row_cost_s, pace=inline, **more):
+        program = fake()
+        extra = Distance(row_cost_s)
+        program.extras = [extra]
+        server = serve_models(("m", program, pace), **more)
+        server.program, server.extra = program, extra
+        server.loop_thread = server.on_loop(threading.current_thread)
+        return server
+
+    return start
+
+
+def asked(point, **more):
+    return {"parameters": {"distance": point}, **more}
+
+
+def outputs_of(answer):
+    assert answer.status == 200, answer.body
+    return {one["name"]: one["data"] for one in answer.json["outputs"]}
+
+
+@pytest.mark.parametrize("row_cost_s", [CHEAP, COSTLY])
+def test_an_extra_is_added_from_the_callers_own_rows(serve, ask, row_cost_s):
+    server = serve(row_cost_s)
+    with server.client() as client:
+        found = client.request("POST", INFER, ask([1, 2], **asked(0))).answer()
+        assert outputs_of(found) == {"twice": [2, 4], "sum": [3], "distance": [3]}
+        listed = ask([1, 2], outputs=[{"name": "distance"}], **asked(1))
+        assert outputs_of(client.request("POST", INFER, listed).answer()) == {"distance": [1]}
+        plain = client.request("POST", INFER, ask([1, 2])).answer()
+        assert set(outputs_of(plain)) == {"twice", "sum"}
+        metadata = client.request("GET", "/v2/models/m").answer().json
+    assert metadata["parameters"]["distance_of"] == "x"
+
+
+def test_over_grpc_it_is_asked_for_by_its_parameter(serve, grpc_client, ask_grpc):
+    server = serve(COSTLY)
+    request = ask_grpc([1, 2])
+    request.model_name = "m"
+    request.parameters["distance"].int64_param = 0
+    told = grpc_client(server).infer(request)
+    assert [output.name for output in told.outputs] == ["twice", "sum", "distance"]
+
+
+@pytest.mark.parametrize(("row_cost_s", "on_loop"), [(CHEAP, True), (COSTLY, False)])
+def test_a_costly_one_never_runs_on_the_event_loop(serve, ask, row_cost_s, on_loop):
+    server = serve(row_cost_s)
+    with server.client() as client:
+        client.request("POST", INFER, ask([1, 2], **asked(0))).answer()
+        assert [thread is server.loop_thread for thread in server.extra.threads] == [on_loop]
+        # It is the cost of all rows of the request that counts.
+        client.request("POST", INFER, ask([1, 2], [3, 4], **asked(0))).answer()
+    assert server.extra.threads[1] is not server.loop_thread
+
+
+def test_what_one_caller_asks_for_delays_nobody_in_its_batch(serve, ask, thread):
+    server = serve(COSTLY, thread)
+    server.extra.gate.clear()
+    server.program.gate.clear()
+    with server.client() as first, server.client() as costly, server.client() as plain:
+        first.request("POST", INFER, ask([9, 9]))
+        assert server.program.running.wait(10)
+        costly.request("POST", INFER, ask([1, 2], **asked(0)))
+        plain.request("POST", INFER, ask([3, 4]))
+        server.until(lambda: server.models[0].open_calls == 3)
+        server.program.gate.set()
+        assert outputs_of(first.answer())["sum"] == [18]
+        assert outputs_of(plain.answer()) == {"twice": [6, 8], "sum": [7]}
+        assert server.program.runs == [1, 2], "the two were one batch"
+        server.extra.gate.set()
+        assert outputs_of(costly.answer())["distance"] == [3]
+    assert server.extra.rows == [1], "only the caller's own rows"
+
+
+def test_rows_that_wait_for_an_extra_are_in_the_account(serve, ask):
+    server = serve(COSTLY)
+    server.extra.gate.clear()
+    size = held_bytes({"x": np.ones((1, 2))})
+    size += held_bytes({"twice": np.ones((1, 2)), "sum": np.ones(1)})
+    with server.client() as client:
+        client.request("POST", INFER, ask([1, 2], **asked(0)))
+        server.until(lambda: server.held.bytes == size)
+        server.extra.gate.set()
+        assert client.answer().status == 200
+    assert server.on_loop(lambda: server.held.bytes) == 0
+
+
+def test_who_waits_past_the_deadline_is_told_whatever_the_extra_does(serve, ask):
+    server = serve(COSTLY)
+    server.extra.gate.clear()
+    with server.client() as client:
+        late = "X-Request-Timeout-Ms: 50\r\n"
+        answer = client.request("POST", INFER, ask([1, 2], **asked(0)), late).answer()
+    assert answer.status == 504
+    assert "extra outputs were not ready" in answer.json["error"]
+    server.extra.gate.set()
+    server.until(lambda: server.held.bytes == 0)
+
+
+def test_as_many_wait_as_for_the_model_and_no_more(serve, ask):
+    server = serve(COSTLY, max_queue_requests=2)
+    server.extra.gate.clear()
+    clients = [server.client() for _ in range(3)]
+    for client in clients[:2]:
+        client.request("POST", INFER, ask([1, 2], **asked(0)))
+    server.until(lambda: server.models[0].extras.waiting == 2)
+    refused = clients[2].request("POST", INFER, ask([1, 2], **asked(0))).answer()
+    assert refused.status == 429
+    assert "waiting for extra outputs" in refused.json["error"]
+    server.extra.gate.set()
+    assert [client.answer().status for client in clients[:2]] == [200, 200]
+    for client in clients:
+        client.socket.close()
+
+
+def test_a_caller_who_has_gone_frees_what_it_held_and_is_not_computed(serve, ask):
+    server = serve(COSTLY)
+    server.extra.gate.clear()
+    first, gone = server.client(), server.client()
+    first.request("POST", INFER, ask([1, 2], **asked(0)))
+    assert server.extra.running.wait(10)
+    gone.request("POST", INFER, ask([3, 4], **asked(0)))
+    server.until(lambda: server.models[0].extras.waiting == 2)
+    gone.socket.close()
+    server.until(lambda: server.counted().get(499) == 1)
+    server.extra.gate.set()
+    assert first.answer().status == 200
+    server.until(lambda: server.held.bytes == 0)
+    assert server.extra.rows == [1]
+    first.socket.close()
+
+
+@pytest.mark.parametrize("row_cost_s", [CHEAP, COSTLY])
+def test_an_extra_that_fails_fails_its_own_caller_and_tells_nothing(serve, ask, caplog, row_cost_s):
+    server = serve(row_cost_s)
+    server.extra.problem = ValueError("secret")
+    with server.client() as client:
+        answer = client.request("POST", INFER, ask([1, 2], **asked(0))).answer()
+        assert answer.status == 500
+        assert "the answer has no distance" in answer.json["error"]
+        assert b"secret" not in answer.body
+        assert client.request("POST", INFER, ask([1, 2])).answer().status == 200
+
+
+def test_the_loop_answers_others_while_an_extra_is_computed(serve, ask):
+    server = serve(COSTLY)
+    server.extra.gate.clear()
+    with server.client() as costly, server.client() as other:
+        costly.request("POST", INFER, ask([1, 2], **asked(0)))
+        assert server.extra.running.wait(10)
+        assert other.request("POST", INFER, ask([1, 2])).answer().status == 200
+        server.extra.gate.set()
+        assert costly.answer().status == 200
+
+
+def test_a_malformed_parameter_of_an_extra_is_refused_by_name(serve, ask):
+    with serve(CHEAP).client() as client:
+        answer = client.request("POST", INFER, ask([1, 2], **asked("far"))).answer()
+        assert (answer.status, answer.json["error"]) == (
+            400, "parameters.distance: not a whole number"
+        )  # fmt: skip
+        unasked = ask([1, 2], outputs=[{"name": "distance"}])
+        answer = client.request("POST", INFER, unasked).answer()
+    assert answer.json["error"].startswith("outputs: distance requires parameters.distance")
