@@ -183,15 +183,18 @@ class AsyncClient:
             if keep and len(self._idle) < MAX_IDLE:
                 self._idle.append(_Connection(reader, writer, time.monotonic()))
             else:
-                writer.close()
+                # A plain close would wait, without bound, for the server to read the rest.
+                writer.transport.abort()
 
     def _taken(self) -> _Connection | None:
         while self._idle:
             one = self._idle.pop()
-            is_open = not (one.reader.at_eof() or one.writer.is_closing())
+            reader: Any = one.reader
+            # Bytes that came unasked belong to no request: `StreamReader` has no public test.
+            is_open = not (reader.at_eof() or reader._buffer or one.writer.is_closing())
             if is_open and time.monotonic() - one.since < IDLE_S:
                 return one
-            one.writer.close()
+            one.writer.transport.abort()
         return None
 
 

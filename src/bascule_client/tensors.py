@@ -198,6 +198,8 @@ def _from_bytes(body: bytes, start: int, size: int, dtype: DType, count: int) ->
             raise ValueError(f"{size} bytes for {count} values of {dtype.value}")
         # A copy, so that it is aligned, can be written to, and does not keep the whole body.
         return np.frombuffer(body, _stored(dtype), count, start).astype(dtype.numpy, copy=True)
+    if count * _LENGTH_BYTES > size:
+        raise ValueError(f"{size} bytes for {count} texts")
     made = np.empty(count, object)
     end = start + size
     for place in range(count):

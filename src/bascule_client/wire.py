@@ -15,7 +15,7 @@ MAX_HEAD_BYTES = 64 << 10
 
 _START = b"HTTP/1."
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
 _LENGTH = re.compile(r"\d{1,18}")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 _NO_BODY = (204, 304)
@@ -232,10 +232,11 @@ def _headers_of(lines: list[bytes]) -> dict[str, str]:
         header = _HEADER.fullmatch(line)
         if header is None:
             raise _no_http("malformed header")
-        name, value = header[1].decode("latin-1").lower(), header[2].decode("latin-1")
+        name = header[1].decode("latin-1").lower()
+        value = header[2].strip(b" \t").decode("latin-1")
         if name in headers and name in ("content-length", "transfer-encoding"):
             raise _no_http(f"two of {name}")
-        headers[name] = value
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
 

@@ -90,7 +90,7 @@ class _Holds:
                 self._renew(registry)
                 self._was_told = False
             except NotFound:
-                return  # there is no registry to hold in
+                registry = None  # there may be one later
             except Exception as error:
                 # Whatever it is may pass, and what is not held may be removed.
                 self._warn(error)
@@ -103,7 +103,10 @@ class _Holds:
     def _renew(self, registry: Registry) -> None:
         from bascule.bundle.disk import digest_of
 
-        digests = {digest_of(service.path) for service in self._served()}
+        digests = set()
+        for service in self._served():
+            with suppress(NotFound):  # a folder that was deleted is held by no registry
+                digests.add(digest_of(service.path))
         registry.hold(sorted(digests), self._holder, lasts_s=LASTS_S)
         before, self._held = self._held, digests
         if before - digests:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -81,6 +82,20 @@ def test_chunks_are_put_together_wherever_the_bytes_are_cut(chunks, cuts):
 def test_a_head_that_two_parsers_could_read_differently_is_refused(head):
     with pytest.raises(ValueError, match="no HTTP"):
         ReplyReader().feed(head + b"\r\n\r\n")
+
+
+def test_a_long_header_of_spaces_is_refused_in_no_time():
+    """A pattern that can split the spaces in many ways would take minutes."""
+    began_s = time.process_time()
+    with pytest.raises(ValueError, match="no HTTP"):
+        ReplyReader().feed(b"HTTP/1.1 200 OK\r\nX:" + b" " * 30_000 + b"\x01\r\n\r\n")
+    assert time.process_time() - began_s < 1.0
+
+
+def test_one_of_several_connection_headers_ends_the_connection():
+    reader = ReplyReader()
+    assert reader.feed(b"HTTP/1.1 204 A\r\nConnection: close\r\nConnection: x\r\n\r\n")
+    assert not reader.keeps
 
 
 @pytest.mark.parametrize("chunks", [b"g\r\n", b"-1\r\n", b"1\r\nab\r\n", b"0x1\r\na\r\n"])
@@ -250,6 +265,10 @@ TENSOR = {"name": "x", "datatype": "FP64", "shape": [1]}
         ([{**TENSOR, "parameters": {"binary_data_size": 4}}], b"1234"),
         ([{**TENSOR, "datatype": "BYTES", "parameters": {"binary_data_size": 5}}], b"\x09\0\0\0a"),
         ([{**TENSOR, "datatype": "BYTES", "parameters": {"binary_data_size": 5}}], b"\1\0\0\0\xff"),
+        (
+            [{**TENSOR, "datatype": "BYTES", "shape": [10**13], "parameters": {"binary_data_size": 5}}],
+            b"\1\0\0\0a",
+        ),
     ],
 )
 def test_what_is_no_answer_is_never_read_as_one(outputs, tail):

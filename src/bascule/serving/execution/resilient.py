@@ -130,15 +130,16 @@ class _Attempt:
         allowed_s = min(self._until_s - now_s, fair_s)
         self._hurried_until_s = now_s + allowed_s if allowed_s < 0.99 * fair_s else math.inf
         try:
-            self._cancel_run = resilient.model.answer(
-                self._call, self._context, allowed_s, self._done
-            )
+            cancel = resilient.model.answer(self._call, self._context, allowed_s, self._done)
         except Unavailable as error:
             self._done(error)
         except Overloaded as error:
             if not self._retried:
                 raise  # nothing was run, and nothing is known of the model
             self._fall_back(error)
+        else:
+            if cancel is not None:  # else it has answered, perhaps by a fallback with its own
+                self._cancel_run = cancel
 
     def _done(self, outcome: Outcome) -> None:
         if self._is_over:
@@ -187,11 +188,13 @@ class _Attempt:
             resilient.model.slot.count_fallback()
             self._end(outcome)
 
+        call = _for_fallback(self._call, other)
+        if not _has_outputs(other, call):
+            self._end(error)  # an extra that the fallback lacks: a bundle without calibration
+            return
         try:
             # Not by its own policy: two that fall back on each other would never end.
-            self._cancel_run = other.answer(
-                _for_fallback(self._call, other), self._context, left_s, told
-            )
+            self._cancel_run = other.answer(call, self._context, left_s, told)
         except (Overloaded, Unavailable):
             self._end(error)
 
@@ -209,6 +212,13 @@ class _Attempt:
             hint="retry later; see the server's log",
             retry_after_s=max(1, round(wait_s)),
         )
+
+
+def _has_outputs(predictor: Predictor, call: Call) -> bool:
+    """Whether every output that a call lists is of the model, or of an extra that it asks for."""
+    known = {field.name for field in predictor.signature.outputs}
+    known.update(field.name for one in call.extras for field in one.extra.fields)
+    return known.issuperset(call.outputs or ())
 
 
 def _for_fallback(call: Call, other: Predictor) -> Call:
