@@ -87,6 +87,7 @@ class Conversation:
         """See `Client`; `title` is what messages call the server."""
         self._title = title
         self._model = model
+        self._only_model: str | None = None  # of a server that was found to serve one
         self._timeout_s = _checked_s(timeout_s)
         if retries < 0:
             raise Invalid(f"retries: {retries} is not >= 0", hint="give 0 to send once")
@@ -190,15 +191,15 @@ class Conversation:
         )
 
     def _path(self, model: str | None, deadline: float) -> Steps[str]:
-        model = self._model if model is None else model
-        if model is not None:
-            return _path_of(model)
+        for known in (model, self._model, self._only_model):
+            if known is not None:
+                return _path_of(known)
         names = yield from self._models(deadline)
         if len(names) != 1:
             raise Invalid(
                 f"{self._title} serves {', '.join(names) or 'nothing'}", hint="say which: model=..."
             )
-        self._model = names[0]
+        self._only_model = names[0]
         return _path_of(names[0])
 
     def _models(self, deadline: float) -> Steps[list[str]]:

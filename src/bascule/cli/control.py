@@ -185,6 +185,13 @@ def _start_logging(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stderr.flush()
-    os._exit(code)  # a question that is still being answered must not keep the process
+    code = 1
+    try:
+        code = main()
+    except BasculeError as problem:
+        log.error("the control process ends: %s", problem)  # noqa: TRY400 -- in one line
+    except Exception:
+        log.exception("the control process ends")
+    finally:
+        sys.stderr.flush()
+        os._exit(code)  # a question that is still being answered must not keep the process

@@ -133,11 +133,13 @@ class ControlServer(uvicorn.Server):
         idle = [one for one in opened if one.is_idle]
         if idle:
             min(idle, key=lambda one: one.idle_since_s).abort()
-        elif self._entering:
+            return True
+        if self._entering:
             oldest = next(iter(self._entering))
             del self._entering[oldest]
             oldest.cancel()
-        return bool(idle or self._entering)
+            return True
+        return False
 
     async def _connect(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()

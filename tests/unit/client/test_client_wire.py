@@ -266,7 +266,14 @@ TENSOR = {"name": "x", "datatype": "FP64", "shape": [1]}
         ([{**TENSOR, "datatype": "BYTES", "parameters": {"binary_data_size": 5}}], b"\x09\0\0\0a"),
         ([{**TENSOR, "datatype": "BYTES", "parameters": {"binary_data_size": 5}}], b"\1\0\0\0\xff"),
         (
-            [{**TENSOR, "datatype": "BYTES", "shape": [10**13], "parameters": {"binary_data_size": 5}}],
+            [
+                {
+                    **TENSOR,
+                    "datatype": "BYTES",
+                    "shape": [10**13],
+                    "parameters": {"binary_data_size": 5},
+                }
+            ],
             b"\1\0\0\0a",
         ),
     ],

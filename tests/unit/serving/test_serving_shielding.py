@@ -152,6 +152,8 @@ def test_a_breaker_opens_holds_calls_back_and_closes_by_one_that_succeeds(shield
     assert models.ask(ask([1, 2])).status == 200
     assert models.resilient.breaker == Closed()
     assert models.counted() == ({200: 2, 500: 3, 503: 2}, 3, 0)
+    told = [line for line in caplog.messages if line.startswith("the breaker")]
+    assert told == ["the breaker of m/2 opens", "the breaker of m/2 closes"]
 
 
 def test_while_the_breaker_is_open_the_fallback_answers_everybody(shielded, ask, caplog):

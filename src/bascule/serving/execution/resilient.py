@@ -74,9 +74,10 @@ class ResilientPredictor:
         self.breaker = noted(self.policy, before, self.now_s(), ok=ok)
         if not ok:
             self.model.slot.count_failure()
-        if isinstance(self.breaker, Open) != isinstance(before, Open):
-            how = "opens" if isinstance(self.breaker, Open) else "closes"
-            log.warning("the breaker of %s %s", self.by.name, how)
+        if isinstance(self.breaker, Open) and isinstance(before, Closed):
+            log.warning("the breaker of %s opens", self.by.name)
+        elif isinstance(self.breaker, Closed) and not isinstance(before, Closed):
+            log.warning("the breaker of %s closes", self.by.name)
 
 
 class _Attempt:

@@ -137,10 +137,13 @@ class Authenticator:
                 retry_after_s=1,
             )
         said = (authorization or b"").decode("latin-1")
+        # Read before the keys: another thread's `look` may replace both, and a key that it revokes
+        # must not get into the cache that comes with the new keys.
+        known = self._known
         key = self._ring.identify(said, now=self._now())
-        if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()
-        return self._known.setdefault(authorization or b"", (key, set()))
+        if len(known) >= _MAX_KNOWN:
+            known.clear()
+        return known.setdefault(authorization or b"", (key, set()))
 
 
 class KeysFile:
