@@ -80,7 +80,7 @@ def markdown(verdicts: Sequence[Verdict], versions: Mapping[str, str], processor
     }
     for title, some in said.items():
         if some:
-            lines += ["", f"### {title}", "", "| model | why |", "|---|---|"]
+            lines += ["", f"## {title}", "", "| model | why |", "|---|---|"]
             lines += [f"| {v.name} | {_in_a_cell(v)} |" for v in some]
     return "\n".join(lines)
 
