@@ -18,45 +18,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import NoReturn
 
-from bascule.core import (
-    BasculeError,
-    Conflict,
-    Invalid,
-    MissingExtra,
-    ModelFailed,
-    NoRoom,
-    NotFound,
-    Overloaded,
-    Refused,
-    TimedOut,
-    TooLarge,
-    Unauthenticated,
-    Unavailable,
-    Unconvertible,
-    Untrusted,
-)
-
-EXIT_CODES: Mapping[type[BasculeError], int] = {
-    Refused: 1,
-    NoRoom: 1,
-    Unauthenticated: 1,
-    Invalid: 2,
-    Unconvertible: 2,
-    TooLarge: 2,
-    MissingExtra: 2,
-    NotFound: 3,
-    Conflict: 4,
-    Untrusted: 5,
-    Overloaded: 6,
-    Unavailable: 6,
-    TimedOut: 6,
-    ModelFailed: 7,
-}
-"""The exit code of each kind of error."""
+from bascule.cli.exit_codes import EXIT_CODES as EXIT_CODES, exit_code
+from bascule.core import BasculeError, Invalid, Unavailable
 
 
 def main() -> None:
@@ -117,8 +83,3 @@ def _open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
             setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
-
-
-def exit_code(error: BasculeError) -> int:
-    """The exit code of an error: that of its nearest kind."""
-    return next((EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES), 2)

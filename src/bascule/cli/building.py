@@ -182,7 +182,7 @@ def check(
 ) -> None:
     """Measure a bundle against the criteria; exit code 1 if one is not met."""
     from bascule.bundle import load, read_rows, split_truth
-    from bascule.cli import exit_code
+    from bascule.cli.exit_codes import exit_code
     from bascule.core import Invalid, writing
     from bascule.release import FORMS, parse_output
 

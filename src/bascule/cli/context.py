@@ -116,7 +116,7 @@ def find(reference: str) -> tuple[Version | None, Path]:
 
 
 def find_to_look_at(reference: str) -> tuple[Version | None, Path]:
-    """The same where nobody need vouch for it, because what it says is only shown."""
+    """The same without a signature check: the result is only displayed."""
     if is_path(reference):
         return None, Path(reference)
     opened, version = _registered(reference)

@@ -303,7 +303,9 @@ def tag(
 
 def retire(
     version: Ref,
-    reason: Annotated[str, typer.Option(help="Why; whoever asks for it is told.")] = "",
+    reason: Annotated[
+        str, typer.Option(help="Why; shown to callers that ask for the version.")
+    ] = "",
     undo: Annotated[bool, typer.Option("--undo", help="Take it back into use.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -85,7 +85,7 @@ def aliased(open_registry: Callable[[], Registry]) -> list[str]:
 def put_there(name: str, folder: Path) -> ModelSpec:
     """What a caller wants to have served under a name: the bundle that was put into a folder.
 
-    The folder that the platform fills is its own, and nobody else is in its container.
+    The platform owns the folder that it fills, and no other user is in its container.
     """
     from bascule.bundle.disk import digest_of
     from bascule.platforms import bundle_in, look_for_bundles, platform_folder

@@ -15,7 +15,7 @@ from bascule.core import Conflict, NotFound, check_name
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What a worker is told to serve.
+    """One version that a worker serves.
 
     Attributes:
         model: The name that requests use.

@@ -1,7 +1,7 @@
 """The OpenAPI document of what is served: every route, with the model's own fields and an example.
 
 A route says of itself what it takes and answers (`Route.about`); the words and the schemas that
-protocols share are here. Nothing of it is made before somebody asks.
+protocols share are here. The document is made at the first request for it.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ def told(error: BasculeError) -> tuple[int, bytes, bytes]:
 
 
 def internal_error() -> HttpError:
-    """A bug, as its caller is told of it."""
+    """The error that a caller gets for a bug."""
     return HttpError("internal error", hint="see the server's log", status=500)
 
 

@@ -107,7 +107,7 @@ class Request(ABC):
             self._deliver(outcome)
 
     def fails(self, error: BasculeError) -> BasculeError:
-        """Keep why the request fails; returns the error as its caller is told of it."""
+        """Keep the reason of the failure; returns the error that the caller gets."""
         if isinstance(error, ModelFailed):
             self.need_request_id()
             error = named_failure(error, self.request_id)

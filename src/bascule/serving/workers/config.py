@@ -34,7 +34,7 @@ class WorkerConfig:
         unix_fd: The inherited listening socket of the file system; None where there is none.
         protocols: The protocols to speak.
         policies: How models are treated that fail, by their names.
-        journal: What is told of requests.
+        journal: What the request log records.
         multi_model: Whether callers may have models loaded and unloaded.
         allowed_hosts: Names that are answered; see `transports.hosts`.
     """

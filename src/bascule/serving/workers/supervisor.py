@@ -250,7 +250,7 @@ class Supervisor:
             protocols: The protocols to speak.
             grpc_port: For gRPC; None for none.
             policies: How models are treated that fail, by their names.
-            journal: What is told of requests.
+            journal: What the request log records.
             find: Finds what callers of the workers want to have loaded; None where they may not.
             allowed_hosts: Names that are answered; see `transports.hosts`.
 
