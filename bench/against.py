@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bascule.serving.telemetry.recorder import RECORDER_VARIABLE
-from bench import measure
+from bench import cpu, measure
 from bench.__main__ import parts_are_there
 from bench.measure import WORKS, Settings
 from bench.pinning import two_cores
@@ -122,6 +122,8 @@ def one_round(
             for side, system in zip(SIDES, sides, strict=True):
                 running.enter_context(_of(system, side, source, recorder=recorder))
                 system.first_answer_s()
+            for system in sides:
+                cpu.wait_until_idle(system.process.pid)
             for at, (what, work) in enumerate(WORKS.items()):
                 if not sides[0].offers(work.coding):
                     continue

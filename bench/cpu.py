@@ -8,11 +8,14 @@ all of them.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
+_QUIET_S = 0.5
+_QUIET_SHARE = 0.04
 # Positions after the command name, which may itself hold spaces and brackets (see proc(5)).
 _PPID, _UTIME, _STIME, _CUTIME, _CSTIME = 1, 11, 12, 13, 14
 
@@ -73,6 +76,21 @@ def tree(root: int) -> list[Process]:
 def cpu_seconds(processes: list[Process]) -> float:
     """User and system time of these processes, and of the children that they have reaped."""
     return sum(one.own_ticks + one.reaped_ticks for one in processes) / TICKS_PER_SECOND
+
+
+def wait_until_idle(root: int, at_most_s: float = 20.0) -> None:
+    """Wait until the tree below `root` has spent next to no CPU for half a second.
+
+    A server may answer while it still starts: that cost belongs to no request. A server that polls
+    is never idle, and is measured after `at_most_s`.
+    """
+    give_up_at = time.monotonic() + at_most_s
+    spent = cpu_seconds(tree(root))
+    while time.monotonic() < give_up_at:
+        time.sleep(_QUIET_S)
+        before, spent = spent, cpu_seconds(tree(root))
+        if spent - before <= _QUIET_S * _QUIET_SHARE:
+            return
 
 
 def busiest(before: list[Process], after: list[Process]) -> int:

@@ -52,6 +52,7 @@ def visit(
     """
     with kind(subject, settings.folder, settings.server_core) as system:
         first_answer_s = system.first_answer_s()
+        cpu.wait_until_idle(system.process.pid)
         before = cpu.tree(system.process.pid)
         for name, work in WORKS.items():
             if system.offers(work.coding):
