@@ -5,7 +5,7 @@ asked of one and then of the other, seconds apart and in alternating order, so t
 drifts over minutes slows both. The figure is CPU per request of the working tree divided by that
 of REV: the median over the rounds, with the interval between order statistics that holds the true
 median with at least 95 % (Hahn and Meeker 1991, section 5.2). A line fails where even the lower
-end of its interval is over `BAR`.
+end of its interval is over `BAR`, with a recorder `BAR_RECORDED`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from bench.systems import ALL, System, Wrong
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "build" / "bench"
 BAR = 1.03
+BAR_RECORDED = 1.05
 SIDES = ("before", "now")
 SYSTEMS = ("bascule", "bascule-grpc")
 
@@ -80,12 +81,13 @@ def main(arguments: list[str] | None = None) -> int:
         found = ", ".join(f"{work} {ratios(samples, work)[-1]:.3f}" for work in WORKS)
         console.print(f"round {number}: {found}", highlight=False)
     lines = {work: ratios(samples, work) for work in WORKS}
-    console.print(table(lines, asked.rev))
+    bar = BAR_RECORDED if asked.recorder else BAR
+    console.print(table(lines, asked.rev, bar))
     written = {
         work: {"ratios": found, "interval": interval(found)} for work, found in lines.items()
     }
     (folder / "against.json").write_text(json.dumps(written, indent=2) + "\n")
-    return int(any(interval(found)[0] > BAR for found in lines.values()))
+    return int(any(interval(found)[0] > bar for found in lines.values()))
 
 
 def checked_out(rev: str) -> Path:
@@ -170,14 +172,14 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
     return ordered[cut], ordered[count - 1 - cut]
 
 
-def table(lines: dict[str, list[float]], rev: str) -> Table:
+def table(lines: dict[str, list[float]], rev: str, bar: float = BAR) -> Table:
     """The result for a terminal."""
     made = Table(title=f"CPU per request, working tree / {rev}")
-    for heading in ("work", "median", "interval", f"lower end <= {BAR}"):
+    for heading in ("work", "median", "interval", f"lower end <= {bar}"):
         made.add_column(heading)
     for work, found in lines.items():
         low, high = interval(found)
-        verdict = "met" if low <= BAR else "NOT MET"
+        verdict = "met" if low <= bar else "NOT MET"
         made.add_row(work, f"{median(found):.3f}", f"{low:.3f} to {high:.3f}", verdict)
     return made
 
