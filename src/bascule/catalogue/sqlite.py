@@ -84,6 +84,23 @@ class SqliteDatabase:
     def lock_schema(self, connection: sa.Connection) -> None:
         """Nothing more: a transaction that may write has the file for itself."""
 
+    def listen(self, connection: sa.Connection) -> None:
+        """Nothing: SQLite announces no changes."""
+
+    def state(self, connection: sa.Connection) -> object:
+        """The file's version, as its writers count it; see `PRAGMA data_version`.
+
+        Raises:
+            OSError: Another file is in its place, such as a backup that was restored.
+        """
+        opened = connection.info.setdefault("file", self._path.stat().st_ino)
+        if opened != self._path.stat().st_ino:
+            raise OSError(f"{self._path} was replaced")
+        return connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+
+    def pause(self, connection: sa.Connection, timeout_s: float) -> None:  # noqa: ARG002
+        time.sleep(timeout_s)
+
     def explain(self, error: sa.exc.DBAPIError) -> BasculeError:
         """What went wrong, in the user's words."""
         problem = str(error.orig)
@@ -120,7 +137,10 @@ def _configure(connection: Any, _record: object) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    if not connection.get_execution_options().get("writes", False):
+    options = connection.get_execution_options()
+    if options.get("watches", False):
+        return
+    if not options.get("writes", False):
         connection.exec_driver_sql("BEGIN")
         return
     # SQLite waits by asking at ever longer intervals, so that of many writers the one who has

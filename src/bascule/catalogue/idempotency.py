@@ -1,0 +1,118 @@
+"""Requests that may be sent twice and act once: the reply is kept under the caller's key.
+
+After the `Idempotency-Key` header of the IETF's HTTPAPI working group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from bascule.catalogue import schema
+from bascule.catalogue.catalogue import Catalogue
+from bascule.core import Conflict, Invalid
+
+KEPT = timedelta(hours=24)
+"""How long a reply is replayed."""
+
+UNDER_WAY_LIMIT = timedelta(minutes=10)
+"""How long a request may take; after that its process is presumed dead."""
+
+_MAX_KEY = 255
+_table = schema.requests
+
+
+class OtherRequest(Invalid):
+    """The key belongs to a request with another route or body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What was answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Requests:
+    """The requests of the last 24 hours that carried a key."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def begin(self, key: str, caller: str, digest: str, *, now: datetime) -> Reply | None:
+        """The reply to the same request, if it was answered; None: go on, then call `finish`.
+
+        Args:
+            key: As the caller chose it.
+            caller: The id of its own key. Keys of two callers do not meet.
+            digest: Of the route and the body.
+            now: The time.
+
+        Raises:
+            Invalid: The key is empty or longer than 255 characters.
+            OtherRequest: The same key came with another digest.
+            Conflict: The first request is under way.
+        """
+        if not 0 < len(key) <= _MAX_KEY:
+            raise Invalid(f"Idempotency-Key: {len(key)} characters are not 1 to {_MAX_KEY}")
+        self._catalogue.create()
+        with self._catalogue.write() as connection:
+            _prune(connection, now)
+            new = schema.insert(connection, _table).values(
+                caller=caller, key=key, digest=digest, at=now
+            )
+            added = connection.execute(
+                new.on_conflict_do_nothing(index_elements=[_table.c.caller, _table.c.key])
+            )
+            if added.rowcount:
+                return None
+            row = connection.execute(
+                sa.select(_table).where(_is(key, caller)).with_for_update()
+            ).first()
+            if row is not None and row.digest != digest:
+                raise OtherRequest(
+                    "Idempotency-Key was used for a request with another route or body",
+                    hint="use a new key for each request",
+                )
+            if row is not None and row.status is not None:
+                return Reply(row.status, row.headers, row.body)
+            if row is None or now - row.at < UNDER_WAY_LIMIT:
+                raise Conflict(
+                    "a request with this Idempotency-Key is under way",
+                    hint="send it again in a moment, with the same key",
+                )
+            connection.execute(sa.update(_table).where(_is(key, caller)).values(at=now))
+            return None
+
+    def finish(self, key: str, caller: str, reply: Reply) -> None:
+        """Keep the reply for those that send the request again."""
+        with self._catalogue.write() as connection:
+            connection.execute(
+                sa.update(_table)
+                .where(_is(key, caller))
+                .values(status=reply.status, headers=dict(reply.headers), body=reply.body)
+            )
+
+    def drop(self, key: str, caller: str) -> None:
+        """Forget a request that did nothing, so that it may be sent again at once."""
+        with self._catalogue.write() as connection:
+            connection.execute(sa.delete(_table).where(_is(key, caller)))
+
+
+def _is(key: str, caller: str) -> sa.ColumnElement[bool]:
+    return sa.and_(_table.c.caller == caller, _table.c.key == key)
+
+
+def _prune(connection: sa.Connection, now: datetime) -> None:
+    # Locked rows are left to the next call: two that prune at once never wait for each other.
+    old = (
+        sa.select(_table.c.caller, _table.c.key)
+        .where(_table.c.at <= now - KEPT)
+        .with_for_update(skip_locked=True)
+    )
+    connection.execute(sa.delete(_table).where(sa.tuple_(_table.c.caller, _table.c.key).in_(old)))
