@@ -52,18 +52,16 @@ def append(connection: sa.Connection, event: Event) -> int:
     On PostgreSQL ids are given out before commits: of two subjects, the event with the greater id
     may be visible first. Events of one subject are in order where its writers lock it.
     """
-    added = connection.execute(
-        sa.insert(_table).values(
-            subject_kind=event.subject.kind,
-            subject=event.subject.name,
-            kind=event.kind,
-            at=event.at,
-            actor=event.actor,
-            reason=event.reason,
-            body=dict(event.body),
-        )
+    added = sa.insert(_table).values(
+        subject_kind=event.subject.kind,
+        subject=event.subject.name,
+        kind=event.kind,
+        at=event.at,
+        actor=event.actor,
+        reason=event.reason,
+        body=dict(event.body),
     )
-    return int(added.inserted_primary_key[0])
+    return int(connection.execute(added.returning(_table.c.id)).scalar_one())
 
 
 def find(

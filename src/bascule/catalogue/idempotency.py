@@ -63,13 +63,12 @@ class Requests:
         self._catalogue.create()
         with self._catalogue.write() as connection:
             _prune(connection, now)
-            new = schema.insert(connection, _table).values(
-                caller=caller, key=key, digest=digest, at=now
+            new = (
+                schema.insert(connection, _table)
+                .values(caller=caller, key=key, digest=digest, at=now)
+                .on_conflict_do_nothing(index_elements=[_table.c.caller, _table.c.key])
             )
-            added = connection.execute(
-                new.on_conflict_do_nothing(index_elements=[_table.c.caller, _table.c.key])
-            )
-            if added.rowcount:
+            if connection.execute(new.returning(_table.c.key)).first() is not None:
                 return None
             row = connection.execute(
                 sa.select(_table).where(_is(key, caller)).with_for_update()

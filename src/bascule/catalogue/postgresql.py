@@ -88,7 +88,7 @@ class PostgresqlDatabase:
         driver: Any = connection.connection.dbapi_connection
         # A lost connection is reported by the next `state`, and explained there.
         with suppress(connection.dialect.loaded_dbapi.Error):
-            for _ in driver.driver_connection.notifies(timeout=timeout_s, stop_after=1):
+            for _ in driver.notifies(timeout=timeout_s, stop_after=1):
                 pass
 
     def explain(self, error: sa.exc.DBAPIError) -> BasculeError:
@@ -137,12 +137,13 @@ def _begin(connection: sa.Connection) -> None:
     if options.get("watches", False):
         return
     if options.get("writes", False):
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'")
-        # A client that stands still may not keep the others from writing for ever.
+        # A client that stands still may not keep the others from writing for ever. Watches are
+        # notified when the transaction is committed.
         connection.exec_driver_sql(
-            f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_LIMIT_S}s'"
+            f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'; "
+            f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_LIMIT_S}s'; "
+            f"NOTIFY {_CHANNEL}"
         )
-        connection.exec_driver_sql(f"NOTIFY {_CHANNEL}")  # sent with the commit
     else:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
