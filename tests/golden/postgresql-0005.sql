@@ -158,7 +158,7 @@ INSERT INTO public.releases VALUES ('0001', '0.1.0', '2026-03-01 12:00:00+00');
 INSERT INTO public.releases VALUES ('0002', '0.1.0', '2026-03-01 12:00:00+00');
 INSERT INTO public.releases VALUES ('0004', '0.1.0', '2026-03-01 12:00:00+00');
 INSERT INTO public.releases VALUES ('0005', '0.2.0', '2026-03-01 12:00:00+00');
-INSERT INTO public.requests VALUES ('0123456789ab', '3f1c', 'sha256:00', '2026-03-01 12:00:00+00', 201, '{"etag": "1"}', '\x7b7d');
+INSERT INTO public.requests VALUES ('0123456789ab', '3f1c', 'sha256:00', '2026-03-01 12:00:00+00', 201, '[["etag", "1"]]', '\x7b7d');
 INSERT INTO public.statements VALUES (1, 'sha256:4dc32c26e4f00d67f80ef88985c1c1e46e13390f05634b31dfa90ca76753fd7e', 'sha256:e76a351b1722ad22b830da8f8e2082e4dfe4b9859b08ece9611acea02b093441', 'gates', '2026-03-01 12:00:00+00', 'ci', true, '{"passed": true, "results": [{"criterion": "roc_auc >= 0.8", "passed": true, "reason": "0.5 is not >= 0.8"}]}', NULL);
 INSERT INTO public.statements VALUES (2, 'sha256:fe4ea5f3394722ac4ec66870dec38b4c218ab3fbfb623e675075eb7d8ac28f4f', 'sha256:8439fbbae02db7f34e24a2e10093b487a939babb6e5e9465e7eaa30c62b84d37', 'gates', '2026-03-01 12:00:00+00', 'ci', false, '{"passed": false, "results": [{"criterion": "roc_auc >= 0.8", "passed": false, "reason": "0.5 is not >= 0.8"}]}', NULL);
 INSERT INTO public.tags VALUES ('late', 1, 'team', 'risk');

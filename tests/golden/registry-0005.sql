@@ -106,7 +106,7 @@ CREATE TABLE requests (
 	body BLOB, 
 	CONSTRAINT pk_requests PRIMARY KEY (caller, "key")
 );
-INSERT INTO "requests" VALUES('0123456789ab','3f1c','sha256:00','2026-03-01 12:00:00.000000',201,'{"etag": "1"}',X'7B7D');
+INSERT INTO "requests" VALUES('0123456789ab','3f1c','sha256:00','2026-03-01 12:00:00.000000',201,'[["etag", "1"]]',X'7B7D');
 CREATE TABLE statements (
 	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
 	content TEXT NOT NULL, 

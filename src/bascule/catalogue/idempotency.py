@@ -5,7 +5,6 @@ After the `Idempotency-Key` header of the IETF's HTTPAPI working group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -21,12 +20,7 @@ KEPT = timedelta(hours=24)
 UNDER_WAY_LIMIT = timedelta(minutes=10)
 """How long a request may take; after that its process is presumed dead."""
 
-_MAX_KEY = 255
 _table = schema.requests
-
-
-class OtherRequest(Invalid):
-    """The key belongs to a request with another route or body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +28,7 @@ class Reply:
     """What was answered."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: tuple[tuple[str, str], ...]
     body: bytes
 
 
@@ -48,18 +42,15 @@ class Requests:
         """The reply to the same request, if it was answered; None: go on, then call `finish`.
 
         Args:
-            key: As the caller chose it.
-            caller: The id of its own key. Keys of two callers do not meet.
+            key: As the client chose it.
+            caller: The client, so that keys of two clients never meet.
             digest: Of the route and the body.
             now: The time.
 
         Raises:
-            Invalid: The key is empty or longer than 255 characters.
-            OtherRequest: The same key came with another digest.
+            Invalid: The key came with another request, whose digest differs.
             Conflict: The first request is under way.
         """
-        if not 0 < len(key) <= _MAX_KEY:
-            raise Invalid(f"Idempotency-Key: {len(key)} characters are not 1 to {_MAX_KEY}")
         self._catalogue.create()
         with self._catalogue.write() as connection:
             _prune(connection, now)
@@ -74,16 +65,16 @@ class Requests:
                 sa.select(_table).where(_is(key, caller)).with_for_update()
             ).first()
             if row is not None and row.digest != digest:
-                raise OtherRequest(
-                    "Idempotency-Key was used for a request with another route or body",
-                    hint="use a new key for each request",
+                raise Invalid(
+                    f"Idempotency-Key {key!r} was used for a request with another route or body",
+                    hint="use a new key for each request, and the same key only to repeat one",
                 )
             if row is not None and row.status is not None:
-                return Reply(row.status, row.headers, row.body)
+                return Reply(row.status, tuple(map(tuple, row.headers)), row.body)
             if row is None or now - row.at < UNDER_WAY_LIMIT:
                 raise Conflict(
-                    "a request with this Idempotency-Key is under way",
-                    hint="send it again in a moment, with the same key",
+                    f"the first request with Idempotency-Key {key!r} is under way",
+                    hint="wait, then send the same request again",
                 )
             connection.execute(sa.update(_table).where(_is(key, caller)).values(at=now))
             return None
@@ -94,11 +85,11 @@ class Requests:
             connection.execute(
                 sa.update(_table)
                 .where(_is(key, caller))
-                .values(status=reply.status, headers=dict(reply.headers), body=reply.body)
+                .values(status=reply.status, headers=reply.headers, body=reply.body)
             )
 
-    def drop(self, key: str, caller: str) -> None:
-        """Forget a request that did nothing, so that it may be sent again at once."""
+    def forget(self, key: str, caller: str) -> None:
+        """Free the key of a request without a reply to keep, so that it may be sent again."""
         with self._catalogue.write() as connection:
             connection.execute(sa.delete(_table).where(_is(key, caller)))
 

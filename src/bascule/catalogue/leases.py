@@ -2,8 +2,9 @@
 
 The database's clock decides when a lease ends, so clocks of hosts need not agree. A holder counts
 its time from before it asked, on its own monotonic clock, and stops by itself: it is done before
-another can begin. A process that was stopped in between and wakes up late is caught by the *fence*,
-a number that grows with each holder: `check_held` refuses its writes.
+another can begin. A process that was stopped in between and wakes up late, or a host whose clock
+jumps under SQLite, is caught by the *fence*, a number that grows with each holder: `check_held`
+refuses the writes of earlier ones.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Leases:
         """
         if not ttl_s > 0:
             raise Invalid(f"ttl_s: {ttl_s:g} is not > 0")
+        if self.holder(name) is not None:
+            return None  # without a write, which would wake every watch
         asked_at_s = time.monotonic()
         with self._catalogue.write() as connection:
             row = _locked(connection, name)

@@ -91,11 +91,13 @@ class SqliteDatabase:
         """The file's version, as its writers count it; see `PRAGMA data_version`.
 
         Raises:
-            OSError: Another file is in its place, such as a backup that was restored.
+            Unavailable: Another file is in its place, such as a backup that was restored.
         """
-        opened = connection.info.setdefault("file", self._path.stat().st_ino)
-        if opened != self._path.stat().st_ino:
-            raise OSError(f"{self._path} was replaced")
+        file = self._path.stat().st_ino
+        if file != connection.info.setdefault("file", file):
+            raise Unavailable(
+                f"{self._path} was replaced while it was watched", hint="open the new file"
+            )
         return connection.exec_driver_sql("PRAGMA data_version").scalar_one()
 
     def pause(self, connection: sa.Connection, timeout_s: float) -> None:  # noqa: ARG002
