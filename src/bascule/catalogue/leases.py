@@ -10,7 +10,7 @@ refuses the writes of earlier ones.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
@@ -69,8 +69,8 @@ class Leases:
             now = _now(connection)
             if row.expires_at > now:
                 return None
-            fence = row.fence + 1
-            _put(connection, name, holder=holder, fence=fence, until=now + timedelta(seconds=ttl_s))
+            fence, expires_at = row.fence + 1, now + timedelta(seconds=ttl_s)
+            _put(connection, name, holder=holder, fence=fence, expires_at=expires_at)
         return Lease(name, holder, fence, ttl_s, asked_at_s + ttl_s)
 
     def renew(self, lease: Lease) -> Lease | None:
@@ -81,18 +81,14 @@ class Leases:
             now = _now(connection)
             if row.fence != lease.fence or row.expires_at <= now:
                 return None
-            until = now + timedelta(seconds=lease.ttl_s)
-            _put(connection, lease.name, holder=lease.holder, fence=lease.fence, until=until)
-        return Lease(lease.name, lease.holder, lease.fence, lease.ttl_s, asked_at_s + lease.ttl_s)
+            _put(connection, lease.name, expires_at=now + timedelta(seconds=lease.ttl_s))
+        return replace(lease, ends_at_s=asked_at_s + lease.ttl_s)
 
     def release(self, lease: Lease) -> None:
         """End it now; fine where it has ended."""
         with self._catalogue.write() as connection:
             if _locked(connection, lease.name).fence == lease.fence:
-                _put(
-                    connection, lease.name, holder=lease.holder, fence=lease.fence,
-                    until=_now(connection),
-                )  # fmt: skip
+                _put(connection, lease.name, expires_at=_now(connection))
 
     def holder(self, name: str) -> str | None:
         """Who has it now; None if no one has."""
@@ -125,12 +121,8 @@ def _locked(connection: sa.Connection, name: str) -> sa.Row[tuple[str, str, int,
     return connection.execute(found).one()
 
 
-def _put(connection: sa.Connection, name: str, *, holder: str, fence: int, until: datetime) -> None:
-    connection.execute(
-        sa.update(_table)
-        .where(_table.c.name == name)
-        .values(holder=holder, fence=fence, expires_at=until)
-    )
+def _put(connection: sa.Connection, name: str, **values: object) -> None:
+    connection.execute(sa.update(_table).where(_table.c.name == name).values(values))
 
 
 def _now(connection: sa.Connection) -> datetime:
