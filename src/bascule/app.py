@@ -16,9 +16,9 @@ from bascule.core import Invalid
 from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
+    from bascule.catalogue import Catalogue
     from bascule.control import Parts
     from bascule.registry import CatalogueKeys, Registry
-    from bascule.registry.stores import SqlCatalogue
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
@@ -70,8 +70,9 @@ def callers_need_keys(settings: Settings) -> bool:
 def open_keys(settings: Settings) -> CatalogueKeys:
     """The keys of callers, where the settings keep the catalogue."""
     from bascule.registry import CatalogueKeys
+    from bascule.registry.stores import SqlRecords
 
-    return CatalogueKeys(_open_catalogue(settings))
+    return CatalogueKeys(SqlRecords(open_catalogue(settings)))
 
 
 def protocols_of(serving: ServingSettings) -> ChosenProtocols:
@@ -109,12 +110,13 @@ def check_signature(settings: Settings, bundle: Path) -> None:
 def open_registry(settings: Settings) -> Registry:
     """The registry that `settings` name; nothing is created before the first push."""
     from bascule.registry import Registry
+    from bascule.registry.stores import SqlRecords
     from bascule.release import Criterion
 
     chosen = settings.registry
     open_objects = _named(OBJECTS[scheme_of(chosen.objects)])
     return Registry(
-        _open_catalogue(settings),
+        SqlRecords(open_catalogue(settings)),
         open_objects(chosen.objects, settings.home),
         require_gates=chosen.require_gates,
         criteria=[str(Criterion.parse(text)) for text in settings.gates.criteria],
@@ -122,11 +124,12 @@ def open_registry(settings: Settings) -> Registry:
     )
 
 
-def _open_catalogue(settings: Settings) -> SqlCatalogue:
-    from bascule.registry.stores import SqlCatalogue
+def open_catalogue(settings: Settings) -> Catalogue:
+    """The catalogue that `settings` name; nothing is created before the first push."""
+    from bascule.catalogue import Catalogue
 
     store = settings.registry.store
-    return SqlCatalogue(_named(CATALOGUES[scheme_of(store)])(store, settings.home))
+    return Catalogue(_named(CATALOGUES[scheme_of(store)])(store, settings.home))
 
 
 def _named(place: str) -> Any:

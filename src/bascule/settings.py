@@ -28,8 +28,8 @@ SETTINGS_FILE = "bascule.toml"
 PREFIX = "BASCULE_"
 DELIMITER = "__"
 CATALOGUES: Mapping[str, str] = {
-    "sqlite": "bascule.registry.stores.sqlite:open_database",
-    "postgresql": "bascule.registry.stores.postgresql:open_database",
+    "sqlite": "bascule.catalogue.sqlite:open_database",
+    "postgresql": "bascule.catalogue.postgresql:open_database",
 }
 """Where names, numbers and history can be kept, by the scheme of `registry.store`."""
 
