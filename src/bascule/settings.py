@@ -387,6 +387,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         registry: RegistrySettings = RegistrySettings()
         security: SecuritySettings = SecuritySettings()
         serving: ServingSettings = ServingSettings()
+        monitoring: MonitoringSettings = MonitoringSettings()
 
         @field_validator("gates", mode="before")
         @classmethod
@@ -403,6 +404,14 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
                 with suppress(ValueError):
                     return {**security, "required_keys": json.loads(security["required_keys"])}
             return security
+
+        @field_validator("monitoring", mode="before")
+        @classmethod
+        def read_fields_in_a_variable(cls, monitoring: Any) -> Any:
+            if isinstance(monitoring, dict) and isinstance(monitoring.get("private"), str):
+                with suppress(ValueError):
+                    return {**monitoring, "private": json.loads(monitoring["private"])}
+            return monitoring
 
         @field_validator("serving", mode="before")
         @classmethod
@@ -438,6 +447,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         registry=loaded.registry,
         security=loaded.security,
         serving=loaded.serving,
+        monitoring=loaded.monitoring,
     )
 
 
