@@ -172,7 +172,7 @@ class Scribe:
             return writer.path.stat().st_mtime
 
     def _write(self, blocks: list[Block], writer: str) -> list[Segment]:
-        made = []
+        made: list[Segment] = []
         for model, version, table in tables_of(blocks):
             days = pc.strftime(table["time"], "%Y-%m-%d")
             for day in pc.unique(days).to_pylist():

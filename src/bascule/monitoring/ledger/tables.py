@@ -73,7 +73,8 @@ def _places(block: Block) -> Array:
     if block.rows is not None:
         return block.rows
     counts = np.asarray(block.requests["kept_rows"])
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    places: Array = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return places
 
 
 def _table_of(blocks: Sequence[Block], shares: Sequence[float]) -> pa.Table:
