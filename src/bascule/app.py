@@ -7,6 +7,7 @@ registry or bounds a worker in its own way.
 from __future__ import annotations
 
 import ipaddress
+import sys
 from dataclasses import asdict, fields
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
-    from bascule.serving.workers import ControlCommand, Supervisor
+    from bascule.serving.workers import ControlCommand, LedgerConfig, Supervisor
 
 _FIND_S = 120.0
 """For the control process to find a bundle that a caller wants loaded."""
@@ -58,13 +59,18 @@ def callers_need_keys(settings: Settings) -> bool:
     """Whether a server with these settings asks its callers for keys; see `SecuritySettings`."""
     if settings.security.callers != "auto":
         return settings.security.callers == "keys"
+    return not _is_loopback(settings)
+
+
+def _is_loopback(settings: Settings) -> bool:
+    """Whether the server listens on the loopback address alone."""
     host = settings.serving.host
     if host == "localhost":
-        return False
+        return True
     try:
-        return not ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return True  # a name: it may be anything
+        return False  # a name: it may be anything
 
 
 def open_keys(settings: Settings) -> CatalogueKeys:
@@ -180,8 +186,31 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         ),
         find=find if chosen.multi_model else None,
         allowed_hosts=chosen.allowed_hosts,
+        ledger=ledger_of(settings),
+        scribe=_scribe_of(settings),
     )
     return made
+
+
+def ledger_of(settings: Settings) -> LedgerConfig | None:
+    """What a server's workers record of answers; None for nothing."""
+    from bascule.serving.workers import LedgerConfig
+
+    chosen = settings.monitoring
+    if chosen.ledger == "off" or (chosen.ledger == "auto" and not _is_loopback(settings)):
+        return None
+    return LedgerConfig(settings.home, chosen.keep, chosen.max_rows_per_s, chosen.private)
+
+
+def _scribe_of(settings: Settings) -> tuple[str, ...]:
+    """The command of the process that writes the ledger; empty where there is none."""
+    if ledger_of(settings) is None:
+        return ()
+    chosen = settings.monitoring
+    figures = (int(chosen.max_gb * 1e9), chosen.retention_days)
+    return (
+        sys.executable, "-m", "bascule.monitoring.ledger", str(settings.home), *map(str, figures)
+    )  # fmt: skip
 
 
 def control_parts(settings: Settings) -> Parts:
