@@ -162,11 +162,12 @@ def _as_times(values: pa.Array, name: str, kind: pa.DataType) -> pa.Array:
 def _refused(ids: pa.Array, truths: pa.Array, times: pa.Array) -> dict[int, str]:
     ids = pc.if_else(pc.equal(ids, ""), pa.scalar(None, pa.string()), ids)  # as CSV has it
     missing = {"no id": ids, "no truth": truths, "no time": times}
-    return {
+    found = {
         number + 1: what
-        for what, values in reversed(missing.items())
+        for what, values in reversed(missing.items())  # of several, the first one counts
         for number in pc.indices_nonzero(pc.is_null(values, nan_is_null=True)).to_pylist()
     }
+    return dict(sorted(found.items()))
 
 
 def _split(ids: Sequence[str]) -> tuple[pa.Array, pa.Array]:
