@@ -388,6 +388,25 @@ def test_a_key_that_is_revoked_is_forgotten_at_the_next_look(guarded, ring, keys
     assert status(guarded, "POST", "/v2/models/late/infer", header, body) == 401
 
 
+def test_a_key_that_is_revoked_while_it_is_looked_up_does_not_stay_known(ring, keys, monkeypatch):
+    """Another thread looks at the file meanwhile, as those of the control API do."""
+    sent = ring("infer:late").partition(": ")[2].strip().encode()
+    guard = Authenticator(ring.file)
+    identify = guard._ring.identify
+
+    def slow(said, now):
+        key = identify(said, now=now)
+        keys.kept.clear()
+        ring.write()
+        guard.look()
+        return key
+
+    monkeypatch.setattr(guard._ring, "identify", slow)
+    guard.check(sent, "infer", "late")  # it was live when it came
+    with pytest.raises(Unauthenticated):
+        guard.check(sent, "infer", "late")
+
+
 def test_a_key_expires_between_two_looks(ring):
     now = T0
     header = ring("infer:late", expires_at=datetime.now(UTC) + timedelta(hours=1))
