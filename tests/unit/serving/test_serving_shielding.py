@@ -285,8 +285,10 @@ def test_who_goes_while_the_fallback_runs_is_not_answered_and_counted_as_gone(
 
 
 def test_who_goes_while_it_waits_for_the_fallback_is_not_computed(shielded, ask, thread, inline):
-    """The model failed at once, and its fallback has a queue."""
+    """The model failed before its run returned, and its fallback has a queue."""
     models = shielded(ResiliencePolicy(fallback="m/1"), (inline, thread))
+    # As of a program that is not batch-invariant: each call runs at once.
+    models.server.on_loop(lambda: setattr(models.first.engine, "_gathers", False))
     models.programs[0].poison = 7.0
     models.programs[1].gate.clear()
     with models.server.client() as first:
