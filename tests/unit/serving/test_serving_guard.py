@@ -14,7 +14,7 @@ import pytest
 
 from bascule.core.errors import Unauthenticated, Unavailable
 from bascule.security.keys import OPEN_ACTIONS, Action, Permission, create_key
-from bascule.serving.transports.authenticator import SILENT_S, Authenticator, KeysFile
+from bascule.serving.transports.authenticator import KEYS_SILENT_S, Authenticator, KeysFile
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -568,7 +568,7 @@ def test_keys_that_the_supervisor_does_not_hold_open_nothing_until_it_does(ring,
     guard = Authenticator(ring.file, held_ns=lambda: held_ns)
     guard.check(header, "infer", "late")
 
-    held_ns -= int(SILENT_S * 1e9)
+    held_ns -= int(KEYS_SILENT_S * 1e9)
     guard.look()
     for sent in (header, b"Bearer wrong", None):
         with pytest.raises(Unavailable, match="has not confirmed that they hold"):
@@ -587,7 +587,7 @@ def test_a_file_that_stays_unreadable_closes_the_guard(ring, monkeypatch):
     ring.file.write_text("[{")
     guard.look()
     guard.check(header, "infer", "late")
-    monkeypatch.setattr("bascule.serving.transports.authenticator.SILENT_S", 0.0)
+    monkeypatch.setattr("bascule.serving.transports.authenticator.KEYS_SILENT_S", 0.0)
     guard.look()
     with pytest.raises(Unavailable):
         guard.check(header, "infer", "late")

@@ -628,7 +628,7 @@ class Supervisor:
 
     def _look_after(self, worker: _Worker, watched_s: float) -> None:
         beat_ns = self._counters.beat_of(worker.config.worker)
-        if worker.kill_silent(beat_ns, watched_s, self.limits.silent_s):
+        if worker.kill_silent(beat_ns, watched_s, self.limits.worker_silent_s):
             self._counters.count_silent_worker()
         # A turn may wait for a worker that stands still, which is killed here.
         if self._turning.acquire(timeout=_WATCH_EVERY_S):
