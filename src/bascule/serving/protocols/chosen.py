@@ -20,7 +20,7 @@ _PATHS: dict[str, tuple[str, ...]] = {
 """The paths of each protocol, and what is below them is also theirs. Vertex AI's can be chosen."""
 
 SERVER_PATHS = ("/metrics",)
-"""Paths that are there whatever is chosen."""
+"""Paths of the server itself, which no choice takes away."""
 
 PROTOCOL_NAMES = tuple(_PATHS)
 """Every protocol, by the names of `table.PROTOCOLS`."""
