@@ -270,7 +270,8 @@ class Conversation:
         self, path: str, known: Described, version: str, deadline: float
     ) -> Steps[None]:
         """Return if another version than was expected takes the same; raise `_Replaced` if not."""
-        pinned = f"{path}/versions/{quote(version, safe='')}"
+        model = path.rpartition("/versions/")[0] or path
+        pinned = f"{model}/versions/{quote(version, safe='')}"
         other = yield from self._described(pinned, deadline)
         if other.signature != known.signature:
             raise _Replaced(pinned, other)

@@ -412,6 +412,11 @@ def test_a_model_that_is_replaced_twice_is_asked_a_third_time():
         return document({**METADATA, "parameters": {"version": version}})
 
     assert server.predict(DATA, replaced)["sum"].tolist() == [11.0, 22.0, 33.0]
+    assert server.paths[1:] == [
+        "/v2/models/m/infer", "/v2/models/m/versions/2",
+        "/v2/models/m/versions/2/infer", "/v2/models/m/versions/3",
+        "/v2/models/m/versions/3/infer",
+    ]  # fmt: skip
 
 
 def test_what_was_known_of_a_model_is_looked_up_again_before_rows_are_refused():
