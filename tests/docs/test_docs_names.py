@@ -21,7 +21,7 @@ _OF_OTHERS = {
     "torch",
 }  # fmt: skip
 """First parts of names that are not of this project."""
-_PLACEHOLDER = "NAME"
+_PLACEHOLDERS = {"FIELD", "NAME"}
 
 
 @cache
@@ -86,7 +86,7 @@ def known() -> frozenset[str]:
 
 def resolves(name: str) -> bool:
     first, last = name.partition(".")[0], name.rpartition(".")[2]
-    is_other = first in _OF_OTHERS or last in _FILES or last == _PLACEHOLDER
+    is_other = first in _OF_OTHERS or last in _FILES or last in _PLACEHOLDERS
     return is_other or name in known()
 
 
