@@ -1,4 +1,4 @@
-"""A running server holds what it serves, so that garbage collection leaves it alone."""
+"""A running server holds the bundles that it serves, so that garbage collection keeps them."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def holding_served(
 ) -> Iterator[Callable[[ModelSpec], None]]:
     """Hold the bundles that are served while the block runs, on a thread; let go at its end.
 
-    A registry that is away is no reason not to serve: that is told once, and tried again.
+    Serving goes on while the registry is unreachable: that is logged once, and tried again.
 
     Args:
-        served: What is served now; it may change.
+        served: The versions that are served now; they may change.
         open_registry: Opens the registry.
-        after: Set when the registry may be loaded, which keeps nothing else waiting then.
-        server_pid: Of the supervisor: the next control process goes on with the same holds.
+        after: Set once opening the registry delays nothing else; holding begins then.
+        server_pid: The supervisor's, so that the next control process renews the same holds.
 
     Yields:
-        What holds the bundle of a service that is about to be loaded.
+        A function that holds the bundle of a version that is about to be loaded.
     """
     ended = threading.Event()
     holds = _Holds(served, open_registry, server_pid)
@@ -72,7 +72,7 @@ class _Holds:
         self._registry = open_registry
         self._holder = f"server {socket.gethostname()} {server_pid}"
         self._held: set[str] = set()
-        self._was_told = False
+        self._has_warned = False
 
     def take(self, service: ModelSpec) -> None:
         """Hold a version of the registry before it is loaded; see `Registry.hold`."""
@@ -81,17 +81,17 @@ class _Holds:
         self._registry().hold([digest_of(service.path)], self._holder, lasts_s=LOADING_LASTS_S)
 
     def keep(self, wait: Callable[[float], bool]) -> None:
-        """Hold until `wait` says that it is the end."""
+        """Renew the holds until `wait` returns true, then release them."""
         registry: Registry | None = None
         while True:
             try:
                 registry = registry or self._registry()
                 self._renew(registry)
-                self._was_told = False
+                self._has_warned = False
             except NotFound:
                 registry = None  # there may be one later
             except Exception as error:
-                # Whatever it is may pass, and what is not held may be removed.
+                # Any failure may be temporary, and a bundle without a hold may be removed.
                 self._warn(error)
             if wait(RENEW_EVERY_S):
                 break
@@ -112,6 +112,8 @@ class _Holds:
             registry.release(sorted(before - digests), self._holder)
 
     def _warn(self, error: Exception) -> None:
-        if not self._was_told:
-            log.warning("what is served is not held: %s", masked_text(str(error)))
-        self._was_told = True
+        if not self._has_warned:
+            log.warning(
+                "the served bundles are not held by the registry: %s", masked_text(str(error))
+            )
+        self._has_warned = True

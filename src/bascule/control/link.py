@@ -1,4 +1,4 @@
-"""The server that the control API speaks of: the one beside this process, or none."""
+"""The server that the control API manages: the one beside this process, or none."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ for the answer, so a change that is reported as failed is not made later."""
 
 
 class ServerLink:
-    """What the API needs of a server. Where there is none, nothing is served or can be changed.
+    """What the API needs of a server. Without a server, nothing is served or can be changed.
 
-    Whatever is asked of the supervisor may raise `Unavailable`.
+    Each method that asks the supervisor may raise `Unavailable`.
     """
 
     def __init__(
         self, counters: Counters, peer: Peer | None = None, *, host: str = "", port: int = 0
     ) -> None:
-        """Nothing is asked yet.
+        """Asks nothing yet.
 
         Args:
-            counters: What the server's workers write.
-            peer: The supervisor; None where there is no server.
-            host: Where predictions are answered.
-            port: Likewise.
+            counters: Those that the server's workers write.
+            peer: The supervisor; None without a server.
+            host: Of the address that answers predictions.
+            port: Of the same address.
         """
         self._counters = counters
         self._peer = peer
@@ -54,7 +54,7 @@ class ServerLink:
 
     @property
     def labels(self) -> list[MetricLabels]:
-        """What is counted: everything else, and each version that was ever served."""
+        """The labels of all metric series: one for each version ever served, one for the rest."""
         return self._counters.labels()
 
     def totals(self) -> list[Totals]:
@@ -62,7 +62,7 @@ class ServerLink:
         return self._counters.totals()
 
     def pulse(self) -> Pulse:
-        """How the processes are."""
+        """The health of the processes."""
         return self._counters.pulse()
 
     def statuses(self) -> list[WorkerStatus]:
@@ -70,24 +70,24 @@ class ServerLink:
         return [WorkerStatus(**one) for one in self._ask("statuses")]
 
     def models(self) -> list[ModelState]:
-        """How the models of each worker that answers are."""
+        """The state of the models, for each worker that answers."""
         return [ModelState(**one) for one in self._ask("models")]
 
-    def change(self, wish: Callable[[ModelSpecs], ModelSpecs]) -> ModelSpecs:
-        """Serve what `wish` makes of what is served, in all workers or in none.
+    def change(self, edit: Callable[[ModelSpecs], ModelSpecs]) -> ModelSpecs:
+        """Replace the served versions by what `edit` returns for them, in all workers or in none.
 
-        Computed here and compared there: what else was changed meanwhile is not overwritten.
+        Computed here and compared by the supervisor: another change meanwhile is not overwritten.
 
         Raises:
-            BasculeError: What `wish` raises, or what kept a worker from loading.
-            Unavailable: It could not be made in time, and is not made later.
+            BasculeError: What `edit` raises, or why a worker could not load a version.
+            Unavailable: The change could not be made in time, and is not made later.
             NotFound: There is no server.
         """
         peer = self._connected()
         with self._changing:
             while True:
                 before = self.services
-                after = wish(before)
+                after = edit(before)
                 lists = {
                     which: [one.to_json() for one in specs]
                     for which, specs in (("before", before), ("after", after))

@@ -77,8 +77,8 @@ def test_a_registry_that_is_away_is_logged_once_until_it_was_back(service, caplo
     rounds = iter(range(5))
     with caplog.at_level(logging.WARNING):
         holds.keep(lambda _: next(rounds) == 4)
-    assert caplog.text.count("is not held: the catalogue is away") == 1
-    assert caplog.text.count("is not held: division by zero") == 1
+    assert caplog.text.count("are not held by the registry: the catalogue is away") == 1
+    assert caplog.text.count("are not held by the registry: division by zero") == 1
 
 
 def test_a_folder_that_was_deleted_keeps_no_other_from_being_held(service, tmp_path):
