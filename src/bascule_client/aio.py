@@ -15,7 +15,7 @@ from bascule_client.answer import Answer
 from bascule_client.blocking import IDLE_S, MAX_IDLE, reason_of
 from bascule_client.conversation import Ask, Conversation, Steps, common_headers, timed
 from bascule_client.errors import Invalid
-from bascule_client.tensors import Asked
+from bascule_client.tensors import RequestOptions
 from bascule_client.wire import Lost, Outcome, Reply, ReplyReader, head_of
 
 T = TypeVar("T")
@@ -84,7 +84,9 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Answer:
         """See `Client.predict`."""
-        asked = Asked(None if outputs is None else tuple(outputs), confidence, conformal, as_json)
+        asked = RequestOptions(
+            None if outputs is None else tuple(outputs), confidence, conformal, as_json
+        )
         return await self._carried(self._conversation.predict(data, asked, model, timeout_s))
 
     async def metadata(self, model: str | None = None) -> dict[str, Any]:

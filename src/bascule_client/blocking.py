@@ -1,4 +1,4 @@
-"""The client that waits."""
+"""The blocking client."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bascule_client.addresses import Address, parse_address
 from bascule_client.answer import Answer
 from bascule_client.conversation import Ask, Conversation, Steps, common_headers, timed
 from bascule_client.errors import Invalid
-from bascule_client.tensors import Asked
+from bascule_client.tensors import RequestOptions
 from bascule_client.wire import Lost, Outcome, Reply, ReplyReader, head_of
 
 T = TypeVar("T")
 
 IDLE_S = 60.0
-"""How long a connection is kept that nobody uses; a server of ours ends it after 75 s."""
+"""How long an idle connection is kept; a Bascule server closes it after 75 s."""
 
 MAX_IDLE = 32
 _READ_BYTES = 256 << 10
@@ -55,8 +55,8 @@ class Client:
                 server's own may follow.
             model: `gb`, or `gb/3` for one version; None where the server serves one model alone.
             key: The caller's, where the server asks for keys.
-            timeout_s: How long one call may take in all, with whatever is asked again. The server
-                is told, and does not work for a caller who is gone.
+            timeout_s: How long one call may take in all, retries included. Each request carries
+                the time left, and the server abandons it after that.
             retries: How often a request may be sent again; see `retrying` for which.
             max_request_bytes: A table with more is sent in parts, by rows.
             tls_authority: PEM: who must have signed the server's certificate; those that the
@@ -104,10 +104,12 @@ class Client:
 
         Raises:
             Invalid: The rows do not fit; the message names the column.
-            BasculeError: Whatever the server raised, as the same kind; `TimedOut` when the time
-                was over, `Unavailable` when it cannot be reached.
+            BasculeError: The server's error, as the same kind; `TimedOut` after `timeout_s`,
+                `Unavailable` if the server cannot be reached.
         """
-        asked = Asked(None if outputs is None else tuple(outputs), confidence, conformal, as_json)
+        asked = RequestOptions(
+            None if outputs is None else tuple(outputs), confidence, conformal, as_json
+        )
         return self._carried(self._conversation.predict(data, asked, model, timeout_s))
 
     def metadata(self, model: str | None = None) -> dict[str, Any]:
@@ -230,7 +232,7 @@ def _connected(address: Address, allowed_s: float) -> socket.socket:
 def _send(
     connection: socket.socket, ask: Ask, prefix: str, headers: str, until: float
 ) -> OSError | None:
-    """Send it. A server may refuse it before it has read it all; so what fails is no end yet."""
+    """Send it. An error is returned: a server may answer before it has read the whole request."""
     request = timed(ask)
     head = head_of(request, prefix, headers)
     body = request.body
@@ -256,7 +258,7 @@ def _read(connection: socket.socket, reader: ReplyReader, until: float) -> Reply
 
 
 def _is_readable(connection: socket.socket) -> bool:
-    """Whether there is something on a connection on which nothing is due: its end."""
+    """Whether an idle connection has something to read: its end."""
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))

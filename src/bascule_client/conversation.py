@@ -33,8 +33,8 @@ from bascule_client.kinds import error_of
 from bascule_client.retrying import wait_before_retry
 from bascule_client.tables import conform, take
 from bascule_client.tensors import (
-    Asked,
     Described,
+    RequestOptions,
     answer_of,
     check_answer,
     described,
@@ -106,7 +106,7 @@ class Conversation:
     # -- the questions --
 
     def predict(
-        self, data: Any, asked: Asked, model: str | None, timeout_s: float | None
+        self, data: Any, asked: RequestOptions, model: str | None, timeout_s: float | None
     ) -> Steps[Answer]:
         """The answer for all rows; see `Client.predict`."""
         deadline = self._deadline(timeout_s)
@@ -227,7 +227,7 @@ class Conversation:
         return known
 
     def _in_parts(
-        self, path: str, columns: Columns, known: Described, asked: Asked, deadline: float
+        self, path: str, columns: Columns, known: Described, asked: RequestOptions, deadline: float
     ) -> Steps[Answer]:
         """The answers to as many rows at a time as a request may have, as one.
 

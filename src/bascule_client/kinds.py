@@ -1,7 +1,7 @@
-"""What a status says, as the kinds of error that the server raised: its table, the other way.
+"""The kind of error for each HTTP status: the server's table of statuses, reversed.
 
-Several kinds share a status. The one here is what a caller can act on; `Untrusted` comes as
-`Refused`, and `Unconvertible` as `Invalid`, of which it is one.
+Several kinds share a status. The table has the kind that a caller can act on: `Untrusted` becomes
+`Refused`, and `Unconvertible` becomes its base class `Invalid`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def kind_of(status: int) -> type[BasculeError]:
 
 
 def error_of(reply: Reply) -> BasculeError:
-    """The error that an answer tells of."""
+    """The error that an answer reports."""
     kind = kind_of(reply.status)
     facts: dict[str, object] = {"status": reply.status}
     hint = ""
@@ -68,14 +68,14 @@ def error_of(reply: Reply) -> BasculeError:
 def retry_after_s(reply: Reply) -> float | None:
     """How long an answer asks to wait; None if it does not, or does so by a date.
 
-    No server of ours sends one, and whose clock it would be by is not known.
+    No Bascule server sends a date, and a date of another clock gives no duration.
     """
     said = reply.headers.get("retry-after", "").strip()
     return float(said) if said.isdecimal() and len(said) < 9 else None
 
 
 def _told(reply: Reply) -> str:
-    """The server's sentence; what somebody in between says is named as such."""
+    """The server's message; of another sender, such as a proxy, the status and the text."""
     try:
         told = json.loads(reply.body)["error"]
     except (ValueError, LookupError, TypeError, RecursionError):

@@ -28,8 +28,8 @@ _NO_ANSWER = (LookupError, TypeError, ValueError, AttributeError, RecursionError
 _WRITER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-class Asked(NamedTuple):
-    """What a prediction is asked for beside the model's own outputs; see `Bundle.predict`."""
+class RequestOptions(NamedTuple):
+    """The options of a prediction; see `Bundle.predict`."""
 
     outputs: tuple[str, ...] | None = None
     confidence: float | None = None
@@ -49,7 +49,9 @@ def row_bytes(columns: Columns) -> int:
     return max(1, -(-total // max(rows, 1)))
 
 
-def infer_request(path: str, columns: Columns, inputs: Sequence[Field], asked: Asked) -> Request:
+def infer_request(
+    path: str, columns: Columns, inputs: Sequence[Field], asked: RequestOptions
+) -> Request:
     """The request for the rows of `columns`, which are in the dtypes of `inputs`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`bascule demo`: the whole way of a model, on real flights, told as it happens.
+"""`bascule demo`: a model from training to serving, on real flights, with a report of each step.
 
 The heavy parts are imported by `story` when it runs, so that other commands do not pay for them.
 """

@@ -17,7 +17,7 @@ from bascule.bundle import conform, for_program
 from bascule.bundle.lineage import user_name
 from bascule.demo import answers, flights
 from bascule.demo.answers import Check
-from bascule.demo.client import Asked, ask, bodies
+from bascule.demo.client import LoadResult, ask, bodies
 from bascule.registry import open_registry
 from bascule.release import GateReport, check as check_gates
 
@@ -65,7 +65,7 @@ class Month:
         roc_auc: Of the probabilities as received, against what really happened.
     """
 
-    asked: Asked
+    asked: LoadResult
     check: Check
     server_cpu_s: float
     roc_auc: float
@@ -286,7 +286,7 @@ def _auc(truth: Any, probabilities: Any) -> float:
     return float(roc_auc_score(truth, probabilities))
 
 
-def _who_waited(asked: Asked, server_cpu_s: float) -> str:
+def _who_waited(asked: LoadResult, server_cpu_s: float) -> str:
     """Say so when it was the callers that set the pace."""
     if asked.client_cpu_s > max(server_cpu_s, 0.8 * asked.seconds):
         return ": the callers set the pace, the server could do more"

@@ -1,7 +1,7 @@
-"""Many callers in one process: each asks again as soon as it is answered.
+"""Many callers in one process: each sends its next request as soon as it has an answer.
 
-The client is Python too and shares the machine with the server, so it says how much processor time
-it took itself: where that is most of the clock, it was the client that set the pace.
+The client is Python too and shares the machine with the server, so it reports the processor time
+that it took itself: where that is most of the wall time, the client limited the rate.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a run of requests came to.
+class LoadResult:
+    """The replies to a run of requests, and their times.
 
     Attributes:
         replies: In the order of the requests; None where the connection broke before an answer.
@@ -80,7 +80,7 @@ def bodies(signature: Signature, rows: pd.DataFrame) -> list[bytes]:
     return made
 
 
-def ask(port: int, path: str, requests: Sequence[bytes], *, connections: int = 16) -> Asked:
+def ask(port: int, path: str, requests: Sequence[bytes], *, connections: int = 16) -> LoadResult:
     """Send every request over `connections` kept-alive connections to 127.0.0.1."""
     import uvloop
 
@@ -88,7 +88,7 @@ def ask(port: int, path: str, requests: Sequence[bytes], *, connections: int = 1
     whole = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in requests]
     cpu, clock = time.process_time(), time.perf_counter()
     replies = uvloop.run(_ask_all(port, whole, min(connections, len(whole))))
-    return Asked(replies, time.perf_counter() - clock, time.process_time() - cpu)
+    return LoadResult(replies, time.perf_counter() - clock, time.process_time() - cpu)
 
 
 def _plain(value: Any, is_text: bool) -> Any:
@@ -118,7 +118,7 @@ def _itself(caller: _Caller) -> _Caller:
 
 
 class _Queue:
-    """The requests that nobody has sent yet, and the replies so far."""
+    """The requests that are not sent yet, and the replies so far."""
 
     def __init__(self, requests: list[bytes]) -> None:
         self.requests = requests

@@ -1,4 +1,4 @@
-"""The demo's story: from a table of flights to answers over HTTP, told as it happens.
+"""The demo's story: from a table of flights to answers over HTTP, with a report of each step.
 
 Everything is done by the same calls and commands that a user has, in a temporary folder, so that
 nothing of the user's is touched. It ends well only if everything held: the compiled model equals
@@ -38,7 +38,7 @@ def run_demo(*, keep: bool, as_json: bool, console: Console | None = None) -> in
     Args:
         keep: Leave the server running and its folder in place, and say where they are.
         as_json: Tell the story on the error stream, and print the summary alone as JSON.
-        console: Where the story is told; the standard output if None.
+        console: Prints the story; the standard output if None.
 
     Raises:
         MissingExtra: The demo's packages are not installed.

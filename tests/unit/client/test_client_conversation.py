@@ -26,7 +26,7 @@ from bascule_client.errors import (
 )
 from bascule_client.kinds import KIND_OF, error_of, kind_of
 from bascule_client.retrying import LONGEST_WAIT_S, wait_before_retry
-from bascule_client.tensors import Asked
+from bascule_client.tensors import RequestOptions
 from bascule_client.wire import Lost, Reply
 
 # -- the kinds --
@@ -140,7 +140,9 @@ class Server:
                 outcome = answer(step.request)
 
     def predict(self, data, answer, model=None, timeout_s=None):
-        return self.carry(self.conversation.predict(data, Asked(), model, timeout_s), answer)
+        return self.carry(
+            self.conversation.predict(data, RequestOptions(), model, timeout_s), answer
+        )
 
     @property
     def paths(self):
@@ -356,7 +358,7 @@ def test_outputs_that_were_asked_for_by_name_must_come_and_no_others_need_to():
     server = Server()
 
     def asked_for(*names):
-        steps = server.conversation.predict(DATA, Asked(names), None, None)
+        steps = server.conversation.predict(DATA, RequestOptions(names), None, None)
         tensor = {"name": "set", "shape": [3], "data": [1, 2, 3]}
         return server.carry(
             steps,

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from bascule_client.addresses import parse_address
 from bascule_client.errors import Invalid, Untrusted
 from bascule_client.fields import DType, Field
-from bascule_client.tensors import Asked, answer_of, infer_request, put_together
+from bascule_client.tensors import RequestOptions, answer_of, infer_request, put_together
 from bascule_client.wire import MAX_BODY_BYTES, MAX_HEAD_BYTES, Reply, ReplyReader, Request, head_of
 
 # -- HTTP --
@@ -293,7 +293,7 @@ def test_every_number_comes_back_with_its_bits(dtype, as_json, data):
         hnp.arrays(dtype.numpy, shape, elements=hnp.from_dtype(dtype.numpy, **finite))
     )
     field = Field("x", dtype, shape[1:])
-    request = infer_request("/", {"x": values}, (field,), Asked(as_json=as_json))
+    request = infer_request("/", {"x": values}, (field,), RequestOptions(as_json=as_json))
     back = answer_of(echoed(request, dtype))["x"]
 
     assert (back.dtype, back.shape) == (values.dtype, values.shape)
@@ -306,7 +306,7 @@ def test_every_number_comes_back_with_its_bits(dtype, as_json, data):
 def test_every_text_comes_back_and_so_does_a_missing_one(texts, as_json):
     values = np.array(texts, object)
     field = Field("t", DType.BYTES, nullable=True)
-    request = infer_request("/", {"t": values}, (field,), Asked(as_json=as_json))
+    request = infer_request("/", {"t": values}, (field,), RequestOptions(as_json=as_json))
     assert answer_of(echoed(request, DType.BYTES))["t"].tolist() == texts
 
 
@@ -314,15 +314,19 @@ def test_every_text_comes_back_and_so_does_a_missing_one(texts, as_json):
 def test_half_of_a_pair_of_surrogates_is_refused_with_its_column(as_json):
     values = np.array(["\ud800"], object)
     with pytest.raises(Invalid, match="'t' holds half"):
-        infer_request("/", {"t": values}, (Field("t", DType.BYTES),), Asked(as_json=as_json))
+        infer_request(
+            "/", {"t": values}, (Field("t", DType.BYTES),), RequestOptions(as_json=as_json)
+        )
 
 
 def test_missing_numbers_are_null_and_infinite_ones_cannot_be_json():
     field = (Field("x", DType.FP64, nullable=True),)
-    request = infer_request("/", {"x": np.array([np.nan, 1.0])}, field, Asked(as_json=True))
+    request = infer_request(
+        "/", {"x": np.array([np.nan, 1.0])}, field, RequestOptions(as_json=True)
+    )
     assert json.loads(request.body)["inputs"][0]["data"] == [None, 1.0]
     with pytest.raises(Invalid, match="'x' holds an infinite"):
-        infer_request("/", {"x": np.array([np.inf])}, field, Asked(as_json=True))
+        infer_request("/", {"x": np.array([np.inf])}, field, RequestOptions(as_json=True))
 
 
 TENSOR = {"name": "x", "datatype": "FP64", "shape": [1]}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bascule.demo.answers import check
-from bascule.demo.client import Asked, Reply
+from bascule.demo.client import LoadResult, Reply
 
 OWN = {"label": np.array([0, 1]), "probabilities": np.array([[0.75, 0.25], [0.5, 0.5]])}
 
@@ -65,4 +65,4 @@ def test_what_was_not_answered_is_an_error_and_not_a_wrong_answer(lost):
 
     assert (found.answered, found.wrong) == (1, 0)
     assert np.isnan(found.probabilities[1])
-    assert Asked(replies, 1.0, 0.0).errors == 1
+    assert LoadResult(replies, 1.0, 0.0).errors == 1

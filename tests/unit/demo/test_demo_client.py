@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from bascule.core.fields import DType, Field, Signature
-from bascule.demo.client import Asked, Reply, ask, bodies
+from bascule.demo.client import LoadResult, Reply, ask, bodies
 
 SIGNATURE = Signature(
     inputs=(
@@ -88,7 +88,7 @@ def test_where_nobody_listens_everything_is_an_error():
 
 
 def test_a_quantile_is_a_time_that_was_measured():
-    asked = Asked([Reply(200, b"", n / 1000) for n in range(1, 101)], 1.0, 0.0)
+    asked = LoadResult([Reply(200, b"", n / 1000) for n in range(1, 101)], 1.0, 0.0)
 
     assert asked.latency_ms(0.5) == 51.0
     assert asked.latency_ms(0.99) == 100.0
