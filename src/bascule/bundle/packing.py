@@ -139,7 +139,7 @@ def pack(
         lineage=[trace(source) for source in lineage],
         tell=progress or _say_nothing,
     )
-    rows = Given(train, test, calibration)
+    rows = InputRows(train, test, calibration)
     place = Path(to) if to is not None else Path(f"{name}.bundle")
     with disk.drafting(place, overwrite=overwrite) as draft:
         sealed = seal(draft, model, rows, request)
@@ -170,7 +170,7 @@ def _say_nothing(stage: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class InputRows:
     """The rows that a model is packed with, as a caller hands them over; see `pack`."""
 
     train: Any
@@ -213,7 +213,7 @@ class _Sealed:
     calibration: dict[str, Any]
 
 
-def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
+def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
     """Write all that the digest covers, and nothing that is only said of it.
 
     The same model, rows and request give the same digest, under the same versions.

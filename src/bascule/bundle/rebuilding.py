@@ -22,7 +22,7 @@ from bascule.bundle.flavors import Frame, reopener
 from bascule.bundle.imported import Rows
 from bascule.bundle.lineage import provenance
 from bascule.bundle.loaded import Bundle, load
-from bascule.bundle.packing import Given, Request, seal
+from bascule.bundle.packing import InputRows, Request, seal
 from bascule.bundle.tables import conform, read_truth
 from bascule.core import Columns, Invalid, Scratch
 
@@ -139,7 +139,7 @@ def _request(bundle: Bundle, tell: Callable[[str], None]) -> Request:
     )
 
 
-def _rows(bundle: Bundle, known: Mapping[str, Any], given: Mapping[str, Any]) -> Given:
+def _rows(bundle: Bundle, known: Mapping[str, Any], given: Mapping[str, Any]) -> InputRows:
     recorded = {what: known.get(what) for what in given}
     if recorded["calibration"] is None and _has_own_calibration(bundle):
         recorded["calibration"] = {}  # packed before its digest was recorded
@@ -154,7 +154,7 @@ def _rows(bundle: Bundle, known: Mapping[str, Any], given: Mapping[str, Any]) ->
             raise _missing(what, told)
         else:
             made[what] = _handed_over(bundle, _verified(bundle, what, given[what], told))
-    return Given(**made)
+    return InputRows(**made)
 
 
 def _refuse_extra(what: str, rows: Any) -> None:

@@ -1,1 +1,1 @@
-from .table import Extra as Extra, Wanted as Wanted, open_extras as open_extras
+from .table import Extra as Extra, ExtraRequest as ExtraRequest, open_extras as open_extras

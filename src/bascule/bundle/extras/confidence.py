@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.bundle.disk import Manifest
-from bascule.bundle.extras.table import Wanted
+from bascule.bundle.extras.table import ExtraRequest
 from bascule.bundle.statements import read_calibration
 from bascule.core import Columns, Field, Invalid
 from bascule.stats import Calibration, check_confidence
@@ -34,12 +34,12 @@ class Confidence:
         self._calibration = calibration
         self.fields = () if calibration is None else calibration.fields(outputs)
         self.needs = () if calibration is None else tuple(calibration.needs)
-        self._check: Callable[..., Wanted] = lru_cache(256)(self._checked)
-        self.by_default: Wanted | None = None
+        self._check: Callable[..., ExtraRequest] = lru_cache(256)(self._checked)
+        self.by_default: ExtraRequest | None = None
         if default and self._calibration is not None:
             self.by_default = self._check(default, None, always=False)
 
-    def read(self, parameters: Mapping[str, Any]) -> Wanted | None:
+    def read(self, parameters: Mapping[str, Any]) -> ExtraRequest | None:
         """See `Extra.read`; raises `Invalid` for a confidence over what the model can support."""
         method: Any = parameters.get("conformal")
         confidence: Any = parameters.get("confidence", _UNSAID)
@@ -73,7 +73,7 @@ class Confidence:
             made["confidence"], _ = self.by_default.settings
         return made
 
-    def _checked(self, confidence: Any, method: Any, *, always: bool = True) -> Wanted:
+    def _checked(self, confidence: Any, method: Any, *, always: bool = True) -> ExtraRequest:
         checked = check_confidence(confidence)
         if self._calibration is None:
             raise Invalid(
@@ -82,7 +82,7 @@ class Confidence:
             )
         named = self._calibration.method(method)
         self._calibration.threshold(checked, named)
-        return Wanted(self, (checked, named), always)
+        return ExtraRequest(self, (checked, named), always)
 
 
 def open_confidence(path: Path, manifest: Manifest, default: float | None) -> Confidence:

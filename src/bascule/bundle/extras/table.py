@@ -1,4 +1,4 @@
-"""Extra outputs: more fields of an answer, made from the rows and the model's own outputs.
+"""Extra outputs: more fields of an answer, computed from the rows and the model's own outputs.
 
 One file each, one line each in the table. Serving adds them to the answers of the requests that ask
 for them, each with the rows of its own request. `Bundle.predict` knows `confidence` alone.
@@ -21,13 +21,13 @@ EXTRAS: dict[str, str] = {
 returns an `Extra`; one without fields where the bundle cannot support it."""
 
 
-class Wanted(NamedTuple):
-    """An extra that a request asks for.
+class ExtraRequest(NamedTuple):
+    """A request for one extra output.
 
     Attributes:
-        extra: Which one.
-        settings: What its parameters said, checked; in the extra's own form.
-        always: Whether its fields are added even where the request lists other outputs.
+        extra: The extra output.
+        settings: Its checked parameters, in a form of its own.
+        always: Whether its fields are added even if the request lists other outputs.
     """
 
     extra: Extra
@@ -42,18 +42,18 @@ class Extra(Protocol):
         name: As in the table, and of its parameter.
         fields: What it adds to an answer; empty where the bundle cannot support it.
         needs: The model's own outputs that `add` reads.
-        by_default: Wanted where a request says nothing; None for nothing.
-        row_cost_s: What a row costs, about. Serving keeps what takes long off its event loop.
+        by_default: For requests that do not set its parameter; None to add nothing.
+        row_cost_s: The approximate time for one row. Serving runs slow ones on a thread.
     """
 
     name: str
     fields: tuple[Field, ...]
     needs: tuple[str, ...]
-    by_default: Wanted | None
+    by_default: ExtraRequest | None
     row_cost_s: float
 
-    def read(self, parameters: Mapping[str, Any]) -> Wanted | None:
-        """The wish in a request's `parameters`; other parameters are not looked at.
+    def read(self, parameters: Mapping[str, Any]) -> ExtraRequest | None:
+        """What the `parameters` of a request ask for; ignores the parameters of others.
 
         Raises:
             Invalid: The parameters are malformed, or the bundle cannot support them.
@@ -65,11 +65,11 @@ class Extra(Protocol):
         Args:
             inputs: As the program reads them.
             outputs: The model's own; those in `needs` are there.
-            settings: Of a `Wanted`.
+            settings: Of an `ExtraRequest`.
         """
 
     def metadata(self) -> dict[str, Any]:
-        """What the model's metadata says of it: flat, names begin with the extra's."""
+        """Its entries in the model's metadata: flat, with names that begin with its own."""
 
 
 def open_extras(
@@ -80,7 +80,7 @@ def open_extras(
     Args:
         path: The bundle's folder, verified.
         manifest: Of it.
-        defaults: By the name of an extra, what is added where a request says nothing.
+        defaults: The default parameters of an extra output, by its name.
 
     Raises:
         Invalid: The bundle cannot support a default.

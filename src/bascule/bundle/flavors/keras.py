@@ -22,7 +22,7 @@ from bascule.bundle.flavors import keras_archive as archive
 from bascule.bundle.flavors.aten import first_line, tensor_of
 from bascule.bundle.flavors.boosting import installed_version, is_of, library
 from bascule.bundle.flavors.networks import (
-    Given,
+    NamedRows,
     Takes,
     check_saved,
     named_outputs,
@@ -172,7 +172,7 @@ def _outputs(model: Any) -> Any:
     return model.output if hasattr(model, "output") else model.outputs[0]
 
 
-def _fields(given: Given, declared: Mapping[str, str]) -> tuple[Field, ...]:
+def _fields(given: NamedRows, declared: Mapping[str, str]) -> tuple[Field, ...]:
     fields = []
     for name, values in given.columns.items():
         try:

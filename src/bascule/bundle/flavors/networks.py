@@ -43,7 +43,7 @@ class Takes:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class NamedRows:
     """Rows as they were handed to `pack`, by the names that the network has for them.
 
     Attributes:
@@ -57,7 +57,7 @@ class Given:
     truth: NDArray[Any] | None
 
 
-def read_given(data: Any, what: str, takes: Takes) -> Given:
+def read_given(data: Any, what: str, takes: Takes) -> NamedRows:
     """Training or held-out rows: an array, a table, or a dict of arrays; or one and its truth.
 
     Raises:
@@ -82,7 +82,7 @@ def read_given(data: Any, what: str, takes: Takes) -> Given:
             raise Invalid(
                 f"{what} has {table.rows} rows in X and {len(truth) if truth.ndim else 1} in y"
             )
-    return Given({name: _number(v, name, takes) for name, v in columns.items()}, names, truth)
+    return NamedRows({name: _number(v, name, takes) for name, v in columns.items()}, names, truth)
 
 
 def _named(table: Table, what: str, takes: Takes) -> tuple[Columns, tuple[str, ...]]:
@@ -129,14 +129,14 @@ def _number(values: NDArray[Any], name: str, takes: Takes) -> NDArray[Any]:
     return np.ascontiguousarray(values)
 
 
-def input_fields(given: Given) -> tuple[Field, ...]:
+def input_fields(given: NamedRows) -> tuple[Field, ...]:
     return tuple(
         Field(name, DType.of(values.dtype), values.shape[1:])
         for name, values in given.columns.items()
     )
 
 
-def rows_of(given: Given, signature: Signature) -> Rows:
+def rows_of(given: NamedRows, signature: Signature) -> Rows:
     return Rows(conform(given.columns, signature), given.truth)
 
 
