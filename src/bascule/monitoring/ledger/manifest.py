@@ -62,7 +62,7 @@ class Progress(msgspec.Struct, kw_only=True):
     Attributes:
         files: By name, how many bytes of a file are; a file that is not named is not begun.
         requests: How many requests are.
-        dropped: How many dropped requests are told as gaps.
+        dropped: How many dropped requests are listed as gaps.
         is_ended: The writer has ended, and all that it left is in segments: its folder is removed.
     """
 

@@ -133,7 +133,7 @@ class Scribe:
         """Commit what is due; whether something was.
 
         Args:
-            everything: Whatever its age, also of writers that live.
+            everything: Commit blocks of any age, also those of running writers.
         """
         change = _Change()
         budget = TURN_BYTES
@@ -274,7 +274,7 @@ def _read(
 
 
 def _gaps(writer: WriterFolder, after: Progress, *, has_ended: bool) -> list[Gap]:
-    """What is missing of a writer; `after` learns what of it is told."""
+    """The missing requests of a writer; `after` learns how many are listed."""
     pending = writer.pending()
     found_at = datetime.now(UTC).isoformat()
     gaps = []

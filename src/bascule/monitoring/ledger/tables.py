@@ -27,7 +27,7 @@ FIXED = pa.schema(
         ("kept_share", pa.float64()),
     ]
 )
-"""The columns of `predictions` whatever the model. `arm` is empty without a rollout."""
+"""The columns of `predictions` for every model. `arm` is empty without a rollout."""
 
 INPUT, OUTPUT = "input.", "output."
 
