@@ -179,7 +179,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         protocols=protocols_of(chosen),
         grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
         policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
-        journal=RequestLogConfig(
+        request_log=RequestLogConfig(
             chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
         ),
         find=find if chosen.multi_model else None,

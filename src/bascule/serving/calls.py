@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from bascule.bundle.extras import Wanted
+from bascule.bundle.extras import ExtraRequest
 from bascule.core import BasculeError, Columns
 
 
@@ -61,7 +61,7 @@ class Call(NamedTuple):
     columns: Columns
     rows: int
     outputs: tuple[str, ...] | None = None
-    extras: tuple[Wanted, ...] = ()
+    extras: tuple[ExtraRequest, ...] = ()
 
 
 class AnsweredBy(NamedTuple):

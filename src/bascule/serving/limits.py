@@ -1,4 +1,4 @@
-"""The bounds within which a server works. Every queue and every wait has one."""
+"""The limits of a server. Every queue and every wait has one."""
 
 from __future__ import annotations
 
@@ -20,35 +20,36 @@ class Limits:
         max_rows: The most rows in one request.
         max_batch_rows: The most rows in one run of a program when callers are batched together.
         batching: "auto" runs waiting callers together; "never" runs each alone, so that a row's
-            bits cannot depend on its company where a program is not batch-invariant.
-        confidence: How often the truth should be inside the set or the interval that every answer
-            of a calibrated model carries, where the request does not say; 0 for none.
+            bits cannot depend on its batch mates if a program is not batch-invariant.
+        confidence: The default coverage of the prediction set or interval in every answer of a
+            calibrated model, if the request does not set it; 0 for none.
         max_body_bytes: The largest request body.
-        max_held_bytes: How much is kept of requests that cannot begin yet, over all connections
-            and models: their rest has not come, they wait for the answers before them on their
-            connection, or, decoded, for the thread of their model or for its being loaded; on the
-            thread they count until their run is over. 0 for sixteen of the largest bodies, or
-            1 GiB if that is more. One more is answered 503 on its connection, and 429 before its
-            model; never where nothing is held, nor where its model has nothing else to do.
+        max_held_bytes: The bytes buffered, over all connections and models, for requests that are
+            incomplete, pipelined, queued, or waiting for a model to load; a request on a model's
+            thread counts until its run ends. 0 for 1 GiB, or for sixteen bodies of
+            `max_body_bytes` if that is more. Above the limit, a request that is being read is
+            answered 503, and a decoded one 429; but a request is accepted if nothing else is
+            buffered, or if its model is idle.
         max_head_bytes: The largest request line and headers together.
         max_connections: Open connections per worker; one more is answered 503, or within TLS
             closed before the handshake. Within TLS a connection is open after its handshake.
-        max_handshakes: Handshakes of TLS under way at one port of a worker; for one more the oldest
-            is cut off. An honest one takes a few round trips, and so never becomes the oldest
-            unless as many come within that time.
-        handshake_timeout_s: How long a handshake of TLS may take.
-        first_request_timeout_s: How long a new connection, within TLS one that is through with its
-            handshake, may stay open before its first request begins; at most `idle_timeout_s`.
+        max_handshakes: TLS handshakes in progress at one port of a worker; one more ends the
+            oldest. A real client's handshake takes a few round trips, and so becomes the oldest
+            only if as many others begin within that time.
+        handshake_timeout_s: How long a TLS handshake may take.
+        first_request_timeout_s: How long a new connection (with TLS, after its handshake) may stay
+            open before its first request begins; at most `idle_timeout_s`.
         idle_timeout_s: How long a connection may stay open between requests.
-        receive_timeout_s: How long a request may take to arrive, and how long a client may take
-            nothing of its answer, where that is larger than what the kernel takes.
-        least_bytes_per_s: A request has another second to arrive for so much of its body that has
-            come, and an answer to be taken for so much of it that has been: who is slow and steady
-            gets through, and who sends or takes next to nothing does not.
+        receive_timeout_s: How long a request may take to arrive, and how long a client may read
+            nothing of an answer that exceeds the kernel's buffers.
+        least_bytes_per_s: For every so many bytes that have arrived, a request may take another
+            second to arrive; for every so many that were read, an answer may take another second
+            to be read. Slow and steady clients succeed; clients that send or read next to nothing
+            are cut off.
         memory_budget_mb: How much memory the models of one worker may take, in millions of bytes; 0
-            for no bound. Models that were not asked for the longest make room for others.
-        drain_s: How long a worker that was told to stop lets requests finish.
-        worker_silent_s: How long the event loop of a worker may stand still before it is killed.
+            for no limit. The models with the oldest last request are unloaded for others.
+        drain_s: How long a worker lets requests finish after the signal to stop.
+        worker_silent_s: How long a worker's event loop may stand still before it is killed.
     """
 
     deadline_s: float = 10.0
@@ -76,7 +77,7 @@ class Limits:
             object.__setattr__(self, "max_held_bytes", max(1 << 30, 16 * self.max_body_bytes))
 
     def with_open_files(self, others: int) -> Limits:
-        """The same with no more connections than this process may have files, but for `others`."""
+        """The same, with fewer connections if the open-file limit, less `others`, requires it."""
         wanted = self.max_connections + self.max_handshakes
         share = min(1.0, max(64, allow_open_files(wanted + others) - others) / wanted)
         return replace(
@@ -87,7 +88,7 @@ class Limits:
 
 
 def allow_open_files(count: int) -> int:
-    """Raise the soft limit, which is 1,024 nearly everywhere; how many of `count` it allows."""
+    """Raise the soft limit of open files, usually 1,024; returns how many of `count` it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
         soft = count if hard == resource.RLIM_INFINITY else min(count, hard)

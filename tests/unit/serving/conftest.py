@@ -209,7 +209,7 @@ def serve_models(run_site, tmp_path):
 
     def serve(
         *models: tuple[str, Any, Pace],
-        journal: RequestLog | None = None,
+        request_log: RequestLog | None = None,
         wishes: Any = None,
         recorder: Recorder | None = None,
         guard: Any = None,
@@ -229,7 +229,8 @@ def serve_models(run_site, tmp_path):
         def grpc() -> Http2Server:
             methods = grpc_methods(planes[0])
             return Http2Server(
-                methods, bounds, counters.slot(0), journal=journal, recorder=recorder, guard=guard,
+                methods, bounds, counters.slot(0),
+                request_log=request_log, recorder=recorder, guard=guard,
                 backlog=backlog, held=held,
             )  # fmt: skip
 
@@ -254,7 +255,7 @@ def serve_models(run_site, tmp_path):
             planes.append(plane)
             running_site = Site(
                 plane.serve(made), plane.not_found, bounds, counters.slot(0),
-                journal=journal, recorder=recorder, guard=guard, backlog=backlog, held=held,
+                request_log=request_log, recorder=recorder, guard=guard, backlog=backlog, held=held,
             )  # fmt: skip
             return running_site
 

@@ -163,7 +163,7 @@ CLOSE = b" HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
 
 def test_a_client_that_says_no_goodbye_does_not_keep_its_place(behind, monkeypatch):
-    monkeypatch.setattr("bascule.serving.transports.listeners._GOODBYE_S", 0.2)
+    monkeypatch.setattr("bascule.serving.transports.listeners._CLOSING_ALERT_S", 0.2)
     door = behind("http/1.1", drain_s=0.1)
     with door.secured() as client:
         client.sendall(b"GET /" + CLOSE)
@@ -172,7 +172,7 @@ def test_a_client_that_says_no_goodbye_does_not_keep_its_place(behind, monkeypat
 
 
 def test_a_large_answer_within_tls_is_not_cut_off_by_the_close_that_follows_it(behind, monkeypatch):
-    monkeypatch.setattr("bascule.serving.transports.listeners._GOODBYE_S", 0.05)
+    monkeypatch.setattr("bascule.serving.transports.listeners._CLOSING_ALERT_S", 0.05)
     door = behind("http/1.1", drain_s=0.1)
     with door.secured() as client:
         client.sendall(b"GET /big" + CLOSE)

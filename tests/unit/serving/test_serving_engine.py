@@ -866,8 +866,8 @@ def test_what_waits_is_bounded_in_bytes_and_who_finds_no_room_is_told_so(running
         calls.submit((rows(3, 1), None))
     calls.outcomes.pop()
     assert refused.value.message == (
-        f"the request takes {ROW_BYTES} bytes, and {3 * ROW_BYTES} bytes of requests that wait for "
-        f"m/1 or elsewhere are held here, of {3 * ROW_BYTES} that may be"
+        f"the request takes {ROW_BYTES} bytes, and requests that wait for m/1 or elsewhere "
+        f"already take {3 * ROW_BYTES} of at most {3 * ROW_BYTES} bytes"
     )
     assert "retry later, with fewer rows" in refused.value.hint
     assert refused.value.facts["retry_after_s"] >= 1

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from bascule.bundle.extras import Wanted
+from bascule.bundle.extras import ExtraRequest
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field
 from bascule.serving.execution.admission import held_bytes
@@ -39,7 +39,7 @@ class Distance:
             return None
         if type(point) is not int:
             raise Invalid("parameters.distance: not a whole number")
-        return Wanted(self, point)
+        return ExtraRequest(self, point)
 
     def add(self, inputs, outputs, settings):
         self.threads.append(threading.current_thread())

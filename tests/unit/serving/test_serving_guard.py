@@ -165,7 +165,7 @@ def begun(model=b"late", headers=""):
 
 
 class Notes:
-    """A journal that keeps what it is told."""
+    """A request log that keeps its records."""
 
     def __init__(self):
         self.notes = []
@@ -180,13 +180,13 @@ def test_who_is_not_let_in_is_told_before_the_body_and_just_as_after_it(
 ):
     header = ring("infer:late") if expected == 403 else ""
     header += "Traceparent: 00-11111111111111111111111111111111-2222222222222222-01\r\n"
-    journal = Notes()
+    request_log = Notes()
 
-    def set_journal():
+    def set_request_log():
         guarded.guard.look()
-        guarded.site.journal, guarded.site.noted_from = journal, 400
+        guarded.site.request_log, guarded.site.noted_from = request_log, 400
 
-    guarded.on_loop(set_journal)
+    guarded.on_loop(set_request_log)
     with guarded.client() as client:
         early = client.send(begun(model, header)).answer()
         assert client.is_ended()
@@ -198,7 +198,7 @@ def test_who_is_not_let_in_is_told_before_the_body_and_just_as_after_it(
     assert (early.status, early.body) == (late.status, late.body) == (expected, late.body)
     assert early.headers.pop("connection") == "close"
     assert {**early.headers, "date": ""} == {**late.headers, "date": ""}
-    assert journal.notes[0] == journal.notes[1]
+    assert request_log.notes[0] == request_log.notes[1]
     assert guarded.totals()[0].by_status == {expected: 3}
 
 

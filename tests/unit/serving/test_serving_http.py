@@ -814,7 +814,7 @@ def test_bodies_that_have_not_ended_are_bounded_over_all_connections(serve):
         third.send(post + b"x")
         answer = third.answer()
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-        assert "1000 bytes of requests" in answer.json["error"]
+        assert "all of the 1000 bytes" in answer.json["error"]
         assert third.is_ended()
         assert held(server) == 1_000
         assert first.send(b"x").answer().body == b"x" * 601
@@ -883,7 +883,9 @@ def test_whole_requests_that_wait_are_bounded_over_all_connections(serve, waitin
         assert [third.answer().body for _ in range(2)] == [b"2", b"c"]
         answer = third.answer()
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-        assert answer.json["error"].startswith("12000 bytes of requests that cannot begin yet")
+        assert answer.json["error"].startswith(
+            "requests that cannot begin yet take all of the 12000 bytes"
+        )
         assert "retry later, with fewer requests ahead of their answers" in answer.json["error"]
         assert (answer.headers["connection"], answer.headers["x-request-id"]) == ("close", "mine")
         assert third.is_ended()  # and what came after it is not answered

@@ -593,7 +593,9 @@ def test_unfinished_messages_are_bounded_over_all_connections_and_with_those_of_
         raws[2].send(begun(raws[2], 1, 10_000))
         trailers = raws[2].trailers(1)
         assert trailers["grpc-status"] == "14"
-        assert trailers["grpc-message"].startswith("50000 bytes of requests that cannot begin yet")
+        assert trailers["grpc-message"].startswith(
+            "requests that cannot begin yet take all of the 50000 bytes"
+        )
         assert trailers["grpc-retry-pushback-ms"] == "1000"
         assert raws[2].until(RST_STREAM)[2:] == (1, bytes(4))
         assert narrow.on_loop(lambda: narrow.grpc.held.bytes) == before

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from tests.unit.serving.conftest import INLINE, FakeProgram
 
-from bascule.serving.telemetry import logs, request_log as journals
+from bascule.serving.telemetry import logs, request_log as log_module
 from bascule.serving.telemetry.counters import MetricLabels
 from bascule.serving.telemetry.request_log import (
     LogRecord,
@@ -34,7 +34,7 @@ def body(*numbers: float) -> dict[str, object]:
 
 
 class Told:
-    """Where a journal writes."""
+    """Where a request log writes."""
 
     def __init__(self) -> None:
         self.text = b""
@@ -66,8 +66,8 @@ def told():
 
 
 @pytest.fixture
-def journal(told):
-    """A journal that tells of every request, in JSON."""
+def request_log(told):
+    """A request log of all requests, in JSON."""
     made = RequestLog(RequestLogConfig("json", access_log=True), 3, write=told.write)
     yield made
     made.close()
@@ -75,7 +75,7 @@ def journal(told):
 
 @pytest.fixture
 def quiet(told):
-    """A journal that tells of failures."""
+    """A request log of failures."""
     made = RequestLog(RequestLogConfig("json"), 3, write=told.write)
     yield made
     made.close()
@@ -163,7 +163,7 @@ def infer_over_grpc(messages):
 
 
 def test_ids_come_back_over_grpc(serve_models, infer_over_grpc, told, quiet):
-    running = serve_models(("m", failing(), INLINE), journal=quiet)
+    running = serve_models(("m", failing(), INLINE), request_log=quiet)
 
     first, _, code = infer_over_grpc(running, [1, 2], [("x-request-id", "mine")])
     assert (code, first["x-request-id"]) == (grpc.StatusCode.OK, "mine")
@@ -196,7 +196,7 @@ def test_calls_with_ids_are_not_remembered_over_grpc(serve_models):
 def test_a_failed_request_is_told_by_the_id_of_its_answer_and_never_by_its_input(
     serve_models, told, quiet, caplog
 ):
-    with serve_models(("m", failing(), INLINE), journal=quiet).client() as client:
+    with serve_models(("m", failing(), INLINE), request_log=quiet).client() as client:
         client.request("POST", INFER, body(1, 2)).answer()
         answer = client.request("POST", INFER, body(POISON, 8_128.5)).answer()
     quiet.close()
@@ -212,13 +212,13 @@ def test_a_failed_request_is_told_by_the_id_of_its_answer_and_never_by_its_input
     assert "8128" not in told.text.decode() + caplog.text
 
 
-def test_an_access_log_tells_of_every_request_once(serve_models, told, journal):
-    with serve_models(("m", FakeProgram(), INLINE), journal=journal).client() as client:
+def test_an_access_log_tells_of_every_request_once(serve_models, told, request_log):
+    with serve_models(("m", FakeProgram(), INLINE), request_log=request_log).client() as client:
         client.request("POST", INFER, body(1, 2), f"traceparent: {SAMPLED}\r\n").answer()
         client.request("POST", INFER, b"{").answer()
         client.request("GET", "/v2/health/ready").answer()
         client.request("GET", "/nowhere?secret=1").answer()
-    journal.close()
+    request_log.close()
     assert [(line["status"], line.get("model"), line.get("rows")) for line in told.lines] == [
         (200, "m", 1), (400, "m", None), (200, None, None), (404, None, None),
     ]  # fmt: skip
@@ -238,7 +238,7 @@ def test_a_line_for_people_says_the_same():
 def test_a_log_that_nobody_reads_holds_up_no_request_and_says_what_it_lost(
     told, monkeypatch, caplog
 ):
-    monkeypatch.setattr(journals, "_MAX_WAITING", 5)
+    monkeypatch.setattr(log_module, "_MAX_WAITING", 5)
     reading, writing = threading.Event(), threading.Event()
 
     def write(data: bytes) -> None:
@@ -329,7 +329,7 @@ def test_a_tracestate_that_is_too_long_is_dropped_and_the_trace_kept():
 
 def test_only_requests_of_a_sampled_trace_have_spans(serve_models, infer_over_grpc, told):
     spans = KeptSpans()
-    journal = RequestLog(RequestLogConfig("json"), 0, spans, write=told.write)
+    request_log = RequestLog(RequestLogConfig("json"), 0, spans, write=told.write)
     headers = [
         f"traceparent: {SAMPLED}\r\ntracestate: a=1\r\ntracestate: b=2\r\n",
         f"traceparent: 00-{TRACE}-{PARENT}-00\r\n",
@@ -337,12 +337,12 @@ def test_only_requests_of_a_sampled_trace_have_spans(serve_models, infer_over_gr
         "traceparent: nonsense\r\n",
         "",
     ]
-    running = serve_models(("m", FakeProgram(), INLINE), journal=journal)
+    running = serve_models(("m", FakeProgram(), INLINE), request_log=request_log)
     with running.client() as client:
         for more in headers:
             assert client.request("POST", INFER, body(1, 2), more).answer().status == 200
     assert infer_over_grpc(running, [1, 2], [("traceparent", SAMPLED)])[2] is grpc.StatusCode.OK
-    journal.close()
+    request_log.close()
     assert [(note.label, note.rows, context.state) for note, context in spans.kept] == [
         (MetricLabels("m", "1"), 1, "a=1,b=2"),
         (MetricLabels("m", "1"), 1, ""),

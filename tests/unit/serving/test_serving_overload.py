@@ -121,7 +121,7 @@ def test_what_waits_for_models_is_bounded_in_bytes_over_all_of_them(
             server.until(lambda: server.site.held.bytes >= before + 700 * 16)  # noqa: B023
         refused = clients[3].request("POST", "/v2/models/other/infer", body_of(ask, 700)).answer()
         assert (refused.status, refused.headers["retry-after"]) == (429, "1")
-        assert "bytes of requests that wait for other/1 or elsewhere" in refused.json["error"]
+        assert "requests that wait for other/1 or elsewhere already take" in refused.json["error"]
         assert "retry later, with fewer rows a request" in refused.json["error"]
         # A model that has nothing to do has nobody wait.
         answer = clients[3].request("POST", "/v2/models/idle/infer", body_of(ask, 700)).answer()
@@ -149,7 +149,7 @@ def test_nothing_is_held_of_a_call_whose_client_or_model(serve_models, fake, thr
         elif how == "waits too long":
             assert [first.answer().status, second.answer().status] == [504, 504]
         elif how == "is swapped for another":
-            server.on_loop(lambda: server.models[0].falls_asleep().stop(lambda: None))
+            server.on_loop(lambda: server.models[0].unload().stop(lambda: None))
         assert server.on_loop(lambda: server.site.held.bytes) > 0  # the thread has them still
         slow.gate.set()
         server.until(lambda: server.site.held.bytes == 0)

@@ -7,10 +7,10 @@ from hypothesis import given, strategies as st
 
 from bascule.serving.execution.placement import (
     INLINE_MAX_S,
-    Company,
+    BatchWait,
     Pace,
     Placement,
-    Seen,
+    RunStatistics,
     expected_wait_s,
     goes_on_measuring,
     longest_wait_s,
@@ -43,29 +43,29 @@ def test_the_rows_within_a_time_are_the_most_whose_run_takes_no_longer(allowed_s
     ],
 )
 def test_a_program_that_became_slow_leaves_the_loop_with_what_does_not_fit(slowness, rows):
-    assert revisited(QUICK, START, Seen(slowness)) == Placement(rows)
+    assert revisited(QUICK, START, RunStatistics(slowness)) == Placement(rows)
 
 
 @pytest.mark.parametrize(("slowness", "rows"), [(1.0, 26), (2.1, 14), (0.69, 41)])
 def test_it_comes_back_when_it_is_quick_with_room_to_spare(slowness, rows):
-    assert revisited(QUICK, Placement(14), Seen(slowness)) == Placement(rows)
+    assert revisited(QUICK, Placement(14), RunStatistics(slowness)) == Placement(rows)
 
 
 @given(st.floats(0.05, 50), st.integers(0, 41))
 def test_where_nothing_changes_a_second_look_changes_nothing(slowness, rows):
-    once = revisited(QUICK, Placement(rows), Seen(slowness))
-    assert revisited(QUICK, once, Seen(slowness)) == once
+    once = revisited(QUICK, Placement(rows), RunStatistics(slowness))
+    assert revisited(QUICK, once, RunStatistics(slowness)) == once
     assert 0 <= once.inline_rows <= QUICK.inline_rows
     assert QUICK.run_s(max(1, once.inline_rows)) * slowness <= 2.01 * INLINE_MAX_S or not once[0]
 
 
 def test_too_few_runs_say_nothing():
-    assert revisited(QUICK, Placement(14), Seen(None)) == Placement(14)
+    assert revisited(QUICK, Placement(14), RunStatistics(None)) == Placement(14)
 
 
 def test_what_may_wait_for_others_never_gets_onto_the_loop():
     pace = Pace(1e-6, inline_rows=0, batch_rows=8)
-    assert revisited(pace, Placement(0), Seen(0.1)) == Placement(0)
+    assert revisited(pace, Placement(0), RunStatistics(0.1)) == Placement(0)
 
 
 @pytest.mark.parametrize(
@@ -78,14 +78,34 @@ def test_what_may_wait_for_others_never_gets_onto_the_loop():
     ],
 )
 def test_a_model_that_takes_the_loop_from_others_goes_to_its_thread(share, mean_s, others, hot):
-    seen = Seen(1.0, mean_s, share, share, others)
+    seen = RunStatistics(1.0, mean_s, share, share, others)
     assert revisited(QUICK, START, seen) == Placement(41, is_hot=hot)
 
 
 @pytest.mark.parametrize(("busy", "hot"), [(0.25, True), (0.24, False)])
 def test_it_comes_back_when_it_has_cooled_down(busy, hot):
-    seen = Seen(None, busy_share=busy, others_called=True)
+    seen = RunStatistics(None, busy_share=busy, others_called=True)
     assert revisited(QUICK, Placement(41, is_hot=True), seen) == Placement(41, is_hot=hot)
+
+
+@pytest.mark.parametrize(
+    ("runs", "sentence"),
+    [
+        (
+            RunStatistics(17.6, 0.0088, 0.55, 0.6, others_called=True),
+            "runs took 17.6 times the expected time, a run on the event loop took 8.800 ms on "
+            "average, the model was busy for 60% of the time, for 55% on the event loop, and other "
+            "models had calls",
+        ),
+        (
+            RunStatistics(None, busy_share=0.2),
+            "the model was busy for 20% of the time, for 0% on the event loop, and no other model "
+            "had calls",
+        ),
+    ],
+)
+def test_the_log_gives_the_reason_of_a_placement_in_words_with_units(runs, sentence):
+    assert str(runs) == sentence
 
 
 # -- waiting --
@@ -179,16 +199,16 @@ SLOW = Pace(one_row_s=21e-3, inline_rows=0, batch_rows=16, row_s=1e-3)
 @pytest.mark.parametrize(
     ("rows", "coming_rows", "company"),
     [
-        (1, 0.0, Company(0.0, 1)),  # one client alone, or many that come when they like
-        (1, 0.9, Company(0.0, 1)),  # 0.9 rows spared 11 ms, 1 made to wait for 10
-        (1, 1.0, Company(0.01, 2)),
-        (1, 15.0, Company(0.01, 16)),
-        (1, 14.3, Company(0.01, 16)),
-        (1, 14.1, Company(0.01, 15)),
-        (12, 4.0, Company(0.0, 12)),  # 4 spared 22 ms, 12 made to wait for 10
-        (4, 12.0, Company(0.01, 16)),
-        (8, 40.0, Company(0.01, 16)),
-        (16, 40.0, Company(0.0, 16)),
+        (1, 0.0, BatchWait(0.0, 1)),  # one client alone, or many that come when they like
+        (1, 0.9, BatchWait(0.0, 1)),  # 0.9 rows spared 11 ms, 1 made to wait for 10
+        (1, 1.0, BatchWait(0.01, 2)),
+        (1, 15.0, BatchWait(0.01, 16)),
+        (1, 14.3, BatchWait(0.01, 16)),
+        (1, 14.1, BatchWait(0.01, 15)),
+        (12, 4.0, BatchWait(0.0, 12)),  # 4 spared 22 ms, 12 made to wait for 10
+        (4, 12.0, BatchWait(0.01, 16)),
+        (8, 40.0, BatchWait(0.01, 16)),
+        (16, 40.0, BatchWait(0.0, 16)),
     ],
 )
 def test_a_run_waits_where_those_who_come_are_spared_more_than_is_lost(rows, coming_rows, company):
@@ -199,7 +219,7 @@ def test_a_run_waits_where_those_who_come_are_spared_more_than_is_lost(rows, com
 def test_a_run_whose_rows_cost_what_they_do_alone_waits_for_nobody():
     by_row = Pace(one_row_s=1e-3, inline_rows=0, batch_rows=16, row_s=1e-3)
     assert longest_wait_s(by_row, 1.0) == 0
-    assert worth_waiting_for(by_row, 1.0, rows=1, coming_rows=15) == Company(0.0, 1)
+    assert worth_waiting_for(by_row, 1.0, rows=1, coming_rows=15) == BatchWait(0.0, 1)
 
 
 def test_a_program_that_became_slow_waits_for_longer():

@@ -41,7 +41,7 @@ class Sleeper:
                 loop=running.loop,
                 held=BufferBudget(self.limits.max_held_bytes),
             )
-            model.wake = self.woken.append
+            model.request_load = self.woken.append
             return model
 
         self.model = running.on_loop(make)
@@ -64,7 +64,7 @@ class Sleeper:
                 self.program, pace, self.limits, self.running.loop,
                 by=self.model.by, held=self.model.held,
             )  # fmt: skip
-            self.model.wakes(engine)
+            self.model.loaded(engine)
 
         self.running.on_loop(go)
 
@@ -134,7 +134,7 @@ def test_what_kept_it_asleep_is_told_to_all_who_wait(sleeper):
     asleep = sleeper()
     asleep.ask(1), asleep.ask(2)
     problem = Unavailable("no room")
-    asleep.running.on_loop(lambda: asleep.model.stays_asleep(problem))
+    asleep.running.on_loop(lambda: asleep.model.load_failed(problem))
     assert asleep.answered() == [problem, problem]
     assert asleep.model.open_calls == 0
 
@@ -159,7 +159,7 @@ def test_the_line_of_a_model_that_is_being_loaded_is_bounded_in_bytes(sleeper, i
         asleep.ask(3)
     asleep.outcomes.pop()
     assert refused.value.facts == {"retry_after_s": 1}
-    assert f"{2 * CALL_BYTES} bytes of requests that wait for m/1" in refused.value.message
+    assert f"wait for m/1 or elsewhere already take {2 * CALL_BYTES} of" in refused.value.message
     asleep.wake(inline)
     assert [outcome.outputs["sum"].tolist() for outcome in asleep.answered()] == [[2], [4]]
     assert asleep.model.held.bytes == 0
@@ -181,7 +181,7 @@ def test_nothing_is_held_any_more_of_a_call_that_was(sleeper, thread, how):
         assert asleep.model.held.bytes == CALL_BYTES
         asleep.running.on_loop(cancel)
     elif how == "told that it cannot be loaded":
-        asleep.running.on_loop(lambda: asleep.model.stays_asleep(Unavailable("no")))
+        asleep.running.on_loop(lambda: asleep.model.load_failed(Unavailable("no")))
     elif how == "run":
         asleep.wake(thread)
     asleep.running.until(lambda: asleep.model.held.bytes == 0)

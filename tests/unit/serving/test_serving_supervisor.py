@@ -89,7 +89,7 @@ def test_every_field_that_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
         protocols=ChosenProtocols(("oip", "vertex"), "/health", "/predict"),
         grpc_fd=9,
         policies={"m": ResiliencePolicy(timeout_s=0.5, fallback="other/2")},
-        journal=RequestLogConfig("json", access_log=True, trace_endpoint="http://c/v1/traces"),
+        request_log=RequestLogConfig("json", access_log=True, trace_endpoint="http://c/v1/traces"),
         multi_model=True,
         allowed_hosts=("models.example", "*.example"),
     )
@@ -102,7 +102,7 @@ def test_every_field_that_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
 def test_a_field_that_is_not_told_has_its_default(tmp_path):
     plain = WorkerConfig(0, 1, 3, tmp_path, (), Limits())
     told = plain.to_json()
-    del told["tls"], told["policies"], told["journal"]
+    del told["tls"], told["policies"], told["request_log"]
     assert WorkerConfig.from_json(told) == plain
 
 
@@ -176,7 +176,7 @@ class Standing:
 
 def test_a_worker_is_killed_once_its_beat_has_stayed_the_same_for_too_long(tmp_path):
     config = WorkerConfig(0, 1, 3, tmp_path, (), Limits())
-    worker = _Worker(config, (), shared_fds=(), on_wish=None, spawning=None)
+    worker = _Worker(config, (), shared_fds=(), on_load_request=None, spawning=None)
     worker.process = process = Standing()
     assert not any(worker.kill_silent(5, watched_s, 2.0) for watched_s in (0.0, 50.0))
     worker.ready = True  # what is being started has a time-out of its own
@@ -311,7 +311,7 @@ def test_a_stopped_worker_is_killed_when_enough_looks_in_a_row_have_found_it_so(
     tmp_path, monkeypatch
 ):
     config = WorkerConfig(0, 1, 3, tmp_path, (), Limits())
-    worker = _Worker(config, (), shared_fds=(), on_wish=None, spawning=None)
+    worker = _Worker(config, (), shared_fds=(), on_load_request=None, spawning=None)
     worker.process, worker.ready = Standing(), True
     is_stopped = True
     monkeypatch.setattr("bascule.serving.workers.supervisor._is_stopped", lambda _: is_stopped)

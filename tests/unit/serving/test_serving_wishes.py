@@ -68,7 +68,7 @@ def test_only_so_many_wishes_wait():
     wishes = LoadRequests(reported.append)
     for _ in range(MAX_WAITING):
         wishes.unload("late", lambda _: None)
-    with pytest.raises(Overloaded, match="64 changes wait already"):
+    with pytest.raises(Overloaded, match="64 changes of models wait already"):
         wishes.unload("late", lambda _: None)
     assert len(reported) == MAX_WAITING
     wishes.settle(1, None)

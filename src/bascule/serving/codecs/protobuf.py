@@ -113,7 +113,7 @@ def fields(
 
 
 def _end_of_group(data: bytes, at: int, end: int, number: int) -> int:
-    """Where a group ends: an old form of message inside a message, that nobody reads here."""
+    """Where a group ends: an old form of a nested message, which Bascule skips."""
     opened = [number]
     while opened:
         if len(opened) >= _MAX_DEPTH:

@@ -2,9 +2,9 @@
 
 The bytes are those of the Open Inference Protocol: numbers little-endian, row by row, one after
 another; a flag is a byte; a text is its length in four bytes and then its UTF-8. Numbers are read
-in place. Every value is held to its field as one from JSON is, so that a row is taken or refused
-whatever carries it, with two differences that lie in the format: NaN can be sent, and is a missing
-number; a missing text cannot be sent.
+in place. Every value is checked against its field as a value from JSON is, so that all formats
+accept and refuse the same rows, with two differences that lie in the format: NaN can be sent, and
+is a missing number; a missing text cannot be sent.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""What has been read and not begun, where the event loop is behind.
+"""The queue of requests that are read and not begun, for an event loop that is behind.
 
-A run on the event loop holds up reading, and what was not read waits in the kernel, where nobody
-sees how long. So the loop works for one turn and no longer, then reads all that has come before it
-works on. What is read meanwhile waits here, in the order of its reading and with its age known, and
-who would come too late is told at once, before its body is looked at.
+A run on the event loop delays reading, and unread requests wait in the kernel, where their age is
+unknown. So the loop works for one turn at most, then reads all that has arrived, then works on. The
+requests that it reads meanwhile wait here, in the order of reading and with a known age. A request
+that cannot be answered in time is refused at once, before its body is parsed.
 
 The rules:
-- while the loop keeps up, nothing comes here;
-- who comes while others wait, waits behind them;
+- while the loop keeps up, the queue is not used;
+- a request that arrives while others wait is queued behind them;
 - a burst may wait for as long as its deadlines allow; but a queue that does not become empty is no
   burst, and is kept short;
-- whoever waited past its deadline is not begun.
+- a request whose deadline has passed is not begun.
 
 `BufferBudget` counts the bytes of requests that are incomplete, pipelined, queued, or waiting for
 a model to load.
@@ -32,16 +32,16 @@ from bascule.core import Columns, Overloaded, Unavailable
 log = logging.getLogger(__name__)
 
 TURN_S = 0.01
-"""How long the loop works before it reads on: the error of every age, and what others wait for."""
+"""How long the loop works before it reads on: the error of every age, and the delay of others."""
 
 SHORT_BYTES = 8 << 10
-"""What one read brings of at most this size is handled at once, also where connections wait for
-their turn."""
+"""A read of at most this size is handled at once, even while other connections wait for their
+turn."""
 
 BESIDE_CALL_BYTES = 1 << 10
-"""What a decoded call that waits takes beside its rows, about."""
+"""The approximate memory of a waiting decoded call beside its rows."""
 _IDLE_NS = 1_000_000
-"""A loop that had nothing to answer for so long has read meanwhile."""
+"""A loop without an answer for so long has read meanwhile."""
 _MARGIN = 1.25
 _STANDING_MARGIN = 2.0
 _STANDING_SHARE = 0.1
@@ -49,27 +49,27 @@ _NEWEST_COUNTS = 0.2
 
 
 def comes_in_time(wait_s: float, allowed_s: float, standing_s: float) -> bool:
-    """Whether it makes sense to wait so long in a queue. Pure.
+    """Whether a request that joins a queue is answered before its deadline. Pure.
 
     Args:
-        wait_s: Until it is answered, as far as one can tell.
-        allowed_s: Until its caller gives up.
+        wait_s: The expected time to its answer.
+        allowed_s: The time until its caller gives up.
         standing_s: How long the queue has not been empty.
 
     A long queue answers no more requests than a short one; it only answers all of them late. It
-    is of use for a burst alone, so one that has stood for a tenth of a deadline may be half
-    of one long (the idea is CoDel's: Nichols and Jacobson 2012, RFC 8289).
+    is of use for a burst alone: once it has not been empty for a tenth of a deadline, its wait may
+    be half a deadline at most (the idea is CoDel's: Nichols and Jacobson 2012, RFC 8289).
     """
     is_standing = standing_s > _STANDING_SHARE * allowed_s
     return wait_s * (_STANDING_MARGIN if is_standing else _MARGIN) <= allowed_s
 
 
 class BufferBudget:
-    """How much one worker keeps of requests that cannot begin yet.
+    """The bytes that one worker buffers of requests that cannot begin yet.
 
-    One account for all connections, whatever they speak, and for the lines of all models: each has
-    bounds of its own, and there may be ten thousand. Who adds to it takes the same away. On the
-    event loop only.
+    One account for the connections of all protocols and the queues of all models: each has bounds
+    of its own, and there may be ten thousand. Code that adds bytes subtracts the same later. On
+    the event loop only.
     """
 
     __slots__ = ("bytes", "max_bytes")
@@ -79,30 +79,29 @@ class BufferBudget:
         self.max_bytes = max_bytes
 
     def is_over(self) -> bool:
-        """Whether more is held than may be."""
+        """Whether the buffered bytes exceed the limit."""
         return self.bytes > self.max_bytes
 
     def check_room(self, size: int, name: str, retry_after_s: int = 1) -> None:
         """Return if a decoded call of `size` bytes may wait for the model of this name.
 
-        Whoever finds the account empty may, so that the largest request can be answered.
+        A call always may while nothing else is buffered, so that the largest request is answered.
 
         Raises:
-            Overloaded: It would be more than may be held.
+            Overloaded: The buffered bytes would exceed the limit.
         """
         if self.bytes and self.bytes + size > self.max_bytes:
             raise Overloaded(
-                f"the request takes {size} bytes, and {self.bytes} bytes of requests that wait for "
-                f"{name} or elsewhere are held here, of {self.max_bytes} that may be",
+                f"the request takes {size} bytes, and requests that wait for {name} or elsewhere "
+                f"already take {self.bytes} of at most {self.max_bytes} bytes",
                 hint="retry later, with fewer rows a request, or serve with more workers",
                 retry_after_s=retry_after_s,
             )
 
     def refusal(self) -> Unavailable:
-        """Why nothing more is held."""
+        """The error of a request that is not buffered."""
         return Unavailable(
-            f"{self.max_bytes} bytes of requests that cannot begin yet are held here, as many as "
-            "may be",
+            f"requests that cannot begin yet take all of the {self.max_bytes} bytes for them",
             hint="retry later, with fewer requests ahead of their answers, or serve with more "
             "workers",
         )
@@ -112,15 +111,15 @@ class Client(Protocol):
     """A connection as its unread answers see it."""
 
     def cut_off(self) -> None:
-        """End it at once, and have it tell `Unread` that nothing of it is left."""
+        """Close it at once, and note in `Unread` that it has nothing unread."""
 
 
 class Unread:
-    """How much of the answers of one worker their clients have not taken, over all connections.
+    """The bytes of one worker's answers that clients have not read, over all connections.
 
-    What is written at once is not counted, only what waits for a client to make room. Each client
-    has bounds of its own in time (`http1.Taking`), but there may be thousands of them. Where it is
-    too much, the client that has left most unread is cut off.
+    Bytes that are written at once are not counted, only bytes that wait for a client to make room.
+    Each client has time limits of its own (`http1.Taking`), but there may be thousands of clients.
+    Above the limit, the connection with the most unread bytes is closed.
     """
 
     __slots__ = ("_max_bytes", "_of", "bytes")
@@ -131,7 +130,7 @@ class Unread:
         self.bytes = 0
 
     def note(self, client: Client, size: int) -> None:
-        """Note how much a client has left unread by now; the largest answer may be, if alone."""
+        """Note a client's unread bytes; alone, one client may exceed the limit with one answer."""
         before = self._of.pop(client, 0)
         others = self.bytes
         self.bytes += size - before
@@ -142,7 +141,7 @@ class Unread:
 
 
 def held_bytes(columns: Columns) -> int:
-    """What the decoded rows of a call take in memory, about."""
+    """The approximate memory of a call's decoded rows."""
     size = BESIDE_CALL_BYTES
     for column in columns.values():
         size += column.nbytes
@@ -153,12 +152,12 @@ def held_bytes(columns: Columns) -> int:
 
 
 class Waiting(Protocol):
-    """A request as the backlog sees it.
+    """A request as the queue sees it.
 
     Attributes:
-        body: What it has to be kept for.
+        body: Its body, which counts towards the limit.
         answered: It has its answer, or its client has gone.
-        waited_s: How long it was here; set before it is begun.
+        waited_s: Its time in the queue; set before it is begun.
     """
 
     body: bytes
@@ -166,7 +165,7 @@ class Waiting(Protocol):
     waited_s: float
 
     def fail_late(self) -> None:
-        """Answer that it has waited here until its deadline."""
+        """Answer that its deadline passed in the queue."""
 
 
 class _Entry(NamedTuple):
@@ -184,8 +183,8 @@ class AdmissionQueue:
         """Empty.
 
         Args:
-            max_bytes: How much the bodies that wait may take together, and half of how much of the
-                answers may be unread.
+            max_bytes: The limit for the bodies of all waiting requests, and half the limit for
+                the unread bytes of answers.
             turn_s: How long the loop works before it reads on.
         """
         self._max_bytes = max_bytes
@@ -200,13 +199,13 @@ class AdmissionQueue:
         self._later: deque[Callable[[], None]] = deque()
         self.unread = Unread(2 * max_bytes)
         self.answered_ns = 0
-        """When something was answered last, by `time.perf_counter_ns`; whoever answers says so."""
+        """The time of the last answer, by `time.perf_counter_ns`; set by the code that answers."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def is_behind(self, now_ns: int) -> bool:
-        """Whether what was read now is to wait here: others do, or the turn of the loop is over."""
+        """Whether a new request must wait here: others wait, or the turn of the loop is over."""
         if self._waiting:
             return True
         if now_ns - self.answered_ns > _IDLE_NS:
@@ -220,8 +219,8 @@ class AdmissionQueue:
         """Have a request wait for its turn, in which `begin` is called.
 
         Returns:
-            None; or why it is not to wait: it would not be its turn in time, or too much waits.
-            The same error for all that are refused in one turn: to refuse must cost little.
+            None; or why it may not wait: its turn would come too late, or too much waits.
+            One error object serves all refusals of a turn: to refuse must cost little.
         """
         now_ns = time.perf_counter_ns()
         waiting = self._waiting
@@ -245,13 +244,13 @@ class AdmissionQueue:
         return None
 
     def is_crowded(self) -> bool:
-        """Whether what is longer than `SHORT_BYTES` is to wait, as other connections do."""
+        """Whether a read longer than `SHORT_BYTES` must wait behind other connections."""
         return bool(self._later)
 
     def later(self, go_on: Callable[[], None]) -> None:
-        """Have a connection go on with what it has read, after a turn for everything else.
+        """Have a connection go on with the bytes that it has read, after a turn for all others.
 
-        One at a time: many connections that bring much take no more of a turn than one.
+        One at a time: many connections with large reads take no more of a turn than one.
         """
         self._later.append(go_on)
         if len(self._later) == 1:
@@ -282,7 +281,7 @@ class AdmissionQueue:
                 is_late = now_ns >= until_ns
                 self._begin(request.fail_late if is_late else begin)
                 begun += not is_late
-            # Not before: what comes while it is begun is to wait behind it.
+            # Not before: a request that arrives while it is begun must wait behind it.
             waiting.popleft()
             self._bytes -= size
             now_ns = time.perf_counter_ns()
@@ -297,7 +296,7 @@ class AdmissionQueue:
         try:
             begin()
         except Exception:
-            # One request that cannot be told its answer must not end the turns of all others.
+            # One request whose answer fails must not end the turns of all others.
             log.exception("a request failed that had waited for its turn")
 
     def _learn_pace(self, pace_s: float) -> None:
@@ -309,7 +308,7 @@ class AdmissionQueue:
 def _refusal(count: int, wait_s: float) -> Overloaded:
     return Overloaded(
         f"{count} requests wait, and the next would be answered in about {wait_s:.2g} s: "
-        "too late, or they are too large to be kept",
+        "after its deadline, or their bodies are too large to buffer",
         hint="retry later, or serve with more workers",
         retry_after_s=max(1, math.ceil(wait_s)),
     )

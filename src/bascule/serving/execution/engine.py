@@ -56,7 +56,7 @@ from bascule.serving.execution.batch_sizing import Sizing
 from bascule.serving.execution.placement import (
     Pace,
     Placement,
-    Seen,
+    RunStatistics,
     expected_wait_s,
     goes_on_measuring,
     longest_wait_s,
@@ -602,7 +602,7 @@ class Engine:
         elif not self._inline_runs and self.batcher.runs - self._runs >= _RUNS_TO_JUDGE:
             slowness = self.batcher.slowness
         self._runs = self.batcher.runs
-        seen = Seen(
+        runs = RunStatistics(
             slowness=slowness,
             mean_inline_s=self._inline_s / max(1, self._inline_runs),
             inline_share=self._inline_s / passed_s,
@@ -612,14 +612,14 @@ class Engine:
         self._before = busy_s
         self._calls = self._inline_runs = 0
         self._inline_s = self._inline_should_s = 0.0
-        placement = revisited(self.pace, self.placement, seen)
+        placement = revisited(self.pace, self.placement, runs)
         before, self.inline_rows = self.inline_rows, placement.inline_rows
         if placement.is_hot:
             self.inline_rows = 0
         self.placement = placement
         if bool(before) != bool(self.inline_rows):
             where = "the event loop" if self.inline_rows else "its thread"
-            log.info("%s runs on %s from now on: %s", self.by.name, where, seen)
+            log.info("%s runs on %s from now on: %s", self.by.name, where, runs)
 
     def stop(self, ended: Callable[[], None]) -> None:
         """Take no more calls; `ended` is called once those under way have been answered."""

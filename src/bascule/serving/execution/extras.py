@@ -1,8 +1,8 @@
 """The extra outputs of one version: what requests ask for, and how it is added to their answers.
 
 The rules:
-- each request's extras are computed from its own rows and its own answer, after its batch: what one
-  caller asks for delays nobody in its batch;
+- each request's extra outputs are computed from its own rows and its own answer, after its batch:
+  they delay no other request of the batch;
 - what costs more than `ON_LOOP_S` runs on a thread of the version, in the order of arrival; its
   queue, its memory and its time are bounded as those of the model's own calls.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from bascule.bundle.extras import Extra, Wanted
+from bascule.bundle.extras import Extra, ExtraRequest
 from bascule.bundle.programs import place_of
 from bascule.core import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut
 from bascule.serving.calls import Answer, Call, Cancel, Deliver, Outcome
@@ -54,12 +54,12 @@ class Extras:
         self.waiting = 0
         self._thread: ThreadPoolExecutor | None = None
 
-    def read(self, parameters: Mapping[str, Any]) -> tuple[Wanted, ...]:
+    def read(self, parameters: Mapping[str, Any]) -> tuple[ExtraRequest, ...]:
         """The extras that the `parameters` of a request ask for; raises `Invalid`."""
         wishes = (one.read(parameters) for one in self._extras)
         return tuple(wanted for wanted in wishes if wanted is not None)
 
-    def check(self, outputs: Iterable[str], wanted: Sequence[Wanted]) -> None:
+    def check(self, outputs: Iterable[str], wanted: Sequence[ExtraRequest]) -> None:
         """Raise `Invalid` where an output is listed that only an extra which is not wanted adds."""
         for name in outputs:
             extra = self._by_field.get(name)
@@ -69,7 +69,7 @@ class Extras:
                     hint=f"send it in parameters, or leave {name} out",
                 )
 
-    def instead_of(self, wanted: Sequence[Wanted]) -> tuple[Wanted, ...]:
+    def instead_of(self, wanted: Sequence[ExtraRequest]) -> tuple[ExtraRequest, ...]:
         """The same extras of this version, where another one was asked; without those it lacks."""
         own = {one.name: one for one in self._extras if one.fields}
         return tuple(
@@ -218,7 +218,7 @@ def added(answer: Answer, call: Call) -> Outcome:
     return Answer({name: every[name] for name in names}, answer.by)
 
 
-def _adds(wanted: Wanted, outputs: tuple[str, ...] | None) -> bool:
+def _adds(wanted: ExtraRequest, outputs: tuple[str, ...] | None) -> bool:
     return (
         wanted.always
         or outputs is None

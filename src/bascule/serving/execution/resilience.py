@@ -1,8 +1,8 @@
-"""What happens around a model that fails: a breaker, a budget of retries, a fallback. Decides only.
+"""Decisions for a model that fails: a circuit breaker, a budget of retries, a fallback. Pure.
 
-A breaker that has seen too many failures one after the other is open: calls are not run, but
-answered by the fallback, or 503. After a while one call is let through to see; if it succeeds, the
-breaker closes. Time is whatever clock the caller has.
+Too many failures in a row open the breaker: calls do not run, and are answered by the fallback or
+with 503. After a while one call runs as a probe; if it succeeds, the breaker closes. Times are in
+seconds of any one clock of the caller.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _MOST_RETRIES_SAVED = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ResiliencePolicy:
-    """How a model is treated that fails.
+    """Timeout, breaker, retries and fallback of a model.
 
     Attributes:
-        timeout_s: How long it may take, where that is less than the request's deadline; what is
-            left is for the fallback. 0 for the deadline.
+        timeout_s: How long the model may take, if shorter than the request's deadline; the rest of
+            the time is for the fallback. 0 for the deadline.
         breaker_failures: How many failures in a row open the breaker; 0 for no breaker.
-        breaker_open_s: How long it stays open before a call is let through to see.
-        retry_percent: How many calls in a hundred may be tried once more, where the process of the
-            model died or was away.
+        breaker_open_s: How long it stays open before a call runs as a probe.
+        retry_percent: The percentage of calls that may be tried once more, if the process of the
+            model died or was unavailable.
         fallback: `MODEL` or `MODEL/VERSION` that answers instead; empty for none.
     """
 
@@ -37,19 +37,19 @@ class ResiliencePolicy:
 
 
 class Closed(NamedTuple):
-    """Calls run. `failures`: how many failed since the last that did not."""
+    """Calls run. `failures`: the number of failures since the last success."""
 
     failures: int = 0
 
 
 class Open(NamedTuple):
-    """Calls do not run, since then."""
+    """Calls do not run, since `since_s`."""
 
     since_s: float
 
 
 class Probing(NamedTuple):
-    """One call runs to see whether the model is well again; it was let through then."""
+    """One call runs as a probe of the model, since `since_s`."""
 
     since_s: float
 
@@ -58,9 +58,9 @@ Breaker = Closed | Open | Probing
 
 
 def admitted(policy: ResiliencePolicy, breaker: Breaker, now_s: float) -> Breaker | None:
-    """The breaker once a call has been let through; None where the call must not run.
+    """The breaker after it admits a call; None if the call must not run.
 
-    A probe of which nothing was heard, because its client has gone, is followed by another.
+    A probe without an outcome, because its client has gone, is followed by another.
     """
     match breaker:
         case Open(since_s) | Probing(since_s):
@@ -70,12 +70,12 @@ def admitted(policy: ResiliencePolicy, breaker: Breaker, now_s: float) -> Breake
 
 
 def given_back(breaker: Breaker, let: Breaker, before: Breaker) -> Breaker:
-    """The breaker after a call that was let through and never ran, which says nothing of the model.
+    """The breaker after a call that was admitted and never ran, which says nothing of the model.
 
     Args:
-        breaker: As it is.
-        let: As it was once that call had been let through.
-        before: As it was before that: the next call may see whether the model is well again.
+        breaker: The current state.
+        let: The state just after it admitted that call.
+        before: The state before that: the next call may be the probe.
     """
     return before if isinstance(let, Probing) and breaker is let else breaker
 
@@ -95,7 +95,7 @@ def noted(policy: ResiliencePolicy, breaker: Breaker, now_s: float, *, ok: bool)
 
 
 def opens_again_in_s(policy: ResiliencePolicy, breaker: Breaker, now_s: float) -> float:
-    """How long until a call is let through to see."""
+    """The time until a call runs as a probe."""
     since_s = now_s if isinstance(breaker, Closed) else breaker.since_s
     return max(0.0, policy.breaker_open_s - (now_s - since_s))
 
@@ -112,10 +112,10 @@ class Retries(NamedTuple):
         return Retries(min(_MOST_RETRIES_SAVED, self.saved + policy.retry_percent / 100))
 
     def spent(self) -> Retries | None:
-        """The budget after one retry; None where there is none to be had."""
+        """The budget after one retry; None if it does not allow one."""
         return Retries(self.saved - 1.0) if self.saved >= 1.0 else None
 
 
 def is_failure(outcome: object) -> bool:
-    """Whether the model is to blame: not for rows that are wrong, nor for a queue that is full."""
+    """Whether the model has failed: wrong rows and a full queue are no failure of the model."""
     return isinstance(outcome, ModelFailed | Unavailable | TimedOut)

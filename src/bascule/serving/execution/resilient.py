@@ -1,4 +1,4 @@
-"""Runs the calls of a model by its policy: tries again, falls back, and keeps the breaker."""
+"""Runs the calls of a model by its policy: retries, fallback and breaker."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ResilientPredictor:
         self.retries = Retries()
 
     def check_room(self, allowed_s: float) -> None:
-        """Nothing is refused before it is tried: the fallback may answer."""
+        """Refuses nothing before the call: the fallback may answer."""
 
     def answer(
         self, call: Call, context: Context, allowed_s: float, deliver: Deliver
@@ -159,8 +159,8 @@ class _Attempt:
             self._end(outcome)
             return
         failed = is_failure(outcome)
-        # Who waits for less than the model may take says nothing of the model by giving up, or else
-        # a few callers in a hurry would open its breaker for everybody.
+        # A timeout of a caller that allows less than the model's time is not the model's failure:
+        # otherwise a few callers with short timeouts would open the breaker for all.
         if not failed or self._resilient.now_s() < self._hurried_until_s - _EARLY_S:
             self._resilient.note(ok=not failed)
         if not failed:
@@ -193,7 +193,7 @@ class _Attempt:
             self._end(error)
             return
 
-        def told(outcome: Outcome) -> None:
+        def deliver(outcome: Outcome) -> None:
             if self._is_over:
                 return
             if isinstance(outcome, BasculeError):
@@ -204,11 +204,11 @@ class _Attempt:
 
         call = _for_fallback(self._call, other)
         if not _has_outputs(other, call):
-            self._end(error)  # an extra that the fallback lacks: a bundle without calibration
+            self._end(error)  # the fallback lacks an extra output: a bundle without calibration
             return
         try:
             # Not by its own policy: two that fall back on each other would never end.
-            self._cancel_run = other.answer(call, self._context, left_s, told)
+            self._cancel_run = other.answer(call, self._context, left_s, deliver)
         except (Overloaded, Unavailable):
             self._end(error)
 
@@ -229,7 +229,7 @@ class _Attempt:
 
 
 def _has_outputs(predictor: Predictor, call: Call) -> bool:
-    """Whether every output that a call lists is of the model, or of an extra that it asks for."""
+    """Whether every output that a call lists is the model's own, or an extra output of the call."""
     known = {field.name for field in predictor.signature.outputs}
     known.update(field.name for one in call.extras for field in one.extra.fields)
     return known.issuperset(call.outputs or ())

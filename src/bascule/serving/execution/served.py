@@ -21,7 +21,7 @@ from bascule.serving.telemetry import MetricSeries
 class ServedModel:
     """One version (a `Predictor`): runs calls where its engine says, and is loaded when asked.
 
-    A version without an engine is known, and not in memory. Whoever asks for it waits until it is,
+    A version without an engine is known, and not in memory. A call for it waits until it is loaded,
     for as long as a request may take.
     """
 
@@ -41,9 +41,9 @@ class ServedModel:
         extras: Sequence[Extra] = (),
         example: Columns | None = None,
     ) -> None:
-        """Ready to run where the program and its pace are given; asleep with its facts alone.
+        """Ready to run with a program and its pace; unloaded with the facts of a program alone.
 
-        `example` is rows that the program can be asked about, to show to people.
+        `example`: rows that the program can answer, to show to users.
         """
         self.service = service
         self.name = service.model
@@ -65,7 +65,7 @@ class ServedModel:
                 program, pace, limits, loop,
                 by=self.by, batch_invariant=batch_invariant, held=held,
             )  # fmt: skip
-        self.wake: Callable[[ServedModel], None] = _nobody_wakes
+        self.request_load: Callable[[ServedModel], None] = _no_loader
         self.size_bytes = 0
         self.last_used_s = 0.0
         self._loop = loop
@@ -108,8 +108,8 @@ class ServedModel:
             run.cancel_run = engine.run(call.columns, call.rows, run.outputs, allowed_s, run.take)
         return None if run.is_over else run.cancel
 
-    def wakes(self, engine: Engine) -> None:
-        """It is in memory now: run whoever waits."""
+    def loaded(self, engine: Engine) -> None:
+        """It is in memory now: run the waiting calls."""
         self.engine = engine
         waiting, self._waiting = self._waiting, []
         self.last_used_s = now_s = self._loop.time()
@@ -124,14 +124,14 @@ class ServedModel:
             except BasculeError as error:
                 deliver(error)
 
-    def stays_asleep(self, error: BasculeError) -> None:
-        """It could not be loaded: tell whoever waits why."""
+    def load_failed(self, error: BasculeError) -> None:
+        """It could not be loaded: answer the waiting calls with the error."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             one.settle(error)
 
-    def falls_asleep(self) -> Engine | None:
-        """Give up the engine, which whoever asks has to stop and close."""
+    def unload(self) -> Engine | None:
+        """Give up the engine, which the caller has to stop and close."""
         engine, self.engine = self.engine, None
         return engine
 
@@ -141,7 +141,7 @@ class ServedModel:
         if len(self._waiting) >= self.limits.max_queue_requests:
             raise Overloaded(
                 f"{self.name}/{self.version} is being loaded, and {len(self._waiting)} requests "
-                "wait for it, as many as may",
+                "wait for it, the limit of serving.max_queue_requests",
                 hint="retry later",
                 retry_after_s=1,
             )
@@ -155,11 +155,11 @@ class ServedModel:
         )
         one.timer = self._loop.call_later(allowed_s, one.settle, late)
         self._waiting.append(one)
-        self.wake(self)
+        self.request_load(self)
         return one.cancel
 
 
-def _nobody_wakes(model: ServedModel) -> None:
+def _no_loader(model: ServedModel) -> None:
     raise Unavailable(f"{model.name}/{model.version} is not loaded", retry_after_s=1)
 
 
@@ -194,7 +194,7 @@ class _Waiting:
         self.cancel_run: Cancel | None = None
 
     def leave(self) -> tuple[Columns, Deliver]:
-        """Wait no longer: what the call brought is given over, and is not kept here."""
+        """Wait no longer: return the columns of the call, and keep nothing of it here."""
         self.timer.cancel()
         self.held.bytes -= self.size_bytes
         self.size_bytes = 0
@@ -218,4 +218,4 @@ class _Waiting:
 
 
 def _deliver_nothing(outcome: Outcome) -> None:
-    """To whoever has gone."""
+    """For a caller that has gone."""

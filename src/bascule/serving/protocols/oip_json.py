@@ -18,7 +18,7 @@ import msgspec
 import simdjson
 from numpy.typing import NDArray
 
-from bascule.bundle.extras import Wanted
+from bascule.bundle.extras import ExtraRequest
 from bascule.core import Columns, DType, Field, Invalid, TooLarge
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.codecs import (
@@ -410,7 +410,7 @@ def _flag(value: Any, place: str) -> bool:
     return value
 
 
-def _extras(parameters: Any, extras: Extras | None) -> tuple[Wanted, ...]:
+def _extras(parameters: Any, extras: Extras | None) -> tuple[ExtraRequest, ...]:
     if parameters is None:
         return () if extras is None else extras.by_default
     if not isinstance(parameters, simdjson.Object):

@@ -1,8 +1,8 @@
-"""Spans of requests, sent by OpenTelemetry to whoever takes OTLP over HTTP.
+"""Spans of requests, sent by OpenTelemetry to a collector, as OTLP over HTTP.
 
-Sampled is what the caller samples: of a request outside of a trace there is no span. The SDK
-gathers and sends on a thread of its own. A collector that is away costs the spans, and a line in
-the log.
+The caller decides what is sampled: a request outside of a trace has no span. The SDK gathers and
+sends spans on its own thread. If the collector is unreachable, the spans are lost and the log has
+one line about it.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class OtlpSpans:
     def __init__(self, endpoint: str) -> None:
         """Send to `endpoint`, the whole address: `http://collector:4318/v1/traces`.
 
-        What is sent along, for example a key, OpenTelemetry reads from its own variables.
+        Further headers, for example with a key, are set in OpenTelemetry's environment variables.
         """
-        told = {"service.version": VERSION, "service.instance.id": str(os.getpid())}
+        described = {"service.version": VERSION, "service.instance.id": str(os.getpid())}
         if not os.environ.get("OTEL_SERVICE_NAME"):
-            told["service.name"] = "bascule"
+            described["service.name"] = "bascule"
         self._provider = TracerProvider(
             sampler=ParentBased(ALWAYS_OFF),
-            resource=Resource.create(told),
+            resource=Resource.create(described),
             shutdown_on_exit=False,
         )
         self._provider.add_span_processor(
@@ -55,8 +55,8 @@ class OtlpSpans:
         )
         self._tracer = self._provider.get_tracer("bascule", VERSION)
 
-    def add(self, note: LogRecord, context: TraceContext) -> None:
-        """Take the span of a request; sent later, and lost if nobody takes it."""
+    def add(self, record: LogRecord, context: TraceContext) -> None:
+        """Take the span of a request. It is sent later, and lost if no collector takes it."""
         parent = trace.SpanContext(
             context.trace_id,
             context.parent_id,
@@ -64,32 +64,32 @@ class OtlpSpans:
             trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
             trace_state=trace.TraceState.from_header([context.state]),
         )
-        label = note.label
-        attributes: dict[str, str | int] = {"http.response.status_code": note.status}
+        label = record.label
+        attributes: dict[str, str | int] = {"http.response.status_code": record.status}
         if label.model:
             attributes |= {
                 "bascule.model": label.model,
                 "bascule.version": label.version,
-                "bascule.rows": note.rows,
+                "bascule.rows": record.rows,
             }
-        if note.request_id:
-            attributes["bascule.request_id"] = note.request_id.decode()
-        if note.kind:
-            attributes["error.type"] = note.kind
-        ended_ns = int(note.at_s * 1e9)
+        if record.request_id:
+            attributes["bascule.request_id"] = record.request_id.decode()
+        if record.kind:
+            attributes["error.type"] = record.kind
+        ended_ns = int(record.at_s * 1e9)
         span = self._tracer.start_span(
             f"infer {label.model}" if label.model else "request",
             context=trace.set_span_in_context(trace.NonRecordingSpan(parent)),
             kind=trace.SpanKind.SERVER,
             attributes=attributes,
-            start_time=ended_ns - note.duration_ns,
+            start_time=ended_ns - record.duration_ns,
         )
-        if note.status >= FAILED_FROM:
+        if record.status >= FAILED_FROM:
             span.set_status(trace.StatusCode.ERROR)
         span.end(ended_ns)
 
     def close(self) -> None:
-        """Send what is left, for a moment at most: a collector that is away is not waited for."""
+        """Send the remaining spans, for `_LAST_S` seconds at most, even if no collector answers."""
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(_LAST_S)

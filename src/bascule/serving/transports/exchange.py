@@ -1,4 +1,4 @@
-"""One request over HTTP/1.1 and the way to answer it: what handlers are given."""
+"""One request over HTTP/1.1 and the way to answer it: the argument of handlers."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _Read = TypeVar("_Read")
 _JSON = b"application/json"
 _MAX_TIMEOUT_DIGITS = 9
 _COMPRESSED_FROM_BYTES = 32 << 10
-"""Answers below it are not compressed, whatever a client takes: nearly every library says that it
-takes gzip, and for a small answer that costs more time here than it saves on the way."""
+"""Smaller answers are not compressed, although nearly every client accepts gzip: compressing them
+takes more time here than it saves on the network."""
 _COMPRESSED_ELSEWHERE_FROM_BYTES = 256 << 10
-"""From here on compressing would hold up other callers, and is done on a thread."""
+"""Larger answers are compressed on a thread, because compressing would delay other callers."""
 
 
 class Head(NamedTuple):
-    """What the head of a request said, of what matters here.
+    """The parts of a request's head that the server uses.
 
     Attributes:
-        method: For example `b"POST"`; empty if nothing was understood.
+        method: For example `b"POST"`; empty if the head was not understood.
         target: The path and the query, as they were sent.
-        headers: Those that are kept, by their names in lower case. Not to be changed.
-        keep_alive: The connection is to stay open after the answer.
-        request_id: What the caller calls the request; empty for nothing, or nothing that is safe.
-        is_plain: It is known that nothing in it changes how the body is read, how long the caller
-            waits, or what the head of a small answer says; nor is its body long.
+        headers: The kept headers, by their names in lower case. Read-only.
+        keep_alive: The connection stays open after the answer.
+        request_id: The caller's `X-Request-Id`; empty if there is none, or none that is safe.
+        is_plain: No header changes how the body is read, how long the caller waits, or the head
+            of a small answer; and the body is short.
     """
 
     method: bytes
@@ -123,7 +123,7 @@ class Exchange(Request):
     def answer(
         self, body: bytes, status: int = 200, content_type: bytes = _JSON, extra: bytes = b""
     ) -> None:
-        """Answer with a whole body, compressed where that is asked for and worth it.
+        """Answer with a whole body, compressed if the client accepts that and the body is long.
 
         `extra` is header lines, each ended by CRLF.
         """
@@ -157,7 +157,7 @@ class Exchange(Request):
         loop.run_in_executor(None, codings.encoded, body, coding).add_done_callback(write)
 
     def body_within(self, most_bytes: int) -> bytes | None:
-        """The same as `take_body`; None where it is longer, and is to be read `offload`.
+        """The same as `take_body`; None for a longer body, which is read by `offload`.
 
         Raises:
             Invalid: See `take_body`.
@@ -182,11 +182,11 @@ class Exchange(Request):
         offload.run(self, connection.held, read, go_on, allowed_s, connection.run)
 
     def take_body(self) -> bytes:
-        """The body as it was before it was encoded for the way; the exchange forgets it.
+        """The body without its `Content-Encoding`; the exchange does not keep it.
 
         Raises:
-            Invalid: It is in no coding that is known, or is not in the one that it is said to be.
-            TooLarge: It is decompressed to more than a body may be.
+            Invalid: The coding is unknown, or the body is not in the stated coding.
+            TooLarge: The decompressed body exceeds `max_body_bytes`.
         """
         headers = self.head.headers
         body, self.body = self.body, b""
@@ -196,7 +196,7 @@ class Exchange(Request):
         return body
 
     def allowed_s(self, deadline_s: float) -> float:
-        """How long the caller still waits: the shorter of our deadline and what it says."""
+        """How long the caller still waits: the shorter of the server's deadline and its own."""
         asked = self.head.headers.get(b"x-request-timeout-ms")
         allowed_s = deadline_s if asked is None else min(deadline_s, _asked_s(asked))
         return allowed_s - self.waited_s

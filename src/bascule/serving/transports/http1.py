@@ -119,7 +119,7 @@ class Site:
         backlog: AdmissionQueue,
         held: BufferBudget,
         guard: Authenticator | None = None,
-        journal: RequestLog | None = None,
+        request_log: RequestLog | None = None,
         recorder: Recorder | None = None,
         hosts: HostPolicy | None = None,
     ) -> None:
@@ -129,8 +129,8 @@ class Site:
         self.recorder = recorder
         self.clock = clock
         self.guard = guard
-        self.journal = journal
-        self.noted_from = NEVER if journal is None else journal.least_status
+        self.request_log = request_log
+        self.noted_from = NEVER if request_log is None else request_log.least_status
         self.not_found = not_found
         self.limits = limits
         self.new_is_idle_for_s = max(0.0, limits.idle_timeout_s - limits.first_request_timeout_s)

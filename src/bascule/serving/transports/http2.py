@@ -11,10 +11,10 @@ is given up leaves the queue. What is kept:
 - both windows of flow control; a client that does not read is not read from, and what it takes next
   to nothing of is given up: one answer, or the connection where that is what it does not read;
 - a call is counted once: where its answer is written, or where its client gives it up;
-- when the worker leaves, clients are told, what they have sent is answered, and nothing is lost.
+- when the worker stops, clients receive GOAWAY, sent requests are answered, and none is lost.
 
 Clear text with prior knowledge (h2c), as gRPC clients speak it to an insecure port; or within TLS,
-where the door (`workers.worker`) has a context that offers `h2`.
+where the listener (`workers.worker`) has a context that offers `h2`.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ _FRAME_BYTES = 128 << 10
 _WINDOW = 1 << 30
 _LINGER_S = 1.0
 _DRAIN_WITHIN_S = 1.0
-"""How long a client may take to hear that the server leaves."""
+"""How long a client may take to acknowledge that the server stops."""
 _AFTER_HEARD_S = 0.05
-"""How long streams are still taken from a client that has heard it: it may have begun some before,
-and grpcio writes the acknowledgement ahead of them."""
+"""How long new streams of a client are accepted after its acknowledgement: it may have begun some
+before, and grpcio writes the acknowledgement ahead of them."""
 _DRAIN_PING = b"draining"
 _LATE_SHARE = 0.5
 """A call that is given up after this share of its deadline is taken to have been given up for it.
@@ -106,10 +106,10 @@ _MAX_KNOWN_HEADS = 64
 _MAX_KNOWN_HEAD_BYTES = 1024
 _MIN_COMPRESSED_BYTES = 256
 _BEGINNING_BYTES = 512
-"""Of a message: where it names its model, in two texts of up to 128 characters."""
+"""The start of a message, which names its model in two texts of up to 128 characters."""
 _MAX_STREAMED_MESSAGE_BYTES = 1 << 16
 _BESIDE_PIECE_BYTES = 64
-"""What a piece of a message takes beside its bytes, about: it may have only one."""
+"""The approximate memory of a piece of a message beside its bytes: it may have only one byte."""
 _NOT_HTTP2 = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
     b"Content-Length: 41\r\n\r\nthis port speaks gRPC, over HTTP/2 alone\n"
@@ -119,7 +119,7 @@ _READ_HEADERS = (
     b":method", b":path", b"content-type", b"grpc-timeout", b"grpc-encoding", b"authorization",
 )  # fmt: skip
 _VARYING_HEADERS = (b"x-request-id", b"traceparent", b"tracestate")
-"""Heads with one of these are never the same twice, and are not worth remembering."""
+"""Heads with one of these headers are never the same twice, and are not cached."""
 _TYPE = (b"content-type", b"application/grpc")
 _STATUS_200 = b"\x88"
 _STATUS_415 = b"\x08\x03415"  # another value of entry 8 of the static table (RFC 7541)
@@ -132,7 +132,7 @@ _ANSWER_HEADS = {
     },
 }
 _NO_CALL_HEAD = _STATUS_415 + h2.header_block([_TYPE])
-"""For whoever speaks HTTP/2 and no gRPC, and would take 200 for an answer: gRPC asks for it."""
+"""For clients of HTTP/2 that do not speak gRPC and would take 200 for success; gRPC requires it."""
 _OK_TRAILERS = h2.header_block([(b"grpc-status", b"0")])
 
 
@@ -198,7 +198,7 @@ class Http2Server:
         backlog: AdmissionQueue,
         held: BufferBudget,
         guard: Authenticator | None = None,
-        journal: RequestLog | None = None,
+        request_log: RequestLog | None = None,
         recorder: Recorder | None = None,
         hosts: HostPolicy | None = None,
     ) -> None:
@@ -209,8 +209,8 @@ class Http2Server:
         self.asked_headers: frozenset[bytes] = frozenset()
         self.methods = methods
         self.guard = guard
-        self.journal = journal
-        self.noted_from = NEVER if journal is None else journal.least_status
+        self.request_log = request_log
+        self.noted_from = NEVER if request_log is None else request_log.least_status
         self.limits = limits
         self.other_slot = other_slot
         self.clock = clock
@@ -351,7 +351,7 @@ class Stream(Rpc):
 
     def ask(self, call: Call, deliver: Deliver) -> None:
         model = self.model
-        assert model is not None, "nobody has asked whether the caller may"
+        assert model is not None, "the caller's right was not checked"
         allowed_s = self.allowed_s(model.limits.deadline_s)
         if self.connection.server.recorder is not None:
             deliver = self.keep(call, deliver)
@@ -495,7 +495,7 @@ class Http2Connection(asyncio.Protocol):
         except Broken as broken:
             self._end(broken.code, str(broken))
         except Exception:
-            # Not the client's mistake but ours; its other calls cannot be told apart any more.
+            # A bug of the server; the frames of other calls on the connection are lost as well.
             log.exception("a connection failed")
             self._end(h2.INTERNAL_ERROR, "internal error")
         finally:
@@ -874,7 +874,7 @@ class Http2Connection(asyncio.Protocol):
         self._handle(stream, method, data)
 
     def _wait(self, stream: Stream, method: Unary, model_of: ModelOf, data: bytes) -> None:
-        """Have a call wait for its turn, counted under its model whatever comes of it."""
+        """Have a call wait for its turn, counted under its model whether it succeeds or not."""
         backlog, limits = self.server.backlog, self.server.limits
         model = model_of(h2.beginning_of(data, stream.head.encoding, _BEGINNING_BYTES))
         if model is not None:
@@ -981,7 +981,7 @@ class Http2Connection(asyncio.Protocol):
     def _look(self, stream: Stream) -> None:
         assert stream.look is not None
         state = stream.look()
-        # The first state is told even where it has no bytes.
+        # The first state is sent even if it has no bytes.
         if not stream.started or state != stream.told:
             stream.told = state
             self._send(stream, state)
@@ -1008,7 +1008,7 @@ class Http2Connection(asyncio.Protocol):
             if self._send_window > h2.LARGEST_WINDOW:
                 raise Broken(h2.FLOW_CONTROL_ERROR, "a window is too large")
             if was_shut:
-                self._pump()  # else those who wait do so for windows of their own
+                self._pump()  # else the blocked streams wait for their own windows
             return
         stream = self._streams.get(id_)
         if stream is None:
@@ -1093,7 +1093,7 @@ class Http2Connection(asyncio.Protocol):
         if stream.id not in self._streams or self._transport.is_closing():
             stream.count(499)
             return
-        # Counted first: a client that has its answer finds it counted, whoever it asks.
+        # Counted first: a client with its answer finds it counted, in any worker's metrics.
         stream.count(200)
         encoding = stream.encoding if len(message) >= _MIN_COMPRESSED_BYTES else b""
         data = h2.compressed(message, encoding) if encoding else h2.enclosed(message)
@@ -1324,7 +1324,7 @@ class Http2Connection(asyncio.Protocol):
         self._write(h2.goaway(h2.LARGEST_WINDOW, h2.NO_ERROR), frame(h2.PING, 0, 0, _DRAIN_PING))
 
     def drain(self) -> None:
-        """Say that the server leaves; to watchers, who would stay for ever, as their answer."""
+        """Send GOAWAY; answer watches, which would never end, that the server stops."""
         self._retire()
         for stream in tuple(self._streams.values()):
             if stream.look is not None and not stream.answered:
@@ -1386,7 +1386,7 @@ class Http2Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once, whatever is under way."""
+        """Close at once, with calls in progress."""
         self._transport.abort()
 
 

@@ -1,4 +1,4 @@
-"""Listening sockets: what is spoken behind each, how it is encrypted, and its opening and end."""
+"""Listening sockets: the protocol of each, its encryption, its opening and its end."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 64
 """How many connections are accepted before the loop turns to others."""
 _PAUSE_S = 0.1
-"""How long none is accepted when the system has no descriptor for it."""
-_GOODBYE_S = 5.0
-"""How long a client within TLS may take for what is left of its answer and for its goodbye, once
-the server has closed. Few clients say one, and each would keep its place for uvloop's 30 s."""
+"""How long no connection is accepted after the system ran out of descriptors."""
+_CLOSING_ALERT_S = 5.0
+"""How long a client within TLS may take, once the server has closed, to read the rest of its answer
+and to send close_notify. Few clients send it, and uvloop would keep each connection for 30 s."""
 _LAST_HANDSHAKES_S = 0.5
-"""How long a server that leaves waits for clients who are about to be let in."""
+"""How long a server that stops waits for handshakes in progress."""
 
 BACKLOG = 2048
-"""How many connections the kernel keeps for a worker that is busy, or being started again."""
+"""How many connections the kernel keeps for a worker that is busy or restarting."""
 
 
 class DoorSite(Protocol):
-    """What the connections of one protocol share."""
+    """The state that the connections of one protocol share."""
 
     draining: bool
     limits: Limits
@@ -43,12 +43,12 @@ class DoorSite(Protocol):
 
 
 class Listener:
-    """A listening socket: what comes through it, and how it is encrypted.
+    """A listening socket: its protocol, and its encryption.
 
-    Within TLS a client has no place among the connections before it is through with the handshake,
-    or whoever never finishes one could keep everybody out. Handshakes have a bound and a time of
-    their own, and where too many are under way the oldest gives way to the newest: who is honest is
-    through before it is the oldest.
+    Within TLS a client counts as a connection only after its handshake; otherwise clients that
+    never finish one could keep out all others. Handshakes have a limit and a timeout of their own,
+    and above the limit the newest replaces the oldest: a real client's handshake ends before it is
+    the oldest.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Listener:
             self._listener.setblocking(False)
             loop.add_reader(self._listener, self._accept, loop)
             return
-        # The loop listens again, with a hundred places if it is not told otherwise.
+        # The loop listens again, with a backlog of a hundred unless it is given.
         if self._listener.family == socket.AF_UNIX:
             self._server = await loop.create_unix_server(
                 self._connect, sock=self._listener, backlog=BACKLOG
@@ -110,7 +110,7 @@ class Listener:
         self._server.close()
 
     def look(self) -> None:
-        """Take up a certificate that was renewed; connections that are open keep theirs."""
+        """Load a renewed certificate; open connections keep the old one."""
         if self._tls is None or self._context is None:
             return
         changed_ns = self._tls.changed_at_ns()
@@ -138,7 +138,7 @@ class Listener:
         accepted.setblocking(False)
         limits = self.site.limits
         if len(self.site.connections) >= limits.max_connections:
-            accepted.close()  # to say why would take a handshake
+            accepted.close()  # an answer with the reason would need a handshake
             return True
         if len(self._handshakes) >= limits.max_handshakes:
             oldest = next(iter(self._handshakes))
@@ -163,7 +163,7 @@ class Listener:
                 accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=self.site.limits.handshake_timeout_s,
-                ssl_shutdown_timeout=_GOODBYE_S,
+                ssl_shutdown_timeout=_CLOSING_ALERT_S,
             )
         except OSError as problem:
             # Of a port scanner, a health check, a client of clear text: nothing to report.

@@ -19,12 +19,12 @@ class Telling(Protocol):
     Attributes:
         backlog: Learns when something was answered.
         recorder: None for none.
-        journal: Takes notes of answers with the status `noted_from`, and above.
+        request_log: Takes records of answers with the status `noted_from` and above.
     """
 
     backlog: AdmissionQueue
     recorder: Recorder | None
-    journal: RequestLog | None
+    request_log: RequestLog | None
     noted_from: int
 
 
@@ -91,7 +91,7 @@ class Request(ABC):
         return self.request_id or request_id_of(self.prediction_id.encode())
 
     def need_request_id(self) -> None:
-        """Have an id that can be told in a header: see `logged_id`; or a new one."""
+        """Set an id that is safe in a header: that of `logged_id`, or a new one."""
         self.request_id = self.logged_id() or new_prediction_id().encode()
 
     def named(self) -> str:
@@ -132,8 +132,8 @@ class Request(ABC):
             if slot.label.model:
                 of.recorder.add(self, self.call, self.reply, slot.label, status, duration_ns)
         if status >= of.noted_from:
-            assert of.journal is not None
-            of.journal.add(
+            assert of.request_log is not None
+            of.request_log.add(
                 status, duration_ns, rows, slot.label, self.logged_id(), kind_of(self.failure),
                 *self.trace, reason_of(self.failure),
             )  # fmt: skip

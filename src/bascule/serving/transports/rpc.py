@@ -25,7 +25,7 @@ Read = TypeVar("Read")
 class Rpc(Request):
     """One call of a method, and the way to answer it (a `Context`).
 
-    A handler calls `answer` (or `fail`) once, at once or later, on whatever thread.
+    A handler calls `answer` (or `fail`) once, at once or later, on any thread.
 
     Attributes:
         body: The request's message, as it was before it was compressed for the way.

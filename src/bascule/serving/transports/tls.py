@@ -18,7 +18,7 @@ class Tls:
 
     Attributes:
         certificate: PEM: the server's, then those between it and the authority.
-        key: PEM, without a password: nobody is there to type it when a worker is started again.
+        key: PEM, without a password: a worker that restarts has no user to type it.
         client_authority: PEM: who must have signed the certificates of clients (mTLS); None
             lets clients come without.
     """

@@ -81,17 +81,18 @@ class WorkerProcess:
         self,
         config: WorkerConfig,
         inherited_fds: tuple[int, ...],
-        on_wish: Callable[[WorkerProcess, Message], None],
+        on_load_request: Callable[[WorkerProcess, Message], None],
     ) -> None:
         """Start it.
 
         Args:
             config: What it is told first.
             inherited_fds: The descriptors that it needs.
-            on_wish: Takes what its callers ask for, on the thread that hears it: it may not wait.
+            on_load_request: Takes a load request of a caller, on the thread that reads the pipe: it
+                must not block.
         """
         self._worker = config.worker
-        self._on_wish = on_wish
+        self._on_load_request = on_load_request
         self.started_s = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bascule.serving.workers.worker", str(os.getpid())],
@@ -224,7 +225,7 @@ class WorkerProcess:
     def _take(self, message: Message) -> None:
         number = next((message[word] for word in _ANSWERS if word in message), None)
         if "wish" in message:
-            self._on_wish(self, message)
+            self._on_load_request(self, message)
         elif number is None:
             self._heard.put(message)
         elif (answers := self._answers.get(number)) is not None:

@@ -51,7 +51,7 @@ class WorkerConfig:
         unix_fd: The inherited listening socket of the file system; None where there is none.
         protocols: The protocols to speak.
         policies: How models are treated that fail, by their names.
-        journal: What the request log records.
+        request_log: What the request log records.
         multi_model: Whether callers may have models loaded and unloaded.
         allowed_hosts: Names that are answered; see `transports.hosts`.
         ledger: What is recorded of answers; None for nothing.
@@ -69,7 +69,7 @@ class WorkerConfig:
     protocols: ChosenProtocols = EVERY_PROTOCOL
     grpc_fd: int | None = None
     policies: Mapping[str, ResiliencePolicy] = field(default_factory=dict)
-    journal: RequestLogConfig = FAILURES_ALONE
+    request_log: RequestLogConfig = FAILURES_ALONE
     multi_model: bool = False
     allowed_hosts: tuple[str, ...] = ()
     ledger: LedgerConfig | None = None

@@ -136,7 +136,7 @@ class LoadedModels:
             model.size_bytes = size = _size_on_disk(model)
             if is_full or self._taken_bytes() + size > budget_bytes:
                 continue
-            model.wakes(self._open(model))
+            model.loaded(self._open(model))
             self._check_fits(model)
             if self._taken_bytes() > budget_bytes:
                 self._close(model)  # it takes more than its file
@@ -156,7 +156,7 @@ class LoadedModels:
                 if service not in self._models:
                     model = await self._on_thread(self._describe, service)
                     engine = await self._on_thread(self._open, model)
-                    model.wakes(engine)
+                    model.loaded(engine)
                     change.new[service] = model
                     self._check_fits(model)
                     if number not in self._changes:
@@ -226,7 +226,7 @@ class LoadedModels:
     def _describe(self, service: ModelSpec) -> ServedModel:
         slot = self._counters.slot(self._worker, MetricLabels(service.model, service.version))
         model = describe(service, self._limits, slot, self._loop, self._held)
-        model.wake = self._wake
+        model.request_load = self._wake
         return model
 
     def _predictor_of(self, model: ServedModel) -> Predictor:
@@ -284,12 +284,12 @@ class LoadedModels:
             await self._room_for(model)
             engine = await self._on_thread(self._open, model)
         except BasculeError as error:
-            model.stays_asleep(_cannot_wake(model, error))
+            model.load_failed(_cannot_wake(model, error))
         except Exception:
             log.exception("%s/%s could not be loaded", model.name, model.version)
-            model.stays_asleep(_cannot_wake(model, ModelFailed("it failed")))
+            model.load_failed(_cannot_wake(model, ModelFailed("it failed")))
         else:
-            model.wakes(engine)
+            model.loaded(engine)
             self._make_room(0, but=model)
         finally:
             self._waking.discard(model)
@@ -344,7 +344,7 @@ class LoadedModels:
                 self._close(model)
 
     def _close(self, model: ServedModel) -> None:
-        engine = model.falls_asleep()
+        engine = model.unload()
         if engine is not None:
             closed: asyncio.Future[None] = self._loop.create_future()
             self._closing.add(closed)

@@ -1,7 +1,7 @@
 """Which models stay in memory. Pure, but for the reading of how much is used.
 
-A worker may be told how much memory its models may take. What does not fit is not refused: the
-models that nobody has asked for the longest make room, and are loaded again when somebody asks.
+`serving.memory_budget_mb` bounds the memory of a worker's models. A model that does not fit is not
+refused: the models with the oldest last request are unloaded, and loaded again at the next request.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Resident(NamedTuple, Generic[Name]):
     """A model in memory.
 
     Attributes:
-        name: Whatever it is known by.
+        name: Identifies it, of any type.
         size_bytes: What it takes.
-        last_used_s: When it was last asked, by any clock.
-        is_busy: Whether calls of it wait or run: it cannot go now.
+        last_used_s: When its last request came, by any clock.
+        is_busy: Whether its calls wait or run: it cannot be unloaded now.
     """
 
     name: Name
@@ -33,10 +33,10 @@ class Resident(NamedTuple, Generic[Name]):
 def choose_evicted(
     residents: Sequence[Resident[Name]], needed_bytes: int, budget_bytes: int
 ) -> list[Name] | None:
-    """Who makes room for `needed_bytes` more: those that were not asked for the longest.
+    """The models to unload for `needed_bytes` more: those with the oldest last request first.
 
     Returns:
-        Their names, none where there is room; None where even all that are idle are not enough.
+        Their names, empty if there is room; None if unloading all idle models is not enough.
     """
     over_bytes = sum(one.size_bytes for one in residents) + needed_bytes - budget_bytes
     evicted: list[Name] = []

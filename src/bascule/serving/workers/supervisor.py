@@ -115,11 +115,11 @@ class _Worker:
         listeners: tuple[socket.socket, ...],
         *,
         shared_fds: tuple[int, ...],
-        on_wish: Callable[[WorkerProcess, Message], None],
+        on_load_request: Callable[[WorkerProcess, Message], None],
         spawning: ThreadPoolExecutor,
     ) -> None:
         self.config = config
-        self._on_wish = on_wish
+        self._on_load_request = on_load_request
         self._spawning = spawning
         self.listeners = listeners
         self._inherited_fds = (*shared_fds, *(listener.fileno() for listener in listeners))
@@ -136,7 +136,7 @@ class _Worker:
         self.ready = False
         # On a thread that stays: the system kills the process when the thread ends.
         made = self._spawning.submit(
-            WorkerProcess, self.config, self._inherited_fds, self._on_wish
+            WorkerProcess, self.config, self._inherited_fds, self._on_load_request
         )  # fmt: skip
         self.process = made.result()
         self._restart_at_s = None
@@ -242,7 +242,7 @@ class Supervisor:
         protocols: ChosenProtocols = EVERY_PROTOCOL,
         grpc_port: int | None = None,
         policies: Mapping[str, ResiliencePolicy] | None = None,
-        journal: RequestLogConfig = FAILURES_ALONE,
+        request_log: RequestLogConfig = FAILURES_ALONE,
         find: FindModel | None = None,
         allowed_hosts: tuple[str, ...] = (),
         ledger: LedgerConfig | None = None,
@@ -262,7 +262,7 @@ class Supervisor:
             protocols: The protocols to speak.
             grpc_port: For gRPC; None for none.
             policies: How models are treated that fail, by their names.
-            journal: What the request log records.
+            request_log: What the request log records.
             find: Finds what callers of the workers want to have loaded; None where they may not.
             allowed_hosts: Names that are answered; see `transports.hosts`.
             ledger: What workers record of answers; None for nothing.
@@ -317,14 +317,14 @@ class Supervisor:
                     unix_fd=next(iter(unix_fds), None),
                     protocols=protocols,
                     policies=policies or {},
-                    journal=journal,
+                    request_log=request_log,
                     multi_model=find is not None,
                     allowed_hosts=allowed_hosts,
                     ledger=ledger,
                 ),
                 own,
                 shared_fds=(counters_fd, keys_fd, *unix_fds),
-                on_wish=self._take_wish,
+                on_load_request=self._take_wish,
                 spawning=self._spawning,
             )
             for number, own in enumerate(listeners)

@@ -79,7 +79,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
         None if config.keys is None else Authenticator(config.keys, held_ns=counters.keys_held_ns)
     )
     plane = DataPlane(protocols, lambda: not stopping.is_set() and (guard is None or guard.is_open))
-    journal = _open_journal(config.journal, config.worker)
+    request_log = _open_request_log(config.request_log, config.worker)
     other_slot = counters.slot(config.worker)
     backlog = AdmissionQueue(config.limits.max_body_bytes)
     held = BufferBudget(config.limits.max_held_bytes)
@@ -87,7 +87,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     recorder = ledger or open_recorder(os.environ.get(RECORDER_VARIABLE, ""))
     site = Site(
         {}, plane.not_found, config.limits, other_slot,
-        guard=guard, journal=journal, recorder=recorder, backlog=backlog, held=held,
+        guard=guard, request_log=request_log, recorder=recorder, backlog=backlog, held=held,
         hosts=_hosts_of(config, config.listener_fd),
     )  # fmt: skip
 
@@ -144,7 +144,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     await asyncio.gather(*(each.drain() for each in sites))
     for task in ticking:
         task.cancel()
-    journal.close()
+    request_log.close()
     if ledger is not None:
         ledger.close()
     return loaded_models.is_stuck or loaded_models.is_running()
@@ -167,8 +167,8 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
     )
 
 
-def _open_journal(config: RequestLogConfig, worker: int) -> RequestLog:
-    """The journal of a worker.
+def _open_request_log(config: RequestLogConfig, worker: int) -> RequestLog:
+    """The request log of a worker.
 
     Raises:
         MissingExtra: Spans are to be sent, and OpenTelemetry is not installed.
@@ -194,7 +194,7 @@ def _grpc_server(plane: DataPlane, beside: Site, hosts: HostPolicy | None) -> Ht
 
     return Http2Server(
         grpc_methods(plane), beside.limits, beside.other_slot,
-        guard=beside.guard, journal=beside.journal, recorder=beside.recorder,
+        guard=beside.guard, request_log=beside.request_log, recorder=beside.recorder,
         backlog=beside.backlog, held=beside.held, hosts=hosts,
     )  # fmt: skip
 
@@ -301,8 +301,8 @@ def main() -> int:
             return 3
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
-    texts = config.journal.exception_texts
-    start_logging(config.journal.form, worker=config.worker, exception_texts=texts)
+    texts = config.request_log.exception_texts
+    start_logging(config.request_log.form, worker=config.worker, exception_texts=texts)
     if not texts:
         os.environ[HIDE_TEXTS] = "1"
     config = replace(config, limits=config.limits.with_open_files(_OTHER_FILES))
