@@ -72,7 +72,7 @@ class Answer(msgspec.Struct):
     outputs: list[Tensor]
 
 
-class Asked:
+class PendingRequest:
     """One request under way."""
 
     __slots__ = ("due", "number")
@@ -88,13 +88,13 @@ class Connection(asyncio.Protocol):
     def __init__(self, run: Run) -> None:
         self._run = run
         self._parts = b""
-        self.asked: Asked | None = None
+        self.asked: PendingRequest | None = None
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is of no such class
 
-    def send(self, asked: Asked) -> None:
+    def send(self, asked: PendingRequest) -> None:
         self.asked = asked
         assert self.transport is not None
         self.transport.write(self._run.requests[asked.number % len(self._run.requests)])
@@ -132,7 +132,7 @@ class Run:
         self._decode = msgspec.json.Decoder(Answer).decode
         self._all: set[Connection] = set()
         self._free: list[Connection] = []
-        self._waiting: deque[Asked] = deque()
+        self._waiting: deque[PendingRequest] = deque()
         self._flying: list[tuple[float, int, Callable[[], None]]] = []
         self._flown = itertools.count()
         self._open = 0
@@ -166,7 +166,7 @@ class Run:
             nonlocal position
             self._spun = now = time.perf_counter()
             while position < len(schedule) and schedule[position] <= now:
-                self._waiting.append(Asked(schedule[position], position))
+                self._waiting.append(PendingRequest(schedule[position], position))
                 self._lags.append(now - schedule[position])
                 position += 1
                 self._due += 1
@@ -218,7 +218,7 @@ class Run:
         """The next request of a closed loop, unless time is up."""
         if (now := time.perf_counter()) < self._end:
             self._due += 1
-            self._waiting.append(Asked(now, number))
+            self._waiting.append(PendingRequest(now, number))
 
     def _send_waiting(self, now: float) -> None:
         deadline_s = self._plan.deadline_s
@@ -239,7 +239,7 @@ class Run:
             else:
                 return
 
-    def _send(self, connection: Connection, asked: Asked) -> None:
+    def _send(self, connection: Connection, asked: PendingRequest) -> None:
         if connection.transport is None:
             self._under_way -= 1
             self._broken += 1
@@ -247,7 +247,7 @@ class Run:
             connection.send(asked)
 
     def take(
-        self, connection: Connection, asked: Asked, status: int, head: bytes, body: bytes
+        self, connection: Connection, asked: PendingRequest, status: int, head: bytes, body: bytes
     ) -> None:
         if self._plan.clients:
             self._lags.append(time.perf_counter() - self._spun)
@@ -257,7 +257,7 @@ class Run:
             self._took(connection, asked, status, head, body)
 
     def _took(
-        self, connection: Connection, asked: Asked, status: int, head: bytes, body: bytes
+        self, connection: Connection, asked: PendingRequest, status: int, head: bytes, body: bytes
     ) -> None:
         now = time.perf_counter()
         self._under_way -= 1
@@ -292,7 +292,7 @@ class Run:
             self._right[place] = body
         return bool(off <= TOLERANCE)
 
-    def lost(self, connection: Connection, asked: Asked | None) -> None:
+    def lost(self, connection: Connection, asked: PendingRequest | None) -> None:
         """A connection ended: open another, and count what it was asked."""
         if self._ended:
             return

@@ -19,7 +19,7 @@ from bascule.serving.protocols.chosen import ChosenProtocols
 from bascule.serving.telemetry import RequestLogConfig
 from bascule.serving.transports import Tls
 from bascule.serving.workers import bind
-from bascule.serving.workers.config import WorkerConfig
+from bascule.serving.workers.config import LedgerConfig, WorkerConfig
 from bascule.serving.workers.supervisor import (
     _STOPPED_LOOKS,
     Supervisor,
@@ -92,6 +92,7 @@ def test_every_field_that_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
         request_log=RequestLogConfig("json", access_log=True, trace_endpoint="http://c/v1/traces"),
         multi_model=True,
         allowed_hosts=("models.example", "*.example"),
+        ledger=LedgerConfig(tmp_path / "ledger", keep=0.5, private=("m.name",)),
     )
     for one in fields(config):
         assert getattr(config, one.name) != one.default, f"{one.name} is not told here"

@@ -37,7 +37,7 @@ def export(module: Any, ask: Ask, tensors: Mapping[str, Any]) -> Any:
     """
     import torch
 
-    class Asked(torch.nn.Module):
+    class Wrapper(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.module = module
@@ -45,14 +45,14 @@ def export(module: Any, ask: Ask, tensors: Mapping[str, Any]) -> Any:
         def forward(self, *given: Any) -> tuple[Any, ...]:
             return tuple(ask(dict(zip(tensors, given, strict=True))))
 
-    asked = Asked()
-    asked.training = False
+    wrapper = Wrapper()
+    wrapper.training = False
     few = tuple(_of_rows(tensor) for tensor in tensors.values())
     rows = torch.export.Dim("rows")
     try:
         with _quietly(), torch.no_grad():
             return torch.export.export(
-                asked, few, dynamic_shapes=(tuple({0: rows} for _ in few),), strict=False
+                wrapper, few, dynamic_shapes=(tuple({0: rows} for _ in few),), strict=False
             )
     except Exception as problem:  # the module and the tracer may raise anything
         raise Unconvertible(
