@@ -54,17 +54,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its room when it is first used."""
-    try:
-        room = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'bascule' has no attribute {name!r}") from None
-    from importlib import import_module
+if not TYPE_CHECKING:  # or type checkers would take every name
 
-    value = getattr(import_module(room), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its room when it is first used."""
+        try:
+            room = _HOMES[name]
+        except KeyError:
+            raise AttributeError(f"module 'bascule' has no attribute {name!r}") from None
+        from importlib import import_module
+
+        value = getattr(import_module(room), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -139,6 +139,26 @@ def sections(manifest: Manifest, said: Said) -> tuple[Section, ...]:
     return tuple(section for section in made if section.blocks)
 
 
+def overview(manifest: Manifest, said: Said) -> tuple[tuple[str, str], ...]:
+    """The few figures that a reader asks for first: what they are, and their values."""
+    made = [("task", manifest.task)]
+    made += [
+        (name.replace("_", " "), _number(value))
+        for name, value in list(said.quality.get("overall", {}).items())[:3]
+    ]
+    if said.training:
+        made.append(("training rows", f"{said.training['rows']:,}"))
+    if said.quality:
+        made.append(("held-out rows", f"{said.quality['rows']:,}"))
+    if said.gates:
+        made.append(("gates", "passed" if said.gates.get("passed") else "failed"))
+    served = _roles(manifest, said).requests if manifest.served else ORIGINAL
+    if said.cost and 1 in said.cost.latency_us.get(served, {}):
+        made.append(("one row", f"{said.cost.latency_us[served][1]:,.3g} us"))
+    made.append(("size", f"{manifest.size_bytes / 1e6:,.2f} MB"))
+    return tuple(made)
+
+
 def render(manifest: Manifest, said: Said) -> str:
     """The card as Markdown."""
     parts = [f"# {_escaped(manifest.name)}"]
@@ -346,7 +366,10 @@ def _limits(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         )
     overlap = said.quality.get("train_test_overlap")
     if overlap:
-        items.append(f"{overlap:.1%} of the held-out rows were trained on: figures flatter it.")
+        items.append(
+            f"{overlap:.1%} of the held-out rows have the same inputs as a training row. If they "
+            "are the same cases, the figures flatter it."
+        )
     served = manifest.served
     if served is None:
         items.append("The original answers, slower: no program was equal to it.")

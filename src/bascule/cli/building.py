@@ -219,9 +219,11 @@ def check_bundle(
 ) -> tuple[GateReport, BasculeError | None]:
     from bascule.release import check_and_record
 
-    wanted = criteria or list(context.settings().gates.criteria)
-    now, by = datetime.now(UTC), context.user()
-    return check_and_record(bundle, wanted, context.registry(), version, test=test, now=now, by=by)
+    configured = context.settings().gates.criteria
+    return check_and_record(
+        bundle, criteria or configured, context.registry(), version, configured=configured,
+        test=test, now=datetime.now(UTC), by=context.user(),
+    )  # fmt: skip
 
 
 def print_report(report: GateReport) -> None:
@@ -236,6 +238,11 @@ def print_report(report: GateReport) -> None:
     ]
     print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
     say("passed" if report.passed else f"failed: {len(report.failures)} of {len(report.results)}")
+    if report.unjudged:
+        note(
+            f"a trial, which changes no verdict: {', '.join(map(repr, report.unjudged))} of "
+            "[gates] criteria was not judged; bascule check without -c judges all of them"
+        )
 
 
 def rebuild(

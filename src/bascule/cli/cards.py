@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.bundle import Said, load, render, render_html
+from bascule.bundle import Said, load, plots, render, render_html
 from bascule.bundle.disk import CARD, Statement
 from bascule.cli.screen import note
 from bascule.core import Invalid, writing
@@ -59,7 +59,9 @@ def write_card(
 
         sys.stdout.write(text)
         return
-    page = render_html(bundle.manifest, shown) if output.suffix.lower() == ".html" else text
+    page = text
+    if output.suffix.lower() == ".html":
+        page = render_html(bundle.manifest, shown, plots(bundle))
     with writing(f"--output {output}"):
         output.write_text(page, encoding="utf-8")
     note(f"wrote {output}")

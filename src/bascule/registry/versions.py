@@ -159,6 +159,12 @@ class Check:
         results = self.statement.body.get("results", ())
         return frozenset(one["criterion"] for one in results if one["passed"] is True)
 
+    @property
+    def judged(self) -> Mapping[str, bool]:
+        """Whether each criterion that it judged was met."""
+        results = self.statement.body.get("results", ())
+        return {one["criterion"]: one["passed"] is True for one in results}
+
 
 def check_tag(key: str, value: str | None) -> None:
     """Raise `Invalid` unless a version may carry this tag; `value` is None where it is unset."""
@@ -255,7 +261,9 @@ def summary_of_gates(body: Mapping[str, Any]) -> str:
     failed = [result for result in results if result.get("passed") is not True]
     if not failed:
         verdict_word = "passed" if verdict(body) else "failed"
-        return f"{verdict_word} {len(results)} of {len(results)}" if results else verdict_word
+        named = ", ".join(str(result.get("criterion")) for result in results)
+        count = f"{verdict_word} {len(results)} of {len(results)}"
+        return f"{count}: {named}" if results else verdict_word
     return "failed " + "; ".join(
         f"{result.get('criterion')}: {result.get('reason')}" for result in failed
     )
@@ -299,6 +307,9 @@ def check_may_be_aliased(
 ) -> None:
     """Raise `Refused` unless `alias` may point to `version`.
 
+    The criteria decide, each by the last check that judged it: a pass of other criteria does not
+    make up for a failure. Where some were never judged, the last check decides.
+
     Where gates are required, a pass only counts that judged all the criteria, and that was
     recorded here or is signed: any other pass neither lets a version pass nor makes up for a failed
     check.
@@ -308,7 +319,7 @@ def check_may_be_aliased(
         alias: The alias.
         checks: Its checks that count, in the order in which the registry learnt of them.
         require_gates: Whether an unchecked version is refused too.
-        criteria: What a check must have judged then, as criteria print themselves.
+        criteria: Those of the settings, as criteria print themselves.
         is_vouched_for: Whether a statement that came with a push is trusted; None if every user
             that may push is trusted.
     """
@@ -316,7 +327,11 @@ def check_may_be_aliased(
     facts = {"model": version.model, "number": version.number, "alias": alias}
     again = f"bascule check {version}, or switch registry.require_gates off"
     if not require_gates:
-        if checks and not checks[-1].passed:
+        last = {one: check for check in checks for one in check.judged}
+        failed = [last[one] for one in criteria if one in last and not last[one].judged[one]]
+        if failed:
+            raise _failed(about, version, failed[-1], facts)
+        if checks and not checks[-1].passed and not (criteria and last.keys() >= set(criteria)):
             raise _failed(about, version, checks[-1], facts)
         return
     sound = [
