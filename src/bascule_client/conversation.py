@@ -31,7 +31,7 @@ from bascule_client.errors import (
 from bascule_client.fields import Columns
 from bascule_client.kinds import error_of
 from bascule_client.retrying import wait_before_retry
-from bascule_client.tables import conform, take
+from bascule_client.tables import conform, take, warn_of_extra
 from bascule_client.tensors import (
     Asked,
     Described,
@@ -111,6 +111,7 @@ class Conversation:
         known = yield from self._described(path, deadline)
         try:
             columns = conform(data, known.signature)
+            warn_of_extra(data, known.signature)
             return (yield from self._in_parts(path, columns, known, asked, deadline))
         except _Replaced as other:
             # Ask that version, in the form that it takes.

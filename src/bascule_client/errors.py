@@ -36,6 +36,10 @@ def _rebuild(
     return kind(message, hint=hint, **facts)
 
 
+class BasculeWarning(UserWarning):
+    """What was accepted, and is probably a mistake."""
+
+
 class Invalid(BasculeError):
     """The caller sent something malformed. Retrying will not help."""
 

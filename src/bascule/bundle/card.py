@@ -62,6 +62,23 @@ class Table:
     numbers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One chart.
+
+    Attributes:
+        title: What it is.
+        caption: How to read it, with its figures.
+        svg: The chart.
+        section: The section of the card in which it stands: `Quality` or `Inputs`.
+    """
+
+    title: str
+    caption: str
+    svg: str
+    section: str = "Quality"
+
+
 Block = Text | Quote | Bullets | Table
 
 

@@ -8,6 +8,7 @@ from html import escape
 from bascule.bundle.card import (
     Block,
     Bullets,
+    Plot,
     Quote,
     Said,
     Section,
@@ -16,7 +17,6 @@ from bascule.bundle.card import (
     overview,
     sections,
 )
-from bascule.bundle.card_plots import Plot
 from bascule.bundle.disk import Manifest
 
 _LONG = 24
@@ -93,6 +93,12 @@ def render_html(manifest: Manifest, said: Said, plots: Sequence[Plot] = ()) -> s
 
 def _anchor(section: Section) -> str:
     return "".join(c if c.isalnum() else "-" for c in section.title.lower())
+
+
+def rows_html(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values as a table, for notebooks."""
+    cells = (f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f"<table><tbody>{''.join(cells)}</tbody></table>"
 
 
 def _overview(manifest: Manifest, said: Said) -> str:

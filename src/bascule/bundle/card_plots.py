@@ -7,12 +7,12 @@ residuals. Every model: the training rows by column.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.card import Plot
 from bascule.bundle.disk import OUTLIERS
 from bascule.bundle.svg import Chart, grid
 from bascule.bundle.tables import take
@@ -30,23 +30,6 @@ _BINS = 10
 _INPUT_BINS = 20
 
 Numbers = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """One chart.
-
-    Attributes:
-        title: What it is.
-        caption: How to read it, with its figures.
-        svg: The chart.
-        section: The section of the card in which it stands: `Quality` or `Inputs`.
-    """
-
-    title: str
-    caption: str
-    svg: str
-    section: str = "Quality"
 
 
 def plots(bundle: Bundle) -> tuple[Plot, ...]:

@@ -23,6 +23,7 @@ from bascule.bundle.disk import (
     to_parquet,
 )
 from bascule.bundle.flavors import flavor_of, is_inspected
+from bascule.bundle.given import check_model, check_rows, check_tolerance
 from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
@@ -126,7 +127,8 @@ def pack(
         Refused: A file of `lineage` is not the one that its record speaks of.
     """
     check_name(name)
-    _check_tolerance(tolerance)
+    check_tolerance(tolerance)
+    check_model(model, train=train, test=test, calibration=calibration)
     request = Request(
         name=name,
         tolerance=tolerance,
@@ -222,6 +224,7 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
     subject = flavor.read(model, rows.train, rows.test)
     request.tell(_described(subject, flavor))
     own = calibrating.read_rows(rows.calibration, subject)
+    check_rows(subject, own)
     choice = _choose(flavor, model, subject, _rows_to_compare(subject), request)
     choice = _with_others(flavor, model, subject, choice, request)
     answers = calibrating.Answers(choice.program)
@@ -574,6 +577,8 @@ def _provenance(sealed: _Sealed, request: Request) -> dict[str, Any]:
 
 
 def _json_values(values: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
+    if values is not None and not isinstance(values, Mapping):
+        raise Invalid(f"{what} is not a dict", hint=f'pass {what}={{"name": value}}')
     made = {
         str(name): value.item() if isinstance(value, np.generic) else value
         for name, value in (values or {}).items()
@@ -586,11 +591,6 @@ def _json_values(values: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
             hint="give finite numbers, texts and lists of them",
         ) from None
     return made
-
-
-def _check_tolerance(tolerance: float) -> None:
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise Invalid(f"tolerance {tolerance} is not a number above 0")
 
 
 def _described(subject: ImportedModel, flavor: Flavor) -> str:

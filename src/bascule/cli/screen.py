@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from bascule.core import BasculeError, masked_text, write_without_waiting
+from bascule.core import BasculeError, BasculeWarning, masked_text, write_without_waiting
 
 
 def print_json(value: Any) -> None:
@@ -31,6 +31,21 @@ def note(line: str) -> None:
     with suppress(OSError):
         sys.stderr.write(line)
         sys.stderr.flush()
+
+
+def show_warnings() -> None:
+    """Show warnings of ours as notes, and those of libraries as Python shows them."""
+    import warnings
+
+    usual = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, BasculeWarning):
+            note(f"warning: {message}")
+        else:
+            usual(message, category, *rest, **more)
+
+    warnings.showwarning = show
 
 
 def error_json(error: BasculeError) -> dict[str, str]:

@@ -71,6 +71,10 @@ class Version:
     def __str__(self) -> str:
         return f"{self.model}/{self.number}"
 
+    def __repr__(self) -> str:
+        state = "retired" if self.retired else f"gates {self.gates}"
+        return f"Version({self}, {state}, {self.digest[:19]})"
+
 
 @dataclass(frozen=True, slots=True)
 class Alias:

@@ -73,6 +73,10 @@ class GateReport:
         """Whether every criterion was met. No criteria at all is no evidence, and no pass."""
         return bool(self.results) and all(result.passed for result in self.results)
 
+    def __repr__(self) -> str:
+        judged = "; ".join(f"{one.criterion}: {one.reason}" for one in self.results)
+        return f"GateReport({'passed' if self.passed else 'failed'}: {judged})"
+
     @property
     def failures(self) -> tuple[Result, ...]:
         return tuple(result for result in self.results if not result.passed)
