@@ -1,5 +1,5 @@
 from .answer import Answer as Answer, flat as flat
-from .card import Said as Said, render as render
+from .card import Said as Said, card_json as card_json, render as render
 from .card_plots import plots as plots
 from .card_html import render_html as render_html
 from .disk.folder import (

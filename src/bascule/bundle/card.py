@@ -7,7 +7,7 @@ has a section of its own, as a quotation, so that a claim is not mistaken for a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bascule.bundle.choosing import Roles, roles
@@ -174,6 +174,24 @@ def overview(manifest: Manifest, said: Said) -> tuple[tuple[str, str], ...]:
         made.append(("one row", f"{said.cost.latency_us[served][1]:,.3g} us"))
     made.append(("size", f"{manifest.size_bytes / 1e6:,.2f} MB"))
     return tuple(made)
+
+
+def card_json(manifest: Manifest, said: Said) -> dict[str, Any]:
+    """The card for programs: an overview, and each section with its blocks."""
+    return {
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "overview": dict(overview(manifest, said)),
+        "sections": [
+            {
+                "title": one.title,
+                "blocks": [
+                    {"kind": type(block).__name__.lower(), **asdict(block)} for block in one.blocks
+                ],
+            }
+            for one in sections(manifest, said)
+        ],
+    }
 
 
 def render(manifest: Manifest, said: Said) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,7 +115,8 @@ def pack(
         measure: Whether to time the programs and the original and measure memory. False leaves out
             the cost statement, and the bundle answers with its first program.
         overwrite: Whether to replace a bundle that is at `to`.
-        progress: Called with a short sentence when a stage is done.
+        progress: Called with a short sentence when a stage is done, such as `print`. If it has a
+            method `step`, that is called with what is under way, and how much of it is done.
 
     Returns:
         The bundle as it was loaded again from disk.
@@ -148,7 +150,7 @@ def pack(
         manifest, subject, choice = sealed.manifest, sealed.subject, sealed.choice
         said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
         if measure:
-            measured = _measure(draft, manifest, subject, choice)
+            measured = _measure(draft, manifest, subject, choice, request)
             request.tell(_costs(measured, manifest.serves))
             said.append(("cost", measured.to_json()))
         said.append(("provenance", _provenance(sealed, request)))
@@ -523,7 +525,10 @@ def _example_rows(subject: ImportedModel) -> Columns:
     return made
 
 
-def _measure(draft: Path, manifest: Manifest, subject: ImportedModel, choice: _Choice) -> Cost:
+def _measure(
+    draft: Path, manifest: Manifest, subject: ImportedModel, choice: _Choice, request: Request
+) -> Cost:
+    show = getattr(request.tell, "step", lambda what, done, of: None)
     columns = parity.sample(_example_rows(subject))
     if subject.saved_format != "python":  # whose code may refuse rows that never were
         columns = cost.rows_to_time(columns)
@@ -531,7 +536,10 @@ def _measure(draft: Path, manifest: Manifest, subject: ImportedModel, choice: _C
     if choice.compilation is not None:
         others = {other.entry.name: other.program for other in choice.others}
         programs = {_PROGRAM: choice.program, **others, **programs}
-    latency: Mapping[str, Mapping[int, float]] = cost.measure_latency(programs, columns)
+    latency: Mapping[str, Mapping[int, float]] = cost.measure_latency(
+        programs, columns, step=partial(show, "timing the programs by batch size")
+    )
+    show("measuring memory", 0, 1)
     names = [name for name in latency if name != disk.ORIGINAL]
     if names and subject.saved_format != "onnx" and not is_inspected(manifest.original):
         latency = _with_isolated(draft, manifest, columns, programs, latency)

@@ -78,6 +78,7 @@ _WRITTEN = re.compile(
     r"\s*(?P<limit>[-+]?[^\s]*?)\s*(?P<unit>[A-Za-z%]*)\s*"
 )
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9@/._-]*")
 _OPERATORS = (">=", "<=", ">", "<")
 _EXAMPLES = "write it like 'roc_auc >= 0.8', 'latency_p99[100] <= 5 ms' or 'size <= 20 MB'"
 
@@ -106,10 +107,17 @@ class Criterion:
         if compared := _COMPARED.fullmatch(text):
             return _not_worse(text, compared)
         if not (written := _WRITTEN.fullmatch(text)):
-            raise Invalid(f"{text!r} is not a criterion", hint=_EXAMPLES)
+            raise _no_criterion(text)
         metric, operator = written["metric"], written["operator"]
         if metric not in METRICS:
             raise _unknown_metric(text, metric)
+        against = written["limit"] + written["unit"]
+        if _NAME.fullmatch(against) and metric in QUALITIES:
+            sign = ("<=", "+") if is_error(metric) else (">=", "-")
+            raise Invalid(
+                f"{text!r}: a comparison with {against!r} needs a margin",
+                hint=f"write '{metric} {sign[0]} {against} {sign[1]} 0.01'",
+            )
         if operator not in _OPERATORS:
             raise Invalid(
                 f"{text!r} compares with {operator!r}, which is not one of {', '.join(_OPERATORS)}",
@@ -243,13 +251,28 @@ MAX_BATCH = 65_536
 """Rows of the largest batch whose latency is measured."""
 
 
-def _unknown_metric(text: str, metric: str) -> Invalid:
-    near = difflib.get_close_matches(metric.casefold(), METRICS, n=1, cutoff=0.6)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
-    special = ", ".join((*LATENCIES, *SIZES, "parity", *DATA))
+def _no_criterion(text: str) -> Invalid:
+    """What is wrong with a text that has no operator."""
+    metric = text.partition("[")[0].strip()
+    if metric not in METRICS:
+        return Invalid(f"{text!r} is not a criterion", hint=_EXAMPLES)
+    unit = f" {_unit(metric)}" if _unit(metric) else ""
+    sign = "<=" if unit or is_error(metric) else ">="
     return Invalid(
-        f"{text!r}: there is no metric {metric!r}{guess}",
-        hint=f"one of {special}, {', '.join(sorted(QUALITIES))}",
+        f"{text!r} has no limit",
+        hint=f"quote it: -c '{text.strip()} {sign} 1{unit}'; a shell takes {sign[0]} outside of "
+        "quotes for a file",
+    )
+
+
+def _unknown_metric(text: str, metric: str) -> Invalid:
+    near = difflib.get_close_matches(metric.casefold(), METRICS, n=3, cutoff=0.5)
+    usual = ("accuracy", "roc_auc", "rmse")
+    return Invalid(
+        f"{text!r}: there is no metric {metric!r}",
+        hint=f"did you mean {', '.join(near)}?"
+        if near
+        else f"such as {', '.join(usual)}; docs/reference/criteria.md lists all",
         metric=metric,
     )
 
