@@ -41,7 +41,7 @@ def open_registry() -> Registry:
 
 
 def load(reference: str | Path) -> Bundle:
-    """Open a bundle by its folder, or a registered one by its name: `good`, `good/1`, `good@champion`.
+    """Open a bundle by its folder, or a registered one by its name: `good/1`, `good@champion`.
 
     Every file is compared with its digest first. A text is a folder if a bundle lies there.
 

@@ -598,12 +598,12 @@ def _explained_variable(error: Exception, sources: _Sources) -> Invalid:
     return Invalid(f"{sources.shown.get(origin, origin)} is not JSON", hint=_LIST_HINT)
 
 
-_OTHER_VARIABLES = frozenset(
-    "cache_dir certificate certificate_key conformance_only hide_exception_texts key "
-    "key_password".split()
-)
+_OTHERS = """
+    cache_dir certificate certificate_key conformance_only hide_exception_texts key key_password
+"""
+_OTHER_VARIABLES = frozenset(_OTHERS.split())
 """Variables of ours that are no settings, without the prefix."""
-_OF_KUBERNETES = re.compile(r".*_service_(host|port)(_.*)?|port_\d+_(tcp|udp)(_.*)?")
+_OF_KUBERNETES = re.compile(r"(.*_)?service_(host|port)(_.*)?|port_\d+_(tcp|udp)(_.*)?")
 """What Kubernetes sets in every pod beside a service called `bascule`."""
 
 

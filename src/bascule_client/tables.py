@@ -583,7 +583,9 @@ def warn_of_extra(data: Any, signature: Signature) -> None:
         names = [name for row in data for name in row]
     if names is None or isinstance(names, np.ndarray):
         return
-    known = set(signature.columns if signature.is_matrix else (one.name for one in signature.inputs))
+    known = set(
+        signature.columns if signature.is_matrix else (one.name for one in signature.inputs)
+    )
     if signature.is_matrix:
         known.update(one.name for one in signature.inputs)
     if extra := [name for name in dict.fromkeys(names) if name not in known]:

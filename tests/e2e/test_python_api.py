@@ -105,7 +105,9 @@ def test_an_answer_is_a_table_with_a_column_for_each_class(town):
     columns = ["label", "probabilities_Oslo", "probabilities_Rome"]
     assert list(answer.to_pandas().columns) == columns
     assert answer.to_arrow().column_names == columns
-    assert answer.to_pandas()["probabilities_Rome"].tolist() == answer["probabilities"][:, 1].tolist()
+    assert (
+        answer.to_pandas()["probabilities_Rome"].tolist() == answer["probabilities"][:, 1].tolist()
+    )
 
 
 def test_an_output_that_is_not_there_is_an_error_that_lists_the_outputs(town):
@@ -139,9 +141,9 @@ def test_the_original_answers_as_the_estimator_does(town, tmp_path):
 
 
 def test_importing_the_package_imports_no_framework_and_no_server():
-    script = (
-        "import json, sys, bascule; dir(bascule); print(json.dumps(sorted(sys.modules)))"
+    script = "import json, sys, bascule; dir(bascule); print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     modules = json.loads(done.stdout)
     assert not {"sklearn", "onnxruntime", "sqlalchemy", "bascule.app", "bascule.api"} & set(modules)

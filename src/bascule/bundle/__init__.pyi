@@ -1,7 +1,7 @@
 from .answer import Answer as Answer, flat as flat
-from .card import Said as Said, card_json as card_json, render as render
-from .card_plots import plots as plots
+from .card import Plot as Plot, Said as Said, card_json as card_json, render as render
 from .card_html import render_html as render_html
+from .card_plots import plots as plots
 from .disk.folder import (
     Manifest as Manifest,
     Statement as Statement,

@@ -87,7 +87,8 @@ def render_html(manifest: Manifest, said: Said, plots: Sequence[Plot] = ()) -> s
         f"<title>{name}</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{name}</h1>\n"
-        f'<nav aria-label="Sections">{links}</nav>\n{_overview(manifest, said)}\n{body}\n</main>\n</body>\n</html>\n'
+        f'<nav aria-label="Sections">{links}</nav>\n{_overview(manifest, said)}\n'
+        f"{body}\n</main>\n</body>\n</html>\n"
     )
 
 

@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from bascule.bundle.card import Plot
 from bascule.bundle.disk import OUTLIERS
+from bascule.bundle.statements import in_batches
 from bascule.bundle.svg import Chart, grid
-from bascule.bundle.tables import take
+from bascule.bundle.tables import for_program, take
 from bascule.stats import ColumnProfile
 
 if TYPE_CHECKING:
     from bascule.bundle.loaded import Bundle
 
 _MAX_ROWS = 20_000
+_ROWS_AT_ONCE = 4_096
 _MAX_DOTS = 600
 _MAX_CURVE = 160
 _MAX_CLASSES = 10
@@ -35,7 +37,7 @@ Numbers = NDArray[np.float64]
 def plots(bundle: Bundle) -> tuple[Plot, ...]:
     """The plots that the data in the bundle allow; none without held-out rows and baseline.
 
-    The held-out rows are predicted, the first 20,000 of them.
+    The first 20,000 held-out rows are predicted, by the program that serves requests here.
     """
     return (*_of_quality(bundle), *_of_inputs(bundle))
 
@@ -45,7 +47,8 @@ def _of_quality(bundle: Bundle) -> Iterator[Plot]:
     if held_out is None or held_out[1] is None or bundle.targets:
         return
     columns, truth = take(held_out[0], slice(_MAX_ROWS)), held_out[1][:_MAX_ROWS]
-    answer = bundle.predict(columns)
+    program = bundle.program(threads=1)
+    answer = in_batches(program, for_program(columns, program.inputs), _ROWS_AT_ONCE)
     if bundle.task == "regression":
         yield from _of_numbers(_finite(np.asarray(truth, float), answer["prediction"].reshape(-1)))
     elif bundle.task == OUTLIERS:
@@ -87,7 +90,9 @@ def _roc(curves: Sequence[tuple[str, NDArray[np.bool_], Numbers]]) -> Plot:
         wrong = np.append(0, (np.cumsum(~is_it[order]) / max((~is_it).sum(), 1))[ends])
         areas.append(f"{name} {_area(wrong, seen):.3f}")
         kept = np.unique(np.linspace(0, len(seen) - 1, _MAX_CURVE).astype(int))
-        chart.line(zip(wrong[kept].tolist(), seen[kept].tolist(), strict=True), f"line c{place % 6}")
+        chart.line(
+            zip(wrong[kept].tolist(), seen[kept].tolist(), strict=True), f"line c{place % 6}"
+        )
     caption = f"Area under the curve: {', '.join(areas)}. The diagonal is a guess."
     return Plot("ROC curve", caption, chart.svg())
 
@@ -107,8 +112,8 @@ def _reliability(is_it: NDArray[np.bool_], scores: Numbers, what: str) -> Plot:
     chart.line(zip(said, true, strict=True)).dots(zip(said, true, strict=True), radius=3)
     gap = float(np.abs(np.subtract(said, true)) @ counts[filled] / len(scores))
     caption = (
-        f"Of {what}, in {len(filled)} bins of 0.1. On the diagonal, a probability is the share that "
-        f"is true; on average it is off by {gap:.3f}."
+        f"Of {what}, in {len(filled)} bins of 0.1. On the diagonal, a probability is the share "
+        f"that is true; on average it is off by {gap:.3f}."
     )
     return Plot("Reliability", caption, chart.svg())
 

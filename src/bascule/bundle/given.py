@@ -62,7 +62,11 @@ def check_rows(subject: ImportedModel, calibration: Rows | None = None) -> None:
     Raises:
         Invalid: The truth has missing values, or holds none of the classes.
     """
-    for what, rows in (("train", subject.train), ("test", subject.test), ("calibration", calibration)):
+    for what, rows in (
+        ("train", subject.train),
+        ("test", subject.test),
+        ("calibration", calibration),
+    ):
         if rows is not None and rows.truth is not None:
             _check_truth(what, rows.truth, subject)
     if subject.train is not None and len(subject.train) == 1:

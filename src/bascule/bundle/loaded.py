@@ -26,8 +26,8 @@ from bascule.bundle.statements import (
     read_baseline,
     read_calibration,
 )
-from bascule.bundle.trained import Original
 from bascule.bundle.tables import conform, for_program, warn_of_extra
+from bascule.bundle.trained import Original
 from bascule.core import (
     Columns,
     DType,

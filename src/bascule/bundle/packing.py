@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,10 @@ def pack(
 
 def _say_nothing(stage: str) -> None:
     del stage
+
+
+def _show_nothing(what: str, done: int, of: int) -> None:
+    del what, done, of
 
 
 @dataclass(frozen=True, slots=True)
@@ -528,7 +532,7 @@ def _example_rows(subject: ImportedModel) -> Columns:
 def _measure(
     draft: Path, manifest: Manifest, subject: ImportedModel, choice: _Choice, request: Request
 ) -> Cost:
-    show = getattr(request.tell, "step", lambda what, done, of: None)
+    show = getattr(request.tell, "step", _show_nothing)
     columns = parity.sample(_example_rows(subject))
     if subject.saved_format != "python":  # whose code may refuse rows that never were
         columns = cost.rows_to_time(columns)

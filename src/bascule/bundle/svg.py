@@ -70,15 +70,21 @@ class Chart:
         parts = []
         for value in _ticks(*self._x):
             at = self._across(value)
-            parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{bottom}"/>')
+            parts.append(
+                f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{bottom}"/>'
+            )
             parts.append(f'<text x="{at:.1f}" y="{bottom + 15}" class="mid">{value:.4g}</text>')
         for value in _ticks(*self._y):
             at = self._down(value)
-            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
+            parts.append(
+                f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>'
+            )
             parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" class="end">{value:.4g}</text>')
         x_label, y_label = map(escape, self._labels)
         middle = (_TOP + bottom) / 2
-        parts.append(f'<text x="{(_LEFT + right) / 2:g}" y="{_HEIGHT - 6}" class="mid">{x_label}</text>')
+        parts.append(
+            f'<text x="{(_LEFT + right) / 2:g}" y="{_HEIGHT - 6}" class="mid">{x_label}</text>'
+        )
         parts.append(
             f'<text x="12" y="{middle:g}" class="mid" transform="rotate(-90 12 {middle:g})">'
             f"{y_label}</text>"

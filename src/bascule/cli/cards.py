@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from bascule.bundle import Said, card_json, load, plots, render, render_html
 from bascule.bundle.disk import CARD, Statement
 from bascule.cli.screen import note, print_json
-from bascule.core import Invalid, writing
+from bascule.core import BasculeError, Invalid, writing
 from bascule.release import KIND, measure_quality
 
 if TYPE_CHECKING:
+    from bascule.bundle import Bundle, Plot
     from bascule.registry import Version
 
 
@@ -67,7 +68,16 @@ def write_card(
         return
     page = text
     if output.suffix.lower() == ".html":
-        page = render_html(bundle.manifest, shown, plots(bundle))
+        page = render_html(bundle.manifest, shown, _plots(bundle))
     with writing(f"--output {output}"):
         output.write_text(page, encoding="utf-8")
     note(f"wrote {output}")
+
+
+def _plots(bundle: Bundle) -> tuple[Plot, ...]:
+    """The plots; none, with a warning, where the model cannot run here."""
+    try:
+        return plots(bundle)
+    except BasculeError as problem:
+        note(f"warning: the card has no plots: {problem}")
+        return ()

@@ -332,7 +332,7 @@ def retire(
         say(f"{found} {'is in use again' if undo else 'retired'}")
     if not undo and (servers := context.registry().servers_of(found)):
         note(
-            f"warning: {found} is still served by {', '.join(servers)}, until it is unloaded there: "
+            f"warning: {found} is still served by {', '.join(servers)}, until it is unloaded: "
             f"bascule unload {found}"
         )
 

@@ -21,21 +21,20 @@ from bascule.release.criteria import QUALITIES, SHORT_NAMES, Criterion
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
 
-_NUMBERS = frozenset(
-    """
+_NUMBERS = """
     d2_absolute_error_score explained_variance neg_max_error neg_mean_absolute_error
     neg_mean_absolute_percentage_error neg_mean_gamma_deviance neg_mean_poisson_deviance
     neg_mean_squared_error neg_mean_squared_log_error neg_median_absolute_error
     neg_root_mean_squared_error neg_root_mean_squared_log_error r2
-    """.split()
-)
+"""
+OF_NUMBERS = frozenset(_NUMBERS.split())
 """Scorers of numbers; the others are of classes."""
-_PROBABILITIES = frozenset(
-    """
+_PROBABILITIES = """
     average_precision d2_brier_score d2_log_loss_score neg_brier_score neg_log_loss roc_auc
     roc_auc_ovo roc_auc_ovo_weighted roc_auc_ovr roc_auc_ovr_weighted top_k_accuracy
-    """.split()
-)
+"""
+OF_PROBABILITIES = frozenset(_PROBABILITIES.split())
+"""Scorers of classes that ask for probabilities."""
 _TWO_CLASSES = {
     "f1": "f1_macro",
     "jaccard": "jaccard_macro",
@@ -68,7 +67,7 @@ def check_applicable(bundle: Bundle, criteria: Sequence[Criterion]) -> None:
 
 def _check_quality(bundle: Bundle, criterion: Criterion) -> None:
     scorer = SHORT_NAMES.get(criterion.metric, (criterion.metric, 1))[0]
-    of_numbers = scorer in _NUMBERS
+    of_numbers = scorer in OF_NUMBERS
     for name, task, classes in _outputs(bundle):
         if (task == "regression") != of_numbers:
             kind, whose = ("numbers", "classes") if of_numbers else ("classes", "numbers")
@@ -100,7 +99,7 @@ def _check_classes(
     metric = criterion.metric
     scorer = SHORT_NAMES.get(metric, (metric, 1))[0]
     outputs = {field.name.partition(".")[0] for field in bundle.signature.outputs}
-    if scorer in _PROBABILITIES and "probabilities" not in outputs:
+    if scorer in OF_PROBABILITIES and "probabilities" not in outputs:
         raise Invalid(
             f"{str(criterion)!r}: {metric} needs probabilities, and {name} gives none",
             hint="write accuracy >= 0.9 or f1_macro >= 0.8",

@@ -70,6 +70,8 @@ QUALITIES = SCORERS | SHORT_NAMES.keys()
 METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, "parity"}
 """Every metric that a criterion may name."""
 
+_USUAL = ("accuracy", "roc_auc", "rmse")
+
 _MILLISECONDS = {"us": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)}
 _MEGABYTES = {"KB": Decimal("0.001"), "MB": Decimal(1), "GB": Decimal(1000)}
 _WRITTEN = re.compile(
@@ -112,7 +114,8 @@ class Criterion:
         if metric not in METRICS:
             raise _unknown_metric(text, metric)
         against = written["limit"] + written["unit"]
-        if _NAME.fullmatch(against) and metric in QUALITIES:
+        is_name = _NAME.fullmatch(against) and against.casefold() not in ("inf", "infinity", "nan")
+        if is_name and metric in QUALITIES:
             sign = ("<=", "+") if is_error(metric) else (">=", "-")
             raise Invalid(
                 f"{text!r}: a comparison with {against!r} needs a margin",
@@ -259,7 +262,7 @@ def _no_criterion(text: str) -> Invalid:
     unit = f" {_unit(metric)}" if _unit(metric) else ""
     sign = "<=" if unit or is_error(metric) else ">="
     return Invalid(
-        f"{text!r} has no limit",
+        f"{text!r} is not a criterion: it has no limit",
         hint=f"quote it: -c '{text.strip()} {sign} 1{unit}'; a shell takes {sign[0]} outside of "
         "quotes for a file",
     )
@@ -267,12 +270,11 @@ def _no_criterion(text: str) -> Invalid:
 
 def _unknown_metric(text: str, metric: str) -> Invalid:
     near = difflib.get_close_matches(metric.casefold(), METRICS, n=3, cutoff=0.5)
-    usual = ("accuracy", "roc_auc", "rmse")
+    guess = f"; did you mean {near[0]!r}?" if near else ""
     return Invalid(
-        f"{text!r}: there is no metric {metric!r}",
-        hint=f"did you mean {', '.join(near)}?"
-        if near
-        else f"such as {', '.join(usual)}; docs/reference/criteria.md lists all",
+        f"{text!r}: there is no metric {metric!r}{guess}",
+        hint=f"{'the nearest are' if near else 'usual ones are'} "
+        f"{', '.join(near or _USUAL)}; docs/reference/criteria.md lists all",
         metric=metric,
     )
 

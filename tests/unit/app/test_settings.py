@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bascule.app import limits_of, open_registry, protocols_of
-from bascule.core.errors import Invalid, NotFound
+from bascule.core.errors import BasculeWarning, Invalid, NotFound
 from bascule.serving import Limits
 from bascule.serving.protocols.chosen import EVERY_PROTOCOL, PROTOCOL_NAMES
 from bascule.settings import GateSettings, ModelSettings, load_settings

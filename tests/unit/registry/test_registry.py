@@ -381,6 +381,7 @@ def test_a_home_that_is_a_file_is_refused_in_one_sentence(registry, home, bundle
     with pytest.raises(Unavailable, match="cannot be used"):
         registry.push(bundle(), by="ada")
 
+
 # -- which criteria an alias asks for --
 
 
@@ -402,7 +403,7 @@ def test_a_pass_of_other_criteria_does_not_make_up_for_a_failure(bundle, home):
     judged(registry, 1, 1, roc=False, size=True)
     judged(registry, 1, 2, zero=True)
 
-    with pytest.raises(Refused, match="failed its gates: roc_auc >= 0.8"):
+    with pytest.raises(Refused, match=r"failed its gates: roc_auc >= 0\.8"):
         registry.set_alias("late", "champion", 1, by="ada")
 
     judged(registry, 1, 3, roc=True)

@@ -34,7 +34,7 @@ def models(pack):
     return {
         "late": pack("late", LogisticRegression(), [int(one) for one in late]),
         "worded": pack("worded", LogisticRegression(), ["late" if one else "ok" for one in late]),
-        "iris": pack("iris", LogisticRegression(), load_iris().target[:60].tolist()[:-1] + [2]),
+        "iris": pack("iris", LogisticRegression(), [*load_iris().target[:60].tolist()[:-1], 2]),
         "unsure": pack("unsure", RidgeClassifier(), [int(one) for one in late]),
         "delay": pack("delay", LinearRegression(), [row * 2.0 for row in range(60)]),
     }

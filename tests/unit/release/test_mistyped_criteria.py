@@ -9,8 +9,8 @@ from bascule.release import Criterion
 @pytest.mark.parametrize(
     ("text", "said", "hint"),
     [
-        ("roc_auc", "'roc_auc' has no limit", "quote it: -c 'roc_auc >= 1'"),
-        ("rmse", "has no limit", "'rmse <= 1'; a shell takes < outside of quotes for a file"),
+        ("roc_auc", "'roc_auc' is not a criterion: it has no limit", "quote it: -c 'roc_auc >= 1'"),
+        ("rmse", "it has no limit", "'rmse <= 1'; a shell takes < outside of quotes for a file"),
         ("latency_p99[8]", "has no limit", "-c 'latency_p99[8] <= 1 ms'"),
         ("hello", "'hello' is not a criterion", "write it like 'roc_auc >= 0.8'"),
         ("accuracy >= champion", "with 'champion' needs a margin", "accuracy >= champion - 0.01"),
@@ -29,11 +29,11 @@ def test_a_mistake_is_explained_with_the_next_step(text, said, hint):
 def test_a_metric_that_does_not_exist_is_answered_with_three_at_most(name):
     with pytest.raises(Invalid, match=f"there is no metric '{name}'") as refused:
         Criterion.parse(f"{name} >= 0.5")
-    assert refused.value.hint.startswith("did you mean ")
+    assert refused.value.hint.startswith("the nearest are ")
     assert refused.value.hint.count(",") <= 2
 
 
 def test_a_metric_that_is_like_none_is_answered_with_usual_ones():
     with pytest.raises(Invalid) as refused:
         Criterion.parse("zzzz >= 0.5")
-    assert refused.value.hint.startswith("such as accuracy, roc_auc, rmse; ")
+    assert refused.value.hint.startswith("usual ones are accuracy, roc_auc, rmse; ")

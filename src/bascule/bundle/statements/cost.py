@@ -174,7 +174,7 @@ def measure_latency(
     columns: Columns,
     *,
     budget_s: float = 0.06,
-    step: Callable[[int, int], object] = lambda done, of: None,
+    step: Callable[[int, int], object] | None = None,
 ) -> dict[str, dict[int, float]]:
     """By program, by batch size: the median time of one call in microseconds, on one thread.
 
@@ -190,7 +190,8 @@ def measure_latency(
     measured: dict[str, dict[int, float]] = {name: {} for name in programs}
     with _one_thread():
         for place, size in enumerate(BATCH_SIZES):
-            step(place, len(BATCH_SIZES))
+            if step is not None:
+                step(place, len(BATCH_SIZES))
             asked = [name for name in programs if _is_quick(measured[name], size)]
             rounds: dict[str, list[NDArray[np.float64]]] = {name: [] for name in asked}
             for _ in range(_ROUNDS):

@@ -620,7 +620,7 @@ class Engine:
         if bool(before) != bool(self.inline_rows):
             where = "the event loop" if self.inline_rows else "its thread"
             log.info(
-                "%s runs on %s from now on: runs take %.3g ms, and the model is busy %.0f%% of the time",
+                "%s runs on %s from now on: a run takes %.3g ms, and it is busy %.0f%% of the time",
                 self.by.name, where, seen.mean_inline_s * 1e3, seen.busy_share * 100,
             )  # fmt: skip
 
