@@ -153,3 +153,11 @@ def test_one_training_row_is_warned_of_and_two_are_not(tmp_path, model):
 def test_a_traceback_shows_the_next_step():
     assert Invalid("it is wrong", hint="mend it").__notes__ == ["hint: mend it"]
     assert not hasattr(Invalid("it is wrong"), "__notes__")
+
+
+def test_a_bundle_with_rows_that_were_accepted_before_is_rebuilt(tmp_path, model, monkeypatch):
+    """Version 0.1 packed a truth with missing values."""
+    monkeypatch.setattr("bascule.bundle.packing.check_rows", lambda *_: None)
+    bundle = pack(tmp_path, model, train=(TABLE, TRUTH), test=(TABLE, [np.nan, *TRUTH[1:]]))
+    monkeypatch.undo()
+    assert bascule.rebuild(bundle.path, train=(TABLE, TRUTH)).same
