@@ -16,6 +16,23 @@ from bascule.serving.transports import Tls
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerConfig:
+    """What a worker records of its answers.
+
+    Attributes:
+        home: Where the spool is.
+        keep: The share of requests to keep, at most.
+        max_rows_per_s: Of a version in one worker; above it answers are sampled.
+        private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
+    """
+
+    home: Path
+    keep: float = 1.0
+    max_rows_per_s: int = 5_000
+    private: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """What the supervisor tells a worker.
 
@@ -38,6 +55,7 @@ class WorkerConfig:
         multi_model: Whether callers may have models loaded and unloaded.
         allowed_hosts: Names that are answered; see `transports.hosts`.
         control_port: Of the control API, for callers that look for it here; None for none.
+        ledger: What is recorded of answers; None for nothing.
     """
 
     worker: int
@@ -56,6 +74,7 @@ class WorkerConfig:
     multi_model: bool = False
     allowed_hosts: tuple[str, ...] = ()
     control_port: int | None = None
+    ledger: LedgerConfig | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self, dict_factory=_with_plain_paths)

@@ -1,0 +1,4 @@
+from .blocks import Block as Block, read_blocks as read_blocks, to_bytes as to_bytes
+from .query import Ledger as Ledger
+from .scribe import Retention as Retention, Scribe as Scribe
+from .spool import SpoolWriter as SpoolWriter
