@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bascule.bundle import Bundle, load as load_folder
 from bascule.bundle.lineage import user_name
-from bascule.core import KINDS, Invalid, NotFound, TimedOut, Unavailable
+from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable
 
 if TYPE_CHECKING:
     from bascule.registry import Event, Registry, Version
@@ -51,7 +51,7 @@ def load(reference: str | Path) -> Bundle:
     """
     from bascule.control import is_path, registered
 
-    if isinstance(reference, Path) or is_path(reference):
+    if isinstance(reference, Path) or is_path(reference) or not _may_be_a_model(reference):
         return load_folder(reference)
     try:
         registry, version = registered(open_registry, reference)
@@ -64,6 +64,13 @@ def load(reference: str | Path) -> Bundle:
             path=reference,
         ) from None
     return load_folder(registry.path(version))
+
+
+def _may_be_a_model(text: str) -> bool:
+    try:
+        return Reference.parse(text) is not None and not text.endswith(".bundle")
+    except Invalid:
+        return False
 
 
 def check(

@@ -48,17 +48,18 @@ def test_a_bundle_is_pushed_named_and_opened_from_the_registry(town):
     assert set(bascule.open_registry().aliases("town")) == {"champion", "old"}
 
 
-@pytest.mark.parametrize("reference", ["nope", "nope/3", "some/folder/x.bundle", "x.bundle"])
+@pytest.mark.parametrize("reference", ["nope", "nope/3", "nope@champion"])
 def test_what_is_neither_folder_nor_model_is_not_found_and_says_both(town, reference):
     bascule.push(town)
     with pytest.raises(NotFound, match=f"no bundle at '{reference}', and as the name of a model"):
         bascule.load(reference)
 
 
-def test_a_path_is_a_folder_and_no_reference(town):
+@pytest.mark.parametrize("path", [Path("town/1"), "some/folder/town", "town.bundle", "./town"])
+def test_a_path_is_a_folder_and_no_reference(town, path):
     bascule.push(town)
-    with pytest.raises(NotFound):
-        bascule.load(Path("town/1"))
+    with pytest.raises(NotFound, match="there is no bundle at"):
+        bascule.load(path)
 
 
 def test_criteria_of_the_settings_decide_the_alias(home, town):

@@ -44,6 +44,7 @@ EventKind = Literal[
 ]
 
 _TAG_KEY = re.compile(r"[A-Za-z0-9](?:[\w.:/-]{0,126}\w)?", re.ASCII)
+_NAMED = 2
 _MAX_TAG_VALUE = 256
 
 
@@ -260,14 +261,15 @@ def verdict(body: Mapping[str, Any]) -> bool:
 
 
 def summary_of_gates(body: Mapping[str, Any]) -> str:
-    """`passed 5 of 5`, or the reasons of what failed, for the history."""
+    """`passed 5 of 5` with the first criteria, or the reasons of what failed, for the history."""
     results = [result for result in body.get("results", ()) if isinstance(result, Mapping)]
     failed = [result for result in results if result.get("passed") is not True]
     if not failed:
         verdict_word = "passed" if verdict(body) else "failed"
-        named = ", ".join(str(result.get("criterion")) for result in results)
+        named = ", ".join(str(result.get("criterion")) for result in results[:_NAMED])
+        more = f" and {len(results) - _NAMED} more" if len(results) > _NAMED else ""
         count = f"{verdict_word} {len(results)} of {len(results)}"
-        return f"{count}: {named}" if results else verdict_word
+        return f"{count}: {named}{more}" if results else verdict_word
     return "failed " + "; ".join(
         f"{result.get('criterion')}: {result.get('reason')}" for result in failed
     )
