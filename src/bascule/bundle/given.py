@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import CLASSIFICATIONS
@@ -22,7 +23,7 @@ from bascule.core import BasculeWarning, Invalid
 _FEW = 5
 
 
-def check_tolerance(tolerance: float) -> None:
+def check_tolerance(tolerance: Any) -> None:
     """Raise `Invalid` unless it is a number above 0."""
     is_number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
     if not (is_number and math.isfinite(tolerance) and tolerance > 0):
@@ -81,9 +82,10 @@ def check_rows(subject: ImportedModel, calibration: Rows | None = None) -> None:
 def _check_truth(what: str, truth: NDArray[Any], subject: ImportedModel) -> None:
     if subject.task == "other":
         return
-    missing = is_missing(truth).reshape(len(truth), -1).any(axis=1)
+    rows = truth.reshape(len(truth), -1)
+    missing = np.asarray(is_missing(rows).any(axis=1))
     if truth.dtype.kind == "O":  # a NaN among objects is missing as well
-        missing |= [any(one != one for one in row) for row in truth.reshape(len(truth), -1)]
+        missing = missing | np.array([any(one != one for one in row) for row in rows], bool)
     if missing.any():
         raise Invalid(
             f"{what}: {int(missing.sum()):,} of {len(truth):,} values of y are missing, the first "

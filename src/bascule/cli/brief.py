@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from bascule.cli.screen import say, when
 
@@ -73,7 +73,7 @@ def _fields(fields: Sequence[Field]) -> str:
     return ", ".join(shown) + more
 
 
-def _gates(version: Version | None, body: dict[str, object]) -> str:
+def _gates(version: Version | None, body: Mapping[str, Any]) -> str:
     results = body.get("results")
     if not isinstance(results, list) or not results:
         return "unchecked" if version is None else version.gates

@@ -577,7 +577,7 @@ class Registry:
 
     def servers_of(self, version: Version) -> list[str]:
         """The servers that serve the bundle of a version, as `HOST PROCESS`; known within 30 s."""
-        with self._catalogue.read() as book:
+        with self._records.read() as book:
             holds = book.holds(version.digest)
         now = self._clock()
         return sorted(

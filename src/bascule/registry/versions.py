@@ -334,9 +334,9 @@ def check_may_be_aliased(
     again = f"bascule check {version}, or switch registry.require_gates off"
     if not require_gates:
         last = {one: check for check in checks for one in check.judged}
-        failed = [last[one] for one in criteria if one in last and not last[one].judged[one]]
-        if failed:
-            raise _failed(about, version, failed[-1], facts)
+        unmet = [last[one] for one in criteria if one in last and not last[one].judged[one]]
+        if unmet:
+            raise _failed(about, version, unmet[-1], facts)
         if checks and not checks[-1].passed and not (criteria and last.keys() >= set(criteria)):
             raise _failed(about, version, checks[-1], facts)
         return
