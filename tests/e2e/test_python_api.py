@@ -83,6 +83,11 @@ def test_a_server_answers_in_its_block_and_ends_with_it(town):
         assert server.models == ["town/1"]
         with server.client() as client:
             answer = client.predict(TABLE)
+            assert client.predict({"age": 3, "income": 1})["label"].tolist() == ["Rome"]
+            with pytest.warns(
+                bascule.BasculeWarning, match="does not take 'id', which is left out"
+            ):
+                client.predict(TABLE.assign(id=1).to_dict("records"))
         assert np.array_equal(answer["label"], town.predict(TABLE)["label"])
         assert repr(server) == f"Server(town/1 at {server.url})"
     assert repr(server) == "Server(town/1 stopped)"

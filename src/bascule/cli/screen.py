@@ -114,9 +114,10 @@ class Stages:
 
     def __call__(self, line: str) -> None:
         """A stage is done."""
-        if self._console.is_terminal:
-            self._console.print("✓ ", style="green", end="")
-        self._console.print(line, markup=False)
+        from rich.text import Text
+
+        mark = ("✓ ", "green") if self._console.is_terminal else ""
+        self._console.print(Text.assemble(mark, line))  # at once: the bar is drawn in between
         self._now = ""
         self.bar.reset(self._task, description="working", total=None)
 

@@ -269,7 +269,10 @@ def _no_criterion(text: str) -> Invalid:
 
 
 def _unknown_metric(text: str, metric: str) -> Invalid:
-    near = difflib.get_close_matches(metric.casefold(), METRICS, n=3, cutoff=0.5)
+    typed = metric.casefold()
+    begun = [one for one in sorted(METRICS) if len(typed) > 2 and one.startswith(typed)]
+    alike = difflib.get_close_matches(typed, METRICS, n=3, cutoff=0.5)
+    near = list(dict.fromkeys([*begun, *alike]))[:3]
     guess = f"; did you mean {near[0]!r}?" if near else ""
     return Invalid(
         f"{text!r}: there is no metric {metric!r}{guess}",

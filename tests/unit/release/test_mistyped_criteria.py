@@ -33,6 +33,11 @@ def test_a_metric_that_does_not_exist_is_answered_with_three_at_most(name):
     assert refused.value.hint.count(",") <= 2
 
 
+def test_the_beginning_of_a_metric_is_taken_for_it():
+    with pytest.raises(Invalid, match="did you mean 'accuracy'"):
+        Criterion.parse("acc >= 0.5")
+
+
 def test_a_metric_that_is_like_none_is_answered_with_usual_ones():
     with pytest.raises(Invalid) as refused:
         Criterion.parse("zzzz >= 0.5")
