@@ -188,10 +188,7 @@ def serve(
 ) -> Server:
     """Serve models beside this process, and return when they answer.
 
-    ```
-    with bascule.serve("good/1") as server:
-        server.client().predict(X)
-    ```
+    In `with bascule.serve("good/1") as server:`, `server.client().predict(X)` asks it.
 
     Args:
         models: Bundles, their folders, or references: `good/1`, `good@champion`.

@@ -68,7 +68,7 @@ def test_a_comparison_is_written_as_it_is_read(metric, against, margin):
         ("roc_auc >= champion - 1%", "margin '1%' is not a number over 0"),
         ("size <= champion + 1", "size is not compared with another version"),
         ("roc_auk >= champion - 0.01", "did you mean 'roc_auc'"),
-        ("roc_auc >= champion", "the limit 'champion' is not a number"),
+        ("roc_auc >= champion", "a comparison with 'champion' needs a margin"),
     ],
 )
 def test_what_is_wrong_with_a_comparison_is_named(text, complaint):
