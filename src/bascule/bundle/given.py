@@ -70,9 +70,9 @@ def check_rows(subject: ImportedModel, calibration: Rows | None = None) -> None:
     ):
         if rows is not None and rows.truth is not None:
             _check_truth(what, rows.truth, subject)
-    if subject.train is not None and len(subject.train) == 1:
+    if subject.train is not None and len(subject.train) == 1 and not subject.is_network:
         _warn("train has one row: types, ranges and the baseline are those of that row")
-    if subject.test is not None and subject.test.truth is None:
+    if subject.test is not None and subject.test.truth is None and subject.task != "other":
         _warn(
             "test has no truth: neither quality nor calibration can be measured; "
             "pass test=(X_test, y_test)"
