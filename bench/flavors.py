@@ -362,9 +362,9 @@ def _one_row_us(bundle: Any, train: Any) -> dict[str, float]:
 def _original(bundle: Any, model: Any) -> Any:
     """The original as its users run it: a PyTorch module itself, not the calls that are kept."""
     if bundle.manifest.flavor == "torch":
-        from bascule.bundle.flavors.torch import ModuleProgram
+        from bascule.bundle.flavors.torch import program_of
 
-        return ModuleProgram(model, bundle.signature)
+        return program_of(model, bundle.signature)
     return bundle.original()
 
 

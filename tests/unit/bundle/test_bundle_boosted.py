@@ -21,7 +21,7 @@ from sklearn.linear_model import Ridge
 
 from bascule.bundle.compilers import lightgbm as lightgbm_trees, xgboost as xgboost_trees
 from bascule.bundle.flavors import TABLE, flavor_of
-from bascule.bundle.flavors.boosting import library
+from bascule.bundle.flavors.libraries import library
 from bascule.bundle.flavors.originals import open_saved
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
 

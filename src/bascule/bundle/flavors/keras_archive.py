@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bascule.bundle.disk import MAX_SCHEMA_BYTES
-from bascule.bundle.flavors.aten import first_line
-from bascule.bundle.flavors.boosting import library
+from bascule.bundle.flavors.libraries import first_line, library
 from bascule.core import BasculeError, Invalid, Scratch, Untrusted
 
 FORMAT = "keras"

@@ -22,14 +22,12 @@ from bascule.bundle.flavors.boosting import (
     BoostedOriginal,
     ask_own,
     categories_of,
-    distribution_of,
-    is_of,
-    library,
     of_both_classes,
     open_boosted,
     read_boosted,
     with_classes,
 )
+from bascule.bundle.flavors.libraries import distribution_of, is_of, library
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.core import DType, Invalid
