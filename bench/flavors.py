@@ -55,7 +55,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 import bascule
-from bascule.bundle.disk.folder import ISOLATED, ORIGINAL
+from bascule.bundle.disk.folder import ORIGINAL
+from bascule.bundle.disk.manifest import ISOLATED
 from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.opening import open_original
 from bascule.bundle.statements.cost import sample_latency

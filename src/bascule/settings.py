@@ -13,7 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -341,8 +341,17 @@ class _Wrong(Exception):
         }
 
 
+@contextmanager
+def _about(*location: str | int, hint: str = "") -> Iterator[None]:
+    """What is `Invalid` inside is wrong with the setting at `location`."""
+    try:
+        yield
+    except Invalid as error:
+        raise _Wrong(location, error.message, hint or error.hint) from None
+
+
 def _read(file: Path, variables: Mapping[str, str]) -> Settings:
-    from pydantic import field_validator
+    from pydantic import ValidationInfo, field_validator
     from pydantic_settings import (
         BaseSettings,
         EnvSettingsSource,
@@ -362,31 +371,15 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         security: SecuritySettings = SecuritySettings()
         serving: ServingSettings = ServingSettings()
 
-        @field_validator("gates", mode="before")
+        @field_validator("gates", "security", "serving", mode="before")
         @classmethod
-        def read_a_list_in_a_variable(cls, gates: Any) -> Any:
-            if isinstance(gates, dict) and isinstance(gates.get("criteria"), str):
-                with suppress(ValueError):
-                    return {**gates, "criteria": json.loads(gates["criteria"])}
-            return gates
-
-        @field_validator("security", mode="before")
-        @classmethod
-        def read_keys_in_a_variable(cls, security: Any) -> Any:
-            if isinstance(security, dict) and isinstance(security.get("required_keys"), str):
-                with suppress(ValueError):
-                    return {**security, "required_keys": json.loads(security["required_keys"])}
-            return security
-
-        @field_validator("serving", mode="before")
-        @classmethod
-        def read_what_is_json_in_a_variable(cls, serving: Any) -> Any:
-            if not isinstance(serving, dict):
-                return serving
-            read = dict(serving)
-            if (old := read.pop("faces", None)) is not None:  # the name until 0.1
-                read.setdefault("protocols", old)
-            for name in ("protocols", "models", "allowed_hosts"):
+        def read_what_is_json_in_a_variable(cls, section: Any, info: ValidationInfo) -> Any:
+            if not isinstance(section, dict):
+                return section
+            read = dict(section)
+            if info.field_name == "serving" and "faces" in read:  # the name until 0.1
+                read.setdefault("protocols", read.pop("faces"))
+            for name in ("criteria", "required_keys", "protocols", "models", "allowed_hosts"):
                 if isinstance(read.get(name), str):
                     with suppress(ValueError):
                         read[name] = json.loads(read[name])
@@ -406,23 +399,15 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
             return env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
 
     loaded = Loaded()
-    return Settings(
-        home=loaded.home,
-        gates=loaded.gates,
-        registry=loaded.registry,
-        security=loaded.security,
-        serving=loaded.serving,
-    )
+    return Settings(**{one.name: getattr(loaded, one.name) for one in fields(Settings)})
 
 
 def _check_criteria(gates: GateSettings) -> None:
     from bascule.release import Criterion
 
     for index, text in enumerate(gates.criteria):
-        try:
+        with _about("gates", "criteria", index):
             Criterion.parse(text)
-        except Invalid as error:
-            raise _Wrong(("gates", "criteria", index), error.message, error.hint) from None
 
 
 def _check_stores(registry: RegistrySettings) -> None:
@@ -479,31 +464,23 @@ def _check_allowed_hosts(hosts: Sequence[str]) -> None:
     from bascule.serving.transports import check_allowed_host
 
     for index, host in enumerate(hosts):
-        try:
+        with _about("serving", "allowed_hosts", index):
             check_allowed_host(host)
-        except Invalid as error:
-            where = ("serving", "allowed_hosts", index)
-            raise _Wrong(where, error.message, error.hint) from None
 
 
 def _check_models(serving: ServingSettings) -> None:
     from bascule.core import check_name
 
     for model, chosen in serving.models.items():
-        try:
+        with _about("serving", "models", model):
             check_name(model)
-        except Invalid as error:
-            raise _Wrong(("serving", "models", model), error.message, error.hint) from None
         if not chosen.fallback:
             continue
         name, slash, version = chosen.fallback.partition("/")
-        try:
+        with _about("serving", "models", model, "fallback", hint="write NAME or NAME/VERSION"):
             check_name(name)
             if slash:
                 check_name(version, what="version")
-        except Invalid as error:
-            where = ("serving", "models", model, "fallback")
-            raise _Wrong(where, error.message, "write NAME or NAME/VERSION") from None
 
 
 def _explained(problems: Sequence[Mapping[str, Any]], sources: _Sources) -> Invalid:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import conform, load
-from bascule.core import BasculeError, Columns, NotFound, Reference, check_name
+from bascule.core import BasculeError, Columns, NotFound, Reference, check_name, first_line
 from bascule.release.criteria import NotWorse, is_error
 from bascule.release.gates import Measured
 from bascule.release.measure import answers_of, rows_to_judge, score_of
@@ -165,8 +165,8 @@ def _measured(
     except BasculeError as problem:
         return Measured(None, f"not compared with {criterion.against}: {problem.message}")
     except Exception as problem:  # any failure of a model fails the gate, with a reason
-        said = str(problem).strip().splitlines() or [type(problem).__name__]
-        return Measured(None, f"not compared with {criterion.against}: {said[0]}")
+        said = first_line(problem)
+        return Measured(None, f"not compared with {criterion.against}: {said}")
 
 
 class _Pair:

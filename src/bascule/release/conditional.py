@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import is_missing, take
 from bascule.bundle.statements import flat_columns
-from bascule.core import BasculeError, Columns, Invalid
+from bascule.core import BasculeError, Columns, Invalid, first_line
 from bascule.release.conditions import Confidence, Each, Missing, Noise, Slice
 from bascule.release.covering import conformal_coverage
 from bascule.release.criteria import DATA, QUALITIES, Criterion
@@ -74,8 +74,7 @@ class Conditional:
                         None, "scikit-learn is missing: pip install 'bascule[sklearn]'"
                     )
                 except Exception as problem:  # a model that fails, fails its gates
-                    lines = str(problem).strip().splitlines() or [type(problem).__name__]
-                    facts[criterion.measure] = Measured(None, lines[0])
+                    facts[criterion.measure] = Measured(None, first_line(problem))
         return facts
 
     def _fact(self, criterion: Criterion) -> Measured:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import is_missing
 from bascule.bundle.statements import TRAINING_KIND, Training, flat_columns
-from bascule.core import Columns, Untrusted
+from bascule.core import Columns, Untrusted, first_line
 from bascule.release.gates import Measured
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def target_in_features(bundle: Bundle, columns: Columns, truth: NDArray[Any]) ->
     except ImportError:
         return Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
     except ValueError as problem:
-        return Measured(None, str(problem).splitlines()[0])
+        return Measured(None, first_line(problem))
     best = max(scores, key=lambda name: scores[name])
     return Measured(scores[best], f"column {best!r} by itself")
 

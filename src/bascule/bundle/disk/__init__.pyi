@@ -10,6 +10,10 @@ from .folder import (
     read_manifest as read_manifest,
     read_statements as read_statements,
     statements_by_file as statements_by_file,
+    statements_changed_ns as statements_changed_ns,
+    write_file as write_file,
+    write_manifest as write_manifest,
+    write_statement as write_statement,
 )
 from .heldout import from_parquet as from_parquet, to_parquet as to_parquet
 from .limits import (

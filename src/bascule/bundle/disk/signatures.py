@@ -26,7 +26,7 @@ from bascule.bundle.disk.folder import (
 from bascule.bundle.disk.limits import MAX_STATEMENT_BYTES
 from bascule.bundle.disk.reading import parse, shaped
 from bascule.core import Invalid, Untrusted, canonical_json, sha256_bytes
-from bascule.security import Signed, sign_folder, verify_folder
+from bascule.security import sign_folder, verify_folder
 
 KIND = "signature"
 FILE = f"{STATEMENTS}/model.sig"
@@ -110,7 +110,8 @@ def verify_bundle(path: Path, public_keys: Sequence[Path]) -> Verified:
             except Untrusted as problem:
                 refused.append(problem.message)
                 continue
-            if _vouches(signed, manifest):
+            # It covers the manifest, with which every other file was compared already.
+            if signed.files.get(MANIFEST) == manifest.digest.removeprefix("sha256:"):
                 return Verified(manifest, signed.key, signed.files)
             refused.append(f"{key} signed other files of {path} than its {MANIFEST}")
     raise Untrusted(
@@ -151,8 +152,3 @@ def _signatures(path: Path) -> Iterator[bytes]:
     file = path / FILE
     if file.is_file() and not file.is_symlink():
         yield file.read_bytes()
-
-
-def _vouches(signed: Signed, manifest: Manifest) -> bool:
-    """Whether it covers the manifest; every other file was compared with that already."""
-    return signed.files.get(MANIFEST) == manifest.digest.removeprefix("sha256:")

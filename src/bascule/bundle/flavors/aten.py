@@ -27,9 +27,9 @@ from functools import partial
 from typing import Any
 
 from bascule.bundle.disk import MAX_GRAPH_DEPTH, MAX_GROWN_ELEMENTS, MAX_NODES, Manifest
-from bascule.bundle.flavors.libraries import first_line, library
+from bascule.bundle.flavors.libraries import library
 from bascule.bundle.flavors.networks import NetworkProgram
-from bascule.core import Columns, Field, Unconvertible, Untrusted
+from bascule.core import Columns, Field, Unconvertible, Untrusted, first_line
 
 FORMAT = "torch-aten"
 FILE = "original/model.safetensors"

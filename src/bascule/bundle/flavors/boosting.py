@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.frames import Frame
-from bascule.bundle.flavors.libraries import first_line
 from bascule.bundle.flavors.tabular import (
     as_trained,
     fields_of,
@@ -41,6 +40,7 @@ from bascule.core import (
     Program,
     Signature,
     Untrusted,
+    first_line,
 )
 
 Ask = Callable[[Any], NDArray[Any]]

@@ -21,7 +21,7 @@ from bascule.bundle.compilers import ROWS, export, tidy, to_onnx
 from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors import keras_archive as archive
 from bascule.bundle.flavors.aten import tensor_of
-from bascule.bundle.flavors.libraries import first_line, installed_version, is_of, library
+from bascule.bundle.flavors.libraries import installed_version, is_of, library
 from bascule.bundle.flavors.networks import (
     Given,
     NetworkProgram,
@@ -47,6 +47,7 @@ from bascule.core import (
     Signature,
     Unconvertible,
     Untrusted,
+    first_line,
 )
 
 _BACKENDS = ("jax", "tensorflow", "torch")

@@ -40,8 +40,3 @@ def installed_version(name: str) -> str:
 def is_of(model: Any, home: str) -> bool:
     """Whether the model's class, or one that it is derived from, is of the package `home`."""
     return any(kind.__module__.partition(".")[0] == home for kind in type(model).__mro__)
-
-
-def first_line(problem: Exception) -> str:
-    lines = str(problem).strip().splitlines()
-    return lines[0][:500] if lines else type(problem).__name__

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.flavors.libraries import first_line
 from bascule.bundle.imported import Rows
 from bascule.bundle.statements import parity
 from bascule.bundle.tables import MATRIX, Table, as_dtype, conform, read_table, take
@@ -27,6 +26,7 @@ from bascule.core import (
     Program,
     Signature,
     Unconvertible,
+    first_line,
 )
 
 _COMPARED_ROWS = 256

@@ -78,7 +78,10 @@ class Torch:
             frame={},
             train=rows,
             test=None if test is None else rows_of(read_given(test, "test", takes), signature),
-            parameters={"module": repr(type(model).__qualname__), "parameters": str(_size(model))},
+            parameters={
+                "module": repr(type(model).__qualname__),
+                "parameters": str(sum(each.numel() for each in model.parameters())),
+            },
             reopened=again,
             is_network=True,
         )
@@ -187,7 +190,3 @@ def _answers(module: Any, columns: Columns) -> dict[str, NDArray[Any]]:
     with evaluating(module), torch.no_grad():
         answer = module(**_tensors(columns))
     return {name: tensor.numpy() for name, tensor in named_outputs(answer).items()}
-
-
-def _size(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
