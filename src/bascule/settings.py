@@ -48,21 +48,26 @@ ProtocolName = Literal["oip", "tfserving", "invocations", "vertex", "azureml"]
 _Port = Annotated[int, Ge(0), Le(65_535)]
 
 
+class _Section:
+    """Refuses names that it does not know."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateSettings:
+class GateSettings(_Section):
     """What a version must meet to move on.
 
     Attributes:
         criteria: As they are written: `roc_auc >= 0.8`, `latency_p99 <= 5 ms`.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
     criteria: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegistrySettings:
+class RegistrySettings(_Section):
     """Where the registry is, and how strict.
 
     Attributes:
@@ -73,15 +78,13 @@ class RegistrySettings:
             `gates.criteria` where there are any.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
     store: str = field(default="sqlite", repr=False)
     objects: str = field(default="files", repr=False)
     require_gates: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SecuritySettings:
+class SecuritySettings(_Section):
     """Who must vouch for a bundle, and who may call a server.
 
     Attributes:
@@ -93,15 +96,13 @@ class SecuritySettings:
         keys_stale_s: How long the known keys hold while the catalogue cannot be read.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
     required_keys: tuple[Path, ...] = ()
     callers: Literal["auto", "keys", "anybody"] = "auto"
     keys_stale_s: Annotated[float, Gt(0), Le(31_536_000)] = 3_600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
+class ModelSettings(_Section):
     """How one model is treated that fails: a section `[serving.models.NAME]`.
 
     Attributes:
@@ -112,8 +113,6 @@ class ModelSettings:
         fallback: The model that answers instead: `NAME` or `NAME/VERSION`; empty for none.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
     timeout_s: Annotated[float, Ge(0), Le(3_600)] = 0.0
     breaker_failures: Annotated[int, Ge(0), Le(1_000_000)] = 0
     breaker_open_s: Annotated[float, Gt(0), Le(3_600)] = 10.0
@@ -122,7 +121,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServingSettings:
+class ServingSettings(_Section):
     """How predictions are served.
 
     Attributes:
@@ -161,8 +160,6 @@ class ServingSettings:
 
     A relative file is meant from the folder of the settings; an empty text is none.
     """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     host: Annotated[str, MinLen(1)] = "127.0.0.1"
     port: _Port = 8080

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -102,7 +103,7 @@ async def _ask_all(port: int, requests: list[bytes], connections: int) -> list[R
     try:
         async with asyncio.timeout(_GIVE_UP_AFTER_S):
             for caller in callers:
-                await loop.create_connection(lambda caller=caller: caller, "127.0.0.1", port)
+                await loop.create_connection(partial(_itself, caller), "127.0.0.1", port)
             await asyncio.gather(*(caller.finished for caller in callers))
     except (TimeoutError, OSError):
         pass  # what was not answered by now stays None, and counts as an error
@@ -110,6 +111,10 @@ async def _ask_all(port: int, requests: list[bytes], connections: int) -> list[R
         for caller in callers:
             caller.close()
     return queue.replies
+
+
+def _itself(caller: _Caller) -> _Caller:
+    return caller
 
 
 class _Queue:

@@ -1,6 +1,11 @@
 from . import folder as folder
 from .bodies import check_body as check_body
-from .diff import Difference as Difference, Facts as Facts, differences as differences
+from .diff import (
+    Difference as Difference,
+    Facts as Facts,
+    differences as differences,
+    versions_of as versions_of,
+)
 from .examples import columns_of as columns_of, example_body as example_body
 from .folder import (
     digest_of as digest_of,
