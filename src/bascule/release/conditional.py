@@ -7,6 +7,7 @@ criterion's `measure`; what cannot be measured carries the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 
 from bascule.bundle import is_missing, take
 from bascule.bundle.statements import flat_columns
-from bascule.core import BasculeError, Columns, Invalid, first_line
+from bascule.core import Columns, Invalid
 from bascule.release.conditions import Confidence, Each, Missing, Noise, Slice
 from bascule.release.covering import conformal_coverage
 from bascule.release.criteria import DATA, QUALITIES, Criterion
-from bascule.release.gates import Measured
+from bascule.release.gates import Measured, attempted
 from bascule.release.leakage import coverage, overlap, target_in_features
 from bascule.release.states import in_state
 
@@ -65,16 +66,7 @@ class Conditional:
         facts: dict[str, Measured] = {}
         for criterion in criteria:
             if is_conditional(criterion) and criterion.measure not in facts:
-                try:
-                    facts[criterion.measure] = self._fact(criterion)
-                except BasculeError as problem:
-                    facts[criterion.measure] = Measured(None, problem.message)
-                except ImportError:
-                    facts[criterion.measure] = Measured(
-                        None, "scikit-learn is missing: pip install 'bascule[sklearn]'"
-                    )
-                except Exception as problem:  # a model that fails, fails its gates
-                    facts[criterion.measure] = Measured(None, first_line(problem))
+                facts[criterion.measure] = attempted(partial(self._fact, criterion))
         return facts
 
     def _fact(self, criterion: Criterion) -> Measured:

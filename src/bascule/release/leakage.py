@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import is_missing
 from bascule.bundle.statements import TRAINING_KIND, Training, flat_columns
-from bascule.core import Columns, Untrusted, first_line
+from bascule.core import Columns, Untrusted
 from bascule.release.gates import Measured
 
 if TYPE_CHECKING:
@@ -59,12 +59,7 @@ def target_in_features(bundle: Bundle, columns: Columns, truth: NDArray[Any]) ->
     is its ROC AUC (one against the rest) or its R2. Near 1, the column *is* the target, under
     another name or from after the fact.
     """
-    try:
-        scores = _scores_of_columns(bundle, flat_columns(columns, bundle.signature), truth)
-    except ImportError:
-        return Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
-    except ValueError as problem:
-        return Measured(None, first_line(problem))
+    scores = _scores_of_columns(bundle, flat_columns(columns, bundle.signature), truth)
     best = max(scores, key=lambda name: scores[name])
     return Measured(scores[best], f"column {best!r} by itself")
 

@@ -15,15 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bascule.bundle.disk import folder as disk
-from bascule.bundle.disk.folder import (
-    CARD,
-    MANIFEST,
-    STATEMENTS,
-    Manifest,
-    Statement,
-    read_manifest,
-)
 from bascule.bundle.disk.limits import MAX_STATEMENT_BYTES
+from bascule.bundle.disk.manifest import CARD, MANIFEST, STATEMENTS, Manifest, Statement
 from bascule.bundle.disk.reading import parse, shaped
 from bascule.core import Invalid, Untrusted, canonical_json, sha256_bytes
 from bascule.security import sign_folder, verify_folder
@@ -81,7 +74,7 @@ def sign_bundle(
         Untrusted: A byte of it was altered since it was sealed. Nothing is signed.
         Invalid: The key cannot be read, or the signature cannot be written.
     """
-    manifest = read_manifest(path)
+    manifest = disk.read_manifest(path)
     folder = path / STATEMENTS
     ignored = [CARD, STATEMENTS]
     if statements:
@@ -101,7 +94,7 @@ def verify_bundle(path: Path, public_keys: Sequence[Path]) -> Verified:
     """
     if not public_keys:
         raise Invalid("there is no key to verify with", hint="name one with --key")
-    manifest = read_manifest(path)
+    manifest = disk.read_manifest(path)
     refused: list[str] = []
     for signature in _signatures(path):
         for key in public_keys:
