@@ -55,8 +55,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 import bascule
-from bascule.bundle.disk.folder import ORIGINAL
-from bascule.bundle.disk.manifest import ISOLATED
+from bascule.bundle.disk import ISOLATED, ORIGINAL
 from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.opening import open_original
 from bascule.bundle.statements.cost import sample_latency

@@ -142,9 +142,9 @@ def _request(bundle: Bundle, tell: Callable[[str], None]) -> Request:
 
 def _rows(bundle: Bundle, known: Mapping[str, Any], given: Mapping[str, Any]) -> Given:
     recorded = {what: known.get(what) for what in given}
-    known = bundle.calibration
-    is_own = known is not None and known.source == "calibration"
-    if recorded["calibration"] is None and is_own:
+    calibration = bundle.calibration
+    has_own = calibration is not None and calibration.source == "calibration"
+    if recorded["calibration"] is None and has_own:
         recorded["calibration"] = {}  # packed before its digest was recorded
     made: dict[str, Any] = {}
     for what, told in recorded.items():
