@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from bascule.bundle import conform, load
 from bascule.core import Columns, NotFound, Reference, check_name
+from bascule.release.conditional import attempted
 from bascule.release.criteria import NotWorse, is_error
-from bascule.release.gates import Measured, attempted
+from bascule.release.gates import Measured
 from bascule.release.measure import answers_of, rows_to_judge, score_of
 from bascule.stats import (
     RESAMPLES,

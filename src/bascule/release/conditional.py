@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from bascule.bundle import is_missing, take
 from bascule.bundle.statements import flat_columns
-from bascule.core import Columns, Invalid
+from bascule.core import BasculeError, Columns, Invalid, first_line
 from bascule.release.conditions import Confidence, Each, Missing, Noise, Slice
 from bascule.release.covering import conformal_coverage
 from bascule.release.criteria import DATA, QUALITIES, Criterion
-from bascule.release.gates import Measured, attempted
+from bascule.release.gates import Measured
 from bascule.release.leakage import coverage, overlap, target_in_features
 from bascule.release.states import in_state
 
@@ -32,6 +32,21 @@ _MISSING = "missing"
 
 Ask = Callable[[Columns], Columns]
 Score = Callable[[str, Columns, NDArray[Any]], Measured]
+
+
+def attempted(take: Callable[[], Measured], *, failing: str = "") -> Measured:
+    """The fact that `take` gives, or why there is none: any failure of a model fails its gates.
+
+    `failing` stands before the reason.
+    """
+    try:
+        return take()
+    except ImportError:
+        return Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
+    except BasculeError as problem:
+        return Measured(None, failing + problem.message)
+    except Exception as problem:  # a model, or a scorer, may raise anything
+        return Measured(None, failing + first_line(problem))
 
 
 class Conditional:

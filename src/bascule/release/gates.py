@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bascule.core import BasculeError, first_line
 from bascule.release.criteria import Criterion
 
 
@@ -25,21 +24,6 @@ class Measured:
     value: float | None
     note: str = ""
     is_waived: bool = False
-
-
-def attempted(take: Callable[[], Measured], *, failing: str = "") -> Measured:
-    """The fact that `take` gives, or why there is none: any failure of a model fails its gates.
-
-    `failing` stands before the reason.
-    """
-    try:
-        return take()
-    except ImportError:
-        return Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
-    except BasculeError as problem:
-        return Measured(None, failing + problem.message)
-    except Exception as problem:  # a model, or a scorer, may raise anything
-        return Measured(None, failing + first_line(problem))
 
 
 @dataclass(frozen=True, slots=True)
