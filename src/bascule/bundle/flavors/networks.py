@@ -68,7 +68,7 @@ class Given:
 
 
 Ask = Callable[[Columns], Mapping[str, NDArray[Any]]]
-"""Asks a network: all outputs by name, or whatever its library raises."""
+"""Asks a network: all outputs by name. Raises the errors of its library."""
 
 
 class NetworkProgram(Program):
