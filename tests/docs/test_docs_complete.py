@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Le, Lt
 import bascule
 from bascule import cli
 from bascule.bundle import pack
-from bascule.bundle.disk import folder as disk
+from bascule.bundle.disk import manifest as disk
 from bascule.bundle.disk.manifest import Target
 from bascule.bundle.lineage import TABLE as LINEAGE
 from bascule.core.errors import KINDS
