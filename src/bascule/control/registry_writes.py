@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from bascule.control.conventions import Conditional, Precondition, etag_of, stal
 from bascule.control.registry_reads import Number, version_of
 from bascule.control.rights import caller_of
 from bascule.control.views import AliasView, EventView, Tags, VersionView
-from bascule.core import Conflict, Overloaded, Scratch, Unavailable
+from bascule.core import BasculeError, Conflict, Overloaded, Scratch, Unavailable
 
 if TYPE_CHECKING:
     from bascule.registry import Registry
@@ -30,6 +31,9 @@ _MAX_TRANSFERS = 2
 """Uploads and downloads at once: each copies a bundle."""
 _CHUNK_BYTES = 1 << 20
 _TAGS = "registry"
+_OWN_PLACE = re.compile(r"\S*/bascule-(?:transfer|import)-[^/\s]*/bundle(?:\.tar)?")
+"""A path that a caller has no use for."""
+
 _Reason = Annotated[str, Query(max_length=1_024, description="Why, for the history")]
 _ARCHIVE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
@@ -189,7 +193,11 @@ def _add_bundles(app: FastAPI, open_registry: Callable[[], Registry], take_in: T
         user = caller_of(request).user
         with transferring() as file:
             await _receive(request, file)
-            version = await run_in_threadpool(take_in, file, model, user)
+            try:
+                version = await run_in_threadpool(take_in, file, model, user)
+            except BasculeError as problem:
+                message = _OWN_PLACE.sub("the uploaded bundle", problem.message)
+                raise type(problem)(message, hint=problem.hint, **problem.facts) from None
         response.headers["Location"] = f"/api/v1/models/{model}/versions/{version.number}"
         return VersionView.of(version)
 
