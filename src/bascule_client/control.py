@@ -19,7 +19,6 @@ from urllib.parse import quote, urlencode
 from bascule_client.addresses import parse_address
 from bascule_client.errors import KINDS, BasculeError, Unauthenticated, Unavailable
 from bascule_client.kinds import kind_of
-from bascule_client.masking import masked
 
 KIND_URN = "urn:bascule:error:"
 PAGE = 1_000
@@ -157,8 +156,12 @@ class ControlClient:
             made.close()
 
     def _away(self) -> BasculeError:
+        host, port = self._address.host, self._address.port
+        shown = f"[{host}]" if ":" in host else host
         return Unavailable(
-            f"no control API answers at {masked(self._address.url)}", hint=self._hint
+            f"no server's control API answers at {shown}:{port}"
+            + ("" if self._tls is None else ", over TLS"),
+            hint=self._hint,
         )
 
 

@@ -87,7 +87,10 @@ def show(model: RefOrPath, as_json: AsJson = False) -> None:
     others = registry.versions(version.model) if registry and version else []
     if as_json:
         shown = showing_json(bundle, version, statements)
-        print_json(shown | {"tags": tags, "bundle": bundle_json(bundle)})
+        made = bundle_json(bundle)
+        if version and context.is_remote():
+            made["path"] = None  # a copy that goes when the command ends
+        print_json(shown | {"tags": tags, "bundle": made})
     else:
         counting = bundle.statements() if version is None else context.statements(version)
         print_bundle(bundle, version, counting, others)
