@@ -2,7 +2,7 @@
 
 As draft-ietf-httpapi-idempotency-key-header-07 has it: the same key with the same request gets the
 first answer again; with another request 422; while the first is under way 409. Answers that a
-retry may improve on (408, 429, 5xx) are not kept.
+retry may improve on (408, 429, 5xx) are not kept, nor are secrets (`Cache-Control: no-store`).
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ async def once(
     reply = None
     try:
         response = await _answered(request, handle)
-        if response.status_code < 500 and response.status_code not in _RETRYABLE:
+        if _may_be_kept(response):
             reply = Reply(response.status_code, _kept_headers(response), bytes(response.body))
         return response
     finally:
@@ -158,6 +158,12 @@ async def _answered(request: Request, handle: Callable[[Request], Awaitable[Resp
         if answer is None:
             raise
         return answer
+
+
+def _may_be_kept(response: Response) -> bool:
+    """Neither an answer that a retry may improve on, nor a secret."""
+    is_final = response.status_code < 500 and response.status_code not in _RETRYABLE
+    return is_final and response.headers.get("cache-control") != "no-store"
 
 
 def _kept_headers(response: Response) -> tuple[tuple[str, str], ...]:

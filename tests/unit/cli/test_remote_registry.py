@@ -202,6 +202,13 @@ def test_what_needs_the_registry_itself_says_so(run, tmp_path, served):
         assert "does not work over --server" in said
 
 
+def test_what_is_served_is_changed_at_the_same_address(run, tmp_path, served):
+    for command in ("load gb/1", "swap gb/1", "unload gb/1"):
+        code, _, said = run(tmp_path, served, *command.split())
+        assert code == 3, said
+        assert "no server runs beside this control process" in said
+
+
 def test_a_server_that_is_not_there_is_unavailable(run, tmp_path):
     code, out, said = run(tmp_path, "http://127.0.0.1:1", "models")
     assert (code, out) == (6, "")

@@ -157,19 +157,32 @@ def test_a_version_is_retired_and_restored_on_condition(client):
 
 def test_a_request_that_is_sent_twice_is_done_once(client, registry):
     key = {"Idempotency-Key": '"8e03978e"'}
-    wanted = {"name": "ada", "permissions": ["infer:gb"]}
-    first = client.post("/api/v1/keys", json=wanted, headers=key)
-    again = client.post("/api/v1/keys", json=wanted, headers=key)
-    assert (first.status_code, again.status_code) == (201, 201)
+    first = client.put(ALIAS, json={"number": 1, "reason": "first"}, headers=key)
+    registry.drop_alias("gb", "champion", by="eve")
+    again = client.put(ALIAS, json={"number": 1, "reason": "first"}, headers=key)
+    assert (first.status_code, again.status_code) == (200, 200)
     assert first.json() == again.json()
-    assert again.headers["location"] == first.headers["location"]
+    assert again.headers["etag"] == first.headers["etag"]
     assert "idempotency-replayed" not in first.headers
     assert again.headers["idempotency-replayed"] == "true"
-    assert len(client.get("/api/v1/keys").json()["items"]) == 1
+    assert registry.aliases("gb") == {}
 
-    other = client.post("/api/v1/keys", json={**wanted, "name": "bob"}, headers=key)
+    other = client.put(ALIAS, json={"number": 1, "reason": "other"}, headers=key)
     assert other.status_code == 422
-    assert client.post("/api/v1/keys", json=wanted).status_code == 409
+    assert client.delete(ALIAS, headers=key).status_code == 422
+    assert client.put(ALIAS, json={"number": 1}).status_code == 200
+
+
+def test_the_secret_of_a_key_is_shown_once_and_not_kept(client):
+    key = {"Idempotency-Key": "k"}
+    wanted = {"name": "ada", "permissions": ["infer:gb"]}
+    first = client.post("/api/v1/keys", json=wanted, headers=key)
+    assert (first.status_code, first.json()["token"][:4]) == (201, "bsc_")
+    again = client.post("/api/v1/keys", json=wanted, headers=key)
+    assert (again.status_code, "token" in again.json()) == (409, False)
+    (kept,) = client.get("/api/v1/keys").json()["items"]
+    assert kept["id"] == first.headers["location"].rpartition("/")[2]
+    assert "token" not in kept
 
 
 def test_an_error_of_the_caller_is_given_again_too(client, registry):
