@@ -12,6 +12,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -20,7 +21,7 @@ from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from bascule.control.problems import KeyReused, problem_of
-from bascule.core import Conflict, Invalid
+from bascule.core import BasculeError, Conflict, Invalid
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
@@ -144,10 +145,11 @@ async def once(
             reply = Reply(response.status_code, _kept_headers(response), bytes(response.body))
         return response
     finally:
-        if reply is None:
-            await run_in_threadpool(requests.forget, key, caller)
-        else:
-            await run_in_threadpool(requests.finish, key, caller, reply)
+        with suppress(BasculeError):  # what the request did stands, also if this cannot be kept
+            if reply is None:
+                await run_in_threadpool(requests.forget, key, caller)
+            else:
+                await run_in_threadpool(requests.finish, key, caller, reply)
 
 
 async def _answered(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:

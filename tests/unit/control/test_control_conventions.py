@@ -288,3 +288,16 @@ def test_a_bundle_that_is_downloaded_is_uploaded_again_as_the_same_version(
     assert broken.json()["type"] == "urn:bascule:error:Untrusted"
     assert "bascule-transfer" not in broken.text
     assert len(registry.versions("gb")) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "most"), [("/api/v1/models/gb/versions", 4 << 30), ("/api/v1/keys", 1 << 20)]
+)
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_body_is_bounded_by_its_route(client, connect, path, most, over):
+    with connect(client.base_url.port) as raw:
+        raw.send(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {most + over}\r\n"
+            "Expect: 100-continue\r\n\r\n".encode()
+        )
+        assert raw.answer().status == (413 if over else 100)
