@@ -17,7 +17,7 @@ from typing import IO, Any
 from urllib.parse import quote, urlencode
 
 from bascule_client.addresses import parse_address
-from bascule_client.errors import KINDS, BasculeError, Unauthenticated, Unavailable
+from bascule_client.errors import KINDS, BasculeError, Invalid, Unauthenticated, Unavailable
 from bascule_client.kinds import kind_of
 
 KIND_URN = "urn:bascule:error:"
@@ -25,6 +25,7 @@ PAGE = 1_000
 _TRIES = 2
 _CHUNK_BYTES = 1 << 20
 _KINDS = {kind.__name__: kind for kind in KINDS}
+_EXAMPLE = "give for example http://127.0.0.1:8082"
 _HINT = "start one with bascule serve or bascule control, and check its address and port"
 
 
@@ -50,9 +51,11 @@ class ControlClient:
             hint: The next step where no server answers.
 
         Raises:
-            Invalid: The address cannot be one.
+            Invalid: The address cannot be one, or is a Unix socket.
         """
         self._address = parse_address(url)
+        if self._address.unix_socket:
+            raise Invalid(f"{url} is a Unix socket, which a control API has not", hint=_EXAMPLE)
         self._tls = tls or self._address.tls
         self._timeout_s = timeout_s
         self._hint = hint

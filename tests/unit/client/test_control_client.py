@@ -123,3 +123,9 @@ def test_a_list_is_read_to_its_last_page():
 
 def test_names_in_a_path_are_quoted():
     assert path_of("models", "a/b c", 3) == "/api/v1/models/a%2Fb%20c/3"
+
+
+@pytest.mark.parametrize("url", ["nonsense", "unix:/run/bascule.sock", "http://ada@host"])
+def test_an_address_that_cannot_be_one_is_refused(url):
+    with pytest.raises(Invalid):
+        ControlClient(url)
