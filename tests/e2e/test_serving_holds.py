@@ -26,7 +26,7 @@ def bascule(*arguments: str, home: Path) -> str:
 
 def held(home: Path, digest: str) -> int:
     registry: Any = open_stores(home)
-    with registry._catalogue.read() as book:
+    with registry._records.read() as book:
         return len(book.holds(digest))
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from bascule.core import NotFound
-from bascule.registry.stores import Catalogue
+from bascule.registry.stores import Records
 from bascule.security import Key, Permission, create_key, revoke_key
 
 
@@ -34,13 +34,13 @@ class Keys(Protocol):
 class CatalogueKeys:
     """See `Keys` and `security.keys.KeyStore`."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    def __init__(self, records: Records) -> None:
+        self._records = records
 
     def stored(self) -> Sequence[Key]:
         try:
-            with self._catalogue.read() as catalogue:
-                return catalogue.keys()
+            with self._records.read() as book:
+                return book.keys()
         except NotFound:
             return []  # nothing was ever written, so no key was made
 
@@ -60,10 +60,10 @@ class CatalogueKeys:
         return revoke_key(self, name, now=datetime.now(UTC), by=by)
 
     def add(self, key: Key) -> None:
-        self._catalogue.create()
-        with self._catalogue.write() as catalogue:
-            catalogue.add_key(key)
+        self._records.create()
+        with self._records.write() as book:
+            book.add_key(key)
 
     def revoke(self, key_id: str, *, at: datetime, by: str) -> None:
-        with self._catalogue.write() as catalogue:
-            catalogue.end_key(key_id, at=at, by=by)
+        with self._records.write() as book:
+            book.end_key(key_id, at=at, by=by)

@@ -134,7 +134,7 @@ def fuzzed(tmp_path_factory, cancer_bundle):
     """A client of its own: random requests also load, unload, tag, retire and make keys."""
     registry = open_registry(tmp_path_factory.mktemp("fuzzed") / "home")
     registry.push(cancer_bundle, by="ada")
-    keys = CatalogueKeys(registry._catalogue)
+    keys = CatalogueKeys(registry._records)
     app = control_app(FakeSupervisor(), lambda: registry, find, open_keys=lambda: keys)
     with asking(app) as client:
         yield client

@@ -27,7 +27,7 @@ def registry(tmp_path, cancer_bundle):
 
 @pytest.fixture
 def client(registry):
-    keys = CatalogueKeys(registry._catalogue)
+    keys = CatalogueKeys(registry._records)
     app = control_app(FakeSupervisor(), lambda: registry, find, open_keys=lambda: keys)
     with asking(app) as client:
         yield client

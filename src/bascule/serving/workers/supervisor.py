@@ -46,8 +46,9 @@ from bascule.serving.specs import (
 from bascule.serving.telemetry import FAILURES_ALONE, Counters, MetricLabels, RequestLogConfig
 from bascule.serving.transports import BACKLOG, Tls
 from bascule.serving.workers.channel import Message, WorkerProcess, error_from_json, error_to_json
-from bascule.serving.workers.config import WorkerConfig
+from bascule.serving.workers.config import LedgerConfig, WorkerConfig
 from bascule.serving.workers.control_child import Backoff, ControlChild, ControlCommand
+from bascule.serving.workers.scribe_child import ScribeChild
 
 log = logging.getLogger(__name__)
 
@@ -235,6 +236,8 @@ class Supervisor:
         journal: RequestLogConfig = FAILURES_ALONE,
         find: FindModel | None = None,
         allowed_hosts: tuple[str, ...] = (),
+        ledger: LedgerConfig | None = None,
+        scribe: Sequence[str] = (),
     ) -> None:
         """Bind the ports at once, so that a port in use is known before anything is started.
 
@@ -253,6 +256,9 @@ class Supervisor:
             journal: What the request log records.
             find: Finds what callers of the workers want to have loaded; None where they may not.
             allowed_hosts: Names that are answered; see `transports.hosts`.
+            ledger: What workers record of answers; None for nothing.
+            scribe: The command of the process that writes the ledger; the supervisor's process id
+                follows.
 
         Raises:
             Conflict: The port is in use.
@@ -305,6 +311,7 @@ class Supervisor:
                     journal=journal,
                     multi_model=find is not None,
                     allowed_hosts=allowed_hosts,
+                    ledger=ledger,
                 ),
                 own,
                 shared_fds=(counters_fd, keys_fd, *unix_fds),
@@ -324,6 +331,7 @@ class Supervisor:
                 control, (counters_fd, keys_fd), self._answer_control, self._spawning,
                 self._counters.count_control_restart,
             )  # fmt: skip
+        self.scribe = ScribeChild(scribe, self._spawning) if scribe else None
         self._starting_control = threading.Lock()
         self._workers_answer = threading.Event()
         self._find = find
@@ -368,6 +376,8 @@ class Supervisor:
         except BaseException:
             self.stop(drain_s=0)
             raise
+        if self.scribe is not None:
+            self.scribe.start()
         self._monitor.start()
         self._workers_answer.set()
 
@@ -573,6 +583,8 @@ class Supervisor:
                 process.signal(signal.SIGKILL)
                 process.wait(_TURN_TIMEOUT_S)
             process.close()
+        if self.scribe is not None:
+            self.scribe.stop()  # last: it takes in what the workers have left
         if self.control is not None:
             self.control.wait()
         self._spawning.shutdown()
@@ -591,6 +603,11 @@ class Supervisor:
                     self.control.look_after(self._counters.control_beat(), watched_s)
                 except Exception:
                     log.exception("the control process cannot be looked after")
+            if self.scribe is not None:
+                try:
+                    self.scribe.look_after()
+                except Exception:
+                    log.exception("the scribe cannot be looked after")
             for worker in self._workers:
                 try:
                     self._look_after(worker, watched_s)

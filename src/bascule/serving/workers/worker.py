@@ -33,6 +33,7 @@ from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry import (
     RECORDER_VARIABLE,
     Counters,
+    LedgerRecorder,
     RequestLog,
     RequestLogConfig,
     open_recorder,
@@ -51,7 +52,7 @@ from bascule.serving.transports import (
     policy_of,
 )
 from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
-from bascule.serving.workers.config import WorkerConfig
+from bascule.serving.workers.config import LedgerConfig, WorkerConfig
 from bascule.serving.workers.loaded_models import LoadedModels
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     other_slot = counters.slot(config.worker)
     backlog = AdmissionQueue(config.limits.max_body_bytes)
     held = BufferBudget(config.limits.max_held_bytes)
-    recorder = open_recorder(os.environ.get(RECORDER_VARIABLE, ""))
+    ledger = _open_ledger(config.ledger)
+    recorder = ledger or open_recorder(os.environ.get(RECORDER_VARIABLE, ""))
     site = Site(
         {}, plane.not_found, config.limits, other_slot,
         guard=guard, journal=journal, recorder=recorder, backlog=backlog, held=held,
@@ -127,6 +129,8 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     def tick() -> None:
         counters.beat(config.worker)
         loaded_models.tick()
+        if ledger is not None:
+            ledger.tick()
         if loaded_models.is_stuck:
             log.error("a model is stuck: the worker leaves, to be started again")
             stopping.set()
@@ -145,7 +149,26 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     for task in ticking:
         task.cancel()
     journal.close()
+    if ledger is not None:
+        ledger.close()
     return loaded_models.is_stuck or loaded_models.is_running()
+
+
+def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
+    """The recorder of a worker; None where none is wanted, or the home cannot be written."""
+    if config is None:
+        return None
+    # Imported here: a worker that records nothing need not have it in memory.
+    from bascule.monitoring.ledger import SpoolWriter
+
+    try:
+        spool = SpoolWriter(config.home)
+    except OSError as error:
+        log.warning("no answer is recorded: %s cannot be written: %s", config.home, error)
+        return None
+    return LedgerRecorder(
+        spool, keep=config.keep, max_rows_per_s=config.max_rows_per_s, private=config.private
+    )
 
 
 def _open_journal(config: RequestLogConfig, worker: int) -> RequestLog:

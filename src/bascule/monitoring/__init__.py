@@ -1,0 +1,5 @@
+"""What production looks like: the ledger of what was asked and answered."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
