@@ -89,7 +89,7 @@ def control_app(
         open_registry: Opens the registry when it is first asked for; a registry that is away is
             answered 503 then, and no reason not to serve.
         find: Finds the version that a reference means, when one is to be loaded.
-        guard: Checks keys; with None everybody may read, and only this machine change something.
+        guard: Checks keys; with None every caller may read, and only this machine change something.
         open_keys: Opens the keys of callers; None for an API without them.
         take_in: Pushes an uploaded archive; in this process if None.
         requests: Keeps answers for `Idempotency-Key`; in memory if None.

@@ -100,7 +100,7 @@ Paged = Annotated[Paging, Depends(paging)]
 
 
 def etag_of(value: BaseModel | bytes) -> str:
-    """The strong entity tag of a resource: of its JSON value, whatever its bytes."""
+    """The strong entity tag of a resource: of its JSON value, not of its bytes."""
     said = value.model_dump(mode="json") if isinstance(value, BaseModel) else json.loads(value)
     content = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
     return f'"{hashlib.sha256(content).hexdigest()[:32]}"'

@@ -168,7 +168,7 @@ def by_key(guard: Authenticator) -> Authorise:
 
 
 def open_to_all(request: Request, action: Action, model: str) -> Caller:
-    """Lets everybody read, and only this machine change something; see `Authorise`."""
+    """Lets every caller read, and only this machine change something; see `Authorise`."""
     if action in CHANGING:
         loopback_only(request, action, model)
     said = unquote(request.headers.get(USER_HEADER, ""))

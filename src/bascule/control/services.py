@@ -114,7 +114,7 @@ def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Aut
 def _add_repository(
     app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise
 ) -> None:
-    # Clients send a body with parameters that mean nothing here; whatever it is, it is not read.
+    # Clients send a body with parameters that mean nothing here: it is not read.
     @app.post("/v2/repository/index", tags=["model repository extension"])
     def index() -> list[IndexEntry]:
         """What is served."""

@@ -90,7 +90,7 @@ class EventView(BaseModel):
 
 
 class StatementView(BaseModel):
-    """What is said about a bundle: its parity, cost, provenance or gates."""
+    """A statement about a bundle: its parity, cost, provenance or gates."""
 
     kind: str
     subject: Annotated[str, Field(description="Digest of the bundle")]

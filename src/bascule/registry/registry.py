@@ -452,7 +452,7 @@ class Registry:
             version: The version.
             changes: The new value by key.
             by: The user that changes them.
-            expected: Change them only if these are the tags now; None for whatever they are.
+            expected: Change them only if these are the tags now; None for no condition.
 
         Raises:
             NotFound: There is no such version, or no tag to unset.
