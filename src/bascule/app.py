@@ -96,9 +96,7 @@ def limits_of(settings: Settings) -> Limits:
 
     chosen = settings.serving
     names = {one.name for one in fields(Limits)} & {one.name for one in fields(ServingSettings)}
-    return Limits(
-        silent_s=chosen.worker_silent_s, **{name: getattr(chosen, name) for name in names}
-    )
+    return Limits(**{name: getattr(chosen, name) for name in names})
 
 
 def check_signature(settings: Settings, bundle: Path) -> None:
