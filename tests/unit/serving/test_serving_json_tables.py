@@ -237,7 +237,7 @@ def changed(**values):
         (changed(wind=False), "i[1].wind: false, where the model takes numbers"),
         (changed(carrier="CC"), "i[1].carrier: 'CC' is not a category of the model"),
         (changed(carrier=1), "i[1].carrier: 1, where the model takes text"),
-        (changed(rain=1), "i[1].rain: 1, where the model takes true or false"),
+        (changed(rain=2), "i[1].rain: 2, where the model takes true or false"),
         (changed(rain=None), "i[1].rain is null"),
         ([LISTS[0], [1, "AA", "?", True]], "i[1] (wind): a text, where the model takes numbers"),
     ],

@@ -41,6 +41,7 @@ from bascule.serving.telemetry import (
 )
 from bascule.serving.transports import (
     LOOK_EVERY_S,
+    About,
     Authenticator,
     Connection,
     Exchange,
@@ -81,7 +82,11 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     guard = (
         None if config.keys is None else Authenticator(config.keys, held_ns=counters.keys_held_ns)
     )
-    plane = DataPlane(protocols, lambda: not stopping.is_set() and (guard is None or guard.is_open))
+    plane = DataPlane(
+        protocols,
+        lambda: not stopping.is_set() and (guard is None or guard.is_open),
+        asks_for_keys=guard is not None,
+    )
     journal = _open_journal(config.journal, config.worker)
     other_slot = counters.slot(config.worker)
     backlog = AdmissionQueue(config.limits.max_body_bytes)
@@ -251,7 +256,8 @@ class Metrics:
 
     def server_routes(self, plane: DataPlane) -> Iterator[Route]:  # noqa: ARG002 -- a protocol's signature
         """One path."""
-        yield Route(b"GET", b"/metrics", self._tell, "metrics")
+        about = partial(About, {"type": "string"}, content_type="text/plain")
+        yield Route(b"GET", b"/metrics", self._tell, "metrics", about=about)
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
         """None: the counters of all models are told together."""
