@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 SERVED_ALIASES = ("production", "champion")
 """What `bascule up` serves of each model: the first alias that the model has."""
 
-_VERSION_DIGITS = 8
+_VERSION_DIGITS = 7
+"""Of hexadecimal: the number fits into 32 bits with a sign."""
 
 
 def is_path(reference: str) -> bool:

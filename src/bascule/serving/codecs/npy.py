@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bascule.core import Invalid, ModelFailed
 
-CONTENT_TYPE = b"application/x-npy"
+NPY_TYPE = b"application/x-npy"
 _MAX_HEADER_BYTES = 4096
 _READERS = {
     (1, 0): npy_format.read_array_header_1_0,

@@ -21,7 +21,7 @@ _PATHS: dict[str, tuple[str, ...]] = {
         "/invocations",
         "/endpoints",
         "/serving-endpoints",
-    ),  # fmt: skip
+    ),
     "vertex": (),
     "azureml": ("/", "/score", "/swagger.json"),
 }

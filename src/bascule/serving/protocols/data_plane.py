@@ -124,7 +124,8 @@ class DataPlane:
             yield from protocol.server_routes(self)
             for versions in self.models.values():
                 for model in versions.values():
-                    facts = (model is first, self.is_default(model), *versions)
+                    labels = (one.service.labels for one in versions.values())
+                    facts = (model is first, self.is_default(model), *versions, *labels)
                     key = place, id(model)  # of no other: what is kept holds the model
                     kept = before.get(key)
                     if kept is None or kept.facts != facts:

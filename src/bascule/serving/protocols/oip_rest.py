@@ -47,7 +47,7 @@ class OipRest:
         yield Route(b"GET", b"/v2/health/live", health(plane, is_live_enough=True), "health")
         yield Route(b"GET", b"/v2/health/ready", health(plane), "health")
         index = fresh(lambda: triton.index(plane.every_model(), is_ready=plane.is_ready()))
-        yield Route(b"POST", b"/v2/repository/index", index, "read", ANY)
+        yield Route(b"POST", b"/v2/repository/index", index, "read", ANY, about=_about_index)
         if "stats" not in plane.models:
             every = fresh(lambda: triton.statistics(plane.every_model()))
             yield Route(b"GET", b"/v2/models/stats", every, "read", ANY)
@@ -163,6 +163,11 @@ def _metadata(plane: DataPlane, model: Predictor) -> dict[str, Any]:
             **model.extras.metadata(),
         },
     }
+
+
+def _about_index() -> About:
+    listed = {"type": "array", "items": {"type": "object"}}
+    return About(answer=listed, takes={"type": "object"}, example={})
 
 
 def _about(model: Predictor) -> About:

@@ -107,16 +107,16 @@ class _Counts(NamedTuple):
 def _counts(model: Predictor) -> _Counts:
     """The counters in Triton's terms.
 
-    Not measured apart, and so 0: queue, compute and cache. `success` has the time of all answers.
-    Runs of the program are not counted: each answered request is one execution.
+    `success` has the time of all answers. Queue and compute have counts and no times, which are
+    not measured apart; perf_analyzer finds the version under test by the count of the queue. Runs
+    of the program are not counted: each answered request is one execution.
     """
     totals = model.slot.totals()
     answered = totals.by_status.get(200, 0)
-    unmeasured = [_Duration(0, 0)] * (len(_DURATIONS) - 2)
     success = _Duration(answered, int(totals.duration_s * 1e9))
-    return _Counts(
-        totals.rows, answered, (success, _Duration(totals.requests - answered, 0), *unmeasured)
-    )
+    fail = _Duration(totals.requests - answered, 0)
+    queue_and_compute, cache = [_Duration(answered, 0)] * 4, [_Duration(0, 0)] * 2
+    return _Counts(totals.rows, answered, (success, fail, *queue_and_compute, *cache))
 
 
 def statistics(models: Iterable[Predictor]) -> dict[str, Any]:
