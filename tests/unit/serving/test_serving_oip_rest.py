@@ -744,3 +744,33 @@ TWICE = b'{"name":"x","datatype":"FP32","shape":[1],"data":[1]%b}'
 )
 def test_a_key_that_is_given_twice_is_refused_with_its_place(body, told):
     assert refusal(body, x(DType.FP32)) == f"{told} is given twice"
+
+
+# -- numbers as clients write them --
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounded", "beyond"),
+    [
+        (DType.FP32, 3.4028235e38, 3.4028235677973366e38),
+        (DType.FP32, 3.4028235677973362e38, 3.403e38),
+        (DType.FP16, 65519.99, 65520.0),
+    ],
+)
+def test_a_number_that_rounds_to_the_largest_of_a_type_fits_it_and_the_next_does_not(
+    dtype, rounded, beyond
+):
+    largest = float(np.finfo(dtype.numpy).max)
+
+    assert column(x(dtype), [rounded]).tolist() == [largest]
+    assert column(x(dtype), [1.0, -rounded]).tolist() == [1.0, -largest]
+    for number in (beyond, -beyond):
+        assert f"does not fit {dtype.value}" in column_refusal(x(dtype), [number])
+
+
+def test_truths_may_be_0_and_1():
+    assert column(x(DType.BOOL), [0, 1, True, 1.0]).tolist() == [False, True, True, True]
+    nullable = x(DType.BOOL, nullable=True)
+    assert column(nullable, [None, 0], target=DType.BYTES).tolist() == [None, False]
+    for number in (2, -1, 0.5):
+        assert "where the model takes true or false" in column_refusal(x(DType.BOOL), [1, number])
