@@ -54,8 +54,8 @@ class Invocations:
         """Health, version, predictions of the first model, and where wanted the loading of more."""
         yield Route(b"GET", b"/ping", health(plane), "health")
         yield Route(b"GET", b"/health", health(plane), "health")
-        about = partial(About, {"type": "string"}, content_type="text/plain")
-        yield Route(b"GET", b"/version", fixed(VERSION.encode(), _TEXT), "read", about=about)
+        text = partial(About, {"type": "string"}, content_type="text/plain")
+        yield Route(b"GET", b"/version", fixed(VERSION.encode(), _TEXT), "read", about=text)
         if self._wishes is None:
             names = {"models": [_without_place(name) for name in plane.models]}
             yield Route(b"GET", b"/models", fixed(names), "read")

@@ -91,9 +91,8 @@ def _tensor_message(field: Field, dims: int) -> bytes:
     return made if field.shape else made + block(5, b"")
 
 
-class _Duration(NamedTuple):
-    count: int
-    ns: int
+_Duration = tuple[int, int]
+"""A count, and the sum of the times in nanoseconds."""
 
 
 class _Counts(NamedTuple):
@@ -113,9 +112,9 @@ def _counts(model: Predictor) -> _Counts:
     """
     totals = model.slot.totals()
     answered = totals.by_status.get(200, 0)
-    success = _Duration(answered, int(totals.duration_s * 1e9))
-    fail = _Duration(totals.requests - answered, 0)
-    queue_and_compute, cache = [_Duration(answered, 0)] * 4, [_Duration(0, 0)] * 2
+    success = answered, int(totals.duration_s * 1e9)
+    fail = totals.requests - answered, 0
+    queue_and_compute, cache = [(answered, 0)] * 4, [(0, 0)] * 2
     return _Counts(totals.rows, answered, (success, fail, *queue_and_compute, *cache))
 
 
@@ -133,7 +132,8 @@ def _statistics(model: Predictor) -> dict[str, Any]:
         "inference_count": inferences,
         "execution_count": executions,
         "inference_stats": {
-            name: duration._asdict() for name, duration in zip(_DURATIONS, durations, strict=True)
+            name: {"count": count, "ns": ns}
+            for name, (count, ns) in zip(_DURATIONS, durations, strict=True)
         },
         "batch_stats": [],
     }
