@@ -64,7 +64,9 @@ def run(environment, script, *arguments):
 
 
 def tool(environment, name):
-    return python_of(environment).with_name(name)
+    """A command of an environment; its first line names the folder in which it was built."""
+    python = python_of(environment)
+    return [python, python.with_name(name)]
 
 
 # -- the Open Inference Protocol --
@@ -81,7 +83,7 @@ def test_perf_analyzer_measures_a_model(url, grpc_url, protocol, model, tmp_path
     more = ["--input-data", str(data)] if model == "table" else []
     done = subprocess.run(
         [
-            tool("oip_clients", "perf_analyzer"), "-m", model, "-i", protocol,
+            *tool("oip_clients", "perf_analyzer"), "-m", model, "-i", protocol,
             "-u", url if protocol == "http" else grpc_url, "--request-count", "200", *more,
         ],
         capture_output=True, text=True, timeout=120, check=False,
@@ -180,10 +182,10 @@ GENERATED = """
 def test_a_client_is_generated_from_the_openapi_document(url, rows_file, labels, tmp_path):
     document = tmp_path / "openapi.json"
     document.write_bytes(httpx.get(f"http://{url}/v2/openapi.json").content)
-    generator = tool("oip_clients", "openapi-python-client")
+    python, generator = tool("oip_clients", "openapi-python-client")
     subprocess.run(
         [
-            generator, "generate", "--path", document, "--meta", "none", "--output-path",
+            python, generator, "generate", "--path", document, "--meta", "none", "--output-path",
             tmp_path / "generated",
         ],
         check=True, capture_output=True, timeout=120,

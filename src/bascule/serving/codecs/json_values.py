@@ -458,7 +458,8 @@ def check_bounds(array: NDArray[Any], field: Field, target: DType, where: Place)
         )
     raise Invalid(
         f"{where.value(place)}: {array[place]:g} does not fit {target.value}",
-        hint=f"the model computes in {target.value}, and its largest number is {high:g}",
+        hint=f"the model computes in {target.value}, and its largest number is "
+        f"{min(high, float(np.finfo(target.numpy).max)):g}",
     )
 
 
