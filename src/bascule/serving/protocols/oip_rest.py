@@ -211,8 +211,9 @@ def _about(model: Predictor) -> About:
             },
             "required": ["inputs"],
         },
+        # Without tensors as bytes: they need a header that depends on the body, and
+        # openapi-python-client makes a module that cannot be imported of two kinds of body.
         example={"inputs": example},
-        other_types=(_BYTES_TYPE.decode(),),
     )
 
 
