@@ -22,7 +22,7 @@ from bascule.bundle.disk import (
     folder as disk,
     to_parquet,
 )
-from bascule.bundle.flavors import flavor_of, is_inspected
+from bascule.bundle.flavors import flavor_of, is_inspected, is_isolated
 from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
@@ -79,6 +79,7 @@ def pack(
     parameters: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     lineage: Sequence[str] = (),
+    code: str | Path | Sequence[str | Path] = (),
     serve_original: bool = False,
     measure: bool = True,
     overwrite: bool = False,
@@ -109,6 +110,9 @@ def pack(
         metrics: Figures from the training, for the card.
         lineage: Where it came from: `mlflow:RUN`, `mlflow:RUN@URI` or `dvc:PATH`; what is known
             there is recorded. See `bundle.lineage`.
+        code: Files and packages with code of your own that a pipeline holds, and installed packages, by name,
+            whose estimators scikit-learn's own form cannot keep: `code=["features.py", "category_encoders"]`.
+            The bundle keeps the sources, and the model as a pickle that only a process of its own opens.
         serve_original: Whether to serve the original, slower, where the model cannot be compiled.
         measure: Whether to time the programs and the original and measure memory. False leaves out
             the cost statement, and the bundle answers with its first program.
@@ -137,6 +141,7 @@ def pack(
         parameters=_json_values(parameters, "parameters"),
         metrics=_json_values(metrics, "metrics"),
         lineage=[trace(source) for source in lineage],
+        code=code,
         tell=progress or _say_nothing,
     )
     rows = Given(train, test, calibration)
@@ -191,6 +196,7 @@ class Request:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     lineage: Sequence[Mapping[str, Any]] = ()
+    code: str | Path | Sequence[str | Path] = ()
     tell: Progress = _say_nothing
 
 
@@ -218,7 +224,7 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
 
     The same model, rows and request give the same digest, under the same versions.
     """
-    flavor = flavor_of(model)
+    flavor = flavor_of(model, request.code)
     subject = flavor.read(model, rows.train, rows.test)
     request.tell(_described(subject, flavor))
     own = calibrating.read_rows(rows.calibration, subject)
@@ -303,7 +309,7 @@ def _choose(
                 return _Choice(judged, compilation, program, invariant, on)
             failed.append(judged)
     except Unconvertible as problem:
-        if not request.serve_original:
+        if not (request.serve_original or is_isolated(subject.saved_format)):
             raise
         failed.append(_no_parity(problem.message, "", request))
     # The reason that is worth reading is of the way that came closest.
@@ -524,7 +530,7 @@ def _measure(draft: Path, manifest: Manifest, subject: ImportedModel, choice: _C
     columns = parity.sample(_example_rows(subject))
     if subject.saved_format != "python":  # whose code may refuse rows that never were
         columns = cost.rows_to_time(columns)
-    programs = {disk.ORIGINAL: subject.original}
+    programs = {disk.ORIGINAL: subject.reopened or subject.original}
     if choice.compilation is not None:
         others = {other.entry.name: other.program for other in choice.others}
         programs = {_PROGRAM: choice.program, **others, **programs}

@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -30,6 +30,14 @@ from bascule.bundle.flavors.archives import BOOSTED, check_archive, is_own_class
 from bascule.bundle.flavors.boosting import distribution_of, installed_version, is_of
 from bascule.bundle.flavors.catboost import refuse_texts
 from bascule.bundle.flavors.frames import Frame
+from bascule.bundle.flavors.own_code import Code, pickled
+from bascule.bundle.flavors.pickled import (
+    FILE as PICKLED_FILE,
+    FORMAT as PICKLED,
+    archive_of,
+    check_child,
+    open_archive,
+)
 from bascule.bundle.flavors.structures import check_estimator
 from bascule.bundle.flavors.tabular import (
     as_trained,
@@ -108,6 +116,9 @@ class Sklearn:
 
     name = "sklearn"
 
+    def __init__(self, code: Code | None = None) -> None:
+        self._code = code or Code()
+
     def recognises(self, model: Any) -> bool:
         return hasattr(model, "get_params") and (
             hasattr(model, "predict") or hasattr(model, "fit_predict")
@@ -154,23 +165,44 @@ class Sklearn:
             if frame.container == "texts":
                 test_table = _as_texts(test_table, inputs[0].name)
             held_out = rows_of(test_table, test_truth, signature, test)
-        saved = save(model)
         original = SklearnOriginal(model, frame, signature)
-        return ImportedModel(
+        subject = ImportedModel(
             task=task,
             classes=kind.classes,
             targets=targets,
             signature=signature,
             original=original,
             ask=original.ask,
-            saved=saved,
+            saved=b"",
             saved_file=_FILE,
             saved_format="skops",
-            requires=_requires(frame, _libraries(saved)),
+            requires={},
             frame=frame.to_json(),
             train=rows_of(table, truth, signature, train),
             test=held_out,
             parameters=parameters_of(model),
+        )
+        return self._with_saved(model, subject, frame)
+
+    def _with_saved(self, model: Any, subject: ImportedModel, frame: Frame) -> ImportedModel:
+        """The model in skops' form; where that cannot hold it, as a pickle beside the code that is named."""
+        try:
+            saved = save(model)
+        except Invalid as problem:
+            made = pickled(model, self._code, problem.message)
+        else:
+            return replace(subject, saved=saved, requires=_requires(frame, _libraries(saved)))
+        archive = archive_of(made, self._code)
+        child = open_archive(archive, subject.frame, subject.signature)
+        assert subject.train is not None
+        check_child(subject.original, child, subject.train)
+        return replace(
+            subject,
+            saved=archive,
+            saved_file=PICKLED_FILE,
+            saved_format=PICKLED,
+            requires={**_requires(frame, []), **made.requires},
+            reopened=child,
         )
 
     def compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
