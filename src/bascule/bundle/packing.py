@@ -227,6 +227,7 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
     flavor = flavor_of(model, request.code)
     subject = flavor.read(model, rows.train, rows.test)
     request.tell(_described(subject, flavor))
+    kept = _kept(subject, request)
     own = calibrating.read_rows(rows.calibration, subject)
     choice = _choose(flavor, model, subject, _rows_to_compare(subject), request)
     choice = _with_others(flavor, model, subject, choice, request)
@@ -235,9 +236,17 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
     request.tell(held_out.told)
     described = profiling.profile(answers, subject) if request.baseline else profiling.nothing()
     request.tell(described.told)
-    profiled = {**held_out.files, **described.files}
-    manifest = _write(draft, flavor, subject, choice, profiled, request)
+    files = {**kept, **held_out.files, **described.files}
+    manifest = _write(draft, flavor, subject, choice, files, request)
     return _Sealed(manifest, subject, choice, own, held_out.statement())
+
+
+def _kept(subject: ImportedModel, request: Request) -> dict[str, bytes]:
+    """The held-out rows as a file. Rows that no file holds are refused before anything takes long."""
+    if not request.keep_test or subject.test is None:
+        return {}
+    test = subject.test
+    return {disk.TEST_DATA: to_parquet(test.columns, test.truth, subject.signature)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,7 +465,7 @@ def _write(
     flavor: Flavor,
     subject: ImportedModel,
     choice: _Choice,
-    profiled: Mapping[str, bytes],
+    made_before: Mapping[str, bytes],
     request: Request,
 ) -> Manifest:
     """Write every file that the digest covers, and the manifest."""
@@ -472,10 +481,7 @@ def _write(
             files[other.entry.file] = disk.write_file(draft, other.entry.file, other.data)
     example = example_body(_example_rows(subject), signature.inputs)
     files[disk.EXAMPLE] = disk.write_file(draft, disk.EXAMPLE, example)
-    if request.keep_test and subject.test is not None:
-        held_out = to_parquet(subject.test.columns, subject.test.truth, signature)
-        files[disk.TEST_DATA] = disk.write_file(draft, disk.TEST_DATA, held_out)
-    for file, data in profiled.items():
+    for file, data in made_before.items():
         files[file] = disk.write_file(draft, file, data)
     has_code = any(entry.kind == MACHINE_CODE for entry in programs)
     runs = ["onnxruntime", "numpy", *(["llvmlite"] if has_code else [])]

@@ -23,7 +23,7 @@ from bascule.bundle.flavors.boosting import distribution_of, installed_version
 from bascule.core import Invalid, is_there
 
 _KNOWN = frozenset(
-    "catboost joblib lightgbm numpy pandas polars scipy sklearn threadpoolctl xgboost".split()
+    "catboost joblib lightgbm numpy pandas polars pyarrow scipy sklearn threadpoolctl xgboost".split()
 )
 """Packages that need no naming: their own estimators are packed without a pickle."""
 _PROTOCOL = 5

@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -90,6 +90,13 @@ _METHODS = {
     "score": "decision_function",
 }
 """What the original is asked for each kind of output."""
+_LABELS_OF_SHARES = (
+    "lightgbm.sklearn.LGBMClassifier",
+    "sklearn.ensemble.BaggingClassifier",
+    "sklearn.ensemble.ExtraTreesClassifier",
+    "sklearn.ensemble.RandomForestClassifier",
+)
+"""Classifiers whose `predict` is the first class with the largest share of `predict_proba`."""
 _EXACT = ("scikit-learn", "catboost", "lightgbm", "xgboost", "xgboost-cpu")
 """What a saved model was made by must be what opens it: their own parts are kept as they are."""
 _TRUSTED_BY_NAME = {
@@ -236,16 +243,14 @@ class SklearnOriginal(Program):
     def ask(self, data: Any, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs for rows in any container that the model takes; raises what it raises."""
         wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
-        asked: dict[str, Any] = {}
-        return {field.name: self._answer(field, data, asked) for field in wanted}
+        methods = {_METHODS[field.name.partition(".")[0]] for field in wanted}
+        asked = _asked(self._model, data, methods)
+        return {field.name: self._answer(field, asked) for field in wanted}
 
-    def _answer(self, field: Field, data: Any, asked: dict[str, Any]) -> NDArray[Any]:
-        """One output; `asked` keeps what the model said, for the others that are made of it."""
+    def _answer(self, field: Field, asked: Mapping[str, Any]) -> NDArray[Any]:
+        """One output, from the answers of the model's methods."""
         kind, _, target = field.name.partition(".")
-        method = _METHODS[kind]
-        if method not in asked:
-            asked[method] = getattr(self._model, method)(data)
-        answer = asked[method]
+        answer = asked[_METHODS[kind]]
         if not target:
             made = np.asarray(answer)
             return as_dtype(made if field.shape else made.ravel(), field.dtype)
@@ -254,6 +259,31 @@ class SklearnOriginal(Program):
         if isinstance(answer, list):
             return as_dtype(np.asarray(answer[place]), field.dtype)
         return as_dtype(np.ascontiguousarray(np.asarray(answer)[:, place]), field.dtype)
+
+
+def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
+    """The answers of several methods of a model, by their names.
+
+    `Pipeline` runs all steps for each method; here those before the last one run once. Some classifiers take
+    their label from the probabilities, and are not asked for it again.
+    """
+    if len(methods) > 1:
+        while _kind_name(model) == "sklearn.pipeline.Pipeline":
+            if len(model.steps) > 1:
+                data = model[:-1].transform(data)
+            model = model.steps[-1][1]
+    derives = {"predict", "predict_proba"} <= methods and _kind_name(model) in _LABELS_OF_SHARES
+    asked = {method: getattr(model, method)(data) for method in methods if method != "predict" or not derives}
+    if derives and isinstance(asked["predict_proba"], np.ndarray):
+        asked["predict"] = model.classes_[asked["predict_proba"].argmax(axis=1)]
+    elif derives:
+        asked["predict"] = model.predict(data)
+    return asked
+
+
+def _kind_name(model: Any) -> str:
+    kind = type(model)
+    return f"{kind.__module__.split('._')[0]}.{kind.__qualname__}"
 
 
 def save(model: Any) -> bytes:
@@ -506,7 +536,15 @@ def _kind_of(model: Any) -> _Kind:
         check_is_fitted(model)
     except NotFittedError:
         raise Invalid(
-            f"{name} is not fitted", hint="call model.fit(X, y) before it is packed"
+            f"{name} is not fitted",
+            hint="call model.fit(X, y) before it is packed; a class of your own keeps what it learned in "
+            "attributes that end in _",
+        ) from None
+    except (AttributeError, TypeError) as problem:
+        raise Invalid(
+            f"{name} is no estimator of scikit-learn's kind: {str(problem).partition('. ')[0]}",
+            hint=f"derive it: class {name}(ClassifierMixin or RegressorMixin, BaseEstimator), or pack it as a "
+            "bascule.PythonModel",
         ) from None
     if is_classifier(model):
         classes = model.classes_
@@ -623,9 +661,12 @@ def _hands_over_sparse(model: Any, rows: Any) -> bool:
     """Whether the steps before the last one of a pipeline give it a sparse matrix."""
     if not hasattr(model, "steps") or len(model.steps) < 2:
         return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return hasattr(model[:-1].transform(rows), "tocsr")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return hasattr(model[:-1].transform(rows), "tocsr")
+    except Exception:  # a pipeline of another library, or a step of the caller's own
+        return False
 
 
 def _requires(frame: Frame, libraries: Sequence[str]) -> dict[str, str]:

@@ -58,6 +58,7 @@ class Torch:
         signature = Signature(inputs, outputs, given.names)
         live = ModuleProgram(model, signature)
         rows = rows_of(given, signature)
+        held_out = None if test is None else rows_of(read_given(test, "test", takes), signature)
         saved = _saved(model, few)
         again = aten.open_calls(saved, aten.FILE, signature.inputs, signature.outputs)
         check_saved(again, live, rows)
@@ -73,7 +74,7 @@ class Torch:
             requires={name: installed_version(name) for name in ("numpy", "safetensors", "torch")},
             frame={},
             train=rows,
-            test=None if test is None else rows_of(read_given(test, "test", takes), signature),
+            test=held_out,
             parameters={"module": repr(type(model).__qualname__), "parameters": str(_size(model))},
             reopened=again,
             is_network=True,
