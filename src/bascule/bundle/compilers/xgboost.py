@@ -24,7 +24,9 @@ from bascule.core import Unconvertible
 
 _CATEGORICAL = 1
 _LINKS = {
+    "binary:hinge": Link.HINGE,
     "binary:logistic": Link.SIGMOID,
+    "binary:logitraw": Link.MARGIN,
     "reg:logistic": Link.SIGMOID,
     "multi:softmax": Link.SOFTMAX,
     "multi:softprob": Link.SOFTMAX,

@@ -58,7 +58,11 @@ def from_parquet(data: bytes, signature: Signature) -> tuple[Columns, NDArray[An
     with _reading_rows():
         table = read_bounded(data, TEST_DATA)
         tensors = _arrays(table)
-        read = read_table(table.drop_columns(list(tensors))) if len(tensors) < table.num_columns else None
+        read = (
+            read_table(table.drop_columns(list(tensors)))
+            if len(tensors) < table.num_columns
+            else None
+        )
         flat: Columns = {} if read is None else dict(read.columns)
         columns: Columns = {}
         for field in signature.inputs:

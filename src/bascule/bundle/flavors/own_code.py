@@ -182,9 +182,7 @@ def _imports(code: Code) -> set[str]:
             try:
                 tree = ast.parse(file.read_bytes())
             except (SyntaxError, ValueError) as problem:
-                raise Invalid(
-                    f"code {file} is not Python: {problem}", field="code"
-                ) from None
+                raise Invalid(f"code {file} is not Python: {problem}", field="code") from None
             for node in ast.walk(tree):
                 if isinstance(node, ast.Import):
                     found |= {alias.name.partition(".")[0] for alias in node.names}
@@ -231,7 +229,11 @@ def _home(root: str) -> Path | None:
 
 def _site() -> Sequence[Path]:
     """Where distributions are installed."""
-    known = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages())
+    known = (
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        site.getusersitepackages(),
+    )
     return [Path(one) for one in (*known, *site.getsitepackages()) if one]
 
 

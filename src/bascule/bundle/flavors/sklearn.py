@@ -59,6 +59,7 @@ from bascule.bundle.probing import probed
 from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core import (
     Columns,
+    DType,
     Field,
     Invalid,
     MissingExtra,
@@ -90,6 +91,8 @@ _METHODS = {
     "score": "decision_function",
 }
 """What the original is asked for each kind of output."""
+_SCORES = tuple(f"sklearn.metrics._{home}." for home in ("classification", "ranking", "regression"))
+"""Modules of functions that compare two arrays: what a search over thresholds keeps, and `predict` never calls."""
 _LABELS_OF_SHARES = (
     "lightgbm.sklearn.LGBMClassifier",
     "sklearn.ensemble.BaggingClassifier",
@@ -104,6 +107,11 @@ _TRUSTED_BY_NAME = {
     "collections.OrderedDict",
     "collections.defaultdict",
     "numpy.dtype",
+    *(
+        f"numpy.{name}" for name in ("max", "mean", "median", "min", "sum")
+    ),  # how clusters are pooled
+    "sklearn.cluster._kmeans._kmeans_single_elkan",
+    "sklearn.cluster._kmeans._kmeans_single_lloyd",
     "functools.partial",  # what it calls is asked for by its own name
     "sklearn.utils.validation.check_array",
     "scipy._lib.array_api_compat.numpy._aliases.asarray",  # numpy's own, kept by splines
@@ -157,7 +165,9 @@ class Sklearn:
         inputs = probed(fields_of(table), table.columns, ask)
         signature = Signature(
             inputs,
-            _outputs(model, task, kind.classes, targets),
+            _outputs(
+                model, task, kind.classes, targets, frame.build(take(table.columns, slice(1)))
+            ),
             table_names(train) if table.is_matrix else (),
         )
         held_out = None
@@ -273,7 +283,11 @@ def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
                 data = model[:-1].transform(data)
             model = model.steps[-1][1]
     derives = {"predict", "predict_proba"} <= methods and _kind_name(model) in _LABELS_OF_SHARES
-    asked = {method: getattr(model, method)(data) for method in methods if method != "predict" or not derives}
+    asked = {
+        method: getattr(model, method)(data)
+        for method in methods
+        if method != "predict" or not derives
+    }
     if derives and isinstance(asked["predict_proba"], np.ndarray):
         asked["predict"] = model.classes_[asked["predict_proba"].argmax(axis=1)]
     elif derives:
@@ -404,6 +418,8 @@ def _left_out(names: Sequence[str]) -> Iterator[None]:
 def _is_trusted(name: str) -> bool:
     """Whether it is a class of scikit-learn or scipy; a function could do anything."""
     if name in _TRUSTED_BY_NAME:
+        return True
+    if name.startswith(_SCORES):
         return True
     if not is_own_class(name):
         return False
@@ -562,11 +578,10 @@ def _kind_of(model: Any) -> _Kind:
         return _Kind("regression")
     if is_outlier_detector(model):
         return _Kind(OUTLIERS)
-    raise Invalid(
-        f"{name} is neither a classifier nor a regressor, nor does it detect outliers",
-        hint="classifiers, regressors, detectors of outliers and pipelines that end in one can be "
-        "packed",
-    )
+    classes = getattr(model, "classes_", None)
+    if isinstance(classes, np.ndarray) and classes.ndim == 1:
+        return _Kind("classification", tuple(plain_label(label) for label in classes))
+    return _Kind("other")
 
 
 def _gives_shares_apart(model: Any) -> bool:
@@ -606,14 +621,33 @@ def _targets(kind: _Kind, count: int, train: Any, test: Any) -> tuple[Target, ..
 
 
 def _outputs(
-    model: Any, task: str, classes: tuple[Label, ...] | None, targets: tuple[Target, ...]
+    model: Any,
+    task: str,
+    classes: tuple[Label, ...] | None,
+    targets: tuple[Target, ...],
+    row: Any,
 ) -> tuple[Field, ...]:
     if task == OUTLIERS:
         return outputs_of_detector()
+    if task == "other":
+        return _outputs_of_other(model, row)
     probabilities = hasattr(model, "predict_proba")
     if targets:
         return outputs_of_targets(targets, probabilities=probabilities)
     return outputs_of(classes, probabilities=classes is not None and probabilities)
+
+
+def _outputs_of_other(model: Any, row: Any) -> tuple[Field, ...]:
+    """Of clusters and mixtures a number as `label`, and probabilities; of anything else a `prediction`."""
+    if np.asarray(model.predict(row)).dtype.kind not in "biu":
+        return (Field("prediction", DType.FP64),)
+    label = Field("label", DType.INT64)
+    if not hasattr(model, "predict_proba"):
+        return (label,)
+    return (
+        label,
+        Field("probabilities", DType.FP64, np.asarray(model.predict_proba(row)).shape[1:]),
+    )
 
 
 def _check_labels_of_detector(truth: NDArray[Any] | None) -> None:
