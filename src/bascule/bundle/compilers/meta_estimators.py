@@ -225,7 +225,8 @@ def with_threshold(context: Context, model: Any, value: Value) -> Outcome:
     inner = getattr(model, "estimator_", model.estimator)
     outcome = predict_whole(context, inner, value)
     by_shares = model.response_method != "decision_function" and hasattr(inner, "predict_proba")
-    label = getattr(model, "pos_label", None)  # a search scores by its own, and predicts by the second
+    search = getattr(model, "_curve_scorer", None)
+    label = getattr(model, "pos_label", None) if search is None else search._get_pos_label()
     positive = 1 if label is None else list(model.classes_).index(label)
     if by_shares:
         place = graph.constant([positive], "int64")
