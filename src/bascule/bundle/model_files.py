@@ -157,7 +157,7 @@ def _read_pickle(path: Path, code: Sequence[str]) -> Any:
         name = str(error.name).partition(".")[0]
         raise Invalid(
             f"{path} cannot be loaded: it imports {name}, which is not found",
-            hint=f"pass --code with the path of {name}.py or of the folder {name}, or install the package",
+            hint=f"pass --code with the path of {name}.py or the folder {name}, or install it",
             field="code",
         ) from None
     except Exception as error:  # a pickle may raise anything at all

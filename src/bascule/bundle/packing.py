@@ -110,9 +110,10 @@ def pack(
         metrics: Figures from the training, for the card.
         lineage: Where it came from: `mlflow:RUN`, `mlflow:RUN@URI` or `dvc:PATH`; what is known
             there is recorded. See `bundle.lineage`.
-        code: Files and packages with code of your own that a pipeline holds, and installed packages, by name,
-            whose estimators scikit-learn's own form cannot keep: `code=["features.py", "category_encoders"]`.
-            The bundle keeps the sources, and the model as a pickle that only a process of its own opens.
+        code: Files and packages with code of your own that a pipeline holds, and the names of
+            installed packages whose estimators skops cannot keep: `code=["features.py",
+            "category_encoders"]`. The bundle keeps the sources, and the model as a pickle that only
+            a process of its own opens.
         serve_original: Whether to serve the original, slower, where the model cannot be compiled.
         measure: Whether to time the programs and the original and measure memory. False leaves out
             the cost statement, and the bundle answers with its first program.
@@ -242,7 +243,7 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
 
 
 def _kept(subject: ImportedModel, request: Request) -> dict[str, bytes]:
-    """The held-out rows as a file. Rows that no file holds are refused before anything takes long."""
+    """The held-out rows as a file, made first: a refusal comes before anything takes long."""
     if not request.keep_test or subject.test is None:
         return {}
     test = subject.test

@@ -102,8 +102,8 @@ def pack(
     code: Annotated[
         list[str] | None,
         typer.Option(
-            help="A file or package of your own that a pipeline in a .pkl or .joblib file needs, or the name of an "
-            "installed package; may be repeated. The bundle keeps the sources.",
+            help="A file or package of your own that a pipeline in a .pkl or .joblib file needs, "
+            "or an installed package, by name; may be repeated. The bundle keeps the sources.",
             show_default=False,
         ),
     ] = None,

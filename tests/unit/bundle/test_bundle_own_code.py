@@ -1,4 +1,4 @@
-"""Code of one's own in a pipeline: named, kept, opened in a process of its own, and nowhere else."""
+"""Code of one's own in a pipeline: named, kept, and opened in a process of its own alone."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ def test_the_bundle_holds_the_sources_and_a_pickle_that_its_format_names(bundle)
         assert archive.read("code/own_features.py").decode() == FEATURES
 
 
-def test_the_original_is_asked_in_a_process_of_its_own_by_whoever_opens_it(bundle):
-    """A fresh process that opens the bundle in each way imports neither the code nor scikit-learn."""
+def test_the_original_is_asked_in_a_process_of_its_own_however_it_is_opened(bundle):
+    """A fresh process that opens the bundle imports neither the code nor scikit-learn."""
     said = subprocess.run(
         [
             sys.executable,
@@ -127,7 +127,7 @@ def test_the_original_is_asked_in_a_process_of_its_own_by_whoever_opens_it(bundl
                 rows = np.zeros((2, 4))
                 bundle.predict(rows), bundle.original().run({"input": rows})
                 bundle.program().run({"input": rows})
-                print({"own_features", "sklearn", "pickle5"} & set(sys.modules))
+                print({"own_features", "sklearn"} & set(sys.modules))
             """),
             str(bundle.path),
         ],
@@ -241,14 +241,16 @@ def test_a_model_without_code_of_its_own_keeps_its_form(home, pack):
 
 def test_another_version_of_a_named_library_is_refused(bundle, monkeypatch):
     monkeypatch.setattr("bascule.bundle.flavors.pickled.installed_version", lambda name: "0.1")
-    with pytest.raises(Untrusted, match="saved with scikit-learn .*, and 0.1 is installed"):
+    with pytest.raises(Untrusted, match=r"saved with scikit-learn .*, and 0.1 is installed"):
         bundle.original()
 
 
 def test_code_is_a_path_or_an_installed_package():
     assert read_code("scikit-learn").packages == ("scikit-learn",)
     assert read_code(["sklearn", __file__]).modules == {"test_bundle_own_code"}
-    with pytest.raises(Invalid, match="'nowhere.py' is neither a file or folder nor an installed"):
+    with pytest.raises(
+        Invalid, match=r"'nowhere\.py' is neither a file or folder nor an installed"
+    ):
         read_code(["nowhere.py"])
 
 
@@ -278,7 +280,7 @@ class Held(BaseEstimator):
 
 def test_what_cannot_be_pickled_says_so(pack):
     fitted = make_pipeline(Held(), Ridge()).fit(X, Y)
-    with pytest.raises(Invalid, match="cannot be pickled: .*TextIOWrapper") as refused:
+    with pytest.raises(Invalid, match=r"cannot be pickled: .*TextIOWrapper") as refused:
         pack(fitted, X, code=__file__)
     assert "open file" in refused.value.hint
     fitted[0].file_.close()

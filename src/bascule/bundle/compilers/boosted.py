@@ -178,7 +178,7 @@ def _linked(context: Context, scores: str, link: Link, classes: int | None) -> O
 
 
 def _of_second(graph: Graph, second: str, classes: int | None) -> Outcome:
-    """What XGBoost calls the probabilities of objectives without any: the second class's, and one less it."""
+    """What XGBoost calls probabilities where its objective has none: 1 - x and x."""
     if classes is None:
         return Outcome(prediction=flat(graph, second))
     first = graph.add("Sub", graph.constant(1.0), second)

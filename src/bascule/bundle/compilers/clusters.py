@@ -15,7 +15,7 @@ from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers
 
 
 def k_means(context: Context, model: Any, value: Value) -> Outcome:
-    """The number of the nearest center; of the distance only what differs between centers is computed."""
+    """The number of the nearest center, by the part of the distance that differs between them."""
     graph = context.graph
     centers = np.asarray(model.cluster_centers_, np.float64)
     tensor = matrix(graph, value, NUMBER, step=type(model).__name__)
@@ -25,7 +25,7 @@ def k_means(context: Context, model: Any, value: Value) -> Outcome:
 
 
 def nearest_center(context: Context, model: Any, value: Value) -> Outcome:
-    """The number of the nearest center by whole distances: of rows whose square is infinite, the first."""
+    """The number of the nearest center; the first one for a row whose square is infinite."""
     return Outcome(index=_nearest(context.graph, model, value, model.cluster_centers_))
 
 
@@ -40,7 +40,8 @@ def birch(context: Context, model: Any, value: Value) -> Outcome:
 def mixture(context: Context, model: Any, value: Value) -> Outcome:
     """The likeliest component of a Gaussian mixture, and the probability of each.
 
-    A component's logarithm at its own mean is its constant; from there it falls by half the squared distance.
+    At its own mean, the logarithm of a component is its constant; from there it falls by half the
+    squared distance.
     """
     graph = context.graph
     means = np.asarray(model.means_, np.float64)

@@ -39,9 +39,9 @@ def simple_imputer(context: Context, step: Any, value: Value) -> Value:
 
 
 def iterative_imputer(context: Context, step: Any, value: Value) -> Value:
-    """Fills as `transform` does: first simply, then column by column from regressions on the others.
+    """Fills simply, and then column by column from regressions on the other columns.
 
-    A column is only replaced where it was missing, and each regression reads what those before it filled.
+    Only missing values are replaced, and each regression reads what those before it filled.
     """
     from bascule.bundle.compilers.predictors import predict_whole  # it imports the steps
 

@@ -220,7 +220,7 @@ def _by_temperature(graph: Graph, beta: float, scores: str, classes: int, by_sco
 
 
 def with_threshold(context: Context, model: Any, value: Value) -> Outcome:
-    """The inner classifier's probabilities, and a label by a threshold of the caller's or of a search."""
+    """The inner classifier's probabilities, and a label by a threshold."""
     graph = context.graph
     inner = getattr(model, "estimator_", model.estimator)
     outcome = predict_whole(context, inner, value)

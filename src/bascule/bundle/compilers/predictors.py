@@ -477,7 +477,7 @@ def dummy_regressor(context: Context, model: Any, value: Value) -> Outcome:
 
 
 def _constant(graph: Graph, value: Value, row: NDArray[np.float64]) -> str:
-    """The same row for each row of the first column, whatever that holds."""
+    """One row, as often as there are rows, also where those hold no numbers."""
     rows = graph.add("Shape", value[0].tensor, start=0, end=1)
     shape = graph.add("Concat", rows, graph.constant([row.shape[1]], "int64"), axis=0)
     return graph.add("Expand", graph.constant(row), shape)

@@ -138,7 +138,7 @@ def _float_trees(model: Any, signature: Signature) -> Compilation | None:
 
 
 def _classes(last: Any, signature: Signature) -> Any:
-    """The labels of a classifier; of clusters, which have none, as many numbers as there are probabilities."""
+    """The labels of a classifier; for clusters, the numbers that their probabilities have."""
     shares = [field.shape[0] for field in signature.outputs if field.name == "probabilities"]
     return getattr(last, "classes_", np.arange(shares[0] if shares else 1))
 

@@ -87,7 +87,8 @@ def _tensors(values: NDArray[Any], name: str) -> Any:
 
     if values.dtype.kind not in "biuf":
         raise Invalid(
-            f"held-out rows of {name} are texts in {values.ndim} dimensions, which a table cannot hold",
+            f"held-out rows of {name} are texts in {values.ndim} dimensions, and a table holds "
+            "texts in one",
             hint="pass keep_test=False (--no-keep-test)",
             field=name,
         )

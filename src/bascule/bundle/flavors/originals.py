@@ -136,7 +136,7 @@ def reopener(original: OriginalEntry) -> Callable[[bytes, Manifest], Any]:
     if place is None:
         raise Unconvertible(
             f"an original in format {original.format!r} cannot be packed again",
-            hint="pack the model itself, from the process that trained it; formats that can be rebuilt are "
+            hint="pack the fitted model again; formats that can be rebuilt are "
             f"{', '.join(_REOPENERS)}",
         )
     module, _, name = place.partition(":")

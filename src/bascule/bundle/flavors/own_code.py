@@ -1,7 +1,8 @@
 """Which code a fitted model needs beside the libraries that Bascule knows.
 
-A pickle names modules. The caller of `pack` names them too, in `code`: sources of their own as paths, which the
-bundle keeps, and installed packages by name, whose versions it records. Nothing else may be in the pickle.
+A pickle names modules. The caller of `pack` names them too, in `code`: their own sources as paths,
+which the bundle keeps, and installed packages by name, whose versions it records. Nothing else may
+be in the pickle.
 """
 
 from __future__ import annotations
@@ -23,7 +24,19 @@ from bascule.bundle.flavors.boosting import distribution_of, installed_version
 from bascule.core import Invalid, is_there
 
 _KNOWN = frozenset(
-    "catboost joblib lightgbm numpy pandas polars pyarrow scipy sklearn threadpoolctl xgboost".split()
+    (
+        "catboost",
+        "joblib",
+        "lightgbm",
+        "numpy",
+        "pandas",
+        "polars",
+        "pyarrow",
+        "scipy",
+        "sklearn",
+        "threadpoolctl",
+        "xgboost",
+    )
 )
 """Packages that need no naming: their own estimators are packed without a pickle."""
 _PROTOCOL = 5
@@ -44,8 +57,8 @@ class Code:
     @property
     def modules(self) -> frozenset[str]:
         """The modules that the sources are imported as."""
-        return frozenset(path.resolve().stem if path.is_file() else path.resolve().name
-                         for path in self.paths)  # fmt: skip
+        whole = [path.resolve() for path in self.paths]
+        return frozenset(path.stem if path.is_file() else path.name for path in whole)
 
     def has(self, root: str) -> bool:
         """Whether the top-level module is named."""
@@ -86,7 +99,7 @@ def read_code(code: str | Path | Iterable[str | Path]) -> Code:
         else:
             raise Invalid(
                 f"code {text!r} is neither a file or folder nor an installed package",
-                hint="pass the path of a .py file or of a package's folder, or the name of a package",
+                hint="pass the path of a .py file or of a package's folder, or a package's name",
                 field="code",
             )
     return Code(tuple(paths), tuple(packages))
@@ -101,7 +114,8 @@ def pickled(model: Any, code: Code, problem: str) -> Pickled:
         problem: Why the model cannot be saved without a pickle; the message where code is missing.
 
     Raises:
-        Invalid: The model needs code that is not named, or that has no name; the hint is the line to write.
+        Invalid: The model needs code that is not named, or that has no name; the hint is the line
+            to write.
     """
     data, roots = _pickle(model)
     needed = sorted(root for root in roots if _is_foreign(root))
@@ -109,9 +123,9 @@ def pickled(model: Any, code: Code, problem: str) -> Pickled:
     needed += sorted(root for root in imported - set(needed) if _home(root) is not None)
     if not needed and not code.packages:
         needed = ["sklearn"]
-    if any(not code.has(root) for root in needed):
-        names = list(dict.fromkeys([*map(_shown, code.paths), *code.packages,
-                                    *(_named(root) for root in needed if not code.has(root))]))  # fmt: skip
+    missing = [_named(root) for root in needed if not code.has(root)]
+    if missing:
+        names = list(dict.fromkeys([*map(_shown, code.paths), *code.packages, *missing]))
         options = " ".join(f"--code {name}" for name in names)
         raise Invalid(problem, hint=f"pass code={names!r} ({options})", field="code")
     used = {root for root in roots | imported if root not in code.modules and _home(root) is None}
@@ -121,7 +135,8 @@ def pickled(model: Any, code: Code, problem: str) -> Pickled:
 def _pickle(model: Any) -> tuple[bytes, set[str]]:
     """The model's pickle and the top-level modules that it names.
 
-    It is pickled, read and pickled again: then the same texts are one object, however the model was made.
+    It is pickled, read and pickled again. Then equal texts are one object, however the model was
+    made, and equal models have equal pickles.
     """
     noting = _Noting(model)
     again = _Noting(pickle.loads(noting.data))  # what this process holds already
@@ -163,13 +178,13 @@ def _nameless(module: str, name: str) -> Invalid:
         line = f"move {name} to a file"
         used = name
     else:
-        said = f"the model holds {name} of {module}, and a function inside another has no name to import"
+        said = f"the model holds {name} of {module}, which has no name that can be imported"
         line = "write it as a function at the top of a file"
         used = "FUNCTION" if short == "<lambda>" else short
     return Invalid(
         said,
-        hint=f"{line}, for example features.py; import it (from features import {used}), fit the model with "
-        "it, and pass code=['features.py'] (--code features.py)",
+        hint=f"{line}, for example features.py; import it (from features import {used}), fit the "
+        "model with it, and pass code=['features.py'] (--code features.py)",
         field="code",
     )
 

@@ -1,21 +1,16 @@
 """Estimators with code of their author's, or of libraries that skops does not know.
 
-The caller of `pack` names that code (`code=`), and for that alone the original is a pickle: beside its sources in
-one archive. It is opened in a child process, never in one that packs, loads or serves a bundle.
+The caller of `pack` names that code (`code=`). Only then the original is a pickle, in one archive
+with the sources. It is opened in a child process, never in one that packs, loads or serves a bundle.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-import sys
-import warnings
 import weakref
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from bascule.bundle.disk import Manifest, shaped
+from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.boosting import installed_version
 from bascule.bundle.flavors.code_archive import from_archive, lay_out, source_files, to_archive
 from bascule.bundle.flavors.own_code import Code, Pickled
@@ -23,12 +18,12 @@ from bascule.bundle.imported import Rows
 from bascule.bundle.programs import ChildProgram
 from bascule.bundle.statements import parity
 from bascule.bundle.tables import take
-from bascule.core import Columns, Invalid, Program, Scratch, Signature, Untrusted
+from bascule.core import Invalid, Program, Scratch, Signature, Untrusted
 
 FILE = "original/model.zip"
 FORMAT = "sklearn-pickle"
-_MODEL = "model.pkl"
-_RECIPE = "recipe.json"
+MODEL = "model.pkl"
+RECIPE = "recipe.json"
 _START_TIMEOUT_S = 180.0
 """Libraries that compile themselves when they are imported, as umap-learn does, take a minute."""
 _COMPARED_ROWS = 256
@@ -39,7 +34,7 @@ _LENIENT = ("numpy", "pandas", "polars", "scipy")
 
 def archive_of(made: Pickled, code: Code) -> bytes:
     """The pickle and the sources that it needs, as the file of a bundle."""
-    return to_archive({_MODEL: made.data, **source_files(code.paths)})
+    return to_archive({MODEL: made.data, **source_files(code.paths)})
 
 
 def open_pickled(data: bytes, manifest: Manifest, *, threads: int = 1) -> ChildProgram:
@@ -72,10 +67,10 @@ def open_archive(
     recipe = {"frame": dict(frame), "signature": signature.to_json()}
     scratch = Scratch("bascule-model-")
     try:
-        parts = from_archive(data, FILE, _MODEL)
-        lay_out({**parts, _RECIPE: json.dumps(recipe).encode()}, scratch.path)
+        parts = from_archive(data, FILE, MODEL)
+        lay_out({**parts, RECIPE: json.dumps(recipe).encode()}, scratch.path)
         program = ChildProgram(
-            ["call", f"{__name__}:hosted", str(scratch.path)],
+            ["call", "bascule.bundle.flavors.hosted:answers_of", str(scratch.path)],
             name="original",
             inputs=signature.inputs,
             outputs=signature.outputs,
@@ -90,7 +85,7 @@ def open_archive(
 
 
 def check_child(live: Program, child: ChildProgram, rows: Rows) -> None:
-    """Refuse a model that answers otherwise in a process of its own, as where it reads a global variable.
+    """Refuse a model that answers otherwise in a fresh process, as one that reads a variable does.
 
     Raises:
         Invalid: It does, or cannot be loaded there.
@@ -103,22 +98,7 @@ def check_child(live: Program, child: ChildProgram, rows: Rows) -> None:
     if not judged.passed:
         raise Invalid(
             f"the model depends on more than it holds: {judged.reason}",
-            hint="keep what its functions use in the file that `code` names, not in variables that a script "
-            "sets",
+            hint="keep what its functions use in the files that `code` names, and not in variables "
+            "that a script sets",
             field="code",
         )
-
-
-def hosted(folder: str) -> Callable[[Columns, Sequence[str] | None], Columns]:
-    """The model's answers, in the child process: `folder` holds its parts."""
-    from bascule.bundle.flavors.frames import Frame
-    from bascule.bundle.flavors.sklearn import SklearnOriginal
-
-    home = Path(folder)
-    sys.path.insert(0, str(home / "code"))
-    recipe = json.loads((home / _RECIPE).read_bytes())
-    signature = shaped(recipe["signature"], Signature, _RECIPE, what="a signature")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = pickle.loads((home / _MODEL).read_bytes())
-    return SklearnOriginal(model, Frame.from_json(recipe["frame"]), signature).run

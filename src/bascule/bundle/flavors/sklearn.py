@@ -92,7 +92,7 @@ _METHODS = {
 }
 """What the original is asked for each kind of output."""
 _SCORES = tuple(f"sklearn.metrics._{home}." for home in ("classification", "ranking", "regression"))
-"""Modules of functions that compare two arrays: what a search over thresholds keeps, and `predict` never calls."""
+"""Modules of functions that compare two arrays. A search over thresholds keeps one."""
 _LABELS_OF_SHARES = (
     "lightgbm.sklearn.LGBMClassifier",
     "sklearn.ensemble.BaggingClassifier",
@@ -202,7 +202,7 @@ class Sklearn:
         return self._with_saved(model, subject, frame)
 
     def _with_saved(self, model: Any, subject: ImportedModel, frame: Frame) -> ImportedModel:
-        """The model in skops' form; where that cannot hold it, as a pickle beside the code that is named."""
+        """The model in skops' form; else, where `code` is named, as a pickle beside its sources."""
         try:
             saved = save(model)
         except Invalid as problem:
@@ -274,8 +274,8 @@ class SklearnOriginal(Program):
 def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
     """The answers of several methods of a model, by their names.
 
-    `Pipeline` runs all steps for each method; here those before the last one run once. Some classifiers take
-    their label from the probabilities, and are not asked for it again.
+    `Pipeline` runs all steps for each method; here those before the last one run once. Some
+    classifiers take their label from the probabilities, and are not asked for it again.
     """
     if len(methods) > 1:
         while _kind_name(model) == "sklearn.pipeline.Pipeline":
@@ -553,14 +553,14 @@ def _kind_of(model: Any) -> _Kind:
     except NotFittedError:
         raise Invalid(
             f"{name} is not fitted",
-            hint="call model.fit(X, y) before it is packed; a class of your own keeps what it learned in "
-            "attributes that end in _",
+            hint="call model.fit(X, y) before it is packed; a class of your own keeps what it "
+            "learned in attributes that end in _",
         ) from None
     except (AttributeError, TypeError) as problem:
         raise Invalid(
             f"{name} is no estimator of scikit-learn's kind: {str(problem).partition('. ')[0]}",
-            hint=f"derive it: class {name}(ClassifierMixin or RegressorMixin, BaseEstimator), or pack it as a "
-            "bascule.PythonModel",
+            hint=f"derive it: class {name}(RegressorMixin, BaseEstimator), or ClassifierMixin; or "
+            "pack it as a bascule.PythonModel",
         ) from None
     if is_classifier(model):
         classes = model.classes_
@@ -638,7 +638,7 @@ def _outputs(
 
 
 def _outputs_of_other(model: Any, row: Any) -> tuple[Field, ...]:
-    """Of clusters and mixtures a number as `label`, and probabilities; of anything else a `prediction`."""
+    """Of clusters and mixtures a `label` and `probabilities`; of anything else a `prediction`."""
     if np.asarray(model.predict(row)).dtype.kind not in "biu":
         return (Field("prediction", DType.FP64),)
     label = Field("label", DType.INT64)

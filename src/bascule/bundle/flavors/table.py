@@ -32,8 +32,8 @@ def flavor_of(model: Any, code: str | Path | Iterable[str | Path] = ()) -> Flavo
 
     Args:
         model: A fitted model.
-        code: What the caller names of the code in it; see `own_code`. That is for estimators of scikit-learn's
-            kind, and decides the flavor.
+        code: The code in it that the caller names; see `own_code`. It is for estimators of
+            scikit-learn's kind, and decides the flavor.
 
     Raises:
         Invalid: No flavor recognises the model, or `code` is not for it.
@@ -60,7 +60,7 @@ def _with_code(flavor: Flavor, model: Any, code: str | Path | Iterable[str | Pat
     own = Sklearn(read_code(code))
     if flavor.name == "python" or not own.recognises(model):
         raise Invalid(
-            f"code is for estimators and pipelines of scikit-learn's kind, and this is a {flavor.name} model",
+            f"code is for estimators of scikit-learn's kind, and this is a {flavor.name} model",
             hint="leave code out",
             field="code",
         )
