@@ -1,6 +1,6 @@
 """Estimators with code of their author's, or of libraries that skops does not know.
 
-The caller of `pack` names that code (`code=`). Only then the original is a pickle, in one archive
+The caller of `pack` names that code (`code=`). Only then is the original a pickle, in an archive
 with the sources. It is opened in a child process, never in one that packs, loads or serves a bundle.
 """
 
