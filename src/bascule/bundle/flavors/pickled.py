@@ -1,7 +1,7 @@
 """Estimators with code of their author's, or of libraries that skops does not know.
 
-The caller of `pack` names that code (`code=`). Only then is the original a pickle, in an archive
-with the sources. It is opened in a child process, never in one that packs, loads or serves a bundle.
+The caller of `pack` names that code (`code=`). Only then is the original a pickle, beside the
+sources in one archive. It is opened in a child process, never in one that packs, loads or serves a bundle.
 """
 
 from __future__ import annotations
