@@ -267,6 +267,28 @@ def test_a_pickle_of_another_shape_than_an_archive_is_refused(bundle, tmp_path):
         open_archive(pickle.dumps(1), bundle.manifest.original.frame, bundle.signature)
 
 
+@pytest.mark.parametrize("boosts", [False, True])
+def test_the_steps_before_the_last_run_once_for_labels_and_probabilities(boosts):
+    import lightgbm
+
+    from bascule.bundle.flavors.sklearn import _asked
+
+    calls = []
+
+    def noted(rows):
+        calls.append(len(rows))
+        return rows
+
+    last = lightgbm.LGBMClassifier(n_estimators=3, verbose=-1) if boosts else LogisticRegression()
+    fitted = make_pipeline(FunctionTransformer(noted), last).fit(X, np.array(["a", "b"])[Y])
+    expected = {method: getattr(fitted, method)(X) for method in ("predict", "predict_proba")}
+    calls.clear()
+    found = _asked(fitted, X, set(expected))
+    assert calls == [len(X)]
+    for method, values in expected.items():
+        assert (found[method] == values).all()
+
+
 class Held(BaseEstimator):
     """Holds what no pickle can: an open file."""
 

@@ -1,7 +1,7 @@
 """Estimators with code of their author's, or of libraries that skops does not know.
 
 The caller of `pack` names that code (`code=`). Only then is the original a pickle, beside the
-sources in one archive. It is opened in a child process, never in one that packs, loads or serves a bundle.
+sources in one archive. A child process opens it, and no process that packs, loads or serves does.
 """
 
 from __future__ import annotations
