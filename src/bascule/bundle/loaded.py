@@ -13,9 +13,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from bascule.bundle import disk
 from bascule.bundle.answer import Answer, places_of
 from bascule.bundle.choosing import Roles, fastest, roles
-from bascule.bundle.disk import Manifest, Statement, Target, folder as disk
+from bascule.bundle.disk import Manifest, Statement, Target
 from bascule.bundle.opening import open_original, open_program, pinned_program
 from bascule.bundle.programs import runnable
 from bascule.bundle.statements import (
@@ -132,7 +133,7 @@ class Bundle:
     def add_statement(
         self, kind: str, body: Mapping[str, Any], *, at: datetime | None = None, by: str
     ) -> Statement:
-        """Say something of this bundle; see `bundle.disk.write_statement`."""
+        """Say something of this bundle; see `disk.folder.write_statement`."""
         self._choice = None
         return disk.write_statement(self.path, kind, body, at=at, by=by)
 

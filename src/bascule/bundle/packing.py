@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import card
+from bascule.bundle import card, disk
 from bascule.bundle.choosing import is_ever_fastest, pinned
 from bascule.bundle.compilers import take_apart
 from bascule.bundle.disk import (
@@ -20,10 +21,9 @@ from bascule.bundle.disk import (
     OriginalEntry,
     ProgramEntry,
     example_body,
-    folder as disk,
     to_parquet,
 )
-from bascule.bundle.flavors import flavor_of, is_inspected
+from bascule.bundle.flavors import flavor_of, is_inspected, is_isolated
 from bascule.bundle.given import check_model, check_rows, check_tolerance
 from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import provenance, trace
@@ -81,6 +81,7 @@ def pack(
     parameters: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     lineage: Sequence[str] = (),
+    code: str | Path | Sequence[str | Path] = (),
     serve_original: bool = False,
     measure: bool = True,
     overwrite: bool = False,
@@ -111,6 +112,10 @@ def pack(
         metrics: Figures from the training, for the card.
         lineage: Where it came from: `mlflow:RUN`, `mlflow:RUN@URI` or `dvc:PATH`; what is known
             there is recorded. See `bundle.lineage`.
+        code: Files and packages with code of your own that a pipeline holds, and the names of
+            installed packages whose estimators skops cannot keep: `code=["features.py",
+            "category_encoders"]`. The bundle keeps the sources, and the model as a pickle that only
+            a process of its own opens.
         serve_original: Whether to serve the original, slower, where the model cannot be compiled.
         measure: Whether to time the programs and the original and measure memory. False leaves out
             the cost statement, and the bundle answers with its first program.
@@ -141,6 +146,7 @@ def pack(
         parameters=_json_values(parameters, "parameters"),
         metrics=_json_values(metrics, "metrics"),
         lineage=[trace(source) for source in lineage],
+        code=code,
         tell=progress or _say_nothing,
     )
     rows = Given(train, test, calibration)
@@ -203,6 +209,7 @@ class Request:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     lineage: Sequence[Mapping[str, Any]] = ()
+    code: str | Path | Sequence[str | Path] = ()
     tell: Progress = _say_nothing
 
 
@@ -230,22 +237,38 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
 
     The same model, rows and request give the same digest, under the same versions.
     """
-    flavor = flavor_of(model)
+    flavor = flavor_of(model, request.code)
     subject = flavor.read(model, rows.train, rows.test)
     request.tell(_described(subject, flavor))
+    kept = _kept(subject, request)
     own = calibrating.read_rows(rows.calibration, subject)
     if not request.is_rebuilt:
         check_rows(subject, own)
-    choice = _choose(flavor, model, subject, _rows_to_compare(subject), request)
-    choice = _with_others(flavor, model, subject, choice, request)
+    # Each candidate is compiled once, when the first of the two asks for it.
+    made, again = itertools.tee(_compilations(flavor, model, subject))
+    choice = _choose(made, subject, _rows_to_compare(subject), request)
+    choice = _with_others(again, subject, choice, request)
     answers = calibrating.Answers(choice.program)
     held_out = calibrating.calibrate(answers, subject, own)
     request.tell(held_out.told)
     described = profiling.profile(answers, subject) if request.baseline else profiling.nothing()
     request.tell(described.told)
-    profiled = {**held_out.files, **described.files}
-    manifest = _write(draft, flavor, subject, choice, profiled, request)
+    files = {**kept, **held_out.files, **described.files}
+    manifest = _write(draft, flavor, subject, choice, files, request)
     return _Sealed(manifest, subject, choice, own, held_out.statement())
+
+
+def _compilations(flavor: Flavor, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
+    """Nothing is compiled, or raised, before it is asked for."""
+    yield from flavor.compilations(model, subject)
+
+
+def _kept(subject: ImportedModel, request: Request) -> dict[str, bytes]:
+    """The held-out rows as a file, made first: a refusal comes before anything takes long."""
+    if not request.keep_test or subject.test is None:
+        return {}
+    test = subject.test
+    return {disk.TEST_DATA: to_parquet(test.columns, test.truth, subject.signature)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +297,7 @@ class _Choice:
 
 
 def _choose(
-    flavor: Flavor,
-    model: Any,
+    compilations: Iterable[Compilation],
     subject: ImportedModel,
     rows: Rows | None,
     request: Request,
@@ -290,7 +312,7 @@ def _choose(
         )
         return _Choice(itself, None, subject.original, batch_invariant=False)
     if rows is None:
-        return _own_original(flavor, model, subject, request)
+        return _own_original(compilations, subject, request)
     real = parity.sample(rows.columns)
     expected = asking.expected(subject, rows, real, tolerance=request.tolerance)
     on = ComparedRows(real, expected)
@@ -299,7 +321,7 @@ def _choose(
     static = on.joined(subject.original, made_up)
     failed: list[Parity] = []
     try:
-        for compilation in flavor.compilations(model, subject):
+        for compilation in compilations:
             request.tell(f"compiled to ONNX in {compilation.precision}")
             try:
                 program = _opened(compilation)
@@ -317,7 +339,7 @@ def _choose(
                 return _Choice(judged, compilation, program, invariant, on)
             failed.append(judged)
     except Unconvertible as problem:
-        if not request.serve_original:
+        if not (request.serve_original or is_isolated(subject.saved_format)):
             raise
         failed.append(_no_parity(problem.message, "", request))
     # The reason that is worth reading is of the way that came closest.
@@ -328,7 +350,7 @@ def _choose(
 
 
 def _with_others(
-    flavor: Flavor, model: Any, subject: ImportedModel, choice: _Choice, request: Request
+    compilations: Iterable[Compilation], subject: ImportedModel, choice: _Choice, request: Request
 ) -> _Choice:
     """The choice with the programs beside it that were found equal as well.
 
@@ -340,14 +362,13 @@ def _with_others(
         return choice
     if not is_runnable(MACHINE_CODE):
         return choice
-    compilations = list(flavor.compilations(model, subject))
     other, judged = _in_machine_code(compilations, made.outputs, subject.original, on, request)
     others = () if other is None else (other,)
     return replace(choice, others=others, others_parity=(judged,))
 
 
 def _in_machine_code(
-    compilations: Sequence[Compilation],
+    compilations: Iterable[Compilation],
     outputs: tuple[Field, ...],
     original: Program,
     on: ComparedRows,
@@ -388,9 +409,11 @@ def _in_machine_code(
     return None, replace(_no_parity(problem, "", request), program=MACHINE_CODE)
 
 
-def _own_original(flavor: Flavor, model: Any, subject: ImportedModel, request: Request) -> _Choice:
+def _own_original(
+    compilations: Iterable[Compilation], subject: ImportedModel, request: Request
+) -> _Choice:
     """A graph that was handed in is served as it is."""
-    (compilation,) = flavor.compilations(model, subject)
+    (compilation,) = compilations
     given = subject.test or subject.train
     invariant = False
     if given is not None:
@@ -464,7 +487,7 @@ def _write(
     flavor: Flavor,
     subject: ImportedModel,
     choice: _Choice,
-    profiled: Mapping[str, bytes],
+    made_before: Mapping[str, bytes],
     request: Request,
 ) -> Manifest:
     """Write every file that the digest covers, and the manifest."""
@@ -480,10 +503,7 @@ def _write(
             files[other.entry.file] = disk.write_file(draft, other.entry.file, other.data)
     example = example_body(_example_rows(subject), signature.inputs)
     files[disk.EXAMPLE] = disk.write_file(draft, disk.EXAMPLE, example)
-    if request.keep_test and subject.test is not None:
-        held_out = to_parquet(subject.test.columns, subject.test.truth, signature)
-        files[disk.TEST_DATA] = disk.write_file(draft, disk.TEST_DATA, held_out)
-    for file, data in profiled.items():
+    for file, data in made_before.items():
         files[file] = disk.write_file(draft, file, data)
     has_code = any(entry.kind == MACHINE_CODE for entry in programs)
     runs = ["onnxruntime", "numpy", *(["llvmlite"] if has_code else [])]
@@ -541,7 +561,7 @@ def _measure(
     columns = parity.sample(_example_rows(subject))
     if subject.saved_format != "python":  # whose code may refuse rows that never were
         columns = cost.rows_to_time(columns)
-    programs = {disk.ORIGINAL: subject.original}
+    programs = {disk.ORIGINAL: subject.reopened or subject.original}
     if choice.compilation is not None:
         others = {other.entry.name: other.program for other in choice.others}
         programs = {_PROGRAM: choice.program, **others, **programs}

@@ -11,16 +11,19 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.app import control_parts
 from bascule.bundle.programs import die_with
+from bascule.cli.receiving import receiver
 from bascule.control import (
     Answers,
     Parts,
     ServerLink,
     holding_served,
+    is_path,
     open_keys_file,
     serve_api,
     volunteer_for_the_oom_killer,
@@ -70,7 +73,7 @@ def main() -> int:
     turned = _beat_until_set(counters)
     settings = _settings_of(config)
     _start_logging(settings)
-    parts = control_parts(settings)
+    parts = replace(control_parts(settings), take_in=receiver(settings))
     answers.set_result(mine := Answers(parts))
     try:
         guard = _start_keys(config["keys_fd"], counters, parts)
@@ -111,7 +114,8 @@ def _serve(
 
         def find_and_hold(reference: str) -> ModelSpec:
             spec = answers.find(reference)
-            hold(spec)
+            if not is_path(reference):  # a folder is not the registry's, which may be away
+                hold(spec)
             return spec
 
         serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
@@ -145,7 +149,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         # Open for as long as the process: a thread writes the keys.
         counters_fd, keys_fd = map(os.memfd_create, ("bascule-counters", "bascule-keys"))
         counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
-        parts = control_parts(settings)
+        parts = replace(control_parts(settings), take_in=receiver(settings))
         needs_keys = callers_need_keys(settings)
         guard = _start_keys(keys_fd if needs_keys else None, counters, parts)
         scheme = "https" if chosen.tls_certificate else "http"

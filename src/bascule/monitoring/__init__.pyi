@@ -1,1 +1,1 @@
-from .ledger import Ledger as Ledger
+from .ledger import Ledger as Ledger, Outcomes as Outcomes

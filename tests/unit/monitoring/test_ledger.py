@@ -58,9 +58,13 @@ def counts(home):
 
 def scribed(home, **options):
     scribe = Scribe(home, **options)
+    take_turns(scribe)
+    scribe.close()
+
+
+def take_turns(scribe):
     while scribe.turn(everything=True):
         pass
-    scribe.close()
 
 
 def test_answers_are_found_before_and_after_the_scribe_and_only_once(tmp_path, recorder):
@@ -79,8 +83,8 @@ def test_a_row_says_who_asked_what_and_who_answered_what(tmp_path, recorder):
     record(recorder, "a", rows=2)
     recorder.close()
     found = Ledger(tmp_path).query(
-        'select id, row, model, version, endpoint, caller, protocol, status, latency_s, kept_share, '
-        '"input.x" x, "output.label" label from predictions order by row',
+        'select id, row, model, version, endpoint, caller, protocol, status, latency_s, '
+        'kept_share, "input.x" x, "output.label" label from predictions order by row',
         model="gb",
     )  # fmt: skip
     assert found.to_pylist()[1] == {
@@ -157,8 +161,7 @@ def test_a_scribe_that_dies_at_a_step_leaves_each_row_once(tmp_path, recorder, m
             case "rmtree":
                 patch.setattr(scribing.shutil, "rmtree", die)
         with pytest.raises(KeyboardInterrupt):
-            while dying.turn(everything=True):
-                pass
+            take_turns(dying)
     dying.close()
     assert counts(tmp_path) == (10, 10)
     scribed(tmp_path)

@@ -18,7 +18,10 @@ def block(number: int = 0, rows: int = 2) -> Block:
             "status": np.array([200], np.int16), "rows": np.array([rows]),
             "kept_rows": np.array([rows]), "draw": np.array([0.25]),
         },
-        inputs={"x": np.arange(rows * 3.0).reshape(rows, 3), "t": np.array(["a", None][:rows], object)},
+        inputs={
+            "x": np.arange(rows * 3.0).reshape(rows, 3),
+            "t": np.array(["a", None][:rows], object),
+        },
         outputs={"label": np.array([1, 0][:rows], np.int32)},
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ beyond it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger.blocks import read_blocks
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, read_manifest
+from bascule.monitoring.ledger.outcomes import OUTCOMES, SCHEMA as OUTCOME_SCHEMA, Outcomes
 from bascule.monitoring.ledger.spool import writers
 from bascule.monitoring.ledger.tables import FIXED, tables_of
 
@@ -32,7 +33,7 @@ class Ledger:
         self._home = home
 
     def query(self, sql: str, *, model: str | None = None) -> pa.Table:
-        """The result of one SELECT over the table `predictions`.
+        """The result of one SELECT over `predictions`, `outcomes` and `outcome_history`.
 
         Args:
             sql: In DuckDB's dialect.
@@ -55,7 +56,8 @@ class Ledger:
             except duckdb.Error as error:
                 raise Invalid(
                     f"the query is refused: {str(error).splitlines()[0]}",
-                    hint='tables: predictions; columns of fields with --model: "input.NAME"',
+                    hint="tables: predictions, outcomes, outcome_history; with --model also the "
+                    'columns "input.NAME" and "output.NAME"',
                 ) from None
         raise Unavailable("the ledger changes faster than it can be read", hint="try again")
 
@@ -73,8 +75,7 @@ class Ledger:
         what = fixed if model is None else "*"
         parts = []
         for files in _files_by_version(manifest, model).values():
-            paths = [str(self._home / LEDGER / file) for file in files]
-            listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+            listed = ", ".join(_quoted(self._home / LEDGER / file) for file in files)
             parts.append(f"SELECT {what} FROM read_parquet([{listed}], union_by_name=true)")
         for number, table in enumerate(spooled):
             name = f"spooled_{number}"
@@ -85,8 +86,9 @@ class Ledger:
         connection.register("no_predictions", FIXED.empty_table())
         parts.append("SELECT * FROM no_predictions")
         connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
-        folder = str(self._home / LEDGER).replace("'", "''")
-        connection.execute(f"SET allowed_directories=['{folder}']")
+        _offer_outcomes(connection, Outcomes(self._home).files())
+        folders = ", ".join(_quoted(self._home / name) for name in (LEDGER, OUTCOMES))
+        connection.execute(f"SET allowed_directories=[{folders}]")
         connection.execute("SET enable_external_access=false")
         connection.execute("SET lock_configuration=true")
         return True
@@ -106,6 +108,26 @@ class Ledger:
                     continue
             for _, _, table in tables_of(blocks):
                 yield table
+
+
+def _offer_outcomes(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
+    """`outcome_history` has every truth that was received, `outcomes` the one that counts."""
+    if files:
+        listed = ", ".join(_quoted(file) for file in files)
+        found = f"SELECT * FROM read_parquet([{listed}])"
+    else:
+        connection.register("no_outcomes", OUTCOME_SCHEMA.empty_table())
+        found = "SELECT * FROM no_outcomes"
+    connection.execute(f"CREATE VIEW outcome_history AS {found}")
+    connection.execute(
+        "CREATE VIEW outcomes AS SELECT * EXCLUDE (position) FROM outcome_history "
+        "QUALIFY row_number() OVER "
+        "(PARTITION BY model, id, row ORDER BY received_at DESC, position DESC) = 1"
+    )
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def _is_of(table: pa.Table, model: str | None) -> bool:

@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ import uvloop
 from bascule.bundle.programs import HIDE_TEXTS, die_with
 from bascule.core import BasculeError, ModelFailed, NoRoom
 from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor, watch_loop
-from bascule.serving.protocols import DataPlane, LoadRequests, open_protocols
+from bascule.serving.protocols import DataPlane, LoadRequests, Metrics, open_protocols
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry import (
     RECORDER_VARIABLE,
@@ -37,17 +37,14 @@ from bascule.serving.telemetry import (
     RequestLog,
     RequestLogConfig,
     open_recorder,
-    prometheus_text,
     start_logging,
 )
 from bascule.serving.transports import (
     LOOK_EVERY_S,
     Authenticator,
     Connection,
-    Exchange,
     HostPolicy,
     Listener,
-    Route,
     Site,
     policy_of,
 )
@@ -62,7 +59,6 @@ log = logging.getLogger(__name__)
 
 _OTHER_FILES = 256
 _RUNNING_EXIT = 4
-_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -86,6 +82,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
         protocols,
         lambda: not stopping.is_set() and (guard is None or guard.is_open),
         control_port=config.control_port,
+        asks_for_keys=guard is not None,
     )
     journal = _open_journal(config.journal, config.worker)
     other_slot = counters.slot(config.worker)
@@ -268,30 +265,6 @@ class Commands:
             log.exception("a change failed")
             bug = ModelFailed("it could not be loaded", hint="see the server's log")
             self._report({"failed": number, **error_to_json(bug)})
-
-
-class Metrics:
-    """The protocol that tells the counters; see `data_plane.ProtocolAdapter`."""
-
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
-
-    def server_routes(self, plane: DataPlane) -> Iterator[Route]:  # noqa: ARG002 -- a protocol's signature
-        """One path."""
-        yield Route(b"GET", b"/metrics", self._tell, "metrics")
-
-    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
-        """None: the counters of all models are told together."""
-        yield from ()
-
-    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
-        """Nothing is below its path."""
-        return None
-
-    def _tell(self, exchange: Exchange) -> None:
-        counters = self._counters
-        text = prometheus_text(counters.labels(), counters.totals(), counters.pulse())
-        exchange.answer(text.encode(), content_type=_METRICS_TYPE)
 
 
 async def _every(seconds: float, *calls: Callable[[], None]) -> None:
