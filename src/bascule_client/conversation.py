@@ -116,7 +116,8 @@ class Conversation:
         for _ in range(_MAX_VERSIONS):
             try:
                 columns = conform(data, known.signature)
-                warn_of_extra(data, known.signature)
+                if target == path:
+                    warn_of_extra(data, known.signature)
                 return (yield from self._in_parts(target, columns, known, asked, deadline))
             except _Replaced as other:
                 # Ask that version, in the form that it takes.
