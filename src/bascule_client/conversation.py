@@ -112,11 +112,11 @@ class Conversation:
         deadline = self._deadline(timeout_s)
         path = target = yield from self._path(model, deadline)
         may_be_old = path in self._known
-        known = yield from self._described(path, deadline)
+        known = at_first = yield from self._described(path, deadline)
         for _ in range(_MAX_VERSIONS):
             try:
                 columns = conform(data, known.signature)
-                if target == path:
+                if known is at_first:
                     warn_of_extra(data, known.signature)
                 return (yield from self._in_parts(target, columns, known, asked, deadline))
             except _Replaced as other:
