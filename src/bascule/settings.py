@@ -12,6 +12,7 @@ import json
 import os
 import re
 import tomllib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from bascule.core import Invalid, masked
+from bascule.core import BasculeWarning, Invalid, masked
 from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
 
 SETTINGS_FILE = "bascule.toml"
@@ -598,17 +599,42 @@ def _explained_variable(error: Exception, sources: _Sources) -> Invalid:
     return Invalid(f"{sources.shown.get(origin, origin)} is not JSON", hint=_LIST_HINT)
 
 
+_OTHERS = """
+    cache_dir certificate certificate_key conformance_only hide_exception_texts key key_password
+    server
+"""
+_OTHER_VARIABLES = frozenset(_OTHERS.split())
+"""Variables of ours that are no settings, without the prefix."""
+_OF_KUBERNETES = re.compile(r"(.*_)?service_(host|port)(_.*)?|port_\d+_(tcp|udp)(_.*)?")
+"""What Kubernetes sets in every pod beside a service called `bascule`."""
+
+
 def _refuse_misspelt(variables: Mapping[str, str]) -> None:
     """A variable that is nearly one of ours would otherwise be passed over in silence."""
     known = _names(())
-    for variable in variables:
+    sections = {name: section for section in known for name in _names((section,))}
+    for variable, value in variables.items():
         if not variable.upper().startswith(PREFIX):
             continue
         head = variable.upper().removeprefix(PREFIX).split(DELIMITER)[0].lower()
+        if head in known or head in _OTHER_VARIABLES or _is_of_kubernetes(head, value):
+            continue
         near = difflib.get_close_matches(head, known, n=1, cutoff=0.7)
-        if head not in known and near:
-            right = variable.upper().replace(head.upper(), near[0].upper(), 1)
+        inside = difflib.get_close_matches(head, sections, n=1, cutoff=0.85)
+        if near or inside:
+            right = near[0] if near else f"{sections[inside[0]]}{DELIMITER}{inside[0]}"
+            named = variable.upper().replace(head.upper(), right.upper(), 1)
             raise Invalid(
-                f"there is no setting {variable}; did you mean {right}?",
+                f"there is no setting {variable}; did you mean {named}?",
                 hint=f"settings are {', '.join(known)}",
             )
+        warnings.warn(
+            f"the variable {variable} is no setting and is ignored; sections are "
+            f"{', '.join(known)}, as in {PREFIX}SERVING{DELIMITER}PORT",
+            BasculeWarning,
+            stacklevel=3,
+        )
+
+
+def _is_of_kubernetes(head: str, value: str) -> bool:
+    return bool(_OF_KUBERNETES.fullmatch(head)) or (head == "port" and "://" in value)

@@ -1,6 +1,7 @@
 from .answer import Answer as Answer, flat as flat
-from .card import Said as Said, render as render
+from .card import Plot as Plot, Said as Said, card_json as card_json, render as render
 from .card_html import render_html as render_html
+from .card_plots import plots as plots
 from .disk.folder import read_manifest as read_manifest
 from .disk.manifest import Manifest as Manifest, Statement as Statement
 from .flavors.python import PythonModel as PythonModel

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bascule.bundle.disk import (
     to_parquet,
 )
 from bascule.bundle.flavors import flavor_of, is_inspected, is_isolated
+from bascule.bundle.given import check_model, check_rows, check_tolerance
 from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
@@ -118,7 +120,8 @@ def pack(
         measure: Whether to time the programs and the original and measure memory. False leaves out
             the cost statement, and the bundle answers with its first program.
         overwrite: Whether to replace a bundle that is at `to`.
-        progress: Called with a short sentence when a stage is done.
+        progress: Called with a short sentence when a stage is done, such as `print`. If it has a
+            method `step`, that is called with what is under way, and how much of it is done.
 
     Returns:
         The bundle as it was loaded again from disk.
@@ -131,7 +134,8 @@ def pack(
         Refused: A file of `lineage` is not the one that its record speaks of.
     """
     check_name(name)
-    _check_tolerance(tolerance)
+    check_tolerance(tolerance)
+    check_model(model, train=train, test=test, calibration=calibration)
     request = Request(
         name=name,
         tolerance=tolerance,
@@ -152,7 +156,7 @@ def pack(
         manifest, subject, choice = sealed.manifest, sealed.subject, sealed.choice
         said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
         if measure:
-            measured = _measure(draft, manifest, subject, choice)
+            measured = _measure(draft, manifest, subject, choice, request)
             request.tell(_costs(measured, manifest.serves))
             said.append(("cost", measured.to_json()))
         said.append(("provenance", _provenance(sealed, request)))
@@ -175,6 +179,10 @@ def _say_nothing(stage: str) -> None:
     del stage
 
 
+def _show_nothing(what: str, done: int, of: int) -> None:
+    del what, done, of
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     """The rows that a model is packed with, as a caller hands them over; see `pack`."""
@@ -186,13 +194,17 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the caller of `pack` asked for; see there."""
+    """What the caller of `pack` asked for; see there.
+
+    `is_rebuilt` is True for a bundle that is packed again, whose rows were accepted before.
+    """
 
     name: str
     tolerance: float
     keep_test: bool
     baseline: bool
     serve_original: bool
+    is_rebuilt: bool = False
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -230,6 +242,8 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
     request.tell(_described(subject, flavor))
     kept = _kept(subject, request)
     own = calibrating.read_rows(rows.calibration, subject)
+    if not request.is_rebuilt:
+        check_rows(subject, own)
     # Each candidate is compiled once, when the first of the two asks for it.
     made, again = itertools.tee(_compilations(flavor, model, subject))
     choice = _choose(made, subject, _rows_to_compare(subject), request)
@@ -540,7 +554,10 @@ def _example_rows(subject: ImportedModel) -> Columns:
     return made
 
 
-def _measure(draft: Path, manifest: Manifest, subject: ImportedModel, choice: _Choice) -> Cost:
+def _measure(
+    draft: Path, manifest: Manifest, subject: ImportedModel, choice: _Choice, request: Request
+) -> Cost:
+    show = getattr(request.tell, "step", _show_nothing)
     columns = parity.sample(_example_rows(subject))
     if subject.saved_format != "python":  # whose code may refuse rows that never were
         columns = cost.rows_to_time(columns)
@@ -548,7 +565,10 @@ def _measure(draft: Path, manifest: Manifest, subject: ImportedModel, choice: _C
     if choice.compilation is not None:
         others = {other.entry.name: other.program for other in choice.others}
         programs = {_PROGRAM: choice.program, **others, **programs}
-    latency: Mapping[str, Mapping[int, float]] = cost.measure_latency(programs, columns)
+    latency: Mapping[str, Mapping[int, float]] = cost.measure_latency(
+        programs, columns, step=partial(show, "timing the programs by batch size")
+    )
+    show("measuring memory", 0, 1)
     names = [name for name in latency if name != disk.ORIGINAL]
     if names and subject.saved_format != "onnx" and not is_inspected(manifest.original):
         latency = _with_isolated(draft, manifest, columns, programs, latency)
@@ -594,6 +614,8 @@ def _provenance(sealed: _Sealed, request: Request) -> dict[str, Any]:
 
 
 def _json_values(values: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
+    if values is not None and not isinstance(values, Mapping):
+        raise Invalid(f"{what} is not a dict", hint=f'pass {what}={{"name": value}}')
     made = {
         str(name): value.item() if isinstance(value, np.generic) else value
         for name, value in (values or {}).items()
@@ -606,11 +628,6 @@ def _json_values(values: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
             hint="give finite numbers, texts and lists of them",
         ) from None
     return made
-
-
-def _check_tolerance(tolerance: float) -> None:
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise Invalid(f"tolerance {tolerance} is not a number above 0")
 
 
 def _described(subject: ImportedModel, flavor: Flavor) -> str:

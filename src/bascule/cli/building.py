@@ -232,10 +232,12 @@ def check_bundle(
 ) -> tuple[GateReport, BasculeError | None]:
     from bascule.release import check_and_record
 
-    wanted = criteria or list(context.settings().gates.criteria)
-    now, by = datetime.now(UTC), context.user()
+    configured = context.settings().gates.criteria
     registry = context.local_registry("check" if version else "")
-    return check_and_record(bundle, wanted, registry, version, test=test, now=now, by=by)
+    return check_and_record(
+        bundle, criteria or configured, registry, version, configured=configured,
+        test=test, now=datetime.now(UTC), by=context.user(),
+    )  # fmt: skip
 
 
 def print_report(report: GateReport) -> None:
@@ -250,6 +252,11 @@ def print_report(report: GateReport) -> None:
     ]
     print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
     say("passed" if report.passed else f"failed: {len(report.failures)} of {len(report.results)}")
+    if report.unjudged:
+        note(
+            f"a trial, which changes no verdict: {', '.join(map(repr, report.unjudged))} of "
+            "[gates] criteria was not judged; bascule check without -c judges all of them"
+        )
 
 
 def rebuild(

@@ -27,7 +27,7 @@ Criteria = Annotated[
         "--criterion",
         "-c",
         help="A requirement, such as 'roc_auc >= 0.8'; may be repeated. "
-        "Default: [gates] criteria of bascule.toml.",
+        "Default: gates.criteria of bascule.toml.",
         show_default=False,
     ),
 ]

@@ -73,8 +73,15 @@ def models(as_json: AsJson = False) -> None:
     print_table(("model", "newest", "gates", "aliases", "pushed"), rows, right=("newest",))
 
 
-def show(model: RefOrPath, as_json: AsJson = False) -> None:
-    """Show one version: what it takes, how equal and how fast it is, what its gates said."""
+def show(
+    model: RefOrPath,
+    full: Annotated[
+        bool, typer.Option("--full", help="Every field, the baseline, all costs and verdicts.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show one version in ten lines: what it takes, how good and how fast, what its gates said."""
+    from bascule.cli.brief import print_brief
     from bascule.cli.showing import print_bundle, showing_json
 
     version, path = context.find_to_look_at(model)
@@ -93,9 +100,9 @@ def show(model: RefOrPath, as_json: AsJson = False) -> None:
         print_json(shown | {"tags": tags, "bundle": made})
     else:
         counting = bundle.statements() if version is None else context.statements(version)
-        print_bundle(bundle, version, counting, others)
+        (print_bundle if full else print_brief)(bundle, version, counting, others)
         if tags:
-            say("tags: " + " ".join(f"{key}={value}" for key, value in tags.items()))
+            say("tags       " + " ".join(f"{key}={value}" for key, value in tags.items()))
 
 
 def history(model: Ref, as_json: AsJson = False) -> None:
@@ -319,6 +326,13 @@ def retire(
         print_json({"version": str(found), "retired": not undo, "reason": reason})
     else:
         say(f"{found} {'is in use again' if undo else 'retired'}")
+    if undo or context.is_remote():
+        return
+    if servers := context.local_registry("").servers_of(found):
+        note(
+            f"warning: {found} is still served by {', '.join(servers)}, until it is unloaded: "
+            f"bascule unload {found}"
+        )
 
 
 def gc(

@@ -12,6 +12,7 @@ from .digests import (
 from .errors import (
     KINDS as KINDS,
     BasculeError as BasculeError,
+    BasculeWarning as BasculeWarning,
     Conflict as Conflict,
     Invalid as Invalid,
     MissingExtra as MissingExtra,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bascule_client.errors import (
     KINDS as KINDS,
     BasculeError as BasculeError,
+    BasculeWarning as BasculeWarning,
     Conflict as Conflict,
     Invalid as Invalid,
     MissingExtra as MissingExtra,

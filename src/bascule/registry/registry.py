@@ -641,6 +641,17 @@ class Registry:
         if known:
             take_holds(self._records, known, holder, lasts=lasts, clock=self._clock)
 
+    def servers_of(self, version: Version) -> list[str]:
+        """The servers that serve the bundle of a version, as `HOST PROCESS`; known within 30 s."""
+        with self._records.read() as book:
+            holds = book.holds(version.digest)
+        now = self._clock()
+        return sorted(
+            hold.holder.removeprefix("server ")
+            for hold in holds
+            if hold.until > now and hold.holder.startswith("server ")
+        )
+
     def release(self, digests: Iterable[str], holder: str) -> None:
         """Say that `holder` uses these bundles no more."""
         drop_holds(self._records, digests, holder)

@@ -342,7 +342,8 @@ def _peak_memory(bundle: Bundle) -> Measured:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Measured(None, f"the measured process did not finish: {error}")
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
+        lines = done.stderr.strip().splitlines()
+        said = [line for line in lines if not line.startswith("hint: ")]  # a note of the error
         return Measured(None, f"the measured process failed: {said[-1] if said else ''}")
     return Measured(
         int(done.stdout) / _MEGABYTE, "of a new process that loads the program and answers"

@@ -27,6 +27,8 @@ OPEN_ACTIONS: frozenset[Action] = frozenset(("health",))
 """What needs no key: health probes have none."""
 
 GRANTABLE = tuple(action for action in get_args(Action) if action not in OPEN_ACTIONS)
+ON_MODELS: frozenset[Action] = frozenset(("infer", "read", "manage", "write"))
+"""What is done to a model."""
 ANY = "*"
 _PREFIX = "bsc"
 _TOKEN = re.compile(rf"{_PREFIX}_[0-9a-f]{{12}}_[A-Za-z0-9_-]{{43}}")
@@ -49,8 +51,16 @@ class Permission:
 
     @classmethod
     def parse(cls, text: str) -> Permission:
-        """The permission of `infer:late`, `read:*` or `metrics`; raises `Invalid`."""
+        """The permission of `infer:late`, `read:*` or `metrics`; raises `Invalid`.
+
+        An action on models names one, or all of them by `*`.
+        """
         action, colon, model = text.partition(":")
+        if not colon and action in ON_MODELS:
+            raise Invalid(
+                f"permission {text!r} names no model",
+                hint=f"write {action}:MODEL, or {action}:{ANY} for every model",
+            )
         if action not in GRANTABLE:
             raise Invalid(
                 f"permission {text!r}: {action!r} is no action",

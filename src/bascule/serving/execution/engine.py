@@ -619,7 +619,10 @@ class Engine:
         self.placement = placement
         if bool(before) != bool(self.inline_rows):
             where = "the event loop" if self.inline_rows else "its thread"
-            log.info("%s runs on %s from now on: %s", self.by.name, where, seen)
+            log.info(
+                "%s runs on %s from now on: a run takes %.3g ms, and it is busy %.0f%% of the time",
+                self.by.name, where, seen.mean_inline_s * 1e3, seen.busy_share * 100,
+            )  # fmt: skip
 
     def stop(self, ended: Callable[[], None]) -> None:
         """Take no more calls; `ended` is called once those under way have been answered."""

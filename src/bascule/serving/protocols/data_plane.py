@@ -16,6 +16,9 @@ from bascule.serving.execution import Predictor
 from bascule.serving.protocols.openapi import document
 from bascule.serving.transports import Route, Routes, table
 
+_OF_CONTROL = (b"/api/", b"/docs", b"/redoc")
+"""Paths of the control API, which is on a port of its own."""
+
 
 class ProtocolAdapter(Protocol):
     """One protocol over the data plane; see `table.PROTOCOLS`."""
@@ -43,9 +46,11 @@ class DataPlane:
         is_ready: Callable[[], bool],
         *,
         asks_for_keys: bool = False,
+        control_port: int | None = None,
     ) -> None:
         self._asks_for_keys = asks_for_keys
         self._protocols = protocols
+        self._control_port = control_port
         self.is_ready = is_ready
         self.models: dict[str, dict[str, Predictor]] = {}
         self._table: Routes = {}
@@ -114,6 +119,11 @@ class DataPlane:
             told = protocol.not_found(self, path)
             if told is not None:
                 return told
+        if self._control_port is not None and path.startswith(_OF_CONTROL):
+            return NotFound(
+                "no such path on the port of predictions",
+                hint=f"the control API, with /docs, is on port {self._control_port}",
+            )
         return NotFound("no such path", hint="GET /v2 describes the server")
 
     def _routes(self) -> Iterator[Route]:

@@ -81,6 +81,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     plane = DataPlane(
         protocols,
         lambda: not stopping.is_set() and (guard is None or guard.is_open),
+        control_port=config.control_port,
         asks_for_keys=guard is not None,
     )
     journal = _open_journal(config.journal, config.worker)
