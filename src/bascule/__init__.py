@@ -1,8 +1,9 @@
 """Bascule: the bridge between a trained model and production.
 
-`pack` turns a fitted model into a bundle, `load` opens one, `rebuild` packs it again from what is
-recorded, `Client` asks a server. Everything else is a command (`bascule --help`) over the same
-rooms. Importing this package imports no framework.
+`pack` turns a fitted model into a bundle, `check` judges it, `push` and `set_alias` register it,
+`load` opens it, `rebuild` packs it again from what is recorded, `serve` starts a server, `Client`
+asks one. Everything else is a command (`bascule --help`) over the same rooms. Importing this
+package imports no framework.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.bundle import Answer, Bundle, load, pack, rebuild
+    from bascule.api import Server, check, load, open_registry, push, serve, set_alias
+    from bascule.bundle import Answer, Bundle, pack, rebuild
     from bascule.bundle.flavors import PythonModel
-    from bascule.core import BasculeError, Invalid
+    from bascule.core import BasculeError, BasculeWarning, Invalid
+    from bascule.registry import Registry
     from bascule.release import Criterion
     from bascule_client import AsyncClient, Client
 
@@ -29,42 +32,60 @@ _HOMES = {
     "Answer": "bascule.bundle",
     "AsyncClient": "bascule_client",
     "BasculeError": "bascule.core.errors",
+    "BasculeWarning": "bascule.core.errors",
     "Bundle": "bascule.bundle",
     "Client": "bascule_client",
     "Criterion": "bascule.release",
     "Invalid": "bascule.core.errors",
     "PythonModel": "bascule.bundle",
-    "load": "bascule.bundle",
+    "Registry": "bascule.registry",
+    "Server": "bascule.api",
+    "check": "bascule.api",
+    "load": "bascule.api",
+    "open_registry": "bascule.api",
     "pack": "bascule.bundle",
+    "push": "bascule.api",
     "rebuild": "bascule.bundle",
+    "serve": "bascule.api",
+    "set_alias": "bascule.api",
 }
 __all__ = [
     "Answer",
     "AsyncClient",
     "BasculeError",
+    "BasculeWarning",
     "Bundle",
     "Client",
     "Criterion",
     "Invalid",
     "PythonModel",
+    "Registry",
+    "Server",
     "__version__",
+    "check",
     "load",
+    "open_registry",
     "pack",
+    "push",
     "rebuild",
+    "serve",
+    "set_alias",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its room when it is first used."""
-    try:
-        room = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'bascule' has no attribute {name!r}") from None
-    from importlib import import_module
+if not TYPE_CHECKING:  # or type checkers would take every name
 
-    value = getattr(import_module(room), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its room when it is first used."""
+        try:
+            room = _HOMES[name]
+        except KeyError:
+            raise AttributeError(f"module 'bascule' has no attribute {name!r}") from None
+        from importlib import import_module
+
+        value = getattr(import_module(room), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,7 @@ from bascule.core import Invalid
 from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Catalogue
+    from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
     from bascule.registry import CatalogueKeys, Registry
     from bascule.serving import Limits, ModelSpec
@@ -219,9 +219,16 @@ def control_parts(settings: Settings) -> Parts:
     def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
         return open_keys(settings)
 
+    @cache
+    def requests() -> Requests:
+        from bascule.catalogue import Requests
+
+        return Requests(open_catalogue(settings))
+
     return Parts(
         open_registry=partial(open_registry, settings),
-        stored_keys=lambda: keys().stored(),
+        open_keys=keys,
+        open_requests=requests,
         keys_stale_s=settings.security.keys_stale_s,
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),

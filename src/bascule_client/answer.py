@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule_client.errors import MissingExtra
 from bascule_client.fields import Columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+_SHOWN_ROWS = 5
+
+Places = Mapping[str, Sequence[Any]]
+"""What the values in a row of an output are called, by the output's name; `""` is any other."""
 
 
 class Answer(Mapping[str, NDArray[Any]]):
     """The outputs by name, with the rows along the first axis.
 
     `np.asarray(answer)` is the first output: the labels of a classifier, the numbers of a
-    regressor.
+    regressor. `pandas.DataFrame(answer)` has that output alone; `to_pandas` has all of them.
     """
 
-    __slots__ = ("_outputs", "program", "version")
+    __slots__ = ("_outputs", "_places", "program", "version")
 
-    def __init__(self, outputs: Columns, program: str = "", version: str = "") -> None:
+    def __init__(
+        self,
+        outputs: Columns,
+        program: str = "",
+        version: str = "",
+        places: Places | None = None,
+    ) -> None:
         self._outputs = dict(outputs)
+        self._places = places or {}
         self.program = program
         """The name of the program that gave it."""
         self.version = version
         """The version that a server answered with; empty where a bundle in the hand did."""
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._outputs[name]
+        try:
+            return self._outputs[name]
+        except KeyError:
+            known = ", ".join(map(repr, self._outputs))
+            raise KeyError(f"no output {name!r}; the outputs are {known}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._outputs)
@@ -40,8 +62,68 @@ class Answer(Mapping[str, NDArray[Any]]):
         first = next(iter(self._outputs.values()))
         return np.array(first, dtype=dtype, copy=copy)
 
+    def columns(self) -> Columns:
+        """All outputs as the columns of a table: of probabilities one column for each class.
+
+        They are named after the classes where a bundle answered, `probabilities_setosa`, and
+        numbered from 0 where a server did, which does not name them.
+        """
+        return flattened(self._outputs, self._places)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All outputs as a DataFrame; see `columns`. Raises `MissingExtra` without pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise MissingExtra("pandas is not installed", hint="pip install pandas") from None
+        return pandas.DataFrame(self.columns())
+
+    def to_arrow(self) -> pa.Table:
+        """All outputs as an Arrow table; see `columns`. Raises `MissingExtra` without pyarrow."""
+        try:
+            import pyarrow
+        except ImportError:
+            raise MissingExtra("pyarrow is not installed", hint="pip install pyarrow") from None
+        return pyarrow.table({name: pyarrow.array(v) for name, v in self.columns().items()})
+
     def __repr__(self) -> str:
         parts = ", ".join(
             f"{name}: {value.dtype}{list(value.shape)}" for name, value in self._outputs.items()
         )
         return f"Answer({parts})"
+
+    def _repr_html_(self) -> str:
+        """The first rows, for notebooks."""
+        columns = flattened(
+            {name: values[:_SHOWN_ROWS] for name, values in self._outputs.items()}, self._places
+        )
+        rows = len(next(iter(self._outputs.values())))
+        head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(_shown(value))}</td>" for value in row) + "</tr>"
+            for row in zip(*(values.tolist() for values in columns.values()), strict=True)
+        )
+        by = f", by {escape(self.program)}" if self.program else ""
+        return (
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<p>{rows:,} row{'' if rows == 1 else 's'}{by}</p>"
+        )
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def flattened(outputs: Mapping[str, NDArray[Any]], places: Places) -> Columns:
+    """Outputs as columns of one axis: of a matrix one per place, `NAME_PLACE`."""
+    made: Columns = {}
+    for name, values in outputs.items():
+        if values.ndim == 1:
+            made[name] = values
+            continue
+        rows = values.reshape(len(values), -1)
+        width = rows.shape[1]
+        known = places.get(name, places.get("", ()))
+        for index, place in enumerate(known if len(known) == width else range(width)):
+            made[f"{name}_{place}"] = np.ascontiguousarray(rows[:, index])
+    return made

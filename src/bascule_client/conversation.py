@@ -31,7 +31,7 @@ from bascule_client.errors import (
 from bascule_client.fields import Columns
 from bascule_client.kinds import error_of
 from bascule_client.retrying import wait_before_retry
-from bascule_client.tables import conform, take
+from bascule_client.tables import conform, take, warn_of_extra
 from bascule_client.tensors import (
     Described,
     RequestOptions,
@@ -112,10 +112,12 @@ class Conversation:
         deadline = self._deadline(timeout_s)
         path = target = yield from self._path(model, deadline)
         may_be_old = path in self._known
-        known = yield from self._described(path, deadline)
+        known = at_first = yield from self._described(path, deadline)
         for _ in range(_MAX_VERSIONS):
             try:
                 columns = conform(data, known.signature)
+                if known is at_first:
+                    warn_of_extra(data, known.signature)
                 return (yield from self._in_parts(target, columns, known, asked, deadline))
             except _Replaced as other:
                 # Ask that version, in the form that it takes.

@@ -20,6 +20,8 @@ class BasculeError(Exception):
         self.message = message
         self.hint = hint
         self.facts = facts
+        if hint:
+            self.add_note(f"hint: {hint}")  # which a traceback shows
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.message, self.hint, self.facts))
@@ -32,6 +34,10 @@ def _rebuild(
     kind: type[BasculeError], message: str, hint: str, facts: dict[str, object]
 ) -> BasculeError:
     return kind(message, hint=hint, **facts)
+
+
+class BasculeWarning(UserWarning):
+    """What was accepted, and is probably a mistake."""
 
 
 class Invalid(BasculeError):

@@ -7,6 +7,7 @@ text column, whatever the source called it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule_client.errors import Invalid
+from bascule_client.errors import BasculeWarning, Invalid
 from bascule_client.fields import Columns, DType, Field, Signature
 
 MATRIX = "input"
@@ -100,7 +101,11 @@ def read_table(data: Any) -> Table:
                 f"column name {name!r} is not text", hint="rename the columns of the table to text"
             )
         if name in columns:
-            raise Invalid(f"the table has two columns called {name!r}", field=name)
+            raise Invalid(
+                f"the table has two columns called {name!r}",
+                hint="rename one of them, or leave it out",
+                field=name,
+            )
         columns[name], kinds[name] = _COLUMN_READERS[source](column, name)
     if not columns:
         raise Invalid("the table has no columns")
@@ -215,7 +220,7 @@ def _source_of(data: Any) -> str:
         return home
     if home == "pyarrow" and hasattr(data, "column_names"):
         return "arrow"
-    if isinstance(data, Mapping):
+    if isinstance(data, Mapping) or _are_records(data):
         return "dict"
     if hasattr(data, "tocsr"):
         raise Invalid("sparse matrices are not supported", hint="pass X.toarray()")
@@ -225,8 +230,8 @@ def _source_of(data: Any) -> str:
         return "numpy"
     raise Invalid(
         f"{type(data).__module__}.{type(data).__qualname__} is not a table or matrix",
-        hint="pass a pandas or polars DataFrame, an Arrow table, a dict of columns or a numpy "
-        "matrix",
+        hint="pass a pandas or polars DataFrame, an Arrow table, a dict of columns, a list of "
+        "dicts or a numpy matrix",
     )
 
 
@@ -250,8 +255,34 @@ def _texts(data: Any) -> NDArray[Any] | None:
     return made
 
 
+def _are_records(data: Any) -> bool:
+    """Whether it is a list of rows, each a dict."""
+    return isinstance(data, list | tuple) and bool(data) and isinstance(data[0], Mapping)
+
+
+def _columns_of(records: Sequence[Any]) -> dict[str, list[Any]]:
+    """The columns of a list of dicts; what a row does not name is missing in it."""
+    names: dict[str, None] = {}
+    for place, row in enumerate(records):
+        if not isinstance(row, Mapping):
+            raise Invalid(
+                f"row {place} is a {type(row).__name__}, and row 0 is a dict",
+                hint="pass a list of dicts, one a row",
+            )
+        names.update(dict.fromkeys(row))
+    return {name: [row.get(name) for row in records] for name in names}
+
+
+def _is_one_value(value: Any) -> bool:
+    return value is None or isinstance(value, str | bytes | bool | int | float | np.generic)
+
+
 def _split(data: Any, source: str) -> tuple[list[Any], list[Any]]:
     if source == "dict":
+        if _are_records(data):
+            data = _columns_of(data)
+        elif data and all(map(_is_one_value, data.values())):  # one row
+            data = {name: [value] for name, value in data.items()}
         return list(data), list(data.values())
     if source == "pandas":
         return list(data.columns), [data.iloc[:, i] for i in range(data.shape[1])]
@@ -494,10 +525,13 @@ def _to_named(table: Table, signature: Signature) -> Columns:
         if len(names) == 1 and signature.inputs[0].shape:
             return {names[0]: values}  # a batch of images, or the like
         if values.ndim != 2 or values.shape[1] != len(names):
+            one_row = values.ndim == 1 and len(values) == len(names)
             raise Invalid(
                 f"the matrix has shape {list(values.shape)}, and the model takes {len(names)} "
                 "columns",
-                hint="pass a table with the columns " + _some(names),
+                hint="pass one row as a table: df.iloc[[0]], or a dict of its values"
+                if one_row
+                else "pass a table with the columns " + _some(names),
             )
         return {name: values[:, i] for i, name in enumerate(names)}
     if table.source == "texts" and len(names) == 1:
@@ -509,11 +543,57 @@ def _to_named(table: Table, signature: Signature) -> Columns:
 def _require(table: Table, names: Sequence[str]) -> None:
     absent = [name for name in names if name not in table.columns]
     if absent:
+        near = _near(absent[0], [name for name in table.columns if name not in names])
         raise Invalid(
             f"column{'s' if len(absent) > 1 else ''} {_some(absent)} "
             f"{'are' if len(absent) > 1 else 'is'} missing",
-            hint=f"the model takes {_some(list(names))}",
+            hint=f"the table has {near!r}; rename it to {absent[0]!r}"
+            if near
+            else f"the model takes {_some(list(names))}",
             field=absent[0],
+        )
+
+
+def _near(name: str, others: Sequence[str]) -> str:
+    """The one of the others that is most like the name, in any case of letters; or nothing."""
+    import difflib
+
+    folded = {other.casefold().strip(): other for other in others}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.75)
+    return folded[found[0]] if found else ""
+
+
+def warn_of_extra(data: Any, signature: Signature) -> None:
+    """Warn of columns that the model does not take, which are left out.
+
+    The columns that it takes are all there: `conform` refuses a table without one. The server
+    refuses extra columns in a request, because a misspelt one may be missing there.
+    """
+    if isinstance(data, np.ndarray) or not (signature.columns or not signature.is_matrix):
+        return
+    if hasattr(data, "collect_schema"):  # of polars; a LazyFrame is not read for this
+        names = data.collect_schema().names()
+    else:
+        names = getattr(data, "columns", None)
+    if hasattr(data, "column_names"):
+        names = data.column_names
+    elif isinstance(data, Mapping):
+        names = data
+    elif _are_records(data):
+        names = [name for row in data for name in row]
+    if names is None or isinstance(names, np.ndarray):
+        return
+    known = set(
+        signature.columns if signature.is_matrix else (one.name for one in signature.inputs)
+    )
+    if signature.is_matrix:
+        known.update(one.name for one in signature.inputs)
+    if extra := [name for name in dict.fromkeys(names) if name not in known]:
+        warnings.warn(
+            f"the model does not take {_some(extra)}, which {'are' if len(extra) > 1 else 'is'} "
+            "left out",
+            BasculeWarning,
+            stacklevel=4,
         )
 
 

@@ -164,7 +164,7 @@ class Reader:
         return printed.getvalue()
 
     def _bash(self, command: str, block: Block) -> str:
-        plain = _plain_commands(command)
+        plain = _plain_commands(self._with_ports(command))
         code, out, errors = self._own(plain) if plain else self._shell(command)
         wanted = int(block.mark("exit") or 0)
         assert code == wanted, (
@@ -414,6 +414,7 @@ def test_the_snippets_of_a_page_run_and_say_what_it_says(
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(folder)  # Python imports what lies beside a script
 
     reader.follow(found)
 

@@ -152,7 +152,7 @@ def test_the_command_packs_with_a_run_and_shows_it(
 
     bascule_command(*words, "--lineage", f"mlflow:{run}@{mlflow_server}")
 
-    assert "third try" in bascule_command("show", "./t.bundle")
+    assert "third try" in bascule_command("show", "./t.bundle", "--full")
     assert f"| mlflow run | {run} |" in (tmp_path / "t.bundle" / "card.md").read_text()
     known = json.loads(bascule_command("show", "./t.bundle", "--json"))
     (said,) = [one for one in known["statements"] if one["kind"] == "provenance"]

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import Manifest
 from bascule.core import Columns
-from bascule_client.answer import Answer
+from bascule_client.answer import Answer, Places, flattened
 
-__all__ = ["Answer", "flat"]
+__all__ = ["Answer", "flat", "places_of"]
+
+
+def places_of(manifest: Manifest) -> Places:
+    """What the values in a row of each output are called: the classes of a classifier."""
+    named = {
+        f"probabilities.{target.name}": target.classes
+        for target in manifest.targets
+        if target.classes is not None
+    }
+    return named if manifest.classes is None else {**named, "": manifest.classes}
 
 
 def flat(outputs: Mapping[str, NDArray[Any]], manifest: Manifest) -> Columns:
@@ -22,16 +31,4 @@ def flat(outputs: Mapping[str, NDArray[Any]], manifest: Manifest) -> Columns:
         outputs: Arrays with the rows along the first axis.
         manifest: Of the bundle whose outputs they are; it knows the labels.
     """
-    labels = {f"probabilities.{target.name}": target.classes for target in manifest.targets}
-    made: Columns = {}
-    for name, values in outputs.items():
-        if values.ndim == 1:
-            made[name] = values
-            continue
-        rows = values.reshape(len(values), -1)
-        width = rows.shape[1]
-        classes = labels.get(name, manifest.classes)
-        places = classes if classes is not None and len(classes) == width else range(width)
-        for index, place in enumerate(places):
-            made[f"{name}_{place}"] = np.ascontiguousarray(rows[:, index])
-    return made
+    return flattened(outputs, places_of(manifest))

@@ -7,7 +7,7 @@ has a section of its own, as a quotation, so that a claim is not mistaken for a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bascule.bundle.choosing import Roles, roles
@@ -60,6 +60,23 @@ class Table:
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One chart.
+
+    Attributes:
+        title: What it is.
+        caption: How to read it, with its figures.
+        svg: The chart.
+        section: The section of the card in which it stands: `Quality` or `Inputs`.
+    """
+
+    title: str
+    caption: str
+    svg: str
+    section: str = "Quality"
 
 
 Block = Text | Quote | Bullets | Table
@@ -137,6 +154,44 @@ def sections(manifest: Manifest, said: Said) -> tuple[Section, ...]:
         Section("Lineage", _lineage(manifest, said)),
     )
     return tuple(section for section in made if section.blocks)
+
+
+def overview(manifest: Manifest, said: Said) -> tuple[tuple[str, str], ...]:
+    """The few figures that a reader asks for first: what they are, and their values."""
+    made = [("task", manifest.task)]
+    made += [
+        (name.replace("_", " "), _number(value))
+        for name, value in list(said.quality.get("overall", {}).items())[:3]
+    ]
+    if said.training:
+        made.append(("training rows", f"{said.training['rows']:,}"))
+    if said.quality:
+        made.append(("held-out rows", f"{said.quality['rows']:,}"))
+    if said.gates:
+        made.append(("gates", "passed" if said.gates.get("passed") else "failed"))
+    served = _roles(manifest, said).requests if manifest.served else ORIGINAL
+    if said.cost and 1 in said.cost.latency_us.get(served, {}):
+        made.append(("one row", f"{said.cost.latency_us[served][1]:,.3g} us"))
+    made.append(("size", f"{manifest.size_bytes / 1e6:,.2f} MB"))
+    return tuple(made)
+
+
+def card_json(manifest: Manifest, said: Said) -> dict[str, Any]:
+    """The card for programs: an overview, and each section with its blocks."""
+    return {
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "overview": dict(overview(manifest, said)),
+        "sections": [
+            {
+                "title": one.title,
+                "blocks": [
+                    {"kind": type(block).__name__.lower(), **asdict(block)} for block in one.blocks
+                ],
+            }
+            for one in sections(manifest, said)
+        ],
+    }
 
 
 def render(manifest: Manifest, said: Said) -> str:
@@ -346,7 +401,10 @@ def _limits(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         )
     overlap = said.quality.get("train_test_overlap")
     if overlap:
-        items.append(f"{overlap:.1%} of the held-out rows were trained on: figures flatter it.")
+        items.append(
+            f"{overlap:.1%} of the held-out rows have the same inputs as a training row. If they "
+            "are the same cases, the figures flatter it."
+        )
     served = manifest.served
     if served is None:
         items.append("The original answers, slower: no program was equal to it.")

@@ -13,9 +13,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bascule.bundle.answer import Answer
+from bascule.bundle import disk
+from bascule.bundle.answer import Answer, places_of
 from bascule.bundle.choosing import Roles, fastest, roles
-from bascule.bundle.disk import Manifest, Statement, Target, folder as disk
+from bascule.bundle.disk import Manifest, Statement, Target
 from bascule.bundle.opening import open_original, open_program, pinned_program
 from bascule.bundle.programs import runnable
 from bascule.bundle.statements import (
@@ -26,7 +27,8 @@ from bascule.bundle.statements import (
     read_baseline,
     read_calibration,
 )
-from bascule.bundle.tables import conform, for_program
+from bascule.bundle.tables import conform, for_program, warn_of_extra
+from bascule.bundle.trained import Original
 from bascule.core import (
     Columns,
     DType,
@@ -39,11 +41,13 @@ from bascule.core import (
     Unavailable,
 )
 from bascule.stats import Calibration, check_confidence
+from bascule_client.answer import Places
 
 log = logging.getLogger(__name__)
 
 _CALL_ROWS = 65_536
 """The most rows that an original is handed in one call, which has a bound of time and of bytes."""
+_SHOWN_NAMES = 12
 _LOOK_AGAIN_S = 0.1
 """How long a bundle relies on the statements that it has read: to look takes as long as to run."""
 _MAX_SIZES = 1024
@@ -163,10 +167,11 @@ class Bundle:
         calibration.threshold(confidence, conformal)
         answer = self._run(data)
         added = calibration.added(dict(answer), confidence, conformal)
-        return Answer({**answer, **added}, answer.program)
+        return self._answer({**answer, **added}, answer.program)
 
     def _run(self, data: Any) -> Answer:
         columns = conform(data, self.signature, self._missing_texts)
+        warn_of_extra(data, self.signature)
         rows = len(next(iter(columns.values())))
         name = self.fastest_program(rows)
         program = self._programs.get(name)
@@ -181,8 +186,15 @@ class Bundle:
                 return self._run(data)
         read = for_program(columns, program.inputs)
         if name == disk.ORIGINAL and rows > _CALL_ROWS:
-            return Answer(in_batches(program, read, _CALL_ROWS), name)
-        return Answer(program.run(read), name)
+            return self._answer(in_batches(program, read, _CALL_ROWS), name)
+        return self._answer(program.run(read), name)
+
+    def _answer(self, outputs: Columns, program: str) -> Answer:
+        return Answer(outputs, program, places=self._places)
+
+    @cached_property
+    def _places(self) -> Places:
+        return places_of(self.manifest)
 
     @cached_property
     def _missing_texts(self) -> Mapping[str, str]:
@@ -286,9 +298,9 @@ class Bundle:
         times = {} if cost is None else cost.latency_us
         return _Choice(runnable(self.manifest.programs), last, times, known_at_ns)
 
-    def original(self) -> Program:
-        """The model as it was trained; needs its framework."""
-        return open_original(self.path, self.manifest)
+    def original(self) -> Original:
+        """The model as it was trained, with `predict` and `predict_proba`; needs its framework."""
+        return Original(open_original(self.path, self.manifest), self.signature)
 
     def test_data(self) -> tuple[Columns, NDArray[Any] | None] | None:
         """The held-out rows and their truth; None where the bundle holds none."""
@@ -301,6 +313,23 @@ class Bundle:
 
     def __repr__(self) -> str:
         return f"Bundle({self.name!r}, {self.digest[:19]}, {str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """What it is and how good, for notebooks; `bascule card` has the rest."""
+        from bascule.bundle.card import Said, overview
+        from bascule.bundle.card_html import rows_html
+
+        names = [one.name for one in self.signature.inputs]
+        more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+        return rows_html(
+            [
+                ("bundle", f"{self.name}, {self.digest[:19]}"),
+                *overview(self.manifest, Said.of(self.statements())),
+                ("inputs", ", ".join(names[:_SHOWN_NAMES]) + more),
+                ("outputs", ", ".join(one.name for one in self.signature.outputs)),
+                ("serves", self.manifest.serves),
+            ]
+        )
 
 
 def load(path: str | Path) -> Bundle:

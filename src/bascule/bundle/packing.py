@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bascule.bundle import card
+from bascule.bundle import card, disk
 from bascule.bundle.choosing import is_ever_fastest, pinned
 from bascule.bundle.compilers import take_apart
 from bascule.bundle.disk import (
@@ -19,10 +21,10 @@ from bascule.bundle.disk import (
     OriginalEntry,
     ProgramEntry,
     example_body,
-    folder as disk,
     to_parquet,
 )
-from bascule.bundle.flavors import flavor_of, is_inspected
+from bascule.bundle.flavors import flavor_of, is_inspected, is_isolated
+from bascule.bundle.given import check_model, check_rows, check_tolerance
 from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
@@ -79,6 +81,7 @@ def pack(
     parameters: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     lineage: Sequence[str] = (),
+    code: str | Path | Sequence[str | Path] = (),
     serve_original: bool = False,
     measure: bool = True,
     overwrite: bool = False,
@@ -109,11 +112,16 @@ def pack(
         metrics: Figures from the training, for the card.
         lineage: Where it came from: `mlflow:RUN`, `mlflow:RUN@URI` or `dvc:PATH`; what is known
             there is recorded. See `bundle.lineage`.
+        code: Files and packages with code of your own that a pipeline holds, and the names of
+            installed packages whose estimators skops cannot keep: `code=["features.py",
+            "category_encoders"]`. The bundle keeps the sources, and the model as a pickle that only
+            a process of its own opens.
         serve_original: Whether to serve the original, slower, where the model cannot be compiled.
         measure: Whether to time the programs and the original and measure memory. False leaves out
             the cost statement, and the bundle answers with its first program.
         overwrite: Whether to replace a bundle that is at `to`.
-        progress: Called with a short sentence when a stage is done.
+        progress: Called with a short sentence when a stage is done, such as `print`. If it has a
+            method `step`, that is called with what is under way, and how much of it is done.
 
     Returns:
         The bundle as it was loaded again from disk.
@@ -126,7 +134,8 @@ def pack(
         Refused: A file of `lineage` is not the one that its record speaks of.
     """
     check_name(name)
-    _check_tolerance(tolerance)
+    check_tolerance(tolerance)
+    check_model(model, train=train, test=test, calibration=calibration)
     request = Request(
         name=name,
         tolerance=tolerance,
@@ -137,6 +146,7 @@ def pack(
         parameters=_json_values(parameters, "parameters"),
         metrics=_json_values(metrics, "metrics"),
         lineage=[trace(source) for source in lineage],
+        code=code,
         tell=progress or _say_nothing,
     )
     rows = InputRows(train, test, calibration)
@@ -146,7 +156,7 @@ def pack(
         manifest, subject, choice = sealed.manifest, sealed.subject, sealed.choice
         said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
         if measure:
-            measured = _measure(draft, manifest, subject, choice)
+            measured = _measure(draft, manifest, subject, choice, request)
             request.tell(_costs(measured, manifest.serves))
             said.append(("cost", measured.to_json()))
         said.append(("provenance", _provenance(sealed, request)))
@@ -169,6 +179,10 @@ def _say_nothing(stage: str) -> None:
     del stage
 
 
+def _show_nothing(what: str, done: int, of: int) -> None:
+    del what, done, of
+
+
 @dataclass(frozen=True, slots=True)
 class InputRows:
     """The rows that a model is packed with, as a caller hands them over; see `pack`."""
@@ -180,17 +194,22 @@ class InputRows:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the caller of `pack` asked for; see there."""
+    """What the caller of `pack` asked for; see there.
+
+    `is_rebuilt` is True for a bundle that is packed again, whose rows were accepted before.
+    """
 
     name: str
     tolerance: float
     keep_test: bool
     baseline: bool
     serve_original: bool
+    is_rebuilt: bool = False
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     lineage: Sequence[Mapping[str, Any]] = ()
+    code: str | Path | Sequence[str | Path] = ()
     tell: Progress = _say_nothing
 
 
@@ -218,20 +237,38 @@ def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
 
     The same model, rows and request give the same digest, under the same versions.
     """
-    flavor = flavor_of(model)
+    flavor = flavor_of(model, request.code)
     subject = flavor.read(model, rows.train, rows.test)
     request.tell(_described(subject, flavor))
+    kept = _kept(subject, request)
     own = calibrating.read_rows(rows.calibration, subject)
-    choice = _choose(flavor, model, subject, _rows_to_compare(subject), request)
-    choice = _with_others(flavor, model, subject, choice, request)
+    if not request.is_rebuilt:
+        check_rows(subject, own)
+    # Each candidate is compiled once, when the first of the two asks for it.
+    made, again = itertools.tee(_compilations(flavor, model, subject))
+    choice = _choose(made, subject, _rows_to_compare(subject), request)
+    choice = _with_others(again, subject, choice, request)
     answers = calibrating.Answers(choice.program)
     held_out = calibrating.calibrate(answers, subject, own)
     request.tell(held_out.told)
     described = profiling.profile(answers, subject) if request.baseline else profiling.nothing()
     request.tell(described.told)
-    profiled = {**held_out.files, **described.files}
-    manifest = _write(draft, flavor, subject, choice, profiled, request)
+    files = {**kept, **held_out.files, **described.files}
+    manifest = _write(draft, flavor, subject, choice, files, request)
     return _Sealed(manifest, subject, choice, own, held_out.statement())
+
+
+def _compilations(flavor: Flavor, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
+    """Nothing is compiled, or raised, before it is asked for."""
+    yield from flavor.compilations(model, subject)
+
+
+def _kept(subject: ImportedModel, request: Request) -> dict[str, bytes]:
+    """The held-out rows as a file, made first: a refusal comes before anything takes long."""
+    if not request.keep_test or subject.test is None:
+        return {}
+    test = subject.test
+    return {disk.TEST_DATA: to_parquet(test.columns, test.truth, subject.signature)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +297,7 @@ class _Choice:
 
 
 def _choose(
-    flavor: Flavor,
-    model: Any,
+    compilations: Iterable[Compilation],
     subject: ImportedModel,
     rows: Rows | None,
     request: Request,
@@ -276,7 +312,7 @@ def _choose(
         )
         return _Choice(itself, None, subject.original, batch_invariant=False)
     if rows is None:
-        return _own_original(flavor, model, subject, request)
+        return _own_original(compilations, subject, request)
     real = parity.sample(rows.columns)
     expected = asking.expected(subject, rows, real, tolerance=request.tolerance)
     on = ComparedRows(real, expected)
@@ -285,7 +321,7 @@ def _choose(
     static = on.joined(subject.original, made_up)
     failed: list[Parity] = []
     try:
-        for compilation in flavor.compilations(model, subject):
+        for compilation in compilations:
             request.tell(f"compiled to ONNX in {compilation.precision}")
             try:
                 program = _opened(compilation)
@@ -303,7 +339,7 @@ def _choose(
                 return _Choice(judged, compilation, program, invariant, on)
             failed.append(judged)
     except Unconvertible as problem:
-        if not request.serve_original:
+        if not (request.serve_original or is_isolated(subject.saved_format)):
             raise
         failed.append(_no_parity(problem.message, "", request))
     # The reason that is worth reading is of the way that came closest.
@@ -314,7 +350,7 @@ def _choose(
 
 
 def _with_others(
-    flavor: Flavor, model: Any, subject: ImportedModel, choice: _Choice, request: Request
+    compilations: Iterable[Compilation], subject: ImportedModel, choice: _Choice, request: Request
 ) -> _Choice:
     """The choice with the programs beside it that were found equal as well.
 
@@ -326,14 +362,13 @@ def _with_others(
         return choice
     if not is_runnable(MACHINE_CODE):
         return choice
-    compilations = list(flavor.compilations(model, subject))
     other, judged = _in_machine_code(compilations, made.outputs, subject.original, on, request)
     others = () if other is None else (other,)
     return replace(choice, others=others, others_parity=(judged,))
 
 
 def _in_machine_code(
-    compilations: Sequence[Compilation],
+    compilations: Iterable[Compilation],
     outputs: tuple[Field, ...],
     original: Program,
     on: ComparedRows,
@@ -374,9 +409,11 @@ def _in_machine_code(
     return None, replace(_no_parity(problem, "", request), program=MACHINE_CODE)
 
 
-def _own_original(flavor: Flavor, model: Any, subject: ImportedModel, request: Request) -> _Choice:
+def _own_original(
+    compilations: Iterable[Compilation], subject: ImportedModel, request: Request
+) -> _Choice:
     """A graph that was handed in is served as it is."""
-    (compilation,) = flavor.compilations(model, subject)
+    (compilation,) = compilations
     given = subject.test or subject.train
     invariant = False
     if given is not None:
@@ -450,7 +487,7 @@ def _write(
     flavor: Flavor,
     subject: ImportedModel,
     choice: _Choice,
-    profiled: Mapping[str, bytes],
+    made_before: Mapping[str, bytes],
     request: Request,
 ) -> Manifest:
     """Write every file that the digest covers, and the manifest."""
@@ -466,10 +503,7 @@ def _write(
             files[other.entry.file] = disk.write_file(draft, other.entry.file, other.data)
     example = example_body(_example_rows(subject), signature.inputs)
     files[disk.EXAMPLE] = disk.write_file(draft, disk.EXAMPLE, example)
-    if request.keep_test and subject.test is not None:
-        held_out = to_parquet(subject.test.columns, subject.test.truth, signature)
-        files[disk.TEST_DATA] = disk.write_file(draft, disk.TEST_DATA, held_out)
-    for file, data in profiled.items():
+    for file, data in made_before.items():
         files[file] = disk.write_file(draft, file, data)
     has_code = any(entry.kind == MACHINE_CODE for entry in programs)
     runs = ["onnxruntime", "numpy", *(["llvmlite"] if has_code else [])]
@@ -520,15 +554,21 @@ def _example_rows(subject: ImportedModel) -> Columns:
     return made
 
 
-def _measure(draft: Path, manifest: Manifest, subject: ImportedModel, choice: _Choice) -> Cost:
+def _measure(
+    draft: Path, manifest: Manifest, subject: ImportedModel, choice: _Choice, request: Request
+) -> Cost:
+    show = getattr(request.tell, "step", _show_nothing)
     columns = parity.sample(_example_rows(subject))
     if subject.saved_format != "python":  # whose code may refuse rows that never were
         columns = cost.rows_to_time(columns)
-    programs = {disk.ORIGINAL: subject.original}
+    programs = {disk.ORIGINAL: subject.reopened or subject.original}
     if choice.compilation is not None:
         others = {other.entry.name: other.program for other in choice.others}
         programs = {_PROGRAM: choice.program, **others, **programs}
-    latency: Mapping[str, Mapping[int, float]] = cost.measure_latency(programs, columns)
+    latency: Mapping[str, Mapping[int, float]] = cost.measure_latency(
+        programs, columns, step=partial(show, "timing the programs by batch size")
+    )
+    show("measuring memory", 0, 1)
     names = [name for name in latency if name != disk.ORIGINAL]
     if names and subject.saved_format != "onnx" and not is_inspected(manifest.original):
         latency = _with_isolated(draft, manifest, columns, programs, latency)
@@ -574,6 +614,8 @@ def _provenance(sealed: _Sealed, request: Request) -> dict[str, Any]:
 
 
 def _json_values(values: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
+    if values is not None and not isinstance(values, Mapping):
+        raise Invalid(f"{what} is not a dict", hint=f'pass {what}={{"name": value}}')
     made = {
         str(name): value.item() if isinstance(value, np.generic) else value
         for name, value in (values or {}).items()
@@ -586,11 +628,6 @@ def _json_values(values: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
             hint="give finite numbers, texts and lists of them",
         ) from None
     return made
-
-
-def _check_tolerance(tolerance: float) -> None:
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise Invalid(f"tolerance {tolerance} is not a number above 0")
 
 
 def _described(subject: ImportedModel, flavor: Flavor) -> str:

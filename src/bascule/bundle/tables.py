@@ -21,4 +21,5 @@ from bascule_client.tables import (
     recombined as recombined,
     take as take,
     take_rows as take_rows,
+    warn_of_extra as warn_of_extra,
 )

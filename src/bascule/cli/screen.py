@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from bascule.core import BasculeError, masked_text, write_without_waiting
+from bascule.core import BasculeError, BasculeWarning, masked_text, write_without_waiting
 
 
 def print_json(value: Any) -> None:
@@ -31,6 +32,21 @@ def note(line: str) -> None:
     with suppress(OSError):
         sys.stderr.write(line)
         sys.stderr.flush()
+
+
+def show_warnings() -> None:
+    """Show warnings of ours as notes, and those of libraries as Python shows them."""
+    import warnings
+
+    usual = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, BasculeWarning):
+            note(f"warning: {message}")
+        else:
+            usual(message, category, *rest, **more)
+
+    warnings.showwarning = show
 
 
 def error_json(error: BasculeError) -> dict[str, str]:
@@ -70,26 +86,58 @@ def print_table(
         table.add_column(heading, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # Where nobody looks, a table must not be folded to the width of a terminal that is not there.
-    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160).print(table)
+    Console(highlight=False, markup=False, width=_table_width()).print(table)
+
+
+def _table_width() -> int | None:
+    """COLUMNS where it is set, else the width of the terminal, or 160 in a pipe."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isascii() and columns.isdigit() and int(columns) > 0:
+        return int(columns)
+    return None if sys.stdout.isatty() else 160
+
+
+class Stages:
+    """Prints stages of long work: call it with what is done, `step` with what is under way."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(),
+            console=self._console, transient=True, disable=not self._console.is_terminal,
+        )  # fmt: skip
+        self._task = self.bar.add_task("working", total=None)
+        self._now = ""
+
+    def __call__(self, line: str) -> None:
+        """A stage is done."""
+        from rich.text import Text
+
+        mark = ("✓ ", "green") if self._console.is_terminal else ""
+        self._console.print(Text.assemble(mark, line))  # at once: the bar is drawn in between
+        self._now = ""
+        self.bar.reset(self._task, description="working", total=None)
+
+    def step(self, what: str, done: int, of: int) -> None:
+        """`done` parts `of` so many are done of what is under way, which is named once in a log."""
+        if what != self._now and not self._console.is_terminal:
+            self._console.print(what, markup=False)
+        self._now = what
+        self.bar.update(self._task, description=what, completed=done, total=of)
 
 
 @contextmanager
 def stages(*, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Tell of long work as it happens: each stage that is done, and a spinner for the next."""
+    """Tell of long work as it happens: each stage that is done, and a bar for the next."""
     if quiet:
         yield lambda _: None
         return
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with console.status("working") as status:
-
-        def tell(line: str) -> None:
-            console.print(f"[green]✓[/green] {line}" if console.is_terminal else line)
-            status.update("working")
-
-        yield tell
+    shown = Stages()
+    with shown.bar:
+        yield shown
 
 
 def when(moment: datetime) -> str:

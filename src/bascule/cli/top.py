@@ -118,8 +118,8 @@ def picture(
     if trend:
         parts.append(Text(sparkline(list(trend)), "cyan"))
     shown = sorted(
-        (one for one in load.versions if one.is_served or one.requests_per_s),
-        key=lambda one: (-one.requests_per_s, one.model, one.version),
+        (one for one in load.versions if one.is_served or one.requests),
+        key=lambda one: (-one.requests_per_s, not one.is_served, one.model, one.version),
     )
     parts.append(_versions(shown[:most_versions]))
     if len(shown) > most_versions:

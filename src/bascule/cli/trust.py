@@ -54,7 +54,7 @@ def verify(
         list[Path] | None,
         typer.Option(
             help="A public key that may vouch for it; may be repeated. Default: "
-            "[security] required_keys of bascule.toml.",
+            "security.required_keys of bascule.toml.",
             show_default=False,
         ),
     ] = None,
@@ -89,11 +89,13 @@ def card(
             show_default=False,
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show the card of a bundle: what it is for, how good, within which limits."""
     from bascule.cli.cards import write_card
 
     version, path = context.find_to_look_at(bundle)
     write_card(
-        path, version, context.statements(version) if version else None, output, by=context.user()
-    )
+        path, version, context.statements(version) if version else None, output,
+        by=context.user(), as_json=as_json,
+    )  # fmt: skip

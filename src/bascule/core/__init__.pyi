@@ -12,6 +12,7 @@ from .digests import (
 from .errors import (
     KINDS as KINDS,
     BasculeError as BasculeError,
+    BasculeWarning as BasculeWarning,
     Conflict as Conflict,
     Invalid as Invalid,
     MissingExtra as MissingExtra,
@@ -26,6 +27,7 @@ from .errors import (
     Unavailable as Unavailable,
     Unconvertible as Unconvertible,
     Untrusted as Untrusted,
+    first_line as first_line,
 )
 from .fields import Columns as Columns, DType as DType, Field as Field, Signature as Signature
 from .files import (

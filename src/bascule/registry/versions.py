@@ -44,6 +44,7 @@ EventKind = Literal[
 ]
 
 _TAG_KEY = re.compile(r"[A-Za-z0-9](?:[\w.:/-]{0,126}\w)?", re.ASCII)
+_NAMED = 2
 _MAX_TAG_VALUE = 256
 
 
@@ -70,6 +71,10 @@ class Version:
 
     def __str__(self) -> str:
         return f"{self.model}/{self.number}"
+
+    def __repr__(self) -> str:
+        state = "retired" if self.retired else f"gates {self.gates}"
+        return f"Version({self}, {state}, {self.digest[:19]})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,12 @@ class Check:
         """The criteria that it judged and found met."""
         results = self.statement.body.get("results", ())
         return frozenset(one["criterion"] for one in results if one["passed"] is True)
+
+    @property
+    def judged(self) -> Mapping[str, bool]:
+        """Whether each criterion that it judged was met."""
+        results = self.statement.body.get("results", ())
+        return {one["criterion"]: one["passed"] is True for one in results}
 
 
 def check_tag(key: str, value: str | None) -> None:
@@ -250,12 +261,15 @@ def verdict(body: Mapping[str, Any]) -> bool:
 
 
 def summary_of_gates(body: Mapping[str, Any]) -> str:
-    """`passed 5 of 5`, or the reasons of what failed, for the history."""
+    """`passed 5 of 5` with the first criteria, or the reasons of what failed, for the history."""
     results = [result for result in body.get("results", ()) if isinstance(result, Mapping)]
     failed = [result for result in results if result.get("passed") is not True]
     if not failed:
         verdict_word = "passed" if verdict(body) else "failed"
-        return f"{verdict_word} {len(results)} of {len(results)}" if results else verdict_word
+        named = ", ".join(str(result.get("criterion")) for result in results[:_NAMED])
+        more = f" and {len(results) - _NAMED} more" if len(results) > _NAMED else ""
+        count = f"{verdict_word} {len(results)} of {len(results)}"
+        return f"{count}: {named}{more}" if results else verdict_word
     return "failed " + "; ".join(
         f"{result.get('criterion')}: {result.get('reason')}" for result in failed
     )
@@ -299,6 +313,9 @@ def check_may_be_aliased(
 ) -> None:
     """Raise `Refused` unless `alias` may point to `version`.
 
+    The criteria decide, each by the last check that judged it: a pass of other criteria does not
+    make up for a failure. Where some were never judged, the last check decides.
+
     Where gates are required, a pass only counts that judged all the criteria, and that was
     recorded here or is signed: any other pass neither lets a version pass nor makes up for a failed
     check.
@@ -308,7 +325,7 @@ def check_may_be_aliased(
         alias: The alias.
         checks: Its checks that count, in the order in which the registry learnt of them.
         require_gates: Whether an unchecked version is refused too.
-        criteria: What a check must have judged then, as criteria print themselves.
+        criteria: Those of the settings, as criteria print themselves.
         is_vouched_for: Whether a statement that came with a push is trusted; None if every user
             that may push is trusted.
     """
@@ -316,7 +333,11 @@ def check_may_be_aliased(
     facts = {"model": version.model, "number": version.number, "alias": alias}
     again = f"bascule check {version}, or switch registry.require_gates off"
     if not require_gates:
-        if checks and not checks[-1].passed:
+        last = {one: check for check in checks for one in check.judged}
+        unmet = [last[one] for one in criteria if one in last and not last[one].judged[one]]
+        if unmet:
+            raise _failed(about, version, unmet[-1], facts)
+        if checks and not checks[-1].passed and not (criteria and last.keys() >= set(criteria)):
             raise _failed(about, version, checks[-1], facts)
         return
     sound = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,10 @@ def check(
             `release.against.finder`.
 
     Raises:
-        Invalid: There are no criteria, or one of them cannot be read.
+        Invalid: There are no criteria, or one of them cannot be read, or asks for what the model
+            does not have; nothing is recorded.
     """
+    from bascule.release.applicable import check_applicable
     from bascule.release.measure import measure
 
     wanted = [Criterion.parse(one) if isinstance(one, str) else one for one in criteria]
@@ -49,6 +52,7 @@ def check(
             "there are no criteria to check",
             hint='write some in bascule.toml: [gates] criteria = ["roc_auc >= 0.8"]',
         )
+    check_applicable(bundle, wanted)
     compared = [one for one in wanted if isinstance(one, NotWorse)]
     facts = measure(bundle, [one for one in wanted if one not in compared], test=test)
     if compared:
@@ -69,6 +73,7 @@ def check_and_record(
     registry: Registry,
     version: Version | None,
     *,
+    configured: Sequence[str] = (),
     test: Any = None,
     now: datetime,
     by: str,
@@ -80,6 +85,8 @@ def check_and_record(
         criteria: What it must meet.
         registry: Where versions to compare with are found, and where the verdict of one goes.
         version: The version that the bundle is; None for a folder, beside which the verdict goes.
+        configured: The criteria of the settings. A check that leaves one out is recorded as a
+            `trial`, which neither passes nor fails the version.
         test: See `check`.
         now: See `check`.
         by: See `check`.
@@ -88,23 +95,28 @@ def check_and_record(
         The verdict, and the error that kept it from being recorded; None where it is recorded.
 
     Raises:
-        Invalid: There are no criteria, or one of them cannot be read.
+        Invalid: See `check`.
     """
     from bascule.release.against import finder
 
     problem: BasculeError | None = None
+    judged = {str(Criterion.parse(one) if isinstance(one, str) else one) for one in criteria}
+    asked = (str(Criterion.parse(one)) for one in configured)
+    unjudged = tuple(one for one in asked if one not in judged)
+    kind = "trial" if unjudged else "gates"
 
     def record(report: GateReport) -> None:
         nonlocal problem
+        body = replace(report, unjudged=unjudged).to_json()
         try:
             if version is None:
-                bundle.add_statement("gates", report.to_json(), at=now, by=by)
+                bundle.add_statement(kind, body, at=now, by=by)
             else:
-                registry.add_statement(version, "gates", report.to_json(), at=now, by=by)
+                registry.add_statement(version, kind, body, at=now, by=by)
         except BasculeError as error:
             message = f"the verdict was not recorded: {error}"
             problem = type(error)(message, hint=error.hint, **error.facts)
 
     find = finder(registry, bundle.name if version is None else version.model)
     report = check(bundle, criteria, test=test, now=now, by=by, record=record, find=find)
-    return report, problem
+    return replace(report, unjudged=unjudged), problem

@@ -70,6 +70,8 @@ QUALITIES = SCORERS | SHORT_NAMES.keys()
 METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, "parity"}
 """Every metric that a criterion may name."""
 
+_USUAL = ("accuracy", "roc_auc", "rmse")
+
 _MILLISECONDS = {"us": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)}
 _MEGABYTES = {"KB": Decimal("0.001"), "MB": Decimal(1), "GB": Decimal(1000)}
 _WRITTEN = re.compile(
@@ -78,6 +80,7 @@ _WRITTEN = re.compile(
     r"\s*(?P<limit>[-+]?[^\s]*?)\s*(?P<unit>[A-Za-z%]*)\s*"
 )
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9@/._-]*")
 _OPERATORS = (">=", "<=", ">", "<")
 _EXAMPLES = "write it like 'roc_auc >= 0.8', 'latency_p99[100] <= 5 ms' or 'size <= 20 MB'"
 
@@ -106,10 +109,18 @@ class Criterion:
         if compared := _COMPARED.fullmatch(text):
             return _not_worse(text, compared)
         if not (written := _WRITTEN.fullmatch(text)):
-            raise Invalid(f"{text!r} is not a criterion", hint=_EXAMPLES)
+            raise _no_criterion(text)
         metric, operator = written["metric"], written["operator"]
         if metric not in METRICS:
             raise _unknown_metric(text, metric)
+        against = written["limit"] + written["unit"]
+        is_name = _NAME.fullmatch(against) and against.casefold() not in ("inf", "infinity", "nan")
+        if is_name and metric in QUALITIES:
+            sign = ("<=", "+") if is_error(metric) else (">=", "-")
+            raise Invalid(
+                f"{text!r}: a comparison with {against!r} needs a margin",
+                hint=f"write '{metric} {sign[0]} {against} {sign[1]} 0.01'",
+            )
         if operator not in _OPERATORS:
             raise Invalid(
                 f"{text!r} compares with {operator!r}, which is not one of {', '.join(_OPERATORS)}",
@@ -170,16 +181,10 @@ def _unit(metric: str) -> str:
     return "MB" if metric in SIZES else ""
 
 
-def _factors(metric: str) -> Mapping[str, Decimal]:
-    if metric in LATENCIES:
-        return _MILLISECONDS
-    return _MEGABYTES if metric in SIZES else {}
-
-
 def _limit(text: str, metric: str, limit: str, unit: str) -> float:
     if not _NUMBER.fullmatch(limit):
         raise Invalid(f"{text!r}: the limit {limit + unit!r} is not a number", hint=_EXAMPLES)
-    factors = _factors(metric)
+    factors: Mapping[str, Decimal] = {"ms": _MILLISECONDS, "MB": _MEGABYTES}.get(_unit(metric), {})
     if not factors and unit:
         raise Invalid(f"{text!r}: {metric} has no unit, and {unit!r} is given", hint=_EXAMPLES)
     if factors and unit not in factors:
@@ -243,13 +248,30 @@ MAX_BATCH = 65_536
 """Rows of the largest batch whose latency is measured."""
 
 
+def _no_criterion(text: str) -> Invalid:
+    """What is wrong with a text that has no operator."""
+    metric = text.partition("[")[0].strip()
+    if metric not in METRICS:
+        return Invalid(f"{text!r} is not a criterion", hint=_EXAMPLES)
+    unit = f" {_unit(metric)}" if _unit(metric) else ""
+    sign = "<=" if unit or is_error(metric) else ">="
+    return Invalid(
+        f"{text!r} is not a criterion: it has no limit",
+        hint=f"quote it: -c '{text.strip()} {sign} 1{unit}'; a shell takes {sign[0]} outside of "
+        "quotes for a file",
+    )
+
+
 def _unknown_metric(text: str, metric: str) -> Invalid:
-    near = difflib.get_close_matches(metric.casefold(), METRICS, n=1, cutoff=0.6)
+    typed = metric.casefold()
+    begun = [one for one in sorted(METRICS) if len(typed) > 2 and one.startswith(typed)]
+    alike = difflib.get_close_matches(typed, METRICS, n=3, cutoff=0.5)
+    near = list(dict.fromkeys([*begun, *alike]))[:3]
     guess = f"; did you mean {near[0]!r}?" if near else ""
-    special = ", ".join((*LATENCIES, *SIZES, "parity", *DATA))
     return Invalid(
         f"{text!r}: there is no metric {metric!r}{guess}",
-        hint=f"one of {special}, {', '.join(sorted(QUALITIES))}",
+        hint=f"{'the nearest are' if near else 'usual ones are'} "
+        f"{', '.join(near or _USUAL)}; docs/reference/criteria.md lists all",
         metric=metric,
     )
 

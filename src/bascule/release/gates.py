@@ -57,22 +57,34 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """The results, in the order of the criteria."""
+    """The results, in the order of the criteria.
+
+    Attributes:
+        results: One for each criterion that was judged.
+        unjudged: Configured criteria that are not among them; with any, the report is a trial,
+            and no verdict of the gates.
+    """
 
     results: tuple[Result, ...]
+    unjudged: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether every criterion was met. No criteria at all is no evidence, and no pass."""
         return bool(self.results) and all(result.passed for result in self.results)
 
+    def __repr__(self) -> str:
+        judged = "; ".join(f"{one.criterion}: {one.reason}" for one in self.results)
+        return f"GateReport({'passed' if self.passed else 'failed'}: {judged})"
+
     @property
     def failures(self) -> tuple[Result, ...]:
         return tuple(result for result in self.results if not result.passed)
 
     def to_json(self) -> dict[str, Any]:
-        """The body of a `gates` statement."""
-        return {"passed": self.passed, "results": [result.to_json() for result in self.results]}
+        """The body of a `gates` statement, or of a `trial`."""
+        made = {"passed": self.passed, "results": [result.to_json() for result in self.results]}
+        return made | {"unjudged": list(self.unjudged)} if self.unjudged else made
 
 
 def evaluate(criteria: Sequence[Criterion], facts: Mapping[str, Measured]) -> GateReport:

@@ -18,13 +18,17 @@ from typing import Any, Literal, Protocol, get_args
 
 from bascule.core import Conflict, Invalid, NotFound, Refused, Unauthenticated, check_name
 
-Action = Literal["infer", "read", "health", "metrics", "manage"]
-"""What a route does: predict; describe; tell the health; tell the counters; load and unload."""
+Action = Literal["infer", "read", "health", "metrics", "manage", "write", "keys"]
+"""What a route does: predict; describe; tell the health; tell the counters; load and unload; change
+the registry; list, make and revoke keys, which is an administrator's right: a key may be made with
+any permission."""
 
 OPEN_ACTIONS: frozenset[Action] = frozenset(("health",))
 """What needs no key: health probes have none."""
 
 GRANTABLE = tuple(action for action in get_args(Action) if action not in OPEN_ACTIONS)
+ON_MODELS: frozenset[Action] = frozenset(("infer", "read", "manage", "write"))
+"""What is done to a model."""
 ANY = "*"
 _PREFIX = "bsc"
 _TOKEN = re.compile(rf"{_PREFIX}_[0-9a-f]{{12}}_[A-Za-z0-9_-]{{43}}")
@@ -38,8 +42,8 @@ _HOW = "send Authorization: Bearer KEY; bascule keys create NAME --allow infer:M
 class Permission:
     """One action on one model, or on all of them (`*`).
 
-    `infer` includes reading the model's metadata, and a key with any permission may read the
-    metadata of the server.
+    `infer` and `write` include reading the model's metadata, and a key with any permission may
+    read the metadata of the server.
     """
 
     action: Action
@@ -47,8 +51,16 @@ class Permission:
 
     @classmethod
     def parse(cls, text: str) -> Permission:
-        """The permission of `infer:late`, `read:*` or `metrics`; raises `Invalid`."""
+        """The permission of `infer:late`, `read:*` or `metrics`; raises `Invalid`.
+
+        An action on models names one, or all of them by `*`.
+        """
         action, colon, model = text.partition(":")
+        if not colon and action in ON_MODELS:
+            raise Invalid(
+                f"permission {text!r} names no model",
+                hint=f"write {action}:MODEL, or {action}:{ANY} for every model",
+            )
         if action not in GRANTABLE:
             raise Invalid(
                 f"permission {text!r}: {action!r} is no action",
@@ -64,7 +76,7 @@ class Permission:
 
     def covers(self, action: Action, model: str) -> bool:
         """Whether it allows an action; `model` is empty where that is on no model."""
-        does = self.action == action or (self.action == "infer" and action == "read")
+        does = self.action == action or (self.action in ("infer", "write") and action == "read")
         return does and (not model or self.model in (ANY, model))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bascule.app import limits_of, open_registry, protocols_of
-from bascule.core.errors import Invalid, NotFound
+from bascule.core.errors import BasculeWarning, Invalid, NotFound
 from bascule.serving import Limits
 from bascule.serving.protocols.chosen import EVERY_PROTOCOL, PROTOCOL_NAMES
 from bascule.settings import GateSettings, ModelSettings, load_settings
@@ -172,14 +172,15 @@ def test_a_whole_section_in_a_variable_is_read_or_refused(folder):
     assert refusal(folder, {"BASCULE_SERVING": "{port"}).message == "BASCULE_SERVING is not JSON"
 
 
-def test_a_misspelt_variable_is_refused_and_a_strange_one_is_left_alone(folder):
+def test_a_misspelt_variable_is_refused_and_a_strange_one_is_warned_of(folder):
     error = refusal(folder, {"BASCULE_SERVIGN__WORKERS": "2"})
     assert "did you mean BASCULE_SERVING__WORKERS?" in error.message
 
     error = refusal(folder, {"BASCULE_SERVING__WORKRES": "2"})
     assert "did you mean 'workers'? (BASCULE_SERVING__WORKRES)" in error.message
 
-    assert load_settings(folder, {"BASCULE_QUITE_ANOTHER_THING": "2"})
+    with pytest.warns(BasculeWarning, match="BASCULE_QUITE_ANOTHER_THING is no setting"):
+        assert load_settings(folder, {"BASCULE_QUITE_ANOTHER_THING": "2"})
 
 
 def test_a_file_that_is_no_toml_is_refused_with_the_line(folder):
@@ -416,3 +417,32 @@ def test_what_is_no_address_of_a_collector_is_refused_with_one_that_is(folder, a
     assert "serving.trace_endpoint" in problem.message
     assert "is not the address of a collector" in problem.message
     assert "http://HOST:4318/v1/traces" in problem.hint + problem.message
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("BASCULE_PORT", "BASCULE_SERVING__PORT"),
+        ("BASCULE_WORKERS", "BASCULE_SERVING__WORKERS"),
+        ("BASCULE_STORE", "BASCULE_REGISTRY__STORE"),
+        ("BASCULE_CRITERIA", "BASCULE_GATES__CRITERIA"),
+        ("BASCULE_CONTROLPORT", "BASCULE_SERVING__CONTROL_PORT"),
+    ],
+)
+def test_a_setting_without_its_section_is_refused_with_the_whole_name(folder, variable, meant):
+    assert f"did you mean {meant}?" in refusal(folder, {variable: "9999"}).message
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"BASCULE_KEY": "x", "BASCULE_CACHE_DIR": "/tmp", "BASCULE_HOME": "/tmp"},
+        {  # beside a service of Kubernetes that is called bascule
+            "BASCULE_PORT": "tcp://10.0.0.1:8080", "BASCULE_SERVICE_HOST": "10.0.0.1",
+            "BASCULE_SERVICE_PORT": "8080", "BASCULE_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+            "BASCULE_PORT_8080_TCP_ADDR": "10.0.0.1",
+        },
+    ],
+)  # fmt: skip
+def test_other_variables_of_ours_and_of_kubernetes_are_left_alone(folder, variables):
+    assert load_settings(folder, variables).serving.port == 8080

@@ -8,7 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import bascule
-from bascule.bundle.disk.folder import BASELINE
+from bascule.bundle.disk.manifest import BASELINE
 from bascule.bundle.statements.baseline import MAX_COLUMNS, flat_columns
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Untrusted
@@ -98,7 +98,7 @@ def test_a_made_up_baseline_is_not_trusted(packed_iris, value):
 def test_show_prints_a_line_per_column(table_bundle, monkeypatch, capsys):
     from bascule.cli import main
 
-    monkeypatch.setattr("sys.argv", ["bascule", "show", str(table_bundle)])
+    monkeypatch.setattr("sys.argv", ["bascule", "show", "--full", str(table_bundle)])
     with contextlib.suppress(SystemExit):
         main()
     shown = capsys.readouterr().out

@@ -8,9 +8,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 
 import bascule
-from bascule.bundle.disk.folder import CALIBRATION
+from bascule.bundle.disk.manifest import CALIBRATION
 from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.errors import Invalid, Untrusted
+from bascule.core.errors import BasculeWarning, Invalid, Untrusted
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,8 @@ def test_a_model_without_probabilities_is_packed_without_and_says_why(pack, iris
 
 def test_a_model_without_held_out_rows_has_no_calibration(pack, fitted, iris):
     assert pack(fitted, iris[0]).calibration is None
-    assert pack(fitted, iris[0], iris[0]).calibration is None
+    with pytest.warns(BasculeWarning, match="test has no truth"):
+        assert pack(fitted, iris[0], iris[0]).calibration is None
 
 
 def test_a_label_of_the_test_rows_that_the_model_never_saw_does_not_stop_the_packing(

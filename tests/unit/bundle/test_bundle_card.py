@@ -41,7 +41,8 @@ def test_a_card_says_what_was_measured_and_in_the_order_of_training(bundle, show
     assert names == [one.name for one in bundle.signature.inputs]
     assert "| only EWR, JFK |" in text
     assert "Refuses values that it was not trained on in airport, month." in text
-    assert "100.0% of the held-out rows were trained on: figures flatter it." in text
+    assert "100.0% of the held-out rows have the same inputs as a training row." in text
+    assert "were trained on" not in text
 
 
 def test_quality_is_that_of_each_slice_and_of_all(bundle):

@@ -8,7 +8,6 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.impute import SimpleImputer
@@ -27,6 +26,7 @@ from sklearn.tree import DecisionTreeClassifier
 import bascule
 from bascule.bundle.choosing import Roles
 from bascule.bundle.disk.examples import columns_of
+from bascule.bundle.flavors.sklearn import Sklearn
 from bascule.core.errors import Conflict, Invalid, NotFound, Unconvertible
 from bascule.core.fields import DType
 
@@ -119,6 +119,24 @@ def test_progress_tells_the_stages_in_order(pack, boosted, cancer):
 
 
 @pytest.mark.serial
+def test_a_candidate_is_compiled_once_for_the_graph_and_for_machine_code(
+    pack, boosted, cancer, monkeypatch
+):
+    compiled = []
+    compile_all = Sklearn.compilations
+
+    def counted(*asked):
+        for one in compile_all(*asked):
+            compiled.append(one.precision)
+            yield one
+
+    monkeypatch.setattr(Sklearn, "compilations", counted)
+    X, y = cancer
+    bundle = pack(boosted, X, (X, y))
+    assert [entry.name for entry in bundle.manifest.programs] == ["onnx", "llvm"]
+    assert compiled == ["float32", "float64"]
+
+
 def test_cost_is_measured_for_program_and_original_in_a_fresh_process(pack, boosted, cancer):
     bundle = pack(boosted, cancer[0], measure=True)
     measured = bundle.cost
@@ -295,7 +313,6 @@ def test_splines_are_packed_and_answered_by_the_original(tmp_path, cancer):
     ("model", "message"),
     [
         (lambda X, y: GradientBoostingClassifier(), "GradientBoostingClassifier is not fitted"),
-        (lambda X, y: KMeans(2, n_init=1).fit(X), "neither a classifier nor a regressor"),
         (
             lambda X, y: ClassifierChain(DecisionTreeClassifier()).fit(X, np.c_[y, y]),
             "ClassifierChain predicts 2 outputs, and gives their probabilities as one matrix",

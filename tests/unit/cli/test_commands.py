@@ -176,10 +176,11 @@ def test_the_life_of_a_version_from_push_to_alias_and_history(run, packed):
     assert [event["kind"] for event in events] == ["alias_moved", "gates_recorded", "pushed"]
     assert "gb@champion: new -> 1" in run("history", "gb")[1]
 
-    code, out, _ = run("show", "gb@champion")
+    code, out, _ = run("show", "gb@champion", "--full")
     assert code == 0
     assert "[rows, 30]" in out
     assert "gates: passed" in out
+    assert f"gates      passed: {CRITERION}" in run("show", "gb@champion")[1]
     assert json.loads(run("show", "gb", "--json")[1])["version"]["number"] == 1
 
     assert run("alias", "gb@champion", "--drop")[0] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -45,6 +46,15 @@ def test_where_there_is_no_room_the_busiest_versions_are_shown():
     shown = [line.split()[0] for line in text.splitlines() if line.strip().startswith("m")]
     assert shown == ["m29/1", "m28/1"]
     assert "and 28 versions that are less busy" in text
+
+
+@pytest.mark.parametrize(("requests", "shown"), [(0, False), (7, True)])
+def test_a_version_that_was_swapped_out_stays_with_what_it_answered(requests, shown):
+    after = look(2.0, 1_000)
+    gone = VersionLook("m0", "0", False, requests, 0, requests, (requests, 0), 0)
+    after = replace(after, versions=(*after.versions, gone))
+    text = drawn(picture(after, load_between(after, after)))
+    assert ("m0/0 (unloaded)" in text) == shown
 
 
 def test_a_trend_is_drawn_from_nothing_to_its_largest_value():

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from bascule.bundle.disk.folder import digest_of, read_manifest, read_statements
 from bascule.core.errors import Invalid, NotFound, Refused, Unavailable, Untrusted
 from bascule.registry import open_registry
 
+T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 READERS = {
     "models": lambda registry: registry.models(),
     "versions": lambda registry: registry.versions("late"),
@@ -379,3 +380,43 @@ def test_a_home_that_is_a_file_is_refused_in_one_sentence(registry, home, bundle
 
     with pytest.raises(Unavailable, match="cannot be used"):
         registry.push(bundle(), by="ada")
+
+
+# -- which criteria an alias asks for --
+
+
+def judged(registry, number, at, **results):
+    """Record a check that judged these criteria."""
+    names = {"roc": "roc_auc >= 0.8", "size": "size <= 20 MB", "zero": "accuracy >= 0"}
+    body = {
+        "passed": all(results.values()),
+        "results": [{"criterion": names[name], "passed": met} for name, met in results.items()],
+    }
+    registry.add_statement(
+        registry.resolve(f"late/{number}"), "gates", body, at=T0 + timedelta(seconds=at), by="ci"
+    )
+
+
+def test_a_pass_of_other_criteria_does_not_make_up_for_a_failure(bundle, home):
+    registry = open_registry(home, criteria=("roc_auc >= 0.8", "size <= 20 MB"))
+    registry.push(bundle(), by="ada")
+    judged(registry, 1, 1, roc=False, size=True)
+    judged(registry, 1, 2, zero=True)
+
+    with pytest.raises(Refused, match=r"failed its gates: roc_auc >= 0\.8"):
+        registry.set_alias("late", "champion", 1, by="ada")
+
+    judged(registry, 1, 3, roc=True)
+    assert registry.set_alias("late", "champion", 1, by="ada").to_number == 1
+
+
+def test_a_failure_of_other_criteria_holds_until_all_configured_ones_are_judged(bundle, home):
+    registry = open_registry(home, criteria=("roc_auc >= 0.8",))
+    registry.push(bundle(), by="ada")
+    judged(registry, 1, 1, zero=False)
+    with pytest.raises(Refused, match="failed its gates: accuracy >= 0"):
+        registry.set_alias("late", "champion", 1, by="ada")
+
+    judged(registry, 1, 2, roc=True)
+    judged(registry, 1, 3, zero=False)
+    assert registry.set_alias("late", "champion", 1, by="ada").to_number == 1

@@ -160,17 +160,14 @@ def test_whole_numbers_are_sliced_by_as_people_write_them(bundle, flights):
     ("text", "reason"),
     [
         ("accuracy[carrier=ZZ] >= 0", "no held-out row has carrier=ZZ"),
-        ("accuracy[plane=x] >= 0", "no column 'plane'; they have carrier, hour, wind, gust"),
         ("roc_auc[by wind] >= 0", "with 1 rows"),
-        ("rmse[by carrier] <= 1e9", None),
     ],
 )
 def test_a_slice_that_cannot_be_measured_fails_with_the_reason(bundle, text, reason):
     report = check(bundle, [text], now=T0, by="ada", record=lambda report: None)
-    if reason is not None:
-        assert not report.passed
-        assert report.results[0].value is None
-        assert reason in report.results[0].reason
+    assert not report.passed
+    assert report.results[0].value is None
+    assert reason in report.results[0].reason
 
 
 # -- states --

@@ -172,7 +172,19 @@ def test_a_permission_that_means_nothing_is_refused(text):
 def test_a_permission_is_read_as_it_is_written(action):
     for text in (f"{action}:late", f"{action}:*"):
         assert str(Permission.parse(text)) == text
-    assert Permission.parse(action) == Permission(action, "*")
+
+
+@pytest.mark.parametrize("action", ["infer", "read", "manage"])
+def test_every_model_is_allowed_by_a_star_alone(action):
+    """`--allow infer` allowed every model."""
+    with pytest.raises(Invalid, match=f"permission '{action}' names no model") as refused:
+        Permission.parse(action)
+    assert refused.value.hint == f"write {action}:MODEL, or {action}:* for every model"
+    assert Permission.parse(f"{action}:*").covers(action, "late")
+
+
+def test_the_counters_are_of_no_model():
+    assert Permission.parse("metrics") == Permission("metrics", "*")
 
 
 def test_a_key_must_allow_something(store):

@@ -136,6 +136,12 @@ class GatesBody(TypedDict):
     results: NotRequired[list[ResultBody]]
 
 
+class TrialBody(GatesBody):
+    """The verdict of a check that left out configured criteria; see `release.checking`."""
+
+    unjudged: list[str]
+
+
 BODIES: Mapping[str, type] = {
     "calibration": CalibrationBody,
     "cost": CostBody,
@@ -144,6 +150,7 @@ BODIES: Mapping[str, type] = {
     "provenance": ProvenanceBody,
     "quality": QualityBody,
     "training": TrainingBody,
+    "trial": TrialBody,
 }
 """By the kind of the statement."""
 

@@ -18,8 +18,6 @@ from bascule.bundle.flavors.boosting import (
     BoostedOriginal,
     ask_own,
     categories_of,
-    is_of,
-    library,
     of_both_classes,
     open_boosted,
     read_boosted,
@@ -27,6 +25,7 @@ from bascule.bundle.flavors.boosting import (
     rounds_whole,
     with_classes,
 )
+from bascule.bundle.flavors.libraries import is_of, library
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.tables import MATRIX, Table
@@ -111,7 +110,9 @@ def _read(model: Any) -> Boosted:
     objective = _objective(text)
     kind = objective.partition(" ")[0]
     classes: tuple[str | int | float | bool, ...] | None = None
-    if hasattr(model, "classes_"):
+    if callable(getattr(model, "objective", None)):
+        pass  # of an objective of the caller's own, LightGBM answers the sums, also as a classifier
+    elif hasattr(model, "classes_"):
         classes = tuple(plain_label(label) for label in model.classes_)
     elif kind == "binary":
         classes = (0, 1)

@@ -22,14 +22,12 @@ from bascule.bundle.flavors.boosting import (
     BoostedOriginal,
     ask_own,
     categories_of,
-    distribution_of,
-    is_of,
-    library,
     of_both_classes,
     open_boosted,
     read_boosted,
     with_classes,
 )
+from bascule.bundle.flavors.libraries import distribution_of, is_of, library
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.core import DType, Invalid
@@ -73,7 +71,7 @@ def reopen(data: bytes, manifest: Manifest) -> Any:
     return with_classes(booster, manifest)
 
 
-def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
+def _open(data: bytes, recipe: Mapping[str, Any], threads: int) -> Ask:
     xgboost = library("xgboost", "xgboost")
     known = json.loads(data)
     if not isinstance(known, dict) or not known.keys() >= {"learner", "version"}:
@@ -81,7 +79,8 @@ def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
     booster = xgboost.Booster()
     booster.load_model(bytearray(data))
     booster.set_param({"nthread": threads})
-    objective = _objective(booster)
+    objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
+    classifies = recipe.get("classifies", objective == "binary:logistic")
     is_linear = known["learner"]["gradient_booster"].get("name") == "gblinear"
     if objective == "multi:softmax":
         # It answers with the label; the same sums give the probabilities.
@@ -93,7 +92,7 @@ def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
             made = np.asarray(booster.predict(data, validate_features=False))
         else:
             made = np.asarray(booster.inplace_predict(rows, validate_features=False))
-        return of_both_classes(made) if objective == "binary:logistic" else made
+        return of_both_classes(made) if made.ndim == 1 and classifies else made
 
     return ask
 
@@ -104,7 +103,7 @@ def _read(model: Any) -> Boosted:
     xgboost = library("xgboost", "xgboost")
     is_native = isinstance(model, xgboost.Booster)
     booster = model if is_native else booster_of(_checked(model))
-    known = _json(booster)["learner"]
+    known = json.loads(bytes(booster.save_raw("json")))["learner"]
     objective = known["objective"]["name"]
     several = max(int(known["learner_model_param"]["num_class"]), 0)
     if int(known["learner_model_param"]["num_target"]) > 1:
@@ -130,6 +129,9 @@ def _read(model: Any) -> Boosted:
         handed_over=lambda _: "float32",
         parameters=parameters,
         own=None if is_native else partial(ask_own, model, False),
+        extra={"classifies": True}
+        if classes is not None and objective != "binary:logistic"
+        else {},
     )
 
 
@@ -144,12 +146,3 @@ def _checked(model: Any) -> Any:
             hint="replace it by NaN in the rows and train with missing=nan",
         )
     return model
-
-
-def _json(booster: Any) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads(bytes(booster.save_raw("json")))
-    return made
-
-
-def _objective(booster: Any) -> str:
-    return str(json.loads(booster.save_config())["learner"]["objective"]["name"])

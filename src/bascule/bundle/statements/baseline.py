@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.disk import BASELINE, Manifest, folder as disk, parse, reading
+from bascule.bundle import disk
+from bascule.bundle.disk import BASELINE, Manifest, parse, reading
 from bascule.core import Columns, Field
 from bascule.stats import Profile
 

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -37,7 +37,7 @@ _MEMORY_PROBE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from bascule.bundle.disk.folder import EXAMPLE, read_manifest
+from bascule.bundle.disk import EXAMPLE, read_manifest
 from bascule.bundle.opening import open_program
 from bascule.bundle.disk.examples import columns_of
 path = Path(sys.argv[1])
@@ -170,7 +170,11 @@ def rows_to_time(columns: Columns) -> Columns:
 
 
 def measure_latency(
-    programs: Mapping[str, Program], columns: Columns, *, budget_s: float = 0.06
+    programs: Mapping[str, Program],
+    columns: Columns,
+    *,
+    budget_s: float = 0.06,
+    step: Callable[[int, int], object] | None = None,
 ) -> dict[str, dict[int, float]]:
     """By program, by batch size: the median time of one call in microseconds, on one thread.
 
@@ -181,10 +185,13 @@ def measure_latency(
         programs: What to time, by what it is called.
         columns: Real rows in the signature's dtypes; see `rows_to_time`.
         budget_s: How long to time one program at one size.
+        step: Called after each batch size with how many are done, of how many.
     """
     measured: dict[str, dict[int, float]] = {name: {} for name in programs}
     with _one_thread():
-        for size in BATCH_SIZES:
+        for place, size in enumerate(BATCH_SIZES):
+            if step is not None:
+                step(place, len(BATCH_SIZES))
             asked = [name for name in programs if _is_quick(measured[name], size)]
             rounds: dict[str, list[NDArray[np.float64]]] = {name: [] for name in asked}
             for _ in range(_ROUNDS):

@@ -99,6 +99,8 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=inherited_fds,
+            # What `timeout` or Ctrl-C sends to the group is for the supervisor to act on.
+            process_group=0,
             # One thread per program is what its cost was measured with.
             env={**os.environ, "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"},
         )

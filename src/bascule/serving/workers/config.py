@@ -54,6 +54,7 @@ class WorkerConfig:
         request_log: What the request log records.
         multi_model: Whether callers may have models loaded and unloaded.
         allowed_hosts: Names that are answered; see `transports.hosts`.
+        control_port: Of the control API, for callers that look for it here; None for none.
         ledger: What is recorded of answers; None for nothing.
     """
 
@@ -72,6 +73,7 @@ class WorkerConfig:
     request_log: RequestLogConfig = FAILURES_ALONE
     multi_model: bool = False
     allowed_hosts: tuple[str, ...] = ()
+    control_port: int | None = None
     ledger: LedgerConfig | None = None
 
     def to_json(self) -> dict[str, Any]:

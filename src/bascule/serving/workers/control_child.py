@@ -122,6 +122,7 @@ class ControlChild:
             stdin=subprocess.DEVNULL,
             stdout=2,  # standard output is the announcement's
             pass_fds=(*self._fds, theirs.fileno()),
+            process_group=0,  # see `WorkerProcess`
             env={**os.environ, "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"},
         )
 

@@ -320,6 +320,7 @@ class Supervisor:
                     request_log=request_log,
                     multi_model=find is not None,
                     allowed_hosts=allowed_hosts,
+                    control_port=None if control is None else control.listener.getsockname()[1],
                     ledger=ledger,
                 ),
                 own,

@@ -1,0 +1,270 @@
+"""The registry and the server from Python: what the commands do, for notebooks and scripts.
+
+Settings are read as a command reads them, from `bascule.toml` in the working directory and from
+the environment. Histories name the user of this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from bascule.bundle import Bundle, load as load_folder
+from bascule.bundle.lineage import user_name
+from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable
+
+if TYPE_CHECKING:
+    from bascule.registry import Event, Registry, Version
+    from bascule.release import GateReport
+    from bascule_client import Client
+
+_STOP_S = 20.0
+
+
+def open_registry() -> Registry:
+    """The registry of the settings; `BASCULE_HOME` or `.bascule` if they name none."""
+    from bascule.app import open_registry as opened
+    from bascule.settings import load_settings
+
+    return opened(load_settings())
+
+
+def load(reference: str | Path) -> Bundle:
+    """Open a bundle by its folder, or a registered one by its name: `good/1`, `good@champion`.
+
+    Every file is compared with its digest first. A text is a folder if a bundle lies there.
+
+    Raises:
+        NotFound: There is neither such a folder nor such a model.
+        Untrusted: A file is not what the manifest says.
+    """
+    from bascule.control import is_path, registered
+
+    if isinstance(reference, Path) or is_path(reference) or not _may_be_a_model(reference):
+        return load_folder(reference)
+    try:
+        registry, version = registered(open_registry, reference)
+    except (Invalid, NotFound) as problem:
+        if Path(reference).exists():
+            raise
+        raise NotFound(
+            f"no bundle at {reference!r}, and as the name of a model: {problem.message}",
+            hint=problem.hint or "bascule models lists the registered ones",
+            path=reference,
+        ) from None
+    return load_folder(registry.path(version))
+
+
+def _may_be_a_model(text: str) -> bool:
+    try:
+        return Reference.parse(text) is not None and not text.endswith(".bundle")
+    except Invalid:
+        return False
+
+
+def check(
+    bundle: Bundle | str | Path, criteria: Sequence[str] | None = None, *, test: Any = None
+) -> GateReport:
+    """Judge a bundle and record the verdict, as `bascule check` does.
+
+    Args:
+        bundle: A bundle, its folder, or a reference such as `good/1`.
+        criteria: `[gates] criteria` of the settings if None. A check that leaves one of those out
+            is a trial, and changes no verdict.
+        test: `(X, y)` in place of the held-out rows of the bundle.
+
+    Raises:
+        Invalid: There are no criteria, or one does not apply to the model.
+    """
+    from bascule.control import is_path, registered
+    from bascule.release import check_and_record
+    from bascule.settings import load_settings
+
+    configured = load_settings().gates.criteria
+    registry, version = open_registry(), None
+    if isinstance(bundle, str) and not is_path(bundle):
+        registry, version = registered(open_registry, bundle)
+        bundle = load_folder(registry.path(version))
+    elif not isinstance(bundle, Bundle):
+        bundle = load_folder(bundle)
+    report, problem = check_and_record(
+        bundle, configured if criteria is None else criteria, registry, version,
+        configured=configured, test=test, now=datetime.now(UTC), by=user_name(),
+    )  # fmt: skip
+    if problem is not None:
+        raise problem
+    return report
+
+
+def push(bundle: Bundle | str | Path, *, alias: str | None = None, reason: str = "") -> Version:
+    """Put a bundle into the registry; the same bundle again is the version that it is already.
+
+    Args:
+        bundle: A bundle or its folder.
+        alias: Points to the version afterwards, such as `champion`.
+        reason: Why the alias moves, for the history.
+
+    Raises:
+        Refused: The alias may not point to it: its gates failed. It is pushed all the same.
+    """
+    registry = open_registry()
+    path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+    version = registry.push(path, by=user_name())
+    if alias is not None:
+        registry.set_alias(
+            version.model, alias, version.number, by=user_name(), reason=reason
+        )  # fmt: skip
+    return version
+
+
+def set_alias(version: Version | str, alias: str, *, reason: str = "") -> Event:
+    """Point an alias to a version: `set_alias("good/1", "champion")`.
+
+    Raises:
+        NotFound: There is no such version.
+        Refused: It is retired, or its gates failed.
+    """
+    registry = open_registry()
+    found = registry.resolve(str(version))
+    return registry.set_alias(found.model, alias, found.number, by=user_name(), reason=reason)
+
+
+class Server:
+    """A server of this process: it ends with the `with` block, with `stop`, or with Python.
+
+    Attributes:
+        url: Where predictions are answered.
+        control_url: Where the control API is; its docs are at `/docs`.
+        models: References of what is served.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], announced: dict[str, Any]) -> None:
+        self.url: str = announced["predictions"]
+        self.control_url: str = announced["control"]
+        self.models = [f"{one['model']}/{one['version']}" for one in announced["serving"]]
+        self._end = weakref.finalize(self, _end, process)
+
+    def client(self, model: str | None = None, **options: Any) -> Client:
+        """A client of this server; see `bascule.Client`."""
+        from bascule_client import Client
+
+        return Client(self.url, model=model, **options)
+
+    def stop(self) -> None:
+        """Answer what is under way, and end. Stopping twice is fine."""
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "at " + self.url if self._end.alive else "stopped"
+        return f"Server({', '.join(self.models)} {state})"
+
+
+def serve(
+    *models: Bundle | str | Path,
+    port: int = 0,
+    control_port: int = 0,
+    workers: int | None = None,
+    timeout_s: float = 120.0,
+) -> Server:
+    """Serve models beside this process, and return when they answer.
+
+    In `with bascule.serve("good/1") as server:`, `server.client().predict(X)` asks it.
+
+    Args:
+        models: Bundles, their folders, or references: `good/1`, `good@champion`.
+        port: For predictions; 0 takes a free one.
+        control_port: For the control API; 0 takes a free one.
+        workers: Processes that share the port; that of the settings if None.
+        timeout_s: How long the start may take.
+
+    Raises:
+        BasculeError: What `bascule serve` says: a model is not there, or a port is taken.
+        TimedOut: It did not answer in time.
+    """
+    if not models:
+        raise Invalid("there is nothing to serve", hint='bascule.serve("good/1")')
+    words = [str(one.path.resolve() if isinstance(one, Bundle) else one) for one in models]
+    options = [f"--port={port}", f"--control-port={control_port}"]
+    if workers is not None:
+        options.append(f"--workers={workers}")
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bascule.cli", "serve", "--json", *options, "--", *words],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, start_new_session=True,
+        )  # fmt: skip
+        try:
+            announced = _announced(process, time.monotonic() + timeout_s)
+            if "error" in announced:
+                kinds = {kind.__name__: kind for kind in KINDS}
+                kind = kinds.get(announced["kind"], Unavailable)
+                raise kind(announced["error"], hint=announced["hint"])
+            return Server(process, announced)
+        except _Silent as silence:
+            said.seek(0)
+            last = said.read().decode(errors="replace").strip().splitlines()[-1:]
+            _end(process)
+            if silence.was_late:
+                raise TimedOut(f"the server did not start within {timeout_s:g} s") from None
+            raise Unavailable(f"the server ended: {''.join(last)}") from None
+        except BaseException:
+            _end(process)
+            raise
+
+
+class _Silent(Exception):
+    """There is no announcement: the process ended, or the time is over."""
+
+    def __init__(self, *, was_late: bool) -> None:
+        super().__init__()
+        self.was_late = was_late
+
+
+def _announced(process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
+    """The JSON document that the server prints when it answers, or when it cannot start."""
+    assert process.stdout is not None
+    read = b""
+    while True:
+        ready, _, _ = select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))
+        if not ready:
+            raise _Silent(was_late=True)
+        piece = os.read(process.stdout.fileno(), 1 << 16)
+        read += piece
+        try:
+            made: dict[str, Any] = json.loads(read)
+        except ValueError:
+            if not piece:
+                raise _Silent(was_late=False) from None
+        else:
+            return made
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -1,0 +1,202 @@
+"""The plots of a card, from the held-out rows and the baseline that the bundle holds.
+
+A classifier: ROC curve, reliability, confusion matrix, probabilities. A regressor: answers and
+residuals. Every model: the training rows by column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.card import Plot
+from bascule.bundle.disk import OUTLIERS
+from bascule.bundle.statements import in_batches
+from bascule.bundle.svg import Chart, grid
+from bascule.bundle.tables import for_program, take
+from bascule.stats import ColumnProfile
+
+if TYPE_CHECKING:
+    from bascule.bundle.loaded import Bundle
+
+_MAX_ROWS = 20_000
+_ROWS_AT_ONCE = 4_096
+_MAX_DOTS = 600
+_MAX_CURVE = 160
+_MAX_CLASSES = 10
+_MAX_COLUMNS = 24
+_BINS = 10
+_INPUT_BINS = 20
+
+Numbers = NDArray[np.float64]
+
+
+def plots(bundle: Bundle) -> tuple[Plot, ...]:
+    """The plots that the data in the bundle allow; none without held-out rows and baseline.
+
+    The first 20,000 held-out rows are predicted, by the program that serves requests here.
+    """
+    return (*_of_quality(bundle), *_of_inputs(bundle))
+
+
+def _of_quality(bundle: Bundle) -> Iterator[Plot]:
+    held_out = bundle.test_data()
+    if held_out is None or held_out[1] is None or bundle.targets:
+        return
+    columns, truth = take(held_out[0], slice(_MAX_ROWS)), held_out[1][:_MAX_ROWS]
+    program = bundle.program(threads=1)
+    answer = in_batches(program, for_program(columns, program.inputs), _ROWS_AT_ONCE)
+    if bundle.task == "regression":
+        yield from _of_numbers(_finite(np.asarray(truth, float), answer["prediction"].reshape(-1)))
+    elif bundle.task == OUTLIERS:
+        yield _roc([("inliers", np.asarray(truth) == 1, np.asarray(answer["score"], float))])
+    elif bundle.task == "classification" and bundle.classes:
+        yield from _of_classes(bundle.classes, truth, answer)
+
+
+def _of_classes(classes: Sequence[Any], truth: NDArray[Any], answer: Any) -> Iterator[Plot]:
+    hits = {label: np.array([one == label for one in truth.tolist()], bool) for label in classes}
+    if "probabilities" in answer:
+        by_class = np.asarray(answer["probabilities"], float)
+        shown = list(enumerate(classes))[:_MAX_CLASSES] if len(classes) > 2 else [(1, classes[1])]
+        if curves := [
+            (str(label), hits[label], by_class[:, place])
+            for place, label in shown
+            if 0 < hits[label].sum() < len(truth)
+        ]:
+            yield _roc(curves)
+        top = by_class.argmax(axis=1)
+        if len(classes) == 2:
+            yield _reliability(hits[classes[1]], by_class[:, 1], f"class {classes[1]}")
+            yield _probabilities(classes[1], hits[classes[1]], by_class[:, 1])
+        else:
+            right = np.array([hits[classes[place]][row] for row, place in enumerate(top)], bool)
+            yield _reliability(right, by_class.max(axis=1), "the most probable class")
+    if len(classes) <= _MAX_CLASSES:
+        yield _confusion(classes, hits, answer["label"])
+
+
+def _roc(curves: Sequence[tuple[str, NDArray[np.bool_], Numbers]]) -> Plot:
+    chart = Chart((0, 1), (0, 1), ("false positive rate", "true positive rate"), "ROC curve")
+    chart.line([(0, 0), (1, 1)], "guide")
+    areas = []
+    for place, (name, is_it, scores) in enumerate(curves):
+        order = np.argsort(-scores, kind="stable")
+        ends = np.append(np.diff(scores[order]) != 0, True)  # rows of one score count together
+        seen = np.append(0, (np.cumsum(is_it[order]) / max(is_it.sum(), 1))[ends])
+        wrong = np.append(0, (np.cumsum(~is_it[order]) / max((~is_it).sum(), 1))[ends])
+        areas.append(f"{name} {_area(wrong, seen):.3f}")
+        kept = np.unique(np.linspace(0, len(seen) - 1, _MAX_CURVE).astype(int))
+        chart.line(
+            zip(wrong[kept].tolist(), seen[kept].tolist(), strict=True), f"line c{place % 6}"
+        )
+    caption = f"Area under the curve: {', '.join(areas)}. The diagonal is a guess."
+    return Plot("ROC curve", caption, chart.svg())
+
+
+def _area(across: Numbers, up: Numbers) -> float:
+    return float(np.diff(across) @ (up[1:] + up[:-1]) / 2)
+
+
+def _reliability(is_it: NDArray[np.bool_], scores: Numbers, what: str) -> Plot:
+    chart = Chart((0, 1), (0, 1), ("predicted probability", "share that is true"), "Reliability")
+    chart.line([(0, 0), (1, 1)], "guide")
+    bins = np.clip((scores * _BINS).astype(int), 0, _BINS - 1)
+    counts = np.bincount(bins, minlength=_BINS)
+    filled = np.flatnonzero(counts)
+    said = (np.bincount(bins, scores, _BINS)[filled] / counts[filled]).tolist()
+    true = (np.bincount(bins, is_it, _BINS)[filled] / counts[filled]).tolist()
+    chart.line(zip(said, true, strict=True)).dots(zip(said, true, strict=True), radius=3)
+    gap = float(np.abs(np.subtract(said, true)) @ counts[filled] / len(scores))
+    caption = (
+        f"Of {what}, in {len(filled)} bins of 0.1. On the diagonal, a probability is the share "
+        f"that is true; on average it is off by {gap:.3f}."
+    )
+    return Plot("Reliability", caption, chart.svg())
+
+
+def _probabilities(label: Any, is_it: NDArray[np.bool_], scores: Numbers) -> Plot:
+    edges = np.linspace(0, 1, _INPUT_BINS + 1)
+    counts = [np.histogram(scores[rows], edges)[0] for rows in (~is_it, is_it)]
+    highest = float(max(int(one.max()) for one in counts))
+    chart = Chart((0, 1), (0, highest * 1.05), (f"probability of {label}", "rows"), "Probabilities")
+    chart.bars(edges.tolist(), counts[0].tolist(), "bar other")
+    chart.bars(edges.tolist(), counts[1].tolist(), "bar")
+    caption = f"Strong: rows that are {label}. Pale: the others."
+    return Plot("Probabilities", caption, chart.svg())
+
+
+def _confusion(
+    classes: Sequence[Any], hits: dict[Any, NDArray[np.bool_]], labels: NDArray[Any]
+) -> Plot:
+    given = {label: np.array([one == label for one in labels.tolist()], bool) for label in classes}
+    counts = [[int((hits[true] & given[said]).sum()) for said in classes] for true in classes]
+    caption = "Rows: the truth. Columns: the answer. The shade is the share of the row."
+    return Plot("Confusion", caption, grid([str(one) for one in classes], counts, "Confusion"))
+
+
+def _finite(truth: Numbers, said: NDArray[Any]) -> tuple[Numbers, Numbers]:
+    numbers = np.asarray(said, float)
+    kept = np.isfinite(truth) & np.isfinite(numbers)
+    return truth[kept], numbers[kept]
+
+
+def _of_numbers(pair: tuple[Numbers, Numbers]) -> Iterator[Plot]:
+    truth, said = pair
+    if not len(truth):
+        return
+    residuals = truth - said
+    some = np.unique(np.linspace(0, len(truth) - 1, _MAX_DOTS).astype(int))
+    span = (float(min(truth.min(), said.min())), float(max(truth.max(), said.max())))
+    chart = Chart(span, span, ("prediction", "truth"), "Truth by prediction")
+    chart.line([(span[0], span[0]), (span[1], span[1])], "guide")
+    chart.dots(zip(said[some].tolist(), truth[some].tolist(), strict=True))
+    caption = f"{len(some):,} of {len(truth):,} rows. On the diagonal the prediction is the truth."
+    yield Plot("Truth and prediction", caption, chart.svg())
+
+    across = (float(said.min()), float(said.max()))
+    reach = float(np.abs(residuals).max()) or 1.0
+    chart = Chart(across, (-reach, reach), ("prediction", "residual"), "Residuals")
+    chart.line([(across[0], 0), (across[1], 0)], "guide")
+    chart.dots(zip(said[some].tolist(), residuals[some].tolist(), strict=True))
+    yield Plot("Residuals", "Truth less prediction. A pattern is what was not learnt.", chart.svg())
+
+    counts, edges = np.histogram(residuals, _INPUT_BINS)
+    ends = (float(edges[0]), float(edges[-1]))
+    chart = Chart(ends, (0, float(counts.max()) * 1.05), ("residual", "rows"), "Residuals, by size")
+    chart.bars(edges.tolist(), counts.tolist())
+    caption = f"Mean {residuals.mean():.4g}, standard deviation {residuals.std():.4g}."
+    yield Plot("Residuals by size", caption, chart.svg())
+
+
+def _of_inputs(bundle: Bundle) -> Iterator[Plot]:
+    baseline = bundle.baseline
+    if baseline is None or baseline.inputs is None:
+        return
+    for name, column in list(baseline.inputs.columns.items())[:_MAX_COLUMNS]:
+        if (made := _histogram(name, column)) is not None:
+            yield made
+
+
+def _histogram(name: str, column: ColumnProfile) -> Plot | None:
+    missing = f"; {column.missing / column.rows:.1%} missing" if column.missing else ""
+    if column.quantiles.rows:
+        values, weights = column.quantiles.weighted()
+        counts, edges = np.histogram(values, _INPUT_BINS, weights=weights)
+        ends = (float(edges[0]), float(edges[-1]))
+        chart = Chart(ends, (0, float(counts.max()) * 1.05), (name, "rows"), f"Histogram of {name}")
+        chart.bars(edges.tolist(), counts.tolist())
+        return Plot(name, f"{column.distinct:,} distinct values{missing}.", chart.svg(), "Inputs")
+    frequent = column.frequent.top()[:_INPUT_BINS]
+    if not frequent:
+        return None
+    counts_of = [count for _, count in frequent]
+    chart = Chart(
+        (0, len(frequent)), (0, max(counts_of) * 1.05), (f"{name}, by frequency", "rows"), name
+    )
+    chart.bars(list(range(len(frequent) + 1)), counts_of)
+    shown = ", ".join(str(value) for value, _ in frequent[:5])
+    return Plot(name, f"Most frequent: {shown}{missing}.", chart.svg(), "Inputs")

@@ -1,0 +1,143 @@
+"""Whether criteria ask for something that a bundle has. Pure: nothing is measured.
+
+What does not apply to a model is a mistake in the criterion: an error, and not a failed gate. What
+applies and cannot be measured, such as quality without held-out rows, is a failed gate.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
+from bascule.bundle.statements import flat_columns
+from bascule.core import Invalid
+from bascule.release.conditions import Each, Missing, Slice
+from bascule.release.criteria import QUALITIES, SHORT_NAMES, Criterion
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle
+
+_NUMBERS = """
+    d2_absolute_error_score explained_variance neg_max_error neg_mean_absolute_error
+    neg_mean_absolute_percentage_error neg_mean_gamma_deviance neg_mean_poisson_deviance
+    neg_mean_squared_error neg_mean_squared_log_error neg_median_absolute_error
+    neg_root_mean_squared_error neg_root_mean_squared_log_error r2
+"""
+OF_NUMBERS = frozenset(_NUMBERS.split())
+"""Scorers of numbers; the others are of classes."""
+_PROBABILITIES = """
+    average_precision d2_brier_score d2_log_loss_score neg_brier_score neg_log_loss roc_auc
+    roc_auc_ovo roc_auc_ovo_weighted roc_auc_ovr roc_auc_ovr_weighted top_k_accuracy
+"""
+OF_PROBABILITIES = frozenset(_PROBABILITIES.split())
+"""Scorers of classes that ask for probabilities."""
+_TWO_CLASSES = {
+    "f1": "f1_macro",
+    "jaccard": "jaccard_macro",
+    "neg_negative_likelihood_ratio": "balanced_accuracy",
+    "positive_likelihood_ratio": "balanced_accuracy",
+    "precision": "precision_macro",
+    "recall": "recall_macro",
+    "roc_auc": "roc_auc_ovr",
+}
+"""Scorers of two classes, and what to use with more."""
+_POSITIVE_IS_1 = ("f1", "jaccard", "precision", "recall")
+_FOR = {True: "rmse <= 3.5 or r2 >= 0.8", False: "accuracy >= 0.9 or roc_auc >= 0.8"}
+
+
+def check_applicable(bundle: Bundle, criteria: Sequence[Criterion]) -> None:
+    """Raise `Invalid`, which names the criterion and the next step, if one does not apply."""
+    for one in criteria:
+        if one.metric in QUALITIES:
+            _check_quality(bundle, one)
+        if isinstance(one.condition, Slice | Each):
+            _check_column(bundle, one, one.condition)
+        if isinstance(one.condition, Missing) and not any(
+            field.nullable for field in bundle.signature.inputs
+        ):
+            raise Invalid(
+                f"{str(one)!r}: no column of the model takes missing values",
+                hint=f"write {one.metric}[noise 1%]",
+            )
+
+
+def _check_quality(bundle: Bundle, criterion: Criterion) -> None:
+    scorer = SHORT_NAMES.get(criterion.metric, (criterion.metric, 1))[0]
+    of_numbers = scorer in OF_NUMBERS
+    for name, task, classes in _outputs(bundle):
+        if (task == "regression") != of_numbers:
+            kind, whose = ("numbers", "classes") if of_numbers else ("classes", "numbers")
+            raise Invalid(
+                f"{str(criterion)!r}: {criterion.metric} is a metric of {kind}, and {name} "
+                f"answers with {whose}",
+                hint=f"write {_FOR[not of_numbers]}",
+            )
+        if task == "classification":
+            _check_classes(bundle, criterion, name, classes or ())
+
+
+def _outputs(bundle: Bundle) -> list[tuple[str, str, Sequence[object] | None]]:
+    """Name, task and classes of every output whose task is known."""
+    tasks = {CLASSIFICATIONS: "classification", REGRESSIONS: "regression"}
+    if bundle.task in tasks:
+        return [
+            (f"output {one.name}", "regression" if one.classes is None else "classification",
+             one.classes)
+            for one in bundle.targets
+        ]  # fmt: skip
+    known = bundle.task in ("classification", "regression", OUTLIERS)
+    return [(bundle.name, bundle.task, bundle.classes)] if known else []
+
+
+def _check_classes(
+    bundle: Bundle, criterion: Criterion, name: str, classes: Sequence[object]
+) -> None:
+    metric = criterion.metric
+    scorer = SHORT_NAMES.get(metric, (metric, 1))[0]
+    outputs = {field.name.partition(".")[0] for field in bundle.signature.outputs}
+    if scorer in OF_PROBABILITIES and "probabilities" not in outputs:
+        raise Invalid(
+            f"{str(criterion)!r}: {metric} needs probabilities, and {name} gives none",
+            hint="write accuracy >= 0.9 or f1_macro >= 0.8",
+        )
+    if len(classes) > 2 and metric in _TWO_CLASSES:
+        raise Invalid(
+            f"{str(criterion)!r}: {metric} is a metric of two classes, and {name} has "
+            f"{len(classes)}",
+            hint=f"write {str(criterion).replace(metric, _TWO_CLASSES[metric], 1)}",
+        )
+    if len(classes) == 2 and metric in _POSITIVE_IS_1 and 1 not in classes:
+        raise Invalid(
+            f"{str(criterion)!r}: {metric} is of the class 1, and the classes of {name} are "
+            f"{', '.join(map(repr, classes))}",
+            hint=f"write {str(criterion).replace(metric, f'{metric}_macro', 1)}",
+        )
+
+
+def _check_column(bundle: Bundle, criterion: Criterion, condition: Slice | Each) -> None:
+    fields = {one.name: one for one in bundle.signature.inputs}
+    no_rows = {
+        one.name: np.empty((0, *(max(length, 0) for length in one.shape)))
+        for one in bundle.signature.inputs
+    }
+    known = list(flat_columns(no_rows, bundle.signature))
+    if condition.column not in known:
+        near = difflib.get_close_matches(condition.column, known, n=1)
+        raise Invalid(
+            f"{str(criterion)!r}: the model has no column {condition.column!r}",
+            hint=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known[:20])}",
+        )
+    field = fields.get(condition.column)
+    if not isinstance(condition, Slice) or field is None or field.categories is None:
+        return
+    values = [str(one) for one in field.categories]
+    if field.dtype.value == "BYTES" and condition.value not in (*values, "missing"):
+        near = difflib.get_close_matches(condition.value, values, n=1)
+        raise Invalid(
+            f"{str(criterion)!r}: no {condition.column} is {condition.value!r}",
+            hint=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(values[:20])}",
+        )
