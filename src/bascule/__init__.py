@@ -19,6 +19,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
+    from bascule.app import drift
     from bascule.bundle import Answer, Bundle, load, pack, rebuild
     from bascule.bundle.flavors import PythonModel
     from bascule.core import BasculeError, Invalid
@@ -34,6 +35,7 @@ _HOMES = {
     "Criterion": "bascule.release",
     "Invalid": "bascule.core.errors",
     "PythonModel": "bascule.bundle",
+    "drift": "bascule.app",
     "load": "bascule.bundle",
     "pack": "bascule.bundle",
     "rebuild": "bascule.bundle",
@@ -48,6 +50,7 @@ __all__ = [
     "Invalid",
     "PythonModel",
     "__version__",
+    "drift",
     "load",
     "pack",
     "rebuild",

@@ -16,7 +16,9 @@ from bascule.core import Invalid
 from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
+    from bascule.bundle import Bundle
     from bascule.control import Parts
+    from bascule.monitoring import DriftReport
     from bascule.registry import CatalogueKeys, Registry
     from bascule.registry.stores import SqlCatalogue
     from bascule.serving import Limits, ModelSpec
@@ -197,3 +199,32 @@ def control_parts(settings: Settings) -> Parts:
         tls=tls_of(settings),
         allowed_hosts=settings.serving.allowed_hosts,
     )
+
+
+def drift(reference: Bundle | str | Path, current: Any, **options: Any) -> DriftReport:
+    """Compare a table with the baseline of a bundle.
+
+    Args:
+        reference: A bundle, its folder, or a registered model: `gb`, `gb/3`, `gb@champion`.
+        current: Any table or matrix with the columns of the model; further columns are ignored.
+        **options: `budget` (4 false alarms a year), `windows_a_year` (365), `time_column`,
+            `effects` (an `Effect` by column), `score` (True): see `monitoring.measure_drift`.
+
+    Returns:
+        The report: `is_alarm`, `windows`, `to_arrow()`, `to_json()`; printed, it is a table.
+
+    Raises:
+        NotFound: There is no such bundle or model.
+        Invalid: The bundle has no baseline, or the table does not fit it.
+    """
+    from bascule.bundle import Bundle, load
+    from bascule.control import is_path, registered
+    from bascule.monitoring import measure_drift
+    from bascule.settings import load_settings
+
+    if isinstance(reference, Bundle):
+        return measure_drift(reference, current, **options)
+    if isinstance(reference, Path) or is_path(reference):
+        return measure_drift(load(reference), current, **options)
+    registry, version = registered(lambda: open_registry(load_settings()), reference)
+    return measure_drift(load(registry.path(version)), current, **options)

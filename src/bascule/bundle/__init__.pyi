@@ -19,6 +19,7 @@ from .table_files import (
     as_trained as as_trained,
     check_output as check_output,
     read_rows as read_rows,
+    read_stream as read_stream,
     split_truth as split_truth,
     write_table as write_table,
 )

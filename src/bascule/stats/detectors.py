@@ -1,0 +1,131 @@
+"""Detectors that see many windows: of slow changes, and of changes beside the weekly pattern.
+
+`SlowDetector` is the e-detector of Shin, Ramdas and Rinaldo 2022 for the mean score of a column:
+a change that no window shows alone adds up. Its guarantee is a mean time between false alarms of
+at least the threshold, for independent windows.
+
+`weekday_test` compares a window with the 8 windows of the same weekday before it. Windows of real
+traffic are not independent: an error of the mean that lasts some days, and a weekend, break a test
+that assumes independent rows. The variance and the degrees of freedom are those of an
+autoregressive series (Bartlett 1935). Constants were found by simulation (`bench/drift.py`). Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.stats.tails import Atoms, student_tail
+
+WINDOWS = 56
+"""Windows that a weekday reference needs and looks back at: 8 weeks of days."""
+
+MIN_SAME_WEEKDAY = 4
+MAX_CORRELATION = 0.9
+ALARMABLE_CORRELATION = 0.85
+TOLERANCE = 0.02
+"""A lasting difference, in baseline deviations, that is no slow change."""
+
+_SIZES = (0.05, 0.1, 0.2, 0.4, 0.8)
+_BASELINE_ERRORS = 3.0
+
+
+class SlowDetector:
+    """M <- (1 + M) e for ten sizes of a shift, up and down; the mean of M is its evidence.
+
+    Args:
+        law: Of one row's score under the baseline: mean 0, variance 1.
+        others: Rows of the baseline. Its own error is the same in every window and would add up, so
+            at least three standard errors of it are tolerated.
+    """
+
+    def __init__(self, law: Atoms, others: int) -> None:
+        self.tolerance = max(TOLERANCE, _BASELINE_ERRORS / math.sqrt(others))
+        tilts = [size - self.tolerance for size in _SIZES if size > self.tolerance]
+        self._tilts = np.array([side * tilt for tilt in tilts for side in (1.0, -1.0)])
+        self._cumulants = np.array([law.cumulants(float(tilt))[0] for tilt in self._tilts])
+        self._logs = np.full(len(self._tilts), -math.inf)
+
+    def add(self, location: float, rows: int) -> float:
+        """Take in the mean score of a window of `rows` rows; gives the evidence, log of mean M."""
+        if not len(self._tilts):
+            return -math.inf
+        gains = self._tilts * location - np.abs(self._tilts) * self.tolerance - self._cumulants
+        self._logs = np.logaddexp(0.0, self._logs) + rows * gains
+        return float(np.logaddexp.reduce(self._logs)) - math.log(len(self._logs))
+
+    def restart(self) -> None:
+        """Forget all windows, as after an alarm."""
+        self._logs.fill(-math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class WeekdayOutcome:
+    """How a window stands to the same weekdays before it.
+
+    Attributes:
+        p_value: Two-sided.
+        statistic: Student's t.
+        expected: The mean of the same weekdays.
+        correlation: Of neighbouring windows, less the weekly pattern; corrected upwards for bias.
+        overdispersion: The variance of the windows over that of independent rows.
+        is_alarmable: Whether the windows depend so little on one another that a level can be kept.
+    """
+
+    p_value: float
+    statistic: float
+    expected: float
+    correlation: float
+    overdispersion: float
+    is_alarmable: bool
+
+
+def weekday_test(
+    history: Sequence[tuple[int, float]], weekday: int, value: float, sampling_deviation: float
+) -> WeekdayOutcome | None:
+    """Compare `value` with the same weekdays among the last 56 windows.
+
+    Args:
+        history: Weekday and value of the windows before, oldest first.
+        weekday: Of this window.
+        value: Of this window.
+        sampling_deviation: The standard error of `value` if the rows are independent. The windows
+            never count as less variable than that.
+
+    Returns:
+        The outcome; None with fewer than 56 windows, or fewer than 4 of this weekday.
+    """
+    if len(history) < WINDOWS:
+        return None
+    days = np.array([day for day, _ in history[-WINDOWS:]])
+    values = np.array([one for _, one in history[-WINDOWS:]])
+    means = {int(day): float(values[days == day].mean()) for day in np.unique(days)}
+    same = int((days == weekday).sum())
+    if same < MIN_SAME_WEEKDAY:
+        return None
+    rest = values - np.array([means[int(day)] for day in days])
+    free = WINDOWS - len(means)
+    found = math.sqrt(float(rest @ rest) / free)
+    deviation = max(found, sampling_deviation, 1e-12)
+    raw = _autocorrelation(rest) + 4 / WINDOWS
+    phi = min(max(raw, 0.0), MAX_CORRELATION)
+    error = deviation * math.sqrt(1 + min((1 + phi) / (same * (1 - phi)), 1))
+    degrees = max(free * (1 - phi * phi) / (1 + phi * phi), 8.0)
+    t = (value - means[weekday]) / error
+    return WeekdayOutcome(
+        2 * student_tail(abs(t), degrees),
+        t,
+        means[weekday],
+        phi,
+        (found / max(sampling_deviation, 1e-12)) ** 2,
+        raw < ALARMABLE_CORRELATION,
+    )
+
+
+def _autocorrelation(rest: NDArray[np.float64]) -> float:
+    total = float(rest @ rest)
+    return float(rest[1:] @ rest[:-1]) / total if total > 0 else 0.0
