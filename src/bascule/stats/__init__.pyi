@@ -24,6 +24,8 @@ from .two_sample import (
     CategoryBaseline as CategoryBaseline,
     NumberBaseline as NumberBaseline,
     Outcome as Outcome,
+    Scores as Scores,
     missing_test as missing_test,
     range_test as range_test,
+    shrunk as shrunk,
 )

@@ -13,7 +13,6 @@ autoregressive series (Bartlett 1935). Constants were found by simulation (`benc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +31,7 @@ TOLERANCE = 0.02
 
 _SIZES = (0.05, 0.1, 0.2, 0.4, 0.8)
 _BASELINE_ERRORS = 3.0
+_TINY = 1e-24
 
 
 class SlowDetector:
@@ -85,47 +85,47 @@ class WeekdayOutcome:
 
 
 def weekday_test(
-    history: Sequence[tuple[int, float]], weekday: int, value: float, sampling_deviation: float
-) -> WeekdayOutcome | None:
-    """Compare `value` with the same weekdays among the last 56 windows.
+    days: NDArray[np.int64],
+    history: NDArray[np.float64],
+    weekday: int,
+    values: NDArray[np.float64],
+    sampling_deviations: NDArray[np.float64],
+) -> tuple[WeekdayOutcome, ...] | None:
+    """Compare some numbers of a window with the same weekdays among the last 56 windows.
 
     Args:
-        history: Weekday and value of the windows before, oldest first.
+        days: Weekdays, 0 to 6, of the windows before, oldest first. Shape (windows,).
+        history: Their numbers. Shape (windows, numbers).
         weekday: Of this window.
-        value: Of this window.
-        sampling_deviation: The standard error of `value` if the rows are independent. The windows
+        values: Its numbers. Shape (numbers,).
+        sampling_deviations: The standard errors of `values` if rows are independent. The windows
             never count as less variable than that.
 
     Returns:
-        The outcome; None with fewer than 56 windows, or fewer than 4 of this weekday.
+        An outcome per number; None with fewer than 56 windows, or fewer than 4 of this weekday.
     """
-    if len(history) < WINDOWS:
+    if len(days) < WINDOWS:
         return None
-    days = np.array([day for day, _ in history[-WINDOWS:]])
-    values = np.array([one for _, one in history[-WINDOWS:]])
-    means = {int(day): float(values[days == day].mean()) for day in np.unique(days)}
-    same = int((days == weekday).sum())
+    days, history = days[-WINDOWS:], history[-WINDOWS:]
+    counts = np.bincount(days, minlength=7)
+    same = int(counts[weekday])
     if same < MIN_SAME_WEEKDAY:
         return None
-    rest = values - np.array([means[int(day)] for day in days])
-    free = WINDOWS - len(means)
-    found = math.sqrt(float(rest @ rest) / free)
-    deviation = max(found, sampling_deviation, 1e-12)
-    raw = _autocorrelation(rest) + 4 / WINDOWS
-    phi = min(max(raw, 0.0), MAX_CORRELATION)
-    error = deviation * math.sqrt(1 + min((1 + phi) / (same * (1 - phi)), 1))
-    degrees = max(free * (1 - phi * phi) / (1 + phi * phi), 8.0)
-    t = (value - means[weekday]) / error
-    return WeekdayOutcome(
-        2 * student_tail(abs(t), degrees),
-        t,
-        means[weekday],
-        phi,
-        (found / max(sampling_deviation, 1e-12)) ** 2,
-        raw < ALARMABLE_CORRELATION,
-    )
-
-
-def _autocorrelation(rest: NDArray[np.float64]) -> float:
-    total = float(rest @ rest)
-    return float(rest[1:] @ rest[:-1]) / total if total > 0 else 0.0
+    means = (days == np.arange(7)[:, None]) @ history / np.maximum(counts, 1)[:, None]
+    rest = history - means[days]
+    squares = np.maximum((rest**2).sum(axis=0), _TINY)
+    free = WINDOWS - int((counts > 0).sum())
+    found = np.sqrt(squares / free)
+    floors = np.maximum(sampling_deviations, _TINY)
+    raw = (rest[1:] * rest[:-1]).sum(axis=0) / squares + 4 / WINDOWS
+    phi = np.clip(raw, 0, MAX_CORRELATION)
+    errors = np.maximum(found, floors) * np.sqrt(1 + np.minimum((1 + phi) / (same * (1 - phi)), 1))
+    degrees = np.maximum(free * (1 - phi**2) / (1 + phi**2), 8.0)
+    t = (values - means[weekday]) / errors
+    return tuple(
+        WeekdayOutcome(2 * student_tail(abs(t_), df), t_, mean, phi_, over, raw_ < ALARMABLE_CORRELATION)
+        for t_, df, mean, phi_, over, raw_ in zip(
+            t.tolist(), degrees.tolist(), means[weekday].tolist(), phi.tolist(),
+            ((found / floors) ** 2).tolist(), raw.tolist(), strict=True,
+        )
+    )  # fmt: skip

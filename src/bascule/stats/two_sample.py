@@ -7,8 +7,8 @@ Neither side is exact: a baseline of N rows has its own error, and a test that i
   Smirnov with the correction of Stephens 1970 finds a change of shape. A location score and a
   spread score, normal scores by the quantiles of the baseline (van der Waerden 1952; Klotz 1962),
   find a shift and a change of width from fewer rows. Their tails are saddlepoints.
-- Texts and truth values: the power divergence of Cressie and Read 1984 over the categories, cells of
-  few expected rows pooled; Fisher's exact test for two cells.
+- Texts and truth values: the power divergence of Cressie and Read 1984 over the categories, rare
+  cells pooled; Fisher's exact test for two cells.
 - Missing values: Fisher's exact test.
 - Unseen categories: as many rows as Good 1953 expects from the categories seen once. Numbers out of
   the range of the baseline: exceedances (Gumbel and von Schelling 1950).
@@ -60,8 +60,8 @@ class Outcome:
     Attributes:
         test: `location`, `spread`, `shape`, `categories`, `missing`, `unseen` or `range`.
         p_value: The chance of as much without any drift; corrected for the tests it is the best of.
-        statistic: Standard errors for location and spread, a distance for shape, a chi-square value for
-            categories, rows for the others.
+        statistic: Standard errors for location and spread, a distance for shape, a chi-square
+            value for categories, rows for the others.
         effect: How much: baseline deviations for location, their relative change for spread, a
             Kolmogorov-Smirnov distance for shape, a difference of shares for the others. Signed
             where it has a direction.

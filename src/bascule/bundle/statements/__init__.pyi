@@ -13,6 +13,7 @@ from .adversarial import ComparedRows as ComparedRows
 from .baseline import (
     Baseline as Baseline,
     answer_columns as answer_columns,
+    profile_columns as profile_columns,
     profile_of as profile_of,
     read_baseline as read_baseline,
 )

@@ -52,7 +52,7 @@ def read_baseline(path: str | Path, manifest: Manifest) -> Baseline | None:
         )
 
 
-def flat_columns(
+def profile_columns(
     columns: Columns, fields: tuple[Field, ...], names: tuple[str, ...] = ()
 ) -> Columns:
     """One array of one axis per column: a matrix split by columns, arrays with more axes flattened.
@@ -92,7 +92,7 @@ def answer_columns(
         known = labels.get(output.name, ())
         of_classes = bool(known) and output.shape == (len(known),)
         names = tuple(f"{output.name}.{label}" for label in known) if of_classes else ()
-        made.update(flat_columns(answered, (output,), names))
+        made.update(profile_columns(answered, (output,), names))
     return made
 
 

@@ -10,7 +10,7 @@ from bascule.bundle.imported import ImportedModel
 from bascule.bundle.statements.baseline import (
     Baseline,
     answer_columns,
-    flat_columns,
+    profile_columns,
     profile_of,
 )
 from bascule.bundle.statements.calibrating import Answers
@@ -41,7 +41,7 @@ def profile(answers: Answers, subject: ImportedModel) -> Profiled:
     if subject.train is not None and len(subject.train):
         signature = subject.signature
         inputs = profile_of(
-            flat_columns(subject.train.columns, signature.inputs, signature.columns)
+            profile_columns(subject.train.columns, signature.inputs, signature.columns)
         )
     if subject.test is not None and len(subject.test):
         try:

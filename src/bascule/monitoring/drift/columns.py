@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import is_missing
-from bascule.bundle.statements import flat_columns
+from bascule.bundle.statements import profile_columns
 from bascule.bundle.tables import read_table
 from bascule.core import Columns, DType, Field, Invalid, Signature
 
@@ -70,7 +70,7 @@ def read_current(data: Any, signature: Signature, time_column: str | None = None
             errors[name] = wrong
     inputs = _stacked(columns, signature.inputs[0]) if signature.is_matrix else columns
     return CurrentTable(
-        inputs, flat_columns(inputs, signature.inputs, signature.columns), errors, days
+        inputs, profile_columns(inputs, signature.inputs, signature.columns), errors, days
     )
 
 
@@ -176,9 +176,8 @@ def days_of(data: Any, name: str) -> NDArray[np.datetime64]:
                 hint="write dates or times of ISO 8601, such as 2026-11-26T15:00:00Z",
                 field=name,
             )
-        days = pc.cast(
-            pc.cast(times, pa.timestamp("us", getattr(times.type, "tz", None))), pa.timestamp("us")
-        )
+        zone = getattr(times.type, "tz", None)
+        days = pc.cast(times, pa.timestamp("s", zone), safe=False)
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise Invalid(
@@ -190,7 +189,8 @@ def days_of(data: Any, name: str) -> NDArray[np.datetime64]:
         raise Invalid(
             f"{problem} lacks {days.null_count} times", hint="leave out these rows", field=name
         )
-    found: NDArray[np.datetime64] = np.asarray(days).astype("datetime64[D]")
+    seconds = np.asarray(pc.cast(days, pa.timestamp("s")))
+    found: NDArray[np.datetime64] = seconds.astype("datetime64[D]")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
@@ -24,6 +25,8 @@ from bascule.stats import ColumnProfile, Profile
 _SHARES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 _FREQUENT = 5
 _OVERDISPERSED = 1.5
+_FAR = 0.5
+"""An extreme is reported when it is out of the baseline's range by half its width."""
 
 
 @dataclass(slots=True)
@@ -71,7 +74,7 @@ def measure_drift(
     table = read_current(current, bundle.signature, time_column)
     answers = baseline.answers if score else None
     inputs = baseline.inputs or Profile()
-    columns = len(inputs.columns) + (len(answers.columns) if answers else 0)
+    columns = len(_tested(inputs)) + len(_tested(answers))
     kinds = 1 if table.days is None else 2
     limits = Budget(budget, windows_a_year, max(1, columns), kinds)
     watched = list(_watched(inputs, answers, limits, effects or {}))
@@ -84,7 +87,7 @@ def measure_drift(
     weighed = _with_influence(bundle, windows)
     return DriftReport(
         bundle.name, bundle.digest, budget, windows_a_year, limits.level, weighed,
-        tuple(dict.fromkeys([*_notes(baseline.inputs, watched, table, len(windows)), *notes])),
+        tuple(dict.fromkeys([*_notes(baseline.inputs, watched, table), *notes])),
     )  # fmt: skip
 
 
@@ -100,8 +103,17 @@ def _watched(
                 field=name,
             )
     for where, profile in (("input", inputs), ("answer", answers)):
-        for name, column in (profile.columns if profile else {}).items():
+        for name, column in _tested(profile).items():
             yield _Watched(where, name, column, ColumnWatch(column, budget, effects.get(name)))
+
+
+def _tested(profile: Profile | None) -> Mapping[str, ColumnProfile]:
+    """The columns, without the first of two probabilities: the second one is 1 less it."""
+    columns = {} if profile is None else dict(profile.columns)
+    probabilities = [name for name in columns if name.startswith("probabilities.")]
+    if len(probabilities) == 2:
+        del columns[probabilities[0]]
+    return columns
 
 
 def _split(table: CurrentTable) -> Iterator[tuple[date | None, NDArray[np.int64] | slice]]:
@@ -110,8 +122,7 @@ def _split(table: CurrentTable) -> Iterator[tuple[date | None, NDArray[np.int64]
         return
     order = np.argsort(table.days, kind="stable")
     days, starts = np.unique(table.days[order], return_index=True)
-    for day, rows in zip(days.tolist(), np.split(order, starts[1:]), strict=True):
-        yield day, rows
+    yield from zip(days.tolist(), np.split(order, starts[1:]), strict=True)
 
 
 def _window(
@@ -165,17 +176,13 @@ def _findings(then: ColumnProfile, now: ColumnProfile, type_errors: float) -> It
         yield f"{type_errors:.1%} of the values are of another type than the model takes"
     if now.infinite and not then.infinite:
         yield f"{now.infinite:,} values are infinite, none in the baseline"
-    least, most, low, high = (
-        now.moments.least,
-        now.moments.most,
-        then.moments.least,
-        then.moments.most,
-    )
-    if least is not None and most is not None and low is not None and high is not None:
-        if least < low:
-            yield f"the least value {least:.6g} is under the baseline's {low:.6g}"
-        if most > high:
-            yield f"the largest value {most:.6g} is over the baseline's {high:.6g}"
+    ends = (now.moments.least, now.moments.most, then.moments.least, then.moments.most)
+    least, most, low, high = (math.nan if end is None else end for end in ends)
+    far = (high - low) * _FAR
+    if least < low - far:
+        yield f"the least value is {least:.6g}, {low:.6g} in the baseline"
+    if most > high + far:
+        yield f"the largest value is {most:.6g}, {high:.6g} in the baseline"
     present = now.rows - now.missing - now.infinite
     if present >= MIN_ROWS and now.distinct == 1 < then.distinct:
         yield f"all {present:,} values are the same"
@@ -263,9 +270,7 @@ def _size(column: ColumnDrift) -> float:
     return 1.0 if test is None or not test.limit else max(1.0, abs(test.effect) / test.limit)
 
 
-def _notes(
-    inputs: Profile | None, watched: list[_Watched], table: CurrentTable, windows: int
-) -> Iterator[str]:
+def _notes(inputs: Profile | None, watched: list[_Watched], table: CurrentTable) -> Iterator[str]:
     if inputs is None:
         yield "the baseline has no training rows: inputs are not compared"
     if table.rows < MIN_ROWS:

@@ -1,7 +1,7 @@
 """How much a model's answers depend on a column: permutation (Breiman 2001), on answers.
 
-A column of the held-out rows is shuffled, and the answers are compared with those to the rows as
-they are. No truth is needed; a column that the model ignores has influence 0, however far it drifts.
+A column of the held-out rows is shuffled, and the answers are compared with the answers to the
+unchanged rows. No truth is needed. A column that the model ignores has influence 0.
 """
 
 from __future__ import annotations

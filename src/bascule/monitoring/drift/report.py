@@ -62,14 +62,19 @@ class Test:
         )  # fmt: skip
 
     @property
-    def rank(self) -> tuple[bool, float]:
-        """Sorts alarms first, then by evidence."""
-        evidence = (
-            (self.p_value or 1e-300) / self.level
-            if self.e_value is None
-            else (1 / (max(self.e_value, 1e-300) * self.level))
-        )
-        return not self.is_alarm, evidence
+    def is_significant(self) -> bool:
+        """Whether the level is met, regardless of the effect."""
+        if self.e_value is not None:
+            return self.e_value >= 1 / self.level
+        return self.p_value is not None and self.p_value < self.level
+
+    @property
+    def rank(self) -> tuple[bool, bool, bool, float]:
+        """Sorts alarms first, of these the most specific ones, then by evidence."""
+        level = self.p_value if self.e_value is None else 1 / max(self.e_value, 1e-300)
+        evidence = (level or 0.0) / self.level
+        general = not self.is_alarm or self.name != "unseen"
+        return not self.is_alarm, self.name == "slow", general, evidence
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -114,7 +119,7 @@ class ColumnDrift:
 
     @property
     def sentence(self) -> str:
-        """What changed, in numbers."""
+        """The changes that raise the alarm, or the strongest one, in numbers."""
         from bascule.monitoring.drift.sentences import sentence
 
         return sentence(self)

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from bascule.monitoring.drift.report import ColumnDrift, DriftReport, Test, WindowDrift
 
 HEADINGS = ("column", "change", "p or e", "then", "now", "alarm")
-_WIDTHS = (20, 22, 9, 9, 9, 5)
+_WIDTHS = (22, 20, 9, 9, 9, 5)
 _SHOWN = 40
 
 
 def sentence(column: ColumnDrift) -> str:
-    """What changed in a column, with the numbers that decide."""
-    test = column.leading
-    said = [*column.findings]
-    if test is not None:
-        said.append(f"{_change(column, test)} ({_evidence(test)}){_verdict(test)}")
-    return f"{column.name}: {'; '.join(said) or 'not tested: too few rows'}"
+    """The changes that raise the alarm, or the strongest one, with the numbers that decide."""
+    raised = sorted((one for one in column.tests if one.is_alarm), key=lambda one: one.rank)
+    shown = raised or ([column.leading] if column.leading else [])
+    said = [f"{_change(column, one)} ({_evidence(one)}){_verdict(one)}" for one in shown]
+    return f"{column.name}: {'; '.join([*column.findings, *said]) or 'not tested: too few rows'}"
 
 
 def _change(column: ColumnDrift, test: Test) -> str:
@@ -33,7 +32,8 @@ def _change(column: ColumnDrift, test: Test) -> str:
         way = "wider" if test.effect > 0 else "narrower"
         return f"{abs(test.effect):.0%} {way}{beside or ' than the baseline'}{_ends(column)}"
     if test.name == "shape":
-        return f"another shape, at a Kolmogorov-Smirnov distance of {test.effect:.3f}{_medians(column)}"
+        distance = f"a Kolmogorov-Smirnov distance of {test.effect:.3f}"
+        return f"another shape, at {distance}{_medians(column)}"
     if test.name == "categories":
         return (
             f"the share of {test.what!r} is {test.effect:+.1%} off{beside and ' the same weekdays'}"
@@ -71,11 +71,11 @@ def _evidence(test: Test) -> str:
 def _verdict(test: Test) -> str:
     if test.is_alarm:
         return ""
-    strong = test.p_value is not None and test.p_value < test.level
-    strong = strong or (test.e_value is not None and test.e_value >= 1 / test.level)
-    if strong and abs(test.effect) < test.limit:
+    if not test.is_significant:
+        return "; no alarm"
+    if abs(test.effect) < test.limit:
         return f"; too small to matter: under {test.limit:g}"
-    return "; cannot raise an alarm: the windows depend on one another" if strong else "; no alarm"
+    return "; cannot raise an alarm: the windows depend on one another"
 
 
 def summary(report: DriftReport) -> str:
@@ -108,12 +108,12 @@ def table_rows(report: DriftReport) -> list[tuple[str, ...]]:
 
 def _order(column: ColumnDrift) -> tuple[bool, float]:
     test = column.leading
-    return not column.is_alarm, 1e300 if test is None else test.rank[1]
+    return not column.is_alarm, 1e300 if test is None else test.rank[-1]
 
 
 def _row(column: ColumnDrift, alarms: int, *, several: bool) -> tuple[str, ...]:
     test = column.leading
-    name = column.name if column.where == "input" else f"answer {column.name}"
+    name = column.name if column.where == "input" else f"-> {column.name}"
     alarm = (str(alarms) if several else "yes") if alarms else "-"
     if test is None:
         return name, "broken" if column.is_broken else "not tested", "-", "-", "-", alarm
@@ -149,20 +149,27 @@ def lines(report: DriftReport) -> Iterator[str]:
         yield from (_line(row).rstrip() for row in rows[:_SHOWN])
     if len(rows) > _SHOWN:
         yield f"... and {len(rows) - _SHOWN} more columns without stronger evidence"
-    said = [one for window in report.windows for one in _alarms(window)]
+    said = list(_alarms(report))
     if said or report.notes:
         yield ""
     yield from said[:_SHOWN]
-    if len(said) > _SHOWN:
-        yield f"... and {len(said) - _SHOWN} more alarms; --json has them all"
     yield from report.notes
 
 
-def _alarms(window: WindowDrift) -> Iterator[str]:
-    day = "" if window.day is None else f"{window.day.isoformat()} "
-    for column in sorted(window.alarms, key=lambda one: -(one.share or 0)):
+def _alarms(report: DriftReport) -> Iterator[str]:
+    """A sentence per column with an alarm: that of the window with the strongest evidence."""
+    found: dict[tuple[str, str], list[tuple[WindowDrift, ColumnDrift]]] = {}
+    for window in report.windows:
+        for column in window.alarms:
+            found.setdefault((column.where, column.name), []).append((window, column))
+    strongest = [(min(alarms, key=lambda one: _order(one[1])), alarms) for alarms in found.values()]
+    for (window, column), alarms in sorted(strongest, key=lambda one: -(one[0][1].share or 0)):
         share = "" if column.share is None else f" [{column.share:.0%} of the alarm]"
-        yield f"{day}{column.sentence}{share}"
+        if window.day is None:
+            yield f"{column.sentence}{share}"
+        else:
+            days = f"{len(alarms)} windows from {alarms[0][0].day} to {alarms[-1][0].day}, strongest on "
+            yield f"{days if len(alarms) > 1 else ''}{window.day}: {column.sentence}{share}"
 
 
 def _line(cells: tuple[str, ...]) -> str:

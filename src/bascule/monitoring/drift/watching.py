@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bascule.monitoring.drift.budgets import (
     MISSING_PART,
@@ -24,12 +23,16 @@ from bascule.stats import (
     ColumnProfile,
     NumberBaseline,
     Outcome,
+    Scores,
     SlowDetector,
     WeekdayOutcome,
     missing_test,
     range_test,
+    shrunk,
     weekday_test,
 )
+
+Floats = NDArray[np.float64]
 
 MIN_ROWS = 20
 """Values in a window with fewer rows are not tested."""
@@ -40,19 +43,6 @@ MAX_SLOW_CORRELATION = 0.3
 
 _SLOW_WINDOWS = 28
 _CATEGORIES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class _Summary:
-    """One number of a window that is compared with the same weekdays.
-
-    Attributes:
-        value: On a scale where its sampling error does not depend on it.
-        deviation: Its standard error if rows are independent.
-    """
-
-    value: float
-    deviation: float
 
 
 class ColumnWatch:
@@ -85,7 +75,9 @@ class ColumnWatch:
             if budget.kinds > 1 and not self._numbers.is_constant:
                 self._slow = SlowDetector(self._numbers.location_law, self._numbers.rows)
         self._known: frozenset[str] = frozenset()
-        self._history: deque[tuple[int, Mapping[str, _Summary]]] = deque(maxlen=WINDOWS)
+        self._names = self._summary_names()
+        self._days: deque[int] = deque(maxlen=WINDOWS)
+        self._history: deque[Floats] = deque(maxlen=WINDOWS)
         self._locations: deque[tuple[float, int]] = deque(maxlen=WINDOWS)
 
     def judge(self, window: ColumnProfile, day: date | None = None) -> tuple[Test, ...]:
@@ -93,29 +85,31 @@ class ColumnWatch:
         if not window.rows or not self.baseline.rows:
             return ()
         present = window.rows - window.missing - window.infinite
-        outcomes: list[tuple[float, Outcome]] = []
-        summaries = {"missing": _share(window.missing, window.rows)}
-        slow = None
-        if present >= MIN_ROWS and self._is_categorical and self._categories.rows:
-            outcomes.append((VALUES_PART, self._categories.test(window)))
-            summaries |= self._category_summaries(window, present)
-        elif present >= MIN_ROWS and self._numbers is not None and window.quantiles.rows:
+        scores = None
+        if self._numbers is not None and present >= MIN_ROWS:
             scores = self._numbers.score(window)
-            outcomes.append((VALUES_PART, self._numbers.test(scores)))
-            summaries["location"] = _Summary(scores.location, scores.rows**-0.5)
-            width = math.log(max(1e-9, 1 + scores.spread)) / 2
-            summaries["spread"] = _Summary(width, (2 * scores.rows) ** -0.5)
             self._locations.append((scores.location, scores.rows))
-            slow = self._slow_test(scores.location, scores.slack, scores.rows)
-        outcomes.append((MISSING_PART, missing_test(self.baseline, window)))
-        tests = [self._test(outcome, part) for part, outcome in outcomes]
-        if day is not None:
-            tests = self._by_weekday(tests, summaries, day.weekday())
-            self._history.append((day.weekday(), summaries))
+        beside = None
+        if day is not None and present >= MIN_ROWS:
+            values, deviations = self._summaries(window, scores, present)
+            beside = self._beside_weekdays(values, deviations, day.weekday())
+        tests = self._beside_baseline(window, scores, present) if beside is None else beside
         tests += self._strange(window, present)
-        if slow is not None and self._is_independent:
-            tests.append(slow)
+        if scores is not None and self._slow is not None:
+            slow = self._slow_test(self._slow, scores)
+            if self._is_independent:
+                tests.append(slow)
         return tuple(tests)
+
+    def _beside_baseline(
+        self, window: ColumnProfile, scores: Scores | None, present: int
+    ) -> list[Test]:
+        tests = [self._test(missing_test(self.baseline, window), MISSING_PART)]
+        if scores is not None and self._numbers is not None:
+            tests.append(self._test(self._numbers.test(scores), VALUES_PART))
+        elif self._is_categorical and present >= MIN_ROWS and self._categories.rows:
+            tests.append(self._test(self._categories.test(window), VALUES_PART))
+        return tests
 
     @property
     def overdispersion(self) -> float | None:
@@ -131,7 +125,7 @@ class ColumnWatch:
         return Test.judged(outcome, self._level * part, limit)
 
     def _strange(self, window: ColumnProfile, present: int) -> list[Test]:
-        """Out of the baseline's range, or unseen there; a category raises one alarm, not one a day."""
+        """Out of the baseline's range, or unseen there: of a category, alarms once."""
         if not self._is_categorical:
             found = range_test(self.baseline, window)
         elif present and self._categories.rows:
@@ -145,81 +139,82 @@ class ColumnWatch:
             self._known |= {str(one) for one in window.frequent.counts}
         return [test]
 
-    def _category_summaries(self, window: ColumnProfile, present: int) -> dict[str, _Summary]:
-        counts = window.frequent.counts
-        frequent = self.baseline.frequent.top()[:_CATEGORIES]
-        made = {f"={value}": _share(counts.get(value, 0), present) for value, _ in frequent}
-        if len(self._categories.counts) == 2:
-            made.popitem()  # the share of the other one says the same
-        return made
-
-    def _slow_test(self, location: float, slack: float, rows: int) -> Test | None:
-        if self._slow is None:
-            return None
-        moved = math.copysign(max(0.0, abs(location) - slack), location)
-        evidence = self._slow.add(moved, rows)
-        values, weights = np.array(list(self._locations)[-_SLOW_WINDOWS:]).T
-        effect = float(values @ weights / weights.sum())
+    def _slow_test(self, detector: SlowDetector, scores: Scores) -> Test:
+        e_value = math.exp(
+            min(700.0, detector.add(shrunk(scores.location, scores.slack), scores.rows))
+        )
+        values, rows = np.array(list(self._locations)[-_SLOW_WINDOWS:]).T
+        effect = float(values @ rows / rows.sum())
         limit = self._effect.limit("slow")
-        e_value = math.exp(min(700.0, evidence))
         is_alarm = e_value >= 1 / self._level and abs(effect) >= limit
         if is_alarm:
-            self._slow.restart()
+            detector.restart()
         return Test("slow", e_value, None, e_value, self._level, effect, limit, is_alarm)
 
-    def _by_weekday(
-        self, tests: list[Test], summaries: Mapping[str, _Summary], weekday: int
-    ) -> list[Test]:
-        """The tests of values and missing ones, beside the same weekdays where there are enough."""
-        found = {
-            name: outcome
-            for name, summary in summaries.items()
-            if (outcome := self._beside_weekdays(name, summary, weekday)) is not None
-        }
-        if not found:
-            return tests
-        self.is_alarmable = all(one.is_alarmable for one in found.values())
-        if "location" in found:
-            one = found["location"]
+    def _summary_names(self) -> list[str]:
+        """What of a window is compared with the same weekdays: `=value` is a category's share."""
+        if not self._is_categorical:
+            return ["missing", "location", "spread"] if self._numbers else ["missing"]
+        top = [value for value, _ in self.baseline.frequent.top()[:_CATEGORIES]]
+        # Of two categories, the share of the second says the same.
+        self._shown = top[:1] if len(self._categories.counts) == 2 else top
+        return ["missing", *(f"={value}" for value in self._shown)]
+
+    def _summaries(
+        self, window: ColumnProfile, scores: Scores | None, present: int
+    ) -> tuple[Floats, Floats]:
+        """The numbers of `_names`, on scales where their errors depend on the rows alone."""
+        values, deviations = [_angle(window.missing, window.rows)], [0.5 * window.rows**-0.5]
+        if scores is not None:
+            values += [scores.location, math.log(max(1e-9, 1 + scores.spread)) / 2]
+            deviations += [scores.rows**-0.5, (2 * scores.rows) ** -0.5]
+        elif self._is_categorical:
+            counts = window.frequent.counts
+            values += [_angle(counts.get(value, 0), present) for value in self._shown]
+            deviations += [0.5 * present**-0.5] * len(self._shown)
+        return np.array(values), np.array(deviations)
+
+    def _beside_weekdays(
+        self, values: Floats, deviations: Floats, weekday: int
+    ) -> list[Test] | None:
+        """The tests beside the same weekdays; None until there are enough."""
+        days = np.array(self._days, np.int64)
+        found = None
+        if len(days) == WINDOWS:
+            found = weekday_test(days, np.array(self._history), weekday, values, deviations)
+        self._days.append(weekday)
+        self._history.append(values)
+        if found is None:
+            return None
+        self.is_alarmable = all(one.is_alarmable for one in found)
+        outcomes = dict(zip(self._names, zip(values.tolist(), found, strict=True), strict=True))
+        if "location" in outcomes:
+            one = outcomes["location"][1]
             self._is_independent = (
                 one.correlation <= MAX_SLOW_CORRELATION and one.overdispersion <= MAX_OVERDISPERSION
             )
-        values = {name: one for name, one in found.items() if name != "missing"}
-        made = []
-        if values:
-            name = min(values, key=lambda name: values[name].p_value)
-            made.append(self._weekday_test(name, summaries[name], values[name], len(values)))
-        if "missing" in found:
-            made.append(self._weekday_test("missing", summaries["missing"], found["missing"], 1))
-        replaced = {"missing"} & found.keys()
-        return made + [one for one in tests if one.name == "missing" and not replaced]
+        tests = [self._weekday_test("missing", *outcomes.pop("missing"), 1)]
+        if outcomes:
+            best = min(outcomes, key=lambda name: outcomes[name][1].p_value)
+            tests.append(self._weekday_test(best, *outcomes[best], len(outcomes)))
+        return tests
 
-    def _beside_weekdays(self, name: str, summary: _Summary, weekday: int) -> WeekdayOutcome | None:
-        past = [(day, one[name].value) for day, one in self._history if name in one]
-        return weekday_test(past, weekday, summary.value, summary.deviation)
-
-    def _weekday_test(
-        self, name: str, summary: _Summary, found: WeekdayOutcome, tests: int
-    ) -> Test:
+    def _weekday_test(self, name: str, value: float, found: WeekdayOutcome, tests: int) -> Test:
         test = "categories" if name.startswith("=") else name
-        now, then = _on_its_scale(test, summary.value), _on_its_scale(test, found.expected)
+        now, then = _on_its_scale(test, value), _on_its_scale(test, found.expected)
         effect = now / then - 1 if test == "spread" else now - then
-        outcome = Outcome(
-            test, min(1.0, tests * found.p_value), found.statistic, effect, name.partition("=")[2]
-        )
+        p_value = min(1.0, tests * found.p_value)
+        outcome = Outcome(test, p_value, found.statistic, effect, name.partition("=")[2])
         part = MISSING_PART if test == "missing" else VALUES_PART
+        limit = self._effect.limit(test)
         return Test.judged(
-            outcome,
-            self._level * part,
-            self._effect.limit(test),
-            rule="weekday",
-            may_alarm=found.is_alarmable,
+            outcome, self._level * part, limit, rule="weekday", may_alarm=found.is_alarmable
         )
 
 
-def _share(count: int, rows: int) -> _Summary:
-    """A share as the angle of its root, whose error depends on the rows alone (Bartlett 1936)."""
-    return _Summary(math.asin(math.sqrt(min(1.0, count / rows))), 0.5 / math.sqrt(rows))
+def _angle(count: int, rows: int) -> float:
+    """A share as the angle of its root, whose error is 0.5 / root of the rows (Bartlett 1936)."""
+    return math.asin(math.sqrt(min(1.0, count / rows)))
 
 
 def _on_its_scale(test: str, value: float) -> float:
