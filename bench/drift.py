@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import base64
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -104,7 +105,11 @@ def _draw_numbers(
         made.quantiles = type(made.quantiles).from_json(
             {"rows": kept * group, "error": group // 2, "uppers": [], "levels": levels}
         )
-    made.moments.rows, made.moments.least, made.moments.most = rows, *extremes.tolist()
+    made.moments.rows, made.moments.least, made.moments.most = (
+        rows,
+        float(extremes[0]),
+        float(extremes[1]),
+    )
     made.frequent.error = 1  # more values than are kept
 
 
@@ -113,7 +118,8 @@ _GRID_SHARES = np.array([_NORMAL.cdf(one) for one in _GRID])
 
 
 def _latent(shares: Floats) -> Floats:
-    return np.interp(shares, _GRID_SHARES, _GRID)
+    found: Floats = np.interp(shares, _GRID_SHARES, _GRID)
+    return found
 
 
 def columns() -> list[Column]:
@@ -156,7 +162,8 @@ def autoregressive(days: int, random: np.random.Generator, phi: float = 0.7) -> 
 
 def weekly(days: int, random: np.random.Generator) -> Floats:
     """Saturdays and Sundays are 0.1 deviations off, the other days level."""
-    return np.where(np.arange(days) % 7 >= 5, 0.1, 0.0) * random.choice([-1, 1])
+    side = float(random.choice([-1, 1]))
+    return np.where(np.arange(days) % 7 >= 5, 0.1 * side, 0.0)
 
 
 def both(days: int, random: np.random.Generator) -> Floats:
@@ -392,6 +399,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--power-runs", type=int, default=1_000)
     asked = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for line in power(asked.power_runs):
         print(line, flush=True)
     print()

@@ -122,10 +122,11 @@ def weekday_test(
     errors = np.maximum(found, floors) * np.sqrt(1 + np.minimum((1 + phi) / (same * (1 - phi)), 1))
     degrees = np.maximum(free * (1 - phi**2) / (1 + phi**2), 8.0)
     t = (values - means[weekday]) / errors
+    numbers = zip(t, degrees, means[weekday], phi, (found / floors) ** 2, raw, strict=True)
     return tuple(
-        WeekdayOutcome(2 * student_tail(abs(t_), df), t_, mean, phi_, over, raw_ < ALARMABLE_CORRELATION)
-        for t_, df, mean, phi_, over, raw_ in zip(
-            t.tolist(), degrees.tolist(), means[weekday].tolist(), phi.tolist(),
-            ((found / floors) ** 2).tolist(), raw.tolist(), strict=True,
+        WeekdayOutcome(
+            2 * student_tail(abs(float(t_)), float(df)),
+            float(t_), float(mean), float(phi_), float(over), bool(raw_ < ALARMABLE_CORRELATION),
         )
+        for t_, df, mean, phi_, over, raw_ in numbers
     )  # fmt: skip

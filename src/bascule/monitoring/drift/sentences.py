@@ -168,8 +168,9 @@ def _alarms(report: DriftReport) -> Iterator[str]:
         if window.day is None:
             yield f"{column.sentence}{share}"
         else:
-            days = f"{len(alarms)} windows from {alarms[0][0].day} to {alarms[-1][0].day}, strongest on "
-            yield f"{days if len(alarms) > 1 else ''}{window.day}: {column.sentence}{share}"
+            days = f"{len(alarms)} windows from {alarms[0][0].day} to {alarms[-1][0].day}"
+            before = f"{days}, strongest on " if len(alarms) > 1 else ""
+            yield f"{before}{window.day}: {column.sentence}{share}"
 
 
 def _line(cells: tuple[str, ...]) -> str:

@@ -39,9 +39,11 @@ MIN_ROWS = 20
 
 MAX_OVERDISPERSION = 2.0
 MAX_SLOW_CORRELATION = 0.3
+MAX_EARLY_OVERDISPERSION = 3.0
 """Beyond these, windows are not independent, and detectors of slow changes promise nothing."""
 
 _SLOW_WINDOWS = 28
+_WEEKLY = 1.5
 _CATEGORIES = 5
 
 
@@ -63,7 +65,8 @@ class ColumnWatch:
     ) -> None:
         self.baseline = baseline
         self.is_alarmable = True
-        self._is_independent = True
+        self._beside: WeekdayOutcome | None = None
+        self._verdicts: deque[bool] = deque(maxlen=_SLOW_WINDOWS)
         self._level, self._effect = budget.level, effect or Effect()
         few = baseline.is_distinct_exact and not baseline.frequent.error and baseline.distinct <= 2
         self._is_categorical = baseline.kind == "text" or few
@@ -97,7 +100,7 @@ class ColumnWatch:
         tests += self._strange(window, present)
         if scores is not None and self._slow is not None:
             slow = self._slow_test(self._slow, scores)
-            if self._is_independent:
+            if self._windows_are_independent():
                 tests.append(slow)
         return tuple(tests)
 
@@ -151,6 +154,21 @@ class ColumnWatch:
             detector.restart()
         return Test("slow", e_value, None, e_value, self._level, effect, limit, is_alarm)
 
+    def _windows_are_independent(self) -> bool:
+        """Whether they looked so 28 windows ago: a slow change itself makes neighbours alike."""
+        total, beside = self.overdispersion, self._beside
+        if total is not None:
+            verdict = total <= MAX_EARLY_OVERDISPERSION
+            if beside is not None:
+                is_weekly = total > _WEEKLY * beside.overdispersion
+                verdict = (
+                    not is_weekly
+                    and beside.correlation <= MAX_SLOW_CORRELATION
+                    and beside.overdispersion <= MAX_OVERDISPERSION
+                )
+            self._verdicts.append(verdict)
+        return not self._verdicts or self._verdicts[0]
+
     def _summary_names(self) -> list[str]:
         """What of a window is compared with the same weekdays: `=value` is a category's share."""
         if not self._is_categorical:
@@ -189,10 +207,7 @@ class ColumnWatch:
         self.is_alarmable = all(one.is_alarmable for one in found)
         outcomes = dict(zip(self._names, zip(values.tolist(), found, strict=True), strict=True))
         if "location" in outcomes:
-            one = outcomes["location"][1]
-            self._is_independent = (
-                one.correlation <= MAX_SLOW_CORRELATION and one.overdispersion <= MAX_OVERDISPERSION
-            )
+            self._beside = outcomes["location"][1]
         tests = [self._weekday_test("missing", *outcomes.pop("missing"), 1)]
         if outcomes:
             best = min(outcomes, key=lambda name: outcomes[name][1].p_value)
