@@ -395,7 +395,7 @@ def _windows_until(rows: int, runs: int, most: int = 120) -> float:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--budget", type=float, default=1.0)
+    parser.add_argument("--budget", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--power-runs", type=int, default=1_000)
     asked = parser.parse_args(arguments)
