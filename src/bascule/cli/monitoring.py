@@ -101,24 +101,24 @@ def _effects(written: list[str]) -> dict[str, Effect]:
 
 @contextmanager
 def _bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, once the work has taken 2 s."""
-    start = time.monotonic()
-    with ExitStack() as opened:
-        bars: list[Callable[[int, int], None]] = []
-
-        def tell(done: int, all_: int) -> None:
-            if not bars and not quiet and time.monotonic() - start > _QUIET_S:
-                bars.append(_rich_bar(opened))
-            for bar in bars:
-                bar(done, all_)
-
-        yield tell
-
-
-def _rich_bar(opened: ExitStack) -> Callable[[int, int], None]:
+    """A spinner on standard error, and a bar of windows once the work has taken 2 s."""
+    if quiet:
+        yield lambda _done, _all: None
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    progress = opened.enter_context(Progress(console=Console(stderr=True), transient=True))
-    task = progress.add_task("windows")
-    return lambda done, all_: progress.update(task, completed=done, total=all_)
+    console = Console(stderr=True)
+    start = time.monotonic()
+    with console.status("comparing") as status, ExitStack() as opened:
+        bars: list[Progress] = []
+
+        def tell(done: int, windows: int) -> None:
+            if not bars and time.monotonic() - start > _QUIET_S:
+                status.stop()
+                bars.append(opened.enter_context(Progress(console=console, transient=True)))
+                bars[0].add_task("windows")
+            for bar in bars:
+                bar.update(bar.task_ids[0], completed=done, total=windows)
+
+        yield tell

@@ -112,6 +112,14 @@ def test_values_of_another_type_raise_an_alarm_from_2_percent(bundle, random, wr
     assert "of the values are of another type than the model takes" in idle.sentence
 
 
+def test_type_errors_of_one_day_are_those_of_that_day(bundle, random):
+    rows = table(400, random).assign(at=["2026-03-01"] * 200 + ["2026-03-02"] * 200)
+    rows["idle"] = rows["idle"].astype(str)
+    rows.loc[390:, "idle"] = "n/a"
+    report = bascule.drift(bundle, rows, time_column="at")
+    assert [one.columns[1].is_broken for one in report.windows] == [False, True]
+
+
 def test_a_value_far_out_of_the_range_and_a_constant_column_are_reported(bundle, random):
     rows = table(800, random)
     rows["idle"] = 0.5

@@ -26,13 +26,13 @@ class CurrentTable:
     Attributes:
         inputs: By field of the signature, in their own numpy types: what the model is asked.
         flat: By column of a profile.
-        type_errors: Values of another type than the model takes, by column.
+        type_errors: Where a value is of another type than the model takes, by column.
         days: The UTC day of each row; None without a time column.
     """
 
     inputs: Columns
     flat: Columns
-    type_errors: dict[str, int] = field(default_factory=dict)
+    type_errors: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     days: NDArray[np.datetime64] | None = None
 
     @property
@@ -54,7 +54,7 @@ def read_current(data: Any, signature: Signature, time_column: str | None = None
     if not table.rows:
         raise Invalid("the table has no rows", hint="give the rows of at least one window")
     columns = dict(table.columns)
-    errors: dict[str, int] = {}
+    errors: dict[str, NDArray[np.bool_]] = {}
     if table.is_matrix and not signature.is_matrix:
         matrix = next(iter(columns.values()))
         if matrix.ndim == 2 and matrix.shape[1] == len(names):
@@ -66,7 +66,7 @@ def read_current(data: Any, signature: Signature, time_column: str | None = None
     dtypes = {one.name: one.dtype for one in signature.inputs}
     for name, values in columns.items():
         columns[name], wrong = _typed(values, dtypes.get(name, signature.inputs[0].dtype))
-        if wrong:
+        if wrong.any():
             errors[name] = wrong
     inputs = _stacked(columns, signature.inputs[0]) if signature.is_matrix else columns
     return CurrentTable(
@@ -122,31 +122,32 @@ def _without(data: Any, name: str | None) -> Any:
     return _selected(data, [one for one in there if one != name])
 
 
-def _typed(values: NDArray[Any], wanted: DType) -> tuple[NDArray[Any], int]:
-    """Values as numbers or as texts, and how many are of the other type."""
+def _typed(values: NDArray[Any], wanted: DType) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Values as numbers or as texts, and where they are of the other type."""
+    wrong = np.zeros(len(values), bool)
     if wanted is DType.BYTES:
-        return _as_texts(values)
+        return (values.astype(object), wrong) if values.dtype.kind in "OUS" else _as_texts(values)
     if values.dtype.kind != "O":
-        return values, 0
+        return values, wrong
     made = np.full(values.shape, np.nan)
-    wrong = 0
     for row, value in enumerate(values.tolist()):
         try:
             made[row] = np.nan if value is None else float(value)
         except ValueError:
-            wrong += 1
+            wrong[row] = True
     return made, wrong
 
 
-def _as_texts(values: NDArray[Any]) -> tuple[NDArray[Any], int]:
+def _as_texts(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Whole numbers are the texts that a reader of CSV took for numbers; others are errors."""
-    if values.dtype.kind in "OUS":
-        return values.astype(object), 0
     gone = is_missing(values)
+    there = values[~gone]
     made = np.full(values.shape, None, object)
-    is_whole = values.dtype.kind in "iu" or bool((values[~gone] == np.floor(values[~gone])).all())
-    made[~gone] = [str(int(one)) if is_whole else str(one) for one in values[~gone].tolist()]
-    return made, 0 if is_whole and values.dtype.kind != "b" else int((~gone).sum())
+    is_whole = values.dtype.kind in "iu" or (
+        values.dtype.kind == "f" and bool((there == np.floor(there)).all())
+    )
+    made[~gone] = [str(int(one)) if is_whole else str(one) for one in there.tolist()]
+    return made, np.zeros(len(values), bool) if is_whole else ~gone
 
 
 def days_of(data: Any, name: str) -> NDArray[np.datetime64]:

@@ -18,7 +18,9 @@ from bascule.core import BasculeError, Columns, Invalid, Signature
 from bascule.monitoring.drift.budgets import Budget, Effect
 from bascule.monitoring.drift.columns import CurrentTable, read_current
 from bascule.monitoring.drift.influence import influences
-from bascule.monitoring.drift.report import ColumnDrift, DriftReport, WindowDrift
+from bascule.monitoring.drift.report import DriftReport
+from bascule.monitoring.drift.results import ColumnDrift, WindowDrift
+from bascule.monitoring.drift.sentences import sentence
 from bascule.monitoring.drift.watching import MIN_ROWS, ColumnWatch
 from bascule.stats import ColumnProfile, Profile
 
@@ -37,6 +39,7 @@ class _Watched:
     name: str
     then: ColumnProfile
     watch: ColumnWatch
+    effect: Effect
 
 
 def measure_drift(
@@ -104,12 +107,18 @@ def _watched(
             )
     for where, profile in (("input", inputs), ("answer", answers)):
         for name, column in _tested(profile).items():
-            yield _Watched(where, name, column, ColumnWatch(column, budget, effects.get(name)))
+            effect = effects.get(name, Effect())
+            yield _Watched(where, name, column, ColumnWatch(column, budget, effect), effect)
 
 
 def _tested(profile: Profile | None) -> Mapping[str, ColumnProfile]:
-    """The columns, without the first of two probabilities: the second one is 1 less it."""
-    columns = {} if profile is None else dict(profile.columns)
+    """The columns whose rows have one value each, without the first of two probabilities.
+
+    The second probability is 1 less the first. The values of one image are not independent, and no
+    test here holds for them.
+    """
+    known = {} if profile is None else profile.columns
+    columns = {name: one for name, one in known.items() if profile and one.rows == profile.rows}
     probabilities = [name for name in columns if name.startswith("probabilities.")]
     if len(probabilities) == 2:
         del columns[probabilities[0]]
@@ -148,8 +157,9 @@ def _window(
         if now.kind != one.then.kind and now.missing == now.rows:
             now = _all_missing(one.then.kind, now.rows)
         if now.kind == one.then.kind:
-            wrong = table.type_errors.get(one.name, 0) if one.where == "input" else 0
-            found.append(_column(one, now, day, wrong / table.rows))
+            wrong = table.type_errors.get(one.name) if one.where == "input" else None
+            share = 0.0 if wrong is None else float(wrong[rows].mean())
+            found.append(_column(one, now, day, share))
     return WindowDrift(day, profiles["input"].rows, tuple(found))
 
 
@@ -163,11 +173,12 @@ def _column(one: _Watched, now: ColumnProfile, day: date | None, type_errors: fl
     findings = tuple(_findings(one.then, now, type_errors))
     then_shown, now_shown = _shown(one.then, one.then), _shown(now, one.then)
     missing = (one.then.missing / max(1, one.then.rows), now.missing / max(1, now.rows))
-    is_broken = type_errors >= Effect().share
+    is_broken = 0 < type_errors >= one.effect.share
     tests = one.watch.judge(now, day)
-    return ColumnDrift(
+    found = ColumnDrift(
         one.name, one.where, tests, then_shown, now_shown, missing, findings, is_broken
     )
+    return replace(found, sentence=sentence(found))
 
 
 def _findings(then: ColumnProfile, now: ColumnProfile, type_errors: float) -> Iterator[str]:
@@ -273,6 +284,9 @@ def _size(column: ColumnDrift) -> float:
 def _notes(inputs: Profile | None, watched: list[_Watched], table: CurrentTable) -> Iterator[str]:
     if inputs is None:
         yield "the baseline has no training rows: inputs are not compared"
+    several = [] if inputs is None else list(inputs.columns.keys() - _tested(inputs).keys())
+    if several:
+        yield f"not tested, for a row has several values: {', '.join(sorted(several)[:10])}"
     if table.rows < MIN_ROWS:
         yield f"{table.rows} rows are too few to test values; {MIN_ROWS} are needed"
     known = [one.watch.overdispersion for one in watched if one.where == "input"]

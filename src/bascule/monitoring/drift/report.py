@@ -1,156 +1,20 @@
-"""What a comparison found: per window and column, its tests, and sentences with numbers."""
+"""The report of a comparison, as lines of 80 letters, JSON, an Arrow table and HTML."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from bascule.stats import Outcome
+from bascule.monitoring.drift.results import ColumnDrift, Test, WindowDrift
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-@dataclass(frozen=True, slots=True)
-class Test:
-    """One test of one column in one window.
-
-    Attributes:
-        name: `location`, `spread`, `shape`, `categories`, `missing`, `unseen`, `range` or `slow`.
-        statistic: See `stats.Outcome`; the e-value for `slow`, Student's t beside weekdays.
-        p_value: None for `slow`.
-        e_value: Of `slow`: alarms at 1 / `level`. None for the others.
-        level: The false alarms that the budget leaves to this test.
-        effect: The change, in the unit of the test.
-        limit: The least effect that matters.
-        is_alarm: Whether the level and the limit are met.
-        what: The category that it is about.
-        rule: `baseline`, or `weekday` for a comparison with the same weekdays.
-    """
-
-    __test__ = False  # no test of pytest's
-
-    name: str
-    statistic: float
-    p_value: float | None
-    e_value: float | None
-    level: float
-    effect: float
-    limit: float
-    is_alarm: bool
-    what: str = ""
-    rule: str = "baseline"
-
-    @classmethod
-    def judged(
-        cls,
-        found: Outcome,
-        level: float,
-        limit: float,
-        *,
-        rule: str = "baseline",
-        may_alarm: bool = True,
-    ) -> Test:
-        """An outcome beside its level and its limit."""
-        is_alarm = may_alarm and found.p_value < level and abs(found.effect) >= limit
-        return cls(
-            found.test, found.statistic, found.p_value, None, level, found.effect, limit,
-            is_alarm, found.what, rule,
-        )  # fmt: skip
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the level is met, regardless of the effect."""
-        if self.e_value is not None:
-            return self.e_value >= 1 / self.level
-        return self.p_value is not None and self.p_value < self.level
-
-    @property
-    def rank(self) -> tuple[bool, bool, bool, float]:
-        """Sorts alarms first, of these the most specific ones, then by evidence."""
-        level = self.p_value if self.e_value is None else 1 / max(self.e_value, 1e-300)
-        evidence = (level or 0.0) / self.level
-        general = not self.is_alarm or self.name != "unseen"
-        return not self.is_alarm, self.name == "slow", general, evidence
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnDrift:
-    """One column in one window.
-
-    Attributes:
-        name: Of the column.
-        where: `input` or `answer`.
-        tests: Those that ran.
-        then: Quantiles (`p05` to `p95`) of the baseline, or the shares of its frequent values.
-        now: The same of the window.
-        missing: The share of missing values, in the baseline and in the window.
-        findings: Sentences about the quality of the data.
-        is_broken: Whether values of another type than the model's raise an alarm by themselves.
-        influence: How much the answers change when the column is shuffled; None if unknown.
-        share: Of the alarm: the effect in limits, weighed by the influence. None if unknown.
-    """
-
-    name: str
-    where: str
-    tests: tuple[Test, ...]
-    then: Mapping[str, float]
-    now: Mapping[str, float]
-    missing: tuple[float, float]
-    findings: tuple[str, ...] = ()
-    is_broken: bool = False
-    influence: float | None = None
-    share: float | None = None
-
-    @property
-    def is_alarm(self) -> bool:
-        return self.is_broken or any(test.is_alarm for test in self.tests)
-
-    @property
-    def leading(self) -> Test | None:
-        """The test with the strongest evidence; an alarm before any other."""
-        return min(self.tests, key=lambda test: test.rank, default=None)
-
-    @property
-    def sentence(self) -> str:
-        """The changes that raise the alarm, or the strongest one, in numbers."""
-        from bascule.monitoring.drift.sentences import sentence
-
-        return sentence(self)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "column": self.name,
-            "where": self.where,
-            "alarm": self.is_alarm,
-            "sentence": self.sentence,
-            "tests": [test.to_json() for test in self.tests],
-            "then": dict(self.then),
-            "now": dict(self.now),
-            "missing": list(self.missing),
-            "findings": list(self.findings),
-            "influence": self.influence,
-            "share": self.share,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class WindowDrift:
-    """All columns in one window; `day` is the UTC day of a dated one."""
-
-    day: date | None
-    rows: int
-    columns: tuple[ColumnDrift, ...]
-
-    @property
-    def alarms(self) -> tuple[ColumnDrift, ...]:
-        return tuple(column for column in self.columns if column.is_alarm)
+_HEADINGS = ("column", "change", "p or e", "then", "now", "alarm")
+_WIDTHS = (22, 20, 9, 9, 9, 5)
+_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,21 +71,17 @@ class DriftReport:
         return pa.Table.from_pylist(rows, pa.schema([(n, _arrow_type(n)) for n in _FLAT]))
 
     def __repr__(self) -> str:
-        from bascule.monitoring.drift.sentences import lines
-
-        return "\n".join(lines(self))
+        return "\n".join(_lines(self))
 
     def _repr_html_(self) -> str:
-        from bascule.monitoring.drift.sentences import HEADINGS, summary, table_rows
-
         def cells(tag: str, row: tuple[str, ...]) -> str:
             inside = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
             return f"<tr>{inside}</tr>"
 
-        body = "".join(cells("td", row) for row in table_rows(self))
+        body = "".join(cells("td", row) for row in _rows(self))
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         return (
-            f"<p>{html.escape(summary(self))}</p><table><thead>{cells('th', HEADINGS)}</thead>"
+            f"<p>{html.escape(_summary(self))}</p><table><thead>{cells('th', _HEADINGS)}</thead>"
             f"<tbody>{body}</tbody></table><ul>{notes}</ul>"
         )
 
@@ -257,3 +117,106 @@ def _flat(window: WindowDrift, column: ColumnDrift) -> dict[str, Any]:
         "share": column.share,
         "sentence": column.sentence,
     }
+
+
+def _summary(report: DriftReport) -> str:
+    """The verdict in one sentence."""
+    windows, rows = report.windows, sum(window.rows for window in report.windows)
+    columns = len(windows[0].columns) if windows else 0
+    alarms = sum(len(window.alarms) for window in windows)
+    days = f" in {len(windows)} windows" if len(windows) > 1 else ""
+    found = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "no alarm"
+    return (
+        f"{report.model}: {found}; {rows:,} rows{days}, {columns} columns, budget "
+        f"{report.budget:g} false alarms a year"
+    )
+
+
+def _rows(report: DriftReport) -> list[tuple[str, ...]]:
+    """A row per column: of several windows, the one with the strongest evidence."""
+    worst: dict[tuple[str, str], ColumnDrift] = {}
+    alarms: dict[tuple[str, str], int] = {}
+    for window in report.windows:
+        for column in window.columns:
+            key = (column.where, column.name)
+            alarms[key] = alarms.get(key, 0) + column.is_alarm
+            if key not in worst or _order(column) < _order(worst[key]):
+                worst[key] = column
+    several = len(report.windows) > 1
+    ordered = sorted(worst.items(), key=lambda item: _order(item[1]))
+    return [_row(column, alarms[key], several=several) for key, column in ordered]
+
+
+def _order(column: ColumnDrift) -> tuple[bool, float]:
+    test = column.leading
+    return not column.is_alarm, 1e300 if test is None else test.rank[-1]
+
+
+def _row(column: ColumnDrift, alarms: int, *, several: bool) -> tuple[str, ...]:
+    test = column.leading
+    name = column.name if column.where == "input" else f"-> {column.name}"
+    alarm = (str(alarms) if several else "yes") if alarms else "-"
+    if test is None:
+        return name, "broken" if column.is_broken else "not tested", "-", "-", "-", alarm
+    evidence = f"{test.p_value:.1e}" if test.p_value is not None else f"e {test.e_value:.1e}"
+    then, now = _then_and_now(column, test)
+    return name, _short(test), evidence, then, now, alarm
+
+
+def _short(test: Test) -> str:
+    unit = {"location": " sd", "slow": " sd", "shape": " KS"}.get(test.name)
+    amount = f"{test.effect:+.2f}{unit}" if unit else f"{test.effect:+.1%}"
+    return f"{test.name} {amount}"
+
+
+def _then_and_now(column: ColumnDrift, test: Test) -> tuple[str, str]:
+    if test.name == "missing":
+        return f"{column.missing[0]:.1%}", f"{column.missing[1]:.1%}"
+    if test.name in ("unseen", "range"):
+        return "0.0%", f"{test.effect:.1%}"
+    if test.name == "categories":
+        then, now = column.then.get(test.what), column.now.get(test.what)
+        return tuple("-" if one is None else f"{one:.1%}" for one in (then, now))  # type: ignore[return-value]
+    return f"{column.then.get('p50', 0):.4g}", f"{column.now.get('p50', 0):.4g}"
+
+
+def _lines(report: DriftReport) -> Iterator[str]:
+    """The report for a terminal: at most 80 letters a line in the table, sentences below."""
+    rows = _rows(report)
+    yield _summary(report)
+    if rows:
+        yield ""
+        yield _line(_HEADINGS)
+        yield from (_line(row).rstrip() for row in rows[:_SHOWN])
+    if len(rows) > _SHOWN:
+        yield f"... and {len(rows) - _SHOWN} more columns without stronger evidence"
+    said = list(_alarms(report))
+    if said or report.notes:
+        yield ""
+    yield from said[:_SHOWN]
+    yield from report.notes
+
+
+def _alarms(report: DriftReport) -> Iterator[str]:
+    """A sentence per column with an alarm: that of the window with the strongest evidence."""
+    found: dict[tuple[str, str], list[tuple[WindowDrift, ColumnDrift]]] = {}
+    for window in report.windows:
+        for column in window.alarms:
+            found.setdefault((column.where, column.name), []).append((window, column))
+    strongest = [(min(alarms, key=lambda one: _order(one[1])), alarms) for alarms in found.values()]
+    for (window, column), alarms in sorted(strongest, key=lambda one: -(one[0][1].share or 0)):
+        share = "" if column.share is None else f" [{column.share:.0%} of the alarm]"
+        if window.day is None:
+            yield f"{column.sentence}{share}"
+        else:
+            days = f"{len(alarms)} windows from {alarms[0][0].day} to {alarms[-1][0].day}"
+            before = f"{days}, strongest on " if len(alarms) > 1 else ""
+            yield f"{before}{window.day}: {column.sentence}{share}"
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    made = []
+    for place, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=True)):
+        cut = cell if len(cell) <= width else cell[: width - 3] + "..."
+        made.append(cut.ljust(width) if place < 2 else cut.rjust(width))
+    return " ".join(made)

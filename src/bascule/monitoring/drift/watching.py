@@ -16,7 +16,7 @@ from bascule.monitoring.drift.budgets import (
     Budget,
     Effect,
 )
-from bascule.monitoring.drift.report import Test
+from bascule.monitoring.drift.results import Test
 from bascule.stats import (
     WINDOWS,
     CategoryBaseline,
