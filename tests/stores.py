@@ -308,6 +308,29 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
     return made
 
 
+def open_database(home: Path, store: str = "sqlite") -> Any:
+    """A catalogue as `bascule --store STORE` opens it."""
+    from dataclasses import replace
+
+    from bascule.app import open_catalogue
+    from bascule.settings import RegistrySettings, Settings
+
+    return open_catalogue(replace(Settings(), home=home, registry=RegistrySettings(store=store)))
+
+
+def all_tables() -> Any:
+    """The metadata with the tables of every room: each module that defines one is imported."""
+    from importlib import import_module
+
+    from bascule.catalogue import metadata
+
+    source = Path(__file__).parents[1] / "src"
+    for file in sorted((source / "bascule").rglob("*.py")):
+        if "migrations" not in file.parts and "sa.Table(" in file.read_text():
+            import_module(".".join(file.relative_to(source).with_suffix("").parts))
+    return metadata
+
+
 def open_stores(home: Path, store: str = "sqlite", objects: str = "files", **options: Any) -> Any:
     """A registry as `bascule --store STORE --objects OBJECTS` opens it."""
     from dataclasses import replace

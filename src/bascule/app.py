@@ -7,6 +7,7 @@ registry or bounds a worker in its own way.
 from __future__ import annotations
 
 import ipaddress
+import sys
 from dataclasses import asdict, fields
 from functools import cache, partial
 from pathlib import Path
@@ -17,14 +18,14 @@ from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, sch
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
+    from bascule.catalogue import Catalogue
     from bascule.control import Parts
     from bascule.monitoring import DriftReport
     from bascule.registry import CatalogueKeys, Registry
-    from bascule.registry.stores import SqlCatalogue
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
-    from bascule.serving.workers import ControlCommand, Supervisor
+    from bascule.serving.workers import ControlCommand, LedgerConfig, Supervisor
 
 _FIND_S = 120.0
 """For the control process to find a bundle that a caller wants loaded."""
@@ -60,20 +61,26 @@ def callers_need_keys(settings: Settings) -> bool:
     """Whether a server with these settings asks its callers for keys; see `SecuritySettings`."""
     if settings.security.callers != "auto":
         return settings.security.callers == "keys"
+    return not _is_loopback(settings)
+
+
+def _is_loopback(settings: Settings) -> bool:
+    """Whether the server listens on the loopback address alone."""
     host = settings.serving.host
     if host == "localhost":
-        return False
+        return True
     try:
-        return not ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return True  # a name: it may be anything
+        return False  # a name: it may be anything
 
 
 def open_keys(settings: Settings) -> CatalogueKeys:
     """The keys of callers, where the settings keep the catalogue."""
     from bascule.registry import CatalogueKeys
+    from bascule.registry.stores import SqlRecords
 
-    return CatalogueKeys(_open_catalogue(settings))
+    return CatalogueKeys(SqlRecords(open_catalogue(settings)))
 
 
 def protocols_of(serving: ServingSettings) -> ChosenProtocols:
@@ -91,9 +98,7 @@ def limits_of(settings: Settings) -> Limits:
 
     chosen = settings.serving
     names = {one.name for one in fields(Limits)} & {one.name for one in fields(ServingSettings)}
-    return Limits(
-        silent_s=chosen.worker_silent_s, **{name: getattr(chosen, name) for name in names}
-    )
+    return Limits(**{name: getattr(chosen, name) for name in names})
 
 
 def check_signature(settings: Settings, bundle: Path) -> None:
@@ -111,12 +116,13 @@ def check_signature(settings: Settings, bundle: Path) -> None:
 def open_registry(settings: Settings) -> Registry:
     """The registry that `settings` name; nothing is created before the first push."""
     from bascule.registry import Registry
+    from bascule.registry.stores import SqlRecords
     from bascule.release import Criterion
 
     chosen = settings.registry
     open_objects = _named(OBJECTS[scheme_of(chosen.objects)])
     return Registry(
-        _open_catalogue(settings),
+        SqlRecords(open_catalogue(settings)),
         open_objects(chosen.objects, settings.home),
         require_gates=chosen.require_gates,
         criteria=[str(Criterion.parse(text)) for text in settings.gates.criteria],
@@ -124,11 +130,12 @@ def open_registry(settings: Settings) -> Registry:
     )
 
 
-def _open_catalogue(settings: Settings) -> SqlCatalogue:
-    from bascule.registry.stores import SqlCatalogue
+def open_catalogue(settings: Settings) -> Catalogue:
+    """The catalogue that `settings` name; nothing is created before the first push."""
+    from bascule.catalogue import Catalogue
 
     store = settings.registry.store
-    return SqlCatalogue(_named(CATALOGUES[scheme_of(store)])(store, settings.home))
+    return Catalogue(_named(CATALOGUES[scheme_of(store)])(store, settings.home))
 
 
 def _named(place: str) -> Any:
@@ -179,8 +186,31 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         ),
         find=find if chosen.multi_model else None,
         allowed_hosts=chosen.allowed_hosts,
+        ledger=ledger_of(settings),
+        scribe=_scribe_of(settings),
     )
     return made
+
+
+def ledger_of(settings: Settings) -> LedgerConfig | None:
+    """What a server's workers record of answers; None for nothing."""
+    from bascule.serving.workers import LedgerConfig
+
+    chosen = settings.monitoring
+    if chosen.ledger == "off" or (chosen.ledger == "auto" and not _is_loopback(settings)):
+        return None
+    return LedgerConfig(settings.home, chosen.keep, chosen.max_rows_per_s, chosen.private)
+
+
+def _scribe_of(settings: Settings) -> tuple[str, ...]:
+    """The command of the process that writes the ledger; empty where there is none."""
+    if ledger_of(settings) is None:
+        return ()
+    chosen = settings.monitoring
+    figures = (int(chosen.max_gb * 1e9), chosen.retention_days)
+    return (
+        sys.executable, "-m", "bascule.monitoring.ledger", str(settings.home), *map(str, figures)
+    )  # fmt: skip
 
 
 def control_parts(settings: Settings) -> Parts:

@@ -28,8 +28,8 @@ SETTINGS_FILE = "bascule.toml"
 PREFIX = "BASCULE_"
 DELIMITER = "__"
 CATALOGUES: Mapping[str, str] = {
-    "sqlite": "bascule.registry.stores.sqlite:open_database",
-    "postgresql": "bascule.registry.stores.postgresql:open_database",
+    "sqlite": "bascule.catalogue.sqlite:open_database",
+    "postgresql": "bascule.catalogue.postgresql:open_database",
 }
 """Where names, numbers and history can be kept, by the scheme of `registry.store`."""
 
@@ -194,6 +194,30 @@ class ServingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MonitoringSettings:
+    """What is recorded of answers.
+
+    Attributes:
+        ledger: Whether a server records its answers: "on", "off", or "auto": on where it listens on
+            the loopback address alone.
+        keep: The share of requests that is kept, at most.
+        max_rows_per_s: How many rows a second a worker keeps of a version; above, a uniform sample.
+        max_gb: How much the ledger may take; the oldest days make room.
+        retention_days: How long answers are kept.
+        private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    ledger: Literal["auto", "on", "off"] = "off"
+    keep: Annotated[float, Gt(0), Le(1)] = 1.0
+    max_rows_per_s: Annotated[int, Ge(1)] = 5_000
+    max_gb: Annotated[float, Gt(0)] = 10.0
+    retention_days: Annotated[int, Ge(1)] = 365
+    private: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set.
 
@@ -203,6 +227,7 @@ class Settings:
         registry: Section `[registry]`.
         security: Section `[security]`.
         serving: Section `[serving]`.
+        monitoring: Section `[monitoring]`.
     """
 
     home: Path = Path(".bascule")
@@ -210,6 +235,7 @@ class Settings:
     registry: RegistrySettings = field(default_factory=RegistrySettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
+    monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
 
 
 def load_settings(
@@ -361,6 +387,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         registry: RegistrySettings = RegistrySettings()
         security: SecuritySettings = SecuritySettings()
         serving: ServingSettings = ServingSettings()
+        monitoring: MonitoringSettings = MonitoringSettings()
 
         @field_validator("gates", mode="before")
         @classmethod
@@ -377,6 +404,14 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
                 with suppress(ValueError):
                     return {**security, "required_keys": json.loads(security["required_keys"])}
             return security
+
+        @field_validator("monitoring", mode="before")
+        @classmethod
+        def read_fields_in_a_variable(cls, monitoring: Any) -> Any:
+            if isinstance(monitoring, dict) and isinstance(monitoring.get("private"), str):
+                with suppress(ValueError):
+                    return {**monitoring, "private": json.loads(monitoring["private"])}
+            return monitoring
 
         @field_validator("serving", mode="before")
         @classmethod
@@ -412,6 +447,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         registry=loaded.registry,
         security=loaded.security,
         serving=loaded.serving,
+        monitoring=loaded.monitoring,
     )
 
 

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from bascule_client.answer import Answer
 from bascule_client.errors import (
@@ -36,6 +36,7 @@ from bascule_client.tensors import (
     Asked,
     Described,
     answer_of,
+    check_answer,
     described,
     infer_request,
     no_answer,
@@ -50,6 +51,9 @@ T = TypeVar("T")
 
 MAX_REQUEST_ROWS = 100_000
 """The most rows in one request, however small they are."""
+
+_MAX_VERSIONS = 4
+"""How many versions of a model are asked in one call, where each is replaced meanwhile."""
 
 _LONGEST_TIMEOUT_S = 999_999.0  # nine digits of milliseconds, which is what a server reads
 
@@ -106,27 +110,27 @@ class Conversation:
     ) -> Steps[Answer]:
         """The answer for all rows; see `Client.predict`."""
         deadline = self._deadline(timeout_s)
-        path = yield from self._path(model, deadline)
-        was_known = path in self._known
+        path = target = yield from self._path(model, deadline)
+        may_be_old = path in self._known
         known = yield from self._described(path, deadline)
-        try:
-            columns = conform(data, known.signature)
-            return (yield from self._in_parts(path, columns, known, asked, deadline))
-        except _Replaced as other:
-            # Ask that version, in the form that it takes.
-            self._known.pop(path, None)
-            columns = conform(data, other.known.signature)
-            return (yield from self._in_parts(other.path, columns, other.known, asked, deadline))
-        except (Invalid, NotFound):
-            # A mistake, unless what was known of the model is old.
-            self._known.pop(path, None)
-            if not was_known:
-                raise
-            fresh = yield from self._described(path, deadline)
-            if fresh.signature == known.signature:
-                raise
-            columns = conform(data, fresh.signature)
-            return (yield from self._in_parts(path, columns, fresh, asked, deadline))
+        for _ in range(_MAX_VERSIONS):
+            try:
+                columns = conform(data, known.signature)
+                return (yield from self._in_parts(target, columns, known, asked, deadline))
+            except _Replaced as other:
+                # Ask that version, in the form that it takes.
+                self._known.pop(path, None)
+                target, known, may_be_old = other.path, other.known, False
+            except (Invalid, NotFound):
+                # A mistake, unless what was known of the model is old.
+                self._known.pop(path, None)
+                if not may_be_old:
+                    raise
+                fresh = yield from self._described(path, deadline)
+                if fresh.signature == known.signature:
+                    raise
+                known, may_be_old = fresh, False
+        raise _replaced(path, f"{_MAX_VERSIONS - 1} times while it was asked")
 
     def metadata(self, model: str | None) -> Steps[dict[str, Any]]:
         """What a model says of itself, as it is."""
@@ -248,14 +252,16 @@ class Conversation:
             except NotFound:
                 if not answers:
                     raise
-                raise Conflict(
-                    f"{path.rpartition('/')[2]} was replaced between two parts of the table",
-                    hint="predict again",
-                ) from None
+                raise _replaced(path, "between two parts of the table") from None
+            first = answers[0] if answers else None
+            if first is not None and answer.version != first.version:
+                raise _replaced(path, "between two parts of the table")
             if not answers and known.version and answer.version != known.version:
                 yield from self._check_same(path, known, answer.version, deadline)
             if not answers and "/versions/" not in path and answer.version:
                 target = f"{path}/versions/{quote(answer.version, safe='')}"
+            wanted = asked.outputs or [field.name for field in known.signature.outputs]
+            check_answer(answer, count, wanted, first)
             answers.append(answer)
             start += count
         return put_together(answers)
@@ -264,10 +270,16 @@ class Conversation:
         self, path: str, known: Described, version: str, deadline: float
     ) -> Steps[None]:
         """Return if another version than was expected takes the same; raise `_Replaced` if not."""
-        pinned = f"{path}/versions/{quote(version, safe='')}"
+        model = path.rpartition("/versions/")[0] or path
+        pinned = f"{model}/versions/{quote(version, safe='')}"
         other = yield from self._described(pinned, deadline)
         if other.signature != known.signature:
             raise _Replaced(pinned, other)
+
+
+def _replaced(path: str, when: str) -> Conflict:
+    name = path.removeprefix("/v2/models/").partition("/")[0]
+    return Conflict(f"{unquote(name)} was replaced {when}", hint="predict again")
 
 
 class _Replaced(Exception):
@@ -307,6 +319,7 @@ def _checked_s(timeout_s: float) -> float:
 def common_headers(host: str, key: str | None) -> str:
     """The headers of every request, each with its line end. Raises `Invalid`."""
     lines = [f"Host: {host}", f"User-Agent: bascule/{VERSION}", "Accept: */*"]
+    lines.append("Accept-Encoding: identity")  # without it a server may choose one
     if key is not None:
         if not key or not (key.isascii() and key.isprintable()) or " " in key:
             raise Invalid("key: it has characters that no key has", hint="give it as it was made")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from bascule_client.answer import Answer
 from bascule_client.errors import Invalid, Untrusted
 from bascule_client.fields import Columns, DType, Field, Signature
 from bascule_client.tables import is_missing
-from bascule_client.wire import Reply, Request
+from bascule_client.wire import Reply, Request, length_of
 
 _LENGTH_HEADER = "inference-header-content-length"
 _LENGTH_BYTES = 4
@@ -148,7 +148,7 @@ def answer_of(reply: Reply) -> Answer:
     body = reply.body
     try:
         length = reply.headers.get(_LENGTH_HEADER)
-        start = len(body) if length is None else int(length)
+        start = len(body) if length is None else length_of(length)
         said = read_json(body[:start])
         outputs: Columns = {}
         for tensor in said["outputs"]:
@@ -159,11 +159,40 @@ def answer_of(reply: Reply) -> Answer:
             else:
                 array = _from_bytes(body, start, size, dtype, math.prod(shape))
                 start += size
-            outputs[tensor["name"]] = array.reshape(shape)
+            name = tensor["name"]
+            if name in outputs:
+                raise ValueError(f"two outputs {name!r}")
+            outputs[name] = array.reshape(shape)
         program = (said.get("parameters") or {}).get("program", "")
         return Answer(outputs, str(program), str(said.get("model_version", "")))
     except _NO_ANSWER as problem:
         raise no_answer(problem) from None
+
+
+def check_answer(answer: Answer, rows: int, wanted: Iterable[str], first: Answer | None) -> None:
+    """Refuse an answer that does not fit the rows that were sent.
+
+    Args:
+        answer: To one part of a table, or to all of it.
+        rows: How many were sent.
+        wanted: Outputs that it must have; it may have others, as extras.
+        first: The answer to the first part, whose outputs all parts have; None if this is it.
+
+    Raises:
+        Untrusted: An output is missing, is not in the other parts, or has another number of rows.
+    """
+    names = set(answer)
+    missing, surplus = set(wanted) - names, set[str]()
+    if first is not None:
+        missing, surplus = missing | set(first) - names, names - set(first)
+    if missing or surplus:
+        which = ", ".join(sorted(missing or surplus))
+        there = "is missing" if missing else "is not in the other parts"
+        raise no_answer(ValueError(f"output {which} {there}"))
+    for name, values in answer.items():
+        if values.shape[:1] != (rows,):
+            shape = list(values.shape)
+            raise no_answer(ValueError(f"output {name} has the shape {shape} for {rows} rows"))
 
 
 def no_answer(problem: Exception) -> Untrusted:

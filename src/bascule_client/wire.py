@@ -13,12 +13,16 @@ from typing import NamedTuple
 MAX_HEAD_BYTES = 64 << 10
 """The most bytes of a status line with its headers, and of a chunk's size or its trailers."""
 
+MAX_BODY_BYTES = 2 << 30
+"""The most bytes of a body."""
+
 _START = b"HTTP/1."
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
-_LENGTH = re.compile(r"\d{1,18}")
+_LENGTH = re.compile("[0-9]{1,18}")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 _NO_BODY = (204, 304)
+_SWITCHING = 101
 
 
 class Request(NamedTuple):
@@ -88,6 +92,7 @@ class ReplyReader:
         self._status = 0
         self._headers: dict[str, str] = {}
         self._left_bytes = 0
+        self._body_bytes = 0
         self._chunks: list[bytes] = []
         self._stays_open = False
         self.reply: Reply | None = None
@@ -141,25 +146,33 @@ class ReplyReader:
             raise _no_http("malformed status line")
         self._status = int(status[2])
         self._headers = _headers_of(lines)
+        if self._status == _SWITCHING:
+            raise _no_http("a change of protocol that was not asked for")
         if self._status < 200:
             return True  # an early hint; the reply proper follows
         said = self._headers.get("connection", "").lower().replace(" ", "").split(",")
         is_old = status[1] == b"0"
         self._stays_open = "keep-alive" in said if is_old else "close" not in said
+        if is_old and "transfer-encoding" in self._headers:
+            self._stays_open = False  # RFC 9112, 6.1: chunks are not of HTTP/1.0
         return self._begin_body()
 
     def _begin_body(self) -> bool:
         coding, length = map(self._headers.get, ("transfer-encoding", "content-length"))
-        if coding is not None:
-            if length is not None or coding.lower() != "chunked":
-                raise _no_http("a length beside chunks, or a coding that was not asked for")
-            self._step = self._read_chunk_size
-        elif length is not None and not _LENGTH.fullmatch(length):
-            raise _no_http("malformed content-length")
-        elif self._status in _NO_BODY:
+        if coding is not None and (length is not None or coding.lower() != "chunked"):
+            raise _no_http("a length beside chunks, or a coding that was not asked for")
+        size = 0 if length is None else length_of(length)
+        if self._status in _NO_BODY:
+            # RFC 9112, 6.3: it ends here. A server that says otherwise may send a body after it.
+            self._stays_open &= coding is None and size == 0
             return self._finish(b"")
+        if self._headers.get("content-encoding", "identity").lower() != "identity":
+            raise ValueError("the body is compressed, which was not asked for")
+        self._count_body(size)
+        if coding is not None:
+            self._step = self._read_chunk_size
         elif length is not None:
-            self._left_bytes = int(length)
+            self._left_bytes = size
             self._step = self._read_body
         else:
             self._stays_open = False
@@ -171,7 +184,15 @@ class ReplyReader:
         return body is not None and self._finish(body)
 
     def _read_until_the_end(self) -> bool:
+        self._count_body(len(self._buffer) - self._body_bytes)
         return False
+
+    def _count_body(self, more: int) -> None:
+        self._body_bytes += more
+        if self._body_bytes > MAX_BODY_BYTES:
+            raise ValueError(
+                f"the body is over {MAX_BODY_BYTES:,} bytes; predict fewer rows at once"
+            )
 
     def _read_chunk_size(self) -> bool:
         line = self._cut(b"\r\n", "a line of chunks too long")
@@ -181,6 +202,7 @@ class ReplyReader:
         if size is None:
             raise _no_http("malformed size of a chunk")
         self._left_bytes = int(size[1], 16)
+        self._count_body(self._left_bytes)
         self._step = self._read_chunk if self._left_bytes else self._read_trailers
         return True
 
@@ -224,6 +246,13 @@ class ReplyReader:
             found = bytes(view[:size])
         del self._buffer[:size]
         return found
+
+
+def length_of(text: str) -> int:
+    """A length in a header: digits alone, unlike `int`; raises `ValueError`."""
+    if not _LENGTH.fullmatch(text):
+        raise _no_http("malformed length")
+    return int(text)
 
 
 def _headers_of(lines: list[bytes]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from tests.stores import PASSWORD, S3_SECRET, open_stores
+from tests.stores import PASSWORD, S3_SECRET, all_tables, open_stores
 
 from bascule.bundle.disk.folder import (
     Manifest,
@@ -31,7 +31,6 @@ from bascule.bundle.disk.folder import (
 from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Unavailable, Untrusted
 from bascule.core.fields import DType, Field, Signature
 from bascule.registry import Registry
-from bascule.registry.stores import schema
 from bascule.settings import CATALOGUES, OBJECTS, load_settings
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -102,7 +101,7 @@ def gates(*, passed: bool) -> dict[str, Any]:
 
 
 def in_database(registry: Registry) -> sa.Engine:
-    return registry._catalogue._database.engine  # type: ignore[attr-defined, no-any-return]
+    return registry._records._catalogue._database.engine  # type: ignore[attr-defined, no-any-return]
 
 
 # -- every catalogue --
@@ -227,7 +226,7 @@ def test_of_those_who_saw_the_same_alias_only_one_may_move_it(home, store, bundl
 
 def test_a_reader_sees_one_moment_while_others_write(registry, bundle):
     registry.push(bundle(), by="ada")
-    with registry._catalogue.read() as book:
+    with registry._records.read() as book:
         before = book.versions("late")
         registry.push(bundle(), by="bob")
         assert book.versions("late") == before
@@ -237,7 +236,7 @@ def test_a_reader_sees_one_moment_while_others_write(registry, bundle):
 def test_the_migrations_make_the_tables_that_the_code_speaks_of(registry, bundle):
     registry.push(bundle(), by="ada")
     with in_database(registry).connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), all_tables()) == []
 
 
 def test_a_catalogue_of_a_newer_release_is_refused_and_names_it(home, store, bundle):

@@ -259,7 +259,7 @@ def test_a_push_whose_hold_ran_out_puts_its_files_again(three, bundle, monkeypat
 
 
 def removing(registry: Registry, digest: str, since: datetime) -> None:
-    with registry._catalogue.write() as book:
+    with registry._records.write() as book:
         book.lock_object(digest, at=since)
         book.put_object(digest, Marked("removing", since))
 
@@ -272,7 +272,7 @@ def test_a_push_waits_for_a_removal_that_is_under_way(three, bundle, clock):
         pushing = apart.submit(three.push, source, by="ada")
         with pytest.raises(TimeoutError):
             pushing.result(0.3)
-        with three._catalogue.write() as book:
+        with three._records.write() as book:
             book.forget_object(digest)
         pushed = pushing.result(30)
 

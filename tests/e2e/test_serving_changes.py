@@ -222,7 +222,7 @@ def test_what_was_loaded_later_is_held_as_well(serve, connect, home):
     registry = open_registry(home)
 
     def holders(number):
-        with registry._catalogue.read() as book:
+        with registry._records.read() as book:
             return len(book.holds(registry.resolve(f"gb/{number}").digest))
 
     server = serve("gb/1", env={"BASCULE_HOME": str(home)})

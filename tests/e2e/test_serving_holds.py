@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.linear_model import LinearRegression
 from tests.stores import open_stores
 
 WAIT_S = 20.0
@@ -26,7 +29,7 @@ def bascule(*arguments: str, home: Path) -> str:
 
 def held(home: Path, digest: str) -> int:
     registry: Any = open_stores(home)
-    with registry._catalogue.read() as book:
+    with registry._records.read() as book:
         return len(book.holds(digest))
 
 
@@ -61,3 +64,21 @@ def test_what_a_running_server_serves_is_not_collected(start, cancer_bundle, tmp
             while Path(f"/proc/{pid}").exists():
                 assert time.monotonic() < give_up_at
                 time.sleep(0.05)
+
+
+def test_a_folder_is_loaded_while_the_catalogue_is_away(serve, connect, cancer_bundle, packed):
+    """It needs no hold; a version of the registry does."""
+    X = np.random.default_rng(0).normal(size=(50, 3))
+    model = packed("other", LinearRegression().fit(X, X[:, 0]), X)
+    server = serve(cancer_bundle, env={"BASCULE_REGISTRY__STORE": "postgresql://127.0.0.1:1/none"})
+
+    def load(reference):
+        with connect(server.control_port) as client:
+            client.socket.settimeout(60)
+            wish = json.dumps({"reference": str(reference)}).encode()
+            header = "Content-Type: application/json\r\n"
+            return client.request("POST", "/api/v1/server/services", wish, header).answer()
+
+    answer = load(model)
+    assert (answer.status, [one["model"] for one in answer.json]) == (200, ["gb", "other"])
+    assert load("gb/1").status == 503

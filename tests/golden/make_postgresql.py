@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from tests.stores import PASSWORD, postgresql_program
+from tests.stores import PASSWORD, all_tables, postgresql_program
 
-from bascule.registry.stores import migrations, schema
-from bascule.registry.stores.postgresql import PostgresqlDatabase
+from bascule.catalogue import migrations, schema
+from bascule.catalogue.postgresql import PostgresqlDatabase
 
 HERE = Path(__file__).parent
 
@@ -31,7 +31,7 @@ def test_write_the_stored_catalogue_of_this_schema(postgresql_url):
     with engine.begin() as connection:
         migrations.upgrade(connection)
         connection.exec_driver_sql("DELETE FROM releases")
-        for table in schema.metadata.sorted_tables:
+        for table in all_tables().sorted_tables:
             for row in rows.execute(f"SELECT * FROM {table.name}").fetchall():
                 connection.execute(sa.insert(table).values(**_typed(table, dict(row))))
             counted = table.autoincrement_column

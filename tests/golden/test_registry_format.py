@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tests.stores import open_stores
 
+from bascule.catalogue import schema
 from bascule.registry import open_registry
 from bascule.registry.keys import CatalogueKeys
-from bascule.registry.stores import schema
 from bascule.security.keys import Permission, create_key
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -56,7 +56,7 @@ def check(registry, written):
     number = int(written.rpartition("-")[2])
     found = registry.search("tag.team = risk metric.roc_auc >= 0.85")
     assert [str(one.version) for one in found] == (["late/1"] if number >= 2 else [])
-    keys = CatalogueKeys(registry._catalogue)
+    keys = CatalogueKeys(registry._records)
     assert [(key.name, key.state(T0)) for key in keys.stored()] == (
         [("scoring", "live"), ("old", "revoked")] if number >= 3 else []
     )

@@ -38,8 +38,8 @@ FORKS = """
 import json, os, random, signal, sys, time, traceback
 from pathlib import Path
 import alembic.command, obstore, psycopg
-import bascule.registry.stores.migrations, bascule.registry.stores.s3
-import bascule.registry.stores.postgresql
+import bascule.catalogue.migrations, bascule.registry.stores.s3
+import bascule.catalogue.postgresql
 from bascule.core.errors import NotFound
 from tests.stores import open_stores
 

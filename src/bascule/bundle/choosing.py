@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 LatencyUs = Mapping[str, Mapping[int, float]]
-"""By program, by batch size: the time of one call in microseconds; see `bundle.cost.Cost`."""
+"""By program, by batch size: the time of one call in microseconds; see `statements.cost.Cost`."""
 
 REQUEST_ROWS = (1, 8, 64, 512)
 """The batch sizes that stand for requests, each as important as another."""

@@ -129,7 +129,7 @@ class Bundle:
     def add_statement(
         self, kind: str, body: Mapping[str, Any], *, at: datetime | None = None, by: str
     ) -> Statement:
-        """Say something of this bundle; see `bundle.disk.write_statement`."""
+        """Say something of this bundle; see `disk.folder.write_statement`."""
         self._choice = None
         return disk.write_statement(self.path, kind, body, at=at, by=by)
 

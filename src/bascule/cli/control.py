@@ -21,6 +21,7 @@ from bascule.control import (
     Parts,
     ServerLink,
     holding_served,
+    is_path,
     open_keys_file,
     serve_api,
     volunteer_for_the_oom_killer,
@@ -111,7 +112,8 @@ def _serve(
 
         def find_and_hold(reference: str) -> ModelSpec:
             spec = answers.find(reference)
-            hold(spec)
+            if not is_path(reference):  # a folder is not the registry's, which may be away
+                hold(spec)
             return spec
 
         serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)

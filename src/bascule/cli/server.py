@@ -37,14 +37,13 @@ class _Stop(BaseException):
 
 @dataclass(slots=True)
 class _Signals:
-    """Whether a signal asked for the end, and whether it may interrupt what is being done.
+    """Whether a signal asked for the end.
 
     What a handler raises may be lost, in a destructor for example, and a signal may come just
-    before a wait that it was meant to end. So whoever waits also looks now and then.
+    before a wait that it was meant to end. So what waits also looks now and then.
     """
 
     came: bool = False
-    interrupt: bool = True
 
 
 def run_server(
@@ -188,8 +187,7 @@ def _stop_on_signals() -> Iterator[_Signals]:
 
     def stop(*_: Any) -> None:
         signals.came = True
-        if signals.interrupt:
-            raise _Stop
+        raise _Stop
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -161,7 +161,7 @@ def event_row(event: Event) -> tuple[str, str, str, str]:
         "retired": f"{version} retired",
         "restored": f"{version} restored",
         "collected": f"{version} files removed",
-    }[event.kind]
+    }.get(event.kind, f"{event.model} {event.kind}")  # the kinds of other rooms
     return when(event.at), what, event.by, event.reason or "-"
 
 

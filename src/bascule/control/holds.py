@@ -75,11 +75,10 @@ class _Holds:
         self._was_told = False
 
     def take(self, service: ModelSpec) -> None:
-        """Before it is loaded: what is being removed at this moment must not be."""
+        """Hold a version of the registry before it is loaded; see `Registry.hold`."""
         from bascule.bundle.disk import digest_of
 
-        with suppress(NotFound):  # no registry, or a folder that loading will speak of
-            self._registry().hold([digest_of(service.path)], self._holder, lasts_s=LOADING_LASTS_S)
+        self._registry().hold([digest_of(service.path)], self._holder, lasts_s=LOADING_LASTS_S)
 
     def keep(self, wait: Callable[[float], bool]) -> None:
         """Hold until `wait` says that it is the end."""

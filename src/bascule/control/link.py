@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,9 @@ from bascule.serving.workers import ModelState, Peer, WorkerStatus
 
 _ANSWER_S = 5.0
 _CHANGE_S = 150.0
-"""More than a supervisor gives its workers to load and to turn."""
+_TURN_S = 130.0
+"""Until then the workers have turned to a change, or it is abandoned. The rest of `_CHANGE_S` is
+for the answer, so a change that is reported as failed is not made later."""
 
 
 class ServerLink:
@@ -77,6 +80,7 @@ class ServerLink:
 
         Raises:
             BasculeError: What `wish` raises, or what kept a worker from loading.
+            Unavailable: It could not be made in time, and is not made later.
             NotFound: There is no server.
         """
         peer = self._connected()
@@ -88,7 +92,9 @@ class ServerLink:
                     which: [one.to_json() for one in specs]
                     for which, specs in (("before", before), ("after", after))
                 }
-                if peer.ask("replace", _CHANGE_S, **lists):
+                # By the monotonic clock, which all processes of a machine share.
+                turn_by_s = time.monotonic() + _TURN_S
+                if peer.ask("replace", _CHANGE_S, **lists, turn_by_s=turn_by_s):
                     return after
 
     def _ask(self, what: str) -> Any:

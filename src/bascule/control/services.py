@@ -6,9 +6,11 @@ Protocol, which clients of other servers speak.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from collections.abc import Callable, Coroutine
+from functools import partial, wraps
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Path, Request
 from pydantic import BaseModel, Field
 
@@ -21,6 +23,12 @@ from bascule.serving.workers import ModelState
 
 FindService = Callable[[str], ModelSpec]
 """The version that a reference means, checked, and held until it is served."""
+
+_CHANGE_THREADS = CapacityLimiter(4)
+"""Changes wait for each other: 40 of them would take all threads that answer requests."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 
@@ -83,6 +91,16 @@ def add_services(app: FastAPI, server: ServerLink, find: FindService, authorise:
     _add_repository(app, server, find, authorise)
 
 
+def _apart(handle: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Run what handles a change on a thread that no other request needs."""
+
+    @wraps(handle)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await to_thread.run_sync(partial(handle, *args, **kwargs), limiter=_CHANGE_THREADS)
+
+    return run
+
+
 def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise) -> None:
     @app.get("/api/v1/server/services", tags=["server"])
     def services() -> list[ServedView]:
@@ -90,6 +108,7 @@ def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Aut
         return _views(server)
 
     @app.post("/api/v1/server/services", tags=["server"])
+    @_apart
     def load(wish: LoadRequest, request: Request) -> list[ServedView]:
         """Load a version in every worker, then turn to it; no request is lost."""
         authorise(request, "manage", _model_of(wish.reference))
@@ -102,6 +121,7 @@ def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Aut
         return _views(server)
 
     @app.delete("/api/v1/server/services/{model}", tags=["server"])
+    @_apart
     def unload(model: _Name, request: Request, version: str | None = None) -> list[ServedView]:
         """Unload a version, or the only one; what it has under way is answered."""
         authorise(request, "manage", model)
@@ -122,6 +142,7 @@ def _add_repository(
         ]
 
     @app.post("/v2/repository/models/{model}/load", tags=["model repository extension"])
+    @_apart
     def load(model: _Name, request: Request) -> Nothing:
         """Swap the model for its newest version whose gates have not failed."""
         authorise(request, "manage", model)
@@ -130,6 +151,7 @@ def _add_repository(
         return Nothing()
 
     @app.post("/v2/repository/models/{model}/unload", tags=["model repository extension"])
+    @_apart
     def unload(model: _Name, request: Request) -> Nothing:
         """Unload every version of the model."""
         authorise(request, "manage", model)

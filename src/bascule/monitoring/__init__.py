@@ -1,4 +1,4 @@
-"""Monitoring: how what a model is asked, and what it answers, differs from its baseline."""
+"""What production looks like: the ledger of answers, and drift against a baseline."""
 
 from lazy_loader import attach_stub
 

@@ -8,3 +8,4 @@ from .drift import (
     WindowDrift as WindowDrift,
     measure_drift as measure_drift,
 )
+from .ledger import Ledger as Ledger, Outcomes as Outcomes

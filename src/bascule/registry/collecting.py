@@ -18,13 +18,13 @@ from bascule.registry.holding import Garbage, Hold, Marked, is_abandoned, next_m
 from bascule.registry.versions import Event
 
 if TYPE_CHECKING:
-    from bascule.registry.stores import Catalogue, Objects, Transaction
+    from bascule.registry.stores import Objects, Records, Transaction
 
 _ASK_AGAIN_S = 0.1
 
 
 def take_holds(
-    catalogue: Catalogue,
+    records: Records,
     digests: Iterable[str],
     holder: str,
     *,
@@ -36,7 +36,7 @@ def take_holds(
     Raises:
         Conflict: One of them is being removed at this moment.
     """
-    with catalogue.write() as book:
+    with records.write() as book:
         for digest in sorted(set(digests)):  # in one order, so that two never wait for each other
             now = clock()
             marked = book.lock_object(digest, at=now)
@@ -53,7 +53,7 @@ def take_holds(
 
 @contextmanager
 def holding(
-    catalogue: Catalogue,
+    records: Records,
     digest: str,
     holder: str,
     *,
@@ -68,7 +68,7 @@ def holding(
     give_up_at = time.monotonic() + wait_s
     while True:
         try:
-            take_holds(catalogue, [digest], holder, lasts=lasts, clock=clock)
+            take_holds(records, [digest], holder, lasts=lasts, clock=clock)
             break
         except Conflict:
             if time.monotonic() > give_up_at:
@@ -79,19 +79,19 @@ def holding(
     except BaseException:
         # If this fails too, the hold ends by itself.
         with suppress(BasculeError):
-            drop_holds(catalogue, [digest], holder)
+            drop_holds(records, [digest], holder)
         raise
 
 
-def drop_holds(catalogue: Catalogue, digests: Iterable[str], holder: str) -> None:
+def drop_holds(records: Records, digests: Iterable[str], holder: str) -> None:
     """Let go; fine where there is no hold."""
-    with catalogue.write() as book:
+    with records.write() as book:
         for digest in sorted(set(digests)):
             book.drop_hold(digest, holder)
 
 
 def collect(
-    catalogue: Catalogue,
+    records: Records,
     objects: Objects,
     *,
     grace: timedelta,
@@ -104,23 +104,23 @@ def collect(
     Raises:
         Refused: The objects belong to another catalogue, which may name what this one does not.
     """
-    with catalogue.read() as book:
+    with records.read() as book:
         book.models()  # raises where there is no registry, before anything is written
-    _check_owner(catalogue, objects)
+    _check_owner(records, objects)
     found = []
     for digest in sorted(objects.digests()):
         garbage = (
-            _look(catalogue, objects, digest, grace=grace, now=clock())
+            _look(records, objects, digest, grace=grace, now=clock())
             if dry_run
-            else _collect_one(catalogue, objects, digest, grace=grace, by=by, clock=clock)
+            else _collect_one(records, objects, digest, grace=grace, by=by, clock=clock)
         )
         if garbage is not None:
             found.append(garbage)
     return found
 
 
-def _check_owner(catalogue: Catalogue, objects: Objects) -> None:
-    with catalogue.write() as book:
+def _check_owner(records: Records, objects: Objects) -> None:
+    with records.write() as book:
         own = book.identity()
     if objects.owner(own) != own:
         raise Refused(
@@ -132,9 +132,9 @@ def _check_owner(catalogue: Catalogue, objects: Objects) -> None:
 
 
 def _look(
-    catalogue: Catalogue, objects: Objects, digest: str, *, grace: timedelta, now: datetime
+    records: Records, objects: Objects, digest: str, *, grace: timedelta, now: datetime
 ) -> Garbage | None:
-    with catalogue.read() as book:
+    with records.read() as book:
         reason = _reason(book, digest, now)
         marked = book.objects().get(digest, Marked("kept", now))
     if reason is None:
@@ -150,7 +150,7 @@ def _look(
 
 
 def _collect_one(
-    catalogue: Catalogue,
+    records: Records,
     objects: Objects,
     digest: str,
     *,
@@ -158,7 +158,7 @@ def _collect_one(
     by: str,
     clock: Callable[[], datetime],
 ) -> Garbage | None:
-    with catalogue.write() as book:
+    with records.write() as book:
         now = clock()
         marked = book.lock_object(digest, at=now)
         reason = _reason(book, digest, now)
@@ -174,7 +174,7 @@ def _collect_one(
     if after.state != "removing" or after == marked:
         return garbage
     objects.remove(digest)
-    with catalogue.write() as book:
+    with records.write() as book:
         versions = book.versions_of(digest)
         for model in sorted({version.model for version in versions}):
             book.lock_model(model, at=clock())

@@ -6,28 +6,28 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from bascule.core import NotFound
-from bascule.registry.stores import Catalogue
+from bascule.registry.stores import Records
 from bascule.security import Key
 
 
 class CatalogueKeys:
     """See `security.keys.KeyStore`."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    def __init__(self, records: Records) -> None:
+        self._records = records
 
     def stored(self) -> Sequence[Key]:
         try:
-            with self._catalogue.read() as catalogue:
-                return catalogue.keys()
+            with self._records.read() as book:
+                return book.keys()
         except NotFound:
             return []  # nothing was ever written, so no key was made
 
     def add(self, key: Key) -> None:
-        self._catalogue.create()
-        with self._catalogue.write() as catalogue:
-            catalogue.add_key(key)
+        self._records.create()
+        with self._records.write() as book:
+            book.add_key(key)
 
     def revoke(self, key_id: str, *, at: datetime, by: str) -> None:
-        with self._catalogue.write() as catalogue:
-            catalogue.end_key(key_id, at=at, by=by)
+        with self._records.write() as book:
+            book.end_key(key_id, at=at, by=by)

@@ -67,7 +67,7 @@ from bascule.registry.versions import (
 )
 
 if TYPE_CHECKING:
-    from bascule.registry.stores import Catalogue, Objects, Transaction
+    from bascule.registry.stores import Objects, Records, Transaction
 
 _PUSH_HOLD = timedelta(hours=1)
 _REMOVAL_WAIT_S = 30.0
@@ -90,10 +90,11 @@ def open_registry(
         criteria: What they must have been checked for then, as criteria print themselves.
         required_keys: Files of public keys, one of which must have signed what is used.
     """
-    from bascule.registry.stores import Files, SqlCatalogue, SqliteDatabase
+    from bascule.catalogue import Catalogue, SqliteDatabase
+    from bascule.registry.stores import Files, SqlRecords
 
     return Registry(
-        SqlCatalogue(SqliteDatabase(home / "catalogue.db")),
+        SqlRecords(Catalogue(SqliteDatabase(home / "catalogue.db"))),
         Files(home / "objects"),
         require_gates=require_gates,
         criteria=criteria,
@@ -114,7 +115,7 @@ class Registry:
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        records: Records,
         objects: Objects,
         *,
         require_gates: bool = False,
@@ -122,7 +123,7 @@ class Registry:
         required_keys: Sequence[Path] = (),
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
-        self._catalogue = catalogue
+        self._records = records
         self._objects = objects
         self._require_gates = require_gates
         self._criteria = tuple(criteria)
@@ -156,8 +157,8 @@ class Registry:
         ]
         if self._required_keys and self._vouched(bundle_path).manifest.digest != digest:
             raise Untrusted(f"{bundle_path} was changed while it was verified")
-        self._catalogue.create()
-        with self._catalogue.write() as book:
+        self._records.create()
+        with self._records.write() as book:
             own = book.identity()
             _refuse_retired(_find_digest(book, manifest.name, digest))
         self._objects.owner(own)
@@ -181,13 +182,13 @@ class Registry:
         """None where its files were collected in between, because the hold ran out."""
         holder = f"push {uuid.uuid4()}"
         with holding(
-            self._catalogue, digest, holder, lasts=_PUSH_HOLD, wait_s=_REMOVAL_WAIT_S,
+            self._records, digest, holder, lasts=_PUSH_HOLD, wait_s=_REMOVAL_WAIT_S,
             clock=self._clock,
         ):  # fmt: skip
             self._objects.put(digest, bundle_path, _files_to_keep(bundle_path, digest, manifest))
             for statement in statements:
                 self._lay_beside(statement)
-            with self._catalogue.write() as book:
+            with self._records.write() as book:
                 book.lock_model(manifest.name, at=self._clock())
                 book.lock_object(digest, at=self._clock())
                 if holder not in {hold.holder for hold in book.holds(digest)}:
@@ -219,7 +220,7 @@ class Registry:
                 retired or has failed its gates.
         """
         wanted = Reference.parse(reference) if isinstance(reference, str) else reference
-        with self._catalogue.read() as book:
+        with self._records.read() as book:
             if wanted.number is not None:
                 found = _get_version(book, wanted.model, wanted.number)
                 return found if retired else check_is_in_use(found)
@@ -277,7 +278,7 @@ class Registry:
 
     def models(self) -> list[Model]:
         """Every model, by name."""
-        with self._catalogue.read() as book:
+        with self._records.read() as book:
             summaries = []
             for name in book.models():
                 versions = book.versions(name)
@@ -289,19 +290,19 @@ class Registry:
 
     def versions(self, model: str) -> list[Version]:
         """The versions of a model, the newest last."""
-        with self._catalogue.read() as book:
+        with self._records.read() as book:
             _check_model(book, model)
             return list(book.versions(model))
 
     def aliases(self, model: str) -> dict[str, Alias]:
         """The aliases of a model, by name."""
-        with self._catalogue.read() as book:
+        with self._records.read() as book:
             _check_model(book, model)
             return dict(book.aliases(model))
 
     def history(self, model: str) -> list[Event]:
         """Everything that happened to a model, the latest last."""
-        with self._catalogue.read() as book:
+        with self._records.read() as book:
             _check_model(book, model)
             return list(book.events(model))
 
@@ -310,13 +311,13 @@ class Registry:
     ) -> list[Statement]:
         """What has been said about a version, the latest last."""
         found = version if isinstance(version, Version) else self.resolve(version)
-        with self._catalogue.read() as book:
+        with self._records.read() as book:
             return list(book.statements(found.digest, kind))
 
     def checks(self, version: Version | Reference | str) -> list[Check]:
         """The checks of a version that count, in the order in which the registry learnt of them."""
         found = version if isinstance(version, Version) else self.resolve(version)
-        with self._catalogue.read() as book:
+        with self._records.read() as book:
             return list(book.checks(found.digest))
 
     def set_alias(
@@ -358,7 +359,7 @@ class Registry:
             wanted = self.resolve(Reference(model, number=number))
             path = self._objects.path(wanted.digest)
             is_vouched_for = self._who_vouches_for(wanted, path).covers
-        with self._catalogue.write() as book:
+        with self._records.write() as book:
             _check_model(book, model)
             book.lock_model(model, at=self._clock())
             version = check_is_in_use(_get_version(book, model, number))
@@ -388,7 +389,7 @@ class Registry:
 
     def drop_alias(self, model: str, alias: str, *, by: str, reason: str = "") -> Event:
         """Take an alias away; its history stays. Raises `NotFound`."""
-        with self._catalogue.write() as book:
+        with self._records.write() as book:
             _check_model(book, model)
             book.lock_model(model, at=self._clock())
             before = _get_alias(book, model, alias)
@@ -407,7 +408,7 @@ class Registry:
     def tags(self, version: Version | Reference | str) -> dict[str, str]:
         """What a version is tagged with."""
         found = version if isinstance(version, Version) else self.resolve(version)
-        with self._catalogue.read() as book:
+        with self._records.read() as book:
             return dict(book.tags(found.model, found.number))
 
     def set_tag(
@@ -421,7 +422,7 @@ class Registry:
         """
         check_tag(key, value)
         found = version if isinstance(version, Version) else self.resolve(version)
-        with self._catalogue.write() as book:
+        with self._records.write() as book:
             book.lock_model(found.model, at=self._clock())
             before = book.tags(found.model, found.number).get(key)
             if value is None and before is None:
@@ -451,7 +452,7 @@ class Registry:
         terms = parse_search(text, now=self._clock())
         if limit < 1:
             raise Invalid(f"limit: {limit} is not >= 1")
-        with self._catalogue.read() as book:
+        with self._records.read() as book:
             return [
                 Found(
                     version,
@@ -485,7 +486,7 @@ class Registry:
             Refused: An alias points to it.
             Conflict: It was retired before.
         """
-        with self._catalogue.write() as book:
+        with self._records.write() as book:
             version = self._lock_version(book, model, number)
             if version.retired is not None:
                 raise Conflict(
@@ -504,7 +505,7 @@ class Registry:
             NotFound: There is no such version.
             Conflict: It was not retired, or its files are being removed at this moment.
         """
-        with self._catalogue.write() as book:
+        with self._records.write() as book:
             version = self._lock_version(book, model, number)
             if version.retired is None:
                 raise Conflict(f"{version} is not retired", hint=f"bascule show {version}")
@@ -569,14 +570,14 @@ class Registry:
             NotFound: There is no registry.
         """
         lasts = timedelta(seconds=lasts_s)
-        with self._catalogue.read() as book:
+        with self._records.read() as book:
             known = [digest for digest in digests if book.versions_of(digest)]
         if known:
-            take_holds(self._catalogue, known, holder, lasts=lasts, clock=self._clock)
+            take_holds(self._records, known, holder, lasts=lasts, clock=self._clock)
 
     def release(self, digests: Iterable[str], holder: str) -> None:
         """Say that `holder` uses these bundles no more."""
-        drop_holds(self._catalogue, digests, holder)
+        drop_holds(self._records, digests, holder)
 
     def collect(self, *, by: str, grace_s: float = 3_600.0, dry_run: bool = False) -> list[Garbage]:
         """Give back the space of bundles that no version in use, alias, push or server needs.
@@ -591,7 +592,7 @@ class Registry:
         if not 0 <= grace_s <= _MAX_GRACE_S:
             raise Invalid(f"grace: {grace_s:g} s is not between 0 and {_MAX_GRACE_S:g} s")
         return collect_garbage(
-            self._catalogue, self._objects, grace=timedelta(seconds=grace_s), dry_run=dry_run,
+            self._records, self._objects, grace=timedelta(seconds=grace_s), dry_run=dry_run,
             by=by, clock=self._clock,
         )  # fmt: skip
 
@@ -617,7 +618,7 @@ class Registry:
         digest = version.digest if isinstance(version, Version) else version
         said = Statement(kind, digest, at.isoformat(), by, body)
         statement = check_statement(said, now=self._clock())
-        with self._catalogue.write() as book:
+        with self._records.write() as book:
             spoken_of = book.versions_of(digest)
             if not spoken_of:
                 raise NotFound(

@@ -27,11 +27,15 @@ class Context(Protocol):
         prediction_id: The client's, or ours; empty until the protocol has read or made it.
         caller: The id of the caller's key; empty where no key is needed.
         started_ns: When its last byte had arrived, by `time.perf_counter_ns`.
+        protocol: `http` or `grpc`.
     """
 
     prediction_id: str
     caller: str
     started_ns: int
+
+    @property
+    def protocol(self) -> str: ...
 
     @property
     def trace(self) -> tuple[bytes, bytes]:

@@ -48,7 +48,7 @@ class Limits:
         memory_budget_mb: How much memory the models of one worker may take, in millions of bytes; 0
             for no bound. Models that were not asked for the longest make room for others.
         drain_s: How long a worker that was told to stop lets requests finish.
-        silent_s: How long the event loop of a worker may stand still before it is killed.
+        worker_silent_s: How long the event loop of a worker may stand still before it is killed.
     """
 
     deadline_s: float = 10.0
@@ -69,7 +69,7 @@ class Limits:
     least_bytes_per_s: int = 64 << 10
     memory_budget_mb: int = 0
     drain_s: float = 10.0
-    silent_s: float = 10.0
+    worker_silent_s: float = 10.0
 
     def __post_init__(self) -> None:
         if not self.max_held_bytes:

@@ -221,7 +221,7 @@ def test_every_bound_of_a_worker_that_is_a_setting_is_taken_from_it(folder):
     limits = limits_of(load_settings(folder, {}))
 
     assert limits == Limits(
-        deadline_s=1.5, max_queue_requests=2, max_body_bytes=3, drain_s=4.5, silent_s=5.5,
+        deadline_s=1.5, max_queue_requests=2, max_body_bytes=3, drain_s=4.5, worker_silent_s=5.5,
         batching="never", memory_budget_mb=6, confidence=0.5,
     )  # fmt: skip
 
@@ -328,9 +328,18 @@ def test_a_route_of_vertex_takes_the_place_of_a_protocol_that_is_not_named(folde
         assert protocols(folder, {"AIP_PREDICT_ROUTE": route}).names == (left_out,)
 
 
-@pytest.mark.parametrize("route", ["/v2", "/v2/models/m/infer", "/metrics"])
-def test_a_route_of_vertex_may_not_be_one_of_the_server_itself(folder, route):
+@pytest.mark.parametrize("route", ["/v2", "/v2/models/m/infer"])
+def test_a_route_of_vertex_may_not_be_one_of_the_first_protocol(folder, route):
     assert "is a path of the protocol 'oip'" in refusal(folder, {"AIP_HEALTH_ROUTE": route}).message
+
+
+@pytest.mark.parametrize("route", ["/metrics", "/metrics/of/vertex"])
+@pytest.mark.parametrize("chosen", ["", '[serving]\nprotocols = ["vertex"]\n'])
+def test_a_route_of_vertex_may_not_be_one_of_the_server_itself(folder, chosen, route):
+    """The server answers there, whichever protocols it speaks."""
+    written(folder, chosen)
+    assert "is a path of the server itself" in refusal(folder, {"AIP_PREDICT_ROUTE": route}).message
+    assert protocols(folder, {"AIP_PREDICT_ROUTE": "/metric"}).vertex_predict_route == "/metric"
 
 
 @pytest.mark.parametrize("route", ["", "predict", "/a?b", "/a b", "/a#b", "/é"])

@@ -301,6 +301,124 @@ def test_an_answer_of_a_version_that_takes_other_fields_does_not_count():
     assert (answer["sum"].tolist(), answer.version) == ([11.0, 22.0, 33.0], "2")
 
 
+def with_outputs(request, *tensors, version="1"):
+    said = {"name": "sum", "datatype": "FP64", "shape": [1], "data": [0.0]}
+    outputs = [{**said, **tensor} for tensor in tensors]
+    return document({"model_version": version, "outputs": outputs})
+
+
+EXTRA = {"name": "set"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "problem"),
+    [
+        ([{}], [{"shape": [0], "data": []}], r"sum has the shape \[0\] for 1 rows"),
+        ([{}], [{"shape": [2], "data": [0, 0]}], r"sum has the shape \[2\] for 1 rows"),
+        ([{}], [{"shape": []}], r"sum has the shape \[\] for 1 rows"),
+        ([{"shape": [3], "data": [0, 0, 0]}], [{}], r"sum has the shape \[3\] for 1 rows"),
+        ([{}], [{"name": "other"}], "output sum is missing"),
+        ([{"name": "other"}], [{}], "output sum is missing"),
+        ([{}, EXTRA], [{}], "output set is missing"),
+        ([{}], [{}, EXTRA], "output set is not in the other parts"),
+        ([{}], [{}, {}], "two outputs 'sum'"),
+    ],
+)
+def test_a_part_with_other_rows_or_names_than_were_asked_for_is_no_answer(first, second, problem):
+    server = Server(max_request_bytes=16)
+    parts = [first, second, first]
+
+    def answer(request):
+        if request.method == "GET":
+            return document(METADATA)
+        return with_outputs(request, *parts.pop(0))
+
+    with pytest.raises(Untrusted, match=problem):
+        server.predict(DATA, answer)
+
+
+def test_the_rows_of_an_answer_in_one_part_are_counted_too():
+    three = {"shape": [3], "data": [1.0, 2.0, 3.0]}
+    for tensor, is_whole in ((three, True), ({"shape": [2], "data": [1.0, 2.0]}, False)):
+        server = Server()
+
+        def answer(request, tensor=tensor):
+            return honest(request) if request.method == "GET" else with_outputs(request, tensor)
+
+        if is_whole:
+            assert server.predict(DATA, answer)["sum"].tolist() == [1.0, 2.0, 3.0]
+        else:
+            with pytest.raises(Untrusted, match="for 3 rows"):
+                server.predict(DATA, answer)
+
+
+def test_outputs_that_were_asked_for_by_name_must_come_and_no_others_need_to():
+    server = Server()
+
+    def asked_for(*names):
+        steps = server.conversation.predict(DATA, Asked(names), None, None)
+        tensor = {"name": "set", "shape": [3], "data": [1, 2, 3]}
+        return server.carry(
+            steps,
+            lambda one: honest(one) if one.method == "GET" else with_outputs(one, tensor),
+        )
+
+    assert list(asked_for("set")) == ["set"]
+    with pytest.raises(Untrusted, match="output sum is missing"):
+        asked_for("set", "sum")
+
+
+def test_parts_that_two_versions_answered_are_a_conflict_and_no_mixture():
+    server = Server(max_request_bytes=16)
+    versions = ["1", "2", "2"]
+
+    def answer(request):
+        return honest(request) if request.method == "GET" else summed(request, versions.pop(0))
+
+    with pytest.raises(Conflict, match="m was replaced between two parts"):
+        server.predict(DATA, answer)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_model_that_is_replaced_again_and_again_is_a_conflict_in_the_end(known):
+    server = Server()
+    if known:
+        server.predict(DATA, honest)
+    versions = iter(range(2, 100))
+
+    def restless(request):
+        """Each answer is of the next version, and each version takes other fields."""
+        if request.method == "GET":
+            version = int(request.path.rpartition("/")[2]) if "/versions/" in request.path else 1
+            more = [{"name": f"o{version}", "datatype": "FP64", "shape": [-1]}]
+            return document({**METADATA, "outputs": more, "parameters": {"version": str(version)}})
+        return summed(request, str(next(versions)))
+
+    with pytest.raises(Conflict, match="m was replaced 3 times while it was asked") as told:
+        server.predict(DATA, restless)
+    assert told.value.hint == "predict again"
+
+
+def test_a_model_that_is_replaced_twice_is_asked_a_third_time():
+    server = Server()
+    versions = iter(["2", "3", "3"])
+
+    def replaced(request):
+        if request.method == "POST":
+            return summed(request, next(versions))
+        if request.path.endswith("/versions/2"):
+            return document(OTHER)
+        version = "3" if request.path.endswith("/versions/3") else "1"
+        return document({**METADATA, "parameters": {"version": version}})
+
+    assert server.predict(DATA, replaced)["sum"].tolist() == [11.0, 22.0, 33.0]
+    assert server.paths[1:] == [
+        "/v2/models/m/infer", "/v2/models/m/versions/2",
+        "/v2/models/m/versions/2/infer", "/v2/models/m/versions/3",
+        "/v2/models/m/versions/3/infer",
+    ]  # fmt: skip
+
+
 def test_what_was_known_of_a_model_is_looked_up_again_before_rows_are_refused():
     server = Server()
     server.predict(DATA, honest)

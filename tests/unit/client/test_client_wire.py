@@ -15,7 +15,7 @@ from bascule_client.addresses import parse_address
 from bascule_client.errors import Invalid, Untrusted
 from bascule_client.fields import DType, Field
 from bascule_client.tensors import Asked, answer_of, infer_request, put_together
-from bascule_client.wire import MAX_HEAD_BYTES, Reply, ReplyReader, Request, head_of
+from bascule_client.wire import MAX_BODY_BYTES, MAX_HEAD_BYTES, Reply, ReplyReader, Request, head_of
 
 # -- HTTP --
 
@@ -38,6 +38,14 @@ def test_a_reply_is_read_however_it_arrives(size):
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", b"", False),
         (b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\n" + REPLY, b"abc", True),
         (b"HTTP/1.0 200 OK\r\n\r\nuntil the end", b"until the end", False),
+        # RFC 9112, 6.1: chunks are not of HTTP/1.0, so what follows them cannot be trusted.
+        (
+            b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"1\r\na\r\n0\r\n\r\n",
+            b"a",
+            False,
+        ),
+        (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\na", b"a", True),
     ],
 )
 def test_every_form_of_an_end_is_known(data, body, keeps):
@@ -128,6 +136,74 @@ def test_a_head_may_be_as_long_as_its_limit_and_no_longer(spare, is_read):
 def test_what_is_no_reply_or_half_of_one_is_told(data):
     with pytest.raises(ValueError, match=r"ended|HTTP|long"):
         read_to_the_end(data)
+
+
+@pytest.mark.parametrize(
+    ("header", "keeps"),
+    [("X: y", True), ("Content-Length: 0", True), ("Content-Length: 3", False),
+     ("Transfer-Encoding: chunked", False)],
+)  # fmt: skip
+def test_a_status_without_a_body_ends_with_its_head_whatever_the_head_says(header, keeps):
+    """RFC 9112, 6.3. A server that announces a body all the same may send it afterwards."""
+    reader = ReplyReader()
+    reply = reader.feed(f"HTTP/1.1 204 None\r\n{header}\r\n\r\n".encode())
+    assert (reply.status, reply.body, reader.keeps) == (204, b"", keeps)
+
+
+@pytest.mark.parametrize(
+    ("head", "problem"),
+    [
+        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c", "change of protocol"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Encoding: gzip", "compressed"),
+        ("HTTP/1.1 204 None\r\nContent-Length: 1_0", "malformed length"),
+    ],
+)
+def test_what_was_not_asked_for_is_refused(head, problem):
+    with pytest.raises(ValueError, match=problem):
+        ReplyReader().feed(f"{head}\r\n\r\n".encode())
+
+
+def test_no_coding_is_a_coding_too():
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Encoding: Identity\r\n\r\na"
+    assert ReplyReader().feed(head).body == b"a"
+
+
+@pytest.mark.parametrize("form", ["length", "chunks", "end"])
+@pytest.mark.parametrize(("size", "is_read"), [(8, True), (9, False)])
+def test_a_body_may_be_as_large_as_its_limit_and_no_larger(monkeypatch, form, size, is_read):
+    monkeypatch.setattr("bascule_client.wire.MAX_BODY_BYTES", 8)
+    body = b"a" * size
+    data = (
+        b"HTTP/1.1 200 OK\r\n"
+        + {
+            "length": b"Content-Length: %d\r\n\r\n%b" % (size, body),
+            "chunks": b"Transfer-Encoding: chunked\r\n\r\n"
+            b"4\r\naaaa\r\n%x\r\n%b\r\n0\r\n\r\n" % (size - 4, body[4:]),
+            "end": b"\r\n" + body,
+        }[form]
+    )
+    if is_read:
+        reader = ReplyReader()
+        assert (reader.feed(data) or reader.feed(b"")).body == body
+    else:
+        with pytest.raises(ValueError, match="over 8 bytes"):
+            ReplyReader().feed(data)
+
+
+def test_a_length_over_the_limit_is_refused_before_its_body_comes():
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {MAX_BODY_BYTES + 1}\r\n\r\n"
+    with pytest.raises(ValueError, match="over 2,147,483,648 bytes"):
+        ReplyReader().feed(head.encode())
+
+
+@pytest.mark.parametrize("length", ["+57", "5_7", "-1", " 57", "\u0665\u0667", "5.7", ""])
+def test_the_length_of_the_json_of_an_answer_is_digits_alone(length):
+    """`int` reads more than RFC 9110 allows."""
+    body = b'{"outputs":[{"name":"y","datatype":"FP64","shape":[0],"data":[]}]}'
+    assert list(answer_of(Reply(200, {"inference-header-content-length": str(len(body))}, body)))
+    body = body.ljust(57 * 10)
+    with pytest.raises(Untrusted, match="malformed length"):
+        answer_of(Reply(200, {"inference-header-content-length": length}, body))
 
 
 def test_bytes_after_a_reply_are_of_nobody():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,8 @@ class Peer:
     def ask(self, what, within_s, **said):
         if what == "services":
             return [one.to_json() for one in self.services]
+        left_s = said["turn_by_s"] - time.monotonic()
+        assert 0 < left_s < within_s - 15, "what is left is for the workers' turn and the answer"
         if self.meanwhile is not None:
             self.services, self.meanwhile = self.meanwhile, None
         before, after = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from functools import partialmethod
 from pathlib import Path
 
@@ -296,3 +297,34 @@ def test_a_caller_without_an_address_is_not_on_this_machine():
     request = Request({"type": "http", "headers": [], "server": ("127.0.0.1", 80), "path": "/"})
     with pytest.raises(Refused):
         loopback_only(request, "manage", "late")
+
+
+def test_loads_that_take_long_leave_threads_for_other_requests(supervisor):
+    began, goes_on = [], threading.Event()
+
+    def slow(reference):
+        began.append(reference)
+        assert goes_on.wait(30)
+        return find(reference)
+
+    transport = httpx.ASGITransport(control_app(supervisor, None, slow), client=("127.0.0.1", 5000))
+
+    async def ask():
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1:8082"
+        ) as client:
+            body = {"reference": "gb/2"}
+            loads = [asyncio.create_task(client.post(SERVICES, json=body)) for _ in range(50)]
+            while not began:
+                await asyncio.sleep(0.01)
+            for _ in range(1_000):  # for every load to take the thread that it can get
+                await asyncio.sleep(0)
+            try:
+                async with asyncio.timeout(5):
+                    return (await client.get(SERVICES)).status_code
+            finally:
+                goes_on.set()
+                assert {answer.status_code for answer in await asyncio.gather(*loads)} == {200}
+
+    assert asyncio.run(ask()) == 200
+    assert len(began) == 50

@@ -176,6 +176,28 @@ def test_as_many_wait_as_for_the_model_and_no_more(serve, ask):
         client.socket.close()
 
 
+def test_where_no_thread_starts_nothing_stays_in_the_account(serve, ask, monkeypatch):
+    server = serve(COSTLY)
+    start = threading.Thread.start
+
+    def start_others(thread):
+        if thread.name.startswith("bascule-extras"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with server.client() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start_others)
+            answer = client.request("POST", INFER, ask([1, 2], **asked(0))).answer()
+            assert answer.status == 429
+            assert "no thread left for the extra outputs" in answer.json["error"]
+        extras = server.models[0].extras
+        assert server.on_loop(lambda: (server.held.bytes, extras.waiting)) == (0, 0)
+        again = client.request("POST", INFER, ask([3, 4], **asked(0))).answer()
+        assert outputs_of(again)["distance"] == [7]
+    assert server.extra.rows == [1], "the first is not computed later"
+
+
 def test_a_caller_who_has_gone_frees_what_it_held_and_is_not_computed(serve, ask):
     server = serve(COSTLY)
     server.extra.gate.clear()

@@ -14,7 +14,7 @@ import pytest
 
 from bascule.core.errors import Unauthenticated, Unavailable
 from bascule.security.keys import OPEN_ACTIONS, Action, Permission, create_key
-from bascule.serving.transports.authenticator import SILENT_S, Authenticator, KeysFile
+from bascule.serving.transports.authenticator import KEYS_SILENT_S, Authenticator, KeysFile
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -388,6 +388,25 @@ def test_a_key_that_is_revoked_is_forgotten_at_the_next_look(guarded, ring, keys
     assert status(guarded, "POST", "/v2/models/late/infer", header, body) == 401
 
 
+def test_a_key_that_is_revoked_while_it_is_looked_up_does_not_stay_known(ring, keys, monkeypatch):
+    """Another thread looks at the file meanwhile, as those of the control API do."""
+    sent = ring("infer:late").partition(": ")[2].strip().encode()
+    guard = Authenticator(ring.file)
+    identify = guard._ring.identify
+
+    def slow(said, now):
+        key = identify(said, now=now)
+        keys.kept.clear()
+        ring.write()
+        guard.look()
+        return key
+
+    monkeypatch.setattr(guard._ring, "identify", slow)
+    guard.check(sent, "infer", "late")  # it was live when it came
+    with pytest.raises(Unauthenticated):
+        guard.check(sent, "infer", "late")
+
+
 def test_a_key_expires_between_two_looks(ring):
     now = T0
     header = ring("infer:late", expires_at=datetime.now(UTC) + timedelta(hours=1))
@@ -549,7 +568,7 @@ def test_keys_that_the_supervisor_does_not_hold_open_nothing_until_it_does(ring,
     guard = Authenticator(ring.file, held_ns=lambda: held_ns)
     guard.check(header, "infer", "late")
 
-    held_ns -= int(SILENT_S * 1e9)
+    held_ns -= int(KEYS_SILENT_S * 1e9)
     guard.look()
     for sent in (header, b"Bearer wrong", None):
         with pytest.raises(Unavailable, match="has not confirmed that they hold"):
@@ -568,7 +587,7 @@ def test_a_file_that_stays_unreadable_closes_the_guard(ring, monkeypatch):
     ring.file.write_text("[{")
     guard.look()
     guard.check(header, "infer", "late")
-    monkeypatch.setattr("bascule.serving.transports.authenticator.SILENT_S", 0.0)
+    monkeypatch.setattr("bascule.serving.transports.authenticator.KEYS_SILENT_S", 0.0)
     guard.look()
     with pytest.raises(Unavailable):
         guard.check(header, "infer", "late")

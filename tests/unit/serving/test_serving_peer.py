@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -114,16 +115,51 @@ def test_a_question_fails_at_once_when_the_other_side_ends(peers):
         one.ask("it", 10)
 
 
-@pytest.mark.parametrize("line", [b"no message", b"{}", b"[]"])
-def test_what_is_no_message_ends_the_conversation(line):
+@pytest.mark.parametrize(
+    "line",
+    [b"no message", b"{}", b"[]", b'{"ask": 1}', b'{"answer": 1}', b"[" * 100_000],
+    ids=lambda line: line[:12].decode(),
+)
+def test_what_is_no_message_ends_the_conversation_and_is_named(line, caplog):
     ours, theirs = socket.socketpair()
     with theirs:
         one = Peer(ours, lambda what, said: None, name="other")
         one.start()
         theirs.sendall(line + b"\n")
         assert one.ended.wait(5)
-        assert theirs.recv(1) == b""
+        assert theirs.recv(1) in (b"", b"{")
         one._reader.join(5)
+    shown = repr(line[:100])[1:-1]
+    with pytest.raises(Unavailable, match="the other sent what is no message") as raised:
+        one.ask("it", 5)
+    assert shown in raised.value.message
+    assert shown in caplog.text
+    assert len(raised.value.message) < 300
+
+
+def test_an_answer_that_is_not_of_json_is_a_bug_of_the_other_side(peers, caplog):
+    one, _ = peers(lambda what, said: {1, 2})
+    with pytest.raises(ModelFailed, match="internal error"):
+        one.ask("it", 5)
+    assert "set is not JSON serializable" in caplog.text
+    assert "'it'" in caplog.text
+
+
+def test_a_question_that_is_not_of_json_is_a_bug_of_this_side(peers):
+    one, _ = peers(lambda what, said: said["rows"])
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        one.ask("it", 5, rows={1, 2})
+    assert one.ask("it", 5, rows=[1, 2]) == [1, 2]
+
+
+def test_the_facts_of_an_error_arrive_with_it(peers):
+    def fail(what, said):
+        raise Conflict("no", port=80, waited_s=0.5, path=Path("/a"), key=None)
+
+    one, _ = peers(fail)
+    with pytest.raises(Conflict) as raised:
+        one.ask("it", 5)
+    assert raised.value.facts == {"port": 80, "waited_s": 0.5, "path": "/a", "key": None}
 
 
 def test_the_first_death_is_answered_at_once_and_quick_ones_ever_later():

@@ -18,6 +18,7 @@ from bascule.serving.execution.resilience import (
     ResiliencePolicy,
     Retries,
     admitted,
+    given_back,
     is_failure,
     noted,
     opens_again_in_s,
@@ -48,6 +49,14 @@ def test_while_one_is_let_through_nobody_else_is_until_it_is_given_up():
 @pytest.mark.parametrize(("ok", "breaker"), [(True, Closed()), (False, Open(16.0))])
 def test_that_one_decides(ok, breaker):
     assert noted(POLICY, Probing(15.0), 16.0, ok=ok) == breaker
+
+
+def test_one_that_never_ran_gives_its_turn_back_unless_the_breaker_has_moved_on():
+    before = Open(5.0)
+    let = admitted(POLICY, before, 15.0)
+    assert given_back(let, let, before) == before
+    assert given_back(Probing(25.0), let, before) == Probing(25.0), "another is under way"
+    assert given_back(Closed(1), Closed(1), Closed(1)) == Closed(1)
 
 
 @pytest.mark.parametrize("ok", [True, False])

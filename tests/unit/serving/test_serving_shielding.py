@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from bascule.core.errors import Unavailable
+from bascule.core.errors import Overloaded, Unavailable
 from bascule.serving.execution.resilience import Closed, ResiliencePolicy
 from bascule.serving.execution.resilient import ResilientPredictor
 
@@ -95,8 +97,6 @@ def test_a_fallback_that_reads_other_dtypes_gets_the_rows_in_its_own(shielded, a
     seen = []
     whole = models.programs[1].run
     (field,) = models.second.program.inputs
-    from dataclasses import replace
-
     from bascule.core.fields import DType
 
     narrow = replace(field, dtype=DType.FP32)
@@ -154,6 +154,56 @@ def test_a_breaker_opens_holds_calls_back_and_closes_by_one_that_succeeds(shield
     assert models.counted() == ({200: 2, 500: 3, 503: 2}, 3, 0)
     told = [line for line in caplog.messages if line.startswith("the breaker")]
     assert told == ["the breaker of m/2 opens", "the breaker of m/2 closes"]
+
+
+@pytest.mark.parametrize("how", ["refused at once", "refused later"])
+def test_a_full_queue_neither_closes_the_breaker_nor_uses_up_its_probe(
+    shielded, ask, monkeypatch, how, caplog
+):
+    models = shielded(ResiliencePolicy(breaker_failures=1, breaker_open_s=30))
+    models.programs[0].poison = 7.0
+    assert models.ask(ask(ROW)).status == 500
+    opened = models.resilient.breaker
+    models.now_s = 31.0
+
+    def full(call, context, allowed_s, deliver):
+        error = Overloaded("it is full", retry_after_s=1)
+        if how == "refused at once":
+            raise error
+        return models.server.loop.call_soon(deliver, error).cancel
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models.first, "answer", full)
+        assert [models.ask(ask([1, 2])).status for _ in range(2)] == [429, 429]
+    assert models.resilient.breaker == opened
+    assert models.ask(ask([1, 2])).status == 200, "the probe that was given back"
+    assert models.resilient.breaker == Closed()
+
+
+def test_a_full_queue_does_not_end_a_row_of_failures(shielded, ask, monkeypatch, caplog):
+    models = shielded(ResiliencePolicy(breaker_failures=2))
+    models.programs[0].poison = 7.0
+
+    def full(call, context, allowed_s, deliver):
+        deliver(Overloaded("it is full", retry_after_s=1))
+
+    assert models.ask(ask(ROW)).status == 500
+    with monkeypatch.context() as patch:
+        patch.setattr(models.first, "answer", full)
+        assert models.ask(ask([1, 2])).status == 429
+    assert [models.ask(ask(ROW)).status for _ in range(2)] == [500, 503]
+
+
+def test_a_fallback_without_an_output_that_is_asked_for_leaves_the_failure(shielded, ask, caplog):
+    """An extra, for example, of a bundle without calibration."""
+    models = shielded(ResiliencePolicy(fallback="m/1"))
+    models.programs[0].poison = 7.0
+    (twice,) = (one for one in models.second.signature.outputs if one.name == "twice")
+    models.second.signature = replace(models.second.signature, outputs=(twice,))
+
+    assert version(models.ask(ask(ROW, outputs=[{"name": "twice"}]))) == (200, "1")
+    assert models.ask(ask(ROW, outputs=[{"name": "sum"}])).status == 500
+    assert models.programs[1].runs == [1], "it was not asked in vain"
 
 
 def test_while_the_breaker_is_open_the_fallback_answers_everybody(shielded, ask, caplog):
@@ -232,3 +282,23 @@ def test_who_goes_while_the_fallback_runs_is_not_answered_and_counted_as_gone(
     models.programs[1].gate.set()
     models.server.until(lambda: models.second.open_calls == 0)
     assert models.counted() == ({499: 1}, 1, 0)
+
+
+def test_who_goes_while_it_waits_for_the_fallback_is_not_computed(shielded, ask, thread, inline):
+    """The model failed before its run returned, and its fallback has a queue."""
+    models = shielded(ResiliencePolicy(fallback="m/1"), (inline, thread))
+    # As of a program that is not batch-invariant: each call runs at once.
+    models.server.on_loop(lambda: setattr(models.first.engine, "_gathers", False))
+    models.programs[0].poison = 7.0
+    models.programs[1].gate.clear()
+    with models.server.client() as first:
+        first.request("POST", INFER, ask(ROW))
+        assert models.programs[1].running.wait(10)
+        with models.server.client() as gone:
+            gone.request("POST", INFER, ask(ROW, ROW))
+            models.server.until(lambda: models.second.open_calls == 2)
+        models.server.until(lambda: models.counted()[0] == {499: 1})
+        assert models.server.on_loop(lambda: models.second.open_calls) == 1
+        models.programs[1].gate.set()
+        assert version(first.answer()) == (200, "1")
+    assert models.programs[1].runs == [1]

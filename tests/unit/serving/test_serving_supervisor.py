@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import fields
 
 import pytest
 
-from bascule.core.errors import Conflict, Invalid, NotFound
+from bascule.core.errors import Conflict, Invalid, NotFound, Unavailable
 from bascule.serving import Limits, ModelSpec
 from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.protocols.chosen import ChosenProtocols
@@ -18,7 +20,13 @@ from bascule.serving.telemetry import RequestLogConfig
 from bascule.serving.transports import Tls
 from bascule.serving.workers import bind
 from bascule.serving.workers.config import WorkerConfig
-from bascule.serving.workers.supervisor import Supervisor, _take_no_more, _Worker
+from bascule.serving.workers.supervisor import (
+    _STOPPED_LOOKS,
+    Supervisor,
+    _is_stopped,
+    _take_no_more,
+    _Worker,
+)
 
 
 def close(listeners):
@@ -199,3 +207,124 @@ def test_no_failure_ends_the_thread_that_looks_after_workers(monkeypatch, caplog
         assert "cannot be looked after" in caplog.text
     finally:
         supervisor.stop()
+
+
+class Loading:
+    """A worker that loads what it is told to in `takes_s`."""
+
+    pid, exit_code = 7, None
+
+    def __init__(self, takes_s):
+        self.takes_s = takes_s
+        self.told = []
+
+    def ask(self, number, message):
+        self.told.append(next(iter(message)))
+
+    def tell(self, message):
+        self.told.append(next(iter(message)))
+
+    def hear_of(self, number, until_s):
+        if self.told[-1] == "prepare":
+            time.sleep(self.takes_s)
+        return {}
+
+    def forget(self, number):
+        pass
+
+
+@pytest.fixture
+def loading(tmp_path):
+    """`loading(takes_s)`: a supervisor, its only worker, and a change."""
+    made = []
+
+    def make(takes_s):
+        supervisor = Supervisor(host="127.0.0.1", port=0, workers=1, limits=Limits())
+        made.append(supervisor)
+        (worker,) = supervisor._workers
+        worker.process, worker.ready = Loading(takes_s), True
+        spec = ModelSpec("gb", "1", tmp_path).to_json()
+
+        def change(turn_by_s):
+            said = {"before": [], "after": [spec], "turn_by_s": turn_by_s}
+            return supervisor._answer_control("replace", said)
+
+        return supervisor, worker.process, change
+
+    yield make
+    for supervisor in made:
+        supervisor._workers[0].process = None
+        supervisor.stop()
+
+
+def test_a_change_is_made_before_the_time_that_it_is_given(loading):
+    supervisor, worker, change = loading(takes_s=0.0)
+    assert change(time.monotonic() + 10) is True
+    assert worker.told == ["prepare", "commit"]
+    assert [spec.model for spec in supervisor.services] == ["gb"]
+
+
+def test_a_change_whose_time_is_over_once_it_is_loaded_is_not_made(loading):
+    """Its caller was answered that it failed."""
+    supervisor, worker, change = loading(takes_s=0.2)
+    with pytest.raises(Unavailable, match="not be made in time, and nothing was changed"):
+        change(time.monotonic() + 0.1)
+    assert worker.told == ["prepare", "abandon"]
+    assert supervisor.services == ()
+
+
+def test_a_change_that_waited_too_long_for_another_one_is_not_begun(loading):
+    supervisor, worker, change = loading(takes_s=0.0)
+    refused = []
+
+    def late():
+        with pytest.raises(Unavailable, match="not be made in time"):
+            change(turn_by_s)
+        refused.append(True)
+
+    with supervisor._changing:
+        turn_by_s = time.monotonic() + 0.1
+        waiting = threading.Thread(target=late)
+        waiting.start()
+        while time.monotonic() <= turn_by_s:
+            time.sleep(0.01)
+    waiting.join(10)
+    assert refused
+    assert worker.told == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_process_that_a_signal_has_stopped_is_known_from_one_that_works_or_waits():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert not _is_stopped(process.pid)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        assert _is_stopped(process.pid)
+        process.send_signal(signal.SIGCONT)
+        os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+        assert not _is_stopped(process.pid)
+        process.kill()
+    assert not _is_stopped(process.pid)
+
+
+def test_a_stopped_worker_is_killed_when_enough_looks_in_a_row_have_found_it_so(
+    tmp_path, monkeypatch
+):
+    config = WorkerConfig(0, 1, 3, tmp_path, (), Limits())
+    worker = _Worker(config, (), shared_fds=(), on_wish=None, spawning=None)
+    worker.process, worker.ready = Standing(), True
+    is_stopped = True
+    monkeypatch.setattr("bascule.serving.workers.supervisor._is_stopped", lambda _: is_stopped)
+
+    def looks(times):
+        # The time passes by as much as it may; a suspended server makes no looks.
+        return [worker.kill_silent(5, 0.0, 10.0) for _ in range(times)]
+
+    looks(1)  # the first sees the beat
+    assert not any(looks(_STOPPED_LOOKS - 1))
+    is_stopped = False
+    assert not any(looks(1))
+    is_stopped = True
+    assert not any(looks(_STOPPED_LOOKS - 1))
+    assert looks(1) == [True]
+    assert worker.process.signals == [signal.SIGKILL]

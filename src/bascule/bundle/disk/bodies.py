@@ -19,7 +19,7 @@ _Time = Annotated[float, Meta(gt=0)]
 
 
 class ParityBody(TypedDict):
-    """See `bundle.parity.Parity`."""
+    """See `statements.parity.Parity`."""
 
     program: str
     precision: str
@@ -35,7 +35,7 @@ class ParityBody(TypedDict):
 
 
 class CostBody(TypedDict):
-    """See `bundle.cost.Cost`."""
+    """See `statements.cost.Cost`."""
 
     latency_us: dict[str, dict[_Rows, _Time]]
     peak_memory_bytes: int | None

@@ -1,6 +1,5 @@
 from .files import Files as Files
 from .listing import bounded as bounded, bounded_stream as bounded_stream
-from .ports import Catalogue as Catalogue, Objects as Objects, Transaction as Transaction
+from .ports import Objects as Objects, Records as Records, Transaction as Transaction
 from .s3 import connect as connect, explaining as explaining, is_missing as is_missing
-from .sql import SqlCatalogue as SqlCatalogue
-from .sqlite import SqliteDatabase as SqliteDatabase
+from .sql import SqlRecords as SqlRecords

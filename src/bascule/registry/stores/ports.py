@@ -1,8 +1,8 @@
 """The two ports of the registry, and their adapters beside them.
 
-The catalogue holds what is small and changes (names, numbers, aliases, history, statements); the
-objects hold what is large and never does (the bundles). A bundle is put among the objects before
-the catalogue has a row of it, so every bundle in the catalogue exists.
+The records, in the catalogue, hold what is small and changes (names, numbers, aliases, history,
+statements); the objects hold what is large and never does (the bundles). A bundle is put among the
+objects before the catalogue has a row of it, so every bundle in the catalogue exists.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Transaction(Protocol):
         """Revoke it; one that is revoked stays as it is."""
 
 
-class Catalogue(Protocol):
+class Records(Protocol):
     """Where names, numbers, aliases, history and statements are kept."""
 
     def create(self) -> None:

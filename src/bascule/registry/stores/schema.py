@@ -1,50 +1,10 @@
-"""The tables of the catalogue.
-
-A change here needs a migration beside it (`migrations/versions`) and a new `HEAD`; tests say that
-the two agree. Only what SQLite and PostgreSQL both have is used.
-"""
+"""The tables of the registry, on the metadata that all rooms share; see `bascule.catalogue`."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy.types import TypeDecorator
 
-HEAD = "0004"
-"""The newest migration. Kept here so that an ordinary start need not import the migration tool."""
-
-
-class UtcTime(TypeDecorator[datetime]):
-    """A moment. Databases without time zones hold it in UTC; it always comes back with one."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without a time zone names no moment")
-        moment = value.astimezone(UTC)
-        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
-
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
-        if value is None:
-            return None
-        moment: datetime = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return moment.astimezone(UTC)
-
-
-metadata = sa.MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    }
-)
+from bascule.catalogue import UtcTime, metadata
 
 models = sa.Table(
     "models",
@@ -78,26 +38,6 @@ aliases = sa.Table(
     sa.ForeignKeyConstraint(["model", "number"], ["versions.model", "versions.number"]),
 )
 
-events = sa.Table(
-    "events",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("model", sa.Text, sa.ForeignKey("models.name"), nullable=False, index=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("number", sa.Integer),
-    sa.Column("alias", sa.Text),
-    sa.Column("from_number", sa.Integer),
-    sa.Column("to_number", sa.Integer),
-    sa.Column("at", UtcTime, nullable=False),
-    sa.Column("by", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    # Of a tag: which one, and what it said before and says now.
-    sa.Column("key", sa.Text),
-    sa.Column("from_value", sa.Text),
-    sa.Column("to_value", sa.Text),
-    # Numbers of deleted rows are never given out again: history is only added to.
-    sqlite_autoincrement=True,
-)
 
 statements = sa.Table(
     "statements",
@@ -197,20 +137,3 @@ keys = sa.Table(
     sqlite_autoincrement=True,
 )
 """Who may ask a server for what; see `security.keys`. Of the keys themselves only hashes."""
-
-identity = sa.Table(
-    "identity",
-    metadata,
-    sa.Column("only", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("id", sa.Text, nullable=False),
-)
-"""One row: what tells this catalogue from every other, so that it collects no other's objects."""
-
-releases = sa.Table(
-    "releases",
-    metadata,
-    sa.Column("revision", sa.Text, primary_key=True),
-    sa.Column("release", sa.Text, nullable=False),
-    sa.Column("at", UtcTime, nullable=False),
-)
-"""Which release of Bascule brought the catalogue to which schema: what an older one must name."""

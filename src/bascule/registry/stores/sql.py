@@ -1,26 +1,17 @@
-"""The catalogue in a SQL database, through SQLAlchemy Core: one code path for every database."""
+"""The registry's records in the catalogue: one code path for every database."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bascule.bundle.disk import Statement
-from bascule.core import (
-    BasculeError,
-    Invalid,
-    NotFound,
-    Unavailable,
-    Untrusted,
-    canonical_json,
-    sha256_bytes,
-)
+from bascule.catalogue import Catalogue, events, identity_of, insert
+from bascule.core import canonical_json, sha256_bytes
 from bascule.registry.holding import Hold, Marked
 from bascule.registry.metrics import metrics_of
 from bascule.registry.search import Term
@@ -32,141 +23,24 @@ from bascule.security import Key, Permission
 _MANY = 500
 
 
-class Database(Protocol):
-    """What the catalogue needs to know of the database that it is in."""
+class SqlRecords:
+    """See `Records`."""
 
-    @property
-    def place(self) -> str:
-        """Where it is, in the words of the user."""
-
-    @property
-    def engine(self) -> sa.Engine:
-        """Begins a transaction that may write when the connection has the option `writes`."""
-
-    def exists(self) -> bool:
-        """Whether there is anything to connect to; connecting may not create it."""
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
 
     def create(self) -> None:
-        """Make an empty database where there is none."""
-
-    def lock_schema(self, connection: sa.Connection) -> None:
-        """Keep others from migrating until the transaction of `connection` ends."""
-
-    def explain(self, error: sa.exc.DBAPIError) -> BasculeError:
-        """What an error of the driver means, in the words of the user, without credentials."""
-
-
-class SqlCatalogue:
-    """The catalogue in `database`, brought to the schema of this release when first used."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._is_current = False
-
-    def create(self) -> None:
-        with self._explaining():
-            if self._database.exists() and self._bring_to_head(may_create=True):
-                return
-            self._database.create()
-            self._bring_to_head(may_create=True)
+        self._catalogue.create()
 
     @contextmanager
     def read(self) -> Iterator[SqlTransaction]:
-        with self._explaining():
-            self._check_is_there()
-            with self._begin(writes=False) as connection:
-                yield SqlTransaction(connection)
+        with self._catalogue.read() as connection:
+            yield SqlTransaction(connection)
 
     @contextmanager
     def write(self) -> Iterator[SqlTransaction]:
-        with self._explaining():
-            self._check_is_there()
-            with self._begin(writes=True) as connection:
-                yield SqlTransaction(connection)
-
-    @contextmanager
-    def _begin(self, *, writes: bool) -> Iterator[sa.Connection]:
-        with self._database.engine.connect() as connection:
-            connection = connection.execution_options(writes=writes)
-            with connection.begin():
-                yield connection
-
-    def _check_is_there(self) -> None:
-        if not self._database.exists() or not self._bring_to_head(may_create=False):
-            raise NotFound(f"no registry at {self._database.place}", hint="bascule push PATH")
-
-    def _bring_to_head(self, *, may_create: bool) -> bool:
-        """Whether the schema is the one of this release, after migrating an older one to it."""
-        if self._is_current:
-            return True
-        with self._begin(writes=False) as connection:
-            revision = _revision(connection)
-            if revision is not None and revision != schema.HEAD:
-                _refuse_newer(connection, revision, self._database.place)
-        if revision is None and not may_create:
-            return False
-        if revision != schema.HEAD:
-            self._database.create()
-            self._migrate()
-        self._is_current = True
-        return True
-
-    def _migrate(self) -> None:
-        from bascule.registry.stores import migrations
-
-        with self._begin(writes=True) as connection:
-            self._database.lock_schema(connection)
-            # Another process may have done it while this one waited for the lock.
-            if _revision(connection) != schema.HEAD:
-                migrations.upgrade(connection)
-
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        try:
-            yield
-        except sa.exc.DBAPIError as error:
-            told = self._database.explain(error)
-        except sa.exc.StatementError as error:
-            # The driver could not even write the value down: a character that it does not know.
-            told = Invalid(
-                f"the registry at {self._database.place} cannot keep a value: {error.orig}"
-            )
-        except OSError as error:
-            raise Unavailable(
-                f"the registry at {self._database.place} cannot be used: {error.strerror or error}",
-                hint="set BASCULE_HOME to a folder that you may write to",
-            ) from error
-        else:
-            return
-        # Without the cause: its text may hold what was written, or the way in.
-        raise told
-
-
-def _revision(connection: sa.Connection) -> str | None:
-    if not sa.inspect(connection).has_table("alembic_version"):
-        return None
-    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    return None if found is None else str(found)
-
-
-def _refuse_newer(connection: sa.Connection, revision: str, place: str) -> None:
-    """Raise unless `revision` is one that this release knows; they are numbered in order."""
-    if revision.isdigit() and int(revision) < int(schema.HEAD):
-        return
-    from bascule.core import VERSION
-
-    writer = None
-    if sa.inspect(connection).has_table("releases"):
-        rows = connection.execute(sa.select(schema.releases).order_by(schema.releases.c.at))
-        writer = next((row.release for row in reversed(rows.all())), None)
-    by = f"Bascule {writer}" if writer else "a newer Bascule"
-    raise Untrusted(
-        f"the registry at {place} was written by {by} (schema {revision}); this is {VERSION}, "
-        f"which knows schemas up to {schema.HEAD}",
-        hint=f"pip install 'bascule>={writer}'" if writer else "pip install --upgrade bascule",
-        found=revision,
-        known=schema.HEAD,
-    )
+        with self._catalogue.write() as connection:
+            yield SqlTransaction(connection)
 
 
 class SqlTransaction:
@@ -244,16 +118,17 @@ class SqlTransaction:
         )
 
     def events(self, model: str) -> Sequence[Event]:
-        table = schema.events
-        rows = self._connection.execute(
-            sa.select(table).where(table.c.model == model).order_by(table.c.id)
-        ).mappings()
-        return [Event(**{name: row[name] for name in _EVENT_COLUMNS}) for row in rows]
+        found = events.find(self._connection, subject=events.Subject("model", model))
+        return [_event(one) for one in found]
 
     def add_event(self, event: Event) -> None:
-        self._connection.execute(
-            sa.insert(schema.events).values({name: getattr(event, name) for name in _EVENT_COLUMNS})
-        )
+        events.append(
+            self._connection,
+            events.Event(
+                events.Subject("model", event.model), event.kind, event.at, event.by, event.reason,
+                {name: said for name in _IN_BODY if (said := getattr(event, name)) is not None},
+            ),
+        )  # fmt: skip
 
     def statements(self, digest: str, kind: str | None = None) -> Sequence[Statement]:
         table = schema.statements
@@ -277,7 +152,7 @@ class SqlTransaction:
         is_gates = statement.kind == "gates"
         # Of two writers that say the same at once, one waits, and finds it said.
         added = self._connection.scalar(
-            self._insert(table)
+            insert(self._connection, table)
             .values(
                 content=content,
                 digest=statement.subject,
@@ -298,7 +173,7 @@ class SqlTransaction:
     def _put_metrics(self, statement: Statement) -> None:
         table, at = schema.metrics, datetime.fromisoformat(statement.at)
         for name, value in metrics_of(statement).items():
-            new = self._insert(table).values(
+            new = insert(self._connection, table).values(
                 digest=statement.subject, name=name, value=value, at=at
             )
             self._connection.execute(
@@ -335,7 +210,9 @@ class SqlTransaction:
 
     def put_tag(self, model: str, number: int, key: str, value: str) -> None:
         table = schema.tags
-        new = self._insert(table).values(model=model, number=number, key=key, value=value)
+        new = insert(self._connection, table).values(
+            model=model, number=number, key=key, value=value
+        )
         self._connection.execute(
             new.on_conflict_do_update(
                 index_elements=[table.c.model, table.c.number, table.c.key], set_={"value": value}
@@ -370,17 +247,11 @@ class SqlTransaction:
         )
 
     def identity(self) -> str:
-        table = schema.identity
-        found = self._connection.scalar(sa.select(table.c.id))
-        if found is None:
-            new = self._insert(table).values(only=1, id=secrets.token_hex(16))
-            self._connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.only]))
-            found = self._connection.scalar(sa.select(table.c.id))
-        return str(found)
+        return identity_of(self._connection)
 
     def lock_object(self, digest: str, *, at: datetime) -> Marked:
         table = schema.objects
-        new = self._insert(table).values(digest=digest, state="kept", since=at)
+        new = insert(self._connection, table).values(digest=digest, state="kept", since=at)
         self._connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.digest]))
         row = self._connection.execute(
             sa.select(table).where(table.c.digest == digest).with_for_update()
@@ -412,7 +283,9 @@ class SqlTransaction:
 
     def put_hold(self, hold: Hold) -> None:
         table = schema.holds
-        new = self._insert(table).values(digest=hold.digest, holder=hold.holder, until=hold.until)
+        new = insert(self._connection, table).values(
+            digest=hold.digest, holder=hold.holder, until=hold.until
+        )
         self._connection.execute(
             new.on_conflict_do_update(
                 index_elements=[table.c.digest, table.c.holder], set_={"until": hold.until}
@@ -465,12 +338,6 @@ class SqlTransaction:
             .values(revoked_at=at, revoked_by=by)
         )
 
-    def _insert(self, table: sa.Table) -> Any:
-        """An `INSERT` that may say `ON CONFLICT`, which both databases write the same way."""
-        if self._connection.dialect.name == "postgresql":
-            return postgresql.insert(table)
-        return sqlite.insert(table)
-
     def _versions(self, condition: sa.ColumnElement[bool]) -> Sequence[Version]:
         table, said = schema.versions, schema.statements
         rows = self._connection.execute(
@@ -488,7 +355,17 @@ class SqlTransaction:
         return [_version(row, verdicts) for row in rows]
 
 
-_EVENT_COLUMNS = tuple(column.name for column in schema.events.columns if column.name != "id")
+_IN_BODY = ("number", "alias", "from_number", "to_number", "key", "from_value", "to_value")
+"""What is particular to events of models."""
+
+
+def _event(found: events.Event) -> Event:
+    body = {name: found.body.get(name) for name in _IN_BODY}
+    kind: Any = found.kind  # other rooms may add kinds of their own
+    return Event(
+        kind=kind, model=found.subject.name, at=found.at, by=found.actor, reason=found.reason,
+        **body,
+    )  # fmt: skip
 
 
 def _statement(row: Any) -> Statement:

@@ -96,6 +96,20 @@ class Extras:
             self._thread = ThreadPoolExecutor(1, f"bascule-extras-{self.name}")
         return self._thread
 
+    def let_go(self, size_bytes: int) -> None:
+        """That call is over; see `take_in`."""
+        self.waiting -= 1
+        self.held.bytes -= size_bytes
+
+    def has_no_thread(self) -> Overloaded:
+        """Forget the executor: without a thread it keeps the call, and would run it later."""
+        self._thread = None
+        return Overloaded(
+            f"the system has no thread left for the extra outputs of {self.name}",
+            hint="retry later, or ask for the model's own outputs",
+            retry_after_s=1,
+        )
+
 
 class ExtraRun:
     """One call that asks for extras, from its model's answer to its own."""
@@ -148,8 +162,7 @@ class ExtraRun:
             return _late() if self.is_over else added(answer, call)
 
         def done(future: Future[Outcome]) -> None:
-            extras.waiting -= 1
-            extras.held.bytes -= size_bytes
+            extras.let_go(size_bytes)
             if not self.is_over:
                 self._end(future.result())
 
@@ -158,7 +171,12 @@ class ExtraRun:
                 loop.call_soon_threadsafe(done, future)
 
         self._timer = loop.call_at(self._until_s, self._end, _late())
-        thread.submit(work).add_done_callback(back)
+        try:
+            future = thread.submit(work)
+        except RuntimeError:
+            extras.let_go(size_bytes)
+            raise extras.has_no_thread() from None
+        future.add_done_callback(back)
 
     def _end(self, outcome: Outcome) -> None:
         if not self.is_over:

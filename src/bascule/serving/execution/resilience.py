@@ -69,6 +69,17 @@ def admitted(policy: ResiliencePolicy, breaker: Breaker, now_s: float) -> Breake
     return breaker
 
 
+def given_back(breaker: Breaker, let: Breaker, before: Breaker) -> Breaker:
+    """The breaker after a call that was let through and never ran, which says nothing of the model.
+
+    Args:
+        breaker: As it is.
+        let: As it was once that call had been let through.
+        before: As it was before that: the next call may see whether the model is well again.
+    """
+    return before if isinstance(let, Probing) and breaker is let else breaker
+
+
 def noted(policy: ResiliencePolicy, breaker: Breaker, now_s: float, *, ok: bool) -> Breaker:
     """The breaker after a call that ran has succeeded or failed."""
     match breaker:

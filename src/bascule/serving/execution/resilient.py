@@ -17,6 +17,7 @@ from bascule.serving.execution.resilience import (
     ResiliencePolicy,
     Retries,
     admitted,
+    given_back,
     is_failure,
     noted,
     opens_again_in_s,
@@ -84,8 +85,8 @@ class _Attempt:
     """One call under a policy."""
 
     __slots__ = (
-        "_call", "_cancel_run", "_context", "_deliver", "_hurried_until_s", "_is_over",
-        "_resilient", "_retried", "_until_s",
+        "_before", "_call", "_cancel_run", "_context", "_deliver", "_hurried_until_s", "_is_over",
+        "_let", "_resilient", "_retried", "_until_s",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +106,8 @@ class _Attempt:
         self._hurried_until_s = math.inf
         self._is_over = False
         self._cancel_run: Cancel | None = None
+        self._before: Breaker = resilient.breaker
+        self._let: Breaker = resilient.breaker
 
     def start(self) -> Cancel | None:
         resilient = self._resilient
@@ -113,7 +116,7 @@ class _Attempt:
         if breaker is None:
             self._fall_back(self._held_back())
         else:
-            resilient.breaker = breaker
+            resilient.breaker = self._let = breaker
             resilient.retries = resilient.retries.earned(policy)
             self._run()
         return None if self._is_over else self.cancel
@@ -135,15 +138,25 @@ class _Attempt:
         except Unavailable as error:
             self._done(error)
         except Overloaded as error:
+            self._give_back()
             if not self._retried:
-                raise  # nothing was run, and nothing is known of the model
+                raise
             self._fall_back(error)
         else:
             if cancel is not None:  # else it has answered, perhaps by a fallback with its own
                 self._cancel_run = cancel
 
+    def _give_back(self) -> None:
+        """Nothing was run, and nothing is known of the model."""
+        resilient = self._resilient
+        resilient.breaker = given_back(resilient.breaker, self._let, self._before)
+
     def _done(self, outcome: Outcome) -> None:
         if self._is_over:
+            return
+        if isinstance(outcome, Overloaded):
+            self._give_back()
+            self._end(outcome)
             return
         failed = is_failure(outcome)
         # Who waits for less than the model may take says nothing of the model by giving up, or else

@@ -6,6 +6,7 @@ from .chosen import (
 from .data_plane import DataPlane as DataPlane
 from .grpc_methods import grpc_methods as grpc_methods
 from .load_requests import LoadRequests as LoadRequests
+from .metrics import Metrics as Metrics
 from .oip_json import Decoder as Decoder
 from .openapi import example_columns as example_columns, example_rows as example_rows
 from .table import open_protocols as open_protocols

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from bascule.core import Invalid
 
 _PATHS: dict[str, tuple[str, ...]] = {
-    "oip": ("/v2", "/metrics"),
+    "oip": ("/v2",),
     "tfserving": ("/v1/models",),
     "invocations": ("/ping", "/health", "/version", "/models", "/invocations"),
     "vertex": (),
     "azureml": ("/", "/score", "/swagger.json"),
 }
 """The paths of each protocol, and what is below them is also theirs. Vertex AI's can be chosen."""
+
+SERVER_PATHS = ("/metrics",)
+"""Paths of the server itself, which no choice takes away."""
 
 PROTOCOL_NAMES = tuple(_PATHS)
 """Every protocol, by the names of `table.PROTOCOLS`."""
@@ -47,8 +50,8 @@ def choose_protocols(
     """The protocols in `names`; without names all, except those whose paths Vertex AI was given.
 
     Raises:
-        Invalid: A route is none, or is a path of a protocol that is wanted; `facts["field"]` is
-            the setting.
+        Invalid: A route is none, or is a path of the server or of a protocol that is wanted;
+            `facts["field"]` is the setting.
     """
     routes = {
         "vertex_health_route": vertex_health_route,
@@ -62,8 +65,14 @@ def choose_protocols(
     wanted = names or PROTOCOL_NAMES
     if "vertex" in wanted:
         for setting, route in routes.items():
+            if _is_below(route, SERVER_PATHS):
+                raise Invalid(
+                    f"{route} is a path of the server itself",
+                    hint="choose another path",
+                    field=setting,
+                )
             for protocol in wanted:
-                if not _is_of(route, protocol):
+                if not _is_below(route, _PATHS[protocol]):
                     continue
                 if names or protocol == "oip":
                     raise Invalid(
@@ -75,9 +84,9 @@ def choose_protocols(
     return ChosenProtocols(wanted, vertex_health_route, vertex_predict_route)
 
 
-def _is_of(route: str, protocol: str) -> bool:
+def _is_below(route: str, paths: tuple[str, ...]) -> bool:
     route = route.rstrip("/") or "/"
     return any(
         route == path or (path != "/" and route.startswith((f"{path}/", f"{path}:")))
-        for path in _PATHS[protocol]
+        for path in paths
     )

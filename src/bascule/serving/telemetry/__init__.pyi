@@ -8,6 +8,7 @@ from .counters import (
     Totals as Totals,
     prometheus_text as prometheus_text,
 )
+from .ledger import LedgerRecorder as LedgerRecorder
 from .load import (
     Load as Load,
     Look as Look,

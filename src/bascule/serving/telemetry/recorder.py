@@ -35,7 +35,7 @@ class Recorder(Protocol):
             context: The request.
             call: What was asked, as decoded; None where no predictor was asked.
             answer: The outputs; None where there are none.
-            label: The version that was asked; `answer.by` is the one that answered.
+            label: The version that was asked; `Answer.by` is the one that answered.
             status: Of HTTP, or its equivalent.
             duration_ns: From the request's last byte to its answer.
         """

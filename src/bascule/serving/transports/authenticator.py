@@ -6,9 +6,9 @@ revoked opens nothing a second later, in any worker, and those that expire do so
 
 A few times a second the control process also says that the keys hold: it has read them just now, or
 the catalogue is away and they were read no longer ago than `security.keys_stale_s`. Where it has
-not said so for `SILENT_S`, no key opens anything until it does. A control process that dies or
+not said so for `KEYS_SILENT_S`, no key opens anything until it does. A control process that dies or
 hangs is replaced within 3 s, and the next one goes on with the keys in the file, as old as they
-are; so `SILENT_S` is reached only where no control process can be started, or none can read or
+are; so `KEYS_SILENT_S` is reached only where no control process can be started, or none can read or
 write.
 """
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.2
 """How often a worker looks at the file, and the control process at the store: 0.4 s in all."""
 
-SILENT_S = 5.0
+KEYS_SILENT_S = 5.0
 """After so long without word from the control process, the keys are not taken to hold."""
 
 _MAX_KNOWN = 4096
@@ -77,9 +77,9 @@ class Authenticator:
             self._looked_ns = now_ns
         except (OSError, ValueError, KeyError, BasculeError):
             if self._looked_ns > self._told_ns:
-                log.exception("the keys cannot be read; the last ones stay for %g s", SILENT_S)
+                log.exception("the keys cannot be read; the last ones stay for %g s", KEYS_SILENT_S)
                 self._told_ns = now_ns
-        is_open = now_ns - min(self._looked_ns, self._held_ns()) < SILENT_S * 1e9
+        is_open = now_ns - min(self._looked_ns, self._held_ns()) < KEYS_SILENT_S * 1e9
         if is_open is not self.is_open:
             self.is_open, self._known = is_open, {}
             log.warning("the keys %s", "hold again" if is_open else "hold no more: all are refused")
@@ -131,8 +131,8 @@ class Authenticator:
     def _identify(self, authorization: bytes | None) -> tuple[Key, set[tuple[Action, str]]]:
         if not self.is_open:
             raise Unavailable(
-                f"keys cannot be checked: for {SILENT_S:g} s or more the server has not confirmed "
-                "that they hold",
+                f"keys cannot be checked: for {KEYS_SILENT_S:g} s or more the server has not "
+                "confirmed that they hold",
                 hint="retry; the server's log says why",
                 retry_after_s=1,
             )

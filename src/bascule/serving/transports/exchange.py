@@ -100,6 +100,11 @@ class Exchange(Request):
         self.on_gone = None
 
     @property
+    def protocol(self) -> str:
+        """See `Context`."""
+        return "http"
+
+    @property
     def trace(self) -> tuple[bytes, bytes]:
         """See `Context`."""
         headers = self.head.headers

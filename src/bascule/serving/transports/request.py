@@ -63,6 +63,11 @@ class Request(ABC):
 
     @property
     @abstractmethod
+    def protocol(self) -> str:
+        """See `Context`."""
+
+    @property
+    @abstractmethod
     def trace(self) -> tuple[bytes, bytes]:
         """See `Context`."""
 

@@ -48,6 +48,11 @@ class Rpc(Request):
         self.rows = 0
         self.started_ns = time.perf_counter_ns()
 
+    @property
+    def protocol(self) -> str:
+        """See `Context`."""
+        return "grpc"
+
     @abstractmethod
     def allow(self, action: Action, model: str) -> None:
         """Return if the caller may do that to a model, `*` for all of them; see `Authenticator`.

@@ -1,4 +1,5 @@
 from .channel import Message as Message
+from .config import LedgerConfig as LedgerConfig
 from .control_child import ControlCommand as ControlCommand
 from .peer import Peer as Peer
 from .supervisor import (

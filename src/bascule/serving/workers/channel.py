@@ -47,13 +47,18 @@ def error_to_json(error: BasculeError) -> Message:
     kind = next(
         kind for kind in type(error).__mro__ if kind.__name__ in _KINDS or kind is BasculeError
     )
-    return {"error": error.message, "hint": error.hint, "kind": kind.__name__}
+    message = {"error": error.message, "hint": error.hint, "kind": kind.__name__}
+    facts = {
+        name: fact if isinstance(fact, str | int | float | None) else str(fact)
+        for name, fact in error.facts.items()
+    }
+    return message | ({"facts": facts} if facts else {})
 
 
 def error_from_json(message: Message) -> BasculeError:
     """The error that a message tells of."""
     kind = _KINDS.get(message.get("kind", ""), Unavailable)
-    return kind(message["error"], hint=message.get("hint", ""))
+    return kind(message["error"], hint=message.get("hint", ""), **message.get("facts", {}))
 
 
 class Lines:

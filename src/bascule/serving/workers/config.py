@@ -16,6 +16,23 @@ from bascule.serving.transports import Tls
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerConfig:
+    """What a worker records of its answers.
+
+    Attributes:
+        home: Where the spool is.
+        keep: The share of requests to keep, at most.
+        max_rows_per_s: Of a version in one worker; above it answers are sampled.
+        private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
+    """
+
+    home: Path
+    keep: float = 1.0
+    max_rows_per_s: int = 5_000
+    private: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """What the supervisor tells a worker.
 
@@ -37,6 +54,7 @@ class WorkerConfig:
         journal: What the request log records.
         multi_model: Whether callers may have models loaded and unloaded.
         allowed_hosts: Names that are answered; see `transports.hosts`.
+        ledger: What is recorded of answers; None for nothing.
     """
 
     worker: int
@@ -54,6 +72,7 @@ class WorkerConfig:
     journal: RequestLogConfig = FAILURES_ALONE
     multi_model: bool = False
     allowed_hosts: tuple[str, ...] = ()
+    ledger: LedgerConfig | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self, dict_factory=_with_plain_paths)

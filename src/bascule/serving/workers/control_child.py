@@ -2,9 +2,9 @@
 
 The control process has the API, the keys and the registry; the supervisor has none of them. It is
 replaced when it ends, and killed when its beat in the shared counters stays the same for
-`SILENT_S`. Connections to its port wait meanwhile in the socket, which the supervisor keeps open.
-Workers need nothing of it to answer: keys hold for `authenticator.SILENT_S` without a word, and
-the next control process is there before that.
+`CONTROL_SILENT_S`. Connections to its port wait meanwhile in the socket, which the supervisor keeps
+open. Workers need nothing of it to answer: keys hold for `authenticator.KEYS_SILENT_S` without a
+word, and the next control process is there before that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bascule.serving.workers.peer import AnswerFor, Peer
 
 log = logging.getLogger(__name__)
 
-SILENT_S = 1.2
+CONTROL_SILENT_S = 1.2
 """After so long without a beat the process is killed; with its start that is under 3 s."""
 _FIRST_BEAT_S = 30.0
 """For a process that is being started."""
@@ -162,7 +162,7 @@ class ControlChild:
     ) -> None:
         if beat_ns != self._beat_ns:
             self._beat_ns, self._beat_s, self._has_beaten = beat_ns, watched_s, True
-        elif watched_s - self._beat_s > (SILENT_S if self._has_beaten else _FIRST_BEAT_S):
+        elif watched_s - self._beat_s > (CONTROL_SILENT_S if self._has_beaten else _FIRST_BEAT_S):
             log.error("the control process (%d) is silent and is killed", process.pid)
             process.kill()
             self._beat_s = watched_s

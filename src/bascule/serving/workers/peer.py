@@ -4,9 +4,9 @@
 |---|---|
 | `{"ask": 3, "what": "models", ...}` | a question and its arguments |
 | `{"answer": 3, "value": ...}` | its answer |
-| `{"answer": 3, "error": ..., "hint": ..., "kind": ...}` | the error instead of an answer |
+| `{"answer": 3, "error": ..., "hint": ..., ...}` | the error instead; see `channel.error_to_json` |
 
-The end of the socket is the end of the other process.
+The end of the socket is the end of the other process. A line that is no message ends it too.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ AnswerFor = Callable[[str, Message], Any]
 """Answers a question with a value of JSON, on a thread that may wait; or raises."""
 
 _ANSWERING_THREADS = 8
+_MAX_SHOWN_BYTES = 200
 
 
 class Peer:
@@ -45,6 +46,7 @@ class Peer:
             name: What messages call the other side.
         """
         self.ended = threading.Event()
+        self._ended_because = "has ended"
         self._end = end
         self._answer = answer
         self._name = name
@@ -70,7 +72,7 @@ class Peer:
         answers = self._waiting[number] = queue.SimpleQueue()
         try:
             if self.ended.is_set():
-                raise self._gone("has ended")
+                raise self._gone(self._ended_because)
             self._send({"ask": number, "what": what, **arguments})
             message = answers.get(timeout=within_s)
         except queue.Empty:
@@ -78,7 +80,7 @@ class Peer:
         finally:
             self._waiting.pop(number, None)
         if message is None:
-            raise self._gone("has ended")
+            raise self._gone(self._ended_because)
         if "error" in message:
             raise error_from_json(message)
         return message["value"]
@@ -93,15 +95,21 @@ class Peer:
         return Unavailable(f"the {self._name} {why}", hint="try again", retry_after_s=1)
 
     def _send(self, message: Message) -> None:
+        line = json.dumps(message).encode() + b"\n"
         with self._writing, suppress(OSError):  # the reader notices that the other side has ended
-            self._end.sendall(json.dumps(message).encode() + b"\n")
+            self._end.sendall(line)
 
     def _read(self) -> None:
-        lines = Lines()
-        with suppress(OSError, ValueError, KeyError, TypeError):  # what is no message ends it too
+        lines, piece = Lines(), b""
+        try:
             while piece := self._end.recv(1 << 16):
                 for message in lines.feed(piece):
                     self._take(message)
+        except OSError:
+            pass  # it has ended
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self._ended_because = f"sent what is no message: {piece[:_MAX_SHOWN_BYTES]!r}"
+            log.exception("the %s %s", self._name, self._ended_because)
         self.ended.set()
         with self._writing:
             self._end.close()
@@ -110,15 +118,20 @@ class Peer:
 
     def _take(self, message: Message) -> None:
         if "ask" in message:
+            number, what = message.pop("ask"), message.pop("what")
             with suppress(RuntimeError):  # closed: the other side fails by the end of the socket
-                self._answering.submit(self._answer_to, message)
-        elif (answers := self._waiting.get(message["answer"])) is not None:
+                self._answering.submit(self._answer_to, number, what, message)
+            return
+        number = message["answer"]
+        if "error" not in message and "value" not in message:
+            raise KeyError("value")
+        if (answers := self._waiting.get(number)) is not None:
             answers.put(message)
 
-    def _answer_to(self, message: Message) -> None:
-        number, what = message.pop("ask"), message.pop("what")
+    def _answer_to(self, number: int, what: str, arguments: Message) -> None:
         try:
-            answer: Message = {"value": self._answer(what, message)}
+            answer: Message = {"value": self._answer(what, arguments)}
+            json.dumps(answer)  # one that is not of JSON is a bug, which the other side is to know
         except BasculeError as error:
             answer = error_to_json(error)
         except Exception:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import logging
+import math
 import os
 import signal
 import socket
@@ -46,8 +47,9 @@ from bascule.serving.specs import (
 from bascule.serving.telemetry import FAILURES_ALONE, Counters, MetricLabels, RequestLogConfig
 from bascule.serving.transports import BACKLOG, Tls
 from bascule.serving.workers.channel import Message, WorkerProcess, error_from_json, error_to_json
-from bascule.serving.workers.config import WorkerConfig
+from bascule.serving.workers.config import LedgerConfig, WorkerConfig
 from bascule.serving.workers.control_child import Backoff, ControlChild, ControlCommand
+from bascule.serving.workers.scribe_child import ScribeChild
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,9 @@ _START_AGAIN_S = 1.0
 _FILES, _FILES_PER_WORKER = 1_024, 8
 """Descriptors that a control process and the supervisor need, and those for each worker: its pipes
 and sockets."""
+_STOPPED_LOOKS = 20
+"""A worker that a signal has stopped is killed when so many looks in a row have found it stopped.
+Looks, and no time: a suspended server looks at nothing meanwhile."""
 _TELL_TIMEOUT_S = 1.0
 FindModel = Callable[[str, Path], ModelSpec]
 """What is to be served under a name, from a folder; raises what is wrong with it."""
@@ -125,6 +130,7 @@ class _Worker:
         self._backoff = Backoff()
         self._beat_ns = 0
         self._beat_s = 0.0
+        self._stopped_looks = 0
 
     def start(self) -> None:
         self.ready = False
@@ -173,19 +179,23 @@ class _Worker:
     def kill_silent(self, beat_ns: int, watched_s: float, silent_s: float) -> bool:
         """Kill the process if its beat stays the same for `silent_s`; whether it was killed.
 
+        One that a signal has stopped is killed sooner: no load of the machine looks like that.
         `watched_s` is of a clock that stands still while the watching thread does.
         """
         process = self.running()
         if process is None or beat_ns != self._beat_ns:
-            self._beat_ns, self._beat_s = beat_ns, watched_s
+            self._beat_ns, self._beat_s, self._stopped_looks = beat_ns, watched_s, 0
             return False
-        if watched_s - self._beat_s <= silent_s:
+        self._stopped_looks = self._stopped_looks + 1 if _is_stopped(process.pid) else 0
+        if self._stopped_looks >= _STOPPED_LOOKS:
+            why = "was stopped by a signal"
+        elif watched_s - self._beat_s > silent_s:
+            why = f"stood still for {silent_s:g} s"
+        else:
             return False
-        log.error(
-            "worker %d (process %d) stood still for %g s and is killed",
-            self.config.worker, process.pid, silent_s,
-        )  # fmt: skip
+        log.error("worker %d (process %d) %s and is killed", self.config.worker, process.pid, why)
         process.signal(signal.SIGKILL)
+        self._stopped_looks = 0
         self._beat_s = watched_s
         return True
 
@@ -235,6 +245,8 @@ class Supervisor:
         journal: RequestLogConfig = FAILURES_ALONE,
         find: FindModel | None = None,
         allowed_hosts: tuple[str, ...] = (),
+        ledger: LedgerConfig | None = None,
+        scribe: Sequence[str] = (),
     ) -> None:
         """Bind the ports at once, so that a port in use is known before anything is started.
 
@@ -253,6 +265,9 @@ class Supervisor:
             journal: What the request log records.
             find: Finds what callers of the workers want to have loaded; None where they may not.
             allowed_hosts: Names that are answered; see `transports.hosts`.
+            ledger: What workers record of answers; None for nothing.
+            scribe: The command of the process that writes the ledger; the supervisor's process id
+                follows.
 
         Raises:
             Conflict: The port is in use.
@@ -305,6 +320,7 @@ class Supervisor:
                     journal=journal,
                     multi_model=find is not None,
                     allowed_hosts=allowed_hosts,
+                    ledger=ledger,
                 ),
                 own,
                 shared_fds=(counters_fd, keys_fd, *unix_fds),
@@ -324,6 +340,7 @@ class Supervisor:
                 control, (counters_fd, keys_fd), self._answer_control, self._spawning,
                 self._counters.count_control_restart,
             )  # fmt: skip
+        self.scribe = ScribeChild(scribe, self._spawning) if scribe else None
         self._starting_control = threading.Lock()
         self._workers_answer = threading.Event()
         self._find = find
@@ -368,6 +385,8 @@ class Supervisor:
         except BaseException:
             self.stop(drain_s=0)
             raise
+        if self.scribe is not None:
+            self.scribe.start()
         self._monitor.start()
         self._workers_answer.set()
 
@@ -375,13 +394,16 @@ class Supervisor:
         """Whether a version that is served answers to the plain name of its model."""
         return default_of(self.services, service.model) is service
 
-    def change(self, wish: Callable[[ModelSpecs], ModelSpecs]) -> ModelSpecs:
+    def change(
+        self, wish: Callable[[ModelSpecs], ModelSpecs], *, turn_by_s: float = math.inf
+    ) -> ModelSpecs:
         """Serve what `wish` makes of what is served now: in all workers, or in none.
 
         Returns when every worker has turned to it. Requests under way finish where they are.
 
         Args:
             wish: See `serving.specs`: `loaded`, `swapped`, `unloaded`.
+            turn_by_s: No worker turns to it later than this, by the monotonic clock.
 
         Returns:
             What is served now.
@@ -390,6 +412,7 @@ class Supervisor:
             BasculeError: What `wish` raises, or what kept a worker from loading. Nothing changed.
         """
         with self._changing:
+            _check_in_time(turn_by_s)  # another change may have taken long
             services = check_specs(wish(self.services))
             if services == self.services:
                 return services
@@ -397,8 +420,8 @@ class Supervisor:
             number = next(self._changes)
             processes: list[WorkerProcess] = []
             try:
-                self._prepare(number, services, processes)
-                self._turn(number, services, processes)
+                self._prepare(number, services, processes, turn_by_s)
+                self._turn(number, services, processes, turn_by_s)
             finally:
                 for process in processes:
                     process.forget(number)
@@ -460,11 +483,11 @@ class Supervisor:
                 before, after = (
                     tuple(map(ModelSpec.from_json, said[which])) for which in ("before", "after")
                 )
-                return self._replace(before, after)
+                return self._replace(before, after, said["turn_by_s"])
             case _:
                 raise Invalid(f"there is no question {what!r}")
 
-    def _replace(self, before: ModelSpecs, after: ModelSpecs) -> bool:
+    def _replace(self, before: ModelSpecs, after: ModelSpecs, turn_by_s: float) -> bool:
         """Serve `after` if `before` is still what is served; whether it was."""
         is_current = True
 
@@ -473,7 +496,7 @@ class Supervisor:
             is_current = now == before
             return after if is_current else now
 
-        self.change(unless_changed)
+        self.change(unless_changed, turn_by_s=turn_by_s)
         return is_current
 
     def models(self) -> list[ModelState]:
@@ -497,9 +520,15 @@ class Supervisor:
         for service in services:
             self._counters.name(MetricLabels(service.model, service.version))
 
-    def _prepare(self, number: int, services: ModelSpecs, processes: list[WorkerProcess]) -> None:
+    def _prepare(
+        self,
+        number: int,
+        services: ModelSpecs,
+        processes: list[WorkerProcess],
+        turn_by_s: float,
+    ) -> None:
         """Have every worker load; what one could not is let go of by all. Notes whom it asked."""
-        until_s = time.monotonic() + START_TIMEOUT_S
+        until_s = min(time.monotonic() + START_TIMEOUT_S, turn_by_s)
         try:
             for worker in self._workers:
                 process = worker.running()
@@ -514,14 +543,24 @@ class Supervisor:
             _abandon(number, processes)
             raise
 
-    def _turn(self, number: int, services: ModelSpecs, processes: Sequence[WorkerProcess]) -> None:
+    def _turn(
+        self,
+        number: int,
+        services: ModelSpecs,
+        processes: Sequence[WorkerProcess],
+        turn_by_s: float,
+    ) -> None:
         with self._turning:
-            if any(
-                worker.process is not process
-                for worker, process in zip(self._workers, processes, strict=True)
-            ):
+            try:
+                if any(
+                    worker.process is not process
+                    for worker, process in zip(self._workers, processes, strict=True)
+                ):
+                    raise _try_again("a worker died meanwhile")
+                _check_in_time(turn_by_s)
+            except Unavailable:
                 _abandon(number, processes)
-                raise _try_again("a worker died meanwhile")
+                raise
             # From here on whoever is started again gets the new list, so nobody can be left behind.
             self.services = services
             for worker, process in zip(self._workers, processes, strict=True):
@@ -573,6 +612,8 @@ class Supervisor:
                 process.signal(signal.SIGKILL)
                 process.wait(_TURN_TIMEOUT_S)
             process.close()
+        if self.scribe is not None:
+            self.scribe.stop()  # last: it takes in what the workers have left
         if self.control is not None:
             self.control.wait()
         self._spawning.shutdown()
@@ -591,6 +632,11 @@ class Supervisor:
                     self.control.look_after(self._counters.control_beat(), watched_s)
                 except Exception:
                     log.exception("the control process cannot be looked after")
+            if self.scribe is not None:
+                try:
+                    self.scribe.look_after()
+                except Exception:
+                    log.exception("the scribe cannot be looked after")
             for worker in self._workers:
                 try:
                     self._look_after(worker, watched_s)
@@ -599,7 +645,7 @@ class Supervisor:
 
     def _look_after(self, worker: _Worker, watched_s: float) -> None:
         beat_ns = self._counters.beat_of(worker.config.worker)
-        if worker.kill_silent(beat_ns, watched_s, self.limits.silent_s):
+        if worker.kill_silent(beat_ns, watched_s, self.limits.worker_silent_s):
             self._counters.count_silent_worker()
         # A turn may wait for a worker that stands still, which is killed here.
         if self._turning.acquire(timeout=_WATCH_EVERY_S):
@@ -609,9 +655,26 @@ class Supervisor:
                 self._turning.release()
 
 
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal, and no debugger, has stopped a process; false where there is no `/proc`.
+
+    See proc_pid_stat(5): the state follows the command's name, which may hold any character.
+    """
+    try:
+        content = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return content.rpartition(b") ")[2].startswith(b"T")
+
+
 def _abandon(number: int, processes: Sequence[WorkerProcess]) -> None:
     for process in processes:
         process.tell({"abandon": number})
+
+
+def _check_in_time(turn_by_s: float) -> None:
+    if time.monotonic() > turn_by_s:
+        raise _try_again("the change could not be made in time")
 
 
 def _try_again(what: str) -> Unavailable:

@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,30 +28,28 @@ import uvloop
 from bascule.bundle.programs import HIDE_TEXTS, die_with
 from bascule.core import BasculeError, ModelFailed, NoRoom
 from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor, watch_loop
-from bascule.serving.protocols import DataPlane, LoadRequests, open_protocols
+from bascule.serving.protocols import DataPlane, LoadRequests, Metrics, open_protocols
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry import (
     RECORDER_VARIABLE,
     Counters,
+    LedgerRecorder,
     RequestLog,
     RequestLogConfig,
     open_recorder,
-    prometheus_text,
     start_logging,
 )
 from bascule.serving.transports import (
     LOOK_EVERY_S,
     Authenticator,
     Connection,
-    Exchange,
     HostPolicy,
     Listener,
-    Route,
     Site,
     policy_of,
 )
 from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
-from bascule.serving.workers.config import WorkerConfig
+from bascule.serving.workers.config import LedgerConfig, WorkerConfig
 from bascule.serving.workers.loaded_models import LoadedModels
 
 if TYPE_CHECKING:
@@ -61,7 +59,6 @@ log = logging.getLogger(__name__)
 
 _OTHER_FILES = 256
 _RUNNING_EXIT = 4
-_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -86,7 +83,8 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     other_slot = counters.slot(config.worker)
     backlog = AdmissionQueue(config.limits.max_body_bytes)
     held = BufferBudget(config.limits.max_held_bytes)
-    recorder = open_recorder(os.environ.get(RECORDER_VARIABLE, ""))
+    ledger = _open_ledger(config.ledger)
+    recorder = ledger or open_recorder(os.environ.get(RECORDER_VARIABLE, ""))
     site = Site(
         {}, plane.not_found, config.limits, other_slot,
         guard=guard, journal=journal, recorder=recorder, backlog=backlog, held=held,
@@ -127,6 +125,8 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     def tick() -> None:
         counters.beat(config.worker)
         loaded_models.tick()
+        if ledger is not None:
+            ledger.tick()
         if loaded_models.is_stuck:
             log.error("a model is stuck: the worker leaves, to be started again")
             stopping.set()
@@ -145,7 +145,26 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     for task in ticking:
         task.cancel()
     journal.close()
+    if ledger is not None:
+        ledger.close()
     return loaded_models.is_stuck or loaded_models.is_running()
+
+
+def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
+    """The recorder of a worker; None where none is wanted, or the home cannot be written."""
+    if config is None:
+        return None
+    # Imported here: a worker that records nothing need not have it in memory.
+    from bascule.monitoring.ledger import SpoolWriter
+
+    try:
+        spool = SpoolWriter(config.home)
+    except OSError as error:
+        log.warning("no answer is recorded: %s cannot be written: %s", config.home, error)
+        return None
+    return LedgerRecorder(
+        spool, keep=config.keep, max_rows_per_s=config.max_rows_per_s, private=config.private
+    )
 
 
 def _open_journal(config: RequestLogConfig, worker: int) -> RequestLog:
@@ -241,30 +260,6 @@ class Commands:
             log.exception("a change failed")
             bug = ModelFailed("it could not be loaded", hint="see the server's log")
             self._report({"failed": number, **error_to_json(bug)})
-
-
-class Metrics:
-    """The protocol that tells the counters; see `data_plane.ProtocolAdapter`."""
-
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
-
-    def server_routes(self, plane: DataPlane) -> Iterator[Route]:  # noqa: ARG002 -- a protocol's signature
-        """One path."""
-        yield Route(b"GET", b"/metrics", self._tell, "metrics")
-
-    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
-        """None: the counters of all models are told together."""
-        yield from ()
-
-    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
-        """Nothing is below its path."""
-        return None
-
-    def _tell(self, exchange: Exchange) -> None:
-        counters = self._counters
-        text = prometheus_text(counters.labels(), counters.totals(), counters.pulse())
-        exchange.answer(text.encode(), content_type=_METRICS_TYPE)
 
 
 async def _every(seconds: float, *calls: Callable[[], None]) -> None:

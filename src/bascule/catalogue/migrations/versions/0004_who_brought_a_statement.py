@@ -1,4 +1,4 @@
-"""Who brought a statement. Of those so far nobody knows: they count as told to the registry."""
+"""The user that pushed a statement. Earlier rows have none: they count as recorded by a check."""
 
 from __future__ import annotations
 

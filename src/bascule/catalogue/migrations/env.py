@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from alembic import context
 
-from bascule.registry.stores import schema
-
-context.configure(
-    connection=context.config.attributes["connection"], target_metadata=schema.metadata
-)
+context.configure(connection=context.config.attributes["connection"])
 with context.begin_transaction():
     context.run_migrations()

@@ -8,7 +8,9 @@ not committed.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -19,6 +21,8 @@ from bascule.core import BasculeError, Invalid, MissingExtra, Unavailable
 _CONNECT_TIMEOUT_S = 10
 _LOCK_WAIT_S = 30
 _IDLE_LIMIT_S = 300
+_UNANSWERED_MS = 20_000
+_CHANNEL = "bascule"
 _MIGRATIONS_LOCK = 0x62617363756C65  # "bascule": any number that only this program uses
 
 
@@ -50,6 +54,8 @@ class PostgresqlDatabase:
                 connect_args={
                     "connect_timeout": _CONNECT_TIMEOUT_S,
                     "application_name": "bascule",
+                    # A host that is gone ends no connection: a watch would wait for minutes.
+                    "tcp_user_timeout": _UNANSWERED_MS,
                 },
             )
         except ImportError:
@@ -69,6 +75,21 @@ class PostgresqlDatabase:
     def lock_schema(self, connection: sa.Connection) -> None:
         """Keep others from migrating until the end of the transaction; then look again."""
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATIONS_LOCK)))
+
+    def listen(self, connection: sa.Connection) -> None:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql(f"LISTEN {_CHANNEL}")
+
+    def state(self, connection: sa.Connection) -> object:
+        """The transactions that are visible: another value after each commit on the server."""
+        return connection.exec_driver_sql("SELECT pg_current_snapshot()::text").scalar_one()
+
+    def pause(self, connection: sa.Connection, timeout_s: float) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        # A lost connection is reported by the next `state`, and explained there.
+        with suppress(connection.dialect.loaded_dbapi.Error):
+            for _ in driver.notifies(timeout=timeout_s, stop_after=1):
+                pass
 
     def explain(self, error: sa.exc.DBAPIError) -> BasculeError:
         """What went wrong in the user's words; nothing of the address but `place`."""
@@ -112,11 +133,16 @@ def _parsed(url: str) -> sa.URL:
 
 
 def _begin(connection: sa.Connection) -> None:
-    if connection.get_execution_options().get("writes", False):
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'")
-        # A client that stands still may not keep the others from writing for ever.
+    options = connection.get_execution_options()
+    if options.get("watches", False):
+        return
+    if options.get("writes", False):
+        # A client that stands still may not keep the others from writing for ever. Watches are
+        # notified when the transaction is committed.
         connection.exec_driver_sql(
-            f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_LIMIT_S}s'"
+            f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'; "
+            f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_LIMIT_S}s'; "
+            f"NOTIFY {_CHANNEL}"
         )
     else:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

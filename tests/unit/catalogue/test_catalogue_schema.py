@@ -9,8 +9,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql
+from tests.stores import all_tables
 
-from bascule.registry.stores import migrations, schema
+from bascule.catalogue import Catalogue, SqliteDatabase, migrations, schema
 
 IMPORTS = """
 import sys
@@ -29,24 +30,24 @@ def test_the_head_that_is_written_down_is_that_of_the_migrations():
     assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
 
 
-def test_the_migrations_make_the_tables_that_the_code_speaks_of(registry, bundle, home):
-    registry.push(bundle(), by="ada")
-    engine = sa.create_engine(f"sqlite:///{home / 'catalogue.db'}", poolclass=sa.NullPool)
+def test_the_migrations_make_the_tables_that_the_code_speaks_of(tmp_path):
+    Catalogue(SqliteDatabase(tmp_path / "catalogue.db")).create()
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'catalogue.db'}", poolclass=sa.NullPool)
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), all_tables()) == []
 
 
 def test_every_table_can_be_made_in_postgresql_too():
-    for table in schema.metadata.sorted_tables:
+    for table in all_tables().sorted_tables:
         ddl = str(sa.schema.CreateTable(table).compile(dialect=postgresql.dialect()))
         assert f"CREATE TABLE {table.name}" in ddl
         assert "DATETIME" not in ddl
 
 
-def test_opening_a_current_home_imports_neither_migrations_nor_a_runtime(registry, bundle, home):
-    registry.push(bundle(), by="ada")
+def test_opening_a_current_home_imports_neither_migrations_nor_a_runtime(tmp_path):
+    Catalogue(SqliteDatabase(tmp_path / "catalogue.db")).create()
 
     done = subprocess.run(
-        [sys.executable, "-c", IMPORTS, str(home)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", IMPORTS, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []

@@ -84,6 +84,25 @@ class SqliteDatabase:
     def lock_schema(self, connection: sa.Connection) -> None:
         """Nothing more: a transaction that may write has the file for itself."""
 
+    def listen(self, connection: sa.Connection) -> None:
+        """Nothing: SQLite announces no changes."""
+
+    def state(self, connection: sa.Connection) -> object:
+        """The file's version, as its writers count it; see `PRAGMA data_version`.
+
+        Raises:
+            Unavailable: Another file is in its place, such as a backup that was restored.
+        """
+        file = self._path.stat().st_ino
+        if file != connection.info.setdefault("file", file):
+            raise Unavailable(
+                f"{self._path} was replaced while it was watched", hint="open the new file"
+            )
+        return connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+
+    def pause(self, connection: sa.Connection, timeout_s: float) -> None:  # noqa: ARG002
+        time.sleep(timeout_s)
+
     def explain(self, error: sa.exc.DBAPIError) -> BasculeError:
         """What went wrong, in the user's words."""
         problem = str(error.orig)
@@ -120,7 +139,10 @@ def _configure(connection: Any, _record: object) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    if not connection.get_execution_options().get("writes", False):
+    options = connection.get_execution_options()
+    if options.get("watches", False):
+        return
+    if not options.get("writes", False):
         connection.exec_driver_sql("BEGIN")
         return
     # SQLite waits by asking at ever longer intervals, so that of many writers the one who has

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
+from bascule.catalogue import schema
 from bascule.core import VERSION
-from bascule.registry.stores import schema
 
 FOLDER = Path(__file__).parent
 

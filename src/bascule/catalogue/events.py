@@ -1,0 +1,106 @@
+"""What happened, to what, when, by whom and why: one history for all rooms, only ever added to.
+
+A room records its own kinds of events about its own kinds of subjects, in the transaction that
+makes the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from bascule.catalogue.schema import events as _table
+
+
+class Subject(NamedTuple):
+    """What an event is about, such as `Subject("model", "late")`."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of history.
+
+    Attributes:
+        subject: What it happened to.
+        kind: What happened, in the past tense: `alias_moved`.
+        at: When it was recorded.
+        actor: Who did it: the id of a key, or the name of a user.
+        reason: Why, in a sentence; may be empty.
+        body: What is particular to the kind, as JSON.
+        id: Its place in the history of all subjects; None before `append`.
+    """
+
+    subject: Subject
+    kind: str
+    at: datetime
+    actor: str
+    reason: str = ""
+    body: Mapping[str, Any] = field(default_factory=dict)
+    id: int | None = None
+
+
+def append(connection: sa.Connection, event: Event) -> int:
+    """Record an event with the transaction; returns its id, which grows with each event.
+
+    On PostgreSQL ids are given out before commits: of two subjects, the event with the greater id
+    may be visible first. Events of one subject are in order where its writers lock it.
+    """
+    added = sa.insert(_table).values(
+        subject_kind=event.subject.kind,
+        subject=event.subject.name,
+        kind=event.kind,
+        at=event.at,
+        actor=event.actor,
+        reason=event.reason,
+        body=dict(event.body),
+    )
+    return int(connection.execute(added.returning(_table.c.id)).scalar_one())
+
+
+def find(
+    connection: sa.Connection,
+    *,
+    subject: Subject | None = None,
+    subject_kind: str | None = None,
+    kinds: Sequence[str] | None = None,
+    since: datetime | None = None,
+    cursor: int | None = None,
+    latest_first: bool = False,
+    limit: int | None = None,
+) -> list[Event]:
+    """The events that meet every condition given, in the order of recording.
+
+    Args:
+        connection: Of a transaction.
+        subject: About this subject alone.
+        subject_kind: About any subject of this kind.
+        kinds: Of these kinds.
+        since: Recorded at this time or later.
+        cursor: The id of the last event of the page before; starts after it.
+        latest_first: Whether to go backwards.
+        limit: At most so many.
+    """
+    query = sa.select(_table).order_by(_table.c.id.desc() if latest_first else _table.c.id)
+    if subject is not None:
+        query = query.where(_table.c.subject_kind == subject.kind, _table.c.subject == subject.name)
+    if subject_kind is not None:
+        query = query.where(_table.c.subject_kind == subject_kind)
+    if kinds is not None:
+        query = query.where(_table.c.kind.in_(kinds))
+    if since is not None:
+        query = query.where(_table.c.at >= since)
+    if cursor is not None:
+        query = query.where(_table.c.id < cursor if latest_first else _table.c.id > cursor)
+    return [_event(row) for row in connection.execute(query.limit(limit))]
+
+
+def _event(row: Any) -> Event:
+    subject = Subject(row.subject_kind, row.subject)
+    return Event(subject, row.kind, row.at, row.actor, row.reason, row.body, row.id)

@@ -1,0 +1,113 @@
+"""What the tables of all rooms share, and the tables that no single room owns.
+
+Each room defines its own tables on `metadata`. A change of any of them needs a migration
+(`migrations/versions`) and a new `HEAD`; tests compare the two. Only what SQLite and PostgreSQL
+both have is used.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.types import TypeDecorator
+
+HEAD = "0005"
+"""The newest migration. Kept here so that an ordinary start need not import the migration tool."""
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment. Databases without time zones hold it in UTC; it always comes back with one."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a time zone names no moment")
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        moment: datetime = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+identity = sa.Table(
+    "identity",
+    metadata,
+    sa.Column("only", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.Text, nullable=False),
+)
+"""One row: what tells this catalogue from every other, so that it collects no other's objects."""
+
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("revision", sa.Text, primary_key=True),
+    sa.Column("release", sa.Text, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+)
+"""Which release of Bascule brought the catalogue to which schema: what an older one must name."""
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("subject_kind", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("at", UtcTime, nullable=False, index=True),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Index(None, "subject_kind", "subject", "id"),
+    # Numbers of deleted rows are never given out again: history is only added to.
+    sqlite_autoincrement=True,
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("expires_at", UtcTime, nullable=False),
+)
+"""A row stays after its lease has ended, so that its fence never goes back."""
+
+requests = sa.Table(
+    "requests",
+    metadata,
+    sa.Column("caller", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("at", UtcTime, nullable=False, index=True),
+    # Of the reply; none while the request is under way.
+    sa.Column("status", sa.Integer),
+    sa.Column("headers", sa.JSON),
+    sa.Column("body", sa.LargeBinary),
+)
+"""Requests that carried an idempotency key, with their replies."""
+
+
+def insert(connection: sa.Connection, table: sa.Table) -> Any:
+    """An `INSERT` that may say `ON CONFLICT`, which both databases write the same way."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)

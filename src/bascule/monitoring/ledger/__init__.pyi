@@ -1,0 +1,5 @@
+from .blocks import Block as Block, read_blocks as read_blocks, to_bytes as to_bytes
+from .outcomes import Imported as Imported, Outcomes as Outcomes
+from .query import Ledger as Ledger
+from .scribe import Retention as Retention, Scribe as Scribe
+from .spool import SpoolWriter as SpoolWriter

@@ -1,0 +1,43 @@
+"""The scribe of a server: `python -m bascule.monitoring.ledger HOME MAX_BYTES DAYS PARENT_PID`.
+
+It ends, when it has taken in the spool, by SIGTERM, which the end of its parent sends as well.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from bascule.core import BasculeError
+from bascule.monitoring.ledger import Retention, Scribe
+
+_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Run the scribe of a home; the exit code is 3 where another one has its lock."""
+    home, max_bytes, retention_days, parent = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s scribe: %(message)s")
+    stopping = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        stopping.set()
+    try:
+        scribe = Scribe(home, retention=Retention(max_bytes, retention_days))
+    except BasculeError as error:
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- in one line
+        return 3
+    scribe.run(stopping)
+    scribe.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

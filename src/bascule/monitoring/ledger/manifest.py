@@ -1,0 +1,126 @@
+"""The manifest: which segments there are, and how far the spool is in them.
+
+`ledger/manifest.json` is replaced as a whole, which commits both. A segment that the manifest
+does not name does not count: it is left from a scribe that died before it committed, and the next
+one removes it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from bascule.core import Unavailable, Untrusted
+
+LEDGER = "ledger"
+MANIFEST = "manifest.json"
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """One Parquet file: rows of one version, of one UTC day, sorted by time.
+
+    Attributes:
+        file: Its path below `ledger/`.
+        model: Whose answers.
+        version: Of which version.
+        day: As `2026-11-26`.
+        rows: How many.
+        size_bytes: Of the file.
+    """
+
+    file: str
+    model: str
+    version: str
+    day: str
+    rows: int
+    size_bytes: int
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that were answered and are not in the ledger.
+
+    Attributes:
+        writer: The name of the spool's folder, with host and process id.
+        found_at: When it was noticed; ISO 8601.
+        requests: How many.
+        why: `killed` (its writer ended before it wrote them) or `dropped` (there was no space).
+        ids: Of the latest of them, as far as they are known.
+    """
+
+    writer: str
+    found_at: str
+    requests: int
+    why: str
+    ids: tuple[str, ...] = ()
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """How far the blocks of one writer are in segments.
+
+    Attributes:
+        files: By name, how many bytes of a file are; a file that is not named is not begun.
+        requests: How many requests are.
+        dropped: How many dropped requests are told as gaps.
+        is_ended: The writer has ended, and all that it left is in segments: its folder is removed.
+    """
+
+    files: dict[str, int] = {}
+    requests: int = 0
+    dropped: int = 0
+    is_ended: bool = False
+
+
+class Manifest(msgspec.Struct, kw_only=True):
+    """What the ledger consists of."""
+
+    format: int = 1
+    sequence: int = 0
+    segments: list[Segment] = []
+    writers: dict[str, Progress] = {}
+    gaps: list[Gap] = []
+
+
+def read_manifest(home: Path) -> Manifest:
+    """The manifest; an empty one where there is no ledger.
+
+    Raises:
+        Untrusted: It cannot be read, or a newer release wrote it.
+    """
+    file = home / LEDGER / MANIFEST
+    try:
+        made = msgspec.json.decode(file.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        return Manifest()
+    except msgspec.MsgspecError as error:
+        raise Untrusted(f"{file} is no manifest of a ledger: {error}") from None
+    if made.format != 1:
+        raise Untrusted(
+            f"{file} has format {made.format}, and this bascule reads 1", hint="update bascule"
+        )
+    return made
+
+
+def commit(home: Path, manifest: Manifest) -> None:
+    """Replace the manifest, on the disk when this returns. Raises `Unavailable`."""
+    folder = home / LEDGER
+    fresh = folder / f"{MANIFEST}.new"
+    try:
+        with fresh.open("wb") as file:
+            file.write(msgspec.json.encode(manifest))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(folder / MANIFEST)
+        sync_folder(folder)
+    except OSError as error:
+        raise Unavailable(f"{folder} cannot be written: {error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have names in a folder be on the disk."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,104 @@
+"""`bascule ledger query` and `bascule outcomes import`, as people type them."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from bascule.cli import main
+from bascule.monitoring.ledger import Block, SpoolWriter, to_bytes
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """`run("ledger", "query", "...")`: the exit code, and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bascule", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out + said.err
+
+    return call
+
+
+@pytest.fixture
+def three_answers(tmp_path):
+    """Ids 0 to 2 of `late`, answered with their own number."""
+    spool = SpoolWriter(tmp_path / ".bascule")
+    block = Block(
+        model="late", version="1", endpoint="late", interval=0, share=1.0,
+        requests={
+            "id": list("012"), "caller": [""] * 3, "protocol": ["http"] * 3, "trace": [""] * 3,
+            "time_ns": np.full(3, 1_700_000_000_000_000_000), "latency_ns": np.full(3, 10**6),
+            "status": np.full(3, 200, np.int16), "rows": np.ones(3, int),
+            "kept_rows": np.ones(3, int), "draw": np.zeros(3),
+        },
+        inputs={"x": np.zeros(3)}, outputs={"label": np.arange(3)},
+    )  # fmt: skip
+    spool.append(to_bytes(block), 3)
+    spool.close()
+
+
+def test_a_query_is_shown_as_a_table_as_csv_and_as_json(run, three_answers):
+    sql = "select id, latency_s from predictions where id > '0' order by id"
+    code, shown = run("ledger", "query", sql)
+    assert (code, "latency_s" in shown, "0.001" in shown) == (0, True, True)
+    assert run("ledger", "query", sql, "--csv") == (0, "id,latency_s\r\n1,0.001\r\n2,0.001\r\n")
+    code, shown = run("ledger", "query", sql, "--json")
+    assert json.loads(shown) == [{"id": "1", "latency_s": 0.001}, {"id": "2", "latency_s": 0.001}]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "json"])
+def test_a_query_is_written_to_a_file(run, three_answers, tmp_path, suffix):
+    sql = "select id from predictions order by id"
+    assert run("ledger", "query", sql, "--to", f"out.{suffix}") == (0, f"3 rows in out.{suffix}\n")
+    file = tmp_path / f"out.{suffix}"
+    match suffix:
+        case "parquet":
+            assert pq.read_table(file)["id"].to_pylist() == list("012")
+        case "csv":
+            assert file.read_text().split() == ["id", *"012"]
+        case "json":
+            assert json.loads(file.read_text()) == [{"id": one} for one in "012"]
+
+
+def test_a_form_that_is_not_written_is_refused_before_anything_is_asked(run):
+    code, said = run("ledger", "query", "select 1", "--to", "out.xlsx")
+    assert (code, "use .parquet, .csv or .json" in said) == (2, True)
+
+
+def test_outcomes_join_what_was_predicted(run, three_answers, tmp_path):
+    (tmp_path / "truth.csv").write_text("flight,delayed\n0,0\n1,1\n2,1\n")
+    options = ("--id-column", "flight", "--truth-column", "delayed")
+    assert run("outcomes", "import", "late", "truth.csv", *options) == (0, "3 outcomes of late\n")
+    sql = """select avg(("output.label" = truth_number)::int) accuracy
+        from predictions join outcomes using (model, id, row)"""
+    code, shown = run("ledger", "query", sql, "--model", "late", "--json")
+    assert code == 0
+    assert json.loads(shown) == [{"accuracy": pytest.approx(2 / 3)}]
+
+
+def test_lines_that_are_refused_are_named_and_the_others_kept(run, tmp_path):
+    (tmp_path / "truth.csv").write_text("id,truth\na,1\n,1\nc,\n")
+    code, said = run("outcomes", "import", "late", "truth.csv")
+    assert code == 1
+    assert said.splitlines() == [
+        "1 outcomes of late",
+        "line 2 of the table: no id; not kept",
+        "line 3 of the table: no truth; not kept",
+    ]
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(run, tmp_path):
+    (tmp_path / "truth.csv").write_text("id,late\na,1\n")
+    code, said = run("outcomes", "import", "late", "truth.csv")
+    assert code == 2
+    assert "no column 'truth' for --truth-column" in said
+    assert "there are id, late" in said
