@@ -293,8 +293,8 @@ def _notes(inputs: Profile | None, watched: list[_Watched], table: CurrentTable)
     found = [one for one in known if one is not None]
     if found and median(found) > _OVERDISPERSED:
         yield (
-            f"windows vary {median(found):.1f} times as much as independent rows would: until "
-            "there are 56 windows, the budget holds for independent rows only"
+            f"windows vary {median(found):.1f} times as much as independent rows would: the "
+            "budget does not hold for the first 56 windows"
         )
     stuck = [one.name for one in watched if not one.watch.is_alarmable]
     if stuck:

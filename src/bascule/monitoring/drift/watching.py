@@ -43,6 +43,7 @@ MAX_EARLY_OVERDISPERSION = 3.0
 """Beyond these, windows are not independent, and detectors of slow changes promise nothing."""
 
 _SLOW_WINDOWS = 28
+_PARTS = {"missing": MISSING_PART, "range": STRANGE_PART}
 _WEEKLY = 1.5
 _CATEGORIES = 5
 
@@ -88,16 +89,17 @@ class ColumnWatch:
         if not window.rows or not self.baseline.rows:
             return ()
         present = window.rows - window.missing - window.infinite
-        scores = None
+        scores, strange = None, self._strange_outcome(window, present)
         if self._numbers is not None and present >= MIN_ROWS:
             scores = self._numbers.score(window)
             self._locations.append((scores.location, scores.rows))
         beside = None
         if day is not None and present >= MIN_ROWS:
-            values, deviations = self._summaries(window, scores, present)
+            values, deviations = self._summaries(window, scores, strange, present)
             beside = self._beside_weekdays(values, deviations, day.weekday())
         tests = self._beside_baseline(window, scores, present) if beside is None else beside
-        tests += self._strange(window, present)
+        if strange is not None and not any(one.name == strange.test for one in tests):
+            tests.append(self._strange(strange, window))
         if scores is not None and self._slow is not None:
             slow = self._slow_test(self._slow, scores)
             if self._windows_are_independent():
@@ -127,20 +129,20 @@ class ColumnWatch:
         limit = self._effect.limit(outcome.test)
         return Test.judged(outcome, self._level * part, limit)
 
-    def _strange(self, window: ColumnProfile, present: int) -> list[Test]:
-        """Out of the baseline's range, or unseen there: of a category, alarms once."""
+    def _strange_outcome(self, window: ColumnProfile, present: int) -> Outcome | None:
+        """Out of the baseline's range, or unseen there."""
         if not self._is_categorical:
-            found = range_test(self.baseline, window)
-        elif present and self._categories.rows:
-            found = self._categories.unseen(window, self._known)
-        else:
-            found = None
-        if found is None:
-            return []
+            return range_test(self.baseline, window)
+        if present and self._categories.rows:
+            return self._categories.unseen(window, self._known)
+        return None
+
+    def _strange(self, found: Outcome, window: ColumnProfile) -> Test:
+        """A new category raises an alarm once."""
         test = self._test(found, STRANGE_PART)
-        if test.is_alarm and self._is_categorical:
+        if test.is_alarm and test.name == "unseen":
             self._known |= {str(one) for one in window.frequent.counts}
-        return [test]
+        return test
 
     def _slow_test(self, detector: SlowDetector, scores: Scores) -> Test:
         e_value = math.exp(
@@ -172,20 +174,22 @@ class ColumnWatch:
     def _summary_names(self) -> list[str]:
         """What of a window is compared with the same weekdays: `=value` is a category's share."""
         if not self._is_categorical:
-            return ["missing", "location", "spread"] if self._numbers else ["missing"]
+            return ["missing", "range", "location", "spread"] if self._numbers else ["missing"]
         top = [value for value, _ in self.baseline.frequent.top()[:_CATEGORIES]]
         # Of two categories, the share of the second says the same.
         self._shown = top[:1] if len(self._categories.counts) == 2 else top
         return ["missing", *(f"={value}" for value in self._shown)]
 
     def _summaries(
-        self, window: ColumnProfile, scores: Scores | None, present: int
+        self, window: ColumnProfile, scores: Scores | None, strange: Outcome | None, present: int
     ) -> tuple[Floats, Floats]:
         """The numbers of `_names`, on scales where their errors depend on the rows alone."""
         values, deviations = [_angle(window.missing, window.rows)], [0.5 * window.rows**-0.5]
         if scores is not None:
-            values += [scores.location, math.log(max(1e-9, 1 + scores.spread)) / 2]
-            deviations += [scores.rows**-0.5, (2 * scores.rows) ** -0.5]
+            outside = 0.0 if strange is None else strange.statistic
+            values += [_angle(outside, window.rows), scores.location]
+            values += [math.log(max(1e-9, 1 + scores.spread)) / 2]
+            deviations += [0.5 * window.rows**-0.5, scores.rows**-0.5, (2 * scores.rows) ** -0.5]
         elif self._is_categorical:
             counts = window.frequent.counts
             values += [_angle(counts.get(value, 0), present) for value in self._shown]
@@ -208,7 +212,8 @@ class ColumnWatch:
         outcomes = dict(zip(self._names, zip(values.tolist(), found, strict=True), strict=True))
         if "location" in outcomes:
             self._beside = outcomes["location"][1]
-        tests = [self._weekday_test("missing", *outcomes.pop("missing"), 1)]
+        alone = [name for name in ("missing", "range") if name in outcomes]
+        tests = [self._weekday_test(name, *outcomes.pop(name), 1) for name in alone]
         if outcomes:
             best = min(outcomes, key=lambda name: outcomes[name][1].p_value)
             tests.append(self._weekday_test(best, *outcomes[best], len(outcomes)))
@@ -220,14 +225,14 @@ class ColumnWatch:
         effect = now / then - 1 if test == "spread" else now - then
         p_value = min(1.0, tests * found.p_value)
         outcome = Outcome(test, p_value, found.statistic, effect, name.partition("=")[2])
-        part = MISSING_PART if test == "missing" else VALUES_PART
+        part = _PARTS.get(test, VALUES_PART)
         limit = self._effect.limit(test)
         return Test.judged(
             outcome, self._level * part, limit, rule="weekday", may_alarm=found.is_alarmable
         )
 
 
-def _angle(count: int, rows: int) -> float:
+def _angle(count: float, rows: int) -> float:
     """A share as the angle of its root, whose error is 0.5 / root of the rows (Bartlett 1936)."""
     return math.asin(math.sqrt(min(1.0, count / rows)))
 
