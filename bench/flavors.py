@@ -55,7 +55,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 import bascule
-from bascule.bundle.disk.folder import ISOLATED, ORIGINAL
+from bascule.bundle.disk import ISOLATED, ORIGINAL
 from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.opening import open_original
 from bascule.bundle.statements.cost import sample_latency
@@ -362,9 +362,9 @@ def _one_row_us(bundle: Any, train: Any) -> dict[str, float]:
 def _original(bundle: Any, model: Any) -> Any:
     """The original as its users run it: a PyTorch module itself, not the calls that are kept."""
     if bundle.manifest.flavor == "torch":
-        from bascule.bundle.flavors.torch import ModuleProgram
+        from bascule.bundle.flavors.torch import program_of
 
-        return ModuleProgram(model, bundle.signature)
+        return program_of(model, bundle.signature)
     return bundle.original()
 
 

@@ -223,7 +223,7 @@ def control_parts(settings: Settings) -> Parts:
 
     return Parts(
         open_registry=partial(open_registry, settings),
-        stored_keys=lambda: keys().stored(),
+        open_keys=keys,
         keys_stale_s=settings.security.keys_stale_s,
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bascule.bundle import Bundle, flat, is_missing, load
-from bascule.bundle.disk import columns_of, folder as disk
+from bascule.bundle import Bundle, disk, flat, is_missing, load
+from bascule.bundle.disk import columns_of
 from bascule.bundle.lineage import asking, open_mlflow, quiet, usual_uri
 from bascule.core import VERSION, Conflict, DType, Invalid, writing
 

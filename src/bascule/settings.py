@@ -13,7 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -39,6 +39,8 @@ OBJECTS: Mapping[str, str] = {
 }
 """Where bundles can be kept, by the scheme of `registry.objects`."""
 
+_JSON_VALUES = ("criteria", "required_keys", "protocols", "models", "allowed_hosts", "private")
+"""What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
 
 _SERVING_FILES = ("tls_certificate", "tls_key", "tls_client_authority", "unix_socket")
@@ -48,21 +50,26 @@ ProtocolName = Literal["oip", "tfserving", "invocations", "vertex", "azureml"]
 _Port = Annotated[int, Ge(0), Le(65_535)]
 
 
+class _Section:
+    """Refuses names that it does not know."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateSettings:
+class GateSettings(_Section):
     """What a version must meet to move on.
 
     Attributes:
         criteria: As they are written: `roc_auc >= 0.8`, `latency_p99 <= 5 ms`.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
     criteria: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegistrySettings:
+class RegistrySettings(_Section):
     """Where the registry is, and how strict.
 
     Attributes:
@@ -73,15 +80,13 @@ class RegistrySettings:
             `gates.criteria` where there are any.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
     store: str = field(default="sqlite", repr=False)
     objects: str = field(default="files", repr=False)
     require_gates: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SecuritySettings:
+class SecuritySettings(_Section):
     """Who must vouch for a bundle, and who may call a server.
 
     Attributes:
@@ -93,15 +98,13 @@ class SecuritySettings:
         keys_stale_s: How long the known keys hold while the catalogue cannot be read.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
     required_keys: tuple[Path, ...] = ()
     callers: Literal["auto", "keys", "anybody"] = "auto"
     keys_stale_s: Annotated[float, Gt(0), Le(31_536_000)] = 3_600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
+class ModelSettings(_Section):
     """How one model is treated that fails: a section `[serving.models.NAME]`.
 
     Attributes:
@@ -112,8 +115,6 @@ class ModelSettings:
         fallback: The model that answers instead: `NAME` or `NAME/VERSION`; empty for none.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
     timeout_s: Annotated[float, Ge(0), Le(3_600)] = 0.0
     breaker_failures: Annotated[int, Ge(0), Le(1_000_000)] = 0
     breaker_open_s: Annotated[float, Gt(0), Le(3_600)] = 10.0
@@ -122,7 +123,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServingSettings:
+class ServingSettings(_Section):
     """How predictions are served.
 
     Attributes:
@@ -162,8 +163,6 @@ class ServingSettings:
     A relative file is meant from the folder of the settings; an empty text is none.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
     host: Annotated[str, MinLen(1)] = "127.0.0.1"
     port: _Port = 8080
     control_port: _Port = 8082
@@ -194,7 +193,7 @@ class ServingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MonitoringSettings:
+class MonitoringSettings(_Section):
     """What is recorded of answers.
 
     Attributes:
@@ -206,8 +205,6 @@ class MonitoringSettings:
         retention_days: How long answers are kept.
         private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
     """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     ledger: Literal["auto", "on", "off"] = "off"
     keep: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -367,8 +364,17 @@ class _Wrong(Exception):
         }
 
 
+@contextmanager
+def _about(*location: str | int, hint: str = "") -> Iterator[None]:
+    """What is `Invalid` inside is wrong with the setting at `location`."""
+    try:
+        yield
+    except Invalid as error:
+        raise _Wrong(location, error.message, hint or error.hint) from None
+
+
 def _read(file: Path, variables: Mapping[str, str]) -> Settings:
-    from pydantic import field_validator
+    from pydantic import ValidationInfo, field_validator
     from pydantic_settings import (
         BaseSettings,
         EnvSettingsSource,
@@ -389,39 +395,15 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         serving: ServingSettings = ServingSettings()
         monitoring: MonitoringSettings = MonitoringSettings()
 
-        @field_validator("gates", mode="before")
+        @field_validator("gates", "security", "serving", "monitoring", mode="before")
         @classmethod
-        def read_a_list_in_a_variable(cls, gates: Any) -> Any:
-            if isinstance(gates, dict) and isinstance(gates.get("criteria"), str):
-                with suppress(ValueError):
-                    return {**gates, "criteria": json.loads(gates["criteria"])}
-            return gates
-
-        @field_validator("security", mode="before")
-        @classmethod
-        def read_keys_in_a_variable(cls, security: Any) -> Any:
-            if isinstance(security, dict) and isinstance(security.get("required_keys"), str):
-                with suppress(ValueError):
-                    return {**security, "required_keys": json.loads(security["required_keys"])}
-            return security
-
-        @field_validator("monitoring", mode="before")
-        @classmethod
-        def read_fields_in_a_variable(cls, monitoring: Any) -> Any:
-            if isinstance(monitoring, dict) and isinstance(monitoring.get("private"), str):
-                with suppress(ValueError):
-                    return {**monitoring, "private": json.loads(monitoring["private"])}
-            return monitoring
-
-        @field_validator("serving", mode="before")
-        @classmethod
-        def read_what_is_json_in_a_variable(cls, serving: Any) -> Any:
-            if not isinstance(serving, dict):
-                return serving
-            read = dict(serving)
-            if (old := read.pop("faces", None)) is not None:  # the name until 0.1
-                read.setdefault("protocols", old)
-            for name in ("protocols", "models", "allowed_hosts"):
+        def read_what_is_json_in_a_variable(cls, section: Any, info: ValidationInfo) -> Any:
+            if not isinstance(section, dict):
+                return section
+            read = dict(section)
+            if info.field_name == "serving" and "faces" in read:  # the name until 0.1
+                read.setdefault("protocols", read.pop("faces"))
+            for name in _JSON_VALUES:
                 if isinstance(read.get(name), str):
                     with suppress(ValueError):
                         read[name] = json.loads(read[name])
@@ -441,24 +423,15 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
             return env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
 
     loaded = Loaded()
-    return Settings(
-        home=loaded.home,
-        gates=loaded.gates,
-        registry=loaded.registry,
-        security=loaded.security,
-        serving=loaded.serving,
-        monitoring=loaded.monitoring,
-    )
+    return Settings(**{one.name: getattr(loaded, one.name) for one in fields(Settings)})
 
 
 def _check_criteria(gates: GateSettings) -> None:
     from bascule.release import Criterion
 
     for index, text in enumerate(gates.criteria):
-        try:
+        with _about("gates", "criteria", index):
             Criterion.parse(text)
-        except Invalid as error:
-            raise _Wrong(("gates", "criteria", index), error.message, error.hint) from None
 
 
 def _check_stores(registry: RegistrySettings) -> None:
@@ -515,31 +488,23 @@ def _check_allowed_hosts(hosts: Sequence[str]) -> None:
     from bascule.serving.transports import check_allowed_host
 
     for index, host in enumerate(hosts):
-        try:
+        with _about("serving", "allowed_hosts", index):
             check_allowed_host(host)
-        except Invalid as error:
-            where = ("serving", "allowed_hosts", index)
-            raise _Wrong(where, error.message, error.hint) from None
 
 
 def _check_models(serving: ServingSettings) -> None:
     from bascule.core import check_name
 
     for model, chosen in serving.models.items():
-        try:
+        with _about("serving", "models", model):
             check_name(model)
-        except Invalid as error:
-            raise _Wrong(("serving", "models", model), error.message, error.hint) from None
         if not chosen.fallback:
             continue
         name, slash, version = chosen.fallback.partition("/")
-        try:
+        with _about("serving", "models", model, "fallback", hint="write NAME or NAME/VERSION"):
             check_name(name)
             if slash:
                 check_name(version, what="version")
-        except Invalid as error:
-            where = ("serving", "models", model, "fallback")
-            raise _Wrong(where, error.message, "write NAME or NAME/VERSION") from None
 
 
 def _explained(problems: Sequence[Mapping[str, Any]], sources: _Sources) -> Invalid:

@@ -20,7 +20,6 @@ from tests.stores import PASSWORD, S3_SECRET, all_tables, open_stores
 
 from bascule.bundle.disk.folder import (
     Manifest,
-    OriginalEntry,
     digest_of,
     read_manifest,
     read_statements,
@@ -28,6 +27,7 @@ from bascule.bundle.disk.folder import (
     write_manifest,
     write_statement,
 )
+from bascule.bundle.disk.manifest import OriginalEntry
 from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Unavailable, Untrusted
 from bascule.core.fields import DType, Field, Signature
 from bascule.registry import Registry

@@ -164,7 +164,7 @@ class Reader:
         return printed.getvalue()
 
     def _bash(self, command: str, block: Block) -> str:
-        plain = _plain_commands(command)
+        plain = _plain_commands(self._with_ports(command))
         code, out, errors = self._own(plain) if plain else self._shell(command)
         wanted = int(block.mark("exit") or 0)
         assert code == wanted, (

@@ -95,7 +95,7 @@ class Control:
 
     def served(self):
         _, services = self.ask("GET", SERVICES)
-        return [f"{one['model']}/{one['version']}" for one in services]
+        return [f"{one['model']}/{one['version']}" for one in services["items"]]
 
 
 class Load:

@@ -28,7 +28,8 @@ import bascule
 from bascule.bundle.card import Said, render
 from bascule.bundle.card_html import render_html
 from bascule.bundle.disk.examples import columns_of
-from bascule.bundle.disk.folder import EXAMPLE, read_file
+from bascule.bundle.disk.folder import read_file
+from bascule.bundle.disk.manifest import EXAMPLE
 from bascule.bundle.extras.confidence import Confidence
 from bascule.bundle.opening import open_program
 from bascule.bundle.programs.child import ChildProgram

@@ -263,9 +263,9 @@ def test_control_alone_tells_of_the_registry_and_of_no_server(connect, cancer_bu
                 return client.request(method, path, sent, header).answer()
 
         assert ask("/health").json["ready"] is True
-        assert [one["name"] for one in ask("/api/v1/models").json] == ["gb"]
+        assert [one["name"] for one in ask("/api/v1/models").json["items"]] == ["gb"]
         assert ask("/metrics").status == 200
-        assert ask("/api/v1/server/services").json == []
+        assert ask("/api/v1/server/services").json == {"items": [], "next": None}
         assert ask("/api/v1/server").status == 404
         answer = ask("/api/v1/server/services", "POST", {"reference": "gb"}, JSON)
         assert (answer.status, "no server runs beside" in answer.json["error"]) == (404, True)

@@ -22,12 +22,12 @@ from tests.stores import open_stores
 
 from bascule.bundle.disk.folder import (
     Manifest,
-    OriginalEntry,
     digest_of,
     read_manifest,
     write_file,
     write_manifest,
 )
+from bascule.bundle.disk.manifest import OriginalEntry
 from bascule.core.errors import NotFound
 from bascule.core.fields import DType, Field, Signature
 from bascule.registry import Registry

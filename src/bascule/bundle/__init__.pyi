@@ -1,11 +1,8 @@
 from .answer import Answer as Answer, flat as flat
 from .card import Said as Said, render as render
 from .card_html import render_html as render_html
-from .disk.folder import (
-    Manifest as Manifest,
-    Statement as Statement,
-    read_manifest as read_manifest,
-)
+from .disk.folder import read_manifest as read_manifest
+from .disk.manifest import Manifest as Manifest, Statement as Statement
 from .flavors.python import PythonModel as PythonModel
 from .loaded import Bundle as Bundle, load as load
 from .model_files import CodeOptions as CodeOptions, read_model as read_model

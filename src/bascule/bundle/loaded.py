@@ -13,9 +13,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from bascule.bundle import disk
 from bascule.bundle.answer import Answer
 from bascule.bundle.choosing import Roles, fastest, roles
-from bascule.bundle.disk import Manifest, Statement, Target, folder as disk
+from bascule.bundle.disk import Manifest, Statement, Target
 from bascule.bundle.opening import open_original, open_program, pinned_program
 from bascule.bundle.programs import runnable
 from bascule.bundle.statements import (

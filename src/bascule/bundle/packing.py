@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import card
+from bascule.bundle import card, disk
 from bascule.bundle.choosing import is_ever_fastest, pinned
 from bascule.bundle.compilers import take_apart
 from bascule.bundle.disk import (
@@ -19,7 +20,6 @@ from bascule.bundle.disk import (
     OriginalEntry,
     ProgramEntry,
     example_body,
-    folder as disk,
     to_parquet,
 )
 from bascule.bundle.flavors import flavor_of, is_inspected
@@ -222,8 +222,10 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
     subject = flavor.read(model, rows.train, rows.test)
     request.tell(_described(subject, flavor))
     own = calibrating.read_rows(rows.calibration, subject)
-    choice = _choose(flavor, model, subject, _rows_to_compare(subject), request)
-    choice = _with_others(flavor, model, subject, choice, request)
+    # Each candidate is compiled once, when the first of the two asks for it.
+    made, again = itertools.tee(_compilations(flavor, model, subject))
+    choice = _choose(made, subject, _rows_to_compare(subject), request)
+    choice = _with_others(again, subject, choice, request)
     answers = calibrating.Answers(choice.program)
     held_out = calibrating.calibrate(answers, subject, own)
     request.tell(held_out.told)
@@ -232,6 +234,11 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
     profiled = {**held_out.files, **described.files}
     manifest = _write(draft, flavor, subject, choice, profiled, request)
     return _Sealed(manifest, subject, choice, own, held_out.statement())
+
+
+def _compilations(flavor: Flavor, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
+    """Nothing is compiled, or raised, before it is asked for."""
+    yield from flavor.compilations(model, subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +267,7 @@ class _Choice:
 
 
 def _choose(
-    flavor: Flavor,
-    model: Any,
+    compilations: Iterable[Compilation],
     subject: ImportedModel,
     rows: Rows | None,
     request: Request,
@@ -276,7 +282,7 @@ def _choose(
         )
         return _Choice(itself, None, subject.original, batch_invariant=False)
     if rows is None:
-        return _own_original(flavor, model, subject, request)
+        return _own_original(compilations, subject, request)
     real = parity.sample(rows.columns)
     expected = asking.expected(subject, rows, real, tolerance=request.tolerance)
     on = ComparedRows(real, expected)
@@ -285,7 +291,7 @@ def _choose(
     static = on.joined(subject.original, made_up)
     failed: list[Parity] = []
     try:
-        for compilation in flavor.compilations(model, subject):
+        for compilation in compilations:
             request.tell(f"compiled to ONNX in {compilation.precision}")
             try:
                 program = _opened(compilation)
@@ -314,7 +320,7 @@ def _choose(
 
 
 def _with_others(
-    flavor: Flavor, model: Any, subject: ImportedModel, choice: _Choice, request: Request
+    compilations: Iterable[Compilation], subject: ImportedModel, choice: _Choice, request: Request
 ) -> _Choice:
     """The choice with the programs beside it that were found equal as well.
 
@@ -326,14 +332,13 @@ def _with_others(
         return choice
     if not is_runnable(MACHINE_CODE):
         return choice
-    compilations = list(flavor.compilations(model, subject))
     other, judged = _in_machine_code(compilations, made.outputs, subject.original, on, request)
     others = () if other is None else (other,)
     return replace(choice, others=others, others_parity=(judged,))
 
 
 def _in_machine_code(
-    compilations: Sequence[Compilation],
+    compilations: Iterable[Compilation],
     outputs: tuple[Field, ...],
     original: Program,
     on: ComparedRows,
@@ -374,9 +379,11 @@ def _in_machine_code(
     return None, replace(_no_parity(problem, "", request), program=MACHINE_CODE)
 
 
-def _own_original(flavor: Flavor, model: Any, subject: ImportedModel, request: Request) -> _Choice:
+def _own_original(
+    compilations: Iterable[Compilation], subject: ImportedModel, request: Request
+) -> _Choice:
     """A graph that was handed in is served as it is."""
-    (compilation,) = flavor.compilations(model, subject)
+    (compilation,) = compilations
     given = subject.test or subject.train
     invariant = False
     if given is not None:

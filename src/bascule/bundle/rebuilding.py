@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.disk import Difference, Facts, differences, folder as disk
+from bascule.bundle import disk
+from bascule.bundle.disk import Difference, Facts, differences
 from bascule.bundle.flavors import Frame, reopener
 from bascule.bundle.imported import Rows
 from bascule.bundle.lineage import provenance
@@ -141,7 +142,9 @@ def _request(bundle: Bundle, tell: Callable[[str], None]) -> Request:
 
 def _rows(bundle: Bundle, known: Mapping[str, Any], given: Mapping[str, Any]) -> Given:
     recorded = {what: known.get(what) for what in given}
-    if recorded["calibration"] is None and _has_own_calibration(bundle):
+    calibration = bundle.calibration
+    has_own = calibration is not None and calibration.source == "calibration"
+    if recorded["calibration"] is None and has_own:
         recorded["calibration"] = {}  # packed before its digest was recorded
     made: dict[str, Any] = {}
     for what, told in recorded.items():
@@ -245,11 +248,6 @@ def _matrix(dtype: str, columns: Columns) -> Any:
     if dtype == "float32" and values.dtype == np.float64:
         whole = "int64"
     return Frame("numpy", {}, whole).build({name: values}) if whole else values
-
-
-def _has_own_calibration(bundle: Bundle) -> bool:
-    calibration = bundle.calibration
-    return calibration is not None and calibration.source == "calibration"
 
 
 def _environment(bundle: Bundle) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bascule.bundle.answer import Answer, flat
 from bascule.bundle.disk import Manifest
-from bascule.core import Invalid, check_file, check_writable, replacing
+from bascule.core import Invalid, check_file, check_writable, first_line, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,8 +37,7 @@ def read_rows(path: Path, what: str) -> Any:
     try:
         return _read_numpy(path) if suffix in (".npy", ".npz") else _read_arrow(path)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Invalid(f"{what} {path} cannot be read: {reason}") from None
+        raise Invalid(f"{what} {path} cannot be read: {first_line(error)}") from None
 
 
 def _read_numpy(path: Path) -> Any:

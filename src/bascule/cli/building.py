@@ -187,6 +187,8 @@ def check(
     from bascule.release import FORMS, parse_output
 
     outputs = [parse_output(text) for text in output or ()]
+    if not context.is_path(bundle):
+        context.local_registry("check")
     version, path = context.find(bundle)
     held_out = None
     if test is not None:
@@ -221,7 +223,8 @@ def check_bundle(
 
     wanted = criteria or list(context.settings().gates.criteria)
     now, by = datetime.now(UTC), context.user()
-    return check_and_record(bundle, wanted, context.registry(), version, test=test, now=now, by=by)
+    registry = context.local_registry("check" if version else "")
+    return check_and_record(bundle, wanted, registry, version, test=test, now=now, by=by)
 
 
 def print_report(report: GateReport) -> None:

@@ -124,16 +124,16 @@ def snippet(
 
 def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: bool | None) -> Any:
     from bascule.app import callers_need_keys, protocols_of
-    from bascule.bundle.disk import EXAMPLE, columns_of, folder as disk
+    from bascule.bundle.disk import EXAMPLE, columns_of, read_file, read_manifest
     from bascule.cli.screen import url_host
     from bascule.cli.snippets import Asked
     from bascule.core import Reference
 
     version, path = context.find_to_look_at(reference)
-    manifest = disk.read_manifest(path, verify=False)
+    manifest = read_manifest(path, verify=False)
     example = None
     if EXAMPLE in manifest.files:
-        example = columns_of(disk.read_file(path, manifest, EXAMPLE), manifest.signature.inputs)
+        example = columns_of(read_file(path, manifest, EXAMPLE), manifest.signature.inputs)
     serving = chosen.serving
     host = url_host(serving.host)
     is_tls = bool(serving.tls_certificate)

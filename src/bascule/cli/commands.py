@@ -57,9 +57,18 @@ def root(
     objects: Annotated[
         str | None, typer.Option(help="The bundles: files, files:///FOLDER or s3://BUCKET/PREFIX.")
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BASCULE_SERVER",
+            help="The registry of a server, by its control API: http://HOST:PORT. A key is read "
+            "from BASCULE_KEY.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """From a fitted model to a proven, gated, registered and served one."""
-    given = {"store": store, "objects": objects}
+    given = {"store": store, "objects": objects, "server": server or None}
     context.stores.clear()
     context.stores.update({name: value for name, value in given.items() if value is not None})
     if version:

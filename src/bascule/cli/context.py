@@ -5,6 +5,7 @@ Each function opens what it needs when a command runs; importing this imports ty
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +13,12 @@ import typer
 
 if TYPE_CHECKING:
     from bascule.bundle.disk import Statement
-    from bascule.registry import CatalogueKeys, Registry, Version
+    from bascule.registry import Keys, ModelRegistry, Registry, Version
     from bascule.settings import Settings
+    from bascule_client.control import ControlClient
 
 stores: dict[str, str] = {}
-"""What the options before the command say of where the registry is."""
+"""What the options before the command say of where the registry is: store, objects, server."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Criteria = Annotated[
@@ -97,13 +99,44 @@ def settings(**given: Any) -> Settings:
     """The settings, with what the command line says about serving in front."""
     from bascule.settings import load_settings
 
-    return load_settings(serving={k: v for k, v in given.items() if v is not None}, registry=stores)
+    places = {name: value for name, value in stores.items() if name != "server"}
+    return load_settings(serving={k: v for k, v in given.items() if v is not None}, registry=places)
 
 
-def registry() -> Registry:
-    """The registry of the settings."""
+def control_client(*, key: str = "", timeout_s: float = 180.0) -> ControlClient:
+    """The control API of `--server`, with the key of `BASCULE_KEY`."""
+    from bascule_client.control import ControlClient
+
+    return ControlClient(
+        stores["server"], key=key or os.environ.get("BASCULE_KEY", ""), timeout_s=timeout_s,
+        hint="check --server (or BASCULE_SERVER); bascule control serves a registry",
+    )  # fmt: skip
+
+
+def is_remote() -> bool:
+    """Whether the registry is that of a server."""
+    return "server" in stores
+
+
+def registry() -> ModelRegistry:
+    """The registry of the settings, or of `--server`."""
+    if not is_remote():
+        return local_registry("")
+    from bascule.registry import RemoteRegistry
+
+    return RemoteRegistry(control_client(), required_keys=settings().security.required_keys)
+
+
+def local_registry(command: str) -> Registry:
+    """The registry of the settings, for a command that works on no other."""
     from bascule.app import open_registry
+    from bascule.core import Invalid
 
+    if command and is_remote():
+        raise Invalid(
+            f"bascule {command} does not work over --server",
+            hint="run it where the registry is, without --server and BASCULE_SERVER",
+        )
     return open_registry(settings())
 
 
@@ -123,7 +156,7 @@ def find_to_look_at(reference: str) -> tuple[Version | None, Path]:
     return version, opened.path_to_look_at(version)
 
 
-def _registered(reference: str) -> tuple[Registry, Version]:
+def _registered(reference: str) -> tuple[ModelRegistry, Version]:
     from bascule.control import registered
 
     return registered(registry, reference)
@@ -136,8 +169,12 @@ def is_path(reference: str) -> bool:
     return finding.is_path(reference)
 
 
-def keys() -> CatalogueKeys:
-    """The keys of callers, where the settings keep the catalogue."""
+def keys() -> Keys:
+    """The keys of callers, where the settings keep the catalogue, or of `--server`."""
+    if is_remote():
+        from bascule.registry import RemoteKeys
+
+        return RemoteKeys(control_client())
     from bascule.app import open_keys
 
     return open_keys(settings())

@@ -11,11 +11,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.app import control_parts
 from bascule.bundle.programs import die_with
+from bascule.cli.receiving import receiver
 from bascule.control import (
     Answers,
     Parts,
@@ -71,7 +73,7 @@ def main() -> int:
     turned = _beat_until_set(counters)
     settings = _settings_of(config)
     _start_logging(settings)
-    parts = control_parts(settings)
+    parts = replace(control_parts(settings), take_in=receiver(settings))
     answers.set_result(mine := Answers(parts))
     try:
         guard = _start_keys(config["keys_fd"], counters, parts)
@@ -147,7 +149,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         # Open for as long as the process: a thread writes the keys.
         counters_fd, keys_fd = map(os.memfd_create, ("bascule-counters", "bascule-keys"))
         counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
-        parts = control_parts(settings)
+        parts = replace(control_parts(settings), take_in=receiver(settings))
         needs_keys = callers_need_keys(settings)
         guard = _start_keys(keys_fd if needs_keys else None, counters, parts)
         scheme = "https" if chosen.tls_certificate else "http"

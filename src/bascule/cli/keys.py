@@ -31,8 +31,8 @@ def create(
     allow: Annotated[
         list[str],
         typer.Option(
-            help="What it allows: infer:MODEL, read:MODEL, metrics, manage:MODEL; * is every "
-            "model. May be repeated.",
+            help="What it allows: infer:MODEL, read:MODEL, metrics, manage:MODEL, write:MODEL, "
+            "keys; * is every model. May be repeated.",
             show_default=False,
         ),
     ],
@@ -43,13 +43,13 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key, and show it this once: only its hash is kept."""
-    from bascule.security import Permission, create_key
+    from bascule.security import Permission
 
     now = datetime.now(UTC)
     lasts = None if expires is None else timedelta(seconds=seconds_of(expires, "--expires"))
-    key, token = create_key(
-        context.keys(), name, [Permission.parse(text) for text in allow],
-        now=now, by=context.user(), expires_at=None if lasts is None else now + lasts,
+    key, token = context.keys().create(
+        name, [Permission.parse(text) for text in allow],
+        by=context.user(), expires_at=None if lasts is None else now + lasts,
     )  # fmt: skip
     if as_json:
         print_json({**_shown(key, now), "token": token})
@@ -90,10 +90,8 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """End a key. Every worker of every server refuses it within a second."""
-    from bascule.security import revoke_key
-
     now = datetime.now(UTC)
-    ended = revoke_key(context.keys(), key, now=now, by=context.user())
+    ended = context.keys().end(key, by=context.user())
     if as_json:
         print_json(_shown(ended, now))
     else:

@@ -16,7 +16,7 @@ from bascule.cli.durations import seconds_of
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
 
 if TYPE_CHECKING:
-    from bascule.registry import Change, Found, Registry, Version
+    from bascule.registry import Change, Found, Version
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +37,9 @@ def push(
     registry = context.registry()
     version = registry.push(path, by=context.user())
     if as_json:
-        print_json(_version_json(version, registry))
+        # Nothing is downloaded to name a path.
+        kept = None if context.is_remote() else str(registry.path_to_look_at(version))
+        print_json({**_version_json(version), "path": kept})
     else:
         say(str(version))
 
@@ -85,7 +87,10 @@ def show(model: RefOrPath, as_json: AsJson = False) -> None:
     others = registry.versions(version.model) if registry and version else []
     if as_json:
         shown = showing_json(bundle, version, statements)
-        print_json(shown | {"tags": tags, "bundle": bundle_json(bundle)})
+        made = bundle_json(bundle)
+        if version and context.is_remote():
+            made["path"] = None  # a copy that goes when the command ends
+        print_json(shown | {"tags": tags, "bundle": made})
     else:
         counting = bundle.statements() if version is None else context.statements(version)
         print_bundle(bundle, version, counting, others)
@@ -140,8 +145,8 @@ def alias(
         say(line)
 
 
-def _version_json(version: Version, registry: Registry | None = None) -> dict[str, Any]:
-    made = {
+def _version_json(version: Version) -> dict[str, Any]:
+    return {
         "model": version.model,
         "number": version.number,
         "digest": version.digest,
@@ -150,9 +155,6 @@ def _version_json(version: Version, registry: Registry | None = None) -> dict[st
         "gates": version.gates,
         "retired": version.retired.reason if version.retired else None,
     }
-    if registry is not None:
-        made["path"] = str(registry.path_to_look_at(version))
-    return made
 
 
 def search(
@@ -198,15 +200,8 @@ def search(
 
 
 def _found_json(found: Found) -> dict[str, Any]:
-    version = found.version
     return {
-        "model": version.model,
-        "number": version.number,
-        "digest": version.digest,
-        "pushed_at": version.pushed_at.isoformat(),
-        "pushed_by": version.pushed_by,
-        "gates": version.gates,
-        "retired": version.retired.reason if version.retired else None,
+        **_version_json(found.version),
         "tags": dict(found.tags),
         "metrics": dict(found.metrics),
     }
@@ -285,15 +280,15 @@ def tag(
 
     opened = context.registry()
     found = opened.resolve(version, retired=True)
-    pairs: list[tuple[str, str | None]] = []
+    changes: dict[str, str | None] = {}
     for text in tags or []:
         key, sign, value = text.partition("=")
         if bool(sign) == unset:
             wanted = f"bascule tag {found} {key} --unset" if unset else f"{key}=VALUE"
             raise Invalid(f"tag {text!r} cannot be {'un' if unset else ''}set", hint=wanted)
-        pairs.append((key, None if unset else value))
-    for key, given in pairs:
-        opened.set_tag(found, key, given, by=context.user())
+        changes[key] = None if unset else value
+    if changes:
+        opened.change_tags(found, changes, by=context.user())
     now = opened.tags(found)
     if as_json:
         print_json(now)
@@ -317,7 +312,8 @@ def retire(
         raise Invalid(
             f"{version!r} does not say which version", hint=f"bascule retire {named.model}/3"
         )
-    act = context.registry().restore if undo else context.registry().retire
+    opened = context.registry()
+    act = opened.restore if undo else opened.retire
     found = act(named.model, named.number, by=context.user(), reason=reason)
     if as_json:
         print_json({"version": str(found), "retired": not undo, "reason": reason})
@@ -335,7 +331,7 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Give back the space of bundles that no version, alias, push or running server needs."""
-    found = context.registry().collect(
+    found = context.local_registry("gc").collect(
         by=context.user(), grace_s=seconds_of(grace, "--grace"), dry_run=dry_run
     )
     if as_json:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import typer
 
@@ -15,7 +13,10 @@ from bascule.cli.context import RefOrPath
 from bascule.cli.screen import print_json, say
 
 if TYPE_CHECKING:
+    import ssl
+
     from bascule.settings import Settings
+    from bascule_client.control import ControlClient
 
 _PATIENCE_S = 180.0
 """Longer than a server lets its workers take to load."""
@@ -46,7 +47,7 @@ def register(app: typer.Typer) -> None:
 def _load_as(role: str, bundle: str, host: str | None, port: int | None, key: str) -> Any:
     wanted = str(Path(bundle).expanduser().resolve()) if context.is_path(bundle) else bundle
     wish = {"reference": wanted, "role": role}
-    return _ask(context.settings(host=host, control_port=port), "POST", _SERVICES, wish, key=key)
+    return _client(host, port, key).ask("POST", _SERVICES, wish)["items"]
 
 
 def load(
@@ -91,11 +92,9 @@ def unload(
 ) -> None:
     """Unload a version from a running server; what it has under way is answered."""
     name, _, version = model.partition("/")
-    path = f"/{quote(name, safe='')}"
-    if version:
-        path += "?" + urlencode({"version": version})
-    asked = context.settings(host=host, control_port=control_port)
-    _show(_ask(asked, "DELETE", f"{_SERVICES}{path}", key=key), as_json=as_json)
+    path = f"{_SERVICES}/{quote(name, safe='')}"
+    served = _client(host, control_port, key).ask("DELETE", path, version=version or None)
+    _show(served["items"], as_json=as_json)
 
 
 def top(
@@ -113,12 +112,9 @@ def top(
     """Show what a running server does: requests, durations, queues, workers. Ctrl-C ends it."""
     from bascule.cli.top import show_load
 
-    asked = context.settings(host=host, control_port=control_port)
+    client = _client(host, control_port, key, timeout_s=_LOOK_PATIENCE_S)
     show_load(
-        lambda: _ask(asked, "GET", "/api/v1/server/load", key=key, patience_s=_LOOK_PATIENCE_S),
-        every_s=every,
-        once=once,
-        as_json=as_json,
+        lambda: client.ask("GET", "/api/v1/server/load"), every_s=every, once=once, as_json=as_json
     )
 
 
@@ -132,64 +128,37 @@ def _show(served: list[dict[str, Any]], *, as_json: bool) -> None:
         say("nothing is served")
 
 
-def _ask(
-    settings: Settings,
-    method: str,
-    path: str,
-    body: Any = None,
-    *,
-    key: str = "",
-    patience_s: float = _PATIENCE_S,
-) -> Any:
-    """What the control API answers; its errors are raised as what they are.
-
-    Raises:
-        Unavailable: Nobody answers there.
-        BasculeError: What the server says is wrong.
-    """
+def _client(
+    host: str | None, port: int | None, key: str, *, timeout_s: float = _PATIENCE_S
+) -> ControlClient:
+    """The control API of `--host` and `--control-port`, of `--server`, or of the settings."""
     from bascule.cli.screen import url_host
-    from bascule.core import Unavailable
-    from bascule.serving.transports import error_of
+    from bascule_client.control import ControlClient
 
-    host, port = url_host(settings.serving.host), settings.serving.control_port
-    connection = _connection(settings, host.strip("[]"), port, patience_s)
-    try:
-        connection.request(
-            method,
-            path,
-            None if body is None else json.dumps(body),
-            {
-                "Content-Type": "application/json",
-                **({"Authorization": f"Bearer {key}"} if key else {}),
-            },
-        )
-        answer = connection.getresponse()
-        said = json.loads(answer.read())
-    except (OSError, ValueError, http.client.HTTPException):
-        raise Unavailable(
-            f"no server's control API answers at {host}:{port}"
-            + (", over TLS" if settings.serving.tls_certificate else ""),
-            hint="start one with bascule serve, or say where it is: --host, --control-port; "
-            "serving.tls_certificate must be the server's own",
-        ) from None
-    finally:
-        connection.close()
-    if answer.status >= 400:
-        raise error_of(answer.status, str(said.get("error", "it failed")))
-    return said
+    if context.is_remote() and host is None and port is None:
+        return context.control_client(key=key, timeout_s=timeout_s)
+    settings = context.settings(host=host, control_port=port)
+    serving = settings.serving
+    scheme = "https" if serving.tls_certificate else "http"
+    return ControlClient(
+        f"{scheme}://{url_host(serving.host)}:{serving.control_port}",
+        key=key,
+        timeout_s=timeout_s,
+        tls=_tls(settings),
+        hint="start one with bascule serve, or say where it is: --host, --control-port; "
+        "serving.tls_certificate must be the server's own",
+    )
 
 
-def _connection(
-    settings: Settings, host: str, port: int, patience_s: float
-) -> http.client.HTTPConnection:
-    """To the control port, over TLS where the settings give the server a certificate.
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    """What an address is checked with where the settings give the server a certificate.
 
     No other certificate than that one is taken, so what names it has does not matter. Where clients
     must show one, it is shown as well: the authority may have signed it for both.
     """
     certificate = settings.serving.tls_certificate
     if not certificate:
-        return http.client.HTTPConnection(host, port, timeout=patience_s)
+        return None
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -198,4 +167,4 @@ def _connection(
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if settings.serving.tls_client_authority:
         context.load_cert_chain(certificate, settings.serving.tls_key)
-    return http.client.HTTPSConnection(host, port, timeout=patience_s, context=context)
+    return context

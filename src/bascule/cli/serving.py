@@ -120,7 +120,7 @@ def quickstart(
     from bascule.core import Scratch
 
     settings = context.settings(port=port, control_port=control_port, workers=workers)
-    registry = context.registry()
+    registry = context.local_registry("quickstart")
     with Scratch() as folder:
         bundle = pack_files(
             model, name=name, train=train, test=test, target=target, allow_pickle=allow_pickle,

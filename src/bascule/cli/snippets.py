@@ -96,44 +96,29 @@ def _oip(asked: Asked) -> _Request:
         inputs.append(
             {"name": one.name, "datatype": one.dtype.value, "shape": shape, "data": values}
         )
-    version = f"/versions/{asked.version}" if asked.version else ""
-    return _Request(f"/v2/models/{asked.model}{version}/infer", "inputs", inputs)
+    return _Request(f"/v2/models/{asked.model}{_version(asked)}/infer", "inputs", inputs)
 
 
-def _tfserving(asked: Asked) -> _Request:
-    version = f"/versions/{asked.version}" if asked.version else ""
-    return _Request(f"/v1/models/{asked.model}{version}:predict", "instances", _rows(asked))
+def _version(asked: Asked) -> str:
+    return f"/versions/{asked.version}" if asked.version else ""
 
 
-def _invocations(asked: Asked) -> _Request:
-    note = (
-        "/invocations asks the first model that is served; "
-        f"/models/{asked.model}/invoke asks this one by its name."
-    )
-    return _Request("/invocations", "instances", _rows(asked), note)
+def _by_row(asked: Asked, path: str, note: str = "", *, key: str = "instances") -> _Request:
+    return _Request(path, key, example_rows(asked.signature, asked.example), note)
 
 
 _FIRST = "This path asks the first model that is served."
-
-
-def _vertex(asked: Asked) -> _Request:
-    return _Request(asked.protocols.vertex_predict_route, "instances", _rows(asked), _FIRST)
-
-
-def _azureml(asked: Asked) -> _Request:
-    return _Request("/score", "data", _rows(asked), _FIRST)
-
-
-def _rows(asked: Asked) -> list[Any]:
-    return example_rows(asked.signature, asked.example)
-
-
 _HTTP_PROTOCOLS: dict[str, Callable[[Asked], _Request]] = {
     "oip": _oip,
-    "tfserving": _tfserving,
-    "invocations": _invocations,
-    "vertex": _vertex,
-    "azureml": _azureml,
+    "tfserving": lambda asked: _by_row(asked, f"/v1/models/{asked.model}{_version(asked)}:predict"),
+    "invocations": lambda asked: _by_row(
+        asked,
+        "/invocations",
+        "/invocations asks the first model that is served; "
+        f"/models/{asked.model}/invoke asks this one by its name.",
+    ),
+    "vertex": lambda asked: _by_row(asked, asked.protocols.vertex_predict_route, _FIRST),
+    "azureml": lambda asked: _by_row(asked, "/score", _FIRST, key="data"),
 }
 PROTOCOLS = (*_HTTP_PROTOCOLS, "grpc")
 """Every protocol that a snippet can be of."""

@@ -22,7 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from bascule.serving.transports import Tls
 
@@ -33,6 +33,8 @@ _MAX_HEAD_BYTES = 32 << 10
 _HANDSHAKE_S = 5.0
 _HEAD_S = 10.0
 _BODY_S = 20.0
+_UPLOAD_S = 900.0
+"""For a bundle; a caller without the right to push is refused before its body is read."""
 _UNREAD_S = 20.0
 _LINGER_S = 1.0
 _AT_ONCE = 16
@@ -220,7 +222,7 @@ class _Connection(H11Protocol):
         elif self.is_idle:
             self._await("head", _HEAD_S)
         elif self.cycle.more_body:
-            self._await("body", _BODY_S)
+            self._await("body", _UPLOAD_S if _is_upload(self.cycle.scope) else _BODY_S)
         else:
             self._await("", 0.0)
 
@@ -237,6 +239,11 @@ class _Connection(H11Protocol):
         if is_sending:
             self._await("end", _LINGER_S)
         return is_sending
+
+
+def _is_upload(scope: Mapping[str, Any]) -> bool:
+    path: str = scope["path"]
+    return path.startswith("/api/v1/models/") and path.endswith("/versions")
 
 
 class _Lingering:

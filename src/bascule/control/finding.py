@@ -9,14 +9,15 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bascule.core import Invalid, NotFound, Refused, is_there
 from bascule.serving import ModelSpec
 
 if TYPE_CHECKING:
-    from bascule.registry import Registry, Version
+    from bascule.registry import ModelRegistry, Registry, Version
 
+R = TypeVar("R", bound="ModelRegistry")
 SERVED_ALIASES = ("production", "champion")
 """What `bascule up` serves of each model: the first alias that the model has."""
 
@@ -29,7 +30,7 @@ def is_path(reference: str) -> bool:
     return written_so or is_there(Path(reference) / "bundle.json", Path.is_file)
 
 
-def registered(open_registry: Callable[[], Registry], reference: str) -> tuple[Registry, Version]:
+def registered(open_registry: Callable[[], R], reference: str) -> tuple[R, Version]:
     """A version of the registry.
 
     Raises:

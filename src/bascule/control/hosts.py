@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bascule.serving.transports import HostPolicy, error_text, status_of
+from bascule.control.problems import bug, problem_of
+from bascule.serving.transports import HostPolicy
 
 
 def answering_to(hosts: HostPolicy, app: ASGIApp) -> ASGIApp:
@@ -20,7 +20,8 @@ def answering_to(hosts: HostPolicy, app: ASGIApp) -> ASGIApp:
         if refusal is None:
             await app(scope, receive, send)
             return
-        refused = JSONResponse({"error": error_text(refusal)}, status_of(refusal))
+        path = str(scope.get("path", ""))
+        refused = problem_of(refusal, path) or bug(path)
         await refused(scope, receive, send)
 
     return answer

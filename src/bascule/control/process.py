@@ -13,7 +13,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,8 @@ from bascule.serving.workers import Message
 
 if TYPE_CHECKING:
     from bascule.control.link import ServerLink
-    from bascule.registry import Registry
-    from bascule.security import Key
+    from bascule.control.registry_writes import TakeIn
+    from bascule.registry import Keys, Registry
     from bascule.serving.transports import Tls
 
 _OUT_OF_MEMORY_SCORE = "500"
@@ -41,19 +41,21 @@ class Parts:
 
     Attributes:
         open_registry: Opens the registry.
-        stored_keys: Reads the keys of callers from the catalogue.
+        open_keys: Opens the keys of callers, in the catalogue.
         keys_stale_s: How long keys hold that cannot be read again.
         check_signature: Raises `Untrusted` for a bundle that no required key has signed.
         tls: What connections are encrypted with; None for not at all.
         allowed_hosts: Names that are answered; see `serving.transports.hosts`.
+        take_in: Pushes an uploaded archive, in a process of its own.
     """
 
     open_registry: Callable[[], Registry]
-    stored_keys: Callable[[], Sequence[Key]]
+    open_keys: Callable[[], Keys]
     keys_stale_s: float
     check_signature: Callable[[Path], None]
     tls: Tls | None = None
     allowed_hosts: tuple[str, ...] = ()
+    take_in: TakeIn | None = None
 
 
 class Answers:
@@ -113,7 +115,7 @@ def open_keys_file(descriptor: int, counters: Counters, parts: Parts) -> KeysFil
     """The file of the keys, with what an earlier control process has left in it."""
     return KeysFile(
         descriptor,
-        parts.stored_keys,
+        lambda: parts.open_keys().stored(),
         counters.hold_keys,
         stale_s=parts.keys_stale_s,
         written_read_ns=counters.keys_read_ns(),
@@ -139,7 +141,10 @@ def serve_api(
         leave()
 
     hosts = policy_of(listener, parts.allowed_hosts, asks_for_keys=guard is not None)
-    app = control_app(server, parts.open_registry, find, guard)
+    app = control_app(
+        server, parts.open_registry, find, guard,
+        open_keys=parts.open_keys, take_in=parts.take_in,
+    )  # fmt: skip
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)
     api = ControlServer(answering, parts.tls, on_turn=on_turn)

@@ -1,28 +1,36 @@
-"""Who may do what through the control API. One door: every route asks here.
+"""Who may do what through the control API. Every route asks here.
 
-Where callers need keys, `RIGHTS` says what each route asks for, before a byte of the body is read,
-and what changes something asks again, for the model that it turns out to be about. Where they need
-none, what changes something is for this machine alone: the caller's address and the name that it
-knows the server by must be those of the loopback, and a page of a browser that came from elsewhere
-is refused, whatever its address.
+Where callers need keys, `RIGHTS` has the permission that each route requires, checked before a byte
+of the body is read; a route whose model is in the body asks again when it knows the model. Without
+keys, routes that change something or show keys are for this machine alone: the caller's address and
+the host name that it uses must be loopback ones, and pages of other origins are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
+from bascule.control.conventions import conditional
+from bascule.control.idempotency import Requests, once
 from bascule.core import Refused, TooLarge
 from bascule.security import ANY, Action
 from bascule.serving.transports import Authenticator, host_of, is_loopback
 
-Authorise = Callable[[Request, Action, str], None]
+Authorise = Callable[[Request, Action, str], "Caller"]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
+
+USER_HEADER = "Bascule-User"
+"""Names the user for histories, where callers need no keys; else the key's name is recorded."""
+_MAX_USER = 128
+
+UPLOAD = "POST /api/v1/models/{model}/versions"
 
 RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /docs": None,
@@ -39,38 +47,91 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "POST /v2/repository/models/{model}/load": ("manage", "{model}"),
     "POST /v2/repository/models/{model}/unload": ("manage", "{model}"),
     "GET /api/v1/models": ("read", ANY),
-    "GET /api/v1/models/{model}/versions": ("read", "{model}"),
-    "GET /api/v1/models/{model}/versions/{number}/statements": ("read", "{model}"),
+    "GET /api/v1/search": ("read", ANY),
+    "GET /api/v1/models/{model}": ("read", "{model}"),
+    "GET /api/v1/models/{model}/resolve": ("read", "{model}"),
     "GET /api/v1/models/{model}/history": ("read", "{model}"),
+    "GET /api/v1/models/{model}/aliases": ("read", "{model}"),
+    "GET /api/v1/models/{model}/aliases/{alias}": ("read", "{model}"),
+    "PUT /api/v1/models/{model}/aliases/{alias}": ("write", "{model}"),
+    "DELETE /api/v1/models/{model}/aliases/{alias}": ("write", "{model}"),
+    "GET /api/v1/models/{model}/versions": ("read", "{model}"),
+    UPLOAD: ("write", "{model}"),
+    "GET /api/v1/models/{model}/versions/{number}": ("read", "{model}"),
+    "GET /api/v1/models/{model}/versions/{number}/statements": ("read", "{model}"),
+    "GET /api/v1/models/{model}/versions/{number}/checks": ("read", "{model}"),
+    # The model of the other version is in the query: asked then.
+    "GET /api/v1/models/{model}/versions/{number}/differences": ("read", "{model}"),
+    "GET /api/v1/models/{model}/versions/{number}/bundle": ("read", "{model}"),
+    "GET /api/v1/models/{model}/versions/{number}/tags": ("read", "{model}"),
+    "PATCH /api/v1/models/{model}/versions/{number}/tags": ("write", "{model}"),
+    "PUT /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
+    "DELETE /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
+    "GET /api/v1/keys": ("keys", ""),
+    "POST /api/v1/keys": ("keys", ""),
+    "GET /api/v1/keys/{key}": ("keys", ""),
+    "DELETE /api/v1/keys/{key}": ("keys", ""),
 }
-"""What a caller must be allowed, by route: the action, and to which model. What names all models
-asks for the right to all. The pages that explain the API need nothing, for they tell nothing of
-what is here; a route that is not here opens for nobody."""
+"""The permission that a route requires: action and model. `*` requires the right to all models; an
+empty model, the action on any. The pages that describe the API need none, because they show nothing
+of this server; a route that is not here refuses every request."""
+
+CHANGING: frozenset[Action] = frozenset(("manage", "write", "keys"))
+"""Actions that need this machine where callers need no keys."""
 
 MAX_BODY_BYTES = 1 << 20
-"""No route needs more than a few names and a path."""
+"""For every route but the upload: some names and a path."""
 
-bearer = HTTPBearer(auto_error=False, description="A key of `bascule keys create`.")
-"""A dependency that describes the key; what lets callers in is the class of the routes."""
+MAX_UPLOAD_BYTES = 4 << 30
 
 
-def route_of(guard: Authenticator | None) -> type[APIRoute]:
-    """The class of the routes: the key first, by `RIGHTS`, then a body of bounded size."""
-    authorise = None if guard is None else by_key(guard)
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Where a request comes from.
+
+    Attributes:
+        id: The id of the key, or the address: keeps callers apart.
+        user: The name for histories.
+    """
+
+    id: str
+    user: str
+
+
+def caller_of(request: Request) -> Caller:
+    """The caller of a request that a route handles."""
+    found: Caller = request.state.caller
+    return found
+
+
+def route_of(guard: Authenticator | None, requests: Requests) -> type[APIRoute]:
+    """The class of the routes, which keeps the conventions.
+
+    Rights come first, then a bounded body, then the entity tag of an answer to GET, or the
+    `Idempotency-Key` of other requests.
+    """
+    authorise = open_to_all if guard is None else by_key(guard)
 
     class GuardedRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
 
             async def guarded(request: Request) -> Response:
-                right = RIGHTS[f"{request.method} {self.path}"]
-                if authorise is not None and right is not None:
-                    action, model = right
-                    authorise(request, action, model.format(**request.path_params))
+                operation = f"{request.method} {self.path}"
+                action, model = RIGHTS[operation] or ("health", "")
+                model = model.format(**request.path_params)
+                request.state.caller = authorise(request, action, model)
+                bound = MAX_UPLOAD_BYTES if operation == UPLOAD else MAX_BODY_BYTES
                 length = request.headers.get("content-length", "0")
-                if length.isdecimal() and int(length) > MAX_BODY_BYTES:
-                    raise TooLarge(_TOO_LARGE)
-                return await handle(_BoundedRequest(request.scope, request.receive))
+                if length.isdecimal() and int(length) > bound:
+                    raise TooLarge(_too_large(bound))
+                bounded = _BoundedRequest(request.scope, request.receive)
+                bounded.bound = bound
+                if request.method == "GET":
+                    return conditional(request, await handle(bounded))
+                if operation == UPLOAD:  # too large to compare; the same bundle is one version
+                    return await handle(bounded)
+                return await once(requests, bounded, request.state.caller.id, handle)
 
             return guarded
 
@@ -78,31 +139,45 @@ def route_of(guard: Authenticator | None) -> type[APIRoute]:
 
 
 class _BoundedRequest(Request):
+    bound = MAX_BODY_BYTES
+
     async def stream(self) -> AsyncGenerator[bytes, None]:
         size = 0
         async for piece in super().stream():
             size += len(piece)
-            if size > MAX_BODY_BYTES:
+            if size > self.bound:
                 # Of Starlette's own kind, which is not taken for a body that cannot be parsed.
-                raise HTTPException(413, _TOO_LARGE)
+                raise HTTPException(413, _too_large(self.bound))
             yield piece
 
 
-_TOO_LARGE = f"the body is over {MAX_BODY_BYTES:,} bytes, the most that the control API takes"
+def _too_large(bound: int) -> str:
+    return f"the body is over {bound:,} bytes, the most that this route takes"
 
 
 def by_key(guard: Authenticator) -> Authorise:
-    """Lets in who has a key that allows it; see `Authorise`."""
+    """Requires a key that allows it; see `Authorise`."""
 
-    def authorise(request: Request, action: Action, model: str) -> None:
+    def authorise(request: Request, action: Action, model: str) -> Caller:
         guard.look()
-        guard.check(request.headers.get("authorization", "").encode(), action, model)
+        said = request.headers.get("authorization", "").encode()
+        key_id = guard.check(said, action, model)
+        return Caller(key_id, guard.name_of(said) if key_id else "")
 
     return authorise
 
 
+def open_to_all(request: Request, action: Action, model: str) -> Caller:
+    """Lets every caller read, and only this machine change something; see `Authorise`."""
+    if action in CHANGING:
+        loopback_only(request, action, model)
+    said = unquote(request.headers.get(USER_HEADER, ""))
+    user = said if said.isprintable() and len(said) <= _MAX_USER else ""
+    return Caller(request.client.host if request.client else "", user or "unknown")
+
+
 def loopback_only(request: Request, action: Action, model: str) -> None:
-    """Refuse whoever is not on this machine; see `Authorise`."""
+    """Raise `Refused` for a caller on another machine."""
     caller = request.client.host if request.client else ""
     origin = request.headers.get("origin")
     named = request.headers.getlist("host")

@@ -14,6 +14,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Path, Request
 from pydantic import BaseModel, Field
 
+from bascule.control.conventions import Page, Paged
 from bascule.control.link import ServerLink
 from bascule.control.rights import Authorise
 from bascule.core import Invalid, Reference
@@ -103,13 +104,14 @@ def _apart(handle: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
 
 def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise) -> None:
     @app.get("/api/v1/server/services", tags=["server"])
-    def services() -> list[ServedView]:
+    def services(paged: Paged) -> Page[ServedView]:
         """What is served now, the default version of a model before its others."""
-        return _views(server)
+        served = list(enumerate(_views(server)))
+        return paged.page(served, lambda one: one[1], lambda one: one[0])
 
     @app.post("/api/v1/server/services", tags=["server"])
     @_apart
-    def load(wish: LoadRequest, request: Request) -> list[ServedView]:
+    def load(wish: LoadRequest, request: Request) -> Page[ServedView]:
         """Load a version in every worker, then turn to it; no request is lost."""
         authorise(request, "manage", _model_of(wish.reference))
         service = find(wish.reference)
@@ -118,21 +120,21 @@ def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Aut
             server.change(lambda now: swapped(now, service))
         else:
             server.change(lambda now: loaded(now, service, default=wish.role == "default"))
-        return _views(server)
+        return Page(items=_views(server), next=None)
 
     @app.delete("/api/v1/server/services/{model}", tags=["server"])
     @_apart
-    def unload(model: _Name, request: Request, version: str | None = None) -> list[ServedView]:
+    def unload(model: _Name, request: Request, version: str | None = None) -> Page[ServedView]:
         """Unload a version, or the only one; what it has under way is answered."""
         authorise(request, "manage", model)
         server.change(lambda now: unloaded(now, model, version))
-        return _views(server)
+        return Page(items=_views(server), next=None)
 
 
 def _add_repository(
     app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise
 ) -> None:
-    # Clients send a body with parameters that mean nothing here; whatever it is, it is not read.
+    # Clients send a body with parameters that mean nothing here: it is not read.
     @app.post("/v2/repository/index", tags=["model repository extension"])
     def index() -> list[IndexEntry]:
         """What is served."""

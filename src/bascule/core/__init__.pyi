@@ -26,6 +26,7 @@ from .errors import (
     Unavailable as Unavailable,
     Unconvertible as Unconvertible,
     Untrusted as Untrusted,
+    first_line as first_line,
 )
 from .fields import Columns as Columns, DType as DType, Field as Field, Signature as Signature
 from .files import (

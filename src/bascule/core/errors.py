@@ -25,3 +25,9 @@ from bascule_client.errors import (
     Unconvertible as Unconvertible,
     Untrusted as Untrusted,
 )
+
+
+def first_line(problem: object) -> str:
+    """The first line, cut to 500 characters, of what an error of a library says; or its type."""
+    lines = str(problem).strip().splitlines()
+    return lines[0][:500] if lines else type(problem).__name__

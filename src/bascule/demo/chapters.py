@@ -191,7 +191,7 @@ def whole_month(console: Console, server: Server, bundle: Bundle, learnt: Learnt
     served = bundle.manifest.program(program.name)
     tolerance = 0.0 if served is None or served.batch_invariant else served.tolerance
     check = answers.check(asked.replies, own, tolerance=tolerance)
-    answered = ~_missing(check.probabilities)
+    answered = check.probabilities == check.probabilities  # NaN where there is no answer
     auc = _auc(rows[flights.TARGET].to_numpy()[answered], check.probabilities[answered])
     console.print(
         f"{len(requests):,} requests over {CONNECTIONS} connections in {asked.seconds:.1f} s: "
@@ -273,10 +273,6 @@ def _happened(arr_delay: float) -> str:
     if minutes > flights.LATE_MINUTES:
         return f"{minutes} minutes late"
     return f"on time ({minutes:+d} min)"
-
-
-def _missing(values: Any) -> Any:
-    return values != values
 
 
 def _auc(truth: Any, probabilities: Any) -> float:

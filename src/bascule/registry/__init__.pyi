@@ -1,4 +1,14 @@
 from .differences import Change as Change
-from .keys import CatalogueKeys as CatalogueKeys
+from .facade import ModelRegistry as ModelRegistry
+from .keys import CatalogueKeys as CatalogueKeys, Keys as Keys
 from .registry import Registry as Registry, open_registry as open_registry
-from .versions import Event as Event, Found as Found, Version as Version
+from .remote import RemoteKeys as RemoteKeys, RemoteRegistry as RemoteRegistry
+from .versions import (
+    ANYTHING as ANYTHING,
+    Alias as Alias,
+    Check as Check,
+    Event as Event,
+    Found as Found,
+    Model as Model,
+    Version as Version,
+)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bascule.bundle.disk import Manifest, Statement
+from bascule.bundle.disk import Manifest, Statement, versions_of
 from bascule.core import Field
 from bascule.registry.metrics import metrics_of_all
 
@@ -67,7 +67,7 @@ def _sections(facts: Facts) -> dict[str, dict[str, Any]]:
         },
         "metrics": {name: one.value for name, one in metrics_of_all(facts.statements).items()},
         "signature": dict(_signature(facts.manifest)),
-        "environment": dict(_environment(facts.environment)),
+        "environment": versions_of(facts.environment),
         "program": dict(_program(facts.manifest)),
     }
 
@@ -96,15 +96,6 @@ def _described(field: Field) -> str:
     values = "" if field.categories is None else f", one of {list(field.categories)}"
     bounds = "" if field.bounds is None else ", {:g} to {:g}".format(*field.bounds)
     return f"{field.dtype.value}{shape}{missing}{values}{bounds}"
-
-
-def _environment(text: str) -> Iterator[tuple[str, str]]:
-    for line in text.splitlines():
-        name, pinned, version = line.strip().partition("==")
-        if pinned and version.strip():
-            yield name, version.split()[0].rstrip(";\\")
-        elif line.startswith("# python "):
-            yield "python", line.removeprefix("# python ").strip()
 
 
 def _program(manifest: Manifest) -> Iterator[tuple[str, Any]]:

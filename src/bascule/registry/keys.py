@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Protocol
 
 from bascule.core import NotFound
 from bascule.registry.stores import Records
-from bascule.security import Key
+from bascule.security import Key, Permission, create_key, revoke_key
+
+
+class Keys(Protocol):
+    """What commands and the control API do with keys: here, or over a server."""
+
+    def stored(self) -> Sequence[Key]:
+        """All that were ever made, in the order of making."""
+
+    def create(
+        self,
+        name: str,
+        permissions: Sequence[Permission],
+        *,
+        by: str,
+        expires_at: datetime | None = None,
+    ) -> tuple[Key, str]:
+        """A new key and its token; see `security.create_key`."""
+
+    def end(self, name: str, *, by: str) -> Key:
+        """Revoke the key of that name or id; see `security.revoke_key`."""
 
 
 class CatalogueKeys:
-    """See `security.keys.KeyStore`."""
+    """See `Keys` and `security.keys.KeyStore`."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -22,6 +43,21 @@ class CatalogueKeys:
                 return book.keys()
         except NotFound:
             return []  # nothing was ever written, so no key was made
+
+    def create(
+        self,
+        name: str,
+        permissions: Sequence[Permission],
+        *,
+        by: str,
+        expires_at: datetime | None = None,
+    ) -> tuple[Key, str]:
+        return create_key(
+            self, name, permissions, now=datetime.now(UTC), by=by, expires_at=expires_at
+        )
+
+    def end(self, name: str, *, by: str) -> Key:
+        return revoke_key(self, name, now=datetime.now(UTC), by=by)
 
     def add(self, key: Key) -> None:
         self._records.create()

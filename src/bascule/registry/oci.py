@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import re
 import tarfile
@@ -23,7 +22,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, MsgspecError, Struct, field
 
 from bascule.bundle.disk import (
     MANIFEST,
@@ -46,6 +48,8 @@ from bascule.core import (
     sha256_file,
 )
 
+T = TypeVar("T")
+
 ARTIFACT_TYPE = "application/vnd.bascule.bundle.v1"
 """What tells a bundle from other artifacts."""
 
@@ -60,7 +64,6 @@ _DIGEST = "dev.bascule.digest"
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _EMPTY = b"{}"
 _BLOB = re.compile(r"blobs/sha256/(?P<hex>[0-9a-f]{64})")
-_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 20
 _MAX_JSON_BYTES = 16 << 20
 _MAX_MEMBERS = 100_000
@@ -194,6 +197,28 @@ def _add(archive: tarfile.TarFile, name: str, content: Path | bytes) -> None:
         archive.addfile(member, file)
 
 
+class _Descriptor(Struct):
+    """See the OCI Image Format Specification, `descriptor.md`."""
+
+    digest: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+    size: Annotated[int, Meta(ge=0)]
+    annotations: dict[str, str] = {}
+
+
+class _Layout(Struct):
+    version: Literal["1.0.0"] = field(name="imageLayoutVersion")
+
+
+class _Index(Struct):
+    manifests: Annotated[list[_Descriptor], Meta(min_length=1, max_length=1)]
+
+
+class _Manifest(Struct):
+    kind: str = field(name="artifactType")
+    layers: list[_Descriptor]
+    annotations: dict[str, str] = {}
+
+
 def read_archive(source: Path, folder: Path) -> None:
     """Unpack a version into the empty `folder`, as a bundle that has been verified.
 
@@ -203,49 +228,50 @@ def read_archive(source: Path, folder: Path) -> None:
             leads out of the bundle. What is in `folder` then must not be used.
     """
     with _opened(source) as archive:
-        members = _members(archive, source)
-        if _json(archive, members, "oci-layout", source).get("imageLayoutVersion") != "1.0.0":
-            raise _not_one(source, "its oci-layout is of another version than 1.0.0")
-        descriptor = _choose(_json(archive, members, "index.json", source), source)
-        manifest = _parse(_read_blob(archive, members, descriptor, source), source)
-        if manifest.get("artifactType") != ARTIFACT_TYPE:
-            raise _not_one(source, f"its artifactType is {manifest.get('artifactType')!r}")
+        members = _members(archive)
+        for name in ("oci-layout", "index.json"):
+            if name not in members:
+                raise ValueError(f"it holds no {name}")
+        _decoded(_Layout, archive, members["oci-layout"])
+        (descriptor,) = _decoded(_Index, archive, members["index.json"]).manifests
+        manifest = _decoded(_Manifest, archive, _member(members, descriptor))
+        _copy_blob(archive, members, descriptor, io.BytesIO())
+        if manifest.kind != ARTIFACT_TYPE:
+            raise ValueError(f"its artifactType is {manifest.kind!r}")
         titles: set[str] = set()
-        for layer in _list(manifest.get("layers"), source):
-            title = _title(layer, source)
+        for layer in manifest.layers:
+            title = _title(layer)
             if title in titles:
-                raise _not_one(source, f"{title} is in it twice")
+                raise ValueError(f"{title} is in it twice")
             titles.add(title)
-            with _new_file(folder / title, title, source) as file:
-                _copy_blob(archive, members, layer, file, source)
-    _check_bundle(folder, manifest, titles, source)
+            with _new_file(folder / title, title) as file:
+                _copy_blob(archive, members, layer, file)
+        _check_bundle(folder, manifest, titles)
 
 
-def _new_file(target: Path, title: str, source: Path) -> IO[bytes]:
+def _new_file(target: Path, title: str) -> IO[bytes]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return target.open("xb")
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        raise _not_one(source, f"{title} in it is a file and a folder") from None
+        raise ValueError(f"{title} in it is a file and a folder") from None
 
 
-def _check_bundle(
-    folder: Path, manifest: Mapping[str, Any], titles: set[str], source: Path
-) -> None:
+def _check_bundle(folder: Path, manifest: _Manifest, titles: set[str]) -> None:
     if MANIFEST not in titles:
-        raise _not_one(source, f"it holds no {MANIFEST}")
+        raise ValueError(f"it holds no {MANIFEST}")
     read_manifest(folder)
-    annotations = manifest.get("annotations")
-    promised = annotations.get(_DIGEST) if isinstance(annotations, Mapping) else None
+    promised = manifest.annotations.get(_DIGEST)
     if digest_of(folder) != promised:
-        raise _not_one(source, f"its bundle is not the {promised} that it promises")
+        raise ValueError(f"its bundle is not the {promised} that it promises")
     said = sum(title.startswith(f"{STATEMENTS}/") for title in titles)
     if len(statements_beside(folder)) != said:
-        raise _not_one(source, "a statement in it speaks of another bundle")
+        raise ValueError("a statement in it speaks of another bundle")
 
 
 @contextmanager
 def _opened(source: Path) -> Iterator[tarfile.TarFile]:
+    """The archive; a `ValueError` says what keeps it from being one."""
     try:
         # Without compression: what comes out is never more than what came in.
         with tarfile.open(source, mode="r:") as archive:
@@ -254,45 +280,40 @@ def _opened(source: Path) -> Iterator[tarfile.TarFile]:
         raise NotFound(f"there is no file {source}", hint="bascule export gb/3 FILE") from None
     except IsADirectoryError:
         raise Invalid(f"{source} is a folder", hint="give the file that export wrote") from None
-    except (tarfile.TarError, EOFError, ValueError, RecursionError) as problem:
-        raise _not_one(source, str(problem)) from None
+    except (tarfile.TarError, EOFError, ValueError, RecursionError, MsgspecError) as problem:
+        raise Untrusted(
+            f"{source} is not a version that was exported: {problem}",
+            hint="take the file from its source again, or export it anew: bascule export gb/3 FILE",
+            file=str(source),
+        ) from None
     except OSError as problem:
         raise Unavailable(f"{source} cannot be read: {problem.strerror or problem}") from None
 
 
-def _members(archive: tarfile.TarFile, source: Path) -> dict[str, tarfile.TarInfo]:
+def _members(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     members: dict[str, tarfile.TarInfo] = {}
     for count, member in enumerate(archive):
         name = member.name.removeprefix("./")
         if member.isdir():
             continue
         if count > _MAX_MEMBERS:
-            raise _not_one(source, f"it has more than {_MAX_MEMBERS:,} members")
+            raise ValueError(f"it has more than {_MAX_MEMBERS:,} members")
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-            raise _not_one(source, f"{name} in it is not a plain file")
+            raise ValueError(f"{name} in it is not a plain file")
         if name not in ("oci-layout", "index.json") and not _BLOB.fullmatch(name):
-            raise _not_one(source, f"{name!r} has no place in it")
+            raise ValueError(f"{name!r} has no place in it")
         if name in members:
-            raise _not_one(source, f"{name} is in it twice")
+            raise ValueError(f"{name} is in it twice")
         members[name] = member
     return members
 
 
-def _choose(index: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
-    found = _list(index.get("manifests"), source)
-    if len(found) != 1:
-        raise _not_one(source, f"it holds {len(found)} artifacts, and not one")
-    return found[0]
-
-
-def _title(layer: Mapping[str, Any], source: Path) -> str:
-    annotations = layer.get("annotations")
-    title = annotations.get(_TITLE) if isinstance(annotations, Mapping) else None
-    if not isinstance(title, str) or not title:
-        raise _not_one(source, "a layer of it has no title")
+def _title(layer: _Descriptor) -> str:
+    title = layer.annotations.get(_TITLE, "")
     pure = PurePosixPath(title)
     if (
-        pure.is_absolute()
+        not title
+        or pure.is_absolute()
         or ".." in pure.parts
         or str(pure) != title
         or not title.isprintable()
@@ -300,76 +321,39 @@ def _title(layer: Mapping[str, Any], source: Path) -> str:
         or any(len(part.encode()) > _MAX_PART_BYTES for part in pure.parts)
         or "\\" in title
     ):
-        raise _not_one(source, f"file name {title!r} leads out of the bundle")
+        raise ValueError(f"file name {title!r} leads out of the bundle")
     return title
 
 
-def _read_blob(
-    archive: tarfile.TarFile,
-    members: Mapping[str, tarfile.TarInfo],
-    descriptor: Mapping[str, Any],
-    source: Path,
-) -> bytes:
-    content = io.BytesIO()
-    size = descriptor.get("size")
-    if not isinstance(size, int) or size > _MAX_JSON_BYTES:
-        raise _not_one(source, "its manifest is too large to be one")
-    _copy_blob(archive, members, descriptor, content, source)
-    return content.getvalue()
+def _member(members: Mapping[str, tarfile.TarInfo], descriptor: _Descriptor) -> tarfile.TarInfo:
+    digest = descriptor.digest
+    member = members.get(f"blobs/sha256/{digest.removeprefix('sha256:')}")
+    if member is None:
+        raise ValueError(f"{digest} is missing from it")
+    if member.size != descriptor.size:
+        raise ValueError(f"{digest} in it has {member.size} bytes, and not {descriptor.size}")
+    return member
 
 
 def _copy_blob(
     archive: tarfile.TarFile,
     members: Mapping[str, tarfile.TarInfo],
-    descriptor: Mapping[str, Any],
+    descriptor: _Descriptor,
     target: IO[bytes],
-    source: Path,
 ) -> None:
-    digest, size = descriptor.get("digest"), descriptor.get("size")
-    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-        raise _not_one(source, f"{digest!r} in it is not a digest that is known")
-    member = members.get(f"blobs/sha256/{digest.removeprefix('sha256:')}")
-    if member is None:
-        raise _not_one(source, f"{digest} is missing from it")
-    reader = archive.extractfile(member)
-    if member.size != size or reader is None:
-        raise _not_one(source, f"{digest} in it has {member.size} bytes, and not {size}")
+    reader = archive.extractfile(_member(members, descriptor))
+    assert reader is not None, "only plain files are members"
     found = hashlib.sha256()
     while chunk := reader.read(_CHUNK_BYTES):
         found.update(chunk)
         target.write(chunk)
-    if "sha256:" + found.hexdigest() != digest:
-        raise _not_one(source, f"{digest} in it was altered")
+    if "sha256:" + found.hexdigest() != descriptor.digest:
+        raise ValueError(f"{descriptor.digest} in it was altered")
 
 
-def _json(
-    archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name: str, source: Path
-) -> Mapping[str, Any]:
-    member = members.get(name)
-    if member is None:
-        raise _not_one(source, f"it holds no {name}")
+def _decoded(kind: type[T], archive: tarfile.TarFile, member: tarfile.TarInfo) -> T:
+    """The JSON document of a member, as a `kind`."""
     reader = archive.extractfile(member)
     if member.size > _MAX_JSON_BYTES or reader is None:
-        raise _not_one(source, f"its {name} is too large to be one")
-    return _parse(reader.read(), source)
-
-
-def _parse(content: bytes, source: Path) -> Mapping[str, Any]:
-    value = json.loads(content)
-    if not isinstance(value, Mapping):
-        raise _not_one(source, "a document in it is not a JSON object")
-    return value
-
-
-def _list(value: object, source: Path) -> list[Mapping[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
-        raise _not_one(source, "a list in it is not one of descriptors")
-    return value
-
-
-def _not_one(source: Path, why: str) -> Untrusted:
-    return Untrusted(
-        f"{source} is not a version that was exported: {why}",
-        hint="take the file from its source again, or export it anew: bascule export gb/3 FILE",
-        file=str(source),
-    )
+        raise ValueError(f"its {member.name} is too large to be one")
+    return msgspec.json.decode(reader.read(), type=kind)

@@ -300,6 +300,11 @@ class Registry:
             _check_model(book, model)
             return dict(book.aliases(model))
 
+    def alias(self, model: str, alias: str) -> Alias:
+        """One alias; raises `NotFound`."""
+        with self._records.read() as book:
+            return _get_alias(book, model, alias)
+
     def history(self, model: str) -> list[Event]:
         """Everything that happened to a model, the latest last."""
         with self._records.read() as book:
@@ -387,12 +392,26 @@ class Registry:
                 book.add_event(event)
             return event
 
-    def drop_alias(self, model: str, alias: str, *, by: str, reason: str = "") -> Event:
-        """Take an alias away; its history stays. Raises `NotFound`."""
+    def drop_alias(
+        self,
+        model: str,
+        alias: str,
+        *,
+        by: str,
+        reason: str = "",
+        expected: int | Expectation | None = ANYTHING,
+    ) -> Event:
+        """Take an alias away; its history stays.
+
+        Raises:
+            NotFound: There is no such alias.
+            Conflict: It does not point where `expected` says; nothing is changed.
+        """
         with self._records.write() as book:
             _check_model(book, model)
             book.lock_model(model, at=self._clock())
             before = _get_alias(book, model, alias)
+            check_expected(model, alias, before, expected)
             event = self._event(
                 "alias_dropped",
                 _get_version(book, model, before.number),
@@ -414,34 +433,69 @@ class Registry:
     def set_tag(
         self, version: Version | Reference | str, key: str, value: str | None, *, by: str
     ) -> Event:
-        """Tag a version, or untag it where `value` is None; where it says so already, no change.
+        """Tag a version, or untag it where `value` is None; see `change_tags`."""
+        return self.change_tags(version, {key: value}, by=by)[0]
+
+    def change_tags(
+        self,
+        version: Version | Reference | str,
+        changes: Mapping[str, str | None],
+        *,
+        by: str,
+        expected: Mapping[str, str] | None = None,
+    ) -> list[Event]:
+        """Set tags, and unset those whose value is None: all of them or none.
+
+        A tag that has its value already is no change.
+
+        Args:
+            version: The version.
+            changes: The new value by key.
+            by: The user that changes them.
+            expected: Change them only if these are the tags now; None for no condition.
 
         Raises:
-            NotFound: There is no such version, or no tag to take away.
-            Invalid: The tag cannot be one.
+            NotFound: There is no such version, or no tag to unset.
+            Invalid: A tag is not allowed.
+            Conflict: The tags are not the expected ones.
         """
-        check_tag(key, value)
+        for key, value in changes.items():
+            check_tag(key, value)
         found = version if isinstance(version, Version) else self.resolve(version)
         with self._records.write() as book:
             book.lock_model(found.model, at=self._clock())
-            before = book.tags(found.model, found.number).get(key)
-            if value is None and before is None:
-                raise NotFound(f"{found} has no tag {key!r}", hint=f"bascule show {found}")
-            event = self._event(
-                "tag_unset" if value is None else "tag_set",
-                found,
-                by=by,
-                key=key,
-                from_value=before,
-                to_value=value,
-            )
-            if before != value:
-                if value is None:
-                    book.drop_tag(found.model, found.number, key)
-                else:
-                    book.put_tag(found.model, found.number, key, value)
-                book.add_event(event)
+            before = dict(book.tags(found.model, found.number))
+            if expected is not None and before != expected:
+                raise Conflict(
+                    f"the tags of {found} were changed meanwhile",
+                    hint="read them again, then decide again",
+                )
+            return [
+                self._change_tag(book, found, key, before.get(key), value, by)
+                for key, value in changes.items()
+            ]
+
+    def _change_tag(
+        self,
+        book: Transaction,
+        version: Version,
+        key: str,
+        before: str | None,
+        value: str | None,
+        by: str,
+    ) -> Event:
+        if value is None and before is None:
+            raise NotFound(f"{version} has no tag {key!r}", hint=f"bascule show {version}")
+        kind = "tag_unset" if value is None else "tag_set"
+        event = self._event(kind, version, by=by, key=key, from_value=before, to_value=value)
+        if before == value:
             return event
+        if value is None:
+            book.drop_tag(version.model, version.number, key)
+        else:
+            book.put_tag(version.model, version.number, key, value)
+        book.add_event(event)
+        return event
 
     def search(self, text: str, *, limit: int = 100) -> list[Found]:
         """The versions that meet every term of `text`, the latest pushed first.
@@ -543,13 +597,19 @@ class Registry:
         cargo = Cargo(found.model, found.number, found.pushed_at, path, self.statements(found))
         return write_archive(cargo, target, overwrite=overwrite)
 
-    def import_archive(self, source: Path, *, by: str) -> Version:
+    def import_archive(self, source: Path, *, by: str, model: str | None = None) -> Version:
         """Push the version in a file that `export` wrote, here or elsewhere.
 
         It gets the next number of its model here, or the one that it has already.
 
+        Args:
+            source: The file.
+            by: The user that pushes it.
+            model: The model that it must be a version of; None for any.
+
         Raises:
             NotFound: There is no such file.
+            Invalid: It is a version of another model.
             Untrusted: It is something else, or a byte of it was altered, or keys are required here
                 and none of them signed it. Nothing is kept.
             Refused: It has a version here, which was retired.
@@ -558,6 +618,12 @@ class Registry:
             draft = folder / "bundle"
             draft.mkdir()
             read_archive(source, draft)
+            name = read_manifest(draft, verify=False).name
+            if model not in (None, name):
+                raise Invalid(
+                    f"the bundle is a version of {name!r}, and not of {model!r}",
+                    hint=f"push it to {name}",
+                )
             return self.push(draft, by=by)
 
     def hold(self, digests: Iterable[str], holder: str, *, lasts_s: float) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import conform, load
-from bascule.core import BasculeError, Columns, NotFound, Reference, check_name
+from bascule.core import Columns, NotFound, Reference, check_name
+from bascule.release.conditional import attempted
 from bascule.release.criteria import NotWorse, is_error
 from bascule.release.gates import Measured
 from bascule.release.measure import answers_of, rows_to_judge, score_of
@@ -150,7 +151,8 @@ def _measured(
         )
     if find is None:
         return Measured(None, f"there is no registry to look for {criterion.against} in")
-    try:
+
+    def compared() -> Measured:
         champion = find(criterion.against)
         if champion is None:
             return Measured(
@@ -160,13 +162,8 @@ def _measured(
                 is_waived=True,
             )
         return _Pair(criterion, champion, bundle, columns, truth).measured()
-    except ImportError:
-        return Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
-    except BasculeError as problem:
-        return Measured(None, f"not compared with {criterion.against}: {problem.message}")
-    except Exception as problem:  # any failure of a model fails the gate, with a reason
-        said = str(problem).strip().splitlines() or [type(problem).__name__]
-        return Measured(None, f"not compared with {criterion.against}: {said[0]}")
+
+    return attempted(compared, failing=f"not compared with {criterion.against}: ")
 
 
 class _Pair:

@@ -7,6 +7,7 @@ criterion's `measure`; what cannot be measured carries the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import is_missing, take
 from bascule.bundle.statements import flat_columns
-from bascule.core import BasculeError, Columns, Invalid
+from bascule.core import BasculeError, Columns, Invalid, first_line
 from bascule.release.conditions import Confidence, Each, Missing, Noise, Slice
 from bascule.release.covering import conformal_coverage
 from bascule.release.criteria import DATA, QUALITIES, Criterion
@@ -31,6 +32,21 @@ _MISSING = "missing"
 
 Ask = Callable[[Columns], Columns]
 Score = Callable[[str, Columns, NDArray[Any]], Measured]
+
+
+def attempted(take: Callable[[], Measured], *, failing: str = "") -> Measured:
+    """The fact that `take` gives, or why there is none: any failure of a model fails its gates.
+
+    `failing` stands before the reason.
+    """
+    try:
+        return take()
+    except ImportError:
+        return Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
+    except BasculeError as problem:
+        return Measured(None, failing + problem.message)
+    except Exception as problem:  # a model, or a scorer, may raise anything
+        return Measured(None, failing + first_line(problem))
 
 
 class Conditional:
@@ -65,17 +81,7 @@ class Conditional:
         facts: dict[str, Measured] = {}
         for criterion in criteria:
             if is_conditional(criterion) and criterion.measure not in facts:
-                try:
-                    facts[criterion.measure] = self._fact(criterion)
-                except BasculeError as problem:
-                    facts[criterion.measure] = Measured(None, problem.message)
-                except ImportError:
-                    facts[criterion.measure] = Measured(
-                        None, "scikit-learn is missing: pip install 'bascule[sklearn]'"
-                    )
-                except Exception as problem:  # a model that fails, fails its gates
-                    lines = str(problem).strip().splitlines() or [type(problem).__name__]
-                    facts[criterion.measure] = Measured(None, lines[0])
+                facts[criterion.measure] = attempted(partial(self._fact, criterion))
         return facts
 
     def _fact(self, criterion: Criterion) -> Measured:

@@ -170,16 +170,10 @@ def _unit(metric: str) -> str:
     return "MB" if metric in SIZES else ""
 
 
-def _factors(metric: str) -> Mapping[str, Decimal]:
-    if metric in LATENCIES:
-        return _MILLISECONDS
-    return _MEGABYTES if metric in SIZES else {}
-
-
 def _limit(text: str, metric: str, limit: str, unit: str) -> float:
     if not _NUMBER.fullmatch(limit):
         raise Invalid(f"{text!r}: the limit {limit + unit!r} is not a number", hint=_EXAMPLES)
-    factors = _factors(metric)
+    factors: Mapping[str, Decimal] = {"ms": _MILLISECONDS, "MB": _MEGABYTES}.get(_unit(metric), {})
     if not factors and unit:
         raise Invalid(f"{text!r}: {metric} has no unit, and {unit!r} is given", hint=_EXAMPLES)
     if factors and unit not in factors:

@@ -59,12 +59,7 @@ def target_in_features(bundle: Bundle, columns: Columns, truth: NDArray[Any]) ->
     is its ROC AUC (one against the rest) or its R2. Near 1, the column *is* the target, under
     another name or from after the fact.
     """
-    try:
-        scores = _scores_of_columns(bundle, flat_columns(columns, bundle.signature), truth)
-    except ImportError:
-        return Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
-    except ValueError as problem:
-        return Measured(None, str(problem).splitlines()[0])
+    scores = _scores_of_columns(bundle, flat_columns(columns, bundle.signature), truth)
     best = max(scores, key=lambda name: scores[name])
     return Measured(scores[best], f"column {best!r} by itself")
 

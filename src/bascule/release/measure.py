@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import conform, for_program, read_truth
 from bascule.bundle.disk import EXAMPLE, MANIFEST, OUTLIERS
-from bascule.core import Columns, Invalid, Program
+from bascule.core import Columns, Invalid, Program, first_line
 from bascule.release.conditional import Conditional, is_conditional
 from bascule.release.criteria import LATENCIES, QUALITIES, SHORT_NAMES, Criterion
 from bascule.release.gates import Measured
@@ -241,11 +241,11 @@ def _score(metric: str, answered: Any, truth: NDArray[Any]) -> Measured:
         except AttributeError:
             return Measured(None, f"{metric} needs probabilities, and the model gives none")
         except Exception as error:  # a scorer that raises has measured nothing
-            return Measured(None, unknown or _one_line(error))
+            return Measured(None, unknown or first_line(error))
     if unknown and not math.isfinite(value):
         return Measured(None, unknown)
     notes = [unknown] if unknown else []
-    notes += [_one_line(one.message) for one in said]
+    notes += [first_line(one.message) for one in said]
     return Measured(value, "; ".join(dict.fromkeys(notes)))
 
 
@@ -275,12 +275,7 @@ def _some(labels: Sequence[Any]) -> str:
 
 
 def _failed(error: Exception) -> Measured:
-    return Measured(None, f"the program failed: {_one_line(error)}")
-
-
-def _one_line(said: object) -> str:
-    lines = str(said).strip().splitlines()
-    return lines[0] if lines else type(said).__name__
+    return Measured(None, f"the program failed: {first_line(error)}")
 
 
 def _latencies(bundle: Bundle, held_out: _Rows | None, batch: int) -> dict[str, Measured]:

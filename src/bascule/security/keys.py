@@ -18,8 +18,10 @@ from typing import Any, Literal, Protocol, get_args
 
 from bascule.core import Conflict, Invalid, NotFound, Refused, Unauthenticated, check_name
 
-Action = Literal["infer", "read", "health", "metrics", "manage"]
-"""What a route does: predict; describe; tell the health; tell the counters; load and unload."""
+Action = Literal["infer", "read", "health", "metrics", "manage", "write", "keys"]
+"""What a route does: predict; describe; tell the health; tell the counters; load and unload; change
+the registry; list, make and revoke keys, which is an administrator's right: a key may be made with
+any permission."""
 
 OPEN_ACTIONS: frozenset[Action] = frozenset(("health",))
 """What needs no key: health probes have none."""
@@ -38,8 +40,8 @@ _HOW = "send Authorization: Bearer KEY; bascule keys create NAME --allow infer:M
 class Permission:
     """One action on one model, or on all of them (`*`).
 
-    `infer` includes reading the model's metadata, and a key with any permission may read the
-    metadata of the server.
+    `infer` and `write` include reading the model's metadata, and a key with any permission may
+    read the metadata of the server.
     """
 
     action: Action
@@ -64,7 +66,7 @@ class Permission:
 
     def covers(self, action: Action, model: str) -> bool:
         """Whether it allows an action; `model` is empty where that is on no model."""
-        does = self.action == action or (self.action == "infer" and action == "read")
+        does = self.action == action or (self.action in ("infer", "write") and action == "read")
         return does and (not model or self.model in (ANY, model))
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.core import Invalid, MissingExtra, Scratch, Untrusted
+from bascule.core import Invalid, MissingExtra, Scratch, Untrusted, first_line
 
 _INSTALL = "pip install 'bascule[signing]'"
 _HOW_TO_MAKE_ONE = "make one: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
@@ -98,7 +98,7 @@ def verify_folder(folder: Path, signature: bytes, public_key: Path) -> Signed:
             return Signed(key, _covered(signature))
         except Exception as problem:  # any exception means: no valid signature
             raise Untrusted(
-                f"{folder} is not what the key {public_key} signed: {_first_line(problem)}",
+                f"{folder} is not what the key {public_key} signed: {first_line(problem)}",
                 path=str(folder),
                 key=key,
             ) from None
@@ -152,10 +152,5 @@ def _no_key(path: Path, kind: str, problem: Exception) -> Invalid:
         hint = "take it from the private key: openssl ec -in key.pem -pubout -out key.pub"
     said = "there is no such file" if isinstance(problem, FileNotFoundError) else str(problem)
     return Invalid(
-        f"{path} is no {kind} key that can be used: {_first_line(said)}", hint=hint, path=str(path)
+        f"{path} is no {kind} key that can be used: {first_line(said)}", hint=hint, path=str(path)
     )
-
-
-def _first_line(said: object) -> str:
-    lines = str(said).strip().splitlines()
-    return lines[0][:500] if lines else type(said).__name__

@@ -73,10 +73,6 @@ class Comparison:
     confidence: float
     test: str
 
-    def is_not_worse_by(self, margin: float) -> bool:
-        """Whether the candidate is worse by less than `margin`, at (1 - confidence) / 2."""
-        return self.lower > -margin
-
 
 @dataclass(frozen=True, slots=True)
 class McNemar:

@@ -350,13 +350,6 @@ class Moments:
         self.mean = self.mean if math.isfinite(_known(self.mean)) else None
         self.squares = self.squares if math.isfinite(_known(self.squares)) else None
 
-    @property
-    def deviation(self) -> float | None:
-        """The standard deviation, over rows - 1."""
-        if self.squares is None or self.rows < 2:
-            return None
-        return math.sqrt(self.squares / (self.rows - 1))
-
     def to_json(self) -> list[float | None]:
         return [self.least, self.most, self.mean, self.squares]
 

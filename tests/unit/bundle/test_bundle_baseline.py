@@ -8,7 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import bascule
-from bascule.bundle.disk.folder import BASELINE
+from bascule.bundle.disk.manifest import BASELINE
 from bascule.bundle.statements.baseline import MAX_COLUMNS, profile_columns
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Untrusted

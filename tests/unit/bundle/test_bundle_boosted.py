@@ -21,7 +21,7 @@ from sklearn.linear_model import Ridge
 
 from bascule.bundle.compilers import lightgbm as lightgbm_trees, xgboost as xgboost_trees
 from bascule.bundle.flavors import TABLE, flavor_of
-from bascule.bundle.flavors.boosting import library
+from bascule.bundle.flavors.libraries import library
 from bascule.bundle.flavors.originals import open_saved
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
 
@@ -191,9 +191,9 @@ def test_the_sums_of_xgboost_start_where_its_objective_says():
 
 def test_a_threshold_of_xgboost_is_passed_by_the_float_before_it_only():
     model = xgboost.XGBRegressor(n_estimators=1, max_depth=1).fit(X, y)
-    ensemble = xgboost_trees.read_xgboost(_json(model))
-    ((_, written),) = xgboost_trees.thresholds(ensemble)
-    (tree,) = ensemble.trees
+    (tree,) = xgboost_trees.read_xgboost(_json(model)).trees
+    (saved,) = _json(model)["learner"]["gradient_booster"]["model"]["trees"]
+    written = saved["split_conditions"][0]
     assert np.float32(tree.threshold[0]) < np.float32(written)
     assert np.nextafter(np.float32(tree.threshold[0]), np.float32(np.inf)) == np.float32(written)
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 
 import bascule
-from bascule.bundle.disk.folder import CALIBRATION
+from bascule.bundle.disk.manifest import CALIBRATION
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Invalid, Untrusted
 

@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler
 
 import bascule
 from bascule.bundle import loaded
-from bascule.bundle.disk.folder import ISOLATED, MANIFEST, ORIGINAL
+from bascule.bundle.disk.folder import MANIFEST, ORIGINAL
+from bascule.bundle.disk.manifest import ISOLATED
 from bascule.bundle.opening import pinned_program
 from bascule.core.digests import canonical_json
 from bascule.core.errors import ModelFailed, TimedOut, Unavailable, Untrusted

@@ -27,6 +27,7 @@ from sklearn.tree import DecisionTreeClassifier
 import bascule
 from bascule.bundle.choosing import Roles
 from bascule.bundle.disk.examples import columns_of
+from bascule.bundle.flavors.sklearn import Sklearn
 from bascule.core.errors import Conflict, Invalid, NotFound, Unconvertible
 from bascule.core.fields import DType
 
@@ -119,6 +120,24 @@ def test_progress_tells_the_stages_in_order(pack, boosted, cancer):
 
 
 @pytest.mark.serial
+def test_a_candidate_is_compiled_once_for_the_graph_and_for_machine_code(
+    pack, boosted, cancer, monkeypatch
+):
+    compiled = []
+    compile_all = Sklearn.compilations
+
+    def counted(*asked):
+        for one in compile_all(*asked):
+            compiled.append(one.precision)
+            yield one
+
+    monkeypatch.setattr(Sklearn, "compilations", counted)
+    X, y = cancer
+    bundle = pack(boosted, X, (X, y))
+    assert [entry.name for entry in bundle.manifest.programs] == ["onnx", "llvm"]
+    assert compiled == ["float32", "float64"]
+
+
 def test_cost_is_measured_for_program_and_original_in_a_fresh_process(pack, boosted, cancer):
     bundle = pack(boosted, cancer[0], measure=True)
     measured = bundle.cost

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 import bascule
-from bascule.bundle.disk import folder as disk
+from bascule.bundle.disk import ENVIRONMENT, EXAMPLE, folder as disk
 from bascule.bundle.disk.diff import Facts, differences
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Conflict, Invalid, Unconvertible
@@ -145,7 +145,7 @@ def test_what_was_rebuilt_can_be_kept_and_is_a_bundle(pack, boosted, rows, tmp_p
 def test_a_bundle_that_was_sealed_by_hand_is_not_what_its_record_makes(pack, boosted, rows):
     """Every digest in it is right, so it loads; only packing again shows the lie."""
     bundle = pack(boosted, rows[0], rows[1])
-    _reseal(bundle, disk.EXAMPLE, lambda text: text.replace(b"17.", b"71.", 1))
+    _reseal(bundle, EXAMPLE, lambda text: text.replace(b"17.", b"71.", 1))
     forged = bascule.load(bundle.path)
 
     rebuilt = bascule.rebuild(bundle.path, train=rows[0])
@@ -153,7 +153,7 @@ def test_a_bundle_that_was_sealed_by_hand_is_not_what_its_record_makes(pack, boo
     assert not rebuilt.same
     assert rebuilt.packed == forged.digest
     (difference,) = rebuilt.differences
-    assert difference.what == disk.EXAMPLE
+    assert difference.what == EXAMPLE
     assert difference.why == "nothing that is recorded explains it"
 
 
@@ -210,7 +210,7 @@ def test_a_file_that_differs_names_the_versions_that_do(facts):
 
 
 def test_the_environment_is_explained_by_its_own_lines(facts):
-    after = with_file(facts, disk.ENVIRONMENT, "sha256:other")
+    after = with_file(facts, ENVIRONMENT, "sha256:other")
     after = replace(after, environment="# python 3.12.1\nnumpy==2.4.6\n", made_with={})
 
     (difference,) = differences(facts, after)

@@ -223,7 +223,13 @@ ODD_VALUES = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 1e300, -1e300]
 
 
 def lightgbm_tests(model):
-    return lightgbm_trees.thresholds(lightgbm_trees.read_lightgbm(model.booster_.model_to_string()))
+    ensemble = lightgbm_trees.read_lightgbm(model.booster_.model_to_string())
+    return [
+        (int(tree.feature[node]), float(tree.threshold[node]))
+        for tree in ensemble.trees
+        for node in np.flatnonzero(tree.left >= 0)
+        if int(node) not in tree.members
+    ]
 
 
 def histogram_tests(model):

@@ -97,7 +97,7 @@ def names(answer):
     assert answer.status_code == 200, answer.text
     return [
         f"{one['model']}/{one['version']}" + ("*" if one["is_default"] else "")
-        for one in answer.json()
+        for one in answer.json()["items"]
     ]
 
 
@@ -121,7 +121,7 @@ def test_a_version_is_loaded_in_the_role_that_is_asked_for(client, role, served)
 
 
 def test_a_version_is_shown_with_where_it_is_in_memory(client):
-    assert client.get(SERVICES).json()[0] == {
+    assert client.get(SERVICES).json()["items"][0] == {
         "model": "late",
         "version": "1",
         "is_default": True,
@@ -136,9 +136,9 @@ def test_versions_are_unloaded_by_model_and_version(client):
     assert names(client.delete(SERVICES + "/late?version=2")) == ["late/1*", "early/1*"]
     assert names(client.delete(SERVICES + "/late")) == ["early/1*"]
     gone = client.delete(SERVICES + "/late")
-    assert (gone.status_code, gone.json()) == (
+    assert (gone.status_code, gone.json()["error"]) == (
         404,
-        {"error": "'late' is not served; served are early"},
+        "'late' is not served; served are early",
     )
 
 
@@ -164,9 +164,9 @@ def test_what_kept_a_worker_from_loading_is_told(client, supervisor):
 
     answer = client.post(SERVICES, json={"reference": "late/2"})
 
-    assert (answer.status_code, answer.json()) == (
+    assert (answer.status_code, answer.json()["error"]) == (
         503,
-        {"error": "a worker died, and nothing was changed; try again"},
+        "a worker died, and nothing was changed; try again",
     )
 
 
@@ -197,6 +197,17 @@ CHANGES = [
     ("POST", "/v2/repository/models/late/load", None),
     ("POST", "/v2/repository/models/late/unload", None),
 ]
+_VERSION = "/api/v1/models/late/versions/1"
+REGISTRY_CHANGES = [
+    ("POST", "/api/v1/models/late/versions", None),
+    ("PUT", "/api/v1/models/late/aliases/champion", {"number": 1}),
+    ("DELETE", "/api/v1/models/late/aliases/champion", None),
+    ("PATCH", _VERSION + "/tags", {"team": "risk"}),
+    ("PUT", _VERSION + "/retirement", {"reason": "old"}),
+    ("DELETE", _VERSION + "/retirement", None),
+    ("POST", "/api/v1/keys", {"name": "ada", "permissions": ["keys"]}),
+    ("DELETE", "/api/v1/keys/ada", None),
+]
 
 
 def test_every_route_that_changes_something_is_tried_here(supervisor):
@@ -207,13 +218,16 @@ def test_every_route_that_changes_something_is_tried_here(supervisor):
         for method in methods
         if method != "get"
     }
-    assert changing - {("POST", "/v2/repository/index")} == {
-        (method, path.replace("late", "{model}") if "late" in path else path)
-        for method, path, _ in CHANGES
-    }
+    tried = {"late": "{model}", "champion": "{alias}", "ada": "{key}", "/1/": "/{number}/"}
+    written = set()
+    for method, path, _ in CHANGES + REGISTRY_CHANGES:
+        for value, name in tried.items():
+            path = path.replace(value, name)
+        written.add((method, path))
+    assert changing - {("POST", "/v2/repository/index")} == written
 
 
-@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES + REGISTRY_CHANGES)
 @pytest.mark.parametrize(
     "from_where",
     [

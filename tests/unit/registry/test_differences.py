@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from bascule.bundle.disk.folder import FileEntry, Manifest, OriginalEntry, ProgramEntry, Statement
+from bascule.bundle.disk.diff import versions_of
+from bascule.bundle.disk.folder import FileEntry, Manifest, Statement
+from bascule.bundle.disk.manifest import OriginalEntry, ProgramEntry
 from bascule.core.fields import DType, Field, Signature
 from bascule.registry.differences import SECTIONS, Change, Facts, differences
 
@@ -122,6 +124,4 @@ def test_sections_come_in_their_order():
 
 def test_a_line_of_the_environment_without_its_version_is_passed_over():
     """Anybody may have written the file: nothing of it may end the comparison."""
-    from bascule.registry.differences import _environment
-
-    assert dict(_environment("numpy==\nscipy== \n==\nskops==0.13 ; x\n")) == {"skops": "0.13"}
+    assert versions_of("numpy==\nscipy== \n==\nskops==0.13 ; x\n") == {"skops": "0.13"}

@@ -108,14 +108,14 @@ def test_the_interval_ends_where_the_score_reaches_its_quantile():
 def test_the_same_answers_are_not_worse_by_more_than_their_number_can_tell():
     few, many = (compare_right(*right(0, 0, rows)) for rows in (20, 2_000))
     assert few.difference == many.difference == 0
-    assert many.is_not_worse_by(0.01)
-    assert not few.is_not_worse_by(0.01)
+    assert many.lower > -0.01
+    assert few.lower <= -0.01
 
 
 def test_the_margin_is_met_only_by_a_lower_end_that_is_over_it():
     compared = Comparison(0.0, -0.01, 0.01, 0.9, "")
-    assert compared.is_not_worse_by(math.nextafter(0.01, 1))
-    assert not compared.is_not_worse_by(0.01)
+    assert compared.lower > -math.nextafter(0.01, 1)
+    assert compared.lower <= -0.01
 
 
 def passing_share(rows: int, margin: float, truth: float, trials: int = 4_000) -> float:
@@ -128,7 +128,7 @@ def passing_share(rows: int, margin: float, truth: float, trials: int = 4_000) -
     for gained, lost, _ in random.multinomial(rows, shares, trials):
         if (gained, lost) not in passed:
             compared = compare_right(*right(gained, lost, rows))
-            passed[gained, lost] = compared.is_not_worse_by(margin)
+            passed[gained, lost] = compared.lower > -margin
         count += passed[gained, lost]
     return count / trials
 
@@ -250,7 +250,7 @@ def bootstrapped_passing_share(kind, rows, trials, *, better=0.0, resamples=RESA
     for trial in range(trials):
         values = draw(np.random.default_rng([trial, rows]), rows)
         compared = bootstrap(mean_difference(values), rows, reach=1.0, resamples=resamples)
-        passed += compared.is_not_worse_by(margin + better)
+        passed += compared.lower > -(margin + better)
     return passed / trials
 
 
@@ -297,7 +297,7 @@ def ranks_passing_share(rows, share_of_yes, trials, resamples):
             continue
         difference = roc_auc_difference(truth, champion, candidate)
         compared = bootstrap(difference, rows, fewest=fewest, reach=0.5, resamples=resamples)
-        passed += compared.is_not_worse_by(areas[0] - areas[1])
+        passed += compared.lower > -(areas[0] - areas[1])
         judged += 1
     return passed / judged
 

@@ -100,15 +100,6 @@ def read_catboost(model: Mapping[str, Any], loss: str) -> Ensemble:
     return Ensemble(made, base, _LINKS[kind], columns=len(floats), rounds=True)
 
 
-def thresholds(ensemble: Ensemble) -> list[tuple[int, float]]:
-    """Column and value of every test."""
-    return [
-        (int(tree.feature[node]), float(tree.threshold[node]))
-        for tree in ensemble.trees
-        for node in np.flatnonzero(tree.left >= 0)
-    ]
-
-
 def _symmetric(
     tree: Mapping[str, Any], missing_left: NDArray[np.bool_], targets: int, scale: float
 ) -> Tree:

@@ -87,16 +87,6 @@ def read_lightgbm(text: str) -> Ensemble:
     )
 
 
-def thresholds(ensemble: Ensemble) -> list[tuple[int, float]]:
-    """Column and value of every test of a number."""
-    return [
-        (int(tree.feature[node]), float(tree.threshold[node]))
-        for tree in ensemble.trees
-        for node in np.flatnonzero(tree.left >= 0)
-        if int(node) not in tree.members
-    ]
-
-
 def _entries(block: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
 

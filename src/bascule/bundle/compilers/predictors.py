@@ -139,11 +139,13 @@ def predict_whole(context: Context, model: Any, value: Value) -> Outcome:
 
 def by_skl2onnx(context: Context, model: Any, value: Value) -> Outcome:
     """What skl2onnx makes of a last step."""
+    from sklearn.base import is_outlier_detector
+
     if isinstance(getattr(model, "classes_", None), list):
         raise unconvertible(model)
     tensors, _ = convert(context, model, value)
     graph = context.graph
-    if _is_detector(model):
+    if is_outlier_detector(model):
         inside = graph.add("Greater", tensors[0], graph.constant(0, "int64"))
         decision = graph.add(
             "Reshape", graph.cast(tensors[1], DType.FP64), graph.constant([-1, 1], "int64")
@@ -280,7 +282,8 @@ def boosted_trees(model: Any) -> tuple[list[Tree], list[float]]:
 
 
 def _constant_start(model: Any) -> list[float]:
-    if not (model.init_ == "zero" if isinstance(model.init_, str) else _is_dummy(model.init_)):
+    init = model.init_
+    if not (init == "zero" if isinstance(init, str) else type(init).__module__ == "sklearn.dummy"):
         raise Unconvertible(
             f"{type(model).__name__} starts from a model of its own (init), and there is no "
             "compiler for that",
@@ -288,10 +291,6 @@ def _constant_start(model: Any) -> list[float]:
         )
     row = np.zeros((1, model.n_features_in_), np.float32)
     return [float(score) for score in np.ravel(model._raw_predict_init(row))]
-
-
-def _is_dummy(init: Any) -> bool:
-    return type(init).__module__ == "sklearn.dummy"
 
 
 def _histogram_sums(context: Context, model: Any, value: Value) -> str:
@@ -500,9 +499,3 @@ def _foreign_index(graph: Graph, model: Any, label: str) -> str:
         known = graph.constant(as_column(classes.astype(object)), object)
     same = graph.cast(graph.add("Equal", flat, known), DType.INT32)
     return graph.add("ArgMax", same, axis=1, keepdims=0)
-
-
-def _is_detector(model: Any) -> bool:
-    from sklearn.base import is_outlier_detector
-
-    return bool(is_outlier_detector(model))

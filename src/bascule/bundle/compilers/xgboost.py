@@ -22,7 +22,6 @@ from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, width
 from bascule.core import Unconvertible
 
-_CATEGORICAL = 1
 _LINKS = {
     "binary:logistic": Link.SIGMOID,
     "reg:logistic": Link.SIGMOID,
@@ -111,19 +110,6 @@ def read_xgboost(model: Mapping[str, Any]) -> Ensemble:
         rounds=True,
         categorical=frozenset(categorical),
     )
-
-
-def thresholds(ensemble: Ensemble) -> list[tuple[int, float]]:
-    """Column and value of every test of a number, as the model writes it."""
-    return [
-        (int(tree.feature[node]), float(np.nextafter(np.float32(tree.threshold[node]), _HIGH)))
-        for tree in ensemble.trees
-        for node in np.flatnonzero(tree.left >= 0)
-        if int(node) not in tree.members
-    ]
-
-
-_HIGH = np.float32(np.inf)
 
 
 def _base(text: str, link: Link, targets: int) -> list[float]:

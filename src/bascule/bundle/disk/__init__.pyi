@@ -1,6 +1,11 @@
 from . import folder as folder
 from .bodies import check_body as check_body
-from .diff import Difference as Difference, Facts as Facts, differences as differences
+from .diff import (
+    Difference as Difference,
+    Facts as Facts,
+    differences as differences,
+    versions_of as versions_of,
+)
 from .examples import columns_of as columns_of, example_body as example_body
 from .folder import (
     digest_of as digest_of,
@@ -10,6 +15,10 @@ from .folder import (
     read_manifest as read_manifest,
     read_statements as read_statements,
     statements_by_file as statements_by_file,
+    statements_changed_ns as statements_changed_ns,
+    write_file as write_file,
+    write_manifest as write_manifest,
+    write_statement as write_statement,
 )
 from .heldout import from_parquet as from_parquet, to_parquet as to_parquet
 from .limits import (

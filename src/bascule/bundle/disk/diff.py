@@ -59,7 +59,7 @@ class Difference:
 
 def differences(packed: Facts, rebuilt: Facts) -> tuple[Difference, ...]:
     """Everything that the digest covers and that is not the same; empty for equal digests."""
-    packages = _changed(_versions(packed.environment), _versions(rebuilt.environment))
+    packages = _changed(versions_of(packed.environment), versions_of(rebuilt.environment))
     causes = [*packages, *_changed(packed.made_with, rebuilt.made_with)]
     why = _listed(list(dict.fromkeys(causes))) or _UNEXPLAINED
     found = list(_parts(packed.manifest, rebuilt.manifest, why))
@@ -102,10 +102,12 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _versions(environment: str) -> dict[str, str]:
+def versions_of(environment: str) -> dict[str, str]:
+    """The versions that an `environment.txt` names, that of Python among them."""
     lines = [line.strip() for line in environment.splitlines()]
     pairs = [line.removeprefix("# ").replace("python ", "python==", 1) for line in lines]
-    return dict(pair.split("==", 1) for pair in pairs if "==" in pair)
+    named = (pair.split("==", 1) for pair in pairs if "==" in pair)
+    return {name: version.split()[0].rstrip(";\\") for name, version in named if version.strip()}
 
 
 def _listed(causes: list[str]) -> str:

@@ -37,22 +37,13 @@ from bascule.bundle.disk.limits import (
     MAX_STATEMENTS,
 )
 from bascule.bundle.disk.manifest import (
-    BASELINE,
-    CALIBRATION,
     CARD,
-    ENVIRONMENT,
-    EXAMPLE,
-    ISOLATED,
     MANIFEST,
     ORIGINAL,
     SCHEMA_VERSION,
     STATEMENTS,
-    TEST_DATA,
-    TRUTH,
     FileEntry,
     Manifest,
-    OriginalEntry,
-    ProgramEntry,
     Statement,
 )
 from bascule.bundle.disk.reading import parse, reading, shaped
@@ -76,38 +67,6 @@ from bascule.core import (
 
 log = logging.getLogger(__name__)
 _OWN_NAME = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{12}\.json")
-
-__all__ = [
-    "BASELINE",
-    "CALIBRATION",
-    "CARD",
-    "ENVIRONMENT",
-    "EXAMPLE",
-    "ISOLATED",
-    "MANIFEST",
-    "ORIGINAL",
-    "SCHEMA_VERSION",
-    "STATEMENTS",
-    "TEST_DATA",
-    "TRUTH",
-    "FileEntry",
-    "Manifest",
-    "OriginalEntry",
-    "ProgramEntry",
-    "Statement",
-    "digest_of",
-    "drafting",
-    "latency_us",
-    "read_file",
-    "read_manifest",
-    "read_statements",
-    "statements_by_file",
-    "statements_changed_ns",
-    "write_beside",
-    "write_file",
-    "write_manifest",
-    "write_statement",
-]
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 

@@ -15,18 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from bascule.bundle.disk import folder as disk
-from bascule.bundle.disk.folder import (
-    CARD,
-    MANIFEST,
-    STATEMENTS,
-    Manifest,
-    Statement,
-    read_manifest,
-)
 from bascule.bundle.disk.limits import MAX_STATEMENT_BYTES
+from bascule.bundle.disk.manifest import CARD, MANIFEST, STATEMENTS, Manifest, Statement
 from bascule.bundle.disk.reading import parse, shaped
 from bascule.core import Invalid, Untrusted, canonical_json, sha256_bytes
-from bascule.security import Signed, sign_folder, verify_folder
+from bascule.security import sign_folder, verify_folder
 
 KIND = "signature"
 FILE = f"{STATEMENTS}/model.sig"
@@ -81,7 +74,7 @@ def sign_bundle(
         Untrusted: A byte of it was altered since it was sealed. Nothing is signed.
         Invalid: The key cannot be read, or the signature cannot be written.
     """
-    manifest = read_manifest(path)
+    manifest = disk.read_manifest(path)
     folder = path / STATEMENTS
     ignored = [CARD, STATEMENTS]
     if statements:
@@ -101,7 +94,7 @@ def verify_bundle(path: Path, public_keys: Sequence[Path]) -> Verified:
     """
     if not public_keys:
         raise Invalid("there is no key to verify with", hint="name one with --key")
-    manifest = read_manifest(path)
+    manifest = disk.read_manifest(path)
     refused: list[str] = []
     for signature in _signatures(path):
         for key in public_keys:
@@ -110,7 +103,8 @@ def verify_bundle(path: Path, public_keys: Sequence[Path]) -> Verified:
             except Untrusted as problem:
                 refused.append(problem.message)
                 continue
-            if _vouches(signed, manifest):
+            # It covers the manifest, with which every other file was compared already.
+            if signed.files.get(MANIFEST) == manifest.digest.removeprefix("sha256:"):
                 return Verified(manifest, signed.key, signed.files)
             refused.append(f"{key} signed other files of {path} than its {MANIFEST}")
     raise Untrusted(
@@ -151,8 +145,3 @@ def _signatures(path: Path) -> Iterator[bytes]:
     file = path / FILE
     if file.is_file() and not file.is_symlink():
         yield file.read_bytes()
-
-
-def _vouches(signed: Signed, manifest: Manifest) -> bool:
-    """Whether it covers the manifest; every other file was compared with that already."""
-    return signed.files.get(MANIFEST) == manifest.digest.removeprefix("sha256:")

@@ -27,9 +27,9 @@ from functools import partial
 from typing import Any
 
 from bascule.bundle.disk import MAX_GRAPH_DEPTH, MAX_GROWN_ELEMENTS, MAX_NODES, Manifest
-from bascule.bundle.flavors.boosting import library
-from bascule.bundle.tables import as_dtype
-from bascule.core import Columns, Field, ModelFailed, Program, Unconvertible, Untrusted
+from bascule.bundle.flavors.libraries import library
+from bascule.bundle.flavors.networks import NetworkProgram
+from bascule.core import Columns, Field, Unconvertible, Untrusted, first_line
 
 FORMAT = "torch-aten"
 FILE = "original/model.safetensors"
@@ -119,44 +119,11 @@ class CallList:
         return [values[name] for name in self.results]
 
 
-class AtenProgram(Program):
-    """See `core.programs.Program`. The calls one after the other, in PyTorch."""
-
-    name = "original"
-
-    def __init__(
-        self, calls: CallList, inputs: tuple[Field, ...], outputs: tuple[Field, ...]
-    ) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
-        self._calls = calls
-
-    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        """The outputs asked for; see `core.programs.Program`."""
-        torch = library("torch", "torch")
-        try:
-            with torch.no_grad():
-                given = [tensor_of(columns[field.name]) for field in self.inputs]
-                answers = self._calls.answers(given, self._calls.tensors)
-                answers = [tensor.numpy() for tensor in answers]
-        except Exception as problem:  # whatever PyTorch raises
-            raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
-        found = dict(zip((field.name for field in self.outputs), answers, strict=True))
-        known = {field.name: field.dtype for field in self.outputs}
-        wanted = list(known) if outputs is None else list(outputs)
-        return {name: as_dtype(found[name], known[name]) for name in wanted}
-
-
 def tensor_of(values: Any) -> Any:
     """A tensor of an array; a copy where the array may not be written to, as PyTorch asks for."""
     import torch
 
     return torch.from_numpy(values if values.flags.writeable else values.copy())
-
-
-def first_line(problem: Exception) -> str:
-    lines = str(problem).strip().splitlines()
-    return lines[0][:500] if lines else type(problem).__name__
 
 
 def module_of(listed: CallList, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
@@ -327,7 +294,7 @@ def _encoded(value: Any, op: str) -> Any:
 # -- reading -------------------------------------------------------------------------------------
 
 
-def open_aten(data: bytes, manifest: Manifest, *, threads: int = 1) -> AtenProgram:
+def open_aten(data: bytes, manifest: Manifest, *, threads: int = 1) -> NetworkProgram:
     """The saved original of a bundle.
 
     How many threads it uses is PyTorch's setting for the whole process; a process of its own is
@@ -344,9 +311,19 @@ def open_aten(data: bytes, manifest: Manifest, *, threads: int = 1) -> AtenProgr
 
 def open_calls(
     data: bytes, file: str, inputs: tuple[Field, ...], outputs: tuple[Field, ...]
-) -> AtenProgram:
+) -> NetworkProgram:
     """See `open_aten`."""
-    return AtenProgram(read_calls(data, file, len(inputs), len(outputs)), inputs, outputs)
+    listed = read_calls(data, file, len(inputs), len(outputs))
+
+    def ask(columns: Columns) -> Columns:
+        import torch
+
+        with torch.no_grad():
+            given = [tensor_of(columns[field.name]) for field in inputs]
+            answers = [tensor.numpy() for tensor in listed.answers(given, listed.tensors)]
+        return dict(zip((field.name for field in outputs), answers, strict=True))
+
+    return NetworkProgram(ask, inputs, outputs)
 
 
 def read_calls(data: bytes, file: str, inputs: int, outputs: int) -> CallList:

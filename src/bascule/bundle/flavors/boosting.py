@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ from bascule.core import (
     Program,
     Signature,
     Untrusted,
+    first_line,
 )
 
 Ask = Callable[[Any], NDArray[Any]]
@@ -143,7 +143,7 @@ def open_boosted(open_: Open, data: bytes, manifest: Manifest, threads: int) -> 
         raise
     except Exception as problem:  # each library has errors of its own
         raise Untrusted(
-            f"{manifest.original.file} cannot be read: {_first_line(problem)}",
+            f"{manifest.original.file} cannot be read: {first_line(problem)}",
             file=manifest.original.file,
         ) from problem
     frame = Frame.from_json(recipe).fitting(manifest.signature)
@@ -183,7 +183,7 @@ class BoostedOriginal(Program):
             wanted = list(known) if outputs is None else list(outputs)
             return {name: as_dtype(self._answer(name, numbers), known[name]) for name in wanted}
         except Exception as problem:
-            raise ModelFailed(f"the original failed: {_first_line(problem)}") from problem
+            raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
 
     def named(self, ask: Ask, rows: Any) -> Columns:
         """All outputs, from the numbers that `ask` answers about rows in any container."""
@@ -230,38 +230,6 @@ def ask_own(model: Any, answers_second: bool, rows: Any) -> NDArray[Any]:
     """An estimator, or LightGBM's booster, about rows as its author asks it."""
     made = np.asarray(getattr(model, "predict_proba", model.predict)(rows))
     return of_both_classes(made) if answers_second else made
-
-
-def library(name: str, extra: str) -> Any:
-    """An optional library; raises `MissingExtra` with the line that installs it."""
-    try:
-        return import_module(name)
-    except ImportError:
-        raise MissingExtra(
-            f"{name} is not installed", hint=f"pip install 'bascule[{extra}]'"
-        ) from None
-
-
-@cache
-def distribution_of(package: str) -> str:
-    """What brings a package: XGBoost comes under two names, with and without graphics parts.
-
-    Kept, for it reads the lists of files of all that is installed.
-    """
-    return sorted(packages_distributions().get(package, [package]))[0]
-
-
-def installed_version(name: str) -> str:
-    """The version of a distribution, or the word `none`."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
-
-
-def is_of(model: Any, home: str) -> bool:
-    """Whether the model's class, or one that it is derived from, is of the package `home`."""
-    return any(kind.__module__.partition(".")[0] == home for kind in type(model).__mro__)
 
 
 def categories_of(recipe: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
@@ -314,8 +282,3 @@ def _outputs(model: Boosted) -> tuple[Field, ...]:
         return (Field("prediction", model.number),)
     label, shares = outputs_of(model.classes, probabilities=True)
     return (label, Field(shares.name, model.number, shares.shape))
-
-
-def _first_line(problem: Exception) -> str:
-    lines = str(problem).strip().splitlines()
-    return lines[0][:500] if lines else type(problem).__name__

@@ -14,11 +14,10 @@ from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
     BoostedOriginal,
-    is_of,
-    library,
     open_boosted,
     read_boosted,
 )
+from bascule.bundle.flavors.libraries import is_of, library
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.core import DType, Invalid, Scratch

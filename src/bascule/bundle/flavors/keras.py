@@ -11,6 +11,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 from bascule.bundle.compilers import ROWS, export, tidy, to_onnx
 from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors import keras_archive as archive
-from bascule.bundle.flavors.aten import first_line, tensor_of
-from bascule.bundle.flavors.boosting import installed_version, is_of, library
+from bascule.bundle.flavors.aten import tensor_of
+from bascule.bundle.flavors.libraries import installed_version, is_of, library
 from bascule.bundle.flavors.networks import (
     Given,
+    NetworkProgram,
     Takes,
     check_saved,
     named_outputs,
@@ -30,22 +32,22 @@ from bascule.bundle.flavors.networks import (
     read_given,
     rows_of,
     task_of,
+    tried,
 )
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.probing import bounded
-from bascule.bundle.tables import MATRIX, as_dtype, conform, take
+from bascule.bundle.tables import MATRIX, conform, take
 from bascule.core import (
     Columns,
     DType,
     Field,
     Invalid,
     MissingExtra,
-    ModelFailed,
-    Program,
     Scratch,
     Signature,
     Unconvertible,
     Untrusted,
+    first_line,
 )
 
 _BACKENDS = ("jax", "tensorflow", "torch")
@@ -73,13 +75,13 @@ class Keras:
         inputs = _fields(given, declared)
         columns = conform(given.columns, Signature(inputs, ()))
         few = take(columns, slice(ROWS))
-        answered = _tried(model, few)
-        outputs = output_fields(answered, len(next(iter(few.values()))), list(few))
-        inputs = bounded(inputs, columns, lambda asked: _tried(model, asked))
+        ask = partial(tried, partial(_answers, model))
+        outputs = output_fields(ask(few), len(next(iter(few.values()))), list(few))
+        inputs = bounded(inputs, columns, ask)
         signature = Signature(inputs, outputs, given.names)
-        live = KerasProgram(model, signature)
+        live = _program(model, signature)
         rows = rows_of(given, signature)
-        check_saved(KerasProgram(archive.load(saved, archive.FILE), signature), live, rows)
+        check_saved(_program(archive.load(saved, archive.FILE), signature), live, rows)
         backend = library("keras", "keras").config.backend()
         task, classes = task_of(outputs)
         return ImportedModel(
@@ -106,14 +108,14 @@ class Keras:
         yield Compilation("the model's own", graph, inputs, outputs, None)
 
 
-def open_keras(data: bytes, manifest: Manifest, *, threads: int = 1) -> KerasProgram:
+def open_keras(data: bytes, manifest: Manifest, *, threads: int = 1) -> NetworkProgram:
     """The saved original of a bundle, on the backend that it was packed on where that is there.
 
     How many threads it uses is a setting of the backend for the whole process; a process of its
     own is started with the right one (`programs.child`).
     """
     del threads
-    return KerasProgram(reopen(data, manifest), manifest.signature)
+    return _program(reopen(data, manifest), manifest.signature)
 
 
 def reopen(data: bytes, manifest: Manifest) -> Any:
@@ -125,25 +127,8 @@ def reopen(data: bytes, manifest: Manifest) -> Any:
     return archive.load(data, manifest.original.file)
 
 
-class KerasProgram(Program):
-    """A model as a program."""
-
-    name = "original"
-
-    def __init__(self, model: Any, signature: Signature) -> None:
-        self.inputs = signature.inputs
-        self.outputs = signature.outputs
-        self._model = model
-
-    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        """The outputs asked for; see `core.programs.Program`."""
-        try:
-            found = _answers(self._model, columns)
-        except Exception as problem:  # the backend may raise anything
-            raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
-        known = {field.name: field.dtype for field in self.outputs}
-        wanted = list(known) if outputs is None else list(outputs)
-        return {name: as_dtype(found[name], known[name]) for name in wanted}
+def _program(model: Any, signature: Signature) -> NetworkProgram:
+    return NetworkProgram(partial(_answers, model), signature.inputs, signature.outputs)
 
 
 def _declared(model: Any) -> dict[str, str]:
@@ -235,18 +220,6 @@ def _no_gradients(model: Any) -> contextlib.AbstractContextManager[Any]:
     import torch
 
     return torch.no_grad()
-
-
-def _tried(model: Any, columns: Columns) -> dict[str, NDArray[Any]]:
-    try:
-        return _answers(model, columns)
-    except Invalid:
-        raise
-    except Exception as problem:  # the backend may raise anything
-        raise Invalid(
-            f"the model does not answer for its training rows: {first_line(problem)}",
-            hint="pass train as the model takes it: the same names and shapes",
-        ) from problem
 
 
 def _through_torch(model: Any, subject: ImportedModel) -> bytes:

@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from bascule.bundle.disk import MAX_SCHEMA_BYTES
-from bascule.bundle.flavors.aten import first_line
-from bascule.bundle.flavors.boosting import library
-from bascule.core import BasculeError, Invalid, Scratch, Untrusted
+from bascule.bundle.flavors.libraries import library
+from bascule.core import BasculeError, Invalid, Scratch, Untrusted, first_line
 
 FORMAT = "keras"
 FILE = "original/model.keras"

@@ -18,8 +18,6 @@ from bascule.bundle.flavors.boosting import (
     BoostedOriginal,
     ask_own,
     categories_of,
-    is_of,
-    library,
     of_both_classes,
     open_boosted,
     read_boosted,
@@ -27,6 +25,7 @@ from bascule.bundle.flavors.boosting import (
     rounds_whole,
     with_classes,
 )
+from bascule.bundle.flavors.libraries import is_of, library
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.tables import MATRIX, Table

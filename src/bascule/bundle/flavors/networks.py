@@ -7,7 +7,7 @@ takes no missing value: NaN would spread through all that it computes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,18 @@ from numpy.typing import NDArray
 
 from bascule.bundle.imported import Rows
 from bascule.bundle.statements import parity
-from bascule.bundle.tables import MATRIX, Table, conform, read_table, take
-from bascule.core import Columns, DType, Field, Invalid, Program, Signature, Unconvertible
+from bascule.bundle.tables import MATRIX, Table, as_dtype, conform, read_table, take
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    ModelFailed,
+    Program,
+    Signature,
+    Unconvertible,
+    first_line,
+)
 
 _COMPARED_ROWS = 256
 _SAVED_WITHIN = 1e-5
@@ -55,6 +65,44 @@ class Given:
     columns: Columns
     names: tuple[str, ...]
     truth: NDArray[Any] | None
+
+
+Ask = Callable[[Columns], Mapping[str, NDArray[Any]]]
+"""Asks a network: all outputs by name. Raises the errors of its library."""
+
+
+class NetworkProgram(Program):
+    """A network as a program, in its own library."""
+
+    name = "original"
+
+    def __init__(self, ask: Ask, inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self._ask = ask
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs asked for; see `core.programs.Program`."""
+        try:
+            found = self._ask(columns)
+        except Exception as problem:  # a library, or the user's code, may raise anything
+            raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
+        known = {field.name: field.dtype for field in self.outputs}
+        wanted = list(known) if outputs is None else list(outputs)
+        return {name: as_dtype(found[name], known[name]) for name in wanted}
+
+
+def tried(ask: Ask, columns: Columns) -> Mapping[str, NDArray[Any]]:
+    """What a network answers for its training rows; raises `Invalid` where it does not."""
+    try:
+        return ask(columns)
+    except Invalid:
+        raise
+    except Exception as problem:  # as above
+        raise Invalid(
+            f"the model does not answer for its training rows: {first_line(problem)}",
+            hint="pass train as the model takes it: the same names, types and shapes",
+        ) from problem
 
 
 def read_given(data: Any, what: str, takes: Takes) -> Given:

@@ -10,9 +10,9 @@ import numpy as np
 
 from bascule.bundle.disk import Manifest
 from bascule.bundle.imported import Compilation, ImportedModel, Rows
-from bascule.bundle.programs import field_of, first_line, is_known_type, open_onnx, open_session
+from bascule.bundle.programs import field_of, is_known_type, open_onnx, open_session
 from bascule.bundle.tables import as_dtype, conform
-from bascule.core import Columns, DType, Field, Invalid, Signature, Untrusted
+from bascule.core import Columns, DType, Field, Invalid, Signature, Untrusted, first_line
 
 _FILE = "original/model.onnx"
 _COUNTS = (1, 2, 5, 7)

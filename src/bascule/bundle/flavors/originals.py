@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from bascule.bundle.disk import Manifest, OriginalEntry, reading
-from bascule.bundle.flavors.boosting import inputs_read, installed_version
+from bascule.bundle.flavors.boosting import inputs_read
+from bascule.bundle.flavors.libraries import installed_version
 from bascule.core import Field, Program, Unconvertible, Untrusted
 
 _OPENERS = {

@@ -27,9 +27,9 @@ from bascule.bundle.disk import (
     Target,
 )
 from bascule.bundle.flavors.archives import BOOSTED, check_archive, is_own_class
-from bascule.bundle.flavors.boosting import distribution_of, installed_version, is_of
 from bascule.bundle.flavors.catboost import refuse_texts
 from bascule.bundle.flavors.frames import Frame
+from bascule.bundle.flavors.libraries import distribution_of, installed_version, is_of
 from bascule.bundle.flavors.structures import check_estimator
 from bascule.bundle.flavors.tabular import (
     as_trained,

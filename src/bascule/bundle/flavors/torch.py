@@ -7,8 +7,9 @@ the module that was handed in; what was saved is held against it first.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from bascule.bundle.compilers import ROWS, export, to_core, to_onnx
 from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors import aten
-from bascule.bundle.flavors.boosting import installed_version, is_of
+from bascule.bundle.flavors.libraries import installed_version, is_of
 from bascule.bundle.flavors.networks import (
+    NetworkProgram,
     Takes,
     check_saved,
     input_fields,
@@ -27,11 +29,12 @@ from bascule.bundle.flavors.networks import (
     read_given,
     rows_of,
     task_of,
+    tried,
 )
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.probing import bounded
-from bascule.bundle.tables import as_dtype, take
-from bascule.core import Columns, DType, Invalid, ModelFailed, Program, Signature
+from bascule.bundle.tables import take
+from bascule.core import Columns, DType, Invalid, Signature
 
 
 class Torch:
@@ -53,10 +56,11 @@ class Torch:
         given = read_given(train, "train", takes)
         few = take(given.columns, slice(ROWS))
         count = len(next(iter(few.values())))
-        outputs = output_fields(_tried(model, few), count, list(few))
-        inputs = bounded(input_fields(given), given.columns, lambda c: _answers(model, c))
+        ask = partial(_answers, model)
+        outputs = output_fields(tried(ask, few), count, list(few))
+        inputs = bounded(input_fields(given), given.columns, ask)
         signature = Signature(inputs, outputs, given.names)
-        live = ModuleProgram(model, signature)
+        live = program_of(model, signature)
         rows = rows_of(given, signature)
         saved = _saved(model, few)
         again = aten.open_calls(saved, aten.FILE, signature.inputs, signature.outputs)
@@ -74,7 +78,10 @@ class Torch:
             frame={},
             train=rows,
             test=None if test is None else rows_of(read_given(test, "test", takes), signature),
-            parameters={"module": repr(type(model).__qualname__), "parameters": str(_size(model))},
+            parameters={
+                "module": repr(type(model).__qualname__),
+                "parameters": str(sum(each.numel() for each in model.parameters())),
+            },
             reopened=again,
             is_network=True,
         )
@@ -113,25 +120,9 @@ def _saved(model: Any, few: Columns) -> bytes:
         return aten.save(to_core(export(model, _asking(model), _tensors(few)), aten.WHOLE))
 
 
-class ModuleProgram(Program):
+def program_of(module: Any, signature: Signature) -> NetworkProgram:
     """A module as it was handed in, as a program."""
-
-    name = "original"
-
-    def __init__(self, module: Any, signature: Signature) -> None:
-        self.inputs = signature.inputs
-        self.outputs = signature.outputs
-        self._module = module
-
-    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        """The outputs asked for; see `core.programs.Program`."""
-        try:
-            found = _answers(self._module, columns)
-        except Exception as problem:  # it is the user's own code
-            raise ModelFailed(f"the original failed: {aten.first_line(problem)}") from problem
-        known = {field.name: field.dtype for field in self.outputs}
-        wanted = list(known) if outputs is None else list(outputs)
-        return {name: as_dtype(found[name], known[name]) for name in wanted}
+    return NetworkProgram(partial(_answers, module), signature.inputs, signature.outputs)
 
 
 @contextmanager
@@ -199,19 +190,3 @@ def _answers(module: Any, columns: Columns) -> dict[str, NDArray[Any]]:
     with evaluating(module), torch.no_grad():
         answer = module(**_tensors(columns))
     return {name: tensor.numpy() for name, tensor in named_outputs(answer).items()}
-
-
-def _tried(module: Any, columns: Columns) -> dict[str, NDArray[Any]]:
-    try:
-        return _answers(module, columns)
-    except Invalid:
-        raise
-    except Exception as problem:  # it is the user's own code
-        raise Invalid(
-            f"the module does not answer for its training rows: {aten.first_line(problem)}",
-            hint="pass train as forward takes it: the same names, types and shapes",
-        ) from problem
-
-
-def _size(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

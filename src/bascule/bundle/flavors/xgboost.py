@@ -22,14 +22,12 @@ from bascule.bundle.flavors.boosting import (
     BoostedOriginal,
     ask_own,
     categories_of,
-    distribution_of,
-    is_of,
-    library,
     of_both_classes,
     open_boosted,
     read_boosted,
     with_classes,
 )
+from bascule.bundle.flavors.libraries import distribution_of, is_of, library
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.core import DType, Invalid
@@ -81,7 +79,7 @@ def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
     booster = xgboost.Booster()
     booster.load_model(bytearray(data))
     booster.set_param({"nthread": threads})
-    objective = _objective(booster)
+    objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
     is_linear = known["learner"]["gradient_booster"].get("name") == "gblinear"
     if objective == "multi:softmax":
         # It answers with the label; the same sums give the probabilities.
@@ -104,7 +102,7 @@ def _read(model: Any) -> Boosted:
     xgboost = library("xgboost", "xgboost")
     is_native = isinstance(model, xgboost.Booster)
     booster = model if is_native else booster_of(_checked(model))
-    known = _json(booster)["learner"]
+    known = json.loads(bytes(booster.save_raw("json")))["learner"]
     objective = known["objective"]["name"]
     several = max(int(known["learner_model_param"]["num_class"]), 0)
     if int(known["learner_model_param"]["num_target"]) > 1:
@@ -144,12 +142,3 @@ def _checked(model: Any) -> Any:
             hint="replace it by NaN in the rows and train with missing=nan",
         )
     return model
-
-
-def _json(booster: Any) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads(bytes(booster.save_raw("json")))
-    return made
-
-
-def _objective(booster: Any) -> str:
-    return str(json.loads(booster.save_config())["learner"]["objective"]["name"])

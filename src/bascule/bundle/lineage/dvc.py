@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.bundle.lineage.provenance import git_state
-from bascule.core import Invalid, MissingExtra, NotFound, Refused, without_secrets
+from bascule.core import Invalid, MissingExtra, NotFound, Refused, first_line, without_secrets
 
 _CHUNK_BYTES = 1 << 20
 _LOOKED_AT_BYTES = 512
@@ -201,5 +201,5 @@ def _yaml(file: Path) -> dict[str, Any]:
     try:
         known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError, yaml.YAMLError) as problem:
-        raise Invalid(f"{file} cannot be read: {str(problem).splitlines()[0]}") from None
+        raise Invalid(f"{file} cannot be read: {first_line(problem)}") from None
     return known if isinstance(known, dict) else {}

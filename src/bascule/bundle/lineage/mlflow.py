@@ -16,7 +16,6 @@ from typing import Any
 
 from bascule.core import Invalid, MissingExtra, NotFound, Unavailable, masked, without_secrets
 
-INSTALL = "pip install 'bascule[mlflow]'"
 _MAX_TEXT = 2_000
 _OWN = "mlflow."
 _QUIET = {

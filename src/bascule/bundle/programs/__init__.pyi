@@ -14,7 +14,6 @@ from .kinds import (
 )
 from .onnx import (
     field_of as field_of,
-    first_line as first_line,
     is_known_type as is_known_type,
     open_onnx as open_onnx,
     open_session as open_session,

@@ -8,7 +8,17 @@ from typing import Any
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.texts import TextProgram
 from bascule.bundle.texts import Texts
-from bascule.core import Columns, DType, Field, Invalid, ModelFailed, Program, TimedOut, Untrusted
+from bascule.core import (
+    Columns,
+    DType,
+    Field,
+    Invalid,
+    ModelFailed,
+    Program,
+    TimedOut,
+    Untrusted,
+    first_line,
+)
 
 _TYPES = {
     "tensor(bool)": DType.BOOL,
@@ -216,8 +226,3 @@ def match(nodes: Sequence[Any], fields: tuple[Field, ...], what: str) -> None:
             )
     if found and "input" in what:
         raise Untrusted(f"{sorted(found)[0]} is {what} that the manifest does not declare")
-
-
-def first_line(problem: Exception) -> str:
-    lines = str(problem).strip().splitlines()
-    return lines[0][:500] if lines else type(problem).__name__

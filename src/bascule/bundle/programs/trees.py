@@ -30,13 +30,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.programs.onnx import (
-    first_line,
     match,
     nullable_text,
     open_session,
     without_missing_text,
 )
-from bascule.core import Columns, DType, Field, ModelFailed, Program, Untrusted
+from bascule.core import Columns, DType, Field, ModelFailed, Program, Untrusted, first_line
 
 FEATURES = "features"
 SUMS = "sums"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.disk import BASELINE, Manifest, Target, folder as disk, parse, reading
+from bascule.bundle import disk
+from bascule.bundle.disk import BASELINE, Manifest, Target, parse, reading
 from bascule.core import Columns, Field
 from bascule.stats import CHUNK_ROWS, Profile
 

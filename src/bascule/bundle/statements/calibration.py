@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bascule.bundle.disk import CALIBRATION, Manifest, folder as disk, parse, reading
+from bascule.bundle import disk
+from bascule.bundle.disk import CALIBRATION, Manifest, parse, reading
 from bascule.core import Untrusted
 from bascule.stats import Calibration, methods_for
 

@@ -37,7 +37,7 @@ _MEMORY_PROBE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from bascule.bundle.disk.folder import EXAMPLE, read_manifest
+from bascule.bundle.disk import EXAMPLE, read_manifest
 from bascule.bundle.opening import open_program
 from bascule.bundle.disk.examples import columns_of
 path = Path(sys.argv[1])

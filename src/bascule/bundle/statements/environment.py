@@ -18,7 +18,7 @@ def locked(names: Iterable[str]) -> str:
     found: dict[str, str] = {}
     waiting = list(names)
     while waiting:
-        name = _canonical(waiting.pop())
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
         if name in found:
             continue
         try:
@@ -32,7 +32,3 @@ def locked(names: Iterable[str]) -> str:
                 waiting.append(match.group())
     lines = [f"{name}=={version}" for name, version in sorted(found.items())]
     return "\n".join([f"# python {platform.python_version()}", *lines]) + "\n"
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

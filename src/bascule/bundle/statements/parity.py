@@ -146,7 +146,8 @@ def _differences(
     real = slice(max(0, len(labels) - probes) or None)
     for name, values in expected.items():
         if name.partition(".")[0] == "label" or values.dtype.kind not in "f":
-            differ = _differ(values, found[name])
+            different = np.asarray(values != found[name], bool)
+            differ = different.reshape(len(values), -1).any(axis=1)
             labels |= differ
             decided |= differ & ~_close_calls(expected, name, tolerance, real)
         elif name.partition(".")[0] == "probabilities":
@@ -282,11 +283,6 @@ def exact(*, rows: int, tolerance: float) -> Parity:
     )
 
 
-def _differ(expected: NDArray[Any], found: NDArray[Any]) -> NDArray[np.bool_]:
-    differs = np.asarray(expected != found, bool).reshape(len(expected), -1)
-    return np.asarray(differs.any(axis=1))
-
-
 def _scale(values: NDArray[Any], real: NDArray[Any]) -> NDArray[Any]:
     finite = np.abs(real[np.isfinite(real)])
     middle = float(np.median(finite)) if len(finite) else 1.0
@@ -328,13 +324,12 @@ def _close_calls(expected: Columns, name: str, tolerance: float, real: slice) ->
 
 def are_same_bits(expected: Columns, found: Columns) -> bool:
     """Whether two answers of the same outputs are the same to the last bit."""
-    return all(_same_bits(expected[name], found[name]) for name in expected)
-
-
-def _same_bits(expected: NDArray[Any], found: NDArray[Any]) -> bool:
-    if expected.dtype.kind == "O":
-        return bool((expected == found).all())
-    return expected.tobytes() == found.tobytes()
+    return all(
+        bool((values == found[name]).all())
+        if values.dtype.kind == "O"
+        else values.tobytes() == found[name].tobytes()
+        for name, values in expected.items()
+    )
 
 
 def _reason(

@@ -76,14 +76,9 @@ class Look:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Look:
         """From what `GET /api/v1/server/load` answers."""
-        versions = ({**one, "buckets": tuple(one["buckets"])} for one in value["versions"])
-        return cls(
-            value["version"],
-            value["at_s"],
-            tuple(value["bounds_s"]),
-            tuple(VersionLook(**one) for one in versions),
-            tuple(WorkerLook(**one) for one in value["workers"]),
-        )
+        import msgspec  # which a worker has, and a command that does not ask a server need not
+
+        return msgspec.convert(value, cls)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,11 @@ class Authenticator:
             allowed.add((action, model))
         return key.id
 
+    def name_of(self, authorization: bytes | None) -> str:
+        """The name of a caller's key, for histories; raises `Unauthenticated`."""
+        known = self._known.get(authorization or b"") or self._identify(authorization)
+        return known[0].name
+
     def check_known(self, authorization: bytes | None) -> None:
         """Raise `Unauthenticated` unless the caller has a key of any kind."""
         if self._known.get(authorization or b"") is None:

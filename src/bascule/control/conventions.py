@@ -1,0 +1,172 @@
+"""What every route of the control API does alike: pages of lists, entity tags, preconditions."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Depends, Header, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from bascule.control.problems import PreconditionFailed
+from bascule.core import Invalid
+
+S = TypeVar("S")
+T = TypeVar("T")
+MAX_LIMIT = 1_000
+DEFAULT_LIMIT = 100
+_ETAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
+
+
+class Page(BaseModel, Generic[T]):
+    """One page of a list."""
+
+    items: list[T]
+    next: Annotated[str | None, Field(description="`cursor` of the next page; null on the last")]
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page a caller asks for.
+
+    Attributes:
+        limit: How many items at most.
+        after: Key of the last item of the page before; None for the first page.
+    """
+
+    limit: int
+    after: int | str | None
+
+    def page(
+        self,
+        items: Sequence[S],
+        view: Callable[[S], T],
+        key: Callable[[S], Any],
+        *,
+        descending: bool = False,
+    ) -> Page[T]:
+        """The page of `items`, which are sorted by `key`, an int or a str.
+
+        The cursor holds a key, not a position: items that are added or removed meanwhile neither
+        repeat nor hide others.
+
+        Raises:
+            Invalid: The cursor comes from another list.
+        """
+        rest = items
+        if self.after is not None and items:
+            after = self.after
+            if type(key(items[0])) is not type(after):
+                raise _bad_cursor()
+            rest = [one for one in items if (key(one) < after if descending else key(one) > after)]
+        shown = rest[: self.limit]
+        more = len(rest) > len(shown)
+        return Page(
+            items=[view(one) for one in shown], next=_cursor(key(shown[-1])) if more else None
+        )
+
+
+def _cursor(key: int | str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([key]).encode()).decode().rstrip("=")
+
+
+def _bad_cursor() -> Invalid:
+    return Invalid("cursor: not a cursor of this list", hint="pass `next` of the page before as is")
+
+
+def paging(
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
+    cursor: Annotated[str | None, Query(max_length=1_024)] = None,
+) -> Paging:
+    """Read the page that a request asks for; raises `Invalid`."""
+    if cursor is None:
+        return Paging(limit, None)
+    try:
+        said = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error, RecursionError):
+        raise _bad_cursor() from None
+    if not isinstance(said, list) or len(said) != 1 or type(said[0]) not in (int, str):
+        raise _bad_cursor()
+    return Paging(limit, said[0])
+
+
+Paged = Annotated[Paging, Depends(paging)]
+
+
+def etag_of(value: BaseModel | bytes) -> str:
+    """The strong entity tag of a resource: of its JSON value, not of its bytes."""
+    said = value.model_dump(mode="json") if isinstance(value, BaseModel) else json.loads(value)
+    content = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+    return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+
+def conditional(request: Request, response: Response) -> Response:
+    """The answer to a GET, tagged; 304 where the caller has the same (RFC 9110, 13.1.2)."""
+    is_json = response.headers.get("content-type") == "application/json"
+    if response.status_code != 200 or not (is_json or "etag" in response.headers):
+        return response
+    tag = response.headers.get("etag") or etag_of(bytes(response.body))
+    response.headers["ETag"] = tag
+    if _names(request.headers.get("if-none-match"), tag):
+        return Response(status_code=304, headers={"ETag": tag})
+    return response
+
+
+def _names(condition: str | None, tag: str) -> bool:
+    if condition is None:
+        return False
+    named = {one.removeprefix("W/") for one in _ETAGS.findall(condition)}
+    return condition.strip() == "*" or tag in named
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """`If-Match` and `If-None-Match` of a request that changes a resource (RFC 9110, 13.1).
+
+    Attributes:
+        if_match: Entity tags, or `*` for a resource that exists; None for no condition.
+        if_none_match: `*` for a resource that does not exist yet; None for no condition.
+    """
+
+    if_match: str | None
+    if_none_match: str | None
+
+    @property
+    def is_given(self) -> bool:
+        return self.if_match is not None or self.if_none_match is not None
+
+    def check(self, current: BaseModel | None) -> None:
+        """Raise `PreconditionFailed` unless the resource, None if absent, meets the condition."""
+        tag = "" if current is None else etag_of(current)
+        exists = current is not None
+        if self.if_match is not None and not (exists and _names(self.if_match, tag)):
+            raise stale(tag, "If-Match")
+        if exists and _names(self.if_none_match, tag):
+            raise stale(tag, "If-None-Match")
+
+
+def stale(tag: str, header: str = "If-Match") -> PreconditionFailed:
+    """The error of a condition that does not hold; `tag` is the current one, empty for none."""
+    found = f"the resource has the entity tag {tag}" if tag else "the resource does not exist"
+    return PreconditionFailed(
+        f"{header}: {found}",
+        hint="read the resource again, then decide again",
+        **({"etag": tag} if tag else {}),
+    )
+
+
+def precondition(
+    if_match: Annotated[str | None, Header(max_length=1_024)] = None,
+    if_none_match: Annotated[str | None, Header(max_length=1_024)] = None,
+) -> Precondition:
+    """Read the condition of a request."""
+    return Precondition(if_match, if_none_match)
+
+
+Conditional = Annotated[Precondition, Depends(precondition)]

@@ -1,0 +1,73 @@
+"""The routes about the keys of callers: an administrator's, by the permission `keys`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import FastAPI, Request, Response
+from pydantic import AwareDatetime, BaseModel, Field
+
+from bascule.control.conventions import Conditional, Page, Paged
+from bascule.control.rights import caller_of
+from bascule.control.views import KeyView, NewKeyView
+from bascule.core import NotFound
+from bascule.security import Permission
+
+if TYPE_CHECKING:
+    from bascule.registry import Keys
+
+_TAGS = "keys"
+
+
+class NewKey(BaseModel):
+    """A key to make."""
+
+    model_config = {"extra": "forbid"}
+
+    name: Annotated[str, Field(max_length=128)]
+    permissions: Annotated[list[str], Field(max_length=1_000, description="infer:late, read:*")]
+    expires_at: AwareDatetime | None = None
+
+
+def add_keys(app: FastAPI, open_keys: Callable[[], Keys]) -> None:
+    """Add the routes to `app`."""
+
+    @app.get("/api/v1/keys", tags=[_TAGS])
+    def keys(paged: Paged) -> Page[KeyView]:
+        """The keys in the order of making, without their secrets."""
+        now = datetime.now(UTC)
+        stored = list(enumerate(open_keys().stored()))
+        return paged.page(stored, lambda one: KeyView.of(one[1], now), lambda one: one[0])
+
+    @app.post("/api/v1/keys", tags=[_TAGS], status_code=201)
+    def create(wanted: NewKey, request: Request, response: Response) -> NewKeyView:
+        """Make a key. `token` is shown this once; servers take it within a second."""
+        permissions = [Permission.parse(text) for text in wanted.permissions]
+        key, token = open_keys().create(
+            wanted.name, permissions, by=caller_of(request).user,
+            expires_at=wanted.expires_at,
+        )  # fmt: skip
+        response.headers["Location"] = f"/api/v1/keys/{key.id}"
+        response.headers["Cache-Control"] = "no-store"
+        return NewKeyView(**KeyView.of(key, datetime.now(UTC)).model_dump(), token=token)
+
+    def current(key: str) -> KeyView:
+        found = next((one for one in open_keys().stored() if one.id == key), None)
+        if found is None:
+            raise NotFound(f"no key has the id {key!r}", hint="bascule keys list shows them")
+        return KeyView.of(found, datetime.now(UTC))
+
+    @app.get("/api/v1/keys/{key}", tags=[_TAGS])
+    def one(key: str) -> KeyView:
+        """One key, by its id."""
+        return current(key)
+
+    @app.delete("/api/v1/keys/{key}", tags=[_TAGS])
+    def revoke(key: str, request: Request, condition: Conditional) -> KeyView:
+        """Revoke a key, by its id or its name; every server refuses it within a second."""
+        if condition.is_given:
+            condition.check(current(key))
+        ended = open_keys().end(key, by=caller_of(request).user)
+        return KeyView.of(ended, datetime.now(UTC))

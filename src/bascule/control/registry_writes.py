@@ -1,0 +1,240 @@
+"""The routes that change the registry."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path as FilePath
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import anyio
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+
+from bascule.control.conventions import Conditional, Precondition, etag_of, stale
+from bascule.control.registry_reads import Number, version_of
+from bascule.control.rights import caller_of
+from bascule.control.views import AliasView, EventView, Tags, VersionView
+from bascule.core import BasculeError, Conflict, Overloaded, Scratch, Unavailable
+
+if TYPE_CHECKING:
+    from bascule.registry import Registry
+
+TakeIn = Callable[[FilePath, str, str], Any]
+"""Verifies an uploaded archive and pushes it: the file, the model, the user; gives the version."""
+
+_MAX_TRANSFERS = 2
+"""Uploads and downloads at once: each copies a bundle."""
+_CHUNK_BYTES = 1 << 20
+_TAGS = "registry"
+_OWN_PLACE = re.compile(r"\S*/bascule-(?:transfer|import)-[^/\s]*/bundle(?:\.tar)?")
+"""A path that a caller has no use for."""
+
+_Reason = Annotated[str, Query(max_length=1_024, description="Why, for the history")]
+_ARCHIVE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+class AliasMove(BaseModel):
+    """Where an alias is to point."""
+
+    model_config = {"extra": "forbid"}
+
+    number: Annotated[int, Field(ge=1, lt=2**31)]
+    reason: Annotated[str, Field(max_length=1_024, description="Why, for the history")] = ""
+
+
+class Retirement(BaseModel):
+    """Why a version is taken out of use."""
+
+    model_config = {"extra": "forbid"}
+
+    reason: Annotated[str, Field(max_length=1_024)]
+
+
+def add_registry_writes(
+    app: FastAPI, open_registry: Callable[[], Registry], take_in: TakeIn
+) -> None:
+    """Add the routes to `app`."""
+    _add_aliases(app, open_registry)
+    _add_tags(app, open_registry)
+    _add_retirement(app, open_registry)
+    _add_bundles(app, open_registry, take_in)
+
+
+@contextmanager
+def _as_precondition(condition: Precondition, current: Callable[[], BaseModel]) -> Iterator[None]:
+    """A resource that changed between the check and the change fails the condition as well."""
+    try:
+        yield
+    except Conflict:
+        if not condition.is_given:
+            raise
+        raise stale(etag_of(current())) from None
+
+
+def _add_aliases(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
+    def current(registry: Registry, model: str, alias: str) -> AliasView | None:
+        found = registry.aliases(model).get(alias)
+        return None if found is None else AliasView.of(found)
+
+    @app.put("/api/v1/models/{model}/aliases/{alias}", tags=[_TAGS])
+    def move(
+        model: str, alias: str, to: AliasMove, request: Request, response: Response,
+        condition: Conditional,
+    ) -> EventView:  # fmt: skip
+        """Point an alias to a version; the answer is the event, its tag that of the alias."""
+        registry, expected = open_registry(), {}
+        if condition.is_given:
+            before = current(registry, model, alias)
+            condition.check(before)
+            expected["expected"] = None if before is None else before.number
+        with _as_precondition(condition, lambda: AliasView.of(registry.alias(model, alias))):
+            event = registry.set_alias(
+                model, alias, to.number, by=caller_of(request).user, reason=to.reason, **expected
+            )
+        response.headers["ETag"] = etag_of(AliasView.of(registry.alias(model, alias)))
+        return EventView.of(event)
+
+    @app.delete("/api/v1/models/{model}/aliases/{alias}", tags=[_TAGS])
+    def drop(
+        model: str, alias: str, request: Request, condition: Conditional, reason: _Reason = ""
+    ) -> EventView:
+        """Drop an alias; its history stays."""
+        registry, expected = open_registry(), {}
+        if condition.is_given:
+            before = AliasView.of(registry.alias(model, alias))
+            condition.check(before)
+            expected["expected"] = before.number
+        with _as_precondition(condition, lambda: AliasView.of(registry.alias(model, alias))):
+            event = registry.drop_alias(
+                model, alias, by=caller_of(request).user, reason=reason, **expected
+            )
+        return EventView.of(event)
+
+
+def _add_tags(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
+    @app.patch("/api/v1/models/{model}/versions/{number}/tags", tags=[_TAGS])
+    def change(
+        model: str, number: Number, changes: dict[str, str | None], request: Request,
+        response: Response, condition: Conditional,
+    ) -> dict[str, str]:  # fmt: skip
+        """Set tags, and unset those that are null (a JSON merge patch, RFC 7396): all or none."""
+        registry = open_registry()
+        version = version_of(registry, model, number)
+        before = registry.tags(version)
+        condition.check(Tags(before))
+        with _as_precondition(condition, lambda: Tags(registry.tags(version))):
+            registry.change_tags(
+                version, changes, by=caller_of(request).user,
+                expected=before if condition.is_given else None,
+            )  # fmt: skip
+        now = registry.tags(version)
+        response.headers["ETag"] = etag_of(Tags(now))
+        return now
+
+
+def _add_retirement(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
+    path = "/api/v1/models/{model}/versions/{number}/retirement"
+
+    @app.put(path, tags=[_TAGS])
+    def retire(
+        model: str, number: Number, why: Retirement, request: Request, condition: Conditional
+    ) -> VersionView:
+        """Take a version out of use; conditions are about the version."""
+        registry = open_registry()
+        if condition.is_given:
+            condition.check(VersionView.of(version_of(registry, model, number)))
+        user = caller_of(request).user
+        return VersionView.of(registry.retire(model, number, by=user, reason=why.reason))
+
+    @app.delete(path, tags=[_TAGS])
+    def restore(
+        model: str, number: Number, request: Request, condition: Conditional, reason: _Reason = ""
+    ) -> VersionView:
+        """Take a retired version back into use; conditions are about the version."""
+        registry = open_registry()
+        if condition.is_given:
+            condition.check(VersionView.of(version_of(registry, model, number)))
+        user = caller_of(request).user
+        return VersionView.of(registry.restore(model, number, by=user, reason=reason))
+
+
+def _add_bundles(app: FastAPI, open_registry: Callable[[], Registry], take_in: TakeIn) -> None:
+    places = threading.BoundedSemaphore(_MAX_TRANSFERS)
+
+    @contextmanager
+    def transferring() -> Iterator[FilePath]:
+        if not places.acquire(blocking=False):
+            raise Overloaded(
+                f"{_MAX_TRANSFERS} bundles are being copied already", hint="retry", retry_after_s=5
+            )
+        try:
+            with Scratch("bascule-transfer-") as folder:
+                yield folder / "bundle.tar"
+        finally:
+            places.release()
+
+    @app.post(
+        "/api/v1/models/{model}/versions",
+        tags=[_TAGS],
+        status_code=201,
+        openapi_extra={"requestBody": {"required": True, "content": _ARCHIVE}},
+    )
+    async def push(model: str, request: Request, response: Response) -> VersionView:
+        """Upload a version in the file that `bascule export` writes.
+
+        It is verified, and pushed by a process of its own. The same bundle gives the version that
+        it has.
+        """
+        user = caller_of(request).user
+        with transferring() as file:
+            await _receive(request, file)
+            try:
+                version = await run_in_threadpool(take_in, file, model, user)
+            except BasculeError as problem:
+                message = _OWN_PLACE.sub("the uploaded bundle", problem.message)
+                raise type(problem)(message, hint=problem.hint, **problem.facts) from None
+        response.headers["Location"] = f"/api/v1/models/{model}/versions/{version.number}"
+        return VersionView.of(version)
+
+    @app.get(
+        "/api/v1/models/{model}/versions/{number}/bundle",
+        tags=[_TAGS],
+        response_class=StreamingResponse,
+        responses={200: {"content": _ARCHIVE}},
+    )
+    def bundle(model: str, number: Number) -> StreamingResponse:
+        """Download a version and its statements as the file that `bascule export` writes.
+
+        The entity tag is the digest of its OCI manifest.
+        """
+        registry = open_registry()
+        version = version_of(registry, model, number)
+        with transferring() as target:
+            digest = registry.export(version, target)
+            size, file = target.stat().st_size, target.open("rb")
+        # The file has no name any more: its space is free when it is closed.
+        headers = {"ETag": f'"{digest}"', "Content-Length": str(size)}
+        return StreamingResponse(_chunks(file), 200, headers, "application/octet-stream")
+
+
+async def _receive(request: Request, target: FilePath) -> None:
+    try:
+        async with await anyio.open_file(target, "wb") as file:
+            async for piece in request.stream():
+                await file.write(piece)
+    except OSError as problem:
+        raise Unavailable(
+            f"the bundle cannot be kept while it is received: {problem.strerror or problem}",
+            hint="free some space where the server's TMPDIR is",
+        ) from None
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk

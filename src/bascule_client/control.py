@@ -1,0 +1,217 @@
+"""Asks the control API of a server: JSON, pages of lists, files up and down.
+
+A request that changes something carries an `Idempotency-Key`, so it is sent again when the
+connection is lost before its answer. Errors are raised as the kinds that the server raised.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote, urlencode
+
+from bascule_client.addresses import parse_address
+from bascule_client.errors import KINDS, BasculeError, Invalid, Unauthenticated, Unavailable
+from bascule_client.kinds import kind_of
+
+KIND_URN = "urn:bascule:error:"
+PAGE = 1_000
+_TRIES = 2
+_CHUNK_BYTES = 1 << 20
+_KINDS = {kind.__name__: kind for kind in KINDS}
+_EXAMPLE = "give for example http://127.0.0.1:8082"
+_HINT = "start one with bascule serve or bascule control, and check its address and port"
+
+
+class ControlClient:
+    """Asks one control API. Each request has a connection of its own."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str = "",
+        timeout_s: float = 180.0,
+        tls: ssl.SSLContext | None = None,
+        hint: str = _HINT,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            url: `http://HOST:PORT` or `https://HOST:PORT`; a path in front may follow.
+            key: The caller's, where the server asks for keys.
+            timeout_s: How long the server may be silent. Longer than it takes to load a model.
+            tls: What an https address is checked with; the system's authorities if None.
+            hint: The next step where no server answers.
+
+        Raises:
+            Invalid: The address cannot be one, or is a Unix socket.
+        """
+        self._address = parse_address(url)
+        if self._address.unix_socket:
+            raise Invalid(f"{url} is a Unix socket, which a control API has not", hint=_EXAMPLE)
+        self._tls = tls or self._address.tls
+        self._timeout_s = timeout_s
+        self._hint = hint
+        self._headers = {"Accept": "application/json"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
+
+    def ask(
+        self, method: str, path: str, body: Any = None, *, user: str = "", **query: object
+    ) -> Any:
+        """The JSON answer. A value of `query` that is None is left out.
+
+        `user` is the name for histories, where callers need no keys.
+
+        Raises:
+            Unavailable: No control API answers there.
+            BasculeError: The error that the server raised.
+        """
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **_of_user(user)}
+        return self._send(method, _target(path, query), lambda: content, headers, _json)
+
+    def items(self, path: str, **query: object) -> Iterator[Any]:
+        """The items of a list, page by page."""
+        wanted: dict[str, Any] = {"limit": PAGE, **query}
+        while True:
+            page = self.ask("GET", path, **wanted)
+            yield from page["items"]
+            wanted["cursor"] = page["next"]
+            if page["next"] is None:
+                return
+
+    def upload(self, path: str, file: Path, *, user: str = "") -> Any:
+        """The JSON answer to a file."""
+
+        def opened() -> IO[bytes]:
+            return file.open("rb")
+
+        headers = {"Content-Type": "application/octet-stream", **_of_user(user)}
+        return self._send("POST", path, opened, headers, _json)
+
+    def download(self, path: str, target: Path) -> str:
+        """Write an answer to a new file; returns its entity tag, without quotes."""
+
+        def kept(answer: http.client.HTTPResponse) -> str:
+            with target.open("wb") as file:
+                while chunk := answer.read(_CHUNK_BYTES):
+                    file.write(chunk)
+            return (answer.headers.get("ETag") or "").strip('"')
+
+        tag: str = self._send("GET", path, lambda: None, {}, kept)
+        return tag
+
+    def _send(
+        self,
+        method: str,
+        target: str,
+        content: Callable[[], bytes | IO[bytes] | None],
+        more: Mapping[str, str],
+        read: Callable[[http.client.HTTPResponse], Any],
+    ) -> Any:
+        target = self._address.prefix + target
+        headers = {**self._headers, **more}
+        if method != "GET":
+            headers["Idempotency-Key"] = f'"{uuid.uuid4()}"'
+        for left in reversed(range(_TRIES)):
+            body = content()
+            try:
+                with self._connected() as connection:
+                    if body is not None and not isinstance(body, bytes):
+                        headers["Content-Length"] = str(body.seek(0, 2))
+                        body.seek(0)
+                    answer = _answer(
+                        connection, method, self._address.prefix + target, body, headers
+                    )
+                    if answer.status >= 400:
+                        raise _error_of(answer)
+                    return read(answer)
+            except (ConnectionError, http.client.RemoteDisconnected) as problem:
+                if left == 0 or isinstance(problem, ConnectionRefusedError):
+                    raise self._away() from None
+            except (OSError, ValueError, http.client.HTTPException):
+                raise self._away() from None
+            finally:
+                if body is not None and not isinstance(body, bytes):
+                    body.close()
+        raise AssertionError("every try returns or raises")
+
+    @contextmanager
+    def _connected(self) -> Iterator[http.client.HTTPConnection]:
+        host, port = self._address.host, self._address.port
+        if self._tls is None:
+            made = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
+        else:
+            made = http.client.HTTPSConnection(
+                host, port, timeout=self._timeout_s, context=self._tls
+            )
+        try:
+            yield made
+        finally:
+            made.close()
+
+    def _away(self) -> BasculeError:
+        host, port = self._address.host, self._address.port
+        shown = f"[{host}]" if ":" in host else host
+        return Unavailable(
+            f"no server's control API answers at {shown}:{port}"
+            + ("" if self._tls is None else ", over TLS"),
+            hint=self._hint,
+        )
+
+
+def path_of(*parts: object) -> str:
+    """A path of the API; each part is quoted."""
+    return "/api/v1/" + "/".join(quote(str(part), safe="") for part in parts)
+
+
+def _of_user(user: str) -> dict[str, str]:
+    return {"Bascule-User": quote(user)} if user else {}
+
+
+def _target(path: str, query: Mapping[str, object]) -> str:
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def _answer(
+    connection: http.client.HTTPConnection,
+    method: str,
+    target: str,
+    body: bytes | IO[bytes] | None,
+    headers: Mapping[str, str],
+) -> http.client.HTTPResponse:
+    try:
+        connection.request(method, target, body, dict(headers))
+    except (BrokenPipeError, ConnectionResetError):
+        # A server that refuses a long body answers before it has read it.
+        if connection.sock is None:
+            raise
+    return connection.getresponse()
+
+
+def _json(answer: http.client.HTTPResponse) -> Any:
+    return json.loads(answer.read())
+
+
+def _error_of(answer: http.client.HTTPResponse) -> BasculeError:
+    """The error that a problem document (RFC 9457) tells of."""
+    kind = kind_of(answer.status)
+    try:
+        said = json.loads(answer.read())
+        kind = _KINDS.get(str(said.get("type", "")).removeprefix(KIND_URN), kind)
+        message = str(said.get("detail") or said.get("error") or "")
+        hint = str(said.get("hint") or "")
+    except (ValueError, AttributeError, RecursionError):
+        message = hint = ""
+    if kind is Unauthenticated:
+        hint = "set BASCULE_KEY to a key that allows it; bascule keys create NAME makes one"
+    return kind(message or f"the answer has status {answer.status}", hint=hint)

@@ -1,0 +1,131 @@
+"""What a client of the control API sends again, and how it tells of errors."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from bascule.control.problems import problem_of
+from bascule.core import KINDS, Invalid, NotFound, Overloaded, Unavailable
+from bascule_client.control import ControlClient, path_of
+
+
+@contextmanager
+def answering(*answers):
+    """A client of a server that gives one answer after the other; None ends the connection."""
+    left, seen = list(answers), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_one_request(self):
+            self.raw_requestline = self.rfile.readline()
+            if not self.raw_requestline or not self.parse_request():
+                return
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            seen.append((self.command, self.path, dict(self.headers), body))
+            answer, self.close_connection = left.pop(0), True
+            if answer is not None:
+                status, content = answer
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield ControlClient(f"http://127.0.0.1:{server.server_port}", key="k"), seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def said(value, status=200):
+    return status, json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_error_of_the_server_is_raised_as_its_own_kind(kind):
+    problem = problem_of(kind("no", hint="do this"), "/api/v1/models")
+    answer = problem.status_code, problem.body
+    with answering(answer) as (client, _), pytest.raises(kind) as raised:
+        client.ask("GET", path_of("models"))
+    assert type(raised.value) is kind
+    assert raised.value.message == "no"
+    if kind.__name__ != "Unauthenticated":  # its hint is about the client's own key
+        assert raised.value.hint == "do this"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ((404, b"<html>"), NotFound),
+        ((429, b"[]"), Overloaded),
+        ((502, b""), Unavailable),
+        ((418, b'{"type": 7}'), Invalid),
+    ],
+)
+def test_an_answer_that_is_no_problem_document_is_told_by_its_status(answer, kind):
+    told = f"the answer has status {answer[0]}"
+    with answering(answer) as (client, _), pytest.raises(kind, match=told):
+        client.ask("GET", path_of("models"))
+
+
+def test_a_change_whose_answer_is_lost_is_sent_again_with_the_same_key():
+    with answering(None, said({"done": True})) as (client, seen):
+        assert client.ask("PUT", path_of("x"), {"a": 1}, user="ada è") == {"done": True}
+    first, second = seen
+    assert first[2]["Idempotency-Key"] == second[2]["Idempotency-Key"]
+    assert first[3] == second[3] == b'{"a": 1}'
+    assert first[2]["Bascule-User"] == "ada%20%C3%A8"
+    assert first[2]["Authorization"] == "Bearer k"
+
+
+def test_two_changes_have_two_keys():
+    with answering(said(1), said(2)) as (client, seen):
+        client.ask("PUT", path_of("x"))
+        client.ask("PUT", path_of("x"))
+    assert len({one[2]["Idempotency-Key"] for one in seen}) == 2
+
+
+def test_a_server_that_is_lost_twice_is_unavailable():
+    told = "no server's control API answers at 127"
+    with answering(None, None) as (client, seen), pytest.raises(Unavailable, match=told):
+        client.ask("GET", path_of("models"))
+    assert len(seen) == 2
+
+
+def test_an_upload_whose_answer_is_lost_is_sent_again_from_its_start(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * 100_000)
+    with answering(None, said({})) as (client, seen):
+        client.upload(path_of("x"), file)
+    assert [len(body) for *_, body in seen] == [100_000, 100_000]
+
+
+def test_a_list_is_read_to_its_last_page():
+    pages = said({"items": [1, 2], "next": "c"}), said({"items": [3], "next": None})
+    with answering(*pages) as (client, seen):
+        assert list(client.items(path_of("models"), kind="a b", none=None)) == [1, 2, 3]
+    assert [path for _, path, *_ in seen] == [
+        "/api/v1/models?limit=1000&kind=a+b",
+        "/api/v1/models?limit=1000&kind=a+b&cursor=c",
+    ]
+
+
+def test_names_in_a_path_are_quoted():
+    assert path_of("models", "a/b c", 3) == "/api/v1/models/a%2Fb%20c/3"
+
+
+@pytest.mark.parametrize("url", ["nonsense", "unix:/run/bascule.sock", "http://ada@host"])
+def test_an_address_that_cannot_be_one_is_refused(url):
+    with pytest.raises(Invalid):
+        ControlClient(url)
