@@ -24,6 +24,7 @@ from .tables import (
     conform as conform,
     for_program as for_program,
     is_missing as is_missing,
+    read_table as read_table,
     read_truth as read_truth,
     take as take,
 )

@@ -184,7 +184,7 @@ def range_test(baseline: ColumnProfile, window: ColumnProfile) -> Outcome | None
     """Numbers of the window out of the baseline's range; None without finite numbers.
 
     That the k largest of all rows are all of the window has the chance of
-    n/(n+N) (n-1)/(n+N-1) ... of k factors, whatever the law. Infinite numbers count as out of range
+    n/(n+N) (n-1)/(n+N-1) ... of k factors, for any law. Infinite numbers count as out of range
     where the baseline has none.
     """
     least, most = baseline.moments.least, baseline.moments.most

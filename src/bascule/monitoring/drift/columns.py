@@ -1,4 +1,4 @@
-"""A table as the columns that a baseline has, whatever the table holds besides.
+"""A table as the columns that a baseline has; further columns are left out.
 
 A model refuses a missing value or an unknown category; here both are what is looked for, so they
 are kept. Texts in a column of numbers are counted as type errors and become missing.
@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle import is_missing
+from bascule.bundle import is_missing, read_table
 from bascule.bundle.statements import profile_columns
-from bascule.bundle.tables import read_table
 from bascule.core import Columns, DType, Field, Invalid, Signature
 
 

@@ -182,7 +182,7 @@ def _column(one: _Watched, now: ColumnProfile, day: date | None, type_errors: fl
 
 
 def _findings(then: ColumnProfile, now: ColumnProfile, type_errors: float) -> Iterator[str]:
-    """What is wrong with the data itself, whatever its law."""
+    """Faults of the data itself: types, infinite values, far extremes, a constant."""
     if type_errors:
         yield f"{type_errors:.1%} of the values are of another type than the model takes"
     if now.infinite and not then.infinite:
