@@ -8,9 +8,11 @@ refuses no row like those that it was made with.
 
 from __future__ import annotations
 
+import ast
+import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,21 +97,33 @@ def judge(name: str, make: Callable[[], Fitted], folder: Path) -> Verdict:
         verdict.status, verdict.why = "unfit", _first_line(problem)
         return verdict
     try:
-        bundle = bascule.pack(
-            fitted.model,
-            name="model",
-            train=fitted.train,
-            test=fitted.test,
-            to=folder / "model.bundle",
-            serve_original=True,
-            measure=False,  # how long programs take says nothing of parity
-        )
+        bundle = _packed(fitted, folder / "model.bundle")
     except BasculeError as problem:
         verdict.status, verdict.why = "refused", problem.message
     else:
         _Judge(fitted, bundle, verdict).run()
     verdict.seconds = time.perf_counter() - started
     return verdict
+
+
+def _packed(fitted: Fitted, place: Path, code: Sequence[str] = ()) -> Any:
+    """The bundle; where `pack` asks for the names of libraries, they are given, as a user does."""
+    try:
+        return bascule.pack(
+            fitted.model,
+            name="model",
+            train=fitted.train,
+            test=fitted.test,
+            to=place,
+            code=code,
+            serve_original=True,
+            measure=False,  # how long programs take says nothing of parity
+        )
+    except BasculeError as problem:
+        asked = re.match(r"pass code=(\[.*?\])", problem.hint)
+        if asked is None or code:
+            raise
+        return _packed(fitted, place, ast.literal_eval(asked.group(1)))
 
 
 def ask_estimator(model: Any, rows: Any, names: list[str]) -> dict[str, np.ndarray]:

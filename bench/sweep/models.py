@@ -7,7 +7,10 @@ that a whole sweep takes minutes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -40,6 +43,7 @@ def models() -> dict[str, Make]:
         _defaults,
         _transformers,
         _estimators,
+        _other_libraries,
     ):
         made.update(part())
     return made
@@ -208,6 +212,10 @@ def _estimators() -> Iterator[tuple[str, Make]]:
         X, y = data()
         return _split(_build(kind, task, **given), X, y)
 
+    def fitted_alone(*args: Any) -> Fitted:
+        # Some clusters refuse rows for the type of their array, which is no value.
+        return replace(fitted(*args), other_types=False)
+
     for name, kind in all_estimators():
         if not hasattr(kind, "predict") or name == "Pipeline":
             continue
@@ -231,7 +239,7 @@ def _estimators() -> Iterator[tuple[str, Make]]:
             def alone(which: str = "breast_cancer") -> tuple[Any, Any]:
                 return _loaded(which)[0][:, :8], None
 
-            yield f"sklearn/{name}", partial(fitted, kind, task, alone, given)
+            yield f"sklearn/{name}", partial(fitted_alone, kind, task, alone, given)
 
 
 def _roles(kind: type) -> set[str]:
@@ -303,6 +311,39 @@ def _data_for(name: str) -> tuple[Any, Any]:
     return X, y
 
 
+# Steps of other libraries, where they are installed; they are no dependencies of the project.
+
+
+def _other_libraries() -> Iterator[tuple[str, Make]]:
+    def fitted(places: tuple[str, ...], texts: bool) -> Fitted:
+        X, y = mixed()
+        steps = [getattr(import_module(p.partition(":")[0]), p.partition(":")[2])() for p in places]
+        rows = X if texts else X[["age", "income", "score"]]
+        make = (
+            import_module("imblearn.pipeline").make_pipeline if _samples(steps) else make_pipeline
+        )
+        return _split(make(*steps, LogisticRegression(max_iter=500)), rows, y)
+
+    for library, name, texts in (
+        ("imblearn.over_sampling", "SMOTE", False),
+        ("imblearn.under_sampling", "RandomUnderSampler", False),
+        ("category_encoders", "TargetEncoder", True),
+        ("category_encoders", "WOEEncoder", True),
+        ("category_encoders", "CountEncoder", True),
+        ("feature_engine.encoding", "OneHotEncoder", True),
+        ("feature_engine.outliers", "Winsorizer", False),
+    ):
+        if find_spec(library.partition(".")[0]) is not None:
+            places = (
+                () if texts or name == "Winsorizer" else ("sklearn.preprocessing:StandardScaler",)
+            )
+            yield f"other/{name}", partial(fitted, (*places, f"{library}:{name}"), texts)
+
+
+def _samples(steps: list[Any]) -> bool:
+    return any(hasattr(step, "fit_resample") for step in steps)
+
+
 # Defaults on ten data sets: none may fall back.
 
 
@@ -356,8 +397,6 @@ def _of_200_rounds(data: Callable[[], tuple[Any, Any]]) -> Fitted:
 
 
 def _booster(name: str, **settings: Any) -> Any:
-    from importlib import import_module
-
     home = (
         "xgboost"
         if name.startswith("XGB")

@@ -18,7 +18,7 @@ from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, sch
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
-    from bascule.catalogue import Catalogue
+    from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
     from bascule.monitoring import DriftReport
     from bascule.registry import CatalogueKeys, Registry
@@ -221,9 +221,16 @@ def control_parts(settings: Settings) -> Parts:
     def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
         return open_keys(settings)
 
+    @cache
+    def requests() -> Requests:
+        from bascule.catalogue import Requests
+
+        return Requests(open_catalogue(settings))
+
     return Parts(
         open_registry=partial(open_registry, settings),
         open_keys=keys,
+        open_requests=requests,
         keys_stale_s=settings.security.keys_stale_s,
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),

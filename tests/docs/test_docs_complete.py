@@ -229,7 +229,7 @@ def test_every_route_for_predictions_is_documented() -> None:
         name="MODEL",
         version="VERSION",
         digest="sha256:",
-        service=SimpleNamespace(path=Path("bundle")),
+        service=SimpleNamespace(path=Path("bundle"), labels=("LABEL",)),
         signature=Signature((field,), (field,)),
         program=SimpleNamespace(name="onnx", inputs=(field,)),
         batch_invariant=True,

@@ -414,6 +414,7 @@ def test_the_snippets_of_a_page_run_and_say_what_it_says(
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(folder)  # Python imports what lies beside a script
 
     reader.follow(found)
 

@@ -21,6 +21,7 @@ from sklearn.datasets import load_breast_cancer, load_linnerud
 
 import bascule
 from bascule.bundle.tables import conform, for_program
+from bascule.control.finding import version_of
 from bascule.core.errors import (
     Invalid,
     NotFound,
@@ -113,7 +114,7 @@ def all_equal(client, bundle, data):
             else:
                 assert answer[name].tobytes() == values.tobytes(), name
         assert isinstance(answer, bascule.Answer)
-        assert answer.version == bundle.digest.removeprefix("sha256:")[:12]
+        assert answer.version == version_of(bundle.digest)
 
 
 # -- the same bits ---------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class ImportedModel:
         ask: The model itself, asked about rows in the caller's own container: all outputs, in the
             signature's dtypes. None for a flavor whose rows lose nothing when they are read.
         reopened: What answers where the original is served, if it may round otherwise than the
-            model that was handed in; else None.
+            model that was handed in, or runs in a process of its own; else None.
         is_network: Whether numbers much larger than the real ones overflow on the way.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,24 +45,36 @@ class CodeOptions:
         return self == CodeOptions()
 
 
-def read_model(path: Path, *, allow_pickle: bool, code: CodeOptions | None = None) -> Any:
+def read_model(
+    path: Path,
+    *,
+    allow_pickle: bool,
+    options: CodeOptions | None = None,
+    code: Sequence[str] = (),
+) -> Any:
     """A fitted model from a file; or `CODE:CLASS`, a class in a file or package.
+
+    Args:
+        path: The file.
+        allow_pickle: Whether it may be a pickle.
+        options: Of a model that is code.
+        code: What a pickle imports: files and folders are importable while it is read, and stay so.
 
     Raises:
         NotFound: There is no such file.
         Invalid: It is of no kind that is known, or a pickle that was not allowed, or broken.
         Untrusted: It holds types that are not scikit-learn's own.
     """
-    code = code or CodeOptions()
+    options = options or CodeOptions()
     if not is_there(path) and ":" in path.name:
-        return _read_code(str(path), code)
+        return _read_code(str(path), options)
     check_file(path, "model")
     if path.suffix == ".py":
         raise Invalid(
             f"{path} is code, and which class of it is the model?",
             hint=f"write {path}:Model",
         )
-    if not code.is_empty:
+    if not options.is_empty:
         raise Invalid(
             f"--file, --require, --task and --label are of code, and {path.name} is a model's file",
             hint="leave them out, or name a class: my_model.py:Model",
@@ -78,7 +91,7 @@ def read_model(path: Path, *, allow_pickle: bool, code: CodeOptions | None = Non
                 hint="save the model with skops.io.dump(model, 'model.skops'), or pass "
                 "--allow-pickle if you made the file yourself",
             )
-        return _read_pickle(path)
+        return _read_pickle(path, code)
     hint = "save it as .skops (skops.io.dump) or .onnx"
     if suffix in _LOADED_BY:
         loaded = _LOADED_BY[suffix].format(file=str(path))
@@ -131,10 +144,21 @@ def _read_skops(path: Path) -> Any:
     return load_trusted(path.read_bytes(), path.name)
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path, code: Sequence[str]) -> Any:
     import joblib
 
+    for place in map(Path, code):
+        home = str(place.resolve().parent)
+        if is_there(place) and home not in sys.path:
+            sys.path.append(home)
     try:
         return joblib.load(path)
+    except ModuleNotFoundError as error:
+        name = str(error.name).partition(".")[0]
+        raise Invalid(
+            f"{path} cannot be loaded: it imports {name}, which is not found",
+            hint=f"pass --code with the path of {name}.py or the folder {name}, or install it",
+            field="code",
+        ) from None
     except Exception as error:  # a pickle may raise anything at all
         raise Invalid(f"{path} cannot be loaded: {error}") from None

@@ -79,7 +79,9 @@ def open_original(
         threads: How many it may use.
         isolated: Whether it runs in a process of its own, which may crash without harm.
     """
-    if isolated and manifest.original.format != "python":  # which is isolated anyway
+    from bascule.bundle.flavors import is_isolated
+
+    if isolated and not is_isolated(manifest.original.format):
         from bascule.bundle.flavors import inputs_of
         from bascule.bundle.programs import of_bundle
 

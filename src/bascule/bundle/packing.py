@@ -22,7 +22,7 @@ from bascule.bundle.disk import (
     example_body,
     to_parquet,
 )
-from bascule.bundle.flavors import flavor_of, is_inspected
+from bascule.bundle.flavors import flavor_of, is_inspected, is_isolated
 from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
@@ -79,6 +79,7 @@ def pack(
     parameters: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     lineage: Sequence[str] = (),
+    code: str | Path | Sequence[str | Path] = (),
     serve_original: bool = False,
     measure: bool = True,
     overwrite: bool = False,
@@ -109,6 +110,10 @@ def pack(
         metrics: Figures from the training, for the card.
         lineage: Where it came from: `mlflow:RUN`, `mlflow:RUN@URI` or `dvc:PATH`; what is known
             there is recorded. See `bundle.lineage`.
+        code: Files and packages with code of your own that a pipeline holds, and the names of
+            installed packages whose estimators skops cannot keep: `code=["features.py",
+            "category_encoders"]`. The bundle keeps the sources, and the model as a pickle that only
+            a process of its own opens.
         serve_original: Whether to serve the original, slower, where the model cannot be compiled.
         measure: Whether to time the programs and the original and measure memory. False leaves out
             the cost statement, and the bundle answers with its first program.
@@ -137,6 +142,7 @@ def pack(
         parameters=_json_values(parameters, "parameters"),
         metrics=_json_values(metrics, "metrics"),
         lineage=[trace(source) for source in lineage],
+        code=code,
         tell=progress or _say_nothing,
     )
     rows = Given(train, test, calibration)
@@ -191,6 +197,7 @@ class Request:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     lineage: Sequence[Mapping[str, Any]] = ()
+    code: str | Path | Sequence[str | Path] = ()
     tell: Progress = _say_nothing
 
 
@@ -218,9 +225,10 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
 
     The same model, rows and request give the same digest, under the same versions.
     """
-    flavor = flavor_of(model)
+    flavor = flavor_of(model, request.code)
     subject = flavor.read(model, rows.train, rows.test)
     request.tell(_described(subject, flavor))
+    kept = _kept(subject, request)
     own = calibrating.read_rows(rows.calibration, subject)
     # Each candidate is compiled once, when the first of the two asks for it.
     made, again = itertools.tee(_compilations(flavor, model, subject))
@@ -231,14 +239,22 @@ def seal(draft: Path, model: Any, rows: Given, request: Request) -> _Sealed:
     request.tell(held_out.told)
     described = profiling.profile(answers, subject) if request.baseline else profiling.nothing()
     request.tell(described.told)
-    profiled = {**held_out.files, **described.files}
-    manifest = _write(draft, flavor, subject, choice, profiled, request)
+    files = {**kept, **held_out.files, **described.files}
+    manifest = _write(draft, flavor, subject, choice, files, request)
     return _Sealed(manifest, subject, choice, own, held_out.statement())
 
 
 def _compilations(flavor: Flavor, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
     """Nothing is compiled, or raised, before it is asked for."""
     yield from flavor.compilations(model, subject)
+
+
+def _kept(subject: ImportedModel, request: Request) -> dict[str, bytes]:
+    """The held-out rows as a file, made first: a refusal comes before anything takes long."""
+    if not request.keep_test or subject.test is None:
+        return {}
+    test = subject.test
+    return {disk.TEST_DATA: to_parquet(test.columns, test.truth, subject.signature)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +325,7 @@ def _choose(
                 return _Choice(judged, compilation, program, invariant, on)
             failed.append(judged)
     except Unconvertible as problem:
-        if not request.serve_original:
+        if not (request.serve_original or is_isolated(subject.saved_format)):
             raise
         failed.append(_no_parity(problem.message, "", request))
     # The reason that is worth reading is of the way that came closest.
@@ -457,7 +473,7 @@ def _write(
     flavor: Flavor,
     subject: ImportedModel,
     choice: _Choice,
-    profiled: Mapping[str, bytes],
+    made_before: Mapping[str, bytes],
     request: Request,
 ) -> Manifest:
     """Write every file that the digest covers, and the manifest."""
@@ -473,10 +489,7 @@ def _write(
             files[other.entry.file] = disk.write_file(draft, other.entry.file, other.data)
     example = example_body(_example_rows(subject), signature.inputs)
     files[disk.EXAMPLE] = disk.write_file(draft, disk.EXAMPLE, example)
-    if request.keep_test and subject.test is not None:
-        held_out = to_parquet(subject.test.columns, subject.test.truth, signature)
-        files[disk.TEST_DATA] = disk.write_file(draft, disk.TEST_DATA, held_out)
-    for file, data in profiled.items():
+    for file, data in made_before.items():
         files[file] = disk.write_file(draft, file, data)
     has_code = any(entry.kind == MACHINE_CODE for entry in programs)
     runs = ["onnxruntime", "numpy", *(["llvmlite"] if has_code else [])]
@@ -531,7 +544,7 @@ def _measure(draft: Path, manifest: Manifest, subject: ImportedModel, choice: _C
     columns = parity.sample(_example_rows(subject))
     if subject.saved_format != "python":  # whose code may refuse rows that never were
         columns = cost.rows_to_time(columns)
-    programs = {disk.ORIGINAL: subject.original}
+    programs = {disk.ORIGINAL: subject.reopened or subject.original}
     if choice.compilation is not None:
         others = {other.entry.name: other.program for other in choice.others}
         programs = {_PROGRAM: choice.program, **others, **programs}

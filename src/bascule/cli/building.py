@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -98,6 +99,14 @@ def pack(
             show_default=False,
         ),
     ] = None,
+    code: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A file or package of your own that a pipeline in a .pkl or .joblib file needs, "
+            "or an installed package, by name; may be repeated. The bundle keeps the sources.",
+            show_default=False,
+        ),
+    ] = None,
     serve_original: ServeOriginal = False,
     allow_pickle: AllowPickle = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
@@ -110,7 +119,8 @@ def pack(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
         tolerance=tolerance, keep_test=keep_test, baseline=baseline, measure=measure,
         description=description, lineage=lineage or (), serve_original=serve_original,
-        allow_pickle=allow_pickle, code=CodeOptions(file or (), require or (), task, label or ()),
+        allow_pickle=allow_pickle, code=code or (),
+        options_of_code=CodeOptions(file or (), require or (), task, label or ()),
         overwrite=overwrite, quiet=as_json,
     )  # fmt: skip
     if made.manifest.serves == "original" and made.parity is not None:
@@ -131,13 +141,14 @@ def pack_files(
     allow_pickle: bool,
     quiet: bool,
     calibration: Path | None = None,
-    code: CodeOptions | None = None,
+    code: Sequence[str] = (),
+    options_of_code: CodeOptions | None = None,
     **options: Any,
 ) -> Bundle:
     from bascule.bundle import as_trained, pack as pack_model, read_model, read_rows, split_truth
 
     with stages(quiet=quiet) as tell:
-        fitted = read_model(model, allow_pickle=allow_pickle, code=code)
+        fitted = read_model(model, allow_pickle=allow_pickle, options=options_of_code, code=code)
         sets: dict[str, Any] = {}
         # Training rows may come without their truth, if held-out ones show that --target is right.
         is_told = bool(target) and test is None and calibration is None
@@ -149,7 +160,7 @@ def pack_files(
                 )
                 inputs = as_trained(fitted, inputs)
                 sets[what] = inputs if truth is None else (inputs, truth)
-        return pack_model(fitted, name=name, progress=tell, **sets, **options)
+        return pack_model(fitted, name=name, code=code, progress=tell, **sets, **options)
 
 
 def bundle_json(bundle: Bundle) -> dict[str, Any]:

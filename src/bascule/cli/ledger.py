@@ -77,7 +77,7 @@ def import_outcomes(
     """
     import pyarrow as pa
 
-    from bascule.bundle.table_files import read_rows
+    from bascule.bundle import read_rows
     from bascule.monitoring import Outcomes
 
     table = read_rows(file, "outcomes")

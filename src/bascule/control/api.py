@@ -17,7 +17,6 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bascule.control.described import describe
-from bascule.control.idempotency import RecentRequests, Requests
 from bascule.control.key_routes import add_keys
 from bascule.control.link import ServerLink
 from bascule.control.load import add_load
@@ -26,11 +25,12 @@ from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import TakeIn, add_registry_writes
 from bascule.control.rights import by_key, open_to_all, route_of
 from bascule.control.services import FindService, add_services
-from bascule.core import VERSION, BasculeError, NotFound
+from bascule.core import VERSION, BasculeError, Invalid, NotFound
 from bascule.serving.telemetry import prometheus_text
 from bascule.serving.transports import Authenticator
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
+    from bascule.catalogue import Requests
     from bascule.registry import Keys, Registry, Version
 
 
@@ -80,7 +80,7 @@ def control_app(
     *,
     open_keys: Callable[[], Keys] | None = None,
     take_in: TakeIn | None = None,
-    requests: Requests | None = None,
+    open_requests: Callable[[], Requests] | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -92,7 +92,7 @@ def control_app(
         guard: Checks keys; with None every caller may read, and only this machine change something.
         open_keys: Opens the keys of callers; None for an API without them.
         take_in: Pushes an uploaded archive; in this process if None.
-        requests: Keeps answers for `Idempotency-Key`; in memory if None.
+        open_requests: Opens what keeps answers for `Idempotency-Key`; with None it is refused.
     """
     app = FastAPIOffline(
         title="Bascule control API",
@@ -101,7 +101,7 @@ def control_app(
         # `describe` says what they are; this keeps FastAPI from describing errors in its own shape.
         responses={"4XX": {}},
     )
-    app.router.route_class = route_of(guard, requests or RecentRequests())
+    app.router.route_class = route_of(guard, open_requests or _no_requests)
     authorise = open_to_all if guard is None else by_key(guard)
 
     def push_here(file: FilePath, model: str, user: str) -> Version:
@@ -119,6 +119,10 @@ def control_app(
     add_keys(app, open_keys or no_keys)
     describe(app, asks_for_keys=guard is not None)
     return app
+
+
+def _no_requests() -> Requests:
+    raise Invalid("Idempotency-Key: this API keeps no answers", hint="send the request without it")
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -21,7 +21,8 @@ R = TypeVar("R", bound="ModelRegistry")
 SERVED_ALIASES = ("production", "champion")
 """What `bascule up` serves of each model: the first alias that the model has."""
 
-_SHORT_DIGEST = 12
+_VERSION_DIGITS = 7
+"""Of hexadecimal: the number fits into 32 bits with a sign."""
 
 
 def is_path(reference: str) -> bool:
@@ -58,7 +59,9 @@ def spec_of(reference: str, open_registry: Callable[[], Registry]) -> ModelSpec:
     if is_path(reference):
         return spec_of_folder(Path(reference))
     registry, version = registered(open_registry, reference)
-    return ModelSpec(version.model, str(version.number), registry.path(version))
+    alias = reference.partition("@")[2]
+    labels = (alias,) if alias else ()
+    return ModelSpec(version.model, str(version.number), registry.path(version), labels)
 
 
 def spec_of_folder(folder: Path) -> ModelSpec:
@@ -66,8 +69,16 @@ def spec_of_folder(folder: Path) -> ModelSpec:
     from bascule.bundle.disk import read_manifest
 
     manifest = read_manifest(folder, verify=False)
-    version = manifest.digest.removeprefix("sha256:")[:_SHORT_DIGEST]
-    return ModelSpec(manifest.name, version, folder.resolve())
+    return ModelSpec(manifest.name, version_of(manifest.digest), folder.resolve())
+
+
+def version_of(digest: str) -> str:
+    """The version of a bundle that is in no registry: a number, from the start of its digest.
+
+    Clients of TensorFlow Serving and Triton read versions as numbers. Another bundle has another
+    number.
+    """
+    return str(int(digest.removeprefix("sha256:")[:_VERSION_DIGITS], 16))
 
 
 def aliased(open_registry: Callable[[], Registry]) -> list[str]:
@@ -94,8 +105,7 @@ def put_there(name: str, folder: Path) -> ModelSpec:
     path = bundle_in(folder, look_for_bundles, "url")
     if not path.resolve().is_relative_to(platform_folder(os.environ) / "models"):
         check_is_ours(path)
-    digest = digest_of(path).removeprefix("sha256:")
-    return ModelSpec(name, digest[:_SHORT_DIGEST], path)
+    return ModelSpec(name, version_of(digest_of(path)), path)
 
 
 def check_is_ours(folder: Path) -> None:

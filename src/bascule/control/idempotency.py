@@ -9,118 +9,39 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from bascule.control.problems import KeyReused, problem_of
-from bascule.core import BasculeError, Conflict, Invalid
+from bascule.core import BasculeError, Invalid
+
+if TYPE_CHECKING:  # a database library comes with it
+    from bascule.catalogue import Requests
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 """Header of an answer that is the first one again."""
 
-KEPT_FOR = timedelta(hours=24)
-MAX_KEPT = 1_000
-MAX_KEPT_BYTES = 8 << 20
+MAX_KEPT_BYTES = 1 << 20
+"""Of an answer. A longer one is not kept, and a repetition acts again."""
 _KEY = re.compile(r'"([\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x2b\x2d-\x7e]{1,255})')
 _RETRYABLE = (408, 429)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer that can be given again."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-
-
-class Requests(Protocol):
-    """Where keys and answers are kept. `caller` keeps the keys of callers apart."""
-
-    def begin(self, key: str, caller: str, digest: str, *, now: datetime) -> Reply | None:
-        """The kept answer; None where this is the first request, which then is under way.
-
-        Raises:
-            Invalid: The key came with another request, whose digest differs.
-            Conflict: The first request is still under way.
-        """
-
-    def finish(self, key: str, caller: str, reply: Reply) -> None:
-        """Keep the answer."""
-
-    def forget(self, key: str, caller: str) -> None:
-        """The request ended without an answer to keep: the key is free again."""
-
-
-class RecentRequests:
-    """Keeps them in memory, for 24 hours; the oldest go when there are too many."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], tuple[str, datetime, Reply | None]] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def begin(self, key: str, caller: str, digest: str, *, now: datetime) -> Reply | None:
-        with self._lock:
-            self._drop_old(now)
-            found = self._kept.get((caller, key))
-            if found is None:
-                self._kept[caller, key] = (digest, now, None)
-                return None
-        first, _, reply = found
-        if first != digest:
-            raise Invalid(
-                f"{HEADER} {key!r} came before with another request",
-                hint="use a new key for each request, and the same key only to repeat one",
-            )
-        if reply is None:
-            raise Conflict(
-                f"the first request with {HEADER} {key!r} is still under way",
-                hint="wait, then send the same request again",
-            )
-        return reply
-
-    def finish(self, key: str, caller: str, reply: Reply) -> None:
-        with self._lock:
-            found = self._kept.get((caller, key))
-            if found is not None:
-                self._kept[caller, key] = (*found[:2], reply)
-                self._bytes += len(reply.body)
-
-    def forget(self, key: str, caller: str) -> None:
-        with self._lock:
-            self._remove((caller, key))
-
-    def _drop_old(self, now: datetime) -> None:
-        while self._kept:
-            oldest = next(iter(self._kept))
-            is_full = len(self._kept) >= MAX_KEPT or self._bytes > MAX_KEPT_BYTES
-            if not is_full and now - self._kept[oldest][1] < KEPT_FOR:
-                return
-            self._remove(oldest)
-
-    def _remove(self, entry: tuple[str, str]) -> None:
-        found = self._kept.pop(entry, None)
-        if found is not None and found[2] is not None:
-            self._bytes -= len(found[2].body)
-
-
 async def once(
-    requests: Requests,
+    open_requests: Callable[[], Requests],
     request: Request,
     caller: str,
     handle: Callable[[Request], Awaitable[Response]],
 ) -> Response:
     """The answer to a request that changes something; the first one again for a known key.
+
+    Keys and answers are in the catalogue, so they outlive this process, and hosts share them.
 
     Raises:
         Invalid: The key cannot be one.
@@ -132,6 +53,7 @@ async def once(
         return await handle(request)
     key = _parsed(said)
     digest = await _digest(request)
+    requests = await run_in_threadpool(open_requests)
     try:
         kept = await run_in_threadpool(requests.begin, key, caller, digest, now=datetime.now(UTC))
     except Invalid as problem:
@@ -142,6 +64,8 @@ async def once(
     try:
         response = await _answered(request, handle)
         if _may_be_kept(response):
+            from bascule.catalogue import Reply  # opened by now
+
             reply = Reply(response.status_code, _kept_headers(response), bytes(response.body))
         return response
     finally:
@@ -165,7 +89,8 @@ async def _answered(request: Request, handle: Callable[[Request], Awaitable[Resp
 def _may_be_kept(response: Response) -> bool:
     """Neither an answer that a retry may improve on, nor a secret."""
     is_final = response.status_code < 500 and response.status_code not in _RETRYABLE
-    return is_final and response.headers.get("cache-control") != "no-store"
+    is_short = len(response.body) <= MAX_KEPT_BYTES
+    return is_final and is_short and response.headers.get("cache-control") != "no-store"
 
 
 def _kept_headers(response: Response) -> tuple[tuple[str, str], ...]:

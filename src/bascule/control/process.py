@@ -27,6 +27,7 @@ from bascule.serving.transports import Authenticator, KeysFile
 from bascule.serving.workers import Message
 
 if TYPE_CHECKING:
+    from bascule.catalogue import Requests
     from bascule.control.link import ServerLink
     from bascule.control.registry_writes import TakeIn
     from bascule.registry import Keys, Registry
@@ -47,6 +48,7 @@ class Parts:
         tls: What connections are encrypted with; None for not at all.
         allowed_hosts: Names that are answered; see `serving.transports.hosts`.
         take_in: Pushes an uploaded archive, in a process of its own.
+        open_requests: Opens what keeps answers for `Idempotency-Key`.
     """
 
     open_registry: Callable[[], Registry]
@@ -56,6 +58,7 @@ class Parts:
     tls: Tls | None = None
     allowed_hosts: tuple[str, ...] = ()
     take_in: TakeIn | None = None
+    open_requests: Callable[[], Requests] | None = None
 
 
 class Answers:
@@ -144,6 +147,7 @@ def serve_api(
     app = control_app(
         server, parts.open_registry, find, guard,
         open_keys=parts.open_keys, take_in=parts.take_in,
+        open_requests=parts.open_requests,
     )  # fmt: skip
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from fastapi import Request, Response
@@ -18,10 +18,13 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from bascule.control.conventions import conditional
-from bascule.control.idempotency import Requests, once
+from bascule.control.idempotency import once
 from bascule.core import Refused, TooLarge
 from bascule.security import ANY, Action
 from bascule.serving.transports import Authenticator, host_of, is_loopback
+
+if TYPE_CHECKING:
+    from bascule.catalogue import Requests
 
 Authorise = Callable[[Request, Action, str], "Caller"]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
@@ -104,7 +107,7 @@ def caller_of(request: Request) -> Caller:
     return found
 
 
-def route_of(guard: Authenticator | None, requests: Requests) -> type[APIRoute]:
+def route_of(guard: Authenticator | None, open_requests: Callable[[], Requests]) -> type[APIRoute]:
     """The class of the routes, which keeps the conventions.
 
     Rights come first, then a bounded body, then the entity tag of an answer to GET, or the
@@ -131,7 +134,7 @@ def route_of(guard: Authenticator | None, requests: Requests) -> type[APIRoute]:
                     return conditional(request, await handle(bounded))
                 if operation == UPLOAD:  # too large to compare; the same bundle is one version
                     return await handle(bounded)
-                return await once(requests, bounded, request.state.caller.id, handle)
+                return await once(open_requests, bounded, request.state.caller.id, handle)
 
             return guarded
 

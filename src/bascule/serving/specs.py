@@ -6,7 +6,7 @@ changes are pure: a list and a wish in, a list out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,27 @@ class ModelSpec:
         model: The name that requests use.
         version: The version that answers carry.
         path: The bundle's folder.
+        labels: The aliases by which it was named; requests of TensorFlow Serving may use them. Not
+            compared: a version with another label need not be loaded again.
     """
 
     model: str
     version: str
     path: Path
+    labels: tuple[str, ...] = field(default=(), compare=False)
 
-    def to_json(self) -> dict[str, str]:
-        return {"model": self.model, "version": self.version, "path": str(self.path)}
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "version": self.version,
+            "path": str(self.path),
+            "labels": self.labels,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ModelSpec:
-        return cls(value["model"], value["version"], Path(value["path"]))
+        labels = tuple(value.get("labels", ()))
+        return cls(value["model"], value["version"], Path(value["path"]), labels)
 
 
 ModelSpecs = tuple[ModelSpec, ...]

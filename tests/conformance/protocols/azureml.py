@@ -20,7 +20,24 @@ def frame(rows):
     return {"columns": list(rows.names), "index": index, "data": rows.values}
 
 
+def read_results(answer, names):
+    return by_row(answer.json["Results"], names)
+
+
+def read_scored(answer, names):
+    rows = answer.json["Results"]["WebServiceOutput0"]
+    return {names[0]: [row["Scored Labels"] for row in rows]}
+
+
 FORMS = {
+    "automl": Form(
+        lambda rows: of_json(PATH, {"Inputs": {"data": rows.records}, "GlobalParameters": 1.0}),
+        read_results,
+    ),
+    "designer": Form(
+        lambda rows: of_json(PATH, {"Inputs": {"input1": rows.records}, "GlobalParameters": {}}),
+        read_scored,
+    ),
     "data": Form(lambda rows: of_json(PATH, {"data": rows.values}), read),
     "data-records": Form(lambda rows: of_json(PATH, {"data": rows.records}), read),
     "input-data": Form(

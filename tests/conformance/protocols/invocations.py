@@ -40,6 +40,13 @@ def only_the_answer(ask):
 
 
 FORMS = {
+    "endpoint": Form(
+        lambda rows: of_json("/endpoints/m/invocations", {"instances": rows.records}), read
+    ),
+    "databricks": Form(
+        lambda rows: of_json("/serving-endpoints/m/invocations", {"dataframe_split": split(rows)}),
+        read,
+    ),
     "split": everything(lambda rows: {"dataframe_split": split(rows)}),
     "split-index": only_the_answer(
         lambda rows: {"dataframe_split": {**split(rows), "index": list(range(len(rows.values)))}}

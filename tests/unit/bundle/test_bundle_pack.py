@@ -8,7 +8,6 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.impute import SimpleImputer
@@ -314,7 +313,6 @@ def test_splines_are_packed_and_answered_by_the_original(tmp_path, cancer):
     ("model", "message"),
     [
         (lambda X, y: GradientBoostingClassifier(), "GradientBoostingClassifier is not fitted"),
-        (lambda X, y: KMeans(2, n_init=1).fit(X), "neither a classifier nor a regressor"),
         (
             lambda X, y: ClassifierChain(DecisionTreeClassifier()).fit(X, np.c_[y, y]),
             "ClassifierChain predicts 2 outputs, and gives their probabilities as one matrix",

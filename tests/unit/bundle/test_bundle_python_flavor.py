@@ -11,6 +11,7 @@ import pytest
 
 import bascule
 from bascule.bundle.flavors import python, python_environment
+from bascule.bundle.flavors.code_archive import from_archive
 from bascule.bundle.flavors.python_environment import interpreter, lock
 from bascule.core.errors import Invalid, ModelFailed, Unavailable, Untrusted
 
@@ -144,7 +145,7 @@ def archive(*names, compression=zipfile.ZIP_STORED):
 @pytest.mark.parametrize("data", [b"", b"PK", archive("requirements.txt")[:-30]])
 def test_what_is_no_archive_is_refused(data):
     with pytest.raises(Untrusted, match="is not an archive"):
-        python._unpacked(data)
+        from_archive(data, "original/model.zip", "requirements.txt")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -162,13 +163,13 @@ def test_what_is_no_archive_is_refused(data):
 )
 def test_an_archive_that_pack_did_not_write_is_refused(names):
     with pytest.raises(Untrusted, match=r"original/model\.zip"):
-        python._unpacked(archive(*names))
+        from_archive(archive(*names), "original/model.zip", "requirements.txt")
 
 
 def test_an_archive_that_grows_when_it_is_read_is_refused():
     data = archive("requirements.txt", "code/a.py", compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(Untrusted, match=r"holds 'requirements.txt'"):
-        python._unpacked(data)
+        from_archive(data, "original/model.zip", "requirements.txt")
 
 
 # -- environments --

@@ -114,7 +114,9 @@ def test_labels_make_it_a_classifier(run, code):
 )
 def test_a_label_is_the_json_value_that_it_is_or_else_a_text(tmp_path, written, label):
     (tmp_path / "m.py").write_text("")
-    model = read_model(tmp_path / "m.py:M", allow_pickle=False, code=CodeOptions(labels=[written]))
+    model = read_model(
+        tmp_path / "m.py:M", allow_pickle=False, options=CodeOptions(labels=[written])
+    )
     assert model.classes == (label,)
     assert type(model.classes[0]) is type(label)
 
@@ -144,7 +146,7 @@ def test_what_is_said_of_code_is_refused_for_a_model_s_file(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"")
     code = CodeOptions(requirements=["scipy"])
     with pytest.raises(Invalid, match="--require"):
-        read_model(tmp_path / "m.onnx", allow_pickle=False, code=code)
+        read_model(tmp_path / "m.onnx", allow_pickle=False, options=code)
 
 
 def test_code_of_one_s_own_is_rebuilt_with_the_environment_that_was_locked(run, code, monkeypatch):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from tests.unit.control.test_control_api import FakeSupervisor, asking, find
 
+from bascule.catalogue import Requests
 from bascule.control.api import control_app
-from bascule.control.idempotency import KEPT_FOR, MAX_KEPT, RecentRequests, Reply
-from bascule.core import Conflict, Invalid, Unavailable
+from bascule.core import Unavailable
 from bascule.registry import CatalogueKeys, open_registry
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -26,9 +26,17 @@ def registry(tmp_path, cancer_bundle):
 
 
 @pytest.fixture
-def client(registry):
+def requests(registry):
+    return Requests(registry._records._catalogue)
+
+
+@pytest.fixture
+def client(registry, requests):
     keys = CatalogueKeys(registry._records)
-    app = control_app(FakeSupervisor(), lambda: registry, find, open_keys=lambda: keys)
+    app = control_app(
+        FakeSupervisor(), lambda: registry, find,
+        open_keys=lambda: keys, open_requests=lambda: requests,
+    )  # fmt: skip
     with asking(app) as client:
         yield client
 
@@ -194,7 +202,7 @@ def test_an_error_of_the_caller_is_given_again_too(client, registry):
     assert again.headers["content-type"] == "application/problem+json"
 
 
-def test_an_error_that_may_pass_is_not_kept(registry):
+def test_an_error_that_may_pass_is_not_kept(registry, requests):
     problems = [Unavailable("away")]
 
     def opened():
@@ -202,7 +210,9 @@ def test_an_error_that_may_pass_is_not_kept(registry):
             raise problems.pop()
         return registry
 
-    with asking(control_app(FakeSupervisor(), opened, find)) as client:
+    with asking(
+        control_app(FakeSupervisor(), opened, find, open_requests=lambda: requests)
+    ) as client:
         answers = [
             client.put(ALIAS, json={"number": 1}, headers={"Idempotency-Key": "k"})
             for _ in range(2)
@@ -210,7 +220,7 @@ def test_an_error_that_may_pass_is_not_kept(registry):
     assert [answer.status_code for answer in answers] == [503, 200]
 
 
-def test_a_repetition_while_the_first_is_under_way_is_a_conflict(registry):
+def test_a_repetition_while_the_first_is_under_way_is_a_conflict(registry, requests):
     entered, go_on = threading.Event(), threading.Event()
 
     def opened():
@@ -218,7 +228,9 @@ def test_a_repetition_while_the_first_is_under_way_is_a_conflict(registry):
         go_on.wait(10)
         return registry
 
-    with asking(control_app(FakeSupervisor(), opened, find)) as client:
+    with asking(
+        control_app(FakeSupervisor(), opened, find, open_requests=lambda: requests)
+    ) as client:
         send = {"json": {"number": 1}, "headers": {"Idempotency-Key": "k"}}
         first = threading.Thread(target=client.put, args=(ALIAS,), kwargs=send)
         first.start()
@@ -238,33 +250,10 @@ def test_a_key_that_cannot_be_one_is_refused(client, key):
     assert "Idempotency-Key" in answer.json()["hint"]
 
 
-def test_keys_of_one_caller_are_not_those_of_another():
-    kept = RecentRequests()
-    kept.begin("k", "ada", "one", now=T0)
-    assert kept.begin("k", "bob", "other", now=T0) is None
-    with pytest.raises(Conflict):
-        kept.begin("k", "ada", "one", now=T0)
-    with pytest.raises(Invalid):
-        kept.begin("k", "ada", "other", now=T0)
-
-
-@pytest.mark.parametrize(
-    ("age", "is_kept"), [(KEPT_FOR - timedelta(seconds=1), True), (KEPT_FOR, False)]
-)
-def test_an_answer_is_kept_for_a_day(age, is_kept):
-    kept = RecentRequests()
-    kept.begin("k", "ada", "one", now=T0)
-    kept.finish("k", "ada", Reply(200, (), b""))
-    assert (kept.begin("k", "ada", "one", now=T0 + age) is not None) == is_kept
-
-
-@pytest.mark.parametrize(("others", "is_kept"), [(MAX_KEPT - 2, True), (MAX_KEPT, False)])
-def test_only_the_latest_answers_are_kept(others, is_kept):
-    kept = RecentRequests()
-    for name in ("first", *map(str, range(others))):
-        kept.begin(name, "ada", "one", now=T0)
-        kept.finish(name, "ada", Reply(200, (), b""))
-    assert (kept.begin("first", "ada", "one", now=T0) is not None) == is_kept
+def test_an_api_that_keeps_no_answers_refuses_the_key(registry):
+    with asking(control_app(FakeSupervisor(), lambda: registry, find)) as client:
+        answer = client.put(ALIAS, json={"number": 1}, headers={"Idempotency-Key": "k"})
+    assert (answer.status_code, registry.aliases("gb")) == (400, {})
 
 
 # -- bundles --

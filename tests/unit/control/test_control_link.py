@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bascule.control.finding import aliased
+from bascule.control.finding import aliased, spec_of, version_of
 from bascule.control.link import ServerLink
 from bascule.core.errors import NotFound
 from bascule.serving import ModelSpec
@@ -90,3 +90,28 @@ def test_a_registry_that_was_never_written_to_names_nothing():
         raise NotFound("no registry")
 
     assert aliased(registry) == []
+
+
+@pytest.mark.parametrize(
+    ("digest", "version"),
+    [
+        ("sha256:fde00d2" + "9" * 57, str(0xFDE00D2)),
+        ("sha256:fffffff" + "0" * 57, str(2**28 - 1)),
+        ("sha256:0000001" + "f" * 57, "1"),
+    ],
+)
+def test_the_version_of_a_folder_is_a_number_from_the_start_of_its_digest(digest, version):
+    assert version_of(digest) == version
+
+
+@pytest.mark.parametrize(
+    ("reference", "labels"), [("late@champion", ("champion",)), ("late/2", ()), ("late", ())]
+)
+def test_the_alias_that_names_a_version_is_its_label(reference, labels):
+    found = SimpleNamespace(model="late", number=2)
+    registry = SimpleNamespace(resolve=lambda _: found, path=lambda _: Path("/bundles/late"))
+    spec = spec_of(reference, lambda: registry)
+
+    assert (spec.version, spec.labels) == ("2", labels)
+    assert ModelSpec.from_json(spec.to_json()).labels == labels
+    assert spec == ModelSpec("late", "2", Path("/bundles/late"))

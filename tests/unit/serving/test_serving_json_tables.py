@@ -237,7 +237,7 @@ def changed(**values):
         (changed(wind=False), "i[1].wind: false, where the model takes numbers"),
         (changed(carrier="CC"), "i[1].carrier: 'CC' is not a category of the model"),
         (changed(carrier=1), "i[1].carrier: 1, where the model takes text"),
-        (changed(rain=1), "i[1].rain: 1, where the model takes true or false"),
+        (changed(rain=2), "i[1].rain: 2, where the model takes true or false"),
         (changed(rain=None), "i[1].rain is null"),
         ([LISTS[0], [1, "AA", "?", True]], "i[1] (wind): a text, where the model takes numbers"),
     ],
@@ -317,7 +317,7 @@ HEADER = b"hour,carrier,wind,rain\n"
         (HEADER + b"1,AA,2\n", "csv[0]: 3 values, where a row has 4"),
         (HEADER + b"1,AA,2,True\nx,AA,2,True\n", "csv[1] (hour): a text, where the model takes"),
         (HEADER + b",AA,2,True\n", "csv[0] (hour) is null"),
-        (HEADER + b"1,AA,nan,True\n", "csv[0] (wind): a text"),
+        (HEADER + b"1,AA,inf,True\n", "csv[0] (wind): a text"),
         (HEADER + b"1,AA,1e999,True\n", "csv[0] (wind): a text"),
         (HEADER + b"1,AA,1_0,True\n", "csv[0] (wind): a text"),
         (HEADER + b"1,AA,\xd9\xa1,True\n", "csv[0] (wind)"),
@@ -352,3 +352,18 @@ def test_what_is_read_is_of_the_type_of_the_program():
     fields, targets = (Field("n", DType.INT8),), (Field("n", DType.FP64),)
     columns, _ = TableReader(Signature(fields, ()), targets, 5).rows([1, 2], "i")
     assert columns["n"].dtype == np.float64
+
+
+@pytest.mark.parametrize("written", ["nan", "NaN", " NAN ", ""])
+def test_a_missing_number_of_csv_is_empty_or_nan(written):
+    columns, _ = TABLE_READER.csv(f"hour,carrier,wind,rain\n1,AA,{written},1\n".encode())
+
+    assert np.isnan(columns["wind"]).all()
+    assert columns["rain"].tolist() == [True]
+
+
+@pytest.mark.parametrize("written", ["inf", "-Infinity", "1e999"])
+def test_infinity_has_no_place_in_csv(written):
+    body = f"hour,carrier,wind,rain\n1,AA,{written},1\n".encode()
+
+    assert refusal(TABLE_READER.csv, body).startswith("csv[0] (wind): ")

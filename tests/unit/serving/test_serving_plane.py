@@ -10,7 +10,8 @@ from bascule.serving.transports.routes import Route, table
 
 
 def model(name, version):
-    return SimpleNamespace(name=name, version=version, asks_header=b"")
+    service = SimpleNamespace(labels=())
+    return SimpleNamespace(name=name, version=version, service=service, asks_header=b"")
 
 
 class Paths:

@@ -53,6 +53,8 @@ class Link(StrEnum):
     SIGMOID = "sigmoid"
     SIGMOIDS = "one sigmoid for each class"
     SOFTMAX = "softmax"
+    HINGE = "1 above zero, else 0"
+    MARGIN = "the sum itself for the second class"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,10 @@ def predict_ensemble(
 
 def _linked(context: Context, scores: str, link: Link, classes: int | None) -> Outcome:
     graph = context.graph
+    if link is Link.HINGE:
+        scores = graph.cast(graph.add("Greater", scores, graph.constant(0.0)), DType.FP64)
+    if link in (Link.HINGE, Link.MARGIN):
+        return _of_second(graph, scores, classes)
     if classes is None:
         if link is Link.EXPONENTIAL:
             scores = exponential(graph, scores)
@@ -169,6 +175,18 @@ def _linked(context: Context, scores: str, link: Link, classes: int | None) -> O
         raise Unconvertible(f"there is no compiler for a classifier with {link}")
     # A probability of a half is the first class's in all three libraries.
     return of_scores(context, scores, classes, comparison="Greater")
+
+
+def _of_second(graph: Graph, second: str, classes: int | None) -> Outcome:
+    """What XGBoost calls probabilities where its objective has none: 1 - x and x."""
+    if classes is None:
+        return Outcome(prediction=flat(graph, second))
+    first = graph.add("Sub", graph.constant(1.0), second)
+    above = graph.add("Greater", second, graph.constant(0.5))
+    return Outcome(
+        index=flat(graph, graph.cast(above, DType.INT64)),
+        probabilities=graph.add("Concat", first, second, axis=1),
+    )
 
 
 def _cleaned(graph: Graph, tensor: str, ensemble: Ensemble) -> str:

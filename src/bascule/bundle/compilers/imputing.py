@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle.compilers.context import MISSING_TEXT, Context
+from bascule.bundle.compilers.foreign import unconvertible
 from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.bundle.compilers.values import (
     NUMBER,
@@ -32,6 +33,42 @@ def simple_imputer(context: Context, step: Any, value: Value) -> Value:
         kept = [i for i in kept if not _is_missing_statistic(statistics[i])]
     chosen = select(graph, value, kept)
     filled = _filled(graph, chosen, [statistics[i] for i in kept], step.missing_values)
+    if step.indicator_ is None:
+        return filled
+    return filled + missing_indicator(context, step.indicator_, value)
+
+
+def iterative_imputer(context: Context, step: Any, value: Value) -> Value:
+    """Fills simply, and then column by column from regressions on the other columns.
+
+    Only missing values are replaced, and each regression reads what those before it filled.
+    """
+    from bascule.bundle.compilers.predictors import predict_whole  # it imports the steps
+
+    graph = context.graph
+    if step.sample_posterior:
+        raise unconvertible(step)
+    tensor = matrix(graph, value, NUMBER, step="IterativeImputer")
+    absent = _missing_flags(graph, tensor, NUMBER, step.missing_values)
+    columns = [
+        part.tensor
+        for i in range(width(value))
+        for part in select(graph, simple_imputer(context, step.initial_imputer_, value), [i])
+    ]
+    if len(columns) != step.n_features_in_:
+        raise unconvertible(step)
+    low, high = np.ravel(step._min_value), np.ravel(step._max_value)
+    for triplet in step.imputation_sequence_:
+        others = tuple(Part(columns[int(i)]) for i in triplet.neighbor_feat_idx)
+        outcome = predict_whole(context, triplet.estimator, others)
+        if outcome.prediction is None:
+            raise unconvertible(step)
+        place = int(triplet.feat_idx)
+        found = graph.add("Reshape", outcome.prediction, graph.constant([-1, 1], "int64"))
+        ends = (graph.constant(float(low[place])), graph.constant(float(high[place])))
+        flags = graph.add("Gather", absent, graph.constant([place], "int64"), axis=1)
+        columns[place] = graph.add("Where", flags, graph.add("Clip", found, *ends), columns[place])
+    filled = tuple(Part(column) for column in columns)
     if step.indicator_ is None:
         return filled
     return filled + missing_indicator(context, step.indicator_, value)

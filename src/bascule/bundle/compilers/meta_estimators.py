@@ -9,9 +9,11 @@ import numpy as np
 
 from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.exponentials import sigmoids, softmax, sum_of_rows
+from bascule.bundle.compilers.foreign import unconvertible
 from bascule.bundle.compilers.graph import Graph, as_column
 from bascule.bundle.compilers.piecewise import piecewise_linear
-from bascule.bundle.compilers.predictors import Outcome, predict_whole
+from bascule.bundle.compilers.predictors import Outcome, flat, predict_whole
+from bascule.bundle.compilers.scaling import function_transformer
 from bascule.bundle.compilers.values import Part, Value, numbers, select
 from bascule.core import DType, Unconvertible
 
@@ -212,6 +214,56 @@ def _by_temperature(graph: Graph, beta: float, scores: str, classes: int, by_sco
     elif classes == 2:
         scores = graph.add("Mul", scores, graph.constant(as_column(np.array([-1.0, 1.0]))))
     return softmax(graph, graph.add("Mul", scores, graph.constant(float(beta))), classes)
+
+
+# -- thresholds and targets ----------------------------------------------------------------------
+
+
+def with_threshold(context: Context, model: Any, value: Value) -> Outcome:
+    """The inner classifier's probabilities, and a label by a threshold."""
+    graph = context.graph
+    inner = getattr(model, "estimator_", model.estimator)
+    outcome = predict_whole(context, inner, value)
+    by_shares = model.response_method != "decision_function" and hasattr(inner, "predict_proba")
+    search = getattr(model, "_curve_scorer", None)
+    label = getattr(model, "pos_label", None) if search is None else search._get_pos_label()
+    positive = 1 if label is None else list(model.classes_).index(label)
+    if by_shares:
+        place = graph.constant([positive], "int64")
+        scores = graph.add("Gather", _probabilities(outcome, model), place, axis=1)
+    else:
+        decision = _decision(outcome, model)
+        scores = decision if positive else graph.add("Neg", decision)
+    threshold = getattr(model, "best_threshold_", None)
+    if threshold is None:
+        threshold = model.threshold
+    if threshold == "auto":
+        threshold = 0.5 if by_shares else 0.0
+    reached = graph.add("GreaterOrEqual", scores, graph.constant(float(threshold)))
+    index = flat(graph, graph.cast(reached if positive else graph.add("Not", reached), DType.INT64))
+    return Outcome(index=index, probabilities=outcome.probabilities, decision=outcome.decision)
+
+
+def transformed_target(context: Context, model: Any, value: Value) -> Outcome:
+    """The inner regressor's number, transformed back by a function of numpy or a scaler."""
+    graph = context.graph
+    inner = predict_whole(context, model.regressor_, value)
+    column = graph.add("Reshape", _prediction(inner, model), graph.constant([-1, 1], "int64"))
+    back = model.transformer_
+    kind = type(back).__name__
+    if kind == "FunctionTransformer":
+        from sklearn.preprocessing import FunctionTransformer
+
+        function = FunctionTransformer(back.inverse_func, kw_args=back.inv_kw_args)
+        (part,) = function_transformer(context, function, numbers(column, 1))
+        return Outcome(prediction=flat(graph, part.tensor))
+    if kind != "StandardScaler":
+        raise unconvertible(model)
+    if back.scale_ is not None:
+        column = graph.add("Mul", column, graph.constant(as_column(back.scale_)))
+    if back.mean_ is not None:
+        column = graph.add("Add", column, graph.constant(as_column(back.mean_)))
+    return Outcome(prediction=flat(graph, column))
 
 
 # -- one model for each output -------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Outcome:
 Predictor = Callable[[Context, Any, Value], Outcome]
 
 _HERE = "bascule.bundle.compilers.predictors"
+_CLUSTERS = "bascule.bundle.compilers.clusters"
 _COMMITTEES = "bascule.bundle.compilers.meta_estimators"
 _COUNTS = "bascule.bundle.compilers.naive_bayes"
 _KERNELS = "bascule.bundle.compilers.kernels"
@@ -71,8 +72,18 @@ _PREDICTORS = {
     "lightgbm.sklearn.LGBMClassifier": "bascule.bundle.compilers.lightgbm:estimator",
     "lightgbm.sklearn.LGBMRegressor": "bascule.bundle.compilers.lightgbm:estimator",
     "sklearn.calibration.CalibratedClassifierCV": f"{_COMMITTEES}:calibrated_classifier",
+    "sklearn.cluster.AffinityPropagation": f"{_CLUSTERS}:nearest_center",
+    "sklearn.cluster.Birch": f"{_CLUSTERS}:birch",
+    "sklearn.cluster.KMeans": f"{_CLUSTERS}:k_means",
+    "sklearn.cluster.MeanShift": f"{_CLUSTERS}:nearest_center",
+    "sklearn.cluster.MiniBatchKMeans": f"{_CLUSTERS}:k_means",
+    "sklearn.compose.TransformedTargetRegressor": f"{_COMMITTEES}:transformed_target",
     "sklearn.covariance.EllipticEnvelope": f"{_OUTLIERS}:elliptic_envelope",
+    "sklearn.cross_decomposition.CCA": f"{_HERE}:pls_regression",
+    "sklearn.cross_decomposition.PLSCanonical": f"{_HERE}:pls_regression",
     "sklearn.cross_decomposition.PLSRegression": f"{_HERE}:pls_regression",
+    "sklearn.dummy.DummyClassifier": f"{_HERE}:dummy_classifier",
+    "sklearn.dummy.DummyRegressor": f"{_HERE}:dummy_regressor",
     "sklearn.ensemble.BaggingClassifier": f"{_COMMITTEES}:bagging_classifier",
     "sklearn.ensemble.BaggingRegressor": f"{_COMMITTEES}:bagging_regressor",
     "sklearn.ensemble.ExtraTreesClassifier": f"{_HERE}:forest_classifier",
@@ -90,6 +101,10 @@ _PREDICTORS = {
     "sklearn.ensemble.VotingRegressor": f"{_COMMITTEES}:voting_regressor",
     "sklearn.linear_model.SGDClassifier": f"{_HERE}:sgd_classifier",
     "sklearn.linear_model.SGDOneClassSVM": f"{_OUTLIERS}:linear_one_class",
+    "sklearn.mixture.BayesianGaussianMixture": f"{_CLUSTERS}:mixture",
+    "sklearn.mixture.GaussianMixture": f"{_CLUSTERS}:mixture",
+    "sklearn.model_selection.FixedThresholdClassifier": f"{_COMMITTEES}:with_threshold",
+    "sklearn.model_selection.TunedThresholdClassifierCV": f"{_COMMITTEES}:with_threshold",
     "sklearn.multioutput.MultiOutputClassifier": f"{_COMMITTEES}:one_for_each_output",
     "sklearn.multioutput.MultiOutputRegressor": f"{_COMMITTEES}:one_for_each_output",
     "sklearn.multioutput.RegressorChain": f"{_COMMITTEES}:regressor_chain",
@@ -181,8 +196,9 @@ def taken_apart(model: Any) -> tuple[list[Any], Any]:
             model = model.best_estimator_
         elif home == "sklearn.frozen._frozen":
             model = model.estimator
-        elif home == "sklearn.pipeline" and hasattr(model, "steps"):
-            steps += [step for _, step in model.steps[:-1]]
+        elif home in ("sklearn.pipeline", "imblearn.pipeline") and hasattr(model, "steps"):
+            # imbalanced-learn's samplers change the training rows, and no others.
+            steps += [step for _, step in model.steps[:-1] if not hasattr(step, "fit_resample")]
             model = model.steps[-1][1]
         else:
             return steps, model
@@ -441,6 +457,29 @@ def _with_scaling(
         source = before
         tensor, coefficients, intercept = source, weights, start
     return tensor, coefficients, intercept
+
+
+# -- constants -----------------------------------------------------------------------------------
+
+
+def dummy_classifier(context: Context, model: Any, value: Value) -> Outcome:
+    if model.strategy not in ("prior", "most_frequent", "constant") or model.n_outputs_ > 1:
+        raise unconvertible(model)
+    row = np.zeros((1, model.n_features_in_ if hasattr(model, "n_features_in_") else 1))
+    shares = _constant(context.graph, value, np.asarray(model.predict_proba(row), np.float64))
+    return _of_shares(context.graph, shares)
+
+
+def dummy_regressor(context: Context, model: Any, value: Value) -> Outcome:
+    constant = np.asarray(model.constant_, np.float64).reshape(1, -1)
+    return of_columns(context.graph, _constant(context.graph, value, constant), constant.shape[1])
+
+
+def _constant(graph: Graph, value: Value, row: NDArray[np.float64]) -> str:
+    """One row, as often as there are rows, also where those hold no numbers."""
+    rows = graph.add("Shape", value[0].tensor, start=0, end=1)
+    shape = graph.add("Concat", rows, graph.constant([row.shape[1]], "int64"), axis=0)
+    return graph.add("Expand", graph.constant(row), shape)
 
 
 # -- what all share ------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def _in_double(
     if outcome.targets:
         outputs = _declare_each(graph, outcome, last, signature)
     else:
-        outputs = declare(graph, outcome, getattr(last, "classes_", None))
+        outputs = declare(graph, outcome, _classes(last, signature))
     if [field.name for field in outputs] != [field.name for field in signature.outputs]:
         raise Unconvertible(
             f"the graph of {type(last).__name__} gives "
@@ -135,6 +135,12 @@ def _float_trees(model: Any, signature: Signature) -> Compilation | None:
     graph.output(_labels(graph, label, classes) if by_index else label, outputs[0])
     graph.output(scores, outputs[1])
     return Compilation("float32", graph.finish(), inputs, outputs, None)
+
+
+def _classes(last: Any, signature: Signature) -> Any:
+    """The labels of a classifier; for clusters, the numbers that their probabilities have."""
+    shares = [field.shape[0] for field in signature.outputs if field.name == "probabilities"]
+    return getattr(last, "classes_", np.arange(shares[0] if shares else 1))
 
 
 def _as_read(field: Field) -> Field:

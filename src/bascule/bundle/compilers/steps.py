@@ -25,15 +25,24 @@ Transformer = Callable[[Context, Any, Value], Value]
 
 _HERE = "bascule.bundle.compilers"
 _TRANSFORMERS = {
+    "sklearn.cluster.Birch": f"{_HERE}.clusters:distances",
+    "sklearn.cluster.FeatureAgglomeration": f"{_HERE}.projections:feature_agglomeration",
+    "sklearn.cluster.KMeans": f"{_HERE}.clusters:distances",
+    "sklearn.cluster.MiniBatchKMeans": f"{_HERE}.clusters:distances",
     "sklearn.compose.ColumnTransformer": f"{_HERE}.steps:column_transformer",
+    "sklearn.decomposition.FactorAnalysis": f"{_HERE}.projections:factor_analysis",
+    "sklearn.decomposition.FastICA": f"{_HERE}.projections:fast_ica",
     "sklearn.decomposition.PCA": f"{_HERE}.scaling:pca",
     "sklearn.decomposition.TruncatedSVD": f"{_HERE}.scaling:truncated_svd",
     "sklearn.feature_extraction.text.CountVectorizer": f"{_HERE}.texts:count_vectorizer",
     "sklearn.feature_extraction.text.HashingVectorizer": f"{_HERE}.texts:hashing_vectorizer",
     "sklearn.feature_extraction.text.TfidfTransformer": f"{_HERE}.texts:tfidf_transformer",
     "sklearn.feature_extraction.text.TfidfVectorizer": f"{_HERE}.texts:tfidf_vectorizer",
+    "sklearn.impute.IterativeImputer": f"{_HERE}.imputing:iterative_imputer",
     "sklearn.impute.MissingIndicator": f"{_HERE}.imputing:missing_indicator",
     "sklearn.impute.SimpleImputer": f"{_HERE}.imputing:simple_imputer",
+    "sklearn.kernel_approximation.RBFSampler": f"{_HERE}.projections:rbf_sampler",
+    "sklearn.kernel_approximation.SkewedChi2Sampler": f"{_HERE}.projections:skewed_chi2_sampler",
     "sklearn.pipeline.FeatureUnion": f"{_HERE}.steps:feature_union",
     "sklearn.pipeline.Pipeline": f"{_HERE}.steps:pipeline",
     "sklearn.preprocessing.Binarizer": f"{_HERE}.scaling:binarizer",
@@ -49,6 +58,8 @@ _TRANSFORMERS = {
     "sklearn.preprocessing.RobustScaler": f"{_HERE}.scaling:robust_scaler",
     "sklearn.preprocessing.StandardScaler": f"{_HERE}.scaling:standard_scaler",
     "sklearn.preprocessing.TargetEncoder": f"{_HERE}.encoding:target_encoder",
+    "sklearn.random_projection.GaussianRandomProjection": f"{_HERE}.projections:random_projection",
+    "sklearn.random_projection.SparseRandomProjection": f"{_HERE}.projections:random_projection",
 }
 
 

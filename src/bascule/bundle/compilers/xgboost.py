@@ -23,7 +23,9 @@ from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, widt
 from bascule.core import Unconvertible
 
 _LINKS = {
+    "binary:hinge": Link.HINGE,
     "binary:logistic": Link.SIGMOID,
+    "binary:logitraw": Link.MARGIN,
     "reg:logistic": Link.SIGMOID,
     "multi:softmax": Link.SOFTMAX,
     "multi:softprob": Link.SOFTMAX,

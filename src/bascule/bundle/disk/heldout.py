@@ -28,13 +28,8 @@ def to_parquet(rows: Columns, truth: NDArray[Any] | None, signature: Signature) 
     for field in signature.inputs:
         values = rows[field.name]
         if len(field.shape) > 1:
-            raise Invalid(
-                f"held-out rows of {field.name} have {1 + len(field.shape)} dimensions, and a "
-                "table has two",
-                hint="pass keep_test=False (--no-keep-test)",
-                field=field.name,
-            )
-        if field.shape:
+            columns[field.name] = _tensors(values, field.name)
+        elif field.shape:
             for i, name in enumerate(_matrix_names(field, signature, values.shape[1])):
                 columns[name] = pyarrow.array(values[:, i])
         else:
@@ -44,6 +39,8 @@ def to_parquet(rows: Columns, truth: NDArray[Any] | None, signature: Signature) 
             raise Invalid(f"a column is called {TRUTH}, which is kept for the truth", field=TRUTH)
         if truth.ndim == 1:
             columns[TRUTH] = pyarrow.array(truth.tolist())
+        elif truth.ndim > 2:
+            columns[TRUTH] = _tensors(truth, TRUTH)
         else:
             for place, values in enumerate(truth.T):
                 columns[f"{TRUTH}.{place}"] = pyarrow.array(values.tolist())
@@ -59,20 +56,66 @@ def from_parquet(data: bytes, signature: Signature) -> tuple[Columns, NDArray[An
         Untrusted: The file does not hold the columns of the signature, or would fill the memory.
     """
     with _reading_rows():
-        read = read_table(read_bounded(data, TEST_DATA))
+        table = read_bounded(data, TEST_DATA)
+        tensors = _arrays(table)
+        read = (
+            read_table(table.drop_columns(list(tensors)))
+            if len(tensors) < table.num_columns
+            else None
+        )
+        flat: Columns = {} if read is None else dict(read.columns)
         columns: Columns = {}
         for field in signature.inputs:
-            if field.shape:
-                width = len([name for name in read.columns if not name.startswith(TRUTH)])
+            if len(field.shape) > 1:
+                values = _fitting(tensors[field.name], field)
+            elif field.shape:
+                width = len([name for name in flat if not name.startswith(TRUTH)])
                 names = _matrix_names(field, signature, width)
-                values = np.column_stack([read.columns[name] for name in names])
+                values = np.column_stack([flat[name] for name in names])
             else:
-                values = read.columns[field.name]
+                values = flat[field.name]
             if field.dtype is DType.BYTES and values.dtype.kind == "f":
                 values = np.full(len(values), None, object)
             columns[field.name] = as_dtype(values, field.dtype)
-        truth = _truth_of(read.columns)
+        truth = tensors.get(TRUTH, _truth_of(flat))
     return columns, truth
+
+
+def _tensors(values: NDArray[Any], name: str) -> Any:
+    """Rows of any rank as a column of Arrow's fixed-shape tensors."""
+    import pyarrow
+
+    if values.dtype.kind not in "biuf":
+        raise Invalid(
+            f"held-out rows of {name} are texts in {values.ndim} dimensions, and a table holds "
+            "texts in one",
+            hint="pass keep_test=False (--no-keep-test)",
+            field=name,
+        )
+    if values.dtype.kind == "b":  # Arrow packs flags into bits, and its tensors do not
+        values = values.view(np.uint8)
+    return pyarrow.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
+
+
+def _arrays(table: Any) -> Columns:
+    """The columns of tensors in a table."""
+    import pyarrow
+
+    return {
+        name: table.column(name).combine_chunks().to_numpy_ndarray()
+        for name in table.column_names
+        if isinstance(table.schema.field(name).type, pyarrow.FixedShapeTensorType)
+    }
+
+
+def _fitting(values: NDArray[Any], field: Field) -> NDArray[Any]:
+    """The tensors, if they have a shape that the signature allows."""
+    lengths = values.shape[1:]
+    if len(lengths) != len(field.shape) or any(
+        want not in (-1, got) for want, got in zip(field.shape, lengths, strict=True)
+    ):
+        raise Invalid(f"{field.name} has shape {list(lengths)}, not {list(field.shape)}")
+    return values
 
 
 @contextmanager

@@ -3,6 +3,7 @@ from .originals import (
     inputs_of as inputs_of,
     is_as_saved as is_as_saved,
     is_inspected as is_inspected,
+    is_isolated as is_isolated,
     is_read_by_its_library as is_read_by_its_library,
     open_inspected as open_inspected,
     open_saved as open_saved,

@@ -94,7 +94,7 @@ _RULES: Mapping[str, _Rule] = {
     "DefaultDictNode": _one_of("collections.defaultdict"),
     "ListNode": _one_of("builtins.list"),
     "SetNode": _one_of("builtins.set", "builtins.frozenset"),
-    "TupleNode": _one_of("builtins.tuple"),
+    "TupleNode": _one_of("builtins.tuple", "sklearn.impute._iterative._ImputerTriplet"),
     "SliceNode": _one_of("builtins.slice"),
     "BytesNode": _one_of("builtins.bytes"),
     "BytearrayNode": _one_of("builtins.bytearray"),

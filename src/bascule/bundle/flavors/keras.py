@@ -81,6 +81,7 @@ class Keras:
         signature = Signature(inputs, outputs, given.names)
         live = _program(model, signature)
         rows = rows_of(given, signature)
+        held_out = None if test is None else rows_of(read_given(test, "test", takes), signature)
         check_saved(_program(archive.load(saved, archive.FILE), signature), live, rows)
         backend = library("keras", "keras").config.backend()
         task, classes = task_of(outputs)
@@ -95,7 +96,7 @@ class Keras:
             requires={name: installed_version(name) for name in ("h5py", "keras", "numpy")},
             frame={"backend": backend},
             train=rows,
-            test=None if test is None else rows_of(read_given(test, "test", takes), signature),
+            test=held_out,
             parameters={"layers": str(len(model.layers)), "parameters": str(model.count_params())},
             is_network=True,
         )

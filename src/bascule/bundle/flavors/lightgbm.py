@@ -110,7 +110,9 @@ def _read(model: Any) -> Boosted:
     objective = _objective(text)
     kind = objective.partition(" ")[0]
     classes: tuple[str | int | float | bool, ...] | None = None
-    if hasattr(model, "classes_"):
+    if callable(getattr(model, "objective", None)):
+        pass  # of an objective of the caller's own, LightGBM answers the sums, also as a classifier
+    elif hasattr(model, "classes_"):
         classes = tuple(plain_label(label) for label in model.classes_)
     elif kind == "binary":
         classes = (0, 1)

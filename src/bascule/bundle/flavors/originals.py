@@ -17,6 +17,7 @@ _OPENERS = {
     "lightgbm-text": "bascule.bundle.flavors.lightgbm:open_text",
     "torch-aten": "bascule.bundle.flavors.aten:open_aten",
     "python": "bascule.bundle.flavors.python:open_code",
+    "sklearn-pickle": "bascule.bundle.flavors.pickled:open_pickled",
     "xgboost-json": "bascule.bundle.flavors.xgboost:open_json",
 }
 """By format: what opens it, given the bytes, the manifest and the number of threads."""
@@ -36,6 +37,11 @@ _REOPENERS = {
 _BOOSTED_FORMATS = ("catboost-cbm", "lightgbm-text", "xgboost-json")
 _BOOSTED = ("catboost", "lightgbm", "xgboost", "xgboost-cpu")
 """Libraries whose own readers open what is theirs in a file, and are not as careful as ours."""
+
+
+def is_isolated(original_format: str) -> bool:
+    """Whether an original of that format holds code, and always opens in a process of its own."""
+    return original_format in ("python", "sklearn-pickle")
 
 
 def is_as_saved(original: OriginalEntry) -> bool:
@@ -131,7 +137,8 @@ def reopener(original: OriginalEntry) -> Callable[[bytes, Manifest], Any]:
     if place is None:
         raise Unconvertible(
             f"an original in format {original.format!r} cannot be packed again",
-            hint=f"formats that can be rebuilt are {', '.join(_REOPENERS)}",
+            hint="pack the fitted model again; formats that can be rebuilt are "
+            f"{', '.join(_REOPENERS)}",
         )
     module, _, name = place.partition(":")
     found: Callable[[bytes, Manifest], Any] = getattr(import_module(module), name)

@@ -6,15 +6,20 @@ process, under a Python that has what it requires and nothing else; see `program
 
 from __future__ import annotations
 
-import io
 import weakref
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from bascule.bundle.disk import Manifest
+from bascule.bundle.flavors.code_archive import (
+    from_archive,
+    is_inside,
+    lay_out,
+    source_files,
+    to_archive,
+)
 from bascule.bundle.flavors.python_environment import interpreter, lock, python_version
 from bascule.bundle.flavors.tabular import fields_of, read_rows, rows_of
 from bascule.bundle.imported import Compilation, ImportedModel
@@ -28,9 +33,7 @@ from bascule.core import (
     Scratch,
     Signature,
     Unconvertible,
-    Untrusted,
     is_file_name,
-    is_there,
 )
 
 _FILE = "original/model.zip"
@@ -166,16 +169,13 @@ def _open(
     *,
     threads: int,
 ) -> ChildProgram:
-    files = _unpacked(data)
+    files = from_archive(data, _FILE, _LOCK)
     python = interpreter(files.pop(_LOCK).decode())
     scratch = Scratch("bascule-model-")
     folder = scratch.path
     try:
         (folder / "files").mkdir()
-        for name, content in files.items():
-            place = folder / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content)
+        lay_out(files, folder)
         program = ChildProgram(
             ["class", str(folder), entry],
             name="original",
@@ -234,21 +234,10 @@ def _outputs(program: ChildProgram, columns: Columns, model: PythonModel) -> tup
 
 
 def _packed(model: PythonModel, locked: str) -> bytes:
-    """One archive, the same for the same files: sorted, without times, not compressed."""
-    parts = {_LOCK: locked.encode()}
     code = [model.code] if isinstance(model.code, str | Path) else list(model.code)
-    for place in map(Path, code):
-        if is_there(place, Path.is_file):
-            parts[f"code/{place.name}"] = place.read_bytes()
-        elif is_there(place, Path.is_dir):
-            for file in sorted(place.rglob("*")):
-                if file.is_file() and "__pycache__" not in file.parts:
-                    name = file.relative_to(place.parent).as_posix()
-                    parts[f"code/{name}"] = file.read_bytes()
-        else:
-            raise Invalid(f"code {place} is not there", field="code")
+    parts = {_LOCK: locked.encode(), **source_files(code)}
     for name, source in model.files.items():
-        if not _is_inside(name) or not is_file_name(name):
+        if not is_inside(name) or not is_file_name(name):
             raise Invalid(f"files: {name!r} is not a name inside a folder", field="files")
         try:
             parts[f"files/{name}"] = Path(source).read_bytes()
@@ -256,40 +245,4 @@ def _packed(model: PythonModel, locked: str) -> bytes:
             raise Invalid(
                 f"files: {source} cannot be read: {problem.strerror}", field="files"
             ) from None
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(parts):
-            archive.writestr(zipfile.ZipInfo(name), parts[name])
-    return made.getvalue()
-
-
-def _unpacked(data: bytes) -> dict[str, bytes]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            for entry in entries:
-                inside = entry.filename == _LOCK or (
-                    entry.filename.startswith(("code/", "files/")) and _is_inside(entry.filename)
-                )
-                if not inside or entry.compress_type != zipfile.ZIP_STORED:
-                    raise Untrusted(f"{_FILE} holds {entry.filename!r}", file=_FILE)
-            if len({entry.filename for entry in entries}) != len(entries):
-                raise Untrusted(f"{_FILE} holds a file twice", file=_FILE)
-            files = {entry.filename: archive.read(entry) for entry in entries}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError):
-        raise Untrusted(f"{_FILE} is not an archive", file=_FILE) from None
-    if _LOCK not in files:
-        raise Untrusted(f"{_FILE} has no {_LOCK}", file=_FILE)
-    return files
-
-
-def _is_inside(name: str) -> bool:
-    pure = PurePosixPath(name)
-    return bool(
-        name
-        and not pure.is_absolute()
-        and ".." not in pure.parts
-        and "\\" not in name
-        and "\0" not in name
-        and str(pure) == name
-    )
+    return to_archive(parts)

@@ -8,9 +8,9 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -30,6 +30,14 @@ from bascule.bundle.flavors.archives import BOOSTED, check_archive, is_own_class
 from bascule.bundle.flavors.catboost import refuse_texts
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.libraries import distribution_of, installed_version, is_of
+from bascule.bundle.flavors.own_code import Code, pickled
+from bascule.bundle.flavors.pickled import (
+    FILE as PICKLED_FILE,
+    FORMAT as PICKLED,
+    archive_of,
+    check_child,
+    open_archive,
+)
 from bascule.bundle.flavors.structures import check_estimator
 from bascule.bundle.flavors.tabular import (
     as_trained,
@@ -51,6 +59,7 @@ from bascule.bundle.probing import probed
 from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core import (
     Columns,
+    DType,
     Field,
     Invalid,
     MissingExtra,
@@ -82,6 +91,15 @@ _METHODS = {
     "score": "decision_function",
 }
 """What the original is asked for each kind of output."""
+_SCORES = tuple(f"sklearn.metrics._{home}." for home in ("classification", "ranking", "regression"))
+"""Modules of functions that compare two arrays. A search over thresholds keeps one."""
+_LABELS_OF_SHARES = (
+    "lightgbm.sklearn.LGBMClassifier",
+    "sklearn.ensemble.BaggingClassifier",
+    "sklearn.ensemble.ExtraTreesClassifier",
+    "sklearn.ensemble.RandomForestClassifier",
+)
+"""Classifiers whose `predict` is the first class with the largest share of `predict_proba`."""
 _EXACT = ("scikit-learn", "catboost", "lightgbm", "xgboost", "xgboost-cpu")
 """What a saved model was made by must be what opens it: their own parts are kept as they are."""
 _TRUSTED_BY_NAME = {
@@ -89,6 +107,11 @@ _TRUSTED_BY_NAME = {
     "collections.OrderedDict",
     "collections.defaultdict",
     "numpy.dtype",
+    *(
+        f"numpy.{name}" for name in ("max", "mean", "median", "min", "sum")
+    ),  # how clusters are pooled
+    "sklearn.cluster._kmeans._kmeans_single_elkan",
+    "sklearn.cluster._kmeans._kmeans_single_lloyd",
     "functools.partial",  # what it calls is asked for by its own name
     "sklearn.utils.validation.check_array",
     "scipy._lib.array_api_compat.numpy._aliases.asarray",  # numpy's own, kept by splines
@@ -107,6 +130,9 @@ class Sklearn:
     """See `bundle.imported.Flavor`."""
 
     name = "sklearn"
+
+    def __init__(self, code: Code | None = None) -> None:
+        self._code = code or Code()
 
     def recognises(self, model: Any) -> bool:
         return hasattr(model, "get_params") and (
@@ -139,7 +165,9 @@ class Sklearn:
         inputs = probed(fields_of(table), table.columns, ask)
         signature = Signature(
             inputs,
-            _outputs(model, task, kind.classes, targets),
+            _outputs(
+                model, task, kind.classes, targets, frame.build(take(table.columns, slice(1)))
+            ),
             table_names(train) if table.is_matrix else (),
         )
         held_out = None
@@ -154,23 +182,44 @@ class Sklearn:
             if frame.container == "texts":
                 test_table = _as_texts(test_table, inputs[0].name)
             held_out = rows_of(test_table, test_truth, signature, test)
-        saved = save(model)
         original = SklearnOriginal(model, frame, signature)
-        return ImportedModel(
+        subject = ImportedModel(
             task=task,
             classes=kind.classes,
             targets=targets,
             signature=signature,
             original=original,
             ask=original.ask,
-            saved=saved,
+            saved=b"",
             saved_file=_FILE,
             saved_format="skops",
-            requires=_requires(frame, _libraries(saved)),
+            requires={},
             frame=frame.to_json(),
             train=rows_of(table, truth, signature, train),
             test=held_out,
             parameters=parameters_of(model),
+        )
+        return self._with_saved(model, subject, frame)
+
+    def _with_saved(self, model: Any, subject: ImportedModel, frame: Frame) -> ImportedModel:
+        """The model in skops' form; else, where `code` is named, as a pickle beside its sources."""
+        try:
+            saved = save(model)
+        except Invalid as problem:
+            made = pickled(model, self._code, problem.message)
+        else:
+            return replace(subject, saved=saved, requires=_requires(frame, _libraries(saved)))
+        archive = archive_of(made, self._code)
+        child = open_archive(archive, subject.frame, subject.signature)
+        assert subject.train is not None
+        check_child(subject.original, child, subject.train)
+        return replace(
+            subject,
+            saved=archive,
+            saved_file=PICKLED_FILE,
+            saved_format=PICKLED,
+            requires={**_requires(frame, []), **made.requires},
+            reopened=child,
         )
 
     def compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
@@ -204,16 +253,14 @@ class SklearnOriginal(Program):
     def ask(self, data: Any, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs for rows in any container that the model takes; raises what it raises."""
         wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
-        asked: dict[str, Any] = {}
-        return {field.name: self._answer(field, data, asked) for field in wanted}
+        methods = {_METHODS[field.name.partition(".")[0]] for field in wanted}
+        asked = _asked(self._model, data, methods)
+        return {field.name: self._answer(field, asked) for field in wanted}
 
-    def _answer(self, field: Field, data: Any, asked: dict[str, Any]) -> NDArray[Any]:
-        """One output; `asked` keeps what the model said, for the others that are made of it."""
+    def _answer(self, field: Field, asked: Mapping[str, Any]) -> NDArray[Any]:
+        """One output, from the answers of the model's methods."""
         kind, _, target = field.name.partition(".")
-        method = _METHODS[kind]
-        if method not in asked:
-            asked[method] = getattr(self._model, method)(data)
-        answer = asked[method]
+        answer = asked[_METHODS[kind]]
         if not target:
             made = np.asarray(answer)
             return as_dtype(made if field.shape else made.ravel(), field.dtype)
@@ -222,6 +269,35 @@ class SklearnOriginal(Program):
         if isinstance(answer, list):
             return as_dtype(np.asarray(answer[place]), field.dtype)
         return as_dtype(np.ascontiguousarray(np.asarray(answer)[:, place]), field.dtype)
+
+
+def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
+    """The answers of several methods of a model, by their names.
+
+    `Pipeline` runs all steps for each method; here those before the last one run once. Some
+    classifiers take their label from the probabilities, and are not asked for it again.
+    """
+    if len(methods) > 1:
+        while _kind_name(model) == "sklearn.pipeline.Pipeline":
+            if len(model.steps) > 1:
+                data = model[:-1].transform(data)
+            model = model.steps[-1][1]
+    derives = {"predict", "predict_proba"} <= methods and _kind_name(model) in _LABELS_OF_SHARES
+    asked = {
+        method: getattr(model, method)(data)
+        for method in methods
+        if method != "predict" or not derives
+    }
+    if derives and isinstance(asked["predict_proba"], np.ndarray):
+        asked["predict"] = model.classes_[asked["predict_proba"].argmax(axis=1)]
+    elif derives:
+        asked["predict"] = model.predict(data)
+    return asked
+
+
+def _kind_name(model: Any) -> str:
+    kind = type(model)
+    return f"{kind.__module__.split('._')[0]}.{kind.__qualname__}"
 
 
 def save(model: Any) -> bytes:
@@ -342,6 +418,8 @@ def _left_out(names: Sequence[str]) -> Iterator[None]:
 def _is_trusted(name: str) -> bool:
     """Whether it is a class of scikit-learn or scipy; a function could do anything."""
     if name in _TRUSTED_BY_NAME:
+        return True
+    if name.startswith(_SCORES):
         return True
     if not is_own_class(name):
         return False
@@ -474,7 +552,15 @@ def _kind_of(model: Any) -> _Kind:
         check_is_fitted(model)
     except NotFittedError:
         raise Invalid(
-            f"{name} is not fitted", hint="call model.fit(X, y) before it is packed"
+            f"{name} is not fitted",
+            hint="call model.fit(X, y) before it is packed; a class of your own keeps what it "
+            "learned in attributes that end in _",
+        ) from None
+    except (AttributeError, TypeError) as problem:
+        raise Invalid(
+            f"{name} is no estimator of scikit-learn's kind: {str(problem).partition('. ')[0]}",
+            hint=f"derive it: class {name}(RegressorMixin, BaseEstimator), or ClassifierMixin; or "
+            "pack it as a bascule.PythonModel",
         ) from None
     if is_classifier(model):
         classes = model.classes_
@@ -492,11 +578,10 @@ def _kind_of(model: Any) -> _Kind:
         return _Kind("regression")
     if is_outlier_detector(model):
         return _Kind(OUTLIERS)
-    raise Invalid(
-        f"{name} is neither a classifier nor a regressor, nor does it detect outliers",
-        hint="classifiers, regressors, detectors of outliers and pipelines that end in one can be "
-        "packed",
-    )
+    classes = getattr(model, "classes_", None)
+    if isinstance(classes, np.ndarray) and classes.ndim == 1:
+        return _Kind("classification", tuple(plain_label(label) for label in classes))
+    return _Kind("other")
 
 
 def _gives_shares_apart(model: Any) -> bool:
@@ -536,14 +621,33 @@ def _targets(kind: _Kind, count: int, train: Any, test: Any) -> tuple[Target, ..
 
 
 def _outputs(
-    model: Any, task: str, classes: tuple[Label, ...] | None, targets: tuple[Target, ...]
+    model: Any,
+    task: str,
+    classes: tuple[Label, ...] | None,
+    targets: tuple[Target, ...],
+    row: Any,
 ) -> tuple[Field, ...]:
     if task == OUTLIERS:
         return outputs_of_detector()
+    if task == "other":
+        return _outputs_of_other(model, row)
     probabilities = hasattr(model, "predict_proba")
     if targets:
         return outputs_of_targets(targets, probabilities=probabilities)
     return outputs_of(classes, probabilities=classes is not None and probabilities)
+
+
+def _outputs_of_other(model: Any, row: Any) -> tuple[Field, ...]:
+    """Of clusters and mixtures a `label` and `probabilities`; of anything else a `prediction`."""
+    if np.asarray(model.predict(row)).dtype.kind not in "biu":
+        return (Field("prediction", DType.FP64),)
+    label = Field("label", DType.INT64)
+    if not hasattr(model, "predict_proba"):
+        return (label,)
+    return (
+        label,
+        Field("probabilities", DType.FP64, np.asarray(model.predict_proba(row)).shape[1:]),
+    )
 
 
 def _check_labels_of_detector(truth: NDArray[Any] | None) -> None:
@@ -591,9 +695,12 @@ def _hands_over_sparse(model: Any, rows: Any) -> bool:
     """Whether the steps before the last one of a pipeline give it a sparse matrix."""
     if not hasattr(model, "steps") or len(model.steps) < 2:
         return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return hasattr(model[:-1].transform(rows), "tocsr")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return hasattr(model[:-1].transform(rows), "tocsr")
+    except Exception:  # a pipeline of another library, or a step of the caller's own
+        return False
 
 
 def _requires(frame: Frame, libraries: Sequence[str]) -> dict[str, str]:

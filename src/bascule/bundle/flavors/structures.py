@@ -226,6 +226,22 @@ def _support_vectors(model: Any, file: str) -> None:
             raise _refused(file, "support vectors with other probabilities than they need")
 
 
+def _centers(model: Any, file: str) -> None:
+    """Compiled code takes the width of the centers from the rows."""
+    centers = [model.cluster_centers_]
+    waiting = [getattr(model, "_bisecting_tree", None)]
+    while waiting:
+        node = waiting.pop()
+        if node is not None:
+            centers.append(np.asarray(node.center)[None])
+            waiting += [node.left, node.right]
+        if len(centers) > 2 * len(model.cluster_centers_):
+            raise _refused(file, "a tree of clusters that has more nodes than it needs")
+    for one in centers:
+        if one.ndim != 2 or one.shape[1] != model.n_features_in_ or one.dtype.kind != "f":
+            raise _refused(file, "clusters whose centers are of other rows")
+
+
 def _one_hot(encoder: Any, file: str) -> None:
     """The columns of its sparse answer are computed from counts that it keeps apart."""
     dropped = getattr(encoder, "_drop_idx_after_grouping", None)
@@ -350,6 +366,7 @@ _CHECKS: Mapping[str, Callable[[Any, str], None]] = {
     ),
     **dict.fromkeys(("KDTree", "KDTree32", "BallTree", "BallTree32"), _neighbours),
     **dict.fromkeys(("SVC", "NuSVC", "SVR", "NuSVR", "OneClassSVM"), _support_vectors),
+    **dict.fromkeys(("KMeans", "MiniBatchKMeans", "BisectingKMeans"), _centers),
     "OneHotEncoder": _one_hot,
     "BSpline": _b_spline,
     "_BSpline": _inner_b_spline,

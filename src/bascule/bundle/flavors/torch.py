@@ -62,6 +62,7 @@ class Torch:
         signature = Signature(inputs, outputs, given.names)
         live = program_of(model, signature)
         rows = rows_of(given, signature)
+        held_out = None if test is None else rows_of(read_given(test, "test", takes), signature)
         saved = _saved(model, few)
         again = aten.open_calls(saved, aten.FILE, signature.inputs, signature.outputs)
         check_saved(again, live, rows)
@@ -77,7 +78,7 @@ class Torch:
             requires={name: installed_version(name) for name in ("numpy", "safetensors", "torch")},
             frame={},
             train=rows,
-            test=None if test is None else rows_of(read_given(test, "test", takes), signature),
+            test=held_out,
             parameters={
                 "module": repr(type(model).__qualname__),
                 "parameters": str(sum(each.numel() for each in model.parameters())),

@@ -71,7 +71,7 @@ def reopen(data: bytes, manifest: Manifest) -> Any:
     return with_classes(booster, manifest)
 
 
-def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
+def _open(data: bytes, recipe: Mapping[str, Any], threads: int) -> Ask:
     xgboost = library("xgboost", "xgboost")
     known = json.loads(data)
     if not isinstance(known, dict) or not known.keys() >= {"learner", "version"}:
@@ -80,6 +80,7 @@ def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
     booster.load_model(bytearray(data))
     booster.set_param({"nthread": threads})
     objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
+    classifies = recipe.get("classifies", objective == "binary:logistic")
     is_linear = known["learner"]["gradient_booster"].get("name") == "gblinear"
     if objective == "multi:softmax":
         # It answers with the label; the same sums give the probabilities.
@@ -91,7 +92,7 @@ def _open(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
             made = np.asarray(booster.predict(data, validate_features=False))
         else:
             made = np.asarray(booster.inplace_predict(rows, validate_features=False))
-        return of_both_classes(made) if objective == "binary:logistic" else made
+        return of_both_classes(made) if made.ndim == 1 and classifies else made
 
     return ask
 
@@ -128,6 +129,9 @@ def _read(model: Any) -> Boosted:
         handed_over=lambda _: "float32",
         parameters=parameters,
         own=None if is_native else partial(ask_own, model, False),
+        extra={"classifies": True}
+        if classes is not None and objective != "binary:logistic"
+        else {},
     )
 
 

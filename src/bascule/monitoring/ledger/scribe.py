@@ -174,11 +174,11 @@ class Scribe:
     def _write(self, blocks: list[Block], writer: str) -> list[Segment]:
         made: list[Segment] = []
         for model, version, table in tables_of(blocks):
-            days = pc.strftime(table["time"], "%Y-%m-%d")
+            days = table["time"].cast(pa.date32())
             for day in pc.unique(days).to_pylist():
                 part = table.filter(pc.equal(days, day)).sort_by("time")
                 name = f"{self._manifest.sequence + 1:08d}-{writer}-{len(made)}.parquet"
-                made.append(write_segment(self._home, part, model, version, day, name))
+                made.append(write_segment(self._home, part, model, version, str(day), name))
         return made
 
     def _commit(self, change: _Change) -> None:

@@ -9,6 +9,7 @@ from .json_values import (
     refuse_twice as refuse_twice,
     values_reader as values_reader,
 )
+from .npy import NPY_TYPE as NPY_TYPE, read_npy as read_npy, write_npy as write_npy
 from .protobuf import (
     BYTES as BYTES,
     FIXED32 as FIXED32,

@@ -27,17 +27,19 @@ from numpy.typing import NDArray
 
 from bascule.core import Columns, DType, Field, Invalid, Signature, TooLarge
 from bascule.serving.codecs.json_values import MAX_VALUES, Listed, values_reader, wrong_value
+from bascule.serving.codecs.raw_tensors import taker
 
 Table = tuple[Columns, int]
 """The columns for a program, and how many rows they have."""
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _MAX_WHOLE_DIGITS = 20
-_FLAGS = {"true": True, "false": False}
+_FLAGS = {"true": True, "false": False, "1": True, "0": False}
 _CSV_ROWS = 1024
 _MAX_CELLS = 4 * MAX_VALUES
 """How many numbers the rows of one request may have, whatever `Limits.max_rows` says: as arrays
 they take 8 bytes each, and may be there twice for a moment."""
+_DTYPES = {dtype.numpy: dtype for dtype in DType if dtype is not DType.BYTES}
 _CELLS_OF_TEXT = 4
 """What a text takes at least, in numbers."""
 
@@ -73,6 +75,19 @@ class _Input:
     def __init__(self, field: Field, target: DType) -> None:
         self.field = field
         self._read = values_reader(field, target)
+        self._taker = partial(taker, field, target)
+
+    def take(self, array: NDArray[Any], where: _Where) -> NDArray[Any] | None:
+        """The rows of an array as they are; None where its shape or type needs `read`."""
+        sent = _DTYPES[array.dtype]
+        is_taken = sent is self.field.dtype or (
+            (self.field.dtype.is_float or self.field.dtype.is_integer)
+            and (sent.is_integer or (sent.is_float and self.field.dtype.is_float))
+        )
+        if not is_taken or array.shape[1:] != self.field.shape:
+            return None
+        where = where._replace(width=math.prod(self.field.shape) if self.field.shape else 0)
+        return self._taker(sent)(array.ravel(), where).reshape(array.shape)
 
     def read(self, values: list[Any], where: _Where) -> NDArray[Any]:
         rows = len(values)
@@ -259,6 +274,33 @@ class TableReader:
             name: np.concatenate([one.pop(name) for one in tables]) for name in [*tables[0]]
         }, rows
 
+    def array(self, array: NDArray[Any], place: str) -> Table:
+        """Rows of an array: the values of the only input, or a column per input, in their order."""
+        if not len(array):
+            raise Invalid(f"{place}: no rows", hint="send one row or more")
+        if len(array) > self._max_rows:
+            raise _too_many_rows(len(array), self._max_rows)
+        if self._only is not None:
+            where = _Where(place, lambda row: f"{place}[{row}]")
+            taken = self._only.take(array, where)
+            if taken is not None:
+                return {self._only.field.name: taken}, len(array)
+        if array.size > MAX_VALUES:
+            raise TooLarge(
+                f"{place}: {array.size} values are over the limit of {MAX_VALUES}",
+                hint="send fewer rows a request",
+                limit=MAX_VALUES,
+            )
+        values = array.astype(object)
+        if array.dtype.kind == "f":
+            if np.isinf(array).any():
+                raise Invalid(
+                    f"{place}: a value is infinite, where the model takes numbers",
+                    hint="send NaN for a missing number",
+                )
+            values[np.isnan(array)] = None
+        return self.rows(values.tolist(), place)
+
     # -- forms to values --
 
     def _list(self, value: Any, place: str) -> list[Any]:
@@ -429,7 +471,7 @@ def _from_text(cell: str, dtype: DType) -> Any:
     if dtype is DType.BYTES:
         return cell or None
     cell = cell.strip()
-    if not cell:
+    if not cell or (dtype.is_float and cell.lower() == "nan"):  # as numpy writes a missing number
         return None
     if dtype is DType.BOOL:
         return _FLAGS.get(cell.lower(), cell)

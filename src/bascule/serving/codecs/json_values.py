@@ -18,7 +18,7 @@ import re
 from array import array as plain_array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +43,8 @@ _MAX_PARTS = 8
 """More keys than a body of rows has in any protocol: with more it is refused by its first strange
 one, so that nobody need look inside."""
 _CONTAINERS = frozenset((dict, list))
+_FLAGS = {0: False, 1: True}
+"""Truths as numbers, as which numpy and some languages write them."""
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
 _UP_TO_NAN = re.compile(rb'((?:[^"N]++|' + _TEXT + rb"|N(?!aN))*+)(NaN)?", re.DOTALL)
 _TEXT_OR_LARGE_WHOLE = re.compile(_TEXT + rb"|(?<![\d.eE+-])-?\d{19,}+(?![.eE])", re.DOTALL)
@@ -171,16 +173,16 @@ def _check_parts(document: Any, made: dict[str, Any], body: bytes) -> None:
         return
     for name, part in made.items():
         if type(part) is dict:
-            inner = document[name]
+            inner = _below(document, name, "the body")
             if len(part) < len(inner):
                 refuse_twice(inner, name)
         elif type(part) is list:
-            _check_rows(document[name], part, name)
+            _check_rows(_below(document, name, "the body"), part, name)
     objects = 1 + sum(map(_objects_inside, made.values()))
     if body.count(b"{") != objects and _may_lack_keys(made, body):
         for name, part in made.items():
             if type(part) in _CONTAINERS:
-                _check_below(document[name], part, name)
+                _check_below(_below(document, name, "the body"), part, name)
 
 
 def _check_rows(items: Any, rows: list[Any], place: str) -> None:
@@ -229,11 +231,18 @@ def _containers(found: Any, made: Any, place: str) -> Iterator[tuple[Any, Any, s
             refuse_twice(found, place)
         for key, value in made.items():
             if type(value) in _CONTAINERS:
-                yield found[key], value, f"{place}.{key[:64]}"
+                yield _below(found, key, place), value, f"{place}.{key[:64]}"
     elif not _CONTAINERS.isdisjoint(map(type, made)):
         for index, (inner, value) in enumerate(zip(found, made, strict=True)):
             if type(value) in _CONTAINERS:
                 yield inner, value, f"{place}[{index}]"
+
+
+def _below(found: Any, key: str, place: str) -> Any:
+    """What is under a key of an object of simdjson, which looks up no key that has a NUL."""
+    if "\0" in key:
+        raise Invalid(f"{place}: a key has the character NUL", hint="send keys without it")
+    return found[key]
 
 
 # -- what the quick parser does not read --
@@ -408,12 +417,24 @@ def _floats(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray[
 
 
 def bounds_of(field: Field, target: DType) -> tuple[float, float]:
-    """The least and the largest number that the model takes and the program can hold."""
-    largest = float(np.finfo(target.numpy).max)
+    """The least and the largest number that the model takes and the program can hold.
+
+    A number beyond the largest of FP32 or FP16 is held where it rounds to it: 3.4028235e38, for
+    example, which is how the largest FP32 is usually written.
+    """
+    largest = _LARGEST if target is DType.FP64 else _largest_rounded(target)
     if field.bounds is None:
         return -largest, largest
     low, high = field.bounds
     return max(float(low), -largest), min(float(high), largest)
+
+
+@cache
+def _largest_rounded(target: DType) -> float:
+    """The largest double that rounds to a finite number of a narrower type."""
+    info = np.finfo(target.numpy)
+    half_step = 2.0 ** (info.maxexp - info.nmant - 2)
+    return math.nextafter(float(info.max) + half_step, 0.0)
 
 
 def square_below(largest: float) -> float:
@@ -437,7 +458,8 @@ def check_bounds(array: NDArray[Any], field: Field, target: DType, where: Place)
         )
     raise Invalid(
         f"{where.value(place)}: {array[place]:g} does not fit {target.value}",
-        hint=f"the model computes in {target.value}, and its largest number is {high:g}",
+        hint=f"the model computes in {target.value}, and its largest number is "
+        f"{min(high, float(np.finfo(target.numpy).max)):g}",
     )
 
 
@@ -521,6 +543,8 @@ def _objects(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray
             values = flat(values)
         if len(values) != count:
             raise count_mismatch(len(values), count, where)
+        if wanted is bool:
+            values = [_FLAGS.get(v, v) if type(v) in (int, float) else v for v in values]
         for place, value in enumerate(values):
             if type(value) is not wanted and not (value is None and nullable):
                 raise wrong_value(value, place, field, where)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bascule.core import BasculeError, Columns, Invalid
+from bascule.core import BasculeError, Columns, Invalid, ModelFailed
 from bascule.serving.calls import AnsweredBy, Call, Outcome
 from bascule.serving.codecs import JsonParser, Table, TableReader
 from bascule.serving.execution import Predictor
@@ -70,8 +70,12 @@ def _tell(exchange: Exchange, rows: int, form: Form, asked: AnsweredBy, outcome:
     if isinstance(outcome, BasculeError):
         exchange.fail(outcome)
         return
+    try:
+        body = form.encode(outcome.outputs)
+    except ModelFailed as problem:
+        exchange.fail(problem)
+        return
     exchange.rows = rows
-    body = form.encode(outcome.outputs)
     extra = answered_by(outcome.by, asked)
     exchange.answer(body, content_type=form.content_type, extra=extra)
 
@@ -81,10 +85,9 @@ def table_reader(model: Predictor) -> TableReader:
     return TableReader(model.signature, model.program.inputs, model.limits.max_rows)
 
 
-def is_csv(exchange: Exchange, header: bytes = b"content-type") -> bool:
-    """Whether a header names CSV."""
-    value = exchange.head.headers.get(header, b"")
-    return value.partition(b";")[0].strip().lower() == b"text/csv"
+def media_type(exchange: Exchange, header: bytes = b"content-type") -> bytes:
+    """The media type that a header names, in lower case and without parameters."""
+    return exchange.head.headers.get(header, b"").partition(b";")[0].strip().lower()
 
 
 def has_header(exchange: Exchange) -> bool | None:
@@ -180,7 +183,12 @@ def by_column(outputs: Columns) -> Any:
 
 
 def about(
-    model: Predictor, key: str, answer_key: str = "predictions", *, every_output: bool = False
+    model: Predictor,
+    key: str,
+    answer_key: str = "predictions",
+    *,
+    every_output: bool = False,
+    other_types: tuple[str, ...] = (),
 ) -> Callable[[], About]:
     """What a route says of itself that takes rows under a key and answers them row by row."""
 
@@ -205,6 +213,7 @@ def about(
                 "required": [key],
             },
             example={key: example_rows(model.signature, model.example)},
+            other_types=other_types,
         )
 
     return tell

@@ -13,7 +13,15 @@ from bascule.core import Invalid
 _PATHS: dict[str, tuple[str, ...]] = {
     "oip": ("/v2",),
     "tfserving": ("/v1/models",),
-    "invocations": ("/ping", "/health", "/version", "/models", "/invocations"),
+    "invocations": (
+        "/ping",
+        "/health",
+        "/version",
+        "/models",
+        "/invocations",
+        "/endpoints",
+        "/serving-endpoints",
+    ),
     "vertex": (),
     "azureml": ("/", "/score", "/swagger.json"),
 }

@@ -37,7 +37,14 @@ class ProtocolAdapter(Protocol):
 class DataPlane:
     """The models that a worker serves now."""
 
-    def __init__(self, protocols: Sequence[ProtocolAdapter], is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        protocols: Sequence[ProtocolAdapter],
+        is_ready: Callable[[], bool],
+        *,
+        asks_for_keys: bool = False,
+    ) -> None:
+        self._asks_for_keys = asks_for_keys
         self._protocols = protocols
         self.is_ready = is_ready
         self.models: dict[str, dict[str, Predictor]] = {}
@@ -66,7 +73,9 @@ class DataPlane:
     def described(self) -> bytes:
         """The OpenAPI document of what is served now."""
         if not self._described:
-            self._described = msgspec.json.encode(document(self._table))
+            self._described = msgspec.json.encode(
+                document(self._table, asks_for_keys=self._asks_for_keys)
+            )
         return self._described
 
     @property
@@ -74,6 +83,11 @@ class DataPlane:
         """The default version of the first model, for protocols whose paths name none."""
         versions = next(iter(self.models.values()), None)
         return None if versions is None else next(iter(versions.values()))
+
+    def every_model(self) -> Iterator[Predictor]:
+        """Every version that is served, the default version of each model first."""
+        for versions in self.models.values():
+            yield from versions.values()
 
     def is_default(self, model: Predictor) -> bool:
         """Whether it is the version that answers to the plain name."""
@@ -110,7 +124,8 @@ class DataPlane:
             yield from protocol.server_routes(self)
             for versions in self.models.values():
                 for model in versions.values():
-                    facts = (model is first, self.is_default(model), *versions)
+                    labels = (one.service.labels for one in versions.values())
+                    facts = (model is first, self.is_default(model), *versions, *labels)
                     key = place, id(model)  # of no other: what is kept holds the model
                     kept = before.get(key)
                     if kept is None or kept.facts != facts:

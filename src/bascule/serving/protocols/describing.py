@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,8 +15,12 @@ from bascule.serving.transports import Exchange, Handler
 _JSON = b"application/json"
 
 
-def health(plane: DataPlane, *, name: str = "bascule", is_live_enough: bool = False) -> Handler:
+def health(
+    plane: DataPlane, *, name: str = "bascule", is_live_enough: bool = False, **more: str
+) -> Handler:
     """Tells the health, always with a body: some clients decode it without looking.
+
+    `more` are members of the body beside its own.
 
     503 while the worker drains, unless being alive is all that was asked for; another worker may be
     there to be asked a second later.
@@ -23,7 +28,7 @@ def health(plane: DataPlane, *, name: str = "bascule", is_live_enough: bool = Fa
 
     def handle(exchange: Exchange) -> None:
         ready = plane.is_ready()
-        body = msgspec.json.encode({"live": True, "ready": ready, "name": name})
+        body = msgspec.json.encode({"live": True, "ready": ready, "name": name, **more})
         if ready or is_live_enough:
             exchange.answer(body)
         else:
@@ -38,6 +43,15 @@ def fixed(value: Any, content_type: bytes = _JSON) -> Handler:
 
     def handle(exchange: Exchange) -> None:
         exchange.answer(body, content_type=content_type)
+
+    return handle
+
+
+def fresh(make: Callable[[], Any]) -> Handler:
+    """Answers what `make` returns at that moment, as JSON."""
+
+    def handle(exchange: Exchange) -> None:
+        exchange.answer(msgspec.json.encode(make()))
 
     return handle
 

@@ -1,16 +1,16 @@
 """`POST /invocations`: what MLflow's scoring server and the containers of SageMaker answer.
 
 Both agreed on the path and not on the bodies, and the bodies tell which it is: JSON under one of
-MLflow's four keys, a bare list of rows, or CSV. The model is the first that is served; the others
-have the paths of SageMaker's multi-model containers. Where these are wanted whole, the platform
-also loads and unloads: it fills a folder, and says which name it has.
+MLflow's four keys, a bare list of rows, CSV, or NPY. The model is the first that is served; the
+others have the paths of SageMaker's multi-model containers. Where these are wanted whole, the
+platform also loads and unloads: it fills a folder, and says which name it has.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -18,7 +18,14 @@ from urllib.parse import parse_qs
 from bascule.core import VERSION, BasculeError, Columns, Invalid, check_name
 from bascule.security import ANY
 from bascule.serving.calls import Call
-from bascule.serving.codecs import JsonParser, Table, TableReader
+from bascule.serving.codecs import (
+    NPY_TYPE,
+    JsonParser,
+    Table,
+    TableReader,
+    read_npy,
+    write_npy,
+)
 from bascule.serving.execution import Predictor
 from bascule.serving.protocols import by_row
 from bascule.serving.protocols.data_plane import DataPlane
@@ -47,7 +54,8 @@ class Invocations:
         """Health, version, predictions of the first model, and where wanted the loading of more."""
         yield Route(b"GET", b"/ping", health(plane), "health")
         yield Route(b"GET", b"/health", health(plane), "health")
-        yield Route(b"GET", b"/version", fixed(VERSION.encode(), _TEXT), "read")
+        text = partial(About, {"type": "string"}, content_type="text/plain")
+        yield Route(b"GET", b"/version", fixed(VERSION.encode(), _TEXT), "read", about=text)
         if self._wishes is None:
             names = {"models": [_without_place(name) for name in plane.models]}
             yield Route(b"GET", b"/models", fixed(names), "read")
@@ -58,24 +66,33 @@ class Invocations:
             yield Route(b"POST", b"/models", load, "manage", ANY, about=_about_loading)
         model = plane.first
         if model is not None:
-            handle, about = self._invoke(model), by_row.about(model, "instances")
+            handle, about = self._invoke(model), _about(model)
             yield Route(b"POST", b"/invocations", handle, "infer", model.name, model.slot, about)
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
-        """A default version by its name, as a multi-model container has it."""
+        """A default version by its name.
+
+        As a multi-model container has it, and on the paths of clients of whole endpoints: boto3's
+        `sagemaker-runtime` and `mlflow.deployments`, of its own server and of Databricks.
+        """
         if plane.is_default(model):
             path = f"/models/{model.name}".encode()
             yield Route(b"GET", path, fixed(self._told(model)), "read", model.name)
             if self._wishes is not None:
                 unload = _unload(self._wishes, model.name)
                 yield Route(b"DELETE", path, unload, "manage", model.name)
-            handle, about = self._invoke(model), by_row.about(model, "instances")
-            yield Route(b"POST", path + b"/invoke", handle, "infer", model.name, model.slot, about)
+            handle, about = self._invoke(model), _about(model)
+            for invoke in (
+                path + b"/invoke",
+                f"/endpoints/{model.name}/invocations".encode(),
+                f"/serving-endpoints/{model.name}/invocations".encode(),
+            ):
+                yield Route(b"POST", invoke, handle, "infer", model.name, model.slot, about)
 
     def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model is not there."""
         parts = path.decode("utf-8", "replace").strip("/").split("/")
-        if parts[:1] != ["models"] or len(parts) < 2:
+        if parts[0] not in ("models", "endpoints", "serving-endpoints") or len(parts) < 2:
             return None
         return missing(plane, parts[1])
 
@@ -84,8 +101,7 @@ class Invocations:
 
     def _load(self, wishes: LoadRequests) -> Handler:
         def handle(exchange: Exchange) -> None:
-            kind = exchange.head.headers.get(b"content-type", b"").partition(b";")[0]
-            if kind.strip().lower() != b"application/json":
+            if by_row.media_type(exchange) != b"application/json":
                 # What a page of a browser may send anywhere unasked has another type.
                 raise Invalid(
                     "the body is not said to be JSON", hint="Content-Type: application/json"
@@ -102,12 +118,20 @@ class Invocations:
 
         def read(exchange: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Form]:
             parameters = None
-            if by_row.is_csv(exchange):
+            kind = by_row.media_type(exchange)
+            if kind == b"text/csv":
                 table = reader.csv(body, has_header=by_row.has_header(exchange))
+            elif kind == NPY_TYPE:
+                table = reader.array(read_npy(body), "npy")
             else:
                 table, parameters = _read(parser.plain(body), reader)
-            form = _CSV if by_row.is_csv(exchange, b"accept") else by_row.PREDICTIONS
-            return by_row.call_for(model, table, parameters, "params"), form
+            form = _FORMS_BY_TYPE.get(by_row.media_type(exchange, b"accept"), by_row.PREDICTIONS)
+            call = by_row.call_for(model, table, parameters, "params")
+            if form is _NPY and len(call.outputs or ()) > 1:
+                raise Invalid(
+                    "params.outputs: NPY carries one output", hint="ask for one, or accept JSON"
+                )
+            return call, form
 
         return by_row.handler(model, read, self._parser)
 
@@ -136,7 +160,14 @@ def _as_csv(outputs: Columns) -> bytes:
     return text.getvalue().encode()
 
 
+def _as_npy(outputs: Columns) -> bytes:
+    return write_npy(next(iter(outputs.values())))
+
+
 _CSV = by_row.Form(_as_csv, b"text/csv; charset=utf-8")
+_NPY = by_row.Form(_as_npy, NPY_TYPE)
+"""The answer proper alone, without outputs that are added by default."""
+_FORMS_BY_TYPE = {b"text/csv": _CSV, NPY_TYPE: _NPY}
 
 
 def _without_place(name: str) -> dict[str, str]:
@@ -192,6 +223,10 @@ def _tell(exchange: Exchange, done: dict[str, str], problem: BasculeError | None
         exchange.fail(problem)
     else:
         exchange.answer(by_row.encode(done))
+
+
+def _about(model: Predictor) -> Callable[[], About]:
+    return by_row.about(model, "instances", other_types=("text/csv", NPY_TYPE.decode()))
 
 
 def _about_loading() -> About:

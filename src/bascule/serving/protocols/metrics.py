@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from bascule.core import BasculeError
 from bascule.serving.execution import Predictor
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.telemetry import Counters, prometheus_text
-from bascule.serving.transports import Exchange, Route
+from bascule.serving.transports import About, Exchange, Route
 
 _TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -21,7 +22,8 @@ class Metrics:
 
     def server_routes(self, plane: DataPlane) -> Iterator[Route]:  # noqa: ARG002 -- a protocol's signature
         """One path; see `chosen.SERVER_PATHS`."""
-        yield Route(b"GET", b"/metrics", self._answer, "metrics")
+        about = partial(About, {"type": "string"}, content_type="text/plain")
+        yield Route(b"GET", b"/metrics", self._answer, "metrics", about=about)
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
         """None: one page has the counters of all models."""

@@ -37,10 +37,12 @@ from bascule.serving.codecs import (
     varint,
 )
 from bascule.serving.execution import Predictor
+from bascule.serving.protocols import triton
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.oip_json import (
     At,
     datatypes_for,
+    refuse_unsupported,
     rows_of,
     too_many_rows,
     wrong_datatype,
@@ -126,6 +128,8 @@ class OipGrpc:
             ("ModelReady", self._model_ready, "health"),
             ("ServerMetadata", self._server_metadata, "read"),
             ("ModelMetadata", self._model_metadata, "read"),
+            ("ModelConfig", self._model_config, "read"),
+            ("ModelStatistics", self._model_statistics, "read"),
             ("RepositoryIndex", self._repository_index, "read"),
         ):
             yield Unary(f"/{SERVICE}/{name}".encode(), handle, action)  # type: ignore[arg-type]
@@ -148,7 +152,7 @@ class OipGrpc:
         rpc.answer(truth(self._plane.is_ready()))
 
     def _server_metadata(self, rpc: Rpc) -> None:
-        rpc.answer(server_metadata("bascule", VERSION, ()))
+        rpc.answer(server_metadata("bascule", VERSION, triton.EXTENSIONS))
 
     def _model_metadata(self, rpc: Rpc) -> None:
         name, version = read_name_and_version(rpc.body)
@@ -163,13 +167,27 @@ class OipGrpc:
         ]
         rpc.answer(b"".join(parts))
 
+    def _model_config(self, rpc: Rpc) -> None:
+        name, version = read_name_and_version(rpc.body)
+        model = self._plane.find(name, version or None)
+        rpc.allow("read", model.name)
+        rpc.answer(triton.config_message(model))
+
+    def _model_statistics(self, rpc: Rpc) -> None:
+        name, version = read_name_and_version(rpc.body)
+        plane = self._plane
+        models = [plane.find(name, version or None)] if name else [*plane.every_model()]
+        rpc.allow("read", name or ANY)
+        rpc.answer(triton.statistics_message(models))
+
     def _repository_index(self, rpc: Rpc) -> None:
         read_name_and_version(rpc.body)
         rpc.allow("read", ANY)
-        state = "READY" if self._plane.is_ready() else "UNAVAILABLE"
-        models = [model for versions in self._plane.models.values() for model in versions.values()]
-        told = (block(1, one.name) + block(2, one.version) + block(3, state) for one in models)
-        rpc.answer(b"".join(block(1, one) for one in told))
+        listed = triton.index(self._plane.every_model(), is_ready=self._plane.is_ready())
+        fields = (
+            block(1, m["name"]) + block(2, m["version"]) + block(3, m["state"]) for m in listed
+        )
+        rpc.answer(b"".join(block(1, one) for one in fields))
 
     # -- inference --
 
@@ -314,6 +332,8 @@ class _Speaker:
             if tensor.name in columns:
                 raise Invalid(f"inputs[{index}]: {tensor.name!r} is given twice")
             where = (_RawAt if raw else _At)(index, tensor.name)
+            if tensor.parameters:
+                refuse_unsupported(tensor.parameters, f"inputs[{index}].parameters")
             dtype, own_rows, count = self._shape(tensor, where)
             if own_rows > self.model.limits.max_rows:
                 raise too_many_rows(own_rows, self.model.limits.max_rows)
@@ -346,6 +366,8 @@ class _Speaker:
         wanted = extras.by_default
         if request.parameters:
             wanted = extras.read(request.parameters)
+        for index, parameters in request.output_parameters:
+            refuse_unsupported(parameters, f"outputs[{index}].parameters")
         outputs = self._wanted(request.outputs)
         if outputs is not None:
             extras.check(outputs, wanted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -456,13 +456,23 @@ def _read_form(parameters: Any, name: str, index: int, as_bytes: dict[str, bool]
     if not isinstance(parameters, simdjson.Object):
         raise Invalid(f"{place}: not an object", hint='send for example {"binary_data": true}')
     refuse_twice(parameters, place)
+    refuse_unsupported(parameters, place)
+    flag = parameters.get("binary_data")
+    if flag is not None:
+        as_bytes[name] = _flag(flag, f"{place}.binary_data")
+
+
+def refuse_unsupported(parameters: Mapping[str, Any], place: str) -> None:
+    """Raise `Invalid` where the parameters of a tensor ask for an extension that is not here."""
     if parameters.get("classification"):
         raise Invalid(
             f"{place}.classification: not supported", hint="ask for the probabilities instead"
         )
-    flag = parameters.get("binary_data")
-    if flag is not None:
-        as_bytes[name] = _flag(flag, f"{place}.binary_data")
+    if parameters.get("shared_memory_region"):
+        raise Invalid(
+            f"{place}.shared_memory_region: not supported",
+            hint="send the tensor as bytes or as JSON, and leave the region out",
+        )
 
 
 # -- reading one tensor --
@@ -505,6 +515,9 @@ def _reader(field: Field, target: DType, max_rows: int) -> Reader:
             )
         data = tensor.get("data", _MISSING)
         if not isinstance(data, simdjson.Array):
+            parameters = tensor.get("parameters")
+            if isinstance(parameters, simdjson.Object):
+                refuse_unsupported(parameters, where.part("parameters"))
             if data is not _MISSING or tail is None:
                 raise Invalid(f"{where}: missing, or not a list")
             start, size = tail.take(tensor, where)

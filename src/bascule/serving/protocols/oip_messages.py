@@ -5,7 +5,7 @@ The numbers of the fields are those of `grpc_predict_v2.proto`, as KServe and Tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -83,6 +83,7 @@ class InferRequest(NamedTuple):
         outputs: The names of those wanted; empty for all.
         raw: Start and end of every `raw_input_contents` in the message.
         id_at: Start and end of the id in it; nothing of it where it was not sent.
+        output_parameters: The index and the parameters of each output that has any.
     """
 
     model_name: str
@@ -93,6 +94,7 @@ class InferRequest(NamedTuple):
     outputs: list[str]
     raw: list[tuple[int, int]]
     id_at: tuple[int, int] = (0, 0)
+    output_parameters: Sequence[tuple[int, dict[str, Parameter]]] = ()
 
 
 def read_infer_request(data: bytes) -> InferRequest:
@@ -103,6 +105,7 @@ def read_infer_request(data: bytes) -> InferRequest:
     outputs: list[str] = []
     raw: list[tuple[int, int]] = []
     id_at = (0, 0)
+    said_of_outputs: list[tuple[int, dict[str, Parameter]]] = []
     for tag, _, start, end in fields(data, 0, len(data)):
         if tag == _RAW:
             raw.append((start, end))
@@ -110,7 +113,10 @@ def read_infer_request(data: bytes) -> InferRequest:
             is_head = end - start <= _MAX_HEAD_BYTES
             inputs.append((_known_tensor if is_head else _tensor)(data[start:end]))
         elif tag == _OUTPUTS:
-            outputs.append(_requested(data, start, end))
+            name, said = _requested(data, start, end)
+            if said:
+                said_of_outputs.append((len(outputs), said))
+            outputs.append(name)
         elif tag == _NAME:
             model_name = read_text(data, start, end)
         elif tag == _VERSION:
@@ -120,7 +126,10 @@ def read_infer_request(data: bytes) -> InferRequest:
             id_at = start, end
         elif tag == _PARAMETERS:
             _add_parameter(parameters, data, start, end)
-    return InferRequest(model_name, model_version, call_id, parameters, inputs, outputs, raw, id_at)
+    return InferRequest(
+        model_name, model_version, call_id, parameters, inputs, outputs, raw, id_at,
+        said_of_outputs,
+    )  # fmt: skip
 
 
 def read_first_name_and_version(beginning: bytes) -> tuple[str, str]:
@@ -172,14 +181,15 @@ def _signed(value: int) -> int:
     return value - (_SIGN << 1) if value >= _SIGN else value
 
 
-def _requested(data: bytes, start: int, end: int) -> str:
+def _requested(data: bytes, start: int, end: int) -> tuple[str, dict[str, Parameter]]:
     name = ""
+    parameters: dict[str, Parameter] = {}
     for tag, _, start_, end_ in fields(data, start, end):
         if tag == 1 << 3 | BYTES:
             name = read_text(data, start_, end_)
         elif tag == 2 << 3 | BYTES:
-            _add_parameter({}, data, start_, end_)
-    return name
+            _add_parameter(parameters, data, start_, end_)
+    return name, parameters
 
 
 def _add_parameter(into: dict[str, Parameter], data: bytes, start: int, end: int) -> None:

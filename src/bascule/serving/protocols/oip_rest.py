@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from bascule.core import VERSION, BasculeError, DType, Field, Invalid
+from bascule.security import ANY
 from bascule.serving.calls import Outcome
 from bascule.serving.execution import Predictor
+from bascule.serving.protocols import triton
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import (
     answered_by,
     fixed,
+    fresh,
     health,
     missing,
     openapi,
@@ -38,11 +41,16 @@ class OipRest:
 
     def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """The server's description and its health."""
-        described = {"name": "bascule", "version": VERSION, "extensions": ["binary_tensor_data"]}
+        described = {"name": "bascule", "version": VERSION, "extensions": triton.EXTENSIONS}
         yield Route(b"GET", b"/v2", fixed(described), "read")
         yield Route(b"GET", b"/v2/openapi.json", openapi(plane), "read")
         yield Route(b"GET", b"/v2/health/live", health(plane, is_live_enough=True), "health")
         yield Route(b"GET", b"/v2/health/ready", health(plane), "health")
+        index = fresh(lambda: triton.index(plane.every_model(), is_ready=plane.is_ready()))
+        yield Route(b"POST", b"/v2/repository/index", index, "read", ANY, about=_about_index)
+        if "stats" not in plane.models:
+            every = fresh(lambda: triton.statistics(plane.every_model()))
+            yield Route(b"GET", b"/v2/models/stats", every, "read", ANY)
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """Description, health and inference of one version."""
@@ -53,6 +61,10 @@ class OipRest:
             yield Route(b"GET", path, fixed(_metadata(plane, model)), "read", model.name)
             ready = health(plane, name=model.name)
             yield Route(b"GET", path + b"/ready", ready, "health", model.name)
+            described = fixed(triton.config(model))
+            yield Route(b"GET", path + b"/config", described, "read", model.name)
+            stats = fresh(partial(triton.statistics, (model,)))
+            yield Route(b"GET", path + b"/stats", stats, "read", model.name)
             infer = self._infer(model)
             about = partial(_about, model)
             yield Route(b"POST", path + b"/infer", infer, "infer", model.name, model.slot, about)
@@ -153,6 +165,11 @@ def _metadata(plane: DataPlane, model: Predictor) -> dict[str, Any]:
     }
 
 
+def _about_index() -> About:
+    listed = {"type": "array", "items": {"type": "object"}}
+    return About(answer=listed, takes={"type": "object"}, example={})
+
+
 def _about(model: Predictor) -> About:
     taken = model.signature.inputs
     outputs = (*model.signature.outputs, *model.extras.fields)
@@ -194,6 +211,8 @@ def _about(model: Predictor) -> About:
             },
             "required": ["inputs"],
         },
+        # Without tensors as bytes: they need a header that depends on the body, and
+        # openapi-python-client makes a module that cannot be imported of two kinds of body.
         example={"inputs": example},
     )
 
@@ -204,10 +223,10 @@ def _tensor(field: Field) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            "name": {"const": field.name},
-            "datatype": {"enum": [dtype.value for dtype in DType]},
+            "name": {"type": "string", "const": field.name},
+            "datatype": {"type": "string", "enum": [dtype.value for dtype in DType]},
             "shape": {"type": "array", "items": whole, "minItems": rank},
-            "data": {"type": "array"},
+            "data": {"type": "array", "items": {}},
             "parameters": {"type": "object"},
         },
         "required": ["name", "datatype", "shape"],

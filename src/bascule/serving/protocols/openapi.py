@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import VERSION, Columns, DType, Field, Signature
+from bascule.security import ANY, OPEN_ACTIONS
 from bascule.serving.transports import About, Route, Routes
 
 Schema = dict[str, Any]
@@ -23,6 +24,8 @@ _ERROR: Schema = {
     "properties": {"error": {"type": "string"}},
     "required": ["error"],
 }
+_JSON = About({})
+_BINARY: Schema = {"type": "string", "format": "binary"}
 _SUMMARIES = {
     "infer": "Predictions",
     "read": "Description",
@@ -32,8 +35,8 @@ _SUMMARIES = {
 }
 
 
-def document(routes: Routes) -> dict[str, Any]:
-    """The whole document."""
+def document(routes: Routes, *, asks_for_keys: bool) -> dict[str, Any]:
+    """The whole document; `asks_for_keys` says whether callers need one."""
     paths: dict[str, dict[str, Any]] = {}
     for path, methods in sorted(routes.items()):
         for method, route in methods.items():
@@ -44,7 +47,11 @@ def document(routes: Routes) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Bascule", "version": VERSION},
         "paths": paths,
-        "components": {"schemas": {"Error": _ERROR}},
+        "security": [{"key": []}] if asks_for_keys else [],
+        "components": {
+            "schemas": {"Error": _ERROR},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -54,24 +61,27 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": f"{route.method.decode()} {route.path.decode()}",
         "summary": _SUMMARIES[route.action],
         "responses": {
-            "200": {"description": "The answer.", "content": _content(about.answer)},
+            "200": {"description": "The answer.", "content": _content(about.answer, about)},
             "default": {
                 "description": "What went wrong, and the next step.",
                 "content": _content({"$ref": "#/components/schemas/Error"}),
             },
         },
     }
-    if route.model:
+    if route.model and route.model != ANY:
         made["tags"] = [route.model]
+    if route.action in OPEN_ACTIONS:
+        made["security"] = []
     if about.takes is not None:
-        content = _content(about.takes)
+        content = _content(about.takes, about)
         content["application/json"]["example"] = about.example
         made["requestBody"] = {"required": True, "content": content}
     return made
 
 
-def _content(schema: Schema) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
+def _content(schema: Schema, about: About = _JSON) -> dict[str, Any]:
+    made = {about.content_type: {"schema": schema}}
+    return made | {other: {"schema": _BINARY} for other in about.other_types}
 
 
 # -- schemas of what models take and answer --

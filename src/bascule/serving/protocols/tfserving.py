@@ -1,6 +1,7 @@
 """The REST API of TensorFlow Serving: `/v1/models/MODEL:predict`, by row and by column.
 
-A model has one signature, `serving_default`, whose outputs are all of the model's.
+A model has one signature, `serving_default`, whose outputs are all of the model's. The paths are
+also those of KServe's V1 protocol, and the status of a model has the members of both.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from bascule.serving.transports import Exchange, Handler, Route
 _SIGNATURE = "serving_default"
 _EXAMPLE = '{"instances": [...]}'
 _FORMS = ("instances", "inputs")
+_DEFAULT = "0"
+"""The version that ovmsclient sends where its caller names none."""
 _TYPE_NAMES = {
     DType.BOOL: "DT_BOOL",
     DType.UINT8: "DT_UINT8",
@@ -43,18 +46,13 @@ class TfServing:
     def __init__(self) -> None:
         self._parser = JsonParser(_EXAMPLE)
 
-    def server_routes(self, plane: DataPlane) -> Iterator[Route]:  # noqa: ARG002 -- a protocol's signature
-        """None: every path names a model."""
-        yield from ()
+    def server_routes(self, plane: DataPlane) -> Iterator[Route]:
+        """The names of all models, as KServe lists them."""
+        yield Route(b"GET", b"/v1/models", fixed({"models": list(plane.models)}), "read")
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """Status, metadata and predictions of one version."""
-        version = f"/v1/models/{model.name}/versions/{model.version}".encode()
-        paths = [(version, [model])]
-        if plane.is_default(model):
-            every = list(plane.models[model.name].values())
-            paths.append((f"/v1/models/{model.name}".encode(), every))
-        for path, versions in paths:
+        for path, versions in _paths(plane, model):
             yield Route(b"GET", path, _status(plane, versions), "health", model.name)
             yield Route(b"GET", path + b"/metadata", fixed(_metadata(model)), "read", model.name)
             handle = self._predict(model)
@@ -93,9 +91,26 @@ class TfServing:
 _OUTPUTS = by_row.Form(lambda outputs: by_row.encode({"outputs": by_row.by_column(outputs)}))
 
 
+def _paths(plane: DataPlane, model: Predictor) -> Iterator[tuple[bytes, list[Predictor]]]:
+    """Each path of a version, and the versions whose status it answers."""
+    path = f"/v1/models/{model.name}"
+    every = plane.models[model.name]
+    yield f"{path}/versions/{model.version}".encode(), [model]
+    if plane.is_default(model):
+        yield path.encode(), [*every.values()]
+        if _DEFAULT not in every:
+            yield f"{path}/versions/{_DEFAULT}".encode(), [model]
+    for label in model.service.labels:
+        # The default version keeps a label that another version has too, else the newest does.
+        holders = [one for one in every.values() if label in one.service.labels]
+        if model is (holders[0] if plane.is_default(holders[0]) else holders[-1]):
+            yield f"{path}/labels/{label}".encode(), [model]
+
+
 def _status(plane: DataPlane, versions: list[Predictor]) -> Handler:
     def handle(exchange: Exchange) -> None:
-        state = "AVAILABLE" if plane.is_ready() else "UNLOADING"
+        is_ready = plane.is_ready()
+        state = "AVAILABLE" if is_ready else "UNLOADING"
         told = [
             {
                 "version": model.version,
@@ -104,7 +119,11 @@ def _status(plane: DataPlane, versions: list[Predictor]) -> Handler:
             }
             for model in versions
         ]
-        exchange.answer(by_row.encode({"model_version_status": told}))
+        body = {"model_version_status": told, "name": versions[0].name, "ready": is_ready}
+        if is_ready:
+            exchange.answer(by_row.encode(body))
+        else:
+            exchange.answer(by_row.encode(body), 503, extra=b"Retry-After: 1\r\n")
 
     return handle
 

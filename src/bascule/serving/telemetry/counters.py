@@ -18,8 +18,9 @@ from __future__ import annotations
 import mmap
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bascule.core import Unavailable
@@ -60,12 +61,16 @@ _NAME_BYTES = 272
 class MetricSeries:
     """The counters of one worker for one label."""
 
-    __slots__ = ("_base", "_words", "label")
+    __slots__ = ("_base", "_words", "label", "totals")
 
-    def __init__(self, words: memoryview, base: int, label: MetricLabels) -> None:
+    def __init__(
+        self, words: memoryview, base: int, label: MetricLabels, totals: Callable[[], Totals]
+    ) -> None:
+        """`totals` sums the label's counters over all workers."""
         self._words = words
         self._base = base
         self.label = label
+        self.totals = totals
 
     def count(self, status: int, duration_ns: int, rows: int) -> None:
         """Note one answer: its status, how long it took, and how many rows it answered."""
@@ -197,7 +202,9 @@ class Counters:
 
     def slot(self, worker: int, label: MetricLabels = MetricLabels()) -> MetricSeries:
         """The slot of a worker for a label that was named."""
-        return MetricSeries(self._words, self._base(worker, self.labels().index(label)), label)
+        place = self.labels().index(label)
+        totals = partial(self._total, place)
+        return MetricSeries(self._words, self._base(worker, place), label, totals)
 
     def beat(self, worker: int) -> None:
         """Note that the event loop of a worker turns."""

@@ -909,8 +909,10 @@ class Connection(asyncio.Protocol):
         return route.action in OPEN_ACTIONS
 
     def _find(self, head: Head) -> dict[bytes, Route]:
-        """The handlers of a path that has a query, a trailing slash or an absolute form."""
+        """The handlers of a path with a query, a trailing slash, `%3A` or an absolute form."""
         path = head.target.partition(b"?")[0]
+        if b"%" in path:  # of what paths have, clients escape the colon of `:predict` alone
+            path = path.replace(b"%3A", b":").replace(b"%3a", b":")
         if path.startswith((b"http://", b"https://")):
             path = b"/" + path.split(b"//", 1)[1].partition(b"/")[2]
         handlers = self._site.routes.get(path) or self._site.routes.get(path.rstrip(b"/"))

@@ -19,11 +19,15 @@ class About(NamedTuple):
         answer: The JSON Schema of the answer; empty for anything.
         takes: That of the body; None where there is none.
         example: A body that is answered.
+        content_type: The media type of the answer.
+        other_types: The media types that bodies and answers may have instead of JSON.
     """
 
     answer: dict[str, Any]
     takes: dict[str, Any] | None = None
     example: Any = None
+    content_type: str = "application/json"
+    other_types: tuple[str, ...] = ()
 
 
 class Route(NamedTuple):

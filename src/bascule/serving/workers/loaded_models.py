@@ -178,7 +178,10 @@ class LoadedModels:
             service: before[service] if service in before else change.new[service]
             for service in change.services
         }
-        self._serve([self._predictor_of(model) for model in self._models.values()])
+        predictors = [self._predictor_of(model) for model in self._models.values()]
+        for predictor, service in zip(predictors, change.services, strict=True):
+            predictor.service = service  # a version that stays may have other labels
+        self._serve(predictors)
         self._let_go(model for service, model in before.items() if service not in self._models)
         self._make_room(0)
 

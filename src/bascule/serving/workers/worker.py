@@ -78,7 +78,11 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     guard = (
         None if config.keys is None else Authenticator(config.keys, held_ns=counters.keys_held_ns)
     )
-    plane = DataPlane(protocols, lambda: not stopping.is_set() and (guard is None or guard.is_open))
+    plane = DataPlane(
+        protocols,
+        lambda: not stopping.is_set() and (guard is None or guard.is_open),
+        asks_for_keys=guard is not None,
+    )
     journal = _open_journal(config.journal, config.worker)
     other_slot = counters.slot(config.worker)
     backlog = AdmissionQueue(config.limits.max_body_bytes)

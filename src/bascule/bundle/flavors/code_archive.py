@@ -1,0 +1,94 @@
+"""The archive of a model that is code: its sources under `code/`, its files under `files/`.
+
+The same files give the same bytes: names are sorted, and there are neither times nor compression.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from bascule.core import Invalid, Untrusted, is_there
+
+
+def source_files(code: Iterable[str | Path]) -> dict[str, bytes]:
+    """The sources of files and packages, by their path in the archive.
+
+    Raises:
+        Invalid: There is no such file or folder.
+    """
+    parts: dict[str, bytes] = {}
+    for place in map(Path, code):
+        if is_there(place, Path.is_file):
+            parts[f"code/{place.name}"] = place.read_bytes()
+        elif is_there(place, Path.is_dir):
+            whole = place.resolve()
+            for file in sorted(whole.rglob("*")):
+                if file.is_file() and "__pycache__" not in file.parts:
+                    name = file.relative_to(whole.parent).as_posix()
+                    parts[f"code/{name}"] = file.read_bytes()
+        else:
+            raise Invalid(f"code {place} is not there", field="code")
+    return parts
+
+
+def to_archive(parts: Mapping[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(parts):
+            archive.writestr(zipfile.ZipInfo(name), parts[name])
+    return made.getvalue()
+
+
+def from_archive(data: bytes, file: str, *required: str) -> dict[str, bytes]:
+    """The parts of an archive, by their path.
+
+    Args:
+        data: The archive.
+        file: Its name, for messages.
+        required: Parts that it has beside `code/` and `files/`.
+
+    Raises:
+        Untrusted: It is no such archive, or a name in it leads out of its folder.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            for entry in entries:
+                known = entry.filename in required or (
+                    entry.filename.startswith(("code/", "files/")) and is_inside(entry.filename)
+                )
+                if not known or entry.compress_type != zipfile.ZIP_STORED:
+                    raise Untrusted(f"{file} holds {entry.filename!r}", file=file)
+            if len({entry.filename for entry in entries}) != len(entries):
+                raise Untrusted(f"{file} holds a file twice", file=file)
+            parts = {entry.filename: archive.read(entry) for entry in entries}
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError):
+        raise Untrusted(f"{file} is not an archive", file=file) from None
+    for name in required:
+        if name not in parts:
+            raise Untrusted(f"{file} has no {name}", file=file)
+    return parts
+
+
+def lay_out(parts: Mapping[str, bytes], folder: Path) -> None:
+    """Write the parts as files of a folder."""
+    for name, content in parts.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name is a plain path inside a folder."""
+    pure = PurePosixPath(name)
+    return bool(
+        name
+        and not pure.is_absolute()
+        and ".." not in pure.parts
+        and "\\" not in name
+        and "\0" not in name
+        and str(pure) == name
+    )

@@ -1,0 +1,166 @@
+"""What `pack` refuses, with a next step; each step is taken here, and works."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.cluster import BisectingKMeans
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import LocalOutlierFactor, NearestCentroid
+from sklearn.pipeline import make_pipeline
+
+from bascule.core.errors import BasculeError
+
+ROWS = np.random.default_rng(0).normal(size=(120, 3))
+SIGNS = (ROWS[:, 0] > 0).astype(int)
+TEXTS = [f"word{i} word{i + 1} word{(i * 7) % 10_050}" for i in range(10_050)]
+
+
+def boosted(**settings):
+    import xgboost
+
+    X = np.where(ROWS < -1.5, 0.0, ROWS)
+    return xgboost.XGBClassifier(n_estimators=3, **settings).fit(X, SIGNS)
+
+
+def several_outputs():
+    import xgboost
+
+    return xgboost.XGBRegressor(n_estimators=3).fit(ROWS, ROWS[:, :2])
+
+
+REFUSED = {
+    "not fitted": (
+        Ridge,
+        {"train": ROWS},
+        "call model.fit(X, y)",
+        lambda: (Ridge().fit(ROWS, SIGNS), {"train": ROWS}),
+    ),
+    "no training rows": (
+        lambda: Ridge().fit(ROWS, SIGNS),
+        {"train": None},
+        "train=X",
+        lambda: (Ridge().fit(ROWS, SIGNS), {"train": ROWS}),
+    ),
+    "an outlier factor of its own rows": (
+        lambda: LocalOutlierFactor().fit(ROWS),
+        {"train": ROWS},
+        "novelty=True",
+        lambda: (LocalOutlierFactor(novelty=True).fit(ROWS), {"train": ROWS}),
+    ),
+    "no converter": (
+        lambda: NearestCentroid().fit(ROWS, SIGNS),
+        {"train": ROWS},
+        "serve_original=True",
+        lambda: (
+            NearestCentroid().fit(ROWS, SIGNS),
+            {"train": ROWS, "serve_original": True},
+        ),
+    ),
+    "clusters without a compiler": (
+        lambda: BisectingKMeans(2).fit(ROWS),
+        {"train": ROWS},
+        "serve_original=True",
+        lambda: (BisectingKMeans(2).fit(ROWS), {"train": ROWS, "serve_original": True}),
+    ),
+    "more words than are compiled": (
+        lambda: words(),
+        {"train": TEXTS},
+        "max_features=10000",
+        lambda: (words(max_features=10_000), {"train": TEXTS}),
+    ),
+    "another word for missing": (
+        lambda: boosted(missing=0.0),
+        {"train": ROWS},
+        "missing=nan",
+        lambda: (boosted(), {"train": ROWS}),
+    ),
+    "several outputs": (
+        several_outputs,
+        {"train": ROWS},
+        "one model per output",
+        lambda: (boosted(), {"train": ROWS}),
+    ),
+}
+"""By case: the model, the arguments, a part of the hint, and what a reader of it does."""
+
+
+def words(**settings):
+    wanted = np.arange(len(TEXTS)) % 2
+    return make_pipeline(TfidfVectorizer(**settings), LogisticRegression()).fit(TEXTS, wanted)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_the_next_step_of_a_refusal_works(pack, case):
+    model, given, hint, follow = REFUSED[case]
+    with pytest.raises(BasculeError) as refused:
+        pack(model(), **given)
+    assert hint in refused.value.hint
+    followed, better = follow()
+    assert pack(followed, **better).manifest.digest
+
+
+@pytest.mark.parametrize("objective", ["binary:logitraw", "binary:hinge"])
+def test_objectives_without_probabilities_answer_as_the_estimator_does(pack, objective):
+    model = boosted(objective=objective)
+    bundle = pack(model, (ROWS, SIGNS), (ROWS, SIGNS))
+    assert bundle.manifest.serves == "onnx", bundle.parity.reason
+    answer = bundle.predict(ROWS)
+    assert (answer["label"] == model.predict(ROWS)).all()
+    np.testing.assert_allclose(answer["probabilities"], model.predict_proba(ROWS), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Cannot compute class probabilities")
+def test_a_classifier_with_an_objective_of_ones_own_answers_its_sums(pack):
+    import lightgbm
+
+    def logistic(truth, sums):
+        shares = 1 / (1 + np.exp(-sums))
+        return shares - truth, shares * (1 - shares)
+
+    model = lightgbm.LGBMClassifier(n_estimators=3, objective=logistic, verbose=-1)
+    model.fit(ROWS, SIGNS)
+    bundle = pack(model, ROWS)
+    assert bundle.task == "regression"
+    np.testing.assert_allclose(bundle.predict(ROWS)["prediction"], model.predict(ROWS))
+
+
+IMAGES = np.random.default_rng(0).normal(size=(30, 3, 6, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("truth", [np.arange(30) % 2, IMAGES[:, :1] > 0], ids=["labels", "masks"])
+def test_held_out_images_are_kept_with_a_truth_of_any_rank(pack, truth):
+    torch = pytest.importorskip("torch")
+    network = torch.nn.Conv2d(3, 1, 3, padding=1).eval()
+    rows, kept = pack(network, IMAGES, (IMAGES, truth)).test_data()
+    (images,) = rows.values()
+    assert images.dtype == np.float32
+    assert (images == IMAGES).all()
+    assert kept.shape == truth.shape
+    assert (kept == truth).all()
+
+
+def test_a_file_of_images_of_another_shape_is_refused(pack):
+    from bascule.bundle.disk.heldout import from_parquet, to_parquet
+    from bascule.core.errors import Untrusted
+    from bascule.core.fields import DType, Field, Signature
+
+    signature = Signature((Field("x", DType.FP32, (3, -1, 6)),), ())
+    data = to_parquet({"x": IMAGES}, None, signature)
+    assert (from_parquet(data, signature)[0]["x"] == IMAGES).all()
+    other = Signature((Field("x", DType.FP32, (3, 6, 5)),), ())
+    with pytest.raises(Untrusted, match=r"shape \[3, 6, 6\], not \[3, 6, 5\]"):
+        from_parquet(data, other)
+
+
+def test_texts_in_two_dimensions_are_refused_before_the_model_is_compiled(pack):
+    """The refusal comes from the rows, at once; `compiled to ONNX` is never said."""
+    from bascule.bundle.disk.heldout import to_parquet
+    from bascule.core.errors import Invalid
+    from bascule.core.fields import DType, Field, Signature
+
+    signature = Signature((Field("x", DType.BYTES, (2, 2)),), ())
+    with pytest.raises(Invalid, match="texts in 3 dimensions") as refused:
+        to_parquet({"x": np.full((4, 2, 2), "a", object)}, None, signature)
+    assert "keep_test=False" in refused.value.hint
