@@ -7,7 +7,7 @@ PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: everything parts setup demo test test-all coverage check bench bench-against bench-peers \
-	bench-storm bench-flavors sweep docs site pictures wheel-test lock format clean
+	bench-storm bench-flavors bench-drift sweep docs site pictures wheel-test lock format clean
 
 setup: $(VENV)/.installed
 
@@ -69,6 +69,10 @@ bench-peers: setup
 
 bench-storm: setup
 	$(RUN)/python -m bench.storm $(ARGS)
+
+# False alarms and power of `bascule drift`, in about 10 minutes of one core.
+bench-drift: setup
+	$(RUN)/python -m bench.drift $(ARGS)
 
 bench-flavors: everything
 	$(RUN)/python -m bench.flavors $(ARGS)

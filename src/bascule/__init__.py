@@ -20,7 +20,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.api import Server, check, load, open_registry, push, serve, set_alias
+    from bascule.api import Server, check, drift, load, open_registry, push, serve, set_alias
     from bascule.bundle import Answer, Bundle, pack, rebuild
     from bascule.bundle.flavors import PythonModel
     from bascule.core import BasculeError, BasculeWarning, Invalid
@@ -41,6 +41,7 @@ _HOMES = {
     "Registry": "bascule.registry",
     "Server": "bascule.api",
     "check": "bascule.api",
+    "drift": "bascule.api",
     "load": "bascule.api",
     "open_registry": "bascule.api",
     "pack": "bascule.bundle",
@@ -63,6 +64,7 @@ __all__ = [
     "Server",
     "__version__",
     "check",
+    "drift",
     "load",
     "open_registry",
     "pack",

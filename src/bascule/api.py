@@ -25,6 +25,7 @@ from bascule.bundle.lineage import user_name
 from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable
 
 if TYPE_CHECKING:
+    from bascule.monitoring import DriftReport
     from bascule.registry import Event, Registry, Version
     from bascule.release import GateReport
     from bascule_client import Client
@@ -71,6 +72,28 @@ def _may_be_a_model(text: str) -> bool:
         return Reference.parse(text) is not None and not text.endswith(".bundle")
     except Invalid:
         return False
+
+
+def drift(reference: Bundle | str | Path, current: Any, **options: Any) -> DriftReport:
+    """Compare a table with the baseline of a bundle.
+
+    Args:
+        reference: A bundle, its folder, or a registered model: `gb`, `gb/3`, `gb@champion`.
+        current: Any table or matrix with the columns of the model; further columns are ignored.
+        **options: `budget` (4 false alarms a year), `windows_a_year` (365), `time_column`,
+            `effects` (an `Effect` by column), `score` (True): see `monitoring.measure_drift`.
+
+    Returns:
+        The report: `is_alarm`, `windows`, `to_arrow()`, `to_json()`; printed, it is a table.
+
+    Raises:
+        NotFound: There is no such bundle or model.
+        Invalid: The bundle has no baseline, or the table does not fit it.
+    """
+    from bascule.monitoring import measure_drift
+
+    bundle = reference if isinstance(reference, Bundle) else load(reference)
+    return measure_drift(bundle, current, **options)
 
 
 def check(

@@ -17,6 +17,7 @@ from .table_files import (
     as_trained as as_trained,
     check_output as check_output,
     read_rows as read_rows,
+    read_stream as read_stream,
     split_truth as split_truth,
     write_table as write_table,
 )
@@ -24,6 +25,7 @@ from .tables import (
     conform as conform,
     for_program as for_program,
     is_missing as is_missing,
+    read_table as read_table,
     read_truth as read_truth,
     take as take,
 )

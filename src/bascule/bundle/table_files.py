@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bascule.bundle.answer import Answer, flat
 from bascule.bundle.disk import Manifest
@@ -60,6 +60,31 @@ def _read_arrow(path: Path) -> Any:
         ".feather": pyarrow.feather.read_table,
     }
     return readers[path.suffix.lower()](path)
+
+
+def read_stream(stream: BinaryIO) -> Any:
+    """A pyarrow Table from CSV, JSON lines or Parquet, told apart by their first bytes.
+
+    Raises:
+        Invalid: The stream is empty or cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
+
+    data = stream.read()
+    if not data.strip():
+        raise Invalid("standard input is empty", hint="pipe CSV, JSON lines or Parquet into it")
+    reader: Callable[[Any], Any] = pyarrow.csv.read_csv
+    if data.startswith(b"PAR1"):
+        reader = pyarrow.parquet.read_table
+    elif data.lstrip().startswith(b"{"):
+        reader = pyarrow.json.read_json
+    try:
+        return reader(pa.BufferReader(data))
+    except (OSError, ValueError, KeyError) as error:
+        raise Invalid(f"standard input cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def split_truth(

@@ -1,4 +1,4 @@
-"""What production looks like: the ledger of what was asked and answered."""
+"""What production looks like: the ledger of answers, and drift against a baseline."""
 
 from lazy_loader import attach_stub
 

@@ -1,1 +1,11 @@
+from .drift import (
+    Budget as Budget,
+    ColumnDrift as ColumnDrift,
+    ColumnWatch as ColumnWatch,
+    DriftReport as DriftReport,
+    Effect as Effect,
+    Test as Test,
+    WindowDrift as WindowDrift,
+    measure_drift as measure_drift,
+)
 from .ledger import Ledger as Ledger, Outcomes as Outcomes

@@ -5,6 +5,12 @@ from .conformal import (
     methods_for as methods_for,
 )
 from .counting import beta_binomial_below as beta_binomial_below, exact_interval as exact_interval
+from .detectors import (
+    WINDOWS as WINDOWS,
+    SlowDetector as SlowDetector,
+    WeekdayOutcome as WeekdayOutcome,
+    weekday_test as weekday_test,
+)
 from .paired import (
     RESAMPLES as RESAMPLES,
     Comparison as Comparison,
@@ -14,3 +20,12 @@ from .paired import (
     roc_auc_difference as roc_auc_difference,
 )
 from .sketches import CHUNK_ROWS as CHUNK_ROWS, ColumnProfile as ColumnProfile, Profile as Profile
+from .two_sample import (
+    CategoryBaseline as CategoryBaseline,
+    NumberBaseline as NumberBaseline,
+    Outcome as Outcome,
+    Scores as Scores,
+    missing_test as missing_test,
+    range_test as range_test,
+    shrunk as shrunk,
+)

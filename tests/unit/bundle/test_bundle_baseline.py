@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 import bascule
 from bascule.bundle.disk.manifest import BASELINE
-from bascule.bundle.statements.baseline import MAX_COLUMNS, flat_columns
+from bascule.bundle.statements.baseline import MAX_COLUMNS, profile_columns
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Untrusted
 from bascule.core.fields import DType, Field
@@ -77,12 +77,14 @@ def test_a_bundle_can_do_without(pack, fitted, iris):
 
 def test_a_matrix_is_taken_apart_up_to_a_bound():
     def names(width):
-        return list(flat_columns({"x": np.zeros((2, width))}, (Field("x", DType.FP64, (width,)),)))
+        return list(
+            profile_columns({"x": np.zeros((2, width))}, (Field("x", DType.FP64, (width,)),))
+        )
 
     assert len(names(MAX_COLUMNS)) == MAX_COLUMNS
     assert names(MAX_COLUMNS + 1) == ["x"]
     images = {"x": np.zeros((2, 3, 4))}
-    assert list(flat_columns(images, (Field("x", DType.FP64, (3, 4)),))) == ["x"]
+    assert list(profile_columns(images, (Field("x", DType.FP64, (3, 4)),))) == ["x"]
 
 
 @pytest.mark.parametrize("value", [b"{", b"[]", b'{"inputs": null}', b'{"answers":1,"inputs":1}'])

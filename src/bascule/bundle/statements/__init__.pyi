@@ -10,7 +10,13 @@ from . import (
     training as training,
 )
 from .adversarial import ComparedRows as ComparedRows
-from .baseline import Baseline as Baseline, read_baseline as read_baseline
+from .baseline import (
+    Baseline as Baseline,
+    answer_columns as answer_columns,
+    profile_columns as profile_columns,
+    profile_of as profile_of,
+    read_baseline as read_baseline,
+)
 from .calibrating import CALIBRATION_KIND as CALIBRATION_KIND, hashes_of as hashes_of
 from .calibration import read_calibration as read_calibration
 from .cost import BATCH_SIZES as BATCH_SIZES, Cost as Cost, cpu_name as cpu_name, machine as machine

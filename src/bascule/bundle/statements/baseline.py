@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bascule.bundle import disk
-from bascule.bundle.disk import BASELINE, Manifest, parse, reading
+from bascule.bundle.disk import BASELINE, Manifest, Target, parse, reading
 from bascule.core import Columns, Field
-from bascule.stats import Profile
+from bascule.stats import CHUNK_ROWS, Profile
 
 MAX_COLUMNS = 2_000
 """A matrix with more columns is profiled as one, as an image is."""
@@ -52,7 +53,7 @@ def read_baseline(path: str | Path, manifest: Manifest) -> Baseline | None:
         )
 
 
-def flat_columns(
+def profile_columns(
     columns: Columns, fields: tuple[Field, ...], names: tuple[str, ...] = ()
 ) -> Columns:
     """One array of one axis per column: a matrix split by columns, arrays with more axes flattened.
@@ -75,4 +76,31 @@ def flat_columns(
                 made[name] = values[:, place]
         else:
             made[field.name] = values
+    return made
+
+
+def answer_columns(
+    answered: Columns,
+    outputs: Sequence[Field],
+    classes: Sequence[object] | None,
+    targets: Sequence[Target],
+) -> Columns:
+    """The answers as the columns of a profile; probabilities apart, each under its class."""
+    labels = {"probabilities": classes or ()}
+    labels |= {f"probabilities.{target.name}": target.classes or () for target in targets}
+    made: Columns = {}
+    for output in outputs:
+        known = labels.get(output.name, ())
+        of_classes = bool(known) and output.shape == (len(known),)
+        names = tuple(f"{output.name}.{label}" for label in known) if of_classes else ()
+        made.update(profile_columns(answered, (output,), names))
+    return made
+
+
+def profile_of(columns: Columns) -> Profile:
+    """The profile of whole columns; a piece of the rows is copied at a time."""
+    rows = len(next(iter(columns.values())))
+    made = Profile()
+    for start in range(0, rows, CHUNK_ROWS):
+        made.add({name: values[start : start + CHUNK_ROWS] for name, values in columns.items()})
     return made

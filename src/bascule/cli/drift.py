@@ -1,0 +1,124 @@
+"""The commands that compare what a model is asked with its baseline: drift."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson, RefOrPath
+from bascule.cli.screen import print_json, say
+
+if TYPE_CHECKING:
+    from bascule.monitoring import Effect
+
+_QUIET_S = 2.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(drift)
+
+
+def drift(
+    bundle: RefOrPath,
+    current: Annotated[
+        str,
+        typer.Option(
+            help="The rows of now (.parquet .csv .jsonl .feather .npy .npz); - reads CSV, JSON "
+            "lines or Parquet from standard input."
+        ),
+    ],
+    budget: Annotated[
+        float, typer.Option(help="False alarms a year that are acceptable, over all columns.")
+    ] = 4.0,
+    windows_a_year: Annotated[
+        int, typer.Option(help="How many windows a year are compared: 365 for one a day.")
+    ] = 365,
+    time_column: Annotated[
+        str | None,
+        typer.Option(help="A column of times: each UTC day is a window of its own."),
+    ] = None,
+    effect: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The least change of a column that matters: COLUMN=0.2, in baseline deviations, "
+            "or as a share for categories; may be repeated. Default: 0.1, and 0.02.",
+            show_default=False,
+        ),
+    ] = None,
+    score: Annotated[
+        bool, typer.Option(help="Answer the rows, and compare the answers as well.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a table with a bundle's baseline; exit code 1 on an alarm."""
+    from bascule.bundle import load, read_rows, read_stream, split_truth
+    from bascule.monitoring import measure_drift
+
+    effects = _effects(effect or [])
+    rows = (
+        read_stream(sys.stdin.buffer) if current == "-" else read_rows(Path(current), "--current")
+    )
+    rows, _ = split_truth(rows, None, "--current", required=False)
+    _, path = context.find(bundle)
+    with _bar(quiet=as_json) as progress:
+        report = measure_drift(
+            load(path), rows, budget=budget, windows_a_year=windows_a_year,
+            time_column=time_column, effects=effects, score=score, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        print_json(report.to_json())
+    else:
+        say(repr(report))
+    if report.is_alarm:
+        raise typer.Exit(1)
+
+
+def _effects(written: list[str]) -> dict[str, Effect]:
+    """`COLUMN=0.2` as the limits of a column; the distance keeps its half of the deviations."""
+    from bascule.core import Invalid
+    from bascule.monitoring import Effect
+
+    made = {}
+    for text in written:
+        column, sign, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            sign = ""
+        if not sign or not column:
+            raise Invalid(f"--effect {text!r} is not COLUMN=NUMBER", hint="--effect distance=0.2")
+        made[column] = Effect(deviations=value, distance=value / 2, share=value)
+    return made
+
+
+@contextmanager
+def _bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A spinner on standard error, and a bar of windows once the work has taken 2 s."""
+    if quiet:
+        yield lambda _done, _all: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    start = time.monotonic()
+    with console.status("comparing") as status, ExitStack() as opened:
+        bars: list[Progress] = []
+
+        def tell(done: int, windows: int) -> None:
+            if not bars and time.monotonic() - start > _QUIET_S:
+                status.stop()
+                bars.append(opened.enter_context(Progress(console=console, transient=True)))
+                bars[0].add_task("windows")
+            for bar in bars:
+                bar.update(bar.task_ids[0], completed=done, total=windows)
+
+        yield tell

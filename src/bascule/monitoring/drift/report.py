@@ -1,0 +1,222 @@
+"""The report of a comparison, as lines of 80 letters, JSON, an Arrow table and HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bascule.monitoring.drift.results import ColumnDrift, Test, WindowDrift
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_HEADINGS = ("column", "change", "p or e", "then", "now", "alarm")
+_WIDTHS = (22, 20, 9, 9, 9, 5)
+_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReport:
+    """A table against the baseline of a bundle.
+
+    Attributes:
+        model: The name of the bundle.
+        digest: Of the bundle.
+        budget: Expected false alarms a year.
+        windows_a_year: That the budget is split over.
+        level: Of one column in one window.
+        windows: In order; one for a table without a time column.
+        notes: What was not done and why; whether the budget can hold.
+    """
+
+    model: str
+    digest: str
+    budget: float
+    windows_a_year: int
+    level: float
+    windows: tuple[WindowDrift, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether a column in any window raised an alarm."""
+        return any(window.alarms for window in self.windows)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "digest": self.digest,
+            "alarm": self.is_alarm,
+            "budget": self.budget,
+            "windows_a_year": self.windows_a_year,
+            "level": self.level,
+            "notes": list(self.notes),
+            "windows": [
+                {
+                    "day": None if window.day is None else window.day.isoformat(),
+                    "rows": window.rows,
+                    "columns": [column.to_json() for column in window.columns],
+                }
+                for window in self.windows
+            ],
+        }
+
+    def to_arrow(self) -> pa.Table:
+        """One row per window and column, with its leading test."""
+        import pyarrow as pa
+
+        rows = [_flat(window, column) for window in self.windows for column in window.columns]
+        return pa.Table.from_pylist(rows, pa.schema([(n, _arrow_type(n)) for n in _FLAT]))
+
+    def __repr__(self) -> str:
+        return "\n".join(_lines(self))
+
+    def _repr_html_(self) -> str:
+        def cells(tag: str, row: tuple[str, ...]) -> str:
+            inside = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+            return f"<tr>{inside}</tr>"
+
+        body = "".join(cells("td", row) for row in _rows(self))
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        return (
+            f"<p>{html.escape(_summary(self))}</p><table><thead>{cells('th', _HEADINGS)}</thead>"
+            f"<tbody>{body}</tbody></table><ul>{notes}</ul>"
+        )
+
+
+_FLAT = (
+    "day", "column", "where", "rows", "alarm", "test", "statistic", "p_value", "e_value", "level",
+    "effect", "limit", "missing_then", "missing_now", "influence", "share", "sentence",
+)  # fmt: skip
+
+
+def _arrow_type(name: str) -> Any:
+    import pyarrow as pa
+
+    if name in ("column", "where", "test", "sentence"):
+        return pa.string()
+    known = {"day": pa.date32(), "rows": pa.int64(), "alarm": pa.bool_()}
+    return known.get(name, pa.float64())
+
+
+def _flat(window: WindowDrift, column: ColumnDrift) -> dict[str, Any]:
+    test = column.leading
+    told = {} if test is None else {**test.to_json(), "test": test.name}
+    return {
+        **told,
+        "day": window.day,
+        "column": column.name,
+        "where": column.where,
+        "rows": window.rows,
+        "alarm": column.is_alarm,
+        "missing_then": column.missing[0],
+        "missing_now": column.missing[1],
+        "influence": column.influence,
+        "share": column.share,
+        "sentence": column.sentence,
+    }
+
+
+def _summary(report: DriftReport) -> str:
+    """The verdict in one sentence."""
+    windows, rows = report.windows, sum(window.rows for window in report.windows)
+    columns = len(windows[0].columns) if windows else 0
+    alarms = sum(len(window.alarms) for window in windows)
+    days = f" in {len(windows)} windows" if len(windows) > 1 else ""
+    found = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "no alarm"
+    return (
+        f"{report.model}: {found}; {rows:,} rows{days}, {columns} columns, budget "
+        f"{report.budget:g} false alarms a year"
+    )
+
+
+def _rows(report: DriftReport) -> list[tuple[str, ...]]:
+    """A row per column: of several windows, the one with the strongest evidence."""
+    worst: dict[tuple[str, str], ColumnDrift] = {}
+    alarms: dict[tuple[str, str], int] = {}
+    for window in report.windows:
+        for column in window.columns:
+            key = (column.where, column.name)
+            alarms[key] = alarms.get(key, 0) + column.is_alarm
+            if key not in worst or _order(column) < _order(worst[key]):
+                worst[key] = column
+    several = len(report.windows) > 1
+    ordered = sorted(worst.items(), key=lambda item: _order(item[1]))
+    return [_row(column, alarms[key], several=several) for key, column in ordered]
+
+
+def _order(column: ColumnDrift) -> tuple[bool, float]:
+    test = column.leading
+    return not column.is_alarm, 1e300 if test is None else test.rank[-1]
+
+
+def _row(column: ColumnDrift, alarms: int, *, several: bool) -> tuple[str, ...]:
+    test = column.leading
+    name = column.name if column.where == "input" else f"-> {column.name}"
+    alarm = (str(alarms) if several else "yes") if alarms else "-"
+    if test is None:
+        return name, "broken" if column.is_broken else "not tested", "-", "-", "-", alarm
+    evidence = f"{test.p_value:.1e}" if test.p_value is not None else f"e {test.e_value:.1e}"
+    then, now = _then_and_now(column, test)
+    return name, _short(test), evidence, then, now, alarm
+
+
+def _short(test: Test) -> str:
+    unit = {"location": " sd", "slow": " sd", "shape": " KS"}.get(test.name)
+    amount = f"{test.effect:+.2f}{unit}" if unit else f"{test.effect:+.1%}"
+    return f"{test.name} {amount}"
+
+
+def _then_and_now(column: ColumnDrift, test: Test) -> tuple[str, str]:
+    if test.name == "missing":
+        return f"{column.missing[0]:.1%}", f"{column.missing[1]:.1%}"
+    if test.name in ("unseen", "range"):
+        return "0.0%", f"{test.effect:.1%}"
+    if test.name == "categories":
+        then, now = column.then.get(test.what), column.now.get(test.what)
+        return tuple("-" if one is None else f"{one:.1%}" for one in (then, now))  # type: ignore[return-value]
+    return f"{column.then.get('p50', 0):.4g}", f"{column.now.get('p50', 0):.4g}"
+
+
+def _lines(report: DriftReport) -> Iterator[str]:
+    """The report for a terminal: at most 80 letters a line in the table, sentences below."""
+    rows = _rows(report)
+    yield _summary(report)
+    if rows:
+        yield ""
+        yield _line(_HEADINGS)
+        yield from (_line(row).rstrip() for row in rows[:_SHOWN])
+    if len(rows) > _SHOWN:
+        yield f"... and {len(rows) - _SHOWN} more columns without stronger evidence"
+    said = list(_alarms(report))
+    if said or report.notes:
+        yield ""
+    yield from said[:_SHOWN]
+    yield from report.notes
+
+
+def _alarms(report: DriftReport) -> Iterator[str]:
+    """A sentence per column with an alarm: that of the window with the strongest evidence."""
+    found: dict[tuple[str, str], list[tuple[WindowDrift, ColumnDrift]]] = {}
+    for window in report.windows:
+        for column in window.alarms:
+            found.setdefault((column.where, column.name), []).append((window, column))
+    strongest = [(min(alarms, key=lambda one: _order(one[1])), alarms) for alarms in found.values()]
+    for (window, column), alarms in sorted(strongest, key=lambda one: -(one[0][1].share or 0)):
+        share = "" if column.share is None else f" [{column.share:.0%} of the alarm]"
+        if window.day is None:
+            yield f"{column.sentence}{share}"
+        else:
+            days = f"{len(alarms)} windows from {alarms[0][0].day} to {alarms[-1][0].day}"
+            before = f"{days}, strongest on " if len(alarms) > 1 else ""
+            yield f"{before}{window.day}: {column.sentence}{share}"
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    made = []
+    for place, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=True)):
+        cut = cell if len(cell) <= width else cell[: width - 3] + "..."
+        made.append(cut.ljust(width) if place < 2 else cut.rjust(width))
+    return " ".join(made)

@@ -1,0 +1,144 @@
+"""What the tests of one column and of one window found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from bascule.stats import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One test of one column in one window.
+
+    Attributes:
+        name: `location`, `spread`, `shape`, `categories`, `missing`, `unseen`, `range` or `slow`.
+        statistic: See `stats.Outcome`; the e-value for `slow`, Student's t beside weekdays.
+        p_value: None for `slow`.
+        e_value: Of `slow`: alarms at 1 / `level`. None for the others.
+        level: The false alarms that the budget leaves to this test.
+        effect: The change, in the unit of the test.
+        limit: The least effect that matters.
+        is_alarm: Whether the level and the limit are met.
+        what: The category that it is about.
+        rule: `baseline`, or `weekday` for a comparison with the same weekdays.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    name: str
+    statistic: float
+    p_value: float | None
+    e_value: float | None
+    level: float
+    effect: float
+    limit: float
+    is_alarm: bool
+    what: str = ""
+    rule: str = "baseline"
+
+    @classmethod
+    def judged(
+        cls,
+        found: Outcome,
+        level: float,
+        limit: float,
+        *,
+        rule: str = "baseline",
+        may_alarm: bool = True,
+    ) -> Test:
+        """An outcome beside its level and its limit."""
+        is_alarm = may_alarm and found.p_value < level and abs(found.effect) >= limit
+        return cls(
+            found.test, found.statistic, found.p_value, None, level, found.effect, limit,
+            is_alarm, found.what, rule,
+        )  # fmt: skip
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the level is met, regardless of the effect."""
+        if self.e_value is not None:
+            return self.e_value >= 1 / self.level
+        return self.p_value is not None and self.p_value < self.level
+
+    @property
+    def rank(self) -> tuple[bool, bool, bool, float]:
+        """Sorts alarms first, of these the most specific ones, then by evidence."""
+        level = self.p_value if self.e_value is None else 1 / max(self.e_value, 1e-300)
+        evidence = (level or 0.0) / self.level
+        general = not self.is_alarm or self.name != "unseen"
+        return not self.is_alarm, self.name == "slow", general, evidence
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDrift:
+    """One column in one window.
+
+    Attributes:
+        name: Of the column.
+        where: `input` or `answer`.
+        tests: Those that ran.
+        then: Quantiles (`p05` to `p95`) of the baseline, or the shares of its frequent values.
+        now: The same of the window.
+        missing: The share of missing values, in the baseline and in the window.
+        findings: Sentences about the quality of the data.
+        is_broken: Whether values of another type than the model's raise an alarm by themselves.
+        influence: How much the answers change when the column is shuffled; None if unknown.
+        share: Of the alarm: the effect in limits, weighed by the influence. None if unknown.
+        sentence: The changes that raise the alarm, or the strongest one, in numbers.
+    """
+
+    name: str
+    where: str
+    tests: tuple[Test, ...]
+    then: Mapping[str, float]
+    now: Mapping[str, float]
+    missing: tuple[float, float]
+    findings: tuple[str, ...] = ()
+    is_broken: bool = False
+    influence: float | None = None
+    share: float | None = None
+    sentence: str = ""
+
+    @property
+    def is_alarm(self) -> bool:
+        return self.is_broken or any(test.is_alarm for test in self.tests)
+
+    @property
+    def leading(self) -> Test | None:
+        """The test with the strongest evidence; an alarm before any other."""
+        return min(self.tests, key=lambda test: test.rank, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "column": self.name,
+            "where": self.where,
+            "alarm": self.is_alarm,
+            "sentence": self.sentence,
+            "tests": [test.to_json() for test in self.tests],
+            "then": dict(self.then),
+            "now": dict(self.now),
+            "missing": list(self.missing),
+            "findings": list(self.findings),
+            "influence": self.influence,
+            "share": self.share,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDrift:
+    """All columns in one window; `day` is the UTC day of a dated one."""
+
+    day: date | None
+    rows: int
+    columns: tuple[ColumnDrift, ...]
+
+    @property
+    def alarms(self) -> tuple[ColumnDrift, ...]:
+        return tuple(column for column in self.columns if column.is_alarm)

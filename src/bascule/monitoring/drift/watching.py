@@ -1,0 +1,243 @@
+"""Decides, window by window, whether one column has drifted. Pure: profiles in, tests out."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from datetime import date
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.monitoring.drift.budgets import (
+    MISSING_PART,
+    STRANGE_PART,
+    VALUES_PART,
+    Budget,
+    Effect,
+)
+from bascule.monitoring.drift.results import Test
+from bascule.stats import (
+    WINDOWS,
+    CategoryBaseline,
+    ColumnProfile,
+    NumberBaseline,
+    Outcome,
+    Scores,
+    SlowDetector,
+    WeekdayOutcome,
+    missing_test,
+    range_test,
+    shrunk,
+    weekday_test,
+)
+
+Floats = NDArray[np.float64]
+
+MIN_ROWS = 20
+"""Values in a window with fewer rows are not tested."""
+
+MAX_OVERDISPERSION = 2.0
+MAX_SLOW_CORRELATION = 0.3
+MAX_EARLY_OVERDISPERSION = 3.0
+"""Beyond these, windows are not independent, and detectors of slow changes promise nothing."""
+
+_SLOW_WINDOWS = 28
+_PARTS = {"missing": MISSING_PART, "range": STRANGE_PART}
+_WEEKLY = 1.5
+_CATEGORIES = 5
+
+
+class ColumnWatch:
+    """One column over its windows, in their order.
+
+    Until there are 56 dated windows, a window is compared with the baseline, as if rows were
+    independent. Then the values are compared with the same weekdays of the last 56 windows.
+
+    Attributes:
+        baseline: The profile of the column.
+        overdispersion: The variance of the mean scores, over that of independent rows; None before
+            the eighth window.
+        is_alarmable: False while windows depend so much on one another that no budget can be kept.
+    """
+
+    def __init__(
+        self, baseline: ColumnProfile, budget: Budget, effect: Effect | None = None
+    ) -> None:
+        self.baseline = baseline
+        self.is_alarmable = True
+        self._beside: WeekdayOutcome | None = None
+        self._verdicts: deque[bool] = deque(maxlen=_SLOW_WINDOWS)
+        self._level, self._effect = budget.level, effect or Effect()
+        few = baseline.is_distinct_exact and not baseline.frequent.error and baseline.distinct <= 2
+        self._is_categorical = baseline.kind == "text" or few
+        self._categories = CategoryBaseline(baseline)
+        self._numbers = None
+        self._slow = None
+        if not self._is_categorical and baseline.quantiles.rows:
+            self._numbers = NumberBaseline(baseline)
+            if budget.kinds > 1 and not self._numbers.is_constant:
+                self._slow = SlowDetector(self._numbers.location_law, self._numbers.rows)
+        self._known: frozenset[str] = frozenset()
+        self._names = self._summary_names()
+        self._days: deque[int] = deque(maxlen=WINDOWS)
+        self._history: deque[Floats] = deque(maxlen=WINDOWS)
+        self._locations: deque[tuple[float, int]] = deque(maxlen=WINDOWS)
+
+    def judge(self, window: ColumnProfile, day: date | None = None) -> tuple[Test, ...]:
+        """The tests of one window. Windows come in order; `day` is that of a dated one."""
+        if not window.rows or not self.baseline.rows:
+            return ()
+        present = window.rows - window.missing - window.infinite
+        scores, strange = None, self._strange_outcome(window, present)
+        if self._numbers is not None and present >= MIN_ROWS:
+            scores = self._numbers.score(window)
+            self._locations.append((scores.location, scores.rows))
+        beside = None
+        if day is not None and present >= MIN_ROWS:
+            values, deviations = self._summaries(window, scores, strange, present)
+            beside = self._beside_weekdays(values, deviations, day.weekday())
+        tests = self._beside_baseline(window, scores, present) if beside is None else beside
+        if strange is not None and not any(one.name == strange.test for one in tests):
+            tests.append(self._strange(strange, window))
+        if scores is not None and self._slow is not None:
+            slow = self._slow_test(self._slow, scores)
+            if self._windows_are_independent():
+                tests.append(slow)
+        return tuple(tests)
+
+    def _beside_baseline(
+        self, window: ColumnProfile, scores: Scores | None, present: int
+    ) -> list[Test]:
+        tests = [self._test(missing_test(self.baseline, window), MISSING_PART)]
+        if scores is not None and self._numbers is not None:
+            tests.append(self._test(self._numbers.test(scores), VALUES_PART))
+        elif self._is_categorical and present >= MIN_ROWS and self._categories.rows:
+            tests.append(self._test(self._categories.test(window), VALUES_PART))
+        return tests
+
+    @property
+    def overdispersion(self) -> float | None:
+        if len(self._locations) < 8:
+            return None
+        values, rows = np.array(self._locations).T
+        weights = rows / rows.sum()
+        spread = float((rows * (values - weights @ values) ** 2).sum())
+        return spread / (len(values) - 1)
+
+    def _test(self, outcome: Outcome, part: float) -> Test:
+        limit = self._effect.limit(outcome.test)
+        return Test.judged(outcome, self._level * part, limit)
+
+    def _strange_outcome(self, window: ColumnProfile, present: int) -> Outcome | None:
+        """Out of the baseline's range, or unseen there."""
+        if not self._is_categorical:
+            return range_test(self.baseline, window)
+        if present and self._categories.rows:
+            return self._categories.unseen(window, self._known)
+        return None
+
+    def _strange(self, found: Outcome, window: ColumnProfile) -> Test:
+        """A new category raises an alarm once."""
+        test = self._test(found, STRANGE_PART)
+        if test.is_alarm and test.name == "unseen":
+            self._known |= {str(one) for one in window.frequent.counts}
+        return test
+
+    def _slow_test(self, detector: SlowDetector, scores: Scores) -> Test:
+        e_value = math.exp(
+            min(700.0, detector.add(shrunk(scores.location, scores.slack), scores.rows))
+        )
+        values, rows = np.array(list(self._locations)[-_SLOW_WINDOWS:]).T
+        effect = float(values @ rows / rows.sum())
+        limit = self._effect.limit("slow")
+        is_alarm = e_value >= 1 / self._level and abs(effect) >= limit
+        if is_alarm:
+            detector.restart()
+        return Test("slow", e_value, None, e_value, self._level, effect, limit, is_alarm)
+
+    def _windows_are_independent(self) -> bool:
+        """Whether they looked so 28 windows ago: a slow change itself makes neighbours alike."""
+        total, beside = self.overdispersion, self._beside
+        if total is not None:
+            verdict = total <= MAX_EARLY_OVERDISPERSION
+            if beside is not None:
+                is_weekly = total > _WEEKLY * beside.overdispersion
+                verdict = (
+                    not is_weekly
+                    and beside.correlation <= MAX_SLOW_CORRELATION
+                    and beside.overdispersion <= MAX_OVERDISPERSION
+                )
+            self._verdicts.append(verdict)
+        return not self._verdicts or self._verdicts[0]
+
+    def _summary_names(self) -> list[str]:
+        """What of a window is compared with the same weekdays: `=value` is a category's share."""
+        if not self._is_categorical:
+            return ["missing", "range", "location", "spread"] if self._numbers else ["missing"]
+        top = [value for value, _ in self.baseline.frequent.top()[:_CATEGORIES]]
+        # Of two categories, the share of the second says the same.
+        self._shown = top[:1] if len(self._categories.counts) == 2 else top
+        return ["missing", *(f"={value}" for value in self._shown)]
+
+    def _summaries(
+        self, window: ColumnProfile, scores: Scores | None, strange: Outcome | None, present: int
+    ) -> tuple[Floats, Floats]:
+        """The numbers of `_names`, on scales where their errors depend on the rows alone."""
+        values, deviations = [_angle(window.missing, window.rows)], [0.5 * window.rows**-0.5]
+        if scores is not None:
+            outside = 0.0 if strange is None else strange.statistic
+            values += [_angle(outside, window.rows), scores.location]
+            values += [math.log(max(1e-9, 1 + scores.spread)) / 2]
+            deviations += [0.5 * window.rows**-0.5, scores.rows**-0.5, (2 * scores.rows) ** -0.5]
+        elif self._is_categorical:
+            counts = window.frequent.counts
+            values += [_angle(counts.get(value, 0), present) for value in self._shown]
+            deviations += [0.5 * present**-0.5] * len(self._shown)
+        return np.array(values), np.array(deviations)
+
+    def _beside_weekdays(
+        self, values: Floats, deviations: Floats, weekday: int
+    ) -> list[Test] | None:
+        """The tests beside the same weekdays; None until there are enough."""
+        days = np.array(self._days, np.int64)
+        found = None
+        if len(days) == WINDOWS:
+            found = weekday_test(days, np.array(self._history), weekday, values, deviations)
+        self._days.append(weekday)
+        self._history.append(values)
+        if found is None:
+            return None
+        self.is_alarmable = all(one.is_alarmable for one in found)
+        outcomes = dict(zip(self._names, zip(values.tolist(), found, strict=True), strict=True))
+        if "location" in outcomes:
+            self._beside = outcomes["location"][1]
+        alone = [name for name in ("missing", "range") if name in outcomes]
+        tests = [self._weekday_test(name, *outcomes.pop(name), 1) for name in alone]
+        if outcomes:
+            best = min(outcomes, key=lambda name: outcomes[name][1].p_value)
+            tests.append(self._weekday_test(best, *outcomes[best], len(outcomes)))
+        return tests
+
+    def _weekday_test(self, name: str, value: float, found: WeekdayOutcome, tests: int) -> Test:
+        test = "categories" if name.startswith("=") else name
+        now, then = _on_its_scale(test, value), _on_its_scale(test, found.expected)
+        effect = now / then - 1 if test == "spread" else now - then
+        p_value = min(1.0, tests * found.p_value)
+        outcome = Outcome(test, p_value, found.statistic, effect, name.partition("=")[2])
+        part = _PARTS.get(test, VALUES_PART)
+        limit = self._effect.limit(test)
+        return Test.judged(
+            outcome, self._level * part, limit, rule="weekday", may_alarm=found.is_alarmable
+        )
+
+
+def _angle(count: float, rows: int) -> float:
+    """A share as the angle of its root, whose error is 0.5 / root of the rows (Bartlett 1936)."""
+    return math.asin(math.sqrt(min(1.0, count / rows)))
+
+
+def _on_its_scale(test: str, value: float) -> float:
+    if test == "location":
+        return value
+    return math.exp(value) if test == "spread" else math.sin(value) ** 2
