@@ -181,7 +181,7 @@ class Inside:
             digest="sha256:" + "0" * 64,
             batch_invariant=True,
             pace=INLINE,
-            slot=self.counters.slot(0, MetricLabels("m", "1")),
+            series=self.counters.series(0, MetricLabels("m", "1")),
             limits=self.limits,
             loop=self.loop,
             extras=extras,
@@ -191,7 +191,7 @@ class Inside:
         self.plane = DataPlane(open_protocols(wishes=wishes), lambda: True)
         self.routes = self.plane.serve([self.model])
         self.site = Site(
-            self.routes, self.plane.not_found, self.limits, self.counters.slot(0),
+            self.routes, self.plane.not_found, self.limits, self.counters.series(0),
             backlog=AdmissionQueue(self.limits.max_body_bytes, turn_s=math.inf),
             held=self.held, recorder=recorder,
         )  # fmt: skip
@@ -205,7 +205,7 @@ class Inside:
             digest=self.model.digest,
             batch_invariant=True,
             pace=INLINE,
-            slot=self.model.slot,
+            series=self.model.series,
             limits=self.limits,
             loop=self.loop,
             held=self.held,

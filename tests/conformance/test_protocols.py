@@ -120,9 +120,9 @@ def test_every_route_says_what_it_does_and_an_inference_to_which_model_and_where
         for route in methods.values():
             assert route.action in get_args(Action), path
             if route.action == "infer":
-                assert (route.model, route.slot) == ("m", inside.model.slot), path
+                assert (route.model, route.series) == ("m", inside.model.series), path
             else:
-                assert route.slot is None, path
+                assert route.series is None, path
 
 
 # -- the same input, the same bits ---------------------------------------------------------------

@@ -238,7 +238,7 @@ def test_every_route_for_predictions_is_documented() -> None:
         asks_header=b"",
         limits=Limits(),
         inline_rows=1,
-        slot=None,
+        series=None,
         answer=None,
     )
     wishes: Any = SimpleNamespace()  # of a server whose callers load and unload, which has them all

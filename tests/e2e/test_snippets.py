@@ -14,7 +14,7 @@ import pytest
 import bascule
 from bascule.bundle.disk.examples import columns_of
 from bascule.bundle.disk.manifest import EXAMPLE
-from bascule.cli.snippets import LANGUAGES, PROTOCOLS, Asked, snippet
+from bascule.cli.snippets import LANGUAGES, PROTOCOLS, SnippetRequest, snippet
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field, Signature
 from bascule.serving.protocols.chosen import PROTOCOL_NAMES
@@ -284,7 +284,7 @@ ODD = 'it\'s "a" \\ $HOME `x` \n END é 😀'
 
 def odd(numbers=(1.5, 2.0)):
     fields = (Field("t", DType.BYTES, nullable=True), Field("n", DType.FP64, nullable=True))
-    return Asked(
+    return SnippetRequest(
         "m", None, Signature(fields, ()),
         {"t": np.array([ODD, "b"], object), "n": np.array(numbers)},
     )  # fmt: skip
@@ -306,7 +306,7 @@ def test_texts_of_any_kind_stay_what_they_are(tmp_path, lang):
 
 def test_numbers_that_javascript_would_round_are_sent_as_they_are_written(tmp_path):
     field = Field("n", DType.INT64)
-    asked = Asked("m", None, Signature((field,), ()), {"n": np.array([2**53 + 1, 1])})
+    asked = SnippetRequest("m", None, Signature((field,), ()), {"n": np.array([2**53 + 1, 1])})
     text = snippet(asked, "tfserving", "js")
     text = text[: text.index("async")] + "console.log(body)"
     assert json.loads(printed(text, "js", tmp_path))["instances"][0]["n"] == 2**53 + 1
@@ -325,7 +325,7 @@ def test_rows_without_a_text_are_left_out_of_grpc_which_has_no_form_for_them():
 
 def test_values_are_made_up_where_a_bundle_has_no_example():
     fields = (Field("t", DType.BYTES, categories=("x",)), Field("n", DType.FP32, (2,)))
-    text = snippet(Asked("m", None, Signature(fields, ()), None), "oip", "curl")
+    text = snippet(SnippetRequest("m", None, Signature(fields, ()), None), "oip", "curl")
     sent = json.loads(text.split("<<'END'\n")[1].removesuffix("\nEND"))
     assert [one["data"] for one in sent["inputs"]] == [["x"], [[0.0, 0.0]]]
     assert [one["shape"] for one in sent["inputs"]] == [[1], [1, 2]]

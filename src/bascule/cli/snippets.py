@@ -24,7 +24,7 @@ _LARGEST_IN_JS = 2**53 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SnippetRequest:
     """What a snippet is of.
 
     Attributes:
@@ -61,7 +61,7 @@ class _Request(NamedTuple):
     note: str = ""
 
 
-def snippet(asked: Asked, protocol: str, lang: str) -> str:
+def snippet(asked: SnippetRequest, protocol: str, lang: str) -> str:
     """The text of a snippet.
 
     Raises:
@@ -87,7 +87,7 @@ def snippet(asked: Asked, protocol: str, lang: str) -> str:
 # -- protocols --
 
 
-def _oip(asked: Asked) -> _Request:
+def _oip(asked: SnippetRequest) -> _Request:
     shown = example_columns(asked.signature, asked.example)
     inputs = []
     for one in asked.signature.inputs:
@@ -99,16 +99,18 @@ def _oip(asked: Asked) -> _Request:
     return _Request(f"/v2/models/{asked.model}{_version(asked)}/infer", "inputs", inputs)
 
 
-def _version(asked: Asked) -> str:
+def _version(asked: SnippetRequest) -> str:
     return f"/versions/{asked.version}" if asked.version else ""
 
 
-def _by_row(asked: Asked, path: str, note: str = "", *, key: str = "instances") -> _Request:
+def _by_row(
+    asked: SnippetRequest, path: str, note: str = "", *, key: str = "instances"
+) -> _Request:
     return _Request(path, key, example_rows(asked.signature, asked.example), note)
 
 
 _FIRST = "This path asks the first model that is served."
-_HTTP_PROTOCOLS: dict[str, Callable[[Asked], _Request]] = {
+_HTTP_PROTOCOLS: dict[str, Callable[[SnippetRequest], _Request]] = {
     "oip": _oip,
     "tfserving": lambda asked: _by_row(asked, f"/v1/models/{asked.model}{_version(asked)}:predict"),
     "invocations": lambda asked: _by_row(
@@ -127,7 +129,7 @@ PROTOCOLS = (*_HTTP_PROTOCOLS, "grpc")
 # -- languages --
 
 
-def _curl(asked: Asked, request: _Request) -> str:
+def _curl(asked: SnippetRequest, request: _Request) -> str:
     lines = [f"# {request.note}"] if request.note else []
     lines += [f"curl -sS --fail-with-body {asked.url}{request.path} \\"]
     if asked.with_certificate:
@@ -140,7 +142,7 @@ def _curl(asked: Asked, request: _Request) -> str:
     return "\n".join([*lines, _as_json(request), "END"])
 
 
-def _python(asked: Asked, request: _Request) -> str:
+def _python(asked: SnippetRequest, request: _Request) -> str:
     items = "".join(f"        {_literal(item)},\n" for item in request.items)
     lines = [f"# {request.note}"] if request.note else []
     lines += ["import json"]
@@ -175,7 +177,7 @@ def _python(asked: Asked, request: _Request) -> str:
     return "\n".join(lines)
 
 
-def _js(asked: Asked, request: _Request) -> str:
+def _js(asked: SnippetRequest, request: _Request) -> str:
     body, sent = _as_json(request), "JSON.stringify(body)"
     if any(_is_too_large_for_js(item) for item in request.items):
         # Its numbers would be rounded; the text is sent as it is.
@@ -234,7 +236,7 @@ AUTHORITY_VARIABLES = {
 }
 """The variable in which each language, and gRPC, reads whom to trust where the system does not."""
 
-LANGUAGES: dict[str, Callable[[Asked, _Request], str]] = {
+LANGUAGES: dict[str, Callable[[SnippetRequest, _Request], str]] = {
     "curl": _curl,
     "python": _python,
     "js": _js,
@@ -269,7 +271,7 @@ def _is_too_large_for_js(value: Any) -> bool:
 # -- gRPC --
 
 
-def _grpc_in_python(asked: Asked) -> str:
+def _grpc_in_python(asked: SnippetRequest) -> str:
     columns = example_columns(asked.signature, _without_missing_texts(asked))
     given = ""
     for one in asked.signature.inputs:
@@ -307,7 +309,7 @@ def _grpc_in_python(asked: Asked) -> str:
     return "\n".join(lines)
 
 
-def _triton_client(asked: Asked) -> list[str]:
+def _triton_client(asked: SnippetRequest) -> list[str]:
     if not asked.with_certificate:
         ssl = ", ssl=True" if asked.with_tls else ""
         return [f'with triton.InferenceServerClient("{asked.grpc}"{ssl}) as client:']
@@ -321,7 +323,7 @@ def _triton_client(asked: Asked) -> list[str]:
     ]
 
 
-def _without_missing_texts(asked: Asked) -> Columns | None:
+def _without_missing_texts(asked: SnippetRequest) -> Columns | None:
     """The rows of the example whose texts are all there: gRPC has no form for one that is not."""
     if asked.example is None:
         return None

@@ -192,7 +192,7 @@ def serve_routes(run_site, tmp_path):
                 ),
                 lambda path: NotFound("no such path"),
                 bounds,
-                counters.slot(0),
+                counters.series(0),
                 backlog=AdmissionQueue(bounds.max_body_bytes),
                 held=BufferBudget(bounds.max_held_bytes),
             )
@@ -229,7 +229,7 @@ def serve_models(run_site, tmp_path):
         def grpc() -> Http2Server:
             methods = grpc_methods(planes[0])
             return Http2Server(
-                methods, bounds, counters.slot(0),
+                methods, bounds, counters.series(0),
                 request_log=request_log, recorder=recorder, guard=guard,
                 backlog=backlog, held=held,
             )  # fmt: skip
@@ -244,7 +244,7 @@ def serve_models(run_site, tmp_path):
                         digest="sha256:" + "0" * 64,
                         batch_invariant=True,
                         pace=pace,
-                        slot=counters.slot(0, label),
+                        series=counters.series(0, label),
                         limits=bounds,
                         loop=loop,
                         extras=extras_of(program, bounds),
@@ -254,7 +254,7 @@ def serve_models(run_site, tmp_path):
             plane = DataPlane(open_protocols(wishes=wishes), lambda: not running_site.draining)
             planes.append(plane)
             running_site = Site(
-                plane.serve(made), plane.not_found, bounds, counters.slot(0),
+                plane.serve(made), plane.not_found, bounds, counters.series(0),
                 request_log=request_log, recorder=recorder, guard=guard, backlog=backlog, held=held,
             )  # fmt: skip
             return running_site

@@ -37,9 +37,9 @@ def samples(counters):
 def test_the_total_is_the_sum_over_the_workers_and_each_label_has_its_own(path):
     counters = counting(path, 3)
     for worker in range(3):
-        counters.slot(worker).count(404, 1, 0)
-        counters.slot(worker, FIRST).count(200, 1_000, 5)
-        counters.slot(worker, SECOND).count(200 if worker else 500, 2_000, 7)
+        counters.series(worker).count(404, 1, 0)
+        counters.series(worker, FIRST).count(200, 1_000, 5)
+        counters.series(worker, SECOND).count(200 if worker else 500, 2_000, 7)
     other, first, second = counters.totals()
     assert (other.by_status, other.rows) == ({404: 3}, 0)
     assert (first.by_status, first.rows, first.requests) == ({200: 3}, 15, 3)
@@ -48,15 +48,15 @@ def test_the_total_is_the_sum_over_the_workers_and_each_label_has_its_own(path):
 
 
 def test_a_worker_that_is_started_again_goes_on_counting_where_it_stood(path):
-    counting(path, 2).slot(1, FIRST).count(200, 1, 1)
+    counting(path, 2).series(1, FIRST).count(200, 1, 1)
     again = Counters(path, 2)
-    again.slot(1, FIRST).count(200, 1, 1)
+    again.series(1, FIRST).count(200, 1, 1)
     assert again.totals()[1].by_status == {200: 2}
 
 
 def test_whoever_opens_the_file_reads_what_another_has_written(path):
     writer, reader = (counting(path) for _ in range(2))
-    writer.slot(0).count(200, 1, 0)
+    writer.series(0).count(200, 1, 0)
     assert reader.totals()[0].requests == 1
 
 
@@ -67,7 +67,7 @@ def test_a_version_that_is_named_later_is_known_to_everybody_at_once(path):
     supervisor.name(SECOND)
     assert worker.labels() == [OTHER, SECOND]
     supervisor.name(FIRST)
-    worker.slot(0, FIRST).count(200, 1, 3)
+    worker.series(0, FIRST).count(200, 1, 3)
 
     assert supervisor.labels() == worker.labels() == [OTHER, SECOND, FIRST]
     assert [total.rows for total in supervisor.totals()] == [0, 0, 3]
@@ -75,10 +75,10 @@ def test_a_version_that_is_named_later_is_known_to_everybody_at_once(path):
 
 def test_a_version_that_comes_back_counts_on(path):
     counters = counting(path)
-    counters.slot(0, FIRST).count(200, 1, 1)
+    counters.series(0, FIRST).count(200, 1, 1)
     for label in (MetricLabels("other", "1"), FIRST):
         counters.name(label)
-    counters.slot(0, FIRST).count(200, 1, 1)
+    counters.series(0, FIRST).count(200, 1, 1)
 
     assert counters.labels() == [*LABELS, MetricLabels("other", "1")]
     assert counters.totals()[1].requests == 2
@@ -90,7 +90,7 @@ def test_no_more_versions_are_named_than_there_are_slots(path):
     with pytest.raises(Unavailable, match="3 versions were served since the server started"):
         counters.name(MetricLabels("one", "too-many"))
     counters.name(FIRST)
-    counters.slot(0, MetricLabels("last", "1")).count(200, 1, 9)
+    counters.series(0, MetricLabels("last", "1")).count(200, 1, 9)
     assert [total.rows for total in counters.totals()] == [0, 0, 0, 9]
 
 
@@ -100,7 +100,7 @@ def test_the_longest_names_do_not_run_into_each_other(path):
     for label in longest:
         counters.name(label)
     for number, label in enumerate(longest):
-        counters.slot(1, label).count(200, 1, number)
+        counters.series(1, label).count(200, 1, number)
     assert Counters(path, 2, capacity=3).labels() == [OTHER, *longest]
     assert [total.rows for total in counters.totals()] == [0, 0, 1, 2]
 
@@ -108,19 +108,19 @@ def test_the_longest_names_do_not_run_into_each_other(path):
 @pytest.mark.parametrize("place", range(len(BUCKETS_S)))
 def test_a_duration_counts_for_the_first_bound_that_it_does_not_exceed(path, place):
     counters = counting(path)
-    slot = counters.slot(0, FIRST)
+    series = counters.series(0, FIRST)
     bound_ns = int(BUCKETS_S[place] * 1e9)
-    slot.count(200, bound_ns, 1)
-    slot.count(200, bound_ns + 1, 1)
+    series.count(200, bound_ns, 1)
+    series.count(200, bound_ns + 1, 1)
     buckets = counters.totals()[1].buckets
     assert (buckets[place], buckets[place + 1]) == (1, 1)
 
 
 def test_prometheus_reads_every_status_and_a_histogram_that_adds_up(path):
     counters = counting(path)
-    slot = counters.slot(0, FIRST)
+    series = counters.series(0, FIRST)
     for status in STATUSES:
-        slot.count(status, 3_000_000, 2)
+        series.count(status, 3_000_000, 2)
     read = samples(counters)
     one = (("model", "m"), ("version", "1"))
     for status in STATUSES:

@@ -35,13 +35,13 @@ class Behind:
         self.speaks = speaks
         self._root = authority.root
         bounds = Limits(max_connections=PLACES, **limits)
-        slot = Counters(folder / "counters", 1).slot(0)
+        series = Counters(folder / "counters", 1).series(0)
         shared = {
             "backlog": AdmissionQueue(bounds.max_body_bytes),
             "held": BufferBudget(bounds.max_held_bytes),
         }
         if speaks == "h2":
-            self.site = Http2Server({}, bounds, slot, **shared)
+            self.site = Http2Server({}, bounds, series, **shared)
             connect = self.site.connect
         else:
             routes = [
@@ -49,7 +49,7 @@ class Behind:
                 Route(b"GET", b"/big", lambda exchange: exchange.answer(BIG), "read"),
             ]
             self.site = Site(
-                table(routes), lambda path: NotFound("no such path"), bounds, slot, **shared
+                table(routes), lambda path: NotFound("no such path"), bounds, series, **shared
             )
             connect = partial(Connection, self.site)
         listener = socket.create_server(("127.0.0.1", 0))

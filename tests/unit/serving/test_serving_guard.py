@@ -372,7 +372,7 @@ def test_every_route_says_what_it_does(guarded):
             assert route.action in get_args(Action), path
             if route.action == "infer":
                 assert route.model, path
-                assert route.slot is not None, path
+                assert route.series is not None, path
 
 
 def test_a_key_that_is_revoked_is_forgotten_at_the_next_look(guarded, ring, keys, ask):

@@ -93,7 +93,7 @@ def make_site(tmp_path_factory):
             table([Route(b"POST", b"/echo", echo, "read"), Route(b"GET", b"/here", echo, "read")]),
             lambda path: NotFound(f"no {path!r}"),
             Limits(**limits),
-            counters.slot(0),
+            counters.series(0),
             backlog=AdmissionQueue(1 << 20),
             held=BufferBudget(1 << 30),
         )

@@ -36,7 +36,7 @@ class Sleeper:
                 digest="sha256:0",
                 batch_invariant=True,
                 pace=None,
-                slot=Counters(tmp_path / "sleeper", 1).slot(0),
+                series=Counters(tmp_path / "sleeper", 1).series(0),
                 limits=self.limits,
                 loop=running.loop,
                 held=BufferBudget(self.limits.max_held_bytes),

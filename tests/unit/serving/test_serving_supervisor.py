@@ -156,7 +156,7 @@ def test_a_wish_that_cannot_be_granted_is_answered_all_the_same(find, kind, said
         supervisor.stop()
     wish = {"wish": 7, "load": "late", "place": str(tmp_path)}
 
-    supervisor._take_wish(worker, wish)
+    supervisor._take_load_request(worker, wish)
     supervisor._wishing.shutdown()
 
     (told,) = worker.told

@@ -40,7 +40,7 @@ class Predictor(Protocol):
         example: Rows to show to people; None where there are none.
         limits: The bounds to keep.
         extras: The extra outputs that can be asked for.
-        slot: Where answers are counted.
+        series: Where answers are counted.
         asks_header: The request header that `answer` reads from its context, in lower case (a
             sticky key, for example); empty for none.
     """
@@ -54,7 +54,7 @@ class Predictor(Protocol):
     example: Columns | None
     limits: Limits
     extras: Extras
-    slot: MetricSeries
+    series: MetricSeries
     asks_header: bytes
 
     @property

@@ -52,7 +52,7 @@ class ResilientPredictor:
         self.example = model.example
         self.limits = model.limits
         self.extras = model.extras
-        self.slot = model.slot
+        self.series = model.series
         self.asks_header = model.asks_header
         self.policy = policy
         self.find = find
@@ -74,7 +74,7 @@ class ResilientPredictor:
         before = self.breaker
         self.breaker = noted(self.policy, before, self.now_s(), ok=ok)
         if not ok:
-            self.model.slot.count_failure()
+            self.model.series.count_failure()
         if isinstance(self.breaker, Open) and isinstance(before, Closed):
             log.warning("the breaker of %s opens", self.by.name)
         elif isinstance(self.breaker, Closed) and not isinstance(before, Closed):
@@ -199,7 +199,7 @@ class _Attempt:
             if isinstance(outcome, BasculeError):
                 self._end(error)  # of the model that was asked: the other is not the caller's
                 return
-            resilient.model.slot.count_fallback()
+            resilient.model.series.count_fallback()
             self._end(outcome)
 
         call = _for_fallback(self._call, other)

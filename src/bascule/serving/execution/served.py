@@ -34,7 +34,7 @@ class ServedModel:
         digest: str,
         batch_invariant: bool,
         pace: Pace | None,
-        slot: MetricSeries,
+        series: MetricSeries,
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
         held: BufferBudget,
@@ -52,7 +52,7 @@ class ServedModel:
         self.program = Facts(program.name, program.inputs, program.outputs)
         self.digest = digest
         self.batch_invariant = batch_invariant
-        self.slot = slot
+        self.series = series
         self.example = example
         self.limits = limits
         self.held = held

@@ -67,7 +67,7 @@ class Invocations:
         model = plane.first
         if model is not None:
             handle, about = self._invoke(model), _about(model)
-            yield Route(b"POST", b"/invocations", handle, "infer", model.name, model.slot, about)
+            yield Route(b"POST", b"/invocations", handle, "infer", model.name, model.series, about)
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """A default version by its name.
@@ -87,7 +87,7 @@ class Invocations:
                 f"/endpoints/{model.name}/invocations".encode(),
                 f"/serving-endpoints/{model.name}/invocations".encode(),
             ):
-                yield Route(b"POST", invoke, handle, "infer", model.name, model.slot, about)
+                yield Route(b"POST", invoke, handle, "infer", model.name, model.series, about)
 
     def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model is not there."""

@@ -67,7 +67,7 @@ class OipRest:
             yield Route(b"GET", path + b"/stats", stats, "read", model.name)
             infer = self._infer(model)
             about = partial(_about, model)
-            yield Route(b"POST", path + b"/infer", infer, "infer", model.name, model.slot, about)
+            yield Route(b"POST", path + b"/infer", infer, "infer", model.name, model.series, about)
 
     def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model or version is not there."""

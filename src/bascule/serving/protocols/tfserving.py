@@ -57,7 +57,9 @@ class TfServing:
             yield Route(b"GET", path + b"/metadata", fixed(_metadata(model)), "read", model.name)
             handle = self._predict(model)
             about = by_row.about(model, "instances", every_output=True)
-            yield Route(b"POST", path + b":predict", handle, "infer", model.name, model.slot, about)
+            yield Route(
+                b"POST", path + b":predict", handle, "infer", model.name, model.series, about
+            )
 
     def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model or version is not there."""

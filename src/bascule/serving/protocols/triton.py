@@ -110,7 +110,7 @@ def _counts(model: Predictor) -> _Counts:
     not measured apart; perf_analyzer finds the version under test by the count of the queue. Runs
     of the program are not counted: each answered request is one execution.
     """
-    totals = model.slot.totals()
+    totals = model.series.totals()
     answered = totals.by_status.get(200, 0)
     success = answered, int(totals.duration_s * 1e9)
     fail = totals.requests - answered, 0

@@ -163,7 +163,7 @@ class Counters:
         self._labels = [MetricLabels()]
 
     def name(self, label: MetricLabels) -> None:
-        """Give a version a slot, unless it has one. By one process only, and one thread of it.
+        """Give a version a series, unless it has one. By one process only, and one thread of it.
 
         Raises:
             Unavailable: As many versions were named as there are slots.
@@ -200,7 +200,7 @@ class Counters:
         model, _, version = name.partition("/")
         return MetricLabels(model, version)
 
-    def slot(self, worker: int, label: MetricLabels = MetricLabels()) -> MetricSeries:
+    def series(self, worker: int, label: MetricLabels = MetricLabels()) -> MetricSeries:
         """The slot of a worker for a label that was named."""
         place = self.labels().index(label)
         totals = partial(self._total, place)

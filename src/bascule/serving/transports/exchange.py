@@ -82,7 +82,7 @@ class Exchange(Request):
         "_connection", "answered", "body", "head", "waited_s",
     )  # fmt: skip
 
-    def __init__(self, connection: Carrier, head: Head, body: bytes, slot: MetricSeries) -> None:
+    def __init__(self, connection: Carrier, head: Head, body: bytes, series: MetricSeries) -> None:
         self._connection = connection
         self.head = head
         self.request_id = head.request_id
@@ -91,7 +91,7 @@ class Exchange(Request):
         self.call = None
         self.reply = None
         self.body = body
-        self.slot = slot
+        self.series = series
         self.rows = 0
         self.started_ns = perf_counter_ns()
         self.waited_s = 0.0

@@ -113,7 +113,7 @@ class Site:
         routes: Routes,
         not_found: Callable[[bytes], BasculeError],
         limits: Limits,
-        other_slot: MetricSeries,
+        other_series: MetricSeries,
         clock: Callable[[], float] = time.monotonic,
         *,
         backlog: AdmissionQueue,
@@ -136,7 +136,7 @@ class Site:
         self.new_is_idle_for_s = max(0.0, limits.idle_timeout_s - limits.first_request_timeout_s)
         self.short_bytes = min(SHORT_BYTES, limits.max_head_bytes)
         self.body_digits = len(str(limits.max_body_bytes))
-        self.other_slot = other_slot
+        self.other_series = other_series
         self.connections: set[Connection] = set()
         self.known_heads: dict[bytes, tuple[Head, int]] = {}
         self.draining = False
@@ -406,7 +406,7 @@ class Connection(asyncio.Protocol):
             head_end = data.find(b"\r\n\r\n", 0, _MAX_KNOWN_HEAD_BYTES) + 4
             known = self._site.known_heads.get(data[:head_end])
             if known is not None and known[1] == len(data):
-                exchange = Exchange(self, known[0], data[head_end:], self._site.other_slot)
+                exchange = Exchange(self, known[0], data[head_end:], self._site.other_series)
                 if self._current is None and not self._pipeline and self._writable:
                     self._dispatch(exchange)
                 else:
@@ -658,7 +658,7 @@ class Connection(asyncio.Protocol):
     def cut_off(self) -> None:
         """See `admission.Client`."""
         self._site.backlog.unread.note(self, 0)
-        self._site.other_slot.count(499, 0, 0)
+        self._site.other_series.count(499, 0, 0)
         # Not at once: it may be in the middle of writing.
         asyncio.get_running_loop().call_soon(self._transport.abort)
 
@@ -752,7 +752,7 @@ class Connection(asyncio.Protocol):
         if self._parser.should_upgrade():
             return  # _go_on_without_upgrade reads it again
         self._head = head = self._whole_head()
-        exchange = Exchange(self, head, bytes(self._body), self._site.other_slot)
+        exchange = Exchange(self, head, bytes(self._body), self._site.other_series)
         self._target = b""
         self._headers = _NO_HEADERS
         self._body = b""
@@ -849,8 +849,8 @@ class Connection(asyncio.Protocol):
             route = self._route(exchange.head)
             if self._site.guard is not None:
                 exchange.caller = self._check(exchange.head, route)
-            if route.slot is not None:
-                exchange.slot = route.slot
+            if route.series is not None:
+                exchange.series = route.series
                 site = self._site
                 if site.backlog.is_behind(exchange.started_ns):
                     allowed_s = exchange.allowed_s(site.limits.deadline_s)
@@ -1008,7 +1008,7 @@ class Connection(asyncio.Protocol):
         if head is None:
             request_id = request_id_of(self._headers.get(b"x-request-id", b""))
             head = Head(b"", self._target, _NO_HEADERS, keep_alive=False, request_id=request_id)
-        exchange = Exchange(self, head._replace(keep_alive=False), b"", self._site.other_slot)
+        exchange = Exchange(self, head._replace(keep_alive=False), b"", self._site.other_series)
         exchange.failure = error
         self._closing = True
         self._receiving_since = 0.0
@@ -1093,7 +1093,7 @@ class Connection(asyncio.Protocol):
             # That is not for ever: nothing is written while more waits than the transport takes.
             self._taking = Taking(-unsent, site.now)
         elif taking.is_too_slow(-unsent, site.now, site.limits):
-            site.other_slot.count(499, 0, 0)
+            site.other_series.count(499, 0, 0)
             self._transport.abort()
 
     def close_if_idle(self, idle_s: float) -> None:

@@ -192,7 +192,7 @@ class Http2Server:
         self,
         methods: Methods,
         limits: Limits,
-        other_slot: MetricSeries,
+        other_series: MetricSeries,
         clock: Callable[[], float] = time.monotonic,
         *,
         backlog: AdmissionQueue,
@@ -212,7 +212,7 @@ class Http2Server:
         self.request_log = request_log
         self.noted_from = NEVER if request_log is None else request_log.least_status
         self.limits = limits
-        self.other_slot = other_slot
+        self.other_series = other_series
         self.clock = clock
         self.now = clock()
         self.connections: set[Http2Connection] = set()
@@ -300,7 +300,7 @@ class Stream(Rpc):
     has to wait."""
 
     def __init__(self, connection: Http2Connection, id_: int, head: Head, window: int) -> None:
-        super().__init__(b"", connection.server.other_slot)
+        super().__init__(b"", connection.server.other_series)
         self.connection = connection
         self.id = id_
         self.head = head
@@ -879,7 +879,7 @@ class Http2Connection(asyncio.Protocol):
         model = model_of(h2.beginning_of(data, stream.head.encoding, _BEGINNING_BYTES))
         if model is not None:
             stream.allow("infer", model.name)
-            stream.slot = model.slot
+            stream.series = model.series
         stream.body = data
         allowed_s = stream.allowed_s(limits.deadline_s)
         refusal = backlog.add(stream, allowed_s, partial(self._handle, stream, method, data))
@@ -1289,7 +1289,7 @@ class Http2Connection(asyncio.Protocol):
         stream.shut_s += min(passed_s, server.now - stream.since)
         among = len(self._blocked)
         if stream.taking.is_too_slow(stream.sent, stream.shut_s, server.limits, among=among):
-            server.other_slot.count(499, 0, 0)
+            server.other_series.count(499, 0, 0)
             self._write(number_frame(h2.RST_STREAM, stream.id, h2.CANCEL))
             self._forget(stream)
 
@@ -1308,7 +1308,7 @@ class Http2Connection(asyncio.Protocol):
             return
         self._owed_s += passed_s
         if self._taking.is_too_slow(taken, self._owed_s, self.server.limits):
-            self.server.other_slot.count(499, 0, 0)
+            self.server.other_series.count(499, 0, 0)
             self.abort()
 
     def _retire(self) -> None:

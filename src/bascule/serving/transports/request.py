@@ -40,13 +40,13 @@ class Request(ABC):
         reply: What was answered.
         failure: With which it is answered; None for no failure.
         rows: How many rows an answer answers.
-        slot: Where the answer is counted.
+        series: Where the answer is counted.
         on_gone: What to call if the client goes away; None where nothing waits.
     """
 
     __slots__ = (
         "_deliver", "call", "caller", "failure", "on_gone", "prediction_id", "reply", "request_id",
-        "rows", "slot", "started_ns",
+        "rows", "series", "started_ns",
     )  # fmt: skip
 
     prediction_id: str
@@ -58,7 +58,7 @@ class Request(ABC):
     failure: BasculeError | None
     rows: int
     _deliver: Deliver | None
-    slot: MetricSeries
+    series: MetricSeries
     on_gone: Cancel | None
 
     @property
@@ -125,15 +125,15 @@ class Request(ABC):
         of.backlog.answered_ns = now_ns = perf_counter_ns()
         duration_ns = now_ns - self.started_ns
         rows = self.rows if status == 200 else 0
-        slot = self.slot
-        slot.count(status, duration_ns, rows)
+        series = self.series
+        series.count(status, duration_ns, rows)
         if of.recorder is not None:
             self._deliver = None  # it leads back to this request as well
-            if slot.label.model:
-                of.recorder.add(self, self.call, self.reply, slot.label, status, duration_ns)
+            if series.label.model:
+                of.recorder.add(self, self.call, self.reply, series.label, status, duration_ns)
         if status >= of.noted_from:
             assert of.request_log is not None
             of.request_log.add(
-                status, duration_ns, rows, slot.label, self.logged_id(), kind_of(self.failure),
+                status, duration_ns, rows, series.label, self.logged_id(), kind_of(self.failure),
                 *self.trace, reason_of(self.failure),
             )  # fmt: skip

@@ -42,7 +42,7 @@ class Route(NamedTuple):
         handle: Answers an exchange, at once or later.
         action: What a caller must be allowed to do.
         model: To which model; empty where the path is of none.
-        slot: Where answers are counted; None for what is no inference.
+        series: Where answers are counted; None for what is no inference.
         about: Says what it takes and answers; asked only when somebody wants to know.
     """
 
@@ -51,7 +51,7 @@ class Route(NamedTuple):
     handle: Handler
     action: Action
     model: str = ""
-    slot: MetricSeries | None = None
+    series: MetricSeries | None = None
     about: Callable[[], About] | None = None
 
 

@@ -29,15 +29,15 @@ class Rpc(Request):
 
     Attributes:
         body: The request's message, as it was before it was compressed for the way.
-        slot: Where the answer is counted.
+        series: Where the answer is counted.
         model: Which model is asked; None until `choose` has let the caller in.
     """
 
     __slots__ = ("body", "model")
 
-    def __init__(self, body: bytes, slot: MetricSeries) -> None:
+    def __init__(self, body: bytes, series: MetricSeries) -> None:
         self.body = body
-        self.slot = slot
+        self.series = series
         self.caller = ""
         self.prediction_id = ""
         self.failure = None
@@ -73,7 +73,7 @@ class Rpc(Request):
         """
         self.allow("infer", model.name)
         self.model = model
-        self.slot = model.slot
+        self.series = model.series
         model.check_room(self.allowed_s(model.limits.deadline_s))
 
     @abstractmethod

@@ -227,8 +227,8 @@ class LoadedModels:
     # -- on the loader's thread --
 
     def _describe(self, service: ModelSpec) -> ServedModel:
-        slot = self._counters.slot(self._worker, MetricLabels(service.model, service.version))
-        model = describe(service, self._limits, slot, self._loop, self._held)
+        series = self._counters.series(self._worker, MetricLabels(service.model, service.version))
+        model = describe(service, self._limits, series, self._loop, self._held)
         model.request_load = self._wake
         return model
 
@@ -394,7 +394,7 @@ def _cannot_wake(model: ServedModel, why: BasculeError) -> Unavailable:
 def describe(
     service: ModelSpec,
     limits: Limits,
-    slot: MetricSeries,
+    series: MetricSeries,
     loop: asyncio.AbstractEventLoop,
     held: BufferBudget,
 ) -> ServedModel:
@@ -419,7 +419,7 @@ def describe(
         digest=manifest.digest,
         batch_invariant=entry is not None and entry.batch_invariant,
         pace=None,
-        slot=slot,
+        series=series,
         limits=limits,
         loop=loop,
         extras=open_extras(service.path, manifest, {"confidence": limits.confidence}),

@@ -325,7 +325,7 @@ class Supervisor:
                 ),
                 own,
                 shared_fds=(counters_fd, keys_fd, *unix_fds),
-                on_load_request=self._take_wish,
+                on_load_request=self._take_load_request,
                 spawning=self._spawning,
             )
             for number, own in enumerate(listeners)
@@ -428,18 +428,18 @@ class Supervisor:
                     process.forget(number)
             return services
 
-    def _take_wish(self, process: WorkerProcess, wish: Message) -> None:
+    def _take_load_request(self, process: WorkerProcess, wish: Message) -> None:
         try:
-            self._wishing.submit(self._answer_wish, process, wish)
+            self._wishing.submit(self._answer_load_request, process, wish)
         except RuntimeError:  # it stops, and takes no more
-            self._answer_wish(process, wish)
+            self._answer_load_request(process, wish)
 
-    def _answer_wish(self, process: WorkerProcess, wish: Message) -> None:
+    def _answer_load_request(self, process: WorkerProcess, wish: Message) -> None:
         number = wish["wish"]
         try:
             if self._stopping.is_set():
                 raise Unavailable("the server stops", hint="ask another one", retry_after_s=1)
-            self._do_wish(wish)
+            self._apply_load_request(wish)
         except BasculeError as error:
             process.tell({"refused": number, **error_to_json(error)})
         except Exception:
@@ -450,7 +450,7 @@ class Supervisor:
         else:
             process.tell({"granted": number})
 
-    def _do_wish(self, wish: Message) -> None:
+    def _apply_load_request(self, wish: Message) -> None:
         find = self._find
         if find is None:
             raise Invalid("callers may not change what is served", hint="set serving.multi_model")

@@ -85,13 +85,13 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
         asks_for_keys=guard is not None,
     )
     request_log = _open_request_log(config.request_log, config.worker)
-    other_slot = counters.slot(config.worker)
+    other_series = counters.series(config.worker)
     backlog = AdmissionQueue(config.limits.max_body_bytes)
     held = BufferBudget(config.limits.max_held_bytes)
     ledger = _open_ledger(config.ledger)
     recorder = ledger or open_recorder(os.environ.get(RECORDER_VARIABLE, ""))
     site = Site(
-        {}, plane.not_found, config.limits, other_slot,
+        {}, plane.not_found, config.limits, other_series,
         guard=guard, request_log=request_log, recorder=recorder, backlog=backlog, held=held,
         hosts=_hosts_of(config, config.listener_fd),
     )  # fmt: skip
@@ -198,7 +198,7 @@ def _grpc_server(plane: DataPlane, beside: Site, hosts: HostPolicy | None) -> Ht
     from bascule.serving.transports import Http2Server
 
     return Http2Server(
-        grpc_methods(plane), beside.limits, beside.other_slot,
+        grpc_methods(plane), beside.limits, beside.other_series,
         guard=beside.guard, request_log=beside.request_log, recorder=beside.recorder,
         backlog=beside.backlog, held=beside.held, hosts=hosts,
     )  # fmt: skip
