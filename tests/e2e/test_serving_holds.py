@@ -80,5 +80,5 @@ def test_a_folder_is_loaded_while_the_catalogue_is_away(serve, connect, cancer_b
             return client.request("POST", "/api/v1/server/services", wish, header).answer()
 
     answer = load(model)
-    assert (answer.status, [one["model"] for one in answer.json]) == (200, ["gb", "other"])
+    assert (answer.status, [one["model"] for one in answer.json["items"]]) == (200, ["gb", "other"])
     assert load("gb/1").status == 503

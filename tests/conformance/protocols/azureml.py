@@ -26,7 +26,8 @@ def read_results(answer, names):
 
 def read_scored(answer, names):
     rows = answer.json["Results"]["WebServiceOutput0"]
-    return {names[0]: [row["Scored Labels"] for row in rows]}
+    scored = [{names[0]: row.pop("Scored Labels"), **row} for row in rows]
+    return by_row(scored, names)
 
 
 FORMS = {

@@ -123,9 +123,13 @@ def test_every_method_opens_by_its_own_right_and_by_no_other(guarded, client, me
     about = {
         "ModelMetadata": messages("ModelMetadataRequest")(name="late").SerializeToString(),
         "ModelReady": messages("ModelReadyRequest")(name="late").SerializeToString(),
+        "ModelConfig": messages("ModelConfigRequest")(name="late").SerializeToString(),
         "ModelInfer": infer(messages, "late"),
     }
-    of_model = {"ModelMetadata": "late", "ModelInfer": "late", "RepositoryIndex": "*"}
+    of_model = {
+        "ModelMetadata": "late", "ModelConfig": "late", "ModelInfer": "late",
+        "ModelStatistics": "*", "RepositoryIndex": "*",
+    }  # fmt: skip
     methods = guarded.grpc.methods
     assert {type(method) for method in methods.values()} == {Unary, Each, Watch}
     tally = Counter()

@@ -228,7 +228,7 @@ def test_nothing_is_kept_of_the_body_of_who_is_not_let_in(guarded, path):
 def test_of_whole_requests_that_wait_only_the_bodies_of_who_is_let_in_are_kept(
     serve_routes, ring, shows_key, expected
 ):
-    header, waiting = ring("read"), []
+    header, waiting = ring("read:*"), []
     running = serve_routes(
         {
             b"/later": {b"POST": waiting.append},

@@ -203,6 +203,9 @@ class Sklearn:
 
     def _with_saved(self, model: Any, subject: ImportedModel, frame: Frame) -> ImportedModel:
         """The model in skops' form; else, where `code` is named, as a pickle beside its sources."""
+        for part in model.get_params(deep=True).values():
+            if is_of(part, "catboost"):
+                refuse_texts(part)  # a pickle cannot hold those either
         try:
             saved = save(model)
         except Invalid as problem:
@@ -307,9 +310,6 @@ def save(model: Any) -> bytes:
         Invalid: It holds a type that would not be trusted when the bundle is loaded.
     """
     skops = _skops()
-    for part in model.get_params(deep=True).values():
-        if is_of(part, "catboost"):
-            refuse_texts(part)
     try:
         data = skops.dumps(model)
     except Exception as problem:
