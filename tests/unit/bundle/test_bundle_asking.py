@@ -18,6 +18,9 @@ from xgboost import XGBClassifier
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType
 
+# Truth is no matter here: the tables are asked about, not judged.
+pytestmark = pytest.mark.filterwarnings("ignore::bascule.BasculeWarning")
+
 _ROWS = 90
 _WIDE = 2**53
 

@@ -100,6 +100,7 @@ def test_a_made_up_baseline_is_not_trusted(packed_iris, value):
 def test_show_prints_a_line_per_column(table_bundle, monkeypatch, capsys):
     from bascule.cli import main
 
+    monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr("sys.argv", ["bascule", "show", "--full", str(table_bundle)])
     with contextlib.suppress(SystemExit):
         main()

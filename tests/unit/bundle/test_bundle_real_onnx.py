@@ -17,6 +17,9 @@ from tests.own_environments import packages_of
 import bascule
 from bascule.core.errors import Invalid
 
+# The bundle of a network that others made needs one row, to know its types.
+pytestmark = pytest.mark.filterwarnings("ignore::bascule.BasculeWarning")
+
 MAGIKA = Path(find_spec("magika").submodule_search_locations[0]) / "models" / "standard_v3_3"
 
 
