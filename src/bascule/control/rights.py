@@ -65,7 +65,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/models/{model}/versions/{number}/checks": ("read", "{model}"),
     # The model of the other version is in the query: asked then.
     "GET /api/v1/models/{model}/versions/{number}/differences": ("read", "{model}"),
-    "GET /api/v1/models/{model}/versions/{number}/bundle": ("read", "{model}"),
+    "GET /api/v1/models/{model}/versions/{number}/bundle": ("download", "{model}"),
     "GET /api/v1/models/{model}/versions/{number}/tags": ("read", "{model}"),
     "PATCH /api/v1/models/{model}/versions/{number}/tags": ("write", "{model}"),
     "PUT /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),

@@ -18,17 +18,23 @@ from typing import Any, Literal, Protocol, get_args
 
 from bascule.core import Conflict, Invalid, NotFound, Refused, Unauthenticated, check_name
 
-Action = Literal["infer", "read", "health", "metrics", "manage", "write", "keys"]
-"""What a route does: predict; describe; tell the health; tell the counters; load and unload; change
-the registry; list, make and revoke keys, which is an administrator's right: a key may be made with
-any permission."""
+Action = Literal["infer", "read", "health", "metrics", "manage", "download", "write", "keys"]
+"""What a route does: predict; describe; tell the health; tell the counters; load and unload; give
+out a model; change the registry; list, make and revoke keys, which is an administrator's right: a
+key may be made with any permission."""
 
 OPEN_ACTIONS: frozenset[Action] = frozenset(("health",))
 """What needs no key: health probes have none."""
 
 GRANTABLE = tuple(action for action in get_args(Action) if action not in OPEN_ACTIONS)
-ON_MODELS: frozenset[Action] = frozenset(("infer", "read", "manage", "write"))
+ON_MODELS: frozenset[Action] = frozenset(("infer", "read", "manage", "download", "write"))
 """What is done to a model."""
+INCLUDED: Mapping[Action, tuple[Action, ...]] = {
+    "infer": ("read",),
+    "download": ("read",),
+    "write": ("read", "download"),
+}
+"""What an action includes. Reading a model's metadata does not include the model itself."""
 ANY = "*"
 _PREFIX = "bsc"
 _TOKEN = re.compile(rf"{_PREFIX}_[0-9a-f]{{12}}_[A-Za-z0-9_-]{{43}}")
@@ -42,8 +48,8 @@ _HOW = "send Authorization: Bearer KEY; bascule keys create NAME --allow infer:M
 class Permission:
     """One action on one model, or on all of them (`*`).
 
-    `infer` and `write` include reading the model's metadata, and a key with any permission may
-    read the metadata of the server.
+    An action includes those of `INCLUDED`, and a key with any permission may read the metadata of
+    the server.
     """
 
     action: Action
@@ -76,7 +82,7 @@ class Permission:
 
     def covers(self, action: Action, model: str) -> bool:
         """Whether it allows an action; `model` is empty where that is on no model."""
-        does = self.action == action or (self.action in ("infer", "write") and action == "read")
+        does = self.action == action or action in INCLUDED.get(self.action, ())
         return does and (not model or self.model in (ANY, model))
 
 

@@ -190,3 +190,13 @@ def test_the_counters_are_of_no_model():
 def test_a_key_must_allow_something(store):
     with pytest.raises(Invalid, match="would allow nothing"):
         made(store, permissions=())
+
+
+@pytest.mark.parametrize(
+    ("permission", "may_download"),
+    [("infer:gb", False), ("read:gb", False), ("manage:gb", False), ("download:gb", True),
+     ("write:gb", True), ("download:other", False)],
+)  # fmt: skip
+def test_a_key_that_asks_a_model_or_reads_about_it_does_not_give_it_out(permission, may_download):
+    found = Permission.parse(permission)
+    assert found.covers("download", "gb") is may_download
