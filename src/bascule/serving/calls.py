@@ -27,7 +27,7 @@ class Context(Protocol):
         prediction_id: The client's, or ours; empty until the protocol has read or made it.
         caller: The id of the caller's key; empty where no key is needed.
         started_ns: When its last byte had arrived, by `time.perf_counter_ns`.
-        protocol: `http` or `grpc`.
+        transport: `http` or `grpc`.
     """
 
     prediction_id: str
@@ -35,7 +35,7 @@ class Context(Protocol):
     started_ns: int
 
     @property
-    def protocol(self) -> str: ...
+    def transport(self) -> str: ...
 
     @property
     def trace(self) -> tuple[bytes, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from bascule.core import Conflict, Invalid, NotFound, Untrusted
 from bascule.monitoring.ledger import Ledger, Retention, Scribe, SpoolWriter, scribe as scribing
 from bascule.monitoring.ledger.manifest import Segment, read_manifest
 from bascule.monitoring.ledger.scribe import kept_segments
+from bascule.monitoring.ledger.spool import WriterFolder
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
@@ -23,7 +25,7 @@ COUNT = "select count(*) n, count(distinct (id, row)) d from predictions"
 
 def context(name, started_ns=0):
     return SimpleNamespace(
-        prediction_id=name, caller="me", protocol="http", trace=(b"", b""), started_ns=started_ns
+        prediction_id=name, caller="me", transport="http", trace=(b"", b""), started_ns=started_ns
     )
 
 
@@ -187,6 +189,22 @@ def test_blocks_are_dropped_and_counted_where_the_spool_is_full(tmp_path):
     scribed(tmp_path)
     (gap,) = Ledger(tmp_path).gaps()
     assert (gap.requests, gap.why) == (64, "dropped")
+
+
+def test_a_disk_that_stands_still_costs_bounded_memory(tmp_path, monkeypatch):
+    going_on = threading.Event()
+    real = SpoolWriter._append
+    monkeypatch.setattr(
+        SpoolWriter, "_append", staticmethod(lambda *given: (going_on.wait(10), real(*given)))
+    )
+    spool = SpoolWriter(tmp_path)
+    megabytes = bytes(1 << 20)
+    for number in range(100):
+        spool.keep(str(number))
+        spool.append(megabytes, 1)
+    assert WriterFolder(spool.folder).pending().dropped == 100 - 64
+    going_on.set()
+    spool.close()
 
 
 def test_a_query_reads_no_other_file_and_writes_none(tmp_path, recorder):

@@ -40,7 +40,7 @@ class Spool:
 
 def ask(recorder, number, rows=1, fields=None):
     context = SimpleNamespace(
-        prediction_id=str(number), caller="", protocol="grpc", trace=(b"", b""), started_ns=0
+        prediction_id=str(number), caller="", transport="grpc", trace=(b"", b""), started_ns=0
     )
     columns = fields or {"x": np.full(rows, float(number))}
     recorder.add(context, Call(columns, rows), Answer({}, BY), LABEL, 200, 1)

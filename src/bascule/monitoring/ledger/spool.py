@@ -36,7 +36,8 @@ _SLOT_BYTES = 64
 _SLOTS = 2_048
 """More than are ever kept between two blocks: ids of requests that no block holds yet."""
 _WORD = struct.Struct("<Q")
-_WAITING_BLOCKS = 256
+_MAX_WAITING_BYTES = 64 << 20
+"""Of blocks that the disk has not taken yet; one more is dropped, and counted."""
 _WARN_EVERY_S = 60.0
 
 
@@ -63,6 +64,8 @@ class SpoolWriter:
         self._max_bytes = max_bytes
         self._kept = 0
         self._dropped = 0
+        self._dropping = threading.Lock()
+        self._handed_bytes = self._taken_bytes = 0  # each changed by one thread
         self._waiting: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
         self._warned_s = 0.0
         self._writing = threading.Thread(target=self._write, name="bascule-spool", daemon=True)
@@ -80,7 +83,8 @@ class SpoolWriter:
 
     def append(self, data: bytes, requests: int) -> None:
         """Hand over the bytes of a block of so many requests; drops it where too many wait."""
-        if self._waiting.qsize() < _WAITING_BLOCKS:
+        if self._handed_bytes - self._taken_bytes + len(data) <= _MAX_WAITING_BYTES:
+            self._handed_bytes += len(data)
             self._waiting.put((data, requests))
         else:
             self._drop(requests, "the disk is slow")
@@ -93,8 +97,9 @@ class SpoolWriter:
         os.close(self._pending_fd)
 
     def _drop(self, requests: int, why: str) -> None:
-        self._dropped += requests
-        _WORD.pack_into(self._pending, _DROPPED, self._dropped)
+        with self._dropping:  # by the event loop, and by the thread that writes
+            self._dropped += requests
+            _WORD.pack_into(self._pending, _DROPPED, self._dropped)
         now_s = time.monotonic()
         if now_s - self._warned_s > _WARN_EVERY_S or not self._warned_s:
             self._warned_s = now_s
@@ -119,6 +124,8 @@ class SpoolWriter:
             except OSError as error:
                 self._drop(requests, str(error))
                 size = size if fd >= 0 else FILE_BYTES
+            finally:
+                self._taken_bytes += len(data)
         if fd >= 0:
             os.close(fd)
 

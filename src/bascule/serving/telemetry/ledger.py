@@ -187,7 +187,7 @@ class LedgerRecorder:
         return {
             "id": [context.prediction_id for context in contexts],
             "caller": [context.caller for context in contexts],
-            "protocol": [context.protocol for context in contexts],
+            "protocol": [context.transport for context in contexts],
             "trace": [_trace_id(context) for context in contexts],
             "time_ns": np.array([each.started_ns for each in contexts], np.int64) + self._epoch_ns,
             "latency_ns": np.array([one.duration_ns for one in group], np.int64),

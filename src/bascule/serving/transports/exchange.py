@@ -100,7 +100,7 @@ class Exchange(Request):
         self.on_gone = None
 
     @property
-    def protocol(self) -> str:
+    def transport(self) -> str:
         """See `Context`."""
         return "http"
 

@@ -63,7 +63,7 @@ class Request(ABC):
 
     @property
     @abstractmethod
-    def protocol(self) -> str:
+    def transport(self) -> str:
         """See `Context`."""
 
     @property

@@ -49,7 +49,7 @@ class Rpc(Request):
         self.started_ns = time.perf_counter_ns()
 
     @property
-    def protocol(self) -> str:
+    def transport(self) -> str:
         """See `Context`."""
         return "grpc"
 
