@@ -403,6 +403,7 @@ def test_the_snippets_of_a_page_run_and_say_what_it_says(
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage)
     reader = Reader(page, folder, storage)
     environment = {
+        "COLUMNS": "160",
         "BASCULE_HOME": str(folder / ".bascule"),
         "BASCULE_SERVING__PORT": reader.ports["8080"],
         "BASCULE_SERVING__CONTROL_PORT": reader.ports["8082"],

@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import bascule
+from bascule.control.finding import version_of
 
 pytestmark = pytest.mark.serial
 
@@ -64,7 +65,7 @@ def versions(tmp_path_factory, packed):
 
 
 def number(bundle):
-    return bundle.digest.removeprefix("sha256:")[:12]
+    return version_of(bundle.digest)
 
 
 def infer(client, *row):
