@@ -10,6 +10,7 @@ import weakref
 import pytest
 
 from bascule.core.errors import NotFound, Refused
+from bascule.serving.calls import Call
 from bascule.serving.execution.admission import BufferBudget
 from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.limits import Limits
@@ -188,6 +189,24 @@ def test_a_model_with_a_policy_goes_like_any_other(watched, service):
     line.start(service("a"), service("b"))
     line.turn(1, service("a"))
     line.until_gone("b")
+
+
+def test_a_call_that_chose_a_version_before_it_left_is_answered_and_leaves_nothing(
+    watched, service
+):
+    line = watched()
+    line.start(service("a"))
+    (late,) = line.running.on_loop(lambda: list(line.loaded_models._models.values()))
+    line.turn(1, service("b"))
+    line.running.until(lambda: line.engines["a"]() is None)
+
+    answers = []
+    columns = {name: values[:1] for name, values in late.example.items()}
+    line.running.on_loop(lambda: late.answer(Call(columns, 1), None, 10.0, answers.append))
+    line.running.until(lambda: answers)
+    assert answers[0].by.model == "a"
+    line.running.until(lambda: late.engine is None and line.engines["a"]() is None)
+    assert line.in_memory() == ["b"]
 
 
 def test_a_fallback_must_take_and_give_the_same(watched, service, regressor_bundle):

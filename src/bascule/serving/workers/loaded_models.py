@@ -278,6 +278,9 @@ class LoadedModels:
     def _wake(self, model: ServedModel) -> None:
         if model not in self._waking:
             self._waking.add(model)
+            if not any(model is one for one in self._models.values()):
+                # A call that chose it before a change took it away: it leaves again afterwards.
+                self._leaving.add(model)
             task = self._loop.create_task(self._load_asleep(model))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
