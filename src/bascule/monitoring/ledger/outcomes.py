@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from bascule.core import Invalid, Unavailable, check_name
 from bascule.monitoring.ledger.manifest import sync_folder
 
 OUTCOMES = "outcomes"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -84,7 +85,7 @@ class Outcomes:
             Unavailable: The home cannot be written; nothing was kept.
         """
         check_name(model)
-        received_at = datetime.now(UTC)
+        received_at = self._next_time(model)
         ids, truths, times = _columns(table, id_column, truth_column, time_column, received_at)
         refused = _refused(ids, truths, times)
         good = pa.array([n not in refused for n in range(1, len(ids) + 1)])
@@ -107,9 +108,16 @@ class Outcomes:
         """Of all models."""
         return sorted((self._home / OUTCOMES).glob("*/*.parquet"))
 
+    def _next_time(self, model: str) -> datetime:
+        """Now, or just after the latest import: a clock may stand still, or be set back."""
+        files = (self._home / OUTCOMES / model).glob("[0-9]*.parquet")
+        latest_us = max((int(file.name.partition("-")[0]) for file in files), default=0)
+        return _EPOCH + timedelta(microseconds=max(time.time_ns() // 1000, latest_us + 1))
+
     def _write(self, model: str, table: pa.Table) -> None:
         folder = self._home / OUTCOMES / model
-        name = f"{time.time_ns()}-{secrets.token_hex(4)}.parquet"
+        received_us = table["received_at"][0].value
+        name = f"{received_us}-{secrets.token_hex(4)}.parquet"
         draft = folder / f".{name}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
