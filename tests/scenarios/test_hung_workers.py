@@ -168,7 +168,7 @@ def test_a_worker_that_was_replaced_stops_in_order(serve, connect, body, cancer_
     os.kill(worker, signal.SIGKILL)
     until(lambda: ask(connect, server, "gb", body) == 200)
     with connect(server.port) as client:
-        head = b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+        head = b"POST /v2/models/gb/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
         client.send(head % len(body) + body[:9])
         time.sleep(0.2)
         server.process.send_signal(signal.SIGTERM)
