@@ -20,7 +20,7 @@ SCRIBE = "bascule.monitoring.ledger"
 
 
 class Asking:
-    """Clients that ask until they are told to end, and know which ids were answered."""
+    """Clients that send requests until `stop`, and the ids of the answered ones."""
 
     def __init__(self, port, body, clients=2):
         self.answered = set()

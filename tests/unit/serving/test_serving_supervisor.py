@@ -212,7 +212,7 @@ def test_no_failure_ends_the_thread_that_looks_after_workers(monkeypatch, caplog
 
 
 class Loading:
-    """A worker that loads what it is told to in `takes_s`."""
+    """A worker whose loads take `takes_s`."""
 
     pid, exit_code = 7, None
 

@@ -33,7 +33,6 @@ from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry import (
     RECORDER_VARIABLE,
     Counters,
-    LedgerRecorder,
     RequestLog,
     RequestLogConfig,
     open_recorder,
@@ -53,6 +52,7 @@ from bascule.serving.workers.config import LedgerConfig, WorkerConfig
 from bascule.serving.workers.loaded_models import LoadedModels
 
 if TYPE_CHECKING:
+    from bascule.serving.telemetry import LedgerRecorder
     from bascule.serving.transports import Http2Server
 
 log = logging.getLogger(__name__)
@@ -161,6 +161,7 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
         return None
     # Imported here: a worker that records nothing need not have it in memory.
     from bascule.monitoring.ledger import SpoolWriter
+    from bascule.serving.telemetry import LedgerRecorder
 
     try:
         spool = SpoolWriter(config.home)
