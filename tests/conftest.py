@@ -171,6 +171,8 @@ def start_server(
     started_s = time.monotonic()
     # As a user has it: output that is not flushed does not arrive.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    # But for the ledger, which would write to the folder that the tests run in.
+    environment.setdefault("BASCULE_MONITORING__LEDGER", "off")
     process = subprocess.Popen(
         [
             sys.executable, "-m", "bascule.cli", "serve", *map(str, arguments),

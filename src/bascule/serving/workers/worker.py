@@ -169,7 +169,11 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
         log.warning("no answer is recorded: %s cannot be written: %s", config.home, error)
         return None
     return LedgerRecorder(
-        spool, keep=config.keep, max_rows_per_s=config.max_rows_per_s, private=config.private
+        spool,
+        keep=config.keep,
+        max_rows_per_s=config.max_rows_per_s,
+        private=config.private,
+        is_anonymous=config.is_anonymous,
     )
 
 
