@@ -36,6 +36,9 @@ from tests.stores import (  # noqa: F401
 )
 
 WAIT_S = 10.0
+# A server's ledger is a process, and is written to the folder that the tests run in. Tests of what
+# servers do by default say `auto`.
+os.environ.setdefault("BASCULE_MONITORING__LEDGER", "off")
 pytest.register_assert_rewrite("tests.http2_caller")
 hypothesis.settings.register_profile("beside others", deadline=None)
 hypothesis.settings.load_profile("beside others")
@@ -171,8 +174,6 @@ def start_server(
     started_s = time.monotonic()
     # As a user has it: output that is not flushed does not arrive.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-    # But for the ledger, which would write to the folder that the tests run in.
-    environment.setdefault("BASCULE_MONITORING__LEDGER", "off")
     process = subprocess.Popen(
         [
             sys.executable, "-m", "bascule.cli", "serve", *map(str, arguments),

@@ -22,7 +22,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -127,12 +127,11 @@ read_layout = lru_cache(256)(msgspec.msgpack.Decoder(Layout).decode)
 
 def text_pieces(texts: Sequence[str | None]) -> tuple[bytes, bytes]:
     """The two pieces of a column of texts."""
-    try:
-        joined = "".join(texts)  # type: ignore[arg-type] -- a TypeError where there is a None
-    except TypeError:
-        joined = "\x80"
-    if joined.isascii():
-        return array("i", map(len, texts)).tobytes(), joined.encode()  # type: ignore[arg-type]
+    if None not in texts:
+        known = cast(Sequence[str], texts)
+        joined = "".join(known)
+        if joined.isascii():
+            return array("i", map(len, known)).tobytes(), joined.encode()
     raw = [None if text is None else text.encode("utf-8", "replace") for text in texts]
     sizes = array("i", [-1 if one is None else len(one) for one in raw])
     return sizes.tobytes(), b"".join(one for one in raw if one is not None)
@@ -150,7 +149,7 @@ def to_bytes(head: Head, parts: Sequence[bytes | Array]) -> bytearray:
     """
     written = _encode(head)
     try:
-        made = bytearray().join((bytes(_FRAME.size), written, *parts))
+        made = bytearray().join(cast(Sequence[bytes], (bytes(_FRAME.size), written, *parts)))
     except TypeError:  # a column is a part of a table
         plain = [one.tobytes() if isinstance(one, np.ndarray) else one for one in parts]
         made = bytearray().join((bytes(_FRAME.size), written, *plain))

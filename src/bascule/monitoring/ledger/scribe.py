@@ -253,7 +253,8 @@ class Scribe:
 
 
 def _files(manifest: Manifest) -> set[str]:
-    return {one.file for one in [*manifest.segments, *manifest.profiles]}
+    named = [one.file for one in manifest.segments] + [one.file for one in manifest.profiles]
+    return set(named)
 
 
 def _columns_of(answers: Answers, rows: Array, chosen: Array) -> tuple[Columns, Columns]:

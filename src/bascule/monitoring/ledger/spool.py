@@ -25,6 +25,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 SPOOL = "spool"
+MANIFEST = "ledger/manifest.json"
 PENDING = "pending"
 SUFFIX = ".blocks"
 FILE_BYTES = 32 << 20
@@ -63,6 +64,8 @@ class SpoolWriter:
         os.posix_fallocate(self._pending_fd, 0, _SLOTS_FROM + _SLOTS * _SLOT_BYTES)
         self._pending = mmap.mmap(self._pending_fd, 0)
         self._max_bytes = max_bytes
+        self._manifest = home / MANIFEST
+        self._started_s, self._written_s = time.time(), 0.0
         self._kept = 0
         self._dropped = 0
         self._dropping = threading.Lock()
@@ -81,6 +84,19 @@ class SpoolWriter:
         pending[slot + 1 : slot + 1 + len(raw)] = raw
         self._kept += 1
         _WORD.pack_into(pending, _KEPT, self._kept)
+
+    @property
+    def dropped(self) -> int:
+        """How many requests were dropped."""
+        return self._dropped
+
+    def lag_s(self) -> float:
+        """Since the last commit, if something was written after it; 0 where all is taken in."""
+        try:
+            committed_s = self._manifest.stat().st_mtime
+        except FileNotFoundError:
+            committed_s = self._started_s
+        return max(0.0, time.time() - committed_s) if self._written_s > committed_s else 0.0
 
     def append(self, data: bytes | bytearray, requests: int) -> None:
         """Hand over the bytes of a block of so many requests; drops it where too many wait."""
@@ -123,6 +139,7 @@ class SpoolWriter:
                     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
                 self._append(fd, data, size)
                 size += len(data)
+                self._written_s = time.time()
             except OSError as error:
                 self.drop(requests, str(error))
                 size = size if fd >= 0 else FILE_BYTES

@@ -270,7 +270,7 @@ def strings(sizes: bytes, data: bytes) -> pa.Array:
 
 
 def strings_of(values: Sequence[str]) -> pa.Array:
-    """The same of a list; `pa.array` would import pandas for it."""
+    """The same of a list. Arrow would import pandas to convert it."""
     raw = [value.encode() for value in values]
     return strings(np.array([len(one) for one in raw], "<i4").tobytes(), b"".join(raw))
 

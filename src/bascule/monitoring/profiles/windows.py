@@ -11,9 +11,8 @@ from typing import Any
 
 import msgspec
 
-from bascule.core import Invalid, Unavailable, Untrusted
-from bascule.stats import Profile
-from bascule.stats.sketches import ColumnProfile
+from bascule.core import Unavailable, Untrusted
+from bascule.stats import ColumnProfile, Profile
 
 RETENTION_DAYS = 400
 """How long windows are kept: a year and the days to compare its ends."""
@@ -138,10 +137,7 @@ def read_window(home: Path, named: ProfileFile) -> WindowProfile:
             f"{path} has format {value.format}, and this bascule reads {_FORMAT}",
             hint="update bascule",
         )
-    try:
-        inputs, outputs = Profile.from_json(value.inputs), Profile.from_json(value.outputs)
-    except Invalid as error:
-        raise Untrusted(f"{path}: {error}") from None
+    inputs, outputs = Profile.from_json(value.inputs), Profile.from_json(value.outputs)
     return WindowProfile(
         named.model, named.version, named.day, value.rows, value.profiled_rows, inputs, outputs
     )

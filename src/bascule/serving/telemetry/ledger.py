@@ -51,6 +51,11 @@ _random = np.random.default_rng()
 class Spool(Protocol):
     """Where blocks go; see `monitoring.ledger.SpoolWriter`."""
 
+    @property
+    def dropped(self) -> int: ...
+
+    def lag_s(self) -> float: ...
+
     def keep(self, request_id: str) -> None: ...
 
     def append(self, data: bytes | bytearray, requests: int) -> None: ...
@@ -64,8 +69,8 @@ class _Group:
     """Kept requests of one layout: answered by one version, with the same fields."""
 
     __slots__ = (
-        "asked", "by", "fields", "ids", "inputs", "kept_rows", "layout", "names", "outputs", "places",
-        "records", "texts",
+        "asked", "by", "fields", "ids", "inputs", "kept_rows", "layout", "names", "outputs",
+        "places", "records", "texts",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +85,7 @@ class _Group:
         self.names = dict.fromkeys(outputs).keys()
         columns = [_fields(part, is_private) for part in (inputs or {}, outputs)]
         names = {} if by is None else dict(by.columns)
-        self.layout = Layout(*map(tuple, columns), names).to_bytes()
+        self.layout = Layout(tuple(columns[0]), tuple(columns[1]), names).to_bytes()
         self.fields = [[(one.name, one.shape, _row_bytes(one)) for one in part] for part in columns]
         self.clear()
 
@@ -155,7 +160,8 @@ class LedgerRecorder:
             is_anonymous: Keep no id, caller or trace, and have no row in the ledger: for profiles.
             draw: Uniform on [0, 1).
         """
-        self.kept = 0
+        self._kept = 0
+        self._told = (0, 0)
         self._spool = spool
         self._keep = keep
         self._max_rows = max_rows_per_s
@@ -235,7 +241,7 @@ class LedgerRecorder:
                 texts.setdefault(trace, len(texts)),
             )
         )
-        self.kept += 1
+        self._kept += 1
         self._spool.keep(name)
 
     def tick(self) -> None:
@@ -247,6 +253,12 @@ class LedgerRecorder:
             if of.room > self._max_rows // 2:
                 of.share = min(self._keep, of.share * 2)
             of.room = self._max_rows
+
+    def new_figures(self) -> tuple[int, int, float]:
+        """Requests kept and dropped since the last call, and the lag of the scribe in seconds."""
+        kept, dropped = self._kept, self._spool.dropped
+        told, self._told = self._told, (kept, dropped)
+        return kept - told[0], dropped - told[1], self._spool.lag_s()
 
     def flush(self) -> None:
         """Write what waits."""
@@ -309,7 +321,8 @@ class LedgerRecorder:
         """A block for each request: their fields vary in shape."""
         for place, record in enumerate(group.records):
             inputs, outputs = group.inputs[place:][:1], group.outputs[place:][:1]
-            one = self._group(of, group.by, *(inputs or [None]), *(outputs or [{}]))
+            asked = inputs[0] if inputs else None
+            one = self._group(of, group.by, asked, outputs[0] if outputs else {})
             one.records, one.ids, one.texts = [record], [group.ids[place]], group.texts
             one.inputs, one.outputs, one.places = inputs, outputs, group.places[place:][:1]
             one.kept_rows = kept_rows_of(record)

@@ -132,6 +132,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
         loaded_models.tick()
         if ledger is not None:
             ledger.tick()
+            counters.count_ledger(config.worker, *ledger.new_figures())
         if loaded_models.is_stuck:
             log.error("a model is stuck: the worker leaves, to be started again")
             stopping.set()
