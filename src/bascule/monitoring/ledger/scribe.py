@@ -222,11 +222,11 @@ class Scribe:
             writers={name: one for name, one in known.items() if name in there},
             gaps=[*self._manifest.gaps, *change.gaps][-_MAX_GAPS:],
         )
-        added = [*change.segments, *(one for one in profiles if one not in self._manifest.profiles)]
-        for folder in {(self._home / LEDGER / one.file).parent for one in added}:
+        before, after = _files(self._manifest), _files(made)
+        for folder in {(self._home / LEDGER / file).parent for file in after - before}:
             sync_folder(folder)
         commit(self._home, made)
-        removed = _files(self._manifest) - _files(made)
+        removed = before - after
         self._manifest = made
         self._folding.forget(profiles)
         for file in removed:
