@@ -226,7 +226,7 @@ class Scribe:
         for folder in {(self._home / LEDGER / file).parent for file in after - before}:
             sync_folder(folder)
         commit(self._home, made)
-        removed = before - after
+        removed = (before | {one.file for one in change.segments}) - after
         self._manifest = made
         self._folding.forget(profiles)
         for file in removed:

@@ -104,23 +104,23 @@ class Answers:
 
         def texts(codes: Array, values: Sequence[str]) -> pa.Array:
             return pa.DictionaryArray.from_arrays(
-                pa.array(codes.astype(np.int32, copy=False)), strings_of(values)
+                numbers(codes.astype(np.int32, copy=False)), strings_of(values)
             )
 
         columns = {
             "id": self.ids,
-            "row": pa.array(self.places),
-            "time": pa.array(requests["time_ns"] // 1000).cast(FIXED.field("time").type),
+            "row": numbers(self.places),
+            "time": numbers(requests["time_ns"] // 1000).cast(FIXED.field("time").type),
             "model": texts(one, [self.head.model]),
             "version": texts(one, [self.head.version]),
             "endpoint": texts(one, [self.head.endpoint]),
             "arm": texts(one, [""]),
             "caller": texts(requests["caller"], self.texts),
             "protocol": texts(requests["protocol"], self.texts),
-            "status": pa.array(requests["status"].astype(np.int16)),
-            "latency_s": pa.array(requests["latency_ns"] / 1e9),
+            "status": numbers(requests["status"].astype(np.int16)),
+            "latency_s": numbers(requests["latency_ns"] / 1e9),
             "trace_id": texts(requests["trace"], self.texts),
-            "kept_share": pa.array(self.shares),
+            "kept_share": numbers(self.shares),
         }
         for prefix, part, fields in (
             (INPUT, self.inputs, self.layout.inputs),
@@ -177,7 +177,7 @@ def _joined(blocks: Sequence[Block], interval_shares: Sequence[float]) -> Answer
     if len(rows) < len(of_request):
         of_request, places = of_request[rows], places[rows]
     if len(of_request) != len(requests):
-        ids = ids.take(pa.array(of_request))
+        ids = ids.take(numbers(of_request))
         shares, counts, requests = shares[of_request], counts[of_request], requests[of_request]
     parts: list[dict[str, Array | pa.Array]] = []
     at = _FIRST_COLUMN
@@ -253,8 +253,21 @@ def _rows_of(
         return values[rows]
     width = field.values_per_row
     flat = (rows[:, None] * width + np.arange(width)).ravel()
-    taken = values.take(pa.array(flat))
-    return taken if as_arrow else taken.to_numpy(zero_copy_only=False).reshape(-1, *field.shape)
+    taken = values.take(numbers(flat))
+    if as_arrow:
+        return taken
+    made = np.empty(len(taken), object)
+    made[:] = taken.to_pylist()
+    return made.reshape(-1, *field.shape)
+
+
+def numbers(values: Array) -> pa.Array:
+    """An Arrow array of a numpy array, without the import of pandas that `pyarrow.array` makes."""
+    if values.dtype.kind not in "iuf":
+        return pa.array(values)
+    plain = np.ascontiguousarray(values)
+    kind = pa.from_numpy_dtype(plain.dtype)
+    return pa.Array.from_buffers(kind, len(plain), [None, pa.py_buffer(plain)])
 
 
 def strings(sizes: bytes, data: bytes) -> pa.Array:
@@ -270,13 +283,13 @@ def strings(sizes: bytes, data: bytes) -> pa.Array:
 
 
 def strings_of(values: Sequence[str]) -> pa.Array:
-    """The same of a list. Arrow would import pandas to convert it."""
+    """The same of a list."""
     raw = [value.encode() for value in values]
     return strings(np.array([len(one) for one in raw], "<i4").tobytes(), b"".join(raw))
 
 
 def _arrow(values: Array | pa.Array, field: Column) -> pa.Array:
-    made = values if field.dtype == TEXT else pa.array(np.ascontiguousarray(values).ravel())
+    made = values if field.dtype == TEXT else numbers(np.ascontiguousarray(values).ravel())
     for length in reversed(field.shape):
         made = pa.FixedSizeListArray.from_arrays(made, length)
     return made
