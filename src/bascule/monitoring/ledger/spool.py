@@ -40,6 +40,7 @@ _WORD = struct.Struct("<Q")
 _MAX_WAITING_BYTES = 64 << 20
 """Of blocks that the disk has not taken yet; one more is dropped, and counted."""
 _WARN_EVERY_S = 60.0
+_REST_S = 0.02
 
 
 class SpoolWriter:
@@ -125,8 +126,7 @@ class SpoolWriter:
 
     def _write(self) -> None:
         number, size, fd = 0, FILE_BYTES, -1
-        while (item := self._waiting.get()) is not None:
-            data, requests = item
+        for data, requests in iter(self._taken, None):
             try:
                 if self._unread_bytes(number) + size > self._max_bytes:
                     self.drop(requests, f"{self.folder} holds {self._max_bytes:,} unread bytes")
@@ -147,6 +147,23 @@ class SpoolWriter:
                 self._taken_bytes += len(data)
         if fd >= 0:
             os.close(fd)
+
+    def _taken(self) -> tuple[bytes | bytearray, int] | None:
+        """What waits, as one; None at the end.
+
+        Whenever this thread wakes, the event loop waits for it: it sleeps first, so that is seldom.
+        """
+        items = [self._waiting.get()]
+        if items[0] is None:
+            return None
+        time.sleep(_REST_S)
+        while not self._waiting.empty():
+            items.append(self._waiting.get())
+        if items[-1] is None:
+            items.pop()
+            self._waiting.put(None)
+        found = [item for item in items if item is not None]
+        return b"".join([data for data, _ in found]), sum([requests for _, requests in found])
 
     def _unread_bytes(self, number: int) -> int:
         """Of whole files before the current one; most of the time there are none."""
