@@ -195,7 +195,8 @@ def _average(parts: Sequence[Influence]) -> Influence:
 
 
 def _missed(rows: Labelled) -> Floats:
-    return np.asarray(rows.truth, np.float64) - rows.answers
+    missed: Floats = np.asarray(rows.truth, np.float64) - rows.answers
+    return missed
 
 
 def _r2(rows: Labelled) -> Influence:

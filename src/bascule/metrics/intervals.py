@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from bascule.stats.paired import student_quantile
+from bascule.stats import student_quantile
 
 _FEWEST_DEGREES = 3
 

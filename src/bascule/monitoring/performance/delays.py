@@ -78,7 +78,7 @@ def delay_curve(delays_s: Floats, ages_s: Floats) -> DelayCurve:
     waited = np.maximum(0.0, np.where(is_in, delays_s, ages_s))
     steps, counts = np.unique(waited[is_in], return_counts=True)
     at_risk = len(waited) - np.searchsorted(np.sort(waited), steps, "left")
-    still_out = np.cumprod(1 - counts / at_risk) if len(steps) else np.empty(0)
+    still_out: Floats = np.cumprod(1.0 - counts / at_risk, dtype=np.float64)
     return DelayCurve(steps, 1 - still_out, len(waited), int(is_in.sum()))
 
 
@@ -120,7 +120,10 @@ def compare_late(
     is_old = curve.at(ages_s) >= _MATURE * curve.eventual
     rows = is_old & ~np.isnan(delays_s)
     split = curve.quantile(0.5)
-    early, late = scores[rows & (delays_s <= split)], scores[rows & (delays_s > split)]
+    is_late = delays_s > split
+    if not (rows & is_late).any():  # half of the truths come at the largest delay
+        is_late = delays_s >= split
+    early, late = scores[rows & ~is_late], scores[rows & is_late]
     if min(len(early), len(late)) < MIN_ROWS:
         return None
     error = math.sqrt(early.var() / len(early) + late.var() / len(late))

@@ -30,9 +30,7 @@ _MIN_ROWS = 100
 """Held-out rows that an estimate is learned from, at least."""
 _MAX_CATEGORIES = 250
 _EPSILON = float(np.finfo(np.float64).eps)
-NO_SKLEARN = (
-    "not estimated without truth: scikit-learn is missing: pip install 'bascule[sklearn]'"
-)
+NO_SKLEARN = "not estimated without truth: scikit-learn is missing: pip install 'bascule[sklearn]'"
 
 
 class Estimator(Protocol):
@@ -178,19 +176,7 @@ class LossEstimator:
         self._absolute, self._squared = learned(missed), learned(missed**2)
 
     def _features(self, inputs: Columns, answers: NDArray[Any]) -> Floats:
-        made = []
-        for name, texts in self._columns.items():
-            values = inputs[name]
-            if texts is None:
-                made.append(np.asarray(values, np.float64))
-            else:
-                gone = is_missing(values) if values.dtype.kind in "fO" else np.zeros(len(values))
-                made.append(
-                    [
-                        math.nan if absent else texts.get(str(one), math.nan)
-                        for one, absent in zip(values.tolist(), gone, strict=True)
-                    ]
-                )
+        made = [_codes(inputs[name], texts) for name, texts in self._columns.items()]
         return np.column_stack([*made, np.asarray(answers, np.float64)])
 
     def estimate(self, rows: Labelled, inputs: Columns | None) -> Mapping[str, float]:
@@ -216,3 +202,15 @@ def _columns(inputs: Columns) -> dict[str, dict[str, int] | None]:
         frequent = texts[np.argsort(-counts, kind="stable")][:_MAX_CATEGORIES]
         found[name] = {text: code for code, text in enumerate(frequent.tolist())}
     return found
+
+
+def _codes(values: NDArray[Any], texts: Mapping[str, int] | None) -> Floats:
+    """Numbers as they are, texts by their code; NaN for what is missing or was not frequent."""
+    if texts is None:
+        return np.asarray(values, np.float64)
+    gone = is_missing(values) if values.dtype.kind in "fO" else np.zeros(len(values), bool)
+    found = [
+        math.nan if absent else texts.get(str(one), math.nan)
+        for one, absent in zip(values.tolist(), gone, strict=True)
+    ]
+    return np.asarray(found, np.float64)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bascule.core import Invalid
 from bascule.metrics import Estimate, Labelled, Metric
-from bascule.stats.tails import hypergeometric_tail, student_tail
+from bascule.stats import hypergeometric_tail, student_tail
 
 MIN_ROWS = 20
 """Rows, or rows of the rarer class, that a metric which is no plain share is judged on."""
@@ -83,10 +84,8 @@ def _p_value(found: Estimate, recorded: Estimate, worse: float) -> float | None:
     return student_tail(worse / error, fewest - 1)
 
 
-def bounds_of(
-    name: str, rows: Labelled, missing: Labelled
-) -> tuple[float, float] | None:
-    """The least and the most that a share can become, whatever the missing truths are.
+def bounds_of(name: str, rows: Labelled, missing: Labelled) -> tuple[float, float] | None:
+    """The least and the most that a share can become, for any values of the missing truths.
 
     The worst case of Manski 1990. None for a metric that is no plain share.
 
@@ -117,8 +116,8 @@ def _part(some: float, total: float) -> float:
     return float(some) / total if total else math.nan
 
 
-def score_of_rows(rows: Labelled) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def score_of_rows(rows: Labelled) -> NDArray[np.float64]:
     """Of each row: whether it is right, or its absolute error."""
     if rows.task == "classification":
-        return (rows.truth == rows.answers).astype(np.float64)
-    return np.abs(np.asarray(rows.truth, np.float64) - rows.answers)
+        return np.asarray(rows.truth == rows.answers, np.float64)
+    return np.asarray(np.abs(np.asarray(rows.truth, np.float64) - rows.answers))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from bascule.bundle.statements import profile_columns
+from bascule.bundle.statements import flat_columns
 from bascule.core import Columns, Invalid, NotFound
 from bascule.monitoring.ledger import Ledger
 from bascule.monitoring.performance.reference import Reference
@@ -44,7 +44,6 @@ def read_ledger(
     reference_of: Callable[[str], Reference | None],
     *,
     since: datetime | None,
-    needs_inputs: bool,
     columns: Sequence[str],
 ) -> list[tuple[Reference, PredictionRows]]:
     """The rows of each version that has a bundle, the oldest version first.
@@ -54,6 +53,18 @@ def read_ledger(
         Invalid: Its outputs are not recorded, or a column is not there.
     """
     ledger = Ledger(home)
+    literal = "'" + model.replace("'", "''") + "'"
+    after = "" if since is None else f"AND time >= TIMESTAMPTZ '{since.isoformat()}'"
+    sql = f"SELECT DISTINCT version FROM predictions WHERE model = {literal} {after}"
+    versions = sorted(ledger.query(sql, model=model)["version"].to_pylist(), key=_number)
+    if not versions:
+        raise NotFound(
+            f"the ledger has no answers of {model!r} in this time",
+            hint="give a longer --since, or record answers with monitoring.ledger",
+        )
+    known = {version: reference_of(version) for version in versions}
+    references = {version: one for version, one in known.items() if one is not None}
+    needs_inputs = any(one.bundle.task == "regression" for one in references.values())
     there = ledger.query("SELECT * FROM predictions LIMIT 0", model=model).column_names
     wanted = [name for name in there if name.startswith("output.")]
     if not wanted:
@@ -64,23 +75,14 @@ def read_ledger(
     if needs_inputs or any(name not in _ABOUT for name in columns):
         wanted += inputs
     wanted += [name for name in _ABOUT if name in columns and name in there]
-    after = "" if since is None else f"AND time >= TIMESTAMPTZ '{since.isoformat()}'"
     quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in wanted)
-    literal = "'" + model.replace("'", "''") + "'"
     sql = _JOINED.format(columns=quoted, model=literal, since=after)
     table = ledger.query(sql, model=model)
-    if not table.num_rows:
-        raise NotFound(
-            f"the ledger has no answers of {model!r} in this time",
-            hint="give a longer --since, or record answers with monitoring.ledger",
-        )
-    found = []
-    for version in sorted(set(table["version"].to_pylist()), key=_number):
-        reference = reference_of(version)
-        if reference is not None:
-            part = table.filter(pc.equal(table["version"], version))
-            found.append((reference, _rows(part, version, reference, columns)))
-    return found
+    parts = [
+        (version, one, table.filter(pc.equal(table["version"], version)))
+        for version, one in references.items()
+    ]
+    return [(one, _rows(part, version, one, columns)) for version, one, part in parts if len(part)]
 
 
 def _number(version: str) -> tuple[int, str]:
@@ -94,15 +96,16 @@ def _rows(
     outputs = _arrays(table, "output.")
     if bundle.task == "classification" and "label" not in outputs:
         raise Invalid(
-            f"the ledger has no labels of {bundle.name}", hint="leave label out of the private fields"
+            f"the ledger has no labels of {bundle.name}",
+            hint="leave label out of the private fields",
         )
     known = table["truth"].is_valid().to_numpy(zero_copy_only=False)
     of_numbers = bundle.task == "regression"
     truth = table["truth_number" if of_numbers else "truth"].to_numpy(zero_copy_only=False)
     read = _arrays(table, "input.")
     signature = bundle.signature
-    fields = tuple(one for one in signature.inputs if one.name in read)
-    flat = profile_columns(read, fields, signature.columns)
+    is_whole = all(one.name in read for one in signature.inputs)
+    flat = flat_columns(read, signature) if is_whole else read
     about = {name: _array(table[name]) for name in _ABOUT if name in table.column_names}
     times = table["time"].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     if of_numbers:
@@ -114,7 +117,7 @@ def _rows(
         np.asarray(times),
         table["delay_s"].to_numpy(zero_copy_only=False).astype(np.float64),
         {**about, **{name: flat[name] for name in columns if name in flat}},
-        flat or None,
+        flat if is_whole else None,
     )
 
 

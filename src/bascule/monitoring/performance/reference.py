@@ -13,7 +13,7 @@ from bascule.bundle.statements import flat_columns
 from bascule.core import Columns, Invalid
 from bascule.metrics import Estimate, Labelled, estimate
 from bascule.monitoring.performance.estimating import NO_SKLEARN, Estimator, estimator_of
-from bascule.monitoring.performance.rows import places_of_labels
+from bascule.monitoring.performance.rows import Masks, places_of_labels
 
 _QUALITY = "quality"
 """The kind of the statement that `bascule card` adds."""
@@ -24,7 +24,22 @@ DEFAULTS = {
 """The metrics that are measured if none is named; those that need probabilities only with them."""
 
 
-@dataclass(slots=False)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A slice: rows whose column has one value, or is in one bin.
+
+    Attributes:
+        column: Its name.
+        value: The name of the slice.
+        masks: The rows of each slice of the column.
+    """
+
+    column: str
+    value: str
+    masks: Masks
+
+
+@dataclass
 class Reference:
     """A bundle as the reference of its own performance.
 
@@ -92,10 +107,17 @@ class Reference:
             self.notes.append(NO_SKLEARN)
             return None
 
-    def recorded(self, name: str) -> Estimate:
-        """The value of a metric on the held-out rows, with its error."""
+    def recorded(self, name: str, part: Part | None = None) -> Estimate:
+        """The value of a metric on the held-out rows, or a part of them, with its error."""
         if self.held_out is not None:
-            return estimate(name, self.held_out[0])
+            labelled, inputs = self.held_out
+            if part is None:
+                return estimate(name, labelled)
+            if part.column in inputs:
+                masks = part.masks(inputs[part.column])
+                return estimate(name, labelled.take(masks.get(part.value, slice(0))))
+        if part is not None:
+            return Estimate(None, note=f"the held-out rows have no {part.column}")
         said = self.bundle.statements(_QUALITY)
         body = said[-1].body if said else {}
         value = body.get("overall", {}).get(name)

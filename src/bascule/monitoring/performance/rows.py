@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from bascule.stats import ColumnProfile
 
 MAX_SLICE_VALUES = 50
 """Values of a column up to which each is a slice of its own; numbers beyond are binned."""
+_MAX_NUMBERS = 12
 _BINS = (0.2, 0.4, 0.6, 0.8)
 _US = 1_000_000
 _WINDOW = re.compile(r"(?P<count>\d+)(?P<unit>[hd])")
@@ -76,29 +78,46 @@ def windows(times_us: NDArray[np.int64], seconds: int) -> Iterator[tuple[int, ND
     yield from zip(found.tolist(), np.split(order, first[1:]), strict=True)
 
 
-def slices(
-    values: NDArray[Any], name: str, baseline: ColumnProfile | None
-) -> dict[str, NDArray[np.bool_]]:
-    """Masks of the rows by value of a column: each category, or fifths of a number.
+Masks = Callable[[NDArray[Any]], dict[str, NDArray[np.bool_]]]
+"""The rows of each slice of a column, by the name of the slice."""
+
+
+def slicing(values: NDArray[Any], name: str, baseline: ColumnProfile | None) -> Masks:
+    """How a column is sliced: by category, or by fifths of a number.
 
     The fifths are those of the baseline, so that they mean the same in every window and version.
 
     Raises:
         Invalid: The column has too many categories.
     """
-    gone = is_missing(values) if values.dtype.kind in "fO" else np.zeros(len(values), bool)
-    found = np.unique(values[~gone].astype(str) if values.dtype.kind == "O" else values[~gone])
-    if values.dtype.kind in "iuf" and len(found) > 12:
-        made = _binned(values, gone, baseline)
-    elif len(found) > MAX_SLICE_VALUES:
+    present = values[~_gone(values)]
+    is_number = values.dtype.kind in "iuf"
+    found = np.unique(present if is_number else present.astype(str))
+    if is_number and len(found) > _MAX_NUMBERS:
+        return _binned(present, baseline)
+    if len(found) > MAX_SLICE_VALUES:
         raise Invalid(
             f"slice: {name!r} has {len(found):,} values, the limit is {MAX_SLICE_VALUES}",
             hint="slice by a column of few categories, or by a number",
             field=name,
         )
-    else:
-        texts = values.astype(str)
-        made = {_text(one): ~gone & (texts == str(one)) for one in found.tolist()}
+
+    def by_value(column: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
+        same = column if is_number else column.astype(str)
+        gone = _gone(column)
+        made = {_text(one): ~gone & (same == one) for one in found.tolist()}
+        return _with_missing(made, gone)
+
+    return by_value
+
+
+def _gone(values: NDArray[Any]) -> NDArray[np.bool_]:
+    return is_missing(values) if values.dtype.kind in "fO" else np.zeros(len(values), bool)
+
+
+def _with_missing(
+    made: dict[str, NDArray[np.bool_]], gone: NDArray[np.bool_]
+) -> dict[str, NDArray[np.bool_]]:
     return {**made, "missing": gone} if gone.any() else made
 
 
@@ -106,24 +125,26 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _binned(
-    values: NDArray[Any], gone: NDArray[np.bool_], baseline: ColumnProfile | None
-) -> dict[str, NDArray[np.bool_]]:
+def _binned(present: NDArray[Any], baseline: ColumnProfile | None) -> Masks:
     if baseline is not None and baseline.kind == "number" and baseline.quantiles.rows:
         edges = np.unique(baseline.quantiles.quantiles(list(_BINS)))
     else:
-        edges = np.unique(np.quantile(values[~gone], _BINS))
-    places = np.searchsorted(edges, values, "left")
+        edges = np.unique(np.quantile(present, _BINS))
     texts = [f"{edge:.4g}" for edge in edges]
     names = [f"<= {texts[0]}"]
-    names += [f"{low} to {high}" for low, high in zip(texts, texts[1:], strict=False)]
+    names += [f"{low} to {high}" for low, high in itertools.pairwise(texts)]
     names += [f"> {texts[-1]}"]
-    return {name: ~gone & (places == place) for place, name in enumerate(names)}
+
+    def by_fifth(column: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
+        gone = _gone(column)
+        places = np.searchsorted(edges, column, "left")
+        made = {name: ~gone & (places == place) for place, name in enumerate(names)}
+        return _with_missing(made, gone)
+
+    return by_fifth
 
 
-def places_of_labels(
-    values: Sequence[Any], classes: Sequence[Any]
-) -> NDArray[np.int64]:
+def places_of_labels(values: Sequence[Any], classes: Sequence[Any]) -> NDArray[np.int64]:
     """The place of each label in `classes`, -1 for what is no class.
 
     A label may be written in another type than the class: `1`, `1.0` and `"1"` are the class 1,
