@@ -20,7 +20,17 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.api import Server, check, drift, load, open_registry, push, serve, set_alias
+    from bascule.api import (
+        Server,
+        check,
+        drift,
+        load,
+        open_registry,
+        performance,
+        push,
+        serve,
+        set_alias,
+    )
     from bascule.bundle import Answer, Bundle, pack, rebuild
     from bascule.bundle.flavors import PythonModel
     from bascule.core import BasculeError, BasculeWarning, Invalid
@@ -45,6 +55,7 @@ _HOMES = {
     "load": "bascule.api",
     "open_registry": "bascule.api",
     "pack": "bascule.bundle",
+    "performance": "bascule.api",
     "push": "bascule.api",
     "rebuild": "bascule.bundle",
     "serve": "bascule.api",
@@ -68,6 +79,7 @@ __all__ = [
     "load",
     "open_registry",
     "pack",
+    "performance",
     "push",
     "rebuild",
     "serve",

@@ -25,7 +25,7 @@ from bascule.bundle.lineage import user_name
 from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable
 
 if TYPE_CHECKING:
-    from bascule.monitoring import DriftReport
+    from bascule.monitoring import DriftReport, PerformanceReport
     from bascule.registry import Event, Registry, Version
     from bascule.release import GateReport
     from bascule_client import Client
@@ -94,6 +94,41 @@ def drift(reference: Bundle | str | Path, current: Any, **options: Any) -> Drift
 
     bundle = reference if isinstance(reference, Bundle) else load(reference)
     return measure_drift(bundle, current, **options)
+
+
+def performance(
+    reference: Bundle | str | Path, current: Any = None, **options: Any
+) -> PerformanceReport:
+    """Measure predictions against their truths: those of the ledger, or of a table.
+
+    Args:
+        reference: A bundle, its folder, or a registered model: `gb`, `gb/3`, `gb@champion`. For the
+            ledger, `gb` means all its versions.
+        current: A table with a column of truths; the ledger of the settings if None.
+        **options: `truth_column`, `prediction_column` and `time_column` of a table; `since`, `by`
+            ("day"), `metrics`, `slice_by`, `budget` (4 false alarms a year), `effects`: see
+            `monitoring.measure_performance`.
+
+    Returns:
+        The report: `is_alarm`, `findings`, `windows`, `to_arrow()`, `to_json()`.
+
+    Raises:
+        NotFound: There is no such bundle or model, or the ledger has no answers of it.
+        Invalid: The table does not fit, or an option is wrong.
+    """
+    from bascule.monitoring import measure_performance
+
+    if current is not None:
+        bundle = reference if isinstance(reference, Bundle) else load(reference)
+        return measure_performance(current, bundle, **options)
+    from bascule.control import versions_of
+    from bascule.settings import load_settings
+
+    home = load_settings().home
+    if isinstance(reference, Bundle):
+        return measure_performance(home, reference, **options)
+    name, bundle_of = versions_of(str(reference), open_registry)
+    return measure_performance(home, name, bundle_of=bundle_of, **options)
 
 
 def check(

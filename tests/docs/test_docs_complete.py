@@ -26,8 +26,9 @@ from bascule.bundle.lineage import TABLE as LINEAGE
 from bascule.core.errors import KINDS
 from bascule.core.fields import DType, Field, Signature
 from bascule.core.names import Reference
+from bascule.metrics import SHORT_NAMES
 from bascule.release import METRICS
-from bascule.release.criteria import DATA, LATENCIES, SHORT_NAMES, SIZES
+from bascule.release.criteria import DATA, LATENCIES, SIZES
 from bascule.serving.calls import AnsweredBy
 from bascule.serving.execution.extras import Extras
 from bascule.serving.limits import Limits

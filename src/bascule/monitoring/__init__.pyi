@@ -9,3 +9,7 @@ from .drift import (
     measure_drift as measure_drift,
 )
 from .ledger import Ledger as Ledger, Outcomes as Outcomes
+from .performance import (
+    PerformanceReport as PerformanceReport,
+    measure_performance as measure_performance,
+)
