@@ -185,6 +185,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         find=find if chosen.multi_model else None,
         allowed_hosts=chosen.allowed_hosts,
         ledger=ledger_of(settings),
+        outcomes_home=settings.home,
         scribe=_scribe_of(settings),
     )
     return made

@@ -51,7 +51,7 @@ class Ledger:
                     if not self._offer(connection, model):
                         continue
                     return connection.sql(sql).to_arrow_table()
-            except duckdb.IOException:
+            except (duckdb.IOException, FileNotFoundError):
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
             except duckdb.Error as error:
                 raise Invalid(
@@ -86,7 +86,7 @@ class Ledger:
         connection.register("no_predictions", FIXED.empty_table())
         parts.append("SELECT * FROM no_predictions")
         connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
-        _offer_outcomes(connection, Outcomes(self._home).files())
+        _offer_outcomes(connection, *Outcomes(self._home).stored())
         folders = ", ".join(_quoted(self._home / name) for name in (LEDGER, OUTCOMES))
         connection.execute(f"SET allowed_directories=[{folders}]")
         connection.execute("SET enable_external_access=false")
@@ -110,14 +110,17 @@ class Ledger:
                 yield table
 
 
-def _offer_outcomes(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
+def _offer_outcomes(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], spooled: Sequence[pa.Table]
+) -> None:
     """`outcome_history` has every truth that was received, `outcomes` the one that counts."""
+    connection.register(
+        "spooled_outcomes", pa.concat_tables([OUTCOME_SCHEMA.empty_table(), *spooled])
+    )
+    found = "SELECT * FROM spooled_outcomes"
     if files:
         listed = ", ".join(_quoted(file) for file in files)
-        found = f"SELECT * FROM read_parquet([{listed}])"
-    else:
-        connection.register("no_outcomes", OUTCOME_SCHEMA.empty_table())
-        found = "SELECT * FROM no_outcomes"
+        found += f" UNION ALL SELECT * FROM read_parquet([{listed}])"
     connection.execute(f"CREATE VIEW outcome_history AS {found}")
     connection.execute(
         "CREATE VIEW outcomes AS SELECT * EXCLUDE (position) FROM outcome_history "
