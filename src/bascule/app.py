@@ -230,6 +230,7 @@ def control_parts(settings: Settings) -> Parts:
         open_registry=partial(open_registry, settings),
         open_keys=keys,
         open_requests=requests,
+        home=settings.home,
         keys_stale_s=settings.security.keys_stale_s,
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),

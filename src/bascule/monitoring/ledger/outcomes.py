@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from bascule.core import Invalid, Unavailable, check_name
 from bascule.monitoring.ledger.manifest import sync_folder
-from bascule.monitoring.ledger.outcome_lines import NUMBER, split_id
+from bascule.monitoring.ledger.outcome_lines import MAX_ID, MAX_TRUTH, NUMBER, split_id
 from bascule.monitoring.ledger.outcome_spool import (
     LINES,
     OUTCOMES,
@@ -232,6 +232,11 @@ def _refused(ids: pa.Array, truths: pa.Array, times: pa.Array) -> dict[int, str]
         for what, values in reversed(missing.items())  # of several, the first one counts
         for number in pc.indices_nonzero(pc.is_null(values, nan_is_null=True)).to_pylist()
     }
+    for what, values, most in (("id", ids, MAX_ID), ("truth", truths, MAX_TRUTH)):
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            is_long = pc.greater(pc.fill_null(pc.utf8_length(values), 0), most)
+            for number in pc.indices_nonzero(is_long).to_pylist():
+                found.setdefault(number + 1, f"{what}: over {most:,} characters, the limit")
     return dict(sorted(found.items()))
 
 

@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     import duckdb
 
 _TRIES = 5
+_JOINED = """
+CREATE VIEW predictions_with_outcomes AS
+SELECT newest.*, truth, truth_number, outcomes.time AS truth_time, received_at AS truth_received_at
+FROM (
+    SELECT *, count(*) OVER (PARTITION BY endpoint, id, row) - 1 AS repeats FROM predictions
+    QUALIFY row_number() OVER (PARTITION BY endpoint, id, row ORDER BY time DESC) = 1
+) newest
+JOIN outcomes ON outcomes.model = newest.endpoint AND outcomes.id = newest.id
+    AND outcomes.row = newest.row
+"""
+"""A truth joins the newest prediction of its id; `repeats` counts the earlier ones."""
 
 
 class Ledger:
@@ -33,7 +44,7 @@ class Ledger:
         self._home = home
 
     def query(self, sql: str, *, model: str | None = None) -> pa.Table:
-        """The result of one SELECT over `predictions`, `outcomes` and `outcome_history`.
+        """The result of one SELECT over `predictions`, `outcomes`, and the tables made of both.
 
         Args:
             sql: In DuckDB's dialect.
@@ -56,8 +67,8 @@ class Ledger:
             except duckdb.Error as error:
                 raise Invalid(
                     f"the query is refused: {str(error).splitlines()[0]}",
-                    hint="tables: predictions, outcomes, outcome_history; with --model also the "
-                    'columns "input.NAME" and "output.NAME"',
+                    hint="tables: predictions, outcomes, outcome_history, predictions_with_outcomes; "
+                    'with --model also the columns "input.NAME" and "output.NAME"',
                 ) from None
         raise Unavailable("the ledger changes faster than it can be read", hint="try again")
 
@@ -127,6 +138,7 @@ def _offer_outcomes(
         "QUALIFY row_number() OVER "
         "(PARTITION BY model, id, row ORDER BY received_at DESC, position DESC) = 1"
     )
+    connection.execute(_JOINED)
 
 
 def _quoted(path: Path) -> str:
