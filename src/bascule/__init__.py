@@ -20,7 +20,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.api import Server, check, drift, load, open_registry, push, serve, set_alias
+    from bascule.api import Server, add_outcomes, check, drift, load, open_registry, push, serve, set_alias
     from bascule.bundle import Answer, Bundle, pack, rebuild
     from bascule.bundle.flavors import PythonModel
     from bascule.core import BasculeError, BasculeWarning, Invalid
@@ -40,6 +40,7 @@ _HOMES = {
     "PythonModel": "bascule.bundle",
     "Registry": "bascule.registry",
     "Server": "bascule.api",
+    "add_outcomes": "bascule.api",
     "check": "bascule.api",
     "drift": "bascule.api",
     "load": "bascule.api",
@@ -63,6 +64,7 @@ __all__ = [
     "Registry",
     "Server",
     "__version__",
+    "add_outcomes",
     "check",
     "drift",
     "load",

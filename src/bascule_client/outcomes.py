@@ -48,7 +48,7 @@ def outcome_requests(
     Raises:
         Invalid: A column is missing, or there is nothing.
     """
-    rows = _rows(outcomes, id_column, truth_column, time_column)
+    rows = outcome_rows(outcomes, id_column, truth_column, time_column)
     if not rows:
         raise Invalid("there are no outcomes", hint=f"give {_EXAMPLE}")
     for start in range(0, len(rows), MAX_OUTCOMES):
@@ -80,9 +80,10 @@ def added_of(reply: Reply, start: int) -> OutcomesAdded:
         raise no_answer(problem) from None
 
 
-def _rows(
+def outcome_rows(
     outcomes: Any, id_column: str, truth_column: str, time_column: str | None
 ) -> list[tuple[Any, Any, Any]]:
+    """Id, truth and time of each outcome in plain types; see `outcome_requests`."""
     names = [id_column, truth_column, *([] if time_column is None else [time_column])]
     if isinstance(outcomes, Sequence | Iterator) and not isinstance(outcomes, str | bytes):
         rows = [_row(one, names) for one in outcomes]

@@ -8,4 +8,8 @@ from .drift import (
     WindowDrift as WindowDrift,
     measure_drift as measure_drift,
 )
-from .ledger import Ledger as Ledger, Outcomes as Outcomes
+from .ledger import (
+    Ledger as Ledger,
+    Outcomes as Outcomes,
+    RemoteOutcomes as RemoteOutcomes,
+)

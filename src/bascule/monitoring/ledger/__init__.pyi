@@ -7,8 +7,13 @@ from .outcome_lines import (
     read_outcomes as read_outcomes,
 )
 from .outcome_spool import OutcomeSpool as OutcomeSpool
-from .outcome_tables import read_csv as read_csv, read_parquet as read_parquet
+from .outcome_tables import (
+    read_csv as read_csv,
+    read_parquet as read_parquet,
+    read_query as read_query,
+)
 from .outcomes import Imported as Imported, Outcomes as Outcomes
 from .query import Ledger as Ledger
+from .remote_outcomes import RemoteOutcomes as RemoteOutcomes
 from .scribe import Retention as Retention, Scribe as Scribe
 from .spool import SpoolWriter as SpoolWriter

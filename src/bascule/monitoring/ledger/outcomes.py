@@ -23,11 +23,21 @@ import pyarrow.parquet as pq
 
 from bascule.core import Invalid, Unavailable, check_name
 from bascule.monitoring.ledger.manifest import sync_folder
-from bascule.monitoring.ledger.outcome_lines import MAX_ID, MAX_TRUTH, NUMBER, split_id
+from bascule.monitoring.ledger.outcome_lines import (
+    MAX_ID,
+    MAX_OUTCOMES,
+    MAX_TRUTH,
+    NUMBER,
+    OutcomeInput,
+    Refused,
+    read_outcomes,
+    split_id,
+)
 from bascule.monitoring.ledger.outcome_spool import (
     LINES,
     OUTCOMES,
     Kept,
+    OutcomeSpool,
     key_of,
     latest_us,
     new_key,
@@ -115,6 +125,31 @@ class Outcomes:
         if made.num_rows:
             self._write(self._home / OUTCOMES / model / f"{new_key(received_us)}.parquet", made)
         return Imported(made.num_rows, refused)
+
+    def add_rows(
+        self, model: str, rows: Sequence[tuple[object, object, object]]
+    ) -> tuple[int, list[Refused]]:
+        """Keep outcomes of mixed types, each id, truth and time; see `outcome_lines`.
+
+        Returns how many were kept, and those that were refused.
+
+        Raises:
+            Unavailable: The home cannot be written; earlier parts of `MAX_OUTCOMES` are kept.
+        """
+        check_name(model)
+        spool = OutcomeSpool(self._home)
+        taken, refused = 0, list[Refused]()
+        try:
+            for start in range(0, len(rows), MAX_OUTCOMES):
+                part = [OutcomeInput(*row) for row in rows[start : start + MAX_OUTCOMES]]
+                lines, wrong = read_outcomes(part)
+                spool.append(model, [lines])
+                taken += len(lines)
+                refused += [one._replace(index=start + one.index) for one in wrong]
+        finally:
+            spool.close()
+        self.fold()
+        return taken, refused
 
     def stored(self) -> tuple[list[Path], list[pa.Table]]:
         """All outcomes: the Parquet files, and tables of the lines that are in none of them.
