@@ -20,7 +20,17 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.api import Server, add_outcomes, check, drift, load, open_registry, push, serve, set_alias
+    from bascule.api import (
+        Server,
+        add_outcomes,
+        check,
+        drift,
+        load,
+        open_registry,
+        push,
+        serve,
+        set_alias,
+    )
     from bascule.bundle import Answer, Bundle, pack, rebuild
     from bascule.bundle.flavors import PythonModel
     from bascule.core import BasculeError, BasculeWarning, Invalid

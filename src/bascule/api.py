@@ -128,7 +128,9 @@ def add_outcomes(
 
     rows = outcome_rows(outcomes, id_column, truth_column, time_column)
     taken, refused = Outcomes(load_settings().home).add_rows(model, rows)
-    return OutcomesAdded(taken, tuple(RefusedOutcome(*one) for one in refused))
+    return OutcomesAdded(
+        taken, tuple(RefusedOutcome(one.index, one.id, one.reason) for one in refused)
+    )
 
 
 def check(

@@ -192,7 +192,7 @@ class Conversation:
     def _asked(
         self, request: Request, deadline: float, answers: tuple[int, ...] = (200,)
     ) -> Steps[Reply]:
-        """The reply with a status of `answers`; sent again where that is safe, until the deadline."""
+        """The reply with a status of `answers`; sent again where that is safe, in the time."""
         attempt = 0
         while True:
             remaining_s = deadline - self._clock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ _EXAMPLE = '[("ID#0", 1), ...], or a table with the columns id and truth'
 _WRITER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-class RefusedOutcome(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RefusedOutcome:
     """An outcome that was not kept: its place among all, from 0, its id, and the reason."""
 
     index: int
@@ -97,7 +99,8 @@ def outcome_rows(
         if len({len(one) for one in columns}) > 1:
             raise Invalid("outcomes: the columns differ in length")
         rows = [*zip(*columns, strict=True)]
-    return [tuple(map(_plain, (*row, None, None)[:3])) for row in rows]  # type: ignore[misc]
+    whole = ((*row, None)[:3] for row in rows)
+    return [(_plain(id_), _plain(truth), _plain(time)) for id_, truth, time in whole]
 
 
 def _row(one: Any, names: Sequence[str]) -> tuple[Any, ...]:

@@ -1,9 +1,10 @@
-"""The routes about outcomes: the truth about predictions, in JSON or in tables, and back in pages."""
+"""The routes about outcomes: the truth about predictions, in JSON or tables, and back in pages."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path as FilePath
@@ -87,9 +88,7 @@ class _Store:
             if self._spool is None:
                 self._spool = OutcomeSpool(self.home)
             self._spool.append(model, [lines])
-        return AddedView(
-            taken=len(lines), refused=[RefusedView(**one._asdict()) for one in refused]
-        )
+        return AddedView(taken=len(lines), refused=[RefusedView(**asdict(one)) for one in refused])
 
     def add_table(self, model: str, body: bytes, kind: str, **columns: Any) -> AddedView:
         from bascule.monitoring.ledger import Outcomes, read_csv, read_parquet
@@ -111,7 +110,8 @@ class _Store:
             "SELECT *, id || '#' || printf('%010d', row) AS key FROM outcomes "
             f"WHERE model = '{texts[0]}' AND key > '{texts[1]}' ORDER BY key LIMIT {most}"
         )
-        return found.to_pylist()
+        rows: list[dict[str, Any]] = found.to_pylist()
+        return rows
 
 
 def add_outcomes(app: FastAPI, home: FilePath | None) -> None:

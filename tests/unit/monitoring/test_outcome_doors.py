@@ -17,6 +17,7 @@ import bascule
 from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger import Ledger, Outcomes, OutcomeSpool, read_outcomes, read_query
 from bascule.monitoring.ledger.outcome_spool import FILE_BYTES
+from bascule_client.outcomes import RefusedOutcome
 
 
 def truths(home):
@@ -58,7 +59,9 @@ VALUES = {
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(list(VALUES)))
-def test_parts_through_any_doors_say_what_the_whole_table_says_at_once(tmp_path_factory, data, kind):
+def test_parts_through_any_doors_say_what_the_whole_table_says_at_once(
+    tmp_path_factory, data, kind
+):
     said = data.draw(st.lists(st.tuples(IDS, VALUES[kind]), min_size=1, max_size=12))
     homes = [tmp_path_factory.mktemp("home") for _ in range(2)]
     by_table(homes[0], said)
@@ -92,7 +95,9 @@ def test_a_correction_through_another_door_counts_also_where_the_clock_was_set_b
         assert truths(tmp_path) == [("a", 0, str(value), float(value))]
 
 
-def test_a_file_that_is_large_is_followed_by_the_next_one_and_folded_while_that_is_written(tmp_path):
+def test_a_file_that_is_large_is_followed_by_the_next_one_and_folded_while_that_is_written(
+    tmp_path,
+):
     spool = OutcomeSpool(tmp_path)
     lines, _ = read_outcomes([{"id": "i" * 1000, "truth": n} for n in range(5_000)])
     while len(list(tmp_path.glob("outcomes/gb/*.jsonl"))) < 2:
@@ -183,10 +188,10 @@ def test_outcomes_are_added_from_python_as_pairs_rows_and_tables(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     home = tmp_path / ".bascule"
     frame = pd.DataFrame({"flight": ["c", "d"], "late": [1, None], "at": [pd.NaT, pd.NaT]})
-    assert bascule.add_outcomes("gb", [("a", 1), ("b#2", Decimal("2"))]).refused[0][0] == 1
+    assert bascule.add_outcomes("gb", [("a", 1), ("b#2", Decimal("2"))]).refused[0].index == 1
     assert bascule.add_outcomes("gb", [{"id": "b#2", "truth": "x"}]).taken == 1
     added = bascule.add_outcomes("gb", frame, id_column="flight", truth_column="late")
-    assert (added.taken, added.refused) == (1, ((1, "d", "no truth"),))
+    assert (added.taken, added.refused) == (1, (RefusedOutcome(1, "d", "no truth"),))
     assert truths(home) == [("a", 0, "1", 1.0), ("b", 2, "x", None), ("c", 0, "1", 1.0)]
     with pytest.raises(Invalid):
         bascule.add_outcomes("../gb", [("a", 1)])

@@ -26,7 +26,9 @@ def running(serve_models, program, inline, home):
 
 
 def kept(home):
-    found = Ledger(home).query("select model, id, row, truth, truth_number from outcomes order by all")
+    found = Ledger(home).query(
+        "select model, id, row, truth, truth_number from outcomes order by all"
+    )
     return [tuple(one.values()) for one in found.to_pylist()]
 
 
@@ -53,8 +55,10 @@ def test_a_wrong_outcome_is_refused_with_its_place_and_the_others_are_kept(runni
     assert answer.json["taken"] == 1
     assert [one["index"] for one in answer.json["refused"]] == [*range(len(wrong))]
     reasons = " | ".join(one["reason"] for one in answer.json["refused"])
-    for said in ("no id", "no truth", "not a number, a text", "id: not a text", "not an object",
-                 "time: not a time", "label: there is no such field", "1,025 characters"):  # fmt: skip
+    for said in (
+        "no id", "no truth", "not a number, a text", "id: not a text", "not an object",
+        "time: not a time", "label: there is no such field", "1,025 characters",
+    ):  # fmt: skip
         assert said in reasons
     assert len(kept(home)) == 1
 

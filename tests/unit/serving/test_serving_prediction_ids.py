@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from bascule_client import AsyncClient, Client, Invalid
 from bascule.monitoring.ledger import Ledger, SpoolWriter
 from bascule.serving.telemetry.ledger import LedgerRecorder
+from bascule_client import AsyncClient, Client, Invalid
+from bascule_client.outcomes import RefusedOutcome
 
 ROW = {"instances": [[1.0, 2.0]]}
 WITHOUT_ID = [
@@ -125,7 +126,7 @@ def test_the_client_takes_pairs_dictionaries_and_tables(running, home):
     with Client(f"http://127.0.0.1:{running.port}") as client:
         assert client.add_outcomes([("a", 1), ("b", True, "2026-01-01")]).taken == 2
         assert client.add_outcomes([{"id": "a", "truth": np.int64(1)}, {"id": "b"}]).refused == (
-            (1, "b", "no truth"),
+            RefusedOutcome(1, "b", "no truth"),
         )
         for table in (columns, pd.DataFrame(columns), pa.table(columns)):
             assert client.add_outcomes(table, **names).taken == 2
@@ -146,7 +147,7 @@ def test_many_outcomes_are_sent_in_parts_and_places_count_from_the_first(running
     import asyncio
 
     added = asyncio.run(_added(running.port))
-    assert added == (12_000, ((12_000, "", "no id"),))
+    assert added == (12_000, (RefusedOutcome(12_000, "", "no id"),))
 
 
 def _nothing():

@@ -2,8 +2,8 @@
 
 Many small requests share one file, which a later fold turns into one Parquet file. `append`
 returns when the lines are on the disk. The writer holds a lock on its file as long as it writes
-there; a file without a lock is complete. The name of a file is its key: `KEY.jsonl` counts as long
-as there is no `KEY.LAST.parquet`, so that a fold is committed by one rename.
+there; a file without a lock is complete. The name of a file begins with its key: lines count as
+long as no Parquet file has their key, so that a fold is committed by one rename.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ FILE_BYTES = 4 << 20
 """A file with more is followed by the next one."""
 _LAST_BYTES = 32 << 10
 """The last line is in so many bytes: id and truth have at most 1,024 characters each."""
-
 
 
 class Kept(NamedTuple):

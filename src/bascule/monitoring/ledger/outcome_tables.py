@@ -1,4 +1,4 @@
-"""Outcomes from tables: CSV, Parquet, and queries of a database. Bounded where callers send them."""
+"""Outcomes from tables: CSV, Parquet, and queries of a database."""
 
 from __future__ import annotations
 

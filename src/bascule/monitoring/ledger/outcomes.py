@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -145,7 +145,7 @@ class Outcomes:
                 lines, wrong = read_outcomes(part)
                 spool.append(model, [lines])
                 taken += len(lines)
-                refused += [one._replace(index=start + one.index) for one in wrong]
+                refused += [replace(one, index=start + one.index) for one in wrong]
         finally:
             spool.close()
         self.fold()
@@ -162,7 +162,9 @@ class Outcomes:
         files = sorted((self._home / OUTCOMES).glob("*/[0-9]*.parquet"))
         folded = {(file.parent, key_of(file)) for file in files}
         waiting = (file for file in spooled if (file.parent, key_of(file)) not in folded)
-        return files, [_table_of(file.parent.name, read_lines(file.read_bytes())) for file in waiting]
+        return files, [
+            _table_of(file.parent.name, read_lines(file.read_bytes())) for file in waiting
+        ]
 
     def fold(self) -> int:
         """Turn complete files of lines into Parquet files; returns how many.

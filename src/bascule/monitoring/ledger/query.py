@@ -16,7 +16,8 @@ import pyarrow as pa
 from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger.blocks import read_blocks
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, read_manifest
-from bascule.monitoring.ledger.outcomes import OUTCOMES, SCHEMA as OUTCOME_SCHEMA, Outcomes
+from bascule.monitoring.ledger.outcome_spool import OUTCOMES
+from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
 from bascule.monitoring.ledger.spool import writers
 from bascule.monitoring.ledger.tables import FIXED, tables_of
 
@@ -67,7 +68,8 @@ class Ledger:
             except duckdb.Error as error:
                 raise Invalid(
                     f"the query is refused: {str(error).splitlines()[0]}",
-                    hint="tables: predictions, outcomes, outcome_history, predictions_with_outcomes; "
+                    hint="tables: predictions, outcomes, outcome_history, "
+                    "predictions_with_outcomes; "
                     'with --model also the columns "input.NAME" and "output.NAME"',
                 ) from None
         raise Unavailable("the ledger changes faster than it can be read", hint="try again")

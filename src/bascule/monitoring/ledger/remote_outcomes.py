@@ -46,7 +46,7 @@ class RemoteOutcomes:
             file = io.BytesIO()
             pq.write_table(wanted.slice(start, _PART_ROWS), file, compression="zstd")
             said = self._client.send(
-                path_of("models", model, "outcomes"), file.getvalue(), _PARQUET, **columns
+                path_of("models", model, "outcomes"), file.getvalue(), _PARQUET, query=columns
             )
             taken += said["taken"]
             refused |= {start + one["index"] + 1: one["reason"] for one in said["refused"]}

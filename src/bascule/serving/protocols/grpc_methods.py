@@ -13,7 +13,7 @@ from bascule.serving.transports import Methods
 def grpc_methods(plane: DataPlane, outcomes: OutcomeWriter | None = None) -> Methods:
     """The methods over what the plane serves, now and after it has changed.
 
-    `outcomes` keeps outcomes; without it the service `bascule.v1.Outcomes` answers UNIMPLEMENTED.
+    `outcomes` keeps outcomes; without it their service answers UNIMPLEMENTED.
     """
     reflection = Reflection()
     health = Health(plane, reflection.services)

@@ -128,13 +128,13 @@ def _keep(
         else:
             by_model.setdefault(one.model, []).append((one, lines, refused))
     for model, parts in by_model.items():
-        problem: BasculeError | None = None
+        failed: BasculeError | None = None
         try:
             spool.append(model, [lines for _, lines, _ in parts if lines])
         except Exception as error:
-            problem = _told(error)
+            failed = _told(error)
         for one, lines, refused in parts:
-            done(one, problem or Added(len(lines), refused))
+            done(one, failed or Added(len(lines), refused))
 
 
 def _told(problem: Exception) -> BasculeError:

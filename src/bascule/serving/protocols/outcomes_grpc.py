@@ -1,4 +1,4 @@
-"""The service `bascule.v1.Outcomes` of `outcomes.proto`: the truth about predictions over gRPC."""
+"""The service of `outcomes.proto`: the truth about predictions over gRPC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`POST /v2/models/MODEL/outcomes`: the truth about predictions, beside every choice of protocols."""
+"""`POST /v2/models/MODEL/outcomes`: the truth about predictions, beside any protocol."""
 
 from __future__ import annotations
 
@@ -50,11 +50,7 @@ class OutcomesRest:
                     exchange.fail(added)
                     return
                 model.series.count_outcomes(added.taken)
-                body = {
-                    "taken": added.taken,
-                    "refused": [one._asdict() for one in added.refused],
-                }
-                exchange.answer(msgspec.json.encode(body), 207 if added.refused else 200)
+                exchange.answer(msgspec.json.encode(added._asdict()), 207 if added.refused else 200)
 
             self._writer.add(model.name, len(exchange.body), read, tell)
 
