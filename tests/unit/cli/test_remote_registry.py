@@ -237,12 +237,12 @@ def test_outcomes_are_imported_over_the_server_as_they_are_in_its_home(
     filled, served, run, tmp_path
 ):
     (tmp_path / "truth.csv").write_text("id,truth\n007,1\n,1\nc,\n")
-    command = "outcomes import late truth.csv".split()
+    command = ["outcomes", "import", "late", "truth.csv"]
     here, there = tmp_path / "here", filled
     said = run(here, "", *command)
     assert run(there, served, *command) == said
     assert said[1].splitlines()[0] == "1 outcomes of late"
-    sql = "ledger query --json".split()
+    sql = ["ledger", "query", "--json"]
     for home in (here, there):
         _, shown, _ = run(home, "", *sql, "select id, truth from outcomes")
         assert json.loads(shown) == [{"id": "007", "truth": "1"}]
