@@ -22,6 +22,7 @@ __version__ = version.VERSION
 if TYPE_CHECKING:
     from bascule.api import (
         Server,
+        add_outcomes,
         check,
         drift,
         load,
@@ -50,6 +51,7 @@ _HOMES = {
     "PythonModel": "bascule.bundle",
     "Registry": "bascule.registry",
     "Server": "bascule.api",
+    "add_outcomes": "bascule.api",
     "check": "bascule.api",
     "drift": "bascule.api",
     "load": "bascule.api",
@@ -74,6 +76,7 @@ __all__ = [
     "Registry",
     "Server",
     "__version__",
+    "add_outcomes",
     "check",
     "drift",
     "load",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bascule.registry import Event, Registry, Version
     from bascule.release import GateReport
     from bascule_client import Client
+    from bascule_client.outcomes import OutcomesAdded
 
 _STOP_S = 20.0
 
@@ -129,6 +130,42 @@ def performance(
         return measure_performance(home, reference, **options)
     name, bundle_of = versions_of(str(reference), open_registry)
     return measure_performance(home, name, bundle_of=bundle_of, **options)
+
+
+def add_outcomes(
+    model: str,
+    outcomes: Any,
+    *,
+    id_column: str = "id",
+    truth_column: str = "truth",
+    time_column: str | None = None,
+) -> OutcomesAdded:
+    """Keep the truth about predictions in the home of the settings, as `outcomes import` does.
+
+    Args:
+        model: The model that was asked.
+        outcomes: Pairs of prediction id and truth, rows as dictionaries, or a table of any library.
+        id_column: The column, or key, of the ids: `ID#ROW`, or `ID` for row 0.
+        truth_column: That of the truths: numbers, texts or booleans.
+        time_column: That of the times when each became true; now if None.
+
+    Returns:
+        How many are on the disk, and those that were refused, by their place from 0. Of several
+        truths about one row the last one counts.
+
+    Raises:
+        Invalid: A column is missing, or the model's name cannot be one.
+        Unavailable: The home cannot be written; earlier parts of 10,000 are kept.
+    """
+    from bascule.monitoring import Outcomes
+    from bascule.settings import load_settings
+    from bascule_client.outcomes import OutcomesAdded, RefusedOutcome, outcome_rows
+
+    rows = outcome_rows(outcomes, id_column, truth_column, time_column)
+    taken, refused = Outcomes(load_settings().home).add_rows(model, rows)
+    return OutcomesAdded(
+        taken, tuple(RefusedOutcome(one.index, one.id, one.reason) for one in refused)
+    )
 
 
 def check(

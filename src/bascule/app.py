@@ -193,6 +193,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         find=find if chosen.multi_model else None,
         allowed_hosts=chosen.allowed_hosts,
         ledger=ledger,
+        outcomes_home=settings.home,
         scribe=() if ledger is None else _scribe_of(settings),
     )
     return made
@@ -254,6 +255,7 @@ def control_parts(settings: Settings) -> Parts:
         open_registry=partial(open_registry, settings),
         open_keys=keys,
         open_requests=requests,
+        home=settings.home,
         keys_stale_s=settings.security.keys_stale_s,
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),

@@ -600,8 +600,8 @@ def _explained_variable(error: Exception, sources: _Sources) -> Invalid:
 
 
 _OTHERS = """
-    cache_dir certificate certificate_key conformance_only hide_exception_texts key key_password
-    server
+    cache_dir certificate certificate_key conformance_only database hide_exception_texts key
+    key_password server
 """
 _OTHER_VARIABLES = frozenset(_OTHERS.split())
 """Variables of ours that are no settings, without the prefix."""

@@ -8,7 +8,11 @@ from .drift import (
     WindowDrift as WindowDrift,
     measure_drift as measure_drift,
 )
-from .ledger import Ledger as Ledger, Outcomes as Outcomes
+from .ledger import (
+    Ledger as Ledger,
+    Outcomes as Outcomes,
+    RemoteOutcomes as RemoteOutcomes,
+)
 from .performance import (
     PerformanceReport as PerformanceReport,
     measure_performance as measure_performance,
