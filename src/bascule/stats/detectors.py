@@ -104,6 +104,31 @@ def weekday_test(
     Returns:
         An outcome per number; None with fewer than 56 windows, or fewer than 4 of this weekday.
     """
+    found = weekday_statistics(days, history, weekday, values, sampling_deviations)
+    if found is None:
+        return None
+    return tuple(
+        WeekdayOutcome(
+            2 * student_tail(abs(float(t)), float(degrees)),
+            float(t), float(mean), float(phi), float(over), bool(raw < ALARMABLE_CORRELATION),
+        )
+        for t, degrees, mean, phi, over, raw in zip(*found, strict=True)
+    )  # fmt: skip
+
+
+def weekday_statistics(
+    days: NDArray[np.int64],
+    history: NDArray[np.float64],
+    weekday: int,
+    values: NDArray[np.float64],
+    sampling_deviations: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], ...] | None:
+    """What `weekday_test` decides by, for many numbers at once.
+
+    Returns:
+        Student's t, degrees of freedom, the mean of the same weekdays, the correlation (clipped to
+        0 and 0.9), the overdispersion, and the correlation as it is. Each of shape (numbers,).
+    """
     if len(days) < WINDOWS:
         return None
     days, history = days[-WINDOWS:], history[-WINDOWS:]
@@ -122,11 +147,4 @@ def weekday_test(
     errors = np.maximum(found, floors) * np.sqrt(1 + np.minimum((1 + phi) / (same * (1 - phi)), 1))
     degrees = np.maximum(free * (1 - phi**2) / (1 + phi**2), 8.0)
     t = (values - means[weekday]) / errors
-    numbers = zip(t, degrees, means[weekday], phi, (found / floors) ** 2, raw, strict=True)
-    return tuple(
-        WeekdayOutcome(
-            2 * student_tail(abs(float(t_)), float(df)),
-            float(t_), float(mean), float(phi_), float(over), bool(raw_ < ALARMABLE_CORRELATION),
-        )
-        for t_, df, mean, phi_, over, raw_ in numbers
-    )  # fmt: skip
+    return t, degrees, means[weekday], phi, (found / floors) ** 2, raw

@@ -206,8 +206,10 @@ class ColumnWatch:
             found = weekday_test(days, np.array(self._history), weekday, values, deviations)
         self._days.append(weekday)
         self._history.append(values)
-        if found is None:
-            return None
+        return None if found is None else self._weekday_tests(values, found)
+
+    def _weekday_tests(self, values: Floats, found: tuple[WeekdayOutcome, ...]) -> list[Test]:
+        """The numbers of `_names` beside their outcomes; the values' best counts for all."""
         self.is_alarmable = all(one.is_alarmable for one in found)
         outcomes = dict(zip(self._names, zip(values.tolist(), found, strict=True), strict=True))
         if "location" in outcomes:
