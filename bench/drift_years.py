@@ -1,9 +1,10 @@
 """False alarms of drift in hundreds of simulated years: `python -m bench.drift_years`.
 
-`bench.drift` judges window after window by `ColumnWatch`, a year in 3 s. Here many years go in step.
-What a watch keeps from window to window (the history of weekdays, slow detectors, overdispersion)
-is one array over all years. A window is judged by the tests of `ColumnWatch` itself, if a statistic
-is so large that any of its p-values may be under 1e-3; all others cannot raise an alarm.
+`bench.drift` judges window after window by `ColumnWatch`, a year in 3 s. Here many years go in
+step. What a watch keeps from window to window (the history of weekdays, slow detectors,
+overdispersion) is one array over all years. A window is judged by the tests of `ColumnWatch`
+itself, if a statistic is so large that any of its p-values may be under 1e-3; all others cannot
+raise an alarm.
 
 Windows have the law of their sketch: above 512 values, one order statistic of each group. As many
 values are missing as drawn, but the numbers of a window are as many as are expected.
@@ -24,6 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from bascule.monitoring import Budget, ColumnWatch, Effect
+from bascule.monitoring.drift import Test
+from bascule.monitoring.drift.watching import (
+    MAX_EARLY_OVERDISPERSION,
+    MAX_OVERDISPERSION,
+    MAX_SLOW_CORRELATION,
+)
+from bascule.stats import WINDOWS, ColumnProfile, Scores, WeekdayOutcome
+from bascule.stats.detectors import ALARMABLE_CORRELATION, weekday_statistics
+from bascule.stats.tails import student_tail
 from bench.drift import (
     BASELINE_ROWS,
     BURN_IN,
@@ -39,18 +52,6 @@ from bench.drift import (
     report,
     shares_of_levels,
 )
-from numpy.typing import NDArray
-
-from bascule.monitoring import Budget, ColumnWatch, Effect
-from bascule.monitoring.drift import Test
-from bascule.monitoring.drift.watching import (
-    MAX_EARLY_OVERDISPERSION,
-    MAX_OVERDISPERSION,
-    MAX_SLOW_CORRELATION,
-)
-from bascule.stats import WINDOWS, ColumnProfile, Scores, WeekdayOutcome
-from bascule.stats.detectors import ALARMABLE_CORRELATION, weekday_statistics
-from bascule.stats.tails import student_tail
 
 Floats = NDArray[np.float64]
 _START = date(2026, 1, 5)
@@ -72,7 +73,7 @@ class Numbers:
         self._group = 1 << max(0, math.ceil(math.log2(present / 512)))
         self._kept = present // self._group
         self.present = self._kept * self._group
-        made = [watch._numbers for watch in watches]
+        made: list[Any] = [watch._numbers for watch in watches]
         self._latents = np.array([one._values for one in made])
         reached = [np.append(0, one._reached[1:]) for one in made]
         self._reached = np.array(reached)
@@ -111,14 +112,14 @@ class Numbers:
         is_close |= np.abs(self.location) > _CLOSE_LOCATION * self._error
         is_close |= np.abs(self.spread) > _CLOSE_SPREAD * self._error_spread
         self._count_outside()
-        return is_close
+        return np.asarray(is_close)
 
     def _places(self) -> NDArray[np.int64]:
         """How many values of the baseline are below each."""
         years = np.arange(len(self._watches))[:, None]
         base = _share(self._latents - self._shifts[:, None]) + years
         found = np.searchsorted(base.ravel(), (self._shares + years).ravel())
-        return found.reshape(self._shares.shape) - years * base.shape[1]
+        return np.asarray(found.reshape(self._shares.shape) - years * base.shape[1])
 
     def _count_outside(self) -> None:
         """As `range_test` counts: the certain part of those beyond the baseline's extremes."""
@@ -177,7 +178,7 @@ class Levels:
         self._is_inside = np.array([_between_ends(one) for one in self._then])
         self.is_categorical = watches[0]._is_categorical
         if not self.is_categorical:
-            made = [watch._numbers for watch in watches]
+            made: list[Any] = [watch._numbers for watch in watches]
             levels = np.array(self._names)
             self._scores = np.array([one._scores[one._places(levels)] for one in made])
             group = 1 << max(0, math.ceil(math.log2(self.present / 512)))
@@ -267,7 +268,7 @@ class Years:
         self._limit = math.log(1 / budget.level)
         self._is_slow = self.watches[0]._slow is not None
         if self._is_slow:
-            detectors = [one._slow for one in self.watches]
+            detectors: list[Any] = [one._slow for one in self.watches]
             self._tolerance = np.array([[one.tolerance] for one in detectors])
             self._tilts = np.array([one._tilts for one in detectors])
             self._cumulants = np.array([one._cumulants for one in detectors])
@@ -363,7 +364,7 @@ class Years:
         moved = np.copysign(np.maximum(0, np.abs(location) - self.windows.slack), location)
         gains = self._tilts * moved[:, None] - np.abs(self._tilts) * self._tolerance
         self._logs = np.logaddexp(0.0, self._logs) + n * (gains - self._cumulants)
-        evidence = np.logaddexp.reduce(self._logs, axis=1) - math.log(self._logs.shape[1])
+        evidence = np.logaddexp.reduce(self._logs, axis=1) - math.log(len(self._tilts[0]))
         self._judge_independence(beside)
         is_independent = self._verdicts[0] if self._verdicts else np.ones(len(tests), bool)
         effects = np.mean(self._locations[-_SLOW:], axis=0)

@@ -2,8 +2,8 @@
 
 `pack` turns a fitted model into a bundle, `check` judges it, `push` and `set_alias` register it,
 `load` opens it, `rebuild` packs it again from what is recorded, `serve` starts a server, `Client`
-asks one. Everything else is a command (`bascule --help`) over the same rooms. Importing this
-package imports no framework.
+asks one; `monitor`, `drift` and `report` look at production. Everything else is a command
+(`bascule --help`) over the same rooms. Importing this package imports no framework.
 """
 
 from __future__ import annotations
@@ -20,7 +20,18 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.api import Server, check, drift, load, open_registry, push, serve, set_alias
+    from bascule.api import (
+        Server,
+        check,
+        drift,
+        load,
+        monitor,
+        open_registry,
+        push,
+        report,
+        serve,
+        set_alias,
+    )
     from bascule.bundle import Answer, Bundle, pack, rebuild
     from bascule.bundle.flavors import PythonModel
     from bascule.core import BasculeError, BasculeWarning, Invalid
@@ -43,10 +54,12 @@ _HOMES = {
     "check": "bascule.api",
     "drift": "bascule.api",
     "load": "bascule.api",
+    "monitor": "bascule.api",
     "open_registry": "bascule.api",
     "pack": "bascule.bundle",
     "push": "bascule.api",
     "rebuild": "bascule.bundle",
+    "report": "bascule.api",
     "serve": "bascule.api",
     "set_alias": "bascule.api",
 }
@@ -66,10 +79,12 @@ __all__ = [
     "check",
     "drift",
     "load",
+    "monitor",
     "open_registry",
     "pack",
     "push",
     "rebuild",
+    "report",
     "serve",
     "set_alias",
 ]

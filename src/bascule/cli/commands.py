@@ -22,6 +22,7 @@ from bascule.cli import (
     running,
     serving,
     trust,
+    watching,
 )
 from bascule.cli.screen import say
 
@@ -33,6 +34,7 @@ PANELS = (
     ("Ask", calling),
     ("Monitor", ledger),
     ("Monitor", drift),
+    ("Monitor", watching),
     ("Trust", trust),
     ("Trust", keys),
     ("Machine", machine),
