@@ -24,6 +24,7 @@ from bascule.cli import (
     running,
     serving,
     trust,
+    watching,
 )
 from bascule.cli.screen import say
 
@@ -37,6 +38,7 @@ PANELS = (
     ("Monitor", outcomes),
     ("Monitor", drift),
     ("Monitor", performance),
+    ("Monitor", watching),
     ("Trust", trust),
     ("Trust", keys),
     ("Machine", machine),
