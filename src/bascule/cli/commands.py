@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bascule.cli import (
+    alerts,
     building,
     calling,
     context,
@@ -33,6 +34,7 @@ PANELS = (
     ("Ask", calling),
     ("Monitor", ledger),
     ("Monitor", drift),
+    ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),
     ("Machine", machine),

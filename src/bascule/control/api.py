@@ -16,6 +16,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from bascule.control.alert_routes import add_alerts
 from bascule.control.described import describe
 from bascule.control.key_routes import add_keys
 from bascule.control.link import ServerLink
@@ -31,6 +32,7 @@ from bascule.serving.transports import Authenticator
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.catalogue import Requests
+    from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry, Version
 
 
@@ -81,6 +83,7 @@ def control_app(
     open_keys: Callable[[], Keys] | None = None,
     take_in: TakeIn | None = None,
     open_requests: Callable[[], Requests] | None = None,
+    open_alerts: Callable[[], AlertStore] | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -93,6 +96,7 @@ def control_app(
         open_keys: Opens the keys of callers; None for an API without them.
         take_in: Pushes an uploaded archive; in this process if None.
         open_requests: Opens what keeps answers for `Idempotency-Key`; with None it is refused.
+        open_alerts: Opens the alerts; None for an API without them.
     """
     app = FastAPIOffline(
         title="Bascule control API",
@@ -110,12 +114,16 @@ def control_app(
     def no_keys() -> Keys:
         raise NotFound("this server keeps no keys", hint="run bascule control over the registry")
 
+    def no_alerts() -> AlertStore:
+        raise NotFound("this server keeps no alerts", hint="run bascule control over the registry")
+
     _add_errors(app)
     _add_server(app, server)
     add_load(app, server)
     add_services(app, server, find, authorise)
     add_registry_reads(app, open_registry, authorise)
     add_registry_writes(app, open_registry, take_in or push_here)
+    add_alerts(app, open_alerts or no_alerts, authorise)
     add_keys(app, open_keys or no_keys)
     describe(app, asks_for_keys=guard is not None)
     return app
