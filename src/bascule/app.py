@@ -296,5 +296,6 @@ def watcher_of(settings: Settings, read: Callable[[], ServerFacts]) -> Watcher |
             chosen.public_url,
         ),
         contacts=partial(sources.contacts_of, registry),
+        round_s=chosen.every_s,
     )
     return Watcher(open_catalogue(settings), watching)

@@ -279,6 +279,7 @@ class AlertSettings(_Section):
         latency_p99_ms: The limit for the 99th percentile of latency; 0 compares with the last 24
             hours.
         drift_budget: False alarms of drift a year that are acceptable for a model.
+        every_s: How often health and ledger are looked at, and notifications are sent.
         for_s: How long something is wrong with the server before its alert fires.
         keep_firing_s: How long nothing is wrong with the server before its alert is resolved.
         repeat_s: How long after a notification an alert that still fires is repeated.
@@ -292,6 +293,7 @@ class AlertSettings(_Section):
     refused_share: Annotated[float, Gt(0), Le(1)] = 0.01
     latency_p99_ms: Annotated[float, Ge(0)] = 0.0
     drift_budget: Annotated[float, Gt(0)] = 4.0
+    every_s: Annotated[float, Ge(1), Le(300)] = 15.0
     for_s: Annotated[float, Ge(0)] = 60.0
     keep_firing_s: Annotated[float, Ge(0)] = 300.0
     repeat_s: Annotated[float, Ge(60)] = 14_400.0

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="What is wrong, and which receivers know.", no_args_is_help=True)
     commands = (
         ("list", list_alerts), ("ack", ack), ("silence", silence), ("unsilence", unsilence),
-        ("test", test), ("rules", rules), ("dashboard", dashboard),
+        ("test", try_out), ("rules", rules), ("dashboard", dashboard),
     )  # fmt: skip
     for name, command in commands:
         group.command(name)(command)
@@ -122,7 +122,7 @@ def unsilence(
         say(f"ended silence {ended.id}")
 
 
-def test(
+def try_out(
     receiver: Annotated[
         str | None, typer.Argument(help="Its name. Default: all.", show_default=False)
     ] = None,

@@ -41,9 +41,8 @@ class RemoteAlerts:
         source: str = "",
         alert: str = "",
     ) -> Silence:
-        wanted = {
-            "model": model, "source": source, "alert": alert, "until": until.isoformat(), "why": why,
-        }  # fmt: skip
+        matches = {"model": model, "source": source, "alert": alert}
+        wanted = {**matches, "until": until.isoformat(), "why": why}
         return _silence(self._client.ask("POST", path_of("silences"), wanted, user=by))
 
     def end_silence(self, silence: str, *, by: str, now: datetime) -> Silence:  # noqa: ARG002

@@ -265,11 +265,11 @@ def _put(connection: sa.Connection, change: Change) -> None:
         "absent_since": alert.absent_since,
         "finding": alert.finding.to_json(),
     }
+    new = insert(connection, table).values(id=change.id, told=[], **values)
     if alert.told_at is None:  # a new one, perhaps in place of one that was resolved
         values |= {"told": [], "told_at": None}
         if alert.acknowledgement is None:
             values |= _UNACKNOWLEDGED
-    new = insert(connection, table).values(id=change.id, **values)
     connection.execute(new.on_conflict_do_update(index_elements=[table.c.id], set_=values))
     if change.is_of_state:
         _record(

@@ -28,7 +28,6 @@ from bascule.monitoring.alerts.store import AlertStore
 log = logging.getLogger(__name__)
 
 LEASE = "alerts"
-TTL_S = 45.0
 _SWEEP_S = 86_400.0
 
 
@@ -44,7 +43,6 @@ class Watching:
         routing: Which receivers take what.
         contacts: Finds the contacts of models, by their names.
         round_s: How often sources are looked at and the outbox is sent.
-        ttl_s: How long the lease lasts without a renewal.
     """
 
     local: Sequence[Source] = ()
@@ -54,7 +52,11 @@ class Watching:
     routing: Routing = field(default_factory=Routing)
     contacts: Callable[[Collection[str]], Mapping[str, Contacts]] = lambda _models: {}
     round_s: float = 15.0
-    ttl_s: float = TTL_S
+
+    @property
+    def ttl_s(self) -> float:
+        """How long the lease lasts; after each renewal there is time for every attempt to send."""
+        return 3 * max([self.round_s, *(one.timeout_s for one in self.receivers)])
 
 
 class Watcher:

@@ -38,16 +38,17 @@ def post(receiver: Receiver, path: str, body: bytes, headers: Mapping[str, str])
     }  # fmt: skip
     try:
         connection.request("POST", f"{target}?{parts.query}" if parts.query else target, body, sent)
-        answer = connection.getresponse()
-        said = b"" if 200 <= answer.status < 300 else _read(connection, answer, ends_at)
+        with connection.getresponse() as answer:
+            if 200 <= answer.status < 300:
+                return
+            said = _read(connection, answer, ends_at)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise receiver.away(f"{type(error).__name__}: {error}") from None
     finally:
         connection.close()
-    if not 200 <= answer.status < 300:
-        told = said.decode("utf-8", "replace")[:_SHOWN].replace("\n", " ").strip()
-        wait_s = _retry_after_s(answer.headers.get("Retry-After", ""))
-        raise receiver.away(f"answered {answer.status} {told}".strip(), retry_after_s=wait_s)
+    told = said.decode("utf-8", "replace")[:_SHOWN].replace("\n", " ").strip()
+    wait_s = _retry_after_s(answer.headers.get("Retry-After", ""))
+    raise receiver.away(f"answered {answer.status} {told}".strip(), retry_after_s=wait_s)
 
 
 def _connection(

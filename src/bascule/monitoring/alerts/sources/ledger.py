@@ -24,7 +24,7 @@ class LedgerSource:
     """Looks at the ledger of the home."""
 
     name = "ledger"
-    every_s = 15.0
+    every_s = 0.0  # at each round
 
     def __init__(
         self,
