@@ -17,7 +17,7 @@ Kind = Literal["firing", "repeated", "resolved"]
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Alerts that nobody is notified of for some time.
+    """Notifications that are kept back for some time.
 
     Attributes:
         id: Of the silence.
@@ -134,7 +134,7 @@ def notify(
     """The notifications that are due, and the alerts with the receivers that they are for.
 
     An acknowledged alert is not repeated. A silenced one is notified when the silence ends, if it
-    still fires. A receiver is told of the end of what it was told of, and of nothing else.
+    still fires. A receiver is notified of the end of an alert if it was of the beginning.
     """
     told: list[Alert] = []
     grouped: dict[tuple[str, Kind, str], list[Alert]] = {}

@@ -1,7 +1,7 @@
 """A webhook: the notification as JSON, signed.
 
-`Bascule-Signature: t=SECONDS,v1=HEX` is the HMAC-SHA256 of `SECONDS.BODY` by the receiver's secret.
-A receiver compares it, and refuses an old time. `Idempotency-Key` is the same for each attempt.
+`Bascule-Signature: t=SECONDS,v1=HEX` is the HMAC-SHA256 of the seconds, a full stop and the body by
+the receiver's secret. A receiver compares it, and refuses an old time. `Idempotency-Key` is the same for each attempt.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def _drift_finding(
 
 
 class PerformanceFinding(Protocol):
-    """What a report of performance says, as far as alerts need it."""
+    """One finding of a report of performance."""
 
     @property
     def sentence(self) -> str: ...
@@ -88,7 +88,7 @@ class PerformanceFinding(Protocol):
 
 
 class PerformanceReport(Protocol):
-    """See `monitoring.performance`."""
+    """A report of performance, as far as alerts need it."""
 
     @property
     def findings(self) -> Sequence[PerformanceFinding]: ...
