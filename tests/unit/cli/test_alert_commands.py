@@ -41,9 +41,7 @@ def store(tmp_path, monkeypatch):
 def served(store):
     """The address of a control API over the same alerts."""
     requests = Requests(store._catalogue)
-    app = control_app(
-        None, None, None, open_alerts=lambda: store, open_requests=lambda: requests
-    )
+    app = control_app(None, None, None, open_alerts=lambda: store, open_requests=lambda: requests)
     with bind("127.0.0.1", 0, 1)[0] as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,7 +1,8 @@
 """A webhook: the notification as JSON, signed.
 
 `Bascule-Signature: t=SECONDS,v1=HEX` is the HMAC-SHA256 of the seconds, a full stop and the body by
-the receiver's secret. A receiver compares it, and refuses an old time. `Idempotency-Key` is the same for each attempt.
+the receiver's secret: a receiver compares it, and refuses an old time. `Idempotency-Key` is the
+same for each attempt.
 """
 
 from __future__ import annotations
