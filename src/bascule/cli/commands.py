@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bascule.cli import (
+    alerts,
     building,
     calling,
     context,
@@ -39,6 +40,7 @@ PANELS = (
     ("Monitor", drift),
     ("Monitor", performance),
     ("Monitor", watching),
+    ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),
     ("Machine", machine),

@@ -16,3 +16,4 @@ from .process import (
     serve_api as serve_api,
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
 )
+from .watched import facts_of as facts_of

@@ -1,3 +1,4 @@
+from .backlog import Backlog as Backlog, read_backlog as read_backlog
 from .blocks import (
     TEXT as TEXT,
     Column as Column,
@@ -9,6 +10,7 @@ from .blocks import (
     text_pieces as text_pieces,
     to_bytes as to_bytes,
 )
+from .manifest import Gap as Gap
 from .outcome_lines import (
     Line as Line,
     OutcomeInput as OutcomeInput,
