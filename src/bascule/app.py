@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +23,9 @@ from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, sch
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
+    from bascule.monitoring.alerts import AlertStore, Watcher
+    from bascule.monitoring.alerts.sinks import Receiver
+    from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.registry import CatalogueKeys, Registry
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
@@ -193,6 +197,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         find=find if chosen.multi_model else None,
         allowed_hosts=chosen.allowed_hosts,
         ledger=ledger,
+        outcomes_home=settings.home,
         scribe=() if ledger is None else _scribe_of(settings),
     )
     return made
@@ -251,11 +256,73 @@ def control_parts(settings: Settings) -> Parts:
         return Requests(open_catalogue(settings))
 
     return Parts(
+        open_alerts=partial(open_alerts, settings),
         open_registry=partial(open_registry, settings),
         open_keys=keys,
         open_requests=requests,
+        home=settings.home,
         keys_stale_s=settings.security.keys_stale_s,
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),
         allowed_hosts=settings.serving.allowed_hosts,
     )
+
+
+def open_alerts(settings: Settings) -> AlertStore:
+    """The alerts, where the settings keep the catalogue."""
+    from bascule.monitoring.alerts import AlertStore
+
+    return AlertStore(open_catalogue(settings))
+
+
+def receivers_of(settings: Settings) -> list[Receiver]:
+    """The receivers of notifications."""
+    from bascule.monitoring.alerts.sinks import Receiver
+
+    return [Receiver(name=name, **asdict(one)) for name, one in settings.alerts.receivers.items()]
+
+
+def watcher_of(settings: Settings, read: Callable[[], ServerFacts]) -> Watcher | None:
+    """The watcher of a control process, not started; None where the settings ask for none.
+
+    Args:
+        settings: What is watched, and which receivers are notified.
+        read: Reads the counters of the server beside the process.
+    """
+    chosen = settings.alerts
+    if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
+        return None
+    from bascule.monitoring.alerts import Route, Routing, Rules, Watcher, Watching, sources
+
+    home, registry = settings.home, cache(partial(open_registry, settings))
+    limits = sources.HealthLimits(
+        chosen.error_share, chosen.refused_share, chosen.latency_p99_ms / 1e3
+    )
+    local: list[Any] = [sources.HealthSource(read, limits)]
+    shared: list[Any] = []
+    if ledger_of(settings) is not None:
+        local += [
+            sources.LedgerSource(home),
+            sources.SilenceSource(partial(sources.requests_by_hour, home)),
+        ]
+        drift = sources.drift_of(home, registry, chosen.drift_budget)
+        shared.append(sources.DailySource("drift", partial(sources.finished_days, home), drift))
+    steady = ("health", "ledger")
+    watching = Watching(
+        local=local,
+        shared=shared,
+        receivers=receivers_of(settings),
+        rules=Rules(
+            dict.fromkeys(steady, chosen.for_s),
+            dict.fromkeys(steady, chosen.keep_firing_s),
+            chosen.repeat_s,
+        ),
+        routing=Routing(
+            tuple(chosen.receivers),
+            tuple(Route(**asdict(one)) for one in chosen.routes),
+            chosen.public_url,
+        ),
+        contacts=partial(sources.contacts_of, registry),
+        round_s=chosen.every_s,
+    )
+    return Watcher(open_catalogue(settings), watching)

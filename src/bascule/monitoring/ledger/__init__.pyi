@@ -1,3 +1,4 @@
+from .backlog import Backlog as Backlog, read_backlog as read_backlog
 from .blocks import (
     TEXT as TEXT,
     Column as Column,
@@ -9,7 +10,22 @@ from .blocks import (
     text_pieces as text_pieces,
     to_bytes as to_bytes,
 )
+from .manifest import Gap as Gap
+from .outcome_lines import (
+    Line as Line,
+    OutcomeInput as OutcomeInput,
+    Refused as Refused,
+    read_body as read_body,
+    read_outcomes as read_outcomes,
+)
+from .outcome_spool import OutcomeSpool as OutcomeSpool
+from .outcome_tables import (
+    read_csv as read_csv,
+    read_parquet as read_parquet,
+    read_query as read_query,
+)
 from .outcomes import Imported as Imported, Outcomes as Outcomes
 from .query import Ledger as Ledger
+from .remote_outcomes import RemoteOutcomes as RemoteOutcomes
 from .scribe import Retention as Retention, Scribe as Scribe
 from .spool import SpoolWriter as SpoolWriter

@@ -26,8 +26,8 @@ from pathlib import Path
 from bascule.core import Unavailable
 
 STATUSES = (
-    200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 417, 429, 431, 499, 500, 501, 503, 504,
-    505, 507,
+    200, 207, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 417, 429, 431, 499, 500, 501, 503,
+    504, 505, 507,
 )  # fmt: skip
 """The statuses that are told apart. 499: the client was gone before its answer."""
 
@@ -44,7 +44,8 @@ _SUM_NS = _ROWS + 1
 _FIRST_BUCKET = _SUM_NS + 1
 _FAILURES = _FIRST_BUCKET + len(BUCKETS_S) + 1
 _FALLBACKS = _FAILURES + 1
-_SLOT_WORDS = _FALLBACKS + 1
+_OUTCOMES = _FALLBACKS + 1
+_SLOT_WORDS = _OUTCOMES + 1
 
 _KEYS_HELD_NS, _KEYS_READ_NS, _SILENT_WORKERS, _CONTROL_BEAT, _CONTROL_RESTARTS = 1, 2, 3, 4, 5
 _FIRST_BEAT = 6
@@ -91,6 +92,10 @@ class MetricSeries:
         """Note that another model answered in its place."""
         self._words[self._base + _FALLBACKS] += 1
 
+    def count_outcomes(self, count: int) -> None:
+        """Note outcomes of the model that were kept."""
+        self._words[self._base + _OUTCOMES] += count
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -103,6 +108,7 @@ class Totals:
         buckets: Answers per bucket of `BUCKETS_S`, not cumulative, the last one above all bounds.
         failures: Calls that a model with a policy failed, whatever was answered in the end.
         fallbacks: Calls that another model answered in its place.
+        outcomes: Outcomes that were kept while it was the default version.
     """
 
     by_status: dict[int, int]
@@ -111,6 +117,7 @@ class Totals:
     buckets: tuple[int, ...]
     failures: int = 0
     fallbacks: int = 0
+    outcomes: int = 0
 
     @property
     def requests(self) -> int:
@@ -292,6 +299,7 @@ class Counters:
             buckets=tuple(sums[_FIRST_BUCKET:_FAILURES]),
             failures=sums[_FAILURES],
             fallbacks=sums[_FALLBACKS],
+            outcomes=sums[_OUTCOMES],
         )
 
 
@@ -354,6 +362,10 @@ def _families(labels: Sequence[MetricLabels], totals: Sequence[Totals]) -> Itera
     yield "# TYPE bascule_fallbacks_total counter"
     for names, total in served:
         yield f"bascule_fallbacks_total{{{names}}} {total.fallbacks}"
+    yield "# HELP bascule_outcomes_total Outcomes that were kept, by the default version."
+    yield "# TYPE bascule_outcomes_total counter"
+    for names, total in served:
+        yield f"bascule_outcomes_total{{{names}}} {total.outcomes}"
     yield "# HELP bascule_request_duration_seconds From a request's last byte to its answer."
     yield "# TYPE bascule_request_duration_seconds histogram"
     for names, total in served:

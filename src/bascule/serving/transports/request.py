@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from time import perf_counter_ns
 from typing import Protocol
 
-from bascule.core import BasculeError, ModelFailed
+from bascule.core import BasculeError, Invalid, ModelFailed
 from bascule.serving.calls import Answer, Call, Cancel, Deliver, Outcome, new_prediction_id
 from bascule.serving.execution import AdmissionQueue
 from bascule.serving.telemetry import MetricSeries, Recorder, RequestLog, request_id_of
 from bascule.serving.transports.statuses import kind_of, named_failure, reason_of
+
+ID_HEADER = b"bascule-id"
+"""The prediction id, for protocols whose bodies have no place for one."""
 
 
 class Telling(Protocol):
@@ -77,9 +80,20 @@ class Request(ABC):
         """See `Context`."""
 
     def identify(self, said: str | None = None) -> str:
-        """Settle the prediction id: what the body said, or `X-Request-Id`, or a new one."""
+        """Settle the prediction id: of the body, `Bascule-Id`, `X-Request-Id`, or a new one.
+
+        Raises:
+            Invalid: `Bascule-Id` cannot be one.
+        """
         if not said:
-            said = self.request_id.decode() if self.request_id else new_prediction_id()
+            given = self.header(ID_HEADER)
+            if given and not request_id_of(given):
+                raise Invalid(
+                    "header Bascule-Id: not 1 to 128 letters, digits and ._:/+=@-",
+                    hint="send another id, or none",
+                )
+            given = given or self.request_id
+            said = given.decode() if given else new_prediction_id()
         self.prediction_id = said
         return said
 

@@ -58,6 +58,7 @@ class WorkerConfig:
         allowed_hosts: Names that are answered; see `transports.hosts`.
         control_port: Of the control API, for callers that look for it here; None for none.
         ledger: What is recorded of answers; None for nothing.
+        outcomes_home: The home that keeps outcomes; None for a server that takes none.
     """
 
     worker: int
@@ -77,6 +78,7 @@ class WorkerConfig:
     allowed_hosts: tuple[str, ...] = ()
     control_port: int | None = None
     ledger: LedgerConfig | None = None
+    outcomes_home: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self, dict_factory=_with_plain_paths)
