@@ -4,6 +4,7 @@ from .blocks import (
     Column as Column,
     Head as Head,
     Layout as Layout,
+    Origin as Origin,
     kept_rows_of as kept_rows_of,
     pack_request as pack_request,
     read_blocks as read_blocks,

@@ -37,6 +37,8 @@ _SLOT_BYTES = 64
 _SLOTS = 2_048
 """More than are ever kept between two blocks: ids of requests that no block holds yet."""
 _WORD = struct.Struct("<Q")
+_pack_slot = struct.Struct(f"{_SLOT_BYTES}p").pack_into
+"""One byte of length, then the bytes that have room."""
 _MAX_WAITING_BYTES = 64 << 20
 """Of blocks that the disk has not taken yet; one more is dropped, and counted."""
 _WARN_EVERY_S = 60.0
@@ -78,13 +80,16 @@ class SpoolWriter:
 
     def keep(self, request_id: str) -> None:
         """Note the id of a request that a later block will hold."""
-        slot = _SLOTS_FROM + self._kept % _SLOTS * _SLOT_BYTES
-        raw = request_id.encode("utf-8", "replace")[: _SLOT_BYTES - 1]
         pending = self._pending
-        pending[slot] = len(raw)
-        pending[slot + 1 : slot + 1 + len(raw)] = raw
+        slot = _SLOTS_FROM + self._kept % _SLOTS * _SLOT_BYTES
+        _pack_slot(pending, slot, request_id.encode("utf-8", "replace"))
         self._kept += 1
         _WORD.pack_into(pending, _KEPT, self._kept)
+
+    @property
+    def kept(self) -> int:
+        """How many requests were kept."""
+        return self._kept
 
     @property
     def dropped(self) -> int:

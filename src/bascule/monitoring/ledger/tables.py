@@ -22,6 +22,7 @@ from bascule.monitoring.ledger.blocks import (
     Column,
     Head,
     Layout,
+    Origin,
     read_layout,
 )
 
@@ -60,7 +61,8 @@ class Answers:
         ids: One for each row.
         places: The number of each row within its request.
         shares: Of such rows, the share that is kept.
-        texts: What `caller`, `protocol` and `trace` of `requests` refer to.
+        origins: What `origin` refers to.
+        origin: One for each row.
         inputs: By field: numbers of shape (rows, ...), or flat texts.
         outputs: The same.
     """
@@ -71,7 +73,8 @@ class Answers:
     ids: pa.Array
     places: Array
     shares: Array
-    texts: list[str]
+    origins: list[Origin]
+    origin: Array
     inputs: dict[str, Array | pa.Array]
     outputs: dict[str, Array | pa.Array]
 
@@ -100,26 +103,25 @@ class Answers:
     def table(self) -> pa.Table:
         """As SQL sees it."""
         requests = self.requests
-        one = np.zeros(len(requests), np.int32)
+        same = np.zeros(len(requests), np.int32)
+        caller, protocol, trace = (_texts(self.origin, self.origins, at) for at in range(3))
 
-        def texts(codes: Array, values: Sequence[str]) -> pa.Array:
-            return pa.DictionaryArray.from_arrays(
-                numbers(codes.astype(np.int32, copy=False)), strings_of(values)
-            )
+        def constant(text: str) -> pa.Array:
+            return pa.DictionaryArray.from_arrays(numbers(same), strings_of([text]))
 
         columns = {
             "id": self.ids,
             "row": numbers(self.places),
             "time": numbers(requests["time_ns"] // 1000).cast(FIXED.field("time").type),
-            "model": texts(one, [self.head.model]),
-            "version": texts(one, [self.head.version]),
-            "endpoint": texts(one, [self.head.endpoint]),
-            "arm": texts(one, [""]),
-            "caller": texts(requests["caller"], self.texts),
-            "protocol": texts(requests["protocol"], self.texts),
+            "model": constant(self.head.model),
+            "version": constant(self.head.version),
+            "endpoint": constant(self.head.endpoint),
+            "arm": constant(""),
+            "caller": caller,
+            "protocol": protocol,
             "status": numbers(requests["status"].astype(np.int16)),
             "latency_s": numbers(requests["latency_ns"] / 1e9),
-            "trace_id": texts(requests["trace"], self.texts),
+            "trace_id": trace,
             "kept_share": numbers(self.shares),
         }
         for prefix, part, fields in (
@@ -165,7 +167,7 @@ def tables_of(answers: Iterable[Answers]) -> list[tuple[str, str, pa.Table]]:
 def _joined(blocks: Sequence[Block], interval_shares: Sequence[float]) -> Answers:
     head = blocks[0].head
     layout = read_layout(head.layout)
-    requests, texts = _requests(blocks)
+    requests, origin, origins = _requests(blocks)
     lengths = [len(block.pieces[0]) // REQUEST.itemsize for block in blocks]
     shares = np.repeat(interval_shares, lengths)
     counts = requests["kept_rows"]
@@ -179,6 +181,7 @@ def _joined(blocks: Sequence[Block], interval_shares: Sequence[float]) -> Answer
     if len(of_request) != len(requests):
         ids = ids.take(numbers(of_request))
         shares, counts, requests = shares[of_request], counts[of_request], requests[of_request]
+        origin = origin[of_request]
     parts: list[dict[str, Array | pa.Array]] = []
     at = _FIRST_COLUMN
     for fields in (layout.inputs, layout.outputs):
@@ -189,33 +192,22 @@ def _joined(blocks: Sequence[Block], interval_shares: Sequence[float]) -> Answer
             if len(rows) < len(values) // (field.values_per_row if field.dtype == TEXT else 1):
                 parts[-1][field.name] = _rows_of(values, field, rows, as_arrow=True)
     kept = shares * counts / np.maximum(requests["rows"], 1)
-    return Answers(head, layout, requests, ids, places, kept, texts, *parts)
+    return Answers(head, layout, requests, ids, places, kept, origins, origin, *parts)
 
 
-def _requests(blocks: Sequence[Block]) -> tuple[Array, list[str]]:
-    """The requests of all blocks, whose texts are in one list."""
-    requests = np.frombuffer(bytearray(_piece(blocks, 0)), REQUEST)
-    texts: dict[str, int] = {}
-    if all(block.head.texts == blocks[0].head.texts for block in blocks):
-        return requests, list(blocks[0].head.texts)
+def _requests(blocks: Sequence[Block]) -> tuple[Array, Array, list[Origin]]:
+    """The requests of all blocks, where each came from, and what that refers to."""
+    requests = np.frombuffer(_piece(blocks, 0), REQUEST)
+    codes = requests["origin"].astype(np.int32)
+    known: dict[Origin, int] = {}
     start = 0
     for block in blocks:
         end = start + len(block.pieces[0]) // REQUEST.itemsize
-        codes = np.array([texts.setdefault(one, len(texts)) for one in block.head.texts], "<u4")
-        if len(texts) > np.iinfo("<u2").max:
-            requests = requests.astype(_WIDE)
-        for name in ("caller", "protocol", "trace"):
-            requests[name][start:end] = codes[block.requests[name]]
+        here = [known.setdefault(one, len(known)) for one in block.head.origins]
+        if here != list(range(len(here))):
+            codes[start:end] = np.array(here, np.int32)[codes[start:end]]
         start = end
-    return requests, list(texts)
-
-
-_WIDE = np.dtype(
-    [
-        (name, "<u4" if name in ("caller", "protocol", "trace") else REQUEST[name])
-        for name in REQUEST.names or ()
-    ]
-)
+    return requests, codes, list(known)
 
 
 def _piece(blocks: Sequence[Block], at: int) -> bytes:
@@ -259,6 +251,13 @@ def _rows_of(
     made = np.empty(len(taken), object)
     made[:] = taken.to_pylist()
     return made.reshape(-1, *field.shape)
+
+
+def _texts(origin: Array, origins: Sequence[Origin], at: int) -> pa.Array:
+    """One of the three texts of each origin, without repetition."""
+    known: dict[str, int] = {}
+    codes = np.array([known.setdefault(one[at], len(known)) for one in origins], np.int32)
+    return pa.DictionaryArray.from_arrays(numbers(codes[origin]), strings_of(list(known)))
 
 
 def numbers(values: Array) -> pa.Array:

@@ -27,6 +27,7 @@ from bascule.monitoring.ledger import (
     Column,
     Head,
     Layout,
+    Origin,
     kept_rows_of,
     pack_request,
     text_pieces,
@@ -52,6 +53,9 @@ class Spool(Protocol):
     """Where blocks go; see `monitoring.ledger.SpoolWriter`."""
 
     @property
+    def kept(self) -> int: ...
+
+    @property
     def dropped(self) -> int: ...
 
     def lag_s(self) -> float: ...
@@ -69,8 +73,8 @@ class _Group:
     """Kept requests of one layout: answered by one version, with the same fields."""
 
     __slots__ = (
-        "asked", "by", "fields", "ids", "inputs", "kept_rows", "layout", "names", "outputs",
-        "places", "records", "texts",
+        "asked", "by", "fields", "ids", "inputs", "kept_rows", "layout", "names", "origins",
+        "outputs", "places", "records",
     )  # fmt: skip
 
     def __init__(
@@ -93,10 +97,10 @@ class _Group:
         self.kept_rows = 0
         self.records: list[bytes] = []
         self.ids: list[str] = []
-        self.texts: dict[str, int] = {}
+        self.origins: dict[Origin, int] = {}
         self.inputs: list[Columns] = []
         self.outputs: list[Columns] = []
-        self.places: list[NDArray[np.int32] | int] = []
+        self.places: dict[int, NDArray[np.int32]] = {}
 
     def pieces(self) -> tuple[list[Any], list[int]]:
         """Of a block: the parts, and the sizes of the pieces.
@@ -105,7 +109,7 @@ class _Group:
             ValueError: A field varies in shape from one request to the next.
         """
         parts: list[Any] = [
-            b"".join(self.records), *text_pieces(self.ids), _row_numbers(self.places)
+            b"".join(self.records), *text_pieces(self.ids), self._row_numbers()
         ]  # fmt: skip
         sizes = [len(one) for one in parts]
         for fields, columns in zip(self.fields, (self.inputs, self.outputs), strict=True):
@@ -122,6 +126,16 @@ class _Group:
                     parts += texts
                     sizes += [len(one) for one in texts]
         return parts, sizes
+
+    def _row_numbers(self) -> bytes:
+        """The number of every kept row within its request; nothing where all requests are whole."""
+        if not self.places:
+            return b""
+        counts = map(kept_rows_of, self.records)
+        return b"".join(
+            (self.places[at] if at in self.places else np.arange(count, dtype=np.int32)).tobytes()
+            for at, count in enumerate(counts)
+        )
 
 
 class _Label:
@@ -160,7 +174,6 @@ class LedgerRecorder:
             is_anonymous: Keep no id, caller or trace, and have no row in the ledger: for profiles.
             draw: Uniform on [0, 1).
         """
-        self._kept = 0
         self._told = (0, 0)
         self._spool = spool
         self._keep = keep
@@ -169,7 +182,6 @@ class LedgerRecorder:
         self._is_anonymous = is_anonymous
         self._draw = draw
         self._labels: dict[int, _Label] = {}
-        self._waiting_requests = self._waiting_rows = 0
         self._interval = 0
         self._epoch_ns = time.time_ns() - perf_counter_ns()
 
@@ -207,42 +219,30 @@ class LedgerRecorder:
                 chosen = np.sort(_random.choice(rows, kept, replace=False)).astype(np.int32)
                 inputs = {name: values[chosen] for name, values in inputs.items()}
                 outputs = {name: values[chosen] for name, values in outputs.items()}
-                group.places.append(chosen)
-            else:
-                group.places.append(rows)
+                group.places[len(group.records)] = chosen
             group.inputs.append(inputs)
         if answer is not None:
             group.outputs.append(outputs)
-        self._keep_request(
-            group, context,
-            context.started_ns + self._epoch_ns, duration_ns, draw, rows, kept, status,
+        if self._is_anonymous:
+            name, origin = "", ("", context.protocol, "")
+        else:
+            name = context.prediction_id
+            origin = context.caller, context.protocol, _trace_id(context)
+        self._spool.keep(name)
+        group.ids.append(name)
+        group.records.append(
+            pack_request(
+                context.started_ns + self._epoch_ns, duration_ns, draw, rows, kept, status,
+                group.origins.setdefault(origin, len(group.origins)),
+            )
         )  # fmt: skip
         group.kept_rows += kept
         of.room -= kept
         if of.room < 0:
             of.share /= 2
             of.room += self._max_rows // 2
-        self._waiting_requests += 1
-        self._waiting_rows += kept
-        if self._waiting_requests >= _BLOCK_REQUESTS or self._waiting_rows >= _BLOCK_ROWS:
-            self.flush()
-
-    def _keep_request(self, group: _Group, context: Context, *facts: Any) -> None:
-        texts = group.texts
-        caller, trace, name = "", "", ""
-        if not self._is_anonymous:
-            caller, trace, name = context.caller, _trace_id(context), context.prediction_id
-        group.ids.append(name)
-        group.records.append(
-            pack_request(
-                *facts,
-                texts.setdefault(caller, len(texts)),
-                texts.setdefault(context.protocol, len(texts)),
-                texts.setdefault(trace, len(texts)),
-            )
-        )
-        self._kept += 1
-        self._spool.keep(name)
+        if len(group.records) >= _BLOCK_REQUESTS or group.kept_rows >= _BLOCK_ROWS:
+            self._write(of, group)
 
     def tick(self) -> None:
         """Once a second: write what waits, and begin the next interval."""
@@ -256,18 +256,16 @@ class LedgerRecorder:
 
     def new_figures(self) -> tuple[int, int, float]:
         """Requests kept and dropped since the last call, and the lag of the scribe in seconds."""
-        kept, dropped = self._kept, self._spool.dropped
+        kept, dropped = self._spool.kept, self._spool.dropped
         told, self._told = self._told, (kept, dropped)
         return kept - told[0], dropped - told[1], self._spool.lag_s()
 
     def flush(self) -> None:
         """Write what waits."""
-        self._waiting_requests = self._waiting_rows = 0
         for of in self._labels.values():
             for group in of.groups.values():
                 if group.records:
                     self._write(of, group)
-                    group.clear()
 
     def close(self) -> None:
         """Write what waits, and close the spool."""
@@ -305,7 +303,7 @@ class LedgerRecorder:
             parts, sizes = group.pieces()
             head = Head(
                 model=answered.model, version=answered.version, endpoint=of.label.model,
-                interval=self._interval, share=of.share, texts=tuple(group.texts),
+                interval=self._interval, share=of.share, origins=tuple(group.origins),
                 layout=group.layout, is_anonymous=self._is_anonymous, sizes=tuple(sizes),
             )  # fmt: skip
             block = to_bytes(head, parts)
@@ -316,16 +314,18 @@ class LedgerRecorder:
                 self._write_each(of, group)
         else:
             self._spool.append(block, len(group.records))
+        group.clear()
 
     def _write_each(self, of: _Label, group: _Group) -> None:
         """A block for each request: their fields vary in shape."""
-        for place, record in enumerate(group.records):
-            inputs, outputs = group.inputs[place:][:1], group.outputs[place:][:1]
+        for at, record in enumerate(group.records):
+            inputs, outputs = group.inputs[at:][:1], group.outputs[at:][:1]
             asked = inputs[0] if inputs else None
             one = self._group(of, group.by, asked, outputs[0] if outputs else {})
-            one.records, one.ids, one.texts = [record], [group.ids[place]], group.texts
-            one.inputs, one.outputs, one.places = inputs, outputs, group.places[place:][:1]
-            one.kept_rows = kept_rows_of(record)
+            one.records, one.ids, one.origins = [record], [group.ids[at]], group.origins
+            one.inputs, one.outputs, one.kept_rows = inputs, outputs, kept_rows_of(record)
+            if at in group.places:
+                one.places = {0: group.places[at]}
             self._write(of, one)
 
 
@@ -343,16 +343,6 @@ def _fields(columns: Columns, is_private: Callable[[str], bool]) -> list[Column]
 def _row_bytes(field: Column) -> int:
     """0 for texts."""
     return 0 if field.dtype == TEXT else np.dtype(field.dtype).itemsize * field.values_per_row
-
-
-def _row_numbers(places: list[NDArray[np.int32] | int]) -> bytes:
-    """The number of every kept row within its request; nothing where all requests are whole."""
-    if all(type(one) is int for one in places):
-        return b""
-    return b"".join(
-        np.arange(one, dtype=np.int32).tobytes() if isinstance(one, int) else one.tobytes()
-        for one in places
-    )
 
 
 def _trace_id(context: Context) -> str:
