@@ -181,3 +181,19 @@ def test_a_request_says_its_trace_and_its_caller():
     assert [(row["caller"], row["trace_id"]) for row in spool.rows()] == [
         ("me", "a" * 32), ("you", ""), ("me", ""),
     ]  # fmt: skip
+
+
+def test_what_is_written_is_what_was_kept_first_whatever_answered():
+    """So that of a killed worker the ids that are missing are the last ones."""
+    spool = Spool()
+    recorder = LedgerRecorder(spool)
+    for number in range(64):
+        if number == 3:
+            context = SimpleNamespace(
+                prediction_id="3", caller="", protocol="oip", trace=(b"", b""), started_ns=0
+            )
+            recorder.add(context, None, None, LABEL, 503, 1)
+        else:
+            ask(recorder, number)
+    assert {row["id"] for row in spool.rows()} == set(spool.ids)
+    assert len(spool.ids) == 64

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 TURN_BYTES = 32 << 20
 """So much of the spool is looked at in one turn: it bounds the memory."""
-_COMMIT_BYTES = 8 << 20
+_COMMIT_BYTES = 16 << 20
 _COMMIT_S = 60.0
 _SETTLED_S = 3.0
 """A living writer's newest interval is left alone for so long: its share may still fall."""

@@ -154,14 +154,15 @@ def tables_of(answers: Iterable[Answers]) -> list[tuple[str, str, pa.Table]]:
     for one in answers:
         if len(one.requests) and not one.head.is_anonymous:
             found.setdefault((one.head.model, one.head.version), []).append(one.table())
-    return [
-        (
-            model,
-            version,
-            pa.concat_tables(tables, promote_options="permissive").unify_dictionaries(),
-        )
-        for (model, version), tables in found.items()
-    ]
+    return [(*key, table) for key, tables in found.items() for table in _merged(tables)]
+
+
+def _merged(tables: Sequence[pa.Table]) -> Sequence[pa.Table]:
+    """One table, unless a field has texts in one and numbers in another."""
+    try:
+        return [pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()]
+    except pa.ArrowTypeError:
+        return tables
 
 
 def _joined(blocks: Sequence[Block], interval_shares: Sequence[float]) -> Answers:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from time import perf_counter_ns
 from typing import Any, Protocol
 
@@ -182,6 +182,7 @@ class LedgerRecorder:
         self._is_anonymous = is_anonymous
         self._draw = draw
         self._labels: dict[int, _Label] = {}
+        self._waiting_requests = self._waiting_rows = 0
         self._interval = 0
         self._epoch_ns = time.time_ns() - perf_counter_ns()
 
@@ -241,8 +242,10 @@ class LedgerRecorder:
         if of.room < 0:
             of.share /= 2
             of.room += self._max_rows // 2
-        if len(group.records) >= _BLOCK_REQUESTS or group.kept_rows >= _BLOCK_ROWS:
-            self._write(of, group)
+        self._waiting_requests += 1
+        self._waiting_rows += kept
+        if self._waiting_requests >= _BLOCK_REQUESTS or self._waiting_rows >= _BLOCK_ROWS:
+            self.flush()
 
     def tick(self) -> None:
         """Once a second: write what waits, and begin the next interval."""
@@ -261,11 +264,21 @@ class LedgerRecorder:
         return kept - told[0], dropped - told[1], self._spool.lag_s()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits, in one piece: a reader takes what a killed worker kept last as lost."""
+        blocks: list[bytearray] = []
+        written = 0
         for of in self._labels.values():
             for group in of.groups.values():
                 if group.records:
-                    self._write(of, group)
+                    for block, requests in self._blocks(of, group):
+                        blocks.append(block)
+                        written += requests
+                    group.clear()
+        if blocks:
+            self._spool.append(blocks[0] if len(blocks) == 1 else b"".join(blocks), written)
+        if written < self._waiting_requests:
+            self._spool.drop(self._waiting_requests - written, "an output has not one value a row")
+        self._waiting_requests = self._waiting_rows = 0
 
     def close(self) -> None:
         """Write what waits, and close the spool."""
@@ -297,7 +310,8 @@ class LedgerRecorder:
 
         return _Group(by, inputs, outputs, is_private)
 
-    def _write(self, of: _Label, group: _Group) -> None:
+    def _blocks(self, of: _Label, group: _Group) -> Iterator[tuple[bytearray, int]]:
+        """What is kept of a group, and how many requests; nothing of what cannot be written."""
         answered = of.label if group.by is None else group.by
         try:
             parts, sizes = group.pieces()
@@ -307,17 +321,15 @@ class LedgerRecorder:
                 layout=group.layout, is_anonymous=self._is_anonymous, sizes=tuple(sizes),
             )  # fmt: skip
             block = to_bytes(head, parts)
-        except ValueError:
-            if len(group.records) == 1:
-                self._spool.drop(1, "an output has not one value a row")
-            else:
-                self._write_each(of, group)
+        except (TypeError, ValueError):
+            if len(group.records) > 1:
+                for one in self._each(of, group):
+                    yield from self._blocks(of, one)
         else:
-            self._spool.append(block, len(group.records))
-        group.clear()
+            yield block, len(group.records)
 
-    def _write_each(self, of: _Label, group: _Group) -> None:
-        """A block for each request: their fields vary in shape."""
+    def _each(self, of: _Label, group: _Group) -> Iterator[_Group]:
+        """A group for each request: their fields vary in shape."""
         for at, record in enumerate(group.records):
             inputs, outputs = group.inputs[at:][:1], group.outputs[at:][:1]
             asked = inputs[0] if inputs else None
@@ -326,7 +338,7 @@ class LedgerRecorder:
             one.inputs, one.outputs, one.kept_rows = inputs, outputs, kept_rows_of(record)
             if at in group.places:
                 one.places = {0: group.places[at]}
-            self._write(of, one)
+            yield one
 
 
 def _fields(columns: Columns, is_private: Callable[[str], bool]) -> list[Column]:
