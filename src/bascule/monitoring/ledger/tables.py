@@ -262,7 +262,7 @@ def _texts(origin: Array, origins: Sequence[Origin], at: int) -> pa.Array:
 
 
 def numbers(values: Array) -> pa.Array:
-    """An Arrow array of a numpy array, without the import of pandas that `pyarrow.array` makes."""
+    """An Arrow array of a numpy array. PyArrow's own conversion would import pandas."""
     if values.dtype.kind not in "iuf":
         return pa.array(values)
     plain = np.ascontiguousarray(values)
