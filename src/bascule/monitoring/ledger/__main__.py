@@ -1,7 +1,7 @@
 """The scribe of a server: `python -m bascule.monitoring.ledger HOME MAX_BYTES DAYS PARENT_PID`.
 
-It ends, when it has taken in the spool, by SIGTERM, which the end of its parent sends as well. Of
-several servers with one home, one scribe serves all, and the others wait for it to end.
+SIGTERM makes it take in the spool and end. The kernel sends SIGTERM when the parent ends. Where
+several servers have one home, one scribe takes in all spools, and the others wait until it ends.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> int:
         is_last = stopping.wait(_EVERY_S)
         if not any(writer.files() for writer in writers(home)):
             continue
-        # Imported when there is something to write: a server that nobody asks has no use for it.
+        # Imported when there is something to write: a server without requests does not need it.
         from bascule.monitoring.ledger import Retention, Scribe
 
         try:
