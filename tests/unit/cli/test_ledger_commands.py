@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from bascule.cli import main
-from bascule.monitoring.ledger import Block, SpoolWriter, to_bytes
+from bascule.monitoring.ledger import SpoolWriter
+from bascule.serving.calls import Answer, AnsweredBy, Call
+from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
 
 @pytest.fixture
@@ -32,19 +35,15 @@ def run(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def three_answers(tmp_path):
     """Ids 0 to 2 of `late`, answered with their own number."""
-    spool = SpoolWriter(tmp_path / ".bascule")
-    block = Block(
-        model="late", version="1", endpoint="late", interval=0, share=1.0,
-        requests={
-            "id": list("012"), "caller": [""] * 3, "protocol": ["http"] * 3, "trace": [""] * 3,
-            "time_ns": np.full(3, 1_700_000_000_000_000_000), "latency_ns": np.full(3, 10**6),
-            "status": np.full(3, 200, np.int16), "rows": np.ones(3, int),
-            "kept_rows": np.ones(3, int), "draw": np.zeros(3),
-        },
-        inputs={"x": np.zeros(3)}, outputs={"label": np.arange(3)},
-    )  # fmt: skip
-    spool.append(to_bytes(block), 3)
-    spool.close()
+    recorder = LedgerRecorder(SpoolWriter(tmp_path / ".bascule"))
+    by = AnsweredBy("late", "1", "onnx")
+    for number in range(3):
+        context = SimpleNamespace(
+            prediction_id=str(number), caller="", protocol="oip", trace=(b"", b""), started_ns=0
+        )
+        call, answer = Call({"x": np.zeros(1)}, 1), Answer({"label": np.array([number])}, by)
+        recorder.add(context, call, answer, MetricLabels("late", "1"), 200, 10**6)
+    recorder.close()
 
 
 def test_a_query_is_shown_as_a_table_as_csv_and_as_json(run, three_answers):

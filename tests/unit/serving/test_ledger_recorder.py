@@ -197,3 +197,15 @@ def test_what_is_written_is_what_was_kept_first_whatever_answered():
             ask(recorder, number)
     assert {row["id"] for row in spool.rows()} == set(spool.ids)
     assert len(spool.ids) == 64
+
+
+def test_the_rows_of_a_request_are_kept_or_left_out_together_with_their_id():
+    """Two requests of two rows, of which the second fills the interval and is left out."""
+    spool = Spool()
+    recorder = LedgerRecorder(spool, max_rows_per_s=3, draw=iter([0.1, 0.9]).__next__)
+    ask(recorder, 1, fields={"x": np.array([1.0, 1.5]), "t": np.array(["a", "b"], object)}, rows=2)
+    ask(recorder, 2, fields={"x": np.array([2.0, 2.5]), "t": np.array(["c", "d"], object)}, rows=2)
+    recorder.flush()
+    found = [(row["id"], row["row"], row["input.x"], row["input.t"]) for row in spool.rows()]
+    assert found == [("1", 0, 1.0, "a"), ("1", 1, 1.5, "b")]
+    assert {row["kept_share"] for row in spool.rows()} == {0.5}

@@ -169,31 +169,41 @@ def _joined(blocks: Sequence[Block], interval_shares: Sequence[float]) -> Answer
     head = blocks[0].head
     layout = read_layout(head.layout)
     requests, origin, origins = _requests(blocks)
+    ids = strings(_piece(blocks, 1), _piece(blocks, 2))
     lengths = [len(block.pieces[0]) // REQUEST.itemsize for block in blocks]
     shares = np.repeat(interval_shares, lengths)
     counts = requests["kept_rows"]
     has_rows = bool(layout.inputs or layout.outputs)
     of_request = np.repeat(np.arange(len(requests)), counts if has_rows else 1)
     places = _places(blocks, of_request, counts)
-    rows = np.flatnonzero((requests["draw"] < shares)[of_request])
-    ids = strings(_piece(blocks, 1), _piece(blocks, 2))
-    if len(rows) < len(of_request):
-        of_request, places = of_request[rows], places[rows]
-    if len(of_request) != len(requests):
+    is_kept = (requests["draw"] < shares)[of_request]
+    chosen = None if is_kept.all() else np.flatnonzero(is_kept)
+    if chosen is not None:
+        of_request, places = of_request[chosen], places[chosen]
+    if chosen is not None or len(of_request) != len(requests):
         ids = ids.take(numbers(of_request))
         shares, counts, requests = shares[of_request], counts[of_request], requests[of_request]
         origin = origin[of_request]
+    kept = shares * counts / np.maximum(requests["rows"], 1)
+    inputs, outputs = _columns(blocks, layout, chosen)
+    return Answers(head, layout, requests, ids, places, kept, origins, origin, inputs, outputs)
+
+
+def _columns(
+    blocks: Sequence[Block], layout: Layout, chosen: Array | None
+) -> list[dict[str, Array | pa.Array]]:
+    """Inputs and outputs; of all rows where none are chosen."""
     parts: list[dict[str, Array | pa.Array]] = []
     at = _FIRST_COLUMN
     for fields in (layout.inputs, layout.outputs):
         parts.append({})
         for field in fields:
-            parts[-1][field.name] = values = _column(blocks, at, field)
+            values = _column(blocks, at, field)
             at += 2 if field.dtype == TEXT else 1
-            if len(rows) < len(values) // (field.values_per_row if field.dtype == TEXT else 1):
-                parts[-1][field.name] = _rows_of(values, field, rows, as_arrow=True)
-    kept = shares * counts / np.maximum(requests["rows"], 1)
-    return Answers(head, layout, requests, ids, places, kept, origins, origin, *parts)
+            if chosen is not None:
+                values = _rows_of(values, field, chosen, as_arrow=True)
+            parts[-1][field.name] = values
+    return parts
 
 
 def _requests(blocks: Sequence[Block]) -> tuple[Array, Array, list[Origin]]:
@@ -217,9 +227,7 @@ def _piece(blocks: Sequence[Block], at: int) -> bytes:
 
 def _places(blocks: Sequence[Block], of_request: Array, counts: Array) -> Array:
     """The number of each kept row within its request."""
-    if len(of_request) == len(counts) == counts.sum() and not any(len(b.pieces[3]) for b in blocks):
-        return np.zeros(len(of_request), np.int32)
-    if len(of_request) != counts.sum():
+    if len(of_request) != counts.sum():  # there are no fields, and one line for each request
         return np.zeros(len(of_request), np.int32)
     starts = np.cumsum(counts) - counts
     made: Array = (np.arange(len(of_request)) - starts[of_request]).astype(np.int32)
