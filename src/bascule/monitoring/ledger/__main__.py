@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from bascule.core import BasculeError
-from bascule.monitoring.ledger import Retention, Scribe
+from bascule.monitoring.ledger import Compaction, Deletions, Retention, Scribe
 
 _PDEATHSIG = 1
 
@@ -30,7 +30,11 @@ def main() -> int:
     if os.getppid() != parent:
         stopping.set()
     try:
-        scribe = Scribe(home, retention=Retention(max_bytes, retention_days))
+        scribe = Scribe(
+            home,
+            retention=Retention(max_bytes, retention_days),
+            chores=[Deletions(), Compaction()],
+        )
     except BasculeError as error:
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- in one line
         return 3

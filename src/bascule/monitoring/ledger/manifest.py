@@ -72,6 +72,22 @@ class Progress(msgspec.Struct, kw_only=True):
     is_ended: bool = False
 
 
+class Deleted(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one deletion.
+
+    Attributes:
+        at: When it was committed; ISO 8601.
+        rows: How many of `predictions` are gone.
+        outcomes: How many truths about them are gone.
+        error: Why nothing was deleted; empty where it was.
+    """
+
+    at: str
+    rows: int = 0
+    outcomes: int = 0
+    error: str = ""
+
+
 class Manifest(msgspec.Struct, kw_only=True):
     """What the ledger consists of."""
 
@@ -80,6 +96,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     segments: list[Segment] = []
     writers: dict[str, Progress] = {}
     gaps: list[Gap] = []
+    deletions: dict[str, Deleted] = {}
 
 
 def read_manifest(home: Path) -> Manifest:

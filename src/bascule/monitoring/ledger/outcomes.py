@@ -121,15 +121,32 @@ class Outcomes:
         draft = folder / f".{name}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(folder / name)
+            _replace(folder / name, table)
             sync_folder(folder)
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise Unavailable(f"{folder} cannot be written: {error}") from error
+
+
+def rewrite(file: Path, *, without: pa.Array) -> None:
+    """Replace an import by itself without the rows of these numbers; remove it with the last."""
+    table = pq.read_table(file)
+    places = pa.array(range(len(table)), pa.int64())
+    kept = table.filter(pc.invert(pc.is_in(places, without)))
+    if kept.num_rows:
+        _replace(file, kept)
+    else:
+        file.unlink()
+    sync_folder(file.parent)
+
+
+def _replace(file: Path, table: pa.Table) -> None:
+    draft = file.with_name(f".{file.name}")
+    with draft.open("wb") as opened:
+        pq.write_table(table, opened, compression="zstd")
+        opened.flush()
+        os.fsync(opened.fileno())
+    draft.rename(file)
 
 
 def _columns(

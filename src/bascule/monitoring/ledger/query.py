@@ -7,9 +7,9 @@ beyond it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -23,7 +23,9 @@ from bascule.monitoring.ledger.tables import FIXED, tables_of
 if TYPE_CHECKING:
     import duckdb
 
+Answer = TypeVar("Answer")
 _TRIES = 5
+_PLACES = ", filename=true, file_row_number=true"
 
 
 class Ledger:
@@ -43,19 +45,40 @@ class Ledger:
             Invalid: DuckDB refuses it; the message says why.
             NotFound: `model` has no answers in the ledger.
         """
+        return self.ask(lambda connection: connection.sql(sql).to_arrow_table(), model=model)
+
+    def ask(
+        self,
+        question: Callable[[duckdb.DuckDBPyConnection], Answer],
+        *,
+        model: str | None = None,
+        what: str = "query",
+        with_places: bool = False,
+    ) -> Answer:
+        """What a function finds on a connection that has the tables, and reads no other file.
+
+        Args:
+            question: Called again where segments were merged meanwhile.
+            model: As of `query`.
+            what: The name of what is asked, for errors.
+            with_places: Adds `filename` and `file_row_number`, which rows of the spool lack.
+
+        Raises:
+            Invalid, NotFound: As of `query`.
+        """
         import duckdb
 
         for _ in range(_TRIES):
             try:
                 with duckdb.connect() as connection:
-                    if not self._offer(connection, model):
+                    if not self._offer(connection, model, with_places=with_places):
                         continue
-                    return connection.sql(sql).to_arrow_table()
+                    return question(connection)
             except duckdb.IOException:
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
             except duckdb.Error as error:
                 raise Invalid(
-                    f"the query is refused: {str(error).splitlines()[0]}",
+                    f"the {what} is refused: {str(error).splitlines()[0]}",
                     hint="tables: predictions, outcomes, outcome_history; with --model also the "
                     'columns "input.NAME" and "output.NAME"',
                 ) from None
@@ -65,7 +88,9 @@ class Ledger:
         """Requests that were answered and are not in the ledger, the latest last."""
         return read_manifest(self._home).gaps
 
-    def _offer(self, connection: duckdb.DuckDBPyConnection, model: str | None) -> bool:
+    def _offer(
+        self, connection: duckdb.DuckDBPyConnection, model: str | None, *, with_places: bool
+    ) -> bool:
         """Make the table, then allow no other file; False where the scribe committed meanwhile."""
         manifest = read_manifest(self._home)
         spooled = [table for table in self._spooled(manifest) if _is_of(table, model)]
@@ -73,20 +98,21 @@ class Ledger:
             return False  # what was read of the spool may be in segments now, or gone
         fixed = ", ".join(FIXED.names)
         what = fixed if model is None else "*"
+        options = "union_by_name=true" + (_PLACES if with_places else "")
         parts = []
         for files in _files_by_version(manifest, model).values():
             listed = ", ".join(_quoted(self._home / LEDGER / file) for file in files)
-            parts.append(f"SELECT {what} FROM read_parquet([{listed}], union_by_name=true)")
+            parts.append(f"SELECT {what} FROM read_parquet([{listed}], {options})")
         for number, table in enumerate(spooled):
             name = f"spooled_{number}"
             connection.register(name, table)
             parts.append(f"SELECT {what} FROM {name}")
         if not parts and model is not None:
             raise NotFound(f"the ledger has no answers of {model!r}", hint="bascule ledger query")
-        connection.register("no_predictions", FIXED.empty_table())
+        connection.register("no_predictions", _empty(FIXED, with_places=with_places))
         parts.append("SELECT * FROM no_predictions")
         connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
-        _offer_outcomes(connection, Outcomes(self._home).files())
+        _offer_outcomes(connection, Outcomes(self._home).files(), with_places=with_places)
         folders = ", ".join(_quoted(self._home / name) for name in (LEDGER, OUTCOMES))
         connection.execute(f"SET allowed_directories=[{folders}]")
         connection.execute("SET enable_external_access=false")
@@ -110,13 +136,16 @@ class Ledger:
                 yield table
 
 
-def _offer_outcomes(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
+def _offer_outcomes(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], *, with_places: bool
+) -> None:
     """`outcome_history` has every truth that was received, `outcomes` the one that counts."""
     if files:
         listed = ", ".join(_quoted(file) for file in files)
-        found = f"SELECT * FROM read_parquet([{listed}])"
+        options = _PLACES if with_places else ""
+        found = f"SELECT * FROM read_parquet([{listed}]{options})"
     else:
-        connection.register("no_outcomes", OUTCOME_SCHEMA.empty_table())
+        connection.register("no_outcomes", _empty(OUTCOME_SCHEMA, with_places=with_places))
         found = "SELECT * FROM no_outcomes"
     connection.execute(f"CREATE VIEW outcome_history AS {found}")
     connection.execute(
@@ -124,6 +153,13 @@ def _offer_outcomes(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]
         "QUALIFY row_number() OVER "
         "(PARTITION BY model, id, row ORDER BY received_at DESC, position DESC) = 1"
     )
+
+
+def _empty(schema: pa.Schema, *, with_places: bool) -> pa.Table:
+    if with_places:
+        schema = schema.append(pa.field("filename", pa.string()))
+        schema = schema.append(pa.field("file_row_number", pa.int64()))
+    return schema.empty_table()
 
 
 def _quoted(path: Path) -> str:
