@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 
 import numpy as np
@@ -41,13 +42,15 @@ def spool(home, *blocks):
 
 def take_in(home, *chores):
     """One life of a scribe: the spool, then its chores."""
-    import threading
-
     scribe = Scribe(home)
-    while scribe.turn(everything=True):
-        pass
-    for chore in chores:
-        chore.work(scribe, threading.Event())
+    try:
+        while scribe.turn(everything=True):
+            pass
+        for chore in chores:
+            chore.work(scribe, threading.Event())
+    except KeyboardInterrupt:  # killed: nothing but its lock is given up
+        scribe._lock.close()
+        raise
     scribe.close()
 
 
@@ -56,9 +59,9 @@ def segments(home, count, rows, *, day="2026-11-01", model="gb"):
     at = datetime.fromisoformat(f"{day}T12:00:00+00:00")
     manifest = read_manifest(home)
     for number in range(count):
-        ids = [f"{day}-{number}-{row}" for row in range(rows)]
+        ids = [f"{home.name}-{day}-{number}-{row}" for row in range(rows)]
         made = table(ids, at, model)
-        name = f"{manifest.sequence + 1:08d}-made-{number}.parquet"
+        name = f"{manifest.sequence + 1:08d}-{home.name}-{number}.parquet"
         manifest.segments.append(write_segment(home, made, model, "1", day, name))
     manifest.sequence += 1
     commit(home, manifest)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.monitoring.ledger_rows import counts, parquet_files, segments, spool, block, take_in
+from tests.unit.monitoring.ledger_rows import block, counts, parquet_files, segments, spool, take_in
 
 from bascule.monitoring.ledger import Compaction, Ledger, Scribe, compaction, scribe as scribing
 from bascule.monitoring.ledger.compaction import MERGED_BYTES, to_merge
@@ -48,7 +48,7 @@ def test_a_merged_segment_is_at_most_of_the_size_that_is_sensible():
 
 def test_a_query_finds_the_same_rows_in_fewer_files(tmp_path):
     segments(tmp_path, 20, 10)
-    sql = 'select * exclude (filename) from (select *, 1 filename from predictions) order by id'
+    sql = "select * exclude (filename) from (select *, 1 filename from predictions) order by id"
     before = Ledger(tmp_path).query(sql, model="gb")
     take_in(tmp_path, Compaction())
     assert Ledger(tmp_path).query(sql, model="gb").equals(before)

@@ -55,7 +55,7 @@ def test_other_models_and_other_rows_stay(tmp_path):
 def test_a_condition_asks_the_fields_and_the_outcomes(tmp_path):
     spool(tmp_path, block(["a", "b", "c"]))
     know(tmp_path, "c")
-    where = "\"input.x\" = 1 or id in (select id from outcomes)"
+    where = '"input.x" = 1 or id in (select id from outcomes)'
     delete(tmp_path, "gb", where)
     assert ids(tmp_path) == ["a"]
 
@@ -138,8 +138,8 @@ def test_killed_at_a_step_the_next_scribe_completes_it(tmp_path, monkeypatch, st
 
 def test_a_file_without_rows_left_is_removed(tmp_path):
     segments(tmp_path, 2, 3)
-    know(tmp_path, "2026-11-01-0-0")
-    assert delete(tmp_path, "gb", "id like '2026-11-01-0-%'").rows == 3
+    know(tmp_path, f"{tmp_path.name}-2026-11-01-0-0")
+    assert delete(tmp_path, "gb", "id like '%2026-11-01-0-%'").rows == 3
     assert counts(tmp_path) == (3, 3)
     assert len(read_manifest(tmp_path).segments) == 1
     assert list(tmp_path.rglob("outcomes/*/*.parquet")) == []

@@ -4,4 +4,6 @@ from .deletion import Deletions as Deletions, delete as delete, matching as matc
 from .outcomes import Imported as Imported, Outcomes as Outcomes
 from .query import Ledger as Ledger
 from .scribe import Retention as Retention, Scribe as Scribe, write_segment as write_segment
+from .shared import SharedStore as SharedStore, connect_home as connect_home
+from .sharing import Sharing as Sharing
 from .spool import SpoolWriter as SpoolWriter

@@ -99,6 +99,7 @@ def write_merged(
     name: str,
     *,
     without: Sequence[pa.Array] | None = None,
+    folder: Path | None = None,
 ) -> Segment | None:
     """Write the rows of files as one segment; None where there are none.
 
@@ -110,9 +111,10 @@ def write_merged(
         day: Of which day.
         name: Of the new file.
         without: For each file, the numbers of the rows that are left out, in order.
+        folder: Where segments are, if not in `ledger` of the home.
     """
     place = f"{model}/{version}/{day}/{name}"
-    target = home / LEDGER / place
+    target = (folder or home / LEDGER) / place
     target.parent.mkdir(parents=True, exist_ok=True)
     schema = pa.unify_schemas(
         [pq.read_schema(file) for file in files], promote_options="permissive"

@@ -28,6 +28,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
         day: As `2026-11-26`.
         rows: How many.
         size_bytes: Of the file.
+        sha256: Its digest, once hosts share it.
     """
 
     file: str
@@ -36,6 +37,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     day: str
     rows: int
     size_bytes: int
+    sha256: str = ""
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger.blocks import read_blocks
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, read_manifest
 from bascule.monitoring.ledger.outcomes import OUTCOMES, SCHEMA as OUTCOME_SCHEMA, Outcomes
+from bascule.monitoring.ledger.shared import NO_VIEW, Gone, View, shared_of
 from bascule.monitoring.ledger.spool import writers
 from bascule.monitoring.ledger.tables import FIXED, tables_of
 
@@ -32,7 +33,9 @@ class Ledger:
     """What was asked and answered, in the home at `home`."""
 
     def __init__(self, home: Path) -> None:
+        """Read the ledger in `home`; with that of other hosts, where the home shares it."""
         self._home = home
+        self._shared = shared_of(home)
 
     def query(self, sql: str, *, model: str | None = None) -> pa.Table:
         """The result of one SELECT over `predictions`, `outcomes` and `outcome_history`.
@@ -74,7 +77,7 @@ class Ledger:
                     if not self._offer(connection, model, with_places=with_places):
                         continue
                     return question(connection)
-            except duckdb.IOException:
+            except (duckdb.IOException, Gone):
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
             except duckdb.Error as error:
                 raise Invalid(
@@ -94,14 +97,15 @@ class Ledger:
         """Make the table, then allow no other file; False where the scribe committed meanwhile."""
         manifest = read_manifest(self._home)
         spooled = [table for table in self._spooled(manifest) if _is_of(table, model)]
+        view = NO_VIEW if self._shared is None else self._shared.view()
         if read_manifest(self._home).sequence != manifest.sequence:
             return False  # what was read of the spool may be in segments now, or gone
         fixed = ", ".join(FIXED.names)
         what = fixed if model is None else "*"
         options = "union_by_name=true" + (_PLACES if with_places else "")
         parts = []
-        for files in _files_by_version(manifest, model).values():
-            listed = ", ".join(_quoted(self._home / LEDGER / file) for file in files)
+        for files in self._files_by_version(manifest, view, model).values():
+            listed = ", ".join(_quoted(file) for file in files)
             parts.append(f"SELECT {what} FROM read_parquet([{listed}], {options})")
         for number, table in enumerate(spooled):
             name = f"spooled_{number}"
@@ -112,12 +116,31 @@ class Ledger:
         connection.register("no_predictions", _empty(FIXED, with_places=with_places))
         parts.append("SELECT * FROM no_predictions")
         connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
+        if self._shared is not None:
+            self._shared.share_outcomes()
         _offer_outcomes(connection, Outcomes(self._home).files(), with_places=with_places)
-        folders = ", ".join(_quoted(self._home / name) for name in (LEDGER, OUTCOMES))
+        readable = (LEDGER, OUTCOMES, f"cache/{LEDGER}")
+        folders = ", ".join(_quoted(self._home / name) for name in readable)
         connection.execute(f"SET allowed_directories=[{folders}]")
         connection.execute("SET enable_external_access=false")
         connection.execute("SET lock_configuration=true")
         return True
+
+    def _files_by_version(
+        self, manifest: Manifest, view: View, model: str | None
+    ) -> dict[tuple[str, str], list[Path]]:
+        """Of each version apart: the same column may have another type in another version."""
+        found: dict[tuple[str, str], list[Path]] = {}
+        known = view.known()
+        for segment in manifest.segments:
+            if model in (None, segment.model) and segment.file not in known:
+                file = self._home / LEDGER / segment.file
+                found.setdefault((segment.model, segment.version), []).append(file)
+        for segment in view.segments():
+            if model in (None, segment.model) and self._shared is not None:
+                file = self._shared.fetch(segment)
+                found.setdefault((segment.model, segment.version), []).append(file)
+        return found
 
     def _spooled(self, manifest: Manifest) -> Iterator[pa.Table]:
         for writer in writers(self._home):
@@ -168,12 +191,3 @@ def _quoted(path: Path) -> str:
 
 def _is_of(table: pa.Table, model: str | None) -> bool:
     return model is None or table["model"][0].as_py() == model
-
-
-def _files_by_version(manifest: Manifest, model: str | None) -> dict[tuple[str, str], list[str]]:
-    """Of each version apart: the same column may have another type in another version."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for segment in manifest.segments:
-        if model in (None, segment.model):
-            found.setdefault((segment.model, segment.version), []).append(segment.file)
-    return found

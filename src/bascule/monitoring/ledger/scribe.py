@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -96,7 +97,7 @@ class Chore(Protocol):
     """Work on segments that a scribe does between its turns."""
 
     def work(self, scribe: Scribe, stopping: threading.Event) -> None:
-        """Do what is due, in steps that `Scribe.replace` commits; stop between two of them."""
+        """Do what is due, in steps that `Scribe.replace` commits; once `stopping`, little."""
 
 
 class Scribe:
@@ -152,6 +153,8 @@ class Scribe:
                 self._do(chore, stopping)
         while self.turn(everything=True):
             pass
+        for chore in self._chores:
+            self._do(chore, stopping)
 
     def turn(self, *, everything: bool = False) -> bool:
         """Commit what is due; whether something was.
@@ -189,8 +192,8 @@ class Scribe:
         return self._manifest
 
     def next_name(self, label: str) -> str:
-        """Of a new segment, for `write_segment`; unique with one `label` a commit."""
-        return f"{self._manifest.sequence + 1:08d}-{label}.parquet"
+        """Of a new segment, for `write_segment`; unique, also among hosts."""
+        return f"{self._manifest.sequence + 1:08d}-{label}-{secrets.token_hex(4)}.parquet"
 
     def replace(
         self,

@@ -1,0 +1,319 @@
+"""The ledger of several hosts, in the registry's object store.
+
+    ledger/hosts/HOST.json      what one host has added: segments, gaps; written by its scribe alone
+    ledger/merged.json          what the leader made of them: merged segments, and what is gone
+    ledger/segments/...         the files that these name, each written once
+    ledger/outcomes/MODEL/...   imports of outcomes, as in a home
+    ledger/deletions/ID.json    deletions that each host carries out on what it has not added yet
+
+The ledger consists of the segments that hosts name, without those that `merged.json` calls gone,
+and of those that it names itself. Both kinds of JSON are replaced on the condition that no one
+else has: of two writers one fails. Host and leader may be killed anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from bascule.core import Conflict, Unavailable, Untrusted
+from bascule.monitoring.ledger.manifest import LEDGER, Gap, Segment
+from bascule.monitoring.ledger.outcomes import OUTCOMES
+from bascule.registry.stores import bounded_stream, connect, explaining
+
+MERGED = "merged.json"
+_CONNECTED = "shared"
+_TRIES = 5
+_SWEEP_AFTER = timedelta(days=1)
+Kind = TypeVar("Kind", bound=msgspec.Struct)
+
+
+class HostPart(msgspec.Struct, kw_only=True):
+    """What one host has added.
+
+    Attributes:
+        host: Its name, unique among the hosts of the store.
+        sequence: Grows with each write.
+        written_at: ISO 8601.
+        segments: Those that are in the store.
+        gaps: Of its writers.
+        deletions: The ids of those that it has carried out.
+    """
+
+    format: int = 1
+    host: str
+    sequence: int = 0
+    written_at: str = ""
+    segments: list[Segment] = []
+    gaps: list[Gap] = []
+    deletions: list[str] = []
+
+
+class Merged(msgspec.Struct, kw_only=True):
+    """What the leader has made of the hosts' segments.
+
+    Attributes:
+        sequence: Grows with each write.
+        writer: Drawn for each write: tells a retry of the same write from another's.
+        segments: In place of those that are gone.
+        gone: The files of segments that hosts still name and that count no more.
+    """
+
+    format: int = 1
+    sequence: int = 0
+    writer: str = ""
+    segments: list[Segment] = []
+    gone: list[str] = []
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The shared ledger at one moment.
+
+    Attributes:
+        merged: The leader's part.
+        hosts: By name, what each has added.
+    """
+
+    merged: Merged
+    hosts: Mapping[str, HostPart]
+
+    def segments(self) -> list[Segment]:
+        """Those that count."""
+        gone = set(self.merged.gone)
+        added = {one.file: one for host in self.hosts.values() for one in host.segments}
+        return [one for one in added.values() if one.file not in gone] + self.merged.segments
+
+    def known(self) -> set[str]:
+        """The files that hosts have added, gone ones included."""
+        added = {one.file for host in self.hosts.values() for one in host.segments}
+        return added | set(self.merged.gone)
+
+
+NO_VIEW = View(Merged(), {})
+
+
+class SharedStore:
+    """The part of a bucket that holds the ledger, as one home uses it."""
+
+    def __init__(self, url: str, home: Path) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            url: `s3://BUCKET/PREFIX`, that of the registry's objects.
+            home: Has copies of shared segments in `cache/ledger`.
+        """
+        self.url = url
+        self.home = home
+        self.cache = home / "cache" / LEDGER
+
+    @cached_property
+    def _store(self) -> Any:
+        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
+        return connect(bucket, f"{prefix.strip('/')}/{LEDGER}".lstrip("/"))
+
+    @property
+    def _api(self) -> Any:
+        import obstore
+
+        return obstore
+
+    def read(self, name: str, kind: type[Kind]) -> tuple[Kind | None, str | None]:
+        """A JSON object and its tag; None and None where it is not there."""
+        with explaining(self.url):
+            try:
+                got = self._api.get(self._store, name)
+            except FileNotFoundError:
+                return None, None
+            data = bytes(got.bytes())
+        try:
+            found = msgspec.json.decode(data, type=kind)
+        except msgspec.MsgspecError as error:
+            raise Untrusted(f"{name} in {self.url} is not of a ledger: {error}") from None
+        if getattr(found, "format", 1) != 1:
+            raise Untrusted(
+                f"{name} in {self.url} was written by a newer bascule", hint="update bascule"
+            )
+        return found, got.meta["e_tag"]
+
+    def write(self, name: str, value: msgspec.Struct, tag: str | None) -> str:
+        """Replace the object that had this tag, or make it where `tag` is None; its new tag.
+
+        Raises:
+            Conflict: Another has written it meanwhile.
+        """
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        data = msgspec.json.encode(value)
+        with explaining(self.url):
+            try:
+                mode = "create" if tag is None else {"e_tag": tag}
+                return str(self._api.put(self._store, name, data, mode=mode)["e_tag"])
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                pass
+        # The client repeats a request whose answer was lost: the other may be this one.
+        found, found_tag = self.read(name, type(value))
+        if found_tag is None or found is None or msgspec.json.encode(found) != data:
+            raise Conflict(f"another process has written {name} in {self.url}", hint="try again")
+        return found_tag
+
+    def view(self) -> View:
+        """The ledger of all hosts; `merged.json` was the same before and after the rest."""
+        for _ in range(_TRIES):
+            merged, tag = self.read(MERGED, Merged)
+            hosts = {}
+            for name in self.names("hosts"):
+                host, _ = self.read(name, HostPart)
+                if host is not None:
+                    hosts[host.host] = host
+            if self._tag(MERGED) == tag:
+                return View(merged or Merged(), hosts)
+        raise Unavailable(f"the ledger in {self.url} changes faster than it can be read")
+
+    def change_merged(self, before: Merged, *, segments: list[Segment], gone: list[str]) -> Merged:
+        """Commit the leader's part. Raises `Conflict` where `before` is not the last."""
+        found, tag = self.read(MERGED, Merged)
+        if (found or Merged()).sequence != before.sequence:
+            raise Conflict("another leader has merged the ledger", hint="try again")
+        made = Merged(
+            sequence=before.sequence + 1, writer=secrets.token_hex(8), segments=segments, gone=gone
+        )
+        self.write(MERGED, made, tag)
+        return made
+
+    def names(self, under: str) -> list[str]:
+        """Of the objects below a name."""
+        with explaining(self.url):
+            pages = self._api.list(self._store, under, chunk_size=1_000)
+            return sorted(one["path"] for one in bounded_stream(self.url, pages))
+
+    def put_segment(self, segment: Segment, file: Path) -> Segment:
+        """Upload it, fine where it is there, and keep a copy; it is the same with its digest."""
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        self._upload(f"segments/{segment.file}", file)
+        copy = self.cache / segment.file
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if file != copy and not copy.exists():
+            copy.hardlink_to(file)
+        return msgspec.structs.replace(segment, sha256=digest)
+
+    def fetch(self, segment: Segment) -> Path:
+        """The local copy of a segment; downloads it first where there is none.
+
+        Raises:
+            Gone: It has been merged: look at a newer view.
+            Untrusted: Its bytes are not those that were added.
+        """
+        copy = self.cache / segment.file
+        if not copy.exists():
+            self._download(f"segments/{segment.file}", copy, segment.sha256)
+        return copy
+
+    def remove(self, names: list[str]) -> None:
+        """Remove objects; fine where they are gone."""
+        with explaining(self.url):
+            for start in range(0, len(names), 1_000):
+                self._api.delete(self._store, names[start : start + 1_000])
+
+    def sweep(self) -> None:
+        """Remove the files that nothing names for a day: left by hosts and leaders that died."""
+        before = datetime.now(UTC) - _SWEEP_AFTER
+        with explaining(self.url):
+            pages = self._api.list(self._store, "segments", chunk_size=1_000)
+            old = {
+                one["path"]
+                for one in bounded_stream(self.url, pages)
+                if one["last_modified"] < before
+            }
+        view = self.view()
+        named = view.known() | {one.file for one in view.segments()}
+        self.remove(sorted(old - {f"segments/{file}" for file in named}))
+
+    def share_outcomes(self) -> None:
+        """Have every import of outcomes both here and in the store."""
+        here = {
+            f"{OUTCOMES}/{file.relative_to(self.home / OUTCOMES)}"
+            for file in (self.home / OUTCOMES).glob("*/*.parquet")
+        }
+        there = set(self.names(OUTCOMES))
+        for name in sorted(here - there):
+            self._upload(name, self.home / name)
+        for name in sorted(there - here):
+            self._download(name, self.home / name, "")
+
+    def _upload(self, name: str, file: Path) -> None:
+        from obstore.exceptions import AlreadyExistsError
+
+        with explaining(self.url), suppress(AlreadyExistsError):  # a name has the same bytes
+            self._api.put(self._store, name, file, mode="create", use_multipart=False)
+
+    def _download(self, name: str, target: Path, sha256: str) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        found = hashlib.sha256()
+        with explaining(self.url):
+            try:
+                got = self._api.get(self._store, name)
+            except FileNotFoundError:
+                raise Gone(f"{name} is no longer in {self.url}", hint="try again") from None
+            try:
+                with draft.open("xb") as opened:
+                    for chunk in got.stream():
+                        found.update(chunk)
+                        opened.write(chunk)
+                if sha256 and found.hexdigest() != sha256:
+                    raise Untrusted(
+                        f"{name} in {self.url} was altered: its digest is not the one that its "
+                        "host has recorded",
+                        file=name, expected=sha256,
+                    )  # fmt: skip
+                draft.rename(target)
+            finally:
+                draft.unlink(missing_ok=True)
+
+    def _tag(self, name: str) -> str | None:
+        with explaining(self.url):
+            try:
+                return str(self._api.head(self._store, name)["e_tag"])
+            except FileNotFoundError:
+                return None
+
+
+class Gone(Unavailable):
+    """A segment has been merged since its name was read."""
+
+
+def shares(url: str) -> bool:
+    """Whether the ledgers of hosts with this `registry.objects` are one."""
+    return url.startswith("s3://")
+
+
+def connect_home(home: Path, url: str) -> SharedStore | None:
+    """Note in a home where its ledger is shared; None where it is not."""
+    file = home / LEDGER / _CONNECTED
+    if not shares(url):
+        file.unlink(missing_ok=True)
+        return None
+    if not file.exists() or file.read_text() != url:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(url)
+    return SharedStore(url, home)
+
+
+def shared_of(home: Path) -> SharedStore | None:
+    """Where the ledger of a home is shared, as `connect_home` has noted."""
+    try:
+        url = (home / LEDGER / _CONNECTED).read_text()
+    except OSError:
+        return None
+    return SharedStore(url, home)
