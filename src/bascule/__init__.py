@@ -20,7 +20,17 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.api import Server, check, drift, load, open_registry, push, serve, set_alias
+    from bascule.api import (
+        Server,
+        check,
+        drift,
+        load,
+        open_ledger,
+        open_registry,
+        push,
+        serve,
+        set_alias,
+    )
     from bascule.bundle import Answer, Bundle, pack, rebuild
     from bascule.bundle.flavors import PythonModel
     from bascule.core import BasculeError, BasculeWarning, Invalid
@@ -43,6 +53,7 @@ _HOMES = {
     "check": "bascule.api",
     "drift": "bascule.api",
     "load": "bascule.api",
+    "open_ledger": "bascule.api",
     "open_registry": "bascule.api",
     "pack": "bascule.bundle",
     "push": "bascule.api",
@@ -66,6 +77,7 @@ __all__ = [
     "check",
     "drift",
     "load",
+    "open_ledger",
     "open_registry",
     "pack",
     "push",

@@ -7,6 +7,7 @@ registry or bounds a worker in its own way.
 from __future__ import annotations
 
 import ipaddress
+import json
 import sys
 from dataclasses import asdict, fields
 from functools import cache, partial
@@ -19,11 +20,12 @@ from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, sch
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
+    from bascule.monitoring import Ledger
     from bascule.registry import CatalogueKeys, Registry
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
-    from bascule.serving.workers import ControlCommand, LedgerConfig, Supervisor
+    from bascule.serving.workers import ControlCommand, LedgerConfig, ScribeCommand, Supervisor
 
 _FIND_S = 120.0
 """For the control process to find a bundle that a caller wants loaded."""
@@ -200,15 +202,32 @@ def ledger_of(settings: Settings) -> LedgerConfig | None:
     return LedgerConfig(settings.home, chosen.keep, chosen.max_rows_per_s, chosen.private)
 
 
-def _scribe_of(settings: Settings) -> tuple[str, ...]:
-    """The command of the process that writes the ledger; empty where there is none."""
+def open_ledger(settings: Settings) -> Ledger:
+    """The ledger of the home; with that of other hosts, where `registry.objects` is in S3."""
+    from bascule.monitoring import Ledger
+    from bascule.monitoring.ledger import connect_home
+
+    connect_home(settings.home, settings.registry.objects)
+    return Ledger(settings.home)
+
+
+def _scribe_of(settings: Settings) -> ScribeCommand | None:
+    """What starts the process that writes the ledger; None where there is none."""
+    from bascule.monitoring.ledger import CATALOGUE_VARIABLE, connect_home
+    from bascule.serving.workers import ScribeCommand
+
     if ledger_of(settings) is None:
-        return ()
+        return None
+    environment = {}
+    if connect_home(settings.home, settings.registry.objects) is not None:
+        store = settings.registry.store
+        environment[CATALOGUE_VARIABLE] = json.dumps([CATALOGUES[scheme_of(store)], store])
     chosen = settings.monitoring
     figures = (int(chosen.max_gb * 1e9), chosen.retention_days)
-    return (
+    argv = (
         sys.executable, "-m", "bascule.monitoring.ledger", str(settings.home), *map(str, figures)
     )  # fmt: skip
+    return ScribeCommand(argv, environment)
 
 
 def control_parts(settings: Settings) -> Parts:

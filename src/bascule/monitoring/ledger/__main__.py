@@ -6,15 +6,28 @@ It ends, when it has taken in the spool, by SIGTERM, which the end of its parent
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
 import signal
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 
 from bascule.core import BasculeError
-from bascule.monitoring.ledger import Compaction, Deletions, Retention, Scribe
+from bascule.monitoring.ledger import (
+    CATALOGUE_VARIABLE,
+    Chore,
+    Compaction,
+    Deletions,
+    Leader,
+    Retention,
+    Scribe,
+    Sharing,
+    host_of,
+    shared_of,
+)
 
 _PDEATHSIG = 1
 
@@ -33,7 +46,7 @@ def main() -> int:
         scribe = Scribe(
             home,
             retention=Retention(max_bytes, retention_days),
-            chores=[Deletions(), Compaction()],
+            chores=_chores(home, Retention(max_bytes, retention_days)),
         )
     except BasculeError as error:
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- in one line
@@ -41,6 +54,19 @@ def main() -> int:
     scribe.run(stopping)
     scribe.close()
     return 0
+
+
+def _chores(home: Path, retention: Retention) -> list[Chore]:
+    """What this scribe does beside; its part of the shared ledger where hosts share one."""
+    if (store := shared_of(home)) is None:
+        return [Deletions(), Compaction()]
+    from bascule.catalogue import Catalogue, Leases
+
+    place, url = json.loads(os.environ[CATALOGUE_VARIABLE])
+    module, _, name = place.partition(":")
+    catalogue = Catalogue(getattr(import_module(module), name)(url, home))
+    leader = Leader(Leases(catalogue), host_of(home))
+    return [Deletions(), Sharing(store, retention=retention, may_lead=leader)]
 
 
 if __name__ == "__main__":

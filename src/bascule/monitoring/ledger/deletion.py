@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from bascule.catalogue import Catalogue, events
 from bascule.core import BasculeError, Conflict, Invalid, TimedOut, check_name
 from bascule.monitoring.ledger.compaction import write_merged
 from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Segment, read_manifest, sync_folder
@@ -127,6 +128,46 @@ def delete(home: Path, model: str, where: str, *, within_s: float = 600.0) -> De
     if done.error:
         raise Invalid(done.error, hint="nothing is deleted")
     return done
+
+
+def delete_and_record(
+    catalogue: Catalogue, home: Path, model: str, where: str, *, by: str, reason: str = ""
+) -> Deleted:
+    """Delete as `delete` does, with an event before and after in the catalogue's history.
+
+    The values of the condition are left out of the history: they may name the person that asked
+    to be forgotten. Where the history cannot be written, nothing is deleted.
+    """
+    catalogue.create()
+    body: dict[str, Any] = {"where": without_values(where)}
+
+    def record(kind: str) -> None:
+        with catalogue.write() as connection:
+            subject = events.Subject("ledger", model)
+            events.append(
+                connection, events.Event(subject, kind, datetime.now(UTC), by, reason, body)
+            )
+
+    record("deletion_requested")
+    done = delete(home, model, where)
+    body |= {"rows": done.rows, "outcomes": done.outcomes}
+    record("deletion_completed")
+    return done
+
+
+def without_values(where: str) -> str:
+    """A condition with `?` in place of each text and number, and without comments."""
+    import duckdb
+
+    plain = str(duckdb.SQLExpression(where))
+    tokens = duckdb.tokenize(plain)
+    ends = [start for start, _ in tokens[1:]] + [len(plain.encode())]
+    values = (duckdb.token_type.string_const, duckdb.token_type.numeric_const)
+    parts = [
+        b"? " if kind in values else plain.encode()[start:end]
+        for (start, kind), end in zip(tokens, ends, strict=True)
+    ]
+    return b"".join(parts).decode(errors="replace").strip()
 
 
 def requested(home: Path) -> list[Request]:

@@ -32,6 +32,8 @@ from bascule.registry.stores import bounded_stream, connect, explaining
 
 MERGED = "merged.json"
 _CONNECTED = "shared"
+CATALOGUE_VARIABLE = "BASCULE_LEDGER_CATALOGUE"
+"""Tells the scribe where the lease of the leader is; an address may hold a password."""
 _TRIES = 5
 _SWEEP_AFTER = timedelta(days=1)
 Kind = TypeVar("Kind", bound=msgspec.Struct)

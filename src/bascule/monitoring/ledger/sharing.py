@@ -18,7 +18,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bascule.core import BasculeError
+from bascule.catalogue import Lease, Leases
+from bascule.core import BasculeError, NotFound
 from bascule.monitoring.ledger.compaction import to_merge, write_merged
 from bascule.monitoring.ledger.manifest import LEDGER, Segment
 from bascule.monitoring.ledger.scribe import FOR_EVER, Retention, Scribe, kept_segments
@@ -26,10 +27,38 @@ from bascule.monitoring.ledger.shared import MERGED, HostPart, Merged, SharedSto
 
 log = logging.getLogger(__name__)
 
+_LEASE = "ledger"
+_LEASE_S = 60.0
 _EVERY_S = 10.0
 _SWEEP_EVERY_S = 3_600.0
 _AT_ONCE = 100
 _WARN_EVERY_S = 60.0
+
+
+class Leader:
+    """Asks whether this host leads: by a lease in the catalogue, which all hosts share."""
+
+    def __init__(self, leases: Leases, holder: str) -> None:
+        """Ask nothing yet.
+
+        Args:
+            leases: Of the catalogue.
+            holder: The name of this host.
+        """
+        self._leases = leases
+        self._holder = holder
+        self._lease: Lease | None = None
+
+    def __call__(self) -> bool:
+        """Take the lease, or renew it; True where there is no catalogue to have one in."""
+        try:
+            if self._lease is not None:
+                self._lease = self._leases.renew(self._lease)
+            if self._lease is None:
+                self._lease = self._leases.acquire(_LEASE, self._holder, _LEASE_S)
+        except NotFound:
+            return True
+        return self._lease is not None
 
 
 class Sharing:
