@@ -44,6 +44,8 @@ def status(as_json: context.AsJson = False) -> None:
     waiting = f"{found.spool_bytes / 1e6:,.1f} MB wait in the spool"
     scribe = "a scribe runs" if found.has_scribe else "no scribe runs"
     say(f"{waiting}, for {found.lag_s:,.0f} s; {scribe}")
+    if found.dropped:
+        say(f"{found.dropped:,} requests are not recorded: there was no space")
     if found.deletions:
         say(f"{found.deletions} deletions are asked for and not carried out")
     for name, written_at in found.hosts.items():

@@ -39,6 +39,7 @@ def main() -> int:
     stopping = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         stopping.set()
@@ -51,7 +52,12 @@ def main() -> int:
     except BasculeError as error:
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- in one line
         return 3
-    scribe.run(stopping)
+    try:
+        scribe.run(stopping)
+    except (OSError, BasculeError) as error:
+        # The supervisor starts the next one, which removes what this one has not committed.
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- in one line
+        return 4
     scribe.close()
     return 0
 

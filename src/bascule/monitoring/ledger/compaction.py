@@ -82,6 +82,8 @@ class Compaction:
         try:
             made = write_merged(scribe.home, files, first.model, first.version, first.day, name)
         except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise  # of the disk, such as a full one, and not of a file
             # Left as they are: a query says what is wrong with one of them.
             self._failed.update(one.file for one in group)
             log.warning("%d segments of %s are not merged: %s", len(group), first.model, error)

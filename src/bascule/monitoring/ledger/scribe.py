@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bascule.core import Conflict
+from bascule.core import BasculeError, Conflict
 from bascule.monitoring.ledger.blocks import Block, read_blocks
 from bascule.monitoring.ledger.manifest import (
     LEDGER,
@@ -50,6 +50,7 @@ _COMMIT_S = 60.0
 _SETTLED_S = 3.0
 """A living writer's newest interval is left alone for so long: its share may still fall."""
 _MAX_GAPS = 1_000
+_WARN_EVERY_S = 60.0
 _LINGER_S = 30.0
 """A query that has read the manifest has so long to open the files of segments that are merged."""
 
@@ -127,6 +128,7 @@ class Scribe:
         self._commit_s = commit_s
         self._retention = retention
         self._chores = chores
+        self._warned_s = 0.0
         self._leaving: list[tuple[float, Path]] = []
         folder = home / LEDGER
         folder.mkdir(parents=True, exist_ok=True)
@@ -213,8 +215,13 @@ class Scribe:
         """Do a chore that may fail: the spool goes on being taken in."""
         try:
             chore.work(self, stopping)
-        except Exception:
-            log.exception("the ledger: %s failed, and is tried again", type(chore).__name__)
+        except Exception as error:
+            now_s = time.monotonic()
+            if now_s - self._warned_s >= _WARN_EVERY_S or not self._warned_s:
+                self._warned_s = now_s
+                is_known = isinstance(error, OSError | BasculeError)
+                name = type(chore).__name__.lower()
+                log.warning("%s of the ledger failed: %s", name, error, exc_info=not is_known)
 
     def _is_due(self, writer: WriterFolder, before: Progress) -> bool:
         size = sum(file.stat().st_size - before.files.get(file.name, 0) for file in writer.files())

@@ -59,7 +59,8 @@ class SpoolWriter:
         self.folder.mkdir(parents=True)
         self._pending_fd = os.open(self.folder / PENDING, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._pending_fd, fcntl.LOCK_EX)
-        os.ftruncate(self._pending_fd, _SLOTS_FROM + _SLOTS * _SLOT_BYTES)
+        # Real space: a page that a full disk cannot take would end the process.
+        os.posix_fallocate(self._pending_fd, 0, _SLOTS_FROM + _SLOTS * _SLOT_BYTES)
         self._pending = mmap.mmap(self._pending_fd, 0)
         self._max_bytes = max_bytes
         self._kept = 0

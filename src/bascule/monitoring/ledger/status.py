@@ -32,6 +32,8 @@ class Status:
         days: By model and day, the oldest first.
         spool_bytes: What workers of this host wrote and no segment holds yet.
         lag_s: How long the spool of this host waits; 0 where nothing does.
+        dropped: Requests that are not recorded for want of space, those that no gap lists yet
+            included.
         has_scribe: Whether a process of this host takes in the spool.
         gaps: Requests that were answered and are not in the ledger, the latest last.
         hosts: By name, when each host that shares the ledger has last written; ISO 8601.
@@ -41,6 +43,7 @@ class Status:
     days: list[Day]
     spool_bytes: int
     lag_s: float
+    dropped: int
     has_scribe: bool
     gaps: list[Gap]
     hosts: dict[str, str]
@@ -66,6 +69,7 @@ def read_status(home: Path) -> Status:
         days=_days(manifest, view),
         spool_bytes=spool_bytes,
         lag_s=_committed_ago_s(home) if spool_bytes else 0.0,
+        dropped=_dropped(home, manifest) + sum(g.requests for g in gaps if g.why == "dropped"),
         has_scribe=_has_scribe(home),
         gaps=sorted(gaps, key=lambda gap: gap.found_at),
         hosts={name: host.written_at for name, host in sorted(view.hosts.items())},
@@ -94,6 +98,12 @@ def _unread_bytes(home: Path, manifest: Manifest) -> int:
             if file.exists():
                 unread += file.stat().st_size - (done.files.get(file.name, 0) if done else 0)
     return unread
+
+
+def _dropped(home: Path, manifest: Manifest) -> int:
+    """By workers of this host, since their last commit."""
+    listed = {name: one.dropped for name, one in manifest.writers.items()}
+    return sum(one.pending().dropped - listed.get(one.name, 0) for one in writers(home))
 
 
 def _committed_ago_s(home: Path) -> float:

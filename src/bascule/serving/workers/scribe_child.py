@@ -85,6 +85,15 @@ class ScribeChild:
             process.wait()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        # The scribe lets the signal through once it can act on it: one that is stopped while it
+        # starts takes in the spool as well.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return self._popen()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _popen(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             ["nice", "-n", str(_NICE), *self._command.argv, str(os.getpid())],
             env={**os.environ, **self._command.environment},
