@@ -63,7 +63,7 @@ def test_a_supervisor_that_is_killed_at_random_moments_leaves_each_answer_once_o
 
 
 def test_a_full_disk_drops_answers_that_are_counted_and_refuses_no_prediction(
-    apart,
+    apart,  # noqa: F811
     cancer_bundle,
     tmp_path,
 ):
