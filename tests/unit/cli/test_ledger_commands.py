@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
+from datetime import UTC, datetime
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.ledger_rows import Answers, spool
 
 from bascule.cli import main
-from bascule.monitoring.ledger import Block, Scribe, SpoolWriter, to_bytes
+from bascule.monitoring.ledger import Scribe
 
 
 @pytest.fixture
@@ -31,19 +33,8 @@ def run(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def three_answers(tmp_path):
     """Ids 0 to 2 of `late`, answered with their own number."""
-    spool = SpoolWriter(tmp_path / ".bascule")
-    block = Block(
-        model="late", version="1", endpoint="late", interval=0, share=1.0,
-        requests={
-            "id": list("012"), "caller": [""] * 3, "protocol": ["http"] * 3, "trace": [""] * 3,
-            "time_ns": np.full(3, 1_700_000_000_000_000_000), "latency_ns": np.full(3, 10**6),
-            "status": np.full(3, 200, np.int16), "rows": np.ones(3, int),
-            "kept_rows": np.ones(3, int), "draw": np.zeros(3),
-        },
-        inputs={"x": np.zeros(3)}, outputs={"label": np.arange(3)},
-    )  # fmt: skip
-    spool.append(to_bytes(block), 3)
-    spool.close()
+    at = datetime(2023, 11, 14, tzinfo=UTC)
+    spool(tmp_path / ".bascule", Answers("012", model="late", caller="", at=at))
 
 
 def test_a_query_is_shown_as_a_table_as_csv_and_as_json(run, three_answers):
@@ -158,3 +149,21 @@ def test_the_status_says_what_there_is_and_what_waits(run, three_answers, tmp_pa
     assert "2023-11-14" in shown
     assert "3 rows" in shown
     assert "0.0 MB wait in the spool, for 0 s; no scribe runs" in shown
+
+
+def test_outcomes_come_from_a_query_of_a_database(run, tmp_path, monkeypatch):
+    with sqlite3.connect(tmp_path / "truths.db") as connection:
+        connection.execute("create table truths (flight, delayed)")
+        connection.executemany("insert into truths values (?, ?)", [("a", 1), (None, 0), ("b", 0)])
+    query = ("outcomes", "import", "late", "--query", "select * from truths order by rowid")
+    columns = ("--id-column", "flight", "--truth-column", "delayed")
+    code, said = run(*query, *columns)
+    assert (code, "--database postgresql://USER@HOST/NAME" in said) == (2, True)
+    monkeypatch.setenv("BASCULE_DATABASE", "sqlite:///truths.db")
+    code, said = run(*query, *columns)
+    assert (code, said.splitlines()) == (
+        1, ["2 outcomes of late", "line 2 of the table: no id; not kept"],
+    )  # fmt: skip
+    for wrong in (("late",), ("late", "truths.csv", "--query", "select 1")):
+        code, said = run("outcomes", "import", *wrong)
+        assert (code, "give a FILE, or --query" in said) == (2, True)

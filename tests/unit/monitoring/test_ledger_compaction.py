@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.monitoring.ledger_rows import block, counts, parquet_files, segments, spool, take_in
+from tests.ledger_rows import Answers, counts, parquet_files, segments, spool, take_in
 
 from bascule.monitoring.ledger import Compaction, Ledger, Scribe, compaction, scribe as scribing
 from bascule.monitoring.ledger.compaction import MERGED_BYTES, to_merge
@@ -106,6 +106,6 @@ def test_a_segment_that_cannot_be_read_is_left_and_the_others_go_on(tmp_path, ca
 
 def test_what_is_recorded_meanwhile_is_kept(tmp_path):
     segments(tmp_path, 3, 10)
-    spool(tmp_path, block(["new"], at=datetime.now(UTC)))
+    spool(tmp_path, Answers(["new"], at=datetime.now(UTC)))
     take_in(tmp_path, Compaction())
     assert counts(tmp_path) == (31, 31)

@@ -6,7 +6,7 @@ import threading
 
 import pyarrow as pa
 import pytest
-from tests.unit.monitoring.ledger_rows import block, counts, segments, spool, take_in
+from tests.ledger_rows import Answers, counts, segments, spool, take_in
 
 from bascule.core import Invalid, NotFound, TimedOut
 from bascule.monitoring.ledger import (
@@ -31,9 +31,9 @@ def know(home, *names):
 
 
 def test_rows_of_segments_and_of_the_spool_are_gone_with_their_outcomes(tmp_path):
-    spool(tmp_path, block(["a", "b"], caller="alice"), block(["c"], caller="bob"))
+    spool(tmp_path, Answers(["a", "b"], caller="alice"), Answers(["c"], caller="bob"))
     take_in(tmp_path)
-    spool(tmp_path, block(["d"], caller="alice"), block(["e"], caller="bob"))
+    spool(tmp_path, Answers(["d"], caller="alice"), Answers(["e"], caller="bob"))
     know(tmp_path, "a", "c", "d")
     know(tmp_path, "a")
     found = matching(Ledger(tmp_path), "gb", "caller = 'alice'")
@@ -47,13 +47,13 @@ def test_rows_of_segments_and_of_the_spool_are_gone_with_their_outcomes(tmp_path
 
 
 def test_other_models_and_other_rows_stay(tmp_path):
-    spool(tmp_path, block(["a"]), block(["a"], model="other"))
+    spool(tmp_path, Answers(["a"]), Answers(["a"], model="other"))
     delete(tmp_path, "gb", "id = 'a'")
     assert Ledger(tmp_path).query("select model from predictions")["model"].to_pylist() == ["other"]
 
 
 def test_a_condition_asks_the_fields_and_the_outcomes(tmp_path):
-    spool(tmp_path, block(["a", "b", "c"]))
+    spool(tmp_path, Answers(["a", "b", "c"]))
     know(tmp_path, "c")
     where = '"input.x" = 1 or id in (select id from outcomes)'
     delete(tmp_path, "gb", where)
@@ -68,7 +68,7 @@ def test_a_condition_asks_the_fields_and_the_outcomes(tmp_path):
     ],
 )  # fmt: skip
 def test_what_is_not_one_condition_is_refused_before_anything_is_asked_for(tmp_path, where):
-    spool(tmp_path, block(["a"]))
+    spool(tmp_path, Answers(["a"]))
     with pytest.raises(Invalid, match="the condition is refused"):
         matching(Ledger(tmp_path), "gb", where)
     with pytest.raises(Invalid, match="the condition is refused"):
@@ -84,7 +84,7 @@ def test_a_model_without_answers_is_said(tmp_path):
 
 
 def test_the_scribe_of_a_server_carries_it_out(tmp_path):
-    spool(tmp_path, block(["a", "b"]))
+    spool(tmp_path, Answers(["a", "b"]))
     stopping = threading.Event()
     scribe = Scribe(tmp_path, chores=[Deletions()])
     running = threading.Thread(target=scribe.run, args=(stopping, 0.01))
@@ -99,7 +99,7 @@ def test_the_scribe_of_a_server_carries_it_out(tmp_path):
 
 
 def test_a_deletion_that_no_scribe_takes_up_stays_asked_for(tmp_path):
-    spool(tmp_path, block(["a", "b"]))
+    spool(tmp_path, Answers(["a", "b"]))
     busy = Scribe(tmp_path)
     with pytest.raises(TimedOut, match="not carried out the deletion in 0 s"):
         delete(tmp_path, "gb", "id = 'a'", within_s=0)
@@ -114,7 +114,7 @@ def test_a_deletion_that_no_scribe_takes_up_stays_asked_for(tmp_path):
 def test_killed_at_a_step_the_next_scribe_completes_it(tmp_path, monkeypatch, step):
     from bascule.monitoring.ledger import deletion
 
-    spool(tmp_path, block(["a", "b"]))
+    spool(tmp_path, Answers(["a", "b"]))
     know(tmp_path, "a", "b")
 
     def die(*_, **__):

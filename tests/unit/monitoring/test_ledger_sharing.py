@@ -7,7 +7,7 @@ import threading
 
 import pyarrow as pa
 import pytest
-from tests.unit.monitoring.ledger_rows import block, counts, segments, spool, take_in
+from tests.ledger_rows import Answers, counts, segments, spool, take_in
 
 from bascule.core import Conflict, Unavailable, Untrusted
 from bascule.monitoring.ledger import (
@@ -44,7 +44,7 @@ def sharing(home, **options):
 
 def record(home, *ids, **options):
     """Take answers into a home's segments, without sharing them."""
-    spool(home, block(ids, **options))
+    spool(home, Answers(ids, **options))
     take_in(home)
 
 
@@ -62,7 +62,7 @@ def test_a_query_on_any_host_finds_the_rows_of_all(hosts):
     share(a)
     record(b, "b-1")
     share(b)
-    spool(b, block(["b-2"]))
+    spool(b, Answers(["b-2"]))
     assert [counts(home)[0] for home in hosts] == [3, 4, 3]
     share(b)
     assert [counts(home) for home in hosts] == [(4, 4)] * 3

@@ -1,6 +1,7 @@
 """The scribe of a server: `python -m bascule.monitoring.ledger HOME MAX_BYTES DAYS PARENT_PID`.
 
-It ends, when it has taken in the spool, by SIGTERM, which the end of its parent sends as well.
+It ends, when it has taken in the spool, by SIGTERM, which the end of its parent sends as well. Of
+several servers with one home, one scribe serves all, and the others wait for it to end.
 """
 
 from __future__ import annotations
@@ -14,26 +15,20 @@ import sys
 import threading
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bascule.core import BasculeError
-from bascule.monitoring.ledger import (
-    CATALOGUE_VARIABLE,
-    Chore,
-    Compaction,
-    Deletions,
-    Leader,
-    Retention,
-    Scribe,
-    Sharing,
-    host_of,
-    shared_of,
-)
+from bascule.core import BasculeError, Conflict
+from bascule.monitoring.ledger.spool import writers
+
+if TYPE_CHECKING:
+    from bascule.monitoring.ledger import Scribe
 
 _PDEATHSIG = 1
+_EVERY_S = 1.0
 
 
 def main() -> int:
-    """Run the scribe of a home; the exit code is 3 where another one has its lock."""
+    """Run the scribe of a home; the exit code is 3 where its ledger cannot be opened."""
     home, max_bytes, retention_days, parent = Path(sys.argv[1]), *map(int, sys.argv[2:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s scribe: %(message)s")
     stopping = threading.Event()
@@ -43,36 +38,59 @@ def main() -> int:
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         stopping.set()
-    try:
-        scribe = Scribe(
-            home,
-            retention=Retention(max_bytes, retention_days),
-            chores=_chores(home, Retention(max_bytes, retention_days)),
-        )
-    except BasculeError as error:
-        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- in one line
-        return 3
-    try:
-        scribe.run(stopping)
-    except (OSError, BasculeError) as error:
-        # The supervisor starts the next one, which removes what this one has not committed.
-        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- in one line
-        return 4
-    scribe.close()
+    is_last = False
+    while not is_last:
+        is_last = stopping.wait(_EVERY_S)
+        if not any(writer.files() for writer in writers(home)):
+            continue
+        try:
+            scribe = _open(home, max_bytes, retention_days)
+        except Conflict:
+            continue
+        except BasculeError as error:
+            logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- in one line
+            return 3
+        return _run(scribe, stopping)
     return 0
 
 
-def _chores(home: Path, retention: Retention) -> list[Chore]:
-    """What this scribe does beside; its part of the shared ledger where hosts share one."""
+def _open(home: Path, max_bytes: int, days: int) -> Scribe:
+    """The scribe with its chores; with those of a shared ledger where hosts share one."""
+    # Imported when there is something to write: a server that nobody asks has no use for it.
+    from bascule.monitoring.ledger import (
+        CATALOGUE_VARIABLE,
+        Compaction,
+        Deletions,
+        Leader,
+        Retention,
+        Scribe,
+        Sharing,
+        host_of,
+        shared_of,
+    )  # fmt: skip
+
+    retention = Retention(max_bytes, days)
     if (store := shared_of(home)) is None:
-        return [Deletions(), Compaction()]
+        return Scribe(home, retention=retention, chores=[Deletions(), Compaction()])
     from bascule.catalogue import Catalogue, Leases
 
     place, url = json.loads(os.environ[CATALOGUE_VARIABLE])
     module, _, name = place.partition(":")
     catalogue = Catalogue(getattr(import_module(module), name)(url, home))
     leader = Leader(Leases(catalogue), host_of(home))
-    return [Deletions(), Sharing(store, retention=retention, may_lead=leader)]
+    chore = Sharing(store, retention=retention, may_lead=leader)
+    return Scribe(home, retention=retention, chores=[chore])
+
+
+def _run(scribe: Scribe, stopping: threading.Event) -> int:
+    try:
+        scribe.run(stopping, _EVERY_S)
+    except (OSError, BasculeError) as error:
+        # The supervisor starts the next one, which removes what this one has not committed.
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- in one line
+        return 4
+    scribe.close()
+    return 0
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from bascule.catalogue import Catalogue, events
 from bascule.core import BasculeError, Conflict, Invalid, TimedOut, check_name
 from bascule.monitoring.ledger.compaction import write_merged
 from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Segment, read_manifest, sync_folder
-from bascule.monitoring.ledger.outcomes import rewrite
+from bascule.monitoring.ledger.outcomes import Outcomes
 from bascule.monitoring.ledger.query import Ledger
 from bascule.monitoring.ledger.scribe import Scribe
 from bascule.monitoring.ledger.spool import writers
@@ -210,7 +210,7 @@ class Deletions:
             return
         # Outcomes first: once the rows are gone, nothing says whose they are.
         for file, places in doomed.outcomes.items():
-            rewrite(file, without=places)
+            Outcomes(scribe.home).remove(file, places)
         added, rows = _rewritten(scribe, doomed.rows)
         outcomes = sum(map(len, doomed.outcomes.values()))
         removed = [one for one in segments if one.file in doomed.rows]

@@ -7,7 +7,7 @@ beyond it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,10 +16,11 @@ import pyarrow as pa
 from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger.blocks import read_blocks
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, read_manifest
-from bascule.monitoring.ledger.outcomes import OUTCOMES, SCHEMA as OUTCOME_SCHEMA, Outcomes
+from bascule.monitoring.ledger.outcome_spool import OUTCOMES
+from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
 from bascule.monitoring.ledger.shared import NO_VIEW, Gone, View, shared_of
 from bascule.monitoring.ledger.spool import writers
-from bascule.monitoring.ledger.tables import FIXED, tables_of
+from bascule.monitoring.ledger.tables import FIXED, answers_of, tables_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 _TRIES = 5
 _PLACES = ", filename=true, file_row_number=true"
+_JOINED = """
+CREATE VIEW predictions_with_outcomes AS
+SELECT newest.*, truth, truth_number, outcomes.time AS truth_time, received_at AS truth_received_at
+FROM (
+    SELECT *, count(*) OVER (PARTITION BY endpoint, id, row) - 1 AS repeats FROM predictions
+    QUALIFY row_number() OVER (PARTITION BY endpoint, id, row ORDER BY time DESC) = 1
+) newest
+JOIN outcomes ON outcomes.model = newest.endpoint AND outcomes.id = newest.id
+    AND outcomes.row = newest.row
+"""
+"""A truth joins the newest prediction of its id; `repeats` counts the earlier ones."""
 
 
 class Ledger:
@@ -38,7 +50,7 @@ class Ledger:
         self._shared = shared_of(home)
 
     def query(self, sql: str, *, model: str | None = None) -> pa.Table:
-        """The result of one SELECT over `predictions`, `outcomes` and `outcome_history`.
+        """The result of one SELECT over `predictions`, `outcomes`, and the tables made of both.
 
         Args:
             sql: In DuckDB's dialect.
@@ -77,13 +89,14 @@ class Ledger:
                     if not self._offer(connection, model, with_places=with_places):
                         continue
                     return question(connection)
-            except (duckdb.IOException, Gone):
+            except (duckdb.IOException, FileNotFoundError, Gone):
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
             except duckdb.Error as error:
                 raise Invalid(
                     f"the {what} is refused: {str(error).splitlines()[0]}",
-                    hint="tables: predictions, outcomes, outcome_history; with --model also the "
-                    'columns "input.NAME" and "output.NAME"',
+                    hint="tables: predictions, outcomes, outcome_history, "
+                    "predictions_with_outcomes; "
+                    'with --model also the columns "input.NAME" and "output.NAME"',
                 ) from None
         raise Unavailable("the ledger changes faster than it can be read", hint="try again")
 
@@ -118,7 +131,7 @@ class Ledger:
         connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
         if self._shared is not None:
             self._shared.share_outcomes()
-        _offer_outcomes(connection, Outcomes(self._home).files(), with_places=with_places)
+        _offer_outcomes(connection, *Outcomes(self._home).stored(), with_places=with_places)
         readable = (LEDGER, OUTCOMES, f"cache/{LEDGER}")
         folders = ", ".join(_quoted(self._home / name) for name in readable)
         connection.execute(f"SET allowed_directories=[{folders}]")
@@ -155,27 +168,37 @@ class Ledger:
                         blocks += [block for block, _ in read_blocks(opened.read())]
                 except FileNotFoundError:
                     continue
-            for _, _, table in tables_of(blocks):
+            for _, _, table in tables_of(answers_of(blocks)):
                 yield table
 
 
 def _offer_outcomes(
-    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], *, with_places: bool
+    connection: duckdb.DuckDBPyConnection,
+    files: Sequence[Path],
+    spooled: Mapping[Path, pa.Table],
+    *,
+    with_places: bool,
 ) -> None:
     """`outcome_history` has every truth that was received, `outcomes` the one that counts."""
+    tables = [_empty(OUTCOME_SCHEMA, with_places=with_places)]
+    for file, table in spooled.items():
+        if with_places:
+            table = table.append_column("filename", pa.repeat(str(file), len(table)))
+            table = table.append_column("file_row_number", pa.array(range(len(table)), pa.int64()))
+        tables.append(table)
+    connection.register("spooled_outcomes", pa.concat_tables(tables))
+    found = "SELECT * FROM spooled_outcomes"
     if files:
         listed = ", ".join(_quoted(file) for file in files)
         options = _PLACES if with_places else ""
-        found = f"SELECT * FROM read_parquet([{listed}]{options})"
-    else:
-        connection.register("no_outcomes", _empty(OUTCOME_SCHEMA, with_places=with_places))
-        found = "SELECT * FROM no_outcomes"
+        found += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}]{options})"
     connection.execute(f"CREATE VIEW outcome_history AS {found}")
     connection.execute(
         "CREATE VIEW outcomes AS SELECT * EXCLUDE (position) FROM outcome_history "
         "QUALIFY row_number() OVER "
         "(PARTITION BY model, id, row ORDER BY received_at DESC, position DESC) = 1"
     )
+    connection.execute(_JOINED)
 
 
 def _empty(schema: pa.Schema, *, with_places: bool) -> pa.Table:
