@@ -27,7 +27,7 @@ import msgspec
 
 from bascule.core import Conflict, Unavailable, Untrusted
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Segment
-from bascule.monitoring.ledger.outcomes import OUTCOMES
+from bascule.monitoring.ledger.outcome_spool import OUTCOMES
 from bascule.registry.stores import bounded_stream, connect, explaining
 
 MERGED = "merged.json"
