@@ -1,4 +1,4 @@
-"""`bascule ledger status` and `ledger delete`: what the ledger holds, and what it must forget."""
+"""`bascule ledger status` and `ledger delete`."""
 
 from __future__ import annotations
 
@@ -101,6 +101,6 @@ def delete(
 def _confirm() -> None:
     if not sys.stdin.isatty():
         raise Invalid(
-            "nobody can be asked whether to delete these rows", hint="add --yes to delete them"
+            "there is no terminal to confirm the deletion on", hint="add --yes to delete the rows"
         )
     typer.confirm("Delete them for good?", abort=True)

@@ -56,7 +56,7 @@ def main() -> int:
 
 def _open(home: Path, max_bytes: int, days: int) -> Scribe:
     """The scribe with its chores; with those of a shared ledger where hosts share one."""
-    # Imported when there is something to write: a server that nobody asks has no use for it.
+    # Imported when there is something to write: a server without requests has no use for it.
     from bascule.monitoring.ledger import (
         CATALOGUE_VARIABLE,
         Compaction,
