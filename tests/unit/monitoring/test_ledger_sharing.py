@@ -8,20 +8,27 @@ import threading
 import pyarrow as pa
 import pytest
 from tests.ledger_rows import Answers, counts, segments, spool, take_in
+from tests.stores import open_database
 
+from bascule.catalogue import Leases
 from bascule.core import Conflict, Unavailable, Untrusted
 from bascule.monitoring.ledger import (
+    Leader,
     Ledger,
     Outcomes,
     Retention,
     Scribe,
     SharedStore,
     Sharing,
+    delete,
+    matching,
     scribe as scribing,
     shared,
+    sharing as sharing_module,
 )
 from bascule.monitoring.ledger.manifest import read_manifest
 from bascule.monitoring.ledger.shared import connect_home
+from bascule.monitoring.profiles import read_windows
 
 RUNNING = threading.Event()
 STOPPING = threading.Event()
@@ -210,3 +217,68 @@ def test_a_home_whose_copies_are_lost_downloads_them_again(hosts):
     share(a)
     shutil.rmtree(a / "cache")
     assert counts(a) == (1, 1)
+
+
+def ids(home):
+    return sorted(Ledger(home).query("select id from predictions")["id"].to_pylist())
+
+
+def test_a_deletion_reaches_the_rows_and_outcomes_of_all_hosts(hosts):
+    a, b, asking = hosts
+    record(a, "a-1", caller="alice")
+    record(a, "a-2")
+    share(a)
+    record(b, "b-1", caller="alice")
+    Outcomes(b).add("gb", pa.table({"id": ["a-1", "a-2", "b-1"], "truth": [1, 1, 1]}))
+    share(b)
+    spool(b, Answers(["b-2"], caller="alice"))
+    assert matching(Ledger(asking), "gb", "caller = 'alice'").rows == 2
+    done = []
+    where = "caller = 'alice'"
+    asked = threading.Thread(target=lambda: done.append(delete(asking, "gb", where)))
+    asked.start()
+    while asked.is_alive():  # the hosts' scribes, which take part every 10 s
+        share(a, may_lead=never)
+        share(b, may_lead=never)
+    asked.join()
+    assert (done[0].rows, done[0].outcomes, done[0].error) == (3, 2, "")
+    for home in hosts:
+        assert ids(home) == ["a-2"]
+        history = Ledger(home).query("select id from outcome_history")["id"].to_pylist()
+        assert history == ["a-2"]
+
+
+def test_a_host_that_was_away_carries_a_deletion_out_before_it_adds_anything(hosts, monkeypatch):
+    a, b, asking = hosts
+    record(a, "a-1")
+    share(a)
+    record(b, "b-0")
+    share(b)
+    record(b, "b-1")
+    monkeypatch.setattr(sharing_module, "_AWAY_S", -1.0)
+    assert delete(asking, "gb", "true").rows == 2
+    assert ids(b) == ["b-1"]
+    record(b, "later")
+    share(b)
+    for home in hosts:
+        assert ids(home) == ["later"]
+
+
+def test_windows_of_all_hosts_merge_on_each(hosts):
+    a, b, _ = hosts
+    for _ in range(2):
+        record(a, "a")
+        share(a)
+        record(b, "b")
+        share(b)
+        share(a)
+    for home in (a, b):
+        (window,) = read_windows(home, "gb")
+        assert (window.rows, window.inputs.rows) == (4, 4)
+
+
+def test_two_hosts_have_one_leader(hosts, postgresql_url):
+    catalogue = open_database(hosts[0], postgresql_url)
+    catalogue.create()
+    one, two = (Leader(Leases(catalogue), name) for name in ("a", "b"))
+    assert [one(), two(), one()] == [True, False, True]

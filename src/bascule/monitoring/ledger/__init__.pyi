@@ -11,12 +11,8 @@ from .blocks import (
     to_bytes as to_bytes,
 )
 from .compaction import Compaction as Compaction
-from .deletion import (
-    Deletions as Deletions,
-    delete as delete,
-    delete_and_record as delete_and_record,
-    matching as matching,
-)
+from .deletion import Deletions as Deletions, matching as matching
+from .forgetting import delete as delete, delete_and_record as delete_and_record
 from .manifest import Gap as Gap
 from .outcome_lines import (
     Line as Line,

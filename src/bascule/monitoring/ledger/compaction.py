@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bascule.monitoring.ledger.manifest import LEDGER, Segment
+from bascule.monitoring.ledger.outcomes import Outcomes
 from bascule.monitoring.ledger.scribe import Scribe
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Compaction:
         self._failed: set[str] = set()
 
     def work(self, scribe: Scribe, stopping: threading.Event) -> None:
+        Outcomes(scribe.home).fold()
         while not stopping.is_set():
             today = datetime.now(UTC).strftime("%Y-%m-%d")
             sound = [one for one in scribe.manifest.segments if one.file not in self._failed]

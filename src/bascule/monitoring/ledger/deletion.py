@@ -1,18 +1,16 @@
 """Deletion by a condition: the right to be forgotten.
 
-The scribe is the one writer of the ledger, so a deletion is a file in `ledger/requests/` that it
-carries out: it takes in the spool, rewrites outcomes and segments without the rows, and commits
-the result with them. Killed before the commit, the next scribe repeats it; after, the manifest
-says that it is done. Without a scribe, `delete` is one for as long as it takes.
+The scribe is the one writer of the ledger, so a deletion is a request that it carries out: it
+takes in the spool, rewrites outcomes and segments without the rows, and commits the result with
+them. Killed before the commit, the next scribe repeats it; after, the manifest says that it is
+done. `forgetting` asks for deletions.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,38 +20,23 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from bascule.catalogue import Catalogue, events
-from bascule.core import BasculeError, Conflict, Invalid, TimedOut, check_name
+from bascule.core import BasculeError, check_name
 from bascule.monitoring.ledger.compaction import write_merged
-from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Segment, read_manifest, sync_folder
+from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Request, Segment, read_manifest
+from bascule.monitoring.ledger.outcome_spool import LINES
 from bascule.monitoring.ledger.outcomes import Outcomes
 from bascule.monitoring.ledger.query import Ledger
 from bascule.monitoring.ledger.scribe import Scribe
+from bascule.monitoring.ledger.shared import SharedStore
 from bascule.monitoring.ledger.spool import writers
 
 if TYPE_CHECKING:
     import duckdb
 
-_REQUESTS = "requests"
+REQUESTS = "requests"
+"""The folder below `ledger/` of deletions that are asked for, where hosts do not share it."""
 _HANDED_OVER_S = 2.0
 """A worker appends its answers to the spool within a second."""
-_LOOK_S = 0.1
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be deleted.
-
-    Attributes:
-        id: Of the request.
-        model: The model whose answers are looked at; its fields are columns.
-        where: The condition, one SQL expression.
-        at_s: When it was asked for, by the clock of the epoch.
-    """
-
-    id: str
-    model: str
-    where: str
-    at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,146 +73,98 @@ def matching(ledger: Ledger, model: str, where: str) -> Matching:
     return ledger.ask(count, model=model, what="condition", with_places=True)
 
 
-def delete(home: Path, model: str, where: str, *, within_s: float = 600.0) -> Deleted:
-    """Delete the rows of a model that were answered until now and meet a condition.
-
-    Rows that a server holds in memory are waited for. Answers that follow are new.
-
-    Args:
-        home: The home.
-        model: Whose answers.
-        where: One SQL expression over the columns of `predictions`.
-        within_s: How long the scribe of a server may take.
-
-    Raises:
-        Invalid: The scribe could not evaluate the condition; nothing is deleted.
-        TimedOut: It has not answered; the deletion stays asked for.
-    """
-    asked = Request(id=secrets.token_hex(8), model=model, where=where, at_s=time.time())
-    _put(home, asked)
-    deadline_s = time.monotonic() + within_s
-    never = threading.Event()
-    while (done := read_manifest(home).deletions.get(asked.id)) is None:
-        try:
-            scribe = Scribe(home)
-        except Conflict:  # a server's scribe does it
-            if time.monotonic() > deadline_s:
-                raise TimedOut(
-                    f"the scribe has not carried out the deletion in {within_s:g} s",
-                    hint="it stays asked for: look at the server's log, and at bascule ledger "
-                    "status",
-                ) from None
-            time.sleep(_LOOK_S)
-            continue
-        try:
-            Deletions().work(scribe, never)
-        finally:
-            scribe.close()
-    if done.error:
-        raise Invalid(done.error, hint="nothing is deleted")
-    return done
-
-
-def delete_and_record(
-    catalogue: Catalogue, home: Path, model: str, where: str, *, by: str, reason: str = ""
-) -> Deleted:
-    """Delete as `delete` does, with an event before and after in the catalogue's history.
-
-    The values of the condition are left out of the history: they may name the person that asked
-    to be forgotten. Where the history cannot be written, nothing is deleted.
-    """
-    catalogue.create()
-    body: dict[str, Any] = {"where": without_values(where)}
-
-    def record(kind: str) -> None:
-        with catalogue.write() as connection:
-            subject = events.Subject("ledger", model)
-            events.append(
-                connection, events.Event(subject, kind, datetime.now(UTC), by, reason, body)
-            )
-
-    record("deletion_requested")
-    done = delete(home, model, where)
-    body |= {"rows": done.rows, "outcomes": done.outcomes}
-    record("deletion_completed")
-    return done
-
-
-def without_values(where: str) -> str:
-    """A condition with `?` in place of each text and number, and without comments."""
-    import duckdb
-
-    plain = str(duckdb.SQLExpression(where))
-    tokens = duckdb.tokenize(plain)
-    ends = [start for start, _ in tokens[1:]] + [len(plain.encode())]
-    values = (duckdb.token_type.string_const, duckdb.token_type.numeric_const)
-    parts = [
-        b"? " if kind in values else plain.encode()[start:end]
-        for (start, kind), end in zip(tokens, ends, strict=True)
-    ]
-    return b"".join(parts).decode(errors="replace").strip()
-
-
 def requested(home: Path) -> list[Request]:
     """The deletions that are asked for and not carried out, the oldest first."""
     done = read_manifest(home).deletions
     found = [
         msgspec.json.decode(file.read_bytes(), type=Request)
-        for file in (home / LEDGER / _REQUESTS).glob("*.json")
+        for file in (home / LEDGER / REQUESTS).glob("*.json")
     ]
     return sorted((one for one in found if one.id not in done), key=lambda one: one.at_s)
 
 
 class Deletions:
-    """The chore of a scribe that carries out deletions."""
+    """The chore of a scribe that carries out deletions in a home."""
+
+    def __init__(self, store: SharedStore | None = None) -> None:
+        """Read nothing yet; `store` is where hosts share their outcomes."""
+        self._store = store
 
     def work(self, scribe: Scribe, stopping: threading.Event) -> None:
-        folder = scribe.home / LEDGER / _REQUESTS
+        del stopping  # a request that is there is carried out
+        folder = scribe.home / LEDGER / REQUESTS
         if not folder.is_dir():
             return
         for one in requested(scribe.home):
-            if any(writer.is_alive() for writer in writers(scribe.home)):
-                stopping.wait(_HANDED_OVER_S)
-            while scribe.turn(everything=True):
-                pass
-            self._carry_out(scribe, one)
+            self.carry_out(scribe, one)
         for file in folder.glob("*.json"):
             if file.stem in scribe.manifest.deletions:
                 file.unlink(missing_ok=True)
 
-    def _carry_out(self, scribe: Scribe, asked: Request) -> None:
-        now = datetime.now(UTC).isoformat()
-        segments = scribe.manifest.segments
-        if not any(one.model == asked.model for one in segments):
-            scribe.replace([], [], deletions={asked.id: Deleted(at=now)})
-            return
-        try:
-            doomed = _find(scribe.home, asked)
-        except BasculeError as error:
-            scribe.replace([], [], deletions={asked.id: Deleted(at=now, error=error.message)})
-            return
-        # Outcomes first: once the rows are gone, nothing says whose they are.
-        for file, places in doomed.outcomes.items():
-            Outcomes(scribe.home).remove(file, places)
-        added, rows = _rewritten(scribe, doomed.rows)
-        outcomes = sum(map(len, doomed.outcomes.values()))
-        removed = [one for one in segments if one.file in doomed.rows]
-        done = Deleted(at=now, rows=rows, outcomes=outcomes)
+    def carry_out(self, scribe: Scribe, asked: Request) -> None:
+        """Delete the rows that are in the home alone, and commit the result."""
+        if any(writer.is_alive() for writer in writers(scribe.home)):
+            threading.Event().wait(_HANDED_OVER_S)
+        while scribe.turn(everything=True):
+            pass
+        Outcomes(scribe.home).fold()
+        segments = [one for one in scribe.manifest.segments if one.model == asked.model]
+        ledger, folder = Ledger(scribe.home, alone=self._store is not None), scribe.home / LEDGER
+        removed, added, done = carry_out(ledger, asked, segments, folder, self._store)
         scribe.replace(removed, added, deletions={asked.id: done})
 
 
-def _rewritten(scribe: Scribe, doomed: dict[str, pa.Array]) -> tuple[list[Segment], int]:
-    """The segments in place of those with rows to delete, and how many rows these are."""
+def carry_out(
+    ledger: Ledger,
+    asked: Request,
+    segments: list[Segment],
+    folder: Path,
+    store: SharedStore | None,
+) -> tuple[list[Segment], list[Segment], Deleted]:
+    """Remove outcomes, and write segments without the rows: which go, which come, the result.
+
+    Args:
+        ledger: Finds the rows.
+        asked: The deletion.
+        segments: Those of the model in `folder`.
+        folder: Others are left alone.
+        store: Where hosts share outcomes.
+    """
+    now = datetime.now(UTC).isoformat()
+    if not segments:
+        return [], [], Deleted(at=now)
+    try:
+        doomed = _find(ledger, asked, folder)
+    except BasculeError as error:
+        return [], [], Deleted(at=now, error=error.message)
+    # Outcomes first: once the rows are gone, nothing says whose they are.
+    _remove_outcomes(ledger.home, doomed.outcomes, store)
+    removed = [one for one in segments if one.file in doomed.rows]
     added = []
-    for number, one in enumerate(scribe.manifest.segments):
-        if one.file in doomed:
-            name = scribe.next_name(f"kept-{number}")
-            made = write_merged(
-                scribe.home, [scribe.home / LEDGER / one.file], one.model, one.version, one.day,
-                name, without=[doomed[one.file]],
-            )  # fmt: skip
-            added += [made] if made is not None else []
-    return added, sum(map(len, doomed.values()))
+    for one in removed:
+        name = f"{Path(one.file).name.partition('-')[0]}-kept-{secrets.token_hex(4)}.parquet"
+        made = write_merged(
+            ledger.home, [folder / one.file], one.model, one.version, one.day, name,
+            without=[doomed.rows[one.file]], folder=folder,
+        )  # fmt: skip
+        added += [made] if made is not None else []
+    rows = sum(len(doomed.rows[one.file]) for one in removed)
+    outcomes = sum(map(len, doomed.outcomes.values()))
+    return removed, added, Deleted(at=now, rows=rows, outcomes=outcomes)
+
+
+def _remove_outcomes(
+    home: Path, doomed: Mapping[Path, pa.Array], store: SharedStore | None
+) -> None:
+    outcomes = Outcomes(home)
+    drafts: dict[Path, Path | None] = {}
+    for file, rows in doomed.items():
+        if store is None or file.suffix == LINES:
+            outcomes.remove(file, rows)
+        else:
+            drafts[file] = outcomes.without(file, rows)
+    if store is not None and drafts:
+        store.replace_outcomes(drafts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,18 +175,19 @@ class _Doomed:
     outcomes: dict[Path, pa.Array]
 
 
-def _find(home: Path, asked: Request) -> _Doomed:
+def _find(ledger: Ledger, asked: Request, folder: Path) -> _Doomed:
     def find(connection: duckdb.DuckDBPyConnection) -> _Doomed:
-        _offer_doomed(connection, asked.where)
+        _offer_doomed(connection, asked.where, asked.at_s)
         placed = connection.sql("SELECT filename, file_row_number n FROM doomed")
         rows = {
-            str(Path(name).relative_to(home / LEDGER)): places
+            str(Path(name).relative_to(folder)): places
             for name, places in _by_file(placed)
-        }  # fmt: skip
+            if Path(name).is_relative_to(folder)
+        }
         outcomes = dict(_by_file(connection.sql(_DOOMED_OUTCOMES)))
         return _Doomed(rows, {Path(name): places for name, places in outcomes.items()})
 
-    return Ledger(home).ask(find, model=asked.model, what="condition", with_places=True)
+    return ledger.ask(find, model=asked.model, what="condition", with_places=True)
 
 
 _DOOMED_OUTCOMES = """SELECT filename, file_row_number n FROM outcome_history
@@ -259,14 +195,18 @@ SEMI JOIN doomed ON outcome_history.id = doomed.id AND outcome_history.row = doo
 AND outcome_history.model IN (doomed.model, doomed.endpoint)"""
 
 
-def _offer_doomed(connection: duckdb.DuckDBPyConnection, where: str) -> None:
-    """Make the view of the rows that a condition matches.
+def _offer_doomed(
+    connection: duckdb.DuckDBPyConnection, where: str, until_s: float | None = None
+) -> None:
+    """Make the view of the rows that a condition matches, of requests that came until a time.
 
     DuckDB parses the condition as one expression, so it cannot end the statement or add to it.
     """
     import duckdb
 
     matched = connection.view("predictions").filter(duckdb.SQLExpression(where))
+    if until_s is not None:
+        matched = matched.filter(f"epoch_us(time) <= {int(until_s * 1e6)}")
     matched.create_view("doomed")
 
 
@@ -282,16 +222,3 @@ def _by_file(placed: duckdb.DuckDBPyRelation) -> Iterator[tuple[str, pa.Array]]:
                 found.setdefault(name, []).append(numbers[here])
     for name, parts in found.items():
         yield name, pa.array(np.sort(np.concatenate(parts)))
-
-
-def _put(home: Path, asked: Request) -> None:
-    """Have the request be on the disk, whole or not at all."""
-    folder = home / LEDGER / _REQUESTS
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{asked.id}.new"
-    with draft.open("wb") as file:
-        file.write(msgspec.json.encode(asked))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(folder / f"{asked.id}.json")
-    sync_folder(folder)

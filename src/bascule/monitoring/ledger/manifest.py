@@ -75,6 +75,22 @@ class Progress(msgspec.Struct, kw_only=True):
     is_ended: bool = False
 
 
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be deleted.
+
+    Attributes:
+        id: Of the request.
+        model: The model whose answers are looked at; its fields are columns.
+        where: The condition, one SQL expression.
+        at_s: When it was asked for, by the clock of the epoch.
+    """
+
+    id: str
+    model: str
+    where: str
+    at_s: float
+
+
 class Deleted(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one deletion.
 

@@ -171,15 +171,28 @@ class Outcomes:
         """Remove rows of a file of `stored`, by their numbers in order."""
         if file.suffix == LINES:
             blank_lines(file, rows.to_pylist())
-            return
+        elif (draft := self.without(file, rows)) is None:
+            file.unlink()
+            sync_folder(file.parent)
+        else:
+            draft.rename(file)
+            sync_folder(file.parent)
+
+    def without(self, file: Path, rows: pa.Array) -> Path | None:
+        """Write a Parquet file without these rows, under a new name in `cache/outcomes`.
+
+        None where no row is left.
+        """
         table = pq.read_table(file)
         places = pa.array(range(len(table)), pa.int64())
         kept = table.filter(pc.invert(pc.is_in(places, rows)))
-        if kept.num_rows:
-            self._write(file, kept)
-        else:
-            file.unlink()
-            sync_folder(file.parent)
+        if not kept.num_rows:
+            return None
+        key, _, rest = file.name.partition(".")
+        folder = self._home / "cache" / OUTCOMES / file.parent.name
+        draft = folder / f"{new_key(int(key.partition('-')[0]))}.{rest}"
+        self._write(draft, kept)
+        return draft
 
     def fold(self) -> int:
         """Turn complete files of lines into Parquet files; returns how many.

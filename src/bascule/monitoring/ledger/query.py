@@ -44,10 +44,15 @@ JOIN outcomes ON outcomes.model = newest.endpoint AND outcomes.id = newest.id
 class Ledger:
     """What was asked and answered, in the home at `home`."""
 
-    def __init__(self, home: Path) -> None:
-        """Read the ledger in `home`; with that of other hosts, where the home shares it."""
-        self._home = home
-        self._shared = shared_of(home)
+    def __init__(self, home: Path, *, alone: bool = False) -> None:
+        """Read the ledger in `home`; with that of other hosts, where the home shares it.
+
+        Args:
+            home: The home.
+            alone: Without other hosts: what the home has not added to the shared ledger.
+        """
+        self.home = self._home = home
+        self._shared = None if alone else shared_of(home)
 
     def query(self, sql: str, *, model: str | None = None) -> pa.Table:
         """The result of one SELECT over `predictions`, `outcomes`, and the tables made of both.

@@ -15,27 +15,31 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import msgspec
 
 from bascule.core import Conflict, Unavailable, Untrusted
-from bascule.monitoring.ledger.manifest import LEDGER, Gap, Segment
+from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Gap, Request, Segment
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES
+from bascule.monitoring.profiles import ProfileFile
 from bascule.registry.stores import bounded_stream, connect, explaining
 
 MERGED = "merged.json"
 _CONNECTED = "shared"
+_DELETIONS = "deletions"
+_MAX_GONE = 10_000
 CATALOGUE_VARIABLE = "BASCULE_LEDGER_CATALOGUE"
 """Tells the scribe where the lease of the leader is; an address may hold a password."""
 _TRIES = 5
 _SWEEP_AFTER = timedelta(days=1)
+_REQUESTS_FOR = timedelta(days=90)
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
@@ -47,8 +51,9 @@ class HostPart(msgspec.Struct, kw_only=True):
         sequence: Grows with each write.
         written_at: ISO 8601.
         segments: Those that are in the store.
+        profiles: Its windows, in the store below `profiles/HOST`.
         gaps: Of its writers.
-        deletions: The ids of those that it has carried out.
+        deletions: What became of those that it has carried out on its own rows.
     """
 
     format: int = 1
@@ -56,8 +61,9 @@ class HostPart(msgspec.Struct, kw_only=True):
     sequence: int = 0
     written_at: str = ""
     segments: list[Segment] = []
+    profiles: list[ProfileFile] = []
     gaps: list[Gap] = []
-    deletions: list[str] = []
+    deletions: dict[str, Deleted] = {}
 
 
 class Merged(msgspec.Struct, kw_only=True):
@@ -68,6 +74,8 @@ class Merged(msgspec.Struct, kw_only=True):
         writer: Drawn for each write: tells a retry of the same write from another's.
         segments: In place of those that are gone.
         gone: The files of segments that hosts still name and that count no more.
+        deletions: What became of those that are carried out on the segments of all hosts.
+        gone_outcomes: Names of files of outcomes that others have replaced.
     """
 
     format: int = 1
@@ -75,6 +83,8 @@ class Merged(msgspec.Struct, kw_only=True):
     writer: str = ""
     segments: list[Segment] = []
     gone: list[str] = []
+    deletions: dict[str, Deleted] = {}
+    gone_outcomes: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,7 @@ class SharedStore:
         self.url = url
         self.home = home
         self.cache = home / "cache" / LEDGER
+        self._requests: dict[str, Request] = {}
 
     @cached_property
     def _store(self) -> Any:
@@ -181,16 +192,29 @@ class SharedStore:
                 return View(merged or Merged(), hosts)
         raise Unavailable(f"the ledger in {self.url} changes faster than it can be read")
 
-    def change_merged(self, before: Merged, *, segments: list[Segment], gone: list[str]) -> Merged:
-        """Commit the leader's part. Raises `Conflict` where `before` is not the last."""
+    def change_merged(self, before: Merged, **changes: Any) -> Merged:
+        """Commit fields of the leader's part. Raises `Conflict` where `before` is not the last."""
         found, tag = self.read(MERGED, Merged)
         if (found or Merged()).sequence != before.sequence:
             raise Conflict("another leader has merged the ledger", hint="try again")
-        made = Merged(
-            sequence=before.sequence + 1, writer=secrets.token_hex(8), segments=segments, gone=gone
+        made = msgspec.structs.replace(
+            before, sequence=before.sequence + 1, writer=secrets.token_hex(8), **changes
         )
         self.write(MERGED, made, tag)
         return made
+
+    def ask(self, asked: Request) -> None:
+        """Have every host carry out a deletion."""
+        self.write(f"{_DELETIONS}/{asked.id}.json", asked, None)
+
+    def requests(self) -> list[Request]:
+        """The deletions that hosts carry out, the oldest first."""
+        for name in self.names(_DELETIONS):
+            if name not in self._requests:
+                found, _ = self.read(name, Request)
+                if found is not None:
+                    self._requests[name] = found
+        return sorted(self._requests.values(), key=lambda one: one.at_s)
 
     def names(self, under: str) -> list[str]:
         """Of the objects below a name."""
@@ -228,29 +252,88 @@ class SharedStore:
                 self._api.delete(self._store, names[start : start + 1_000])
 
     def sweep(self) -> None:
-        """Remove the files that nothing names for a day: left by hosts and leaders that died."""
-        before = datetime.now(UTC) - _SWEEP_AFTER
-        with explaining(self.url):
-            pages = self._api.list(self._store, "segments", chunk_size=1_000)
-            old = {
-                one["path"]
-                for one in bounded_stream(self.url, pages)
-                if one["last_modified"] < before
-            }
+        """Remove files that nothing names for a day, which hosts and leaders that died have left.
+
+        Requests of deletions are removed after 90 days: their conditions may name persons.
+        """
+        self.remove(self._older_than(_DELETIONS, _REQUESTS_FOR))
+        old = set(self._older_than("segments", _SWEEP_AFTER))
         view = self.view()
         named = view.known() | {one.file for one in view.segments()}
         self.remove(sorted(old - {f"segments/{file}" for file in named}))
 
+    def _older_than(self, under: str, age: timedelta) -> list[str]:
+        before = datetime.now(UTC) - age
+        with explaining(self.url):
+            pages = self._api.list(self._store, under, chunk_size=1_000)
+            return [
+                one["path"]
+                for one in bounded_stream(self.url, pages)
+                if one["last_modified"] < before
+            ]
+
+    def share_profiles(self, host: str, profiles: Sequence[ProfileFile]) -> None:
+        """Upload the windows of this home."""
+        for one in profiles:
+            file = self.home / LEDGER / one.file
+            self._upload(f"profiles/{host}/{one.file}", file)
+
+    def remove_profiles(self, host: str, profiles: Sequence[ProfileFile]) -> None:
+        """Remove windows that newer ones have replaced."""
+        self.remove([f"profiles/{host}/{one.file}" for one in profiles])
+
+    def fetch_profile(self, host: str, profile: ProfileFile) -> ProfileFile:
+        """Download a window of another host; it, as the manifest of this home names it."""
+        path = PurePosixPath(profile.file)
+        place = str(path.with_name(f"{path.stem}@{host}{path.suffix}"))
+        if not (self.home / LEDGER / place).exists():
+            self._download(f"profiles/{host}/{profile.file}", self.home / LEDGER / place, "")
+        return msgspec.structs.replace(profile, file=place, host=host)
+
+    def replace_outcomes(self, drafts: Mapping[Path, Path | None]) -> None:
+        """Put files in place of files of outcomes, here and on every host.
+
+        Args:
+            drafts: By the old file, the new one, which is named as it is to be, in another
+                folder; None where nothing is left.
+        """
+        names = {file: self._outcome_name(file) for file in drafts}
+        for file, draft in drafts.items():
+            if draft is not None:
+                self._upload(self._outcome_name(file.with_name(draft.name)), draft)
+        for _ in range(_TRIES):
+            before = self.read(MERGED, Merged)[0] or Merged()
+            gone = [*before.gone_outcomes, *names.values()][-_MAX_GONE:]
+            try:
+                self.change_merged(before, gone_outcomes=gone)
+                break
+            except Conflict:
+                continue
+        else:
+            raise Unavailable(f"the ledger in {self.url} changes faster than it can be written")
+        self.remove(list(names.values()))
+        for file, draft in drafts.items():
+            if draft is not None:
+                draft.rename(file.with_name(draft.name))
+            file.unlink(missing_ok=True)
+
+    def _outcome_name(self, file: Path) -> str:
+        return f"{OUTCOMES}/{file.relative_to(self.home / OUTCOMES)}"
+
     def share_outcomes(self) -> None:
-        """Have every import of outcomes both here and in the store."""
+        """Have every file of outcomes both here and in the store, but for those that are gone."""
+        merged, _ = self.read(MERGED, Merged)
+        gone = set(merged.gone_outcomes) if merged is not None else set()
         here = {
             f"{OUTCOMES}/{file.relative_to(self.home / OUTCOMES)}"
-            for file in (self.home / OUTCOMES).glob("*/*.parquet")
+            for file in (self.home / OUTCOMES).glob("*/[0-9]*.parquet")
         }
         there = set(self.names(OUTCOMES))
-        for name in sorted(here - there):
+        for name in here & gone:
+            (self.home / name).unlink(missing_ok=True)
+        for name in sorted(here - there - gone):
             self._upload(name, self.home / name)
-        for name in sorted(there - here):
+        for name in sorted(there - here - gone):
             self._download(name, self.home / name, "")
 
     def _upload(self, name: str, file: Path) -> None:

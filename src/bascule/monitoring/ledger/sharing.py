@@ -14,14 +14,19 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import structs
+
 from bascule.catalogue import Lease, Leases
-from bascule.core import BasculeError, NotFound
+from bascule.core import BasculeError, Conflict, NotFound
 from bascule.monitoring.ledger.compaction import to_merge, write_merged
-from bascule.monitoring.ledger.manifest import LEDGER, Segment
+from bascule.monitoring.ledger.deletion import Deletions, carry_out
+from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Request, Segment
+from bascule.monitoring.ledger.outcomes import Outcomes
+from bascule.monitoring.ledger.query import Ledger
 from bascule.monitoring.ledger.scribe import FOR_EVER, Retention, Scribe, kept_segments
 from bascule.monitoring.ledger.shared import MERGED, HostPart, Merged, SharedStore, View
 
@@ -30,6 +35,9 @@ log = logging.getLogger(__name__)
 _LEASE = "ledger"
 _LEASE_S = 60.0
 _EVERY_S = 10.0
+_BEAT_S = 30.0
+_AWAY_S = 120.0
+"""A host that has not written for so long is away: deletions do not wait for it."""
 _SWEEP_EVERY_S = 3_600.0
 _AT_ONCE = 100
 _WARN_EVERY_S = 60.0
@@ -94,6 +102,7 @@ class Sharing:
         try:
             while self.add(scribe):
                 pass
+            self._adopt(scribe)
             view = self._store.view()
             if not stopping.is_set() and self._may_lead():
                 view = self.lead(view)
@@ -112,25 +121,36 @@ class Sharing:
         merged, _ = self._store.read(MERGED, Merged)
         gone = set(merged.gone) if merged is not None else set()
         self._drop(scribe, {one.file for one in part.segments} | gone)
+        for asked in self._store.requests():
+            if asked.id not in scribe.manifest.deletions:
+                Deletions(self._store).carry_out(scribe, asked)
+        Outcomes(scribe.home).fold()
         added = [
             self._store.put_segment(one, scribe.home / LEDGER / one.file)
             for one in scribe.manifest.segments[:_AT_ONCE]
         ]
         self._store.share_outcomes()
-        segments = [one for one in part.segments if one.file not in gone] + added
-        if found is not None and (segments, scribe.manifest.gaps) == (part.segments, part.gaps):
-            return False
-        part = HostPart(
-            host=host, sequence=part.sequence + 1, written_at=datetime.now(UTC).isoformat(),
-            segments=segments, gaps=scribe.manifest.gaps, deletions=part.deletions,
+        profiles = [one for one in scribe.manifest.profiles if "@" not in one.file]
+        self._store.share_profiles(host, [one for one in profiles if one not in part.profiles])
+        made = structs.replace(
+            part,
+            segments=[one for one in part.segments if one.file not in gone] + added,
+            profiles=profiles, gaps=scribe.manifest.gaps, deletions=scribe.manifest.deletions,
         )  # fmt: skip
-        self._store.write(name, part, tag)
+        if made == part and age_s(part) < _BEAT_S:
+            return False
+        made.sequence, made.written_at = part.sequence + 1, datetime.now(UTC).isoformat()
+        self._store.write(name, made, tag)
+        self._store.remove_profiles(host, [one for one in part.profiles if one not in profiles])
         self._drop(scribe, {one.file for one in added})
         return bool(scribe.manifest.segments)
 
     def lead(self, view: View) -> View:
         """Merge and remove what is due in the shared ledger, each merge one commit."""
         view = self._retire(view)
+        for asked in self._store.requests():
+            if asked.id not in view.merged.deletions and is_carried_out(asked, view):
+                view = self._delete(view, asked)
         today = datetime.now(UTC).strftime("%Y-%m-%d")
         for group in to_merge(view.segments(), today):
             view = self.replace(view, group, [self._merged(group)])
@@ -139,7 +159,13 @@ class Sharing:
             self._store.sweep()
         return view
 
-    def replace(self, view: View, removed: list[Segment], added: list[Segment]) -> View:
+    def replace(
+        self,
+        view: View,
+        removed: Sequence[Segment],
+        added: Sequence[Segment],
+        deletions: Mapping[str, Deleted] | None = None,
+    ) -> View:
         """Commit segments in place of others, and remove the files of those that no host names.
 
         Raises:
@@ -147,10 +173,15 @@ class Sharing:
                 answer that was lost may have hidden that the commit was made.
         """
         files = {one.file for one in removed}
+        if not files <= {one.file for one in view.segments()}:
+            raise Conflict("another leader has merged the ledger", hint="try again")
         named = {one.file for host in view.hosts.values() for one in host.segments}
         gone = sorted((files | set(view.merged.gone)) & named)
         staying = [one for one in view.merged.segments if one.file not in files]
-        made = self._store.change_merged(view.merged, segments=[*staying, *added], gone=gone)
+        made = self._store.change_merged(
+            view.merged, segments=[*staying, *added], gone=gone,
+            deletions={**view.merged.deletions, **(deletions or {})},
+        )  # fmt: skip
         self._store.remove([f"segments/{file}" for file in files])
         return View(made, view.hosts)
 
@@ -162,6 +193,27 @@ class Sharing:
             return view
         staying = {one.file for one in kept}
         return self.replace(view, [one for one in segments if one.file not in staying], [])
+
+    def _delete(self, view: View, asked: Request) -> View:
+        """Carry out a deletion on the segments of all hosts."""
+        ledger, cache = Ledger(self._store.home), self._store.cache
+        segments = [one for one in view.segments() if one.model == asked.model]
+        removed, made, done = carry_out(ledger, asked, segments, cache, self._store)
+        added = [self._store.put_segment(one, cache / one.file) for one in made]
+        # Outcomes that were replaced have changed the leader's part.
+        return self.replace(self._store.view(), removed, added, {asked.id: done})
+
+    def _adopt(self, scribe: Scribe) -> None:
+        """Name the windows of other hosts in the home's manifest, for readers of profiles."""
+        mine = host_of(scribe.home)
+        others = [
+            self._store.fetch_profile(host, one)
+            for host, part in self._store.view().hosts.items()
+            if host != mine
+            for one in part.profiles
+        ]
+        if others != [one for one in scribe.manifest.profiles if "@" in one.file]:
+            scribe.replace([], [], profiles=others)
 
     def _merged(self, group: list[Segment]) -> Segment:
         first, token = group[0], secrets.token_hex(4)
@@ -184,6 +236,19 @@ class Sharing:
     def _drop(scribe: Scribe, files: set[str]) -> None:
         if dropped := [one for one in scribe.manifest.segments if one.file in files]:
             scribe.replace(dropped, [])
+
+
+def age_s(part: HostPart) -> float:
+    """Since a host has last written its part."""
+    if not part.written_at:
+        return float("inf")
+    return (datetime.now(UTC) - datetime.fromisoformat(part.written_at)).total_seconds()
+
+
+def is_carried_out(asked: Request, view: View) -> bool:
+    """Whether every host that is not away has carried out a deletion on its own rows."""
+    hosts = view.hosts.values()
+    return all(asked.id in one.deletions or age_s(one) > _AWAY_S for one in hosts)
 
 
 def host_of(home: Path) -> str:
