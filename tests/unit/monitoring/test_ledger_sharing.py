@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
@@ -282,3 +283,14 @@ def test_two_hosts_have_one_leader(hosts, postgresql_url):
     catalogue.create()
     one, two = (Leader(Leases(catalogue), name) for name in ("a", "b"))
     assert [one(), two(), one()] == [True, False, True]
+
+
+def test_a_truth_joins_the_newest_of_an_id_that_two_hosts_have_answered(hosts):
+    a, b, asking = hosts
+    record(a, "x", at=datetime(2026, 11, 1, 12, tzinfo=UTC))
+    record(b, "x", at=datetime(2026, 11, 1, 13, tzinfo=UTC))
+    Outcomes(a).add("gb", pa.table({"id": ["x"], "truth": [1]}))
+    share(a)
+    share(b)
+    sql = "select hour(time at time zone 'UTC') h, repeats from predictions_with_outcomes"
+    assert Ledger(asking).query(sql).to_pylist() == [{"h": 13, "repeats": 1}]

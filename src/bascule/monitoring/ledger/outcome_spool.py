@@ -26,7 +26,8 @@ from bascule.monitoring.ledger.outcome_lines import Line
 OUTCOMES = "outcomes"
 LINES = ".jsonl"
 FILE_BYTES = 4 << 20
-"""A file with more is followed by the next one."""
+_FILE_S = 600.0
+"""A file with more, or an older one, is followed by the next."""
 _LAST_BYTES = 32 << 10
 """The last line is in so many bytes: id and truth have at most 1,024 characters each."""
 
@@ -78,7 +79,7 @@ class OutcomeSpool:
 
     def _file_of(self, model: str) -> _File:
         file = self._files.get(model)
-        if file is not None and file.size >= FILE_BYTES:
+        if file is not None and (file.size >= FILE_BYTES or file.is_old()):
             self._forget(model)
             file = None
         if file is None:
@@ -115,7 +116,11 @@ class _File:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         self.size = 0
+        self._opened_s = time.monotonic()
         sync_folder(path.parent)
+
+    def is_old(self) -> bool:
+        return time.monotonic() - self._opened_s > _FILE_S
 
     def is_there(self) -> bool:
         return os.fstat(self._fd).st_nlink > 0
