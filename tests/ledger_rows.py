@@ -75,7 +75,7 @@ def segments(home: Path, count: int, rows: int, *, day: str = "2026-11-01") -> N
     commit(home, manifest)
 
 
-def table(ids: Sequence[str], at: datetime) -> pa.Table:
+def table(ids: Sequence[str], at: datetime | None) -> pa.Table:
     """Answers as a segment has them."""
     count = len(ids)
     texts = {"model": "gb", "version": "1", "endpoint": "gb", "arm": "", "caller": "me",
