@@ -180,7 +180,7 @@ class SharedStore:
         return found_tag
 
     def view(self) -> View:
-        """The ledger of all hosts; the part of the leader was the same before and after the rest."""
+        """The ledger of all hosts; the part of the leader was the same before and after."""
         for _ in range(_TRIES):
             merged, tag = self.read(MERGED, Merged)
             hosts = {}
