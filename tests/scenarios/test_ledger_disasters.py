@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import Client, children_of
+from tests.ledger_rows import take_in
 from tests.scenarios.commands import until
 from tests.scenarios.test_full_disks import PORTS, announced, apart, bascule, fill  # noqa: F401
 from tests.scenarios.test_ledger_killed import SCRIBE, Asking, finish, ids_in
 
 from bascule.core import BasculeError
-from bascule.monitoring.ledger import Ledger, read_status
+from bascule.monitoring.ledger import Ledger, Sharing, read_status, shared_of
 from bascule.monitoring.ledger.manifest import read_manifest
 
 RECORDING = {"BASCULE_MONITORING__LEDGER": "on", "BASCULE_MONITORING__MAX_ROWS_PER_S": "1000000"}
@@ -117,6 +118,8 @@ def test_hosts_with_one_store_serve_and_ask_one_ledger(
         assert server.end() == 0
         server.process.stdout.close()
         answered |= asking.answered
+    for home in homes:  # a scribe that stops for more than 20 s is killed, and the next goes on
+        take_in(home, Sharing(shared_of(home)))
     for home in homes:
         assert sorted(ids_in(home)) == sorted(answered)
         assert read_manifest(home).segments == []
