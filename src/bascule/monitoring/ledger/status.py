@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bascule.monitoring.ledger.backlog import read_backlog
 from bascule.monitoring.ledger.deletion import requested
 from bascule.monitoring.ledger.manifest import LEDGER, MANIFEST, Gap, Manifest, read_manifest
 from bascule.monitoring.ledger.shared import NO_VIEW, View, shared_of
@@ -63,7 +64,7 @@ def read_status(home: Path) -> Status:
     store = shared_of(home)
     manifest = read_manifest(home)
     view = NO_VIEW if store is None else store.view()
-    spool_bytes = _unread_bytes(home, manifest)
+    spool_bytes = read_backlog(home).unread_bytes
     gaps = {gap for host in view.hosts.values() for gap in host.gaps} | set(manifest.gaps)
     return Status(
         days=_days(manifest, view),
@@ -88,16 +89,6 @@ def _days(manifest: Manifest, view: View) -> list[Day]:
             now.size_bytes + one.size_bytes,
         )  # fmt: skip
     return [found[key] for key in sorted(found)]
-
-
-def _unread_bytes(home: Path, manifest: Manifest) -> int:
-    unread = 0
-    for writer in writers(home):
-        done = manifest.writers.get(writer.name)
-        for file in writer.files():
-            if file.exists():
-                unread += file.stat().st_size - (done.files.get(file.name, 0) if done else 0)
-    return unread
 
 
 def _dropped(home: Path, manifest: Manifest) -> int:
