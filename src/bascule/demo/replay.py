@@ -128,6 +128,8 @@ def recorded(home: Path, model: str, rows: int) -> pd.DataFrame:
 
 def by_month(bundle: Bundle, rows: pd.DataFrame) -> tuple[list[MonthlyResult], DriftReport]:
     """The quality and the drift of each month."""
+    sizes = rows.groupby("month")["truth"].transform("size")
+    rows = rows[sizes >= len(rows) / 100]  # some flights of 31 December land in January
     drift = measure_drift(bundle, rows, windows_a_year=12, time_column="month")
     alarms = {str(window.day): [one.name for one in window.alarms] for window in drift.windows}
     made = []
@@ -163,10 +165,15 @@ def show(console: Console, months: list[MonthlyResult], drift: DriftReport) -> N
         ("ROC AUC", [one.roc_auc for one in months]),
     ):
         console.print(f"{title:<9} {sparkline(values)}  {min(values):.2f} to {max(values):.2f}")
+    worst = max(months, key=lambda one: abs(one.expected - one.late))
+    console.print(
+        f"most off in {worst.month:%B}: {worst.expected:.0%} expected late, {worst.late:.0%} were"
+    )
     found = [column for window in drift.windows for column in window.alarms]
     if found:
         strongest = max(found, key=lambda one: one.share or 0.0)
-        console.print(f"the drift that weighs most: {strongest.sentence}", markup=False)
+        said = strongest.sentence.partition(" (")[0]
+        console.print(f"the drift that weighs most: {said}", markup=False)
 
 
 def sparkline(values: list[float]) -> str:

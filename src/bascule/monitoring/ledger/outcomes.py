@@ -12,7 +12,6 @@ import fcntl
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,6 +43,10 @@ from bascule.monitoring.ledger.outcome_spool import (
     read_lines,
 )
 
+_PARQUET = "[0-9]*.parquet"
+_SMALL_BYTES = 1 << 20
+_MANY = 64
+"""So many small files of a model are joined: a query opens each file."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SCHEMA = pa.schema(
     [
@@ -113,6 +116,8 @@ class Outcomes:
         good = pa.array([n not in refused for n in range(1, len(ids) + 1)])
         names, rows = _split(ids.filter(good).to_pylist())
         truths = truths.filter(good)
+        if pa.types.is_floating(truths.type):
+            truths = pc.add(truths, 0)  # without the sign of zero
         made = pa.table(
             [
                 names, rows, pa.repeat(model, len(names)), truths.cast(pa.string()),
@@ -124,6 +129,7 @@ class Outcomes:
         )  # fmt: skip
         if made.num_rows:
             self._write(self._home / OUTCOMES / model / f"{new_key(received_us)}.parquet", made)
+            self.fold()
         return Imported(made.num_rows, refused)
 
     def add_rows(
@@ -159,7 +165,7 @@ class Outcomes:
         """
         # Lines first: a fold makes the Parquet file before it removes the lines.
         spooled = sorted((self._home / OUTCOMES).glob(f"*/*{LINES}"))
-        files = sorted((self._home / OUTCOMES).glob("*/[0-9]*.parquet"))
+        files = sorted((self._home / OUTCOMES).glob(f"*/{_PARQUET}"))
         folded = {(file.parent, key_of(file)) for file in files}
         waiting = (file for file in spooled if (file.parent, key_of(file)) not in folded)
         return files, [
@@ -167,27 +173,46 @@ class Outcomes:
         ]
 
     def fold(self) -> int:
-        """Turn complete files of lines into Parquet files; returns how many.
+        """Turn complete files of lines into Parquet files, and join many small Parquet files.
 
-        Any process may do it at any time: two that fold the same file make the same file.
+        Returns how many files of lines. Does nothing while another process does it.
         """
-        count = 0
-        for file in sorted((self._home / OUTCOMES).glob(f"*/*{LINES}")):
-            with suppress(FileNotFoundError), file.open("rb") as opened:
-                try:
-                    fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue  # a process writes there
-                if not any(file.parent.glob(f"{key_of(file)}.*.parquet")):
-                    self._fold(file, read_lines(opened.read()))
-                file.unlink(missing_ok=True)
-                count += 1
+        folder = self._home / OUTCOMES
+        if not folder.is_dir():
+            return 0
+        with (folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return 0
+            count = sum(map(self._fold, sorted(folder.glob(f"*/*{LINES}"))))
+            for of_model in folder.glob("*/"):
+                self._join(of_model)
         return count
 
-    def _fold(self, file: Path, lines: list[Kept]) -> None:
-        if lines:
-            name = f"{key_of(file)}.{lines[-1].received_us}.parquet"
-            self._write(file.parent / name, _table_of(file.parent.name, lines))
+    def _fold(self, file: Path) -> bool:
+        with file.open("rb") as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False  # a process writes there
+            lines = read_lines(opened.read())
+            if lines and not any(file.parent.glob(f"{key_of(file)}.*.parquet")):
+                name = f"{key_of(file)}.{lines[-1].received_us}.parquet"
+                self._write(file.parent / name, _table_of(file.parent.name, lines))
+            file.unlink()
+        return True
+
+    def _join(self, folder: Path) -> None:
+        small = [file for file in folder.glob(_PARQUET) if file.stat().st_size < _SMALL_BYTES]
+        if len(small) < _MANY:
+            return
+        table = pa.concat_tables(map(pq.read_table, small))
+        table = table.group_by(table.column_names).aggregate([])  # a killed join left files twice
+        first, last = pc.min_max(table["received_at"].cast(pa.int64())).as_py().values()
+        self._write(folder / f"{new_key(first)}.{last}.parquet", table)
+        for file in small:
+            file.unlink()
 
     def _next_us(self, model: str) -> int:
         """Now, or just after the latest import: a clock may stand still, or be set back."""
