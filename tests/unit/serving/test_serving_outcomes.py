@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 
-from bascule.monitoring.ledger import Ledger, Outcomes
+from bascule.monitoring.ledger import Ledger, Outcomes, OutcomeSpool
 from bascule.monitoring.ledger.outcome_lines import MAX_BODY_BYTES, MAX_ID, MAX_OUTCOMES
+from bascule.serving.protocols import outcome_writer
 
+WAIT_S = 10
 ADD = "/bascule.v1.Outcomes/Add"
 PATH = "/v2/models/fake/outcomes"
 
@@ -102,6 +105,32 @@ def test_many_small_requests_share_one_file_and_lose_none(running, home):
     assert Outcomes(home).fold() == 1
     assert len(kept(home)) == 64
     assert [file.suffix for file in home.glob("outcomes/fake/*")] == [".parquet"]
+
+
+def test_a_disk_that_stands_still_refuses_more_than_may_wait_and_delays_no_prediction(
+    running, home, monkeypatch, ask
+):
+    stands, goes_on = threading.Event(), threading.Event()
+    append = OutcomeSpool.append
+
+    def slow(*arguments):
+        stands.set()
+        assert goes_on.wait(WAIT_S)
+        append(*arguments)
+
+    monkeypatch.setattr(OutcomeSpool, "append", slow)
+    monkeypatch.setattr(outcome_writer, "_MAX_WAITING_BYTES", 100)
+    body = {"outcomes": [{"id": "i" * 20, "truth": 1}]}  # of 51 bytes
+    with running.client() as first, running.client() as second, running.client() as third:
+        first.request("POST", PATH, body)
+        assert stands.wait(WAIT_S)
+        refused = second.request("POST", PATH, body).answer()
+        assert (refused.status, "wait for the disk" in refused.json["error"]) == (429, True)
+        assert third.request("POST", "/v2/models/fake/infer", ask([1, 2])).answer().status == 200
+        assert kept(home) == []
+        goes_on.set()
+        assert first.answer().status == 200
+        assert second.request("POST", PATH, body).answer().status == 200
 
 
 def test_outcomes_are_counted_by_model_and_described(running):
