@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bascule.cli import (
+    alerts,
     building,
     calling,
     context,
@@ -19,10 +20,12 @@ from bascule.cli import (
     ledger,
     machine,
     outcomes,
+    performance,
     registering,
     running,
     serving,
     trust,
+    watching,
 )
 from bascule.cli.screen import say
 
@@ -35,6 +38,9 @@ PANELS = (
     ("Monitor", ledger),
     ("Monitor", outcomes),
     ("Monitor", drift),
+    ("Monitor", performance),
+    ("Monitor", watching),
+    ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),
     ("Machine", machine),

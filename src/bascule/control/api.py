@@ -16,6 +16,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from bascule.control.alert_routes import add_alerts
 from bascule.control.described import describe
 from bascule.control.key_routes import add_keys
 from bascule.control.link import ServerLink
@@ -32,6 +33,7 @@ from bascule.serving.transports import Authenticator
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.catalogue import Requests
+    from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry, Version
 
 
@@ -83,6 +85,7 @@ def control_app(
     take_in: TakeIn | None = None,
     open_requests: Callable[[], Requests] | None = None,
     home: FilePath | None = None,
+    open_alerts: Callable[[], AlertStore] | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -96,6 +99,7 @@ def control_app(
         take_in: Pushes an uploaded archive; in this process if None.
         open_requests: Opens what keeps answers for `Idempotency-Key`; with None it is refused.
         home: Where outcomes are kept; None for an API without them.
+        open_alerts: Opens the alerts; None for an API without them.
     """
     app = FastAPIOffline(
         title="Bascule control API",
@@ -113,12 +117,16 @@ def control_app(
     def no_keys() -> Keys:
         raise NotFound("this server keeps no keys", hint="run bascule control over the registry")
 
+    def no_alerts() -> AlertStore:
+        raise NotFound("this server keeps no alerts", hint="run bascule control over the registry")
+
     _add_errors(app)
     _add_server(app, server)
     add_load(app, server)
     add_services(app, server, find, authorise)
     add_registry_reads(app, open_registry, authorise)
     add_registry_writes(app, open_registry, take_in or push_here)
+    add_alerts(app, open_alerts or no_alerts, authorise)
     add_keys(app, open_keys or no_keys)
     add_outcomes(app, home)
     describe(app, asks_for_keys=guard is not None)

@@ -73,6 +73,13 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "DELETE /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
     "GET /api/v1/models/{model}/outcomes": ("outcome", "{model}"),
     ADD_OUTCOMES: ("outcome", "{model}"),
+    "GET /api/v1/alerts": ("read", ANY),
+    "GET /api/v1/alerts/{alert}": ("read", ANY),
+    # Of which model is known by the alert, or in the body: asked then.
+    "PUT /api/v1/alerts/{alert}/acknowledgement": ("write", ""),
+    "GET /api/v1/silences": ("read", ANY),
+    "POST /api/v1/silences": ("write", ""),
+    "DELETE /api/v1/silences/{silence}": ("write", ""),
     "GET /api/v1/keys": ("keys", ""),
     "POST /api/v1/keys": ("keys", ""),
     "GET /api/v1/keys/{key}": ("keys", ""),

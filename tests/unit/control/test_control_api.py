@@ -350,7 +350,9 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
     assert {f"{method} {route.path}" for route in routes for method in route.methods} == set(RIGHTS)
     with asking(app) as client:
         for route in routes:
-            path = route.path.format(model="gb", number=1, alias="champion", key="nobody")
+            path = route.path.format(
+                model="gb", number=1, alias="champion", key="nobody", alert="0", silence="0"
+            )
             for method in route.methods:
                 action, model = RIGHTS[f"{method} {route.path}"] or ("health", "")
                 needs_key = action not in OPEN_ACTIONS

@@ -1,4 +1,16 @@
-from .blocks import Block as Block, read_blocks as read_blocks, to_bytes as to_bytes
+from .backlog import Backlog as Backlog, read_backlog as read_backlog
+from .blocks import (
+    TEXT as TEXT,
+    Column as Column,
+    Head as Head,
+    Layout as Layout,
+    kept_rows_of as kept_rows_of,
+    pack_request as pack_request,
+    read_blocks as read_blocks,
+    text_pieces as text_pieces,
+    to_bytes as to_bytes,
+)
+from .manifest import Gap as Gap
 from .outcome_lines import (
     Line as Line,
     OutcomeInput as OutcomeInput,

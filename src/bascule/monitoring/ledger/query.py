@@ -19,7 +19,7 @@ from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, read_manif
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES
 from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
 from bascule.monitoring.ledger.spool import writers
-from bascule.monitoring.ledger.tables import FIXED, tables_of
+from bascule.monitoring.ledger.tables import FIXED, answers_of, tables_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -119,7 +119,7 @@ class Ledger:
                         blocks += [block for block, _ in read_blocks(opened.read())]
                 except FileNotFoundError:
                     continue
-            for _, _, table in tables_of(blocks):
+            for _, _, table in tables_of(answers_of(blocks)):
                 yield table
 
 

@@ -18,6 +18,8 @@ from bascule.serving.transports import About, Exchange, Handler, Route
 class OutcomesRest:
     """See `data_plane.ProtocolAdapter`."""
 
+    name = "outcomes"
+
     def __init__(self, writer: OutcomeWriter) -> None:
         self._writer = writer
 

@@ -855,6 +855,7 @@ class Connection(asyncio.Protocol):
                 exchange.caller = self._check(exchange.head, route)
             if route.series is not None:
                 exchange.series = route.series
+                exchange.protocol = route.protocol
                 site = self._site
                 if site.backlog.is_behind(exchange.started_ns):
                     allowed_s = exchange.allowed_s(site.limits.deadline_s)

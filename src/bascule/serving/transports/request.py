@@ -41,6 +41,7 @@ class Request(ABC):
         caller: See `Context`.
         call: What was asked of a predictor; kept only where there is a recorder, as is `reply`.
         reply: What was answered.
+        protocol: See `Context`.
         failure: With which it is answered; None for no failure.
         rows: How many rows an answer answers.
         series: Where the answer is counted.
@@ -48,8 +49,8 @@ class Request(ABC):
     """
 
     __slots__ = (
-        "_deliver", "call", "caller", "failure", "on_gone", "prediction_id", "reply", "request_id",
-        "rows", "series", "started_ns",
+        "_deliver", "call", "caller", "failure", "on_gone", "prediction_id", "protocol", "reply",
+        "request_id", "rows", "series", "started_ns",
     )  # fmt: skip
 
     prediction_id: str
@@ -58,16 +59,12 @@ class Request(ABC):
     call: Call | None
     reply: Answer | None
     started_ns: int
+    protocol: str
     failure: BasculeError | None
     rows: int
     _deliver: Deliver | None
     series: MetricSeries
     on_gone: Cancel | None
-
-    @property
-    @abstractmethod
-    def transport(self) -> str:
-        """See `Context`."""
 
     @property
     @abstractmethod

@@ -24,12 +24,14 @@ class LedgerConfig:
         keep: The share of requests to keep, at most.
         max_rows_per_s: Of a version in one worker; above it answers are sampled.
         private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
+        is_anonymous: Rows are for profiles alone, without ids and callers.
     """
 
     home: Path
     keep: float = 1.0
     max_rows_per_s: int = 5_000
     private: tuple[str, ...] = ()
+    is_anonymous: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
         loaded_models.tick()
         if ledger is not None:
             ledger.tick()
+            counters.count_ledger(config.worker, *ledger.new_figures())
         if loaded_models.is_stuck:
             log.error("a model is stuck: the worker leaves, to be started again")
             stopping.set()
@@ -182,7 +183,11 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
         log.warning("no answer is recorded: %s cannot be written: %s", config.home, error)
         return None
     return LedgerRecorder(
-        spool, keep=config.keep, max_rows_per_s=config.max_rows_per_s, private=config.private
+        spool,
+        keep=config.keep,
+        max_rows_per_s=config.max_rows_per_s,
+        private=config.private,
+        is_anonymous=config.is_anonymous,
     )
 
 
