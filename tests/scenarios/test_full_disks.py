@@ -187,7 +187,7 @@ def test_a_full_disk_refuses_outcomes_whole_and_takes_them_when_there_is_room(
     (seen / "fill").unlink()
     assert post("after").status == 200
     lines = [
-        json.loads(line)[0]
+        json.loads(line)["id"]
         for file in seen.glob("outcomes/gb/*.jsonl")
         for line in file.read_text().splitlines()
     ]

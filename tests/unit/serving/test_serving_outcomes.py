@@ -177,7 +177,7 @@ def test_what_a_killed_writer_left_half_written_is_not_read_and_not_in_the_way(r
     running.outcomes.close()
     (file,) = home.glob("outcomes/fake/*.jsonl")
     with file.open("ab") as opened:
-        opened.write(b'["b",0,"2",2.0,null,')
+        opened.write(b'{"id":"b","row":0,"truth":"2",')
         os.fsync(opened.fileno())
     assert [one[1] for one in kept(home)] == ["a"]
     Outcomes(home).fold()

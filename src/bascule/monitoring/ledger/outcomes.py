@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.json
 import pyarrow.parquet as pq
 
 from bascule.core import Invalid, Unavailable, check_name
@@ -35,18 +36,29 @@ from bascule.monitoring.ledger.outcome_lines import (
 from bascule.monitoring.ledger.outcome_spool import (
     LINES,
     OUTCOMES,
-    Kept,
     OutcomeSpool,
     key_of,
     latest_us,
     new_key,
-    read_lines,
+    whole_lines,
 )
 
 _PARQUET = "[0-9]*.parquet"
 _SMALL_BYTES = 1 << 20
 _MANY = 64
 """So many small files of a model are joined: a query opens each file."""
+_LINES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("row", pa.int32()),
+        ("truth", pa.string()),
+        ("truth_number", pa.float64()),
+        ("time_us", pa.int64()),
+        ("received_us", pa.int64()),
+        ("position", pa.int64()),
+    ]
+)
+"""See `outcome_spool.Kept`."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SCHEMA = pa.schema(
     [
@@ -168,9 +180,7 @@ class Outcomes:
         files = sorted((self._home / OUTCOMES).glob(f"*/{_PARQUET}"))
         folded = {(file.parent, key_of(file)) for file in files}
         waiting = (file for file in spooled if (file.parent, key_of(file)) not in folded)
-        return files, [
-            _table_of(file.parent.name, read_lines(file.read_bytes())) for file in waiting
-        ]
+        return files, [_table_of(file.parent.name, file.read_bytes()) for file in waiting]
 
     def fold(self) -> int:
         """Turn complete files of lines into Parquet files, and join many small Parquet files.
@@ -196,10 +206,10 @@ class Outcomes:
                 fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False  # a process writes there
-            lines = read_lines(opened.read())
-            if lines and not any(file.parent.glob(f"{key_of(file)}.*.parquet")):
-                name = f"{key_of(file)}.{lines[-1].received_us}.parquet"
-                self._write(file.parent / name, _table_of(file.parent.name, lines))
+            table = _table_of(file.parent.name, opened.read())
+            if table.num_rows and not any(file.parent.glob(f"{key_of(file)}.*.parquet")):
+                last_us = table["received_at"][-1].value
+                self._write(file.parent / f"{key_of(file)}.{last_us}.parquet", table)
             file.unlink()
         return True
 
@@ -235,20 +245,27 @@ class Outcomes:
             raise Unavailable(f"{folder} cannot be written: {error}") from error
 
 
-def _table_of(model: str, lines: Sequence[Kept]) -> pa.Table:
-    rows = len(lines)
-    columns: list[Sequence[object]] = [*zip(*lines, strict=True)] or [()] * len(Kept._fields)
-    ids, row, truths, numbers, times, received, position = columns
-    times = [r if t is None else t for t, r in zip(times, received, strict=True)]
-    made = (ids, row, [model] * rows, truths, numbers, times, received, position)
+def _table_of(model: str, data: bytes) -> pa.Table:
+    """The lines of a file as a table."""
+    lines = whole_lines(data)
+    if not lines:
+        return SCHEMA.empty_table()
+    # One line may be a whole block of the parser.
+    found = pa.json.read_json(
+        pa.BufferReader(lines),
+        read_options=pa.json.ReadOptions(block_size=len(lines)),
+        parse_options=pa.json.ParseOptions(explicit_schema=_LINES),
+    )
+    received = found["received_us"]
+    times = pc.coalesce(found["time_us"], received)
+    columns = {
+        "model": pa.repeat(pa.scalar(model), found.num_rows),
+        "time": times.cast(SCHEMA.field("time").type),
+        "received_at": received.cast(SCHEMA.field("received_at").type),
+    }
     return pa.table(
-        [
-            pa.array(values, pa.int64()).cast(one.type) if pa.types.is_timestamp(one.type)
-            else pa.array(values, one.type)
-            for values, one in zip(made, SCHEMA, strict=True)
-        ],
-        schema=SCHEMA,
-    )  # fmt: skip
+        [columns[name] if name in columns else found[name] for name in SCHEMA.names], schema=SCHEMA
+    )
 
 
 def _columns(
