@@ -157,7 +157,7 @@ def show(console: Console, months: list[MonthlyResult], drift: DriftReport) -> N
         table.add_column(title)
     for one in months:
         auc = f"{one.auc:.3f}" + (" worse" if one.is_worse else "")
-        shown = ", ".join(one.drifted[:3]) + (" ..." if len(one.drifted) > 3 else "")
+        shown = ", ".join(one.drifted[:2]) + (" ..." if len(one.drifted) > 2 else "")
         table.add_row(
             f"{one.month:%B}", f"{one.rows:,}", f"{one.late:.0%}", f"{one.expected:.0%}",
             auc, f"{len(one.drifted)}: {shown}" if one.drifted else _NO_ALARM,
