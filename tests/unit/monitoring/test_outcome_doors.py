@@ -202,24 +202,3 @@ def test_the_outcomes_of_the_future_and_of_the_past_are_both_kept(tmp_path):
         time = datetime.now(UTC) + timedelta(hours=hours)
         Outcomes(tmp_path).add_rows("gb", [(str(hours), 1, time.isoformat())])
     assert len(truths(tmp_path)) == 2
-
-
-def test_many_small_imports_become_one_file_with_the_same_history(tmp_path):
-    for number in range(63):
-        by_table(tmp_path, [(f"r{number % 50}", number)])
-    files = list(tmp_path.glob("outcomes/gb/*.parquet"))
-    assert len(files) == 63
-    kept = {file: file.read_bytes() for file in files}
-    before = truths(tmp_path)
-    by_table(tmp_path, [("r0", 0)])
-    (joined,) = tmp_path.glob("outcomes/gb/*.parquet")
-    count = "select count(*) n from outcome_history"
-    assert Ledger(tmp_path).query(count).to_pydict() == {"n": [64]}
-    assert truths(tmp_path) == [("r0", 0, "0", 0.0), *before[1:]]
-    for file, data in kept.items():  # as after a kill before they were removed
-        file.write_bytes(data)
-    assert Ledger(tmp_path).query(count).to_pydict() == {"n": [64]}
-    Outcomes(tmp_path).fold()
-    assert len(list(tmp_path.glob("outcomes/gb/*.parquet"))) == 1
-    assert Ledger(tmp_path).query(count).to_pydict() == {"n": [64]}
-    assert joined.exists() is False

@@ -12,6 +12,7 @@ import fcntl
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,10 +44,6 @@ from bascule.monitoring.ledger.outcome_spool import (
     whole_lines,
 )
 
-_PARQUET = "[0-9]*.parquet"
-_SMALL_BYTES = 1 << 20
-_MANY = 64
-"""So many small files of a model are joined: a query opens each file."""
 _LINES = pa.schema(
     [
         ("id", pa.string()),
@@ -141,7 +138,6 @@ class Outcomes:
         )  # fmt: skip
         if made.num_rows:
             self._write(self._home / OUTCOMES / model / f"{new_key(received_us)}.parquet", made)
-            self.fold()
         return Imported(made.num_rows, refused)
 
     def add_rows(
@@ -177,52 +173,34 @@ class Outcomes:
         """
         # Lines first: a fold makes the Parquet file before it removes the lines.
         spooled = sorted((self._home / OUTCOMES).glob(f"*/*{LINES}"))
-        files = sorted((self._home / OUTCOMES).glob(f"*/{_PARQUET}"))
+        files = sorted((self._home / OUTCOMES).glob("*/[0-9]*.parquet"))
         folded = {(file.parent, key_of(file)) for file in files}
         waiting = (file for file in spooled if (file.parent, key_of(file)) not in folded)
         return files, [_table_of(file.parent.name, file.read_bytes()) for file in waiting]
 
     def fold(self) -> int:
-        """Turn complete files of lines into Parquet files, and join many small Parquet files.
+        """Turn complete files of lines into Parquet files; returns how many.
 
-        Returns how many files of lines. Does nothing while another process does it.
+        Any process may do it at any time: two that fold the same file make the same file.
         """
-        folder = self._home / OUTCOMES
-        if not folder.is_dir():
-            return 0
-        with (folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return 0
-            count = sum(map(self._fold, sorted(folder.glob(f"*/*{LINES}"))))
-            for of_model in folder.glob("*/"):
-                self._join(of_model)
+        count = 0
+        for file in sorted((self._home / OUTCOMES).glob(f"*/*{LINES}")):
+            with suppress(FileNotFoundError), file.open("rb") as opened:
+                try:
+                    fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # a process writes there
+                if not any(file.parent.glob(f"{key_of(file)}.*.parquet")):
+                    self._fold(file, opened.read())
+                file.unlink(missing_ok=True)
+                count += 1
         return count
 
-    def _fold(self, file: Path) -> bool:
-        with file.open("rb") as opened:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False  # a process writes there
-            table = _table_of(file.parent.name, opened.read())
-            if table.num_rows and not any(file.parent.glob(f"{key_of(file)}.*.parquet")):
-                last_us = table["received_at"][-1].value
-                self._write(file.parent / f"{key_of(file)}.{last_us}.parquet", table)
-            file.unlink()
-        return True
-
-    def _join(self, folder: Path) -> None:
-        small = [file for file in folder.glob(_PARQUET) if file.stat().st_size < _SMALL_BYTES]
-        if len(small) < _MANY:
-            return
-        table = pa.concat_tables(map(pq.read_table, small))
-        table = table.group_by(table.column_names).aggregate([])  # a killed join left files twice
-        first, last = pc.min_max(table["received_at"].cast(pa.int64())).as_py().values()
-        self._write(folder / f"{new_key(first)}.{last}.parquet", table)
-        for file in small:
-            file.unlink()
+    def _fold(self, file: Path, data: bytes) -> None:
+        table = _table_of(file.parent.name, data)
+        if table.num_rows:
+            name = f"{key_of(file)}.{table['received_at'][-1].value}.parquet"
+            self._write(file.parent / name, table)
 
     def _next_us(self, model: str) -> int:
         """Now, or just after the latest import: a clock may stand still, or be set back."""

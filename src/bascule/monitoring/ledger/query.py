@@ -134,10 +134,9 @@ def _offer_outcomes(
     if files:
         listed = ", ".join(_quoted(file) for file in files)
         found += f" UNION ALL SELECT * FROM read_parquet([{listed}])"
-    # A join of files that is killed may leave some outcomes in two files.
-    connection.execute(f"CREATE VIEW outcome_history AS SELECT DISTINCT * FROM ({found})")
+    connection.execute(f"CREATE VIEW outcome_history AS {found}")
     connection.execute(
-        f"CREATE VIEW outcomes AS SELECT * EXCLUDE (position) FROM ({found}) "
+        "CREATE VIEW outcomes AS SELECT * EXCLUDE (position) FROM outcome_history "
         "QUALIFY row_number() OVER "
         "(PARTITION BY model, id, row ORDER BY received_at DESC, position DESC) = 1"
     )

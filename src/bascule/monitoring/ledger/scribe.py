@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bascule.core import Columns, Conflict, Unavailable
+from bascule.core import Columns, Conflict
 from bascule.monitoring.ledger.blocks import Array, Block, read_blocks
 from bascule.monitoring.ledger.manifest import (
     LEDGER,
@@ -37,7 +37,6 @@ from bascule.monitoring.ledger.manifest import (
     read_manifest,
     sync_folder,
 )  # fmt: skip
-from bascule.monitoring.ledger.outcomes import Outcomes
 from bascule.monitoring.ledger.spool import WriterFolder, writers
 from bascule.monitoring.ledger.tables import Answers, answers_of, tables_of
 from bascule.monitoring.profiles import RETENTION_DAYS, Folding, ProfileFile
@@ -117,7 +116,6 @@ class Scribe:
         self._home = home
         self._commit_s = commit_s
         self._retention = retention
-        self._folded_s = time.monotonic()
         folder = home / LEDGER
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = (folder / "lock").open("w")
@@ -138,17 +136,8 @@ class Scribe:
         while not stopping.wait(every_s):
             while self.turn():
                 pass
-            self._fold_outcomes()
         while self.turn(everything=True):
             pass
-
-    def _fold_outcomes(self) -> None:
-        if time.monotonic() - self._folded_s > _COMMIT_S:
-            self._folded_s = time.monotonic()
-            try:
-                Outcomes(self._home).fold()
-            except (OSError, Unavailable) as error:
-                log.warning("outcomes cannot be folded: %s", error)
 
     def turn(self, *, everything: bool = False) -> bool:
         """Commit what is due; whether something was.
