@@ -25,7 +25,7 @@ from bascule.bundle.lineage import user_name
 from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable
 
 if TYPE_CHECKING:
-    from bascule.monitoring import DriftReport, PerformanceReport, ProductionDrift
+    from bascule.monitoring import DriftReport, Ledger, PerformanceReport, ProductionDrift
     from bascule.monitoring.reporting import Overview
     from bascule.registry import Event, Registry, Version
     from bascule.release import GateReport
@@ -74,6 +74,14 @@ def _may_be_a_model(text: str) -> bool:
         return Reference.parse(text) is not None and not text.endswith(".bundle")
     except Invalid:
         return False
+
+
+def open_ledger() -> Ledger:
+    """The ledger of the settings: `open_ledger().query("select ...", model="late").to_pandas()`."""
+    from bascule.app import open_ledger as opened
+    from bascule.settings import load_settings
+
+    return opened(load_settings())
 
 
 @overload

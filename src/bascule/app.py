@@ -7,6 +7,7 @@ registry or bounds a worker in its own way.
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 import os
 import sys
@@ -23,6 +24,7 @@ from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, sch
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
+    from bascule.monitoring import Ledger
     from bascule.monitoring.alerts import AlertStore, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import ServerFacts
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
-    from bascule.serving.workers import ControlCommand, LedgerConfig, Supervisor
+    from bascule.serving.workers import ControlCommand, LedgerConfig, ScribeCommand, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +200,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         allowed_hosts=chosen.allowed_hosts,
         ledger=ledger,
         outcomes_home=settings.home,
-        scribe=() if ledger is None else _scribe_of(settings),
+        scribe=None if ledger is None else _scribe_of(settings),
     )
     return made
 
@@ -232,13 +234,30 @@ def _check_room(home: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, _ROOM_BYTES)
 
 
-def _scribe_of(settings: Settings) -> tuple[str, ...]:
-    """The command of the process that writes the ledger."""
+def open_ledger(settings: Settings) -> Ledger:
+    """The ledger of the home; with that of other hosts, where `registry.objects` is in S3."""
+    from bascule.monitoring import Ledger
+    from bascule.monitoring.ledger import connect_home
+
+    connect_home(settings.home, settings.registry.objects)
+    return Ledger(settings.home)
+
+
+def _scribe_of(settings: Settings) -> ScribeCommand:
+    """What starts the process that writes the ledger."""
+    from bascule.monitoring.ledger import CATALOGUE_VARIABLE, connect_home
+    from bascule.serving.workers import ScribeCommand
+
+    environment = {}
+    if connect_home(settings.home, settings.registry.objects) is not None:
+        store = settings.registry.store
+        environment[CATALOGUE_VARIABLE] = json.dumps([CATALOGUES[scheme_of(store)], store])
     chosen = settings.monitoring
     figures = (int(chosen.max_gb * 1e9), chosen.retention_days)
-    return (
+    argv = (
         sys.executable, "-m", "bascule.monitoring.ledger", str(settings.home), *map(str, figures)
     )  # fmt: skip
+    return ScribeCommand(argv, environment)
 
 
 def control_parts(settings: Settings) -> Parts:

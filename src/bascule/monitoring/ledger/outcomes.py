@@ -38,6 +38,7 @@ from bascule.monitoring.ledger.outcome_spool import (
     LINES,
     OUTCOMES,
     OutcomeSpool,
+    blank_lines,
     key_of,
     latest_us,
     new_key,
@@ -165,8 +166,8 @@ class Outcomes:
         self.fold()
         return taken, refused
 
-    def stored(self) -> tuple[list[Path], list[pa.Table]]:
-        """All outcomes: the Parquet files, and tables of the lines that are in none of them.
+    def stored(self) -> tuple[list[Path], dict[Path, pa.Table]]:
+        """All outcomes: the Parquet files, and by file the lines that are in none of them.
 
         Raises:
             FileNotFoundError: A file was folded meanwhile: ask again.
@@ -176,7 +177,34 @@ class Outcomes:
         files = sorted((self._home / OUTCOMES).glob("*/[0-9]*.parquet"))
         folded = {(file.parent, key_of(file)) for file in files}
         waiting = (file for file in spooled if (file.parent, key_of(file)) not in folded)
-        return files, [_table_of(file.parent.name, file.read_bytes()) for file in waiting]
+        return files, {file: _table_of(file.parent.name, file.read_bytes()) for file in waiting}
+
+    def remove(self, file: Path, rows: pa.Array) -> None:
+        """Remove rows of a file of `stored`, by their numbers in order."""
+        if file.suffix == LINES:
+            blank_lines(file, rows.to_pylist())
+        elif (draft := self.without(file, rows)) is None:
+            file.unlink()
+            sync_folder(file.parent)
+        else:
+            draft.rename(file)
+            sync_folder(file.parent)
+
+    def without(self, file: Path, rows: pa.Array) -> Path | None:
+        """Write a Parquet file without these rows, under a new name in `cache/outcomes`.
+
+        None where no row is left.
+        """
+        table = pq.read_table(file)
+        places = pa.array(range(len(table)), pa.int64())
+        kept = table.filter(pc.invert(pc.is_in(places, rows)))
+        if not kept.num_rows:
+            return None
+        key, _, rest = file.name.partition(".")
+        folder = self._home / "cache" / OUTCOMES / file.parent.name
+        draft = folder / f"{new_key(int(key.partition('-')[0]))}.{rest}"
+        self._write(draft, kept)
+        return draft
 
     def fold(self) -> int:
         """Turn complete files of lines into Parquet files; returns how many.
@@ -226,7 +254,7 @@ class Outcomes:
 def _table_of(model: str, data: bytes) -> pa.Table:
     """The lines of a file as a table."""
     lines = whole_lines(data)
-    if not lines:
+    if not lines.strip():
         return SCHEMA.empty_table()
     # One line may be a whole block of the parser.
     found = pa.json.read_json(

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _MAX_WAITING_BYTES = 16 << 20
 """Of requests that are not written yet."""
 _MAX_TOGETHER = 64
+_IDLE_S = 60.0
 
 
 class Added(NamedTuple):
@@ -93,7 +94,11 @@ class OutcomeWriter:
         spool: OutcomeSpool | None = None
         is_open = True
         while is_open:
-            together = [self._waiting.get()]
+            try:
+                together = [self._waiting.get(timeout=_IDLE_S)]
+            except queue.Empty:
+                spool.close()  # its files are complete: hosts share them
+                continue
             while len(together) < _MAX_TOGETHER and not self._waiting.empty():
                 together.append(self._waiting.get())
             is_open = None not in together
