@@ -97,7 +97,8 @@ class OutcomeWriter:
             try:
                 together = [self._waiting.get(timeout=_IDLE_S)]
             except queue.Empty:
-                spool.close()  # its files are complete: hosts share them
+                if spool is not None:
+                    spool.close()  # its files are complete: hosts share them
                 continue
             while len(together) < _MAX_TOGETHER and not self._waiting.empty():
                 together.append(self._waiting.get())
