@@ -70,11 +70,12 @@ def _open(home: Path, max_bytes: int, days: int) -> Scribe:
     )  # fmt: skip
 
     retention = Retention(max_bytes, days)
-    if (store := shared_of(home)) is None:
+    place_and_url = os.environ.get(CATALOGUE_VARIABLE)
+    if place_and_url is None or (store := shared_of(home)) is None:
         return Scribe(home, retention=retention, chores=[Deletions(), Compaction()])
     from bascule.catalogue import Catalogue, Leases
 
-    place, url = json.loads(os.environ[CATALOGUE_VARIABLE])
+    place, url = json.loads(place_and_url)
     module, _, name = place.partition(":")
     catalogue = Catalogue(getattr(import_module(module), name)(url, home))
     leader = Leader(Leases(catalogue), host_of(home))

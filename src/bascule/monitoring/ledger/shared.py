@@ -6,7 +6,7 @@
     ledger/outcomes/MODEL/...   imports of outcomes, as in a home
     ledger/deletions/ID.json    deletions that each host carries out on what it has not added yet
 
-The ledger consists of the segments that hosts name, without those that `merged.json` calls gone,
+The ledger consists of the segments that hosts name, without those that the leader calls gone,
 and of those that it names itself. Both kinds of JSON are replaced on the condition that no one
 else has: of two writers one fails. Host and leader may be killed anywhere.
 """
@@ -180,7 +180,7 @@ class SharedStore:
         return found_tag
 
     def view(self) -> View:
-        """The ledger of all hosts; `merged.json` was the same before and after the rest."""
+        """The ledger of all hosts; the part of the leader was the same before and after."""
         for _ in range(_TRIES):
             merged, tag = self.read(MERGED, Merged)
             hosts = {}

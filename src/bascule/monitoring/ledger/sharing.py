@@ -4,7 +4,7 @@ A segment is uploaded, then named in the host's part, then dropped from the home
 scribe that dies in between finds it named when it starts, and drops it: a reader of the home
 counts a segment that the host's part names once. The leader merges segments of all hosts and
 applies the retention; the lease spares work that two leaders would do twice, and the condition on
-`merged.json` refuses the second.
+its part refuses the second.
 """
 
 from __future__ import annotations
