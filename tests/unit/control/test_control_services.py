@@ -205,6 +205,7 @@ REGISTRY_CHANGES = [
     ("PATCH", _VERSION + "/tags", {"team": "risk"}),
     ("PUT", _VERSION + "/retirement", {"reason": "old"}),
     ("DELETE", _VERSION + "/retirement", None),
+    ("POST", "/api/v1/models/late/outcomes", {"outcomes": [{"id": "a", "truth": 1}]}),
     ("POST", "/api/v1/keys", {"name": "ada", "permissions": ["keys"]}),
     ("DELETE", "/api/v1/keys/ada", None),
     ("PUT", "/api/v1/alerts/0a1b/acknowledgement", {"why": "rolling back"}),

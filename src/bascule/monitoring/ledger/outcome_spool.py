@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -32,7 +31,7 @@ _LAST_BYTES = 32 << 10
 """The last line is in so many bytes: id and truth have at most 1,024 characters each."""
 
 
-class Kept(NamedTuple):
+class Kept(msgspec.Struct):
     """One line of a file: a `Line`, when it was received, and its place in its request."""
 
     id: str
@@ -45,7 +44,7 @@ class Kept(NamedTuple):
 
 
 _encode = msgspec.json.encode
-_decode_lines = msgspec.json.Decoder(Kept).decode_lines
+_decode = msgspec.json.Decoder(Kept).decode
 
 
 class OutcomeSpool:
@@ -99,7 +98,8 @@ class OutcomeSpool:
     def _encoded(self, lines: Sequence[Line]) -> bytes:
         received_us = self._last_us = self._now_us()
         return b"".join(
-            _encode((*line, received_us, position)) + b"\n" for position, line in enumerate(lines)
+            _encode(Kept(*line, received_us, position)) + b"\n"
+            for position, line in enumerate(lines)
         )
 
     def _now_us(self) -> int:
@@ -163,9 +163,9 @@ def latest_us(folder: Path) -> int:
     return latest
 
 
-def read_lines(data: bytes) -> list[Kept]:
+def whole_lines(data: bytes) -> bytes:
     """The lines of a file; one that is cut short was never answered, and does not count."""
-    return _decode_lines(data[: data.rfind(b"\n") + 1])
+    return data[: data.rfind(b"\n") + 1]
 
 
 def blank_lines(file: Path, numbers: Sequence[int]) -> None:
@@ -193,5 +193,5 @@ def _last_received_us(file: Path) -> int:
         opened.seek(max(0, file.stat().st_size - _LAST_BYTES))
         whole = opened.read()
     # Blank lines were outcomes that are deleted.
-    last = whole[: whole.rfind(b"\n") + 1].rstrip(b" \n").rpartition(b"\n")[2]
-    return read_lines(last + b"\n")[0].received_us if last else 0
+    last = whole_lines(whole).rstrip(b" \n").rpartition(b"\n")[2]
+    return _decode(last).received_us if last else 0
