@@ -11,6 +11,7 @@ from .detectors import (
     WeekdayOutcome as WeekdayOutcome,
     weekday_test as weekday_test,
 )
+from .harm import HarmDetector as HarmDetector, risk_bounds as risk_bounds
 from .paired import (
     RESAMPLES as RESAMPLES,
     Comparison as Comparison,
