@@ -267,7 +267,7 @@ class Server:
         for row, name in enumerate(names):
             when = at[row] if isinstance(at, list) else at
             context = SimpleNamespace(
-                prediction_id=name, caller="me", transport="http", trace=(b"", b""),
+                prediction_id=name, caller="me", protocol="oip-rest", trace=(b"", b""),
                 started_ns=int(when.timestamp() * 1e9),
             )  # fmt: skip
             asked = {name: X[name].to_numpy()[row : row + 1] for name in X}

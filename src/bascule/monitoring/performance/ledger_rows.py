@@ -22,19 +22,23 @@ _ABOUT = ("caller", "endpoint", "arm", "protocol")
 """Columns of the ledger by which rows can be sliced, beside those of the model."""
 _JOINED = """
 WITH newest AS (
-    SELECT id, "row", version, time, {columns} FROM predictions
-    WHERE model = {model} AND status BETWEEN 200 AND 299 {since}
-    QUALIFY row_number() OVER (PARTITION BY id, "row" ORDER BY time DESC, version DESC) = 1
+    SELECT id, "row", version, time, endpoint AS asked, {columns} FROM predictions
+    WHERE model = {model} AND id <> '' AND status BETWEEN 200 AND 299 {since}
+    QUALIFY row_number() OVER (
+        PARTITION BY endpoint, id, "row" ORDER BY time DESC, version DESC
+    ) = 1
 ), first AS (
-    SELECT id, "row", min(received_at) AS received_at FROM outcome_history
-    WHERE model = {model} GROUP BY ALL
+    SELECT model AS asked, id, "row", min(received_at) AS received_at FROM outcome_history
+    GROUP BY ALL
 )
 SELECT newest.*, outcomes.truth, outcomes.truth_number,
     date_diff('microsecond', newest.time, first.received_at) / 1e6 AS delay_s
 FROM newest
-LEFT JOIN (SELECT * FROM outcomes WHERE model = {model}) AS outcomes USING (id, "row")
-LEFT JOIN first USING (id, "row")
-ORDER BY newest.time, id, "row"
+LEFT JOIN outcomes ON outcomes.model = newest.asked AND outcomes.id = newest.id
+    AND outcomes."row" = newest."row"
+LEFT JOIN first ON first.asked = newest.asked AND first.id = newest.id
+    AND first."row" = newest."row"
+ORDER BY newest.time, newest.id, newest."row"
 """
 
 
