@@ -213,6 +213,18 @@ def test_errors_of_numbers_are_estimated_from_the_inputs(regressor, random):
     assert report.is_alarm
 
 
+def test_rows_that_the_model_refuses_are_left_out_and_counted(bundle, random):
+    table = days(random, 1)
+    table.loc[:9, "wind"] = np.nan
+    report = measure_performance(table, bundle, truth_column="y")
+    assert report.windows[0].predictions == 290
+    assert report.notes == (
+        "10 rows that the model refuses (missing, unknown, out of bounds) are left out",
+    )
+    with pytest.raises(Invalid, match="refuses every row"):
+        measure_performance(table[:10], bundle, truth_column="y")
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

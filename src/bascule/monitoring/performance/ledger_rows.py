@@ -22,7 +22,7 @@ _ABOUT = ("caller", "endpoint", "arm", "protocol")
 """Columns of the ledger by which rows can be sliced, beside those of the model."""
 _JOINED = """
 WITH newest AS (
-    SELECT id, "row", version, time, endpoint AS asked, {columns} FROM predictions
+    SELECT id, "row", version, time, kept_share, endpoint AS asked, {columns} FROM predictions
     WHERE model = {model} AND id <> '' AND status BETWEEN 200 AND 299 {since}
     QUALIFY row_number() OVER (
         PARTITION BY endpoint, id, "row" ORDER BY time DESC, version DESC
@@ -102,6 +102,11 @@ def _rows(
         raise Invalid(
             f"the ledger has no labels of {bundle.name}",
             hint="leave label out of the private fields",
+        )
+    kept = pc.min(table["kept_share"]).as_py()
+    if kept < 1:
+        reference.notes.append(
+            f"the ledger keeps a sample of the answers, at times {kept:.1%}: rows count alike"
         )
     known = table["truth"].is_valid().to_numpy(zero_copy_only=False)
     of_numbers = bundle.task == "regression"
