@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.compose import make_column_transformer
+from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
@@ -211,6 +212,22 @@ def test_errors_of_numbers_are_estimated_from_the_inputs(regressor, random):
     report = measure_performance(table, regressor, truth_column="y", prediction_column="p")
     assert [one.metric for one in report.windows[0].metrics] == ["mae", "rmse", "r2"]
     assert report.is_alarm
+
+
+def test_a_detector_of_outliers_is_measured_as_a_classifier_of_two_classes(tmp_path, random):
+    X = random.normal(size=(600, 2))
+    X[::10] += 6
+    y = np.where(np.arange(600) % 10 == 0, -1, 1)
+    model = IsolationForest(n_estimators=10, random_state=0).fit(X[:300])
+    packed = bascule.pack(
+        model, name="odd", train=X[:300], test=(X[300:], y[300:]), to=tmp_path / "odd.bundle",
+        measure=False,
+    )  # fmt: skip
+    table = {"c0": X[:, 0], "c1": X[:, 1], "y": y, "said": packed.predict(X)["label"]}
+    report = measure_performance(table, packed, truth_column="y", prediction_column="said")
+    found = {one.metric: one.found.value for one in report.windows[0].metrics}
+    assert list(found) == ["balanced_accuracy", "precision", "recall"]
+    assert found["recall"] == np.mean(table["said"][y == 1] == 1)
 
 
 def test_rows_that_the_model_refuses_are_left_out_and_counted(bundle, random):

@@ -98,7 +98,7 @@ def _rows(
 ) -> PredictionRows:
     bundle = reference.bundle
     outputs = _arrays(table, "output.")
-    if bundle.task == "classification" and "label" not in outputs:
+    if reference.task == "classification" and "label" not in outputs:
         raise Invalid(
             f"the ledger has no labels of {bundle.name}",
             hint="leave label out of the private fields",

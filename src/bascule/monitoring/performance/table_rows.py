@@ -27,14 +27,12 @@ class TableColumns:
         probability: Of the second of two classes; empty: one column of each class,
             as `bascule predict --output` writes them, where they are there.
         time: Of the predictions; empty: all rows are one window.
-        known_at: When each truth became known; empty: unknown.
     """
 
     truth: str
     prediction: str = ""
     probability: str = ""
     time: str = ""
-    known_at: str = ""
 
 
 def read_performance_table(
@@ -63,7 +61,7 @@ def read_performance_table(
     inputs = _inputs(table, reference)
     answers = _answers(table, reference, names)
     truth = table[names.truth].to_numpy(zero_copy_only=False)
-    task = reference.bundle.task
+    task = reference.task
     try:
         labelled = reference.labelled(truth, answers)
         known = is_known(truth, task)
@@ -153,7 +151,7 @@ def _answers(table: pa.Table, reference: Reference, names: TableColumns) -> Colu
     if bundle.task == "regression":
         return {"prediction": values}
     made: Columns = {"label": values}
-    classes = bundle.classes or ()
+    classes = reference.classes
     named = [f"probabilities.{label}" for label in classes]
     if names.probability and len(classes) == 2:
         chance = np.asarray(table[names.probability], np.float64)
