@@ -84,6 +84,7 @@ class ConfidenceEstimator:
 
     def estimate(self, rows: Labelled, _inputs: Columns | None = None) -> Mapping[str, float]:
         """See `Estimator`."""
+        rows = rows.with_probabilities()
         if rows.probabilities is None or not len(rows):
             return {}
         chances = self.calibrated(rows.probabilities)

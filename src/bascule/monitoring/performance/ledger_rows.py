@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -97,12 +98,10 @@ def _rows(
     table: pa.Table, version: str, reference: Reference, columns: Sequence[str]
 ) -> PredictionRows:
     bundle = reference.bundle
+    table = table.filter(_is_answered(table, reference))
     outputs = _arrays(table, "output.")
     if reference.task == "classification" and "label" not in outputs:
-        raise Invalid(
-            f"the ledger has no labels of {bundle.name}",
-            hint="leave label out of the private fields",
-        )
+        outputs["label"] = np.full(len(table), None, object)
     kept = pc.min(table["kept_share"]).as_py()
     if kept < 1:
         reference.notes.append(
@@ -130,6 +129,27 @@ def _rows(
     )
 
 
+def _is_answered(table: pa.Table, reference: Reference) -> pa.Array:
+    """Where the ledger has an answer: a caller may have asked for other outputs alone.
+
+    Raises:
+        Invalid: No row has one.
+    """
+    names = [one.name for one in reference.bundle.signature.outputs][:1]
+    if reference.task == "classification":
+        names = ["label", "probabilities"]
+    there = [
+        pc.is_valid(table[f"output.{n}"]) for n in names if f"output.{n}" in table.column_names
+    ]
+    found = functools.reduce(pc.or_, there) if there else pa.array([False] * len(table))
+    if not pc.any(found).as_py():
+        raise Invalid(
+            f"the ledger has no {' or '.join(names)} of {reference.bundle.name}",
+            hint="leave it out of the private fields",
+        )
+    return found
+
+
 def _arrays(table: pa.Table, prefix: str) -> Columns:
     """The fields of one kind that a version has: others have no value in any row."""
     return {
@@ -143,6 +163,10 @@ def _array(column: pa.ChunkedArray) -> NDArray[Any]:
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         values = column.combine_chunks()
-        return np.asarray(values.flatten()).reshape(len(values), -1)
+        there = values.is_valid().to_numpy(zero_copy_only=False)
+        flat = np.asarray(values.drop_null().flatten())
+        filled = np.full((len(values), len(flat) // max(1, int(there.sum()))), np.nan)
+        filled[there] = flat.reshape(int(there.sum()), -1)
+        return filled
     made: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return made

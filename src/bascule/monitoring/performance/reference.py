@@ -85,13 +85,12 @@ class Reference:
             name = next(iter(answers))
             numbers = np.asarray(answers.get("prediction", answers[name]), np.float64)
             return Labelled(self.task, values.astype(np.float64), numbers.reshape(len(values)))
-        return Labelled(
-            self.task,
-            places_of_labels(values.tolist(), self.classes),
-            places_of_labels(answers["label"].tolist(), self.classes),
-            self.classes,
-            answers.get("probabilities"),
-        )
+        said = places_of_labels(answers["label"].tolist(), self.classes)
+        chances = answers.get("probabilities")
+        if chances is not None:  # a caller may have asked for probabilities alone
+            said = np.where(said < 0, np.nan_to_num(chances).argmax(axis=1), said)
+        truths = places_of_labels(values.tolist(), self.classes)
+        return Labelled(self.task, truths, said, self.classes, chances)
 
     @cached_property
     def held_out(self) -> tuple[Labelled, Columns] | None:
