@@ -388,6 +388,30 @@ def test_versions_are_measured_apart_and_those_without_a_bundle_left_out(tmp_pat
         measure_performance(tmp_path, "late", bundle_of=lambda _: None)
 
 
+def test_versions_in_the_same_window_share_its_part_of_the_budget(tmp_path, bundle, random):
+    X = flights(40, random)
+    server = Server(tmp_path, bundle)
+    for place, (version, day) in enumerate((("1", 0), ("2", 1), ("2", 0), ("3", 2))):
+        rows = X[place * 10 : place * 10 + 10]
+        names = [f"{version}-{day}-{row}" for row in range(10)]
+        server.answer(rows, names, START + timedelta(days=day), version=version)
+    server.close()
+
+    def bundle_of(version):
+        if version == "3":
+            raise NotFound("it is gone")
+        return bundle
+
+    def level(**options):
+        report = measure_performance(tmp_path, "late", now=NOW, **options)
+        (found,) = {one.metrics[0].level for one in report.windows if one.start}
+        return found
+
+    assert level(bundle_of=bundle_of) == pytest.approx(4 / (365 * 3 * 2))
+    only_1 = {"1": bundle}
+    assert level(bundle_of=only_1.get) == pytest.approx(4 / (365 * 3))
+
+
 def test_a_ledger_without_answers_says_so(tmp_path, bundle, random):
     with pytest.raises(NotFound, match="no answers of 'late'"):
         measured(tmp_path, bundle)
