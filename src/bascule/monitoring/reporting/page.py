@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from bascule.bundle import page
-from bascule.monitoring.drift import DriftReport, WindowDrift
+from bascule.monitoring.drift import DriftReport, WindowDrift, alarm_sentences
 from bascule.monitoring.reporting.overview import Overview
 from bascule.monitoring.reporting.plots import counts_by_day, figure, figures_of
 
@@ -71,12 +71,12 @@ def _health(overview: Overview) -> str:
 
 
 def _alarms(report: DriftReport) -> str:
-    said = [
-        f"{window.day}{'' if window.is_finished else ', not over'}: {column.sentence}"
-        for window in report.windows
-        for column in window.alarms
-    ]
-    return _list(said) if said else "<p>No alarm.</p>"
+    said = list(alarm_sentences(report))
+    days = sum(bool(window.alarms) for window in report.windows)
+    today = [str(window.day) for window in report.windows if not window.is_finished]
+    unfinished = f" {today[0]} is not over." if today else ""
+    verdict = f"{days} of {len(report.windows)} days have an alarm.{unfinished}"
+    return f"<p>{verdict}</p>{_list(said)}"
 
 
 def _plots(report: DriftReport, where: str) -> str:

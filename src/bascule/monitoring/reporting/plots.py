@@ -71,17 +71,12 @@ def _categories(name: str, then: ColumnProfile, now: ColumnProfile) -> Chart | N
     shares = [[_share(one, value) for value in names] for one in (then, now)]
     most = max(max(one) for one in shares) or 1.0
     labels = [str(value) if len(str(value)) < 8 else f"{str(value)[:6]}…" for value in names]
-    size = (0.0, float(len(names)))
-    chart = Chart(size, (0, most * 1.05), (name, "share"), name, _between(labels))
+    chart = Chart((-0.5, len(names) - 0.5), (0, most * 1.05), (name, "share"), name, labels)
     for place, (before, after) in enumerate(zip(*shares, strict=True)):
-        chart.bars([place + 0.08, place + 0.5], [before], "bar other")
-        chart.bars([place + 0.5, place + 0.92], [after])
+        chart.bars([place - 0.42, place], [before], "bar other").bars(
+            [place, place + 0.42], [after]
+        )
     return chart
-
-
-def _between(labels: Sequence[str]) -> tuple[str, ...]:
-    """Names at the left edge of each pair of bars."""
-    return tuple(labels)
 
 
 def _share(column: ColumnProfile, value: float | str) -> float:
@@ -114,6 +109,15 @@ def over_time(name: str, series: Series) -> Chart | None:
         chart.line(points, f"line c{place}").dots(points, radius=2)
     alarms = [(place, values[keys[0]][place]) for place, one in enumerate(columns) if one.is_alarm]
     return chart.dots([one for one in alarms if math.isfinite(one[1])], "alarm", 4.5)
+
+
+def _lines_of(column: ColumnDrift) -> str:
+    """Which line is which category."""
+    if "p50" in column.then or "mean" in column.then:
+        return ""
+    colours = ("Blue", "Red", "Green")
+    named = zip(colours, list(column.then)[:_LINES], strict=False)
+    return f"{', '.join(f'{colour}: {name}' for colour, name in named)}. "
 
 
 def _band(columns: Sequence[ColumnDrift]) -> list[tuple[float, float]]:
@@ -150,4 +154,5 @@ def figures_of(report: DriftReport, where: str) -> Iterator[str]:
         if over is not None:
             alarms = sum(column.is_alarm for _, column in series)
             said = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "No alarm"
-            yield figure(over, f"{name} by day", f"{said}. Dashed: the baseline.")
+            lines = _lines_of(series[-1][1])
+            yield figure(over, f"{name} by day", f"{said}. {lines}Dashed: the baseline.")
