@@ -25,11 +25,12 @@ from bascule.bundle.lineage import user_name
 from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable
 
 if TYPE_CHECKING:
-    from bascule.monitoring import DriftReport, ProductionDrift
+    from bascule.monitoring import DriftReport, PerformanceReport, ProductionDrift
     from bascule.monitoring.reporting import Overview
     from bascule.registry import Event, Registry, Version
     from bascule.release import GateReport
     from bascule_client import Client
+    from bascule_client.outcomes import OutcomesAdded
 
 _STOP_S = 20.0
 
@@ -119,6 +120,77 @@ def drift(
         return measure_production_drift(home, model, opened, since=since, **options)
     bundle = reference if isinstance(reference, Bundle) else load(reference)
     return measure_drift(bundle, current, **options)
+
+
+def performance(
+    reference: Bundle | str | Path, current: Any = None, **options: Any
+) -> PerformanceReport:
+    """Measure predictions against their truths: those of the ledger, or of a table.
+
+    Args:
+        reference: A bundle, its folder, or a registered model: `gb`, `gb/3`, `gb@champion`. For the
+            ledger, `gb` means all its versions.
+        current: A table with a column of truths; the ledger of the settings if None.
+        **options: `truth_column`, `prediction_column` and `time_column` of a table; `since`, `by`
+            ("day"), `metrics`, `slice_by`, `budget` (4 false alarms a year), `effects`: see
+            `monitoring.measure_performance`.
+
+    Returns:
+        The report: `is_alarm`, `findings`, `windows`, `to_arrow()`, `to_json()`.
+
+    Raises:
+        NotFound: There is no such bundle or model, or the ledger has no answers of it.
+        Invalid: The table does not fit, or an option is wrong.
+    """
+    from bascule.monitoring import measure_performance
+
+    if current is not None:
+        bundle = reference if isinstance(reference, Bundle) else load(reference)
+        return measure_performance(current, bundle, **options)
+    from bascule.control import versions_of
+    from bascule.settings import load_settings
+
+    home = load_settings().home
+    if isinstance(reference, Bundle):
+        return measure_performance(home, reference, **options)
+    name, bundle_of = versions_of(str(reference), open_registry)
+    return measure_performance(home, name, bundle_of=bundle_of, **options)
+
+
+def add_outcomes(
+    model: str,
+    outcomes: Any,
+    *,
+    id_column: str = "id",
+    truth_column: str = "truth",
+    time_column: str | None = None,
+) -> OutcomesAdded:
+    """Keep the truth about predictions in the home of the settings, as `outcomes import` does.
+
+    Args:
+        model: The model that was asked.
+        outcomes: Pairs of prediction id and truth, rows as dictionaries, or a table of any library.
+        id_column: The column, or key, of the ids: `ID#ROW`, or `ID` for row 0.
+        truth_column: That of the truths: numbers, texts or booleans.
+        time_column: That of the times when each became true; now if None.
+
+    Returns:
+        How many are on the disk, and those that were refused, by their place from 0. Of several
+        truths about one row the last one counts.
+
+    Raises:
+        Invalid: A column is missing, or the model's name cannot be one.
+        Unavailable: The home cannot be written; earlier parts of 10,000 are kept.
+    """
+    from bascule.monitoring import Outcomes
+    from bascule.settings import load_settings
+    from bascule_client.outcomes import OutcomesAdded, RefusedOutcome, outcome_rows
+
+    rows = outcome_rows(outcomes, id_column, truth_column, time_column)
+    taken, refused = Outcomes(load_settings().home).add_rows(model, rows)
+    return OutcomesAdded(
+        taken, tuple(RefusedOutcome(one.index, one.id, one.reason) for one in refused)
+    )
 
 
 def monitor(

@@ -15,6 +15,7 @@ from bascule.core import Invalid, NotFound, Reference, Refused, is_there
 from bascule.serving import ModelSpec
 
 if TYPE_CHECKING:
+    from bascule.bundle import Bundle
     from bascule.registry import ModelRegistry, Registry, Version
 
 R = TypeVar("R", bound="ModelRegistry")
@@ -62,6 +63,34 @@ def spec_of(reference: str, open_registry: Callable[[], Registry]) -> ModelSpec:
     alias = reference.partition("@")[2]
     labels = (alias,) if alias else ()
     return ModelSpec(version.model, str(version.number), registry.path(version), labels)
+
+
+def versions_of(
+    reference: str, open_registry: Callable[[], ModelRegistry]
+) -> tuple[str, Callable[[str], Bundle | None]]:
+    """A model's name in the ledger, and what opens the bundle of a version there.
+
+    The name of a model means all its versions; `gb/3`, `gb@champion` and a folder mean one. A
+    version that the reference does not mean, or that is gone, is None.
+    """
+    from bascule.bundle import load
+
+    if is_path(reference):
+        folder = Path(reference)
+        spec = spec_of_folder(folder)
+        return spec.model, lambda version: load(folder) if version == spec.version else None
+    registry, meant = registered(open_registry, reference)
+    is_one = reference != meant.model
+
+    def bundle_of(version: str) -> Bundle | None:
+        if not version.isdecimal() or (is_one and version != str(meant.number)):
+            return None
+        try:
+            return load(registry.path(f"{meant.model}/{version}"))
+        except NotFound:
+            return None
+
+    return meant.model, bundle_of
 
 
 def spec_of_folder(folder: Path) -> ModelSpec:

@@ -12,4 +12,12 @@ from .drift import (
     measure_production_drift as measure_production_drift,
     watch_windows as watch_windows,
 )
-from .ledger import Ledger as Ledger, Outcomes as Outcomes
+from .ledger import (
+    Ledger as Ledger,
+    Outcomes as Outcomes,
+    RemoteOutcomes as RemoteOutcomes,
+)
+from .performance import (
+    PerformanceReport as PerformanceReport,
+    measure_performance as measure_performance,
+)

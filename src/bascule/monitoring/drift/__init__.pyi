@@ -1,4 +1,5 @@
 from .budgets import Budget as Budget, Effect as Effect
+from .columns import times_of as times_of
 from .comparing import measure_drift as measure_drift
 from .judging import ModelWatch as ModelWatch
 from .production import (
