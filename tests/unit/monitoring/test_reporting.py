@@ -37,6 +37,7 @@ def test_one_screen_has_health_drift_truths_and_the_ledger(overview):
     assert any(re.match(r"  wind +[\d.]+ +1[34][\d.]* +2  [▁▂▃▄▅▆▇█]{10}$", line) for line in lines)
     truths = next(line for line in lines if line.startswith("performance"))
     assert re.match(r"performance  [\d,]+ truths of 2,000 predictions \([45]\d%\), median", truths)
+    assert any(re.match(r" +version 1: accuracy 0\.[78]\d+ \(was 0\.8", line) for line in lines)
     assert "ledger       100.0% of the rows are kept, no gaps" in lines
 
 
@@ -75,7 +76,9 @@ def test_the_page_loads_nothing_and_shows_every_column(overview):
     assert page.loaded == []
     assert "url(" not in text
     columns = ("wind", "distance", "carrier", "label", "probabilities.ok", "truth", "loss")
-    assert page.figures == 3 + 2 * len(columns) - 1  # the loss has no distribution
+    assert page.figures == 6 + 2 * len(columns) - 1  # the loss has no distribution
+    for name in ("requests", "errors", "p99 ms", "accuracy, version 1", "auc, version 1"):
+        assert f"<b>{name}.</b>" in text
     for name in columns:
         assert f"<b>{name} by day.</b>" in text
     assert "silence: no row" in text

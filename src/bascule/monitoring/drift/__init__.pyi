@@ -14,4 +14,4 @@ from .report import (
 )
 from .results import ColumnDrift as ColumnDrift, Test as Test, WindowDrift as WindowDrift
 from .watching import ColumnWatch as ColumnWatch
-from .windows import WindowProfile as WindowProfile, quoted as quoted
+from .windows import quoted as quoted

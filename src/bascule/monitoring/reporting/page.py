@@ -7,10 +7,11 @@ from html import escape
 
 from bascule.bundle import page
 from bascule.monitoring.drift import DriftReport, WindowDrift, alarm_sentences
-from bascule.monitoring.reporting.overview import Overview
-from bascule.monitoring.reporting.plots import counts_by_day, figure, figures_of
+from bascule.monitoring.reporting.overview import Overview, metric_lines
+from bascule.monitoring.reporting.plots import counts_by_day, figure, figures_of, metric_by_day
 
 _QUALITY_ROWS = 200
+_METRIC = "By day, with the 95 % interval. Dashed: the held-out rows."
 
 
 def render_report(overview: Overview) -> str:
@@ -18,6 +19,7 @@ def render_report(overview: Overview) -> str:
     sections = [
         ("summary", "Summary", _summary(overview)),
         ("health", "Health", _health(overview)),
+        ("performance", "Performance", _performance(overview)),
     ]
     for report in overview.drift.versions:
         mark = f"version-{report.version}"
@@ -52,7 +54,7 @@ def _summary(overview: Overview) -> str:
         ("kept rows", f"{overview.kept.share:.1%}"),
     )
     shown = "".join(f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd></div>" for a, b in tiles)
-    notes = [*overview.performance, *overview.drift.notes]
+    notes = [*metric_lines(overview), *overview.drift.notes]
     notes += [note for report in overview.drift.versions for note in report.notes]
     return f'<dl class="overview">{shown}</dl>{_list(notes)}'
 
@@ -68,6 +70,22 @@ def _health(overview: Overview) -> str:
         figure(counts_by_day(days, values, ("UTC day", name), name), name, caption)
         for name, values, caption in charts
     )
+
+
+def _performance(overview: Overview) -> str:
+    report = overview.performance
+    if report is None:
+        return ""
+    charts = []
+    for version in dict.fromkeys(one.version for one in report.windows):
+        days = [one for one in report.windows if one.version == version and one.start]
+        days = [one for one in days if one.slice is None]
+        for name in dict.fromkeys(one.metric for window in days for one in window.metrics):
+            chart = metric_by_day(name, days)
+            if chart is not None:
+                charts.append(figure(chart, f"{name}, version {version}", _METRIC))
+    said = "".join(f"<li>{escape(one.sentence)}</li>" for one in report.findings)
+    return f"{_grid(charts)}<ul>{said}</ul>"
 
 
 def _alarms(report: DriftReport) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import Chart
 from bascule.monitoring.drift import ColumnDrift, DriftReport, WindowDrift
+from bascule.monitoring.performance import WindowPerformance
 from bascule.stats import ColumnProfile
 
 Floats = NDArray[np.float64]
@@ -20,6 +21,7 @@ _BINS = 24
 _CATEGORIES = 10
 _TRIM = 0.002
 _LINES = 3
+_ENDS = ("lower", "upper")
 
 
 def figure(chart: Chart, title: str, caption: str) -> str:
@@ -135,6 +137,32 @@ def counts_by_day(
     most = max(counts, default=1.0) or 1.0
     chart = Chart((0, max(1, len(counts))), (0, most * 1.05), labels, alt, tuple(names))
     return chart.bars([float(one) for one in range(len(counts) + 1)], list(counts))
+
+
+def metric_by_day(name: str, windows: Sequence[WindowPerformance]) -> Chart | None:
+    """A metric with its interval; alarms red."""
+    found = [
+        (x, one)
+        for x, window in enumerate(windows)
+        for one in window.metrics
+        if one.metric == name and math.isfinite(one.found.value)
+    ]
+    if not found:
+        return None
+    lows, highs = ([(float(x), getattr(one.found, end)) for x, one in found] for end in _ENDS)
+    band = [point for point in (*lows, *reversed(highs)) if math.isfinite(point[1])]
+    recorded = found[-1][1].recorded
+    levels = [y for _, y in band] + [one.found.value for _, one in found]
+    levels += [] if recorded is None else [recorded]
+    days = tuple("" if one.start is None else f"{one.start:%m-%d}" for one in windows)
+    span = (min(levels), max(levels))
+    chart = Chart((0, max(1, len(windows) - 1)), span, ("UTC day", name), f"{name} by day", days)
+    chart.line(band, "band")
+    if recorded is not None:
+        chart.line([(0, recorded), (len(windows) - 1, recorded)], "guide")
+    points = [(float(x), one.found.value) for x, one in found]
+    chart.line(points).dots(points, radius=2)
+    return chart.dots([(float(x), one.found.value) for x, one in found if one.is_alarm], "alarm", 4)
 
 
 def figures_of(report: DriftReport, where: str) -> Iterator[str]:
