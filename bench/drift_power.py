@@ -165,6 +165,54 @@ def _rows(delay_: float) -> str:
     return f"{delay_:,.0f}" if math.isfinite(delay_) else "not found"
 
 
+def harm(years: int = 200) -> Iterator[str]:
+    """False alarms of the loss, and days until a harm is found; 30 other columns share the budget.
+
+    A year has held-out rows and daily windows of its own. On days that are not alike, the log odds
+    of a loss have a normal effect of the day.
+    """
+    yield "| held-out rows | rows a day | days | false alarms a year | days to find + 5 points |"
+    yield "|---|---|---|---|---|"
+    for held_out, rows, effect in (
+        (1_000, 50, 0.0), (1_000, 500, 0.0), (10_000, 500, 0.0), (10_000, 5_000, 0.0),
+        (1_000, 500, 0.3), (10_000, 500, 0.3), (10_000, 5_000, 0.3),
+    ):  # fmt: skip
+        random, alarms, waits = np.random.default_rng(1), 0, []
+        for _ in range(years):
+            alarms += len(_harm_year(random, held_out, rows, effect, 0.0))
+            found = _harm_year(random, held_out, rows, effect, 0.05)
+            waits.append(found[0] + 1 if found else math.inf)
+        days = f"log odds vary by {effect:g}" if effect else "alike"
+        wait = median(waits)
+        yield (
+            f"| {held_out:,} | {rows:,} | {days} | {alarms / years:.2f} | "
+            f"{f'{wait:.0f}' if math.isfinite(wait) else 'not in a year'} |"
+        )
+
+
+_RATES = np.array([0.35, 0.22, 0.12, 0.06, 0.02])
+"""The chance of a loss in five bins of the prediction."""
+
+
+def _harm_year(
+    random: np.random.Generator, held_out: int, rows: int, effect: float, more: float
+) -> list[int]:
+    """The days of a year on which the loss raises an alarm; it is `more` higher on all of them."""
+    bins = random.integers(0, 5, held_out)
+    losses = (random.random(held_out) < _RATES[bins]).astype(float)
+    detector = HarmDetector(risk_bounds(losses, bins, 5, 0.05))
+    limit, then, found = math.log(YEAR * 31 * 2 / BUDGET), float(losses.mean()), []
+    odds = np.log(_RATES / (1 - _RATES))
+    for day in range(YEAR):
+        rates = 1 / (1 + np.exp(-odds - effect * random.normal())) + more
+        counts = random.multinomial(rows, [0.2] * 5)
+        sums = random.binomial(counts, np.minimum(1, rates)).astype(float)
+        if detector.add(counts, sums) >= limit and sums.sum() / rows - then >= 0.02:
+            found.append(day)
+            detector.restart()
+    return found
+
+
 def census(folder: Path, size: int = 500) -> Iterator[str]:
     """Each year's rows are in no order in time; so windows are random rows of a year."""
     import pandas as pd
@@ -229,6 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--streams", type=Path, help="the folder that drift_streams.py wrote")
     parser.add_argument("--nannyml", type=Path, help="the folder of nannyml's unpacked wheel")
     asked = parser.parse_args(arguments)
+    print(*harm(), "", sep="\n", flush=True)
     if asked.streams is not None:
         print(*streams(asked.streams), sep="\n", flush=True)
     if asked.nannyml is not None:

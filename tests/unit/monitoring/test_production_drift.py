@@ -88,9 +88,19 @@ def test_versions_are_compared_each_with_its_own_baseline(tmp_path, bundle):
     fill(tmp_path, bundle, "1", [Day(2), Day(1)])
     fill(tmp_path, bundle, "2", [Day(1), Day(0)])
 
-    found = measure_production_drift(tmp_path, "late", {"1": bundle}.get)
+    fill(tmp_path, bundle, "3", [Day(0)])
+
+    def opened(version):
+        if version == "3":
+            raise NotFound("version 3 is on no disk")
+        return bundle if version == "1" else None
+
+    found = measure_production_drift(tmp_path, "late", opened)
     assert [report.version for report in found.versions] == ["1"]
-    assert found.notes == ("version 2 is not compared: its bundle is not at hand",)
+    assert found.notes == (
+        "version 2 is not compared: its bundle is not at hand",
+        "version 3 is not compared: version 3 is on no disk",
+    )
     assert found.to_json()["versions"][0]["version"] == "1"
     assert "version 2 is not compared" in repr(found)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.bundle import Bundle
-from bascule.core import NotFound
+from bascule.core import BasculeError, NotFound
 from bascule.monitoring.drift.budgets import Effect
 from bascule.monitoring.drift.comparing import with_influence
 from bascule.monitoring.drift.concept import Losses, LossWatch, Truths, read_truths, source_of
@@ -28,7 +28,7 @@ from bascule.monitoring.profiles import WindowProfile, read_windows
 from bascule.stats import Profile
 
 OpenBundle = Callable[[str], Bundle | None]
-"""The bundle of a version; None where it is gone."""
+"""The bundle of a version; None, or a `BasculeError`, where it is gone."""
 
 
 def measure_production_drift(
@@ -61,9 +61,12 @@ def measure_production_drift(
     reports, notes, first = [], [], (moment - since).date()
     profiled = read_windows(home, model)
     for version in _versions(home, model, profiled):
-        bundle = open_bundle(version)
+        try:
+            bundle, why = open_bundle(version), "its bundle is not at hand"
+        except BasculeError as problem:
+            bundle, why = None, problem.message
         if bundle is None:
-            notes.append(f"version {version} is not compared: its bundle is not at hand")
+            notes.append(f"version {version} is not compared: {why}")
             continue
         windows = [one for one in profiled if one.version == version]
         windows = windows or windows_of_rows(home, bundle, model, version)
