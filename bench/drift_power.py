@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.monitoring import ModelWatch
+from bascule.monitoring.drift.concept import bin_count
 from bascule.stats import (
     CategoryBaseline,
     ColumnProfile,
@@ -101,7 +102,7 @@ def harm_alarms(
     for place, start in enumerate(range(held_out, len(losses) - WINDOW + 1, WINDOW)):
         part = slice(start, start + WINDOW)
         rows = np.bincount(bins[part], minlength=count)
-        sums = np.bincount(bins[part], losses[part], count)
+        sums = np.bincount(bins[part], losses[part], count).astype(float)
         evidence = detector.add(rows, sums)
         if evidence >= math.log(1 / level) and sums.sum() / rows.sum() - then >= 0.02:
             found.append(place)
@@ -127,7 +128,8 @@ def of_stream(file: Path, folder: Path) -> tuple[str, dict[str, float], dict[str
     shares = model.predict_proba(X[TRAINED:])
     losses = (model.classes_[shares.argmax(axis=1)] != y[TRAINED:]).astype(float)
     scores = shares.max(axis=1)
-    edges = np.unique(np.quantile(scores[:HELD_OUT], [0.2, 0.4, 0.6, 0.8]))
+    count = bin_count(HELD_OUT)
+    edges = np.unique(np.quantile(scores[:HELD_OUT], np.arange(1, count) / count))
     bins = np.searchsorted(edges, scores, side="right")
     table = {f"x{place}": X[:, place] for place in range(X.shape[1])}
     start = TRAINED + HELD_OUT
@@ -198,16 +200,21 @@ def _harm_year(
     random: np.random.Generator, held_out: int, rows: int, effect: float, more: float
 ) -> list[int]:
     """The days of a year on which the loss raises an alarm; it is `more` higher on all of them."""
-    bins = random.integers(0, 5, held_out)
-    losses = (random.random(held_out) < _RATES[bins]).astype(float)
-    detector = HarmDetector(risk_bounds(losses, bins, 5, 0.05))
+    fifths, count = random.integers(0, 5, held_out), bin_count(held_out)
+    losses = (random.random(held_out) < _RATES[fifths]).astype(float)
+    of_fifth = np.arange(5) * count // 5
+    detector = HarmDetector(risk_bounds(losses, of_fifth[fifths], count, 0.05))
     limit, then, found = math.log(YEAR * 31 * 2 / BUDGET), float(losses.mean()), []
     odds = np.log(_RATES / (1 - _RATES))
     for day in range(YEAR):
         rates = 1 / (1 + np.exp(-odds - effect * random.normal())) + more
         counts = random.multinomial(rows, [0.2] * 5)
         sums = random.binomial(counts, np.minimum(1, rates)).astype(float)
-        if detector.add(counts, sums) >= limit and sums.sum() / rows - then >= 0.02:
+        rows_of, lost = (np.bincount(of_fifth, one, count) for one in (counts, sums))
+        if (
+            detector.add(rows_of.astype(np.int64), lost.astype(float)) >= limit
+            and sums.sum() / rows - then >= 0.02
+        ):
             found.append(day)
             detector.restart()
     return found

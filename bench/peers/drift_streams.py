@@ -9,16 +9,20 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from river import drift
 from river.datasets import synth
 
+Row = tuple[dict[str, float], int]
+
 BEFORE, AFTER = 9_000, 8_000
 RUNS = 10
 
-STREAMS = {
+STREAMS: dict[str, Callable[[int], tuple[Any, Any]]] = {
     "SEA 0 to 3 (labels)": lambda seed: (
         synth.SEA(variant=0, seed=seed, noise=0.1),
         synth.SEA(variant=3, seed=seed + 1, noise=0.1),
@@ -42,7 +46,7 @@ STREAMS = {
 }
 
 
-def _scaled(stream, factor):
+def _scaled(stream: Iterable[Row], factor: float) -> Iterator[Row]:
     for x, y in stream:
         yield {name: value * factor for name, value in x.items()}, y
 
@@ -50,7 +54,7 @@ def _scaled(stream, factor):
 def make(folder: Path) -> None:
     for number, (name, streams) in enumerate(STREAMS.items()):
         for run in range(RUNS):
-            rows = []
+            rows: list[Row] = []
             for stream, count in zip(streams(100 * run), (BEFORE, AFTER), strict=True):
                 rows += itertools.islice(iter(stream), count)
             X = np.array([[float(value) for value in x.values()] for x, _ in rows])

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 import bascule
-from bascule.monitoring.drift.concept import Losses, source_of
+from bascule.monitoring.drift.concept import Losses, bin_count, source_of
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,10 @@ def test_an_error_of_a_number_is_a_loss_in_units_of_the_held_out_errors(tmp_path
     assert profile.columns["truth"].rows == 1_000
     assert losses.scale == pytest.approx(2 * 0.5, rel=0.1)
     assert losses.mean == pytest.approx(0.8 * 0.5 / losses.scale, rel=0.1)
-    assert len(losses.bounds) == 5
+    assert len(losses.bounds) == 2  # of 400 rows or more
     assert all(losses.mean < bound < 0.6 for bound in losses.bounds)
     bins, lost = losses.of({"prediction": np.array([[-9.0], [9.0]])}, np.array([-9.5, 99.0]))
-    assert bins.tolist() == [0, 4]
+    assert bins.tolist() == [0, 1]
     assert lost == pytest.approx([0.5 / losses.scale, 1.0])
 
 
@@ -59,6 +59,11 @@ def test_few_held_out_rows_bound_no_loss(tmp_path, rows):
     profile, losses = source_of(bundle)
     assert profile is not None
     assert losses is None
+
+
+@pytest.mark.parametrize(("rows", "bins"), [(100, 1), (799, 1), (800, 2), (2_000, 5), (9_999, 5)])
+def test_the_prediction_has_up_to_five_bins_of_400_held_out_rows(rows, bins):
+    assert bin_count(rows) == bins
 
 
 def test_without_probabilities_there_is_one_bin():

@@ -232,7 +232,7 @@ def metric_lines(overview: Overview) -> Iterator[str]:
     report = overview.performance
     for window in () if report is None else report.windows:
         if window.start is None and window.slice is None:
-            known = [one for one in window.metrics if math.isfinite(one.found.value)]
+            known = [one for one in window.metrics if one.found.value is not None]
             shown = [
                 f"{one.metric} {one.found.value:.3f}"
                 + ("" if one.recorded is None else f" (was {one.recorded:.3f})")

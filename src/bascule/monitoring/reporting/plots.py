@@ -21,7 +21,6 @@ _BINS = 24
 _CATEGORIES = 10
 _TRIM = 0.002
 _LINES = 3
-_ENDS = ("lower", "upper")
 
 
 def figure(chart: Chart, title: str, caption: str) -> str:
@@ -142,27 +141,27 @@ def counts_by_day(
 def metric_by_day(name: str, windows: Sequence[WindowPerformance]) -> Chart | None:
     """A metric with its interval; alarms red."""
     found = [
-        (x, one)
+        (float(x), one.found, one)
         for x, window in enumerate(windows)
         for one in window.metrics
-        if one.metric == name and math.isfinite(one.found.value)
+        if one.metric == name and one.found.value is not None
     ]
-    if not found:
+    points = [(x, value) for x, estimate, _ in found if (value := estimate.value) is not None]
+    if not points:
         return None
-    lows, highs = ([(float(x), getattr(one.found, end)) for x, one in found] for end in _ENDS)
-    band = [point for point in (*lows, *reversed(highs)) if math.isfinite(point[1])]
-    recorded = found[-1][1].recorded
-    levels = [y for _, y in band] + [one.found.value for _, one in found]
-    levels += [] if recorded is None else [recorded]
+    lows = [(x, y) for x, estimate, _ in found if (y := estimate.lower) is not None]
+    highs = [(x, y) for x, estimate, _ in found if (y := estimate.upper) is not None]
+    recorded = found[-1][2].recorded
+    levels = [y for _, y in (*points, *lows, *highs)] + ([] if recorded is None else [recorded])
     days = tuple("" if one.start is None else f"{one.start:%m-%d}" for one in windows)
-    span = (min(levels), max(levels))
-    chart = Chart((0, max(1, len(windows) - 1)), span, ("UTC day", name), f"{name} by day", days)
-    chart.line(band, "band")
+    size, span = (0, max(1, len(windows) - 1)), (min(levels), max(levels))
+    chart = Chart(size, span, ("UTC day", name), f"{name} by day", days)
+    chart.line([*lows, *reversed(highs)], "band")
     if recorded is not None:
         chart.line([(0, recorded), (len(windows) - 1, recorded)], "guide")
-    points = [(float(x), one.found.value) for x, one in found]
+    alarms = {x for x, _, one in found if one.is_alarm}
     chart.line(points).dots(points, radius=2)
-    return chart.dots([(float(x), one.found.value) for x, one in found if one.is_alarm], "alarm", 4)
+    return chart.dots([point for point in points if point[0] in alarms], "alarm", 4)
 
 
 def figures_of(report: DriftReport, where: str) -> Iterator[str]:
