@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import date
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -149,18 +150,17 @@ def of_stream(file: Path, folder: Path) -> tuple[str, dict[str, float], dict[str
 
 
 def streams(folder: Path) -> Iterator[str]:
-    found: dict[str, list[tuple[dict[str, float], dict[str, int]]]] = {}
-    for file in sorted(folder.glob("stream-*.npz")):
-        name, delays, before = of_stream(file, folder)
-        found.setdefault(name, []).append((delays, before))
     yield "| stream (what changes) | bascule, inputs | bascule, loss | KS and Bonferroni |"
     yield "|---|---|---|---|"
-    for name, runs in found.items():
+    files = sorted(folder.glob("stream-*.npz"))
+    for _, group in groupby(files, lambda file: file.stem.split("-")[1]):
+        runs = [of_stream(file, folder) for file in group]
         cells = [
-            f"{_rows(median(delays[how] for delays, _ in runs))} ({sum(b[how] for _, b in runs)})"
+            f"{_rows(median(delays[how] for _, delays, _ in runs))} "
+            f"({sum(before[how] for _, _, before in runs)})"
             for how in ("inputs", "loss", "KS")
         ]
-        yield f"| {name} | {' | '.join(cells)} |"
+        yield f"| {runs[0][0]} | {' | '.join(cells)} |"
 
 
 def _rows(delay_: float) -> str:
@@ -284,12 +284,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--streams", type=Path, help="the folder that drift_streams.py wrote")
     parser.add_argument("--nannyml", type=Path, help="the folder of nannyml's unpacked wheel")
     asked = parser.parse_args(arguments)
-    print(*harm(), "", sep="\n", flush=True)
+    tables = [harm(), flights()]
     if asked.streams is not None:
-        print(*streams(asked.streams), sep="\n", flush=True)
+        tables.append(streams(asked.streams))
     if asked.nannyml is not None:
-        print("", *census(asked.nannyml), sep="\n", flush=True)
-    print("", *flights(), sep="\n")
+        tables.append(census(asked.nannyml))
+    for table in tables:
+        for line in table:
+            print(line, flush=True)
+        print()
     return 0
 
 

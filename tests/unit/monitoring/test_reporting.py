@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 
@@ -39,6 +40,13 @@ def test_one_screen_has_health_drift_truths_and_the_ledger(overview):
     assert re.match(r"performance  [\d,]+ truths of 2,000 predictions \([45]\d%\), median", truths)
     assert any(re.match(r" +version 1: accuracy 0\.[78]\d+ \(was 0\.8", line) for line in lines)
     assert "ledger       100.0% of the rows are kept, no gaps" in lines
+
+
+def test_profiles_without_rows_have_drift_and_no_health(overview):
+    empty = replace(overview.total, requests=0)
+    lines = repr(replace(overview, total=empty, days=(), performance=None)).splitlines()
+    assert lines[1] == "health       no requests in the ledger, profiles alone"
+    assert lines[3].startswith("drift        version 1: 2,000 rows on 10 days")
 
 
 def test_json_has_what_the_screen_has(overview):

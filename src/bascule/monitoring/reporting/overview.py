@@ -147,6 +147,9 @@ def _head(overview: Overview) -> Iterator[str]:
     days = f"{overview.model}  {overview.since} to {overview.until}"
     yield f"{days}{verdict:>{max(1, WIDTH - len(days))}}"
     total = overview.total
+    if not total.requests:
+        yield "health       no requests in the ledger, profiles alone"
+        return
     share = (total.errors, total.refused)
     errors, refused = (one / max(1, total.requests) for one in share)
     yield (
