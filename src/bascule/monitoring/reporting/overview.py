@@ -16,6 +16,7 @@ LINES, WIDTH = 24, 80
 _BARS = "▁▂▃▄▅▆▇█"
 _DAYS = 14
 _COLUMNS = 6
+_PERFORMANCE_ALARMS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +240,7 @@ def metric_lines(overview: Overview) -> Iterator[str]:
             shown = [
                 f"{one.metric} {one.found.value:.3f}"
                 + ("" if one.recorded is None else f" (was {one.recorded:.3f})")
-                for one in known[:3]
+                for one in known[:2]
             ]
             if shown:
                 yield f"version {window.version}: {', '.join(shown)}"
@@ -253,7 +254,7 @@ def _ledger(overview: Overview) -> Iterator[str]:
 
 def _sentences(overview: Overview) -> Iterator[str]:
     if overview.performance is not None:
-        yield from overview.performance.alarms
+        yield from overview.performance.alarms[: -_PERFORMANCE_ALARMS - 1 : -1]  # latest first
     for report in overview.drift.versions:
         for window in reversed(report.windows):
             for column in window.alarms:
