@@ -11,6 +11,7 @@ from bascule.monitoring.reporting.overview import Overview, metric_lines
 from bascule.monitoring.reporting.plots import counts_by_day, figure, figures_of, metric_by_day
 
 _QUALITY_ROWS = 200
+_SENTENCES = 6
 _METRIC = "By day, with the 95 % interval. Dashed: the held-out rows."
 
 
@@ -44,6 +45,7 @@ def render_report(overview: Overview) -> str:
 def _summary(overview: Overview) -> str:
     total, truths = overview.total, overview.truths
     alarms = sum(len(w.alarms) for one in overview.drift.versions for w in one.windows)
+    alarms += len(overview.performance.alarms) if overview.performance else 0
     tiles = (
         ("period", f"{overview.since} to {overview.until}"),
         ("alarms", f"{alarms:,}"),
@@ -84,8 +86,11 @@ def _performance(overview: Overview) -> str:
             chart = metric_by_day(name, days)
             if chart is not None:
                 charts.append(figure(chart, f"{name}, version {version}", _METRIC))
-    said = "".join(f"<li>{escape(one.sentence)}</li>" for one in report.findings)
-    return f"{_grid(charts)}<ul>{said}</ul>"
+    said = [one.sentence for one in report.findings if not one.is_alarm]
+    alarms = report.alarms[-_SENTENCES:]
+    if len(report.alarms) > _SENTENCES:
+        said.append(f"the latest {_SENTENCES} of {len(report.alarms)} alarms:")
+    return f"{_grid(charts)}{_list([*said, *alarms])}"
 
 
 def _alarms(report: DriftReport) -> str:
