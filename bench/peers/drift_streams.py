@@ -39,7 +39,7 @@ STREAMS: dict[str, Callable[[int], tuple[Any, Any]]] = {
         synth.RandomRBF(seed_model=seed, seed_sample=seed, n_features=10),
         synth.RandomRBF(seed_model=seed + 1, seed_sample=seed + 1, n_features=10),
     ),
-    "Waveform to noisier (inputs)": lambda seed: (
+    "Waveform x 1.1 (inputs)": lambda seed: (
         synth.Waveform(seed=seed),
         _scaled(synth.Waveform(seed=seed + 1), 1.1),
     ),
