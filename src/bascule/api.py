@@ -251,17 +251,13 @@ def report(
 
 def _production(
     reference: Bundle | str | Path,
-) -> tuple[Path, str, Callable[[str], Bundle]]:
+) -> tuple[Path, str, Callable[[str], Bundle | None]]:
     """The home with the ledger, the name of the model, and what opens its versions."""
-    from bascule.control import folder_of_version, model_of
+    from bascule.control import versions_of
     from bascule.settings import load_settings
 
     named = str(reference.path.resolve() if isinstance(reference, Bundle) else reference)
-    return (
-        load_settings().home,
-        model_of(named),
-        lambda version: load_folder(folder_of_version(named, version, open_registry)),
-    )
+    return load_settings().home, *versions_of(named, open_registry)
 
 
 def check(

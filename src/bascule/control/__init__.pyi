@@ -1,8 +1,6 @@
 from . import finding as finding
 from .finding import (
-    folder_of_version as folder_of_version,
     is_path as is_path,
-    model_of as model_of,
     registered as registered,
     spec_of_folder as spec_of_folder,
     versions_of as versions_of,

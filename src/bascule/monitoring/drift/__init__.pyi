@@ -7,7 +7,11 @@ from .production import (
     measure_production_drift as measure_production_drift,
     watch_windows as watch_windows,
 )
-from .report import DriftReport as DriftReport, ProductionDrift as ProductionDrift
+from .report import (
+    DriftReport as DriftReport,
+    ProductionDrift as ProductionDrift,
+    alarm_sentences as alarm_sentences,
+)
 from .results import ColumnDrift as ColumnDrift, Test as Test, WindowDrift as WindowDrift
 from .watching import ColumnWatch as ColumnWatch
-from .windows import WindowProfile as WindowProfile, quoted as quoted
+from .windows import quoted as quoted
