@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from datetime import date, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, sch
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
-    from bascule.monitoring.alerts import AlertStore, Watcher
+    from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.registry import CatalogueKeys, Registry
@@ -255,12 +256,26 @@ def receivers_of(settings: Settings) -> list[Receiver]:
     return [Receiver(name=name, **asdict(one)) for name, one in settings.alerts.receivers.items()]
 
 
-def watcher_of(settings: Settings, read: Callable[[], ServerFacts]) -> Watcher | None:
+def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -> Sequence[Finding]:
+    """The findings of a finished day of a model: `what` is one of `sources.JUDGED`."""
+    from bascule.monitoring.alerts import sources
+
+    measure = sources.JUDGED[what]
+    registry = cache(partial(open_registry, settings))
+    return measure(settings.home, registry, settings.alerts.drift_budget, model, day, now)
+
+
+def watcher_of(
+    settings: Settings,
+    read: Callable[[], ServerFacts],
+    judge: Callable[[str, str, date, datetime], Sequence[Finding]],
+) -> Watcher | None:
     """The watcher of a control process, not started; None where the settings ask for none.
 
     Args:
         settings: What is watched, and which receivers are notified.
         read: Reads the counters of the server beside the process.
+        judge: Judges a finished day of a model; see the function of this name.
     """
     chosen = settings.alerts
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
@@ -276,10 +291,10 @@ def watcher_of(settings: Settings, read: Callable[[], ServerFacts]) -> Watcher |
     if ledger_of(settings) is not None:
         local += [
             sources.LedgerSource(home),
-            sources.SilenceSource(partial(sources.requests_by_hour, home)),
+            sources.SilenceSource(partial(sources.rows_by_hour, home)),
         ]
-        drift = sources.drift_of(home, registry, chosen.drift_budget)
-        shared.append(sources.DailySource("drift", partial(sources.finished_days, home), drift))
+        days = partial(sources.finished_days, home)
+        shared += [sources.DailySource(what, days, partial(judge, what)) for what in sources.JUDGED]
     steady = ("health", "ledger")
     watching = Watching(
         local=local,

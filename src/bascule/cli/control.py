@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.app import control_parts, watcher_of
 from bascule.bundle.programs import die_with
+from bascule.cli.judging import Judge
 from bascule.cli.receiving import receiver
 from bascule.control import (
     Answers,
@@ -127,7 +128,7 @@ def _serve(
 @contextmanager
 def _watching(settings: Settings, server: ServerLink) -> Iterator[None]:
     """Watch for alerts meanwhile, if the settings ask for it."""
-    watcher = watcher_of(settings, partial(facts_of, server))
+    watcher = watcher_of(settings, partial(facts_of, server), Judge(settings))
     if watcher is None:
         yield
         return

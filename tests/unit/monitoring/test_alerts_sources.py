@@ -179,10 +179,10 @@ def test_a_spool_that_no_scribe_reads_is_found_after_five_minutes(tmp_path):
     assert found(source)["lag"].sentence == "the ledger on one is 5 minutes behind, limit 5"
 
 
-def hours(counts):
+def rows(counts, hours):
     """By days before the last whole hour."""
-    hour = T0.replace(minute=0) - timedelta(hours=1)
-    return {"late": {hour - timedelta(days=day): count for day, count in counts.items()}}
+    assert hours[0] == T0.replace(minute=0) - timedelta(hours=1)
+    return {"late": {hours[day]: count for day, count in counts.items()}}
 
 
 BUSY = dict.fromkeys(range(1, 8), 20)
@@ -198,7 +198,7 @@ BUSY = dict.fromkeys(range(1, 8), 20)
     ],
 )
 def test_an_hour_is_silent_if_the_same_hour_of_a_week_of_days_was_not(counts, is_silent):
-    source = SilenceSource(lambda since, until: hours(counts), "one")
+    source = SilenceSource(lambda hours: rows(counts, hours), "one")
     (look,) = source.look(T0)
     assert bool(look.findings) is is_silent
     assert source.look(T0) == ()  # the hour is judged once

@@ -1,4 +1,8 @@
-from .backlog import Backlog as Backlog, read_backlog as read_backlog
+from .backlog import (
+    Backlog as Backlog,
+    newest_days as newest_days,
+    read_backlog as read_backlog,
+)
 from .blocks import Block as Block, read_blocks as read_blocks, to_bytes as to_bytes
 from .manifest import Gap as Gap
 from .outcomes import Imported as Imported, Outcomes as Outcomes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from bascule.core import BasculeError
@@ -15,6 +15,9 @@ from bascule.monitoring.alerts.findings import Finding, Observation
 from bascule.monitoring.drift import ColumnDrift, DriftReport
 
 log = logging.getLogger(__name__)
+
+SETTLED = timedelta(minutes=5)
+"""How long after its end an hour or a day is judged: by then the scribe has its last answers."""
 
 Measure = Callable[[str, date, datetime], Sequence[Finding]]
 """The findings of a model's day; raises `BasculeError` where there is no way to tell."""

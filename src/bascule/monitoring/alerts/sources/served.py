@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from datetime import date, datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bascule.core import NotFound
 from bascule.monitoring.alerts.findings import Finding
 from bascule.monitoring.alerts.routing import Contacts
-from bascule.monitoring.alerts.sources.daily import Measure, drift_findings
+from bascule.monitoring.alerts.sources.daily import SETTLED, drift_findings
 from bascule.monitoring.drift import measure_drift
-from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.ledger import Ledger, newest_days
 
 if TYPE_CHECKING:
     from bascule.registry import Registry
@@ -22,42 +22,44 @@ DRIFT_DAYS = 90
 
 
 def finished_days(home: Path, now: datetime) -> Mapping[str, date]:
-    """By model, the newest UTC day before today that has answers in the ledger."""
-    found = Ledger(home).query(
-        "SELECT model, max(time)::DATE AS day FROM predictions "
-        f"WHERE time < '{now:%Y-%m-%d}'::TIMESTAMPTZ GROUP BY model"
+    """By model, the newest finished day that has answers in the ledger.
+
+    A day is finished a few minutes after its end, when the scribe has taken in its last answers.
+    """
+    return newest_days(home, (now - SETTLED).date())
+
+
+def rows_by_hour(home: Path, hours: Sequence[datetime]) -> dict[str, dict[datetime, int]]:
+    """By model: how many rows of each of these whole hours are in the ledger."""
+    parts = [
+        f"SELECT model, {number} AS number, count(*) AS rows FROM predictions WHERE "
+        f"time >= '{hour.isoformat()}'::TIMESTAMPTZ AND "
+        f"time < '{(hour + timedelta(hours=1)).isoformat()}'::TIMESTAMPTZ GROUP BY model"
+        for number, hour in enumerate(hours)
+    ]
+    found: dict[str, dict[datetime, int]] = {}
+    for row in Ledger(home).query(" UNION ALL ".join(parts)).to_pylist():
+        found.setdefault(row["model"], {})[hours[row["number"]]] = row["rows"]
+    return found
+
+
+def judge_drift(
+    home: Path,
+    open_registry: Callable[[], Registry],
+    budget: float,
+    model: str,
+    day: date,
+    now: datetime,
+) -> list[Finding]:
+    """The drift of a model's day by version, for versions in the registry."""
+    ledger = Ledger(home)
+    known = ledger.query(
+        f"SELECT DISTINCT version FROM predictions WHERE time::DATE = '{day}'", model=model
     )
-    return {row["model"]: row["day"] for row in found.to_pylist()}
-
-
-def requests_by_hour(home: Path, since: datetime, until: datetime) -> dict[str, dict[Any, int]]:
-    """By model: how many requests of each UTC hour are in the ledger, weighed by what was kept."""
-    found = Ledger(home).query(
-        "SELECT model, date_trunc('hour', time) AS hour, "
-        "ceil(sum(1 / greatest(kept_share, 1e-9)))::BIGINT AS requests FROM predictions "
-        f"WHERE row = 0 AND time >= '{since.isoformat()}'::TIMESTAMPTZ "
-        f"AND time < '{until.isoformat()}'::TIMESTAMPTZ GROUP BY ALL"
-    )
-    hours: dict[str, dict[Any, int]] = {}
-    for row in found.to_pylist():
-        hours.setdefault(row["model"], {})[row["hour"]] = row["requests"]
-    return hours
-
-
-def drift_of(home: Path, open_registry: Callable[[], Registry], budget: float) -> Measure:
-    """Measures the drift of a model's day, by version, after the days before it."""
-
-    def measure(model: str, day: date, now: datetime) -> list[Finding]:
-        ledger = Ledger(home)
-        known = ledger.query(
-            f"SELECT DISTINCT version FROM predictions WHERE time::DATE = '{day}'", model=model
-        )
-        found: list[Finding] = []
-        for version in known["version"].to_pylist():
-            found += _drift_of_version(ledger, open_registry(), model, version, day, budget, now)
-        return found
-
-    return measure
+    found: list[Finding] = []
+    for version in known["version"].to_pylist():
+        found += _drift_of_version(ledger, open_registry(), model, version, day, budget, now)
+    return found
 
 
 def _drift_of_version(
@@ -83,6 +85,10 @@ def _drift_of_version(
     rows = rows.rename_columns([name.removeprefix("input.") for name in rows.column_names])
     report = measure_drift(bundle, rows, budget=budget, time_column="time")
     return list(drift_findings(report, model, version, day, now))
+
+
+JUDGED: Mapping[str, Callable[..., Sequence[Finding]]] = {"drift": judge_drift}
+"""What is judged of a finished day, by its source."""
 
 
 def contacts_of(
