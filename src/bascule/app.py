@@ -7,12 +7,15 @@ registry or bounds a worker in its own way.
 from __future__ import annotations
 
 import ipaddress
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from datetime import date, datetime
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import Invalid
@@ -30,8 +33,12 @@ if TYPE_CHECKING:
     from bascule.serving.transports import Tls
     from bascule.serving.workers import ControlCommand, LedgerConfig, Supervisor
 
+log = logging.getLogger(__name__)
+
 _FIND_S = 120.0
 """For the control process to find a bundle that a caller wants loaded."""
+_ROOM_BYTES = 1 << 20
+"""Without so much space where the spool is, nothing is recorded."""
 
 
 def tls_of(settings: Settings) -> Tls | None:
@@ -166,6 +173,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
     from bascule.serving.workers import Supervisor
 
     chosen = settings.serving
+    ledger = ledger_of(settings)
     made: Supervisor
 
     def find(name: str, folder: Path) -> ModelSpec:
@@ -189,26 +197,44 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         ),
         find=find if chosen.multi_model else None,
         allowed_hosts=chosen.allowed_hosts,
-        ledger=ledger_of(settings),
-        scribe=_scribe_of(settings),
+        ledger=ledger,
+        outcomes_home=settings.home,
+        scribe=() if ledger is None else _scribe_of(settings),
     )
     return made
 
 
 def ledger_of(settings: Settings) -> LedgerConfig | None:
-    """What a server's workers record of answers; None for nothing."""
+    """What a server's workers record of answers; None for nothing.
+
+    Where the home cannot be written, a server records nothing and serves.
+    """
     from bascule.serving.workers import LedgerConfig
 
     chosen = settings.monitoring
-    if chosen.ledger == "off" or (chosen.ledger == "auto" and not _is_loopback(settings)):
+    if chosen.ledger == "off":
         return None
-    return LedgerConfig(settings.home, chosen.keep, chosen.max_rows_per_s, chosen.private)
+    try:
+        _check_room(settings.home)
+    except OSError as error:
+        log.warning("no answer is recorded: %s cannot be written: %s", settings.home, error)
+        return None
+    has_rows = chosen.ledger == "on" or (chosen.ledger == "auto" and _is_loopback(settings))
+    return LedgerConfig(
+        settings.home, chosen.keep, chosen.max_rows_per_s, chosen.private, is_anonymous=not has_rows
+    )
+
+
+def _check_room(home: Path) -> None:
+    """Make the spool and write to it; raises OSError."""
+    spool = home / "spool"
+    spool.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=spool) as file:
+        os.posix_fallocate(file.fileno(), 0, _ROOM_BYTES)
 
 
 def _scribe_of(settings: Settings) -> tuple[str, ...]:
-    """The command of the process that writes the ledger; empty where there is none."""
-    if ledger_of(settings) is None:
-        return ()
+    """The command of the process that writes the ledger."""
     chosen = settings.monitoring
     figures = (int(chosen.max_gb * 1e9), chosen.retention_days)
     return (
@@ -235,6 +261,7 @@ def control_parts(settings: Settings) -> Parts:
         open_registry=partial(open_registry, settings),
         open_keys=keys,
         open_requests=requests,
+        home=settings.home,
         keys_stale_s=settings.security.keys_stale_s,
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),

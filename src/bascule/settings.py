@@ -201,8 +201,8 @@ class MonitoringSettings(_Section):
     """What is recorded of answers.
 
     Attributes:
-        ledger: Whether a server records its answers: "on", "off", or "auto": on where it listens on
-            the loopback address alone.
+        ledger: What a server records: "on", rows and profiles; "profiles", profiles alone; "off";
+            or "auto", "on" where it listens on the loopback address alone, else "profiles".
         keep: The share of requests that is kept, at most.
         max_rows_per_s: How many rows a second a worker keeps of a version; above, a uniform sample.
         max_gb: How much the ledger may take; the oldest days make room.
@@ -210,7 +210,7 @@ class MonitoringSettings(_Section):
         private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
     """
 
-    ledger: Literal["auto", "on", "off"] = "off"
+    ledger: Literal["auto", "on", "profiles", "off"] = "auto"
     keep: Annotated[float, Gt(0), Le(1)] = 1.0
     max_rows_per_s: Annotated[int, Ge(1)] = 5_000
     max_gb: Annotated[float, Gt(0)] = 10.0
@@ -721,8 +721,8 @@ def _explained_variable(error: Exception, sources: _Sources) -> Invalid:
 
 
 _OTHERS = """
-    cache_dir certificate certificate_key conformance_only hide_exception_texts key key_password
-    server
+    cache_dir certificate certificate_key conformance_only database hide_exception_texts key
+    key_password server
 """
 _OTHER_VARIABLES = frozenset(_OTHERS.split())
 """Variables of ours that are no settings, without the prefix."""

@@ -19,10 +19,13 @@ from bascule.cli import (
     keys,
     ledger,
     machine,
+    outcomes,
+    performance,
     registering,
     running,
     serving,
     trust,
+    watching,
 )
 from bascule.cli.screen import say
 
@@ -33,7 +36,10 @@ PANELS = (
     ("Serve", running),
     ("Ask", calling),
     ("Monitor", ledger),
+    ("Monitor", outcomes),
     ("Monitor", drift),
+    ("Monitor", performance),
+    ("Monitor", watching),
     ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),

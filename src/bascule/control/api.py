@@ -21,6 +21,7 @@ from bascule.control.described import describe
 from bascule.control.key_routes import add_keys
 from bascule.control.link import ServerLink
 from bascule.control.load import add_load
+from bascule.control.outcome_routes import add_outcomes
 from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import TakeIn, add_registry_writes
@@ -83,6 +84,7 @@ def control_app(
     open_keys: Callable[[], Keys] | None = None,
     take_in: TakeIn | None = None,
     open_requests: Callable[[], Requests] | None = None,
+    home: FilePath | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
 ) -> FastAPI:
     """The application.
@@ -96,6 +98,7 @@ def control_app(
         open_keys: Opens the keys of callers; None for an API without them.
         take_in: Pushes an uploaded archive; in this process if None.
         open_requests: Opens what keeps answers for `Idempotency-Key`; with None it is refused.
+        home: Where outcomes are kept; None for an API without them.
         open_alerts: Opens the alerts; None for an API without them.
     """
     app = FastAPIOffline(
@@ -125,6 +128,7 @@ def control_app(
     add_registry_writes(app, open_registry, take_in or push_here)
     add_alerts(app, open_alerts or no_alerts, authorise)
     add_keys(app, open_keys or no_keys)
+    add_outcomes(app, home)
     describe(app, asks_for_keys=guard is not None)
     return app
 

@@ -143,6 +143,9 @@ def fuzzed(tmp_path_factory, cancer_bundle):
 schema = schemathesis.openapi.from_dict(control_app(FakeSupervisor(), lambda: None, find).openapi())
 
 
+schemathesis.serializer.alias("application/vnd.apache.parquet", "application/octet-stream")
+
+
 @schema.parametrize()
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_is_asked_is_answered_as_the_schema_says(case, fuzzed):
