@@ -101,5 +101,5 @@ def fill(home: Path, bundle: bascule.Bundle, version: str, days: Iterable[Day]) 
 
 def _context(name: str, at: int) -> Any:
     return SimpleNamespace(
-        prediction_id=name, caller="me", transport="http", trace=(b"", b""), started_ns=at
+        prediction_id=name, caller="me", protocol="oip", trace=(b"", b""), started_ns=at
     )

@@ -285,11 +285,17 @@ def receivers_of(settings: Settings) -> list[Receiver]:
 
 def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -> Sequence[Finding]:
     """The findings of a finished day of a model: `what` is one of `sources.JUDGED`."""
+    from bascule.bundle import Bundle, load
+    from bascule.control import folder_of_version
     from bascule.monitoring.alerts import sources
 
-    measure = sources.JUDGED[what]
     registry = cache(partial(open_registry, settings))
-    return measure(settings.home, registry, settings.alerts.drift_budget, model, day, now)
+
+    def open_bundle(version: str) -> Bundle:
+        return load(folder_of_version(model, version, registry))
+
+    budget = settings.alerts.false_alarms_a_year
+    return sources.JUDGED[what](settings.home, model, open_bundle, budget, day, now)
 
 
 def watcher_of(

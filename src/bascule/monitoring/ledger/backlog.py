@@ -39,10 +39,11 @@ def read_backlog(home: Path) -> Backlog:
 
 
 def newest_days(home: Path, before: date) -> Mapping[str, date]:
-    """By model, the newest UTC day before another of which segments have rows."""
+    """By model, the newest UTC day before another that has rows in segments or profiles."""
+    manifest = read_manifest(home)
     days: dict[str, date] = {}
-    for segment in read_manifest(home).segments:
-        day = date.fromisoformat(segment.day)
+    for one in (*manifest.segments, *manifest.profiles):
+        day = date.fromisoformat(one.day)
         if day < before:
-            days[segment.model] = max(day, days.get(segment.model, day))
+            days[one.model] = max(day, days.get(one.model, day))
     return days

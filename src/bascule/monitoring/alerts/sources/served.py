@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.core import NotFound
+from bascule.core import BasculeError, NotFound
 from bascule.monitoring.alerts.findings import Finding
 from bascule.monitoring.alerts.routing import Contacts
-from bascule.monitoring.alerts.sources.daily import SETTLED, drift_findings
-from bascule.monitoring.drift import measure_drift
+from bascule.monitoring.alerts.sources.daily import (
+    SETTLED,
+    drift_findings,
+    performance_findings,
+)
 from bascule.monitoring.ledger import Ledger, newest_days
 
 if TYPE_CHECKING:
+    from bascule.bundle import Bundle
     from bascule.registry import Registry
 
-DRIFT_DAYS = 90
-"""Detectors of slow changes begin so many days before the judged one."""
+PERFORMANCE_DAYS = 30
+"""Truths come late: so far back the newest day with enough of them is looked for."""
+
+OpenBundle = Callable[[str], "Bundle"]
+"""Opens the bundle of a version; raises `BasculeError` where it is not to be had."""
 
 
 def finished_days(home: Path, now: datetime) -> Mapping[str, date]:
@@ -44,50 +51,48 @@ def rows_by_hour(home: Path, hours: Sequence[datetime]) -> dict[str, dict[dateti
 
 
 def judge_drift(
-    home: Path,
-    open_registry: Callable[[], Registry],
-    budget: float,
-    model: str,
-    day: date,
-    now: datetime,
+    home: Path, model: str, open_bundle: OpenBundle, budget: float, day: date, now: datetime
 ) -> list[Finding]:
-    """The drift of a model's day by version, for versions in the registry."""
-    ledger = Ledger(home)
-    known = ledger.query(
-        f"SELECT DISTINCT version FROM predictions WHERE time::DATE = '{day}'", model=model
+    """The drift of a model's day by version; versions without a bundle are left out."""
+    from bascule.monitoring import measure_production_drift
+
+    report = measure_production_drift(
+        home, model, open_bundle, now=now, since=now - _start_of(day), budget=budget
     )
-    found: list[Finding] = []
-    for version in known["version"].to_pylist():
-        found += _drift_of_version(ledger, open_registry(), model, version, day, budget, now)
-    return found
+    return [
+        finding
+        for version in report.versions
+        for finding in drift_findings(version, model, version.version, day, now)
+    ]
 
 
-def _drift_of_version(
-    ledger: Ledger,
-    registry: Registry,
-    model: str,
-    version: str,
-    day: date,
-    budget: float,
-    now: datetime,
+def judge_performance(
+    home: Path, model: str, open_bundle: OpenBundle, budget: float, day: date, now: datetime
 ) -> list[Finding]:
-    from bascule.bundle import load
+    """The performance of a model by version, in the newest day whose truths suffice."""
+    from bascule.monitoring import measure_performance
 
-    try:
-        bundle = load(registry.path(f"{model}/{version}"))
-    except NotFound:
-        return []  # served from a folder: the registry has no baseline of it
-    rows = ledger.query(
-        f"SELECT * FROM predictions WHERE version = '{version}' AND time::DATE <= '{day}' "
-        f"AND time::DATE > '{day}'::DATE - {DRIFT_DAYS}",
-        model=model,
+    def bundle_of(version: str) -> Bundle | None:
+        try:
+            return open_bundle(version)
+        except BasculeError:
+            return None
+
+    since = _start_of(day) - timedelta(days=PERFORMANCE_DAYS)
+    report = measure_performance(
+        home, model, bundle_of=bundle_of, since=since, budget=budget, now=now
     )
-    rows = rows.rename_columns([name.removeprefix("input.") for name in rows.column_names])
-    report = measure_drift(bundle, rows, budget=budget, time_column="time")
-    return list(drift_findings(report, model, version, day, now))
+    return list(performance_findings(report, model, now))
 
 
-JUDGED: Mapping[str, Callable[..., Sequence[Finding]]] = {"drift": judge_drift}
+def _start_of(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+JUDGED: Mapping[str, Callable[..., Sequence[Finding]]] = {
+    "drift": judge_drift,
+    "performance": judge_performance,
+}
 """What is judged of a finished day, by its source."""
 
 
