@@ -300,14 +300,15 @@ def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -
 
 def watcher_of(
     settings: Settings,
-    read: Callable[[], ServerFacts],
+    server: tuple[str, Callable[[], ServerFacts]] | None,
     judge: Callable[[str, str, date, datetime], Sequence[Finding]],
 ) -> Watcher | None:
     """The watcher of a control process, not started; None where the settings ask for none.
 
     Args:
         settings: What is watched, and which receivers are notified.
-        read: Reads the counters of the server beside the process.
+        server: The place of the server beside the process, and what reads its counters; None for
+            a process without one.
         judge: Judges a finished day of a model; see the function of this name.
     """
     chosen = settings.alerts
@@ -319,17 +320,21 @@ def watcher_of(
     limits = sources.HealthLimits(
         chosen.error_share, chosen.refused_share, chosen.latency_p99_ms / 1e3
     )
-    local: list[Any] = [sources.HealthSource(read, limits)]
-    shared: list[Any] = []
+    place, local, shared = "", list[Any](), list[Any]()
+    if server is not None:
+        place, read = server
+        local.append(sources.HealthSource(read, limits, place))
     if ledger_of(settings) is not None:
-        local += [
-            sources.LedgerSource(home),
-            sources.SilenceSource(partial(sources.rows_by_hour, home)),
-        ]
+        if server is not None:
+            local += [
+                sources.LedgerSource(home, place),
+                sources.SilenceSource(partial(sources.rows_by_hour, home), place),
+            ]
         days = partial(sources.finished_days, home)
         shared += [sources.DailySource(what, days, partial(judge, what)) for what in sources.JUDGED]
     steady = ("health", "ledger")
     watching = Watching(
+        place=place,
         local=local,
         shared=shared,
         receivers=receivers_of(settings),

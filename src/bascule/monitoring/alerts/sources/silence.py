@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -23,9 +22,9 @@ class SilenceSource:
     name = "silence"
     every_s = 60.0
 
-    def __init__(self, count: CountRows, place: str | None = None) -> None:
+    def __init__(self, count: CountRows, place: str) -> None:
         self._count = count
-        self._place = socket.gethostname() if place is None else place
+        self._place = place
         self._looked: datetime | None = None
 
     def look(self, now: datetime) -> Sequence[Observation]:
