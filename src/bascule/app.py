@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Invalid
+from bascule.core import Invalid, NotFound
 from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
@@ -285,17 +285,15 @@ def receivers_of(settings: Settings) -> list[Receiver]:
 
 def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -> Sequence[Finding]:
     """The findings of a finished day of a model: `what` is one of `sources.JUDGED`."""
-    from bascule.bundle import Bundle, load
-    from bascule.control import folder_of_version
+    from bascule.control import versions_of
     from bascule.monitoring.alerts import sources
 
-    registry = cache(partial(open_registry, settings))
-
-    def open_bundle(version: str) -> Bundle:
-        return load(folder_of_version(model, version, registry))
-
+    try:
+        _, bundle_of = versions_of(model, cache(partial(open_registry, settings)))
+    except NotFound:
+        return []  # served from a folder: the registry has no baseline of it
     budget = settings.alerts.false_alarms_a_year
-    return sources.JUDGED[what](settings.home, model, open_bundle, budget, day, now)
+    return sources.JUDGED[what](settings.home, model, bundle_of, budget, day, now)
 
 
 def watcher_of(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +11,7 @@ from tests.production import Day, fill, packed
 
 from bascule.app import judge
 from bascule.cli.judging import Judge
-from bascule.core import NotFound
+from bascule.core import Untrusted
 from bascule.monitoring.alerts.sources import contacts_of, finished_days, rows_by_hour
 from bascule.monitoring.ledger import Scribe
 from bascule.registry import open_registry
@@ -67,13 +69,20 @@ def test_a_performance_that_is_worse_than_on_held_out_rows_is_found(settings):
     assert all(one.sentence.startswith("late: ") for one in found)
 
 
-def test_a_process_of_its_own_finds_the_same_and_raises_the_same(settings):
+def test_a_model_that_is_not_in_the_registry_has_nothing_to_be_judged_by(settings):
+    now = datetime.now(UTC)
+    assert judge(settings, "drift", "other", (now - timedelta(days=1)).date(), now) == []
+
+
+def test_a_process_of_its_own_finds_the_same_and_raises_the_same(settings, home, tmp_path):
     now = datetime.now(UTC)
     day = (now - timedelta(days=1)).date()
     judging = Judge(settings)
     assert judging("drift", "late", day, now) == judge(settings, "drift", "late", day, now)
-    with pytest.raises(NotFound, match="the ledger has no answers of 'other'"):
-        judging("drift", "other", day, now)
+    copy = shutil.copytree(home, tmp_path / "home")
+    (copy / "ledger" / "manifest.json").write_text('{"format": 99}')
+    with pytest.raises(Untrusted, match="has format 99"):
+        Judge(replace(settings, home=copy))("drift", "late", day, now)
 
 
 def test_rows_are_counted_by_the_hour(home):

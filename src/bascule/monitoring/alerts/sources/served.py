@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.core import BasculeError, NotFound
+from bascule.core import NotFound
 from bascule.monitoring.alerts.findings import Finding
 from bascule.monitoring.alerts.routing import Contacts
 from bascule.monitoring.alerts.sources.daily import (
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 PERFORMANCE_DAYS = 30
 """Truths come late: so far back the newest day with enough of them is looked for."""
 
-OpenBundle = Callable[[str], "Bundle"]
-"""Opens the bundle of a version; raises `BasculeError` where it is not to be had."""
+BundleOf = Callable[[str], "Bundle | None"]
+"""The bundle of a version; None where it is gone."""
 
 
 def finished_days(home: Path, now: datetime) -> Mapping[str, date]:
@@ -51,13 +51,13 @@ def rows_by_hour(home: Path, hours: Sequence[datetime]) -> dict[str, dict[dateti
 
 
 def judge_drift(
-    home: Path, model: str, open_bundle: OpenBundle, budget: float, day: date, now: datetime
+    home: Path, model: str, bundle_of: BundleOf, budget: float, day: date, now: datetime
 ) -> list[Finding]:
     """The drift of a model's day by version; versions without a bundle are left out."""
     from bascule.monitoring import measure_production_drift
 
     report = measure_production_drift(
-        home, model, open_bundle, now=now, since=now - _start_of(day), budget=budget
+        home, model, bundle_of, now=now, since=now - _start_of(day), budget=budget
     )
     return [
         finding
@@ -67,16 +67,10 @@ def judge_drift(
 
 
 def judge_performance(
-    home: Path, model: str, open_bundle: OpenBundle, budget: float, day: date, now: datetime
+    home: Path, model: str, bundle_of: BundleOf, budget: float, day: date, now: datetime
 ) -> list[Finding]:
     """The performance of a model by version, in the newest day whose truths suffice."""
     from bascule.monitoring import measure_performance
-
-    def bundle_of(version: str) -> Bundle | None:
-        try:
-            return open_bundle(version)
-        except BasculeError:
-            return None
 
     since = _start_of(day) - timedelta(days=PERFORMANCE_DAYS)
     report = measure_performance(
