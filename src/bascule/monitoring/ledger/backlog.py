@@ -42,8 +42,10 @@ def newest_days(home: Path, before: date) -> Mapping[str, date]:
     """By model, the newest UTC day before another that has rows in segments or profiles."""
     manifest = read_manifest(home)
     days: dict[str, date] = {}
-    for one in (*manifest.segments, *manifest.profiles):
-        day = date.fromisoformat(one.day)
+    known = {(one.model, one.day) for one in manifest.segments}
+    known |= {(one.model, one.day) for one in manifest.profiles}
+    for model, text in known:
+        day = date.fromisoformat(text)
         if day < before:
-            days[one.model] = max(day, days.get(one.model, day))
+            days[model] = max(day, days.get(model, day))
     return days

@@ -56,8 +56,14 @@ def judge_drift(
     """The drift of a model's day by version; versions without a bundle are left out."""
     from bascule.monitoring import measure_production_drift
 
+    def open_bundle(version: str) -> Bundle:
+        found = bundle_of(version)
+        if found is None:
+            raise NotFound(f"{model}/{version} is gone", hint="push its bundle")
+        return found
+
     report = measure_production_drift(
-        home, model, bundle_of, now=now, since=now - _start_of(day), budget=budget
+        home, model, open_bundle, now=now, since=now - _start_of(day), budget=budget
     )
     return [
         finding
