@@ -29,6 +29,7 @@ home, url = Path(sys.argv[1]), sys.argv[2]
 
 class Source:
     name, every_s = "drift", 0.0
+    def again(self): ...
     def look(self, now):
         wrong = (home / "wrong").exists()
         found = Finding("drift", "drift", "late", "warning", "wind drifts", 1, 0, now)

@@ -9,6 +9,8 @@ import pytest
 from tests.receivers import hook
 from tests.stores import open_database
 
+from bascule.catalogue import Leases
+from bascule.core import Conflict
 from bascule.monitoring.alerts import (
     Finding,
     Observation,
@@ -18,6 +20,7 @@ from bascule.monitoring.alerts import (
     Watching,
 )
 from bascule.monitoring.alerts.sinks import Receiver
+from bascule.monitoring.alerts.watcher import LEASE
 
 
 class Told:
@@ -28,6 +31,10 @@ class Told:
     def __init__(self, name="drift", place=""):
         self.name, self.place, self.is_wrong, self.looks = name, place, True, 0
         self.problem = None
+        self.repeats = 0
+
+    def again(self):
+        self.repeats += 1
 
     def look(self, now):
         self.looks += 1
@@ -138,6 +145,18 @@ def test_a_server_that_comes_back_keeps_its_alerts(watcher, there):
     successor.look_locally()
     rounds(other)
     assert [one["kind"] for one in there.bodies] == ["firing"]
+
+
+def test_a_look_that_could_not_be_kept_is_repeated(watcher, there):
+    source = Told()
+    made = watcher(source)
+    made.keep_leases()
+    Leases(made._catalogue).release(made._leases[LEASE])  # as if the database had been away
+    with pytest.raises(Conflict):
+        made.look_for_all()
+    assert source.repeats == 1
+    rounds(made)
+    assert (source.looks, source.repeats, len(there.requests)) == (2, 1, 1)
 
 
 def test_a_source_that_fails_neither_resolves_its_alerts_nor_stops_the_others(watcher, there):

@@ -137,6 +137,15 @@ class Watcher:
         if self._held(name) is None:
             return
         observations = [one for source in sources for one in self._look(source)]
+        try:
+            self._keep(name, observations)
+        except BaseException:
+            for source in sources:
+                source.again()
+                self._looked_s.pop(source.name, None)
+            raise
+
+    def _keep(self, name: str, observations: list[Observation]) -> None:
         models = {one.model for one in observations if one.model}
         open_findings = [one.finding for one in self._store.alerts()]
         models |= {one.model for one in open_findings if one.model}
@@ -144,7 +153,7 @@ class Watcher:
             observations += self._gone(open_findings)
         lease = self._held(name)
         if lease is None:
-            return  # lost while it looked: the next holder looks itself
+            raise Conflict("the lease ended during the look", hint="look again")
         watching = self._watching
         self._store.take(
             lease, observations, watching.rules, watching.routing, watching.contacts(models), _now()

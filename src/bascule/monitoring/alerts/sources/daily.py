@@ -43,6 +43,10 @@ class DailySource:
         self._measure = measure
         self._looked: dict[str, tuple[date, date]] = {}
 
+    def again(self) -> None:
+        """Look at every model again."""
+        self._looked.clear()
+
     def look(self, now: datetime) -> Sequence[Observation]:
         made = []
         today = (now - SETTLED).date()

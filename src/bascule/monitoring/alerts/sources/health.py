@@ -81,6 +81,9 @@ class HealthSource:
         self._slow: dict[tuple[str, str], deque[float]] = {}
         self._noted_s = float("-inf")
 
+    def again(self) -> None:
+        """Each look is at everything."""
+
     def look(self, now: datetime) -> Sequence[Observation]:
         facts = self._read()
         looks = self._looks

@@ -37,6 +37,9 @@ class LedgerSource:
         self._clock_s = clock_s
         self._behind: tuple[int, float] | None = None
 
+    def again(self) -> None:
+        """Each look is at everything."""
+
     def look(self, now: datetime) -> Sequence[Observation]:
         gaps = Ledger(self._home).gaps()
         found = [

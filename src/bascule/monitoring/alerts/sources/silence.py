@@ -27,6 +27,10 @@ class SilenceSource:
         self._place = place
         self._looked: datetime | None = None
 
+    def again(self) -> None:
+        """Look at the last hour again."""
+        self._looked = None
+
     def look(self, now: datetime) -> Sequence[Observation]:
         settled = now.astimezone(UTC) - SETTLED
         hour = settled.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
