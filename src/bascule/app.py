@@ -11,21 +11,22 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from datetime import date, datetime
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Invalid
+from bascule.core import Invalid, NotFound
 from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
     from bascule.monitoring import Ledger
-    from bascule.monitoring.alerts import AlertStore, Watcher
+    from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.registry import CatalogueKeys, Registry
@@ -301,12 +302,31 @@ def receivers_of(settings: Settings) -> list[Receiver]:
     return [Receiver(name=name, **asdict(one)) for name, one in settings.alerts.receivers.items()]
 
 
-def watcher_of(settings: Settings, read: Callable[[], ServerFacts]) -> Watcher | None:
+def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -> Sequence[Finding]:
+    """The findings of a finished day of a model: `what` is one of `sources.JUDGED`."""
+    from bascule.control import versions_of
+    from bascule.monitoring.alerts import sources
+
+    try:
+        _, bundle_of = versions_of(model, cache(partial(open_registry, settings)))
+    except NotFound:
+        return []  # served from a folder: the registry has no baseline of it
+    budget = settings.alerts.false_alarms_a_year
+    return sources.JUDGED[what](settings.home, model, bundle_of, budget, day, now)
+
+
+def watcher_of(
+    settings: Settings,
+    server: tuple[str, Callable[[], ServerFacts]] | None,
+    judge: Callable[[str, str, date, datetime], Sequence[Finding]],
+) -> Watcher | None:
     """The watcher of a control process, not started; None where the settings ask for none.
 
     Args:
         settings: What is watched, and which receivers are notified.
-        read: Reads the counters of the server beside the process.
+        server: The place of the server beside the process, and what reads its counters; None for
+            a process without one.
+        judge: Judges a finished day of a model; see the function of this name.
     """
     chosen = settings.alerts
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
@@ -317,17 +337,21 @@ def watcher_of(settings: Settings, read: Callable[[], ServerFacts]) -> Watcher |
     limits = sources.HealthLimits(
         chosen.error_share, chosen.refused_share, chosen.latency_p99_ms / 1e3
     )
-    local: list[Any] = [sources.HealthSource(read, limits)]
-    shared: list[Any] = []
+    place, local, shared = "", list[Any](), list[Any]()
+    if server is not None:
+        place, read = server
+        local.append(sources.HealthSource(read, limits, place))
     if ledger_of(settings) is not None:
-        local += [
-            sources.LedgerSource(home),
-            sources.SilenceSource(partial(sources.requests_by_hour, home)),
-        ]
-        drift = sources.drift_of(home, registry, chosen.drift_budget)
-        shared.append(sources.DailySource("drift", partial(sources.finished_days, home), drift))
+        if server is not None:
+            local += [
+                sources.LedgerSource(home, place),
+                sources.SilenceSource(partial(sources.rows_by_hour, home), place),
+            ]
+        days = partial(sources.finished_days, home)
+        shared += [sources.DailySource(what, days, partial(judge, what)) for what in sources.JUDGED]
     steady = ("health", "ledger")
     watching = Watching(
+        place=place,
         local=local,
         shared=shared,
         receivers=receivers_of(settings),

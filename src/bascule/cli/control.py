@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.app import control_parts, watcher_of
 from bascule.bundle.programs import die_with
+from bascule.cli.judging import Judge
 from bascule.cli.receiving import receiver
 from bascule.control import (
     Answers,
@@ -36,6 +37,7 @@ from bascule.serving.transports import Authenticator
 from bascule.serving.workers import ControlCommand, Peer, bind
 
 if TYPE_CHECKING:
+    from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.serving import ModelSpec
     from bascule.settings import Settings
 
@@ -93,7 +95,8 @@ def main() -> int:
         if not peer.ended.is_set():  # without a supervisor to ask, this process is of no use
             counters.beat_control()
 
-    with _watching(settings, server):
+    place = f"{socket.gethostname()}:{config['port']}"
+    with _watching(settings, (place, partial(facts_of, server))):
         _serve(server, listener, beat, mine, parts, guard, turned)
     return 0
 
@@ -125,9 +128,11 @@ def _serve(
 
 
 @contextmanager
-def _watching(settings: Settings, server: ServerLink) -> Iterator[None]:
+def _watching(
+    settings: Settings, server: tuple[str, Callable[[], ServerFacts]] | None
+) -> Iterator[None]:
     """Watch for alerts meanwhile, if the settings ask for it."""
-    watcher = watcher_of(settings, partial(facts_of, server))
+    watcher = watcher_of(settings, server, Judge(settings))
     if watcher is None:
         yield
         return
@@ -177,7 +182,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
             say(f"control API at {url}/docs")
             note("Ctrl-C stops it")
         server = ServerLink(counters)
-        stack.enter_context(_watching(settings, server))
+        stack.enter_context(_watching(settings, None))
         serve_api(server, listener, parts, Answers(parts).find, guard)
 
 

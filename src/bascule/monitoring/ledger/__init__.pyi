@@ -1,4 +1,8 @@
-from .backlog import Backlog as Backlog, read_backlog as read_backlog
+from .backlog import (
+    Backlog as Backlog,
+    newest_days as newest_days,
+    read_backlog as read_backlog,
+)
 from .blocks import (
     TEXT as TEXT,
     Column as Column,

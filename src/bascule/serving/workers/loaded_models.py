@@ -206,6 +206,9 @@ class LoadedModels:
             self.is_stuck |= engine.batcher.end_overdue()
             if engine.calls:
                 engine.revisit(passed_s, others_called=called > 1)
+        for model in self._models.values():
+            runs = 0 if model.engine is None else model.engine.new_runs()
+            model.series.note_work(runs, model.open_calls)
 
     def is_running(self) -> bool:
         """Whether a run is under way on a model's thread."""
@@ -352,6 +355,7 @@ class LoadedModels:
 
     def _close(self, model: ServedModel) -> None:
         engine = model.unload()
+        model.series.note_work(0 if engine is None else engine.new_runs(), 0)
         if engine is not None:
             closed: asyncio.Future[None] = self._loop.create_future()
             self._closing.add(closed)
