@@ -356,6 +356,8 @@ def _choose(
     nearest = min(failed, key=lambda parity: parity.max_difference)
     request.tell("the original is served: " + nearest.reason)
     served = subject.reopened or subject.original
+    if not request.is_rebuilt:
+        parity.check_company(served, real, expected, tolerance=request.tolerance)
     return _Choice(nearest, None, served, batch_invariant=False)
 
 
