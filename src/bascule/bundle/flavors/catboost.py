@@ -101,7 +101,9 @@ def _read(model: Any) -> Boosted:
     if loss in _SEVERAL:
         raise Invalid(
             f"the model predicts several outputs ({loss}), and one is supported for CatBoost",
-            hint="pack one model per output",
+            hint="train with loss_function='RMSE': intervals come from calibration rows"
+            if loss == "RMSEWithUncertainty"
+            else "pack one model per output",
         )
     classes = None
     if loss in _CLASSIFIES and len(model.classes_):
