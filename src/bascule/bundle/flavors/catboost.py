@@ -47,16 +47,28 @@ class CatBoost:
         return read_boosted(_read(model), _open, train, test)
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
-        from bascule.bundle.compilers import as_json, compile_ensemble, read_catboost
+        from bascule.bundle.compilers import (
+            as_json,
+            compile_ensemble,
+            known_categories,
+            preparation,
+            read_catboost,
+        )
 
-        loaded = _loaded(subject.saved)
+        loaded, prepare, pool = _loaded(subject.saved), None, None
+        if subject.train is not None and loaded.get_cat_feature_indices():
+            pool = known_categories(loaded, subject.train.columns)
+        made = as_json(loaded, pool)
+        if pool is not None:
+            prepare = preparation(made, list(subject.train.columns.values()))
         yield compile_ensemble(
-            read_catboost(as_json(loaded), str(subject.frame["loss"])),
+            read_catboost(made, str(subject.frame["loss"])),
             subject.signature,
             subject.classes,
             {},
             reads_floats=True,
             answers=DType.FP64,
+            prepare=prepare,
         )
 
 

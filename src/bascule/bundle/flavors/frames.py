@@ -172,7 +172,7 @@ def _pandas_column(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
             text = "object"
         if text == "object":
             return pandas.Series(values, dtype=object)
-        return pandas.array(values, dtype=text)  # type: ignore[call-overload]
+        return pandas.array(values, dtype=text)
     if kind.dtype == "object":
         objects = values.astype(object)
         objects[is_missing(values)] = _missing_of(kind)
