@@ -313,7 +313,7 @@ class _Judge:
             answers = self._original(some)[name]
             if answers.dtype.kind not in "f":
                 return np.asarray(answers.astype(object) != reference.astype(object))
-            return self._difference(name, reference, answers) > self._allowed
+            return np.asarray(self._difference(name, reference, answers) > self._allowed)
 
         places = np.flatnonzero(differ)
         found = np.zeros(len(differ), bool)

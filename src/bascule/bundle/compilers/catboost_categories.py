@@ -128,19 +128,21 @@ def _listed(
 ) -> _Listed:
     place = int(known["flat_feature_index"])
     values = list(dict.fromkeys(columns[place].tolist()))
-    own = np.array([hashes[str(value)] for value in values], np.int64).astype(np.int32)
-    return _Listed(place, np.asarray(values, object), own.astype(np.int64).view(np.uint64))
+    return _Listed(
+        place, np.asarray(values, object), _mixed_in([hashes[str(value)] for value in values])
+    )
 
 
 def _place_of(listed: _Listed, value: int) -> int:
-    found = np.flatnonzero(listed.hashes == _signed(value))
+    found = np.flatnonzero(listed.hashes == _mixed_in([value]))
     if not len(found):
         raise _unknown()
     return int(found[0])
 
 
-def _signed(value: int) -> np.uint64:
-    return np.array([value], np.int64).astype(np.int32).astype(np.int64).view(np.uint64)[0]
+def _mixed_in(hashes: Sequence[int]) -> NDArray[np.uint64]:
+    """Hashes of 32 bits, which CatBoost extends by their sign."""
+    return np.array(hashes, np.int64).astype(np.int32).astype(np.int64).view(np.uint64)
 
 
 def _unknown() -> Unconvertible:

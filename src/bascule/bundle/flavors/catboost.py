@@ -55,12 +55,13 @@ class CatBoost:
             read_catboost,
         )
 
-        loaded, prepare, pool = _loaded(subject.saved), None, None
+        loaded, prepare = _loaded(subject.saved), None
         if subject.train is not None and loaded.get_cat_feature_indices():
-            pool = known_categories(loaded, subject.train.columns)
-        made = as_json(loaded, pool)
-        if pool is not None:
-            prepare = preparation(made, list(subject.train.columns.values()))
+            columns = subject.train.columns
+            made = as_json(loaded, known_categories(loaded, columns))
+            prepare = preparation(made, list(columns.values()))
+        else:
+            made = as_json(loaded)
         yield compile_ensemble(
             read_catboost(made, str(subject.frame["loss"])),
             subject.signature,
