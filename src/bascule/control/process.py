@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bascule.catalogue import Requests
     from bascule.control.link import ServerLink
     from bascule.control.registry_writes import TakeIn
+    from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
     from bascule.serving.transports import Tls
 
@@ -49,6 +50,8 @@ class Parts:
         allowed_hosts: Names that are answered; see `serving.transports.hosts`.
         take_in: Pushes an uploaded archive, in a process of its own.
         open_requests: Opens what keeps answers for `Idempotency-Key`.
+        home: Where outcomes are kept.
+        open_alerts: Opens the alerts, in the catalogue.
     """
 
     open_registry: Callable[[], Registry]
@@ -59,6 +62,8 @@ class Parts:
     allowed_hosts: tuple[str, ...] = ()
     take_in: TakeIn | None = None
     open_requests: Callable[[], Requests] | None = None
+    home: Path | None = None
+    open_alerts: Callable[[], AlertStore] | None = None
 
 
 class Answers:
@@ -147,7 +152,7 @@ def serve_api(
     app = control_app(
         server, parts.open_registry, find, guard,
         open_keys=parts.open_keys, take_in=parts.take_in,
-        open_requests=parts.open_requests,
+        open_requests=parts.open_requests, open_alerts=parts.open_alerts, home=parts.home,
     )  # fmt: skip
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)

@@ -18,16 +18,21 @@ from typing import Any, Literal, Protocol, get_args
 
 from bascule.core import Conflict, Invalid, NotFound, Refused, Unauthenticated, check_name
 
-Action = Literal["infer", "read", "health", "metrics", "manage", "download", "write", "keys"]
+Action = Literal[
+    "infer", "read", "health", "metrics", "manage", "download", "write", "keys", "outcome"
+]  # fmt: skip
 """What a route does: predict; describe; tell the health; tell the counters; load and unload; give
 out a model; change the registry; list, make and revoke keys, which is an administrator's right: a
-key may be made with any permission."""
+key may be made with any permission; add and read outcomes. A key that predicts may not say what was
+true: no other action includes `outcome`."""
 
 OPEN_ACTIONS: frozenset[Action] = frozenset(("health",))
 """What needs no key: health probes have none."""
 
 GRANTABLE = tuple(action for action in get_args(Action) if action not in OPEN_ACTIONS)
-ON_MODELS: frozenset[Action] = frozenset(("infer", "read", "manage", "download", "write"))
+ON_MODELS: frozenset[Action] = frozenset(
+    ("infer", "read", "manage", "download", "write", "outcome")
+)
 """What is done to a model."""
 INCLUDED: Mapping[Action, tuple[Action, ...]] = {
     "infer": ("read",),

@@ -333,7 +333,7 @@ def of_categories(truth=LATE, kind="CatBoostClassifier", **settings):
         ({"simple_ctr": ["Buckets", "Counter"], "loss_function": "MultiClass"}, TRIPS.hour % 3),
         (
             {
-                "simple_ctr": ["BinarizedTargetMeanValue", "FeatureFreq"],
+                "simple_ctr": ["BinarizedTargetMeanValue", "Counter"],
                 "counter_calc_method": "Full",
                 "grow_policy": "Depthwise",
             },

@@ -207,6 +207,9 @@ REGISTRY_CHANGES = [
     ("DELETE", _VERSION + "/retirement", None),
     ("POST", "/api/v1/keys", {"name": "ada", "permissions": ["keys"]}),
     ("DELETE", "/api/v1/keys/ada", None),
+    ("PUT", "/api/v1/alerts/0a1b/acknowledgement", {"why": "rolling back"}),
+    ("POST", "/api/v1/silences", {"until": "2100-01-01T00:00:00Z", "why": "planned"}),
+    ("DELETE", "/api/v1/silences/0c2d", None),
 ]
 
 
@@ -219,6 +222,7 @@ def test_every_route_that_changes_something_is_tried_here(supervisor):
         if method != "get"
     }
     tried = {"late": "{model}", "champion": "{alias}", "ada": "{key}", "/1/": "/{number}/"}
+    tried |= {"0a1b": "{alert}", "0c2d": "{silence}"}
     written = set()
     for method, path, _ in CHANGES + REGISTRY_CHANGES:
         for value, name in tried.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bascule.bundle import Places
 from bascule.bundle.extras import Extra
@@ -42,11 +42,12 @@ class ServedModel:
         extras: Sequence[Extra] = (),
         example: Columns | None = None,
         places: Places | None = None,
+        columns: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         """Ready to run with a program and its pace; unloaded with the facts of a program alone.
 
         `example`: rows that the program can answer, to show to users. `places`: the classes that
-        the values in a row of an output stand for.
+        the values in a row of an output stand for. `columns`: see `AnsweredBy`.
         """
         self.service = service
         self.name = service.model
@@ -60,7 +61,7 @@ class ServedModel:
         self.places: Places = places or {}
         self.limits = limits
         self.held = held
-        self.by = AnsweredBy(self.name, self.version, program.name)
+        self.by = AnsweredBy(self.name, self.version, program.name, tuple((columns or {}).items()))
         self.asks_header = b""
         self.extras = Extras(extras, name=self.by.name, limits=limits, loop=loop, held=held)
         self.engine: Engine | None = None

@@ -33,6 +33,7 @@ from bascule.bundle import open_program, pinned_program, places_of
 from bascule.bundle.disk import EXAMPLE, Manifest, read_file, read_manifest
 from bascule.bundle.extras import open_extras
 from bascule.bundle.programs import obstacles
+from bascule.bundle.statements import column_names
 from bascule.core import (
     BasculeError,
     Columns,
@@ -429,6 +430,7 @@ def describe(
         example=_example(service.path, manifest, inputs, limits),
         places=places_of(manifest),
         held=held,
+        columns=column_names(signature, manifest.classes, manifest.targets),
     )
 
 
