@@ -101,26 +101,76 @@ def preparation(model: Mapping[str, Any], columns: Sequence[NDArray[Any]]) -> Pr
     tables = [_ctr(ctr, model["ctr_data"], listed) for ctr in features.get("ctrs", ())]
 
     def prepare(graph: Graph, value: Value) -> Value:
+        tensors = [(value[at].tensor, right) for at, right in zip(floats, goes_right, strict=True)]
+        made = _Combinations(graph, value, listed, tensors)
         parts = list(select(graph, value, floats)) if floats else []
-        codes = {
-            index: matrix(graph, _coded(graph, value[one.place], one), NUMBER, step="CatBoost")
-            for index, one in listed.items()
-        }
         for index, place in flags:
-            same = graph.add("Equal", codes[index], graph.constant(float(place)))
-            parts += numbers(graph.cast(same, DType.FP64), 1)
+            parts += numbers(made.flag(index, place), 1)
         for ctr, (sizes, values) in zip(features.get("ctrs", ()), tables, strict=True):
-            at = graph.constant(0.0)
-            for element, size in zip(ctr["elements"], sizes, strict=True):
-                index = element.get("float_feature_index", -1)
-                number = value[floats[index]].tensor if index >= 0 else ""
-                digit = _digit(graph, element, codes, listed, number, goes_right[index])
-                at = graph.add("Add", graph.add("Mul", at, graph.constant(float(size))), digit)
-            found = graph.add("Gather", graph.constant(values), graph.cast(at, DType.INT64))
-            parts += numbers(found, 1)
+            at = made.place(ctr["elements"], sizes)
+            parts += numbers(graph.add("Gather", graph.constant(values), at), 1)
         return tuple(parts)
 
     return prepare
+
+
+class _Combinations:
+    """The places of combinations in their tables. What several have in common is made once."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        value: Value,
+        listed: Mapping[int, _Listed],
+        columns: Sequence[tuple[str, bool]],
+    ) -> None:
+        """`columns`: the tensors of numbers, and whether what is missing there goes right."""
+        self._graph, self._listed, self._columns = graph, listed, columns
+        self._known: dict[str, str] = {}
+        self._codes = {
+            index: matrix(graph, _coded(graph, value[one.place], one), NUMBER, step="CatBoost")
+            for index, one in listed.items()
+        }
+
+    def flag(self, index: int, place: int) -> str:
+        """1 for the category in that place of column `index`, else 0; a double, (rows, 1)."""
+        same = self._graph.add("Equal", self._codes[index], self._graph.constant(float(place)))
+        return self._graph.cast(same, DType.FP64)
+
+    def place(self, elements: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> str:
+        """Whole numbers of shape (rows, 1)."""
+        key = repr(elements)
+        if key not in self._known:
+            at = self._digit(elements[0])
+            for element, size in zip(elements[1:], sizes[1:], strict=True):
+                higher = self._graph.add("Mul", at, self._graph.constant(float(size)))
+                at = self._graph.add("Add", higher, self._digit(element))
+            self._known[key] = self._graph.cast(at, DType.INT64)
+        return self._known[key]
+
+    def _digit(self, element: Mapping[str, Any]) -> str:
+        """One part of a combination as a double of shape (rows, 1): a place, or 0 or 1."""
+        key = repr(element)
+        if key not in self._known:
+            kind = element["combination_element"]
+            if kind == "float_feature":
+                self._known[key] = self._is_above(element["float_feature_index"], element["border"])
+            elif kind == "cat_feature_exact_value":
+                index = element["cat_feature_index"]
+                place = _place_of(self._listed[index], element["value"])
+                self._known[key] = self.flag(index, place)
+            else:
+                self._known[key] = self._codes[element["cat_feature_index"]]
+        return self._known[key]
+
+    def _is_above(self, index: int, border: float) -> str:
+        graph, (number, goes_right) = self._graph, self._columns[index]
+        column = graph.add("Reshape", number, graph.constant([-1, 1], "int64"))
+        rounded = graph.cast(graph.cast(column, DType.FP32), DType.FP64)
+        above = graph.add("Greater", rounded, graph.constant(float(np.float32(border))))
+        if goes_right:
+            above = graph.add("Or", above, graph.add("IsNaN", rounded))
+        return graph.cast(above, DType.FP64)
 
 
 def _listed(
@@ -156,31 +206,6 @@ def _coded(graph: Graph, part: Any, listed: _Listed) -> Value:
     """The place of the category, or their number for another one."""
     places = np.arange(len(listed.values), dtype=np.float64)
     return looked_up(graph, (part,), listed.values, places, float(len(places)))
-
-
-def _digit(
-    graph: Graph,
-    element: Mapping[str, Any],
-    codes: Mapping[int, str],
-    listed: Mapping[int, _Listed],
-    number: str,
-    goes_right: bool,
-) -> str:
-    """One part of a combination as a double of shape (rows, 1): a place, or 0 or 1."""
-    kind = element["combination_element"]
-    if kind == "cat_feature_value":
-        return codes[element["cat_feature_index"]]
-    if kind == "cat_feature_exact_value":
-        index = element["cat_feature_index"]
-        place = _place_of(listed[index], element["value"])
-        same = graph.add("Equal", codes[index], graph.constant(float(place)))
-        return graph.cast(same, DType.FP64)
-    column = graph.add("Reshape", number, graph.constant([-1, 1], "int64"))
-    rounded = graph.cast(graph.cast(column, DType.FP32), DType.FP64)
-    above = graph.add("Greater", rounded, graph.constant(float(np.float32(element["border"]))))
-    if goes_right:
-        above = graph.add("Or", above, graph.add("IsNaN", rounded))
-    return graph.cast(above, DType.FP64)
 
 
 def _ctr(
