@@ -68,6 +68,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/models/{model}/versions/{number}/differences": ("read", "{model}"),
     "GET /api/v1/models/{model}/versions/{number}/bundle": ("download", "{model}"),
     "GET /api/v1/models/{model}/versions/{number}/tags": ("read", "{model}"),
+    "GET /api/v1/models/{model}/versions/{number}/servers": ("read", "{model}"),
     "PATCH /api/v1/models/{model}/versions/{number}/tags": ("write", "{model}"),
     "PUT /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
     "DELETE /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),

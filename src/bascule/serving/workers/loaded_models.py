@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bascule.bundle import open_program, pinned_program
+from bascule.bundle import open_program, pinned_program, places_of
 from bascule.bundle.disk import EXAMPLE, Manifest, read_file, read_manifest
 from bascule.bundle.extras import open_extras
 from bascule.bundle.programs import obstacles
@@ -432,6 +432,7 @@ def describe(
         loop=loop,
         extras=open_extras(service.path, manifest, {"confidence": limits.confidence}),
         example=_example(service.path, manifest, inputs, limits),
+        places=places_of(manifest),
         held=held,
         columns=column_names(signature, manifest.classes, manifest.targets),
     )
