@@ -128,26 +128,43 @@ class Endpoints:
             Invalid: The strategy is not known.
             Conflict: The endpoint serves that already, or was changed meanwhile.
         """
-        registry = self._registry()
-        version = registry.resolve(reference)
+        version = self._registry().resolve(reference)
         endpoint = check_name(to or version.model, what="endpoint")
-        registry.check_may_serve(version, endpoint)
         if follow and Reference.parse(follow).alias is None:
             raise Invalid(f"follow: {follow!r} names no alias", hint="write MODEL@ALIAS")
         stored, made = self._before(endpoint, version)
         before = made or (stored.current.plan if stored else None)
         plan = next_plan(before, endpoint, str(version), strategy)
         self._check_changes(before, plan, follow, stored)
-        self._check_signature(registry, before, version)
         sentence = _deployed_sentence(before, plan, strategy)
-        if not dry_run:
-            now = self._clock()
+        now = self._clock()
+        event = PlanEvent(
+            "deployed", now, by, reason, sentence,
+            {"number": plan.number, "version": str(version), "strategy": strategy},
+        )  # fmt: skip
+        if dry_run:
+            self._check(plan, before)
+        else:
             implicit = [] if made is None else [StoredPlan(made, now, by, "what was served")]
-            body = {"number": plan.number, "version": str(version), "strategy": strategy}
-            event = PlanEvent("deployed", now, by, reason, sentence, body)
-            kept = StoredPlan(plan, now, by, reason)
-            self._store.add([*implicit, kept], [event], follows=follow or None)
+            self._add([*implicit, StoredPlan(plan, now, by, reason)], before, event, follow)
         return Deployed(plan, before, sentence)
+
+    def apply(self, plan: Plan, event: PlanEvent) -> None:
+        """Make a plan the next one of an endpoint that has plans, and record why.
+
+        Raises:
+            Conflict: It does not have the next number: another plan was made meanwhile.
+            Refused: A version of it may not be served, or has another signature.
+            NotFound: There is no such endpoint or version.
+        """
+        before = self._store.endpoint(plan.endpoint).current.plan
+        self._add([StoredPlan(plan, event.at, event.by, event.reason)], before, event, "")
+
+    def _add(
+        self, stored: list[StoredPlan], before: Plan | None, event: PlanEvent, follow: str
+    ) -> None:
+        self._check(stored[-1].plan, before)
+        self._store.add(stored, [event], follows=follow or None)
 
     def roll_back(self, endpoint: str, *, by: str, reason: str, to: int | None = None) -> Deployed:
         """Serve an earlier plan again, under the next number.
@@ -178,9 +195,6 @@ class Endpoints:
             wanted = earlier[0]
         else:
             wanted = self._store.plan(endpoint, to).plan
-        registry = self._registry()
-        for version in wanted.versions:
-            registry.resolve(version)  # says if it was retired
         plan = wanted.numbered(now_served.number + 1)
         sentence = (
             f"rolled back {endpoint} from plan {now_served.number} to plan {wanted.number}: "
@@ -189,7 +203,7 @@ class Endpoints:
         now = self._clock()
         body = {"number": plan.number, "as": wanted.number, "from": now_served.number}
         event = PlanEvent("rolled_back", now, by, reason, sentence, body)
-        self._store.add([StoredPlan(plan, now, by, reason)], [event], follows=None)
+        self._add([StoredPlan(plan, now, by, reason)], now_served, event, "")
         return Deployed(plan, now_served, sentence)
 
     def _before(self, endpoint: str, version: Version) -> tuple[Endpoint | None, Plan | None]:
@@ -213,22 +227,37 @@ class Endpoints:
                 hint="deploy another version, or use another strategy",
             )
 
-    def _check_signature(self, registry: Registry, before: Plan | None, version: Version) -> None:
+    def _check(self, plan: Plan, before: Plan | None) -> None:
+        """Raise `Refused` unless every version may be served, and all have one signature.
+
+        What was served before was checked then.
+        """
+        registry = self._registry()
+        for reference in plan.versions:
+            version = registry.resolve(reference)  # says if it was retired
+            if before is None or reference not in before.versions:
+                registry.check_may_serve(version, plan.endpoint)
+        base = plan.current.version if before is None else before.current.version
+        for reference in plan.versions:
+            self._check_signature(registry, reference, base, plan.endpoint)
+
+    def _check_signature(
+        self, registry: Registry, reference: str, base: str, endpoint: str
+    ) -> None:
         from bascule.bundle.disk import read_manifest
 
-        if before is None:
+        if reference == base:
             return
         try:
-            path = registry.path_to_look_at(before.current.version)
+            now = read_manifest(registry.path_to_look_at(base), verify=False).signature
         except (NotFound, Refused):
             return  # the current version is gone: nothing is left to compare with
-        now = read_manifest(path, verify=False).signature
-        then = read_manifest(registry.path_to_look_at(version), verify=False).signature
+        then = read_manifest(registry.path_to_look_at(reference), verify=False).signature
         if (now.inputs, now.outputs) != (then.inputs, then.outputs):
             raise Refused(
-                f"{version} has other inputs or outputs than {before.current.version}, the current "
-                f"version of endpoint {before.endpoint}",
-                hint=f"deploy it to an endpoint of its own: bascule deploy {version} --to NAME",
+                f"{reference} has other inputs or outputs than {base}, the current version of "
+                f"endpoint {endpoint}",
+                hint=f"deploy it to an endpoint of its own: bascule deploy {reference} --to NAME",
             )
 
 
