@@ -122,7 +122,7 @@ def control_app(
     add_registry_reads(app, open_registry, authorise)
     add_registry_writes(app, open_registry, take_in or push_here)
     add_keys(app, open_keys or no_keys)
-    add_endpoints(app, lambda: _endpoints(server, open_registry, open_endpoints), authorise)
+    add_endpoints(app, server, lambda: _endpoints(server, open_registry, open_endpoints), authorise)
     describe(app, asks_for_keys=guard is not None)
     return app
 

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Path, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.control.conventions import Page, Paged
+from bascule.control.link import ServerLink
 from bascule.control.rights import Authorise, caller_of
 from bascule.core import Reference
 
@@ -78,6 +79,22 @@ class EndpointView(BaseModel):
         return cls.model_validate(endpoint.to_json())
 
 
+class ArmCountsView(BaseModel):
+    """What the workers of this server have counted for one arm of one plan."""
+
+    plan_number: int
+    arm: Annotated[str, Field(description="`shadow` for the shadow")]
+    version: str
+    requests: Annotated[int, Field(description="Answers; comparisons of a shadow")]
+    errors: Annotated[int, Field(description="Answers with 500, 503 or 504; failures of a shadow")]
+    fallbacks: int
+    slower: Annotated[list[int], Field(description="Answers over each of `slower_than_s`")]
+    slower_than_s: list[float]
+    rows: int
+    disagreements: Annotated[int, Field(description="Shadow answers that differ")]
+    dropped: Annotated[int, Field(description="Requests that a busy shadow did not answer")]
+
+
 class PlanEventView(BaseModel):
     """One line of an endpoint's history."""
 
@@ -144,10 +161,27 @@ class Rollback(BaseModel):
 
 
 def add_endpoints(
-    app: FastAPI, open_endpoints: Callable[[], Endpoints], authorise: Authorise
+    app: FastAPI,
+    server: ServerLink,
+    open_endpoints: Callable[[], Endpoints],
+    authorise: Authorise,
 ) -> None:
     """Add the routes to `app`."""
     _add_reads(app, open_endpoints)
+
+    @app.get("/api/v1/server/plans", tags=["server"])
+    def served_plans() -> dict[str, int]:
+        """The number of the plan by which this server serves each of its endpoints."""
+        return {plan.endpoint: plan.number for plan in server.plans}
+
+    @app.get("/api/v1/endpoints/{endpoint}/arms", tags=[_TAGS])
+    def arms(endpoint: str) -> list[ArmCountsView]:
+        """What this server has counted for the arms of the latest plans, the oldest plan first."""
+        return [
+            ArmCountsView.model_validate(one, from_attributes=True)
+            for one in server.arm_totals()
+            if one.endpoint == endpoint
+        ]
 
     def deploy(endpoint: str, wanted: NewPlan, request: Request) -> Deployed:
         authorise(request, "deploy", Reference.parse(wanted.version).model)

@@ -43,6 +43,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /metrics": ("metrics", ""),
     "GET /api/v1/server": ("read", ANY),
     "GET /api/v1/server/load": ("read", ANY),
+    "GET /api/v1/server/plans": ("read", ANY),
     "GET /api/v1/server/services": ("read", ANY),
     "POST /api/v1/server/services": ("manage", ""),  # of which model is in the body: asked then
     "DELETE /api/v1/server/services/{model}": ("manage", "{model}"),
@@ -76,6 +77,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/endpoints/{endpoint}/plans": ("read", "{endpoint}"),
     "POST /api/v1/endpoints/{endpoint}/plans": ("deploy", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/plans/{number}": ("read", "{endpoint}"),
+    "GET /api/v1/endpoints/{endpoint}/arms": ("read", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/history": ("read", "{endpoint}"),
     "POST /api/v1/endpoints/{endpoint}/rollback": ("deploy", "{endpoint}"),
     "GET /api/v1/keys": ("keys", ""),

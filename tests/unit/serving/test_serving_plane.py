@@ -11,7 +11,9 @@ from bascule.serving.transports.routes import Route, table
 
 def model(name, version):
     service = SimpleNamespace(labels=(), version=version)
-    return SimpleNamespace(name=name, version=version, service=service, asks_headers=frozenset(), needs="infer")
+    return SimpleNamespace(
+        name=name, version=version, service=service, asks_headers=frozenset(), needs="infer"
+    )
 
 
 class Paths:
