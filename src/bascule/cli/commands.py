@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bascule.cli import (
+    alerts,
     building,
     calling,
     context,
@@ -19,10 +20,13 @@ from bascule.cli import (
     keys,
     ledger,
     machine,
+    outcomes,
+    performance,
     registering,
     running,
     serving,
     trust,
+    watching,
 )
 from bascule.cli.screen import say
 
@@ -34,7 +38,11 @@ PANELS = (
     ("Deploy", deploying),
     ("Ask", calling),
     ("Monitor", ledger),
+    ("Monitor", outcomes),
     ("Monitor", drift),
+    ("Monitor", performance),
+    ("Monitor", watching),
+    ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),
     ("Machine", machine),

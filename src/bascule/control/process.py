@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bascule.control.link import ServerLink
     from bascule.control.registry_writes import TakeIn
     from bascule.endpoints import EndpointStore
+    from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
     from bascule.serving.transports import Tls
 
@@ -51,6 +52,8 @@ class Parts:
         take_in: Pushes an uploaded archive, in a process of its own.
         open_requests: Opens what keeps answers for `Idempotency-Key`.
         open_endpoints: Opens the endpoints in the catalogue.
+        home: Where outcomes are kept.
+        open_alerts: Opens the alerts, in the catalogue.
     """
 
     open_registry: Callable[[], Registry]
@@ -62,6 +65,8 @@ class Parts:
     take_in: TakeIn | None = None
     open_requests: Callable[[], Requests] | None = None
     open_endpoints: Callable[[], EndpointStore] | None = None
+    home: Path | None = None
+    open_alerts: Callable[[], AlertStore] | None = None
 
 
 class Answers:
@@ -167,6 +172,7 @@ def serve_api(
         server, parts.open_registry, find, guard,
         open_keys=parts.open_keys, take_in=parts.take_in,
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
+        open_alerts=parts.open_alerts, home=parts.home,
     )  # fmt: skip
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)

@@ -152,6 +152,9 @@ def fuzzed(tmp_path_factory, cancer_bundle):
 schema = schemathesis.openapi.from_dict(control_app(FakeSupervisor(), lambda: None, find).openapi())
 
 
+schemathesis.serializer.alias("application/vnd.apache.parquet", "application/octet-stream")
+
+
 @schema.parametrize()
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_is_asked_is_answered_as_the_schema_says(case, fuzzed):
@@ -357,7 +360,13 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
     with asking(app) as client:
         for route in routes:
             path = route.path.format(
-                model="gb", number=1, alias="champion", key="nobody", endpoint="gb"
+                model="gb",
+                number=1,
+                alias="champion",
+                key="nobody",
+                endpoint="gb",
+                alert="0",
+                silence="0",
             )
             for method in route.methods:
                 action, model = RIGHTS[f"{method} {route.path}"] or ("health", "")
