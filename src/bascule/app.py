@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Invalid
+from bascule.core import Invalid, NotFound
 from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
@@ -160,7 +160,20 @@ def open_endpoints(settings: Settings) -> Endpoints:
     """The endpoints that the catalogue of the settings keeps."""
     from bascule.endpoints import Endpoints, EndpointStore
 
-    return Endpoints(EndpointStore(open_catalogue(settings)), partial(open_registry, settings))
+    def serves_now(name: str) -> str:
+        """What servers say that they serve of the model; empty where they serve several."""
+        registry = open_registry(settings)
+        try:
+            served = [one for one in registry.versions(name) if registry.servers_of(one)]
+        except NotFound:
+            return ""
+        return str(served[0]) if len(served) == 1 else ""
+
+    return Endpoints(
+        EndpointStore(open_catalogue(settings)),
+        partial(open_registry, settings),
+        serves_now=serves_now,
+    )
 
 
 def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
