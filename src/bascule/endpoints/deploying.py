@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from bascule.core import Conflict, Invalid, NotFound, Reference, Refused, check_name
+from bascule.core import BasculeError, Conflict, Invalid, Reference, Refused, check_name
 from bascule.endpoints.plans import Plan
 from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
 from bascule.endpoints.strategies import first_plan, next_plan
@@ -260,8 +260,8 @@ class Endpoints:
             return
         try:
             now = read_manifest(registry.path_to_look_at(base), verify=False).signature
-        except (NotFound, Refused):
-            return  # the current version is gone: nothing is left to compare with
+        except BasculeError:
+            return  # the current version is gone or damaged: another one must be able to follow
         then = read_manifest(registry.path_to_look_at(reference), verify=False).signature
         if (now.inputs, now.outputs) != (then.inputs, then.outputs):
             raise Refused(
