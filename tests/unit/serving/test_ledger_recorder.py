@@ -123,3 +123,29 @@ def test_texts_of_a_table_keep_their_shape():
     ask(recorder, 1, fields={"t": np.array([["a", None]], object)})
     recorder.flush()
     assert spool.rows()[0]["input.t"] == ["a", None]
+
+
+def test_rows_say_the_endpoint_and_the_arm_of_its_plan():
+    spool = Spool()
+    recorder = LedgerRecorder(spool)
+    context = SimpleNamespace(
+        prediction_id="1", caller="", protocol="oip", trace=(b"", b""), started_ns=0
+    )
+    call = Call({"x": np.ones(1)}, 1)
+    arms = {name: MetricLabels("late", "4", "fast", name) for name in ("current", "candidate")}
+    for name, label in arms.items():
+        by = AnsweredBy("late", "4", "onnx", endpoint="fast", arm=name)
+        recorder.add(context, call, Answer({}, by), label, 200, 1)
+    recorder.add(context, call, None, arms["candidate"], 500, 1)  # no answer names the arm
+    recorder.add(context, call, Answer({}, BY), LABEL, 200, 1)
+    recorder.flush()
+    found = [
+        (row["model"], row["version"], row["endpoint"], row["arm"], row["status"])
+        for row in spool.rows()
+    ]
+    assert sorted(found) == [
+        ("gb", "1", "gb", "", 200),
+        ("late", "4", "fast", "candidate", 200),
+        ("late", "4", "fast", "candidate", 500),
+        ("late", "4", "fast", "current", 200),
+    ]

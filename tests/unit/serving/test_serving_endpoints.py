@@ -152,6 +152,20 @@ def test_a_change_of_shares_keeps_the_routes(served, ask):
         assert client.request("POST", INFER, ask([1, 2])).answer().json["model_version"] == "2"
 
 
+def test_every_description_of_an_endpoint_is_answered(served, grpc_client):
+    server = served(canary())
+    with server.client() as client:
+        for path, methods in server.site.routes.items():
+            if b"GET" in methods:
+                assert client.request("GET", path.decode()).answer().status == 200, path
+        told = client.request("GET", "/v2/models/m").answer().json
+        assert (told["name"], told["versions"]) == ("m", ["1", "2", "3"])
+        index = client.request("POST", "/v2/repository/index").answer().json
+        assert [one["version"] for one in index] == ["1", "2", "3"]
+    client = grpc_client(server)
+    assert [one.name for one in client.told("RepositoryIndex").models] == ["m"] * 3
+
+
 # -- what is counted --
 
 
