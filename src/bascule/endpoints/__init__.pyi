@@ -11,6 +11,8 @@ from .plans import (
     Plan as Plan,
     Shadow as Shadow,
     choose as choose,
+    splits as splits,
+    unit as unit,
 )
 from .records import (
     Endpoint as Endpoint,

@@ -166,18 +166,25 @@ def choose(plan: Plan, key: str = "", *, draw: Callable[[], float] = random.rand
     Each arm but `current` takes its share of what the arms before it leave, by a hash of endpoint,
     arm and key. So a key keeps an arm whose share grows, whatever the shares of the others.
     """
+    for arm, taken in splits(plan):
+        if (unit(plan.endpoint, arm.name, key) if key else draw()) < taken:
+            return arm
+    return plan.current
+
+
+def splits(plan: Plan) -> list[tuple[Arm, float]]:
+    """The arms beside `current`, each with its share of what the arms before it leave, 0 to 1."""
     current, left = plan.current, 100.0
+    made = []
     for arm in plan.arms:
         if arm is current or not arm.share_percent:
             continue
-        taken = arm.share_percent / left if left > arm.share_percent else 1.0
-        if (_unit(plan.endpoint, arm.name, key) if key else draw()) < taken:
-            return arm
+        made.append((arm, arm.share_percent / left if left > arm.share_percent else 1.0))
         left -= arm.share_percent
-    return current
+    return made
 
 
-def _unit(endpoint: str, arm: str, key: str) -> float:
+def unit(endpoint: str, arm: str, key: str) -> float:
     """A number in [0, 1) that looks random, and is the same in every process."""
     said = f"{endpoint}\0{arm}\0{key}".encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest()) / 2**64

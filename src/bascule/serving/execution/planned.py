@@ -6,10 +6,11 @@ The plan is replaced as a whole between two calls. A call keeps the arm that it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from random import random
 from typing import NamedTuple
 
 from bascule.core import BasculeError
-from bascule.endpoints import Plan, choose
+from bascule.endpoints import Plan, splits, unit
 from bascule.security import Action
 from bascule.serving.calls import Answer, AnsweredBy, Call, Cancel, Context, Deliver, Outcome
 from bascule.serving.execution.predictors import Facts, Predictor
@@ -25,13 +26,15 @@ ARM_HEADER = b"bascule-arm"
 class PlannedArm:
     """One arm in one worker: its version, and where its answers are counted."""
 
-    __slots__ = ("_by_fallback", "by", "model", "name", "series")
+    __slots__ = ("_by_fallback", "by", "is_alike", "model", "name", "series")
 
     def __init__(self, endpoint: str, name: str, model: Predictor, series: ArmSeries) -> None:
         self.name = name
         self.model = model
         self.series = series
         self.by = model.by._replace(endpoint=endpoint, arm=name)
+        self.is_alike = False
+        """Its program reads what requests are decoded into, and it has the same extra outputs."""
         self._by_fallback: dict[AnsweredBy, AnsweredBy] = {}
 
     def answered_by(self, by: AnsweredBy) -> AnsweredBy:
@@ -51,6 +54,8 @@ class _Followed(NamedTuple):
 
     plan: Plan
     arms: Mapping[str, PlannedArm]
+    current: PlannedArm
+    splits: tuple[tuple[PlannedArm, float], ...]
     shadow: ShadowRunner | None
     sticky_header: bytes
 
@@ -104,7 +109,12 @@ class PlannedPredictor:
         """Answer by this plan from the next call on."""
         header = plan.sticky_header.encode()
         self.asks_headers = frozenset({ARM_HEADER, header} - {b""})
-        self._followed = _Followed(plan, arms, shadow, header)
+        for arm in arms.values():
+            same = arm.model.program.inputs == self.program.inputs
+            arm.is_alike = same and arm.model.extras is self.extras
+        split = tuple((arms[arm.name], taken) for arm, taken in splits(plan))
+        current = arms[plan.current.name]
+        self._followed = _Followed(plan, arms, current, split, shadow, header)
 
     @property
     def plan(self) -> Plan:
@@ -125,7 +135,7 @@ class PlannedPredictor:
         followed = self._followed
         arm = self._arm_of(followed, call, context)
         model = arm.model
-        asked = call_for(call, model, self)
+        asked = call if arm.is_alike else call_for(call, model, self)
         context.count_under(arm.series)
         shadow = followed.shadow
 
@@ -141,15 +151,16 @@ class PlannedPredictor:
         return model.answer(asked, context, allowed_s, take)
 
     def _arm_of(self, followed: _Followed, call: Call, context: Context) -> PlannedArm:
-        plan = followed.plan
         named = context.header(ARM_HEADER)
         if named:
             self._check_tester(context.caller, self.name)
-            return followed.arms[plan.arm(named.decode("latin-1")).name]
-        found = followed.arms[choose(plan, _key_of(followed, call, context)).name]
-        if call.extras and not has_outputs(found.model, call):
-            return followed.arms[plan.current.name]  # the arm lacks an extra output
-        return found
+            return followed.arms[followed.plan.arm(named.decode("latin-1")).name]
+        key = _key_of(followed, call, context)
+        for arm, taken in followed.splits:  # as `endpoints.choose`, without its search
+            if (unit(self.name, arm.name, key) if key else random()) < taken:
+                lacks = call.extras and not arm.is_alike and not has_outputs(arm.model, call)
+                return followed.current if lacks else arm
+        return followed.current
 
 
 def _key_of(followed: _Followed, call: Call, context: Context) -> str:
