@@ -25,6 +25,7 @@ from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, sch
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
+    from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring import Ledger
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
@@ -158,6 +159,26 @@ def _named(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def open_endpoints(settings: Settings) -> Endpoints:
+    """The endpoints that the catalogue of the settings keeps."""
+    from bascule.endpoints import Endpoints, EndpointStore
+
+    def serves_now(name: str) -> str:
+        """What servers say that they serve of the model; empty where they serve several."""
+        registry = open_registry(settings)
+        try:
+            served = [one for one in registry.versions(name) if registry.servers_of(one)]
+        except NotFound:
+            return ""
+        return str(served[0]) if len(served) == 1 else ""
+
+    return Endpoints(
+        EndpointStore(open_catalogue(settings)),
+        partial(open_registry, settings),
+        serves_now=serves_now,
+    )
+
+
 def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
     """The supervisor of a server, not started.
 
@@ -275,9 +296,16 @@ def control_parts(settings: Settings) -> Parts:
 
         return Requests(open_catalogue(settings))
 
+    @cache
+    def endpoints() -> EndpointStore:
+        from bascule.endpoints import EndpointStore
+
+        return EndpointStore(open_catalogue(settings))
+
     return Parts(
         open_alerts=partial(open_alerts, settings),
         open_registry=partial(open_registry, settings),
+        open_endpoints=endpoints,
         open_keys=keys,
         open_requests=requests,
         home=settings.home,

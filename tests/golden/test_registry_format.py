@@ -8,6 +8,7 @@ import pytest
 from tests.stores import open_stores
 
 from bascule.catalogue import schema
+from bascule.endpoints import EndpointStore
 from bascule.registry import open_registry
 from bascule.registry.keys import CatalogueKeys
 from bascule.security.keys import Permission, create_key
@@ -60,6 +61,9 @@ def check(registry, written):
     assert [(key.name, key.state(T0)) for key in keys.stored()] == (
         [("scoring", "live"), ("old", "revoked")] if number >= 3 else []
     )
+    endpoints = EndpointStore(registry._records._catalogue)
+    found = [(one.name, one.follows, one.current.plan.number) for one in endpoints.endpoints()]
+    assert found == ([("late", "late@champion", 2)] if number >= 7 else [])
     # And it is written to as if it had been made today.
     registry.set_alias("late", "rival", 1, by="ada")
     assert registry.history("late")[-1].alias == "rival"

@@ -5,6 +5,7 @@ from .finding import (
     spec_of_folder as spec_of_folder,
     versions_of as versions_of,
 )
+from .following import following_plans as following_plans
 from .holds import holding_served as holding_served
 from .link import ServerLink as ServerLink
 from .process import (

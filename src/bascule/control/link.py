@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from bascule.core import NotFound
-from bascule.serving import ModelSpec, ModelSpecs
-from bascule.serving.telemetry import Counters, MetricLabels, Pulse, Totals
+from bascule.endpoints import Plan
+from bascule.serving import ModelSpec, ModelSpecs, Plans
+from bascule.serving.telemetry import ArmTotals, Counters, MetricLabels, Pulse, Totals
 from bascule.serving.workers import ModelState, Peer, WorkerStatus
 
 _ANSWER_S = 5.0
@@ -53,6 +54,15 @@ class ServerLink:
         return tuple(map(ModelSpec.from_json, self._ask("services")))
 
     @property
+    def plans(self) -> Plans:
+        """The plans of the endpoints that are served now."""
+        return tuple(map(Plan.from_json, self._ask("plans")))
+
+    def arm_totals(self) -> list[ArmTotals]:
+        """What all workers have counted for each arm of the latest plans, the oldest plan first."""
+        return self._counters.arms.totals()
+
+    @property
     def labels(self) -> list[MetricLabels]:
         """The labels of all metric series: one for each version ever served, one for the rest."""
         return self._counters.labels()
@@ -74,7 +84,13 @@ class ServerLink:
         return [ModelState(**one) for one in self._ask("models")]
 
     def change(self, edit: Callable[[ModelSpecs], ModelSpecs]) -> ModelSpecs:
-        """Replace the served versions by what `edit` returns for them, in all workers or in none.
+        """Replace the served versions by what `edit` returns for them; see `change_all`."""
+        return self.change_all(lambda now, plans: (edit(now), plans))
+
+    def change_all(
+        self, edit: Callable[[ModelSpecs, Plans], tuple[ModelSpecs, Plans]]
+    ) -> ModelSpecs:
+        """Replace served versions and plans by what `edit` returns, in all workers or in none.
 
         Computed here and compared by the supervisor: another change meanwhile is not overwritten.
 
@@ -86,12 +102,15 @@ class ServerLink:
         peer = self._connected()
         with self._changing:
             while True:
-                before = self.services
-                after = edit(before)
+                before, plans_before = self.services, self.plans
+                after, plans_after = edit(before, plans_before)
                 lists = {
-                    which: [one.to_json() for one in specs]
-                    for which, specs in (("before", before), ("after", after))
-                }
+                    which: [one.to_json() for one in values]
+                    for which, values in (
+                        ("before", before), ("after", after),
+                        ("plans_before", plans_before), ("plans_after", plans_after),
+                    )
+                }  # fmt: skip
                 # By the monotonic clock, which all processes of a machine share.
                 turn_by_s = time.monotonic() + _TURN_S
                 if peer.ask("replace", _CHANGE_S, **lists, turn_by_s=turn_by_s):

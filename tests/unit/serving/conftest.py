@@ -281,6 +281,7 @@ def serve_models(run_site, tmp_path):
         running.serve = serve_predictors
         running.labels = [MetricLabels(), *(MetricLabels(m.name, m.version) for m in made)]
         running.totals = counters.totals
+        running.counters = counters
         running.counted = lambda: counters.totals()[1].by_status
         return running
 

@@ -209,3 +209,29 @@ def test_the_rows_of_a_request_are_kept_or_left_out_together_with_their_id():
     found = [(row["id"], row["row"], row["input.x"], row["input.t"]) for row in spool.rows()]
     assert found == [("1", 0, 1.0, "a"), ("1", 1, 1.5, "b")]
     assert {row["kept_share"] for row in spool.rows()} == {0.5}
+
+
+def test_rows_say_the_endpoint_and_the_arm_of_its_plan():
+    spool = Spool()
+    recorder = LedgerRecorder(spool)
+    context = SimpleNamespace(
+        prediction_id="1", caller="", protocol="oip", trace=(b"", b""), started_ns=0
+    )
+    call = Call({"x": np.ones(1)}, 1)
+    arms = {name: MetricLabels("late", "4", "fast", name) for name in ("current", "candidate")}
+    for name, label in arms.items():
+        by = AnsweredBy("late", "4", "onnx", endpoint="fast", arm=name)
+        recorder.add(context, call, Answer({}, by), label, 200, 1)
+    recorder.add(context, call, None, arms["candidate"], 500, 1)  # no answer names the arm
+    recorder.add(context, call, Answer({}, BY), LABEL, 200, 1)
+    recorder.flush()
+    found = [
+        (row["model"], row["version"], row["endpoint"], row["arm"], row["status"])
+        for row in spool.rows()
+    ]
+    assert sorted(found) == [
+        ("gb", "1", "gb", "", 200),
+        ("late", "4", "fast", "candidate", 200),
+        ("late", "4", "fast", "candidate", 500),
+        ("late", "4", "fast", "current", 200),
+    ]

@@ -89,7 +89,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         model: Of the version that answered; the one that was asked where none did.
         version: Its version.
-        endpoint: The model that was asked.
+        endpoint: The model, or the endpoint, that was asked.
         interval: The number of the sampling interval of its writer.
         share: Of this interval's requests for the model, the share that is kept so far; a later
             block of the same interval may say less, and then counts for all of them.
@@ -97,6 +97,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
         layout: A `Layout`, as bytes.
         is_anonymous: It is for profiles alone: it has no ids, callers and traces.
         sizes: Of the pieces, in bytes.
+        arm: The arm of the endpoint's plan; empty without a plan.
     """
 
     model: str
@@ -108,6 +109,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     layout: bytes
     is_anonymous: bool = False
     sizes: tuple[int, ...] = ()
+    arm: str = ""
 
 
 class Block(NamedTuple):

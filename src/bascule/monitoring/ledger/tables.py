@@ -43,7 +43,7 @@ FIXED = pa.schema(
         ("kept_share", pa.float64()),
     ]
 )
-"""The columns of `predictions` for every model. `arm` is empty without a rollout."""
+"""The columns of `predictions` for every model. `arm` is empty without a plan."""
 
 INPUT, OUTPUT = "input.", "output."
 _FIRST_COLUMN = 4
@@ -116,7 +116,7 @@ class Answers:
             "model": constant(self.head.model),
             "version": constant(self.head.version),
             "endpoint": constant(self.head.endpoint),
-            "arm": constant(""),
+            "arm": constant(self.head.arm),
             "caller": caller,
             "protocol": protocol,
             "status": numbers(requests["status"].astype(np.int16)),
@@ -140,7 +140,9 @@ def answers_of(blocks: Iterable[Block]) -> list[Answers]:
         head = block.head
         interval = head.endpoint, head.interval
         shares[interval] = min(head.share, shares.get(interval, 1.0))
-        kind = head.model, head.version, head.endpoint, head.layout, head.is_anonymous
+        kind = (
+            head.model, head.version, head.endpoint, head.arm, head.layout, head.is_anonymous
+        )  # fmt: skip
         alike.setdefault(kind, []).append(block)
     return [
         _joined(group, [shares[one.head.endpoint, one.head.interval] for one in group])

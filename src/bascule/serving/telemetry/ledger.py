@@ -316,7 +316,8 @@ class LedgerRecorder:
         try:
             parts, sizes = group.pieces()
             head = Head(
-                model=answered.model, version=answered.version, endpoint=of.label.model,
+                model=answered.model, version=answered.version,
+                endpoint=of.label.endpoint or of.label.model, arm=of.label.arm,
                 interval=self._interval, share=of.share, origins=tuple(group.origins),
                 layout=group.layout, is_anonymous=self._is_anonymous, sizes=tuple(sizes),
             )  # fmt: skip
