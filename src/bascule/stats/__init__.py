@@ -1,4 +1,5 @@
-"""Statistics: conformal prediction, mergeable profiles, paired comparisons, drift. Pure: no I/O.
+"""Statistics: conformal prediction, mergeable profiles, paired and sequential comparisons,
+bandits, drift. Pure: no I/O.
 
 Import what is needed from its module. `conformal` and `sketches` need numpy alone, so that a
 serving worker can use them.
