@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 GRID = 1
 """The version of the grids below; a stored decision names the one that it was made with."""
 
-WORSE_RATIOS = np.array([1.08, 1.3, 2.0, 5.0, 16.0])
+WORSE_RATIOS = np.array([1.08, 1.25, 1.6, 2.5, 6.0, 20.0])
 """Few: each bet costs the others a share of the evidence. The fastest of eight grids tried."""
 
 SAFE_RATIOS = 1 / np.array([1.025, 1.05, 1.1, 1.25, 1.5, 2, 3, 5, 10, 30, 100])

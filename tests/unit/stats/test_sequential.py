@@ -304,5 +304,5 @@ def test_impossible_numbers_are_refused(call, words):
 
 def test_a_stored_decision_names_its_grid():
     assert sequential.GRID == 1
-    assert WORSE_RATIOS.tolist() == [1.08, 1.3, 2.0, 5.0, 16.0]
+    assert WORSE_RATIOS.tolist() == [1.08, 1.25, 1.6, 2.5, 6.0, 20.0]
     assert len(SAFE_RATIOS) == 11
