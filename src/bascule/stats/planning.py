@@ -66,20 +66,22 @@ def requests_to_roll_back(
 
 
 def requests_to_promote(
-    rate: float, *, share: float, margin: float, beta: float = 0.05, limit: int = 100_000,
-    runs: int = 200,
+    rate: float, *, share: float, margin: float, gain: float = 0.0, beta: float = 0.05,
+    limit: int = 100_000, runs: int = 200,
 ) -> Detection:  # fmt: skip
-    """How soon a candidate that is as good as the current version is promoted.
+    """How soon a candidate that is as good as the current version, or better, is promoted.
 
     Args:
-        rate: Of both versions.
+        rate: Of the current version.
         share: As in `requests_to_roll_back`.
-        margin: The harm that is excluded; with 0 nothing ever is.
+        margin: The harm that is excluded.
+        gain: By how much the candidate's rate is lower. With neither margin nor gain, no version is
+            ever promoted.
         beta: The promised share of harmful versions that are promoted.
         limit: As above.
         runs: As above.
     """
-    return _decided(rate, rate, share, margin, SAFE_RATIOS, -math.log(beta), limit, runs)
+    return _decided(rate, rate - gain, share, margin, SAFE_RATIOS, -math.log(beta), limit, runs)
 
 
 def simulated_counts(
