@@ -19,6 +19,7 @@ from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, sch
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
+    from bascule.endpoints import Endpoints, EndpointStore
     from bascule.registry import CatalogueKeys, Registry
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
@@ -144,6 +145,13 @@ def _named(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def open_endpoints(settings: Settings) -> Endpoints:
+    """The endpoints that the catalogue of the settings keeps."""
+    from bascule.endpoints import Endpoints, EndpointStore
+
+    return Endpoints(EndpointStore(open_catalogue(settings)), partial(open_registry, settings))
+
+
 def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
     """The supervisor of a server, not started.
 
@@ -225,8 +233,15 @@ def control_parts(settings: Settings) -> Parts:
 
         return Requests(open_catalogue(settings))
 
+    @cache
+    def endpoints() -> EndpointStore:
+        from bascule.endpoints import EndpointStore
+
+        return EndpointStore(open_catalogue(settings))
+
     return Parts(
         open_registry=partial(open_registry, settings),
+        open_endpoints=endpoints,
         open_keys=keys,
         open_requests=requests,
         keys_stale_s=settings.security.keys_stale_s,

@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from bascule.bundle.disk import Statement
+    from bascule.endpoints import EndpointBook
     from bascule.registry import Keys, ModelRegistry, Registry, Version
     from bascule.settings import Settings
     from bascule_client.control import ControlClient
@@ -178,6 +179,17 @@ def keys() -> Keys:
     from bascule.app import open_keys
 
     return open_keys(settings())
+
+
+def endpoints() -> EndpointBook:
+    """The endpoints of the settings' catalogue, or of `--server`."""
+    if is_remote():
+        from bascule.endpoints import RemoteEndpoints
+
+        return RemoteEndpoints(control_client())
+    from bascule.app import open_endpoints
+
+    return open_endpoints(settings())
 
 
 def user() -> str:

@@ -22,6 +22,7 @@ from bascule.control import (
     Answers,
     Parts,
     ServerLink,
+    following_plans,
     holding_served,
     is_path,
     open_keys_file,
@@ -46,15 +47,21 @@ AS_LONG_AS_IT_TAKES_S = 86_400.0
 _NOT_STARTED_EXIT = 3
 
 
-def command(settings: Settings, listener: socket.socket) -> ControlCommand:
-    """What a supervisor starts; the process has these settings whatever becomes of their files."""
+def command(
+    settings: Settings, listener: socket.socket, *, every_endpoint: bool = False
+) -> ControlCommand:
+    """What a supervisor starts; the process has these settings whatever becomes of their files.
+
+    `every_endpoint`: whether the server serves every endpoint of the catalogue.
+    """
     from pydantic import TypeAdapter
 
     from bascule.settings import Settings as Kind
 
     told = TypeAdapter(Kind).dump_python(settings, mode="json")
     argv = (sys.executable, "-m", "bascule.cli.control")
-    return ControlCommand(argv, listener, {"settings": told})
+    config = {"settings": told, "every_endpoint": every_endpoint}
+    return ControlCommand(argv, listener, config)
 
 
 def main() -> int:
@@ -91,7 +98,8 @@ def main() -> int:
         if not peer.ended.is_set():  # without a supervisor to ask, this process is of no use
             counters.beat_control()
 
-    _serve(server, listener, beat, mine, parts, guard, turned)
+    every_endpoint = config["every_endpoint"]
+    _serve(server, listener, beat, mine, parts, guard, turned, every_endpoint=every_endpoint)
     return 0
 
 
@@ -103,6 +111,8 @@ def _serve(
     parts: Parts,
     guard: Authenticator | None,
     turned: threading.Event,
+    *,
+    every_endpoint: bool,
 ) -> None:
     def on_turn() -> None:
         turned.set()
@@ -118,7 +128,12 @@ def _serve(
                 hold(spec)
             return spec
 
-        serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
+        assert parts.open_endpoints is not None
+        with following_plans(
+            server, parts.open_endpoints, find_and_hold,
+            every_endpoint=every_endpoint, after=turned,
+        ):  # fmt: skip
+            serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 
 
 def _start_keys(descriptor: int | None, counters: Counters, parts: Parts) -> Authenticator | None:

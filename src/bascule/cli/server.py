@@ -16,9 +16,10 @@ from bascule.app import supervisor_of
 from bascule.cli.control import AS_LONG_AS_IT_TAKES_S, command
 from bascule.cli.screen import note, print_json, say, url_host
 from bascule.control import is_path, spec_of_folder
-from bascule.core import Scratch, sweep
+from bascule.core import Reference, Scratch, sweep
+from bascule.endpoints import Plan
 from bascule.remotes import is_address
-from bascule.serving import ModelSpec
+from bascule.serving import ModelSpec, ModelSpecs, Plans, planned
 from bascule.serving.telemetry import start_logging
 from bascule.serving.workers import Supervisor, bind
 
@@ -73,9 +74,11 @@ def run_server(
             bind(chosen.host, chosen.control_port, 1, option="--control-port")[0]
         )
         with suppress(_Stop):
-            supervisor = supervisor_of(settings, command(settings, listener))
+            every = references is None
+            control = command(settings, listener, every_endpoint=every)
+            supervisor = supervisor_of(settings, control)
             stack.callback(supervisor.stop)
-            supervisor.start(_resolve(references, supervisor, settings, stack))
+            supervisor.start(*_resolve(references, supervisor, settings, stack))
             _announce(supervisor, listener.getsockname()[1], settings, as_json=as_json)
             supervisor.start_control()
             while not signals.came:
@@ -103,8 +106,8 @@ def _resolve(
     supervisor: Supervisor,
     settings: Settings,
     stack: ExitStack,
-) -> list[ModelSpec]:
-    """What references mean, each once.
+) -> tuple[ModelSpecs, Plans]:
+    """What references mean, each once, and the plans of endpoints among their names.
 
     Folders need no registry, so the control process is started for nothing else, and only after
     the workers answer: what it loads must not keep predictions waiting.
@@ -113,14 +116,20 @@ def _resolve(
 
     if supervisor.keys_file is not None:
         supervisor.start_control()
+    every = references is None
     if references is None:
         references = supervisor.start_control().ask("aliased", AS_LONG_AS_IT_TAKES_S)
     copies = Path()
     if any(map(is_address, references)):
         # A worker may start, or a model wake, at any time: the copies stay as long as the server.
         copies = stack.enter_context(Scratch()).resolve()
-    found = []
+    registered = [one for one in references if not is_path(one) and not is_address(one)]
+    plans, needed = _planned(registered, supervisor, every=every)
+    endpoints = {plan.endpoint for plan in plans}
+    found: list[ModelSpec] = []
     for reference in references:
+        if reference in registered and Reference.parse(reference).model in endpoints:
+            continue  # its plan says what answers
         if is_path(reference) and not is_address(reference):
             spec = spec_of_folder(Path(reference))
             check_signature(settings, spec.path)
@@ -131,7 +140,22 @@ def _resolve(
                 )
             )
         found.append(spec)
-    return list(dict.fromkeys(found))
+    return planned(tuple(dict.fromkeys(found)), plans, needed), plans
+
+
+def _planned(
+    references: Sequence[str], supervisor: Supervisor, *, every: bool
+) -> tuple[Plans, ModelSpecs]:
+    """The plans of endpoints with the names of these references, or of all, and what they need."""
+    if not references and not every:
+        return (), ()
+    names = [Reference.parse(one).model for one in references]
+    found = supervisor.start_control().ask(
+        "planned", AS_LONG_AS_IT_TAKES_S, names=names, every=every
+    )
+    plans = tuple(Plan.from_json(one["plan"]) for one in found)
+    needed = (ModelSpec.from_json(each) for one in found for each in one["versions"])
+    return plans, tuple(dict.fromkeys(needed))
 
 
 def _announce(
@@ -143,15 +167,26 @@ def _announce(
     grpc = None if supervisor.grpc_port is None else f"{host}:{supervisor.grpc_port}"
     unix_socket = settings.serving.unix_socket
     with_keys = supervisor.keys_file is not None
+    models = f"{base}:{supervisor.port}/v2/models"
     served = [
         {
             "model": service.model,
             "version": service.version,
-            "infer": f"{base}:{supervisor.port}/v2/models/{service.model}"
+            "infer": f"{models}/{service.model}"
             + ("" if supervisor.is_default(service) else f"/versions/{service.version}")
             + "/infer",
         }
         for service in supervisor.services
+        if not service.is_planned
+    ]
+    served += [
+        {
+            "model": plan.endpoint,
+            "version": plan.current.version.rpartition("/")[2],
+            "infer": f"{models}/{plan.endpoint}/infer",
+            "plan": plan.number,
+        }
+        for plan in supervisor.plans
     ]
     if as_json:
         print_json(
@@ -166,7 +201,8 @@ def _announce(
         )
         return
     for one in served:
-        say(f"serving {one['model']}/{one['version']} at {one['infer']}")
+        by_plan = f" by plan {one['plan']}" if "plan" in one else ""
+        say(f"serving {one['model']}/{one['version']}{by_plan} at {one['infer']}")
     if not served:
         how = f"POST {base}:{supervisor.port}/models" if settings.serving.multi_model else ""
         say(f"serving no model yet; {how or 'bascule load MODEL'} loads one")

@@ -1,5 +1,6 @@
 from . import finding as finding
 from .finding import is_path as is_path, registered as registered, spec_of_folder as spec_of_folder
+from .following import following_plans as following_plans
 from .holds import holding_served as holding_served
 from .link import ServerLink as ServerLink
 from .process import (

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bascule.control.described import describe
+from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.key_routes import add_keys
 from bascule.control.link import ServerLink
 from bascule.control.load import add_load
@@ -26,11 +27,13 @@ from bascule.control.registry_writes import TakeIn, add_registry_writes
 from bascule.control.rights import by_key, open_to_all, route_of
 from bascule.control.services import FindService, add_services
 from bascule.core import VERSION, BasculeError, Invalid, NotFound
+from bascule.serving import default_of
 from bascule.serving.telemetry import prometheus_text
 from bascule.serving.transports import Authenticator
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.catalogue import Requests
+    from bascule.endpoints import Endpoints, EndpointStore
     from bascule.registry import Keys, Registry, Version
 
 
@@ -81,6 +84,7 @@ def control_app(
     open_keys: Callable[[], Keys] | None = None,
     take_in: TakeIn | None = None,
     open_requests: Callable[[], Requests] | None = None,
+    open_endpoints: Callable[[], EndpointStore] | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -93,6 +97,7 @@ def control_app(
         open_keys: Opens the keys of callers; None for an API without them.
         take_in: Pushes an uploaded archive; in this process if None.
         open_requests: Opens what keeps answers for `Idempotency-Key`; with None it is refused.
+        open_endpoints: Opens the endpoints; None for an API without them.
     """
     app = FastAPIOffline(
         title="Bascule control API",
@@ -117,8 +122,31 @@ def control_app(
     add_registry_reads(app, open_registry, authorise)
     add_registry_writes(app, open_registry, take_in or push_here)
     add_keys(app, open_keys or no_keys)
+    add_endpoints(app, server, lambda: _endpoints(server, open_registry, open_endpoints), authorise)
     describe(app, asks_for_keys=guard is not None)
     return app
+
+
+def _endpoints(
+    server: ServerLink,
+    open_registry: Callable[[], Registry],
+    open_store: Callable[[], EndpointStore] | None,
+) -> Endpoints:
+    from bascule.endpoints import Endpoints
+
+    if open_store is None:
+        raise NotFound("this server keeps no endpoints", hint="run bascule control")
+
+    def serves_now(name: str) -> str:
+        spec = default_of(server.services, name)
+        if spec is None:
+            return ""
+        try:  # a folder of that name is no version of the registry
+            return str(open_registry().resolve(f"{spec.model}/{spec.version}"))
+        except BasculeError:
+            return ""
+
+    return Endpoints(open_store(), open_registry, serves_now=serves_now)
 
 
 def _no_requests() -> Requests:

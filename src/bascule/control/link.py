@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from bascule.core import NotFound
-from bascule.serving import ModelSpec, ModelSpecs
-from bascule.serving.telemetry import Counters, MetricLabels, Pulse, Totals
+from bascule.endpoints import Plan
+from bascule.serving import ModelSpec, ModelSpecs, Plans, check_unplanned
+from bascule.serving.telemetry import ArmTotals, Counters, MetricLabels, Pulse, Totals
 from bascule.serving.workers import ModelState, Peer, WorkerStatus
 
 _ANSWER_S = 5.0
@@ -53,6 +54,15 @@ class ServerLink:
         return tuple(map(ModelSpec.from_json, self._ask("services")))
 
     @property
+    def plans(self) -> Plans:
+        """The plans of the endpoints that are served now."""
+        return tuple(map(Plan.from_json, self._ask("plans")))
+
+    def arm_totals(self) -> list[ArmTotals]:
+        """What all workers have counted for each arm of the latest plans, the oldest plan first."""
+        return self._counters.arms.totals()
+
+    @property
     def labels(self) -> list[MetricLabels]:
         """The labels of all metric series: one for each version ever served, one for the rest."""
         return self._counters.labels()
@@ -73,8 +83,23 @@ class ServerLink:
         """The state of the models, for each worker that answers."""
         return [ModelState(**one) for one in self._ask("models")]
 
-    def change(self, edit: Callable[[ModelSpecs], ModelSpecs]) -> ModelSpecs:
-        """Replace the served versions by what `edit` returns for them, in all workers or in none.
+    def change(self, edit: Callable[[ModelSpecs], ModelSpecs], *, of: str) -> ModelSpecs:
+        """Replace the served versions of the model `of`; see `change_all`.
+
+        Raises:
+            Conflict: The name is an endpoint, whose plan says what is served.
+        """
+
+        def unless_planned(now: ModelSpecs, plans: Plans) -> tuple[ModelSpecs, Plans]:
+            check_unplanned(plans, of)
+            return edit(now), plans
+
+        return self.change_all(unless_planned)
+
+    def change_all(
+        self, edit: Callable[[ModelSpecs, Plans], tuple[ModelSpecs, Plans]]
+    ) -> ModelSpecs:
+        """Replace served versions and plans by what `edit` returns, in all workers or in none.
 
         Computed here and compared by the supervisor: another change meanwhile is not overwritten.
 
@@ -86,12 +111,15 @@ class ServerLink:
         peer = self._connected()
         with self._changing:
             while True:
-                before = self.services
-                after = edit(before)
+                before, plans_before = self.services, self.plans
+                after, plans_after = edit(before, plans_before)
                 lists = {
-                    which: [one.to_json() for one in specs]
-                    for which, specs in (("before", before), ("after", after))
-                }
+                    which: [one.to_json() for one in values]
+                    for which, values in (
+                        ("before", before), ("after", after),
+                        ("plans_before", plans_before), ("plans_after", plans_after),
+                    )
+                }  # fmt: skip
                 # By the monotonic clock, which all processes of a machine share.
                 turn_by_s = time.monotonic() + _TURN_S
                 if peer.ask("replace", _CHANGE_S, **lists, turn_by_s=turn_by_s):

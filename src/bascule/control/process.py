@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bascule.catalogue import Requests
     from bascule.control.link import ServerLink
     from bascule.control.registry_writes import TakeIn
+    from bascule.endpoints import EndpointStore
     from bascule.registry import Keys, Registry
     from bascule.serving.transports import Tls
 
@@ -49,6 +50,7 @@ class Parts:
         allowed_hosts: Names that are answered; see `serving.transports.hosts`.
         take_in: Pushes an uploaded archive, in a process of its own.
         open_requests: Opens what keeps answers for `Idempotency-Key`.
+        open_endpoints: Opens the endpoints in the catalogue.
     """
 
     open_registry: Callable[[], Registry]
@@ -59,6 +61,7 @@ class Parts:
     allowed_hosts: tuple[str, ...] = ()
     take_in: TakeIn | None = None
     open_requests: Callable[[], Requests] | None = None
+    open_endpoints: Callable[[], EndpointStore] | None = None
 
 
 class Answers:
@@ -85,6 +88,9 @@ class Answers:
                 return self.resolve(said["reference"], Path(said["folder"])).to_json()
             case "aliased":
                 return finding.aliased(self._parts.open_registry)
+            case "planned":
+                names = None if said["every"] else said["names"]
+                return self.planned(names)
             case "find_named":
                 spec = finding.put_there(said["name"], Path(said["folder"]))
                 self._parts.check_signature(spec.path)
@@ -104,6 +110,19 @@ class Answers:
         spec = finding.spec_of(reference, self._parts.open_registry)
         self._parts.check_signature(spec.path)
         return spec
+
+    def planned(self, names: list[str] | None) -> list[Message]:
+        """The plans of these endpoints, or of all of them, each with the versions that it needs."""
+        if self._parts.open_endpoints is None:
+            return []
+        found = self._parts.open_endpoints().endpoints(names)
+        return [
+            {
+                "plan": one.current.plan.to_json(),
+                "versions": [self.find(each).to_json() for each in one.current.plan.versions],
+            }
+            for one in found
+        ]
 
     def find(self, reference: str) -> ModelSpec:
         """The same for a caller of the API, whose folders must be this user's alone."""
@@ -147,7 +166,7 @@ def serve_api(
     app = control_app(
         server, parts.open_registry, find, guard,
         open_keys=parts.open_keys, take_in=parts.take_in,
-        open_requests=parts.open_requests,
+        open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
     )  # fmt: skip
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)

@@ -43,6 +43,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /metrics": ("metrics", ""),
     "GET /api/v1/server": ("read", ANY),
     "GET /api/v1/server/load": ("read", ANY),
+    "GET /api/v1/server/plans": ("read", ANY),
     "GET /api/v1/server/services": ("read", ANY),
     "POST /api/v1/server/services": ("manage", ""),  # of which model is in the body: asked then
     "DELETE /api/v1/server/services/{model}": ("manage", "{model}"),
@@ -70,6 +71,15 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "PATCH /api/v1/models/{model}/versions/{number}/tags": ("write", "{model}"),
     "PUT /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
     "DELETE /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
+    "GET /api/v1/endpoints": ("read", ANY),
+    "POST /api/v1/endpoints": ("deploy", ""),  # which endpoint is in the body: asked then
+    "GET /api/v1/endpoints/{endpoint}": ("read", "{endpoint}"),
+    "GET /api/v1/endpoints/{endpoint}/plans": ("read", "{endpoint}"),
+    "POST /api/v1/endpoints/{endpoint}/plans": ("deploy", "{endpoint}"),
+    "GET /api/v1/endpoints/{endpoint}/plans/{number}": ("read", "{endpoint}"),
+    "GET /api/v1/endpoints/{endpoint}/arms": ("read", "{endpoint}"),
+    "GET /api/v1/endpoints/{endpoint}/history": ("read", "{endpoint}"),
+    "POST /api/v1/endpoints/{endpoint}/rollback": ("deploy", "{endpoint}"),
     "GET /api/v1/keys": ("keys", ""),
     "POST /api/v1/keys": ("keys", ""),
     "GET /api/v1/keys/{key}": ("keys", ""),
@@ -79,7 +89,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
 empty model, the action on any. The pages that describe the API need none, because they show nothing
 of this server; a route that is not here refuses every request."""
 
-CHANGING: frozenset[Action] = frozenset(("manage", "write", "keys"))
+CHANGING: frozenset[Action] = frozenset(("manage", "write", "deploy", "approve", "keys"))
 """Actions that need this machine where callers need no keys."""
 
 MAX_BODY_BYTES = 1 << 20

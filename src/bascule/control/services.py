@@ -117,9 +117,10 @@ def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Aut
         service = find(wish.reference)
         authorise(request, "manage", service.model)  # a folder is what its manifest says
         if wish.role == "swap":
-            server.change(lambda now: swapped(now, service))
+            server.change(lambda now: swapped(now, service), of=service.model)
         else:
-            server.change(lambda now: loaded(now, service, default=wish.role == "default"))
+            is_default = wish.role == "default"
+            server.change(lambda now: loaded(now, service, default=is_default), of=service.model)
         return Page(items=_views(server), next=None)
 
     @app.delete("/api/v1/server/services/{model}", tags=["server"])
@@ -127,7 +128,7 @@ def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Aut
     def unload(model: _Name, request: Request, version: str | None = None) -> Page[ServedView]:
         """Unload a version, or the only one; what it has under way is answered."""
         authorise(request, "manage", model)
-        server.change(lambda now: unloaded(now, model, version))
+        server.change(lambda now: unloaded(now, model, version), of=model)
         return Page(items=_views(server), next=None)
 
 
@@ -149,7 +150,7 @@ def _add_repository(
         """Swap the model for its newest version whose gates have not failed."""
         authorise(request, "manage", model)
         service = find(model)
-        server.change(lambda now: swapped(now, service))
+        server.change(lambda now: swapped(now, service), of=model)
         return Nothing()
 
     @app.post("/v2/repository/models/{model}/unload", tags=["model repository extension"])
@@ -157,7 +158,7 @@ def _add_repository(
     def unload(model: _Name, request: Request) -> Nothing:
         """Unload every version of the model."""
         authorise(request, "manage", model)
-        server.change(lambda now: without(now, model))
+        server.change(lambda now: without(now, model), of=model)
         return Nothing()
 
 

@@ -325,6 +325,26 @@ class Registry:
         with self._records.read() as book:
             return list(book.checks(found.digest))
 
+    def check_may_serve(self, version: Version, endpoint: str) -> None:
+        """Raise as `set_alias` does, where no alias may point to a version."""
+        is_vouched_for = self._vouches_of(version)
+        with self._records.read() as book:
+            check_may_be_aliased(
+                version,
+                endpoint,
+                checks=book.checks(version.digest),
+                require_gates=self._require_gates,
+                criteria=self._criteria,
+                is_vouched_for=is_vouched_for,
+                about=f"endpoint {endpoint!r} may not serve {version}",
+            )
+
+    def _vouches_of(self, wanted: Version | Reference) -> Callable[[Statement], bool] | None:
+        if not self._required_keys:
+            return None
+        found = wanted if isinstance(wanted, Version) else self.resolve(wanted)
+        return self._who_vouches_for(found, self._objects.path(found.digest)).covers
+
     def set_alias(
         self,
         model: str,
@@ -357,13 +377,9 @@ class Registry:
             Conflict: It does not point where `expected` says; nothing is moved.
         """
         check_name(alias, what="alias")
-        is_vouched_for = None
-        if self._required_keys:
-            # Before the transaction: reading a whole bundle must not keep others waiting, and
-            # a signature is never removed.
-            wanted = self.resolve(Reference(model, number=number))
-            path = self._objects.path(wanted.digest)
-            is_vouched_for = self._who_vouches_for(wanted, path).covers
+        # Before the transaction: reading a whole bundle must not keep others waiting, and a
+        # signature is never removed.
+        is_vouched_for = self._vouches_of(Reference(model, number=number))
         with self._records.write() as book:
             _check_model(book, model)
             book.lock_model(model, at=self._clock())

@@ -310,6 +310,7 @@ def check_may_be_aliased(
     require_gates: bool,
     criteria: Sequence[str] = (),
     is_vouched_for: Callable[[Statement], bool] | None = None,
+    about: str = "",
 ) -> None:
     """Raise `Refused` unless `alias` may point to `version`.
 
@@ -328,8 +329,9 @@ def check_may_be_aliased(
         criteria: Those of the settings, as criteria print themselves.
         is_vouched_for: Whether a statement that came with a push is trusted; None if every user
             that may push is trusted.
+        about: The beginning of the message, if it is no alias that would be refused.
     """
-    about = f"alias {alias!r} may not point to {version}"
+    about = about or f"alias {alias!r} may not point to {version}"
     facts = {"model": version.model, "number": version.number, "alias": alias}
     again = f"bascule check {version}, or switch registry.require_gates off"
     if not require_gates:

@@ -18,21 +18,30 @@ from typing import Any, Literal, Protocol, get_args
 
 from bascule.core import Conflict, Invalid, NotFound, Refused, Unauthenticated, check_name
 
-Action = Literal["infer", "read", "health", "metrics", "manage", "download", "write", "keys"]
+Action = Literal[
+    "infer", "read", "health", "metrics", "manage", "download", "write", "deploy", "approve",
+    "test", "keys",
+]  # fmt: skip
 """What a route does: predict; describe; tell the health; tell the counters; load and unload; give
-out a model; change the registry; list, make and revoke keys, which is an administrator's right: a
-key may be made with any permission."""
+out a model; change the registry; change the plan of an endpoint; approve a step of a rollout; name
+the arm of an endpoint that answers; list, make and revoke keys, which is an administrator's right:
+a key may be made with any permission."""
 
 OPEN_ACTIONS: frozenset[Action] = frozenset(("health",))
 """What needs no key: health probes have none."""
 
 GRANTABLE = tuple(action for action in get_args(Action) if action not in OPEN_ACTIONS)
-ON_MODELS: frozenset[Action] = frozenset(("infer", "read", "manage", "download", "write"))
-"""What is done to a model."""
+ON_MODELS: frozenset[Action] = frozenset(
+    ("infer", "read", "manage", "download", "write", "deploy", "approve", "test")
+)
+"""What is done to a model, or to an endpoint."""
 INCLUDED: Mapping[Action, tuple[Action, ...]] = {
     "infer": ("read",),
     "download": ("read",),
     "write": ("read", "download"),
+    "deploy": ("read",),
+    "approve": ("read",),
+    "test": ("infer", "read"),
 }
 """What an action includes. Reading a model's metadata does not include the model itself."""
 ANY = "*"
@@ -241,6 +250,10 @@ class KnownKeys:
 
     def __len__(self) -> int:
         return len(self._by_hash)
+
+    def with_id(self, key_id: str) -> Key | None:
+        """The key of an id."""
+        return next((key for key in self._by_hash.values() if key.id == key_id), None)
 
     def identify(self, authorization: str | None, *, now: datetime) -> Key:
         """The live key of an `Authorization` header (RFC 6750, section 2.1).

@@ -9,12 +9,20 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from bascule.bundle.extras import ExtraRequest
 from bascule.core import BasculeError, Columns
+
+
+class CountsAnswers(Protocol):
+    """Where answers are counted; see `telemetry.MetricSeries`."""
+
+    label: Any
+
+    def count(self, status: int, duration_ns: int, rows: int) -> None: ...
 
 
 class Context(Protocol):
@@ -45,7 +53,13 @@ class Context(Protocol):
         """The time left: the shorter of the server's deadline and the caller's own."""
 
     def header(self, name: bytes) -> bytes:
-        """A header that a predictor asks for (`Predictor.asks_header`); empty if not sent."""
+        """A header that a predictor asks for (`Predictor.asks_headers`); empty if not sent."""
+
+    def count_under(self, series: CountsAnswers) -> None:
+        """Have the answer counted there, and not where the predictor that was asked says."""
+
+    def show(self, by: AnsweredBy) -> None:
+        """Have the answer's head name the version, where its protocol has no other place."""
 
 
 class Call(NamedTuple):
@@ -65,11 +79,16 @@ class Call(NamedTuple):
 
 
 class AnsweredBy(NamedTuple):
-    """Which program of which version of which model. One value per version, compared by `is`."""
+    """Which program of which version of which model. One value per version, compared by `is`.
+
+    `endpoint` and `arm` are set where a plan chose the version.
+    """
 
     model: str
     version: str
     program: str
+    endpoint: str = ""
+    arm: str = ""
 
     @property
     def name(self) -> str:

@@ -6,11 +6,12 @@ changes are pure: a list and a wish in, a list out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bascule.core import Conflict, NotFound, check_name
+from bascule.endpoints import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,15 @@ class ModelSpec:
         path: The bundle's folder.
         labels: The aliases by which it was named; requests of TensorFlow Serving may use them. Not
             compared: a version with another label need not be loaded again.
+        is_planned: Whether the plan of an endpoint needs it; its own name then does not answer. Not
+            compared, for the same reason.
     """
 
     model: str
     version: str
     path: Path
     labels: tuple[str, ...] = field(default=(), compare=False)
+    is_planned: bool = field(default=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -36,13 +40,18 @@ class ModelSpec:
             "version": self.version,
             "path": str(self.path),
             "labels": self.labels,
+            "is_planned": self.is_planned,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ModelSpec:
         labels = tuple(value.get("labels", ()))
-        return cls(value["model"], value["version"], Path(value["path"]), labels)
+        is_planned = value.get("is_planned", False)
+        return cls(value["model"], value["version"], Path(value["path"]), labels, is_planned)
 
+
+Plans = tuple[Plan, ...]
+"""The plans of the endpoints that are served, one for each."""
 
 ModelSpecs = tuple[ModelSpec, ...]
 """What is served. The first version of a model is its default; no version is there twice."""
@@ -109,6 +118,32 @@ def without(services: ModelSpecs, model: str) -> ModelSpecs:
     while len(versions := [one for one in services if one.model == model]) > 1:
         services = unloaded(services, model, versions[-1].version)
     return unloaded(services, model)
+
+
+def planned(services: ModelSpecs, plans: Plans, needed: ModelSpecs) -> ModelSpecs:
+    """With the versions that plans need, and without those that no plan needs any more.
+
+    Of a model whose name is an endpoint, nothing else stays.
+
+    Args:
+        services: What is served now.
+        plans: The plans to serve.
+        needed: Every version that they need.
+    """
+    endpoints = {plan.endpoint for plan in plans}
+    kept = [one for one in services if not one.is_planned and one.model not in endpoints]
+    more = [replace(one, is_planned=True) for one in needed if one not in kept]
+    return (*kept, *dict.fromkeys(more))
+
+
+def check_unplanned(plans: Plans, name: str) -> None:
+    """Raise `Conflict` if a plan says what the name answers."""
+    plan = next((one for one in plans if one.endpoint == name), None)
+    if plan is not None:
+        raise Conflict(
+            f"{name!r} is an endpoint, and plan {plan.number} says which versions answer it",
+            hint=f"bascule deploy MODEL/VERSION --to {name} changes the plan",
+        )
 
 
 def check_absent(services: ModelSpecs, model: str) -> None:

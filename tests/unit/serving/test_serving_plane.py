@@ -10,8 +10,10 @@ from bascule.serving.transports.routes import Route, table
 
 
 def model(name, version):
-    service = SimpleNamespace(labels=())
-    return SimpleNamespace(name=name, version=version, service=service, asks_header=b"")
+    service = SimpleNamespace(labels=(), version=version)
+    return SimpleNamespace(
+        name=name, version=version, service=service, asks_headers=frozenset(), needs="infer"
+    )
 
 
 class Paths:

@@ -8,8 +8,14 @@ from .admission import (
 )
 from .engine import Engine as Engine, measure_pace as measure_pace
 from .extras import Extras as Extras
+from .planned import (
+    PlannedArm as PlannedArm,
+    PlannedPredictor as PlannedPredictor,
+    decoded_into as decoded_into,
+)
 from .predictors import Facts as Facts, Predictor as Predictor
 from .resilience import ResiliencePolicy as ResiliencePolicy
 from .resilient import ResilientPredictor as ResilientPredictor
 from .served import ServedModel as ServedModel
+from .shadows import ShadowRunner as ShadowRunner
 from .watchdog import watch_loop as watch_loop

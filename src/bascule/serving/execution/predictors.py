@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from bascule.core import Columns, Field, Signature
+from bascule.security import Action
 from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver
 from bascule.serving.execution.extras import Extras
 from bascule.serving.limits import Limits
@@ -41,8 +42,9 @@ class Predictor(Protocol):
         limits: The bounds to keep.
         extras: The extra outputs that can be asked for.
         series: Where answers are counted.
-        asks_header: The request header that `answer` reads from its context, in lower case (a
-            sticky key, for example); empty for none.
+        asks_headers: The request headers that `answer` reads from its context, in lower case.
+        needs: What a caller must be allowed to do: `infer`; `manage` for a version of a plan,
+            which only its endpoint answers with for all callers.
     """
 
     by: AnsweredBy
@@ -55,7 +57,8 @@ class Predictor(Protocol):
     limits: Limits
     extras: Extras
     series: MetricSeries
-    asks_header: bytes
+    asks_headers: frozenset[bytes]
+    needs: Action
 
     @property
     def name(self) -> str: ...

@@ -53,7 +53,8 @@ class ResilientPredictor:
         self.limits = model.limits
         self.extras = model.extras
         self.series = model.series
-        self.asks_header = model.asks_header
+        self.asks_headers = model.asks_headers
+        self.needs = model.needs
         self.policy = policy
         self.find = find
         self.now_s = loop.time
@@ -202,8 +203,8 @@ class _Attempt:
             resilient.model.series.count_fallback()
             self._end(outcome)
 
-        call = _for_fallback(self._call, other)
-        if not _has_outputs(other, call):
+        call = call_for(self._call, other)
+        if not has_outputs(other, call):
             self._end(error)  # the fallback lacks an extra output: a bundle without calibration
             return
         try:
@@ -228,15 +229,22 @@ class _Attempt:
         )
 
 
-def _has_outputs(predictor: Predictor, call: Call) -> bool:
+def has_outputs(predictor: Predictor, call: Call) -> bool:
     """Whether every output that a call lists is the model's own, or an extra output of the call."""
     known = {field.name for field in predictor.signature.outputs}
     known.update(field.name for one in call.extras for field in one.extra.fields)
     return known.issuperset(call.outputs or ())
 
 
-def _for_fallback(call: Call, other: Predictor) -> Call:
-    """The same call in the dtypes that the other's program reads, with extras of the other."""
+def call_for(call: Call, other: Predictor, asked: Predictor | None = None) -> Call:
+    """The same call in the dtypes that the other's program reads, with extras of the other.
+
+    Of a call that was decoded for `asked`, what both have alike is not looked at.
+    """
+    if asked is not None and other.program.inputs == asked.program.inputs:
+        if call.extras and other.extras is not asked.extras:
+            return call._replace(extras=other.extras.instead_of(call.extras))
+        return call
     columns = {
         field.name: call.columns[field.name].astype(field.dtype.numpy, copy=False)
         for field in other.program.inputs

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from bascule.bundle.extras import Extra
 from bascule.core import BasculeError, Columns, Overloaded, Program, Signature, Unavailable
+from bascule.security import Action
 from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver, Outcome
 from bascule.serving.execution.admission import BufferBudget, held_bytes
 from bascule.serving.execution.engine import Engine
@@ -57,7 +58,8 @@ class ServedModel:
         self.limits = limits
         self.held = held
         self.by = AnsweredBy(self.name, self.version, program.name)
-        self.asks_header = b""
+        self.asks_headers: frozenset[bytes] = frozenset()
+        self.needs: Action = "manage" if service.is_planned else "infer"
         self.extras = Extras(extras, name=self.by.name, limits=limits, loop=loop, held=held)
         self.engine: Engine | None = None
         if pace is not None and not isinstance(program, Facts):

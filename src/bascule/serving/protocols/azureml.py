@@ -40,7 +40,7 @@ class AzureMl:
         model = plane.first
         if model is not None:
             handle, about = self._score(model), by_row.about(model, "data", answer_key="")
-            yield Route(b"POST", b"/score", handle, "infer", model.name, model.series, about)
+            yield Route(b"POST", b"/score", handle, model.needs, model.name, model.series, about)
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
         """None: the platform knows one model."""

@@ -53,6 +53,9 @@ class DataPlane:
         self._control_port = control_port
         self.is_ready = is_ready
         self.models: dict[str, dict[str, Predictor]] = {}
+        """Predictors by name and version; the version of an endpoint is empty."""
+        self.defaults: dict[str, Predictor] = {}
+        """What the plain names ask."""
         self._table: Routes = {}
         self.asked_headers: frozenset[bytes] = frozenset()
         """The request headers that predictors read, in lower case: transports keep them."""
@@ -63,16 +66,18 @@ class DataPlane:
         """Serve exactly these from now on; returns the routes.
 
         The first version of a name is its default; the first model of all is the one that protocols
-        without names speak to.
+        without names speak to. A version that only a plan needs is no default.
         """
         served: dict[str, dict[str, Predictor]] = {}
         for model in models:
-            served.setdefault(model.name, {})[model.version] = model
+            served.setdefault(model.name, {})[model.service.version] = model
+        firsts = {name: next(iter(versions.values())) for name, versions in served.items()}
+        self.defaults = {name: one for name, one in firsts.items() if one.needs == "infer"}
         self.models = served
         self._described = b""
         self._table = table(self._routes())
-        headers = {model.asks_header for versions in served.values() for model in versions.values()}
-        self.asked_headers = frozenset(headers - {b""})
+        every = (model for versions in served.values() for model in versions.values())
+        self.asked_headers = frozenset().union(*(model.asks_headers for model in every))
         return self._table
 
     def described(self) -> bytes:
@@ -86,32 +91,40 @@ class DataPlane:
     @property
     def first(self) -> Predictor | None:
         """The default version of the first model, for protocols whose paths name none."""
-        versions = next(iter(self.models.values()), None)
-        return None if versions is None else next(iter(versions.values()))
+        return next(iter(self.defaults.values()), None)
 
     def every_model(self) -> Iterator[Predictor]:
         """Every version that is served, the default version of each model first."""
-        for versions in self.models.values():
-            yield from versions.values()
+        for name in self.models:
+            yield from self.versions(name)
+
+    def versions(self, name: str) -> list[Predictor]:
+        """The versions of a name, the default one first; the endpoint where it has no others."""
+        served = self.models[name]
+        return [one for version, one in served.items() if version] or [*served.values()]
 
     def is_default(self, model: Predictor) -> bool:
         """Whether it is the version that answers to the plain name."""
-        return next(iter(self.models[model.name].values())) is model
+        return self.defaults.get(model.name) is model
 
     def find(self, name: str, version: str | None = None) -> Predictor:
         """A model by name, and version or the default one; raises `NotFound`."""
-        versions = self.models.get(name)
-        if not versions:
-            served = ", ".join(sorted(self.models)) or "no models"
-            raise NotFound(f"no model {name[:128]!r} here", hint=f"served are: {served}")
         if version is None:
-            return next(iter(versions.values()))
-        if version not in versions:
-            raise NotFound(
-                f"no version {version[:128]!r} of {name!r} here",
-                hint=f"served are: {', '.join(versions)}",
-            )
-        return versions[version]
+            found = self.defaults.get(name)
+        else:
+            found = self.models.get(name, {}).get(version)
+        if found is None:
+            raise self._no_such(name, version)
+        return found
+
+    def _no_such(self, name: str, version: str | None) -> NotFound:
+        if version is None or name not in self.models:
+            served = ", ".join(sorted(self.defaults)) or "no models"
+            return NotFound(f"no model {name[:128]!r} here", hint=f"served are: {served}")
+        return NotFound(
+            f"no version {version[:128]!r} of {name!r} here",
+            hint=f"served are: {', '.join(one.version for one in self.versions(name))}",
+        )
 
     def not_found(self, path: bytes) -> BasculeError:
         """Say which part of a path names nothing."""
@@ -135,7 +148,9 @@ class DataPlane:
             for versions in self.models.values():
                 for model in versions.values():
                     labels = (one.service.labels for one in versions.values())
-                    facts = (model is first, self.is_default(model), *versions, *labels)
+                    facts = (
+                        model is first, self.is_default(model), model.needs, *versions, *labels
+                    )  # fmt: skip
                     key = place, id(model)  # of no other: what is kept holds the model
                     kept = before.get(key)
                     if kept is None or kept.facts != facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -66,8 +67,18 @@ def openapi(plane: DataPlane) -> Handler:
 
 
 def answered_by(by: AnsweredBy, asked: AnsweredBy) -> bytes:
-    """The header that names the version that answered, if another was asked; else nothing."""
-    return b"" if by is asked else f"X-Answered-By: {by.name}\r\n".encode()
+    """The header lines that name the version and the arm of an endpoint's answer.
+
+    Of another answer, the header that names the version if another was asked; else nothing.
+    """
+    return b"" if by is asked else _lines_of(by)
+
+
+@lru_cache(1_024)
+def _lines_of(by: AnsweredBy) -> bytes:
+    if by.endpoint:
+        return f"Bascule-Version: {by.name}\r\nBascule-Arm: {by.arm}\r\n".encode()
+    return f"X-Answered-By: {by.name}\r\n".encode()
 
 
 def missing(plane: DataPlane, name: str, version: str | None = None) -> NotFound | None:

@@ -57,7 +57,7 @@ class Invocations:
         text = partial(About, {"type": "string"}, content_type="text/plain")
         yield Route(b"GET", b"/version", fixed(VERSION.encode(), _TEXT), "read", about=text)
         if self._wishes is None:
-            names = {"models": [_without_place(name) for name in plane.models]}
+            names = {"models": [_without_place(name) for name in plane.defaults]}
             yield Route(b"GET", b"/models", fixed(names), "read")
         else:
             yield Route(b"GET", b"/models", _list(plane), "read")
@@ -67,7 +67,9 @@ class Invocations:
         model = plane.first
         if model is not None:
             handle, about = self._invoke(model), _about(model)
-            yield Route(b"POST", b"/invocations", handle, "infer", model.name, model.series, about)
+            yield Route(
+                b"POST", b"/invocations", handle, model.needs, model.name, model.series, about
+            )
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """A default version by its name.
@@ -87,7 +89,7 @@ class Invocations:
                 f"/endpoints/{model.name}/invocations".encode(),
                 f"/serving-endpoints/{model.name}/invocations".encode(),
             ):
-                yield Route(b"POST", invoke, handle, "infer", model.name, model.series, about)
+                yield Route(b"POST", invoke, handle, model.needs, model.name, model.series, about)
 
     def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model is not there."""

@@ -7,7 +7,7 @@ An answer has its numbers where the request had them: raw (`raw_output_contents`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,7 +160,7 @@ class OipGrpc:
         rpc.allow("read", model.name)
         parts = [
             block(1, model.name),
-            *(block(2, one) for one in self._plane.models[model.name]),
+            *(block(2, one.version) for one in self._plane.versions(model.name)),
             block(3, "bascule"),
             *(tensor_metadata(4, field) for field in model.signature.inputs),
             *(tensor_metadata(5, field) for field in model.signature.outputs),
@@ -226,7 +226,7 @@ class OipGrpc:
     def _read(self, body: bytes) -> _Asked:
         request = read_infer_request(body)
         model = self._plane.find(request.model_name, request.model_version or None)
-        speaker = self._speakers.get((model.name, model.version)) or _Speaker(model)
+        speaker = self._speakers.get((model.name, model.service.version)) or _Speaker(model)
         try:
             return request, speaker, speaker.call(request, body)
         except BasculeError as problem:
@@ -239,7 +239,7 @@ class OipGrpc:
         rpc.choose(speaker.model)
         if isinstance(call, BasculeError):
             raise call
-        self._speakers[speaker.model.name, speaker.model.version] = speaker
+        self._speakers[speaker.model.name, speaker.model.service.version] = speaker
         if len(request.raw) == 1 and request.raw[0][1] == len(body):
             self._learn(request, body, speaker, call)
         self._run(rpc, speaker, request.id, call, is_raw=bool(request.raw))
@@ -465,9 +465,14 @@ class _Speaker:
         return block(5, contents_of(array, self._outputs[name].dtype))
 
 
+@lru_cache(1_024)
 def _head(by: AnsweredBy) -> bytes:
     """The beginning of every answer by a version, up to the id."""
-    return block(1, by.model) + block(2, by.version) + parameter(4, "program", by.program)
+    return (
+        block(1, by.endpoint or by.model)
+        + block(2, by.version)
+        + parameter(4, "program", by.program)
+    )
 
 
 def _missing_text(name: str) -> ModelFailed:

@@ -708,10 +708,11 @@ def encoder(model: Predictor) -> Encoder:
     return Encoder(encode, encode_with_bytes)
 
 
+@functools.lru_cache(1_024)
 def _head(by: AnsweredBy) -> bytes:
     """The beginning of every answer by a version, up to the id."""
     return b'{"model_name":%b,"model_version":%b,"parameters":{"program":%b},"id":' % (
-        _encode(by.model),
+        _encode(by.endpoint or by.model),
         _encode(by.version),
         _encode(by.program),
     )

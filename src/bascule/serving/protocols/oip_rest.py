@@ -54,9 +54,11 @@ class OipRest:
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """Description, health and inference of one version."""
-        paths = [f"/v2/models/{model.name}/versions/{model.version}".encode()]
+        plain = f"/v2/models/{model.name}"
+        version = model.service.version
+        paths = [f"{plain}/versions/{version}".encode()] if version else []
         if plane.is_default(model):
-            paths.append(f"/v2/models/{model.name}".encode())
+            paths.append(plain.encode())
         for path in paths:
             yield Route(b"GET", path, fixed(_metadata(plane, model)), "read", model.name)
             ready = health(plane, name=model.name)
@@ -67,7 +69,9 @@ class OipRest:
             yield Route(b"GET", path + b"/stats", stats, "read", model.name)
             infer = self._infer(model)
             about = partial(_about, model)
-            yield Route(b"POST", path + b"/infer", infer, "infer", model.name, model.series, about)
+            yield Route(
+                b"POST", path + b"/infer", infer, model.needs, model.name, model.series, about
+            )
 
     def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model or version is not there."""
@@ -149,7 +153,7 @@ def _length(value: bytes) -> int:
 def _metadata(plane: DataPlane, model: Predictor) -> dict[str, Any]:
     return {
         "name": model.name,
-        "versions": list(plane.models[model.name]),
+        "versions": [one.version for one in plane.versions(model.name)],
         "platform": "bascule",
         "inputs": [
             _tensor_metadata(field, model.signature.columns) for field in model.signature.inputs

@@ -48,7 +48,7 @@ class TfServing:
 
     def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """The names of all models, as KServe lists them."""
-        yield Route(b"GET", b"/v1/models", fixed({"models": list(plane.models)}), "read")
+        yield Route(b"GET", b"/v1/models", fixed({"models": list(plane.defaults)}), "read")
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """Status, metadata and predictions of one version."""
@@ -58,7 +58,7 @@ class TfServing:
             handle = self._predict(model)
             about = by_row.about(model, "instances", every_output=True)
             yield Route(
-                b"POST", path + b":predict", handle, "infer", model.name, model.series, about
+                b"POST", path + b":predict", handle, model.needs, model.name, model.series, about
             )
 
     def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
@@ -96,15 +96,16 @@ _OUTPUTS = by_row.Form(lambda outputs: by_row.encode({"outputs": by_row.by_colum
 def _paths(plane: DataPlane, model: Predictor) -> Iterator[tuple[bytes, list[Predictor]]]:
     """Each path of a version, and the versions whose status it answers."""
     path = f"/v1/models/{model.name}"
-    every = plane.models[model.name]
-    yield f"{path}/versions/{model.version}".encode(), [model]
+    every = plane.versions(model.name)
+    if model.service.version:
+        yield f"{path}/versions/{model.version}".encode(), [model]
     if plane.is_default(model):
-        yield path.encode(), [*every.values()]
-        if _DEFAULT not in every:
+        yield path.encode(), every
+        if _DEFAULT not in plane.models[model.name]:
             yield f"{path}/versions/{_DEFAULT}".encode(), [model]
     for label in model.service.labels:
         # The default version keeps a label that another version has too, else the newest does.
-        holders = [one for one in every.values() if label in one.service.labels]
+        holders = [one for one in every if label in one.service.labels]
         if model is (holders[0] if plane.is_default(holders[0]) else holders[-1]):
             yield f"{path}/labels/{label}".encode(), [model]
 

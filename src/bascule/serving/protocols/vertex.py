@@ -35,7 +35,7 @@ class Vertex:
         if model is not None:
             path, handle = self._predict_route, self._predict(model)
             about = by_row.about(model, "instances")
-            yield Route(b"POST", path, handle, "infer", model.name, model.series, about)
+            yield Route(b"POST", path, handle, model.needs, model.name, model.series, about)
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
         """None: the platform knows one model."""

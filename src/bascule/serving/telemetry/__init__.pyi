@@ -1,3 +1,10 @@
+from .arms import (
+    SHADOW_ARM as SHADOW_ARM,
+    ArmLabel as ArmLabel,
+    ArmSeries as ArmSeries,
+    ArmTotals as ArmTotals,
+    labels_of as labels_of,
+)
 from .counters import (
     BUCKETS_S as BUCKETS_S,
     STATUSES as STATUSES,

@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from bascule.core import Unavailable
+from bascule.serving.telemetry.arms import ArmCounters
 
 STATUSES = (
     200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 417, 429, 431, 499, 500, 501, 503, 504,
@@ -117,10 +118,15 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class MetricLabels:
-    """What a slot counts: the inference requests of one version, or (empty) everything else."""
+    """What a slot counts: the inference requests of one version, or (empty) everything else.
+
+    `endpoint` and `arm` are for recorders; they are set where a plan chose the version.
+    """
 
     model: str = ""
     version: str = ""
+    endpoint: str = ""
+    arm: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +159,15 @@ class Counters:
         self._workers = workers
         self._front_bytes = 8 * (_FIRST_BEAT + workers)
         self._names_bytes = self._front_bytes + capacity * _NAME_BYTES
-        size = self._names_bytes + workers * (capacity + 1) * _SLOT_WORDS * 8
+        arms_at = self._names_bytes + workers * (capacity + 1) * _SLOT_WORDS * 8
+        size = arms_at + ArmCounters.size_of(workers)
         with path.open("a+b") as file:
             if file.seek(0, 2) < size:
                 file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
         self._bytes = memoryview(self._map)
         self._words = self._bytes.cast("Q")
+        self.arms = ArmCounters(self._bytes[arms_at:], workers)
         self._labels = [MetricLabels()]
 
     def name(self, label: MetricLabels) -> None:

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bascule.core import BasculeError, Unavailable
+from bascule.core import BasculeError, Refused, Unavailable
 from bascule.security import OPEN_ACTIONS, Action, Key, KnownKeys, not_allowed
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,15 @@ class Authenticator:
         """The name of a caller's key, for histories; raises `Unauthenticated`."""
         known = self._known.get(authorization or b"") or self._identify(authorization)
         return known[0].name
+
+    def check_id(self, key_id: str, action: Action, model: str) -> None:
+        """Raise `Refused` unless the key of this id, which was checked, allows that too."""
+        key = self._ring.with_id(key_id)
+        if key is None or not key.allows(action, model):
+            raise Refused(
+                f"the key does not allow {action}:{model}",
+                hint=f"bascule keys create NAME --allow {action}:{model} makes one that does",
+            )
 
     def check_known(self, authorization: bytes | None) -> None:
         """Raise `Unauthenticated` unless the caller has a key of any kind."""

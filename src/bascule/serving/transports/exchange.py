@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 
 from bascule.core import BasculeError, Invalid, Overloaded, TooLarge
-from bascule.serving.calls import Call, Deliver
+from bascule.serving.calls import AnsweredBy, Call, Deliver
 from bascule.serving.codecs import compression as codings
 from bascule.serving.execution import BufferBudget, Predictor
 from bascule.serving.telemetry import MetricSeries, Recorder
@@ -113,6 +113,9 @@ class Exchange(Request):
     def header(self, name: bytes) -> bytes:
         """See `Context`."""
         return self.head.headers.get(name, b"")
+
+    def show(self, by: AnsweredBy) -> None:
+        """See `Context`: over HTTP, protocols write the head (`describing.answered_by`)."""
 
     def ask(self, predictor: Predictor, call: Call, allowed_s: float, deliver: Deliver) -> None:
         """Have a predictor answer a call of this request; see `Predictor.answer`."""

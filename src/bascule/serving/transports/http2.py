@@ -31,7 +31,7 @@ from hpack import Decoder, HPACKError
 
 from bascule.core import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
 from bascule.security import Action
-from bascule.serving.calls import Call, Deliver
+from bascule.serving.calls import AnsweredBy, Call, Deliver
 from bascule.serving.execution import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
 from bascule.serving.telemetry import (
@@ -290,7 +290,7 @@ class Stream(Rpc):
 
     __slots__ = (
         "answered", "connection", "encoding", "ended", "head", "id", "look",
-        "opened_s", "out", "parts", "received", "sent", "shut_s", "since", "started",
+        "opened_s", "out", "parts", "received", "sent", "shown", "shut_s", "since", "started",
         "taking", "told", "trailers", "waited_s", "window",
     )  # fmt: skip
 
@@ -320,6 +320,7 @@ class Stream(Rpc):
         self.trailers: bytes | None = None
         self.look: Callable[[], bytes] | None = None
         self.told = b""
+        self.shown: tuple[tuple[bytes, bytes], ...] = ()
         self.opened_s = connection.read_s
         self.since = connection.server.now
 
@@ -340,6 +341,10 @@ class Stream(Rpc):
 
     def header(self, name: bytes) -> bytes:
         return next((value for sent, value in self.head.asked if sent == name), b"")
+
+    def show(self, by: AnsweredBy) -> None:
+        self.need_request_id()  # such answers get a head of their own
+        self.shown = ((b"bascule-version", by.name.encode()), (b"bascule-arm", by.arm.encode()))
 
     def allow_method(self) -> None:
         """Return if the caller may use the method at all; of which models, its handler asks.
@@ -878,7 +883,7 @@ class Http2Connection(asyncio.Protocol):
         backlog, limits = self.server.backlog, self.server.limits
         model = model_of(h2.beginning_of(data, stream.head.encoding, _BEGINNING_BYTES))
         if model is not None:
-            stream.allow("infer", model.name)
+            stream.allow(model.needs, model.name)
             stream.series = model.series
         stream.body = data
         allowed_s = stream.allowed_s(limits.deadline_s)
@@ -1391,7 +1396,9 @@ class Http2Connection(asyncio.Protocol):
 
 
 def _id_block(stream: Stream) -> bytes:
-    return h2.header_block([(b"x-request-id", stream.request_id)]) if stream.request_id else b""
+    if not stream.request_id:
+        return b""
+    return h2.header_block([(b"x-request-id", stream.request_id), *stream.shown])
 
 
 def _unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:

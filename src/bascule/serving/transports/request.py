@@ -7,9 +7,18 @@ from time import perf_counter_ns
 from typing import Protocol
 
 from bascule.core import BasculeError, ModelFailed
-from bascule.serving.calls import Answer, Call, Cancel, Deliver, Outcome, new_prediction_id
+from bascule.serving.calls import (
+    Answer,
+    AnsweredBy,
+    Call,
+    Cancel,
+    CountsAnswers,
+    Deliver,
+    Outcome,
+    new_prediction_id,
+)
 from bascule.serving.execution import AdmissionQueue
-from bascule.serving.telemetry import MetricSeries, Recorder, RequestLog, request_id_of
+from bascule.serving.telemetry import Recorder, RequestLog, request_id_of
 from bascule.serving.transports.statuses import kind_of, named_failure, reason_of
 
 
@@ -58,7 +67,7 @@ class Request(ABC):
     failure: BasculeError | None
     rows: int
     _deliver: Deliver | None
-    series: MetricSeries
+    series: CountsAnswers
     on_gone: Cancel | None
 
     @property
@@ -69,6 +78,10 @@ class Request(ABC):
     @property
     @abstractmethod
     def trace(self) -> tuple[bytes, bytes]:
+        """See `Context`."""
+
+    @abstractmethod
+    def show(self, by: AnsweredBy) -> None:
         """See `Context`."""
 
     @abstractmethod
@@ -98,6 +111,10 @@ class Request(ABC):
         """The request in words for a line of the log, by its id; it gets one if it has none."""
         self.need_request_id()
         return f" (request {self.request_id.decode()})"
+
+    def count_under(self, series: CountsAnswers) -> None:
+        """See `Context`."""
+        self.series = series
 
     def keep(self, call: Call, deliver: Deliver) -> Deliver:
         """Keep what is asked, and what is answered, until `tell`."""

@@ -71,7 +71,7 @@ class Rpc(Request):
             Overloaded: The model cannot answer in time.
             Unavailable: It is being unloaded.
         """
-        self.allow("infer", model.name)
+        self.allow(model.needs, model.name)
         self.model = model
         self.series = model.series
         model.check_room(self.allowed_s(model.limits.deadline_s))

@@ -4,7 +4,7 @@
 |---|---|---|
 | supervisor | a `WorkerConfig` | what to serve and how; the first line |
 | worker | `{"ready": true}` | it answers |
-| supervisor | `{"prepare": 7, "services": [...]}` | load what is new in this list, and change nothing |
+| supervisor | `{"prepare": 7, "services": [...], "plans": [...]}` | load what is new in this list, and change nothing |
 | worker | `{"prepared": 7}`, or `{"failed": 7, ...}` | it is loaded and warm; or it is not, and nothing changed |
 | supervisor | `{"commit": 7}` | serve that list from now on |
 | worker | `{"committed": 7}` | new requests are answered by it; the others finish where they are |

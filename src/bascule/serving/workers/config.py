@@ -10,7 +10,7 @@ from typing import Any
 from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.limits import Limits
 from bascule.serving.protocols import EVERY_PROTOCOL, ChosenProtocols
-from bascule.serving.specs import ModelSpec
+from bascule.serving.specs import ModelSpec, Plans
 from bascule.serving.telemetry import FAILURES_ALONE, RequestLogConfig
 from bascule.serving.transports import Tls
 
@@ -45,6 +45,7 @@ class WorkerConfig:
         grpc_fd: The one for gRPC; None for none.
         counters: The shared file of counters; may be an inherited descriptor, by its path.
         services: What to serve, the default version of a model before its others.
+        plans: The plans of endpoints.
         limits: The bounds to keep.
         keys: The file of the keys that callers need; None where they need none.
         tls: What connections are encrypted with; None for not at all.
@@ -75,6 +76,7 @@ class WorkerConfig:
     allowed_hosts: tuple[str, ...] = ()
     control_port: int | None = None
     ledger: LedgerConfig | None = None
+    plans: Plans = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self, dict_factory=_with_plain_paths)

@@ -55,9 +55,14 @@ from bascule.serving.execution import (
 )
 from bascule.serving.limits import Limits
 from bascule.serving.protocols import Decoder
-from bascule.serving.specs import ModelSpec, ModelSpecs
+from bascule.serving.specs import ModelSpec, ModelSpecs, Plans
 from bascule.serving.telemetry import Counters, MetricLabels, MetricSeries
 from bascule.serving.workers.memory import Resident, choose_evicted, resident_bytes
+from bascule.serving.workers.planned_endpoints import (
+    PlannedEndpoints,
+    check_plans,
+    find_version,
+)
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +83,12 @@ class _Change:
     """A change on its way: what is to be served, and what was loaded for it so far."""
 
     services: ModelSpecs
+    plans: Plans
     new: dict[ModelSpec, ServedModel] = field(default_factory=dict)
+
+
+def _anybody_tests(caller: str, endpoint: str) -> None:
+    """Where callers need no keys."""
 
 
 class LoadedModels:
@@ -94,6 +104,7 @@ class LoadedModels:
         *,
         policies: Mapping[str, ResiliencePolicy],
         held: BufferBudget,
+        check_tester: Callable[[str, str], None] = _anybody_tests,
     ) -> None:
         """Nothing is served yet.
 
@@ -105,8 +116,11 @@ class LoadedModels:
             serve: Has exactly these models answer from now on.
             policies: How models are treated that fail, by their names.
             held: The account of what waits, that the connections of the worker have too.
+            check_tester: See `PlannedPredictor`.
         """
         self._held = held
+        self._endpoints = PlannedEndpoints(counters, worker, loop, check_tester, self._find)
+        self._plans: Plans = ()
         self._policies = policies
         self._counters = counters
         self._worker = worker
@@ -127,7 +141,7 @@ class LoadedModels:
         self._loading_since_s = 0.0
         self.is_stuck = False
 
-    def start(self, services: ModelSpecs) -> None:
+    def start(self, services: ModelSpecs, plans: Plans = ()) -> None:
         """Serve the first list; what cannot be loaded is raised. It blocks: nobody waits yet."""
         budget_bytes = self._budget_bytes or math.inf
         is_full = False
@@ -142,15 +156,17 @@ class LoadedModels:
                 self._close(model)  # it takes more than its file
                 is_full = True  # and each of those that follow could be loaded in vain
         self._check_fallbacks(self._models.values())
-        self._serve([self._predictor_of(model) for model in self._models.values()])
+        check_plans(plans, self._models.values())
+        self._plans = plans
+        self._serve(self._every_predictor())
 
-    async def prepare(self, number: int, services: ModelSpecs) -> bool:
+    async def prepare(self, number: int, services: ModelSpecs, plans: Plans = ()) -> bool:
         """Load what is new in a list. False if the change was given up meanwhile.
 
         Raises:
             BasculeError: A version cannot be loaded. Nothing of the change is left.
         """
-        change = self._changes[number] = _Change(services)
+        change = self._changes[number] = _Change(services, plans)
         try:
             for service in services:
                 if service not in self._models:
@@ -162,9 +178,9 @@ class LoadedModels:
                     if number not in self._changes:
                         self._let_go(change.new.values())
                         return False
-            self._check_fallbacks(
-                self._models.get(service) or change.new[service] for service in services
-            )
+            models = [self._models.get(one) or change.new[one] for one in services]
+            self._check_fallbacks(models)
+            check_plans(plans, models)
         except BaseException:
             self.abandon(number)
             raise
@@ -178,10 +194,12 @@ class LoadedModels:
             service: before[service] if service in before else change.new[service]
             for service in change.services
         }
-        predictors = [self._predictor_of(model) for model in self._models.values()]
-        for predictor, service in zip(predictors, change.services, strict=True):
+        self._plans = change.plans
+        for model, service in zip(self._models.values(), change.services, strict=True):
+            predictor = self._predictor_of(model)
             predictor.service = service  # a version that stays may have other labels
-        self._serve(predictors)
+            predictor.needs = "manage" if service.is_planned else "infer"
+        self._serve(self._every_predictor())
         self._let_go(model for service, model in before.items() if service not in self._models)
         self._make_room(0)
 
@@ -201,8 +219,11 @@ class LoadedModels:
         passed_s, self._ticked_s = now_s - self._ticked_s, now_s
         engines = [model.engine for model in self._models.values() if model.engine is not None]
         called = sum(engine.calls > 0 for engine in engines)
+        shadows = self._endpoints.shadows_alone()
         for engine in engines:
-            self.is_stuck |= engine.batcher.end_overdue()
+            is_stuck = engine.batcher.end_overdue()
+            # No client waits for a shadow: its thread stays, and the worker too.
+            self.is_stuck |= is_stuck and engine.by not in shadows
             if engine.calls:
                 engine.revisit(passed_s, others_called=called > 1)
 
@@ -242,6 +263,19 @@ class LoadedModels:
             self._predictors[model] = known
         return known
 
+    def _every_predictor(self) -> list[Predictor]:
+        """Endpoints before the versions of their name; what a plan says comes first."""
+        endpoints = self._endpoints.follow(self._plans)
+        made: list[Predictor] = []
+        for model in self._models.values():
+            endpoint = endpoints.pop(model.name, None)
+            made += (
+                [self._predictor_of(model)]
+                if endpoint is None
+                else [endpoint, self._predictor_of(model)]
+            )
+        return [*made, *endpoints.values()]
+
     def _open(self, model: ServedModel) -> Engine:
         self._loading_since_s = self._loop.time()
         switch_s = sys.getswitchinterval()
@@ -255,14 +289,14 @@ class LoadedModels:
     # -- fallbacks --
 
     def _find(self, reference: str) -> ServedModel | None:
-        return _of(reference, self._models.values())
+        return find_version(reference, self._models.values())
 
     def _check_fallbacks(self, models: Iterable[ServedModel]) -> None:
         """Refuse a fallback that takes or gives other fields; one that is not served may come."""
         models = list(models)
         for model in models:
             policy = self._policies.get(model.name)
-            other = None if policy is None else _of(policy.fallback, models)
+            other = None if policy is None else find_version(policy.fallback, models)
             if other is None:
                 continue
             ours, theirs = model.signature, other.signature
@@ -372,13 +406,6 @@ class LoadedModels:
 
     def _on_thread(self, call: Callable[[Given], Made], argument: Given) -> asyncio.Future[Made]:
         return self._loop.run_in_executor(self._thread, call, argument)
-
-
-def _of(reference: str, models: Iterable[ServedModel]) -> ServedModel | None:
-    """The version of this name, `MODEL/VERSION`, or the default one of `MODEL`."""
-    name, _, version = reference.partition("/")
-    fitting = (one for one in models if one.name == name and version in ("", one.version))
-    return next(fitting, None)
 
 
 def _cannot_wake(model: ServedModel, why: BasculeError) -> Unavailable:

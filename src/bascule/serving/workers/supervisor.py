@@ -32,19 +32,28 @@ from pathlib import Path
 from typing import IO, Any
 
 from bascule.core import BasculeError, Conflict, Invalid, ModelFailed, Unavailable
+from bascule.endpoints import Plan
 from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.limits import Limits, allow_open_files
 from bascule.serving.protocols import EVERY_PROTOCOL, ChosenProtocols
 from bascule.serving.specs import (
     ModelSpec,
     ModelSpecs,
+    Plans,
     check_absent,
     check_specs,
+    check_unplanned,
     default_of,
     loaded,
     without,
 )
-from bascule.serving.telemetry import FAILURES_ALONE, Counters, MetricLabels, RequestLogConfig
+from bascule.serving.telemetry import (
+    FAILURES_ALONE,
+    Counters,
+    MetricLabels,
+    RequestLogConfig,
+    labels_of,
+)
 from bascule.serving.transports import BACKLOG, Tls
 from bascule.serving.workers.channel import Message, WorkerProcess, error_from_json, error_to_json
 from bascule.serving.workers.config import LedgerConfig, WorkerConfig
@@ -225,6 +234,10 @@ class _Worker:
         )
 
 
+class _Changed(Exception):
+    """Another change was made meanwhile."""
+
+
 class Supervisor:
     """The processes of one server."""
 
@@ -274,6 +287,7 @@ class Supervisor:
             Invalid: The host cannot be resolved or may not be bound, or a file of `tls` is wrong.
         """
         self.services: ModelSpecs = ()
+        self.plans: Plans = ()
         self.limits = limits
         allow_open_files(_FILES + workers * _FILES_PER_WORKER)
         if tls is not None:
@@ -368,18 +382,20 @@ class Supervisor:
                     self.control.ask("keys", START_TIMEOUT_S)
         return self.control
 
-    def start(self, services: Sequence[ModelSpec]) -> None:
+    def start(self, services: Sequence[ModelSpec], plans: Plans = ()) -> None:
         """Start every worker and return when all of them answer; raises what kept one from it.
 
         Args:
             services: What to serve, the default version of a model before its others.
+            plans: The plans of endpoints, whose versions are among `services`.
         """
         until = time.monotonic() + START_TIMEOUT_S
         try:
             self.services = check_specs(tuple(services))
-            self._name(self.services)
+            self.plans = plans
+            self._name(self.services, plans)
             for worker in self._workers:
-                worker.config = replace(worker.config, services=self.services)
+                worker.config = replace(worker.config, services=self.services, plans=plans)
                 worker.start()
             for worker in self._workers:
                 worker.await_ready(until - time.monotonic())
@@ -396,7 +412,11 @@ class Supervisor:
         return default_of(self.services, service.model) is service
 
     def change(
-        self, wish: Callable[[ModelSpecs], ModelSpecs], *, turn_by_s: float = math.inf
+        self,
+        wish: Callable[[ModelSpecs], ModelSpecs],
+        *,
+        turn_by_s: float = math.inf,
+        plans: Plans | None = None,
     ) -> ModelSpecs:
         """Serve what `wish` makes of what is served now: in all workers, or in none.
 
@@ -405,6 +425,7 @@ class Supervisor:
         Args:
             wish: See `serving.specs`: `loaded`, `swapped`, `unloaded`.
             turn_by_s: No worker turns to it later than this, by the monotonic clock.
+            plans: The plans from then on; None for those of now.
 
         Returns:
             What is served now.
@@ -415,14 +436,15 @@ class Supervisor:
         with self._changing:
             _check_in_time(turn_by_s)  # another change may have taken long
             services = check_specs(wish(self.services))
-            if services == self.services:
+            plans = self.plans if plans is None else plans
+            if (services, plans) == (self.services, self.plans):
                 return services
-            self._name(services)
+            self._name(services, plans)
             number = next(self._changes)
             processes: list[WorkerProcess] = []
             try:
-                self._prepare(number, services, processes, turn_by_s)
-                self._turn(number, services, processes, turn_by_s)
+                self._prepare(number, services, plans, processes, turn_by_s)
+                self._turn(number, services, plans, processes, turn_by_s)
             finally:
                 for process in processes:
                     process.forget(number)
@@ -458,11 +480,13 @@ class Supervisor:
             case {"load": name, "place": place}:
 
                 def with_it(now: ModelSpecs) -> ModelSpecs:
+                    check_unplanned(self.plans, name)
                     check_absent(now, name)
                     return loaded(now, find(name, Path(place)))
 
                 self.change(with_it)
             case {"unload": name}:
+                check_unplanned(self.plans, name)
                 self.change(lambda now: without(now, name))
             case _:
                 raise Invalid("this is no change")
@@ -476,6 +500,8 @@ class Supervisor:
                 return self._workers_answer.wait()
             case "services":
                 return [service.to_json() for service in self.services]
+            case "plans":
+                return [plan.to_json() for plan in self.plans]
             case "statuses":
                 return [asdict(status) for status in self.statuses()]
             case "models":
@@ -484,21 +510,34 @@ class Supervisor:
                 before, after = (
                     tuple(map(ModelSpec.from_json, said[which])) for which in ("before", "after")
                 )
-                return self._replace(before, after, said["turn_by_s"])
+                plans_before, plans_after = (
+                    tuple(map(Plan.from_json, said[which]))
+                    for which in ("plans_before", "plans_after")
+                )
+                return self._replace(
+                    (before, plans_before), (after, plans_after), said["turn_by_s"]
+                )
             case _:
                 raise Invalid(f"there is no question {what!r}")
 
-    def _replace(self, before: ModelSpecs, after: ModelSpecs, turn_by_s: float) -> bool:
+    def _replace(
+        self,
+        before: tuple[ModelSpecs, Plans],
+        after: tuple[ModelSpecs, Plans],
+        turn_by_s: float,
+    ) -> bool:
         """Serve `after` if `before` is still what is served; whether it was."""
-        is_current = True
 
-        def unless_changed(now: ModelSpecs) -> ModelSpecs:
-            nonlocal is_current
-            is_current = now == before
-            return after if is_current else now
+        def if_unchanged(now: ModelSpecs) -> ModelSpecs:
+            if (now, self.plans) != before:
+                raise _Changed
+            return after[0]
 
-        self.change(unless_changed, turn_by_s=turn_by_s)
-        return is_current
+        try:
+            self.change(if_unchanged, turn_by_s=turn_by_s, plans=after[1])
+        except _Changed:
+            return False
+        return True
 
     def models(self) -> list[ModelState]:
         """How the models of each worker that answers are at this moment."""
@@ -517,14 +556,19 @@ class Supervisor:
                 process.forget(number)
         return found
 
-    def _name(self, services: ModelSpecs) -> None:
+    def _name(self, services: ModelSpecs, plans: Plans) -> None:
         for service in services:
             self._counters.name(MetricLabels(service.model, service.version))
+        self._counters.arms.name(
+            [label for plan in plans for label in labels_of(plan)],
+            [label for plan in self.plans for label in labels_of(plan)],
+        )
 
     def _prepare(
         self,
         number: int,
         services: ModelSpecs,
+        plans: Plans,
         processes: list[WorkerProcess],
         turn_by_s: float,
     ) -> None:
@@ -535,8 +579,11 @@ class Supervisor:
                 process = worker.running()
                 if process is None:
                     raise _try_again(f"worker {worker.config.worker} is being started again")
-                told = [service.to_json() for service in services]
-                process.ask(number, {"prepare": number, "services": told})
+                told = {
+                    "services": [service.to_json() for service in services],
+                    "plans": [plan.to_json() for plan in plans],
+                }
+                process.ask(number, {"prepare": number, **told})
                 processes.append(process)
             for process in processes:
                 process.hear_of(number, until_s)
@@ -548,6 +595,7 @@ class Supervisor:
         self,
         number: int,
         services: ModelSpecs,
+        plans: Plans,
         processes: Sequence[WorkerProcess],
         turn_by_s: float,
     ) -> None:
@@ -563,9 +611,9 @@ class Supervisor:
                 _abandon(number, processes)
                 raise
             # From here on whoever is started again gets the new list, so nobody can be left behind.
-            self.services = services
+            self.services, self.plans = services, plans
             for worker, process in zip(self._workers, processes, strict=True):
-                worker.config = replace(worker.config, services=services)
+                worker.config = replace(worker.config, services=services, plans=plans)
                 process.tell({"commit": number})
         until_s = time.monotonic() + _TURN_TIMEOUT_S
         for process in processes:

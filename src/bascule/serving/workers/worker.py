@@ -27,9 +27,10 @@ import uvloop
 
 from bascule.bundle.programs import HIDE_TEXTS, die_with
 from bascule.core import BasculeError, ModelFailed, NoRoom
+from bascule.endpoints import Plan
 from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor, watch_loop
 from bascule.serving.protocols import DataPlane, LoadRequests, Metrics, open_protocols
-from bascule.serving.specs import ModelSpec
+from bascule.serving.specs import ModelSpec, ModelSpecs, Plans
 from bascule.serving.telemetry import (
     RECORDER_VARIABLE,
     Counters,
@@ -106,8 +107,9 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     loaded_models = LoadedModels(
         counters, config.worker, config.limits, loop, take,
         policies=config.policies, held=held,
+        **({} if guard is None else {"check_tester": partial(_check_tester, guard)}),
     )  # fmt: skip
-    loaded_models.start(config.services)
+    loaded_models.start(config.services, config.plans)
     # What was loaded stays: the collector need not look through it ever again.
     gc.collect()
     gc.freeze()
@@ -153,6 +155,10 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     if ledger is not None:
         ledger.close()
     return loaded_models.is_stuck or loaded_models.is_running()
+
+
+def _check_tester(guard: Authenticator, caller: str, endpoint: str) -> None:
+    guard.check_id(caller, "test", endpoint)
 
 
 def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
@@ -233,9 +239,9 @@ class Commands:
 
     def _do(self, message: Message) -> None:
         match message:
-            case {"prepare": number, "services": services}:
-                told = tuple(map(ModelSpec.from_json, services))
-                task = asyncio.get_running_loop().create_task(self._prepare(number, told))
+            case {"prepare": number, "services": services, "plans": plans}:
+                told = tuple(map(ModelSpec.from_json, services)), tuple(map(Plan.from_json, plans))
+                task = asyncio.get_running_loop().create_task(self._prepare(number, *told))
                 # The loop itself forgets a task that nobody holds.
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -253,9 +259,9 @@ class Commands:
             case _:
                 log.error("the supervisor said what is no order")
 
-    async def _prepare(self, number: int, services: tuple[ModelSpec, ...]) -> None:
+    async def _prepare(self, number: int, services: ModelSpecs, plans: Plans) -> None:
         try:
-            if await self._loaded_models.prepare(number, services):
+            if await self._loaded_models.prepare(number, services, plans):
                 self._report({"prepared": number})
         except BasculeError as error:
             self._report({"failed": number, **error_to_json(error)})

@@ -1,0 +1,132 @@
+"""The commands about endpoints: deploy, roll back, list."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson, Ref
+from bascule.cli.screen import note, print_json, print_table, say, when
+
+if TYPE_CHECKING:
+    from bascule.endpoints import Deployed, Endpoint
+
+_Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
+_WhyDeploy = Annotated[str, typer.Option(help="Why, for the history.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (deploy, rollback, endpoints):
+        app.command()(command)
+
+
+def deploy(
+    version: Ref,
+    to: Annotated[
+        str, typer.Option(help="The endpoint. Default: the name of the model.", show_default=False)
+    ] = "",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="all: it answers every request at once; blue-green: the same, and the version of "
+            "before stays loaded."
+        ),
+    ] = "all",
+    reason: _WhyDeploy = "",
+    follow: Annotated[
+        str,
+        typer.Option(help="The alias that is the endpoint's source: late@champion."),
+    ] = "",
+    dry_run: Annotated[bool, typer.Option(help="Tell what would happen, and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version answer an endpoint: bascule deploy late/4."""
+    book, user = context.endpoints(), context.user()
+
+    def made(*, dry_run: bool) -> Deployed:
+        return book.deploy(
+            version, by=user, to=to, strategy=strategy, reason=reason, follow=follow,
+            dry_run=dry_run,
+        )  # fmt: skip
+
+    if sys.stdin.isatty() and not (yes or dry_run or as_json):
+        say(made(dry_run=True).sentence.replace("deployed", "would deploy", 1))
+        if not typer.confirm("deploy?", default=True, err=True):
+            raise typer.Exit(1)
+    _tell(made(dry_run=dry_run), dry_run=dry_run, as_json=as_json)
+
+
+def rollback(
+    endpoint: _Endpoint,
+    reason: Annotated[str, typer.Option(help="Why, for the history.", show_default=False)],
+    to: Annotated[
+        int | None,
+        typer.Option(help="The plan to serve again. Default: the last that served others."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve an earlier plan of an endpoint again."""
+    made = context.endpoints().roll_back(endpoint, by=context.user(), reason=reason, to=to)
+    _tell(made, dry_run=False, as_json=as_json)
+
+
+def endpoints(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One endpoint, with its history. Default: all.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the endpoints, their plans and what answers them; or the history of one."""
+    book = context.endpoints()
+    if name is None:
+        found = book.endpoints()
+        if as_json:
+            print_json([one.to_json() for one in found])
+        else:
+            print_table(("endpoint", "plan", "answers", "since", "by"), map(_row, found))
+        return
+    plans, history = book.plans(name), book.history(name)[::-1]
+    if as_json:
+        print_json(
+            {
+                "plans": [one.to_json() for one in plans],
+                "history": [one.to_json() for one in history],
+            }
+        )
+        return
+    print_table(
+        ("when", "what", "by", "why"),
+        [(when(one.at), one.sentence or one.kind, one.by, one.reason or "-") for one in history],
+    )
+
+
+def _row(endpoint: Endpoint) -> tuple[str, ...]:
+    stored = endpoint.current
+    arms = [f"{arm.version} {arm.share_percent:g} %" for arm in stored.plan.arms]
+    follows = f" (follows {endpoint.follows})" if endpoint.follows else ""
+    said = ", ".join(arms) + follows
+    return endpoint.name, str(stored.plan.number), said, when(stored.made_at), stored.made_by
+
+
+def _tell(made: Deployed, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        before = made.before
+        print_json(
+            {
+                "plan": made.plan.to_json(),
+                "before": None if before is None else before.to_json(),
+                "sentence": made.sentence,
+                "dry_run": dry_run,
+            }
+        )
+    elif dry_run:
+        say(made.sentence.replace("deployed", "would deploy", 1))
+    else:
+        say(made.sentence)
+        note("servers follow within a second: bascule endpoints")

@@ -1,0 +1,160 @@
+"""Has the server beside this process serve what the catalogue's plans say.
+
+A thread watches the catalogue. Each endpoint is changed by itself, in all workers or in none, so an
+endpoint whose version cannot be loaded here keeps no other from its plan. While the catalogue is
+away, the server goes on with the plans that it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bascule.core import BasculeError, NotFound, masked_text
+from bascule.serving import ModelSpec, ModelSpecs, Plans, planned
+
+if TYPE_CHECKING:
+    from bascule.control.link import ServerLink
+    from bascule.endpoints import EndpointStore, Plan
+
+log = logging.getLogger(__name__)
+
+_WAIT_S = 1.0
+_AGAIN_S = 5.0
+"""After so long a change that failed is tried again, and the served names are read again."""
+
+FindVersion = Callable[[str], ModelSpec]
+"""The version of a reference, checked, and held until it is served."""
+
+
+@contextmanager
+def following_plans(
+    server: ServerLink,
+    open_store: Callable[[], EndpointStore],
+    find: FindVersion,
+    *,
+    every_endpoint: bool,
+    after: threading.Event,
+) -> Iterator[None]:
+    """Follow the plans while the block runs, on a thread.
+
+    Args:
+        server: What is changed.
+        open_store: Opens the endpoints.
+        find: Finds a version that a plan needs.
+        every_endpoint: Whether to serve every endpoint, or those whose names are served alone.
+        after: Set once opening the catalogue delays nothing else.
+    """
+    ended = threading.Event()
+    follower = Follower(server, open_store, find, every_endpoint=every_endpoint)
+
+    def follow() -> None:
+        after.wait()
+        follower.follow(ended)
+
+    threading.Thread(target=follow, name="bascule-follows-plans", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+class Follower:
+    """See the module."""
+
+    def __init__(
+        self,
+        server: ServerLink,
+        open_store: Callable[[], EndpointStore],
+        find: FindVersion,
+        *,
+        every_endpoint: bool,
+    ) -> None:
+        self._server = server
+        self._open_store = open_store
+        self._find = find
+        self._every_endpoint = every_endpoint
+        self._failed: dict[tuple[str, int], float] = {}
+        self._told = ""
+
+    def follow(self, ended: threading.Event) -> None:
+        """Reconcile after each change of the catalogue, until `ended`."""
+        while not ended.is_set():
+            try:
+                self._watch(ended)
+            except Exception as error:
+                # Any failure may be temporary, and the thread must go on.
+                self._tell(error)
+            ended.wait(_WAIT_S)
+
+    def _watch(self, ended: threading.Event) -> None:
+        store, again_s = self._open_store(), 0.0
+        with store.watch() as watch:
+            while not ended.is_set():
+                if watch.wait(_WAIT_S) or time.monotonic() >= again_s:
+                    self.reconcile(store)
+                    self._told = ""
+                    again_s = time.monotonic() + _AGAIN_S
+
+    def reconcile(self, store: EndpointStore) -> None:
+        """Bring each endpoint of this server to its plan."""
+        services, plans = self._server.services, self._server.plans
+        served = {plan.endpoint: plan for plan in plans}
+        names = {one.model for one in services if not one.is_planned} | set(served)
+        for one in store.endpoints(None if self._every_endpoint else sorted(names)):
+            plan = one.current.plan
+            if served.get(one.name) == plan or self._is_too_soon(plan):
+                continue
+            if one.name not in served and not self._is_registered(one.name, services):
+                continue
+            try:
+                self._serve(plan, services)
+            except BasculeError as error:
+                self._failed[one.name, plan.number] = time.monotonic() + _AGAIN_S
+                log.error(  # noqa: TRY400 -- in one line, by design
+                    "plan %d of endpoint %s cannot be served: %s",
+                    plan.number, one.name, masked_text(str(error)),
+                )  # fmt: skip
+            else:
+                self._failed.pop((one.name, plan.number), None)
+
+    def _serve(self, plan: Plan, services: ModelSpecs) -> None:
+        specs = specs_of(plan, services, self._find)
+
+        def with_it(now: ModelSpecs, plans: Plans) -> tuple[ModelSpecs, Plans]:
+            others = [one for one in plans if one.endpoint != plan.endpoint]
+            known = {f"{one.model}/{one.version}": one for one in (*now, *specs)}
+            made = tuple(sorted([*others, plan], key=lambda one: one.endpoint))
+            needed = [known[version] for one in made for version in one.versions]
+            return planned(now, made, tuple(needed)), made
+
+        self._server.change_all(with_it)
+
+    def _is_registered(self, name: str, services: ModelSpecs) -> bool:
+        """Whether what is served under a name is of the registry, and no folder of that name."""
+        served = [one for one in services if one.model == name and not one.is_planned]
+        try:
+            return not served or any(
+                self._find(f"{one.model}/{one.version}").path == one.path for one in served
+            )
+        except BasculeError:
+            return False
+
+    def _is_too_soon(self, plan: Plan) -> bool:
+        return time.monotonic() < self._failed.get((plan.endpoint, plan.number), 0.0)
+
+    def _tell(self, error: Exception) -> None:
+        said = masked_text(str(error))
+        if said != self._told and not isinstance(error, NotFound):
+            log.warning("plans cannot be followed, and those of before are served: %s", said)
+        self._told = said
+
+
+def specs_of(plan: Plan, services: Sequence[ModelSpec], find: FindVersion) -> list[ModelSpec]:
+    """The versions that a plan needs; those that are served already need not be found."""
+    known = {f"{one.model}/{one.version}": one for one in services}
+    return [known.get(version) or find(version) for version in plan.versions]

@@ -1,0 +1,263 @@
+"""The plan of an endpoint: which versions answer it, each with its share of the requests. Pure.
+
+A plan never changes: a change of an endpoint is a plan with the next number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from bascule.core import BasculeError, Invalid, Reference, check_name
+
+SCHEMA = 1
+"""Of the JSON form. A plan with a greater number is refused."""
+
+CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
+"""The usual names of arms. `previous` has no share: it stays loaded for a rollback."""
+
+MAX_ARMS = 16
+MAX_THRESHOLDS = 6
+MAX_SLOWER_S = 3_600.0
+_MAX_HEADER = 64
+_SHARES_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One version of a plan.
+
+    Attributes:
+        name: `current`, `candidate`, or a name of the user's.
+        version: `MODEL/NUMBER`.
+        share_percent: Its share of the requests, from 0 to 100. With 0 it is loaded and warm, and
+            answers only requests that name the arm.
+    """
+
+    name: str
+    version: str
+    share_percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A version that answers a sample of the requests after their clients have their answers.
+
+    Attributes:
+        version: `MODEL/NUMBER`.
+        share_percent: The share of the requests that it answers too, over 0 and to 100.
+        tolerance: The greatest absolute difference at which two numbers agree.
+    """
+
+    version: str
+    share_percent: float
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The plan of an endpoint; raises `Invalid` if it cannot be one.
+
+    Attributes:
+        endpoint: The name that requests use.
+        number: From 1; each change of the endpoint has the next one.
+        arms: The versions that answer; their shares add up to 100.
+        shadow: None for no shadow.
+        sticky_header: The request header with the key of the assignment, in lower case; requests
+            with the same key get the same arm. Empty for no header.
+        sticky_field: The input whose first value is the key of requests without the header; empty
+            for none.
+        fallback: The version that answers where an arm fails, `MODEL/NUMBER`; empty for none.
+        slower_than_s: Durations; the answers that take longer are counted. At most 6.
+        rollout: The id of the rollout that made the plan; empty for none.
+    """
+
+    endpoint: str
+    number: int
+    arms: tuple[Arm, ...]
+    shadow: Shadow | None = None
+    sticky_header: str = "bascule-sticky"
+    sticky_field: str = ""
+    fallback: str = ""
+    slower_than_s: tuple[float, ...] = ()
+    rollout: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Every version that the plan needs, each once, in the order of the arms."""
+        more = ([self.shadow.version] if self.shadow else []) + [self.fallback]
+        return tuple(dict.fromkeys([*(arm.version for arm in self.arms), *filter(None, more)]))
+
+    @property
+    def current(self) -> Arm:
+        """The arm `current`; the one with the greatest share in a plan without that name."""
+        found = next((arm for arm in self.arms if arm.name == CURRENT), None)
+        return found or max(self.arms, key=lambda arm: arm.share_percent)
+
+    def arm(self, name: str) -> Arm:
+        """The arm of a name; raises `Invalid`."""
+        found = next((arm for arm in self.arms if arm.name == name), None)
+        if found is None:
+            raise Invalid(
+                f"endpoint {self.endpoint} has no arm {name[:64]!r}",
+                hint=f"its arms are {', '.join(arm.name for arm in self.arms)}",
+            )
+        return found
+
+    def numbered(self, number: int) -> Plan:
+        """The same content under another number."""
+        return replace(self, number=number)
+
+    def to_json(self) -> dict[str, Any]:
+        shadow = self.shadow
+        return {
+            "schema": SCHEMA,
+            "endpoint": self.endpoint,
+            "number": self.number,
+            "arms": [_plain(arm) for arm in self.arms],
+            "shadow": None if shadow is None else _plain(shadow),
+            "sticky_header": self.sticky_header,
+            "sticky_field": self.sticky_field,
+            "fallback": self.fallback,
+            "slower_than_s": list(self.slower_than_s),
+            "rollout": self.rollout,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        """The plan of its JSON form.
+
+        Raises:
+            Invalid: It has a newer schema, or a field is missing or wrong.
+        """
+        said = dict(value)
+        schema = said.pop("schema", None)
+        if not _is_number(schema, whole=True) or schema < 1:
+            raise Invalid("plan.schema: not a whole number >= 1", hint=f"write {SCHEMA}")
+        if schema > SCHEMA:
+            raise Invalid(
+                f"plan.schema: {schema} is newer than {SCHEMA}, the newest that this release reads",
+                hint=f"install a release of Bascule that reads plans of schema {schema}",
+            )
+        unknown = set(said) - {one.name for one in fields(cls)}
+        if unknown:
+            raise Invalid(f"plan.{min(unknown)}: a plan has no such field", hint="remove it")
+        try:
+            said["arms"] = tuple(Arm(**arm) for arm in said["arms"])
+            if said.get("shadow") is not None:
+                said["shadow"] = Shadow(**said["shadow"])
+            said["slower_than_s"] = tuple(said.get("slower_than_s", ()))
+            return cls(**said)
+        except BasculeError:
+            raise
+        except (TypeError, KeyError, AttributeError) as problem:
+            raise Invalid(f"plan: {problem}", hint="see the reference of plans") from None
+
+
+def choose(plan: Plan, key: str = "", *, draw: Callable[[], float] = random.random) -> Arm:
+    """The arm of a request: the same for the same key, uniform by request without a key.
+
+    Each arm but `current` takes its share of what the arms before it leave, by a hash of endpoint,
+    arm and key. So a key keeps an arm whose share grows, whatever the shares of the others.
+    """
+    current, left = plan.current, 100.0
+    for arm in plan.arms:
+        if arm is current or not arm.share_percent:
+            continue
+        taken = arm.share_percent / left if left > arm.share_percent else 1.0
+        if (_unit(plan.endpoint, arm.name, key) if key else draw()) < taken:
+            return arm
+        left -= arm.share_percent
+    return current
+
+
+def _unit(endpoint: str, arm: str, key: str) -> float:
+    """A number in [0, 1) that looks random, and is the same in every process."""
+    said = f"{endpoint}\0{arm}\0{key}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest()) / 2**64
+
+
+def _plain(value: Arm | Shadow) -> dict[str, Any]:
+    return {one.name: getattr(value, one.name) for one in fields(value)}
+
+
+def _check(plan: Plan) -> None:
+    check_name(plan.endpoint, what="endpoint")
+    if not _is_number(plan.number, whole=True) or plan.number < 1:
+        raise Invalid(f"plan.number: {plan.number!r} is not a whole number >= 1")
+    _check_arms(plan.arms)
+    if plan.shadow is not None:
+        _check_version("plan.shadow.version", plan.shadow.version)
+        _check_within("plan.shadow.share_percent", plan.shadow.share_percent, 100.0)
+        _check_within("plan.shadow.tolerance", plan.shadow.tolerance, float("inf"), zero=True)
+    if plan.fallback:
+        _check_version("plan.fallback", plan.fallback)
+    header = plan.sticky_header
+    if header and not _is_header(header):
+        raise Invalid(
+            f"plan.sticky_header: {header!r} is not the name of a header in lower case",
+            hint="write for example bascule-sticky",
+        )
+    if not isinstance(plan.sticky_field, str):
+        raise Invalid("plan.sticky_field: not the name of an input")
+    if len(plan.slower_than_s) > MAX_THRESHOLDS:
+        raise Invalid(
+            f"plan.slower_than_s: {len(plan.slower_than_s)} durations are more than "
+            f"{MAX_THRESHOLDS}, the most of a plan"
+        )
+    for index, threshold in enumerate(plan.slower_than_s):
+        _check_within(f"plan.slower_than_s[{index}]", threshold, MAX_SLOWER_S)
+
+
+def _check_arms(arms: tuple[Arm, ...]) -> None:
+    if not 1 <= len(arms) <= MAX_ARMS:
+        raise Invalid(f"plan.arms: {len(arms)} arms; a plan has 1 to {MAX_ARMS}")
+    for index, arm in enumerate(arms):
+        check_name(arm.name, what=f"plan.arms[{index}].name")
+        _check_version(f"plan.arms[{index}].version", arm.version)
+        _check_within(f"plan.arms[{index}].share_percent", arm.share_percent, 100.0, zero=True)
+    for what in ("name", "version"):
+        values = [getattr(arm, what) for arm in arms]
+        twice = next((one for one in values if values.count(one) > 1), None)
+        if twice is not None:
+            raise Invalid(f"plan.arms: the {what} {twice!r} is there twice")
+    total = sum(arm.share_percent for arm in arms)
+    if abs(total - 100.0) > _SHARES_TOLERANCE:
+        raise Invalid(
+            f"plan.arms: the shares add up to {total:g} %",
+            hint="give the arms shares of 100 % together",
+        )
+
+
+def _check_version(place: str, version: object) -> None:
+    try:
+        known = Reference.parse(str(version)).number is not None
+    except Invalid:
+        known = False
+    if not known:
+        raise Invalid(f"{place}: {version!r} is not a version", hint="write MODEL/NUMBER: late/4")
+
+
+def _check_within(place: str, value: object, most: float, *, zero: bool = False) -> None:
+    if not _is_number(value) or not (value >= 0.0 if zero else value > 0.0) or not value <= most:
+        raise Invalid(f"{place}: {value!r} is not {'>= 0' if zero else '> 0'} and <= {most:g}")
+
+
+def _is_number(value: Any, *, whole: bool = False) -> bool:
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+
+
+def _is_header(name: object) -> bool:
+    return (
+        isinstance(name, str)
+        and name.isascii()
+        and name == name.lower()
+        and len(name) <= _MAX_HEADER
+        and name.replace("-", "").replace("_", "").isalnum()
+    )

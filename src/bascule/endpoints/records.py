@@ -1,0 +1,96 @@
+"""What is kept of endpoints, apart from where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from bascule.endpoints.plans import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPlan:
+    """A plan, and who made it.
+
+    Attributes:
+        plan: The plan.
+        made_at: When.
+        made_by: The user, or the name of a key.
+        reason: Why, in a sentence; may be empty.
+    """
+
+    plan: Plan
+    made_at: datetime
+    made_by: str
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "plan": self.plan.to_json(),
+            "made_at": self.made_at.isoformat(),
+            "made_by": self.made_by,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> StoredPlan:
+        made_at = datetime.fromisoformat(said["made_at"])
+        return cls(Plan.from_json(said["plan"]), made_at, said["made_by"], said["reason"])
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint, and the plan that is served.
+
+    Attributes:
+        name: The name that requests use.
+        follows: The alias that is its source, `MODEL@ALIAS`; empty for none.
+        current: The plan with the greatest number.
+    """
+
+    name: str
+    follows: str
+    current: StoredPlan
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "follows": self.follows, "current": self.current.to_json()}
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Endpoint:
+        return cls(said["name"], said["follows"], StoredPlan.from_json(said["current"]))
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEvent:
+    """One line of an endpoint's history.
+
+    Attributes:
+        kind: `endpoint_created`, `deployed`, `rolled_back`, or a kind of a rollout.
+        at: When it was recorded.
+        by: Who did it.
+        reason: Why; may be empty.
+        sentence: What happened, in a sentence.
+        body: The rest, as JSON.
+    """
+
+    kind: str
+    at: datetime
+    by: str
+    reason: str
+    sentence: str
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind, "at": self.at.isoformat(), "by": self.by, "reason": self.reason,
+            "sentence": self.sentence, "body": dict(self.body),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> PlanEvent:
+        return cls(
+            said["kind"], datetime.fromisoformat(said["at"]), said["by"], said["reason"],
+            said["sentence"], said["body"],
+        )  # fmt: skip

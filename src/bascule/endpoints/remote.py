@@ -1,0 +1,61 @@
+"""Endpoints over the control API of a server. Rules are kept there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bascule.core import Reference
+from bascule.endpoints.deploying import Deployed
+from bascule.endpoints.plans import Plan
+from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
+from bascule_client.control import ControlClient, path_of
+
+
+class RemoteEndpoints:
+    """See `deploying.EndpointBook`; errors are those that `Endpoints` raises on the server."""
+
+    def __init__(self, client: ControlClient) -> None:
+        self._client = client
+
+    def endpoints(self) -> list[Endpoint]:
+        return [Endpoint.from_json(one) for one in self._client.items(path_of("endpoints"))]
+
+    def plans(self, endpoint: str) -> list[StoredPlan]:
+        found = self._client.items(path_of("endpoints", endpoint, "plans"))
+        return [StoredPlan.from_json(one) for one in found]
+
+    def history(self, endpoint: str) -> list[PlanEvent]:
+        found = self._client.items(path_of("endpoints", endpoint, "history"))
+        return [PlanEvent.from_json(one) for one in found][::-1]
+
+    def deploy(
+        self,
+        reference: str,
+        *,
+        by: str,
+        to: str = "",
+        strategy: str = "all",
+        reason: str = "",
+        follow: str = "",
+        dry_run: bool = False,
+    ) -> Deployed:
+        body = {
+            "version": reference, "strategy": strategy, "reason": reason, "follow": follow,
+            "dry_run": dry_run,
+        }  # fmt: skip
+        path = path_of("endpoints", to or Reference.parse(reference).model, "plans")
+        return _deployed(self._client.ask("POST", path, body, user=by))
+
+    def roll_back(self, endpoint: str, *, by: str, reason: str, to: int | None = None) -> Deployed:
+        body = {"to": to, "reason": reason}
+        path = path_of("endpoints", endpoint, "rollback")
+        return _deployed(self._client.ask("POST", path, body, user=by))
+
+
+def _deployed(said: dict[str, Any]) -> Deployed:
+    before = said["before"]
+    return Deployed(
+        Plan.from_json(said["plan"]),
+        None if before is None else Plan.from_json(before),
+        said["sentence"],
+    )

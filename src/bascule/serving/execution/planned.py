@@ -1,0 +1,178 @@
+"""An endpoint in one worker: its plan chooses the version of each call, and a shadow may follow.
+
+The plan is replaced as a whole between two calls. A call keeps the arm that it got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from bascule.core import BasculeError
+from bascule.endpoints import Plan, choose
+from bascule.security import Action
+from bascule.serving.calls import Answer, AnsweredBy, Call, Cancel, Context, Deliver, Outcome
+from bascule.serving.execution.predictors import Facts, Predictor
+from bascule.serving.execution.resilient import call_for, has_outputs
+from bascule.serving.execution.shadows import ShadowRunner
+from bascule.serving.specs import ModelSpec
+from bascule.serving.telemetry import ArmSeries
+
+ARM_HEADER = b"bascule-arm"
+"""The request header of testers: the name of the arm that is to answer."""
+
+
+class PlannedArm:
+    """One arm in one worker: its version, and where its answers are counted."""
+
+    __slots__ = ("_by_fallback", "by", "model", "name", "series")
+
+    def __init__(self, endpoint: str, name: str, model: Predictor, series: ArmSeries) -> None:
+        self.name = name
+        self.model = model
+        self.series = series
+        self.by = model.by._replace(endpoint=endpoint, arm=name)
+        self._by_fallback: dict[AnsweredBy, AnsweredBy] = {}
+
+    def answered_by(self, by: AnsweredBy) -> AnsweredBy:
+        """The same with endpoint and arm; counts an answer of the fallback."""
+        if by is self.model.by:
+            return self.by
+        self.series.count_fallback()
+        known = self._by_fallback.get(by)
+        if known is None:
+            known = by._replace(endpoint=self.by.endpoint, arm=self.name)
+            self._by_fallback[by] = known
+        return known
+
+
+class _Followed(NamedTuple):
+    """A plan, and what this worker has for it."""
+
+    plan: Plan
+    arms: Mapping[str, PlannedArm]
+    shadow: ShadowRunner | None
+    sticky_header: bytes
+
+
+class PlannedPredictor:
+    """An endpoint (a `Predictor`). On the event loop only.
+
+    Requests are decoded by the signature and the extra outputs of the current version; other arms
+    get the same values in the dtypes that their programs read.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        current: Predictor,
+        program: Facts,
+        *,
+        check_tester: Callable[[str, str], None],
+    ) -> None:
+        """`follow` a plan before the first call.
+
+        Args:
+            endpoint: Its name.
+            current: The version that metadata describe.
+            program: What columns are decoded into.
+            check_tester: Raises `Refused` unless the caller of this id may name an arm of this
+                endpoint.
+        """
+        self.name = endpoint
+        self.current = current
+        self.version = current.version
+        # Of no version: every answer says by which version it is.
+        self.by = AnsweredBy(endpoint, current.version, program.name, endpoint)
+        self.service = ModelSpec(endpoint, "", current.service.path)
+        self.signature = current.signature
+        self.program = program
+        self.digest = current.digest
+        self.batch_invariant = current.batch_invariant
+        self.example = current.example
+        self.limits = current.limits
+        self.extras = current.extras
+        self.series = current.series
+        self.needs: Action = "infer"
+        self.asks_headers: frozenset[bytes] = frozenset()
+        self._check_tester = check_tester
+        self._followed: _Followed
+
+    def follow(
+        self, plan: Plan, arms: Mapping[str, PlannedArm], shadow: ShadowRunner | None
+    ) -> None:
+        """Answer by this plan from the next call on."""
+        header = plan.sticky_header.encode()
+        self.asks_headers = frozenset({ARM_HEADER, header} - {b""})
+        self._followed = _Followed(plan, arms, shadow, header)
+
+    @property
+    def plan(self) -> Plan:
+        return self._followed.plan
+
+    def check_room(self, allowed_s: float) -> None:
+        """Refuses nothing before the call: each arm has a queue of its own."""
+
+    def answer(
+        self, call: Call, context: Context, allowed_s: float, deliver: Deliver
+    ) -> Cancel | None:
+        """See `Predictor.answer`.
+
+        Raises:
+            Invalid: The caller names an arm that the plan does not have.
+            Refused: The caller names an arm, and may not.
+        """
+        followed = self._followed
+        arm = self._arm_of(followed, call, context)
+        model = arm.model
+        asked = call_for(call, model, self)
+        context.count_under(arm.series)
+        shadow = followed.shadow
+
+        def take(outcome: Outcome) -> None:
+            if not isinstance(outcome, BasculeError):
+                by = arm.answered_by(outcome.by)
+                context.show(by)
+                outcome = Answer(outcome.outputs, by)
+            deliver(outcome)
+            if shadow is not None and not isinstance(outcome, BasculeError):
+                shadow.offer(call, outcome)
+
+        return model.answer(asked, context, allowed_s, take)
+
+    def _arm_of(self, followed: _Followed, call: Call, context: Context) -> PlannedArm:
+        plan = followed.plan
+        named = context.header(ARM_HEADER)
+        if named:
+            self._check_tester(context.caller, self.name)
+            return followed.arms[plan.arm(named.decode("latin-1")).name]
+        found = followed.arms[choose(plan, _key_of(followed, call, context)).name]
+        if call.extras and not has_outputs(found.model, call):
+            return followed.arms[plan.current.name]  # the arm lacks an extra output
+        return found
+
+
+def _key_of(followed: _Followed, call: Call, context: Context) -> str:
+    header = followed.sticky_header
+    sent = context.header(header).decode("latin-1") if header else ""
+    column = None if sent else call.columns.get(followed.plan.sticky_field)
+    if column is None or not len(column):
+        return sent
+    first = column[0]
+    return first.tobytes().hex() if getattr(first, "ndim", 0) else str(first)
+
+
+def decoded_into(arms: list[Predictor]) -> Facts:
+    """What the columns of an endpoint are decoded into; the current version comes first.
+
+    As its program reads them; as the signature has them if another program reads other dtypes, so
+    that no arm gets values that were rounded for another.
+    """
+    current = arms[0]
+    if all(_dtypes(arm) == _dtypes(current) for arm in arms[1:]):
+        return current.program
+    return current.program._replace(inputs=current.signature.inputs)
+
+
+def _dtypes(predictor: Predictor) -> list[object]:
+    return [field.dtype for field in predictor.program.inputs]

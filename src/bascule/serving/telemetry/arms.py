@@ -1,0 +1,274 @@
+"""Counters per endpoint, plan and arm, in the shared file of `counters`.
+
+The supervisor names an arm before a plan is loaded; each worker is the only writer of its region.
+There is room for the arms of many plans, and the oldest ones that no plan needs make room for new
+ones: a reader that looks every few seconds misses none. A place that is given to another arm has
+another *generation*, so that a late answer of the arm before is counted nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bascule.core import Unavailable
+
+if TYPE_CHECKING:
+    from bascule.endpoints import Plan
+
+
+class Series(Protocol):
+    """Where the answers of a version are counted; see `counters.MetricSeries`."""
+
+    totals: Any
+
+    def count(self, status: int, duration_ns: int, rows: int) -> None: ...
+
+    def count_failure(self) -> None: ...
+
+
+SHADOW_ARM = "shadow"
+"""The name under which the answers of a shadow are counted."""
+PLACES = 1_024
+_LABEL_BYTES = 768
+_FRONT_WORDS = 1 + _LABEL_BYTES // 8
+"""Of a place: its generation, then its label as JSON, ended by NUL."""
+_MODEL_FAILED = frozenset((500, 503, 504))
+(
+    _REQUESTS, _ERRORS, _FALLBACKS, _ROWS, _DISAGREEMENTS, _DROPPED, _FIRST_SLOWER,
+) = range(7)  # fmt: skip
+_MAX_SLOWER = 6
+_WORDS = _FIRST_SLOWER + _MAX_SLOWER
+
+
+@dataclass(frozen=True, slots=True)
+class ArmLabel:
+    """What a place counts.
+
+    Attributes:
+        endpoint: The endpoint.
+        plan: The number of the plan.
+        arm: The arm's name, or `shadow`.
+        version: `MODEL/NUMBER`.
+        slower_than_s: The durations above which answers are counted; see `Plan`.
+    """
+
+    endpoint: str
+    plan: int
+    arm: str
+    version: str
+    slower_than_s: tuple[float, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """JSON, which contains no NUL."""
+        said = [self.endpoint, self.plan, self.arm, self.version, self.slower_than_s]
+        return json.dumps(said).encode()
+
+    @classmethod
+    def from_bytes(cls, said: bytes) -> ArmLabel:
+        *rest, slower_than_s = json.loads(said)
+        return cls(*rest, tuple(slower_than_s))
+
+
+@dataclass(frozen=True, slots=True)
+class ArmTotals:
+    """What all workers of a server have counted for one arm of one plan.
+
+    Attributes:
+        endpoint: The endpoint.
+        plan_number: The number of the plan.
+        arm: The arm's name; `shadow` for the shadow.
+        version: `MODEL/NUMBER`.
+        requests: Answers; those of a shadow are comparisons.
+        errors: Answers with 500, 503 or 504; failures of a shadow.
+        fallbacks: Answers that the fallback gave.
+        slower: Answers that took longer than each of `slower_than_s`.
+        slower_than_s: The durations of the plan.
+        rows: Rows answered.
+        disagreements: Of a shadow: answers that differ from what the client got.
+        dropped: Of a shadow: sampled requests that it did not answer, because it was busy.
+    """
+
+    endpoint: str
+    plan_number: int
+    arm: str
+    version: str
+    requests: int
+    errors: int
+    fallbacks: int
+    slower: tuple[int, ...]
+    slower_than_s: tuple[float, ...] = ()
+    rows: int = 0
+    disagreements: int = 0
+    dropped: int = 0
+
+
+def labels_of(plan: Plan) -> list[ArmLabel]:
+    """What a plan counts: each arm, and the shadow."""
+    named = [(arm.name, arm.version) for arm in plan.arms]
+    if plan.shadow is not None:
+        named.append((SHADOW_ARM, plan.shadow.version))
+    return [
+        ArmLabel(plan.endpoint, plan.number, name, version, plan.slower_than_s)
+        for name, version in named
+    ]
+
+
+class ArmSeries:
+    """The counters of one worker for one arm, on top of those of its version (a `MetricSeries`)."""
+
+    __slots__ = (
+        "_base", "_generation", "_generation_at", "_series", "_slower_ns", "_words", "label",
+        "totals",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        words: memoryview,
+        place: tuple[int, int, int],
+        of: ArmLabel,
+        series: Series,
+        label: Any,
+    ) -> None:
+        """`place`: where the generation is, the generation, and the first word of the region."""
+        self._words = words
+        self._generation_at, self._generation, self._base = place
+        self._slower_ns = tuple(int(one * 1e9) for one in of.slower_than_s)
+        self._series = series
+        self.label = label
+        self.totals = series.totals
+
+    def count(self, status: int, duration_ns: int, rows: int) -> None:
+        """See `MetricSeries.count`."""
+        self._series.count(status, duration_ns, rows)
+        self.count_arm(duration_ns, rows, failed=status in _MODEL_FAILED)
+
+    def count_arm(self, duration_ns: int, rows: int, *, failed: bool) -> None:
+        """Note an answer of the arm, and nothing of its version."""
+        words, base = self._words, self._base
+        if words[self._generation_at] != self._generation:
+            return
+        words[base + _REQUESTS] += 1
+        words[base + _ROWS] += rows
+        if failed:
+            words[base + _ERRORS] += 1
+        for index, bound_ns in enumerate(self._slower_ns):
+            if duration_ns > bound_ns:
+                words[base + _FIRST_SLOWER + index] += 1
+
+    def count_failure(self) -> None:
+        """See `MetricSeries.count_failure`."""
+        self._series.count_failure()
+
+    def count_fallback(self) -> None:
+        """Note that the fallback answered in the place of the arm."""
+        self._add(_FALLBACKS)
+
+    def count_disagreement(self) -> None:
+        """Note that the shadow's answer differs."""
+        self._add(_DISAGREEMENTS)
+
+    def count_dropped(self) -> None:
+        """Note a sampled request that the shadow did not answer."""
+        self._add(_DROPPED)
+
+    def _add(self, what: int) -> None:
+        if self._words[self._generation_at] == self._generation:
+            self._words[self._base + what] += 1
+
+
+class ArmCounters:
+    """The part of the shared file for arms: labels in front, then one region per worker."""
+
+    def __init__(self, part: memoryview, workers: int, places: int = PLACES) -> None:
+        """`part`: bytes of `size_of(workers, places)`, zeros at first."""
+        self._bytes = part
+        self._words = part.cast("Q")
+        self._workers = workers
+        self._places = places
+
+    @staticmethod
+    def size_of(workers: int, places: int = PLACES) -> int:
+        return 8 * places * (_FRONT_WORDS + workers * _WORDS)
+
+    def name(self, labels: Iterable[ArmLabel], kept: Collection[ArmLabel]) -> None:
+        """Give each of `labels` a place. By one process only, and one thread of it.
+
+        Args:
+            labels: Arms that are about to be served.
+            kept: Arms that are served, which keep their places.
+
+        Raises:
+            Unavailable: There are more arms than places.
+        """
+        wanted = list(labels)
+        keep = {one.to_bytes() for one in (*wanted, *kept)}
+        taken = [self._said(place) for place in range(self._places)]
+        # The oldest generation first; places that were never given have 0.
+        free = sorted(
+            (place for place, said in enumerate(taken) if said not in keep),
+            key=lambda place: self._words[place * _FRONT_WORDS],
+        )
+        newest = max(self._words[place * _FRONT_WORDS] for place in range(self._places))
+        for label in wanted:
+            if (said := label.to_bytes()) in taken:
+                continue
+            if not free:
+                raise Unavailable(
+                    f"the plans of this server have more than {self._places:,} arms",
+                    hint="serve fewer endpoints here",
+                )
+            newest += 1
+            self._give(free.pop(0), said, newest)
+
+    def _give(self, place: int, said: bytes, generation: int) -> None:
+        front = place * _FRONT_WORDS
+        self._words[front] = generation  # from now on nothing is counted for the arm before
+        for worker in range(self._workers):
+            base = self._base(worker, place)
+            self._words[base : base + _WORDS] = memoryview(bytes(_WORDS * 8)).cast("Q")
+        start = 8 * (front + 1)
+        self._bytes[start : start + _LABEL_BYTES] = said.ljust(_LABEL_BYTES, b"\0")
+
+    def series(self, worker: int, label: ArmLabel, series: Series, metric_label: Any) -> ArmSeries:
+        """The counters of a worker for an arm that was named; `series` are those of its version."""
+        said = label.to_bytes()
+        place = next(one for one in range(self._places) if self._said(one) == said)
+        front = place * _FRONT_WORDS
+        at = front, self._words[front], self._base(worker, place)
+        return ArmSeries(self._words, at, label, series, metric_label)
+
+    def totals(self) -> list[ArmTotals]:
+        """Every arm that has a place, the oldest plan first."""
+        found = []
+        for place in range(self._places):
+            generation = self._words[place * _FRONT_WORDS]
+            said = self._said(place)
+            if said:
+                total = self._total(place, ArmLabel.from_bytes(said))
+                if self._words[place * _FRONT_WORDS] == generation:
+                    found.append((generation, total))
+        return [total for _, total in sorted(found, key=lambda one: one[0])]
+
+    def _total(self, place: int, label: ArmLabel) -> ArmTotals:
+        sums = [0] * _WORDS
+        for worker in range(self._workers):
+            base = self._base(worker, place)
+            for index, value in enumerate(self._words[base : base + _WORDS]):
+                sums[index] += value
+        slower = sums[_FIRST_SLOWER : _FIRST_SLOWER + len(label.slower_than_s)]
+        return ArmTotals(
+            endpoint=label.endpoint, plan_number=label.plan, arm=label.arm, version=label.version,
+            requests=sums[_REQUESTS], errors=sums[_ERRORS], fallbacks=sums[_FALLBACKS],
+            slower=tuple(slower), slower_than_s=label.slower_than_s, rows=sums[_ROWS],
+            disagreements=sums[_DISAGREEMENTS], dropped=sums[_DROPPED],
+        )  # fmt: skip
+
+    def _said(self, place: int) -> bytes:
+        start = 8 * (place * _FRONT_WORDS + 1)
+        return bytes(self._bytes[start : start + _LABEL_BYTES]).rstrip(b"\0")
+
+    def _base(self, worker: int, place: int) -> int:
+        return self._places * _FRONT_WORDS + (worker * self._places + place) * _WORDS

@@ -1,0 +1,151 @@
+"""The endpoints of a worker: from plans and loaded versions to predictors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from bascule.core import Refused, Unavailable
+from bascule.endpoints import Plan
+from bascule.serving.calls import AnsweredBy
+from bascule.serving.execution import (
+    PlannedArm,
+    PlannedPredictor,
+    Predictor,
+    ResiliencePolicy,
+    ResilientPredictor,
+    ServedModel,
+    ShadowRunner,
+    decoded_into,
+)
+from bascule.serving.specs import Plans
+from bascule.serving.telemetry import (
+    SHADOW_ARM,
+    ArmLabel,
+    ArmSeries,
+    Counters,
+    MetricLabels,
+    labels_of,
+)
+
+
+class PlannedEndpoints:
+    """See the module. On the event loop only."""
+
+    def __init__(
+        self,
+        counters: Counters,
+        worker: int,
+        loop: asyncio.AbstractEventLoop,
+        check_tester: Callable[[str, str], None],
+        find: Callable[[str], ServedModel | None],
+    ) -> None:
+        """`find` gives a loaded version by its reference."""
+        self._counters = counters
+        self._worker = worker
+        self._loop = loop
+        self._check_tester = check_tester
+        self._find = find
+        self._made: dict[str, PlannedPredictor] = {}
+        self._series: dict[ArmLabel, ArmSeries] = {}
+        # Kept: recorders know a label by its identity.
+        self._metric_labels: dict[MetricLabels, MetricLabels] = {}
+        self._shadows_alone: frozenset[AnsweredBy] = frozenset()
+
+    def follow(self, plans: Plans) -> dict[str, Predictor]:
+        """The endpoints by name; those that stay are kept, so that their routes are."""
+        before, self._series = self._series, {}
+        self._made = {plan.endpoint: self._follow(plan, before) for plan in plans}
+        arms = {version for plan in plans for version in _answering(plan)}
+        self._shadows_alone = frozenset(
+            self._of(plan.shadow.version).by
+            for plan in plans
+            if plan.shadow is not None and plan.shadow.version not in arms
+        )
+        return dict(self._made)
+
+    def shadows_alone(self) -> frozenset[AnsweredBy]:
+        """The versions that answer no client."""
+        return self._shadows_alone
+
+    def _follow(self, plan: Plan, before: dict[ArmLabel, ArmSeries]) -> PlannedPredictor:
+        series = {label.arm: self._series_of(label, before) for label in labels_of(plan)}
+        versions = {arm.name: self._of(arm.version) for arm in plan.arms}
+        current = versions[plan.current.name]
+        others = [one for one in versions.values() if one is not current]
+        program = decoded_into([current, *others])
+        made = self._made.get(plan.endpoint)
+        if made is None or made.current is not current or made.program != program:
+            made = PlannedPredictor(
+                plan.endpoint, current, program, check_tester=self._check_tester
+            )
+        arms = {
+            name: PlannedArm(plan.endpoint, name, self._under_fallback(one, plan), series[name])
+            for name, one in versions.items()
+        }
+        made.follow(plan, arms, self._shadow_of(plan, series))
+        return made
+
+    def _shadow_of(self, plan: Plan, series: dict[str, ArmSeries]) -> ShadowRunner | None:
+        shadow = plan.shadow
+        if shadow is None:
+            return None
+        return ShadowRunner(
+            self._of(shadow.version), series[SHADOW_ARM], self._loop,
+            share=shadow.share_percent / 100, tolerance=shadow.tolerance,
+        )  # fmt: skip
+
+    def _under_fallback(self, model: ServedModel, plan: Plan) -> Predictor:
+        if not plan.fallback or self._find(plan.fallback) is model:
+            return model
+        policy = ResiliencePolicy(fallback=plan.fallback)
+        return ResilientPredictor(model, policy, self._find, self._loop)
+
+    def _series_of(self, label: ArmLabel, before: dict[ArmLabel, ArmSeries]) -> ArmSeries:
+        known = before.get(label)
+        if known is None:
+            model, _, version = label.version.partition("/")
+            metric = MetricLabels(model, version, label.endpoint, label.arm)
+            known = self._counters.arms.series(
+                self._worker,
+                label,
+                self._of(label.version).series,
+                self._metric_labels.setdefault(metric, metric),
+            )
+        self._series[label] = known
+        return known
+
+    def _of(self, version: str) -> ServedModel:
+        found = self._find(version)
+        if found is None:
+            raise Unavailable(f"{version} is not loaded", hint="see the server's log")
+        return found
+
+
+def check_plans(plans: Plans, models: Iterable[ServedModel]) -> None:
+    """Raise `Refused` where a version of a plan is not served, or has another signature."""
+    models = list(models)
+    for plan in plans:
+        found = {version: find_version(version, models) for version in plan.versions}
+        current = found[plan.current.version]
+        for version, model in found.items():
+            if model is None or current is None:
+                raise Refused(f"{version} is not loaded, and plan {plan.number} needs it")
+            ours, theirs = current.signature, model.signature
+            if (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
+                raise Refused(
+                    f"{version} has other inputs or outputs than {plan.current.version}, the "
+                    f"current version of endpoint {plan.endpoint}",
+                    hint="deploy it to an endpoint of its own",
+                )
+
+
+def find_version(reference: str, models: Iterable[ServedModel]) -> ServedModel | None:
+    """The version of this name, `MODEL/VERSION`, or the default one of `MODEL`."""
+    name, _, version = reference.partition("/")
+    fitting = (one for one in models if one.name == name and version in ("", one.version))
+    return next(fitting, None)
+
+
+def _answering(plan: Plan) -> set[str]:
+    return {arm.version for arm in plan.arms} | {plan.fallback} - {""}
