@@ -10,3 +10,4 @@ from .process import (
     serve_api as serve_api,
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
 )
+from .rollouts import running_rollouts as running_rollouts

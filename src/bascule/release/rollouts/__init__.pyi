@@ -1,6 +1,14 @@
+from .asking import (
+    Begun as Begun,
+    RolloutBook as RolloutBook,
+    RolloutRequest as RolloutRequest,
+    Rollouts as Rollouts,
+    superseded as superseded,
+)
 from .deciding import (
     COMMANDS as COMMANDS,
     Command as Command,
+    check_command as check_command,
     decide as decide,
     obey as obey,
     replay as replay,
@@ -27,6 +35,7 @@ from .plan import (
     Shares as Shares,
     check_rollout as check_rollout,
 )
+from .remote import RemoteRollouts as RemoteRollouts
 from .states import (
     FINAL as FINAL,
     Aborted as Aborted,
@@ -37,4 +46,10 @@ from .states import (
     Running as Running,
     State as State,
     Waiting as Waiting,
+)
+from .store import (
+    RolloutStore as RolloutStore,
+    StoredDecision as StoredDecision,
+    StoredRollout as StoredRollout,
+    plan_of as plan_of,
 )

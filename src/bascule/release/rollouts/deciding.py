@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Literal, Protocol, cast
 
-from bascule.core import Conflict
+from bascule.core import Conflict, Invalid
 from bascule.release.rollouts.evidence import Floats
 from bascule.release.rollouts.facts import Facts, harm, observed
 from bascule.release.rollouts.plan import Decision, Rollout, Shares
@@ -49,6 +49,14 @@ _FILES = {
     "all": "all_at_once", "blue-green": "blue_green", "canary": "canary", "shadow": "shadow",
     "ab": "ab", "bandit": "bandit",
 }  # fmt: skip
+
+
+def check_command(text: str) -> Command:
+    """The command of this name; raises `Invalid`."""
+    found = next((one for one in COMMANDS if one == text), None)
+    if found is None:
+        raise Invalid(f"a rollout cannot {text[:32]!r}", hint=f"use {', '.join(COMMANDS)}")
+    return found
 
 
 def start(rollout: Rollout, now: datetime) -> Decision:

@@ -15,6 +15,8 @@ from bascule.stats.sequential import INTERVAL_REQUESTS
 
 Floats = NDArray[np.float64]
 
+FIELDS = ("requests", "errors", "fallbacks", "judged", "wrong")
+
 
 class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one arm did in one interval.
@@ -68,6 +70,24 @@ def summed(parts: Sequence[Interval]) -> Interval:
     )  # fmt: skip
 
 
+def less(total: Interval, before: Interval) -> Interval:
+    """What a source has counted since `before`. A count that fell, by a correction, is none."""
+    return Interval(
+        number=total.number, stage=total.stage,
+        current=_less(total.current, before.current),
+        candidate=_less(total.candidate, before.candidate),
+        compared=max(total.compared - before.compared, 0),
+        disagreements=max(total.disagreements - before.disagreements, 0),
+    )  # fmt: skip
+
+
+def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
+    earlier = (*before.slower, *[0] * len(total.slower))
+    slower = tuple(max(a - b, 0) for a, b in zip(total.slower, earlier, strict=False))
+    counts = {name: max(getattr(total, name) - getattr(before, name), 0) for name in FIELDS}
+    return ArmCounts(slower=slower if any(slower) else (), **counts)
+
+
 def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
     width = max(len(one.slower) for one in arms)
     slower = tuple(
@@ -77,7 +97,6 @@ def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
     return ArmCounts(slower=slower, **totals)
 
 
-FIELDS = ("requests", "errors", "fallbacks", "judged", "wrong")
 MAX_THRESHOLDS = 6
 _SLOWER = len(FIELDS)
 _ARM = len(FIELDS) + MAX_THRESHOLDS
