@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Invalid
+from bascule.core import BasculeError, Invalid
 from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
@@ -150,7 +150,24 @@ def open_endpoints(settings: Settings) -> Endpoints:
     """The endpoints that the catalogue of the settings keeps."""
     from bascule.endpoints import Endpoints, EndpointStore
 
-    return Endpoints(EndpointStore(open_catalogue(settings)), partial(open_registry, settings))
+    return Endpoints(
+        EndpointStore(open_catalogue(settings)), partial(open_registry, settings),
+        serves_now=partial(_served_here, settings),
+    )  # fmt: skip
+
+
+def _served_here(settings: Settings, name: str) -> str:
+    """The version that a server of these settings on this machine serves as `name`, if one runs."""
+    from bascule_client.control import ControlClient, path_of
+
+    port = settings.serving.control_port
+    try:
+        client = ControlClient(f"http://127.0.0.1:{port}", timeout_s=2.0)
+        served = list(client.items(path_of("server", "services")))
+    except BasculeError:
+        return ""
+    found = next((one for one in served if one["model"] == name), None)
+    return "" if found is None else f"{found['model']}/{found['version']}"
 
 
 def open_rollouts(settings: Settings) -> Rollouts:
