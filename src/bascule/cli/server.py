@@ -168,7 +168,7 @@ def _announce(
     unix_socket = settings.serving.unix_socket
     with_keys = supervisor.keys_file is not None
     models = f"{base}:{supervisor.port}/v2/models"
-    served = [
+    served: list[dict[str, str | int]] = [
         {
             "model": service.model,
             "version": service.version,

@@ -175,13 +175,14 @@ def add_endpoints(
         return {plan.endpoint: plan.number for plan in server.plans}
 
     @app.get("/api/v1/endpoints/{endpoint}/arms", tags=[_TAGS])
-    def arms(endpoint: str) -> list[ArmCountsView]:
+    def arms(endpoint: str, paged: Paged) -> Page[ArmCountsView]:
         """What this server has counted for the arms of the latest plans, the oldest plan first."""
-        return [
-            ArmCountsView.model_validate(one, from_attributes=True)
-            for one in server.arm_totals()
-            if one.endpoint == endpoint
-        ]
+        found = [one for one in server.arm_totals() if one.endpoint == endpoint]
+        return paged.page(
+            list(enumerate(found)),
+            lambda one: ArmCountsView.model_validate(one[1], from_attributes=True),
+            lambda one: one[0],
+        )
 
     def deploy(endpoint: str, wanted: NewPlan, request: Request) -> Deployed:
         authorise(request, "deploy", Reference.parse(wanted.version).model)

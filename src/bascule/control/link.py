@@ -9,7 +9,7 @@ from typing import Any
 
 from bascule.core import NotFound
 from bascule.endpoints import Plan
-from bascule.serving import ModelSpec, ModelSpecs, Plans, check_unplanned
+from bascule.serving import ModelSpec, ModelSpecs, Plans
 from bascule.serving.telemetry import ArmTotals, Counters, MetricLabels, Pulse, Totals
 from bascule.serving.workers import ModelState, Peer, WorkerStatus
 
@@ -83,18 +83,9 @@ class ServerLink:
         """The state of the models, for each worker that answers."""
         return [ModelState(**one) for one in self._ask("models")]
 
-    def change(self, edit: Callable[[ModelSpecs], ModelSpecs], *, of: str) -> ModelSpecs:
-        """Replace the served versions of the model `of`; see `change_all`.
-
-        Raises:
-            Conflict: The name is an endpoint, whose plan says what is served.
-        """
-
-        def unless_planned(now: ModelSpecs, plans: Plans) -> tuple[ModelSpecs, Plans]:
-            check_unplanned(plans, of)
-            return edit(now), plans
-
-        return self.change_all(unless_planned)
+    def change(self, edit: Callable[[ModelSpecs], ModelSpecs]) -> ModelSpecs:
+        """Replace the served versions by what `edit` returns for them; see `change_all`."""
+        return self.change_all(lambda now, plans: (edit(now), plans))
 
     def change_all(
         self, edit: Callable[[ModelSpecs, Plans], tuple[ModelSpecs, Plans]]

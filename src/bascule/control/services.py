@@ -19,7 +19,16 @@ from bascule.control.link import ServerLink
 from bascule.control.rights import Authorise
 from bascule.core import Invalid, Reference
 from bascule.security import ANY
-from bascule.serving import ModelSpec, default_of, loaded, swapped, unloaded, without
+from bascule.serving import (
+    ModelSpec,
+    ModelSpecs,
+    check_unplanned,
+    default_of,
+    loaded,
+    swapped,
+    unloaded,
+    without,
+)
 from bascule.serving.workers import ModelState
 
 FindService = Callable[[str], ModelSpec]
@@ -102,7 +111,25 @@ def _apart(handle: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     return run
 
 
+Edit = Callable[[ModelSpecs], ModelSpecs]
+
+
+def _changer(server: ServerLink) -> Callable[[Edit, str], ModelSpecs]:
+    """Changes what is served of a model, unless a plan says what its name answers."""
+
+    def change(edit: Edit, model: str) -> ModelSpecs:
+        def checked(now: ModelSpecs) -> ModelSpecs:
+            check_unplanned(server.plans, model)
+            return edit(now)
+
+        return server.change(checked)
+
+    return change
+
+
 def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise) -> None:
+    change = _changer(server)
+
     @app.get("/api/v1/server/services", tags=["server"])
     def services(paged: Paged) -> Page[ServedView]:
         """What is served now, the default version of a model before its others."""
@@ -117,10 +144,10 @@ def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Aut
         service = find(wish.reference)
         authorise(request, "manage", service.model)  # a folder is what its manifest says
         if wish.role == "swap":
-            server.change(lambda now: swapped(now, service), of=service.model)
+            change(lambda now: swapped(now, service), service.model)
         else:
             is_default = wish.role == "default"
-            server.change(lambda now: loaded(now, service, default=is_default), of=service.model)
+            change(lambda now: loaded(now, service, default=is_default), service.model)
         return Page(items=_views(server), next=None)
 
     @app.delete("/api/v1/server/services/{model}", tags=["server"])
@@ -128,13 +155,15 @@ def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Aut
     def unload(model: _Name, request: Request, version: str | None = None) -> Page[ServedView]:
         """Unload a version, or the only one; what it has under way is answered."""
         authorise(request, "manage", model)
-        server.change(lambda now: unloaded(now, model, version), of=model)
+        change(lambda now: unloaded(now, model, version), model)
         return Page(items=_views(server), next=None)
 
 
 def _add_repository(
     app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise
 ) -> None:
+    change = _changer(server)
+
     # Clients send a body with parameters that mean nothing here: it is not read.
     @app.post("/v2/repository/index", tags=["model repository extension"])
     def index() -> list[IndexEntry]:
@@ -150,7 +179,7 @@ def _add_repository(
         """Swap the model for its newest version whose gates have not failed."""
         authorise(request, "manage", model)
         service = find(model)
-        server.change(lambda now: swapped(now, service), of=model)
+        change(lambda now: swapped(now, service), model)
         return Nothing()
 
     @app.post("/v2/repository/models/{model}/unload", tags=["model repository extension"])
@@ -158,7 +187,7 @@ def _add_repository(
     def unload(model: _Name, request: Request) -> Nothing:
         """Unload every version of the model."""
         authorise(request, "manage", model)
-        server.change(lambda now: without(now, model), of=model)
+        change(lambda now: without(now, model), model)
         return Nothing()
 
 

@@ -244,7 +244,7 @@ def _check_version(place: str, version: object) -> None:
         raise Invalid(f"{place}: {version!r} is not a version", hint="write MODEL/NUMBER: late/4")
 
 
-def _check_within(place: str, value: object, most: float, *, zero: bool = False) -> None:
+def _check_within(place: str, value: Any, most: float, *, zero: bool = False) -> None:
     if not _is_number(value) or not (value >= 0.0 if zero else value > 0.0) or not value <= most:
         raise Invalid(f"{place}: {value!r} is not {'>= 0' if zero else '> 0'} and <= {most:g}")
 

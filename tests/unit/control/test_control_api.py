@@ -347,7 +347,9 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
     assert {f"{method} {route.path}" for route in routes for method in route.methods} == set(RIGHTS)
     with asking(app) as client:
         for route in routes:
-            path = route.path.format(model="gb", number=1, alias="champion", key="nobody")
+            path = route.path.format(
+                model="gb", number=1, alias="champion", key="nobody", endpoint="gb"
+            )
             for method in route.methods:
                 action, model = RIGHTS[f"{method} {route.path}"] or ("health", "")
                 needs_key = action not in OPEN_ACTIONS
@@ -357,7 +359,7 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                     kind = answer.json().get("type") if answer.status_code == 403 else ""
                     found = 400 if kind == "urn:bascule:error:Untrusted" else answer.status_code
                     may = not needs_key or Permission.parse(permission).covers(
-                        action, model.format(model="gb")
+                        action, model.format(model="gb", endpoint="gb")
                     )
                     assert (found not in (401, 403)) == may, (method, path, permission, found)
 

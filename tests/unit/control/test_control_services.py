@@ -24,6 +24,7 @@ class Supervisor:
 
     def __init__(self, *texts):
         self.services = tuple(map(find, texts))
+        self.plans = ()
         self.problem = None
 
     def models(self):
@@ -205,6 +206,9 @@ REGISTRY_CHANGES = [
     ("PATCH", _VERSION + "/tags", {"team": "risk"}),
     ("PUT", _VERSION + "/retirement", {"reason": "old"}),
     ("DELETE", _VERSION + "/retirement", None),
+    ("POST", "/api/v1/endpoints", {"name": "fast", "version": "late/1"}),
+    ("POST", "/api/v1/endpoints/fast/plans", {"version": "late/1"}),
+    ("POST", "/api/v1/endpoints/fast/rollback", {"reason": "worse"}),
     ("POST", "/api/v1/keys", {"name": "ada", "permissions": ["keys"]}),
     ("DELETE", "/api/v1/keys/ada", None),
 ]
@@ -218,7 +222,13 @@ def test_every_route_that_changes_something_is_tried_here(supervisor):
         for method in methods
         if method != "get"
     }
-    tried = {"late": "{model}", "champion": "{alias}", "ada": "{key}", "/1/": "/{number}/"}
+    tried = {
+        "fast": "{endpoint}",
+        "late": "{model}",
+        "champion": "{alias}",
+        "ada": "{key}",
+        "/1/": "/{number}/",
+    }
     written = set()
     for method, path, _ in CHANGES + REGISTRY_CHANGES:
         for value, name in tried.items():

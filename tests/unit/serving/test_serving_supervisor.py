@@ -13,6 +13,7 @@ from dataclasses import fields
 import pytest
 
 from bascule.core.errors import Conflict, Invalid, NotFound, Unavailable
+from bascule.endpoints import Arm, Plan
 from bascule.serving import Limits, ModelSpec
 from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.protocols.chosen import ChosenProtocols
@@ -94,6 +95,7 @@ def test_every_field_that_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
         allowed_hosts=("models.example", "*.example"),
         ledger=LedgerConfig(tmp_path / "ledger", keep=0.5, private=("m.name",)),
         control_port=9,
+        plans=(Plan("m", 1, (Arm("current", "m/1", 100.0),), slower_than_s=(0.5,)),),
     )
     for one in fields(config):
         assert getattr(config, one.name) != one.default, f"{one.name} is not told here"
@@ -249,6 +251,7 @@ def loading(tmp_path):
 
         def change(turn_by_s):
             said = {"before": [], "after": [spec], "turn_by_s": turn_by_s}
+            said |= {"plans_before": [], "plans_after": []}
             return supervisor._answer_control("replace", said)
 
         return supervisor, worker.process, change

@@ -68,8 +68,8 @@ class ArmLabel:
 
     @classmethod
     def from_bytes(cls, said: bytes) -> ArmLabel:
-        *rest, slower_than_s = json.loads(said)
-        return cls(*rest, tuple(slower_than_s))
+        endpoint, plan, arm, version, slower_than_s = json.loads(said)
+        return cls(endpoint, plan, arm, version, tuple(slower_than_s))
 
 
 @dataclass(frozen=True, slots=True)
