@@ -67,9 +67,7 @@ class Column:
     def _draw_levels(
         self, made: ColumnProfile, rows: int, shift: float, random: np.random.Generator
     ) -> None:
-        cuts = [_NORMAL.inv_cdf(min(one, 1 - 1e-12)) for one in np.cumsum(self.shares)[:-1]]
-        reached = [0.0, *(_NORMAL.cdf(cut - shift) for cut in cuts), 1.0]
-        counts = random.multinomial(rows, np.diff(reached))
+        counts = random.multinomial(rows, shares_of_levels(self.shares, np.array([shift]))[0])
         if self.is_text:
             made.frequent.counts = {f"v{i}": int(n) for i, n in enumerate(counts) if n}
             return
@@ -78,6 +76,14 @@ class Column:
         made.frequent.counts = {float(i): int(n) for i, n in enumerate(counts) if n}
         there = levels[counts > 0]
         made.moments.rows, made.moments.least, made.moments.most = rows, there[0], there[-1]
+
+
+def shares_of_levels(shares: tuple[float, ...], shifts: Floats) -> Floats:
+    """The shares of levels where the latent value is shifted. Shape (shifts, levels)."""
+    cuts = [_NORMAL.inv_cdf(min(one, 1 - 1e-12)) for one in np.cumsum(shares)[:-1]]
+    moved = np.array(cuts) - shifts[:, None]
+    reached = np.array([_NORMAL.cdf(one) for one in moved.ravel()]).reshape(moved.shape)
+    return np.diff(reached, prepend=0.0, append=1.0)
 
 
 def _draw_numbers(
@@ -95,7 +101,7 @@ def _draw_numbers(
     if group > 1:  # the extremes lie inside of the outer spacings
         inside = random.beta(1, group - 1, 2)
         extremes = np.array([shares[0] * inside[0], 1 - (1 - shares[-1]) * inside[1]])
-    values, extremes = _latent(values) + shift, _latent(extremes) + shift
+    values, extremes = latent(values) + shift, latent(extremes) + shift
     if skewed:
         values, extremes = np.exp(values), np.exp(extremes)
     if group == 1:
@@ -117,7 +123,7 @@ _GRID = np.linspace(-6, 6, 20_001)
 _GRID_SHARES = np.array([_NORMAL.cdf(one) for one in _GRID])
 
 
-def _latent(shares: Floats) -> Floats:
+def latent(shares: Floats) -> Floats:
     found: Floats = np.interp(shares, _GRID_SHARES, _GRID)
     return found
 

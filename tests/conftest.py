@@ -36,6 +36,9 @@ from tests.stores import (  # noqa: F401
 )
 
 WAIT_S = 10.0
+# A server's ledger is a process, and is written to the folder that the tests run in. Tests of what
+# servers do by default say `auto`.
+os.environ.setdefault("BASCULE_MONITORING__LEDGER", "off")
 pytest.register_assert_rewrite("tests.http2_caller")
 hypothesis.settings.register_profile("beside others", deadline=None)
 hypothesis.settings.load_profile("beside others")

@@ -207,7 +207,11 @@ class System(ABC):
 
 
 _NUMBERS = re.compile(rb"\[([-+0-9.eE,\s]+)\]")
-ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore"}
+ENVIRONMENT = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "PYTHONWARNINGS": "ignore",
+    "BASCULE_MONITORING__LEDGER": "off",  # what it costs is measured apart: see `against`
+}
 
 
 def longest_numbers(raw: bytes) -> bytes:

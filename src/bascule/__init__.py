@@ -2,8 +2,8 @@
 
 `pack` turns a fitted model into a bundle, `check` judges it, `push` and `set_alias` register it,
 `load` opens it, `rebuild` packs it again from what is recorded, `serve` starts a server, `Client`
-asks one. Everything else is a command (`bascule --help`) over the same rooms. Importing this
-package imports no framework.
+asks one; `monitor`, `drift` and `report` look at production. Everything else is a command
+(`bascule --help`) over the same rooms. Importing this package imports no framework.
 """
 
 from __future__ import annotations
@@ -20,7 +20,21 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from bascule.api import Server, check, drift, load, open_registry, push, serve, set_alias
+    from bascule.api import (
+        Server,
+        add_outcomes,
+        check,
+        deploy,
+        drift,
+        load,
+        monitor,
+        open_registry,
+        performance,
+        push,
+        report,
+        serve,
+        set_alias,
+    )
     from bascule.bundle import Answer, Bundle, pack, rebuild
     from bascule.bundle.flavors import PythonModel
     from bascule.core import BasculeError, BasculeWarning, Invalid
@@ -40,13 +54,18 @@ _HOMES = {
     "PythonModel": "bascule.bundle",
     "Registry": "bascule.registry",
     "Server": "bascule.api",
+    "add_outcomes": "bascule.api",
     "check": "bascule.api",
+    "deploy": "bascule.api",
     "drift": "bascule.api",
     "load": "bascule.api",
+    "monitor": "bascule.api",
     "open_registry": "bascule.api",
     "pack": "bascule.bundle",
+    "performance": "bascule.api",
     "push": "bascule.api",
     "rebuild": "bascule.bundle",
+    "report": "bascule.api",
     "serve": "bascule.api",
     "set_alias": "bascule.api",
 }
@@ -63,13 +82,18 @@ __all__ = [
     "Registry",
     "Server",
     "__version__",
+    "add_outcomes",
     "check",
+    "deploy",
     "drift",
     "load",
+    "monitor",
     "open_registry",
     "pack",
+    "performance",
     "push",
     "rebuild",
+    "report",
     "serve",
     "set_alias",
 ]

@@ -14,21 +14,24 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from bascule.bundle import Bundle, load as load_folder
 from bascule.bundle.lineage import user_name
 from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable
 
 if TYPE_CHECKING:
-    from bascule.monitoring import DriftReport
+    from bascule.endpoints import Deployed
+    from bascule.monitoring import DriftReport, PerformanceReport, ProductionDrift
+    from bascule.monitoring.reporting import Overview
     from bascule.registry import Event, Registry, Version
     from bascule.release import GateReport
     from bascule_client import Client
+    from bascule_client.outcomes import OutcomesAdded
 
 _STOP_S = 20.0
 
@@ -74,26 +77,184 @@ def _may_be_a_model(text: str) -> bool:
         return False
 
 
-def drift(reference: Bundle | str | Path, current: Any, **options: Any) -> DriftReport:
-    """Compare a table with the baseline of a bundle.
+@overload
+def drift(
+    reference: Bundle | str | Path,
+    current: None = None,
+    *,
+    since: timedelta = ...,
+    **options: Any,
+) -> ProductionDrift: ...
+@overload
+def drift(reference: Bundle | str | Path, current: Any, **options: Any) -> DriftReport: ...
+def drift(
+    reference: Bundle | str | Path,
+    current: Any = None,
+    *,
+    since: timedelta = timedelta(days=30),
+    **options: Any,
+) -> DriftReport | ProductionDrift:
+    """Compare production, or a table, with the baseline of a bundle.
 
     Args:
-        reference: A bundle, its folder, or a registered model: `gb`, `gb/3`, `gb@champion`.
+        reference: A bundle, its folder, or a registered model: `gb`, `gb/3`, `gb@champion`. For
+            production the name of the model, or the folder that is served.
         current: Any table or matrix with the columns of the model; further columns are ignored.
-        **options: `budget` (4 false alarms a year), `windows_a_year` (365), `time_column`,
-            `effects` (an `Effect` by column), `score` (True): see `monitoring.measure_drift`.
+            None compares the days of production that the ledger has, by version.
+        since: How far back days of production are reported.
+        **options: `budget` (4 false alarms a year), `effects` (an `Effect` by column); of a table
+            also `windows_a_year` (365), `time_column`, `score` (True): see
+            `monitoring.measure_drift`.
 
     Returns:
-        The report: `is_alarm`, `windows`, `to_arrow()`, `to_json()`; printed, it is a table.
+        The report: `is_alarm`, `windows` (of production: `versions`), `to_json()`; of a table also
+        `to_arrow()`. Printed, it is a table.
 
     Raises:
-        NotFound: There is no such bundle or model.
+        NotFound: There is no such bundle or model, or the ledger has no answers of it.
         Invalid: The bundle has no baseline, or the table does not fit it.
     """
-    from bascule.monitoring import measure_drift
+    from bascule.monitoring import measure_drift, measure_production_drift
 
+    if current is None:
+        home, model, opened = _production(reference)
+        return measure_production_drift(home, model, opened, since=since, **options)
     bundle = reference if isinstance(reference, Bundle) else load(reference)
     return measure_drift(bundle, current, **options)
+
+
+def performance(
+    reference: Bundle | str | Path, current: Any = None, **options: Any
+) -> PerformanceReport:
+    """Measure predictions against their truths: those of the ledger, or of a table.
+
+    Args:
+        reference: A bundle, its folder, or a registered model: `gb`, `gb/3`, `gb@champion`. For the
+            ledger, `gb` means all its versions.
+        current: A table with a column of truths; the ledger of the settings if None.
+        **options: `truth_column`, `prediction_column` and `time_column` of a table; `since`, `by`
+            ("day"), `metrics`, `slice_by`, `budget` (4 false alarms a year), `effects`: see
+            `monitoring.measure_performance`.
+
+    Returns:
+        The report: `is_alarm`, `findings`, `windows`, `to_arrow()`, `to_json()`.
+
+    Raises:
+        NotFound: There is no such bundle or model, or the ledger has no answers of it.
+        Invalid: The table does not fit, or an option is wrong.
+    """
+    from bascule.monitoring import measure_performance
+
+    if current is not None:
+        bundle = reference if isinstance(reference, Bundle) else load(reference)
+        return measure_performance(current, bundle, **options)
+    from bascule.control import versions_of
+    from bascule.settings import load_settings
+
+    home = load_settings().home
+    if isinstance(reference, Bundle):
+        return measure_performance(home, reference, **options)
+    name, bundle_of = versions_of(str(reference), open_registry)
+    return measure_performance(home, name, bundle_of=bundle_of, **options)
+
+
+def add_outcomes(
+    model: str,
+    outcomes: Any,
+    *,
+    id_column: str = "id",
+    truth_column: str = "truth",
+    time_column: str | None = None,
+) -> OutcomesAdded:
+    """Keep the truth about predictions in the home of the settings, as `outcomes import` does.
+
+    Args:
+        model: The model that was asked.
+        outcomes: Pairs of prediction id and truth, rows as dictionaries, or a table of any library.
+        id_column: The column, or key, of the ids: `ID#ROW`, or `ID` for row 0.
+        truth_column: That of the truths: numbers, texts or booleans.
+        time_column: That of the times when each became true; now if None.
+
+    Returns:
+        How many are on the disk, and those that were refused, by their place from 0. Of several
+        truths about one row the last one counts.
+
+    Raises:
+        Invalid: A column is missing, or the model's name cannot be one.
+        Unavailable: The home cannot be written; earlier parts of 10,000 are kept.
+    """
+    from bascule.monitoring import Outcomes
+    from bascule.settings import load_settings
+    from bascule_client.outcomes import OutcomesAdded, RefusedOutcome, outcome_rows
+
+    rows = outcome_rows(outcomes, id_column, truth_column, time_column)
+    taken, refused = Outcomes(load_settings().home).add_rows(model, rows)
+    return OutcomesAdded(
+        taken, tuple(RefusedOutcome(one.index, one.id, one.reason) for one in refused)
+    )
+
+
+def monitor(
+    reference: Bundle | str | Path, *, since: timedelta = timedelta(days=7), **options: Any
+) -> Overview:
+    """What the ledger says of a model: health, drift, truths; printed, it is one screen.
+
+    Args:
+        reference: The name of a model, or the folder that is served.
+        since: How far back.
+        **options: `budget` (4 false alarms of drift a year), `effects` (an `Effect` by column).
+
+    Raises:
+        NotFound: The ledger has no answers of this model.
+    """
+    from bascule.monitoring.reporting import look_at
+
+    home, model, opened = _production(reference)
+    return look_at(home, model, opened, since=since, **options)
+
+
+def report(
+    reference: Bundle | str | Path,
+    out: str | Path,
+    *,
+    since: timedelta = timedelta(days=30),
+    **options: Any,
+) -> Overview:
+    """Write what `monitor` gives as one page of HTML with plots, which loads nothing.
+
+    Args:
+        reference: The name of a model, or the folder that is served.
+        out: The file to write.
+        since: How far back.
+        **options: See `monitor`.
+
+    Raises:
+        NotFound: The ledger has no answers of this model.
+        Unavailable: The file cannot be written.
+    """
+    from bascule.monitoring.reporting import render_report
+
+    overview = monitor(reference, since=since, **options)
+    try:
+        Path(out).write_text(render_report(overview), encoding="utf-8")
+    except OSError as error:
+        raise Unavailable(f"{out} cannot be written: {error}", hint="give another --out") from error
+    return overview
+
+
+def _production(
+    reference: Bundle | str | Path,
+) -> tuple[Path, str, Callable[[str], Bundle]]:
+    """The home with the ledger, the name of the model, and what opens its versions."""
+    from bascule.control import folder_of_version, model_of
+    from bascule.settings import load_settings
+
+    named = str(reference.path.resolve() if isinstance(reference, Bundle) else reference)
+    return (
+        load_settings().home,
+        model_of(named),
+        lambda version: load_folder(folder_of_version(named, version, open_registry)),
+    )
 
 
 def check(
@@ -161,6 +322,40 @@ def set_alias(version: Version | str, alias: str, *, reason: str = "") -> Event:
     registry = open_registry()
     found = registry.resolve(str(version))
     return registry.set_alias(found.model, alias, found.number, by=user_name(), reason=reason)
+
+
+def deploy(
+    version: Version | str,
+    *,
+    to: str = "",
+    strategy: str = "all",
+    reason: str = "",
+    follow: str = "",
+    dry_run: bool = False,
+) -> Deployed:
+    """Make a version answer an endpoint: `deploy("good/2")`. Servers follow within a second.
+
+    Args:
+        version: The version, or a reference.
+        to: The endpoint; the name of the model if empty.
+        strategy: `all`, or `blue-green`, which keeps the version of before loaded.
+        reason: Why, for the history.
+        follow: The alias that is the endpoint's source from now on: `good@champion`.
+        dry_run: Check and decide, and change nothing.
+
+    Raises:
+        NotFound: There is no such version.
+        Refused: It is retired, its gates failed, or it has another signature than the version that
+            answers now.
+        Conflict: The endpoint serves it already.
+    """
+    from bascule.app import open_endpoints
+    from bascule.settings import load_settings
+
+    return open_endpoints(load_settings()).deploy(
+        str(version), by=user_name(), to=to, strategy=strategy, reason=reason, follow=follow,
+        dry_run=dry_run,
+    )  # fmt: skip
 
 
 class Server:

@@ -7,19 +7,26 @@ registry or bounds a worker in its own way.
 from __future__ import annotations
 
 import ipaddress
+import logging
+import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import BasculeError, Invalid
+from bascule.core import Invalid, NotFound
 from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
     from bascule.endpoints import Endpoints, EndpointStore
+    from bascule.monitoring.alerts import AlertStore, Watcher
+    from bascule.monitoring.alerts.sinks import Receiver
+    from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.registry import CatalogueKeys, Registry
     from bascule.release.rollouts import Rollout, Rollouts
     from bascule.serving import Limits, ModelSpec
@@ -27,8 +34,12 @@ if TYPE_CHECKING:
     from bascule.serving.transports import Tls
     from bascule.serving.workers import ControlCommand, LedgerConfig, Supervisor
 
+log = logging.getLogger(__name__)
+
 _FIND_S = 120.0
 """For the control process to find a bundle that a caller wants loaded."""
+_ROOM_BYTES = 1 << 20
+"""Without so much space where the spool is, nothing is recorded."""
 
 
 def tls_of(settings: Settings) -> Tls | None:
@@ -150,24 +161,20 @@ def open_endpoints(settings: Settings) -> Endpoints:
     """The endpoints that the catalogue of the settings keeps."""
     from bascule.endpoints import Endpoints, EndpointStore
 
+    def serves_now(name: str) -> str:
+        """What servers say that they serve of the model; empty where they serve several."""
+        registry = open_registry(settings)
+        try:
+            served = [one for one in registry.versions(name) if registry.servers_of(one)]
+        except NotFound:
+            return ""
+        return str(served[0]) if len(served) == 1 else ""
+
     return Endpoints(
-        EndpointStore(open_catalogue(settings)), partial(open_registry, settings),
-        serves_now=partial(_served_here, settings),
-    )  # fmt: skip
-
-
-def _served_here(settings: Settings, name: str) -> str:
-    """The version that a server of these settings on this machine serves as `name`, if one runs."""
-    from bascule_client.control import ControlClient, path_of
-
-    port = settings.serving.control_port
-    try:
-        client = ControlClient(f"http://127.0.0.1:{port}", timeout_s=2.0)
-        served = list(client.items(path_of("server", "services")))
-    except BasculeError:
-        return ""
-    found = next((one for one in served if one["model"] == name), None)
-    return "" if found is None else f"{found['model']}/{found['version']}"
+        EndpointStore(open_catalogue(settings)),
+        partial(open_registry, settings),
+        serves_now=serves_now,
+    )
 
 
 def open_rollouts(settings: Settings) -> Rollouts:
@@ -210,6 +217,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
     from bascule.serving.workers import Supervisor
 
     chosen = settings.serving
+    ledger = ledger_of(settings)
     made: Supervisor
 
     def find(name: str, folder: Path) -> ModelSpec:
@@ -233,26 +241,44 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         ),
         find=find if chosen.multi_model else None,
         allowed_hosts=chosen.allowed_hosts,
-        ledger=ledger_of(settings),
-        scribe=_scribe_of(settings),
+        ledger=ledger,
+        outcomes_home=settings.home,
+        scribe=() if ledger is None else _scribe_of(settings),
     )
     return made
 
 
 def ledger_of(settings: Settings) -> LedgerConfig | None:
-    """What a server's workers record of answers; None for nothing."""
+    """What a server's workers record of answers; None for nothing.
+
+    Where the home cannot be written, a server records nothing and serves.
+    """
     from bascule.serving.workers import LedgerConfig
 
     chosen = settings.monitoring
-    if chosen.ledger == "off" or (chosen.ledger == "auto" and not _is_loopback(settings)):
+    if chosen.ledger == "off":
         return None
-    return LedgerConfig(settings.home, chosen.keep, chosen.max_rows_per_s, chosen.private)
+    try:
+        _check_room(settings.home)
+    except OSError as error:
+        log.warning("no answer is recorded: %s cannot be written: %s", settings.home, error)
+        return None
+    has_rows = chosen.ledger == "on" or (chosen.ledger == "auto" and _is_loopback(settings))
+    return LedgerConfig(
+        settings.home, chosen.keep, chosen.max_rows_per_s, chosen.private, is_anonymous=not has_rows
+    )
+
+
+def _check_room(home: Path) -> None:
+    """Make the spool and write to it; raises OSError."""
+    spool = home / "spool"
+    spool.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=spool) as file:
+        os.posix_fallocate(file.fileno(), 0, _ROOM_BYTES)
 
 
 def _scribe_of(settings: Settings) -> tuple[str, ...]:
-    """The command of the process that writes the ledger; empty where there is none."""
-    if ledger_of(settings) is None:
-        return ()
+    """The command of the process that writes the ledger."""
     chosen = settings.monitoring
     figures = (int(chosen.max_gb * 1e9), chosen.retention_days)
     return (
@@ -285,14 +311,76 @@ def control_parts(settings: Settings) -> Parts:
         return EndpointStore(catalogue())
 
     return Parts(
+        open_alerts=partial(open_alerts, settings),
         open_registry=partial(open_registry, settings),
         open_endpoints=endpoints,
         open_catalogue=catalogue,
         judged_arms=partial(judged_arms, settings),
         open_keys=keys,
         open_requests=requests,
+        home=settings.home,
         keys_stale_s=settings.security.keys_stale_s,
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),
         allowed_hosts=settings.serving.allowed_hosts,
     )
+
+
+def open_alerts(settings: Settings) -> AlertStore:
+    """The alerts, where the settings keep the catalogue."""
+    from bascule.monitoring.alerts import AlertStore
+
+    return AlertStore(open_catalogue(settings))
+
+
+def receivers_of(settings: Settings) -> list[Receiver]:
+    """The receivers of notifications."""
+    from bascule.monitoring.alerts.sinks import Receiver
+
+    return [Receiver(name=name, **asdict(one)) for name, one in settings.alerts.receivers.items()]
+
+
+def watcher_of(settings: Settings, read: Callable[[], ServerFacts]) -> Watcher | None:
+    """The watcher of a control process, not started; None where the settings ask for none.
+
+    Args:
+        settings: What is watched, and which receivers are notified.
+        read: Reads the counters of the server beside the process.
+    """
+    chosen = settings.alerts
+    if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
+        return None
+    from bascule.monitoring.alerts import Route, Routing, Rules, Watcher, Watching, sources
+
+    home, registry = settings.home, cache(partial(open_registry, settings))
+    limits = sources.HealthLimits(
+        chosen.error_share, chosen.refused_share, chosen.latency_p99_ms / 1e3
+    )
+    local: list[Any] = [sources.HealthSource(read, limits)]
+    shared: list[Any] = []
+    if ledger_of(settings) is not None:
+        local += [
+            sources.LedgerSource(home),
+            sources.SilenceSource(partial(sources.requests_by_hour, home)),
+        ]
+        drift = sources.drift_of(home, registry, chosen.drift_budget)
+        shared.append(sources.DailySource("drift", partial(sources.finished_days, home), drift))
+    steady = ("health", "ledger")
+    watching = Watching(
+        local=local,
+        shared=shared,
+        receivers=receivers_of(settings),
+        rules=Rules(
+            dict.fromkeys(steady, chosen.for_s),
+            dict.fromkeys(steady, chosen.keep_firing_s),
+            chosen.repeat_s,
+        ),
+        routing=Routing(
+            tuple(chosen.receivers),
+            tuple(Route(**asdict(one)) for one in chosen.routes),
+            chosen.public_url,
+        ),
+        contacts=partial(sources.contacts_of, registry),
+        round_s=chosen.every_s,
+    )
+    return Watcher(open_catalogue(settings), watching)

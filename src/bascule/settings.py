@@ -40,7 +40,10 @@ OBJECTS: Mapping[str, str] = {
 }
 """Where bundles can be kept, by the scheme of `registry.objects`."""
 
-_JSON_VALUES = ("criteria", "required_keys", "protocols", "models", "allowed_hosts", "private")
+_JSON_VALUES = (
+    "criteria", "required_keys", "protocols", "models", "allowed_hosts", "private", "receivers",
+    "routes",
+)  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
 
@@ -198,8 +201,8 @@ class MonitoringSettings(_Section):
     """What is recorded of answers.
 
     Attributes:
-        ledger: Whether a server records its answers: "on", "off", or "auto": on where it listens on
-            the loopback address alone.
+        ledger: What a server records: "on", rows and profiles; "profiles", profiles alone; "off";
+            or "auto", "on" where it listens on the loopback address alone, else "profiles".
         keep: The share of requests that is kept, at most.
         max_rows_per_s: How many rows a second a worker keeps of a version; above, a uniform sample.
         max_gb: How much the ledger may take; the oldest days make room.
@@ -207,12 +210,96 @@ class MonitoringSettings(_Section):
         private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
     """
 
-    ledger: Literal["auto", "on", "off"] = "off"
+    ledger: Literal["auto", "on", "profiles", "off"] = "auto"
     keep: Annotated[float, Gt(0), Le(1)] = 1.0
     max_rows_per_s: Annotated[int, Ge(1)] = 5_000
     max_gb: Annotated[float, Gt(0)] = 10.0
     retention_days: Annotated[int, Ge(1)] = 365
     private: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverSettings(_Section):
+    """One receiver of notifications: a section `[alerts.receivers.NAME]`.
+
+    `url`, `secret` and `password` may be `env:VARIABLE` or `file:PATH`; they are never shown.
+
+    Attributes:
+        kind: What takes them.
+        url: The address of a webhook, of Slack's webhook, or of an Alertmanager.
+        secret: The key of a webhook's signature.
+        host: Of the mail server.
+        port: Of the mail server.
+        security: "starttls", "tls" from the first byte, or "none".
+        user: The login at the mail server; empty for none.
+        password: Of the login.
+        sender: The address that mails come from.
+        to: The addresses that mails go to.
+        timeout_s: How long one attempt may take.
+    """
+
+    kind: Literal["webhook", "slack", "alertmanager", "mail"] = "webhook"
+    url: str = field(default="", repr=False)
+    secret: str = field(default="", repr=False)
+    host: str = ""
+    port: Annotated[int, Ge(1), Le(65_535)] = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    user: str = ""
+    password: str = field(default="", repr=False)
+    sender: str = ""
+    to: tuple[str, ...] = ()
+    timeout_s: Annotated[float, Gt(0), Le(30)] = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSettings(_Section):
+    """Which alerts go to which receivers: an entry `[[alerts.routes]]`.
+
+    Attributes:
+        receivers: Names of sections `[alerts.receivers.NAME]`.
+        models: Names of models, or patterns with `*`.
+        severity: The least severity.
+        teams: Values of the tag `team` of models; none named is any.
+    """
+
+    receivers: tuple[str, ...] = ()
+    models: tuple[str, ...] = ("*",)
+    severity: Literal["info", "warning", "critical"] = "info"
+    teams: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertSettings(_Section):
+    """What raises an alert, and which receivers are notified.
+
+    Attributes:
+        watch: Whether the control process watches: "on", "off", or "auto": on with a receiver.
+        error_share: The limit for answers with a status of 500 or more.
+        refused_share: The limit for answers 429 and 503.
+        latency_p99_ms: The limit for the 99th percentile of latency; 0 compares with the last 24
+            hours.
+        drift_budget: False alarms of drift a year that are acceptable for a model.
+        every_s: How often health and ledger are looked at, and notifications are sent.
+        for_s: How long something is wrong with the server before its alert fires.
+        keep_firing_s: How long nothing is wrong with the server before its alert is resolved.
+        repeat_s: How long after a notification an alert that still fires is repeated.
+        public_url: The address of the control API, for links in notifications.
+        receivers: Where notifications go, by name.
+        routes: Which alerts go where; without any, all go to every receiver.
+    """
+
+    watch: Literal["auto", "on", "off"] = "auto"
+    error_share: Annotated[float, Gt(0), Le(1)] = 0.01
+    refused_share: Annotated[float, Gt(0), Le(1)] = 0.01
+    latency_p99_ms: Annotated[float, Ge(0)] = 0.0
+    drift_budget: Annotated[float, Gt(0)] = 4.0
+    every_s: Annotated[float, Ge(1), Le(300)] = 15.0
+    for_s: Annotated[float, Ge(0)] = 60.0
+    keep_firing_s: Annotated[float, Ge(0)] = 300.0
+    repeat_s: Annotated[float, Ge(60)] = 14_400.0
+    public_url: str = ""
+    receivers: Mapping[str, ReceiverSettings] = field(default_factory=dict)
+    routes: tuple[RouteSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +313,7 @@ class Settings:
         security: Section `[security]`.
         serving: Section `[serving]`.
         monitoring: Section `[monitoring]`.
+        alerts: Section `[alerts]`.
     """
 
     home: Path = Path(".bascule")
@@ -234,6 +322,7 @@ class Settings:
     security: SecuritySettings = field(default_factory=SecuritySettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
     monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
 
 
 def load_settings(
@@ -282,6 +371,7 @@ def _checked(sources: _Sources) -> Settings:
         _check_models(settings.serving)
         _check_allowed_hosts(settings.serving.allowed_hosts)
         _check_trace_endpoint(settings.serving.trace_endpoint)
+        _check_alerts(settings.alerts)
     except ValidationError as error:
         raise _explained([dict(one) for one in error.errors()], sources) from None
     except _Wrong as error:
@@ -395,8 +485,9 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         security: SecuritySettings = SecuritySettings()
         serving: ServingSettings = ServingSettings()
         monitoring: MonitoringSettings = MonitoringSettings()
+        alerts: AlertSettings = AlertSettings()
 
-        @field_validator("gates", "security", "serving", "monitoring", mode="before")
+        @field_validator("gates", "security", "serving", "monitoring", "alerts", mode="before")
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any, info: ValidationInfo) -> Any:
             if not isinstance(section, dict):
@@ -508,6 +599,33 @@ def _check_models(serving: ServingSettings) -> None:
                 check_name(version, what="version")
 
 
+def _check_alerts(alerts: AlertSettings) -> None:
+    if not alerts.receivers and not alerts.routes:
+        return
+    from bascule.core import check_name
+    from bascule.monitoring.alerts.sinks import SINKS
+
+    for name, receiver in alerts.receivers.items():
+        place = ("alerts", "receivers", name)
+        with _about(*place):
+            check_name(name, what="receiver")
+        for required in SINKS[receiver.kind][1]:
+            if not getattr(receiver, required):
+                raise _Wrong(
+                    (*place, required),
+                    f"a receiver of kind {receiver.kind!r} requires it",
+                    "write it into bascule.toml; a secret as env:VARIABLE or file:PATH",
+                )
+    for index, route in enumerate(alerts.routes):
+        unknown = [name for name in route.receivers if name not in alerts.receivers]
+        if unknown or not route.receivers:
+            raise _Wrong(
+                ("alerts", "routes", index, "receivers"),
+                f"there is no receiver {unknown[0]!r}" if unknown else "a route requires receivers",
+                f"receivers are {', '.join(alerts.receivers) or 'none'}",
+            )
+
+
 def _explained(problems: Sequence[Mapping[str, Any]], sources: _Sources) -> Invalid:
     """One sentence a problem, each with the place that the value came from."""
     said = []
@@ -568,9 +686,12 @@ def _hints(problems: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _names(section: Sequence[str | int]) -> list[str]:
     """The settings of a section; those of the top for an empty one."""
     holder: Any = Settings()
+    entries = {"models": ModelSettings, "receivers": ReceiverSettings, "routes": RouteSettings}
+    before = ""
     for part in section:
-        is_by_name = isinstance(holder, Mapping)  # the only one is of models
-        holder = ModelSettings() if is_by_name else getattr(holder, str(part), None)
+        is_entry = isinstance(holder, (Mapping, tuple))
+        holder = entries.get(before) if is_entry else getattr(holder, str(part), None)
+        before = str(part)
     return [one.name for one in fields(holder)] if is_dataclass(holder) else []
 
 
@@ -600,8 +721,8 @@ def _explained_variable(error: Exception, sources: _Sources) -> Invalid:
 
 
 _OTHERS = """
-    cache_dir certificate certificate_key conformance_only hide_exception_texts key key_password
-    server
+    cache_dir certificate certificate_key conformance_only database hide_exception_texts key
+    key_password server
 """
 _OTHER_VARIABLES = frozenset(_OTHERS.split())
 """Variables of ours that are no settings, without the prefix."""

@@ -15,6 +15,7 @@ from bascule_client.answer import Answer
 from bascule_client.blocking import IDLE_S, MAX_IDLE, reason_of
 from bascule_client.conversation import Ask, Conversation, Steps, common_headers, timed
 from bascule_client.errors import Invalid
+from bascule_client.outcomes import OutcomesAdded
 from bascule_client.tensors import RequestOptions
 from bascule_client.wire import Lost, Outcome, Reply, ReplyReader, head_of
 
@@ -88,6 +89,23 @@ class AsyncClient:
             None if outputs is None else tuple(outputs), confidence, conformal, as_json
         )
         return await self._carried(self._conversation.predict(data, asked, model, timeout_s))
+
+    async def add_outcomes(
+        self,
+        outcomes: Any,
+        *,
+        model: str | None = None,
+        id_column: str = "id",
+        truth_column: str = "truth",
+        time_column: str | None = None,
+        timeout_s: float | None = None,
+    ) -> OutcomesAdded:
+        """See `Client.add_outcomes`."""
+        return await self._carried(
+            self._conversation.add_outcomes(
+                outcomes, model, id_column, truth_column, time_column, timeout_s
+            )
+        )
 
     async def metadata(self, model: str | None = None) -> dict[str, Any]:
         """See `Client.metadata`."""

@@ -29,7 +29,7 @@ class Answer(Mapping[str, NDArray[Any]]):
     regressor. `pandas.DataFrame(answer)` has that output alone; `to_pandas` has all of them.
     """
 
-    __slots__ = ("_outputs", "_places", "program", "version")
+    __slots__ = ("_outputs", "_places", "program", "requests", "version")
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Answer(Mapping[str, NDArray[Any]]):
         program: str = "",
         version: str = "",
         places: Places | None = None,
+        requests: Sequence[tuple[str, int]] = (),
     ) -> None:
         self._outputs = dict(outputs)
         self._places = places or {}
@@ -44,6 +45,8 @@ class Answer(Mapping[str, NDArray[Any]]):
         """The name of the program that gave it."""
         self.version = version
         """The version that a server answered with; empty where a bundle in the hand did."""
+        self.requests = tuple(requests)
+        """The prediction id and the rows of each request; empty where a bundle in the hand did."""
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         try:
@@ -61,6 +64,11 @@ class Answer(Mapping[str, NDArray[Any]]):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         first = next(iter(self._outputs.values()))
         return np.array(first, dtype=dtype, copy=copy)
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each row for outcomes, `ID#ROW`; empty where a bundle in the hand answered."""
+        return [f"{id_}#{row}" for id_, rows in self.requests for row in range(rows)]
 
     def columns(self) -> Columns:
         """All outputs as the columns of a table: of probabilities one column for each class.

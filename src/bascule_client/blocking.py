@@ -15,6 +15,7 @@ from bascule_client.addresses import Address, parse_address
 from bascule_client.answer import Answer
 from bascule_client.conversation import Ask, Conversation, Steps, common_headers, timed
 from bascule_client.errors import Invalid
+from bascule_client.outcomes import OutcomesAdded
 from bascule_client.tensors import RequestOptions
 from bascule_client.wire import Lost, Outcome, Reply, ReplyReader, head_of
 
@@ -111,6 +112,40 @@ class Client:
             None if outputs is None else tuple(outputs), confidence, conformal, as_json
         )
         return self._carried(self._conversation.predict(data, asked, model, timeout_s))
+
+    def add_outcomes(
+        self,
+        outcomes: Any,
+        *,
+        model: str | None = None,
+        id_column: str = "id",
+        truth_column: str = "truth",
+        time_column: str | None = None,
+        timeout_s: float | None = None,
+    ) -> OutcomesAdded:
+        """Tell the server what was true, by prediction ids such as `Answer.ids`.
+
+        Args:
+            outcomes: Pairs of id and truth, rows as dictionaries, or a table of any library.
+            model: Another than the client's.
+            id_column: The column, or key, of the prediction ids: `ID#ROW`, or `ID` for row 0.
+            truth_column: That of the truths: numbers, texts or booleans.
+            time_column: That of the times when each became true; now if None.
+            timeout_s: Another than the client's; for all outcomes together.
+
+        Returns:
+            How many are on the server's disk, and those that were refused, with the reason. The
+            same outcomes again change nothing; of several truths the last one counts.
+
+        Raises:
+            Invalid: A column is missing.
+            BasculeError: See `predict`; outcomes of earlier requests are kept.
+        """
+        return self._carried(
+            self._conversation.add_outcomes(
+                outcomes, model, id_column, truth_column, time_column, timeout_s
+            )
+        )
 
     def metadata(self, model: str | None = None) -> dict[str, Any]:
         """What the model takes and returns, as the protocol says it."""

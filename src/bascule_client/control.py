@@ -97,6 +97,11 @@ class ControlClient:
         headers = {"Content-Type": "application/octet-stream", **_of_user(user)}
         return self._send("POST", path, opened, headers, _json)
 
+    def send(self, path: str, content: bytes, kind: str, *, query: Mapping[str, object]) -> Any:
+        """The JSON answer to bytes of a media type."""
+        headers = {"Content-Type": kind}
+        return self._send("POST", _target(path, query), lambda: content, headers, _json)
+
     def download(self, path: str, target: Path) -> str:
         """Write an answer to a new file; returns its entity tag, without quotes."""
 

@@ -30,6 +30,12 @@ from bascule_client.errors import (
 )
 from bascule_client.fields import Columns
 from bascule_client.kinds import error_of
+from bascule_client.outcomes import (
+    OutcomesAdded,
+    RefusedOutcome,
+    added_of,
+    outcome_requests,
+)
 from bascule_client.retrying import wait_before_retry
 from bascule_client.tables import conform, take, warn_of_extra
 from bascule_client.tensors import (
@@ -134,6 +140,27 @@ class Conversation:
                 known, may_be_old = fresh, False
         raise _replaced(path, f"{_MAX_VERSIONS - 1} times while it was asked")
 
+    def add_outcomes(
+        self,
+        outcomes: Any,
+        model: str | None,
+        id_column: str,
+        truth_column: str,
+        time_column: str | None,
+        timeout_s: float | None,
+    ) -> Steps[OutcomesAdded]:
+        """Have outcomes kept, some thousands a request; see `Client.add_outcomes`."""
+        deadline = self._deadline(timeout_s)
+        path = (yield from self._path(model, deadline)).partition("/versions/")[0] + "/outcomes"
+        taken, refused = 0, list[RefusedOutcome]()
+        for start, request in outcome_requests(
+            path, outcomes, id_column, truth_column, time_column
+        ):
+            reply = yield from self._asked(request, deadline, (200, 207))
+            added = added_of(reply, start)
+            taken, refused = taken + added.taken, [*refused, *added.refused]
+        return OutcomesAdded(taken, tuple(refused))
+
     def metadata(self, model: str | None) -> Steps[dict[str, Any]]:
         """What a model says of itself, as it is."""
         deadline = self._deadline(None)
@@ -162,8 +189,10 @@ class Conversation:
         allowed_s = self._timeout_s if timeout_s is None else _checked_s(timeout_s)
         return self._clock() + allowed_s
 
-    def _asked(self, request: Request, deadline: float) -> Steps[Reply]:
-        """The reply of 200; sent again where that is safe, until the deadline."""
+    def _asked(
+        self, request: Request, deadline: float, answers: tuple[int, ...] = (200,)
+    ) -> Steps[Reply]:
+        """The reply with a status of `answers`; sent again where that is safe, in the time."""
         attempt = 0
         while True:
             remaining_s = deadline - self._clock()
@@ -171,7 +200,7 @@ class Conversation:
                 raise self._late()
             outcome = yield Ask(request, remaining_s)
             assert outcome is not None
-            if isinstance(outcome, Reply) and outcome.status == 200:
+            if isinstance(outcome, Reply) and outcome.status in answers:
                 return outcome
             remaining_s = deadline - self._clock()
             wait_s = wait_before_retry(outcome, attempt, self._retries, remaining_s, self._chance())

@@ -166,7 +166,9 @@ def answer_of(reply: Reply) -> Answer:
                 raise ValueError(f"two outputs {name!r}")
             outputs[name] = array.reshape(shape)
         program = (said.get("parameters") or {}).get("program", "")
-        return Answer(outputs, str(program), str(said.get("model_version", "")))
+        rows = next((int(values.shape[0]) for values in outputs.values() if values.ndim), 0)
+        requests = [(str(said["id"]), rows)] if said.get("id") else []
+        return Answer(outputs, str(program), str(said.get("model_version", "")), None, requests)
     except _NO_ANSWER as problem:
         raise no_answer(problem) from None
 
@@ -262,7 +264,8 @@ def put_together(answers: Sequence[Answer]) -> Answer:
             "the answers to the parts of the table have different shapes",
             hint="send fewer rows at a time",
         ) from None
-    return Answer(outputs, first.program, first.version)
+    requests = [one for answer in answers for one in answer.requests]
+    return Answer(outputs, first.program, first.version, None, requests)
 
 
 # -- what a model takes --

@@ -26,8 +26,9 @@ from bascule.bundle.lineage import TABLE as LINEAGE
 from bascule.core.errors import KINDS
 from bascule.core.fields import DType, Field, Signature
 from bascule.core.names import Reference
+from bascule.metrics import SHORT_NAMES
 from bascule.release import METRICS
-from bascule.release.criteria import DATA, LATENCIES, SHORT_NAMES, SIZES
+from bascule.release.criteria import DATA, LATENCIES, SIZES
 from bascule.serving.calls import AnsweredBy
 from bascule.serving.execution.extras import Extras
 from bascule.serving.limits import Limits
@@ -40,6 +41,8 @@ from bascule.settings import (
     PREFIX,
     SETTINGS_FILE,
     ModelSettings,
+    ReceiverSettings,
+    RouteSettings,
     Settings,
     load_settings,
 )
@@ -92,7 +95,9 @@ SETTINGS = list(settings(Settings))
 def written(default: Any) -> str:
     if isinstance(default, bool):
         return str(default).lower()
-    return {(): "[]", "": '""'}.get(default, str(default)) if default != {} else "{}"
+    return (
+        {(): "[]", "": '""', ("*",): '["*"]'}.get(default, str(default)) if default != {} else "{}"
+    )
 
 
 def bounds(hint: Any) -> str:
@@ -124,10 +129,20 @@ def test_every_setting_is_documented_with_its_default_its_limits_and_its_variabl
         assert meaning.endswith("."), name
 
 
-def test_every_setting_of_a_model_is_documented_with_its_default_and_its_limits() -> None:
-    rows = {in_code(row[0]): row for row in table(read("settings.md"), "of a model")}
+@pytest.mark.parametrize(
+    ("heading", "kind"),
+    [
+        ("of a model", ModelSettings),
+        ("of a receiver", ReceiverSettings),
+        ("of a route", RouteSettings),
+    ],
+)
+def test_every_setting_of_an_entry_is_documented_with_its_default_and_its_limits(
+    heading: str, kind: type[Any]
+) -> None:
+    rows = {in_code(row[0]): row for row in table(read("settings.md"), heading)}
 
-    found = list(settings(ModelSettings))
+    found = list(settings(kind))
     assert list(rows) == [name for name, _, _ in found]
     for name, default, hint in found:
         _, shown, allowed, meaning = rows[name]
@@ -202,7 +217,7 @@ def test_every_status_that_can_be_answered_is_documented() -> None:
     shown = {int(row[0]) for row in table(read("http.md"), "status")}
     by_transport = {int(s) for s in re.findall(r"status=(\d{3})", inspect.getsource(http))}
 
-    assert shown == {200, 499} | set(statuses.STATUS_OF.values()) | by_transport
+    assert shown == {200, 207, 499} | set(statuses.STATUS_OF.values()) | by_transport
     assert shown <= set(STATUSES), "what is answered must be counted"
 
 

@@ -415,6 +415,7 @@ def test_the_snippets_of_a_page_run_and_say_what_it_says(
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv("BASCULE_MONITORING__LEDGER", raising=False)  # as a reader has it
     monkeypatch.syspath_prepend(folder)  # Python imports what lies beside a script
 
     reader.follow(found)

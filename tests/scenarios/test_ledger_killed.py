@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import Client, children_of
 
 from bascule.monitoring.ledger import Ledger, Scribe
+from bascule.monitoring.profiles import read_windows
 
 SCRIBE = "bascule.monitoring.ledger"
 
@@ -53,6 +54,15 @@ def ids_in(home):
     return Ledger(home).query("select id from predictions where row = 0")["id"].to_pylist()
 
 
+def check_profiles(home):
+    """The profiles hold the rows of the segments, each once."""
+    windows = read_windows(home, "gb")
+    for one in windows:
+        assert {column.rows for column in one.inputs.columns.values()} <= {one.profiled_rows}
+    (row,) = Ledger(home).query("select count(*) n from predictions where status = 200").to_pylist()
+    assert sum(one.rows for one in windows) == row["n"]
+
+
 def finish(home):
     """Take in what a killed server left, as the scribe of the next one does."""
     scribe = Scribe(home)
@@ -85,6 +95,9 @@ def test_a_server_that_stops_in_order_loses_no_answer(recording, body):
     server.end()
     found = ids_in(home)
     assert sorted(found) == sorted(asking.answered)
+    finish(home)
+    assert sorted(ids_in(home)) == sorted(found)
+    check_profiles(home)
     assert Ledger(home).gaps() == []
 
 
@@ -115,6 +128,7 @@ def test_killed_at_random_moments_the_ledger_has_each_answer_once_or_names_it(
     finish(home)
     found = ids_in(home)
     assert len(found) == len(set(found))
+    check_profiles(home)
     named = {name for gap in Ledger(home).gaps() for name in gap.ids}
     assert asking.answered - set(found) <= named
     assert not named & set(found)
@@ -137,6 +151,7 @@ def test_a_whole_server_that_is_killed_leaves_each_answer_once_or_its_id(recordi
     found = ids_in(home)
     named = {name for gap in Ledger(home).gaps() for name in gap.ids}
     assert len(found) == len(set(found))
+    check_profiles(home)
     assert asking.answered - set(found) <= named
 
 
@@ -145,9 +160,9 @@ def test_a_home_that_cannot_be_written_is_said_and_served_on(serve, cancer_bundl
     blocked.mkdir()
     (blocked / "spool").write_text("not a folder")
     log = tmp_path / "log"
-    env = {"BASCULE_HOME": str(blocked), "BASCULE_MONITORING__LEDGER": "on"}
+    env = {"BASCULE_HOME": str(blocked), "BASCULE_MONITORING__LEDGER": "auto"}
     with log.open("w") as errors:
-        server = serve(cancer_bundle, env=env, errors=errors)
+        server = serve(cancer_bundle, "--workers=2", env=env, errors=errors)
     with Client(server.port) as client:
         answer = client.request("POST", "/v2/models/gb/infer", json.dumps(body).encode()).answer()
     assert answer.status == 200

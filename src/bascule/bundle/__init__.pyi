@@ -1,6 +1,6 @@
 from .answer import Answer as Answer, flat as flat
 from .card import Plot as Plot, Said as Said, card_json as card_json, render as render
-from .card_html import render_html as render_html
+from .card_html import page as page, render_html as render_html
 from .card_plots import plots as plots
 from .disk.folder import read_manifest as read_manifest
 from .disk.manifest import Manifest as Manifest, Statement as Statement
@@ -12,6 +12,7 @@ from .packing import pack as pack
 from .rebuilding import Rebuilt as Rebuilt, rebuild as rebuild
 from .statements.cost import Cost as Cost
 from .statements.parity import Parity as Parity
+from .svg import Chart as Chart
 from .table_files import (
     as_table as as_table,
     as_trained as as_trained,

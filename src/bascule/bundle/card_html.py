@@ -68,6 +68,7 @@ svg .grid { stroke: var(--line); } svg .line { fill: none; stroke: var(--mark); 
 svg .guide { fill: none; stroke: var(--soft); stroke-dasharray: 4 4; }
 svg .dot { fill: var(--mark); fill-opacity: .55; } svg .bar, svg .cell { fill: var(--mark); }
 svg .bar { fill-opacity: .75; } svg .bar.other { fill: var(--soft); fill-opacity: .4; }
+svg .band { fill: var(--mark); fill-opacity: .16; } svg .alarm { fill: var(--bad); }
 svg .c1 { stroke: #b3261e; } svg .c2 { stroke: #1a7f4b; } svg .c3 { stroke: #b7791f; }
 svg .c4 { stroke: #7b4fa0; } svg .c5 { stroke: #14808a; }
 @media print { nav { display: none; } }
@@ -77,17 +78,29 @@ svg .c4 { stroke: #7b4fa0; } svg .c5 { stroke: #14808a; }
 def render_html(manifest: Manifest, said: Said, plots: Sequence[Plot] = ()) -> str:
     """The page, with plots such as `card_plots.plots` makes."""
     shown = sections(manifest, said)
-    links = "".join(f'<a href="#{_anchor(one)}">{escape(one.title)}</a>' for one in shown)
     body = "\n".join(
         _section(one, [plot for plot in plots if plot.section == one.title]) for one in shown
     )
-    name = escape(manifest.name)
+    links = [(_anchor(one), one.title) for one in shown]
+    return page(manifest.name, links, f"{_overview(overview(manifest, said))}\n{body}")
+
+
+def page(title: str, links: Sequence[tuple[str, str]], body: str) -> str:
+    """A page of HTML in the style of the card.
+
+    Args:
+        title: Its heading.
+        links: The anchor and the title of each section.
+        body: HTML of the sections.
+    """
+    shown = "".join(f'<a href="#{anchor}">{escape(text)}</a>' for anchor, text in links)
+    name = escape(title)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>{name}</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{name}</h1>\n"
-        f'<nav aria-label="Sections">{links}</nav>\n{_overview(manifest, said)}\n'
+        f'<nav aria-label="Sections">{shown}</nav>\n'
         f"{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -102,11 +115,11 @@ def rows_html(rows: Sequence[tuple[str, str]]) -> str:
     return f"<table><tbody>{''.join(cells)}</tbody></table>"
 
 
-def _overview(manifest: Manifest, said: Said) -> str:
+def _overview(facts: Sequence[tuple[str, str]]) -> str:
     tiles = "".join(
         f"<div><dt>{escape(name)}</dt>"
         f"<dd{_class(value if value in ('passed', 'failed') else '')}>{escape(value)}</dd></div>"
-        for name, value in overview(manifest, said)
+        for name, value in facts
     )
     return f'<dl class="overview">{tiles}</dl>'
 

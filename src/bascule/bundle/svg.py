@@ -22,12 +22,16 @@ class Chart:
         y: The same on the y axis.
         labels: The names of the two axes.
         alt: What the chart shows, for screen readers.
+        x_names: What the whole numbers from 0 on are called on the x axis; numbers where empty.
     """
 
-    def __init__(self, x: Range, y: Range, labels: tuple[str, str], alt: str) -> None:
+    def __init__(
+        self, x: Range, y: Range, labels: tuple[str, str], alt: str, x_names: Sequence[str] = ()
+    ) -> None:
         self._x, self._y = _widened(x), _widened(y)
         self._labels = labels
         self._alt = alt
+        self._x_names = x_names
         self._marks: list[str] = []
 
     def line(self, points: Iterable[Point], style: str = "line") -> Chart:
@@ -73,7 +77,8 @@ class Chart:
             parts.append(
                 f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{bottom}"/>'
             )
-            parts.append(f'<text x="{at:.1f}" y="{bottom + 15}" class="mid">{value:.4g}</text>')
+            name = escape(self._x_name(value))
+            parts.append(f'<text x="{at:.1f}" y="{bottom + 15}" class="mid">{name}</text>')
         for value in _ticks(*self._y):
             at = self._down(value)
             parts.append(
@@ -90,6 +95,12 @@ class Chart:
             f"{y_label}</text>"
         )
         return "".join(parts)
+
+    def _x_name(self, value: float) -> str:
+        if not self._x_names:
+            return f"{value:.4g}"
+        is_named = value == int(value) and 0 <= value < len(self._x_names)
+        return self._x_names[int(value)] if is_named else ""
 
     def _across(self, x: float) -> float:
         low, high = self._x

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bascule.cli import (
+    alerts,
     building,
     calling,
     context,
@@ -19,11 +20,14 @@ from bascule.cli import (
     keys,
     ledger,
     machine,
+    outcomes,
+    performance,
     registering,
     rollouts,
     running,
     serving,
     trust,
+    watching,
 )
 from bascule.cli.screen import say
 
@@ -36,7 +40,11 @@ PANELS = (
     ("Deploy", rollouts),
     ("Ask", calling),
     ("Monitor", ledger),
+    ("Monitor", outcomes),
     ("Monitor", drift),
+    ("Monitor", performance),
+    ("Monitor", watching),
+    ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),
     ("Machine", machine),

@@ -8,20 +8,22 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.app import control_parts
+from bascule.app import control_parts, watcher_of
 from bascule.bundle.programs import die_with
 from bascule.cli.receiving import receiver
 from bascule.control import (
     Answers,
     Parts,
     ServerLink,
+    facts_of,
     following_plans,
     holding_served,
     is_path,
@@ -100,7 +102,8 @@ def main() -> int:
             counters.beat_control()
 
     every_endpoint = config["every_endpoint"]
-    _serve(server, listener, beat, mine, parts, guard, turned, every_endpoint=every_endpoint)
+    with _watching(settings, server):
+        _serve(server, listener, beat, mine, parts, guard, turned, every_endpoint=every_endpoint)
     return 0
 
 
@@ -142,6 +145,20 @@ def _serve(
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 
 
+@contextmanager
+def _watching(settings: Settings, server: ServerLink) -> Iterator[None]:
+    """Watch for alerts meanwhile, if the settings ask for it."""
+    watcher = watcher_of(settings, partial(facts_of, server))
+    if watcher is None:
+        yield
+        return
+    watcher.start()
+    try:
+        yield
+    finally:
+        watcher.stop()
+
+
 def _start_keys(descriptor: int | None, counters: Counters, parts: Parts) -> Authenticator | None:
     """Keep the file of the keys up to date until the process ends; None where none are needed."""
     if descriptor is None:
@@ -180,7 +197,9 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         else:
             say(f"control API at {url}/docs")
             note("Ctrl-C stops it")
-        serve_api(ServerLink(counters), listener, parts, Answers(parts).find, guard)
+        server = ServerLink(counters)
+        stack.enter_context(_watching(settings, server))
+        serve_api(server, listener, parts, Answers(parts).find, guard)
 
 
 def _settings_of(config: dict[str, Any]) -> Settings:

@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
 from bascule.cli.screen import print_json, say
+from bascule.cli.watching import length
 
 if TYPE_CHECKING:
-    from bascule.monitoring import Effect
+    from bascule.monitoring import DriftReport, Effect, ProductionDrift
 
 _QUIET_S = 2.0
 
@@ -29,12 +30,17 @@ def register(app: typer.Typer) -> None:
 def drift(
     bundle: RefOrPath,
     current: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="The rows of now (.parquet .csv .jsonl .feather .npy .npz); - reads CSV, JSON "
-            "lines or Parquet from standard input."
+            "lines or Parquet from standard input. Default: the days of production, as the ledger "
+            "has them.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    since: Annotated[
+        str, typer.Option(help="How far back days of production are shown: 24h, 7d, 30d.")
+    ] = "30d",
     budget: Annotated[
         float, typer.Option(help="False alarms a year that are acceptable, over all columns.")
     ] = 4.0,
@@ -58,20 +64,17 @@ def drift(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a table with a bundle's baseline; exit code 1 on an alarm."""
-    from bascule.bundle import load, read_rows, read_stream, split_truth
-    from bascule.monitoring import measure_drift
+    """Compare production, or a table, with a bundle's baseline; exit code 1 on an alarm."""
+    from bascule import api
 
     effects = _effects(effect or [])
-    rows = (
-        read_stream(sys.stdin.buffer) if current == "-" else read_rows(Path(current), "--current")
-    )
-    rows, _ = split_truth(rows, None, "--current", required=False)
-    _, path = context.find(bundle)
-    with _bar(quiet=as_json) as progress:
-        report = measure_drift(
-            load(path), rows, budget=budget, windows_a_year=windows_a_year,
-            time_column=time_column, effects=effects, score=score, progress=progress,
+    report: DriftReport | ProductionDrift
+    if current is None:
+        report = api.drift(bundle, since=length(since), budget=budget, effects=effects)
+    else:
+        report = _of_table(
+            bundle, current, as_json=as_json, budget=budget, windows_a_year=windows_a_year,
+            time_column=time_column, effects=effects, score=score,
         )  # fmt: skip
     if as_json:
         print_json(report.to_json())
@@ -79,6 +82,19 @@ def drift(
         say(repr(report))
     if report.is_alarm:
         raise typer.Exit(1)
+
+
+def _of_table(bundle: str, current: str, *, as_json: bool, **options: Any) -> DriftReport:
+    from bascule.bundle import load, read_rows, read_stream, split_truth
+    from bascule.monitoring import measure_drift
+
+    rows = (
+        read_stream(sys.stdin.buffer) if current == "-" else read_rows(Path(current), "--current")
+    )
+    rows, _ = split_truth(rows, None, "--current", required=False)
+    _, path = context.find(bundle)
+    with _bar(quiet=as_json) as progress:
+        return measure_drift(load(path), rows, progress=progress, **options)
 
 
 def _effects(written: list[str]) -> dict[str, Effect]:

@@ -32,7 +32,7 @@ def create(
         list[str],
         typer.Option(
             help="What it allows: infer:MODEL, read:MODEL, metrics, manage:MODEL, write:MODEL, "
-            "keys; * is every model. May be repeated.",
+            "outcome:MODEL, keys; * is every model. May be repeated.",
             show_default=False,
         ),
     ],

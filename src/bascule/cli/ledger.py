@@ -1,4 +1,4 @@
-"""`bascule ledger` and `bascule outcomes`: what was asked and answered, and what was true."""
+"""`bascule ledger`: what was asked and answered, and what was true."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHOWN_ROWS = 1_000
-_SHOWN_REFUSALS = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -26,9 +25,6 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Ask what was asked and answered.", no_args_is_help=True)
     group.command("query")(query)
     app.add_typer(group, name="ledger")
-    group = typer.Typer(help="Keep the truth about predictions.", no_args_is_help=True)
-    group.command("import")(import_outcomes)
-    app.add_typer(group, name="outcomes")
 
 
 def query(
@@ -57,45 +53,6 @@ def query(
         typer.echo(_csv(found), nl=False)
     else:
         _show(found)
-
-
-def import_outcomes(
-    model: Annotated[str, typer.Argument(help="The model that was asked.", show_default=False)],
-    file: Annotated[
-        Path, typer.Argument(help="A table (.parquet .csv .jsonl .feather).", show_default=False)
-    ],
-    id_column: Annotated[str, typer.Option(help="The column of the prediction ids.")] = "id",
-    truth_column: Annotated[str, typer.Option(help="The column of the truths.")] = "truth",
-    time_column: Annotated[
-        str | None, typer.Option(help="The column of when each became true. Default: now.")
-    ] = None,
-    as_json: context.AsJson = False,
-) -> None:
-    """Keep truths by prediction id, or ID#ROW; the newest one counts.
-
-    The exit code is 1 if some lines were refused; the others are kept.
-    """
-    import pyarrow as pa
-
-    from bascule.bundle import read_rows
-    from bascule.monitoring import Outcomes
-
-    table = read_rows(file, "outcomes")
-    if not isinstance(table, pa.Table):
-        raise Invalid(f"{file} has no columns", hint="use .parquet, .csv, .jsonl or .feather")
-    done = Outcomes(context.settings().home).add(
-        model, table, id_column=id_column, truth_column=truth_column, time_column=time_column
-    )
-    if as_json:
-        print_json({"taken": done.taken, "refused": done.refused})
-    else:
-        say(f"{done.taken:,} outcomes of {model}")
-        for number, why in list(done.refused.items())[:_SHOWN_REFUSALS]:
-            say(f"line {number:,} of the table: {why}; not kept")
-        if (more := len(done.refused) - _SHOWN_REFUSALS) > 0:
-            say(f"{more:,} more lines were not kept")
-    if done.refused:
-        raise typer.Exit(1)
 
 
 def _write(table: pa.Table, file: Path) -> None:

@@ -1,5 +1,12 @@
 from . import finding as finding
-from .finding import is_path as is_path, registered as registered, spec_of_folder as spec_of_folder
+from .finding import (
+    folder_of_version as folder_of_version,
+    is_path as is_path,
+    model_of as model_of,
+    registered as registered,
+    spec_of_folder as spec_of_folder,
+    versions_of as versions_of,
+)
 from .following import following_plans as following_plans
 from .holds import holding_served as holding_served
 from .link import ServerLink as ServerLink
@@ -11,3 +18,4 @@ from .process import (
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
 )
 from .rollouts import running_rollouts as running_rollouts
+from .watched import facts_of as facts_of

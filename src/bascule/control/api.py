@@ -16,11 +16,13 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from bascule.control.alert_routes import add_alerts
 from bascule.control.described import describe
 from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.key_routes import add_keys
 from bascule.control.link import ServerLink
 from bascule.control.load import add_load
+from bascule.control.outcome_routes import add_outcomes
 from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import TakeIn, add_registry_writes
@@ -35,6 +37,7 @@ from bascule.serving.transports import Authenticator
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.catalogue import Catalogue, Requests
     from bascule.endpoints import Endpoints, EndpointStore
+    from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry, Version
     from bascule.release.rollouts import Rollouts
 
@@ -88,6 +91,8 @@ def control_app(
     open_requests: Callable[[], Requests] | None = None,
     open_endpoints: Callable[[], EndpointStore] | None = None,
     open_catalogue: Callable[[], Catalogue] | None = None,
+    home: FilePath | None = None,
+    open_alerts: Callable[[], AlertStore] | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -102,6 +107,8 @@ def control_app(
         open_requests: Opens what keeps answers for `Idempotency-Key`; with None it is refused.
         open_endpoints: Opens the endpoints; None for an API without them.
         open_catalogue: Opens the catalogue, where rollouts are; None for an API without them.
+        home: Where outcomes are kept; None for an API without them.
+        open_alerts: Opens the alerts; None for an API without them.
     """
     app = FastAPIOffline(
         title="Bascule control API",
@@ -119,13 +126,18 @@ def control_app(
     def no_keys() -> Keys:
         raise NotFound("this server keeps no keys", hint="run bascule control over the registry")
 
+    def no_alerts() -> AlertStore:
+        raise NotFound("this server keeps no alerts", hint="run bascule control over the registry")
+
     _add_errors(app)
     _add_server(app, server)
     add_load(app, server)
     add_services(app, server, find, authorise)
     add_registry_reads(app, open_registry, authorise)
     add_registry_writes(app, open_registry, take_in or push_here)
+    add_alerts(app, open_alerts or no_alerts, authorise)
     add_keys(app, open_keys or no_keys)
+    add_outcomes(app, home)
 
     def endpoints() -> Endpoints:
         return _endpoints(server, open_registry, open_endpoints)

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bascule.core import Invalid, NotFound, Refused, is_there
+from bascule.core import Invalid, NotFound, Reference, Refused, is_there
 from bascule.serving import ModelSpec
 
 if TYPE_CHECKING:
+    from bascule.bundle import Bundle
     from bascule.registry import ModelRegistry, Registry, Version
 
 R = TypeVar("R", bound="ModelRegistry")
@@ -62,6 +63,34 @@ def spec_of(reference: str, open_registry: Callable[[], Registry]) -> ModelSpec:
     alias = reference.partition("@")[2]
     labels = (alias,) if alias else ()
     return ModelSpec(version.model, str(version.number), registry.path(version), labels)
+
+
+def versions_of(
+    reference: str, open_registry: Callable[[], ModelRegistry]
+) -> tuple[str, Callable[[str], Bundle | None]]:
+    """A model's name in the ledger, and what opens the bundle of a version there.
+
+    The name of a model means all its versions; `gb/3`, `gb@champion` and a folder mean one. A
+    version that the reference does not mean, or that is gone, is None.
+    """
+    from bascule.bundle import load
+
+    if is_path(reference):
+        folder = Path(reference)
+        spec = spec_of_folder(folder)
+        return spec.model, lambda version: load(folder) if version == spec.version else None
+    registry, meant = registered(open_registry, reference)
+    is_one = reference != meant.model
+
+    def bundle_of(version: str) -> Bundle | None:
+        if not version.isdecimal() or (is_one and version != str(meant.number)):
+            return None
+        try:
+            return load(registry.path(f"{meant.model}/{version}"))
+        except NotFound:
+            return None
+
+    return meant.model, bundle_of
 
 
 def spec_of_folder(folder: Path) -> ModelSpec:
@@ -133,3 +162,36 @@ def may_be_trusted(owner: int, mode: int, user: int) -> bool:
     """Whether only `user` and root decide what is in a folder; in a sticky one each has its own."""
     others_write = bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
     return owner in (user, 0) and not others_write
+
+
+def folder_of_version(
+    reference: str, version: str, open_registry: Callable[[], ModelRegistry]
+) -> Path:
+    """The bundle of a version that answered, for the model or the folder that `reference` names.
+
+    Raises:
+        NotFound: The version was served from a folder that is not in the registry.
+    """
+    if is_path(reference):
+        spec = spec_of_folder(Path(reference))
+        if spec.version == version:
+            return spec.path
+        raise NotFound(
+            f"{reference} is version {spec.version}",
+            hint="push the bundle of each version, and name the model",
+        )
+    registry = open_registry()
+    for known in registry.versions(reference):
+        if version in (str(known.number), version_of(known.digest)):
+            return registry.path(known)
+    raise NotFound(
+        f"{reference}/{version} is not in the registry",
+        hint="push its bundle, or give the folder that was served",
+    )
+
+
+def model_of(reference: str) -> str:
+    """The name under which a folder is served, or the model of a reference."""
+    if is_path(reference):
+        return spec_of_folder(Path(reference)).model
+    return Reference.parse(reference).model

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bascule.control.link import ServerLink
     from bascule.control.registry_writes import TakeIn
     from bascule.endpoints import EndpointStore
+    from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
     from bascule.release.rollouts import Rollout
     from bascule.serving.transports import Tls
@@ -54,6 +55,8 @@ class Parts:
         open_endpoints: Opens the endpoints in the catalogue.
         open_catalogue: Opens the catalogue, where rollouts are.
         judged_arms: Asks the outcomes of a rollout.
+        home: Where outcomes are kept.
+        open_alerts: Opens the alerts, in the catalogue.
     """
 
     open_registry: Callable[[], Registry]
@@ -67,6 +70,8 @@ class Parts:
     open_endpoints: Callable[[], EndpointStore] | None = None
     open_catalogue: Callable[[], Catalogue] | None = None
     judged_arms: Callable[[Rollout], Mapping[str, tuple[int, int]]] | None = None
+    home: Path | None = None
+    open_alerts: Callable[[], AlertStore] | None = None
 
 
 class Answers:
@@ -173,6 +178,7 @@ def serve_api(
         open_keys=parts.open_keys, take_in=parts.take_in,
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
         open_catalogue=parts.open_catalogue,
+        open_alerts=parts.open_alerts, home=parts.home,
     )  # fmt: skip
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)

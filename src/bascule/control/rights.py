@@ -34,6 +34,7 @@ USER_HEADER = "Bascule-User"
 _MAX_USER = 128
 
 UPLOAD = "POST /api/v1/models/{model}/versions"
+ADD_OUTCOMES = "POST /api/v1/models/{model}/outcomes"
 
 RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /docs": None,
@@ -88,6 +89,15 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/endpoints/{endpoint}/arms": ("read", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/history": ("read", "{endpoint}"),
     "POST /api/v1/endpoints/{endpoint}/rollback": ("deploy", "{endpoint}"),
+    "GET /api/v1/models/{model}/outcomes": ("outcome", "{model}"),
+    ADD_OUTCOMES: ("outcome", "{model}"),
+    "GET /api/v1/alerts": ("read", ANY),
+    "GET /api/v1/alerts/{alert}": ("read", ANY),
+    # Of which model is known by the alert, or in the body: asked then.
+    "PUT /api/v1/alerts/{alert}/acknowledgement": ("write", ""),
+    "GET /api/v1/silences": ("read", ANY),
+    "POST /api/v1/silences": ("write", ""),
+    "DELETE /api/v1/silences/{silence}": ("write", ""),
     "GET /api/v1/keys": ("keys", ""),
     "POST /api/v1/keys": ("keys", ""),
     "GET /api/v1/keys/{key}": ("keys", ""),
@@ -97,13 +107,15 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
 empty model, the action on any. The pages that describe the API need none, because they show nothing
 of this server; a route that is not here refuses every request."""
 
-CHANGING: frozenset[Action] = frozenset(("manage", "write", "deploy", "approve", "keys"))
+CHANGING: frozenset[Action] = frozenset(("manage", "write", "deploy", "approve", "keys", "outcome"))
 """Actions that need this machine where callers need no keys."""
 
 MAX_BODY_BYTES = 1 << 20
-"""For every route but the upload: some names and a path."""
+"""For most routes: some names and a path."""
 
 MAX_UPLOAD_BYTES = 4 << 30
+MAX_OUTCOMES_BYTES = 32 << 20
+_BOUNDS = {UPLOAD: MAX_UPLOAD_BYTES, ADD_OUTCOMES: MAX_OUTCOMES_BYTES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +154,7 @@ def route_of(guard: Authenticator | None, open_requests: Callable[[], Requests])
                 action, model = RIGHTS[operation] or ("health", "")
                 model = model.format(**request.path_params)
                 request.state.caller = authorise(request, action, model)
-                bound = MAX_UPLOAD_BYTES if operation == UPLOAD else MAX_BODY_BYTES
+                bound = _BOUNDS.get(operation, MAX_BODY_BYTES)
                 length = request.headers.get("content-length", "0")
                 if length.isdecimal() and int(length) > bound:
                     raise TooLarge(_too_large(bound))

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 import bascule
 from bascule.bundle import conform, for_program
 from bascule.bundle.lineage import user_name
-from bascule.demo import answers, flights
+from bascule.demo import answers, flights, replay
 from bascule.demo.answers import Check
 from bascule.demo.client import LoadResult, ask, bodies
 from bascule.registry import open_registry
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bascule.bundle import Bundle
+    from bascule.demo.replay import Replayed
     from bascule.demo.server import Server
     from bascule.demo.summary import Summary
 
@@ -69,6 +70,21 @@ class Month:
     check: Check
     server_cpu_s: float
     roc_auc: float
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The months to come.
+
+    Attributes:
+        done: What the server was asked and told.
+        joined: Predictions that the ledger has with their outcome.
+        months_with_drift: Months in which a column raised an alarm.
+    """
+
+    done: Replayed
+    joined: int
+    months_with_drift: int
 
 
 def heading(console: Console, title: str) -> None:
@@ -230,6 +246,23 @@ def original(console: Console, learnt: Learnt, month: Month) -> float:
     return rate
 
 
+def watch(console: Console, server: Server, bundle: Bundle, home: Path, learnt: Learnt) -> Watched:
+    """Replay the months to come, with outcomes days later; quality and drift by month."""
+    later = learnt.months.later
+    heading(console, f"Watch {_span(later)}")
+    with console.status("replaying"):
+        done = replay.replay(server, NAME, later)
+        rows = replay.recorded(home, NAME, done.predictions)
+    console.print(
+        f"{done.predictions:,} flights asked about, day by day, and {done.outcomes:,} outcomes "
+        f"told three days later, in {done.seconds:.1f} s; the ledger joins them by id"
+    )
+    with console.status("comparing"):
+        months, drift = replay.by_month(bundle, rows)
+    replay.show(console, months, drift)
+    return Watched(done, len(rows), sum(bool(one.drifted) for one in months))
+
+
 def end(console: Console, summary: Summary) -> None:
     """The verdict in a few lines."""
     heading(console, "Summary")
@@ -238,6 +271,7 @@ def end(console: Console, summary: Summary) -> None:
         "gates passed": summary.gates_passed,
         f"{summary.requests:,} requests, {summary.errors} errors": not summary.errors,
         f"{summary.wrong} wrong answers": not summary.wrong,
+        f"{summary.joined:,} predictions joined their outcomes": summary.all_joined,
     }
     for promise, held in promises.items():
         console.print(

@@ -54,11 +54,13 @@ class Months:
         train: The first months.
         test: The month after them, held out for parity and gates.
         next_month: The month after that, which the demo asks about over HTTP.
+        later: That month and all after it, which the demo replays.
     """
 
     train: pd.DataFrame
     test: pd.DataFrame
     next_month: pd.DataFrame
+    later: pd.DataFrame
 
 
 def load_flights() -> pd.DataFrame:
@@ -100,6 +102,7 @@ def split(flights: pd.DataFrame, *, train_until: int = 4) -> Months:
         train=flights[month <= train_until],
         test=flights[month == train_until + 1],
         next_month=flights[month == train_until + 2],
+        later=flights[month >= train_until + 2],
     )
 
 

@@ -69,8 +69,10 @@ class Server:
         return self.process.poll() is None
 
 
-def start(reference: str, *, home: Path, folder: Path) -> Server:
+def start(reference: str, *, home: Path, folder: Path, records: bool = False) -> Server:
     """Start a server for `reference` of the registry in `home`, and wait until it is ready.
+
+    With `records` the ledger has every answer.
 
     Raises:
         Unavailable: It ended, or was not ready in time; the message holds its last words.
@@ -81,12 +83,18 @@ def start(reference: str, *, home: Path, folder: Path) -> Server:
     command += [f"--port={port}", f"--control-port={control_port}", "--workers=1"]
     # The user's own settings are none of the demo's business: neither variables nor bascule.toml.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("BASCULE_")}
+    environment["BASCULE_HOME"] = str(home)
+    if records:
+        environment |= {
+            "BASCULE_MONITORING__LEDGER": "on",
+            "BASCULE_MONITORING__MAX_ROWS_PER_S": "1000000",
+        }
     clock = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**environment, "BASCULE_HOME": str(home)},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -109,6 +109,10 @@ def _tell(folder: Path, *, keep: bool, console: Console) -> tuple[Summary, Serve
         chapters.first_answers(console, server, bundle, learnt)
         month = chapters.whole_month(console, server, bundle, learnt)
         original_per_s = chapters.original(console, learnt, month)
+        ready_after_s = server.ready_after_s
+        server.stop()
+        server = start(version, home=home, folder=folder, records=True)
+        watched = chapters.watch(console, server, bundle, home, learnt)
         stays = keep
     finally:
         if not stays:
@@ -129,8 +133,11 @@ def _tell(folder: Path, *, keep: bool, console: Console) -> tuple[Summary, Serve
         p99_ms=month.asked.latency_ms(0.99),
         server_cpu_s=month.server_cpu_s,
         client_cpu_s=month.asked.client_cpu_s,
-        start_s=server.ready_after_s,
+        start_s=ready_after_s,
         roc_auc=month.roc_auc,
+        joined=watched.joined,
+        replayed=watched.done.predictions,
+        months_with_drift=watched.months_with_drift,
         seconds=time.perf_counter() - began,
     )
     chapters.end(console, summary)

@@ -16,6 +16,9 @@ class Summary:
         wrong: Answers that are not the bundle's own.
         original_per_s: Rows a second of the fitted pipeline, in process, one at a time.
         start_s: From starting the server until it was ready.
+        joined: Replayed predictions that the ledger has with their outcome.
+        replayed: Rows of the replay.
+        months_with_drift: Months of the replay in which a column raised an alarm.
         seconds: The whole story.
     """
 
@@ -35,9 +38,18 @@ class Summary:
     client_cpu_s: float
     start_s: float
     roc_auc: float
+    joined: int
+    replayed: int
+    months_with_drift: int
     seconds: float
+
+    @property
+    def all_joined(self) -> bool:
+        """Whether no prediction of the replay lacks its outcome."""
+        return self.joined == self.replayed
 
     @property
     def held(self) -> bool:
         """Whether every promise was kept."""
-        return self.parity_held and self.gates_passed and not self.errors and not self.wrong
+        is_right = not self.errors and not self.wrong and self.all_joined
+        return self.parity_held and self.gates_passed and is_right

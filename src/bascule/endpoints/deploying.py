@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from bascule.registry import Registry, Version
 
 
+ROLLED_BACK = "rolled_back"
+"""The kind of the events of rollbacks; `body["from"]` is the plan that was left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployed:
     """What a deployment or a rollback makes, or would make.
@@ -173,7 +177,8 @@ class Endpoints:
             endpoint: Its name.
             by: The user.
             reason: Why; not empty.
-            to: The number of the plan; None for the last one that served other versions.
+            to: The number of the plan; None for the last one that served other versions or shares,
+                and was not itself rolled back from.
 
         Raises:
             NotFound: There is no such endpoint or plan.
@@ -186,7 +191,12 @@ class Endpoints:
         plans = [one.plan for one in self._store.plans(endpoint)]
         now_served = plans[0]
         if to is None:
-            earlier = [one for one in plans[1:] if _shares(one) != _shares(now_served)]
+            left = {one.body["from"] for one in self.history(endpoint) if one.kind == ROLLED_BACK}
+            earlier = [
+                one
+                for one in plans[1:]
+                if one.number not in left and _shares(one) != _shares(now_served)
+            ]
             if not earlier:
                 raise Conflict(
                     f"endpoint {endpoint} has served nothing else before",
@@ -202,7 +212,7 @@ class Endpoints:
         )
         now = self._clock()
         body = {"number": plan.number, "as": wanted.number, "from": now_served.number}
-        event = PlanEvent("rolled_back", now, by, reason, sentence, body)
+        event = PlanEvent(ROLLED_BACK, now, by, reason, sentence, body)
         self._add([StoredPlan(plan, now, by, reason)], now_served, event, "")
         return Deployed(plan, now_served, sentence)
 

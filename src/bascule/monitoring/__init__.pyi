@@ -4,8 +4,20 @@ from .drift import (
     ColumnWatch as ColumnWatch,
     DriftReport as DriftReport,
     Effect as Effect,
+    ModelWatch as ModelWatch,
+    ProductionDrift as ProductionDrift,
     Test as Test,
     WindowDrift as WindowDrift,
     measure_drift as measure_drift,
+    measure_production_drift as measure_production_drift,
+    watch_windows as watch_windows,
 )
-from .ledger import Ledger as Ledger, Outcomes as Outcomes
+from .ledger import (
+    Ledger as Ledger,
+    Outcomes as Outcomes,
+    RemoteOutcomes as RemoteOutcomes,
+)
+from .performance import (
+    PerformanceReport as PerformanceReport,
+    measure_performance as measure_performance,
+)

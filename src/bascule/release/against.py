@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from bascule.bundle import conform, load
 from bascule.core import Columns, NotFound, Reference, check_name
+from bascule.metrics import is_error
 from bascule.release.conditional import attempted
-from bascule.release.criteria import NotWorse, is_error
+from bascule.release.criteria import NotWorse
 from bascule.release.gates import Measured
 from bascule.release.measure import answers_of, rows_to_judge, score_of
 from bascule.stats import (
@@ -66,6 +67,7 @@ _BY_ROW = dict.fromkeys(
     (
         "accuracy",
         "brier",
+        "ece",
         "f1_micro",
         "f1_weighted",
         "jaccard_micro",

@@ -15,37 +15,13 @@ import numpy as np
 from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
 from bascule.bundle.statements import flat_columns
 from bascule.core import Invalid
+from bascule.metrics import METRICS
 from bascule.release.conditions import Each, Missing, Slice
-from bascule.release.criteria import QUALITIES, SHORT_NAMES, Criterion
+from bascule.release.criteria import QUALITIES, Criterion
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
 
-_NUMBERS = """
-    d2_absolute_error_score explained_variance neg_max_error neg_mean_absolute_error
-    neg_mean_absolute_percentage_error neg_mean_gamma_deviance neg_mean_poisson_deviance
-    neg_mean_squared_error neg_mean_squared_log_error neg_median_absolute_error
-    neg_root_mean_squared_error neg_root_mean_squared_log_error r2
-"""
-OF_NUMBERS = frozenset(_NUMBERS.split())
-"""Scorers of numbers; the others are of classes."""
-_PROBABILITIES = """
-    average_precision d2_brier_score d2_log_loss_score neg_brier_score neg_log_loss roc_auc
-    roc_auc_ovo roc_auc_ovo_weighted roc_auc_ovr roc_auc_ovr_weighted top_k_accuracy
-"""
-OF_PROBABILITIES = frozenset(_PROBABILITIES.split())
-"""Scorers of classes that ask for probabilities."""
-_TWO_CLASSES = {
-    "f1": "f1_macro",
-    "jaccard": "jaccard_macro",
-    "neg_negative_likelihood_ratio": "balanced_accuracy",
-    "positive_likelihood_ratio": "balanced_accuracy",
-    "precision": "precision_macro",
-    "recall": "recall_macro",
-    "roc_auc": "roc_auc_ovr",
-}
-"""Scorers of two classes, and what to use with more."""
-_POSITIVE_IS_1 = ("f1", "jaccard", "precision", "recall")
 _FOR = {True: "rmse <= 3.5 or r2 >= 0.8", False: "accuracy >= 0.9 or roc_auc >= 0.8"}
 
 
@@ -66,8 +42,7 @@ def check_applicable(bundle: Bundle, criteria: Sequence[Criterion]) -> None:
 
 
 def _check_quality(bundle: Bundle, criterion: Criterion) -> None:
-    scorer = SHORT_NAMES.get(criterion.metric, (criterion.metric, 1))[0]
-    of_numbers = scorer in OF_NUMBERS
+    of_numbers = METRICS[criterion.metric].of_numbers
     for name, task, classes in _outputs(bundle):
         if (task == "regression") != of_numbers:
             kind, whose = ("numbers", "classes") if of_numbers else ("classes", "numbers")
@@ -97,20 +72,20 @@ def _check_classes(
     bundle: Bundle, criterion: Criterion, name: str, classes: Sequence[object]
 ) -> None:
     metric = criterion.metric
-    scorer = SHORT_NAMES.get(metric, (metric, 1))[0]
+    facts = METRICS[metric]
     outputs = {field.name.partition(".")[0] for field in bundle.signature.outputs}
-    if scorer in OF_PROBABILITIES and "probabilities" not in outputs:
+    if facts.needs_probabilities and "probabilities" not in outputs:
         raise Invalid(
             f"{str(criterion)!r}: {metric} needs probabilities, and {name} gives none",
             hint="write accuracy >= 0.9 or f1_macro >= 0.8",
         )
-    if len(classes) > 2 and metric in _TWO_CLASSES:
+    if len(classes) > 2 and facts.with_more_classes:
         raise Invalid(
             f"{str(criterion)!r}: {metric} is a metric of two classes, and {name} has "
             f"{len(classes)}",
-            hint=f"write {str(criterion).replace(metric, _TWO_CLASSES[metric], 1)}",
+            hint=f"write {str(criterion).replace(metric, facts.with_more_classes, 1)}",
         )
-    if len(classes) == 2 and metric in _POSITIVE_IS_1 and 1 not in classes:
+    if len(classes) == 2 and facts.positive_is_1 and 1 not in classes:
         raise Invalid(
             f"{str(criterion)!r}: {metric} is of the class 1, and the classes of {name} are "
             f"{', '.join(map(repr, classes))}",

@@ -1,9 +1,6 @@
 """One quantitative requirement, and how it is written. Pure: nothing is measured here.
 
-A quality metric has the meaning, and the direction, that scikit-learn's scorer of that name has: a
-`neg_...` metric is below zero and better when larger. The short names are for people: `auc` is
-`roc_auc` (one against the rest for more than two classes); `rmse`, `mae`, `mse`, `brier` and
-`log_loss` are errors as one says them, above zero and better when smaller.
+`bascule.metrics` has the facts of the quality metrics.
 """
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ from decimal import Decimal
 from typing import Literal
 
 from bascule.core import Invalid
+from bascule.metrics import METRICS as QUALITY_METRICS, is_error
 from bascule.release.conditions import (
     Condition,
     Each,
@@ -28,33 +26,6 @@ from bascule.release.conditions import (
 
 Operator = Literal[">=", "<=", ">", "<"]
 
-SHORT_NAMES: Mapping[str, tuple[str, int]] = {
-    "auc": ("roc_auc", 1),
-    "brier": ("neg_brier_score", -1),
-    "log_loss": ("neg_log_loss", -1),
-    "mae": ("neg_mean_absolute_error", -1),
-    "mse": ("neg_mean_squared_error", -1),
-    "rmse": ("neg_root_mean_squared_error", -1),
-}
-"""Short name: the scorer behind it, and the sign that turns its score into the metric."""
-
-_SCORERS = """
-    accuracy adjusted_mutual_info_score adjusted_rand_score average_precision balanced_accuracy
-    completeness_score d2_absolute_error_score d2_brier_score d2_log_loss_score explained_variance
-    f1 f1_macro f1_micro f1_weighted fowlkes_mallows_score homogeneity_score jaccard jaccard_macro
-    jaccard_micro jaccard_weighted matthews_corrcoef mutual_info_score neg_brier_score neg_log_loss
-    neg_max_error neg_mean_absolute_error neg_mean_absolute_percentage_error
-    neg_mean_gamma_deviance neg_mean_poisson_deviance neg_mean_squared_error
-    neg_mean_squared_log_error neg_median_absolute_error neg_negative_likelihood_ratio
-    neg_root_mean_squared_error neg_root_mean_squared_log_error normalized_mutual_info_score
-    positive_likelihood_ratio precision precision_macro precision_micro precision_weighted r2
-    rand_score recall recall_macro recall_micro recall_weighted roc_auc roc_auc_ovo
-    roc_auc_ovo_weighted roc_auc_ovr roc_auc_ovr_weighted top_k_accuracy v_measure_score
-"""
-SCORERS = frozenset(_SCORERS.split())
-"""The scorers of scikit-learn that one answer a row is enough for. Named here so that reading a
-criterion need not import scikit-learn; a test compares them with what it offers."""
-
 LATENCIES = ("latency_p50", "latency_p99")
 SIZES = ("peak_memory", "size")
 DATA = (
@@ -66,7 +37,8 @@ DATA = (
     "train_test_overlap",
 )
 """What is asked of the held-out rows, and of the answers to them."""
-QUALITIES = SCORERS | SHORT_NAMES.keys()
+QUALITIES = frozenset(QUALITY_METRICS)
+"""What is measured of answers with their truth: see `metrics.table`."""
 METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, "parity"}
 """Every metric that a criterion may name."""
 
@@ -310,11 +282,6 @@ class NotWorse(Criterion):
     def __str__(self) -> str:
         operator, sign = ("<=", "+") if is_error(self.metric) else (">=", "-")
         return f"{self.metric} {operator} {self.against} {sign} {self.margin:.12g}"
-
-
-def is_error(metric: str) -> bool:
-    """Whether a quality is better when smaller."""
-    return SHORT_NAMES.get(metric, ("", 1))[1] < 0
 
 
 def _not_worse(text: str, compared: re.Match[str]) -> NotWorse:

@@ -11,7 +11,6 @@ import math
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import conform, for_program, read_truth
-from bascule.bundle.disk import EXAMPLE, MANIFEST, OUTLIERS
+from bascule.bundle.disk import EXAMPLE, MANIFEST
 from bascule.core import Columns, Invalid, Program, first_line
+from bascule.metrics import METRICS, score
 from bascule.release.conditional import Conditional, is_conditional
-from bascule.release.criteria import LATENCIES, QUALITIES, SHORT_NAMES, Criterion
+from bascule.release.criteria import LATENCIES, QUALITIES, Criterion
 from bascule.release.gates import Measured
 from bascule.release.rows import batch_of, example_rows
 
@@ -151,12 +151,12 @@ def score_of(bundle: Bundle, metric: str, answers: Columns, truth: NDArray[Any])
     if not bundle.targets:
         if bundle.task == "classification" and bundle.classes is None:
             return Measured(None, "the bundle is to classify, and names no classes")
-        return _score(metric, _answered(bundle.task, bundle.classes, answers), truth)
+        return _score(metric, truth, answers, bundle.task, bundle.classes)
     found = scores_by_target(bundle, metric, answers, truth)
     for name, one in found.items():
         if one.value is None:
             return Measured(None, f"{name}: {one.note}")
-    sign = SHORT_NAMES.get(metric, (metric, 1))[1]
+    sign = METRICS[metric].sign
     values = {name: one.value for name, one in found.items() if one.value is not None}
     worst = min(values, key=lambda name: sign * values[name])
     each = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -176,7 +176,7 @@ def scores_by_target(
         }
         task = "regression" if target.classes is None else "classification"
         known = np.asarray(truth[:, place].tolist())
-        made[target.name] = _score(metric, _answered(task, target.classes, own), known)
+        made[target.name] = _score(metric, known, own, task, target.classes)
     return made
 
 
@@ -191,87 +191,11 @@ def _answers(program: Program, columns: Columns) -> Columns:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _answered(task: str, classes: Sequence[Any] | None, outputs: Columns) -> Any:
-    """The answers dressed as a fitted estimator, which is what a scorer asks."""
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-
-    first = next(iter(outputs.values()))
-
-    class Answered(BaseEstimator):  # type: ignore[misc]  # it has no types
-        def predict(self, _rows: object) -> NDArray[Any]:
-            return outputs.get("label", outputs.get("prediction", first))
-
-        def __sklearn_is_fitted__(self) -> bool:
-            return True
-
-    if task == OUTLIERS:
-
-        def decision_function(_self: object, _rows: object) -> NDArray[Any]:
-            return outputs["score"]
-
-        members = {"classes_": np.array([-1, 1]), "decision_function": decision_function}
-        return type("AnsweredDetector", (ClassifierMixin, Answered), members)()
-
-    if task != "classification":
-        return type("AnsweredRegressor", (RegressorMixin, Answered), {})()
-
-    def predict_proba(_self: object, _rows: object) -> NDArray[Any]:
-        return outputs["probabilities"]
-
-    attributes: dict[str, Any] = {"classes_": np.asarray(classes)}
-    if "probabilities" in outputs:
-        attributes["predict_proba"] = predict_proba
-    return type("AnsweredClassifier", (ClassifierMixin, Answered), attributes)()
-
-
-def _score(metric: str, answered: Any, truth: NDArray[Any]) -> Measured:
-    from sklearn.metrics import get_scorer
-
-    scorer, sign = SHORT_NAMES.get(metric, (metric, 1))
-    if metric == "auc" and len(getattr(answered, "classes_", ())) > 2:
-        scorer = "roc_auc_ovr"
-    unknown, is_known_in_part = _unknown_labels(getattr(answered, "classes_", None), truth)
-    if not is_known_in_part:
-        return Measured(None, unknown)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        try:
-            # The scorer only hands the rows on to the estimator, which knows its answers already.
-            value = sign * float(get_scorer(scorer)(answered, np.empty((len(truth), 1)), truth))
-        except AttributeError:
-            return Measured(None, f"{metric} needs probabilities, and the model gives none")
-        except Exception as error:  # a scorer that raises has measured nothing
-            return Measured(None, unknown or first_line(error))
-    if unknown and not math.isfinite(value):
-        return Measured(None, unknown)
-    notes = [unknown] if unknown else []
-    notes += [first_line(one.message) for one in said]
-    return Measured(value, "; ".join(dict.fromkeys(notes)))
-
-
-def _unknown_labels(classes: NDArray[Any] | None, truth: NDArray[Any]) -> tuple[str, bool]:
-    """What the truth holds that is no class of the model, or nothing; whether it holds any class.
-
-    Scorers sort labels of any kind: unknown ones give a meaningless figure.
-    """
-    if classes is None:
-        return "", True
-    if {classes.dtype.kind, truth.dtype.kind} <= set("iuf") and np.isin(truth, classes).all():
-        return "", True
-    known = dict.fromkeys(classes.tolist())
-    found = dict.fromkeys(truth.tolist())
-    strange = [label for label in found if label not in known]
-    if not strange:
-        return "", True
-    said = (
-        f"the truth holds {_some(strange)}, which the model does not know: its classes are "
-        f"{_some(list(known))}"
-    )
-    return said, len(strange) < len(found)
-
-
-def _some(labels: Sequence[Any]) -> str:
-    return ", ".join(map(repr, labels[:5])) + (", ..." if len(labels) > 5 else "")
+def _score(
+    metric: str, truth: NDArray[Any], answers: Columns, task: str, classes: Sequence[Any] | None
+) -> Measured:
+    found = score(metric, truth, answers, task=task, classes=classes)
+    return Measured(found.value, found.note)
 
 
 def _failed(error: Exception) -> Measured:

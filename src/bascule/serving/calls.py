@@ -35,15 +35,13 @@ class Context(Protocol):
         prediction_id: The client's, or ours; empty until the protocol has read or made it.
         caller: The id of the caller's key; empty where no key is needed.
         started_ns: When its last byte had arrived, by `time.perf_counter_ns`.
-        transport: `http` or `grpc`.
+        protocol: Its name in `serving.protocols`, or `oip-grpc`; empty before it has a route.
     """
 
     prediction_id: str
     caller: str
     started_ns: int
-
-    @property
-    def transport(self) -> str: ...
+    protocol: str
 
     @property
     def trace(self) -> tuple[bytes, bytes]:
@@ -81,12 +79,14 @@ class Call(NamedTuple):
 class AnsweredBy(NamedTuple):
     """Which program of which version of which model. One value per version, compared by `is`.
 
+    `columns`: by field, what its columns are called in the baseline, where that is known.
     `endpoint` and `arm` are set where a plan chose the version.
     """
 
     model: str
     version: str
     program: str
+    columns: tuple[tuple[str, tuple[str, ...]], ...] = ()
     endpoint: str = ""
     arm: str = ""
 

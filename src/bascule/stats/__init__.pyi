@@ -19,6 +19,7 @@ from .detectors import (
     WeekdayOutcome as WeekdayOutcome,
     weekday_test as weekday_test,
 )
+from .harm import HarmDetector as HarmDetector, risk_bounds as risk_bounds
 from .paired import (
     RESAMPLES as RESAMPLES,
     Comparison as Comparison,
@@ -26,6 +27,7 @@ from .paired import (
     bootstrap as bootstrap,
     compare_right as compare_right,
     roc_auc_difference as roc_auc_difference,
+    student_quantile as student_quantile,
 )
 from .planning import (
     Detection as Detection,
@@ -43,6 +45,7 @@ from .sequential import (
     two_proportions as two_proportions,
 )
 from .sketches import CHUNK_ROWS as CHUNK_ROWS, ColumnProfile as ColumnProfile, Profile as Profile
+from .tails import hypergeometric_tail as hypergeometric_tail, student_tail as student_tail
 from .two_sample import (
     CategoryBaseline as CategoryBaseline,
     NumberBaseline as NumberBaseline,

@@ -13,6 +13,7 @@ autoregressive series (Bartlett 1935). Constants were found by simulation (`benc
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,14 @@ class SlowDetector:
         gains = self._tilts * location - np.abs(self._tilts) * self.tolerance - self._cumulants
         self._logs = np.logaddexp(0.0, self._logs) + rows * gains
         return float(np.logaddexp.reduce(self._logs)) - math.log(len(self._logs))
+
+    def to_json(self) -> list[float | None]:
+        """The evidence of each size, for `resume`; None for none yet."""
+        return [one if math.isfinite(one) else None for one in self._logs.tolist()]
+
+    def resume(self, state: Sequence[float | None]) -> None:
+        """Go on from what `to_json` gave."""
+        self._logs = np.array([-math.inf if one is None else one for one in state])
 
     def restart(self) -> None:
         """Forget all windows, as after an alarm."""
@@ -104,6 +113,31 @@ def weekday_test(
     Returns:
         An outcome per number; None with fewer than 56 windows, or fewer than 4 of this weekday.
     """
+    found = weekday_statistics(days, history, weekday, values, sampling_deviations)
+    if found is None:
+        return None
+    return tuple(
+        WeekdayOutcome(
+            2 * student_tail(abs(float(t)), float(degrees)),
+            float(t), float(mean), float(phi), float(over), bool(raw < ALARMABLE_CORRELATION),
+        )
+        for t, degrees, mean, phi, over, raw in zip(*found, strict=True)
+    )  # fmt: skip
+
+
+def weekday_statistics(
+    days: NDArray[np.int64],
+    history: NDArray[np.float64],
+    weekday: int,
+    values: NDArray[np.float64],
+    sampling_deviations: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], ...] | None:
+    """What `weekday_test` decides by, for many numbers at once.
+
+    Returns:
+        Student's t, degrees of freedom, the mean of the same weekdays, the correlation (clipped to
+        0 and 0.9), the overdispersion, and the correlation as it is. Each of shape (numbers,).
+    """
     if len(days) < WINDOWS:
         return None
     days, history = days[-WINDOWS:], history[-WINDOWS:]
@@ -122,11 +156,4 @@ def weekday_test(
     errors = np.maximum(found, floors) * np.sqrt(1 + np.minimum((1 + phi) / (same * (1 - phi)), 1))
     degrees = np.maximum(free * (1 - phi**2) / (1 + phi**2), 8.0)
     t = (values - means[weekday]) / errors
-    numbers = zip(t, degrees, means[weekday], phi, (found / floors) ** 2, raw, strict=True)
-    return tuple(
-        WeekdayOutcome(
-            2 * student_tail(abs(float(t_)), float(df)),
-            float(t_), float(mean), float(phi_), float(over), bool(raw_ < ALARMABLE_CORRELATION),
-        )
-        for t_, df, mean, phi_, over, raw_ in numbers
-    )  # fmt: skip
+    return t, degrees, means[weekday], phi, (found / floors) ** 2, raw

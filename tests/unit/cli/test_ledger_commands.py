@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 
 import numpy as np
@@ -102,3 +103,21 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(run, tmp_path):
     assert code == 2
     assert "no column 'truth' for --truth-column" in said
     assert "there are id, late" in said
+
+
+def test_outcomes_come_from_a_query_of_a_database(run, tmp_path, monkeypatch):
+    with sqlite3.connect(tmp_path / "truths.db") as connection:
+        connection.execute("create table truths (flight, delayed)")
+        connection.executemany("insert into truths values (?, ?)", [("a", 1), (None, 0), ("b", 0)])
+    query = ("outcomes", "import", "late", "--query", "select * from truths order by rowid")
+    columns = ("--id-column", "flight", "--truth-column", "delayed")
+    code, said = run(*query, *columns)
+    assert (code, "--database postgresql://USER@HOST/NAME" in said) == (2, True)
+    monkeypatch.setenv("BASCULE_DATABASE", "sqlite:///truths.db")
+    code, said = run(*query, *columns)
+    assert (code, said.splitlines()) == (
+        1, ["2 outcomes of late", "line 2 of the table: no id; not kept"],
+    )  # fmt: skip
+    for wrong in (("late",), ("late", "truths.csv", "--query", "select 1")):
+        code, said = run("outcomes", "import", *wrong)
+        assert (code, "give a FILE, or --query" in said) == (2, True)

@@ -231,3 +231,20 @@ def test_the_name_of_the_key_is_recorded_where_callers_need_keys(
         code, _, said = run(tmp_path, url, "keys", "list")
         assert code == 1
         assert "may not do this: keys" in said
+
+
+def test_outcomes_are_imported_over_the_server_as_they_are_in_its_home(
+    filled, served, run, tmp_path
+):
+    (tmp_path / "truth.csv").write_text("id,truth\n007,1\n,1\nc,\n")
+    command = ["outcomes", "import", "late", "truth.csv"]
+    here, there = tmp_path / "here", filled
+    said = run(here, "", *command)
+    assert run(there, served, *command) == said
+    assert said[1].splitlines()[0] == "1 outcomes of late"
+    sql = ["ledger", "query", "--json"]
+    for home in (here, there):
+        _, shown, _ = run(home, "", *sql, "select id, truth from outcomes")
+        assert json.loads(shown) == [{"id": "007", "truth": "1"}]
+    wrong = [*command, "--truth-column", "late"]
+    assert run(there, served, *wrong) == run(here, "", *wrong)

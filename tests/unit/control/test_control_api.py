@@ -26,6 +26,7 @@ from bascule.control.api import control_app
 from bascule.control.rights import RIGHTS, UPLOAD
 from bascule.core.errors import NotFound, Unavailable
 from bascule.core.version import VERSION
+from bascule.endpoints import EndpointStore
 from bascule.registry import CatalogueKeys, open_registry
 from bascule.security.keys import GRANTABLE, OPEN_ACTIONS, Permission, create_key
 from bascule.serving import ModelSpec
@@ -50,6 +51,7 @@ class FakeSupervisor:
     def __init__(self):
         self.is_alive = True
         self.services = (ModelSpec("gb", "1", Path("/bundles/gb-1")),)
+        self.plans = ()
 
     def models(self):
         return [
@@ -72,6 +74,9 @@ class FakeSupervisor:
     def change(self, wish):
         self.services = wish(self.services)
         return self.services
+
+    def arm_totals(self):
+        return []
 
     def totals(self):
         return COUNTED
@@ -135,12 +140,19 @@ def fuzzed(tmp_path_factory, cancer_bundle):
     registry = open_registry(tmp_path_factory.mktemp("fuzzed") / "home")
     registry.push(cancer_bundle, by="ada")
     keys = CatalogueKeys(registry._records)
-    app = control_app(FakeSupervisor(), lambda: registry, find, open_keys=lambda: keys)
+    endpoints = EndpointStore(registry._records._catalogue)
+    app = control_app(
+        FakeSupervisor(), lambda: registry, find, open_keys=lambda: keys,
+        open_endpoints=lambda: endpoints,
+    )  # fmt: skip
     with asking(app) as client:
         yield client
 
 
 schema = schemathesis.openapi.from_dict(control_app(FakeSupervisor(), lambda: None, find).openapi())
+
+
+schemathesis.serializer.alias("application/vnd.apache.parquet", "application/octet-stream")
 
 
 @schema.parametrize()
@@ -348,7 +360,13 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
     with asking(app) as client:
         for route in routes:
             path = route.path.format(
-                model="gb", number=1, alias="champion", key="nobody", endpoint="gb"
+                model="gb",
+                number=1,
+                alias="champion",
+                key="nobody",
+                endpoint="gb",
+                alert="0",
+                silence="0",
             )
             for method in route.methods:
                 action, model = RIGHTS[f"{method} {route.path}"] or ("health", "")

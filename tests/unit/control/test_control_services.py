@@ -211,6 +211,9 @@ REGISTRY_CHANGES = [
     ("POST", "/api/v1/endpoints/fast/rollback", {"reason": "worse"}),
     ("POST", "/api/v1/keys", {"name": "ada", "permissions": ["keys"]}),
     ("DELETE", "/api/v1/keys/ada", None),
+    ("PUT", "/api/v1/alerts/0a1b/acknowledgement", {"why": "rolling back"}),
+    ("POST", "/api/v1/silences", {"until": "2100-01-01T00:00:00Z", "why": "planned"}),
+    ("DELETE", "/api/v1/silences/0c2d", None),
 ]
 
 
@@ -229,6 +232,7 @@ def test_every_route_that_changes_something_is_tried_here(supervisor):
         "ada": "{key}",
         "/1/": "/{number}/",
     }
+    tried |= {"0a1b": "{alert}", "0c2d": "{silence}"}
     written = set()
     for method, path, _ in CHANGES + REGISTRY_CHANGES:
         for value, name in tried.items():

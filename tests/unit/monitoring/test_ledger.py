@@ -25,7 +25,7 @@ COUNT = "select count(*) n, count(distinct (id, row)) d from predictions"
 
 def context(name, started_ns=0):
     return SimpleNamespace(
-        prediction_id=name, caller="me", transport="http", trace=(b"", b""), started_ns=started_ns
+        prediction_id=name, caller="me", protocol="oip", trace=(b"", b""), started_ns=started_ns
     )
 
 
@@ -91,7 +91,7 @@ def test_a_row_says_who_asked_what_and_who_answered_what(tmp_path, recorder):
     )  # fmt: skip
     assert found.to_pylist()[1] == {
         "id": "a", "row": 1, "model": "gb", "version": "1", "endpoint": "gb", "caller": "me",
-        "protocol": "http", "status": 200, "latency_s": 0.002, "kept_share": 1.0,
+        "protocol": "oip", "status": 200, "latency_s": 0.002, "kept_share": 1.0,
         "x": [2.0, 3.0], "label": "yes",
     }  # fmt: skip
 

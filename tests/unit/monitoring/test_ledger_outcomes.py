@@ -28,11 +28,10 @@ def test_an_outcome_is_found_by_the_id_of_its_prediction_and_row(tmp_path):
     assert truths(tmp_path) == [("a", 0, "1", 1.0), ("b", 3, "0", 0.0), ("c#x", 0, "1", 1.0)]
 
 
-def test_texts_are_kept_and_are_numbers_only_where_all_are(tmp_path):
-    Outcomes(tmp_path).add("gb", table(id=["a", "b"], truth=["yes", "2"]))
-    assert truths(tmp_path) == [("a", 0, "yes", None), ("b", 0, "2", None)]
-    Outcomes(tmp_path).add("gb", table(id=["a", "b"], truth=["1", "2"]))
-    assert truths(tmp_path) == [("a", 0, "1", 1.0), ("b", 0, "2", 2.0)]
+def test_a_text_is_a_number_as_well_where_it_reads_as_one_whatever_the_others_are(tmp_path):
+    texts = ["yes", "2", "-1.5e2", "nan", "1e999", ""]
+    Outcomes(tmp_path).add("gb", table(id=list("abcdef"), truth=texts))
+    assert [number for *_, number in truths(tmp_path)] == [None, 2.0, -150.0, None, None, None]
 
 
 def test_the_truth_received_last_counts_and_the_others_are_its_history(tmp_path):

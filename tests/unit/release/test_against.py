@@ -16,10 +16,11 @@ from sklearn.preprocessing import StandardScaler
 
 import bascule
 from bascule.core.errors import Invalid, NotFound
+from bascule.metrics import SHORT_NAMES
 from bascule.registry import open_registry
 from bascule.release import Criterion, check
 from bascule.release.against import _BY_CLASS, _BY_ROW, finder
-from bascule.release.criteria import QUALITIES, SHORT_NAMES, NotWorse
+from bascule.release.criteria import QUALITIES, NotWorse
 from bascule.release.reports import as_junit
 from bascule.stats.paired import MIN_ROWS
 

@@ -19,8 +19,8 @@ from bascule.bundle.disk.folder import MANIFEST
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field
+from bascule.metrics import SCORERS
 from bascule.release import Criterion, check, measure as measuring
-from bascule.release.criteria import SCORERS
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

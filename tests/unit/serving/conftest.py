@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,6 +26,8 @@ from bascule.serving.limits import Limits
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.grpc_methods import grpc_methods
 from bascule.serving.protocols.grpc_services import Reflection
+from bascule.serving.protocols.outcome_writer import OutcomeWriter
+from bascule.serving.protocols.outcomes_rest import OutcomesRest
 from bascule.serving.protocols.table import open_protocols
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry.counters import Counters, MetricLabels
@@ -213,10 +216,12 @@ def serve_models(run_site, tmp_path):
         wishes: Any = None,
         recorder: Recorder | None = None,
         guard: Any = None,
+        outcomes_home: Path | None = None,
         **limits: Any,
     ) -> Running:
         bounds = Limits(**limits)
         counters = Counters(tmp_path / "counters", 1)
+        writer = None if outcomes_home is None else OutcomeWriter(outcomes_home)
         labels = []
         for name, *_ in models:
             model, _, version = name.partition("/")
@@ -227,7 +232,7 @@ def serve_models(run_site, tmp_path):
         backlog, held = AdmissionQueue(bounds.max_body_bytes), BufferBudget(bounds.max_held_bytes)
 
         def grpc() -> Http2Server:
-            methods = grpc_methods(planes[0])
+            methods = grpc_methods(planes[0], writer)
             return Http2Server(
                 methods, bounds, counters.series(0),
                 request_log=request_log, recorder=recorder, guard=guard,
@@ -251,7 +256,9 @@ def serve_models(run_site, tmp_path):
                         held=held,
                     )
                 )
-            plane = DataPlane(open_protocols(wishes=wishes), lambda: not running_site.draining)
+            own = [] if writer is None else [OutcomesRest(writer)]
+            adapters = [*own, *open_protocols(wishes=wishes)]
+            plane = DataPlane(adapters, lambda: not running_site.draining)
             planes.append(plane)
             running_site = Site(
                 plane.serve(made), plane.not_found, bounds, counters.series(0),
@@ -261,6 +268,7 @@ def serve_models(run_site, tmp_path):
 
         running = run_site(site, grpc)
         running.models = made
+        running.outcomes = writer
         running.held = held
 
         def serve_predictors(*predictors: Any) -> None:
@@ -273,6 +281,7 @@ def serve_models(run_site, tmp_path):
         running.serve = serve_predictors
         running.labels = [MetricLabels(), *(MetricLabels(m.name, m.version) for m in made)]
         running.totals = counters.totals
+        running.counters = counters
         running.counted = lambda: counters.totals()[1].by_status
         return running
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from bascule.monitoring.ledger import read_blocks
-from bascule.monitoring.ledger.tables import tables_of
+from bascule.monitoring.ledger.tables import answers_of, tables_of
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
@@ -35,12 +35,12 @@ class Spool:
 
     def rows(self):
         blocks = [block for block, _ in read_blocks(self.data)]
-        return [row for _, _, table in tables_of(blocks) for row in table.to_pylist()]
+        return [row for _, _, table in tables_of(answers_of(blocks)) for row in table.to_pylist()]
 
 
 def ask(recorder, number, rows=1, fields=None):
     context = SimpleNamespace(
-        prediction_id=str(number), caller="", transport="grpc", trace=(b"", b""), started_ns=0
+        prediction_id=str(number), caller="", protocol="oip", trace=(b"", b""), started_ns=0
     )
     columns = fields or {"x": np.full(rows, float(number))}
     recorder.add(context, Call(columns, rows), Answer({}, BY), LABEL, 200, 1)

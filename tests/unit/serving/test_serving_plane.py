@@ -19,6 +19,8 @@ def model(name, version):
 class Paths:
     """A protocol with one path for the server and one for each model."""
 
+    name = "paths"
+
     def server_routes(self, plane):
         yield Route(b"GET", b"/server", print, "read")
 
@@ -46,6 +48,12 @@ def test_the_first_version_of_a_name_is_the_one_of_the_plain_name(plane):
     assert plane.find("late", "1") is old
     assert plane.is_default(new)
     assert not plane.is_default(old)
+
+
+def test_a_route_names_its_protocol_so_that_the_ledger_can(plane):
+    routes = plane.serve([model("late", "1")])
+
+    assert {route.protocol for of in routes.values() for route in of.values()} == {"paths"}
 
 
 def test_what_is_served_is_replaced_as_a_whole(plane):

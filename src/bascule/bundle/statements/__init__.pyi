@@ -13,9 +13,11 @@ from .adversarial import ComparedRows as ComparedRows
 from .baseline import (
     Baseline as Baseline,
     answer_columns as answer_columns,
+    column_names as column_names,
     profile_columns as profile_columns,
     profile_of as profile_of,
     read_baseline as read_baseline,
+    split_columns as split_columns,
 )
 from .calibrating import CALIBRATION_KIND as CALIBRATION_KIND, hashes_of as hashes_of
 from .calibration import read_calibration as read_calibration

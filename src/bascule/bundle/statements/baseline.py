@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from bascule.bundle import disk
 from bascule.bundle.disk import BASELINE, Manifest, Target, parse, reading
-from bascule.core import Columns, Field
+from bascule.core import Columns, Field, Signature
 from bascule.stats import CHUNK_ROWS, Profile
 
 MAX_COLUMNS = 2_000
@@ -65,18 +67,39 @@ def profile_columns(
     """
     made: Columns = {}
     for field in fields:
-        values = columns[field.name]
-        if values.ndim == 1:
-            made[field.name] = values
-        elif values.ndim == 2 and values.shape[1] <= MAX_COLUMNS:
-            known = names
-            if len(names) != values.shape[1]:
-                known = tuple(f"{field.name}.{place}" for place in range(values.shape[1]))
-            for place, name in enumerate(known):
-                made[name] = values[:, place]
-        else:
-            made[field.name] = values
+        made |= split_columns(field.name, columns[field.name], names)
     return made
+
+
+def split_columns(field: str, values: NDArray[Any], names: tuple[str, ...] = ()) -> Columns:
+    """One field as columns of a profile, by the names of the columns of a matrix if known."""
+    if values.ndim != 2 or values.shape[1] > MAX_COLUMNS:
+        return {field: values}
+    known = names
+    if len(names) != values.shape[1]:
+        known = tuple(f"{field}.{place}" for place in range(values.shape[1]))
+    return {name: values[:, place] for place, name in enumerate(known)}
+
+
+def column_names(
+    signature: Signature, classes: Sequence[object] | None, targets: Sequence[Target]
+) -> dict[str, tuple[str, ...]]:
+    """By field: what `profile_columns` and `answer_columns` call its columns, where known."""
+    made = {one.name: signature.columns for one in signature.inputs if signature.columns}
+    return made | _answer_names(signature.outputs, classes, targets)
+
+
+def _answer_names(
+    outputs: Sequence[Field], classes: Sequence[object] | None, targets: Sequence[Target]
+) -> dict[str, tuple[str, ...]]:
+    """Probabilities apart, each under its class."""
+    labels = {"probabilities": classes or ()}
+    labels |= {f"probabilities.{target.name}": target.classes or () for target in targets}
+    return {
+        output.name: tuple(f"{output.name}.{label}" for label in known)
+        for output in outputs
+        if (known := labels.get(output.name, ())) and output.shape == (len(known),)
+    }
 
 
 def answer_columns(
@@ -86,14 +109,10 @@ def answer_columns(
     targets: Sequence[Target],
 ) -> Columns:
     """The answers as the columns of a profile; probabilities apart, each under its class."""
-    labels = {"probabilities": classes or ()}
-    labels |= {f"probabilities.{target.name}": target.classes or () for target in targets}
+    names = _answer_names(outputs, classes, targets)
     made: Columns = {}
     for output in outputs:
-        known = labels.get(output.name, ())
-        of_classes = bool(known) and output.shape == (len(known),)
-        names = tuple(f"{output.name}.{label}" for label in known) if of_classes else ()
-        made.update(profile_columns(answered, (output,), names))
+        made |= split_columns(output.name, answered[output.name], names.get(output.name, ()))
     return made
 
 

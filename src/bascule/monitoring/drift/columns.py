@@ -150,7 +150,13 @@ def _as_texts(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
 
 
 def days_of(data: Any, name: str) -> NDArray[np.datetime64]:
-    """The UTC day of each row. Times without a zone are UTC.
+    """The UTC day of each row; see `times_of`."""
+    found: NDArray[np.datetime64] = times_of(data, name).astype("datetime64[D]")
+    return found
+
+
+def times_of(data: Any, name: str) -> NDArray[np.datetime64]:
+    """The time of each row in UTC, in microseconds. Times without a zone are UTC.
 
     Raises:
         Invalid: There is no such column, it holds no times, or a time is missing.
@@ -177,7 +183,7 @@ def days_of(data: Any, name: str) -> NDArray[np.datetime64]:
                 field=name,
             )
         zone = getattr(times.type, "tz", None)
-        days = pc.cast(times, pa.timestamp("s", zone), safe=False)
+        found = pc.cast(times, pa.timestamp("us", zone), safe=False)
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise Invalid(
@@ -185,13 +191,11 @@ def days_of(data: Any, name: str) -> NDArray[np.datetime64]:
             hint="write dates or times of ISO 8601, such as 2026-11-26T15:00:00Z",
             field=name,
         ) from None
-    if days.null_count:
+    if found.null_count:
         raise Invalid(
-            f"{problem} lacks {days.null_count} times", hint="leave out these rows", field=name
+            f"{problem} lacks {found.null_count} times", hint="leave out these rows", field=name
         )
-    seconds = np.asarray(pc.cast(days, pa.timestamp("s")))
-    found: NDArray[np.datetime64] = seconds.astype("datetime64[D]")
-    return found
+    return np.asarray(pc.cast(found, pa.timestamp("us"))).astype("datetime64[us]")
 
 
 def _parsed(times: Any) -> Any:

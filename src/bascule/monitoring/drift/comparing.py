@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,31 +13,14 @@ from numpy.typing import NDArray
 from bascule.bundle import Bundle, is_missing, take
 from bascule.bundle.statements import answer_columns, profile_of
 from bascule.core import BasculeError, Columns, Invalid, Signature
-from bascule.monitoring.drift.budgets import Budget, Effect
+from bascule.monitoring.drift.budgets import Effect
 from bascule.monitoring.drift.columns import CurrentTable, read_current
 from bascule.monitoring.drift.influence import influences
+from bascule.monitoring.drift.judging import ModelWatch, tested
 from bascule.monitoring.drift.report import DriftReport
 from bascule.monitoring.drift.results import ColumnDrift, WindowDrift
-from bascule.monitoring.drift.sentences import sentence
-from bascule.monitoring.drift.watching import MIN_ROWS, ColumnWatch
-from bascule.stats import ColumnProfile, Profile
-
-_SHARES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
-_FREQUENT = 5
-_OVERDISPERSED = 1.5
-_FAR = 0.5
-"""An extreme is reported when it is out of the baseline's range by half its width."""
-
-
-@dataclass(slots=True)
-class _Watched:
-    """A column of the baseline, and its watch."""
-
-    where: str
-    name: str
-    then: ColumnProfile
-    watch: ColumnWatch
-    effect: Effect
+from bascule.monitoring.drift.watching import MIN_ROWS
+from bascule.stats import Profile
 
 
 def measure_drift(
@@ -76,53 +57,25 @@ def measure_drift(
         )
     table = read_current(current, bundle.signature, time_column)
     answers = baseline.answers if score else None
-    inputs = baseline.inputs or Profile()
-    columns = len(_tested(inputs)) + len(_tested(answers))
-    kinds = 1 if table.days is None else 2
-    limits = Budget(budget, windows_a_year, max(1, columns), kinds)
-    watched = list(_watched(inputs, answers, limits, effects or {}))
+    watch = ModelWatch(
+        {"input": baseline.inputs, "answer": answers}, budget, windows_a_year=windows_a_year,
+        kinds=1 if table.days is None else 2, effects=effects,
+    )  # fmt: skip
     notes: list[str] = []
     windows = []
     split = list(_split(table))
     for done, (day, rows) in enumerate(split):
-        windows.append(_window(bundle, table, watched, day, rows, notes, score=answers is not None))
+        profiles = {"input": profile_of(take(table.flat, rows))}
+        if answers is not None and (made := _answers(bundle, take(table.inputs, rows), notes)):
+            profiles["answer"] = profile_of(made)
+        wrong = {name: float(bad[rows].mean()) for name, bad in table.type_errors.items()}
+        windows.append(watch.judge(profiles, day, wrong))
         progress(done + 1, len(split))
-    weighed = _with_influence(bundle, windows)
     return DriftReport(
-        bundle.name, bundle.digest, budget, windows_a_year, limits.level, weighed,
-        tuple(dict.fromkeys([*_notes(baseline.inputs, watched, table), *notes])),
+        bundle.name, bundle.digest, budget, windows_a_year, watch.level,
+        with_influence(bundle, windows),
+        tuple(dict.fromkeys([*_notes(baseline.inputs, table), *watch.notes(), *notes])),
     )  # fmt: skip
-
-
-def _watched(
-    inputs: Profile, answers: Profile | None, budget: Budget, effects: Mapping[str, Effect]
-) -> Iterator[_Watched]:
-    known = {*inputs.columns, *(answers.columns if answers else ())}
-    for name in effects:
-        if name not in known:
-            raise Invalid(
-                f"effect: the baseline has no column {name!r}",
-                hint=f"its columns are {', '.join(sorted(known)[:20])}",
-                field=name,
-            )
-    for where, profile in (("input", inputs), ("answer", answers)):
-        for name, column in _tested(profile).items():
-            effect = effects.get(name, Effect())
-            yield _Watched(where, name, column, ColumnWatch(column, budget, effect), effect)
-
-
-def _tested(profile: Profile | None) -> Mapping[str, ColumnProfile]:
-    """The columns whose rows have one value each, without the first of two probabilities.
-
-    The second probability is 1 less the first. The values of one image are not independent, and no
-    test here holds for them.
-    """
-    known = {} if profile is None else profile.columns
-    columns = {name: one for name, one in known.items() if profile and one.rows == profile.rows}
-    probabilities = [name for name in columns if name.startswith("probabilities.")]
-    if len(probabilities) == 2:
-        del columns[probabilities[0]]
-    return columns
 
 
 def _split(table: CurrentTable) -> Iterator[tuple[date | None, NDArray[np.int64] | slice]]:
@@ -132,82 +85,6 @@ def _split(table: CurrentTable) -> Iterator[tuple[date | None, NDArray[np.int64]
     order = np.argsort(table.days, kind="stable")
     days, starts = np.unique(table.days[order], return_index=True)
     yield from zip(days.tolist(), np.split(order, starts[1:]), strict=True)
-
-
-def _window(
-    bundle: Bundle,
-    table: CurrentTable,
-    watched: list[_Watched],
-    day: date | None,
-    rows: NDArray[np.int64] | slice,
-    notes: list[str],
-    *,
-    score: bool,
-) -> WindowDrift:
-    profiles = {"input": profile_of(take(table.flat, rows)), "answer": Profile()}
-    if score:
-        answered = _answers(bundle, take(table.inputs, rows), notes)
-        if answered:
-            profiles["answer"] = profile_of(answered)
-    found = []
-    for one in watched:
-        now = profiles[one.where].columns.get(one.name)
-        if now is None:
-            continue
-        if now.kind != one.then.kind and now.missing == now.rows:
-            now = _all_missing(one.then.kind, now.rows)
-        if now.kind == one.then.kind:
-            wrong = table.type_errors.get(one.name) if one.where == "input" else None
-            share = 0.0 if wrong is None else float(wrong[rows].mean())
-            found.append(_column(one, now, day, share))
-    return WindowDrift(day, profiles["input"].rows, tuple(found))
-
-
-def _all_missing(kind: str, rows: int) -> ColumnProfile:
-    made = ColumnProfile(kind)
-    made.add(np.full(rows, None, object) if kind == "text" else np.full(rows, np.nan))
-    return made
-
-
-def _column(one: _Watched, now: ColumnProfile, day: date | None, type_errors: float) -> ColumnDrift:
-    findings = tuple(_findings(one.then, now, type_errors))
-    then_shown, now_shown = _shown(one.then, one.then), _shown(now, one.then)
-    missing = (one.then.missing / max(1, one.then.rows), now.missing / max(1, now.rows))
-    is_broken = 0 < type_errors >= one.effect.share
-    tests = one.watch.judge(now, day)
-    found = ColumnDrift(
-        one.name, one.where, tests, then_shown, now_shown, missing, findings, is_broken
-    )
-    return replace(found, sentence=sentence(found))
-
-
-def _findings(then: ColumnProfile, now: ColumnProfile, type_errors: float) -> Iterator[str]:
-    """Faults of the data itself: types, infinite values, far extremes, a constant."""
-    if type_errors:
-        yield f"{type_errors:.1%} of the values are of another type than the model takes"
-    if now.infinite and not then.infinite:
-        yield f"{now.infinite:,} values are infinite, none in the baseline"
-    ends = (now.moments.least, now.moments.most, then.moments.least, then.moments.most)
-    least, most, low, high = (math.nan if end is None else end for end in ends)
-    far = (high - low) * _FAR
-    if least < low - far:
-        yield f"the least value is {least:.6g}, {low:.6g} in the baseline"
-    if most > high + far:
-        yield f"the largest value is {most:.6g}, {high:.6g} in the baseline"
-    present = now.rows - now.missing - now.infinite
-    if present >= MIN_ROWS and now.distinct == 1 < then.distinct:
-        yield f"all {present:,} values are the same"
-
-
-def _shown(column: ColumnProfile, then: ColumnProfile) -> dict[str, float]:
-    if column.kind == "number" and then.distinct > 2:
-        if not column.quantiles.rows:
-            return {}
-        values = column.quantiles.quantiles(list(_SHARES.values()))
-        return dict(zip(_SHARES, values.tolist(), strict=True))
-    names = [*dict(then.frequent.top()[:_FREQUENT]), *dict(column.frequent.top()[:_FREQUENT])]
-    rows = max(1, column.rows - column.missing - column.infinite)
-    return {str(name): column.frequent.counts.get(name, 0) / rows for name in names}
 
 
 def _answers(bundle: Bundle, inputs: Columns, notes: list[str]) -> Columns:
@@ -243,7 +120,7 @@ def _acceptable(inputs: Columns, signature: Signature) -> NDArray[np.bool_]:
     return fine
 
 
-def _with_influence(bundle: Bundle, windows: list[WindowDrift]) -> tuple[WindowDrift, ...]:
+def with_influence(bundle: Bundle, windows: list[WindowDrift]) -> tuple[WindowDrift, ...]:
     """The alarms of inputs, each with its share: effect in limits, times influence."""
     names = {one.name for window in windows for one in window.alarms if one.where == "input"}
     if not names:
@@ -281,24 +158,11 @@ def _size(column: ColumnDrift) -> float:
     return 1.0 if test is None or not test.limit else max(1.0, abs(test.effect) / test.limit)
 
 
-def _notes(inputs: Profile | None, watched: list[_Watched], table: CurrentTable) -> Iterator[str]:
+def _notes(inputs: Profile | None, table: CurrentTable) -> Iterator[str]:
     if inputs is None:
         yield "the baseline has no training rows: inputs are not compared"
-    several = [] if inputs is None else list(inputs.columns.keys() - _tested(inputs).keys())
+    several = [] if inputs is None else list(inputs.columns.keys() - tested(inputs).keys())
     if several:
         yield f"not tested, for a row has several values: {', '.join(sorted(several)[:10])}"
     if table.rows < MIN_ROWS:
         yield f"{table.rows} rows are too few to test values; {MIN_ROWS} are needed"
-    known = [one.watch.overdispersion for one in watched if one.where == "input"]
-    found = [one for one in known if one is not None]
-    if found and median(found) > _OVERDISPERSED:
-        yield (
-            f"windows vary {median(found):.1f} times as much as independent rows would: the "
-            "budget does not hold for the first 56 windows"
-        )
-    stuck = [one.name for one in watched if not one.watch.is_alarmable]
-    if stuck:
-        yield (
-            f"not alarmable: {', '.join(stuck[:10])}: the windows depend so much on one another "
-            "that no budget can be kept"
-        )

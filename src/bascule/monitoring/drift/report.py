@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from bascule.monitoring.drift.results import ColumnDrift, Test, WindowDrift
+from bascule.stats import Profile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 _HEADINGS = ("column", "change", "p or e", "then", "now", "alarm")
 _WIDTHS = (22, 20, 9, 9, 9, 5)
 _SHOWN = 40
+_MARKS = {"answer": "-> ", "truth": "= "}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,10 @@ class DriftReport:
         level: Of one column in one window.
         windows: In order; one for a table without a time column.
         notes: What was not done and why; whether the budget can hold.
+        version: Of the model in production; empty for a table.
+        state: What the detectors have seen up to the last finished day; see `watch_windows`.
+        then: Profiles of the baseline: `input`, `answer`, `truth`. Empty for a table.
+        now: The same of all windows that are shown.
     """
 
     model: str
@@ -38,6 +45,10 @@ class DriftReport:
     level: float
     windows: tuple[WindowDrift, ...]
     notes: tuple[str, ...] = ()
+    version: str = ""
+    state: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    then: Mapping[str, Profile | None] = field(default_factory=dict, compare=False)
+    now: Mapping[str, Profile] = field(default_factory=dict, compare=False)
 
     @property
     def is_alarm(self) -> bool:
@@ -47,6 +58,7 @@ class DriftReport:
     def to_json(self) -> dict[str, Any]:
         return {
             "model": self.model,
+            "version": self.version,
             "digest": self.digest,
             "alarm": self.is_alarm,
             "budget": self.budget,
@@ -57,6 +69,7 @@ class DriftReport:
                 {
                     "day": None if window.day is None else window.day.isoformat(),
                     "rows": window.rows,
+                    "finished": window.is_finished,
                     "columns": [column.to_json() for column in window.columns],
                 }
                 for window in self.windows
@@ -84,6 +97,44 @@ class DriftReport:
             f"<p>{html.escape(_summary(self))}</p><table><thead>{cells('th', _HEADINGS)}</thead>"
             f"<tbody>{body}</tbody></table><ul>{notes}</ul>"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ProductionDrift:
+    """The versions of a model in production, each against its own baseline.
+
+    Attributes:
+        model: Its name.
+        today: The UTC day that was not over.
+        versions: A report for each version, in the order of their first answers.
+        notes: Which versions were not compared, and why.
+    """
+
+    model: str
+    today: date
+    versions: tuple[DriftReport, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether a column of any version raised an alarm in a window that is shown."""
+        return any(one.is_alarm for one in self.versions)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "alarm": self.is_alarm,
+            "today": self.today.isoformat(),
+            "versions": [one.to_json() for one in self.versions],
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        return "\n\n".join([*map(repr, self.versions), *self.notes])
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{html.escape(one)}</p>" for one in self.notes)
+        return "".join(one._repr_html_() for one in self.versions) + notes
 
 
 _FLAT = (
@@ -127,9 +178,13 @@ def _summary(report: DriftReport) -> str:
     days = f" in {len(windows)} windows" if len(windows) > 1 else ""
     found = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "no alarm"
     return (
-        f"{report.model}: {found}; {rows:,} rows{days}, {columns} columns, budget "
+        f"{_name(report)}: {found}; {rows:,} rows{days}, {columns} columns, budget "
         f"{report.budget:g} false alarms a year"
     )
+
+
+def _name(report: DriftReport) -> str:
+    return f"{report.model}/{report.version}" if report.version else report.model
 
 
 def _rows(report: DriftReport) -> list[tuple[str, ...]]:
@@ -154,7 +209,7 @@ def _order(column: ColumnDrift) -> tuple[bool, float]:
 
 def _row(column: ColumnDrift, alarms: int, *, several: bool) -> tuple[str, ...]:
     test = column.leading
-    name = column.name if column.where == "input" else f"-> {column.name}"
+    name = _MARKS.get(column.where, "") + column.name
     alarm = (str(alarms) if several else "yes") if alarms else "-"
     if test is None:
         return name, "broken" if column.is_broken else "not tested", "-", "-", "-", alarm
@@ -164,14 +219,16 @@ def _row(column: ColumnDrift, alarms: int, *, several: bool) -> tuple[str, ...]:
 
 
 def _short(test: Test) -> str:
-    unit = {"location": " sd", "slow": " sd", "shape": " KS"}.get(test.name)
-    amount = f"{test.effect:+.2f}{unit}" if unit else f"{test.effect:+.1%}"
+    unit = {"location": " sd", "slow": " sd", "shape": " KS", "harm": ""}.get(test.name)
+    amount = f"{test.effect:+.2f}{unit}" if unit is not None else f"{test.effect:+.1%}"
     return f"{test.name} {amount}"
 
 
 def _then_and_now(column: ColumnDrift, test: Test) -> tuple[str, str]:
     if test.name == "missing":
         return f"{column.missing[0]:.1%}", f"{column.missing[1]:.1%}"
+    if test.name == "harm":
+        return f"{column.then['mean']:.3f}", f"{column.now['mean']:.3f}"
     if test.name in ("unseen", "range"):
         return "0.0%", f"{test.effect:.1%}"
     if test.name == "categories":

@@ -15,10 +15,11 @@ class Test:
     """One test of one column in one window.
 
     Attributes:
-        name: `location`, `spread`, `shape`, `categories`, `missing`, `unseen`, `range` or `slow`.
-        statistic: See `stats.Outcome`; the e-value for `slow`, Student's t beside weekdays.
-        p_value: None for `slow`.
-        e_value: Of `slow`: alarms at 1 / `level`. None for the others.
+        name: `location`, `spread`, `shape`, `categories`, `missing`, `unseen`, `range`, `slow`
+            or `harm`.
+        statistic: See `stats.Outcome`; Student's t beside weekdays, the e-value where there is one.
+        p_value: None for `slow` and `harm`.
+        e_value: Of these two, with an alarm at 1 / `level`; None for the others.
         level: The false alarms that the budget leaves to this test.
         effect: The change, in the unit of the test.
         limit: The least effect that matters.
@@ -82,7 +83,7 @@ class ColumnDrift:
 
     Attributes:
         name: Of the column.
-        where: `input` or `answer`.
+        where: `input`, `answer` or `truth`.
         tests: Those that ran.
         then: Quantiles (`p05` to `p95`) of the baseline, or the shares of its frequent values.
         now: The same of the window.
@@ -133,11 +134,19 @@ class ColumnDrift:
 
 @dataclass(frozen=True, slots=True)
 class WindowDrift:
-    """All columns in one window; `day` is the UTC day of a dated one."""
+    """All columns in one window.
+
+    Attributes:
+        day: The UTC day of a dated one.
+        rows: That were compared, or answered.
+        columns: In the order of the baseline.
+        is_finished: False while its day is not over.
+    """
 
     day: date | None
     rows: int
     columns: tuple[ColumnDrift, ...]
+    is_finished: bool = True
 
     @property
     def alarms(self) -> tuple[ColumnDrift, ...]:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bascule.monitoring.drift.results import ColumnDrift, Test
+
+
+def with_sentence(column: ColumnDrift) -> ColumnDrift:
+    """The column with its sentence."""
+    return replace(column, sentence=sentence(column))
 
 
 def sentence(column: ColumnDrift) -> str:
@@ -37,6 +44,9 @@ def _change(column: ColumnDrift, test: Test) -> str:
     if test.name == "missing":
         then, now = column.missing
         return f"{now:.1%} of the values are missing, {then:.1%} in the baseline"
+    if test.name == "harm":
+        then, now = column.then["mean"], column.now["mean"]
+        return f"the mean loss is {now:.3f}, {then:.3f} on the held-out rows: harmful"
     if test.name == "unseen":
         return f"{test.effect:.1%} of the values are not in the baseline, such as {test.what!r}"
     return f"{test.effect:.1%} of the values are out of the baseline's range"

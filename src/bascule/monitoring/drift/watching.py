@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import astuple
 from datetime import date
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +128,31 @@ class ColumnWatch:
         spread = float((rows * (values - weights @ values) ** 2).sum())
         return spread / (len(values) - 1)
 
+    def to_json(self) -> dict[str, Any]:
+        """What it has seen, for `resume`."""
+        return {
+            "is_alarmable": self.is_alarmable,
+            "beside": None if self._beside is None else astuple(self._beside),
+            "verdicts": list(self._verdicts),
+            "known": sorted(self._known),
+            "days": list(self._days),
+            "history": [one.tolist() for one in self._history],
+            "locations": [list(one) for one in self._locations],
+            "slow": None if self._slow is None else self._slow.to_json(),
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `to_json` gave for the same baseline."""
+        self.is_alarmable = state["is_alarmable"]
+        self._beside = None if state["beside"] is None else WeekdayOutcome(*state["beside"])
+        self._verdicts.extend(state["verdicts"])
+        self._known = frozenset(state["known"])
+        self._days.extend(state["days"])
+        self._history.extend(np.array(one) for one in state["history"])
+        self._locations.extend((one[0], one[1]) for one in state["locations"])
+        if self._slow is not None and state["slow"] is not None:
+            self._slow.resume(state["slow"])
+
     def _test(self, outcome: Outcome, part: float) -> Test:
         limit = self._effect.limit(outcome.test)
         return Test.judged(outcome, self._level * part, limit)
@@ -206,8 +234,10 @@ class ColumnWatch:
             found = weekday_test(days, np.array(self._history), weekday, values, deviations)
         self._days.append(weekday)
         self._history.append(values)
-        if found is None:
-            return None
+        return None if found is None else self._weekday_tests(values, found)
+
+    def _weekday_tests(self, values: Floats, found: tuple[WeekdayOutcome, ...]) -> list[Test]:
+        """The numbers of `_names` beside their outcomes; the values' best counts for all."""
         self.is_alarmable = all(one.is_alarmable for one in found)
         outcomes = dict(zip(self._names, zip(values.tolist(), found, strict=True), strict=True))
         if "location" in outcomes:

@@ -1,5 +1,31 @@
-from .blocks import Block as Block, read_blocks as read_blocks, to_bytes as to_bytes
+from .backlog import Backlog as Backlog, read_backlog as read_backlog
+from .blocks import (
+    TEXT as TEXT,
+    Column as Column,
+    Head as Head,
+    Layout as Layout,
+    kept_rows_of as kept_rows_of,
+    pack_request as pack_request,
+    read_blocks as read_blocks,
+    text_pieces as text_pieces,
+    to_bytes as to_bytes,
+)
+from .manifest import Gap as Gap
+from .outcome_lines import (
+    Line as Line,
+    OutcomeInput as OutcomeInput,
+    Refused as Refused,
+    read_body as read_body,
+    read_outcomes as read_outcomes,
+)
+from .outcome_spool import OutcomeSpool as OutcomeSpool
+from .outcome_tables import (
+    read_csv as read_csv,
+    read_parquet as read_parquet,
+    read_query as read_query,
+)
 from .outcomes import Imported as Imported, Outcomes as Outcomes
 from .query import Ledger as Ledger
+from .remote_outcomes import RemoteOutcomes as RemoteOutcomes
 from .scribe import Retention as Retention, Scribe as Scribe
 from .spool import SpoolWriter as SpoolWriter

@@ -2,50 +2,101 @@
 
 | bytes | hold |
 |---|---|
-| 4 | `BLK1` |
-| 4, 4 | length of the head and of the columns, little-endian |
+| 4 | `BLK2` |
+| 4, 4 | length of the head and of the body, little-endian |
 | 4 | CRC-32 of both |
-| head | MessagePack: who answered, how many, and the name, type and shape of every column |
-| columns | their bytes, one after the other |
+| head | MessagePack: `Head` |
+| body | pieces, one after the other: the requests (`REQUEST`), the ids, row numbers, every column |
 
-Numbers are raw little-endian arrays, texts a MessagePack list. A writer that dies leaves at most
-one block cut short at the end of its file; the length or the sum tells that.
+A piece of numbers is a raw little-endian array; texts are two pieces, lengths in bytes (-1: none)
+and UTF-8. Blocks of one version have the same layout, byte for byte, so that a reader joins their
+pieces and looks at no value. A writer that dies leaves at most one block cut short at the end of
+its file; the length or the sum tells that.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-_MAGIC = b"BLK1"
+_MAGIC = b"BLK2"
 _FRAME = struct.Struct("<4sIII")
 Array = NDArray[Any]
-Texts = list[str | None]
+
+REQUEST = np.dtype(
+    [
+        ("time_ns", "<i8"), ("latency_ns", "<i8"), ("draw", "<f8"), ("rows", "<i4"),
+        ("kept_rows", "<i4"), ("status", "<u2"), ("caller", "<u2"), ("protocol", "<u2"),
+        ("trace", "<u2"),
+    ]
+)  # fmt: skip
+"""A request: `time_ns` of the epoch; `draw`, uniform on [0, 1): it is kept where that is below the
+share of its interval; the last three are places in `Head.texts`."""
+_PACKED = struct.Struct("<qqdiiHHHH")
+pack_request = _PACKED.pack
 
 
-class Block(msgspec.Struct, kw_only=True):
+def kept_rows_of(packed: bytes) -> int:
+    """Of a packed request."""
+    return int(_PACKED.unpack(packed)[4])
+
+
+TEXT = "text"
+
+
+class Column(msgspec.Struct, frozen=True, array_like=True):
+    """A field: its numpy dtype or `TEXT`, and the shape of one row."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+    @property
+    def values_per_row(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+class Layout(msgspec.Struct, frozen=True, array_like=True):
+    """What is the same in many blocks.
+
+    Attributes:
+        inputs: The fields of what was asked; none where nothing was.
+        outputs: The fields of the answers; none where there are none.
+        names: By field, what its columns are called in a baseline, where that is known.
+    """
+
+    inputs: tuple[Column, ...] = ()
+    outputs: tuple[Column, ...] = ()
+    names: dict[str, tuple[str, ...]] = {}
+
+    def to_bytes(self) -> bytes:
+        return _encode(self)
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True):
     """Some answers that one version gave within one interval.
 
     Attributes:
         model: Of the version that answered; the one that was asked where none did.
         version: Its version.
-        endpoint: The model that was asked.
+        endpoint: The model, or the endpoint, that was asked.
         interval: The number of the sampling interval of its writer.
         share: Of this interval's requests for the model, the share that is kept so far; a later
             block of the same interval may say less, and then counts for all of them.
-        requests: One value a request: `id`, `time_ns` (of the epoch), `latency_ns`, `status`,
-            `rows`, `kept_rows`, `draw` (uniform on [0, 1): kept where it is below the share), and
-            the texts `caller`, `protocol`, `trace`.
-        rows: The number of each kept row within its request, where some are kept in part; None
-            where all are whole.
-        inputs: One value a row, by field; empty where nothing was asked of the version.
-        outputs: The same of the answers; empty where there are none.
+        texts: The callers, protocols and traces of its requests, each once.
+        layout: A `Layout`, as bytes.
+        is_anonymous: It is for profiles alone: it has no ids, callers and traces.
+        sizes: Of the pieces, in bytes.
+        arm: The arm of the endpoint's plan; empty without a plan.
     """
 
     model: str
@@ -53,63 +104,63 @@ class Block(msgspec.Struct, kw_only=True):
     endpoint: str
     interval: int
     share: float
-    requests: dict[str, Array | Texts]
-    rows: Array | None = None
-    inputs: dict[str, Array]
-    outputs: dict[str, Array]
+    texts: tuple[str, ...]
+    layout: bytes
+    is_anonymous: bool = False
+    sizes: tuple[int, ...] = ()
+    arm: str = ""
 
 
-class _Column(msgspec.Struct, array_like=True):
-    part: str
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    size: int
+class Block(NamedTuple):
+    """A block as it is read. The first pieces are requests, ids (two) and row numbers."""
+
+    head: Head
+    pieces: list[memoryview]
+
+    @property
+    def requests(self) -> Array:
+        return np.frombuffer(self.pieces[0], REQUEST)
 
 
-class _Head(msgspec.Struct):
-    model: str
-    version: str
-    endpoint: str
-    interval: int
-    share: float
-    columns: list[_Column]
+_encode = msgspec.msgpack.Encoder().encode
+_decode_head = msgspec.msgpack.Decoder(Head).decode
+read_layout = lru_cache(256)(msgspec.msgpack.Decoder(Layout).decode)
 
 
-_TEXT = "text"
-_PARTS = ("requests", "rows", "inputs", "outputs")
-_encode_head = msgspec.msgpack.Encoder().encode
-_decode_head = msgspec.msgpack.Decoder(_Head).decode
+def text_pieces(texts: Sequence[str | None]) -> tuple[bytes, bytes]:
+    """The two pieces of a column of texts."""
+    if None not in texts:
+        known = cast(Sequence[str], texts)
+        joined = "".join(known)
+        if joined.isascii():
+            return array("i", map(len, known)).tobytes(), joined.encode()
+    raw = [None if text is None else text.encode("utf-8", "replace") for text in texts]
+    sizes = array("i", [-1 if one is None else len(one) for one in raw])
+    return sizes.tobytes(), b"".join(one for one in raw if one is not None)
 
 
-def to_bytes(block: Block) -> bytes:
-    """A block as it is appended to a file of the spool."""
-    columns: list[_Column] = []
-    pieces: list[bytes] = []
-    for part in _PARTS:
-        content = {"": block.rows} if part == "rows" else getattr(block, part)
-        for name, values in content.items():
-            if values is None:
-                continue
-            if isinstance(values, list) or values.dtype == object:
-                # Texts of more than one axis, such as a table of them, keep their shape.
-                shape = (len(values),) if isinstance(values, list) else values.shape
-                flat = values if isinstance(values, list) else values.ravel().tolist()
-                piece, dtype = _encode_head(flat), _TEXT
-            else:
-                shape, dtype = values.shape, values.dtype.str
-                piece = values.tobytes()
-            columns.append(_Column(part, name, dtype, shape, len(piece)))
-            pieces.append(piece)
-    head = _encode_head(
-        _Head(
-            block.model, block.version, block.endpoint, block.interval, block.share,
-            columns,
-        )
-    )  # fmt: skip
-    body = b"".join(pieces)
-    check = zlib.crc32(body, zlib.crc32(head))
-    return _FRAME.pack(_MAGIC, len(head), len(body), check) + head + body
+def to_bytes(head: Head, parts: Sequence[bytes | Array]) -> bytearray:
+    """A block as it is appended to a file of the spool.
+
+    Args:
+        head: With the sizes of the pieces.
+        parts: The pieces, each whole or as several parts. Their bytes are copied once.
+
+    Raises:
+        ValueError: The parts are not of those sizes.
+    """
+    written = _encode(head)
+    try:
+        made = bytearray().join(cast(Sequence[bytes], (bytes(_FRAME.size), written, *parts)))
+    except TypeError:  # a column is a part of a table
+        plain = [one.tobytes() if isinstance(one, np.ndarray) else one for one in parts]
+        made = bytearray().join((bytes(_FRAME.size), written, *plain))
+    size = sum(head.sizes)
+    if len(made) != _FRAME.size + len(written) + size:
+        raise ValueError(f"the pieces of a block are not of {size} bytes")
+    check = zlib.crc32(memoryview(made)[_FRAME.size :])
+    _FRAME.pack_into(made, 0, _MAGIC, len(written), size, check)
+    return made
 
 
 def read_blocks(data: bytes | memoryview) -> Iterator[tuple[Block, int]]:
@@ -124,29 +175,7 @@ def read_blocks(data: bytes | memoryview) -> Iterator[tuple[Block, int]]:
         end = start + head_size + body_size
         if magic != _MAGIC or end > len(view) or zlib.crc32(view[start:end]) != check:
             return
-        yield _from_bytes(view[start : start + head_size], view[start + head_size : end]), end
+        head = _decode_head(view[start : start + head_size])
+        places = accumulate(head.sizes, initial=start + head_size)
+        yield Block(head, [view[here:there] for here, there in pairwise(places)]), end
         at = end
-
-
-def _from_bytes(head_bytes: memoryview, body: memoryview) -> Block:
-    head = _decode_head(head_bytes)
-    parts: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
-    at = 0
-    for column in head.columns:
-        piece = body[at : at + column.size]
-        at += column.size
-        if column.dtype == _TEXT:
-            texts = msgspec.msgpack.decode(piece)
-            if column.part != "requests":
-                made = np.empty(len(texts), object)
-                made[:] = texts
-                texts = made.reshape(column.shape)
-            parts[column.part][column.name] = texts
-        else:
-            values = np.frombuffer(piece, np.dtype(column.dtype))
-            parts[column.part][column.name] = values.reshape(column.shape)
-    return Block(
-        model=head.model, version=head.version, endpoint=head.endpoint,
-        interval=head.interval, share=head.share, requests=parts["requests"],
-        rows=parts["rows"].get(""), inputs=parts["inputs"], outputs=parts["outputs"],
-    )  # fmt: skip

@@ -13,13 +13,14 @@ from pathlib import Path
 import msgspec
 
 from bascule.core import Unavailable, Untrusted
+from bascule.monitoring.profiles import ProfileFile
 
 LEDGER = "ledger"
 MANIFEST = "manifest.json"
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
-    """One Parquet file: rows of one version, of one UTC day, sorted by time.
+    """One Parquet file: rows of one version, of one UTC day, nearly sorted by time.
 
     Attributes:
         file: Its path below `ledger/`.
@@ -78,6 +79,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     format: int = 1
     sequence: int = 0
     segments: list[Segment] = []
+    profiles: list[ProfileFile] = []
     writers: dict[str, Progress] = {}
     gaps: list[Gap] = []
 

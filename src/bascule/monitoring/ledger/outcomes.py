@@ -1,17 +1,19 @@
 """Outcomes: the truth about predictions, by their ids, whenever it is known.
 
-Each import is one Parquet file in `outcomes/MODEL/`, which is never changed. Of several truths
-about one row the one received last counts, within one import the one that stands last; the others
-are its history.
+An import is one Parquet file in `outcomes/MODEL/`, which is never changed; small requests share a
+file of lines (`outcome_spool`), which `fold` turns into Parquet when it is complete. Of several
+truths about one row the one received last counts, within one import the one that stands last; the
+others are its history.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,8 +23,27 @@ import pyarrow.parquet as pq
 
 from bascule.core import Invalid, Unavailable, check_name
 from bascule.monitoring.ledger.manifest import sync_folder
+from bascule.monitoring.ledger.outcome_lines import (
+    MAX_ID,
+    MAX_OUTCOMES,
+    MAX_TRUTH,
+    NUMBER,
+    OutcomeInput,
+    Refused,
+    read_outcomes,
+    split_id,
+)
+from bascule.monitoring.ledger.outcome_spool import (
+    LINES,
+    OUTCOMES,
+    Kept,
+    OutcomeSpool,
+    key_of,
+    latest_us,
+    new_key,
+    read_lines,
+)
 
-OUTCOMES = "outcomes"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SCHEMA = pa.schema(
     [
@@ -85,7 +106,8 @@ class Outcomes:
             Unavailable: The home cannot be written; nothing was kept.
         """
         check_name(model)
-        received_at = self._next_time(model)
+        received_us = self._next_us(model)
+        received_at = _EPOCH + timedelta(microseconds=received_us)
         ids, truths, times = _columns(table, id_column, truth_column, time_column, received_at)
         refused = _refused(ids, truths, times)
         good = pa.array([n not in refused for n in range(1, len(ids) + 1)])
@@ -101,35 +123,107 @@ class Outcomes:
             schema=SCHEMA,
         )  # fmt: skip
         if made.num_rows:
-            self._write(model, made)
+            self._write(self._home / OUTCOMES / model / f"{new_key(received_us)}.parquet", made)
         return Imported(made.num_rows, refused)
 
-    def files(self) -> list[Path]:
-        """Of all models."""
-        return sorted((self._home / OUTCOMES).glob("*/*.parquet"))
+    def add_rows(
+        self, model: str, rows: Sequence[tuple[object, object, object]]
+    ) -> tuple[int, list[Refused]]:
+        """Keep outcomes of mixed types, each id, truth and time; see `outcome_lines`.
 
-    def _next_time(self, model: str) -> datetime:
+        Returns how many were kept, and those that were refused.
+
+        Raises:
+            Unavailable: The home cannot be written; earlier parts of `MAX_OUTCOMES` are kept.
+        """
+        check_name(model)
+        spool = OutcomeSpool(self._home)
+        taken, refused = 0, list[Refused]()
+        try:
+            for start in range(0, len(rows), MAX_OUTCOMES):
+                part = [OutcomeInput(*row) for row in rows[start : start + MAX_OUTCOMES]]
+                lines, wrong = read_outcomes(part)
+                spool.append(model, [lines])
+                taken += len(lines)
+                refused += [replace(one, index=start + one.index) for one in wrong]
+        finally:
+            spool.close()
+        self.fold()
+        return taken, refused
+
+    def stored(self) -> tuple[list[Path], list[pa.Table]]:
+        """All outcomes: the Parquet files, and tables of the lines that are in none of them.
+
+        Raises:
+            FileNotFoundError: A file was folded meanwhile: ask again.
+        """
+        # Lines first: a fold makes the Parquet file before it removes the lines.
+        spooled = sorted((self._home / OUTCOMES).glob(f"*/*{LINES}"))
+        files = sorted((self._home / OUTCOMES).glob("*/[0-9]*.parquet"))
+        folded = {(file.parent, key_of(file)) for file in files}
+        waiting = (file for file in spooled if (file.parent, key_of(file)) not in folded)
+        return files, [
+            _table_of(file.parent.name, read_lines(file.read_bytes())) for file in waiting
+        ]
+
+    def fold(self) -> int:
+        """Turn complete files of lines into Parquet files; returns how many.
+
+        Any process may do it at any time: two that fold the same file make the same file.
+        """
+        count = 0
+        for file in sorted((self._home / OUTCOMES).glob(f"*/*{LINES}")):
+            with suppress(FileNotFoundError), file.open("rb") as opened:
+                try:
+                    fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # a process writes there
+                if not any(file.parent.glob(f"{key_of(file)}.*.parquet")):
+                    self._fold(file, read_lines(opened.read()))
+                file.unlink(missing_ok=True)
+                count += 1
+        return count
+
+    def _fold(self, file: Path, lines: list[Kept]) -> None:
+        if lines:
+            name = f"{key_of(file)}.{lines[-1].received_us}.parquet"
+            self._write(file.parent / name, _table_of(file.parent.name, lines))
+
+    def _next_us(self, model: str) -> int:
         """Now, or just after the latest import: a clock may stand still, or be set back."""
-        files = (self._home / OUTCOMES / model).glob("[0-9]*.parquet")
-        latest_us = max((int(file.name.partition("-")[0]) for file in files), default=0)
-        return _EPOCH + timedelta(microseconds=max(time.time_ns() // 1000, latest_us + 1))
+        return max(time.time_ns() // 1000, latest_us(self._home / OUTCOMES / model) + 1)
 
-    def _write(self, model: str, table: pa.Table) -> None:
-        folder = self._home / OUTCOMES / model
-        received_us = table["received_at"][0].value
-        name = f"{received_us}-{secrets.token_hex(4)}.parquet"
-        draft = folder / f".{name}"
+    @staticmethod
+    def _write(file: Path, table: pa.Table) -> None:
+        folder = file.parent
+        draft = folder / f".{file.name}-{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(folder / name)
+            with draft.open("wb") as opened:
+                pq.write_table(table, opened, compression="zstd")
+                opened.flush()
+                os.fsync(opened.fileno())
+            draft.rename(file)
             sync_folder(folder)
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise Unavailable(f"{folder} cannot be written: {error}") from error
+
+
+def _table_of(model: str, lines: Sequence[Kept]) -> pa.Table:
+    rows = len(lines)
+    columns: list[Sequence[object]] = [*zip(*lines, strict=True)] or [()] * len(Kept._fields)
+    ids, row, truths, numbers, times, received, position = columns
+    times = [r if t is None else t for t, r in zip(times, received, strict=True)]
+    made = (ids, row, [model] * rows, truths, numbers, times, received, position)
+    return pa.table(
+        [
+            pa.array(values, pa.int64()).cast(one.type) if pa.types.is_timestamp(one.type)
+            else pa.array(values, one.type)
+            for values, one in zip(made, SCHEMA, strict=True)
+        ],
+        schema=SCHEMA,
+    )  # fmt: skip
 
 
 def _columns(
@@ -175,25 +269,24 @@ def _refused(ids: pa.Array, truths: pa.Array, times: pa.Array) -> dict[int, str]
         for what, values in reversed(missing.items())  # of several, the first one counts
         for number in pc.indices_nonzero(pc.is_null(values, nan_is_null=True)).to_pylist()
     }
+    for what, values, most in (("id", ids, MAX_ID), ("truth", truths, MAX_TRUTH)):
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            is_long = pc.greater(pc.fill_null(pc.utf8_length(values), 0), most)
+            for number in pc.indices_nonzero(is_long).to_pylist():
+                found.setdefault(number + 1, f"{what}: over {most:,} characters, the limit")
     return dict(sorted(found.items()))
 
 
 def _split(ids: Sequence[str]) -> tuple[pa.Array, pa.Array]:
-    """Ids of requests and rows: `ID#3` is row 3 of `ID`, and an id without it is row 0."""
-    names, rows = [], []
-    for one in ids:
-        name, mark, row = one.rpartition("#")
-        is_row = bool(mark) and row.isascii() and row.isdecimal() and len(row) < 10
-        names.append(name if is_row else one)
-        rows.append(int(row) if is_row else 0)
+    """Ids of requests, and rows; see `split_id`."""
+    names, rows = zip(*map(split_id, ids), strict=True) if ids else ((), ())
     return pa.array(names, pa.string()), pa.array(rows, pa.int32())
 
 
 def _numbers(truths: pa.Array) -> pa.Array:
-    """The truths that are numbers; a text is one only where all of them are."""
+    """The truths that are numbers, and texts that are; see `outcome_lines.number_of`."""
     if pa.types.is_string(truths.type) or pa.types.is_large_string(truths.type):
-        try:
-            return truths.cast(pa.float64())
-        except pa.ArrowInvalid:
-            return pa.nulls(len(truths), pa.float64())
-    return truths.cast(pa.float64())
+        is_number = pc.match_substring_regex(truths, NUMBER)
+        truths = pc.if_else(is_number, truths, pa.scalar(None, truths.type))
+    numbers = truths.cast(pa.float64())
+    return pc.if_else(pc.is_inf(numbers), pa.scalar(None, pa.float64()), numbers)

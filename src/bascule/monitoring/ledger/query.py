@@ -16,14 +16,26 @@ import pyarrow as pa
 from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger.blocks import read_blocks
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, read_manifest
-from bascule.monitoring.ledger.outcomes import OUTCOMES, SCHEMA as OUTCOME_SCHEMA, Outcomes
+from bascule.monitoring.ledger.outcome_spool import OUTCOMES
+from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
 from bascule.monitoring.ledger.spool import writers
-from bascule.monitoring.ledger.tables import FIXED, tables_of
+from bascule.monitoring.ledger.tables import FIXED, answers_of, tables_of
 
 if TYPE_CHECKING:
     import duckdb
 
 _TRIES = 5
+_JOINED = """
+CREATE VIEW predictions_with_outcomes AS
+SELECT newest.*, truth, truth_number, outcomes.time AS truth_time, received_at AS truth_received_at
+FROM (
+    SELECT *, count(*) OVER (PARTITION BY endpoint, id, row) - 1 AS repeats FROM predictions
+    QUALIFY row_number() OVER (PARTITION BY endpoint, id, row ORDER BY time DESC) = 1
+) newest
+JOIN outcomes ON outcomes.model = newest.endpoint AND outcomes.id = newest.id
+    AND outcomes.row = newest.row
+"""
+"""A truth joins the newest prediction of its id; `repeats` counts the earlier ones."""
 
 
 class Ledger:
@@ -33,7 +45,7 @@ class Ledger:
         self._home = home
 
     def query(self, sql: str, *, model: str | None = None) -> pa.Table:
-        """The result of one SELECT over `predictions`, `outcomes` and `outcome_history`.
+        """The result of one SELECT over `predictions`, `outcomes`, and the tables made of both.
 
         Args:
             sql: In DuckDB's dialect.
@@ -51,13 +63,14 @@ class Ledger:
                     if not self._offer(connection, model):
                         continue
                     return connection.sql(sql).to_arrow_table()
-            except duckdb.IOException:
+            except (duckdb.IOException, FileNotFoundError):
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
             except duckdb.Error as error:
                 raise Invalid(
                     f"the query is refused: {str(error).splitlines()[0]}",
-                    hint="tables: predictions, outcomes, outcome_history; with --model also the "
-                    'columns "input.NAME" and "output.NAME"',
+                    hint="tables: predictions, outcomes, outcome_history, "
+                    "predictions_with_outcomes; "
+                    'with --model also the columns "input.NAME" and "output.NAME"',
                 ) from None
         raise Unavailable("the ledger changes faster than it can be read", hint="try again")
 
@@ -86,7 +99,7 @@ class Ledger:
         connection.register("no_predictions", FIXED.empty_table())
         parts.append("SELECT * FROM no_predictions")
         connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
-        _offer_outcomes(connection, Outcomes(self._home).files())
+        _offer_outcomes(connection, *Outcomes(self._home).stored())
         folders = ", ".join(_quoted(self._home / name) for name in (LEDGER, OUTCOMES))
         connection.execute(f"SET allowed_directories=[{folders}]")
         connection.execute("SET enable_external_access=false")
@@ -106,24 +119,28 @@ class Ledger:
                         blocks += [block for block, _ in read_blocks(opened.read())]
                 except FileNotFoundError:
                     continue
-            for _, _, table in tables_of(blocks):
+            for _, _, table in tables_of(answers_of(blocks)):
                 yield table
 
 
-def _offer_outcomes(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
+def _offer_outcomes(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], spooled: Sequence[pa.Table]
+) -> None:
     """`outcome_history` has every truth that was received, `outcomes` the one that counts."""
+    connection.register(
+        "spooled_outcomes", pa.concat_tables([OUTCOME_SCHEMA.empty_table(), *spooled])
+    )
+    found = "SELECT * FROM spooled_outcomes"
     if files:
         listed = ", ".join(_quoted(file) for file in files)
-        found = f"SELECT * FROM read_parquet([{listed}])"
-    else:
-        connection.register("no_outcomes", OUTCOME_SCHEMA.empty_table())
-        found = "SELECT * FROM no_outcomes"
+        found += f" UNION ALL SELECT * FROM read_parquet([{listed}])"
     connection.execute(f"CREATE VIEW outcome_history AS {found}")
     connection.execute(
         "CREATE VIEW outcomes AS SELECT * EXCLUDE (position) FROM outcome_history "
         "QUALIFY row_number() OVER "
         "(PARTITION BY model, id, row ORDER BY received_at DESC, position DESC) = 1"
     )
+    connection.execute(_JOINED)
 
 
 def _quoted(path: Path) -> str:

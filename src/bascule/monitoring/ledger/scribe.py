@@ -1,8 +1,8 @@
-"""The scribe: turns the spool into Parquet segments, each row exactly once.
+"""The scribe: turns the spool into Parquet segments and profiles, each row exactly once.
 
-A turn reads the blocks after what the manifest says, writes segments, and commits segments and
-progress by one rename. Killed anywhere, it repeats that turn: segments that no manifest names are
-removed when the next one starts.
+A turn reads the blocks after what the manifest says, writes segments, adds the rows to the profiles
+of their day, and commits segments, profiles and progress by one rename. Killed anywhere, it repeats
+that turn: files that no manifest names are removed when the next one starts.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bascule.core import Conflict
-from bascule.monitoring.ledger.blocks import Block, read_blocks
+from bascule.core import Columns, Conflict
+from bascule.monitoring.ledger.blocks import Array, Block, read_blocks
 from bascule.monitoring.ledger.manifest import (
     LEDGER,
     MANIFEST,
@@ -37,7 +38,8 @@ from bascule.monitoring.ledger.manifest import (
     sync_folder,
 )  # fmt: skip
 from bascule.monitoring.ledger.spool import WriterFolder, writers
-from bascule.monitoring.ledger.tables import tables_of
+from bascule.monitoring.ledger.tables import Answers, answers_of, tables_of
+from bascule.monitoring.profiles import RETENTION_DAYS, Folding, ProfileFile
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ _COMMIT_S = 60.0
 _SETTLED_S = 3.0
 """A living writer's newest interval is left alone for so long: its share may still fall."""
 _MAX_GAPS = 1_000
+_OK = 200
 
 
 class Retention(NamedTuple):
@@ -72,6 +75,12 @@ def kept_segments(
         if segment.day >= oldest and room >= 0:
             kept.append(segment)
     return kept[::-1]
+
+
+def kept_profiles(files: Sequence[ProfileFile], now: datetime) -> list[ProfileFile]:
+    """Those of the last `RETENTION_DAYS` days; they are small."""
+    oldest = (now - timedelta(days=RETENTION_DAYS)).strftime("%Y-%m-%d")
+    return [one for one in files if one.day >= oldest]
 
 
 @dataclass(slots=True)
@@ -116,6 +125,7 @@ class Scribe:
             self._lock.close()
             raise Conflict(f"another scribe writes the ledger in {folder}") from None
         self._manifest = read_manifest(home)
+        self._folding = Folding(home, self._manifest.profiles)
         self._remove_orphans()
 
     def close(self) -> None:
@@ -173,32 +183,54 @@ class Scribe:
 
     def _write(self, blocks: list[Block], writer: str) -> list[Segment]:
         made: list[Segment] = []
-        for model, version, table in tables_of(blocks):
-            days = table["time"].cast(pa.date32())
-            for day in pc.unique(days).to_pylist():
-                part = table.filter(pc.equal(days, day)).sort_by("time")
+        answers = answers_of(blocks)
+        for one in answers:
+            self._fold(one)
+        for model, version, table in tables_of(answers):
+            for day, part in _by_day(table):
                 name = f"{self._manifest.sequence + 1:08d}-{writer}-{len(made)}.parquet"
-                made.append(write_segment(self._home, part, model, version, str(day), name))
+                made.append(write_segment(self._home, part, model, version, day, name))
         return made
 
+    def _fold(self, answers: Answers) -> None:
+        """Add the answered rows to the profiles of their day."""
+        if not answers.inputs and not answers.outputs:
+            return
+        requests = answers.requests
+        for day, rows in answers.days():
+            rows = rows[requests["status"][rows] == _OK]
+            if len(rows):
+                self._folding.add(
+                    (answers.head.model, answers.head.version, day),
+                    requests["time_ns"][rows],
+                    1 / answers.shares[rows],
+                    partial(_columns_of, answers, rows),
+                )
+
     def _commit(self, change: _Change) -> None:
+        sequence = self._manifest.sequence + 1
+        others = [one for one in self._manifest.profiles if one.host != self._folding.host]
+        profiles = kept_profiles([*others, *self._folding.write(sequence)], datetime.now(UTC))
         there = {writer.name for writer in writers(self._home)}
         known = {**self._manifest.writers, **change.progress}
         made = Manifest(
-            sequence=self._manifest.sequence + 1,
+            sequence=sequence,
+            profiles=profiles,
             segments=kept_segments(
                 [*self._manifest.segments, *change.segments], self._retention, datetime.now(UTC)
             ),
             writers={name: one for name, one in known.items() if name in there},
             gaps=[*self._manifest.gaps, *change.gaps][-_MAX_GAPS:],
         )
-        for folder in {(self._home / LEDGER / one.file).parent for one in change.segments}:
+        before, after = _files(self._manifest), _files(made)
+        for folder in {(self._home / LEDGER / file).parent for file in after - before}:
             sync_folder(folder)
         commit(self._home, made)
-        removed = set(self._manifest.segments) - set(made.segments)
+        removed = before - after
         self._manifest = made
-        for segment in removed:
-            (self._home / LEDGER / segment.file).unlink(missing_ok=True)
+        self._folding.forget(profiles)
+        for file in removed:
+            (self._home / LEDGER / file).unlink(missing_ok=True)
         for gap in change.gaps:
             log.warning(
                 "the ledger lacks %d requests of %s (%s); the latest: %s",
@@ -213,10 +245,31 @@ class Scribe:
 
     def _remove_orphans(self) -> None:
         folder = self._home / LEDGER
-        named = {one.file for one in self._manifest.segments}
-        for file in folder.glob("*/*/*/*.parquet*"):
-            if str(file.relative_to(folder)) not in named:
-                file.unlink(missing_ok=True)
+        named = _files(self._manifest)
+        for kind in ("parquet*", "profile"):
+            for file in folder.glob(f"*/*/*/*.{kind}"):
+                if str(file.relative_to(folder)) not in named:
+                    file.unlink(missing_ok=True)
+
+
+def _files(manifest: Manifest) -> set[str]:
+    named = [one.file for one in manifest.segments] + [one.file for one in manifest.profiles]
+    return set(named)
+
+
+def _columns_of(answers: Answers, rows: Array, chosen: Array) -> tuple[Columns, Columns]:
+    return answers.columns(rows[chosen])
+
+
+def _by_day(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of each UTC day; nearly always there is one."""
+    days = table["time"].cast(pa.date32())
+    ends = pc.min_max(days)
+    if ends["min"] == ends["max"]:
+        yield str(ends["min"]), table
+        return
+    for day in pc.unique(days):
+        yield str(day), table.filter(pc.equal(days, day))
 
 
 def write_segment(
@@ -227,13 +280,30 @@ def write_segment(
     file = home / LEDGER / place
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as opened:
-        pq.write_table(table, opened, compression="zstd")
+        pq.write_table(
+            table, opened, compression="zstd", compression_level=1, store_schema=False,
+            use_dictionary=_repeated(table),
+        )  # fmt: skip
         opened.flush()
         os.fsync(opened.fileno())
     return Segment(
         file=place, model=model, version=version, day=day, rows=table.num_rows,
         size_bytes=file.stat().st_size,
     )  # fmt: skip
+
+
+def _repeated(table: pa.Table) -> list[str]:
+    """The columns with few different values: texts but the ids, and what requests share."""
+    return [
+        field.name
+        for field in table.schema
+        if field.name in ("row", "status", "kept_share")
+        or (
+            field.name != "id"
+            and not pa.types.is_floating(field.type)
+            and not pa.types.is_temporal(field.type)
+        )
+    ]
 
 
 def _read(
@@ -262,9 +332,9 @@ def _read(
         if size >= budget:
             break
     if settled and found and time.time() - found[-1][1].stat().st_mtime < _SETTLED_S:
-        newest = max(block.interval for block, _, _ in found)
-        found = [one for one in found if one[0].interval < newest]
-    requests = before.requests + sum(len(block.requests["id"]) for block, _, _ in found)
+        newest = max(block.head.interval for block, _, _ in found)
+        found = [one for one in found if one[0].head.interval < newest]
+    requests = before.requests + sum(len(block.requests) for block, _, _ in found)
     done |= {file.name: end for _, file, end in found}
     return (
         [block for block, _, _ in found],

@@ -25,6 +25,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 SPOOL = "spool"
+MANIFEST = "ledger/manifest.json"
 PENDING = "pending"
 SUFFIX = ".blocks"
 FILE_BYTES = 32 << 20
@@ -59,14 +60,17 @@ class SpoolWriter:
         self.folder.mkdir(parents=True)
         self._pending_fd = os.open(self.folder / PENDING, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._pending_fd, fcntl.LOCK_EX)
-        os.ftruncate(self._pending_fd, _SLOTS_FROM + _SLOTS * _SLOT_BYTES)
+        # Real space: a page that a full disk cannot take would end the process.
+        os.posix_fallocate(self._pending_fd, 0, _SLOTS_FROM + _SLOTS * _SLOT_BYTES)
         self._pending = mmap.mmap(self._pending_fd, 0)
         self._max_bytes = max_bytes
+        self._manifest = home / MANIFEST
+        self._started_s, self._written_s = time.time(), 0.0
         self._kept = 0
         self._dropped = 0
         self._dropping = threading.Lock()
         self._handed_bytes = self._taken_bytes = 0  # each changed by one thread
-        self._waiting: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[bytes | bytearray, int] | None] = queue.SimpleQueue()
         self._warned_s = 0.0
         self._writing = threading.Thread(target=self._write, name="bascule-spool", daemon=True)
         self._writing.start()
@@ -81,22 +85,29 @@ class SpoolWriter:
         self._kept += 1
         _WORD.pack_into(pending, _KEPT, self._kept)
 
-    def append(self, data: bytes, requests: int) -> None:
+    @property
+    def dropped(self) -> int:
+        """How many requests were dropped."""
+        return self._dropped
+
+    def lag_s(self) -> float:
+        """Since the last commit, if something was written after it; 0 where all is taken in."""
+        try:
+            committed_s = self._manifest.stat().st_mtime
+        except FileNotFoundError:
+            committed_s = self._started_s
+        return max(0.0, time.time() - committed_s) if self._written_s > committed_s else 0.0
+
+    def append(self, data: bytes | bytearray, requests: int) -> None:
         """Hand over the bytes of a block of so many requests; drops it where too many wait."""
         if self._handed_bytes - self._taken_bytes + len(data) <= _MAX_WAITING_BYTES:
             self._handed_bytes += len(data)
             self._waiting.put((data, requests))
         else:
-            self._drop(requests, "the disk is slow")
+            self.drop(requests, "the disk is slow")
 
-    def close(self) -> None:
-        """Write what waits, and end. The reader removes the folder when it has read it."""
-        self._waiting.put(None)
-        self._writing.join()
-        self._pending.close()
-        os.close(self._pending_fd)
-
-    def _drop(self, requests: int, why: str) -> None:
+    def drop(self, requests: int, why: str) -> None:
+        """Count requests that are not written, and say so once a minute."""
         with self._dropping:  # by the event loop, and by the thread that writes
             self._dropped += requests
             _WORD.pack_into(self._pending, _DROPPED, self._dropped)
@@ -105,13 +116,20 @@ class SpoolWriter:
             self._warned_s = now_s
             log.warning("the ledger drops answers: %s; %d so far", why, self._dropped)
 
+    def close(self) -> None:
+        """Write what waits, and end. The reader removes the folder when it has read it."""
+        self._waiting.put(None)
+        self._writing.join()
+        self._pending.close()
+        os.close(self._pending_fd)
+
     def _write(self) -> None:
         number, size, fd = 0, FILE_BYTES, -1
         while (item := self._waiting.get()) is not None:
             data, requests = item
             try:
                 if self._unread_bytes(number) + size > self._max_bytes:
-                    self._drop(requests, f"{self.folder} holds {self._max_bytes:,} unread bytes")
+                    self.drop(requests, f"{self.folder} holds {self._max_bytes:,} unread bytes")
                     continue
                 if size >= FILE_BYTES:
                     if fd >= 0:
@@ -121,8 +139,9 @@ class SpoolWriter:
                     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
                 self._append(fd, data, size)
                 size += len(data)
+                self._written_s = time.time()
             except OSError as error:
-                self._drop(requests, str(error))
+                self.drop(requests, str(error))
                 size = size if fd >= 0 else FILE_BYTES
             finally:
                 self._taken_bytes += len(data)
@@ -137,7 +156,7 @@ class SpoolWriter:
         return sum(FILE_BYTES for file in earlier if file.exists())
 
     @staticmethod
-    def _append(fd: int, data: bytes, size: int) -> None:
+    def _append(fd: int, data: bytes | bytearray, size: int) -> None:
         """All of it, or none: what comes after a torn block could not be found."""
         view = memoryview(data)
         try:

@@ -83,7 +83,7 @@ class PlannedPredictor:
         self.current = current
         self.version = current.version
         # Of no version: every answer says by which version it is.
-        self.by = AnsweredBy(endpoint, current.version, program.name, endpoint)
+        self.by = AnsweredBy(endpoint, current.version, program.name, endpoint=endpoint)
         self.service = ModelSpec(endpoint, "", current.service.path)
         self.signature = current.signature
         self.program = program

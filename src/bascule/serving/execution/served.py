@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bascule.bundle.extras import Extra
 from bascule.core import BasculeError, Columns, Overloaded, Program, Signature, Unavailable
@@ -41,10 +41,11 @@ class ServedModel:
         held: BufferBudget,
         extras: Sequence[Extra] = (),
         example: Columns | None = None,
+        columns: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         """Ready to run with a program and its pace; unloaded with the facts of a program alone.
 
-        `example`: rows that the program can answer, to show to users.
+        `example`: rows that the program can answer, to show to users. `columns`: see `AnsweredBy`.
         """
         self.service = service
         self.name = service.model
@@ -57,7 +58,7 @@ class ServedModel:
         self.example = example
         self.limits = limits
         self.held = held
-        self.by = AnsweredBy(self.name, self.version, program.name)
+        self.by = AnsweredBy(self.name, self.version, program.name, tuple((columns or {}).items()))
         self.asks_headers: frozenset[bytes] = frozenset()
         self.needs: Action = "manage" if service.is_planned else "infer"
         self.extras = Extras(extras, name=self.by.name, limits=limits, loop=loop, held=held)

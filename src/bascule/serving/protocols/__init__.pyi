@@ -3,10 +3,12 @@ from .chosen import (
     ChosenProtocols as ChosenProtocols,
     choose_protocols as choose_protocols,
 )
-from .data_plane import DataPlane as DataPlane
+from .data_plane import DataPlane as DataPlane, ProtocolAdapter as ProtocolAdapter
 from .grpc_methods import grpc_methods as grpc_methods
 from .load_requests import LoadRequests as LoadRequests
 from .metrics import Metrics as Metrics
 from .oip_json import Decoder as Decoder
 from .openapi import example_columns as example_columns, example_rows as example_rows
+from .outcome_writer import OutcomeWriter as OutcomeWriter
+from .outcomes_rest import OutcomesRest as OutcomesRest
 from .table import open_protocols as open_protocols

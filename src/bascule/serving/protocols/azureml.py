@@ -29,6 +29,8 @@ _INPUTS = '{"Inputs": {"data": [...]}, "GlobalParameters": {}}'
 class AzureMl:
     """See `data_plane.ProtocolAdapter`."""
 
+    name = "azureml"
+
     def __init__(self) -> None:
         self._parser = JsonParser(_EXAMPLE)
 

@@ -58,7 +58,6 @@ def handler(model: Predictor, read: Read, parser: JsonParser) -> Handler:
     def run(exchange: Exchange, made: tuple[Call, Form], allowed_s: float) -> None:
         call, form = made
         exchange.identify()
-        # These bodies have no place for an id, so the head of the answer always has it.
         exchange.need_request_id()
         deliver = partial(_tell, exchange, call.rows, form, model.by)
         exchange.ask(model, call, allowed_s, deliver)
@@ -76,7 +75,9 @@ def _tell(exchange: Exchange, rows: int, form: Form, asked: AnsweredBy, outcome:
         exchange.fail(problem)
         return
     exchange.rows = rows
-    extra = answered_by(outcome.by, asked)
+    # These bodies have no place for an id, so the head of the answer always has it.
+    extra = b"Bascule-Id: %b\r\n" % exchange.prediction_id.encode()
+    extra += answered_by(outcome.by, asked)
     exchange.answer(body, content_type=form.content_type, extra=extra)
 
 

@@ -21,7 +21,9 @@ _OF_CONTROL = (b"/api/", b"/docs", b"/redoc")
 
 
 class ProtocolAdapter(Protocol):
-    """One protocol over the data plane; see `table.PROTOCOLS`."""
+    """One protocol over the data plane; see `table.PROTOCOLS`, which has its name."""
+
+    name: str
 
     def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """The routes that are there whatever is served."""
@@ -144,7 +146,8 @@ class DataPlane:
         before, self._kept = self._kept, {}
         first = self.first
         for place, protocol in enumerate(self._protocols):
-            yield from protocol.server_routes(self)
+            for route in protocol.server_routes(self):
+                yield route._replace(protocol=protocol.name)
             for versions in self.models.values():
                 for model in versions.values():
                     labels = (one.service.labels for one in versions.values())
@@ -154,7 +157,9 @@ class DataPlane:
                     key = place, id(model)  # of no other: what is kept holds the model
                     kept = before.get(key)
                     if kept is None or kept.facts != facts:
-                        kept = _Kept(model, facts, tuple(protocol.model_routes(self, model)))
+                        routes = protocol.model_routes(self, model)
+                        named = (one._replace(protocol=protocol.name) for one in routes)
+                        kept = _Kept(model, facts, tuple(named))
                     self._kept[key] = kept
                     yield from kept.routes
 

@@ -3,7 +3,8 @@ r"""The descriptors for gRPC reflection, compiled from the `.proto` files beside
 `services.binpb` is made in this folder, with `grpcio-tools` installed, by
 
     python -m grpc_tools.protoc -I. --descriptor_set_out=services.binpb \
-        grpc_predict_v2.proto health.proto reflection_v1.proto reflection_v1alpha.proto
+        grpc_predict_v2.proto health.proto reflection_v1.proto reflection_v1alpha.proto \
+        outcomes.proto
 
 It is read as bytes, not by the protobuf library, which would enter every name into a table of the
 process (see `codecs.protobuf`). Field numbers are those of `google/protobuf/descriptor.proto`.

@@ -45,6 +45,8 @@ _LOAD = '{"model_name": "late", "url": "/opt/ml/models/late/model"}'
 class Invocations:
     """See `data_plane.ProtocolAdapter`."""
 
+    name = "invocations"
+
     def __init__(self, wishes: LoadRequests | None = None) -> None:
         """`wishes` takes what callers want to have loaded and unloaded; None where they may not."""
         self._parser = JsonParser(f"{_EXAMPLE}, or CSV as Content-Type: text/csv")

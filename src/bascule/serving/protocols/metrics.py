@@ -17,6 +17,8 @@ _TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """`GET /metrics`; see `data_plane.ProtocolAdapter`."""
 
+    name = "metrics"
+
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
 

@@ -310,7 +310,7 @@ class _Speaker:
         self._outputs = {
             field.name: field for field in (*model.signature.outputs, *model.extras.fields)
         }
-        self._head = _head(model.by)
+        self._head = _head_of(model.by)
         self._heads_of_outputs: dict[tuple[Any, ...], bytes] = {}
 
     # -- reading --
@@ -432,7 +432,7 @@ class _Speaker:
     def message(self, call_id: str, answer: Answer, rows: int, *, is_raw: bool) -> bytes:
         """The `ModelInferResponse`; raw too where an output has a type that only comes raw."""
         outputs, by = answer.outputs, answer.by
-        head = self._head if by is self.model.by else _head(by)
+        head = self._head if by is self.model.by else _head_of(by)
         if not is_raw and all(self._outputs[name].dtype in CONTENTS_OF for name in outputs):
             tensors = [
                 block(5, self._tensor_head(name, array, rows) + self._contents(name, array))
@@ -465,14 +465,14 @@ class _Speaker:
         return block(5, contents_of(array, self._outputs[name].dtype))
 
 
-@lru_cache(1_024)
-def _head(by: AnsweredBy) -> bytes:
+def _head_of(by: AnsweredBy) -> bytes:
     """The beginning of every answer by a version, up to the id."""
-    return (
-        block(1, by.endpoint or by.model)
-        + block(2, by.version)
-        + parameter(4, "program", by.program)
-    )
+    return _head(by.endpoint or by.model, by.version, by.program)
+
+
+@lru_cache(1_024)
+def _head(name: str, version: str, program: str) -> bytes:
+    return block(1, name) + block(2, version) + parameter(4, "program", program)
 
 
 def _missing_text(name: str) -> ModelFailed:

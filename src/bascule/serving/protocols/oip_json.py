@@ -643,7 +643,7 @@ class Encoder(NamedTuple):
 
 def encoder(model: Predictor) -> Encoder:
     """The forms of the answers to one version's requests, whichever version answers."""
-    own, own_head = model.by, _head(model.by)
+    own, own_head = model.by, _head_of(model.by)
     fields = (*model.signature.outputs, *model.extras.fields)
     parts = {
         field.name: (
@@ -666,7 +666,7 @@ def encoder(model: Predictor) -> Encoder:
 
     def encode(call_id: str, answer: Answer, rows: int) -> bytes:
         outputs, by = answer.outputs, answer.by
-        head = own_head if by is own else _head(by)
+        head = own_head if by is own else _head_of(by)
         if varying and not varying.isdisjoint(outputs):
             return encode_varying(head, call_id, outputs, rows)
         values: list[Any] = [head, _encode(call_id)]
@@ -688,7 +688,7 @@ def encoder(model: Predictor) -> Encoder:
         call_id: str, answer: Answer, rows: int, as_bytes: AsBytes
     ) -> tuple[bytes, int]:
         outputs, by = answer.outputs, answer.by
-        head = own_head if by is own else _head(by)
+        head = own_head if by is own else _head_of(by)
         tensors = []
         tail = []
         for name, array in outputs.items():
@@ -708,11 +708,15 @@ def encoder(model: Predictor) -> Encoder:
     return Encoder(encode, encode_with_bytes)
 
 
-@functools.lru_cache(1_024)
-def _head(by: AnsweredBy) -> bytes:
+def _head_of(by: AnsweredBy) -> bytes:
     """The beginning of every answer by a version, up to the id."""
+    return _head(by.endpoint or by.model, by.version, by.program)
+
+
+@functools.lru_cache(1_024)
+def _head(name: str, version: str, program: str) -> bytes:
     return b'{"model_name":%b,"model_version":%b,"parameters":{"program":%b},"id":' % (
-        _encode(by.endpoint or by.model),
-        _encode(by.version),
-        _encode(by.program),
+        _encode(name),
+        _encode(version),
+        _encode(program),
     )

@@ -36,6 +36,8 @@ _BYTES_TYPE = b"application/octet-stream"
 class OipRest:
     """See `data_plane.ProtocolAdapter`."""
 
+    name = "oip"
+
     def __init__(self) -> None:
         self._decoder, self._decoder_aside = Decoder(), Decoder()
 

@@ -32,6 +32,7 @@ _SUMMARIES = {
     "health": "Health",
     "metrics": "Counters",
     "manage": "Loading and unloading",
+    "outcome": "Outcomes",
 }
 
 

@@ -43,6 +43,8 @@ _TYPE_NAMES = {
 class TfServing:
     """See `data_plane.ProtocolAdapter`."""
 
+    name = "tfserving"
+
     def __init__(self) -> None:
         self._parser = JsonParser(_EXAMPLE)
 

@@ -23,6 +23,8 @@ _EXAMPLE = '{"instances": [...]}'
 class Vertex:
     """See `data_plane.ProtocolAdapter`."""
 
+    name = "vertex"
+
     def __init__(self, health_route: str, predict_route: str) -> None:
         self._health_route = health_route.encode()
         self._predict_route = predict_route.encode()

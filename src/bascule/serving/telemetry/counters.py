@@ -27,8 +27,8 @@ from bascule.core import Unavailable
 from bascule.serving.telemetry.arms import ArmCounters
 
 STATUSES = (
-    200, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 417, 429, 431, 499, 500, 501, 503, 504,
-    505, 507,
+    200, 207, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 417, 429, 431, 499, 500, 501, 503,
+    504, 505, 507,
 )  # fmt: skip
 """The statuses that are told apart. 499: the client was gone before its answer."""
 
@@ -45,7 +45,8 @@ _SUM_NS = _ROWS + 1
 _FIRST_BUCKET = _SUM_NS + 1
 _FAILURES = _FIRST_BUCKET + len(BUCKETS_S) + 1
 _FALLBACKS = _FAILURES + 1
-_SLOT_WORDS = _FALLBACKS + 1
+_OUTCOMES = _FALLBACKS + 1
+_SLOT_WORDS = _OUTCOMES + 1
 
 _KEYS_HELD_NS, _KEYS_READ_NS, _SILENT_WORKERS, _CONTROL_BEAT, _CONTROL_RESTARTS = 1, 2, 3, 4, 5
 _FIRST_BEAT = 6
@@ -55,6 +56,8 @@ processes of a machine share."""
 CAPACITY = 4096
 """How many versions can be counted from a server's start to its end. Pages that nothing was written
 to take no memory."""
+_LEDGER_WORDS = 3
+"""Of each worker, after the beats: requests kept and dropped, and milliseconds of lag."""
 _NAME_BYTES = 272
 """Two of length, then `model/version`: each is at most 128 characters of ASCII."""
 
@@ -90,6 +93,10 @@ class MetricSeries:
         """Note that another model answered in its place."""
         self._words[self._base + _FALLBACKS] += 1
 
+    def count_outcomes(self, count: int) -> None:
+        """Note outcomes of the model that were kept."""
+        self._words[self._base + _OUTCOMES] += count
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -102,6 +109,7 @@ class Totals:
         buckets: Answers per bucket of `BUCKETS_S`, not cumulative, the last one above all bounds.
         failures: Calls that a model with a policy failed, whatever was answered in the end.
         fallbacks: Calls that another model answered in its place.
+        outcomes: Outcomes that were kept while it was the default version.
     """
 
     by_status: dict[int, int]
@@ -110,6 +118,7 @@ class Totals:
     buckets: tuple[int, ...]
     failures: int = 0
     fallbacks: int = 0
+    outcomes: int = 0
 
     @property
     def requests(self) -> int:
@@ -137,11 +146,17 @@ class Pulse:
         keys_age_s: Since the keys were last read from the catalogue; 0 where callers need none.
         silent_workers: Workers that were killed because their event loop did not turn.
         control_restarts: How often the control process was started again.
+        ledger_kept: Requests that workers kept for the ledger.
+        ledger_dropped: Those of them that were not written, for want of space.
+        ledger_lag_s: The age of what the scribe has not taken in, at most.
     """
 
     keys_age_s: float = 0.0
     silent_workers: int = 0
     control_restarts: int = 0
+    ledger_kept: int = 0
+    ledger_dropped: int = 0
+    ledger_lag_s: float = 0.0
 
 
 class Counters:
@@ -157,7 +172,8 @@ class Counters:
         """
         self._capacity = capacity
         self._workers = workers
-        self._front_bytes = 8 * (_FIRST_BEAT + workers)
+        self._ledger = _FIRST_BEAT + workers
+        self._front_bytes = 8 * (self._ledger + _LEDGER_WORDS * workers)
         self._names_bytes = self._front_bytes + capacity * _NAME_BYTES
         arms_at = self._names_bytes + workers * (capacity + 1) * _SLOT_WORDS * 8
         size = arms_at + ArmCounters.size_of(workers)
@@ -251,11 +267,23 @@ class Counters:
         """Note that a worker was killed because it was silent."""
         self._words[_SILENT_WORKERS] += 1
 
+    def count_ledger(self, worker: int, kept: int, dropped: int, lag_s: float) -> None:
+        """Note so many more requests that a worker kept and dropped, and its lag."""
+        first = self._ledger + _LEDGER_WORDS * worker
+        self._words[first] += kept
+        self._words[first + 1] += dropped
+        self._words[first + 2] = int(lag_s * 1e3)
+
     def pulse(self) -> Pulse:
         """How the processes are."""
         read_ns = self._words[_KEYS_READ_NS]
         age_s = (time.monotonic_ns() - read_ns) / 1e9 if read_ns else 0.0
-        return Pulse(age_s, self._words[_SILENT_WORKERS], self._words[_CONTROL_RESTARTS])
+        ledger = self._words[self._ledger : self._front_bytes // 8].tolist()
+        return Pulse(
+            age_s, self._words[_SILENT_WORKERS], self._words[_CONTROL_RESTARTS],
+            sum(ledger[0::_LEDGER_WORDS]), sum(ledger[1::_LEDGER_WORDS]),
+            max(ledger[2::_LEDGER_WORDS]) / 1e3,
+        )  # fmt: skip
 
     def totals(self) -> list[Totals]:
         """One `Totals` per label, in the order of `labels`, summed over the workers."""
@@ -279,6 +307,7 @@ class Counters:
             buckets=tuple(sums[_FIRST_BUCKET:_FAILURES]),
             failures=sums[_FAILURES],
             fallbacks=sums[_FALLBACKS],
+            outcomes=sums[_OUTCOMES],
         )
 
 
@@ -299,6 +328,15 @@ def _pulse_families(pulse: Pulse) -> Iterator[str]:
     yield "# HELP bascule_keys_age_seconds Since the keys were last read from the catalogue."
     yield "# TYPE bascule_keys_age_seconds gauge"
     yield f"bascule_keys_age_seconds {pulse.keys_age_s:.3f}"
+    yield "# HELP bascule_ledger_kept_total Requests that were kept for the ledger."
+    yield "# TYPE bascule_ledger_kept_total counter"
+    yield f"bascule_ledger_kept_total {pulse.ledger_kept}"
+    yield "# HELP bascule_ledger_dropped_total Kept requests that could not be written."
+    yield "# TYPE bascule_ledger_dropped_total counter"
+    yield f"bascule_ledger_dropped_total {pulse.ledger_dropped}"
+    yield "# HELP bascule_ledger_lag_seconds The age of what the scribe has not taken in."
+    yield "# TYPE bascule_ledger_lag_seconds gauge"
+    yield f"bascule_ledger_lag_seconds {pulse.ledger_lag_s:.3f}"
 
 
 def _families(labels: Sequence[MetricLabels], totals: Sequence[Totals]) -> Iterator[str]:
@@ -332,6 +370,10 @@ def _families(labels: Sequence[MetricLabels], totals: Sequence[Totals]) -> Itera
     yield "# TYPE bascule_fallbacks_total counter"
     for names, total in served:
         yield f"bascule_fallbacks_total{{{names}}} {total.fallbacks}"
+    yield "# HELP bascule_outcomes_total Outcomes that were kept, by the default version."
+    yield "# TYPE bascule_outcomes_total counter"
+    for names, total in served:
+        yield f"bascule_outcomes_total{{{names}}} {total.outcomes}"
     yield "# HELP bascule_request_duration_seconds From a request's last byte to its answer."
     yield "# TYPE bascule_request_duration_seconds histogram"
     for names, total in served:

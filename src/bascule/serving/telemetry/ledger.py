@@ -1,8 +1,8 @@
-"""The recorder that fills the ledger: keeps references, and writes them in blocks.
+"""The recorder that fills the ledger: keeps columns of requests, and writes them in blocks.
 
-A request that is kept costs the event loop a few references and its id in shared memory; every
-`_BLOCK_REQUESTS` of them become the bytes of one block. The arrays of a request that is kept live
-until then.
+A request that is kept costs the event loop a packed record, a few references and its id in shared
+memory; every `_BLOCK_REQUESTS` of them become the bytes of one block. The arrays of a request that
+is kept live until then. The request itself does not: its memory serves the next one.
 
 Above `max_rows_per_s` answers are sampled uniformly. Each has a draw from [0, 1) and is kept
 below the share of its interval; the share is halved whenever the interval has its fill, which the
@@ -16,13 +16,22 @@ import random
 import time
 from collections.abc import Callable, Collection
 from time import perf_counter_ns
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import Columns
-from bascule.monitoring.ledger import Block, to_bytes
+from bascule.monitoring.ledger import (
+    TEXT,
+    Column,
+    Head,
+    Layout,
+    kept_rows_of,
+    pack_request,
+    text_pieces,
+    to_bytes,
+)
 from bascule.serving.calls import Answer, AnsweredBy, Call, Context
 from bascule.serving.telemetry.counters import MetricLabels
 
@@ -33,40 +42,99 @@ _MAX_REQUEST_ROWS = 1_024
 _MAX_VALUES_PER_ROW = 1_024
 """A field with more values a row, such as an image, is left out."""
 
+_MAX_GROUPS = 64
+"""Callers choose outputs, and their order: more layouts than these are not remembered."""
 
-Places = NDArray[np.integer[Any]]
 _random = np.random.default_rng()
 
 
 class Spool(Protocol):
     """Where blocks go; see `monitoring.ledger.SpoolWriter`."""
 
+    @property
+    def dropped(self) -> int: ...
+
+    def lag_s(self) -> float: ...
+
     def keep(self, request_id: str) -> None: ...
 
-    def append(self, data: bytes, requests: int) -> None: ...
+    def append(self, data: bytes | bytearray, requests: int) -> None: ...
+
+    def drop(self, requests: int, why: str) -> None: ...
 
     def close(self) -> None: ...
 
 
-class _Kept(NamedTuple):
-    draw: float
-    context: Context
-    call: Call | None
-    answer: Answer | None
-    status: int
-    duration_ns: int
+class _Group:
+    """Kept requests of one layout: answered by one version, with the same fields."""
+
+    __slots__ = (
+        "asked", "by", "fields", "ids", "inputs", "kept_rows", "layout", "names", "outputs",
+        "places", "records", "texts",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        by: AnsweredBy | None,
+        inputs: Columns | None,
+        outputs: Columns,
+        is_private: Callable[[str], bool],
+    ) -> None:
+        self.by = by
+        self.asked = inputs is not None
+        self.names = dict.fromkeys(outputs).keys()
+        columns = [_fields(part, is_private) for part in (inputs or {}, outputs)]
+        names = {} if by is None else dict(by.columns)
+        self.layout = Layout(tuple(columns[0]), tuple(columns[1]), names).to_bytes()
+        self.fields = [[(one.name, one.shape, _row_bytes(one)) for one in part] for part in columns]
+        self.clear()
+
+    def clear(self) -> None:
+        self.kept_rows = 0
+        self.records: list[bytes] = []
+        self.ids: list[str] = []
+        self.texts: dict[str, int] = {}
+        self.inputs: list[Columns] = []
+        self.outputs: list[Columns] = []
+        self.places: list[NDArray[np.int32] | int] = []
+
+    def pieces(self) -> tuple[list[Any], list[int]]:
+        """Of a block: the parts, and the sizes of the pieces.
+
+        Raises:
+            ValueError: A field varies in shape from one request to the next.
+        """
+        parts: list[Any] = [
+            b"".join(self.records), *text_pieces(self.ids), _row_numbers(self.places)
+        ]  # fmt: skip
+        sizes = [len(one) for one in parts]
+        for fields, columns in zip(self.fields, (self.inputs, self.outputs), strict=True):
+            for name, shape, row_bytes in fields:
+                arrays = [one[name] for one in columns]
+                if shape and any(one.shape[1:] != shape for one in arrays):
+                    raise ValueError(f"{name} varies in shape")
+                if row_bytes:
+                    parts += arrays
+                    sizes.append(self.kept_rows * row_bytes)
+                else:
+                    whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+                    texts = text_pieces(whole.ravel().tolist())
+                    parts += texts
+                    sizes += [len(one) for one in texts]
+        return parts, sizes
 
 
 class _Label:
     """What is kept of one version that is asked, and its share of this interval."""
 
-    __slots__ = ("kept", "label", "room", "share")
+    __slots__ = ("group", "groups", "label", "room", "share")
 
     def __init__(self, label: MetricLabels, share: float, room: int) -> None:
         self.label = label
         self.share = share
         self.room = room
-        self.kept: list[_Kept] = []
+        self.groups: dict[Any, _Group] = {}
+        self.group: _Group | None = None
 
 
 class LedgerRecorder:
@@ -79,6 +147,7 @@ class LedgerRecorder:
         keep: float = 1.0,
         max_rows_per_s: int = 5_000,
         private: Collection[str] = (),
+        is_anonymous: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """Record into `spool`.
@@ -88,12 +157,16 @@ class LedgerRecorder:
             keep: The share of requests to keep, at most.
             max_rows_per_s: Of a version in this process; above, the share falls.
             private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
+            is_anonymous: Keep no id, caller or trace, and have no row in the ledger: for profiles.
             draw: Uniform on [0, 1).
         """
+        self._kept = 0
+        self._told = (0, 0)
         self._spool = spool
         self._keep = keep
         self._max_rows = max_rows_per_s
         self._private = frozenset(private)
+        self._is_anonymous = is_anonymous
         self._draw = draw
         self._labels: dict[int, _Label] = {}
         self._waiting_requests = self._waiting_rows = 0
@@ -116,17 +189,60 @@ class LedgerRecorder:
         draw = self._draw()
         if draw >= of.share:
             return
-        of.kept.append(_Kept(draw, context, call, answer, status, duration_ns))
-        self._spool.keep(context.prediction_id)
-        rows = min(_row_count(call), _MAX_REQUEST_ROWS)
-        of.room -= rows
+        by, outputs = (None, {}) if answer is None else (answer.by, answer.outputs)
+        group = of.group
+        if (
+            group is None
+            or group.by is not by
+            or group.names != outputs.keys()
+            or group.asked is (call is None)
+        ):
+            group = self._choose(of, by, call, outputs)
+        rows = kept = 1
+        if call is not None:
+            rows = kept = call.rows
+            inputs = call.columns
+            if rows > _MAX_REQUEST_ROWS:
+                kept = _MAX_REQUEST_ROWS
+                chosen = np.sort(_random.choice(rows, kept, replace=False)).astype(np.int32)
+                inputs = {name: values[chosen] for name, values in inputs.items()}
+                outputs = {name: values[chosen] for name, values in outputs.items()}
+                group.places.append(chosen)
+            else:
+                group.places.append(rows)
+            group.inputs.append(inputs)
+        if answer is not None:
+            group.outputs.append(outputs)
+        self._keep_request(
+            group, context,
+            context.started_ns + self._epoch_ns, duration_ns, draw, rows, kept, status,
+        )  # fmt: skip
+        group.kept_rows += kept
+        of.room -= kept
         if of.room < 0:
             of.share /= 2
             of.room += self._max_rows // 2
         self._waiting_requests += 1
-        self._waiting_rows += rows
+        self._waiting_rows += kept
         if self._waiting_requests >= _BLOCK_REQUESTS or self._waiting_rows >= _BLOCK_ROWS:
             self.flush()
+
+    def _keep_request(self, group: _Group, context: Context, *facts: Any) -> None:
+        texts = group.texts
+        caller, trace, name = "", "", ""
+        if not self._is_anonymous:
+            caller, trace, name = context.caller, _trace_id(context), context.prediction_id
+        group.ids.append(name)
+        group.records.append(
+            pack_request(
+                *facts,
+                texts.setdefault(caller, len(texts)),
+                texts.setdefault(context.protocol, len(texts)),
+                texts.setdefault(trace, len(texts)),
+            )
+        )
+        self._kept += 1
+        self._spool.keep(name)
 
     def tick(self) -> None:
         """Once a second: write what waits, and begin the next interval."""
@@ -138,92 +254,106 @@ class LedgerRecorder:
                 of.share = min(self._keep, of.share * 2)
             of.room = self._max_rows
 
+    def new_figures(self) -> tuple[int, int, float]:
+        """Requests kept and dropped since the last call, and the lag of the scribe in seconds."""
+        kept, dropped = self._kept, self._spool.dropped
+        told, self._told = self._told, (kept, dropped)
+        return kept - told[0], dropped - told[1], self._spool.lag_s()
+
     def flush(self) -> None:
         """Write what waits."""
         self._waiting_requests = self._waiting_rows = 0
         for of in self._labels.values():
-            if of.kept:
-                kept, of.kept = of.kept, []
-                for (by, _), group in _grouped(kept).items():
-                    block = self._block(of, by, group)
-                    self._spool.append(to_bytes(block), len(group))
+            for group in of.groups.values():
+                if group.records:
+                    self._write(of, group)
+                    group.clear()
 
     def close(self) -> None:
         """Write what waits, and close the spool."""
         self.flush()
         self._spool.close()
 
-    def _block(self, of: _Label, by: AnsweredBy | None, group: list[_Kept]) -> Block:
-        answered = of.label if by is None else by
-        chosen = [_rows_of(one.call) for one in group]
-        pairs = list(zip(group, chosen, strict=True))
-        return Block(
-            model=answered.model, version=answered.version, endpoint=of.label.model,
-            interval=self._interval, share=of.share, requests=self._requests(group, chosen),
-            rows=None if all(rows is None for rows in chosen) else _places(pairs),
-            inputs=self._joined(
-                answered.model, [(one.call.columns, rows) for one, rows in pairs if one.call]
-            ),
-            outputs=self._joined(
-                answered.model, [(one.answer.outputs, rows) for one, rows in pairs if one.answer]
-            ),
-        )  # fmt: skip
+    def _choose(
+        self, of: _Label, by: AnsweredBy | None, call: Call | None, outputs: Columns
+    ) -> _Group:
+        """The group that a request belongs to."""
+        inputs = None if call is None else call.columns
+        key = by, inputs is None, tuple(outputs)
+        group = of.groups.get(key)
+        if group is None:
+            if len(of.groups) >= _MAX_GROUPS:
+                self.flush()
+                of.groups.clear()
+            group = of.groups[key] = self._group(of, by, inputs, outputs)
+        of.group = group
+        return group
 
-    def _joined(self, model: str, parts: list[tuple[Columns, Places | None]]) -> Columns:
-        """The kept rows of several calls, without fields that are private or too wide."""
-        made: Columns = {}
-        for name, first in parts[0][0].items() if parts else ():
-            if name in self._private or f"{model}.{name}" in self._private:
-                continue
-            if int(np.prod(first.shape[1:])) <= _MAX_VALUES_PER_ROW:
-                values = [each[name] if rows is None else each[name][rows] for each, rows in parts]
-                made[name] = values[0] if len(values) == 1 else np.concatenate(values)
-        return made
+    def _group(
+        self, of: _Label, by: AnsweredBy | None, inputs: Columns | None, outputs: Columns
+    ) -> _Group:
+        model = of.label.model if by is None else by.model
 
-    def _requests(self, group: list[_Kept], chosen: list[Places | None]) -> dict[str, Any]:
-        contexts = [one.context for one in group]
-        rows = [_row_count(one.call) for one in group]
-        kept = [n if part is None else len(part) for n, part in zip(rows, chosen, strict=True)]
-        return {
-            "id": [context.prediction_id for context in contexts],
-            "caller": [context.caller for context in contexts],
-            "protocol": [context.transport for context in contexts],
-            "trace": [_trace_id(context) for context in contexts],
-            "time_ns": np.array([each.started_ns for each in contexts], np.int64) + self._epoch_ns,
-            "latency_ns": np.array([one.duration_ns for one in group], np.int64),
-            "status": np.array([one.status for one in group], np.int16),
-            "rows": np.array(rows, np.int64),
-            "kept_rows": np.array(kept, np.int64),
-            "draw": np.array([one.draw for one in group]),
-        }
+        def is_private(name: str) -> bool:
+            return name in self._private or f"{model}.{name}" in self._private
 
+        return _Group(by, inputs, outputs, is_private)
 
-def _grouped(kept: list[_Kept]) -> dict[Any, list[_Kept]]:
-    """By what answered, and by the fields of what was asked: requests of one shape."""
-    groups: dict[Any, list[_Kept]] = {}
-    for one in kept:
-        by = None if one.answer is None else one.answer.by
-        outputs = () if one.answer is None else tuple(one.answer.outputs)
-        groups.setdefault((by, (one.call is None, outputs)), []).append(one)
-    return groups
+    def _write(self, of: _Label, group: _Group) -> None:
+        answered = of.label if group.by is None else group.by
+        try:
+            parts, sizes = group.pieces()
+            head = Head(
+                model=answered.model, version=answered.version,
+                endpoint=of.label.endpoint or of.label.model, arm=of.label.arm,
+                interval=self._interval, share=of.share, texts=tuple(group.texts),
+                layout=group.layout, is_anonymous=self._is_anonymous, sizes=tuple(sizes),
+            )  # fmt: skip
+            block = to_bytes(head, parts)
+        except ValueError:
+            if len(group.records) == 1:
+                self._spool.drop(1, "an output has not one value a row")
+            else:
+                self._write_each(of, group)
+        else:
+            self._spool.append(block, len(group.records))
 
-
-def _rows_of(call: Call | None) -> Places | None:
-    """Which rows of a call are kept; None for all."""
-    if call is None or call.rows <= _MAX_REQUEST_ROWS:
-        return None
-    return np.sort(_random.choice(call.rows, _MAX_REQUEST_ROWS, replace=False))
+    def _write_each(self, of: _Label, group: _Group) -> None:
+        """A block for each request: their fields vary in shape."""
+        for place, record in enumerate(group.records):
+            inputs, outputs = group.inputs[place:][:1], group.outputs[place:][:1]
+            asked = inputs[0] if inputs else None
+            one = self._group(of, group.by, asked, outputs[0] if outputs else {})
+            one.records, one.ids, one.texts = [record], [group.ids[place]], group.texts
+            one.inputs, one.outputs, one.places = inputs, outputs, group.places[place:][:1]
+            one.kept_rows = kept_rows_of(record)
+            self._write(of, one)
 
 
-def _row_count(call: Call | None) -> int:
-    return 1 if call is None else call.rows
+def _fields(columns: Columns, is_private: Callable[[str], bool]) -> list[Column]:
+    """Those that are recorded: neither private nor too wide."""
+    made = []
+    for name, values in columns.items():
+        kind = TEXT if values.dtype == object else values.dtype.str
+        field = Column(name, kind, values.shape[1:])
+        if not is_private(name) and field.values_per_row <= _MAX_VALUES_PER_ROW:
+            made.append(field)
+    return made
 
 
-def _places(pairs: list[tuple[_Kept, Places | None]]) -> Places:
-    """The number of every kept row within its request."""
-    return np.concatenate(
-        [np.arange(_row_count(one.call)) if rows is None else rows for one, rows in pairs]
-    ).astype(np.int32)
+def _row_bytes(field: Column) -> int:
+    """0 for texts."""
+    return 0 if field.dtype == TEXT else np.dtype(field.dtype).itemsize * field.values_per_row
+
+
+def _row_numbers(places: list[NDArray[np.int32] | int]) -> bytes:
+    """The number of every kept row within its request; nothing where all requests are whole."""
+    if all(type(one) is int for one in places):
+        return b""
+    return b"".join(
+        np.arange(one, dtype=np.int32).tobytes() if isinstance(one, int) else one.tobytes()
+        for one in places
+    )
 
 
 def _trace_id(context: Context) -> str:

@@ -87,6 +87,7 @@ class Exchange(Request):
         self.head = head
         self.request_id = head.request_id
         self.prediction_id = ""
+        self.protocol = ""
         self.caller = ""
         self.call = None
         self.reply = None
@@ -98,11 +99,6 @@ class Exchange(Request):
         self.answered = False
         self.failure = None
         self.on_gone = None
-
-    @property
-    def transport(self) -> str:
-        """See `Context`."""
-        return "http"
 
     @property
     def trace(self) -> tuple[bytes, bytes]:

@@ -72,8 +72,9 @@ _LAST_ANSWER_S = 30.0
 answer waits until so little of it is left, or for so long."""
 _KEPT_HEADERS = frozenset(
     (
-        b"accept", b"accept-encoding", b"authorization", b"connection", b"content-encoding",
-        b"content-length", b"content-type", b"expect", b"host", b"inference-header-content-length",
+        b"accept", b"accept-encoding", b"authorization", b"bascule-id", b"connection",
+        b"content-encoding", b"content-length", b"content-type", b"expect", b"host",
+        b"inference-header-content-length",
         b"origin", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade",
         b"x-request-id", b"x-request-timeout-ms",
     )
@@ -92,8 +93,11 @@ _TRANSFER_CODING = re.compile(rb"[0-9A-Za-z!#$%&'*+.^_`|~-]+[ \t]*(?:;.*)?")
 _MAX_KNOWN_HEADS = 1024
 _MAX_KNOWN_HEAD_BYTES = 1024
 _NOT_KNOWN = frozenset(
-    (b"expect", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade", b"x-request-id")
-)
+    (
+        b"bascule-id", b"expect", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade",
+        b"x-request-id",
+    )
+)  # fmt: skip
 """Heads with one of these say how to read on, or are never the same twice, so the parser always
 reads them."""
 _PLAIN = frozenset(
@@ -851,6 +855,7 @@ class Connection(asyncio.Protocol):
                 exchange.caller = self._check(exchange.head, route)
             if route.series is not None:
                 exchange.series = route.series
+                exchange.protocol = route.protocol
                 site = self._site
                 if site.backlog.is_behind(exchange.started_ns):
                     allowed_s = exchange.allowed_s(site.limits.deadline_s)

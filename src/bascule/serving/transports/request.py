@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from time import perf_counter_ns
 from typing import Protocol
 
-from bascule.core import BasculeError, ModelFailed
+from bascule.core import BasculeError, Invalid, ModelFailed
 from bascule.serving.calls import (
     Answer,
     AnsweredBy,
@@ -20,6 +20,9 @@ from bascule.serving.calls import (
 from bascule.serving.execution import AdmissionQueue
 from bascule.serving.telemetry import Recorder, RequestLog, request_id_of
 from bascule.serving.transports.statuses import kind_of, named_failure, reason_of
+
+ID_HEADER = b"bascule-id"
+"""The prediction id, for protocols whose bodies have no place for one."""
 
 
 class Telling(Protocol):
@@ -47,6 +50,7 @@ class Request(ABC):
         caller: See `Context`.
         call: What was asked of a predictor; kept only where there is a recorder, as is `reply`.
         reply: What was answered.
+        protocol: See `Context`.
         failure: With which it is answered; None for no failure.
         rows: How many rows an answer answers.
         series: Where the answer is counted.
@@ -54,8 +58,8 @@ class Request(ABC):
     """
 
     __slots__ = (
-        "_deliver", "call", "caller", "failure", "on_gone", "prediction_id", "reply", "request_id",
-        "rows", "series", "started_ns",
+        "_deliver", "call", "caller", "failure", "on_gone", "prediction_id", "protocol", "reply",
+        "request_id", "rows", "series", "started_ns",
     )  # fmt: skip
 
     prediction_id: str
@@ -64,16 +68,12 @@ class Request(ABC):
     call: Call | None
     reply: Answer | None
     started_ns: int
+    protocol: str
     failure: BasculeError | None
     rows: int
     _deliver: Deliver | None
     series: CountsAnswers
     on_gone: Cancel | None
-
-    @property
-    @abstractmethod
-    def transport(self) -> str:
-        """See `Context`."""
 
     @property
     @abstractmethod
@@ -93,9 +93,20 @@ class Request(ABC):
         """See `Context`."""
 
     def identify(self, said: str | None = None) -> str:
-        """Settle the prediction id: what the body said, or `X-Request-Id`, or a new one."""
+        """Settle the prediction id: of the body, `Bascule-Id`, `X-Request-Id`, or a new one.
+
+        Raises:
+            Invalid: `Bascule-Id` cannot be one.
+        """
         if not said:
-            said = self.request_id.decode() if self.request_id else new_prediction_id()
+            given = self.header(ID_HEADER)
+            if given and not request_id_of(given):
+                raise Invalid(
+                    "header Bascule-Id: not 1 to 128 letters, digits and ._:/+=@-",
+                    hint="send another id, or none",
+                )
+            given = given or self.request_id
+            said = given.decode() if given else new_prediction_id()
         self.prediction_id = said
         return said
 

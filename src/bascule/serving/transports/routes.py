@@ -43,6 +43,7 @@ class Route(NamedTuple):
         action: What a caller must be allowed to do.
         model: To which model; empty where the path is of none.
         series: Where answers are counted; None for what is no inference.
+        protocol: The name of the protocol that offers it.
         about: Says what it takes and answers; asked only when somebody wants to know.
     """
 
@@ -53,6 +54,7 @@ class Route(NamedTuple):
     model: str = ""
     series: MetricSeries | None = None
     about: Callable[[], About] | None = None
+    protocol: str = ""
 
 
 Routes = dict[bytes, dict[bytes, Route]]

@@ -40,6 +40,7 @@ class Rpc(Request):
         self.series = series
         self.caller = ""
         self.prediction_id = ""
+        self.protocol = "oip-grpc"
         self.failure = None
         self.call = None
         self.reply = None
@@ -47,11 +48,6 @@ class Rpc(Request):
         self.model: Predictor | None = None
         self.rows = 0
         self.started_ns = time.perf_counter_ns()
-
-    @property
-    def transport(self) -> str:
-        """See `Context`."""
-        return "grpc"
 
     @abstractmethod
     def allow(self, action: Action, model: str) -> None:

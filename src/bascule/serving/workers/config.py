@@ -24,12 +24,14 @@ class LedgerConfig:
         keep: The share of requests to keep, at most.
         max_rows_per_s: Of a version in one worker; above it answers are sampled.
         private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
+        is_anonymous: Rows are for profiles alone, without ids and callers.
     """
 
     home: Path
     keep: float = 1.0
     max_rows_per_s: int = 5_000
     private: tuple[str, ...] = ()
+    is_anonymous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class WorkerConfig:
         allowed_hosts: Names that are answered; see `transports.hosts`.
         control_port: Of the control API, for callers that look for it here; None for none.
         ledger: What is recorded of answers; None for nothing.
+        outcomes_home: The home that keeps outcomes; None for a server that takes none.
     """
 
     worker: int
@@ -77,6 +80,7 @@ class WorkerConfig:
     control_port: int | None = None
     ledger: LedgerConfig | None = None
     plans: Plans = ()
+    outcomes_home: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self, dict_factory=_with_plain_paths)

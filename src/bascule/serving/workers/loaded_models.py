@@ -33,6 +33,7 @@ from bascule.bundle import open_program, pinned_program
 from bascule.bundle.disk import EXAMPLE, Manifest, read_file, read_manifest
 from bascule.bundle.extras import open_extras
 from bascule.bundle.programs import obstacles
+from bascule.bundle.statements import column_names
 from bascule.core import (
     BasculeError,
     Columns,
@@ -455,6 +456,7 @@ def describe(
         extras=open_extras(service.path, manifest, {"confidence": limits.confidence}),
         example=_example(service.path, manifest, inputs, limits),
         held=held,
+        columns=column_names(signature, manifest.classes, manifest.targets),
     )
 
 

@@ -259,6 +259,7 @@ class Supervisor:
         find: FindModel | None = None,
         allowed_hosts: tuple[str, ...] = (),
         ledger: LedgerConfig | None = None,
+        outcomes_home: Path | None = None,
         scribe: Sequence[str] = (),
     ) -> None:
         """Bind the ports at once, so that a port in use is known before anything is started.
@@ -279,6 +280,7 @@ class Supervisor:
             find: Finds what callers of the workers want to have loaded; None where they may not.
             allowed_hosts: Names that are answered; see `transports.hosts`.
             ledger: What workers record of answers; None for nothing.
+            outcomes_home: The home that keeps outcomes; None to take none.
             scribe: The command of the process that writes the ledger; the supervisor's process id
                 follows.
 
@@ -336,6 +338,7 @@ class Supervisor:
                     allowed_hosts=allowed_hosts,
                     control_port=None if control is None else control.listener.getsockname()[1],
                     ledger=ledger,
+                    outcomes_home=outcomes_home,
                 ),
                 own,
                 shared_fds=(counters_fd, keys_fd, *unix_fds),

@@ -29,7 +29,14 @@ from bascule.bundle.programs import HIDE_TEXTS, die_with
 from bascule.core import BasculeError, ModelFailed, NoRoom
 from bascule.endpoints import Plan
 from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor, watch_loop
-from bascule.serving.protocols import DataPlane, LoadRequests, Metrics, open_protocols
+from bascule.serving.protocols import (
+    DataPlane,
+    LoadRequests,
+    Metrics,
+    OutcomesRest,
+    OutcomeWriter,
+    open_protocols,
+)
 from bascule.serving.specs import ModelSpec, ModelSpecs, Plans
 from bascule.serving.telemetry import (
     RECORDER_VARIABLE,
@@ -53,6 +60,7 @@ from bascule.serving.workers.config import LedgerConfig, WorkerConfig
 from bascule.serving.workers.loaded_models import LoadedModels
 
 if TYPE_CHECKING:
+    from bascule.serving.protocols import ProtocolAdapter
     from bascule.serving.telemetry import LedgerRecorder
     from bascule.serving.transports import Http2Server
 
@@ -75,7 +83,10 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     counters = Counters(config.counters, config.workers)
     stopping = asyncio.Event()
     wishes = LoadRequests(report) if config.multi_model else None
-    protocols = [Metrics(counters), *open_protocols(config.protocols, wishes)]
+    outcomes = None if config.outcomes_home is None else OutcomeWriter(config.outcomes_home)
+    protocols: list[ProtocolAdapter] = [Metrics(counters)]
+    protocols += [] if outcomes is None else [OutcomesRest(outcomes)]
+    protocols += open_protocols(config.protocols, wishes)
     guard = (
         None if config.keys is None else Authenticator(config.keys, held_ns=counters.keys_held_ns)
     )
@@ -117,7 +128,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     if config.unix_fd is not None:
         doors.append(Listener(config.unix_fd, site, partial(Connection, site, is_local=True), None))
     if config.grpc_fd is not None:
-        grpc = _grpc_server(plane, site, _hosts_of(config, config.grpc_fd))
+        grpc = _grpc_server(plane, outcomes, site, _hosts_of(config, config.grpc_fd))
         grpc.keep_headers(plane.asked_headers)
         keepers.append(grpc.keep_headers)
         doors.append(Listener(config.grpc_fd, grpc, grpc.connect, config.tls, protocol="h2"))
@@ -134,6 +145,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
         loaded_models.tick()
         if ledger is not None:
             ledger.tick()
+            counters.count_ledger(config.worker, *ledger.new_figures())
         if loaded_models.is_stuck:
             log.error("a model is stuck: the worker leaves, to be started again")
             stopping.set()
@@ -154,6 +166,8 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     request_log.close()
     if ledger is not None:
         ledger.close()
+    if outcomes is not None:
+        outcomes.close()
     return loaded_models.is_stuck or loaded_models.is_running()
 
 
@@ -175,7 +189,11 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
         log.warning("no answer is recorded: %s cannot be written: %s", config.home, error)
         return None
     return LedgerRecorder(
-        spool, keep=config.keep, max_rows_per_s=config.max_rows_per_s, private=config.private
+        spool,
+        keep=config.keep,
+        max_rows_per_s=config.max_rows_per_s,
+        private=config.private,
+        is_anonymous=config.is_anonymous,
     )
 
 
@@ -198,14 +216,16 @@ def _hosts_of(config: WorkerConfig, listener_fd: int) -> HostPolicy | None:
         return policy_of(listener, config.allowed_hosts, asks_for_keys=config.keys is not None)
 
 
-def _grpc_server(plane: DataPlane, beside: Site, hosts: HostPolicy | None) -> Http2Server:
+def _grpc_server(
+    plane: DataPlane, outcomes: OutcomeWriter | None, beside: Site, hosts: HostPolicy | None
+) -> Http2Server:
     """The server of gRPC, which shares what the HTTP site `beside` it bounds and tells."""
     # Imported here: a worker that speaks no gRPC need not have it in memory.
     from bascule.serving.protocols import grpc_methods
     from bascule.serving.transports import Http2Server
 
     return Http2Server(
-        grpc_methods(plane), beside.limits, beside.other_series,
+        grpc_methods(plane, outcomes), beside.limits, beside.other_series,
         guard=beside.guard, request_log=beside.request_log, recorder=beside.recorder,
         backlog=beside.backlog, held=beside.held, hosts=hosts,
     )  # fmt: skip

@@ -1,0 +1,143 @@
+"""`bascule performance`: predictions against the truths that came later."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson, RefOrPath
+from bascule.cli.durations import seconds_of
+from bascule.cli.screen import print_json, say
+
+if TYPE_CHECKING:
+    from bascule.monitoring import PerformanceReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(performance)
+
+
+def performance(
+    model: RefOrPath,
+    since: Annotated[str, typer.Option(help="How far back the ledger is read: 24h, 7d.")] = "30d",
+    by: Annotated[
+        str, typer.Option(help="The windows, in UTC: hour, day, week, 6h, 7d, or all as one.")
+    ] = "day",
+    slice_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slice",
+            help="A column: each category, or fifth of a number, is measured by itself; may be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to measure; may be repeated. Default: accuracy, auc and log_loss, or mae, "
+            "rmse and r2.",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(help="False alarms a year that are acceptable, over all metrics.")
+    ] = 4.0,
+    effect: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The least worsening of a metric that matters: accuracy=0.05, or relative for an "
+            "error: rmse=0.2; may be repeated. Default: 0.02, and 0.1 for errors.",
+            show_default=False,
+        ),
+    ] = None,
+    current: Annotated[
+        Path | None,
+        typer.Option(help="A table instead of the ledger (.parquet .csv .jsonl .feather)."),
+    ] = None,
+    truth_column: Annotated[str, typer.Option(help="Of --current: the truths.")] = "",
+    prediction_column: Annotated[
+        str, typer.Option(help="Of --current: the predictions. Default: the bundle answers.")
+    ] = "",
+    probability_column: Annotated[
+        str, typer.Option(help="Of --current: the probability of the second of two classes.")
+    ] = "",
+    time_column: Annotated[
+        str, typer.Option(help="Of --current: when each row was predicted.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Measure predictions against their truths; exit code 1 on an alarm."""
+    from bascule.core import Invalid
+
+    common: dict[str, object] = {
+        "by": by, "metrics": metric or (), "slice_by": slice_by or (), "budget": budget,
+        "effects": _effects(effect or []),
+    }  # fmt: skip
+    columns = {
+        "truth_column": truth_column, "prediction_column": prediction_column,
+        "probability_column": probability_column, "time_column": time_column,
+    }  # fmt: skip
+    if current is not None:
+        report = _of_table(model, current, {**common, **columns})
+    else:
+        named = next((name for name, value in columns.items() if value), "")
+        if named:
+            raise Invalid(
+                f"--{named.replace('_', '-')} names a column of a table, and there is none",
+                hint="give the table with --current, or leave the option out",
+            )
+        report = _of_ledger(model, seconds_of(since, "--since"), common)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        say(repr(report))
+    if report.is_alarm:
+        raise typer.Exit(1)
+
+
+def _of_table(model: str, current: Path, options: dict[str, object]) -> PerformanceReport:
+    from bascule.bundle import load, read_rows
+    from bascule.core import Invalid
+    from bascule.monitoring import measure_performance
+
+    if not options["truth_column"]:
+        raise Invalid(
+            "--current: which of its columns holds the truth?", hint="name it with --truth-column"
+        )
+    rows = read_rows(current, "--current")
+    _, path = context.find(model)
+    return measure_performance(rows, load(path), **options)  # type: ignore[arg-type]
+
+
+def _of_ledger(model: str, since_s: float, options: dict[str, object]) -> PerformanceReport:
+    from bascule.control import versions_of
+    from bascule.monitoring import measure_performance
+
+    name, bundle_of = versions_of(model, context.registry)
+    now = datetime.now(UTC)
+    return measure_performance(
+        context.settings().home, name, bundle_of=bundle_of,
+        since=now - timedelta(seconds=since_s), now=now, **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _effects(written: list[str]) -> dict[str, float]:
+    from bascule.core import Invalid
+    from bascule.metrics import metric_of
+
+    made = {}
+    for text in written:
+        name, sign, number = text.rpartition("=")
+        try:
+            made[metric_of(name).name if sign else ""] = float(number)
+        except ValueError:
+            sign = ""
+        if not sign:
+            raise Invalid(f"--effect {text!r} is not METRIC=NUMBER", hint="--effect accuracy=0.05")
+    return made

@@ -1,0 +1,63 @@
+"""What the ledger says of a model in production: monitor, report."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bascule.cli.context import AsJson
+from bascule.cli.durations import seconds_of
+from bascule.cli.screen import print_json, say
+
+Since = Annotated[str, typer.Option(help="How far back: 24h, 7d, 30d.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model, or the folder that is served.", show_default=False
+    ),
+]
+FalseAlarms = Annotated[
+    float, typer.Option(help="False alarms of drift a year that are acceptable.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(monitor)
+    app.command()(report)
+
+
+def monitor(
+    model: Model, since: Since = "7d", budget: FalseAlarms = 4.0, as_json: AsJson = False
+) -> None:
+    """Show health, drift, truths and the ledger of a model on one screen; exit code 1: alarm."""
+    from bascule import api
+
+    overview = api.monitor(model, since=length(since), budget=budget)
+    if as_json:
+        print_json(overview.to_json())
+    else:
+        say(repr(overview))
+    if overview.is_alarm:
+        raise typer.Exit(1)
+
+
+def report(
+    model: Model,
+    to: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")],
+    since: Since = "30d",
+    budget: FalseAlarms = 4.0,
+) -> None:
+    """Write one page of HTML with plots of a model in production; it loads nothing."""
+    from bascule import api
+
+    api.report(model, to, since=length(since), budget=budget)
+    say(f"{to}: {to.stat().st_size / 1e6:.1f} MB")
+
+
+def length(since: str) -> timedelta:
+    """The length of time that --since says."""
+    return timedelta(seconds=seconds_of(since, "--since"))

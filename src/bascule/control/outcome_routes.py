@@ -1,0 +1,168 @@
+"""The routes about outcomes: the truth about predictions, in JSON or tables, and back in pages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from functools import partial
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from bascule.control.conventions import Page, Paged
+from bascule.core import Invalid, NotFound, check_name
+
+if TYPE_CHECKING:  # tables are loaded when outcomes are first asked for
+    from bascule.monitoring.ledger import OutcomeSpool
+
+_PATH = "/api/v1/models/{model}/outcomes"
+_TAGS = "outcomes"
+_CSV, _PARQUET = "text/csv", "application/vnd.apache.parquet"
+_OUTCOME = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "truth": {"type": ["number", "string", "boolean"]},
+        "time": {"type": "string"},
+    },
+    "required": ["id", "truth"],
+}
+_TAKES = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "properties": {"outcomes": {"type": "array", "items": _OUTCOME, "minItems": 1}},
+            "required": ["outcomes"],
+        }
+    },
+    _CSV: {"schema": {"type": "string"}},
+    _PARQUET: {"schema": {"type": "string", "format": "binary"}},
+}
+
+
+class RefusedView(BaseModel):
+    """An outcome that was not kept."""
+
+    index: Annotated[int, Field(description="Its place in the request, from 0")]
+    id: Annotated[str, Field(description="Empty in a table")]
+    reason: str
+
+
+class AddedView(BaseModel):
+    """What became of the outcomes of a request."""
+
+    taken: int
+    refused: list[RefusedView]
+
+
+class OutcomeView(BaseModel):
+    """The truth that counts about one row of a prediction."""
+
+    id: str
+    row: int
+    truth: str
+    truth_number: float | None
+    time: datetime
+    received_at: datetime
+
+
+class _Store:
+    """The outcomes of a home, for several threads."""
+
+    def __init__(self, home: FilePath) -> None:
+        self.home = home
+        self._lock = threading.Lock()
+        self._spool: OutcomeSpool | None = None
+
+    def add_json(self, model: str, body: bytes) -> AddedView:
+        from bascule.monitoring.ledger import OutcomeSpool, read_body, read_outcomes
+
+        lines, refused = read_outcomes(read_body(body))
+        with self._lock:
+            if self._spool is None:
+                self._spool = OutcomeSpool(self.home)
+            self._spool.append(model, [lines])
+        return AddedView(taken=len(lines), refused=[RefusedView(**asdict(one)) for one in refused])
+
+    def add_table(self, model: str, body: bytes, kind: str, **columns: Any) -> AddedView:
+        from bascule.monitoring.ledger import Outcomes, read_csv, read_parquet
+
+        read = read_csv if kind == _CSV else read_parquet
+        done = Outcomes(self.home).add(model, read(body, **columns), **columns)
+        refused = [
+            RefusedView(index=line - 1, id="", reason=reason)
+            for line, reason in done.refused.items()
+        ]
+        return AddedView(taken=done.taken, refused=refused)
+
+    def page(self, model: str, after: str, most: int) -> list[dict[str, Any]]:
+        """Outcomes after a key, in the order of keys; the key is `ID#ROW` with ten digits."""
+        from bascule.monitoring.ledger import Ledger
+
+        texts = [text.replace("'", "''") for text in (model, after)]
+        found = Ledger(self.home).query(
+            "SELECT *, id || '#' || printf('%010d', row) AS key FROM outcomes "
+            f"WHERE model = '{texts[0]}' AND key > '{texts[1]}' ORDER BY key LIMIT {most}"
+        )
+        rows: list[dict[str, Any]] = found.to_pylist()
+        return rows
+
+
+def add_outcomes(app: FastAPI, home: FilePath | None) -> None:
+    """Add the routes to `app`; they answer 404 without a home."""
+    store = None if home is None else _Store(home)
+
+    def found(model: str) -> _Store:
+        if store is None:
+            raise NotFound("this API keeps no outcomes", hint="ask a server that has a home")
+        check_name(model)
+        return store
+
+    @app.post(
+        _PATH,
+        tags=[_TAGS],
+        responses={207: {"model": AddedView, "description": "Some outcomes are refused"}},
+        openapi_extra={"requestBody": {"required": True, "content": _TAKES}},
+    )
+    async def add(
+        model: str, request: Request, response: Response,
+        id_column: Annotated[str, Query(max_length=256)] = "id",
+        truth_column: Annotated[str, Query(max_length=256)] = "truth",
+        time_column: Annotated[str | None, Query(max_length=256)] = None,
+    ) -> AddedView:  # fmt: skip
+        """Keep outcomes: JSON, or a table as CSV or Parquet, of which three columns are read.
+
+        They are on the disk when this answers. A wrong outcome is refused, and the others are kept.
+        """
+        opened, body = found(model), await request.body()
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        act: Callable[[], AddedView]
+        if kind == "application/json":
+            act = partial(opened.add_json, model, body)
+        elif kind in (_CSV, _PARQUET):
+            act = partial(
+                opened.add_table, model, body, kind,
+                id_column=id_column, truth_column=truth_column, time_column=time_column,
+            )  # fmt: skip
+        else:
+            raise HTTPException(415, f"Content-Type: send application/json, {_CSV} or {_PARQUET}")
+        added = await run_in_threadpool(act)
+        response.status_code = 207 if added.refused else 200
+        return added
+
+    @app.get(_PATH, tags=[_TAGS])
+    def outcomes(model: str, paged: Paged) -> Page[OutcomeView]:
+        """The outcomes of a model that count, by id and row."""
+        after = "" if paged.after is None else paged.after
+        if not isinstance(after, str):
+            raise Invalid("cursor: not a cursor of this list")
+        listed = found(model).page(model, after, paged.limit + 1)
+        return paged.page(
+            listed, lambda one: OutcomeView.model_validate(one), lambda one: one["key"]
+        )

@@ -1,0 +1,176 @@
+"""The months after the training, replayed: predictions first, the truth days later, then drift.
+
+The ledger records the minute of the replay, because that is when the server answered. Which day of
+2013 a flight belongs to is in its outcome: `time` is the landing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+from sklearn.metrics import roc_auc_score
+
+from bascule.core import Unavailable
+from bascule.demo import flights
+from bascule.monitoring import Ledger, measure_drift
+from bascule_client import Client
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bascule.bundle import Bundle
+    from bascule.demo.server import Server
+    from bascule.monitoring import DriftReport
+
+_FLIGHTS_A_DAY = 300
+_LATE_DAYS = 3
+_RECORDED_WITHIN_S = 30.0
+_BARS = "▁▂▃▄▅▆▇█"
+_NO_ALARM = "none"
+
+
+class MonthlyResult(NamedTuple):
+    """One month of the replay.
+
+    Attributes:
+        month: Its first day.
+        rows: Flights whose outcome is known.
+        late: The share that was late.
+        expected: The mean probability of that.
+        roc_auc: NaN where there is one class alone.
+        drifted: Columns that raise an alarm, the strongest first.
+    """
+
+    month: pd.Timestamp
+    rows: int
+    late: float
+    expected: float
+    roc_auc: float
+    drifted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What the server was asked and told.
+
+    Attributes:
+        predictions: Rows that were answered.
+        outcomes: Truths that were kept.
+        refused: Truths that were not.
+        seconds: For all of it.
+    """
+
+    predictions: int
+    outcomes: int
+    refused: int
+    seconds: float
+
+
+def replay(server: Server, model: str, later: pd.DataFrame) -> Replayed:
+    """Ask about each day in one request, and tell its truth three days later."""
+    clock = time.perf_counter()
+    answered = taken = refused = 0
+    waiting: deque[tuple[list[str], pd.DataFrame]] = deque()
+    with Client(server.url, model=model, timeout_s=60) as client:
+
+        def tell(ids: list[str], day: pd.DataFrame) -> None:
+            nonlocal taken, refused
+            truth = day[flights.TARGET].tolist()
+            landed = _landed_at(day).dt.strftime("%Y-%m-%dT%H:%M:%S").tolist()
+            added = client.add_outcomes([*zip(ids, truth, landed, strict=True)])
+            taken, refused = taken + added.taken, refused + len(added.refused)
+
+        for _, day in later.groupby(later["departs_at"].dt.date):
+            asked = day.sample(min(len(day), _FLIGHTS_A_DAY), random_state=0)
+            answer = client.predict(asked[flights.FEATURES])
+            answered += len(asked)
+            waiting.append((answer.ids, asked))
+            if len(waiting) > _LATE_DAYS:
+                tell(*waiting.popleft())
+        while waiting:
+            tell(*waiting.popleft())
+    return Replayed(answered, taken, refused, time.perf_counter() - clock)
+
+
+def _landed_at(day: pd.DataFrame) -> pd.Series[Any]:
+    planned = (day["arrives_minute"] - day["departs_minute"]) % (24 * 60)
+    return day["departs_at"] + pd.to_timedelta(planned + day["arr_delay"], unit="min")
+
+
+def recorded(home: Path, model: str, rows: int) -> pd.DataFrame:
+    """The predictions and their outcomes, of the ledger, when all are there.
+
+    Raises:
+        Unavailable: They are not, after 30 s.
+    """
+    until = time.perf_counter() + _RECORDED_WITHIN_S
+    sql = "SELECT count(*) AS n FROM predictions_with_outcomes"
+    while (found := Ledger(home).query(sql)["n"][0].as_py()) < rows:
+        if time.perf_counter() > until:
+            raise Unavailable(f"the ledger has {found:,} of {rows:,} predictions")
+        time.sleep(0.2)
+    fields = ", ".join(f'"input.{name}" AS "{name}"' for name in flights.FEATURES)
+    table = Ledger(home).query(
+        "SELECT date_trunc('month', truth_time)::DATE AS month, truth_number AS truth, "
+        f'"output.probabilities"[2] AS probability, {fields} FROM predictions_with_outcomes '
+        "ORDER BY truth_time",
+        model=model,
+    )
+    return table.to_pandas()
+
+
+def by_month(bundle: Bundle, rows: pd.DataFrame) -> tuple[list[MonthlyResult], DriftReport]:
+    """The quality and the drift of each month."""
+    drift = measure_drift(bundle, rows, windows_a_year=12, time_column="month")
+    alarms = {str(window.day): [one.name for one in window.alarms] for window in drift.windows}
+    made = []
+    for month, part in rows.groupby("month"):
+        first = pd.Timestamp(month)
+        truth, probability = part["truth"].to_numpy(), part["probability"].to_numpy()
+        is_mixed = len(np.unique(truth)) > 1
+        made.append(
+            MonthlyResult(
+                first, len(part), float(truth.mean()), float(probability.mean()),
+                float(roc_auc_score(truth, probability)) if is_mixed else float("nan"),
+                tuple(alarms.get(str(first.date()), ())),
+            )
+        )  # fmt: skip
+    return made, drift
+
+
+def show(console: Console, months: list[MonthlyResult], drift: DriftReport) -> None:
+    """The months as a table, their lines, and the strongest drift in a sentence."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("month", "flights", "late", "expected", "ROC AUC", "columns with drift"):
+        table.add_column(title)
+    for one in months:
+        shown = ", ".join(one.drifted[:3]) + (" ..." if len(one.drifted) > 3 else "")
+        table.add_row(
+            f"{one.month:%B}", f"{one.rows:,}", f"{one.late:.0%}", f"{one.expected:.0%}",
+            f"{one.roc_auc:.3f}", f"{len(one.drifted)}: {shown}" if one.drifted else _NO_ALARM,
+        )  # fmt: skip
+    console.print(table)
+    for title, values in (
+        ("late", [one.late for one in months]),
+        ("expected", [one.expected for one in months]),
+        ("ROC AUC", [one.roc_auc for one in months]),
+    ):
+        console.print(f"{title:<9} {sparkline(values)}  {min(values):.2f} to {max(values):.2f}")
+    found = [column for window in drift.windows for column in window.alarms]
+    if found:
+        strongest = max(found, key=lambda one: one.share or 0.0)
+        console.print(f"the drift that weighs most: {strongest.sentence}", markup=False)
+
+
+def sparkline(values: list[float]) -> str:
+    """A bar for each value, from the least to the largest."""
+    least, most = min(values), max(values)
+    width = most - least or 1.0
+    return "".join(_BARS[round((one - least) / width * (len(_BARS) - 1))] for one in values)

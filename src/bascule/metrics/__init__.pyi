@@ -1,0 +1,21 @@
+from .calibration import (
+    Bin as Bin,
+    calibration_error as calibration_error,
+    isotonic as isotonic,
+    reliability_curve as reliability_curve,
+)
+from .estimates import Estimate as Estimate, Labelled as Labelled, estimate as estimate
+from .intervals import (
+    logit_interval as logit_interval,
+    skewed_interval as skewed_interval,
+    wilson_interval as wilson_interval,
+)
+from .scores import OUTLIERS as OUTLIERS, Score as Score, score as score
+from .table import (
+    METRICS as METRICS,
+    SCORERS as SCORERS,
+    SHORT_NAMES as SHORT_NAMES,
+    Metric as Metric,
+    is_error as is_error,
+    metric_of as metric_of,
+)

@@ -1,0 +1,94 @@
+"""Sends what is in the outbox, until each receiver has taken it.
+
+A notification is marked as sent after the receiver answered. A process that dies in between leaves
+it to the next one, which sends it again under the same id; so a receiver can drop the second.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+from bascule.catalogue import Lease
+from bascule.core import BasculeError, NotFound
+from bascule.monitoring.alerts.sinks import Receiver, Sink, open_sink
+from bascule.monitoring.alerts.store import AlertStore, Waiting
+
+log = logging.getLogger(__name__)
+
+GIVE_UP_AFTER = timedelta(days=3)
+_FIRST_S, _MOST_S = 5.0, 600.0
+_THREADS = 4
+
+
+class Courier:
+    """Delivers the notifications of a store."""
+
+    def __init__(
+        self,
+        store: AlertStore,
+        receivers: Sequence[Receiver],
+        clock: Callable[[], datetime],
+        *,
+        first_s: float = _FIRST_S,
+    ) -> None:
+        """Raises `Invalid` where a receiver lacks a setting; `first_s` is the first pause."""
+        self._store = store
+        self._clock = clock
+        self._first_s = first_s
+        self._receivers = {one.name: one for one in receivers}
+        self._sinks: Mapping[str, Sink] = {one.name: open_sink(one) for one in receivers}
+
+    def deliver(self, lease: Lease) -> None:
+        """Send what is due, to receivers side by side: a slow one delays no other."""
+        queues: dict[str, list[Waiting]] = {}
+        try:
+            for one in self._store.due(self._clock()):
+                queues.setdefault(one.notification.receiver, []).append(one)
+        except NotFound:
+            return  # there is no catalogue yet
+        if queues:
+            with ThreadPoolExecutor(_THREADS) as threads:
+                list(threads.map(lambda queue: self._send_all(lease, queue), queues.values()))
+
+    def _send_all(self, lease: Lease, queue: Sequence[Waiting]) -> None:
+        """Send the notifications of one receiver in order, up to the first that fails."""
+        for waiting in queue:
+            if not self._send(lease, waiting):
+                return
+
+    def _send(self, lease: Lease, waiting: Waiting) -> bool:
+        """Whether it needs no further attempt."""
+        notification, now = waiting.notification, self._clock()
+        sink = self._sinks.get(notification.receiver)
+        if sink is None:
+            self._store.failed(lease, notification, "the settings have no such receiver", now)
+            return True
+        if lease.remaining_s <= self._receivers[notification.receiver].timeout_s:
+            return False  # another process may begin to send before this attempt ends
+        try:
+            sink.send(notification)
+        except BasculeError as error:
+            return self._put_off(lease, waiting, error, now)
+        self._store.sent(lease, notification, self._clock())
+        return True
+
+    def _put_off(self, lease: Lease, waiting: Waiting, error: BasculeError, now: datetime) -> bool:
+        if now - waiting.notification.at >= GIVE_UP_AFTER:
+            log.error("alerts: given up after %s: %s", GIVE_UP_AFTER, error)
+            self._store.failed(lease, waiting.notification, error.message, now)
+            return True
+        asked_s = float(error.facts.get("retry_after_s") or 0.0)  # type: ignore[arg-type]
+        wait_s = max(asked_s, pause_s(waiting.attempts, self._first_s))
+        log.warning("alerts: %s; tried again in %.0f s", error.message, wait_s)
+        until = self._clock() + timedelta(seconds=wait_s)
+        self._store.postpone(lease, waiting.notification, error.message, until)
+        return False
+
+
+def pause_s(attempts: int, first_s: float = _FIRST_S) -> float:
+    """The pause after so many failed attempts and one more: doubled each time, with jitter."""
+    return min(_MOST_S, first_s * 2.0 ** min(attempts, 20)) * random.uniform(0.8, 1.2)

@@ -1,0 +1,66 @@
+"""Mail over SMTP: a plain text, to all addresses of the receiver."""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+import ssl
+from email.message import EmailMessage
+from email.utils import format_datetime
+
+from bascule.monitoring.alerts.routing import Notification
+from bascule.monitoring.alerts.sinks.receivers import Receiver
+from bascule.monitoring.alerts.sinks.words import lines, title
+
+log = logging.getLogger(__name__)
+
+
+class Mail:
+    """See `Sink`."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def send(self, notification: Notification) -> None:
+        receiver = self._receiver
+        password = receiver.secret_of("password") if receiver.user else ""
+        try:
+            with self._connected() as server:
+                if receiver.user:
+                    server.login(receiver.user, password)
+                refused = server.send_message(_message(notification, receiver))
+        except (OSError, smtplib.SMTPException) as error:
+            # The text of an error of the login may quote what was sent.
+            said = "" if isinstance(error, smtplib.SMTPAuthenticationError) else f": {error}"
+            raise receiver.away(f"{type(error).__name__}{said}") from None
+        if refused:  # others have it: a second attempt would send it to them again
+            log.warning("%s: the mail server refuses %s", receiver.name, ", ".join(refused))
+
+    def _connected(self) -> smtplib.SMTP:
+        receiver = self._receiver
+        context = ssl.create_default_context()
+        if receiver.security == "tls":
+            return smtplib.SMTP_SSL(
+                receiver.host, receiver.port, timeout=receiver.timeout_s, context=context
+            )
+        server = smtplib.SMTP(receiver.host, receiver.port, timeout=receiver.timeout_s)
+        if receiver.security == "starttls":
+            try:
+                server.starttls(context=context)
+            except BaseException:
+                server.close()
+                raise
+        return server
+
+
+def _message(notification: Notification, receiver: Receiver) -> EmailMessage:
+    message = EmailMessage()
+    message["Subject"] = f"[bascule] {title(notification)}"
+    message["From"] = receiver.sender
+    message["To"] = ", ".join(receiver.to)
+    message["Date"] = format_datetime(notification.at)
+    # The same for each attempt: mail programs show one of them.
+    message["Message-ID"] = f"<{notification.id}@bascule>"
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content("\n\n".join("\n".join(lines(alert)) for alert in notification.alerts))
+    return message

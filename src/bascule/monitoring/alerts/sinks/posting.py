@@ -1,0 +1,85 @@
+"""Posts JSON to a receiver: no redirects, one deadline, a bounded answer."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from bascule.core import VERSION
+from bascule.monitoring.alerts.sinks.receivers import Receiver
+
+MAX_ANSWER_BYTES = 2_048
+MAX_RETRY_AFTER_S = 3_600.0
+_SHOWN = 200
+
+
+def post(receiver: Receiver, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+    """Post `body` to the receiver's `url` followed by `path`.
+
+    Raises:
+        Unavailable: It did not answer 2xx in `timeout_s`. A redirect is not followed: the body and
+            its signature are for the address in the settings alone.
+        Invalid: The address is not one.
+    """
+    url = receiver.secret_of("url")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise receiver.wrong("url", "it is not http://HOST or https://HOST")
+    ends_at = time.monotonic() + receiver.timeout_s
+    connection = _connection(parts.scheme, parts.hostname, parts.port, receiver.timeout_s)
+    target = (parts.path.rstrip("/") if path else parts.path or "/") + path
+    sent = {
+        "Content-Type": "application/json", "User-Agent": f"bascule/{VERSION}", **headers,
+    }  # fmt: skip
+    try:
+        connection.request("POST", f"{target}?{parts.query}" if parts.query else target, body, sent)
+        with connection.getresponse() as answer:
+            if 200 <= answer.status < 300:
+                return
+            said = _read(connection, answer, ends_at)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise receiver.away(f"{type(error).__name__}: {error}") from None
+    finally:
+        connection.close()
+    told = said.decode("utf-8", "replace")[:_SHOWN].replace("\n", " ").strip()
+    wait_s = _retry_after_s(answer.headers.get("Retry-After", ""))
+    raise receiver.away(f"answered {answer.status} {told}".strip(), retry_after_s=wait_s)
+
+
+def _connection(
+    scheme: str, host: str, port: int | None, timeout_s: float
+) -> http.client.HTTPConnection:
+    if scheme == "https":
+        context = ssl.create_default_context()
+        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+    return http.client.HTTPConnection(host, port, timeout=timeout_s)
+
+
+def _read(
+    connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, ends_at: float
+) -> bytes:
+    """The beginning of an answer that says why; a slow one is not waited for."""
+    if connection.sock is not None:
+        connection.sock.settimeout(max(0.1, min(2.0, ends_at - time.monotonic())))
+    try:
+        return answer.read1(MAX_ANSWER_BYTES)
+    except (OSError, http.client.HTTPException):
+        return b""
+
+
+def _retry_after_s(said: str) -> float:
+    """Seconds or an HTTP date (RFC 9110, 10.2.3); at most an hour; 0 for anything else."""
+    if said.isascii() and said.isdigit():
+        return min(float(said), MAX_RETRY_AFTER_S)
+    try:
+        until = parsedate_to_datetime(said)
+    except (TypeError, ValueError):
+        return 0.0
+    if until.tzinfo is None:
+        return 0.0
+    return min(max(0.0, (until - datetime.now(UTC)).total_seconds()), MAX_RETRY_AFTER_S)

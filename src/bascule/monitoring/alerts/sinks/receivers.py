@@ -1,0 +1,87 @@
+"""A receiver of notifications as the settings describe it, and what its sink raises."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from bascule.core import Invalid, Unavailable
+from bascule.monitoring.alerts.routing import Notification
+
+MAX_SECRET_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """Where notifications go. Values of secrets may be `env:NAME` or `file:PATH`.
+
+    Attributes:
+        name: Of the receiver.
+        kind: Of the sink: a key of `SINKS`.
+        url: Of a webhook, of Slack, or of an Alertmanager.
+        secret: Signs the body of a webhook.
+        host: Of the mail server.
+        port: Of the mail server.
+        security: `starttls`, `tls`, or `none`.
+        user: Of the mail server; empty for no login.
+        password: Of the mail server.
+        sender: The address that mails come from.
+        to: The addresses that mails go to.
+        timeout_s: How long one attempt may take.
+    """
+
+    name: str
+    kind: str
+    url: str = field(default="", repr=False)
+    secret: str = field(default="", repr=False)
+    host: str = ""
+    port: int = 587
+    security: str = "starttls"
+    user: str = ""
+    password: str = field(default="", repr=False)
+    sender: str = ""
+    to: tuple[str, ...] = ()
+    timeout_s: float = 10.0
+
+    def secret_of(self, name: str) -> str:
+        """The value of a setting that may be in a variable or a file. Raises `Invalid`."""
+        said: str = getattr(self, name)
+        kind, _, place = said.partition(":")
+        if kind == "env":
+            value = os.environ.get(place)
+            if value is None:
+                raise self.wrong(name, f"the variable {place} is not set")
+            return value
+        if kind == "file":
+            try:
+                with Path(place).open("rb") as file:
+                    return file.read(MAX_SECRET_BYTES).decode().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise self.wrong(name, f"{place} cannot be read: {error}") from None
+        return said
+
+    def wrong(self, name: str, why: str) -> Invalid:
+        """The error about a setting of this receiver."""
+        return Invalid(f"alerts.receivers.{self.name}.{name}: {why}", hint="mend bascule.toml")
+
+    def away(self, why: str, *, retry_after_s: float = 0.0) -> Unavailable:
+        """The error of a receiver that does not take a notification now."""
+        return Unavailable(
+            f"receiver {self.name}: {why}",
+            hint="it is tried again",
+            retry_after_s=retry_after_s,
+        )
+
+
+class Sink(Protocol):
+    """Sends to one receiver. One instance serves one thread."""
+
+    def send(self, notification: Notification) -> None:
+        """Return once the receiver has taken it.
+
+        Raises:
+            Unavailable: It has not, and may later; `facts["retry_after_s"]` is what it asks for.
+            Invalid: A setting of the receiver is wrong.
+        """

@@ -1,0 +1,200 @@
+"""The story over a ledger: a model's versions and their days in, a report of drift out.
+
+A look by hand replays the windows from the first one on. It writes nothing, so it spends no budget:
+the budget is for the one look at each finished UTC day that raises alerts, and that goes on from
+the `DriftReport.state` of the day before. Both give the same alarms for the same windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from bascule.bundle import Bundle
+from bascule.core import BasculeError, NotFound
+from bascule.monitoring.drift.budgets import Effect
+from bascule.monitoring.drift.comparing import with_influence
+from bascule.monitoring.drift.concept import Losses, LossWatch, Truths, read_truths, source_of
+from bascule.monitoring.drift.judging import ModelWatch, tested
+from bascule.monitoring.drift.quality import volume_findings
+from bascule.monitoring.drift.report import DriftReport, ProductionDrift
+from bascule.monitoring.drift.results import ColumnDrift
+from bascule.monitoring.drift.windows import WindowProfile, day_of, quoted, read_windows
+from bascule.monitoring.ledger import Ledger
+from bascule.stats import Profile
+
+_PARTS = ("input", "answer", "truth")
+
+OpenBundle = Callable[[str], Bundle]
+"""The bundle of a version; raises `BasculeError` where it is not to be had."""
+
+
+def measure_production_drift(
+    home: Path,
+    model: str,
+    open_bundle: OpenBundle,
+    *,
+    now: datetime | None = None,
+    since: timedelta = timedelta(days=30),
+    budget: float = 4.0,
+    effects: Mapping[str, Effect] | None = None,
+) -> ProductionDrift:
+    """The drift of each version of a model that has answers in the ledger.
+
+    Args:
+        home: With the ledger.
+        model: Its name.
+        open_bundle: Opens the bundle of a version.
+        now: The time; that of the clock if None.
+        since: How far back windows are reported. Detectors have seen the ones before as well.
+        budget: False alarms a year of each version that are acceptable.
+        effects: The least change that matters, by column.
+
+    Raises:
+        NotFound: The ledger has no answers of this model.
+        Invalid: An option is out of range.
+    """
+    moment = now or datetime.now(UTC)
+    today = moment.date()
+    reports, notes = [], []
+    for version in versions_of(home, model):
+        try:
+            bundle = open_bundle(version)
+        except BasculeError as problem:
+            notes.append(f"version {version} is not compared: {problem.message}")
+            continue
+        first = (moment - since).date()
+        report = _of_version(home, bundle, model, version, budget, effects, today, first)
+        if report.windows:
+            weighed = with_influence(bundle, list(report.windows))
+            reports.append(replace(report, windows=weighed))
+    return ProductionDrift(model, today, tuple(reports), tuple(notes))
+
+
+def versions_of(home: Path, model: str) -> list[str]:
+    """The versions that answered, in the order of their first answer. Raises `NotFound`."""
+    found = Ledger(home).query(
+        "SELECT version, min(time) AS first FROM predictions "
+        f"WHERE model = {quoted(model)} AND version != '' GROUP BY version ORDER BY first"
+    )
+    if not found.num_rows:
+        raise NotFound(
+            f"the ledger has no answers of {model!r}",
+            hint="set monitoring.ledger, or compare a table: --current FILE",
+        )
+    return [str(one) for one in found["version"].to_pylist()]
+
+
+def _of_version(
+    home: Path, bundle: Bundle, model: str, version: str, budget: float,
+    effects: Mapping[str, Effect] | None, today: date, first: date,
+) -> DriftReport:  # fmt: skip
+    windows = read_windows(home, bundle, model, version)
+    profile, losses = source_of(bundle)
+    truths = read_truths(home, bundle, model, version, losses)
+    baseline = bundle.baseline
+    made = watch_windows(
+        {
+            "input": None if baseline is None else baseline.inputs,
+            "answer": None if baseline is None else baseline.answers,
+        },
+        windows, budget, effects=effects, truths=truths, truth=profile, losses=losses, today=today,
+        since=first,
+    )  # fmt: skip
+    return replace(made, model=model, digest=bundle.digest, version=version)
+
+
+def watch_windows(
+    baseline: Mapping[str, Profile | None],
+    windows: Sequence[WindowProfile],
+    budget: float = 4.0,
+    *,
+    effects: Mapping[str, Effect] | None = None,
+    state: Mapping[str, Any] | None = None,
+    truths: Mapping[date, Truths] | None = None,
+    truth: Profile | None = None,
+    losses: Losses | None = None,
+    today: date | None = None,
+    since: date | None = None,
+) -> DriftReport:
+    """Judge the windows of one version. Pure: profiles in, a report out.
+
+    Args:
+        baseline: Profiles of `input` and `answer`.
+        windows: Oldest first, one a UTC day.
+        budget: False alarms a year that are acceptable.
+        effects: The least change that matters, by column.
+        state: `DriftReport.state` of an earlier look: windows up to its day are skipped.
+        truths: Those that are known, by day.
+        truth: The profile of the truths of the baseline; the first windows' if None.
+        losses: How losses are measured; None where they are not.
+        today: The day that is not over; its window is judged, and is not in the new state.
+        since: The first day that is reported.
+    """
+    late = truths or {}
+    then = truth or _first_truths(late)
+    extra = len(tested(then)) + (losses is not None)
+    columns = sum(len(tested(one)) for one in baseline.values())
+    watch = ModelWatch(baseline, budget, effects=effects, others=extra)
+    if state:
+        watch.resume(state)
+    truth_watch = ModelWatch({"truth": then}, budget, others=columns + (losses is not None))
+    loss = None
+    if losses is not None:
+        loss = LossWatch(losses, watch.level, (effects or {}).get("loss", Effect()))
+    judged, kept, now = [], watch.to_json(), {one: Profile() for one in _PARTS}
+    for window in windows:
+        day = day_of(window)
+        found = _truth_columns(truth_watch, loss, late.get(day), day)
+        if watch.day is not None and day <= watch.day:
+            continue
+        made = watch.judge({"input": window.inputs, "answer": window.outputs}, day)
+        if day != today:
+            kept = watch.to_json()
+        if since is not None and day < since:
+            continue
+        now["input"].merge(window.inputs)
+        now["answer"].merge(window.outputs)
+        if day in late:
+            now["truth"].merge(late[day].profile)
+        is_finished = day != today
+        made = replace(made, rows=window.rows, columns=(*made.columns, *found))
+        judged.append(replace(made, is_finished=is_finished))
+    notes = [*_notes(baseline), *watch.notes(), *volume_findings(windows, today)]
+    name = windows[0].model if windows else ""
+    return DriftReport(
+        name, "", budget, 365, watch.level, tuple(judged), tuple(notes), state=kept,
+        then={**baseline, "truth": then}, now=now,
+    )  # fmt: skip
+
+
+def _notes(baseline: Mapping[str, Profile | None]) -> Iterator[str]:
+    if not any(baseline.values()):
+        yield "the bundle has no baseline: pack again with train= and test="
+
+
+def _truth_columns(
+    watch: ModelWatch, loss: LossWatch | None, truths: Truths | None, day: date
+) -> Iterable[ColumnDrift]:
+    if truths is None:
+        return ()
+    found = watch.judge({"truth": truths.profile}, day).columns
+    lost = (loss.judge(truths),) if loss is not None and len(truths.rows) else ()
+    return (*found, *lost)
+
+
+_FIRST_TRUTHS = 7
+
+
+def _first_truths(truths: Mapping[date, Truths]) -> Profile | None:
+    """Those of the first seven days, where the baseline has none."""
+    days = sorted(truths)[:_FIRST_TRUTHS]
+    if len(days) < _FIRST_TRUTHS:
+        return None
+    made = Profile()
+    for day in days:
+        made.merge(truths[day].profile)
+    return made

@@ -1,0 +1,106 @@
+"""Windows of production from the rows of the ledger: one for each UTC day of a version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bascule.bundle import Bundle
+from bascule.bundle.statements import answer_columns, profile_columns, profile_of
+from bascule.core import Columns, Field, NotFound
+from bascule.monitoring.ledger import Ledger
+from bascule.stats import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class WindowProfile:
+    """One version on one UTC day.
+
+    Attributes:
+        model: Its name.
+        version: Which answered.
+        day: As `2026-11-26`.
+        rows: That were answered.
+        profiled_rows: That are in the profiles.
+        inputs: Profiles of what was asked, by the columns of the baseline.
+        outputs: Profiles of what was answered.
+    """
+
+    model: str
+    version: str
+    day: str
+    rows: int
+    profiled_rows: int
+    inputs: Profile
+    outputs: Profile
+
+
+def read_windows(home: Path, bundle: Bundle, model: str, version: str) -> list[WindowProfile]:
+    """The windows of a version, oldest first; none where the ledger has no rows of it."""
+    try:
+        table = Ledger(home).query(
+            "SELECT * FROM predictions "
+            f"WHERE version = {quoted(version)} AND status < 400 ORDER BY time",
+            model=model,
+        )
+    except NotFound:
+        return []
+    return list(_windows(table, bundle, model, version))
+
+
+def quoted(text: str) -> str:
+    """A text as SQL has it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _windows(table: pa.Table, bundle: Bundle, model: str, version: str) -> Iterator[WindowProfile]:
+    days = np.asarray(table["time"].to_numpy()).astype("datetime64[D]")
+    inputs = _fields(table, "input.", bundle.signature.inputs)
+    outputs = _fields(table, "output.", bundle.signature.outputs)
+    kept = np.asarray(table["kept_share"].to_numpy())
+    manifest = bundle.manifest
+    for day in np.unique(days):
+        chosen = days == day
+        asked = {name: values[chosen] for name, values in inputs.items()}
+        told = {name: values[chosen] for name, values in outputs.items()}
+        known = tuple(one for one in bundle.signature.inputs if one.name in asked)
+        answered = tuple(one for one in bundle.signature.outputs if one.name in told)
+        yield WindowProfile(
+            model, version, str(day), round(float((1 / kept[chosen]).sum())), int(chosen.sum()),
+            _profile(profile_columns(asked, known, bundle.signature.columns)),
+            _profile(answer_columns(told, answered, manifest.classes, manifest.targets)),
+        )  # fmt: skip
+
+
+def _profile(columns: Columns) -> Profile:
+    return profile_of(columns) if columns else Profile()
+
+
+def _fields(table: pa.Table, prefix: str, fields: tuple[Field, ...]) -> Columns:
+    return {
+        one.name: as_array(table[prefix + one.name])
+        for one in fields
+        if prefix + one.name in table.column_names
+    }
+
+
+def as_array(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column of the ledger as the array that was recorded; texts as objects."""
+    values = column.combine_chunks()
+    shape = [len(values)]
+    while pa.types.is_fixed_size_list(values.type):
+        shape.append(values.type.list_size)
+        values = values.flatten()
+    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
+
+
+def day_of(window: WindowProfile) -> date:
+    """Its UTC day."""
+    return date.fromisoformat(window.day)

@@ -1,0 +1,10 @@
+from .delays import DelayCurve as DelayCurve, delay_curve as delay_curve
+from .estimating import Estimator as Estimator, estimator_of as estimator_of
+from .measuring import measure_performance as measure_performance
+from .report import PerformanceReport as PerformanceReport
+from .results import (
+    Finding as Finding,
+    MetricPerformance as MetricPerformance,
+    TrackRecord as TrackRecord,
+    WindowPerformance as WindowPerformance,
+)

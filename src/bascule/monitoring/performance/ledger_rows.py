@@ -1,0 +1,139 @@
+"""Predictions and outcomes of the ledger, joined by id: a truth joins the newest prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from bascule.bundle.statements import flat_columns
+from bascule.core import Columns, Invalid, NotFound
+from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.performance.reference import Reference
+from bascule.monitoring.performance.rows import PredictionRows
+
+_ABOUT = ("caller", "endpoint", "arm", "protocol")
+"""Columns of the ledger by which rows can be sliced, beside those of the model."""
+_JOINED = """
+WITH newest AS (
+    SELECT id, "row", version, time, {columns} FROM predictions
+    WHERE model = {model} AND status BETWEEN 200 AND 299 {since}
+    QUALIFY row_number() OVER (PARTITION BY id, "row" ORDER BY time DESC, version DESC) = 1
+), first AS (
+    SELECT id, "row", min(received_at) AS received_at FROM outcome_history
+    WHERE model = {model} GROUP BY ALL
+)
+SELECT newest.*, outcomes.truth, outcomes.truth_number,
+    date_diff('microsecond', newest.time, first.received_at) / 1e6 AS delay_s
+FROM newest
+LEFT JOIN (SELECT * FROM outcomes WHERE model = {model}) AS outcomes USING (id, "row")
+LEFT JOIN first USING (id, "row")
+ORDER BY newest.time, id, "row"
+"""
+
+
+def read_ledger(
+    home: Path,
+    model: str,
+    reference_of: Callable[[str], Reference | None],
+    *,
+    since: datetime | None,
+    columns: Sequence[str],
+) -> list[tuple[Reference, PredictionRows]]:
+    """The rows of each version that has a bundle, the oldest version first.
+
+    Raises:
+        NotFound: The ledger has no answers of the model.
+        Invalid: Its outputs are not recorded, or a column is not there.
+    """
+    ledger = Ledger(home)
+    literal = "'" + model.replace("'", "''") + "'"
+    after = "" if since is None else f"AND time >= TIMESTAMPTZ '{since.isoformat()}'"
+    sql = f"SELECT DISTINCT version FROM predictions WHERE model = {literal} {after}"
+    versions = sorted(ledger.query(sql, model=model)["version"].to_pylist(), key=_number)
+    if not versions:
+        raise NotFound(
+            f"the ledger has no answers of {model!r} in this time",
+            hint="give a longer --since, or record answers with monitoring.ledger",
+        )
+    known = {version: reference_of(version) for version in versions}
+    references = {version: one for version, one in known.items() if one is not None}
+    needs_inputs = any(one.bundle.task == "regression" for one in references.values())
+    there = ledger.query("SELECT * FROM predictions LIMIT 0", model=model).column_names
+    wanted = [name for name in there if name.startswith("output.")]
+    if not wanted:
+        raise Invalid(
+            f"the ledger has no outputs of {model}", hint="leave them out of the private fields"
+        )
+    inputs = [name for name in there if name.startswith("input.")]
+    if needs_inputs or any(name not in _ABOUT for name in columns):
+        wanted += inputs
+    wanted += [name for name in _ABOUT if name in columns and name in there]
+    quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in wanted)
+    sql = _JOINED.format(columns=quoted, model=literal, since=after)
+    table = ledger.query(sql, model=model)
+    parts = [
+        (version, one, table.filter(pc.equal(table["version"], version)))
+        for version, one in references.items()
+    ]
+    return [(one, _rows(part, version, one, columns)) for version, one, part in parts if len(part)]
+
+
+def _number(version: str) -> tuple[int, str]:
+    return (int(version), "") if version.isdecimal() else (0, version)
+
+
+def _rows(
+    table: pa.Table, version: str, reference: Reference, columns: Sequence[str]
+) -> PredictionRows:
+    bundle = reference.bundle
+    outputs = _arrays(table, "output.")
+    if bundle.task == "classification" and "label" not in outputs:
+        raise Invalid(
+            f"the ledger has no labels of {bundle.name}",
+            hint="leave label out of the private fields",
+        )
+    known = table["truth"].is_valid().to_numpy(zero_copy_only=False)
+    of_numbers = bundle.task == "regression"
+    truth = table["truth_number" if of_numbers else "truth"].to_numpy(zero_copy_only=False)
+    read = _arrays(table, "input.")
+    signature = bundle.signature
+    is_whole = all(one.name in read for one in signature.inputs)
+    flat = flat_columns(read, signature) if is_whole else read
+    about = {name: _array(table[name]) for name in _ABOUT if name in table.column_names}
+    times = table["time"].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    if of_numbers:
+        known = known & ~np.isnan(truth.astype(np.float64))
+    return PredictionRows(
+        version,
+        reference.labelled(truth, outputs),
+        known,
+        np.asarray(times),
+        table["delay_s"].to_numpy(zero_copy_only=False).astype(np.float64),
+        {**about, **{name: flat[name] for name in columns if name in flat}},
+        flat if is_whole else None,
+    )
+
+
+def _arrays(table: pa.Table, prefix: str) -> Columns:
+    """The fields of one kind that a version has: others have no value in any row."""
+    return {
+        name.removeprefix(prefix): _array(table[name])
+        for name in table.column_names
+        if name.startswith(prefix) and table[name].null_count < table.num_rows
+    }
+
+
+def _array(column: pa.ChunkedArray) -> NDArray[Any]:
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        values = column.combine_chunks()
+        return np.asarray(values.flatten()).reshape(len(values), -1)
+    made: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return made

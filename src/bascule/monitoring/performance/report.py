@@ -1,0 +1,289 @@
+"""The report of performance, as lines of 80 letters, JSON, an Arrow table and HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bascule.monitoring.performance.delays import DelayCurve
+from bascule.monitoring.performance.results import (
+    Finding,
+    MetricPerformance,
+    TrackRecord,
+    WindowPerformance,
+    shown,
+)
+from bascule.monitoring.performance.sentences import alarm_sentence, facts, moment
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_HEADINGS = ("metric", "rows of", "truths", "value", "95 % interval", "record", "alarm")
+_WIDTHS = (16, 16, 8, 7, 15, 7, 5)
+_TIMES = ("window", "predicted", "truths", "in", "value", "95 % interval", "estimate", "alarm")
+_TIME_WIDTHS = (16, 9, 8, 4, 7, 15, 8, 5)
+_SHOWN = 40
+_SHOWN_WINDOWS = 31
+_BARS = "▁▂▃▄▅▆▇█"
+_MAX_BARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class PerformanceReport:
+    """Predictions against their truths.
+
+    Attributes:
+        model: Its name.
+        by: The windows, as asked; `all` for one.
+        budget: Expected false alarms a year.
+        windows: By version; the whole period first, then each window, whole and by slice.
+        delays: How long truths take; None where it is unknown.
+        track: How far estimates without truth were off.
+        notes: What was not done and why.
+    """
+
+    model: str
+    by: str
+    budget: float
+    windows: tuple[WindowPerformance, ...]
+    delays: DelayCurve | None = None
+    track: tuple[TrackRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether a metric in any window raised an alarm."""
+        return any(window.alarms for window in self.windows)
+
+    @property
+    def alarms(self) -> list[str]:
+        """A sentence per alarm."""
+        return [one.sentence for one in self.findings if one.is_alarm]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The alarms first, then what else is worth a sentence."""
+        alarms = [
+            Finding(
+                alarm_sentence(window, one), True, window.version, window.start, window.slice,
+                one.metric, one.found.value, one.recorded, one.p_value, one.found.rows,
+            )
+            for window in self.windows
+            for one in window.alarms
+        ]  # fmt: skip
+        others = facts(self.windows, self.delays, self.track)
+        return (*alarms, *(Finding(sentence, False) for sentence in others))
+
+    def to_json(self) -> dict[str, Any]:
+        delays = self.delays
+        return {
+            "model": self.model,
+            "alarm": self.is_alarm,
+            "by": self.by,
+            "budget": self.budget,
+            "findings": [one.to_json() for one in self.findings],
+            "delay_s": None
+            if delays is None or not delays.truths
+            else {f"p{percent}": delays.quantile(percent / 100) for percent in (50, 90, 99)},
+            "track": [
+                {name: getattr(one, name) for name in TrackRecord.__slots__} for one in self.track
+            ],
+            "notes": list(self.notes),
+            "windows": [window.to_json() for window in self.windows],
+        }
+
+    def to_arrow(self) -> pa.Table:
+        """One row per window, slice and metric."""
+        import pyarrow as pa
+
+        rows = [_flat(window, one) for window in self.windows for one in window.metrics]
+        return pa.Table.from_pylist(rows, pa.schema([(n, _arrow_type(n)) for n in _FLAT]))
+
+    def __repr__(self) -> str:
+        return "\n".join(_lines(self))
+
+    def _repr_html_(self) -> str:
+        def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+            def cells(tag: str, row: tuple[str, ...]) -> str:
+                return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+
+            body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+            return (
+                f"<table><thead><tr>{cells('th', headings)}</tr></thead><tbody>{body}</tbody>"
+                "</table>"
+            )
+
+        said = [one.sentence for one in self.findings] + list(self.notes)
+        return (
+            f"<p>{html.escape(_summary(self))}</p>{table(_HEADINGS, _rows(self))}"
+            f"{table(_TIMES, _time_rows(self))}"
+            f"<ul>{''.join(f'<li>{html.escape(one)}</li>' for one in said)}</ul>"
+        )
+
+
+_FLAT = (
+    "version", "start", "end", "slice", "slice_value", "predictions", "truths", "completeness",
+    "metric", "value", "lower", "upper", "rows", "recorded", "estimated", "least", "most",
+    "p_value", "level", "worse_by", "limit", "alarm", "waits",
+)  # fmt: skip
+
+
+def _arrow_type(name: str) -> Any:
+    import pyarrow as pa
+
+    if name in ("version", "slice", "slice_value", "metric", "waits"):
+        return pa.string()
+    if name in ("start", "end"):
+        return pa.timestamp("us", "UTC")
+    if name in ("predictions", "truths", "rows"):
+        return pa.int64()
+    return pa.bool_() if name == "alarm" else pa.float64()
+
+
+def _flat(window: WindowPerformance, one: MetricPerformance) -> dict[str, Any]:
+    column, value = window.slice or (None, None)
+    about = {name: getattr(window, name) for name in WindowPerformance.__slots__}
+    made = {**about, **one.to_json(), "slice": column, "slice_value": value}
+    return {name: made[name] for name in _FLAT}
+
+
+def _summary(report: PerformanceReport) -> str:
+    """The verdict in one sentence."""
+    wholes = [one for one in report.windows if one.slice is None]
+    days = [one for one in wholes if one.start is not None]
+    totals = [one for one in wholes if one.start is None]
+    predictions = sum(one.predictions for one in totals)
+    truths = sum(one.truths for one in totals)
+    alarms = sum(len(one.alarms) for one in report.windows)
+    found = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "no alarm"
+    share = f" ({truths / predictions:.0%})" if predictions else ""
+    windows = f" in {len({one.start for one in days})} windows" if days else ""
+    return (
+        f"{report.model}: {found}; {predictions:,} predictions{windows}, {truths:,} "
+        f"truths{share}, budget {report.budget:g} false alarms a year"
+    )
+
+
+def _rows(report: PerformanceReport) -> list[tuple[str, ...]]:
+    """A row per version, slice and metric, over the whole period, with the alarms of windows."""
+    alarms: dict[tuple[Any, ...], int] = {}
+    for window in report.windows:
+        for one in window.alarms:
+            key = (window.version, window.slice, one.metric)
+            alarms[key] = alarms.get(key, 0) + 1
+    made = []
+    for window in report.windows:
+        if window.start is None:
+            for one in window.metrics:
+                count = alarms.get((window.version, window.slice, one.metric), 0)
+                made.append(_row(window, one, count))
+    return made
+
+
+def _row(window: WindowPerformance, one: MetricPerformance, alarms: int) -> tuple[str, ...]:
+    return (
+        one.metric, _rows_of(window), f"{one.found.rows:,}", shown(one.metric, one.found.value),
+        _interval(one), shown(one.metric, one.recorded), str(alarms) if alarms else "-",
+    )  # fmt: skip
+
+
+def _rows_of(window: WindowPerformance) -> str:
+    version = f"v{window.version}" if window.version.isdecimal() else window.version
+    part = "" if window.slice is None else f"{window.slice[0]}={window.slice[1]}"
+    return " ".join(filter(None, (version, part))) or "all"
+
+
+def _interval(one: MetricPerformance) -> str:
+    if one.found.lower is None:
+        return "-"
+    lower, upper = (shown(one.metric, end) for end in (one.found.lower, one.found.upper))
+    return f"{lower.removesuffix('%')} - {upper}"
+
+
+def _time_rows(report: PerformanceReport) -> list[tuple[str, ...]]:
+    """A row per window, with the first metric: of the last windows."""
+    found = [one for one in report.windows if one.start is not None and one.slice is None]
+    several = len({one.version for one in found}) > 1
+    made: list[tuple[str, ...]] = []
+    for window in found[-_SHOWN_WINDOWS:]:
+        one = window.metrics[0]
+        share = window.truths / window.predictions
+        start = "" if window.start is None else moment(window.start)
+        made.append((
+            f"{start} {_rows_of(window)}" if several else start,
+            f"{window.predictions:,}", f"{window.truths:,}", f"{share:.0%}",
+            shown(one.metric, one.found.value), _interval(one),
+            shown(one.metric, one.estimated),
+            "yes" if window.alarms else "waits" if window.waits else "-",
+        ))  # fmt: skip
+    return made
+
+
+def _lines(report: PerformanceReport) -> Iterator[str]:
+    """The report for a terminal: at most 80 letters a line in the tables, sentences below."""
+    yield _summary(report)
+    rows, times = _rows(report), _time_rows(report)
+    yield ""
+    yield _line(_HEADINGS, _WIDTHS, 2)
+    yield from (_line(row, _WIDTHS, 2) for row in rows[:_SHOWN])
+    if len(rows) > _SHOWN:
+        yield f"... and {len(rows) - _SHOWN} more rows: --json has all"
+    if times:
+        metric = next(one for one in report.windows if one.start is not None).metrics[0].metric
+        yield ""
+        yield from _trends(report, metric)
+        yield _line(_TIMES, _TIME_WIDTHS, 1)
+        yield from (_line(row, _TIME_WIDTHS, 1) for row in times)
+    said = [*_strongest(report.findings)]
+    said += [one.sentence for one in report.findings if not one.is_alarm]
+    if said or report.notes:
+        yield ""
+    yield from said[:_SHOWN]
+    yield from report.notes
+
+
+def _strongest(findings: tuple[Finding, ...]) -> Iterator[str]:
+    """A sentence per version, slice and metric with an alarm: that of the strongest window."""
+    found: dict[tuple[Any, ...], list[Finding]] = {}
+    for one in findings:
+        if one.is_alarm:
+            found.setdefault((one.version, one.slice, one.metric), []).append(one)
+    for alarms in found.values():
+        strongest = min(alarms, key=lambda one: one.p_value or 0.0)
+        several = f"{len(alarms)} windows, strongest " if len(alarms) > 1 else ""
+        yield f"{several}{strongest.sentence}"
+
+
+def _trends(report: PerformanceReport, metric: str) -> Iterator[str]:
+    """A line of bars per version, from the least to the largest value of its windows."""
+    for version in dict.fromkeys(one.version for one in report.windows):
+        values = [
+            window.metrics[0].found.value
+            for window in report.windows
+            if window.version == version and window.start is not None and window.slice is None
+        ][-_MAX_BARS:]
+        named = f" of v{version}" if version else ""
+        yield f"{metric}{named}: {sparkline(values)}"
+
+
+def sparkline(values: list[float | None]) -> str:
+    """A bar per value; a blank for none."""
+    known = [one for one in values if one is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    step = (high - low) / (len(_BARS) - 1)
+    return "".join(
+        " " if one is None else _BARS[round((one - low) / step) if step else len(_BARS) // 2]
+        for one in values
+    )
+
+
+def _line(cells: tuple[str, ...], widths: tuple[int, ...], left: int) -> str:
+    made = []
+    for place, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        cut = cell if len(cell) <= width else cell[: width - 3] + "..."
+        made.append(cut.ljust(width) if place < left else cut.rjust(width))
+    return " ".join(made).rstrip()

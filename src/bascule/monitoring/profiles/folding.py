@@ -1,0 +1,92 @@
+"""Folding: adds rows to the windows of their version and day. The scribe's part."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.core import Columns
+from bascule.monitoring.profiles.windows import (
+    ProfileFile,
+    WindowProfile,
+    read_window,
+    write_window,
+)
+
+MAX_ROWS_PER_S = 2_000
+"""Of a version: of more rows, a uniform sample of so many goes into the sketches."""
+
+_Key = tuple[str, str, str]
+Rows = NDArray[np.integer[Any]]
+
+
+class Folding:
+    """The windows that are being written. What is added counts once `write` is committed."""
+
+    def __init__(self, home: Path, committed: Iterable[ProfileFile]) -> None:
+        """Go on with the windows that the manifest names."""
+        self._home = home
+        self.host = socket.gethostname()
+        self._named = {_key(one): one for one in committed if one.host == self.host}
+        self._open: dict[_Key, WindowProfile] = {}
+        self._changed: set[_Key] = set()
+        self._random = np.random.default_rng()
+
+    def add(
+        self,
+        key: _Key,
+        times_ns: NDArray[np.int64],
+        weights: NDArray[np.float64],
+        columns_of: Callable[[Rows], tuple[Columns, Columns]],
+    ) -> None:
+        """Add the answered rows of one turn.
+
+        Args:
+            key: Model, version and day.
+            times_ns: Of every row.
+            weights: How many answered rows each stands for.
+            columns_of: Inputs and outputs of some of the rows.
+        """
+        window = self._window(key)
+        rows = len(times_ns)
+        seconds = 1 + (int(times_ns.max()) - int(times_ns.min())) / 1e9
+        chosen = np.arange(rows)
+        if rows > (most := int(MAX_ROWS_PER_S * seconds)):
+            chosen = np.sort(self._random.choice(rows, most, replace=False, shuffle=False))
+        inputs, outputs = columns_of(chosen)
+        window.rows += round(float(weights.sum()))
+        window.profiled_rows += len(chosen)
+        window.inputs.add(inputs)
+        window.outputs.add(outputs)
+        self._changed.add(key)
+
+    def write(self, sequence: int) -> list[ProfileFile]:
+        """Write what has changed; returns all files of this host, old and new."""
+        for number, key in enumerate(sorted(self._changed)):
+            name = f"{sequence:08d}-{number}-{self.host}"
+            self._named[key] = write_window(self._home, self._open[key], self.host, name)
+        # A window that no row comes for is read again if one does.
+        self._open = {key: self._open[key] for key in self._changed}
+        self._changed = set()
+        return list(self._named.values())
+
+    def forget(self, kept: Sequence[ProfileFile]) -> None:
+        """Only these are named from now on."""
+        self._named = {_key(one): one for one in kept if one.host == self.host}
+
+    def _window(self, key: _Key) -> WindowProfile:
+        window = self._open.get(key)
+        if window is None:
+            named = self._named.get(key)
+            window = WindowProfile(*key) if named is None else read_window(self._home, named)
+            self._open[key] = window
+        return window
+
+
+def _key(one: ProfileFile) -> _Key:
+    return one.model, one.version, one.day

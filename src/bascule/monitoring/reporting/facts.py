@@ -1,0 +1,89 @@
+"""What the ledger says of a model: health by day, truths and their delay, gaps; and its drift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from bascule.monitoring.drift import (
+    Effect,
+    OpenBundle,
+    measure_production_drift,
+    quoted,
+)
+from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.reporting.overview import DayHealth, Kept, Overview, TruthFacts
+
+
+def look_at(
+    home: Path,
+    model: str,
+    open_bundle: OpenBundle,
+    *,
+    now: datetime | None = None,
+    since: timedelta = timedelta(days=7),
+    budget: float = 4.0,
+    effects: Mapping[str, Effect] | None = None,
+) -> Overview:
+    """Everything that is known of a model since some time ago.
+
+    Args:
+        home: With the ledger.
+        model: Its name.
+        open_bundle: Opens the bundle of a version.
+        now: The time; that of the clock if None.
+        since: How far back.
+        budget: False alarms of drift a year of each version that are acceptable.
+        effects: The least change that matters, by column.
+
+    Raises:
+        NotFound: The ledger has no answers of this model.
+    """
+    moment = now or datetime.now(UTC)
+    drift = measure_production_drift(
+        home, model, open_bundle, now=moment, since=since, budget=budget, effects=effects
+    )
+    first, ledger = (moment - since).date(), Ledger(home)
+    where = f"p.model = {quoted(model)} AND p.time >= TIMESTAMPTZ '{first} 00:00:00+00'"
+    total, *days = _health(ledger, where)
+    return Overview(
+        model, first, moment.date(), total, tuple(days), drift, _truths(ledger, where),
+        _kept(ledger, where),
+    )  # fmt: skip
+
+
+def _health(ledger: Ledger, where: str) -> list[DayHealth]:
+    """The whole period, then each day."""
+    found = ledger.query(
+        "WITH requests AS (SELECT id, any_value(p.time)::DATE AS day, any_value(status) AS status, "
+        f"any_value(latency_s) AS latency FROM predictions p WHERE {where} GROUP BY id) "
+        "SELECT day, count(*) AS requests, count(*) FILTER (status >= 500) AS errors, "
+        "count(*) FILTER (status >= 400 AND status < 500) AS refused, "
+        "quantile_cont(latency, 0.5) AS p50_s, quantile_cont(latency, 0.99) AS p99_s "
+        "FROM requests GROUP BY GROUPING SETS ((), (day)) ORDER BY day NULLS FIRST"
+    ).to_pylist()
+    return [
+        DayHealth(**{**one, "p50_s": one["p50_s"] or 0.0, "p99_s": one["p99_s"] or 0.0})
+        for one in found
+    ]
+
+
+def _truths(ledger: Ledger, where: str) -> TruthFacts:
+    (found,) = ledger.query(
+        "SELECT count(*) AS predictions, count(o.id) AS truths, "
+        "median(epoch(o.received_at) - epoch(p.time)) AS delay_s FROM predictions p "
+        "LEFT JOIN outcomes o ON o.model = p.model AND o.id = p.id AND o.row = p.row "
+        f"WHERE {where} AND p.status < 400"
+    ).to_pylist()
+    return TruthFacts(**found)
+
+
+def _kept(ledger: Ledger, where: str) -> Kept:
+    (found,) = ledger.query(
+        "SELECT count(*) AS kept, sum(1 / kept_share) AS answered FROM predictions p "
+        f"WHERE {where} AND kept_share > 0"
+    ).to_pylist()
+    gaps = ledger.gaps()
+    share = found["kept"] / found["answered"] if found["answered"] else 1.0
+    return Kept(share, len(gaps), sum(one.requests for one in gaps))

@@ -1,0 +1,252 @@
+"""What is known of a model in production; printed, it is one screen of 80 letters. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from itertools import islice
+from typing import Any
+
+from bascule.monitoring.drift import ColumnDrift, DriftReport, ProductionDrift
+
+LINES, WIDTH = 24, 80
+_BARS = "▁▂▃▄▅▆▇█"
+_DAYS = 14
+_COLUMNS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class DayHealth:
+    """The requests of one UTC day, or of the whole period (`day` None).
+
+    Attributes:
+        day: Which.
+        requests: That are in the ledger.
+        errors: Of these, with a status of 500 or more.
+        refused: With a status from 400 to 499.
+        p50_s: The median latency, in seconds.
+        p99_s: The 99th percentile.
+    """
+
+    day: date | None
+    requests: int
+    errors: int
+    refused: int
+    p50_s: float
+    p99_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What of the answers is in the ledger.
+
+    Attributes:
+        share: Of the rows that were answered; 1 where nothing was sampled out.
+        gaps: How many gaps there are, of all models.
+        missing: Requests in them.
+    """
+
+    share: float
+    gaps: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class TruthFacts:
+    """Truths beside predictions.
+
+    Attributes:
+        predictions: Rows that were answered and are in the ledger.
+        truths: Of how many the truth is known.
+        delay_s: The median time from a prediction to its truth, of those that are known.
+    """
+
+    predictions: int
+    truths: int
+    delay_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A model in production; printed, it is one screen.
+
+    Attributes:
+        model: Its name.
+        since: The first day.
+        until: Today.
+        total: All days together.
+        days: Each day that has requests, oldest first.
+        drift: Of each version.
+        truths: What is known of outcomes.
+        kept: What is in the ledger.
+        performance: Sentences; empty where no metric is known.
+    """
+
+    model: str
+    since: date
+    until: date
+    total: DayHealth
+    days: tuple[DayHealth, ...]
+    drift: ProductionDrift
+    truths: TruthFacts
+    kept: Kept
+    performance: tuple[str, ...] = ()
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether drift raised an alarm."""
+        return self.drift.is_alarm
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "since": self.since.isoformat(),
+            "until": self.until.isoformat(),
+            "alarm": self.is_alarm,
+            "total": asdict(self.total),
+            "days": [asdict(one) for one in self.days],
+            "truths": asdict(self.truths),
+            "ledger": asdict(self.kept),
+            "performance": list(self.performance),
+            "drift": self.drift.to_json(),
+        }
+
+    def __repr__(self) -> str:
+        return "\n".join(_screen(self))
+
+
+def _screen(overview: Overview) -> Iterator[str]:
+    """The lines: health, drift, performance, the ledger, and sentences as far as there is room."""
+    lines = [*_head(overview), *_drift(overview), *_performance(overview), *_ledger(overview)]
+    rest = LINES - len(lines)
+    said = list(_sentences(overview))
+    if said and rest > 1:
+        lines += ["", *said[: rest - 1]]
+    return (line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in lines[:LINES])
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A bar for each value, from the least to the largest; a space where there is none."""
+    known = [one for one in values if math.isfinite(one)]
+    if not known:
+        return " " * len(values)
+    low, width = min(known), (max(known) - min(known)) or 1.0
+    return "".join(
+        _BARS[round((one - low) / width * (len(_BARS) - 1))] if math.isfinite(one) else " "
+        for one in values
+    )
+
+
+def _head(overview: Overview) -> Iterator[str]:
+    alarms = sum(len(one.alarms) for report in overview.drift.versions for one in report.windows)
+    verdict = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "no alarm"
+    days = f"{overview.model}  {overview.since} to {overview.until}"
+    yield f"{days}{verdict:>{max(1, WIDTH - len(days))}}"
+    total = overview.total
+    share = (total.errors, total.refused)
+    errors, refused = (one / max(1, total.requests) for one in share)
+    yield (
+        f"health       {total.requests:,} requests, {errors:.2%} errors, {refused:.2%} refused, "
+        f"p50 {_ms(total.p50_s)}, p99 {_ms(total.p99_s)}"
+    )
+    by_day = {one.day: float(one.requests) for one in overview.days}
+    yield f"             by day {sparkline(list(by_day.values())[-_DAYS:])}"
+
+
+def _drift(overview: Overview) -> Iterator[str]:
+    yield ""
+    for report in overview.drift.versions:
+        windows, rows = report.windows, sum(one.rows for one in report.windows)
+        yield (
+            f"drift        version {report.version}: {rows:,} rows on {len(windows)} days, "
+            f"{len(windows[-1].columns)} columns, budget {report.budget:g} a year"
+        )
+        yield f"  {'column':<24}{'then':>12}{'now':>12}{'alarms':>8}  by day"
+        most = max(2, _COLUMNS // len(overview.drift.versions))
+        for column, alarms, series in islice(leading_columns(report), most):
+            then, now = _typical(column.then), _typical(column.now)
+            name = column.name if len(column.name) <= 23 else column.name[:20] + "..."
+            line = f"  {name:<24}{then:>12}{now:>12}{alarms or '-':>8}"
+            yield f"{line}  {sparkline(series[-_DAYS:])}"
+
+
+def leading_columns(
+    report: DriftReport,
+) -> Iterator[tuple[ColumnDrift, int, list[float]]]:
+    """Each column with its latest window, its alarms, and its typical value by window.
+
+    Those with most alarms come first, then those with the strongest evidence.
+    """
+    by_name: dict[tuple[str, str], list[ColumnDrift]] = {}
+    for window in report.windows:
+        for column in window.columns:
+            by_name.setdefault((column.where, column.name), []).append(column)
+    made = []
+    for columns in by_name.values():
+        alarms = sum(one.is_alarm for one in columns)
+        ranks = [one.leading.rank[-1] for one in columns if one.leading]
+        made.append((-alarms, min(ranks, default=1e300), columns))
+    for alarms, _, columns in sorted(made, key=lambda one: one[:2]):
+        yield columns[-1], -alarms, [_number(one) for one in columns]
+
+
+def _number(column: ColumnDrift) -> float:
+    """The median, the mean loss, or the share of the most frequent category of the baseline."""
+    shown = column.now
+    if "p50" in shown:
+        return shown["p50"]
+    first = next(iter(column.then), None)
+    return shown.get(first, math.nan) if first is not None else math.nan
+
+
+def _typical(values: object) -> str:
+    known = dict(values) if isinstance(values, dict) else {}
+    if "p50" in known:
+        return f"{known['p50']:.4g}"
+    if "mean" in known:
+        return f"{known['mean']:.3f}"
+    if not known:
+        return "-"
+    name, share = next(iter(known.items()))
+    return f"{name[:6]} {share:.0%}"
+
+
+def _performance(overview: Overview) -> Iterator[str]:
+    truths = overview.truths
+    share = truths.truths / max(1, truths.predictions)
+    delay = "" if truths.delay_s is None else f", median delay {_duration(truths.delay_s)}"
+    yield ""
+    yield (
+        f"performance  {truths.truths:,} truths of {truths.predictions:,} predictions "
+        f"({share:.0%}){delay}"
+    )
+    yield from (f"             {one}" for one in overview.performance[:3])
+
+
+def _ledger(overview: Overview) -> Iterator[str]:
+    kept = overview.kept
+    lost = f"{kept.gaps} gaps with {kept.missing:,} requests" if kept.gaps else "no gaps"
+    yield f"ledger       {kept.share:.1%} of the rows are kept, {lost}"
+
+
+def _sentences(overview: Overview) -> Iterator[str]:
+    for report in overview.drift.versions:
+        for window in reversed(report.windows):
+            for column in window.alarms:
+                yield f"{window.day} {column.sentence}"
+    for report in overview.drift.versions:
+        yield from report.notes
+    yield from overview.drift.notes
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if abs(seconds) >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

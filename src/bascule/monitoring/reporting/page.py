@@ -1,0 +1,138 @@
+"""An overview as one page of HTML that loads nothing: sentences, tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+
+from bascule.bundle import page
+from bascule.monitoring.drift import DriftReport, WindowDrift
+from bascule.monitoring.reporting.overview import Overview
+from bascule.monitoring.reporting.plots import counts_by_day, figure, figures_of
+
+_QUALITY_ROWS = 200
+
+
+def render_report(overview: Overview) -> str:
+    """The page."""
+    sections = [
+        ("summary", "Summary", _summary(overview)),
+        ("health", "Health", _health(overview)),
+    ]
+    for report in overview.drift.versions:
+        mark = f"version-{report.version}"
+        title = f"Version {report.version}"
+        sections += [
+            (f"{mark}-alarms", f"{title}: alarms", _alarms(report)),
+            (f"{mark}-inputs", f"{title}: inputs", _plots(report, "input")),
+            (f"{mark}-answers", f"{title}: answers", _plots(report, "answer")),
+            (f"{mark}-truths", f"{title}: truths", _plots(report, "truth")),
+            (f"{mark}-quality", f"{title}: data quality", _quality(report)),
+            (f"{mark}-budget", f"{title}: budget", _budget(report)),
+        ]
+    body = "\n".join(
+        f'<section id="{escape(anchor)}">\n<h2>{escape(title)}</h2>\n{text}\n</section>'
+        for anchor, title, text in sections
+        if text
+    )
+    links = [(anchor, title) for anchor, title, text in sections if text]
+    return page(f"{overview.model} in production", links, body)
+
+
+def _summary(overview: Overview) -> str:
+    total, truths = overview.total, overview.truths
+    alarms = sum(len(w.alarms) for one in overview.drift.versions for w in one.windows)
+    tiles = (
+        ("period", f"{overview.since} to {overview.until}"),
+        ("alarms", f"{alarms:,}"),
+        ("requests", f"{total.requests:,}"),
+        ("errors", f"{total.errors / max(1, total.requests):.2%}"),
+        ("p50, p99", f"{total.p50_s * 1e3:.3g}, {total.p99_s * 1e3:.3g} ms"),
+        ("truths", f"{truths.truths:,} of {truths.predictions:,}"),
+        ("kept rows", f"{overview.kept.share:.1%}"),
+    )
+    shown = "".join(f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd></div>" for a, b in tiles)
+    notes = [*overview.performance, *overview.drift.notes]
+    notes += [note for report in overview.drift.versions for note in report.notes]
+    return f'<dl class="overview">{shown}</dl>{_list(notes)}'
+
+
+def _health(overview: Overview) -> str:
+    days = [str(one.day)[5:] for one in overview.days]
+    charts = (
+        ("requests", [float(one.requests) for one in overview.days], "Requests of each UTC day."),
+        ("errors", [float(one.errors) for one in overview.days], "Answers of status 500 or more."),
+        ("p99 ms", [one.p99_s * 1e3 for one in overview.days], "The 99th percentile of latency."),
+    )
+    return _grid(
+        figure(counts_by_day(days, values, ("UTC day", name), name), name, caption)
+        for name, values, caption in charts
+    )
+
+
+def _alarms(report: DriftReport) -> str:
+    said = [
+        f"{window.day}{'' if window.is_finished else ', not over'}: {column.sentence}"
+        for window in report.windows
+        for column in window.alarms
+    ]
+    return _list(said) if said else "<p>No alarm.</p>"
+
+
+def _plots(report: DriftReport, where: str) -> str:
+    return _grid(figures_of(report, where))
+
+
+def _quality(report: DriftReport) -> str:
+    rows = [
+        (str(window.day), column.name, f"{column.missing[1]:.1%}", f"{column.missing[0]:.1%}", said)
+        for window in report.windows
+        for column in window.columns
+        if column.where == "input"
+        for said in ["; ".join([*column.findings, *_strange(window, column.name)])]
+        if said
+    ]
+    if not rows:
+        return "<p>No finding: no value out of range, unseen, infinite or of another type.</p>"
+    return _table(("day", "column", "missing", "in the baseline", "finding"), rows[:_QUALITY_ROWS])
+
+
+def _strange(window: WindowDrift, name: str) -> Iterator[str]:
+    """Missing values, values out of range and unseen ones, as far as they raise an alarm."""
+    for column in window.columns:
+        if column.name == name and column.where == "input":
+            for test in column.tests:
+                if test.is_alarm and test.name in ("missing", "range", "unseen"):
+                    yield f"{test.name} {test.effect:+.1%}"
+
+
+def _budget(report: DriftReport) -> str:
+    columns = len(report.windows[-1].columns)
+    return (
+        f"<p>{report.budget:g} false alarms a year are acceptable, over {columns} columns and "
+        f"{report.windows_a_year} windows a year, for tests of single windows and for detectors "
+        f"of slow changes. This leaves a level of {report.level:.2g} to each column, window and "
+        "kind. An alarm also needs an effect that matters. Of the level, 80 % are for the values, "
+        "10 % for missing ones, 10 % for unseen ones or numbers out of range.</p>"
+    )
+
+
+def _grid(figures: Iterable[str]) -> str:
+    shown = "\n".join(figures)
+    return f'<div class="plots">\n{shown}\n</div>' if shown else ""
+
+
+def _list(items: Sequence[str]) -> str:
+    unique = dict.fromkeys(items)
+    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in unique)}</ul>" if unique else ""
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{escape(one)}</th>' for one in heads)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        "</div>"
+    )

@@ -1,0 +1,153 @@
+"""The plots of a report, as SVG: then and now, and windows over time with their alarms. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle import Chart
+from bascule.monitoring.drift import ColumnDrift, DriftReport, WindowDrift
+from bascule.stats import ColumnProfile
+
+Floats = NDArray[np.float64]
+Series = Sequence[tuple[WindowDrift, ColumnDrift]]
+
+_BINS = 24
+_CATEGORIES = 10
+_TRIM = 0.002
+_LINES = 3
+
+
+def figure(chart: Chart, title: str, caption: str) -> str:
+    """A chart with its words."""
+    return (
+        f"<figure>{chart.svg()}<figcaption><b>{escape(title)}.</b> {escape(caption)}"
+        "</figcaption></figure>"
+    )
+
+
+def series_of(report: DriftReport) -> Mapping[tuple[str, str], Series]:
+    """The windows of each column, by what it is of and its name."""
+    made: dict[tuple[str, str], list[tuple[WindowDrift, ColumnDrift]]] = {}
+    for window in report.windows:
+        for column in window.columns:
+            made.setdefault((column.where, column.name), []).append((window, column))
+    return made
+
+
+def then_and_now(name: str, then: ColumnProfile, now: ColumnProfile) -> Chart | None:
+    """The distribution in the baseline (pale) and in production."""
+    if then.quantiles.rows and now.quantiles.rows and then.distinct > 2:
+        return _histograms(name, then, now)
+    return _categories(name, then, now)
+
+
+def _histograms(name: str, then: ColumnProfile, now: ColumnProfile) -> Chart:
+    ends = [one.quantiles.quantiles([_TRIM, 1 - _TRIM]) for one in (then, now)]
+    low, high = float(min(one[0] for one in ends)), float(max(one[1] for one in ends))
+    edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+    shares = [_binned(one, edges) for one in (then, now)]
+    most = max(float(one.max()) for one in shares)
+    chart = Chart((float(edges[0]), float(edges[-1])), (0, most * 1.05), (name, "share"), name)
+    chart.bars(edges.tolist(), shares[0].tolist(), "bar other")
+    return chart.bars(edges.tolist(), shares[1].tolist())
+
+
+def _binned(column: ColumnProfile, edges: Floats) -> Floats:
+    values, weights = column.quantiles.weighted()
+    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges, weights=weights)[0]
+    return np.asarray(counts / max(1, weights.sum()))
+
+
+def _categories(name: str, then: ColumnProfile, now: ColumnProfile) -> Chart | None:
+    names = list(dict(then.frequent.top()[:_CATEGORIES]))
+    names += [one for one, _ in now.frequent.top() if one not in names][: _CATEGORIES - len(names)]
+    if not names:
+        return None
+    shares = [[_share(one, value) for value in names] for one in (then, now)]
+    most = max(max(one) for one in shares) or 1.0
+    labels = [str(value) if len(str(value)) < 8 else f"{str(value)[:6]}…" for value in names]
+    size = (0.0, float(len(names)))
+    chart = Chart(size, (0, most * 1.05), (name, "share"), name, _between(labels))
+    for place, (before, after) in enumerate(zip(*shares, strict=True)):
+        chart.bars([place + 0.08, place + 0.5], [before], "bar other")
+        chart.bars([place + 0.5, place + 0.92], [after])
+    return chart
+
+
+def _between(labels: Sequence[str]) -> tuple[str, ...]:
+    """Names at the left edge of each pair of bars."""
+    return tuple(labels)
+
+
+def _share(column: ColumnProfile, value: float | str) -> float:
+    rows = max(1, column.rows - column.missing - column.infinite)
+    return column.frequent.counts.get(value, 0) / rows
+
+
+def over_time(name: str, series: Series) -> Chart | None:
+    """The median with the band from 5 % to 95 %, or shares; the baseline dashed, alarms red."""
+    columns = [column for _, column in series]
+    last = columns[-1]
+    keys = ["p50"] if "p50" in last.then else list(last.then)[:_LINES]
+    values = {key: [one.now.get(key, math.nan) for one in columns] for key in keys}
+    band = _band(columns) if "p50" in last.then else []
+    every = [y for points in values.values() for y in points] + [y for _, y in band]
+    every += [last.then[key] for key in keys]
+    known = [one for one in every if math.isfinite(one)]
+    if not keys or not known:
+        return None
+    room = (max(known) - min(known)) * 0.05
+    span = (min(known) - room, max(known) + room)
+    days = tuple(str(window.day)[5:] for window, _ in series)
+    label = {"p50": "median", "mean": "mean loss"}.get(keys[0], "share")
+    chart = Chart((0, max(1, len(series) - 1)), span, ("UTC day", label), f"{name} by day", days)
+    if band:
+        chart.line(band, "band")
+    for place, key in enumerate(keys):
+        chart.line([(0, last.then[key]), (len(series) - 1, last.then[key])], "guide")
+        points = [(x, y) for x, y in enumerate(values[key]) if math.isfinite(y)]
+        chart.line(points, f"line c{place}").dots(points, radius=2)
+    alarms = [(place, values[keys[0]][place]) for place, one in enumerate(columns) if one.is_alarm]
+    return chart.dots([one for one in alarms if math.isfinite(one[1])], "alarm", 4.5)
+
+
+def _band(columns: Sequence[ColumnDrift]) -> list[tuple[float, float]]:
+    """A closed line around the range of each window."""
+    known = [(x, one.now) for x, one in enumerate(columns) if "p05" in one.now]
+    return [(float(x), now["p05"]) for x, now in known] + [
+        (float(x), now["p95"]) for x, now in reversed(known)
+    ]
+
+
+def counts_by_day(
+    names: Sequence[str], counts: Sequence[float], labels: tuple[str, str], alt: str
+) -> Chart:
+    """A bar for each day."""
+    most = max(counts, default=1.0) or 1.0
+    chart = Chart((0, max(1, len(counts))), (0, most * 1.05), labels, alt, tuple(names))
+    return chart.bars([float(one) for one in range(len(counts) + 1)], list(counts))
+
+
+def figures_of(report: DriftReport, where: str) -> Iterator[str]:
+    """Two figures for each column, those with alarms first."""
+    then, now = report.then.get(where), report.now.get(where)
+    found = [(key, series) for key, series in series_of(report).items() if key[0] == where]
+    found.sort(key=lambda one: (-sum(c.is_alarm for _, c in one[1]), one[0][1]))
+    for (_, name), series in found:
+        known = None if then is None else then.columns.get(name)
+        latest = None if now is None else now.columns.get(name)
+        if known is not None and latest is not None and known.kind == latest.kind:
+            chart = then_and_now(name, known, latest)
+            if chart is not None:
+                caption = "Pale: the baseline. Strong: production, all days together."
+                yield figure(chart, name, caption)
+        over = over_time(name, series)
+        if over is not None:
+            alarms = sum(column.is_alarm for _, column in series)
+            said = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "No alarm"
+            yield figure(over, f"{name} by day", f"{said}. Dashed: the baseline.")

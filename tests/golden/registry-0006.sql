@@ -1,0 +1,202 @@
+BEGIN TRANSACTION;
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('0006');
+CREATE TABLE aliases (
+	model TEXT NOT NULL, 
+	alias TEXT NOT NULL, 
+	number INTEGER NOT NULL, 
+	moved_at DATETIME NOT NULL, 
+	CONSTRAINT pk_aliases PRIMARY KEY (model, alias), 
+	CONSTRAINT fk_aliases_model FOREIGN KEY(model, number) REFERENCES versions (model, number)
+);
+INSERT INTO "aliases" VALUES('late','champion',1,'2026-03-01 12:00:00.000000');
+CREATE TABLE events (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	subject_kind TEXT NOT NULL, 
+	subject TEXT NOT NULL, 
+	kind TEXT NOT NULL, 
+	at DATETIME NOT NULL, 
+	actor TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	body JSON NOT NULL
+);
+INSERT INTO "events" VALUES(1,'model','late','pushed','2026-03-01 12:00:00.000000','ada','','{"number": 1}');
+INSERT INTO "events" VALUES(2,'model','late','gates_recorded','2026-03-01 12:00:00.000000','ci','passed 1 of 1','{"number": 1}');
+INSERT INTO "events" VALUES(3,'model','late','pushed','2026-03-01 12:00:00.000000','ada','','{"number": 2}');
+INSERT INTO "events" VALUES(4,'model','late','gates_recorded','2026-03-01 12:00:00.000000','ci','failed roc_auc >= 0.8: 0.5 is not >= 0.8','{"number": 2}');
+INSERT INTO "events" VALUES(5,'model','late','alias_moved','2026-03-01 12:00:00.000000','ada','it passed','{"number": 1, "alias": "champion", "to_number": 1}');
+CREATE TABLE holds (
+	digest TEXT NOT NULL, 
+	holder TEXT NOT NULL, 
+	until DATETIME NOT NULL, 
+	CONSTRAINT pk_holds PRIMARY KEY (digest, holder)
+);
+INSERT INTO "holds" VALUES('sha256:e76a351b1722ad22b830da8f8e2082e4dfe4b9859b08ece9611acea02b093441','server here','2026-03-01 12:00:00.000000');
+CREATE TABLE identity (
+	only INTEGER NOT NULL, 
+	id TEXT NOT NULL, 
+	CONSTRAINT pk_identity PRIMARY KEY (only)
+);
+INSERT INTO "identity" VALUES(1,'0123456789abcdef0123456789abcdef');
+CREATE TABLE keys (
+	number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	id TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	token_sha256 TEXT NOT NULL, 
+	permissions JSON NOT NULL, 
+	created_at DATETIME NOT NULL, 
+	created_by TEXT NOT NULL, 
+	expires_at DATETIME, 
+	revoked_at DATETIME, 
+	revoked_by TEXT NOT NULL, 
+	CONSTRAINT uq_keys_id UNIQUE (id), 
+	CONSTRAINT uq_keys_token_sha256 UNIQUE (token_sha256)
+);
+INSERT INTO "keys" VALUES(1,'0123456789ab','scoring','aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa','["infer:late", "metrics:*"]','2026-03-01 12:00:00.000000','ada','2027-03-01 12:00:00.000000',NULL,'');
+INSERT INTO "keys" VALUES(2,'ba9876543210','old','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','["read:*"]','2026-03-01 12:00:00.000000','ada',NULL,'2026-03-01 12:00:00.000000','bob');
+CREATE TABLE leases (
+	name TEXT NOT NULL, 
+	holder TEXT NOT NULL, 
+	fence INTEGER NOT NULL, 
+	expires_at DATETIME NOT NULL, 
+	CONSTRAINT pk_leases PRIMARY KEY (name)
+);
+INSERT INTO "leases" VALUES('controller','host-1 4711',3,'2026-03-01 12:00:00.000000');
+CREATE TABLE metrics (
+	digest TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	value DOUBLE NOT NULL, 
+	at DATETIME NOT NULL, 
+	CONSTRAINT pk_metrics PRIMARY KEY (digest, name)
+);
+INSERT INTO "metrics" VALUES('sha256:e76a351b1722ad22b830da8f8e2082e4dfe4b9859b08ece9611acea02b093441','roc_auc',0.85,'2026-03-01 12:00:00.000000');
+CREATE TABLE models (
+	name TEXT NOT NULL, 
+	created_at DATETIME NOT NULL, 
+	CONSTRAINT pk_models PRIMARY KEY (name)
+);
+INSERT INTO "models" VALUES('late','2026-03-01 12:00:00.000000');
+CREATE TABLE objects (
+	digest TEXT NOT NULL, 
+	state TEXT NOT NULL, 
+	since DATETIME NOT NULL, 
+	CONSTRAINT pk_objects PRIMARY KEY (digest)
+);
+INSERT INTO "objects" VALUES('sha256:e76a351b1722ad22b830da8f8e2082e4dfe4b9859b08ece9611acea02b093441','kept','2026-03-01 12:00:00.000000');
+CREATE TABLE releases (
+	revision TEXT NOT NULL, 
+	release TEXT NOT NULL, 
+	at DATETIME NOT NULL, 
+	CONSTRAINT pk_releases PRIMARY KEY (revision)
+);
+INSERT INTO "releases" VALUES('0001','0.1.0','2026-03-01 12:00:00.000000');
+INSERT INTO "releases" VALUES('0002','0.1.0','2026-03-01 12:00:00.000000');
+INSERT INTO "releases" VALUES('0004','0.1.0','2026-03-01 12:00:00.000000');
+INSERT INTO "releases" VALUES('0005','0.2.0','2026-03-01 12:00:00.000000');
+INSERT INTO "releases" VALUES('0006','0.2.0','2026-03-01 12:00:00.000000');
+CREATE TABLE requests (
+	caller TEXT NOT NULL, 
+	"key" TEXT NOT NULL, 
+	digest TEXT NOT NULL, 
+	at DATETIME NOT NULL, 
+	status INTEGER, 
+	headers JSON, 
+	body BLOB, 
+	CONSTRAINT pk_requests PRIMARY KEY (caller, "key")
+);
+INSERT INTO "requests" VALUES('0123456789ab','3f1c','sha256:00','2026-03-01 12:00:00.000000',201,'[["etag", "1"]]',X'7B7D');
+CREATE TABLE statements (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	content TEXT NOT NULL, 
+	digest TEXT NOT NULL, 
+	kind TEXT NOT NULL, 
+	at DATETIME NOT NULL, 
+	"by" TEXT NOT NULL, 
+	passed BOOLEAN, 
+	body JSON NOT NULL, brought_by TEXT, 
+	CONSTRAINT uq_statements_content UNIQUE (content)
+);
+INSERT INTO "statements" VALUES(1,'sha256:4dc32c26e4f00d67f80ef88985c1c1e46e13390f05634b31dfa90ca76753fd7e','sha256:e76a351b1722ad22b830da8f8e2082e4dfe4b9859b08ece9611acea02b093441','gates','2026-03-01 12:00:00.000000','ci',1,'{"passed": true, "results": [{"criterion": "roc_auc >= 0.8", "passed": true, "reason": "0.5 is not >= 0.8"}]}',NULL);
+INSERT INTO "statements" VALUES(2,'sha256:fe4ea5f3394722ac4ec66870dec38b4c218ab3fbfb623e675075eb7d8ac28f4f','sha256:8439fbbae02db7f34e24a2e10093b487a939babb6e5e9465e7eaa30c62b84d37','gates','2026-03-01 12:00:00.000000','ci',0,'{"passed": false, "results": [{"criterion": "roc_auc >= 0.8", "passed": false, "reason": "0.5 is not >= 0.8"}]}',NULL);
+CREATE TABLE tags (
+	model TEXT NOT NULL, 
+	number INTEGER NOT NULL, 
+	"key" TEXT NOT NULL, 
+	value TEXT NOT NULL, 
+	CONSTRAINT pk_tags PRIMARY KEY (model, number, "key"), 
+	CONSTRAINT fk_tags_model FOREIGN KEY(model, number) REFERENCES versions (model, number)
+);
+INSERT INTO "tags" VALUES('late',1,'team','risk');
+CREATE TABLE versions (
+	model TEXT NOT NULL, 
+	number INTEGER NOT NULL, 
+	digest TEXT NOT NULL, 
+	pushed_at DATETIME NOT NULL, 
+	pushed_by TEXT NOT NULL, retired_at DATETIME, retired_by TEXT, retired_reason TEXT, 
+	CONSTRAINT pk_versions PRIMARY KEY (model, number), 
+	CONSTRAINT fk_versions_model FOREIGN KEY(model) REFERENCES models (name), 
+	CONSTRAINT uq_versions_model_digest UNIQUE (model, digest)
+);
+INSERT INTO "versions" VALUES('late',1,'sha256:e76a351b1722ad22b830da8f8e2082e4dfe4b9859b08ece9611acea02b093441','2026-03-01 12:00:00.000000','ada',NULL,NULL,NULL);
+INSERT INTO "versions" VALUES('late',2,'sha256:8439fbbae02db7f34e24a2e10093b487a939babb6e5e9465e7eaa30c62b84d37','2026-03-01 12:00:00.000000','ada',NULL,NULL,NULL);
+CREATE TABLE alerts (
+	id TEXT NOT NULL, 
+	model TEXT NOT NULL, 
+	state TEXT NOT NULL, 
+	since DATETIME NOT NULL, 
+	absent_since DATETIME, 
+	told JSON NOT NULL, 
+	told_at DATETIME, 
+	acknowledged_by TEXT, 
+	acknowledged_why TEXT, 
+	acknowledged_at DATETIME, 
+	finding JSON NOT NULL, 
+	CONSTRAINT pk_alerts PRIMARY KEY (id)
+);
+INSERT INTO "alerts" VALUES('9d0c5f1f2a3b','late','firing','2026-03-01 12:00:00.000000',NULL,'["pager"]','2026-03-01 12:00:00.000000','ada','rolling back','2026-03-01 12:00:00.000000','{"source": "health", "kind": "error_share", "model": "late", "severity": "critical", "sentence": "late/1 on one: 30 of 100 requests failed (status 500 or more) in 5 minutes: 30.0%, limit 1.0%", "value": 0.3, "limit": 0.01, "at": "2026-03-01T12:00:00+00:00", "version": "1", "column": "", "place": "one", "evidence": "bascule top"}');
+CREATE TABLE silences (
+	id TEXT NOT NULL, 
+	model TEXT NOT NULL, 
+	source TEXT NOT NULL, 
+	alert TEXT NOT NULL, 
+	"by" TEXT NOT NULL, 
+	why TEXT NOT NULL, 
+	created_at DATETIME NOT NULL, 
+	until DATETIME NOT NULL, 
+	CONSTRAINT pk_silences PRIMARY KEY (id)
+);
+INSERT INTO "silences" VALUES('0123456789ab','late*','','','ada','planned','2026-03-01 12:00:00.000000','2026-03-02 12:00:00.000000');
+CREATE TABLE notifications (
+	id TEXT NOT NULL, 
+	number INTEGER NOT NULL, 
+	receiver TEXT NOT NULL, 
+	at DATETIME NOT NULL, 
+	body JSON NOT NULL, 
+	state TEXT NOT NULL, 
+	due_at DATETIME NOT NULL, 
+	attempts INTEGER NOT NULL, 
+	problem TEXT NOT NULL, 
+	CONSTRAINT pk_notifications PRIMARY KEY (id)
+);
+INSERT INTO "notifications" VALUES('00112233445566778899aabb',1,'pager','2026-03-01 12:00:00.000000','{"id": "00112233445566778899aabb", "receiver": "pager", "kind": "firing", "model": "late", "at": "2026-03-01T12:00:00+00:00", "alerts": []}','sent','2026-03-01 12:00:00.000000',1,'');
+CREATE INDEX ix_versions_digest ON versions (digest);
+CREATE INDEX ix_statements_digest ON statements (digest);
+CREATE INDEX ix_versions_pushed_at ON versions (pushed_at);
+CREATE INDEX ix_tags_key_value ON tags ("key", value);
+CREATE INDEX ix_metrics_name_value ON metrics (name, value);
+CREATE INDEX ix_events_at ON events (at);
+CREATE INDEX ix_events_subject_kind_subject_id ON events (subject_kind, subject, id);
+CREATE INDEX ix_requests_at ON requests (at);
+CREATE INDEX ix_alerts_model ON alerts (model);
+CREATE INDEX ix_alerts_state ON alerts (state);
+CREATE INDEX ix_silences_until ON silences (until);
+CREATE INDEX ix_notifications_number ON notifications (number);
+CREATE INDEX ix_notifications_state_due_at ON notifications (state, due_at);
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('statements',2);
+INSERT INTO "sqlite_sequence" VALUES('keys',2);
+INSERT INTO "sqlite_sequence" VALUES('events',5);
+COMMIT;

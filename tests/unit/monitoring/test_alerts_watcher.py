@@ -1,0 +1,137 @@
+"""The watcher: one process of several looks and sends, and the next goes on where it stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from tests.receivers import hook
+from tests.stores import open_database
+
+from bascule.monitoring.alerts import (
+    Finding,
+    Observation,
+    Routing,
+    Rules,
+    Watcher,
+    Watching,
+)
+from bascule.monitoring.alerts.sinks import Receiver
+
+
+class Told:
+    """A source that finds what a test says."""
+
+    every_s = 0.0
+
+    def __init__(self, name="drift"):
+        self.name, self.is_wrong, self.looks = name, True, 0
+        self.problem = None
+
+    def look(self, now):
+        self.looks += 1
+        if self.problem is not None:
+            raise self.problem
+        found = Finding(self.name, "kind", "late", "warning", "it is wrong", 1, 0, now)
+        return [Observation(self.name, "", "late", (found,) if self.is_wrong else ())]
+
+
+@pytest.fixture
+def there():
+    with hook() as made:
+        yield made
+
+
+@pytest.fixture
+def watcher(tmp_path, there):
+    made = []
+
+    def build(*found, local=False, **settings):
+        receiver = Receiver("it", "webhook", url=there.url, timeout_s=0.5)
+        sources = {"local" if local else "shared": found}
+        plain = {"rules": Rules(), "routing": Routing(("it",)), "round_s": 0.02}
+        watching = Watching(receivers=[receiver], **sources, **{**plain, **settings})
+        made.append(Watcher(open_database(tmp_path, "sqlite"), watching))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.stop()
+
+
+def rounds(watcher):
+    watcher.keep_lease()
+    watcher.look_for_all()
+    watcher.deliver()
+
+
+def test_a_finding_is_delivered_and_so_is_its_end(watcher, there):
+    source = Told()
+    watcher(source).start()
+    there.wait(lambda it: len(it.requests) == 1)
+    source.is_wrong = False
+    there.wait(lambda it: len(it.requests) == 2)
+    assert [one["kind"] for one in there.bodies] == ["firing", "resolved"]
+    assert there.bodies[0]["alerts"][0]["sentence"] == "it is wrong"
+
+
+def test_of_two_processes_one_looks_and_its_successor_goes_on_without_a_repetition(watcher, there):
+    first, second = Told(), Told()
+    holder, other = watcher(first), watcher(second)
+    rounds(holder)
+    rounds(other)
+    assert (first.looks, second.looks, len(there.requests)) == (1, 0, 1)
+    ends = time.monotonic() + 5
+    while not second.looks:  # the first is dead: its lease ends by itself
+        assert time.monotonic() < ends
+        rounds(other)
+    assert len(there.requests) == 1
+    second.is_wrong = False
+    rounds(other)
+    assert [one["kind"] for one in there.bodies] == ["firing", "resolved"]
+
+
+def test_what_was_decided_before_a_death_is_sent_by_the_successor(watcher, there):
+    holder = watcher(Told())
+    holder.keep_lease()
+    holder.look_for_all()  # and dies before the delivery
+    other = watcher(Told())
+    ends = time.monotonic() + 5
+    while not there.requests:
+        assert time.monotonic() < ends
+        rounds(other)
+    assert [one["kind"] for one in there.bodies] == ["firing"]
+
+
+def test_sources_of_this_process_are_looked_at_without_the_lease(watcher):
+    local = Told("health")
+    holder, other = watcher(Told()), watcher(local, local=True)
+    rounds(holder)
+    rounds(other)
+    other.look_locally()
+    assert local.looks == 1
+
+
+def test_a_source_that_fails_neither_resolves_its_alerts_nor_stops_the_others(watcher, there):
+    broken, fine = Told("drift"), Told("performance")
+    made = watcher(broken, fine)
+    rounds(made)
+    assert len(there.bodies[0]["alerts"]) == 2
+    broken.problem = OSError("the disk is gone")
+    fine.is_wrong = False
+    rounds(made)
+    assert [one["kind"] for one in there.bodies] == ["firing", "resolved"]
+    assert [one["source"] for one in there.bodies[1]["alerts"]] == ["performance"]
+
+
+def test_a_receiver_that_is_away_for_a_while_loses_nothing(watcher, there):
+    there.answers = [(503, {"Retry-After": "0"}), (500, {})]
+    source = Told()
+    made = watcher(source)
+    made._courier._first_s = 0.01
+    made.start()
+    there.wait(lambda it: len(it.requests) == 3)
+    assert len({one["id"] for one in there.bodies}) == 1
+    threading.Event().wait(0.1)
+    assert len(there.requests) == 3

@@ -1,0 +1,487 @@
+"""Predictions and truths in, a report of performance out: of the ledger and of tables."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings, strategies as st
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+import bascule
+from bascule.core import Invalid, NotFound
+from bascule.metrics import Labelled, estimate, metric_of
+from bascule.monitoring import Outcomes, measure_performance
+from bascule.monitoring.ledger import SpoolWriter
+from bascule.monitoring.performance.delays import delay_curve
+from bascule.monitoring.performance.judging import judge
+from bascule.serving.calls import Answer, AnsweredBy, Call
+from bascule.serving.telemetry import LedgerRecorder, MetricLabels
+
+NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)
+START = datetime(2026, 5, 4, 9, tzinfo=UTC)
+
+
+def flights(rows, random, wind=10.0):
+    return pd.DataFrame(
+        {
+            "wind": random.normal(wind, 4, rows),
+            "carrier": random.choice(np.array(["AA", "UA"], object), rows),
+        }
+    )
+
+
+def late(X, random, noise=3.0):
+    return np.where(X.wind + random.normal(0, noise, len(X)) > 13, "late", "ok")
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(4)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    random = np.random.default_rng(9)
+    X = flights(5_000, random)
+    y = late(X, random)
+    columns = make_column_transformer((OneHotEncoder(), ["carrier"]), remainder="passthrough")
+    model = make_pipeline(columns, LogisticRegression()).fit(X[:3_000], y[:3_000])
+    return bascule.pack(
+        model, name="late", train=(X[:3_000], y[:3_000]), test=(X[3_000:], y[3_000:]),
+        to=tmp_path_factory.mktemp("performance") / "late.bundle", measure=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def regressor(tmp_path_factory):
+    random = np.random.default_rng(9)
+    X = random.normal(size=(4_000, 3))
+    y = X[:, 0] * 2 + random.normal(size=4_000) * np.exp(X[:, 1] / 2)
+    model = LinearRegression().fit(X[:2_000], y[:2_000])
+    return bascule.pack(
+        model, name="gb", train=(X[:2_000], y[:2_000]), test=(X[2_000:], y[2_000:]),
+        to=tmp_path_factory.mktemp("performance") / "gb.bundle", measure=False,
+    )  # fmt: skip
+
+
+def days(random, count=10, *, worse_from=99, rows=300):
+    made = []
+    for day in range(count):
+        X = flights(rows, random)
+        noise = 9.0 if day >= worse_from else 3.0
+        made.append(X.assign(y=late(X, random, noise), at=START + timedelta(days=day)))
+    return pd.concat(made, ignore_index=True)
+
+
+# -- tables --
+
+
+def test_a_model_that_is_as_good_as_recorded_raises_no_alarm(bundle, random):
+    report = bascule.performance(bundle, days(random), truth_column="y", time_column="at")
+    assert not report.is_alarm
+    whole = report.windows[0]
+    assert (whole.start, whole.predictions, whole.truths) == (None, 3_000, 3_000)
+    assert [one.metric for one in whole.metrics] == ["accuracy", "auc", "log_loss"]
+    assert [one.start.day for one in report.windows[1:]] == list(range(4, 14))
+    assert report.windows[1].metrics[0].level == pytest.approx(4 / (365 * 3))
+
+
+def test_days_of_worse_answers_raise_an_alarm_each_and_the_sentence_has_the_numbers(bundle, random):
+    report = measure_performance(
+        days(random, worse_from=8), bundle, truth_column="y", time_column="at"
+    )
+    alarmed = {one.start.day for one in report.windows if one.alarms}
+    assert alarmed == {12, 13}
+    found = report.findings[0]
+    assert found.is_alarm
+    assert found.metric == "accuracy"
+    assert found.sentence.startswith("2026-05-12: accuracy is 70.7% (95 % interval")
+    assert "worse than the 83.0% on held-out rows (p = " in found.sentence
+    assert report.alarms[0] == found.sentence
+
+
+def test_a_worsening_that_does_not_matter_raises_no_alarm(bundle, random):
+    table = days(random, worse_from=8)
+    report = measure_performance(
+        table, bundle, truth_column="y", time_column="at", metrics=["accuracy"],
+        effects={"accuracy": 0.5},
+    )  # fmt: skip
+    assert not report.is_alarm
+
+
+def test_predictions_of_the_table_are_used_instead_of_the_bundles(bundle, random):
+    table = days(random, 1)
+    table["said"] = table.y
+    report = measure_performance(table, bundle, truth_column="y", prediction_column="said")
+    assert report.windows[0].metrics[0].found.value == 1.0
+    assert report.windows[0].metrics[1].found.note == "it needs probabilities, and there are none"
+
+
+def test_answers_as_the_bundle_writes_them_give_the_same_as_those_it_makes(bundle, random):
+    table = days(random, 1)
+    answer = bundle.predict(table[["wind", "carrier"]])
+    table["label"] = answer["label"]
+    for place, label in enumerate(bundle.classes):
+        table[f"probabilities.{label}"] = answer["probabilities"][:, place]
+    own = measure_performance(table, bundle, truth_column="y")
+    given = measure_performance(table, bundle, truth_column="y", prediction_column="label")
+    assert own.to_json() == given.to_json()
+    one = table.assign(p=answer["probabilities"][:, 1])
+    named = measure_performance(
+        one.drop(columns=[f"probabilities.{label}" for label in bundle.classes]), bundle,
+        truth_column="y", prediction_column="label", probability_column="p",
+    )  # fmt: skip
+    assert named.to_json()["windows"][0]["metrics"][1]["value"] == pytest.approx(
+        own.windows[0].metrics[1].found.value
+    )
+
+
+@pytest.mark.parametrize("make", [lambda t: t, pl.from_pandas, pa.Table.from_pandas, dict])
+def test_any_table_gives_the_same_report(bundle, make):
+    table = days(np.random.default_rng(3), 2).drop(columns="at")
+    if make is dict:
+        table = {name: table[name].to_numpy() for name in table}
+        make = lambda t: t  # noqa: E731
+    found = measure_performance(make(table), bundle, truth_column="y")
+    expected = measure_performance(days(np.random.default_rng(3), 2), bundle, truth_column="y")
+    assert found.to_json() == expected.to_json()
+
+
+def test_slices_are_compared_with_the_same_slice_of_the_held_out_rows(bundle, random):
+    table = days(random, 6)
+    broken = (table.carrier == "AA") & (table["at"] >= START + timedelta(days=4))
+    table.loc[broken, "y"] = np.where(table.y[broken] == "ok", "late", "ok")
+    report = measure_performance(
+        table, bundle, truth_column="y", time_column="at", slice_by=["carrier"],
+        metrics=["accuracy"],
+    )  # fmt: skip
+    alarmed = {(one.slice, one.start.day) for one in report.windows if one.alarms}
+    assert {day for part, day in alarmed if part == ("carrier", "AA")} == {8, 9}
+    assert not any(part == ("carrier", "UA") for part, _ in alarmed)
+    of_aa = next(one for one in report.windows if one.slice == ("carrier", "AA"))
+    assert of_aa.metrics[0].recorded != report.windows[0].metrics[0].recorded
+
+
+def test_a_number_is_sliced_by_fifths_of_the_training_rows(bundle, random):
+    report = measure_performance(
+        days(random, 2), bundle, truth_column="y", slice_by=["wind"], metrics=["accuracy"]
+    )
+    parts = [one for one in report.windows if one.slice]
+    assert len(parts) == 5
+    assert sum(one.predictions for one in parts) == 600
+    assert parts[0].slice[1].startswith("<= 6.")
+
+
+def test_truths_that_are_missing_leave_bounds(bundle, random):
+    table = days(random, 1)
+    table.loc[:99, "y"] = None
+    whole = measure_performance(table, bundle, truth_column="y").windows[0]
+    assert (whole.predictions, whole.truths) == (300, 200)
+    right = whole.metrics[0].found.successes
+    assert whole.metrics[0].bounds == (right / 300, (right + 100) / 300)
+    assert whole.metrics[1].bounds is None
+
+
+def test_estimates_without_truth_are_near_where_only_the_inputs_change(bundle, random):
+    X = flights(4_000, random, wind=13)
+    table = X.assign(y=late(X, random))
+    (whole,) = measure_performance(table, bundle, truth_column="y").windows
+    for one in whole.metrics:
+        assert one.estimated == pytest.approx(one.found.value, abs=3 * one.found.error), one.metric
+    assert whole.metrics[0].recorded - whole.metrics[0].estimated > 0.03
+
+
+def test_errors_of_numbers_are_estimated_from_the_inputs(regressor, random):
+    X = random.normal(size=(4_000, 3))
+    X[:, 1] += 1
+    y = X[:, 0] * 2 + random.normal(size=4_000) * np.exp(X[:, 1] / 2)
+    table = pd.DataFrame({f"c{place}": X[:, place] for place in range(3)})
+    table["p"] = regressor.predict(X)["prediction"]
+    table["y"] = y
+    report = measure_performance(table, regressor, truth_column="y", prediction_column="p")
+    assert [one.metric for one in report.windows[0].metrics] == ["mae", "rmse", "r2"]
+    assert report.is_alarm
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({}, "which column of the table holds the truth"),
+        ({"truth_column": "z"}, "truth_column: the table has no column 'z'"),
+        ({"truth_column": "y", "time_column": "z"}, "time_column: the table has no column 'z'"),
+        ({"truth_column": "y", "time_column": "wind"}, "holds double, not times"),
+        ({"truth_column": "y", "by": "month"}, "by: 'month' is no window"),
+        ({"truth_column": "y", "metrics": ["best"]}, "no metric 'best'"),
+        ({"truth_column": "y", "slice_by": ["z"]}, "slice: the table has no column 'z'"),
+        ({"truth_column": "y", "budget": 0}, "budget: 0 alarms a year is not > 0"),
+        ({"truth_column": "y", "effects": {"auc": -1}}, "effect: auc -1 is not >= 0"),
+    ],
+)
+def test_what_is_wrong_is_named(bundle, random, options, problem):
+    with pytest.raises(Invalid, match=problem) as caught:
+        measure_performance(days(random, 1), bundle, **options)
+    assert caught.value.hint or "effect" in problem
+
+
+def test_a_report_has_lines_of_80_letters_json_arrow_and_html(bundle, random):
+    report = measure_performance(
+        days(random, worse_from=8), bundle, truth_column="y", time_column="at",
+        slice_by=["carrier"],
+    )  # fmt: skip
+    lines = repr(report).splitlines()
+    tables = [
+        line for line in lines if not line.startswith(("late: ", "2026-05", "accuracy ", "2 w"))
+    ]
+    assert max(map(len, lines[2 : lines.index("", 2)])) <= 80
+    assert tables
+    assert any(set("▁█") <= set(line) for line in lines)
+    assert report.to_arrow().num_rows == len(report.windows) * 3
+    assert json.loads(json.dumps(report.to_json()))["alarm"]
+    assert "<td>carrier=AA</td>" in report._repr_html_()
+
+
+# -- the ledger --
+
+
+class Server:
+    """What records answers, with times of its own."""
+
+    def __init__(self, home, bundle):
+        self.home, self.bundle = home, bundle
+        self._recorder = LedgerRecorder(SpoolWriter(home))
+        self._recorder._epoch_ns = 0
+
+    def answer(self, X, names, at, version="1"):
+        answer = dict(self.bundle.predict(X))
+        by = AnsweredBy(self.bundle.name, version, "onnx")
+        for row, name in enumerate(names):
+            when = at[row] if isinstance(at, list) else at
+            context = SimpleNamespace(
+                prediction_id=name, caller="me", transport="http", trace=(b"", b""),
+                started_ns=int(when.timestamp() * 1e9),
+            )  # fmt: skip
+            asked = {name: X[name].to_numpy()[row : row + 1] for name in X}
+            said = {name: values[row : row + 1] for name, values in answer.items()}
+            self._recorder.add(
+                context, Call(asked, 1), Answer(said, by), self._label(version), 200, 1
+            )
+
+    def _label(self, version):
+        self._labels = getattr(self, "_labels", {})
+        return self._labels.setdefault(version, MetricLabels(self.bundle.name, version))
+
+    def close(self):
+        self._recorder.close()
+
+
+@pytest.fixture
+def received(monkeypatch):
+    """Say when the next outcomes are received."""
+
+    def at(moment):
+        monkeypatch.setattr(
+            "bascule.monitoring.ledger.outcomes.time.time_ns", lambda: int(moment.timestamp() * 1e9)
+        )
+
+    return at
+
+
+def served(home, bundle, X, at, **options):
+    server = Server(home, bundle)
+    server.answer(X, [f"a-{row}" for row in range(len(X))], at, **options)
+    server.close()
+
+
+def told(home, y, rows=None, names="a-{}"):
+    rows = range(len(y)) if rows is None else rows
+    ids = [names.format(row) for row in rows]
+    Outcomes(home).add("late", pa.table({"id": ids, "truth": [y[row] for row in rows]}))
+
+
+def measured(home, bundle, **options):
+    return measure_performance(home, bundle, now=options.pop("now", NOW), **options)
+
+
+def test_answers_of_the_ledger_are_joined_with_their_truths(tmp_path, bundle, random, received):
+    X = flights(200, random)
+    y = late(X, random)
+    served(tmp_path, bundle, X, START)
+    received(START + timedelta(hours=5))
+    told(tmp_path, y, range(150))
+    report = measured(tmp_path, bundle)
+    whole, day = report.windows
+    assert (whole.predictions, whole.truths) == (200, 150)
+    assert (day.version, day.start) == ("1", datetime(2026, 5, 4, tzinfo=UTC))
+    own = measure_performance(X.assign(y=y)[:150], bundle, truth_column="y").windows[0]
+    for found, expected in zip(whole.metrics, own.metrics, strict=True):
+        assert found.found.value == pytest.approx(expected.found.value)
+        assert found.found.upper == pytest.approx(expected.found.upper)
+    assert report.delays.eventual == pytest.approx(0.75)
+    assert report.delays.quantile(0.5) == pytest.approx(5 * 3600)
+    assert "half of the truths that come are in after 5 h" in repr(report)
+
+
+def test_the_newest_prediction_of_an_id_has_the_truth(tmp_path, bundle, random):
+    X = flights(2, random)
+    server = Server(tmp_path, bundle)
+    server.answer(X[:1], ["x"], START, version="1")
+    server.answer(X[1:], ["x"], START + timedelta(minutes=1), version="2")
+    server.close()
+    told(tmp_path, ["ok"], names="x")
+    report = measured(tmp_path, bundle)
+    assert [(one.version, one.predictions) for one in report.windows] == [("2", 1), ("2", 1)]
+
+
+def test_versions_are_measured_apart_and_those_without_a_bundle_left_out(tmp_path, bundle, random):
+    X = flights(60, random)
+    server = Server(tmp_path, bundle)
+    for number, version in enumerate(("1", "2", "10")):
+        names = [f"{version}-{row}" for row in range(20)]
+        server.answer(X[number * 20 : number * 20 + 20], names, START, version=version)
+    server.close()
+    report = measure_performance(
+        tmp_path, "late", bundle_of=lambda version: None if version == "2" else bundle, now=NOW
+    )
+    assert list(dict.fromkeys(one.version for one in report.windows)) == ["1", "10"]
+    with pytest.raises(
+        Invalid, match="no version of late in the ledger has a bundle here: 1, 2, 10"
+    ):
+        measure_performance(tmp_path, "late", bundle_of=lambda _: None)
+
+
+def test_a_ledger_without_answers_says_so(tmp_path, bundle, random):
+    with pytest.raises(NotFound, match="no answers of 'late'"):
+        measured(tmp_path, bundle)
+    served(tmp_path, bundle, flights(2, random), START)
+    with pytest.raises(NotFound, match="no answers of 'late' in this time"):
+        measured(tmp_path, bundle, since=START + timedelta(days=1))
+
+
+def test_a_window_that_is_not_over_is_not_judged(tmp_path, bundle, random):
+    X = flights(200, random)
+    served(tmp_path, bundle, X, START)
+    told(tmp_path, ["late" if one == "ok" else "ok" for one in late(X, random)])
+    over = datetime(2026, 5, 5, tzinfo=UTC)
+    assert measured(tmp_path, bundle, now=over).is_alarm
+    before = measured(tmp_path, bundle, now=over - timedelta(seconds=1))
+    assert not before.is_alarm
+    assert before.windows[1].waits == "it is not over"
+
+
+def test_a_young_window_waits_where_late_truths_differ(tmp_path, bundle, random, received):
+    """Wrong answers are known after an hour, right ones after two days: a fresh day looks bad."""
+    X = flights(2_000, random)
+    y = late(X, random)
+    at = [START + timedelta(days=row // 200) for row in range(2_000)]
+    served(tmp_path, bundle, X, at)
+    wrong = y != bundle.predict(X)["label"]
+    now = at[-1] + timedelta(hours=20)
+    due = {}
+    for row, is_wrong in enumerate(wrong):
+        when = at[row] + timedelta(hours=1 if is_wrong else 48)
+        if when <= now:
+            due.setdefault(when, []).append(row)
+    for when, rows in sorted(due.items()):
+        received(when)
+        told(tmp_path, y, rows)
+    report = measured(tmp_path, bundle, now=now)
+    assert not report.is_alarm
+    young = [one for one in report.windows if one.start and one.start.day >= 13]
+    assert [one.metrics[0].found.value for one in young] == [0.0]
+    assert "late ones differ" in young[0].waits or "not over" in young[0].waits
+    of_12 = next(one for one in report.windows if one.start and one.start.day == 12)
+    assert "of its truths are in, and late ones differ" in of_12.waits
+    assert "differ from later ones" in report.notes[0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_in_any_order_and_any_split_truths_give_the_same_as_the_whole_table(
+    tmp_path_factory, bundle, data
+):
+    """Told in parts, shuffled, twice, and first wrong: the truth told last counts."""
+    home = tmp_path_factory.mktemp("home")
+    X = flights(12, np.random.default_rng(1))
+    y = late(X, np.random.default_rng(2))
+    served(home, bundle, X, START)
+    said = [(row, y[row]) for row in data.draw(st.permutations(range(12)))]
+    wrong = data.draw(st.lists(st.integers(0, 11), max_size=6))
+    said = [(row, "late") for row in wrong] + said
+    again = data.draw(st.lists(st.integers(0, 11), max_size=6))
+    said += [(row, y[row]) for row in again]
+    while said:
+        size = data.draw(st.integers(1, len(said)))
+        part, said = said[:size], said[size:]
+        Outcomes(home).add(
+            "late", pa.table({"id": [f"a-{row}" for row, _ in part], "truth": [t for _, t in part]})
+        )
+    found = measured(home, bundle).windows[0].metrics
+    own = measure_performance(X.assign(y=y), bundle, truth_column="y").windows[0].metrics
+    for one, expected in zip(found, own, strict=True):
+        assert one.found.rows == 12
+        assert one.found.value == pytest.approx(expected.found.value)
+
+
+# -- delays --
+
+
+def test_the_curve_of_delays_takes_truths_that_are_still_to_come_into_account(random):
+    """Half of the predictions are a day old at most: the delays that are in alone are too short."""
+    delays = random.exponential(20, 20_000)
+    ages = np.where(random.random(20_000) < 0.5, random.random(20_000) * 24, 1_000)
+    found = delay_curve(np.where(delays <= ages, delays, np.nan), ages)
+    assert found.quantile(0.5) == pytest.approx(20 * np.log(2), rel=0.03)
+    assert found.quantile(0.9) == pytest.approx(20 * np.log(10), rel=0.03)
+    naive = np.median(delays[delays <= ages])
+    assert naive < 0.95 * found.quantile(0.5)
+    assert found.completeness(np.array([20.0])) == pytest.approx(1 - np.exp(-1), abs=0.02)
+
+
+def test_predictions_that_never_get_a_truth_lower_what_is_expected_at_all(random):
+    delays = np.where(random.random(10_000) < 0.3, random.exponential(1, 10_000), np.nan)
+    found = delay_curve(delays, np.full(10_000, 100.0))
+    assert found.eventual == pytest.approx(0.3, abs=0.02)
+    assert found.completeness(np.array([100.0])) == 1
+
+
+def test_without_truths_nothing_is_known_of_delays():
+    found = delay_curve(np.full(5, np.nan), np.ones(5))
+    assert (found.truths, found.eventual, found.completeness(np.ones(2))) == (0, 0, None)
+
+
+# -- false alarms --
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "held_out"), [(60, 1_000), (500, 1_000)])
+def test_false_alarms_stay_within_the_budget(rows, held_out):
+    """At a level of 1 %, without a least effect, at most 1.3 % of 4,000 windows alarm."""
+    random = np.random.default_rng(6)
+
+    def drawn(count):
+        chances = random.beta(2, 2, count)
+        truth = (random.random(count) < chances).astype(int)
+        probabilities = np.column_stack([1 - chances, chances])
+        answers = (chances > 0.5).astype(int)
+        return Labelled("classification", truth, answers, (0, 1), probabilities)
+
+    for name in ("accuracy", "auc", "log_loss"):
+        metric = metric_of(name)
+        alarms = [
+            judge(
+                metric, estimate(name, drawn(rows)), estimate(name, drawn(held_out)), 0.01,
+                {name: 0.0},
+            ).is_alarm
+            for _ in range(4_000)
+        ]  # fmt: skip
+        assert np.mean(alarms) <= 0.013, name

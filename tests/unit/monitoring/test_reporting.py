@@ -1,0 +1,83 @@
+"""The overview of a model on one screen, and the report as one page."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from html.parser import HTMLParser
+
+import pytest
+from tests.production import Day, fill, packed
+
+from bascule.monitoring.reporting import look_at, render_report
+from bascule.monitoring.reporting.overview import sparkline
+
+
+@pytest.fixture(scope="module")
+def overview(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("production")
+    bundle = packed(folder)
+    days = [
+        Day(back, wind=14 if back < 2 else 10, fresh=0.01, truths=0.5, errors=back % 2)
+        for back in range(11, -1, -1)
+        if back != 3
+    ]
+    fill(folder, bundle, "1", days)
+    return look_at(folder, "late", lambda _: bundle, since=timedelta(days=10))
+
+
+def test_one_screen_has_health_drift_truths_and_the_ledger(overview):
+    lines = repr(overview).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split()[0] == "late"
+    assert re.match(r"health +204 requests, 1\.96% errors, 0\.00% refused, p50 ", lines[1])
+    assert any(line.startswith("drift        version 1: 2,000 rows on 10 days") for line in lines)
+    assert any(re.match(r"  wind +[\d.]+ +1[34][\d.]* +2  [▁▂▃▄▅▆▇█]{10}$", line) for line in lines)
+    truths = next(line for line in lines if line.startswith("performance"))
+    assert re.match(r"performance  [\d,]+ truths of 2,000 predictions \([45]\d%\), median", truths)
+    assert "ledger       100.0% of the rows are kept, no gaps" in lines
+
+
+def test_json_has_what_the_screen_has(overview):
+    told = json.loads(json.dumps(overview.to_json(), default=str))
+    assert (told["total"]["requests"], told["total"]["errors"]) == (204, 4)
+    assert len(told["days"]) == 10
+    assert told["alarm"] is True
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [([1, 2, 3], "▁▅█"), ([2, 2], "▁▁"), ([], ""), ([0, float("nan"), 1], "▁ █")],
+)
+def test_a_sparkline_goes_from_the_least_to_the_largest(values, shown):
+    assert sparkline([float(one) for one in values]) == shown
+
+
+class _Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.loaded, self.figures, self.open = [], 0, []
+
+    def handle_starttag(self, tag, attrs):
+        told = dict(attrs)
+        self.figures += tag == "figure"
+        self.loaded += [told[name] for name in ("src", "srcset", "data") if name in told]
+        if tag in ("link", "script", "iframe") or not told.get("href", "#").startswith("#"):
+            self.loaded.append(tag)
+
+
+def test_the_page_loads_nothing_and_shows_every_column(overview):
+    text = render_report(overview)
+    page = _Page()
+    page.feed(text)
+    assert page.loaded == []
+    assert "url(" not in text
+    columns = ("wind", "distance", "carrier", "label", "probabilities.ok", "truth", "loss")
+    assert page.figures == 3 + 2 * len(columns) - 1  # the loss has no distribution
+    for name in columns:
+        assert f"<b>{name} by day.</b>" in text
+    assert "silence: no row" in text
+    assert "4 false alarms a year are acceptable, over 7 columns" in text
+    assert len(text) < 5_000_000

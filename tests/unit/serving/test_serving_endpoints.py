@@ -1,0 +1,351 @@
+"""Endpoints in one worker: the arm of a request, what is counted for it, and shadows."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bascule.core import DType, Field, Refused, Unavailable
+from bascule.endpoints import Arm, Plan, Shadow, choose
+from bascule.serving.execution.shadows import MAX_WAITING, agree
+from bascule.serving.specs import ModelSpec, check_unplanned, planned
+from bascule.serving.telemetry import Counters, MetricLabels, labels_of
+from bascule.serving.telemetry.arms import PLACES
+from bascule.serving.workers.planned_endpoints import PlannedEndpoints, check_plans, find_version
+
+INFER = "/v2/models/m/infer"
+
+
+def canary(share=50.0, **more):
+    arms = (Arm("current", "m/1", 100.0 - share), Arm("candidate", "m/2", share))
+    return Plan("m", 1, arms, **more)
+
+
+@pytest.fixture
+def served(serve_models, fake, inline):
+    """`served(plan, more versions...)`: m/1 and m/2 behind a plan."""
+
+    def serve(plan, *paces, testers=None, **more):
+        programs = [fake(), fake(), fake()]
+        models = [
+            (f"m/{number}", program, pace)
+            for number, program, pace in zip(
+                (1, 2, 3), programs, paces or (inline,) * 3, strict=True
+            )
+        ]
+        server = serve_models(*models, **more)
+        server.programs = programs
+
+        def check_tester(caller, endpoint):
+            if testers is not None and caller not in testers:
+                raise Refused(f"the key does not allow test:{endpoint}")
+
+        def follow(plan):
+            counters = server.counters
+            counters.arms.name(labels_of(plan), [])
+            endpoints = PlannedEndpoints(
+                counters, 0, server.loop, check_tester,
+                lambda reference: find_version(reference, server.models),
+            )  # fmt: skip
+            (endpoint,) = endpoints.follow((plan,)).values()
+            for model in server.models:
+                model.needs = "manage"
+            server.serve(endpoint, *server.models)
+
+        follow(plan)
+        server.follow = follow
+        server.arms = lambda: {one.arm: one for one in server.counters.arms.totals()}
+        return server
+
+    return serve
+
+
+def headers(key):
+    return f"Bascule-Sticky: {key}\r\n"
+
+
+# -- which arm --
+
+
+def test_a_sticky_key_gets_the_arm_of_the_plan_over_every_protocol(
+    served, ask, grpc_client, ask_grpc
+):
+    plan = canary()
+    server = served(plan)
+    client, request = grpc_client(server), ask_grpc([1, 2])
+    request.model_name = "m"
+    bodies = {
+        INFER: ask([1, 2]),
+        "/invocations": {"instances": [[1, 2]]},
+        "/v1/models/m:predict": {"instances": [[1, 2]]},
+    }
+    with server.client() as http:
+        for key in ("ada", "bob", "eve", "kim", "lea"):
+            arm = choose(plan, key)
+            for path, body in bodies.items():
+                answer = http.request("POST", path, body, headers(key)).answer()
+                assert answer.status == 200
+                assert answer.headers["bascule-version"] == arm.version
+                assert answer.headers["bascule-arm"] == arm.name
+            sent = request.SerializeToString()
+            answer, call = client.method("ModelInfer").with_call(
+                sent, metadata=[("bascule-sticky", key)]
+            )
+            told = dict(call.initial_metadata())
+            assert (told["bascule-version"], told["bascule-arm"]) == (arm.version, arm.name)
+            assert arm.version.encode()[2:] in answer
+
+
+def test_without_a_header_the_first_value_of_the_sticky_field_is_the_key(served, ask):
+    plan = canary(sticky_field="x", sticky_header="")
+    server = served(plan)
+    with server.client() as client:
+        for first in range(20):
+            row = np.array([first, 2.0])
+            answer = client.request("POST", INFER, ask(row)).answer()
+            expected = choose(plan, row.tobytes().hex()).version
+            assert answer.headers["bascule-version"] == expected
+
+
+def test_a_tester_names_the_arm(served, ask):
+    server = served(canary(0.0), testers={""})
+    with server.client() as client:
+        answer = client.request("POST", INFER, ask([1, 2]), "Bascule-Arm: candidate\r\n").answer()
+        assert answer.headers["bascule-version"] == "m/2"
+        answer = client.request("POST", INFER, ask([1, 2]), "Bascule-Arm: other\r\n").answer()
+        assert (answer.status, answer.json["error"]) == (
+            400, "endpoint m has no arm 'other'; its arms are current, candidate",
+        )  # fmt: skip
+
+
+def test_a_caller_without_the_right_does_not(served, ask, grpc_client, ask_grpc):
+    server = served(canary(0.0), testers={"tester"})
+    with server.client() as client:
+        answer = client.request("POST", INFER, ask([1, 2]), "Bascule-Arm: candidate\r\n").answer()
+        assert (answer.status, "test:m" in answer.json["error"]) == (403, True)
+        assert client.request("POST", INFER, ask([1, 2])).answer().status == 200
+    request = ask_grpc([1, 2])
+    request.model_name = "m"
+    code, _ = grpc_client(server).refusal(
+        "ModelInfer", request.SerializeToString(), metadata=[("bascule-arm", "candidate")]
+    )
+    assert code == "PERMISSION_DENIED"
+    assert {arm.requests for arm in server.arms().values()} == {0, 1}
+
+
+def test_versions_beneath_an_endpoint_are_asked_by_who_may_manage_alone(served):
+    server = served(canary())
+    routes = server.site.routes
+    assert routes[INFER.encode()][b"POST"].action == "infer"
+    beneath = routes[b"/v2/models/m/versions/2/infer"][b"POST"]
+    assert (beneath.action, beneath.model) == ("manage", "m")
+
+
+def test_a_change_of_shares_keeps_the_routes(served, ask):
+    server = served(canary(0.0))
+    with server.client() as client:
+        assert client.request("POST", INFER, ask([1, 2])).answer().json["model_version"] == "1"
+        server.follow(canary(100.0).numbered(2))
+        assert client.request("POST", INFER, ask([1, 2])).answer().json["model_version"] == "2"
+
+
+# -- what is counted --
+
+
+def test_requests_errors_and_slow_answers_are_counted_exactly_by_arm(served, ask):
+    server = served(canary(100.0, slower_than_s=(1e-9, 3_600.0)))
+    server.programs[1].poison = 7.0
+    with server.client() as client:
+        for value, expected in ((1, 200), (7, 500), (2, 200), (7, 500), (3, 200)):
+            answer = client.request("POST", INFER, ask([value, 2], [value, 3])).answer()
+            assert answer.status == expected
+        assert client.request("POST", INFER, b"{").answer().status == 400
+    arms = server.arms()
+    candidate = arms["candidate"]
+    assert (candidate.requests, candidate.errors, candidate.rows) == (5, 2, 6)
+    assert (candidate.slower, candidate.version) == ((5, 0), "m/2")
+    assert arms["current"].requests == 0
+    # The counters of the version have the same.
+    assert server.totals()[2].by_status == {200: 3, 500: 2}
+
+
+def test_the_fallback_of_the_plan_answers_where_an_arm_fails(served, ask):
+    server = served(canary(100.0, fallback="m/1"))
+    server.programs[1].poison = 7.0
+    with server.client() as client:
+        answer = client.request("POST", INFER, ask([7, 2])).answer()
+    assert (answer.status, answer.headers["bascule-version"]) == (200, "m/1")
+    assert answer.headers["bascule-arm"] == "candidate"
+    candidate = server.arms()["candidate"]
+    assert (candidate.requests, candidate.errors, candidate.fallbacks) == (1, 0, 1)
+
+
+def test_a_recorder_is_told_the_endpoint_and_the_arm_also_of_failures(served, ask):
+    kept = []
+
+    class Kept:
+        def add(self, context, call, answer, label, status, duration_ns):
+            kept.append((label.endpoint, label.arm, label.version, status, answer))
+
+    server = served(canary(100.0), recorder=Kept())
+    server.programs[1].poison = 7.0
+    with server.client() as client:
+        for value in (1, 7):
+            client.request("POST", INFER, ask([value, 2])).answer()
+    assert [one[:4] for one in kept] == [
+        ("m", "candidate", "2", 200), ("m", "candidate", "2", 500),
+    ]  # fmt: skip
+    by = kept[0][4].by
+    assert (by.endpoint, by.arm, by.name) == ("m", "candidate", "m/2")
+
+
+def test_an_arm_whose_program_reads_other_dtypes_gets_no_rounded_values(served, ask, fake):
+    server = served(canary(100.0))
+    narrow = server.models[0]
+    narrow.program = narrow.program._replace(inputs=(Field("x", DType.FP32, (2,)),))
+    server.follow(canary(100.0).numbered(2))
+    exact = 1.0000000001
+    with server.client() as client:
+        answer = client.request("POST", INFER, ask([exact, 2])).answer()
+    assert answer.json["outputs"][0]["data"][0] == 2 * exact
+
+
+# -- shadows --
+
+
+def settled(server, compared):
+    server.until(lambda: server.arms()["shadow"].requests == compared)
+    return server.arms()["shadow"]
+
+
+def test_a_shadow_answers_the_same_requests_on_its_thread_and_is_compared(served, ask):
+    server = served(canary(0.0, shadow=Shadow("m/3", 100.0)))
+    threads = []
+    shadow, run = server.programs[2], server.programs[2].run
+    shadow.run = lambda *said: threads.append(threading.current_thread().name) or run(*said)
+    with server.client() as client:
+        for value in range(5):
+            answer = client.request("POST", INFER, ask([value, 2])).answer()
+            assert answer.headers["bascule-version"] == "m/1"
+        found = settled(server, 5)
+        assert (found.disagreements, found.errors, found.dropped) == (0, 0, 0)
+        shadow.run = lambda columns, outputs=None: {
+            name: column + 1e-3 for name, column in run(columns, outputs).items()
+        }
+        client.request("POST", INFER, ask([1, 2])).answer()
+        assert settled(server, 6).disagreements == 1
+        server.follow(canary(0.0, shadow=Shadow("m/3", 100.0, tolerance=0.01)).numbered(2))
+        client.request("POST", INFER, ask([1, 2])).answer()
+        assert settled(server, 1).disagreements == 0
+    assert set(threads) == {"bascule-m/3"}
+    assert server.counted() == {200: 7}
+
+
+def test_a_shadow_that_fails_is_counted_and_invisible(served, ask):
+    server = served(canary(0.0, shadow=Shadow("m/3", 100.0)))
+    server.programs[2].poison = 1.0
+    with server.client() as client:
+        assert client.request("POST", INFER, ask([1, 2])).answer().status == 200
+    found = settled(server, 1)
+    assert (found.errors, found.disagreements) == (1, 0)
+    assert server.counted() == {200: 1}
+
+
+def test_a_shadow_that_stalls_delays_nobody_and_its_queue_is_bounded(served, ask):
+    server = served(canary(0.0, shadow=Shadow("m/3", 100.0)))
+    shadow = server.programs[2]
+    shadow.gate.clear()
+    with server.client() as client:
+        for _ in range(MAX_WAITING + 5):
+            assert client.request("POST", INFER, ask([1, 2])).answer().status == 200
+        assert server.arms()["shadow"].dropped == 5
+        shadow.gate.set()
+        settled(server, MAX_WAITING)
+        client.request("POST", INFER, ask([1, 2])).answer()
+        assert settled(server, MAX_WAITING + 1).dropped == 5
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "tolerance", "expected"),
+    [
+        ([1.0, np.nan], [1.0, np.nan], 0.0, True),
+        ([1.0], [1.5], 0.5, True),
+        ([1.0], [1.5], 0.49, False),
+        ([1], [2], 5.0, False),
+        (["a"], ["a"], 0.0, True),
+        ([1.0], [1.0, 1.0], 0.0, False),
+    ],
+)
+def test_answers_agree_if_they_are_equal_or_numbers_within_the_tolerance(
+    one, other, tolerance, expected
+):
+    found = agree({"y": np.array(one)}, {"y": np.array(other)}, tolerance)
+    assert found is expected
+    assert not agree({}, {"y": np.array(other)}, tolerance)
+
+
+# -- lists and counters --
+
+
+def test_plans_bring_their_versions_and_take_those_away_that_none_needs(tmp_path):
+    one, two, other = (
+        ModelSpec("m", "1", tmp_path), ModelSpec("m", "2", tmp_path), ModelSpec("n", "1", tmp_path),
+    )  # fmt: skip
+    served = planned((one, other), (canary(),), (one, two))
+    assert served == (other, one, two)
+    assert [each.is_planned for each in served] == [False, True, True]
+    alone = Plan("m", 2, (Arm("current", "m/2", 100.0),))
+    assert planned(served, (alone,), (two,)) == (other, two)
+    # A version that is served under its own name too stays so.
+    elsewhere = Plan("fast", 1, (Arm("current", "n/1", 100.0),))
+    assert [each.is_planned for each in planned((other,), (elsewhere,), (other,))] == [False]
+    check_unplanned((canary(),), "n")
+    with pytest.raises(Exception, match="'m' is an endpoint, and plan 1 says"):
+        check_unplanned((canary(),), "m")
+
+
+def test_a_plan_whose_version_is_absent_or_has_another_signature_is_refused(served):
+    server = served(canary())
+    check_plans((canary(),), server.models)
+    with pytest.raises(Refused, match="m/9 is not loaded"):
+        check_plans((canary(shadow=Shadow("m/9", 1.0)),), server.models)
+    other = server.models[1]
+    other.signature = replace(other.signature, inputs=(Field("z", DType.FP64, (2,)),))
+    with pytest.raises(Refused, match="m/2 has other inputs or outputs than m/1"):
+        check_plans((canary(),), server.models)
+
+
+def test_places_of_old_plans_are_given_to_new_ones_and_late_answers_are_counted_nowhere(tmp_path):
+    counters = Counters(tmp_path / "counters", 2)
+    version = MetricLabels("m", "1")
+    counters.name(version)
+    base = counters.series(1, version)
+
+    def label(number):
+        return labels_of(Plan("m", number, (Arm("current", "m/1", 100.0),)))
+
+    counters.arms.name(label(1), [])
+    first = counters.arms.series(1, label(1)[0], base, version)
+    first.count(200, 5, 2)
+    assert [(one.plan_number, one.requests, one.rows) for one in counters.arms.totals()] == [
+        (1, 1, 2)
+    ]
+    for number in range(2, PLACES + 2):
+        counters.arms.name(label(number), label(number - 1))
+    found = counters.arms.totals()
+    assert [one.plan_number for one in found] == [*range(2, PLACES + 2)]
+    first.count(200, 5, 2)
+    assert {one.requests for one in counters.arms.totals()} == {0}
+    assert base.totals().requests == 2
+
+
+def test_more_arms_than_places_are_refused(tmp_path):
+    counters = Counters(tmp_path / "counters", 1)
+    plans = [Plan(f"m{number}", 1, (Arm("current", "m/1", 100.0),)) for number in range(PLACES + 1)]
+    kept = [label for plan in plans[:PLACES] for label in labels_of(plan)]
+    counters.arms.name(kept, [])
+    with pytest.raises(Unavailable, match="more than 1,024 arms"):
+        counters.arms.name(labels_of(plans[PLACES]), kept)
