@@ -18,11 +18,12 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from bascule.stats import exact_interval
 from bascule.stats.planning import log_evidence, simulated_counts
@@ -94,7 +95,7 @@ def false_rollbacks(runs: int) -> Iterator[str]:
     for rate in RATES:
         for share in SHARES:
             rules: tuple[Rule, ...] = (
-                betting, repeated_z, lambda c, r=rate: threshold(c, r), mann_whitney,
+                betting, repeated_z, partial(threshold, rate=rate), mann_whitney,
             )  # fmt: skip
             found = np.zeros(len(rules), int)
             for counts in simulated(rate, 0.0, share, runs):

@@ -289,6 +289,6 @@ def duration_s(found: list[Totals], share: float) -> float:
     below = 0
     for low, high, count in zip(bounds, bounds[1:], counts, strict=False):
         if below + count >= share * total:
-            return low + (high - low) * (share * total - below) / count
+            return float(low + (high - low) * (share * total - below) / count)
         below += count
     return bounds[-1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from importlib import import_module
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, TypeVar, cast
 
 from bascule.core import Conflict, Invalid
 from bascule.release.rollouts.evidence import Floats
@@ -158,18 +158,27 @@ def promoted(rollout: Rollout, stage: int, now: datetime) -> State:
 class Decided(Protocol):
     """A decision as it was stored: the state before it, when it was made, and what it was."""
 
-    before: State
-    at: datetime
-    decision: Decision
+    @property
+    def before(self) -> State | None: ...
+
+    @property
+    def at(self) -> datetime: ...
+
+    @property
+    def decision(self) -> Decision: ...
+
+
+OneDecided = TypeVar("OneDecided", bound=Decided)
 
 
 def replay(
-    rollout: Rollout, stored: Sequence[Decided], table: Floats
-) -> list[tuple[Decided, Decision]]:
+    rollout: Rollout, stored: Sequence[OneDecided], table: Floats
+) -> list[tuple[OneDecided, Decision]]:
     """The stored decisions that the same evidence does not lead to again, with what it leads to."""
     again = [
         (one, decide(rollout, one.before, table[: one.decision.intervals], now=one.at))
         for one in stored
+        if one.before is not None
     ]
     return [(one, made) for one, made in again if made != one.decision]
 

@@ -193,7 +193,7 @@ class RolloutStore:
                     row.sealed,
                 ),
             )
-            made = []
+            made: list[Interval] = []
             for stage in sorted({one.stage for one, _ in fresh.values()}):
                 parts = [one for one, _ in fresh.values() if one.stage == stage]
                 number = row.intervals + len(made)
