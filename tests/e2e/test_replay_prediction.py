@@ -52,5 +52,5 @@ def test_a_recorded_request_is_asked_again(home, serve):
     assert code == 1
     assert other["largest"]["probabilities"] > 0
     code, missing = replay("nothing")
-    assert code == 1
+    assert code == 3
     assert "no prediction 'nothing'" in missing["error"]
