@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.registry import CatalogueKeys, Registry
+    from bascule.release.rollouts import Rollout, Rollouts
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
@@ -179,6 +180,29 @@ def open_endpoints(settings: Settings) -> Endpoints:
     )
 
 
+def open_rollouts(settings: Settings) -> Rollouts:
+    """The rollouts that the catalogue of the settings keeps."""
+    from bascule.release.rollouts import Rollouts, RolloutStore
+
+    return Rollouts(RolloutStore(open_catalogue(settings)), open_endpoints(settings))
+
+
+def judged_arms(settings: Settings, rollout: Rollout) -> dict[str, tuple[int, int]]:
+    """By arm: answers since the start of a rollout whose truth is known, and the wrong ones."""
+    from bascule.monitoring import Ledger
+
+    since = rollout.started_at.isoformat()
+    model = rollout.candidate.partition("/")[0]
+    wrong = 'CAST("output.label" AS VARCHAR) <> truth'
+    found = Ledger(settings.home).query(
+        f"SELECT p.arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
+        "FROM predictions p JOIN outcomes o ON p.id = o.id AND p.row = o.row "
+        f"WHERE p.time >= TIMESTAMPTZ '{since}' AND p.status = 200 GROUP BY p.arm",
+        model=model,
+    )
+    return {one["arm"]: (one["judged"], one["wrong"]) for one in found.to_pylist()}
+
+
 def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
     """The supervisor of a server, not started.
 
@@ -297,15 +321,21 @@ def control_parts(settings: Settings) -> Parts:
         return Requests(open_catalogue(settings))
 
     @cache
+    def catalogue() -> Catalogue:
+        return open_catalogue(settings)
+
+    @cache
     def endpoints() -> EndpointStore:
         from bascule.endpoints import EndpointStore
 
-        return EndpointStore(open_catalogue(settings))
+        return EndpointStore(catalogue())
 
     return Parts(
         open_alerts=partial(open_alerts, settings),
         open_registry=partial(open_registry, settings),
         open_endpoints=endpoints,
+        open_catalogue=catalogue,
+        judged_arms=partial(judged_arms, settings),
         open_keys=keys,
         open_requests=requests,
         home=settings.home,

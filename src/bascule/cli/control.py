@@ -29,6 +29,7 @@ from bascule.control import (
     holding_served,
     is_path,
     open_keys_file,
+    running_rollouts,
     serve_api,
     volunteer_for_the_oom_killer,
 )
@@ -135,9 +136,14 @@ def _serve(
             return spec
 
         assert parts.open_endpoints is not None
-        with following_plans(
-            server, parts.open_endpoints, find_and_hold,
-            every_endpoint=every_endpoint, after=turned,
+        assert parts.open_catalogue is not None
+        assert parts.judged_arms is not None
+        with (
+            following_plans(
+                server, parts.open_endpoints, find_and_hold,
+                every_endpoint=every_endpoint, after=turned,
+            ),
+            running_rollouts(server, parts.open_catalogue, parts.judged_arms, after=turned),
         ):  # fmt: skip
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 

@@ -15,4 +15,5 @@ from .process import (
     serve_api as serve_api,
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
 )
+from .rollouts import running_rollouts as running_rollouts
 from .watched import facts_of as facts_of
