@@ -94,6 +94,7 @@ def test_every_field_that_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
         allowed_hosts=("models.example", "*.example"),
         ledger=LedgerConfig(tmp_path / "ledger", keep=0.5, private=("m.name",), is_anonymous=True),
         control_port=9,
+        outcomes_home=tmp_path,
     )
     for one in fields(config):
         assert getattr(config, one.name) != one.default, f"{one.name} is not told here"
