@@ -7,7 +7,7 @@ PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: everything parts setup demo test test-all coverage check bench bench-against bench-peers \
-	bench-storm bench-flavors bench-drift sweep docs site pictures wheel-test lock format clean
+	bench-storm bench-flavors bench-drift bench-rollouts sweep docs site pictures wheel-test lock format clean
 
 setup: $(VENV)/.installed
 
@@ -73,6 +73,10 @@ bench-storm: setup
 # False alarms and power of `bascule drift`, in about 10 minutes of one core.
 bench-drift: setup
 	$(RUN)/python -m bench.drift $(ARGS)
+
+# False rollbacks and delay of the sequential tests, by simulation; about 3 minutes of one processor.
+bench-rollouts: everything
+	$(RUN)/python -m bench.rollouts $(ARGS)
 
 bench-flavors: everything
 	$(RUN)/python -m bench.flavors $(ARGS)

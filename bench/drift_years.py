@@ -437,26 +437,35 @@ def some_years(
     counted.years += years
 
 
+def _turn(cell: tuple[tuple[str, int], Counted], years: int) -> tuple[bool, bool, float]:
+    """Sorts cells by whose turn it is: independent windows first, then the fewest years."""
+    (kind, _), counted = cell
+    return counted.years >= years, kind != UNDATED, counted.years
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--budget", type=float, default=4.0)
-    parser.add_argument("--years", type=int, default=200, help="of each cell, at most")
+    parser.add_argument("--years", type=int, default=200, help="of each cell")
     parser.add_argument("--at-once", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--to", type=Path, help="where the counts are kept after every step")
+    parser.add_argument("--to", type=Path, help="keeps the counts, and goes on from them")
     asked = parser.parse_args(arguments)
     cells = {(kind, rows): Counted() for kind in KINDS if kind != "independent" for rows in ROWS}
-    random = np.random.default_rng(asked.seed)
+    if asked.to is not None and asked.to.exists():
+        for kind, rows, counted in json.loads(asked.to.read_text()):
+            cells[kind, rows] = Counted(**counted)
     end = time.monotonic() + asked.minutes * 60
-    while time.monotonic() < end and any(one.years < asked.years for one in cells.values()):
-        for (kind, rows), counted in cells.items():
-            some_years(counted, rows, kind, asked.budget, asked.at_once, random)
-            if asked.to is not None:
-                kept = [[*key, asdict(one)] for key, one in cells.items()]
-                asked.to.write_text(json.dumps(kept))
-            if time.monotonic() > end:
-                break
+    while time.monotonic() < end:
+        (kind, rows), counted = min(cells.items(), key=lambda one: _turn(one, asked.years))
+        if counted.years >= asked.years:
+            break
+        random = np.random.default_rng([asked.seed, int(sum(one.years for one in cells.values()))])
+        some_years(counted, rows, kind, asked.budget, asked.at_once, random)
+        if asked.to is not None:
+            kept = [[*key, asdict(one)] for key, one in cells.items()]
+            asked.to.write_text(json.dumps(kept))
     for line in report(cells, asked.budget):
         print(line)
     return 0

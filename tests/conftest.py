@@ -227,10 +227,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`packed(name, model, train, test)`: the folder of a bundle whose cost was not measured."""
     import bascule
 
-    def pack(name: str, model: Any, train: Any, test: Any = None) -> Path:
+    def pack(name: str, model: Any, train: Any, test: Any = None, **more: Any) -> Path:
         folder = tmp_path_factory.mktemp("bundles")  # two modules may pack one name
         return bascule.pack(
-            model, name=name, train=train, test=test, to=folder / name, measure=False
+            model, name=name, train=train, test=test, to=folder / name, measure=False, **more
         ).path
 
     return pack

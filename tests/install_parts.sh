@@ -7,6 +7,8 @@ command -v skopeo >/dev/null 2>&1 || missing="$missing skopeo"
 command -v wrk >/dev/null 2>&1 || missing="$missing wrk"
 command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
 command -v node >/dev/null 2>&1 || missing="$missing nodejs"
+command -v prometheus >/dev/null 2>&1 || missing="$missing prometheus"
+command -v prometheus-alertmanager >/dev/null 2>&1 || missing="$missing prometheus-alertmanager"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	apt-get update -qq

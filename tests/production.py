@@ -18,7 +18,8 @@ from sklearn.preprocessing import OneHotEncoder
 
 import bascule
 from bascule.bundle import take
-from bascule.monitoring.ledger import Outcomes, SpoolWriter
+from bascule.bundle.statements import column_names
+from bascule.monitoring.ledger import Outcomes, Scribe, SpoolWriter
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
@@ -75,7 +76,9 @@ def fill(home: Path, bundle: bascule.Bundle, version: str, days: Iterable[Day]) 
     home.mkdir(parents=True, exist_ok=True)
     random, name = np.random.default_rng(1), bundle.name
     recorder = LedgerRecorder(SpoolWriter(home), max_rows_per_s=10**9)
-    label, by = MetricLabels(name, version), AnsweredBy(name, version, "onnx")
+    manifest = bundle.manifest
+    names = column_names(bundle.signature, manifest.classes, manifest.targets)
+    label, by = MetricLabels(name, version), AnsweredBy(name, version, "onnx", tuple(names.items()))
     truths: dict[str, list[Any]] = {"id": [], "truth": []}
     for day in days:
         rows = flights(random, day.rows, day.wind, day.fresh)
@@ -95,11 +98,15 @@ def fill(home: Path, bundle: bascule.Bundle, version: str, days: Iterable[Day]) 
             recorder.add(_context(f"{version}-{day.back}-e{number}", at), None, None, label, 500,
                          10**6)  # fmt: skip
     recorder.close()
+    scribe = Scribe(home)
+    while scribe.turn(everything=True):
+        pass
+    scribe.close()
     if truths["id"]:
         Outcomes(home).add(name, pa.table(truths))
 
 
 def _context(name: str, at: int) -> Any:
     return SimpleNamespace(
-        prediction_id=name, caller="me", transport="http", trace=(b"", b""), started_ns=at
+        prediction_id=name, caller="me", protocol="oip", trace=(b"", b""), started_ns=at
     )

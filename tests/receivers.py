@@ -11,10 +11,11 @@ from typing import Any
 
 
 class Hook:
-    """What a webhook was sent, and what it answers next: (status, headers), or 200."""
+    """What a webhook was sent and has taken; what it answers next: (status, headers), or 200."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.taken: list[Any] = []
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.came = threading.Condition()
         self.url = ""
@@ -43,6 +44,8 @@ def hook(port: int = 0) -> Iterator[Hook]:
             self.end_headers()
             with made.came:
                 made.requests.append((dict(self.headers), body))
+                if status == 200:
+                    made.taken.append(json.loads(body))
                 made.came.notify_all()
 
         def log_message(self, *_: object) -> None:

@@ -4,6 +4,11 @@ The promise, for every row that the original answers: where the bundle answers t
 no more than the larger of the claimed parity and its tolerance, and gives another label only where
 the original's two best classes tie. A row that the original refuses, the bundle refuses; and it
 refuses no row like those that it was made with.
+
+Two kinds of rows are counted and not judged. Where rounding decides, the original itself answers
+otherwise when its doubles change by 2**-36; but differences that are all those of the next number
+in one direction are judged. Where the type of an array decides, the original answers otherwise
+about the same numbers in the type of the training rows.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,10 @@ from bench.sweep import rows as own
 
 _ALONE = 8
 """Rows of each group that are also asked one by one."""
+_MOVES = 3
+"""Ways to move the numbers of a row, and as many opposite ones: whether rounding decides."""
+_SYSTEMATIC = 3
+"""So many differences in one direction are none of rounding."""
 _REAL = ("fresh", "trained", "recombined")
 """Groups whose rows a bundle has to answer."""
 _METHODS = {
@@ -64,6 +74,8 @@ class Verdict:
         rows: How many rows were asked.
         wrong_labels: Rows with another label, ties left out.
         ties: Rows with another label where two classes tie.
+        rounded: Rows with another answer where rounding decides.
+        typed: Rows that are left out, because the type of their array decides.
         answered: Rows that the original refuses and the bundle answers.
         refused: Rows that the original answers and the bundle refuses, by group.
         why: Why the original serves, or the model was not packed.
@@ -78,6 +90,8 @@ class Verdict:
     rows: int = 0
     wrong_labels: int = 0
     ties: int = 0
+    rounded: int = 0
+    typed: int = 0
     answered: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     why: str = ""
@@ -201,11 +215,17 @@ class _Judge:
         verdict.rows += own.count(rows)
         for row in np.flatnonzero(~answered)[:_ALONE]:
             if self._answers_alone(own.take(rows, [row])):
+                if self._depends_on_type(own.take(rows, [row]), None):
+                    verdict.typed += 1
+                    continue
                 verdict.answered += 1
                 self._broken(f"{group}: answers what the original refuses", own.take(rows, [row]))
         if expected is None:
             return
         rows = own.take(rows, np.flatnonzero(answered))
+        if self._depends_on_type(rows, expected):
+            verdict.typed += own.count(rows)
+            return
         expected, rows = self._without_refused(group, rows, expected)
         if expected is None:
             return
@@ -265,15 +285,62 @@ class _Judge:
             return None, rows
         return {n: v[taken] for n, v in expected.items()}, own.take(rows, taken)
 
+    def _depends_on_type(self, rows: Any, expected: dict[str, np.ndarray] | None) -> bool:
+        """Whether the original answers otherwise about a matrix in the type of the training rows.
+
+        `expected`: what it answers to `rows`; None where it refuses them.
+        """
+        trained = _x(self._fitted.train)
+        if not own.is_matrix(rows) or rows.dtype == trained.dtype:
+            return False
+        try:
+            read = self._original(rows.astype(trained.dtype))
+        except Exception:  # it refuses them in this type
+            return expected is not None
+        return expected is None or any(
+            bool((values != read[name]).any())
+            if values.dtype.kind not in "f"
+            else self._difference(name, values, read[name]).max() > self._allowed
+            for name, values in expected.items()
+        )
+
+    def _rounded(
+        self, name: str, rows: Any, differ: np.ndarray, expected: np.ndarray, got: np.ndarray
+    ) -> np.ndarray:
+        """Which of the rows that differ are those where rounding decides."""
+
+        def changed(some: Any, reference: np.ndarray) -> np.ndarray:
+            answers = self._original(some)[name]
+            if answers.dtype.kind not in "f":
+                return np.asarray(answers.astype(object) != reference.astype(object))
+            return np.asarray(self._difference(name, reference, answers) > self._allowed)
+
+        places = np.flatnonzero(differ)
+        found = np.zeros(len(differ), bool)
+        few = own.take(rows, places)
+        try:
+            for seed, share in product(range(_MOVES), (2.0**-36, -(2.0**-36))):
+                some = own.moved(few, share, np.random.default_rng(seed))
+                found[places] |= changed(some, expected[places])
+            places = np.flatnonzero(found)
+            few = own.take(rows, places)
+            ways = [~changed(own.beside(few, end), got[places]) for end in (-np.inf, np.inf)]
+        except Exception:  # it refuses some of them
+            return np.zeros(len(differ), bool)
+        below, above = ways
+        if len(places) >= _SYSTEMATIC and bool((below & ~above).all() or (above & ~below).all()):
+            return np.zeros(len(differ), bool)
+        return found
+
     def _compare(self, where: str, rows: Any, expected: dict[str, np.ndarray], found: Any) -> None:
         verdict = self._verdict
         for name, values in expected.items():
             got = np.asarray(found[name])
             if name.startswith("label") or values.dtype.kind not in "f":
-                differ = values.astype(object) != got.astype(object)
+                differ = np.asarray(values.astype(object) != got.astype(object))
                 ties = differ & self._ties(rows, expected, name)
                 verdict.ties += int(ties.sum())
-                wrong = np.flatnonzero(differ & ~ties)
+                wrong = self._not_rounded(name, rows, differ & ~ties, values, got)
                 verdict.wrong_labels += len(wrong)
                 if len(wrong):
                     row = int(wrong[0])
@@ -284,6 +351,8 @@ class _Judge:
                     )
                 continue
             apart = self._difference(name, values, got)
+            over = self._not_rounded(name, rows, apart > self._allowed, values, got)
+            apart[(apart > self._allowed) & ~np.isin(np.arange(len(apart)), over)] = 0.0
             row = int(apart.argmax())
             verdict.measured = max(verdict.measured, float(apart[row]))
             if apart[row] > self._allowed:
@@ -293,6 +362,16 @@ class _Judge:
                     f"{_short(got[row])} for {_short(values[row])}",
                     own.take(rows, [row]),
                 )
+
+    def _not_rounded(
+        self, name: str, rows: Any, differ: np.ndarray, expected: np.ndarray, got: np.ndarray
+    ) -> np.ndarray:
+        """The places of the rows that differ, but for those where rounding decides."""
+        if differ.any():
+            rounded = self._rounded(name, rows, differ, expected, got)
+            self._verdict.rounded += int(rounded.sum())
+            differ = differ & ~rounded
+        return np.flatnonzero(differ)
 
     def _scales(self, answers: dict[str, np.ndarray]) -> dict[str, float]:
         made = {}

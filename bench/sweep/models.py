@@ -185,6 +185,10 @@ def _build(kind: type[BaseEstimator], task: str, **given: Any) -> Any:
     settings = {name: value for name, value in _SETTINGS.items() if name in known}
     if known.get("max_iter") is not None and isinstance(known["max_iter"].default, int):
         settings["max_iter"] = max(300, known["max_iter"].default)
+    if isinstance(known["verbose"].default if "verbose" in known else None, bool):
+        settings["verbose"] = False
+    if kind.__name__ == "SelfTrainingClassifier":
+        settings["estimator"] = LogisticRegression(max_iter=300)
     if kind.__name__.startswith("HistGradient"):
         settings["max_iter"] = 40
     inner = _INNER.get(task, _INNER["classifier"])
@@ -200,6 +204,10 @@ def _build(kind: type[BaseEstimator], task: str, **given: Any) -> Any:
         settings.update(estimator=inner, param_distributions={"max_depth": [2, 3]}, n_iter=2)
     settings.update(given)
     return kind(**settings)
+
+
+_SEARCHES = ("GridSearchCV", "RandomizedSearchCV", "RFE", "RFECV")
+"""Estimators of either role, asked as classifiers."""
 
 
 def _estimators() -> Iterator[tuple[str, Make]]:
@@ -227,7 +235,7 @@ def _estimators() -> Iterator[tuple[str, Make]]:
         elif task == "regressor":
             data = _two if "MultiTask" in name else partial(_loaded, "diabetes")
             yield f"sklearn/{name}", partial(fitted, kind, task, data, {})
-        elif "ClassifierMixin" in roles or name in ("GridSearchCV", "RandomizedSearchCV"):
+        elif "ClassifierMixin" in roles or name in _SEARCHES:
             for which in ("breast_cancer", "wine"):
                 yield (
                     f"sklearn/{name}/{which}",

@@ -48,6 +48,9 @@ def summary(verdicts: Sequence[Verdict]) -> list[str]:
         f"Of {len(asked)} packed models {original} are served by their original.",
         f"Of {len(defaults)} boosted models with default settings "
         f"{len(fallen_back(verdicts))} fall back to the original.",
+        f"{sum(v.rounded for v in asked):,} answers differ where rounding decides; "
+        f"{sum(v.typed for v in asked):,} rows of {sum(v.typed > 0 for v in asked)} models are "
+        "left out because the type of their array decides.",
         f"{len(over)} measured more than their claim, at most {worst:.1e}: rows that the claim was "
         "not measured on.",
     ]

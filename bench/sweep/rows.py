@@ -291,6 +291,25 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.where(np.isnan(apart), np.inf, apart).max(initial=0.0))
 
 
+def moved(rows: Any, share: float, random: np.random.Generator) -> Any:
+    """The rows with every double larger or smaller by a share of itself, each at random."""
+    return _each_double(rows, lambda v: v * (1 + share * random.choice((-1.0, 1.0), v.shape)))
+
+
+def beside(rows: Any, towards: float) -> Any:
+    """The rows with every double replaced by the next one."""
+    return _each_double(rows, lambda v: np.nextafter(v, towards))
+
+
+def _each_double(rows: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
+    if is_matrix(rows):
+        return change(rows) if rows.dtype == np.float64 else rows
+    if isinstance(rows, list):
+        return rows
+    doubles = rows.select_dtypes("float64")
+    return rows.assign(**{name: change(doubles[name].to_numpy()) for name in doubles.columns})
+
+
 def _odd(real: Any, spans: list[tuple[int, float, float]]) -> Iterator[tuple[str, Any]]:
     last = count(real) - 1
     rows = (0, last // 2)

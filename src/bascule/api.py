@@ -26,7 +26,7 @@ from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavaila
 
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed
-    from bascule.monitoring import DriftReport, PerformanceReport, ProductionDrift
+    from bascule.monitoring import DriftReport, Ledger, PerformanceReport, ProductionDrift
     from bascule.monitoring.reporting import Overview
     from bascule.registry import Event, Registry, Version
     from bascule.release import GateReport
@@ -75,6 +75,14 @@ def _may_be_a_model(text: str) -> bool:
         return Reference.parse(text) is not None and not text.endswith(".bundle")
     except Invalid:
         return False
+
+
+def open_ledger() -> Ledger:
+    """The ledger of the settings: `open_ledger().query("select ...", model="late").to_pandas()`."""
+    from bascule.app import open_ledger as opened
+    from bascule.settings import load_settings
+
+    return opened(load_settings())
 
 
 @overload
@@ -244,17 +252,13 @@ def report(
 
 def _production(
     reference: Bundle | str | Path,
-) -> tuple[Path, str, Callable[[str], Bundle]]:
+) -> tuple[Path, str, Callable[[str], Bundle | None]]:
     """The home with the ledger, the name of the model, and what opens its versions."""
-    from bascule.control import folder_of_version, model_of
+    from bascule.control import versions_of
     from bascule.settings import load_settings
 
     named = str(reference.path.resolve() if isinstance(reference, Bundle) else reference)
-    return (
-        load_settings().home,
-        model_of(named),
-        lambda version: load_folder(folder_of_version(named, version, open_registry)),
-    )
+    return load_settings().home, *versions_of(named, open_registry)
 
 
 def check(

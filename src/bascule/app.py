@@ -7,11 +7,13 @@ registry or bounds a worker in its own way.
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from datetime import date, datetime
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -24,14 +26,16 @@ if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
     from bascule.endpoints import Endpoints, EndpointStore
-    from bascule.monitoring.alerts import AlertStore, Watcher
+    from bascule.monitoring import Ledger
+    from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.registry import CatalogueKeys, Registry
+    from bascule.release.rollouts import Rollout, Rollouts
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
-    from bascule.serving.workers import ControlCommand, LedgerConfig, Supervisor
+    from bascule.serving.workers import ControlCommand, LedgerConfig, ScribeCommand, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +180,29 @@ def open_endpoints(settings: Settings) -> Endpoints:
     )
 
 
+def open_rollouts(settings: Settings) -> Rollouts:
+    """The rollouts that the catalogue of the settings keeps."""
+    from bascule.release.rollouts import Rollouts, RolloutStore
+
+    return Rollouts(RolloutStore(open_catalogue(settings)), open_endpoints(settings))
+
+
+def judged_arms(settings: Settings, rollout: Rollout) -> dict[str, tuple[int, int]]:
+    """By arm: answers since the start of a rollout whose truth is known, and the wrong ones."""
+    from bascule.monitoring import Ledger
+
+    since = rollout.started_at.isoformat()
+    model = rollout.candidate.partition("/")[0]
+    wrong = 'CAST("output.label" AS VARCHAR) <> truth'
+    found = Ledger(settings.home).query(
+        f"SELECT p.arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
+        "FROM predictions p JOIN outcomes o ON p.id = o.id AND p.row = o.row "
+        f"WHERE p.time >= TIMESTAMPTZ '{since}' AND p.status = 200 GROUP BY p.arm",
+        model=model,
+    )
+    return {one["arm"]: (one["judged"], one["wrong"]) for one in found.to_pylist()}
+
+
 def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
     """The supervisor of a server, not started.
 
@@ -219,7 +246,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         allowed_hosts=chosen.allowed_hosts,
         ledger=ledger,
         outcomes_home=settings.home,
-        scribe=() if ledger is None else _scribe_of(settings),
+        scribe=None if ledger is None else _scribe_of(settings),
     )
     return made
 
@@ -253,13 +280,30 @@ def _check_room(home: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, _ROOM_BYTES)
 
 
-def _scribe_of(settings: Settings) -> tuple[str, ...]:
-    """The command of the process that writes the ledger."""
+def open_ledger(settings: Settings) -> Ledger:
+    """The ledger of the home; with that of other hosts, where `registry.objects` is in S3."""
+    from bascule.monitoring import Ledger
+    from bascule.monitoring.ledger import connect_home
+
+    connect_home(settings.home, settings.registry.objects)
+    return Ledger(settings.home)
+
+
+def _scribe_of(settings: Settings) -> ScribeCommand:
+    """What starts the process that writes the ledger."""
+    from bascule.monitoring.ledger import CATALOGUE_VARIABLE, connect_home
+    from bascule.serving.workers import ScribeCommand
+
+    environment = {}
+    if connect_home(settings.home, settings.registry.objects) is not None:
+        store = settings.registry.store
+        environment[CATALOGUE_VARIABLE] = json.dumps([CATALOGUES[scheme_of(store)], store])
     chosen = settings.monitoring
     figures = (int(chosen.max_gb * 1e9), chosen.retention_days)
-    return (
+    argv = (
         sys.executable, "-m", "bascule.monitoring.ledger", str(settings.home), *map(str, figures)
     )  # fmt: skip
+    return ScribeCommand(argv, environment)
 
 
 def control_parts(settings: Settings) -> Parts:
@@ -277,15 +321,21 @@ def control_parts(settings: Settings) -> Parts:
         return Requests(open_catalogue(settings))
 
     @cache
+    def catalogue() -> Catalogue:
+        return open_catalogue(settings)
+
+    @cache
     def endpoints() -> EndpointStore:
         from bascule.endpoints import EndpointStore
 
-        return EndpointStore(open_catalogue(settings))
+        return EndpointStore(catalogue())
 
     return Parts(
         open_alerts=partial(open_alerts, settings),
         open_registry=partial(open_registry, settings),
         open_endpoints=endpoints,
+        open_catalogue=catalogue,
+        judged_arms=partial(judged_arms, settings),
         open_keys=keys,
         open_requests=requests,
         home=settings.home,
@@ -310,12 +360,31 @@ def receivers_of(settings: Settings) -> list[Receiver]:
     return [Receiver(name=name, **asdict(one)) for name, one in settings.alerts.receivers.items()]
 
 
-def watcher_of(settings: Settings, read: Callable[[], ServerFacts]) -> Watcher | None:
+def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -> Sequence[Finding]:
+    """The findings of a finished day of a model: `what` is one of `sources.JUDGED`."""
+    from bascule.control import versions_of
+    from bascule.monitoring.alerts import sources
+
+    try:
+        _, bundle_of = versions_of(model, cache(partial(open_registry, settings)))
+    except NotFound:
+        return []  # served from a folder: the registry has no baseline of it
+    budget = settings.alerts.false_alarms_a_year
+    return sources.JUDGED[what](settings.home, model, bundle_of, budget, day, now)
+
+
+def watcher_of(
+    settings: Settings,
+    server: tuple[str, Callable[[], ServerFacts]] | None,
+    judge: Callable[[str, str, date, datetime], Sequence[Finding]],
+) -> Watcher | None:
     """The watcher of a control process, not started; None where the settings ask for none.
 
     Args:
         settings: What is watched, and which receivers are notified.
-        read: Reads the counters of the server beside the process.
+        server: The place of the server beside the process, and what reads its counters; None for
+            a process without one.
+        judge: Judges a finished day of a model; see the function of this name.
     """
     chosen = settings.alerts
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
@@ -326,17 +395,21 @@ def watcher_of(settings: Settings, read: Callable[[], ServerFacts]) -> Watcher |
     limits = sources.HealthLimits(
         chosen.error_share, chosen.refused_share, chosen.latency_p99_ms / 1e3
     )
-    local: list[Any] = [sources.HealthSource(read, limits)]
-    shared: list[Any] = []
+    place, local, shared = "", list[Any](), list[Any]()
+    if server is not None:
+        place, read = server
+        local.append(sources.HealthSource(read, limits, place))
     if ledger_of(settings) is not None:
-        local += [
-            sources.LedgerSource(home),
-            sources.SilenceSource(partial(sources.requests_by_hour, home)),
-        ]
-        drift = sources.drift_of(home, registry, chosen.drift_budget)
-        shared.append(sources.DailySource("drift", partial(sources.finished_days, home), drift))
+        if server is not None:
+            local += [
+                sources.LedgerSource(home, place),
+                sources.SilenceSource(partial(sources.rows_by_hour, home), place),
+            ]
+        days = partial(sources.finished_days, home)
+        shared += [sources.DailySource(what, days, partial(judge, what)) for what in sources.JUDGED]
     steady = ("health", "ledger")
     watching = Watching(
+        place=place,
         local=local,
         shared=shared,
         receivers=receivers_of(settings),

@@ -278,7 +278,7 @@ class AlertSettings(_Section):
         refused_share: The limit for answers 429 and 503.
         latency_p99_ms: The limit for the 99th percentile of latency; 0 compares with the last 24
             hours.
-        drift_budget: False alarms of drift a year that are acceptable for a model.
+        false_alarms_a_year: How many are acceptable for a model, of drift and of performance each.
         every_s: How often health and ledger are looked at, and notifications are sent.
         for_s: How long something is wrong with the server before its alert fires.
         keep_firing_s: How long nothing is wrong with the server before its alert is resolved.
@@ -292,7 +292,7 @@ class AlertSettings(_Section):
     error_share: Annotated[float, Gt(0), Le(1)] = 0.01
     refused_share: Annotated[float, Gt(0), Le(1)] = 0.01
     latency_p99_ms: Annotated[float, Ge(0)] = 0.0
-    drift_budget: Annotated[float, Gt(0)] = 4.0
+    false_alarms_a_year: Annotated[float, Gt(0)] = 4.0
     every_s: Annotated[float, Ge(1), Le(300)] = 15.0
     for_s: Annotated[float, Ge(0)] = 60.0
     keep_firing_s: Annotated[float, Ge(0)] = 300.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ class Answer(Mapping[str, NDArray[Any]]):
     regressor. `pandas.DataFrame(answer)` has that output alone; `to_pandas` has all of them.
     """
 
-    __slots__ = ("_outputs", "_places", "program", "requests", "version")
+    __slots__ = ("_outputs", "places", "program", "requests", "version")
 
     def __init__(
         self,
@@ -40,7 +41,8 @@ class Answer(Mapping[str, NDArray[Any]]):
         requests: Sequence[tuple[str, int]] = (),
     ) -> None:
         self._outputs = dict(outputs)
-        self._places = places or {}
+        self.places: Places = places or {}
+        """The classes that the values in a row of an output stand for."""
         self.program = program
         """The name of the program that gave it."""
         self.version = version
@@ -73,10 +75,10 @@ class Answer(Mapping[str, NDArray[Any]]):
     def columns(self) -> Columns:
         """All outputs as the columns of a table: of probabilities one column for each class.
 
-        They are named after the classes where a bundle answered, `probabilities_setosa`, and
-        numbered from 0 where a server did, which does not name them.
+        They are named after the classes, `probabilities_setosa`, and numbered from 0 where no
+        classes are known, as of a server of another project.
         """
-        return flattened(self._outputs, self._places)
+        return flattened(self._outputs, self.places)
 
     def to_pandas(self) -> pd.DataFrame:
         """All outputs as a DataFrame; see `columns`. Raises `MissingExtra` without pandas."""
@@ -103,7 +105,7 @@ class Answer(Mapping[str, NDArray[Any]]):
     def _repr_html_(self) -> str:
         """The first rows, for notebooks."""
         columns = flattened(
-            {name: values[:_SHOWN_ROWS] for name, values in self._outputs.items()}, self._places
+            {name: values[:_SHOWN_ROWS] for name, values in self._outputs.items()}, self.places
         )
         rows = len(next(iter(self._outputs.values())))
         head = "".join(f"<th>{escape(name)}</th>" for name in columns)
@@ -122,6 +124,18 @@ def _shown(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def labels_of(name: str, shape: tuple[int, ...], places: Places) -> Sequence[Any]:
+    """What the values in a row of an output are called; empty where that is not known.
+
+    Args:
+        name: The output.
+        shape: Of one row.
+        places: What is known of the outputs.
+    """
+    known = places.get(name, places.get("", ()))
+    return known if shape and len(known) == math.prod(shape) else ()
+
+
 def flattened(outputs: Mapping[str, NDArray[Any]], places: Places) -> Columns:
     """Outputs as columns of one axis: of a matrix one per place, `NAME_PLACE`."""
     made: Columns = {}
@@ -130,8 +144,7 @@ def flattened(outputs: Mapping[str, NDArray[Any]], places: Places) -> Columns:
             made[name] = values
             continue
         rows = values.reshape(len(values), -1)
-        width = rows.shape[1]
-        known = places.get(name, places.get("", ()))
-        for index, place in enumerate(known if len(known) == width else range(width)):
+        labels = labels_of(name, values.shape[1:], places)
+        for index, place in enumerate(labels or range(rows.shape[1])):
             made[f"{name}_{place}"] = np.ascontiguousarray(rows[:, index])
     return made

@@ -274,7 +274,7 @@ class Conversation:
             count = min(most, rows - start)
             request = infer_request(target + "/infer", part, known.signature.inputs, asked)
             try:
-                answer = answer_of((yield from self._asked(request, deadline)))
+                answer = answer_of((yield from self._asked(request, deadline)), known.places)
             except TooLarge:
                 if count == 1:
                     raise
@@ -304,7 +304,7 @@ class Conversation:
         model = path.rpartition("/versions/")[0] or path
         pinned = f"{model}/versions/{quote(version, safe='')}"
         other = yield from self._described(pinned, deadline)
-        if other.signature != known.signature:
+        if other._replace(version=known.version) != known:
             raise _Replaced(pinned, other)
 
 

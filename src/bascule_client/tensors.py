@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule_client.answer import Answer
+from bascule_client.answer import Answer, Places
 from bascule_client.errors import Invalid, Untrusted
 from bascule_client.fields import Columns, DType, Field, Signature
 from bascule_client.tables import is_missing
@@ -141,8 +141,10 @@ def _to_list(values: NDArray[Any], field: Field) -> list[Any]:
 # -- what comes back --
 
 
-def answer_of(reply: Reply) -> Answer:
+def answer_of(reply: Reply, places: Places | None = None) -> Answer:
     """The answer in a reply of 200. Its arrays are the caller's to change.
+
+    `places`: the classes that the values in a row of an output stand for.
 
     Raises:
         Untrusted: It is not in the form of the protocol.
@@ -168,7 +170,7 @@ def answer_of(reply: Reply) -> Answer:
         program = (said.get("parameters") or {}).get("program", "")
         rows = next((int(values.shape[0]) for values in outputs.values() if values.ndim), 0)
         requests = [(str(said["id"]), rows)] if said.get("id") else []
-        return Answer(outputs, str(program), str(said.get("model_version", "")), None, requests)
+        return Answer(outputs, str(program), str(said.get("model_version", "")), places, requests)
     except _NO_ANSWER as problem:
         raise no_answer(problem) from None
 
@@ -265,17 +267,18 @@ def put_together(answers: Sequence[Answer]) -> Answer:
             hint="send fewer rows at a time",
         ) from None
     requests = [one for answer in answers for one in answer.requests]
-    return Answer(outputs, first.program, first.version, None, requests)
+    return Answer(outputs, first.program, first.version, first.places, requests)
 
 
 # -- what a model takes --
 
 
 class Described(NamedTuple):
-    """What a model says of itself."""
+    """What a model says of itself; `places` are the classes of its outputs, see `answer.Places`."""
 
     signature: Signature
     version: str
+    places: Places
 
 
 def described(metadata: Any) -> Described:
@@ -289,9 +292,18 @@ def described(metadata: Any) -> Described:
         outputs = tuple(map(_field, metadata["outputs"]))
         columns = tuple((metadata["inputs"][0].get("parameters") or {}).get("columns") or ())
         version = (metadata.get("parameters") or {}).get("version", "")
-        return Described(Signature(inputs, outputs, columns), str(version))
+        return Described(
+            Signature(inputs, outputs, columns), str(version), _places(metadata["outputs"])
+        )
     except _NO_ANSWER as problem:
         raise no_answer(problem) from None
+
+
+def _places(outputs: Any) -> Places:
+    """The classes by output; those of the probabilities are also those of extra outputs."""
+    said = {str(one["name"]): (one.get("parameters") or {}).get("labels") for one in outputs}
+    named = {name: tuple(labels) for name, labels in said.items() if labels}
+    return {**named, "": named["probabilities"]} if "probabilities" in named else named
 
 
 def _field(tensor: Any) -> Field:

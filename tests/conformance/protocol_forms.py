@@ -34,7 +34,7 @@ def write_golden(folder, worker):
 
 def without_made_id(answer):
     """An answer without the id that the server makes where a client sends none."""
-    return re.sub(rb"X-Request-Id: [0-9a-f]{16}-[0-9a-f]+\r\n", b"", answer)
+    return re.sub(rb"(?:X-Request|Bascule)-Id: [0-9a-f]{16}-[0-9a-f]+\r\n", b"", answer)
 
 
 FORMS: dict[str, protocol.Form] = {}

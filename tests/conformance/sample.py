@@ -30,6 +30,7 @@ class Sample:
         rounds: Whether the model rounds its input to floats, so that the neighbours of a
             threshold are floats.
         allows_huge: Whether the framework answers for numbers as large as 1e30.
+        is_pickled: Whether the original is a pickle, which only a process of its own opens.
     """
 
     model: Any
@@ -44,6 +45,7 @@ class Sample:
     thresholds: tuple[tuple[int, float], ...] = ()
     rounds: bool = True
     allows_huge: bool = True
+    is_pickled: bool = False
 
 
 def at_thresholds(sample: Sample) -> NDArray[np.float64]:

@@ -89,6 +89,7 @@ def test_a_server_answers_in_its_block_and_ends_with_it(town):
             ):
                 client.predict(TABLE.assign(id=1).to_dict("records"))
         assert np.array_equal(answer["label"], town.predict(TABLE)["label"])
+        assert answer.to_pandas().equals(town.predict(TABLE).to_pandas())  # names of classes too
         assert repr(server) == f"Server(town/1 at {server.url})"
     assert repr(server) == "Server(town/1 stopped)"
     server.stop()

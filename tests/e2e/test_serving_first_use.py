@@ -61,7 +61,8 @@ def test_the_port_of_predictions_says_where_the_docs_are(served, connect):
         )
 
 
-def test_retiring_a_version_that_is_served_says_who_serves_it(served):
+@pytest.mark.parametrize("over", ["the registry", "the server"])
+def test_retiring_a_version_that_is_served_says_who_serves_it(served, over):
     server, home, _ = served
     registry = open_stores(home)
     version = registry.resolve("gb/1")
@@ -69,8 +70,10 @@ def test_retiring_a_version_that_is_served_says_who_serves_it(served):
     while not registry.servers_of(version):
         assert time.monotonic() < give_up_at
         time.sleep(0.05)
+    url = f"http://127.0.0.1:{server.control_port}"
+    remote = ["--server", url] if over == "the server" else []
     done = subprocess.run(
-        [sys.executable, "-m", "bascule.cli", "retire", "gb/1", "--reason", "it leaks"],
+        [sys.executable, "-m", "bascule.cli", *remote, "retire", "gb/1", "--reason", "it leaks"],
         env={**os.environ, "BASCULE_HOME": str(home)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "gb/1 retired\n"

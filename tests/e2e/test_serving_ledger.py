@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tritonclient.grpc as triton
 from tests.conftest import Client, children_of
 
-from bascule.monitoring.ledger import Ledger, Scribe
+from bascule.control import versions_of
+from bascule.monitoring import measure_performance
+from bascule.monitoring.ledger import Ledger, Outcomes, Scribe
 from bascule.monitoring.profiles import read_windows
 
 ROWS = np.random.default_rng(5).normal(size=(2, 30)) * 100 + 200
@@ -74,3 +77,24 @@ def test_a_window_has_the_columns_of_the_bundles_baseline(served, cancer_bundle)
 def test_metrics_say_what_was_kept_and_dropped(served):
     assert "bascule_ledger_dropped_total 0" in served[1]
     assert "bascule_ledger_lag_seconds " in served[1]
+
+
+def test_performance_is_measured_on_what_the_server_answered(served, cancer_bundle):
+    """The truth of all rows but one is what the model said."""
+    home = served[0]
+    sql = 'select id, row, "output.label" said from predictions order by time, row'
+    answers = Ledger(home).query(sql, model="gb").to_pylist()
+    truth = [one["said"] for one in answers]
+    truth[0] = 1 - truth[0]
+    ids = [f"{one['id']}#{one['row']}" for one in answers]
+    Outcomes(home).add("gb", pa.table({"id": ids, "truth": truth}))
+    name, bundle_of = versions_of(str(cancer_bundle), lambda: None)
+    report = measure_performance(home, name, bundle_of=bundle_of, by="all", slice_by=["protocol"])
+    whole = report.windows[0]
+    assert (whole.predictions, whole.truths) == (14, 14)
+    accuracy, auc, loss = whole.metrics
+    assert accuracy.found.value == pytest.approx(13 / 14)
+    assert (auc.found.rows, loss.found.rows) == (8, 8)  # callers of other protocols get labels
+    by_protocol = [one for one in report.windows if one.slice and one.slice[0] == "protocol"]
+    assert sum(one.predictions for one in by_protocol) == 14
+    assert len(by_protocol) == 6

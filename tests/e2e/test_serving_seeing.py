@@ -85,7 +85,8 @@ def test_the_span_of_a_sampled_request_reaches_a_collector_in_its_callers_trace(
         with connect(server.port) as client:
             for flags in ("00", "01"):
                 headers = f"traceparent: 00-{TRACE}-{PARENT}-{flags}\r\nX-Request-Id: r{flags}\r\n"
-                assert client.request("POST", INFER, BODY, headers).answer().status == 200
+                body = {**BODY, "id": f"p{flags}"}
+                assert client.request("POST", INFER, body, headers).answer().status == 200
             assert client.request("POST", INFER, BODY).answer().status == 200
         until(lambda: collector.spans)
         assert server.end() == 0
@@ -97,6 +98,7 @@ def test_the_span_of_a_sampled_request_reaches_a_collector_in_its_callers_trace(
     assert attributes.pop("bascule.version")
     assert attributes == {
         "bascule.model": "gb", "bascule.rows": 3, "bascule.request_id": "r01",
+        "bascule.prediction_id": "p01",
         "http.response.status_code": 200,
     }  # fmt: skip
     assert asked_ns - 10**6 < span.start_time_unix_nano < span.end_time_unix_nano < time.time_ns()

@@ -136,6 +136,21 @@ def of_keras(packed):
     return packed("keras", model, rng().normal(size=(40, 4)).astype(np.float32))
 
 
+def steps_of_ones_own(packed):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    home = Path(__file__).parents[1] / "conformance" / "samples" / "own_steps.py"
+    sys.path.insert(0, str(home.parent))
+    import own_steps
+
+    X = rng().normal(size=(60, 2))
+    y = (X[:, 0] > 0).astype(int)
+    model = make_pipeline(FunctionTransformer(own_steps.ratios), LogisticRegression()).fit(X, y)
+    return packed("own", model, (X, y), (X, y), code=[home])
+
+
 def rng():
     return np.random.default_rng(0)
 
@@ -144,6 +159,7 @@ KINDS = {
     "histogram": histogram_trees,
     "keras": of_keras,
     "outliers": outliers,
+    "own code": steps_of_ones_own,
     "pytorch": of_pytorch,
     "several": several_outputs,
     "texts": texts,

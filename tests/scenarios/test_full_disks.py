@@ -151,3 +151,45 @@ def test_a_log_that_cannot_be_written_ends_no_server(serve, connect, cancer_bund
                 assert client.answer().status == 200
             time.sleep(0.2)
         assert server.end() == 0
+
+
+def test_a_full_disk_refuses_outcomes_whole_and_takes_them_when_there_is_room(
+    apart, connect, cancer_bundle, tmp_path
+):
+    home = tmp_path / "home"
+    server = apart(
+        {home: "1m"},
+        "serve",
+        cancer_bundle,
+        "--port=0",
+        "--control-port=0",
+        "--workers=1",
+        "--json",
+    )
+    port = int(announced(server)["predictions"].rpartition(":")[2])
+    seen = Path(f"/proc/{server.pid}/root{home}")
+
+    def post(number):
+        body = {"outcomes": [{"id": f"{number}-{n}", "truth": "t" * 1000} for n in range(20)]}
+        with connect(port) as client:
+            return client.request("POST", "/v2/models/gb/outcomes", body).answer()
+
+    assert post("before").status == 200
+    fill(seen)
+    refused = post("full")
+    assert (refused.status, "outcomes of gb cannot be written" in refused.json["error"]) == (
+        503,
+        True,
+    )
+    body = json.loads((cancer_bundle / "data/example.json").read_text())
+    with connect(port) as client:
+        assert client.request("POST", "/v2/models/gb/infer", body).answer().status == 200
+    (seen / "fill").unlink()
+    assert post("after").status == 200
+    lines = [
+        json.loads(line)["id"]
+        for file in seen.glob("outcomes/gb/*.jsonl")
+        for line in file.read_text().splitlines()
+    ]
+    assert {one.partition("-")[0] for one in lines} == {"before", "after"}
+    assert len(lines) == 40

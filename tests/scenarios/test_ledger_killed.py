@@ -23,11 +23,11 @@ SCRIBE = "bascule.monitoring.ledger"
 class Asking:
     """Clients that send requests until `stop`, and the ids of the answered ones."""
 
-    def __init__(self, port, body, clients=2):
+    def __init__(self, port, body, clients=2, name=""):
         self.answered = set()
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._ask, args=(port, body, number))
+            threading.Thread(target=self._ask, args=(port, body, f"{name}{number}"))
             for number in range(clients)
         ]
         for thread in self._threads:

@@ -1,4 +1,4 @@
-from .answer import Answer as Answer, flat as flat
+from .answer import Answer as Answer, Places as Places, flat as flat, places_of as places_of
 from .card import Plot as Plot, Said as Said, card_json as card_json, render as render
 from .card_html import page as page, render_html as render_html
 from .card_plots import plots as plots

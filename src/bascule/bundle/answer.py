@@ -11,7 +11,7 @@ from bascule.bundle.disk import Manifest
 from bascule.core import Columns
 from bascule_client.answer import Answer, Places, flattened
 
-__all__ = ["Answer", "flat", "places_of"]
+__all__ = ["Answer", "Places", "flat", "places_of"]
 
 
 def places_of(manifest: Manifest) -> Places:

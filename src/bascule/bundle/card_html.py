@@ -93,7 +93,8 @@ def page(title: str, links: Sequence[tuple[str, str]], body: str) -> str:
         links: The anchor and the title of each section.
         body: HTML of the sections.
     """
-    shown = "".join(f'<a href="#{anchor}">{escape(text)}</a>' for anchor, text in links)
+    # Spaces, at which a long list of links breaks into lines.
+    shown = " ".join(f'<a href="#{anchor}">{escape(text)}</a>' for anchor, text in links)
     name = escape(title)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -114,4 +114,4 @@ def _some(values: Sequence[Any]) -> str:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, BasculeWarning, stacklevel=5)
+    warnings.warn(message, BasculeWarning, stacklevel=6)

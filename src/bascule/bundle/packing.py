@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -44,6 +45,7 @@ from bascule.bundle.statements import (
     profiling,
     training,
 )
+from bascule.bundle.watching import progress_line
 from bascule.core import (
     Columns,
     DType,
@@ -121,7 +123,8 @@ def pack(
             the cost statement, and the bundle answers with its first program.
         overwrite: Whether to replace a bundle that is at `to`.
         progress: Called with a short sentence when a stage is done, such as `print`. If it has a
-            method `step`, that is called with what is under way, and how much of it is done.
+            method `step`, that is called with what is under way, and how much of it is done. If
+            None, a pack of more than 2 s shows them in one line of the terminal, if there is one.
 
     Returns:
         The bundle as it was loaded again from disk.
@@ -147,32 +150,39 @@ def pack(
         metrics=_json_values(metrics, "metrics"),
         lineage=[trace(source) for source in lineage],
         code=code,
-        tell=progress or _say_nothing,
     )
     rows = InputRows(train, test, calibration)
     place = Path(to) if to is not None else Path(f"{name}.bundle")
-    with disk.drafting(place, overwrite=overwrite) as draft:
-        sealed = seal(draft, model, rows, request)
-        manifest, subject, choice = sealed.manifest, sealed.subject, sealed.choice
-        said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
-        if measure:
-            measured = _measure(draft, manifest, subject, choice, request)
-            request.tell(_costs(measured, manifest.serves))
-            said.append(("cost", measured.to_json()))
-        said.append(("provenance", _provenance(sealed, request)))
-        said.append((calibrating.CALIBRATION_KIND, sealed.calibration))
-        if subject.train is not None:
-            said.append(
-                (training.TRAINING_KIND, training.describe(subject.train, subject.signature))
-            )
-        now, by = datetime.now(UTC), author or provenance.user_name()
-        for kind, body in said:
-            disk.write_statement(draft, kind, body, at=now, by=by)
-        text = card.render(manifest, card.Said.of(disk.read_statements(draft)))
-        with writing(draft / disk.CARD):
-            (draft / disk.CARD).write_text(text, encoding="utf-8")
-    request.tell(f"sealed as {manifest.digest[:19]} at {place}")
-    return load(place)
+    with progress_line() if progress is None else nullcontext(progress) as tell:
+        request = replace(request, tell=tell)
+        with disk.drafting(place, overwrite=overwrite) as draft:
+            manifest = _fill(draft, model, rows, request, measure=measure, author=author)
+        request.tell(f"sealed as {manifest.digest[:19]} at {place}")
+        return load(place)
+
+
+def _fill(
+    draft: Path, model: Any, rows: InputRows, request: Request, *, measure: bool, author: str | None
+) -> Manifest:
+    """Write the bundle, its statements and its card."""
+    sealed = seal(draft, model, rows, request)
+    manifest, subject, choice = sealed.manifest, sealed.subject, sealed.choice
+    said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
+    if measure:
+        measured = _measure(draft, manifest, subject, choice, request)
+        request.tell(_costs(measured, manifest.serves))
+        said.append(("cost", measured.to_json()))
+    said.append(("provenance", _provenance(sealed, request)))
+    said.append((calibrating.CALIBRATION_KIND, sealed.calibration))
+    if subject.train is not None:
+        said.append((training.TRAINING_KIND, training.describe(subject.train, subject.signature)))
+    now, by = datetime.now(UTC), author or provenance.user_name()
+    for kind, body in said:
+        disk.write_statement(draft, kind, body, at=now, by=by)
+    text = card.render(manifest, card.Said.of(disk.read_statements(draft)))
+    with writing(draft / disk.CARD):
+        (draft / disk.CARD).write_text(text, encoding="utf-8")
+    return manifest
 
 
 def _say_nothing(stage: str) -> None:
@@ -346,6 +356,8 @@ def _choose(
     nearest = min(failed, key=lambda parity: parity.max_difference)
     request.tell("the original is served: " + nearest.reason)
     served = subject.reopened or subject.original
+    if not request.is_rebuilt:
+        parity.check_company(served, real, expected, tolerance=request.tolerance)
     return _Choice(nearest, None, served, batch_invariant=False)
 
 

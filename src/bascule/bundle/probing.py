@@ -31,9 +31,11 @@ _MAX_INTEGER_CATEGORIES = 1000
 _MAX_COLUMNS_APART = 64
 _WHOLE = [dtype for dtype in DType if dtype.is_integer and dtype is not DType.UINT64]
 _FAR = 2.0**20
+LARGEST_FLOAT = float(np.nextafter(2.0**128 - 2.0**103, 0))
+"""The largest double that is rounded to a float and not to infinity."""
 _LARGEST = (
     float(np.finfo(np.float64).max),
-    float(np.nextafter(2.0**128 - 2.0**103, 0)),
+    LARGEST_FLOAT,
     *(2.0 ** (128 - less) for less in (1, 2, 4, 8, 16, 32, 48, 64, 80, 96, 112)),
 )
 """Numbers that models may be the first to take: the largest double, the largest that is rounded to

@@ -19,6 +19,9 @@ class Original(Program):
         self._program = program
         self._signature = signature
 
+    def __repr__(self) -> str:
+        return f"Original({', '.join(one.name for one in self.outputs)})"
+
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         return self._program.run(columns, outputs)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bascule.bundle.disk import Statement
     from bascule.endpoints import EndpointBook
     from bascule.registry import Keys, ModelRegistry, Registry, Version
+    from bascule.release.rollouts import RolloutBook
     from bascule.settings import Settings
     from bascule_client.control import ControlClient
 
@@ -190,6 +191,17 @@ def endpoints() -> EndpointBook:
     from bascule.app import open_endpoints
 
     return open_endpoints(settings())
+
+
+def rollouts() -> RolloutBook:
+    """The rollouts of the settings' catalogue, or of `--server`."""
+    if is_remote():
+        from bascule.release.rollouts import RemoteRollouts
+
+        return RemoteRollouts(control_client())
+    from bascule.app import open_rollouts
+
+    return open_rollouts(settings())
 
 
 def user() -> str:

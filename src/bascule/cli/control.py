@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.app import control_parts, watcher_of
 from bascule.bundle.programs import die_with
+from bascule.cli.judging import Judge
 from bascule.cli.receiving import receiver
 from bascule.control import (
     Answers,
@@ -28,6 +29,7 @@ from bascule.control import (
     holding_served,
     is_path,
     open_keys_file,
+    running_rollouts,
     serve_api,
     volunteer_for_the_oom_killer,
 )
@@ -37,6 +39,7 @@ from bascule.serving.transports import Authenticator
 from bascule.serving.workers import ControlCommand, Peer, bind
 
 if TYPE_CHECKING:
+    from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.serving import ModelSpec
     from bascule.settings import Settings
 
@@ -101,7 +104,8 @@ def main() -> int:
             counters.beat_control()
 
     every_endpoint = config["every_endpoint"]
-    with _watching(settings, server):
+    place = f"{socket.gethostname()}:{config['port']}"
+    with _watching(settings, (place, partial(facts_of, server))):
         _serve(server, listener, beat, mine, parts, guard, turned, every_endpoint=every_endpoint)
     return 0
 
@@ -132,17 +136,24 @@ def _serve(
             return spec
 
         assert parts.open_endpoints is not None
-        with following_plans(
-            server, parts.open_endpoints, find_and_hold,
-            every_endpoint=every_endpoint, after=turned,
+        assert parts.open_catalogue is not None
+        assert parts.judged_arms is not None
+        with (
+            following_plans(
+                server, parts.open_endpoints, find_and_hold,
+                every_endpoint=every_endpoint, after=turned,
+            ),
+            running_rollouts(server, parts.open_catalogue, parts.judged_arms, after=turned),
         ):  # fmt: skip
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 
 
 @contextmanager
-def _watching(settings: Settings, server: ServerLink) -> Iterator[None]:
+def _watching(
+    settings: Settings, server: tuple[str, Callable[[], ServerFacts]] | None
+) -> Iterator[None]:
     """Watch for alerts meanwhile, if the settings ask for it."""
-    watcher = watcher_of(settings, partial(facts_of, server))
+    watcher = watcher_of(settings, server, Judge(settings))
     if watcher is None:
         yield
         return
@@ -192,7 +203,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
             say(f"control API at {url}/docs")
             note("Ctrl-C stops it")
         server = ServerLink(counters)
-        stack.enter_context(_watching(settings, server))
+        stack.enter_context(_watching(settings, None))
         serve_api(server, listener, parts, Answers(parts).find, guard)
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, Ref
 from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.core import Invalid
+from bascule.endpoints import STRATEGIES
+from bascule.release.rollouts import RolloutRequest
 
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed, Endpoint
+    from bascule.release.rollouts import Begun
 
 _Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 _WhyDeploy = Annotated[str, typer.Option(help="Why, for the history.")]
@@ -33,9 +38,41 @@ def deploy(
         str,
         typer.Option(
             help="all: it answers every request at once; blue-green: the same, and the version of "
-            "before stays loaded."
+            "before stays loaded; canary, shadow, ab, bandit: evidence decides, step by step."
         ),
     ] = "all",
+    guard: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--guard",
+            "-g",
+            show_default=False,
+            help="What it may not do worse: 'errors +1 pp', 'p95 +20 %', 'latency +20 %', "
+            "'accuracy -2 pp', 'disagreement +5 pp'. With one, all and blue-green are guarded too.",
+        ),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(help="Its share in each step, in percent: 5,25,50,100.", show_default=False),
+    ] = None,
+    step_for: Annotated[
+        str, typer.Option(help="How long a step lasts at least: 30s, 10m, 1h.")
+    ] = "5m",
+    bake_for: Annotated[
+        str,
+        typer.Option(help="How long 5 % stay with the version of before, to compare with."),
+    ] = "0s",
+    within: Annotated[str, typer.Option(help="When it ends without a promotion: 12h, 7d.")] = "7d",
+    min_requests: Annotated[int, typer.Option(min=0, help="Of the candidate, in each step.")] = 100,
+    alpha: Annotated[
+        float, typer.Option(help="The promised share of good versions that are rolled back.")
+    ] = 0.05,
+    beta: Annotated[
+        float, typer.Option(help="The promised share of versions at a guard that are promoted.")
+    ] = 0.05,
+    approve: Annotated[
+        bool, typer.Option(help="Wait for `rollout promote` before the last step.")
+    ] = False,
     reason: _WhyDeploy = "",
     follow: Annotated[
         str,
@@ -46,6 +83,16 @@ def deploy(
     as_json: AsJson = False,
 ) -> None:
     """Make a version answer an endpoint: bascule deploy late/4."""
+    if strategy not in STRATEGIES or guard:
+        asked = RolloutRequest(
+            version=version, endpoint=to, strategy=strategy, guards=tuple(guard or ()),
+            steps_percent=_steps(steps), step_s=seconds(step_for, "step-for"),
+            bake_s=seconds(bake_for, "bake-for"), max_s=seconds(within, "within"),
+            min_requests=min_requests, alpha=alpha, beta=beta, needs_approval=approve,
+            reason=reason,
+        )  # fmt: skip
+        _roll_out(asked, dry_run=dry_run, ask=not (yes or as_json), as_json=as_json)
+        return
     book, user = context.endpoints(), context.user()
 
     def made(*, dry_run: bool) -> Deployed:
@@ -59,6 +106,60 @@ def deploy(
         if not typer.confirm("deploy?", default=True, err=True):
             raise typer.Exit(1)
     _tell(made(dry_run=dry_run), dry_run=dry_run, as_json=as_json)
+
+
+def _roll_out(asked: RolloutRequest, *, dry_run: bool, ask: bool, as_json: bool) -> None:
+    book, user = context.rollouts(), context.user()
+    if sys.stdin.isatty() and ask and not dry_run:
+        _tell_begun(book.begin(asked, by=user, dry_run=True), dry_run=True, as_json=False)
+        if not typer.confirm("begin?", default=True, err=True):
+            raise typer.Exit(1)
+    _tell_begun(book.begin(asked, by=user, dry_run=dry_run), dry_run=dry_run, as_json=as_json)
+
+
+def _tell_begun(begun: Begun, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "rollout": msgspec.to_builtins(begun.rollout), "sentence": begun.sentence,
+                "forecasts": [msgspec.to_builtins(one) for one in begun.forecasts],
+                "dry_run": dry_run,
+            }
+        )  # fmt: skip
+        return
+    say(begun.sentence)
+    for one in begun.forecasts:
+        say(f"  {one.sentence}")
+    if begun.forecasts:
+        said = ", ".join(
+            sorted({f"{one.guard.partition(' ')[0]} {one.rate:.0%}" for one in begun.forecasts})
+        )
+        note(f"assumed rates of the current version: {said}")
+    if not dry_run:
+        note(f"bascule rollout status {begun.rollout.id} --follow")
+
+
+def _steps(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(one) for one in text.split(","))
+    except ValueError:
+        raise Invalid(f"--steps: {text!r} are no numbers", hint="write 5,25,50,100") from None
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def seconds(text: str, option: str) -> float:
+    """The seconds of `30s`, `10m`, `1h`, `7d`; raises `Invalid`."""
+    number, unit = text[:-1], text[-1:]
+    try:
+        return float(number) * _UNITS_S[unit]
+    except (KeyError, ValueError):
+        raise Invalid(
+            f"--{option}: {text!r} is no duration", hint="write 30s, 10m, 1h or 7d"
+        ) from None
 
 
 def rollback(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bascule.cli import context
-from bascule.cli.screen import print_json, say
+from bascule.cli import context, ledger_keeping
+from bascule.cli.screen import print_json, print_table, say
 from bascule.core import Invalid
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(help="Ask what was asked and answered.", no_args_is_help=True)
     group.command("query")(query)
+    ledger_keeping.register(group)
     app.add_typer(group, name="ledger")
 
 
@@ -39,11 +40,11 @@ def query(
     ] = None,
 ) -> None:
     """Ask the ledger by SQL; a server need not run."""
-    from bascule.monitoring import Ledger
+    from bascule.app import open_ledger
 
     if to is not None and to.suffix not in (".parquet", ".csv", ".json"):
         raise Invalid(f"--to {to}: no such form", hint="use .parquet, .csv or .json")
-    found = Ledger(context.settings().home).query(sql, model=model)
+    found = open_ledger(context.settings()).query(sql, model=model)
     if to is not None:
         _write(found, to)
         say(f"{found.num_rows:,} rows in {to}")
@@ -67,15 +68,11 @@ def _write(table: pa.Table, file: Path) -> None:
 
 
 def _show(table: pa.Table) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    made = Table()
-    for name in table.column_names:
-        made.add_column(name)
-    for row in table.slice(0, _SHOWN_ROWS).to_pylist():
-        made.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console(highlight=False, markup=False).print(made)
+    rows = table.slice(0, _SHOWN_ROWS).to_pylist()
+    print_table(
+        table.column_names,
+        (["" if value is None else str(value) for value in row.values()] for row in rows),
+    )
     if table.num_rows > _SHOWN_ROWS:
         say(f"{table.num_rows - _SHOWN_ROWS:,} more rows: --to FILE writes all")
 

@@ -326,9 +326,7 @@ def retire(
         print_json({"version": str(found), "retired": not undo, "reason": reason})
     else:
         say(f"{found} {'is in use again' if undo else 'retired'}")
-    if undo or context.is_remote():
-        return
-    if servers := context.local_registry("").servers_of(found):
+    if servers := [] if undo else opened.servers_of(found):
         note(
             f"warning: {found} is still served by {', '.join(servers)}, until it is unloaded: "
             f"bascule unload {found}"

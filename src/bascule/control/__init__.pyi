@@ -1,8 +1,6 @@
 from . import finding as finding
 from .finding import (
-    folder_of_version as folder_of_version,
     is_path as is_path,
-    model_of as model_of,
     registered as registered,
     spec_of_folder as spec_of_folder,
     versions_of as versions_of,
@@ -17,4 +15,5 @@ from .process import (
     serve_api as serve_api,
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
 )
+from .rollouts import running_rollouts as running_rollouts
 from .watched import facts_of as facts_of

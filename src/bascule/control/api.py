@@ -27,6 +27,7 @@ from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import TakeIn, add_registry_writes
 from bascule.control.rights import by_key, open_to_all, route_of
+from bascule.control.rollout_routes import add_rollouts
 from bascule.control.services import FindService, add_services
 from bascule.core import VERSION, BasculeError, Invalid, NotFound
 from bascule.serving import default_of
@@ -34,10 +35,11 @@ from bascule.serving.telemetry import prometheus_text
 from bascule.serving.transports import Authenticator
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
-    from bascule.catalogue import Requests
+    from bascule.catalogue import Catalogue, Requests
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry, Version
+    from bascule.release.rollouts import Rollouts
 
 
 class Health(BaseModel):
@@ -88,6 +90,7 @@ def control_app(
     take_in: TakeIn | None = None,
     open_requests: Callable[[], Requests] | None = None,
     open_endpoints: Callable[[], EndpointStore] | None = None,
+    open_catalogue: Callable[[], Catalogue] | None = None,
     home: FilePath | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
 ) -> FastAPI:
@@ -103,6 +106,7 @@ def control_app(
         take_in: Pushes an uploaded archive; in this process if None.
         open_requests: Opens what keeps answers for `Idempotency-Key`; with None it is refused.
         open_endpoints: Opens the endpoints; None for an API without them.
+        open_catalogue: Opens the catalogue, where rollouts are; None for an API without them.
         home: Where outcomes are kept; None for an API without them.
         open_alerts: Opens the alerts; None for an API without them.
     """
@@ -133,8 +137,20 @@ def control_app(
     add_registry_writes(app, open_registry, take_in or push_here)
     add_alerts(app, open_alerts or no_alerts, authorise)
     add_keys(app, open_keys or no_keys)
-    add_endpoints(app, server, lambda: _endpoints(server, open_registry, open_endpoints), authorise)
     add_outcomes(app, home)
+
+    def endpoints() -> Endpoints:
+        return _endpoints(server, open_registry, open_endpoints)
+
+    def rollouts() -> Rollouts:
+        from bascule.release.rollouts import Rollouts, RolloutStore
+
+        if open_catalogue is None:
+            raise NotFound("this server keeps no rollouts", hint="run bascule control")
+        return Rollouts(RolloutStore(open_catalogue()), endpoints())
+
+    add_endpoints(app, server, endpoints, authorise)
+    add_rollouts(app, rollouts, authorise)
     describe(app, asks_for_keys=guard is not None)
     return app
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bascule.core import Invalid, NotFound, Reference, Refused, is_there
+from bascule.core import Invalid, NotFound, Refused, is_there
 from bascule.serving import ModelSpec
 
 if TYPE_CHECKING:
@@ -162,36 +162,3 @@ def may_be_trusted(owner: int, mode: int, user: int) -> bool:
     """Whether only `user` and root decide what is in a folder; in a sticky one each has its own."""
     others_write = bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
     return owner in (user, 0) and not others_write
-
-
-def folder_of_version(
-    reference: str, version: str, open_registry: Callable[[], ModelRegistry]
-) -> Path:
-    """The bundle of a version that answered, for the model or the folder that `reference` names.
-
-    Raises:
-        NotFound: The version was served from a folder that is not in the registry.
-    """
-    if is_path(reference):
-        spec = spec_of_folder(Path(reference))
-        if spec.version == version:
-            return spec.path
-        raise NotFound(
-            f"{reference} is version {spec.version}",
-            hint="push the bundle of each version, and name the model",
-        )
-    registry = open_registry()
-    for known in registry.versions(reference):
-        if version in (str(known.number), version_of(known.digest)):
-            return registry.path(known)
-    raise NotFound(
-        f"{reference}/{version} is not in the registry",
-        hint="push its bundle, or give the folder that was served",
-    )
-
-
-def model_of(reference: str) -> str:
-    """The name under which a folder is served, or the model of a reference."""
-    if is_path(reference):
-        return spec_of_folder(Path(reference)).model
-    return Reference.parse(reference).model

@@ -13,7 +13,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +27,13 @@ from bascule.serving.transports import Authenticator, KeysFile
 from bascule.serving.workers import Message
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Requests
+    from bascule.catalogue import Catalogue, Requests
     from bascule.control.link import ServerLink
     from bascule.control.registry_writes import TakeIn
     from bascule.endpoints import EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
+    from bascule.release.rollouts import Rollout
     from bascule.serving.transports import Tls
 
 _OUT_OF_MEMORY_SCORE = "500"
@@ -52,6 +53,8 @@ class Parts:
         take_in: Pushes an uploaded archive, in a process of its own.
         open_requests: Opens what keeps answers for `Idempotency-Key`.
         open_endpoints: Opens the endpoints in the catalogue.
+        open_catalogue: Opens the catalogue, where rollouts are.
+        judged_arms: Asks the outcomes of a rollout.
         home: Where outcomes are kept.
         open_alerts: Opens the alerts, in the catalogue.
     """
@@ -65,6 +68,8 @@ class Parts:
     take_in: TakeIn | None = None
     open_requests: Callable[[], Requests] | None = None
     open_endpoints: Callable[[], EndpointStore] | None = None
+    open_catalogue: Callable[[], Catalogue] | None = None
+    judged_arms: Callable[[Rollout], Mapping[str, tuple[int, int]]] | None = None
     home: Path | None = None
     open_alerts: Callable[[], AlertStore] | None = None
 
@@ -172,6 +177,7 @@ def serve_api(
         server, parts.open_registry, find, guard,
         open_keys=parts.open_keys, take_in=parts.take_in,
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
+        open_catalogue=parts.open_catalogue,
         open_alerts=parts.open_alerts, home=parts.home,
     )  # fmt: skip
     app.add_exception_handler(MemoryError, out_of_memory)

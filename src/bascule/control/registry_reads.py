@@ -130,6 +130,13 @@ def _add_records(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
         registry = open_registry()
         return registry.tags(version_of(registry, model, number))
 
+    @app.get("/api/v1/models/{model}/versions/{number}/servers", tags=[_TAGS])
+    def servers(model: str, number: Number, paged: Paged) -> Page[str]:
+        """The servers that serve the bundle of a version, as HOST PROCESS; known within 30 s."""
+        registry = open_registry()
+        found = registry.servers_of(version_of(registry, model, number))
+        return paged.page(found, str, str)
+
 
 def _add_comparing(
     app: FastAPI, open_registry: Callable[[], Registry], authorise: Authorise

@@ -69,9 +69,18 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/models/{model}/versions/{number}/differences": ("read", "{model}"),
     "GET /api/v1/models/{model}/versions/{number}/bundle": ("download", "{model}"),
     "GET /api/v1/models/{model}/versions/{number}/tags": ("read", "{model}"),
+    "GET /api/v1/models/{model}/versions/{number}/servers": ("read", "{model}"),
     "PATCH /api/v1/models/{model}/versions/{number}/tags": ("write", "{model}"),
     "PUT /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
     "DELETE /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
+    "GET /api/v1/rollouts": ("read", ANY),
+    # Of which endpoint is in the body, or known by the rollout: asked then.
+    "POST /api/v1/rollouts": ("deploy", ""),
+    "GET /api/v1/rollouts/{rollout}": ("read", ANY),
+    "GET /api/v1/rollouts/{rollout}/decisions": ("read", ANY),
+    "GET /api/v1/rollouts/{rollout}/evidence": ("read", ANY),
+    "GET /api/v1/rollouts/{rollout}/replay": ("read", ANY),
+    "POST /api/v1/rollouts/{rollout}/{command}": ("deploy", ""),
     "GET /api/v1/endpoints": ("read", ANY),
     "POST /api/v1/endpoints": ("deploy", ""),  # which endpoint is in the body: asked then
     "GET /api/v1/endpoints/{endpoint}": ("read", "{endpoint}"),

@@ -18,6 +18,8 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?")
 
 def check_name(name: str, *, what: str = "model name") -> str:
     """Return `name` if it can stand in a URL, a file name and a label; else raise `Invalid`."""
+    if not isinstance(name, str):
+        raise Invalid(f"{what}: {name!r} is not text", hint="pass a text such as 'churn'")
     if not _NAME.fullmatch(name) or ".." in name:
         raise _not_allowed(name, what)
     return name

@@ -6,20 +6,19 @@ The ledger records the minute of the replay, because that is when the server ans
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from rich.table import Table
-from sklearn.metrics import roc_auc_score
 
 from bascule.core import Unavailable
 from bascule.demo import flights
-from bascule.monitoring import Ledger, measure_drift
+from bascule.monitoring import Ledger, measure_drift, measure_performance
 from bascule_client import Client
 
 if TYPE_CHECKING:
@@ -44,7 +43,8 @@ class MonthlyResult(NamedTuple):
         rows: Flights whose outcome is known.
         late: The share that was late.
         expected: The mean probability of that.
-        roc_auc: NaN where there is one class alone.
+        auc: The area under the ROC curve; NaN where there is one class alone.
+        is_worse: Whether that is an alarm: worse than on the held-out rows, and not by chance.
         drifted: Columns that raise an alarm, the strongest first.
     """
 
@@ -52,7 +52,8 @@ class MonthlyResult(NamedTuple):
     rows: int
     late: float
     expected: float
-    roc_auc: float
+    auc: float
+    is_worse: bool
     drifted: tuple[str, ...]
 
 
@@ -119,8 +120,8 @@ def recorded(home: Path, model: str, rows: int) -> pd.DataFrame:
     fields = ", ".join(f'"input.{name}" AS "{name}"' for name in flights.FEATURES)
     table = Ledger(home).query(
         "SELECT date_trunc('month', truth_time)::DATE AS month, truth_number AS truth, "
-        f'"output.probabilities"[2] AS probability, {fields} FROM predictions_with_outcomes '
-        "ORDER BY truth_time",
+        f'"output.label" AS label, "output.probabilities"[2] AS probability, {fields} '
+        "FROM predictions_with_outcomes ORDER BY truth_time",
         model=model,
     )
     return table.to_pandas()
@@ -128,17 +129,21 @@ def recorded(home: Path, model: str, rows: int) -> pd.DataFrame:
 
 def by_month(bundle: Bundle, rows: pd.DataFrame) -> tuple[list[MonthlyResult], DriftReport]:
     """The quality and the drift of each month."""
+    sizes = rows.groupby("month")["truth"].transform("size")
+    rows = rows[sizes >= len(rows) / 100]  # some flights of 31 December land in January
     drift = measure_drift(bundle, rows, windows_a_year=12, time_column="month")
     alarms = {str(window.day): [one.name for one in window.alarms] for window in drift.windows}
     made = []
     for month, part in rows.groupby("month"):
         first = pd.Timestamp(month)
-        truth, probability = part["truth"].to_numpy(), part["probability"].to_numpy()
-        is_mixed = len(np.unique(truth)) > 1
+        (auc,) = measure_performance(
+            part, bundle, by="all", metrics=["auc"], truth_column="truth",
+            prediction_column="label", probability_column="probability",
+        ).windows[0].metrics  # fmt: skip
         made.append(
             MonthlyResult(
-                first, len(part), float(truth.mean()), float(probability.mean()),
-                float(roc_auc_score(truth, probability)) if is_mixed else float("nan"),
+                first, len(part), float(part["truth"].mean()), float(part["probability"].mean()),
+                math.nan if auc.found.value is None else auc.found.value, auc.is_alarm,
                 tuple(alarms.get(str(first.date()), ())),
             )
         )  # fmt: skip
@@ -151,22 +156,28 @@ def show(console: Console, months: list[MonthlyResult], drift: DriftReport) -> N
     for title in ("month", "flights", "late", "expected", "ROC AUC", "columns with drift"):
         table.add_column(title)
     for one in months:
-        shown = ", ".join(one.drifted[:3]) + (" ..." if len(one.drifted) > 3 else "")
+        auc = f"{one.auc:.3f}" + (" worse" if one.is_worse else "")
+        shown = ", ".join(one.drifted[:2]) + (" ..." if len(one.drifted) > 2 else "")
         table.add_row(
             f"{one.month:%B}", f"{one.rows:,}", f"{one.late:.0%}", f"{one.expected:.0%}",
-            f"{one.roc_auc:.3f}", f"{len(one.drifted)}: {shown}" if one.drifted else _NO_ALARM,
+            auc, f"{len(one.drifted)}: {shown}" if one.drifted else _NO_ALARM,
         )  # fmt: skip
     console.print(table)
     for title, values in (
         ("late", [one.late for one in months]),
         ("expected", [one.expected for one in months]),
-        ("ROC AUC", [one.roc_auc for one in months]),
+        ("ROC AUC", [one.auc for one in months]),
     ):
         console.print(f"{title:<9} {sparkline(values)}  {min(values):.2f} to {max(values):.2f}")
+    worst = max(months, key=lambda one: abs(one.expected - one.late))
+    console.print(
+        f"most off in {worst.month:%B}: {worst.expected:.0%} expected late, {worst.late:.0%} were"
+    )
     found = [column for window in drift.windows for column in window.alarms]
     if found:
         strongest = max(found, key=lambda one: one.share or 0.0)
-        console.print(f"the drift that weighs most: {strongest.sentence}", markup=False)
+        said = strongest.sentence.partition(" (")[0]
+        console.print(f"the drift that weighs most: {said}", markup=False)
 
 
 def sparkline(values: list[float]) -> str:

@@ -94,24 +94,36 @@ class EndpointStore:
         Raises:
             Conflict: Another plan was made meanwhile.
         """
-        name = stored[0].plan.endpoint
         self._catalogue.create()
         with self._catalogue.write() as connection:
-            self._lock(connection, name, stored[0].made_at)
-            newest = connection.scalar(
-                sa.select(sa.func.max(schema.plans.c.number)).where(schema.plans.c.endpoint == name)
+            self.add_in(connection, stored, happened, follows=follows)
+
+    def add_in(
+        self,
+        connection: sa.Connection,
+        stored: Sequence[StoredPlan],
+        happened: Sequence[PlanEvent | events.Event],
+        *,
+        follows: str | None = None,
+    ) -> None:
+        """The same as a part of a transaction."""
+        name = stored[0].plan.endpoint
+        self.lock(connection, name, stored[0].made_at)
+        newest = connection.scalar(
+            sa.select(sa.func.max(schema.plans.c.number)).where(schema.plans.c.endpoint == name)
+        )
+        if stored[0].plan.number != (newest or 0) + 1:
+            raise Conflict(
+                f"endpoint {name} has plan {newest} now: another change was made meanwhile",
+                hint="look at it again: bascule endpoints",
             )
-            if stored[0].plan.number != (newest or 0) + 1:
-                raise Conflict(
-                    f"endpoint {name} has plan {newest} now: another change was made meanwhile",
-                    hint="look at it again: bascule endpoints",
-                )
-            connection.execute(sa.insert(schema.plans), [_row(one) for one in stored])
-            if follows is not None:
-                row = schema.endpoints.c.name == name
-                connection.execute(sa.update(schema.endpoints).where(row).values(follows=follows))
-            for event in happened:
-                events.append(connection, _event_of(name, event))
+        connection.execute(sa.insert(schema.plans), [_row(one) for one in stored])
+        if follows is not None:
+            row = schema.endpoints.c.name == name
+            connection.execute(sa.update(schema.endpoints).where(row).values(follows=follows))
+        for event in happened:
+            made = event if isinstance(event, events.Event) else _event_of(name, event)
+            events.append(connection, made)
 
     def history(self, name: str) -> list[PlanEvent]:
         """What happened to an endpoint, in the order of recording."""
@@ -120,7 +132,8 @@ class EndpointStore:
             return [_event(one) for one in found]
         return []
 
-    def _lock(self, connection: sa.Connection, name: str, at: datetime) -> None:
+    def lock(self, connection: sa.Connection, name: str, at: datetime) -> None:
+        """Have other changes of an endpoint wait for the end of the transaction."""
         made = insert(connection, schema.endpoints).values(name=name, follows="", created_at=at)
         connection.execute(made.on_conflict_do_nothing(index_elements=[schema.endpoints.c.name]))
         row = sa.select(schema.endpoints).where(schema.endpoints.c.name == name)

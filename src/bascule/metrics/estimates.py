@@ -40,7 +40,7 @@ class Labelled:
         truth: The place of the true class in `classes`, -1 for any other; or numbers.
         answers: The place of the answered class; or numbers. Shape (rows,).
         classes: The labels; None for numbers.
-        probabilities: Shape (rows, classes); None where there are none.
+        probabilities: Shape (rows, classes), NaN where a row has none; None where no row has any.
     """
 
     task: str
@@ -51,6 +51,13 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.truth)
+
+    def with_probabilities(self) -> Labelled:
+        """The rows that have them."""
+        if self.probabilities is None:
+            return self
+        there = ~np.isnan(self.probabilities[:, 0])
+        return self if there.all() else self.take(there)
 
     def take(self, rows: Any) -> Labelled:
         """Some of the rows, by number or by mask."""
@@ -93,6 +100,8 @@ def estimate(name: str, rows: Labelled, *, confidence: float = 0.95) -> Estimate
         ImportError: The metric is a scorer of scikit-learn, which is not installed.
     """
     metric = metric_of(name)
+    if metric.needs_probabilities:
+        rows = rows.with_probabilities()
     if problem := _not_applicable(name, rows):
         return Estimate(None, rows=len(rows), note=problem)
     if counted := _counts(name, rows):

@@ -21,3 +21,4 @@ from .performance import (
     PerformanceReport as PerformanceReport,
     measure_performance as measure_performance,
 )
+from .replaying import Replayed as Replayed, replay_prediction as replay_prediction

@@ -194,6 +194,9 @@ class RemoteRegistry:
         path = path_of("models", model, "versions", number, "retirement")
         return _version(self._client.ask("PUT", path, {"reason": reason}, user=by))
 
+    def servers_of(self, version: Version) -> list[str]:
+        return list(self._client.items(_path(version, "servers")))
+
     def restore(self, model: str, number: int, *, by: str, reason: str = "") -> Version:
         path = path_of("models", model, "versions", number, "retirement")
         return _version(self._client.ask("DELETE", path, user=by, reason=reason or None))

@@ -131,6 +131,11 @@ class Event:
     from_value: str | None = None
     to_value: str | None = None
 
+    def __repr__(self) -> str:
+        where = f"{self.model}@{self.alias}" if self.alias else f"{self.model}/{self.number}"
+        moved = f" from {self.from_number} to {self.to_number}" if self.alias else ""
+        return f"Event({self.kind} {where}{moved} by {self.by})"
+
 
 @dataclass(frozen=True, slots=True)
 class Found:

@@ -1,4 +1,4 @@
-"""Statistics: conformal prediction, mergeable profiles, paired comparisons, drift. Pure: no I/O.
+"""Statistics: conformal prediction, profiles, comparisons, sequential tests, drift. Pure: no I/O.
 
 Import what is needed from its module. `conformal` and `sketches` need numpy alone, so that a
 serving worker can use them.

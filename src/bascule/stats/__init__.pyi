@@ -1,3 +1,11 @@
+from .bandits import (
+    PolicyValue as PolicyValue,
+    best_arm_probabilities as best_arm_probabilities,
+    doubly_robust as doubly_robust,
+    ips as ips,
+    snips as snips,
+    thompson_shares as thompson_shares,
+)
 from .conformal import (
     Calibration as Calibration,
     calibrate as calibrate,
@@ -20,6 +28,21 @@ from .paired import (
     compare_right as compare_right,
     roc_auc_difference as roc_auc_difference,
     student_quantile as student_quantile,
+)
+from .planning import (
+    Detection as Detection,
+    requests_to_promote as requests_to_promote,
+    requests_to_roll_back as requests_to_roll_back,
+)
+from .sequential import (
+    Evidence as Evidence,
+    bounded_mean as bounded_mean,
+    culprits as culprits,
+    log_mean as log_mean,
+    mcnemar as mcnemar,
+    paired_mean as paired_mean,
+    quantile as quantile,
+    two_proportions as two_proportions,
 )
 from .sketches import CHUNK_ROWS as CHUNK_ROWS, ColumnProfile as ColumnProfile, Profile as Profile
 from .tails import hypergeometric_tail as hypergeometric_tail, student_tail as student_tail

@@ -10,7 +10,7 @@ that begins late is found too, and the mean time between false alarms is at leas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ Floats = NDArray[np.float64]
 
 _GAINS = (0.003, 0.01, 0.03, 0.1, 0.3)
 _LEAST = 1e-4
+_WINDOWS = 56
+_PRIOR, _PRIOR_WINDOWS = 3.0, 4
+"""The overdispersion before any window, and the windows that it counts as."""
 
 
 def risk_bounds(losses: Floats, bins: NDArray[np.int64], count: int, level: float) -> Floats:
@@ -64,6 +67,10 @@ class HarmDetector:
     1 in the mean for any loss in [0, 1] whose mean is at most m. Of a window it needs the rows and
     the sum of losses of each bin: log(1 + g (x - m) / m) is concave in x.
 
+    Days differ: the evidence of a window is divided by the overdispersion of the windows before it,
+    estimated from successive differences (von Neumann 1941), which a lasting harm does not raise.
+    By Jensen's inequality it stays evidence: E[e^(1/f)] <= E[e]^(1/f) <= 1 for f >= 1.
+
     Args:
         bounds: The tolerated mean loss of each bin, in (0, 1]. Shape (bins,).
     """
@@ -74,6 +81,18 @@ class HarmDetector:
         self._of_loss = np.where(m < 1, np.log1p(gains * (1 - m) / m), 0.0)
         self._of_rest = np.where(m < 1, np.log1p(-gains), 0.0)
         self._logs = np.full(len(_GAINS), -math.inf)
+        self._windows: deque[tuple[int, float]] = deque(maxlen=_WINDOWS)
+
+    @property
+    def overdispersion(self) -> float:
+        """How much more the mean loss varies from window to window than by chance; at least 1."""
+        if len(self._windows) < 2:
+            return _PRIOR
+        rows, means = np.array(self._windows).T
+        mean = float(rows @ means / rows.sum())
+        errors = max(mean * (1 - mean), _LEAST) * (1 / rows[1:] + 1 / rows[:-1])
+        total = float((np.diff(means) ** 2 / errors).sum())
+        return max(1.0, (_PRIOR * _PRIOR_WINDOWS + total) / (_PRIOR_WINDOWS + len(rows) - 1))
 
     def add(self, rows: NDArray[np.int64], sums: Floats) -> float:
         """Take in a window; gives the evidence, the log of the mean of M.
@@ -83,17 +102,11 @@ class HarmDetector:
             sums: Of the losses of each bin. The same shape.
         """
         gains = sums @ self._of_loss + (rows - sums) @ self._of_rest
-        self._logs = np.logaddexp(0.0, self._logs) + gains
+        self._logs = np.logaddexp(0.0, self._logs) + gains / self.overdispersion
+        if total := int(rows.sum()):
+            self._windows.append((total, float(sums.sum()) / total))
         return float(np.logaddexp.reduce(self._logs)) - math.log(len(_GAINS))
 
     def restart(self) -> None:
         """Forget all windows, as after an alarm."""
         self._logs.fill(-math.inf)
-
-    def to_json(self) -> list[float | None]:
-        """The evidence of each size, for `resume`; None for none yet."""
-        return [one if math.isfinite(one) else None for one in self._logs.tolist()]
-
-    def resume(self, state: Sequence[float | None]) -> None:
-        """Go on from what `to_json` gave."""
-        self._logs = np.array([-math.inf if one is None else one for one in state])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from conformance_sample import Sample, of_classifier, of_regressor
@@ -27,7 +30,7 @@ from sklearn.multioutput import MultiOutputClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC, OneClassSVM
 
 
@@ -289,6 +292,25 @@ def voting_classifier() -> Sample:
     )
 
 
+def steps_of_ones_own() -> Sample:
+    home = Path(__file__).with_name("own_steps.py")
+    sys.path.insert(0, str(home.parent))
+    import own_steps
+
+    X, y = load_iris(return_X_y=True)
+    steps = FunctionTransformer(own_steps.ratios), own_steps.Clip(), StandardScaler()
+    model = make_pipeline(*steps, LogisticRegression()).fit(X[::2], y[::2])
+    return Sample(
+        model,
+        (X[::2], y[::2]),
+        X[1::2],
+        lambda rows: of_classifier(model, rows),
+        options={"code": [str(home)]},
+        serves="original",
+        is_pickled=True,
+    )
+
+
 SAMPLES = {
     "calibrated-by-sigmoids": calibrated_by_sigmoids,
     "calibrated-by-steps": calibrated_by_steps,
@@ -298,6 +320,7 @@ SAMPLES = {
     "one-class-machine": one_class_machine,
     "several-labels": several_labels,
     "several-numbers": several_numbers,
+    "steps-of-ones-own": steps_of_ones_own,
     "stacked-classifier": stacked_classifier,
     "stacked-regressor": stacked_regressor,
     "texts-alone": texts_alone,

@@ -254,6 +254,15 @@ def test_every_protocol_is_spoken_unless_some_are_named(folder):
     assert protocols(folder, {"BASCULE_SERVING__PROTOCOLS": '["azureml"]'}).names == ("azureml",)
 
 
+@pytest.mark.parametrize("route", ["/metrics", "/v2/models/late/outcomes"])
+def test_a_route_of_vertex_ai_may_not_be_a_path_of_the_server(folder, route):
+    chosen = {
+        "BASCULE_SERVING__PROTOCOLS": '["vertex"]', "BASCULE_SERVING__VERTEX_PREDICT_ROUTE": route
+    }  # fmt: skip
+    with pytest.raises(Invalid, match="a path of the server itself"):
+        protocols(folder, chosen)
+
+
 def test_the_old_name_of_the_protocols_is_read_where_the_new_one_is_not_set(folder):
     old = {"BASCULE_SERVING__FACES": '["azureml"]'}
     assert protocols(folder, old).names == ("azureml",)

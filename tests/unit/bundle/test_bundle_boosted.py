@@ -8,9 +8,11 @@ from dataclasses import replace
 import catboost
 import lightgbm
 import numpy as np
+import pandas as pd
 import pytest
 import xgboost
 from sklearn import datasets
+from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
@@ -261,7 +263,8 @@ NUMBERS = {
 
 
 def is_compiled_and_equal_on_fresh_rows(pack, model, X, y):
-    bundle = pack(model.fit(X, y), (X, y), serve_original=True)
+    model = clone(model).fit(X, y)  # XGBoost keeps the objective of the fit before
+    bundle = pack(model, (X, y), serve_original=True)
     assert bundle.manifest.serves == "onnx", bundle.parity.reason
     assert all(parity.passed for parity in bundle.parities.values())
     rows = np.random.default_rng(0).uniform(X.min(0) - 1, X.max(0) + 1, (5_000, X.shape[1]))
@@ -298,3 +301,81 @@ def test_histogram_boosting_of_many_rounds_is_equal_on_fresh_rows(pack):
     X, y = datasets.make_classification(1_000, 10, random_state=0)
     model = HistGradientBoostingClassifier(max_iter=200, random_state=0)
     is_compiled_and_equal_on_fresh_rows(pack, model, X, y)
+
+
+# -- categories of CatBoost, compiled --
+
+RANDOM = np.random.default_rng(3)
+TRIPS = pd.DataFrame(
+    {
+        "city": RANDOM.choice(["Bern", "Oslo", "São Paulo", "Łódź", "NY"], 600),
+        "hour": RANDOM.integers(0, 24, 600),
+        "size": np.where(RANDOM.random(600) < 0.1, np.nan, RANDOM.normal(size=600)),
+        "plan": RANDOM.choice(["free", "pro"], 600),
+    }
+)
+LATE = ((TRIPS.city < "O") ^ (TRIPS.hour > 12) ^ (TRIPS.plan == "pro")).astype(int).to_numpy()
+CATEGORIES = ["city", "hour", "plan"]
+
+
+def of_categories(truth=LATE, kind="CatBoostClassifier", **settings):
+    model = getattr(catboost, kind)(
+        iterations=15, verbose=False, allow_writing_files=False, thread_count=1, **settings
+    )
+    return model.fit(TRIPS[:400], truth[:400], cat_features=CATEGORIES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "truth"),
+    [
+        ({}, LATE),
+        ({"one_hot_max_size": 100, "nan_mode": "Max"}, LATE),
+        ({"simple_ctr": ["Buckets", "Counter"], "loss_function": "MultiClass"}, TRIPS.hour % 3),
+        (
+            {
+                "simple_ctr": ["BinarizedTargetMeanValue", "Counter"],
+                "counter_calc_method": "Full",
+                "grow_policy": "Depthwise",
+            },
+            LATE,
+        ),
+        ({"simple_ctr": ["Borders:TargetBorderCount=3"], "kind": "CatBoostRegressor"}, TRIPS.hour),
+    ],
+    ids=["combinations", "flags", "several-classes", "means", "numbers"],
+)
+def test_categories_of_catboost_are_compiled_also_those_never_seen(pack, settings, truth):
+    model = of_categories(np.asarray(truth), **settings)
+    bundle = pack(model, (TRIPS[:400], np.asarray(truth)[:400]))
+    assert bundle.manifest.serves == "onnx", bundle.parity.reason
+    rows = TRIPS[400:].copy()
+    rows.loc[rows.index[::3], "city"] = "never seen"
+    rows.loc[rows.index[::4], "hour"] = 77
+    answer = bundle.predict(rows)
+    if "kind" in settings:
+        np.testing.assert_allclose(answer["prediction"], model.predict(rows), rtol=1e-12)
+    else:
+        np.testing.assert_allclose(answer["probabilities"], model.predict_proba(rows), atol=1e-12)
+
+
+def test_a_category_of_the_model_that_the_training_rows_lack_is_told(pack):
+    few = TRIPS[:400][TRIPS.city[:400] != "Oslo"]
+    with pytest.raises(Unconvertible, match="categories that the training rows do not have") as no:
+        pack(of_categories(), few)
+    assert "pass train with all rows that the model was fitted on" in no.value.hint
+
+
+def test_a_category_that_xgboost_refuses_is_refused(pack):
+    table = TRIPS.assign(city=TRIPS.city.astype("category"))[["city", "size"]]
+    model = xgboost.XGBClassifier(n_estimators=5, enable_categorical=True, n_jobs=1)
+    bundle = pack(model.fit(table, LATE), table)
+    with pytest.raises(Invalid, match=r"'city' holds 'never seen'.*none of the 5 categories"):
+        bundle.predict({"city": ["never seen"], "size": [0.0]})
+    assert bundle.predict({"city": [None, "Oslo"], "size": [0.0, 1.0]})["label"].shape == (2,)
+
+
+def test_a_booster_refuses_the_infinity_that_its_matrix_refuses(pack):
+    X, y = datasets.load_breast_cancer(return_X_y=True)
+    bundle = pack(xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(X, y), 5), X)
+    assert bundle.predict(np.full((1, 30), 3.4028235e38))["label"].shape == (1,)
+    with pytest.raises(Invalid, match="has a number in row 0 that the model refuses"):
+        bundle.predict(np.full((1, 30), 3.4028236e38))

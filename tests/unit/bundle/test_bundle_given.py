@@ -1,5 +1,6 @@
 """What people hand to `pack` and `predict` in their first hour, rightly and by mistake."""
 
+import io
 import warnings
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 import bascule
+from bascule.bundle import watching
 from bascule.core import BasculeWarning, Invalid
 
 TABLE = pd.DataFrame({"age": range(20), "income": np.arange(20) * 1.5})
@@ -161,3 +163,36 @@ def test_a_bundle_with_rows_that_were_accepted_before_is_rebuilt(tmp_path, model
     bundle = pack(tmp_path, model, train=(TABLE, TRUTH), test=(TABLE, [np.nan, *TRUTH[1:]]))
     monkeypatch.undo()
     assert bascule.rebuild(bundle.path, train=(TABLE, TRUTH)).same
+
+
+@pytest.mark.parametrize("name", [None, 7])
+def test_a_name_that_is_not_text_is_refused_before_anything_is_read(model, name):
+    with pytest.raises(Invalid, match=f"model name: {name} is not text"):
+        bascule.pack(model, name=name, train=TABLE)
+
+
+# -- progress --
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_pack_that_takes_long_shows_one_line_on_a_terminal_and_clears_it(monkeypatch):
+    monkeypatch.setattr(watching, "QUIET_S", 0.0)
+    screen = Terminal()
+    with watching.progress_line(screen) as tell:
+        tell._timer.join()
+        tell("compiled")
+        tell.step("measuring", 2, 3)
+    lines = screen.getvalue().split("\r\x1b[K")
+    assert lines == ["", lines[1], "pack: compiled", "pack: measuring (2 of 3)", ""]
+
+
+@pytest.mark.parametrize(("screen", "quiet_s"), [(Terminal(), 60.0), (io.StringIO(), 0.0)])
+def test_a_short_pack_and_a_pipe_show_nothing(screen, quiet_s, monkeypatch):
+    monkeypatch.setattr(watching, "QUIET_S", quiet_s)
+    with watching.progress_line(screen) as tell:
+        tell("compiled")
+    assert screen.getvalue() == ""

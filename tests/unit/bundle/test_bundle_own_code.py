@@ -37,6 +37,10 @@ def scaled(X):
     return np.asarray(X, float) * SCALE
 
 
+def standardised(X):
+    return (X - X.mean(axis=0)) / (X.std(axis=0) + 1e-9)
+
+
 class Clip(TransformerMixin, BaseEstimator):
     def fit(self, X, y=None):
         self.ends_ = np.quantile(X, [0.05, 0.95], axis=0)
@@ -226,6 +230,16 @@ def test_a_function_that_reads_a_variable_of_the_script_is_refused(home, pack, m
 
 
 @pytest.mark.slow
+def test_a_function_that_looks_at_all_rows_of_a_batch_is_refused(home, pack):
+    """A server would answer one caller otherwise for what another one sends."""
+    import own_features
+
+    model = make_pipeline(FunctionTransformer(own_features.standardised), LogisticRegression())
+    with pytest.raises(Invalid, match="otherwise when it is asked alone than among") as refused:
+        pack(model.fit(X, Y), (X, Y), code=[home / "own_features.py"])
+    assert "take out the step that computes over all rows at once" in refused.value.hint
+
+
 def test_an_estimator_that_skops_cannot_keep_needs_its_library_named(pack):
     fitted = make_pipeline(StandardScaler(), Birch(n_clusters=2), Ridge()).fit(X, Y)
     with pytest.raises(Invalid, match="cannot be saved without pickle") as refused:

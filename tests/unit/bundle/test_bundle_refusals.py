@@ -3,18 +3,62 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.cluster import BisectingKMeans
+from sklearn.compose import make_column_transformer
+from sklearn.datasets import load_wine
+from sklearn.decomposition import NMF
+from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import LocalOutlierFactor, NearestCentroid
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from bascule.core.errors import BasculeError
 
 ROWS = np.random.default_rng(0).normal(size=(120, 3))
 SIGNS = (ROWS[:, 0] > 0).astype(int)
 TEXTS = [f"word{i} word{i + 1} word{(i * 7) % 10_050}" for i in range(10_050)]
+WINE, WINES = load_wine(return_X_y=True)
+DICTS = [{"size": float(row[0]), "city": "Rome" if row[1] > 0 else "Oslo"} for row in ROWS]
+WORDS = pd.DataFrame({"words": [f"{d['city']} by night" for d in DICTS], "size": ROWS[:, 0]})
+TWO_KINDS = pd.DataFrame(
+    {
+        "size": ROWS[:, 0],
+        "city": pd.Series([None, np.nan, "Rome", "Oslo"] * 30, dtype=object),
+    }
+)
+
+
+def of_table():
+    encoded = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["city"]), remainder="passthrough"
+    )
+    return make_pipeline(encoded, LogisticRegression()).fit(pd.DataFrame(DICTS), SIGNS)
+
+
+def one_kind():
+    city = TWO_KINDS["city"]
+    return TWO_KINDS.assign(city=city.astype(object).where(city.notna(), None))
+
+
+def catboost(**settings):
+    from catboost import CatBoostClassifier, CatBoostRegressor
+
+    kind = CatBoostRegressor if "loss_function" in settings else CatBoostClassifier
+    return kind(iterations=3, verbose=False, allow_writing_files=False, **settings)
+
+
+def counted():
+    texts = make_column_transformer((TfidfVectorizer(), "words"), remainder="passthrough")
+    return make_pipeline(texts, catboost())
+
+
+def factorised():
+    steps = NMF(3, random_state=0, max_iter=300), LogisticRegression(max_iter=500)
+    return make_pipeline(*steps).fit(WINE, WINES)
 
 
 def boosted(**settings):
@@ -76,6 +120,36 @@ REFUSED = {
         "missing=nan",
         lambda: (boosted(), {"train": ROWS}),
     ),
+    "rows that are dicts": (
+        lambda: make_pipeline(DictVectorizer(), LogisticRegression()).fit(DICTS, SIGNS),
+        {"train": DICTS},
+        "OneHotEncoder(handle_unknown='ignore')",
+        lambda: (of_table(), {"train": pd.DataFrame(DICTS)}),
+    ),
+    "texts that CatBoost reads itself": (
+        lambda: catboost(text_features=["words"]).fit(WORDS, SIGNS),
+        {"train": WORDS},
+        "TfidfVectorizer in a pipeline",
+        lambda: (counted().fit(WORDS, SIGNS), {"train": WORDS}),
+    ),
+    "an uncertainty of CatBoost's own": (
+        lambda: catboost(loss_function="RMSEWithUncertainty").fit(ROWS, ROWS[:, 0]),
+        {"train": ROWS},
+        "loss_function='RMSE'",
+        lambda: (catboost(loss_function="RMSE").fit(ROWS, ROWS[:, 0]), {"train": ROWS}),
+    ),
+    "two kinds of missing texts": (
+        lambda: of_table().fit(TWO_KINDS, SIGNS),
+        {"train": TWO_KINDS},
+        "df[c].astype(object).where(df[c].notna(), None)",
+        lambda: (of_table().fit(one_kind(), SIGNS), {"train": one_kind()}),
+    ),
+    "a factorisation that stops when a batch is good enough": (
+        lambda: factorised(),
+        {"train": WINE, "serve_original": True},
+        "accept the difference: tolerance=0.0",
+        lambda: (factorised(), {"train": WINE, "serve_original": True, "tolerance": 0.01}),
+    ),
     "several outputs": (
         several_outputs,
         {"train": ROWS},
@@ -91,6 +165,7 @@ def words(**settings):
     return make_pipeline(TfidfVectorizer(**settings), LogisticRegression()).fit(TEXTS, wanted)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("case", REFUSED)
 def test_the_next_step_of_a_refusal_works(pack, case):
     model, given, hint, follow = REFUSED[case]

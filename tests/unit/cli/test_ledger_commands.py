@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+from datetime import UTC, datetime
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.ledger_rows import Answers, spool
 
 from bascule.cli import main
-from bascule.monitoring.ledger import Block, SpoolWriter, to_bytes
+from bascule.monitoring.ledger import Scribe
 
 
 @pytest.fixture
@@ -32,19 +33,8 @@ def run(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def three_answers(tmp_path):
     """Ids 0 to 2 of `late`, answered with their own number."""
-    spool = SpoolWriter(tmp_path / ".bascule")
-    block = Block(
-        model="late", version="1", endpoint="late", interval=0, share=1.0,
-        requests={
-            "id": list("012"), "caller": [""] * 3, "protocol": ["http"] * 3, "trace": [""] * 3,
-            "time_ns": np.full(3, 1_700_000_000_000_000_000), "latency_ns": np.full(3, 10**6),
-            "status": np.full(3, 200, np.int16), "rows": np.ones(3, int),
-            "kept_rows": np.ones(3, int), "draw": np.zeros(3),
-        },
-        inputs={"x": np.zeros(3)}, outputs={"label": np.arange(3)},
-    )  # fmt: skip
-    spool.append(to_bytes(block), 3)
-    spool.close()
+    at = datetime(2023, 11, 14, tzinfo=UTC)
+    spool(tmp_path / ".bascule", Answers("012", model="late", caller="", at=at))
 
 
 def test_a_query_is_shown_as_a_table_as_csv_and_as_json(run, three_answers):
@@ -103,6 +93,62 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(run, tmp_path):
     assert code == 2
     assert "no column 'truth' for --truth-column" in said
     assert "there are id, late" in said
+
+
+def events_of(home):
+    from tests.stores import open_database
+
+    from bascule.catalogue import events
+
+    with open_database(home).read() as connection:
+        return events.find(connection, subject=events.Subject("ledger", "late"))
+
+
+def test_rows_are_counted_first_and_deleted_with_who_and_why_in_the_history(
+    run, three_answers, tmp_path
+):
+    where = ("--model", "late", "--where", "id = '1'")
+    code, said = run("ledger", "delete", *where, "--dry-run")
+    assert (code, said) == (0, "1 rows of 1 requests of late match, and 0 outcomes\n")
+    code, said = run("ledger", "delete", *where)
+    assert (code, "add --yes" in said) == (2, True)
+    code, said = run("ledger", "delete", *where, "--yes", "--reason", "asked to be forgotten")
+    assert (code, said.splitlines()[-1]) == (0, "1 rows and 0 outcomes are deleted")
+    assert json.loads(run("ledger", "query", "select id from predictions", "--json")[1]) == [
+        {"id": "0"}, {"id": "2"},
+    ]  # fmt: skip
+    requested, completed = events_of(tmp_path / ".bascule")
+    assert (requested.kind, completed.kind) == ("deletion_requested", "deletion_completed")
+    assert completed.reason == "asked to be forgotten"
+    assert completed.actor
+    assert completed.body == {"where": "id = ?", "rows": 1, "outcomes": 0}
+
+
+def test_a_deletion_that_matches_nothing_asks_nothing_and_records_nothing(run, three_answers):
+    code, said = run("ledger", "delete", "--model", "late", "--where", "id = 'x'", "--json")
+    assert (code, json.loads(said)["rows"]) == (0, 0)
+
+
+def test_a_condition_that_is_more_than_one_is_refused(run, three_answers):
+    words = ("--model", "late", "--where", "1=1; drop view predictions", "--yes")
+    code, said = run("ledger", "delete", *words)
+    assert (code, "the condition is refused" in said) == (2, True)
+
+
+def test_the_status_says_what_there_is_and_what_waits(run, three_answers, tmp_path):
+    found = json.loads(run("ledger", "status", "--json")[1])
+    assert (found["rows"], found["has_scribe"], found["spool_bytes"] > 0) == (0, False, True)
+    scribe = Scribe(tmp_path / ".bascule")
+    found = json.loads(run("ledger", "status", "--json")[1])
+    assert found["has_scribe"]
+    while scribe.turn(everything=True):
+        pass
+    scribe.close()
+    code, shown = run("ledger", "status")
+    assert code == 0
+    assert "2023-11-14" in shown
+    assert "3 rows" in shown
+    assert "0.0 MB wait in the spool, for 0 s; no scribe runs" in shown
 
 
 def test_outcomes_come_from_a_query_of_a_database(run, tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def recorded(home, bundle, version, wrong=0.1):
     label, by = MetricLabels(bundle.name, version), AnsweredBy(bundle.name, version, "onnx")
     for row in range(300):
         context = SimpleNamespace(
-            prediction_id=f"{version}-{row}", caller="", transport="http", trace=(b"", b""),
+            prediction_id=f"{version}-{row}", caller="", protocol="oip", trace=(b"", b""),
             started_ns=0,
         )  # fmt: skip
         asked = {bundle.signature.inputs[0].name: matrix[row : row + 1]}

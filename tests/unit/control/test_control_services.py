@@ -206,6 +206,7 @@ REGISTRY_CHANGES = [
     ("PATCH", _VERSION + "/tags", {"team": "risk"}),
     ("PUT", _VERSION + "/retirement", {"reason": "old"}),
     ("DELETE", _VERSION + "/retirement", None),
+    ("POST", "/api/v1/models/late/outcomes", {"outcomes": [{"id": "a", "truth": 1}]}),
     ("POST", "/api/v1/endpoints", {"name": "fast", "version": "late/1"}),
     ("POST", "/api/v1/endpoints/fast/plans", {"version": "late/1"}),
     ("POST", "/api/v1/endpoints/fast/rollback", {"reason": "worse"}),

@@ -121,6 +121,19 @@ def test_a_sink_without_a_required_setting_names_it(kind):
         open_sink(receiver(kind))
 
 
+@pytest.mark.parametrize("url", ["hooks.example.com/s3cret", "http://[s3cret", "http://h:s3cret/"])
+def test_an_address_that_is_none_is_refused_and_not_quoted(url):
+    with pytest.raises(Invalid, match=r"alerts.receivers.it.url: it is not http") as problem:
+        open_sink(receiver("webhook", url=url)).send(notification())
+    assert "s3cret" not in problem.value.message
+
+
+def test_a_path_that_cannot_be_sent_is_not_quoted():
+    with hook() as there, pytest.raises(Unavailable) as problem:
+        open_sink(receiver("webhook", url=there.url + "/s3cret\x7f")).send(notification())
+    assert "s3cret" not in problem.value.message
+
+
 def test_slack_is_sent_text_and_blocks_in_which_nothing_is_a_mention():
     with hook() as there:
         open_sink(receiver("slack", url=there.url)).send(notification(count=60))
@@ -205,6 +218,11 @@ def test_a_mail_server_without_starttls_gets_no_password():
         with pytest.raises(Unavailable, match="STARTTLS"):
             sink.send(notification())
     assert server.mails == []
+
+
+def test_an_address_that_cannot_be_one_is_named():
+    with pytest.raises(Invalid, match=r"alerts.receivers.it.to"):
+        open_sink(mail(1, to=("ada@example.com\nBcc: eve@example.com",))).send(notification())
 
 
 def test_an_address_that_is_refused_keeps_no_other_from_its_mail():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from types import SimpleNamespace
 
 import pytest
 
 from bascule.core import Unavailable
+from bascule.metrics import Estimate
 from bascule.monitoring import ColumnDrift, DriftReport, Test as DriftTest, WindowDrift
 from bascule.monitoring.alerts.sources import (
     DailySource,
@@ -24,6 +24,11 @@ from bascule.monitoring.alerts.sources import (
 from bascule.monitoring.alerts.sources.health import P99_WINDOWS, quantile_s
 from bascule.monitoring.alerts.sources.ledger import losses
 from bascule.monitoring.ledger import Gap, SpoolWriter
+from bascule.monitoring.performance import (
+    MetricPerformance,
+    PerformanceReport,
+    WindowPerformance,
+)
 
 T0 = datetime(2026, 11, 26, 12, 30, tzinfo=UTC)
 BOUNDS_S = (0.001, 0.01, 0.1, 1.0)
@@ -179,10 +184,10 @@ def test_a_spool_that_no_scribe_reads_is_found_after_five_minutes(tmp_path):
     assert found(source)["lag"].sentence == "the ledger on one is 5 minutes behind, limit 5"
 
 
-def hours(counts):
+def rows(counts, hours):
     """By days before the last whole hour."""
-    hour = T0.replace(minute=0) - timedelta(hours=1)
-    return {"late": {hour - timedelta(days=day): count for day, count in counts.items()}}
+    assert hours[0] == T0.replace(minute=0) - timedelta(hours=1)
+    return {"late": {hours[day]: count for day, count in counts.items()}}
 
 
 BUSY = dict.fromkeys(range(1, 8), 20)
@@ -198,7 +203,7 @@ BUSY = dict.fromkeys(range(1, 8), 20)
     ],
 )
 def test_an_hour_is_silent_if_the_same_hour_of_a_week_of_days_was_not(counts, is_silent):
-    source = SilenceSource(lambda since, until: hours(counts), "one")
+    source = SilenceSource(lambda hours: rows(counts, hours), "one")
     (look,) = source.look(T0)
     assert bool(look.findings) is is_silent
     assert source.look(T0) == ()  # the hour is judged once
@@ -235,16 +240,37 @@ def test_broken_data_are_critical():
     ]
 
 
-def test_the_alarms_of_a_performance_report_are_findings():
-    quiet = SimpleNamespace(sentence="fine", is_alarm=False)
-    low = SimpleNamespace(
-        sentence="roc_auc 0.61, 0.75 at packing", is_alarm=True, metric="roc_auc", value=0.61
+def performance_report(*windows):
+    """By day: whether roc_auc raises an alarm; None for a day that waits for its truths."""
+    made = []
+    for day, is_alarm in windows:
+        start = datetime(2026, 11, day, tzinfo=UTC)
+        one = MetricPerformance(
+            "roc_auc", Estimate(0.61, 0.55, 0.67, 400), 0.75, p_value=1e-6, level=1e-4,
+            worse_by=0.14, is_alarm=bool(is_alarm),
+        )  # fmt: skip
+        waits = "" if is_alarm is not None else "few truths are in"
+        made.append(
+            WindowPerformance(
+                "3", start, start + timedelta(days=1), None, 500, 400, 0.9, (one,), waits
+            )
+        )
+    return PerformanceReport("late", "day", 4.0, tuple(made))
+
+
+@pytest.mark.parametrize(
+    ("windows", "is_alarm"),
+    [
+        ([(24, False), (25, True)], True),
+        ([(24, True), (25, False)], False),
+        ([(24, True), (25, None)], True),
+    ],
+)
+def test_performance_is_that_of_the_newest_day_with_enough_truths(windows, is_alarm):
+    made = list(performance_findings(performance_report(*windows), "late", T0))
+    assert [(one.kind, one.version, one.value, one.limit) for one in made] == (
+        [("roc_auc", "3", 0.61, 0.75)] if is_alarm else []
     )
-    report = SimpleNamespace(findings=[quiet, low])
-    (made,) = performance_findings(report, "late", T0)
-    assert (made.kind, made.value, made.sentence) == (
-        "roc_auc", 0.61, "late: roc_auc 0.61, 0.75 at packing",
-    )  # fmt: skip
 
 
 def test_a_finished_day_is_judged_once_and_again_after_a_failure():
@@ -263,7 +289,8 @@ def test_a_finished_day_is_judged_once_and_again_after_a_failure():
     assert source.look(T0) == []
     days["late"] = date(2026, 11, 25)
     assert len(source.look(T0)) == 1
-    assert asked == [("late", 24), ("late", 24), ("late", 25)]
+    assert len(source.look(T0 + timedelta(days=1))) == 1  # truths may have come
+    assert asked == [("late", 24), ("late", 24), ("late", 25), ("late", 25)]
 
 
 def test_a_finding_keeps_its_id_while_its_numbers_change():

@@ -9,6 +9,8 @@ import pytest
 from tests.receivers import hook
 from tests.stores import open_database
 
+from bascule.catalogue import Leases
+from bascule.core import Conflict
 from bascule.monitoring.alerts import (
     Finding,
     Observation,
@@ -18,6 +20,7 @@ from bascule.monitoring.alerts import (
     Watching,
 )
 from bascule.monitoring.alerts.sinks import Receiver
+from bascule.monitoring.alerts.watcher import LEASE
 
 
 class Told:
@@ -25,16 +28,22 @@ class Told:
 
     every_s = 0.0
 
-    def __init__(self, name="drift"):
-        self.name, self.is_wrong, self.looks = name, True, 0
+    def __init__(self, name="drift", place=""):
+        self.name, self.place, self.is_wrong, self.looks = name, place, True, 0
         self.problem = None
+        self.repeats = 0
+
+    def again(self):
+        self.repeats += 1
 
     def look(self, now):
         self.looks += 1
         if self.problem is not None:
             raise self.problem
-        found = Finding(self.name, "kind", "late", "warning", "it is wrong", 1, 0, now)
-        return [Observation(self.name, "", "late", (found,) if self.is_wrong else ())]
+        found = Finding(
+            self.name, "kind", "late", "warning", "it is wrong", 1, 0, now, place=self.place
+        )
+        return [Observation(self.name, self.place, "late", (found,) if self.is_wrong else ())]
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def watcher(tmp_path, there):
 
     def build(*found, local=False, **settings):
         receiver = Receiver("it", "webhook", url=there.url, timeout_s=0.5)
-        sources = {"local" if local else "shared": found}
+        sources = {"place": "one", "local": found} if local else {"shared": found}
         plain = {"rules": Rules(), "routing": Routing(("it",)), "round_s": 0.02}
         watching = Watching(receivers=[receiver], **sources, **{**plain, **settings})
         made.append(Watcher(open_database(tmp_path, "sqlite"), watching))
@@ -61,7 +70,7 @@ def watcher(tmp_path, there):
 
 
 def rounds(watcher):
-    watcher.keep_lease()
+    watcher.keep_leases()
     watcher.look_for_all()
     watcher.deliver()
 
@@ -94,7 +103,7 @@ def test_of_two_processes_one_looks_and_its_successor_goes_on_without_a_repetiti
 
 def test_what_was_decided_before_a_death_is_sent_by_the_successor(watcher, there):
     holder = watcher(Told())
-    holder.keep_lease()
+    holder.keep_leases()
     holder.look_for_all()  # and dies before the delivery
     other = watcher(Told())
     ends = time.monotonic() + 5
@@ -104,13 +113,50 @@ def test_what_was_decided_before_a_death_is_sent_by_the_successor(watcher, there
     assert [one["kind"] for one in there.bodies] == ["firing"]
 
 
-def test_sources_of_this_process_are_looked_at_without_the_lease(watcher):
-    local = Told("health")
+def test_the_sources_of_a_server_are_looked_at_by_its_own_process(watcher):
+    local = Told("health", "one")
     holder, other = watcher(Told()), watcher(local, local=True)
     rounds(holder)
     rounds(other)
     other.look_locally()
     assert local.looks == 1
+
+
+def test_the_alerts_of_a_server_that_is_gone_for_good_are_resolved(watcher, there):
+    server, other = watcher(Told("health", "one"), local=True), watcher(gone_after_s=0.3)
+    server.keep_leases()
+    server.look_locally()  # and is never seen again
+    ends = time.monotonic() + 10
+    while len(there.requests) < 2:
+        assert time.monotonic() < ends
+        rounds(other)
+    assert [one["kind"] for one in there.bodies] == ["firing", "resolved"]
+
+
+def test_a_server_that_comes_back_keeps_its_alerts(watcher, there):
+    local = Told("health", "one")
+    server, other = watcher(local, local=True), watcher(gone_after_s=60)
+    server.keep_leases()
+    server.look_locally()
+    server.stop()
+    rounds(other)
+    successor = watcher(local, local=True)
+    successor.keep_leases()
+    successor.look_locally()
+    rounds(other)
+    assert [one["kind"] for one in there.bodies] == ["firing"]
+
+
+def test_a_look_that_could_not_be_kept_is_repeated(watcher, there):
+    source = Told()
+    made = watcher(source)
+    made.keep_leases()
+    Leases(made._catalogue).release(made._leases[LEASE])  # as if the database had been away
+    with pytest.raises(Conflict):
+        made.look_for_all()
+    assert source.repeats == 1
+    rounds(made)
+    assert (source.looks, source.repeats, len(there.requests)) == (2, 1, 1)
 
 
 def test_a_source_that_fails_neither_resolves_its_alerts_nor_stops_the_others(watcher, there):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -178,6 +180,19 @@ def test_two_scribes_do_not_write_one_ledger(tmp_path):
         Scribe(tmp_path)
     first.close()
     Scribe(tmp_path).close()
+
+
+def test_the_scribe_of_a_second_server_leaves_the_spool_to_the_first(tmp_path, recorder):
+    record(recorder, "a")
+    recorder.close()
+    # Its parent has ended, so that it takes one turn and ends.
+    command = [sys.executable, "-m", "bascule.monitoring.ledger", str(tmp_path), "1000", "365", "1"]
+    first = Scribe(tmp_path)
+    assert subprocess.run(command, check=False).returncode == 0
+    assert list((tmp_path / "spool").iterdir()) != []
+    first.close()
+    assert subprocess.run(command, check=False).returncode == 0
+    assert list((tmp_path / "spool").iterdir()) == []
 
 
 def test_blocks_are_dropped_and_counted_where_the_spool_is_full(tmp_path):

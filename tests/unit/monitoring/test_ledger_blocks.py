@@ -25,10 +25,10 @@ TIME_NS = 1_700_000_000_000_000_000
 def block(number: int = 0, x: np.ndarray = X, texts: tuple[str | None, ...] = ("a", None)) -> bytes:
     layout = Layout((Column("x", x.dtype.str, x.shape[1:]), Column("t", TEXT)))
     rows = len(x)
-    request = pack_request(TIME_NS, 5, 0.25, rows, rows, 200, 0, 1, 2)
+    request = pack_request(TIME_NS, 5, 0.25, rows, rows, 200, 0)
     pieces = [request, *text_pieces([f"id-{number}"]), b"", x.tobytes(), *text_pieces(texts)]
     head = Head(
-        "gb", "3", "gb", number, 0.5, ("me", "oip", ""), layout.to_bytes(),
+        "gb", "3", "gb", number, 0.5, (("me", "oip", ""),), layout.to_bytes(),
         sizes=tuple(map(len, pieces)),
     )  # fmt: skip
     pieces[4] = x

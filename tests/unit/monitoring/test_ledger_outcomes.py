@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
+from tests.scenarios.commands import until
 
 from bascule.core import Invalid
-from bascule.monitoring.ledger import Ledger, Outcomes
+from bascule.monitoring.ledger import (
+    Ledger,
+    OutcomeInput,
+    Outcomes,
+    OutcomeSpool,
+    outcome_spool,
+    read_outcomes,
+)
+from bascule.serving.protocols import outcome_writer
 
 
 def truths(home):
@@ -102,3 +112,31 @@ def test_in_any_order_and_any_split_the_last_truth_of_each_id_counts(tmp_path_fa
         Outcomes(home).add("gb", table(id=list(ids), truth=list(values)))
         expected |= dict(part)
     assert {name: int(number) for name, _, _, number in truths(home)} == expected
+
+
+def test_a_file_of_lines_that_is_old_is_complete(tmp_path, monkeypatch):
+    writing = OutcomeSpool(tmp_path)
+    lines = read_outcomes([OutcomeInput("a", 1, None)])[0]
+    writing.append("late", [lines])
+    writing.append("late", [lines])
+    assert Outcomes(tmp_path).fold() == 0
+    monkeypatch.setattr(outcome_spool, "_FILE_S", -1.0)
+    writing.append("late", [lines])
+    assert Outcomes(tmp_path).fold() == 1
+    writing.close()
+
+
+def test_a_worker_without_outcomes_completes_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(outcome_writer, "_IDLE_S", 0.05)
+
+    async def add():
+        done = asyncio.get_running_loop().create_future()
+        writer.add("late", 10, lambda: [OutcomeInput("a", 1, None)], done.set_result)
+        return await done
+
+    writer = outcome_writer.OutcomeWriter(tmp_path)
+    assert asyncio.run(add()).taken == 1
+    until(lambda: Outcomes(tmp_path).fold() == 1)
+    assert asyncio.run(add()).taken == 1
+    writer.close()
+    assert Ledger(tmp_path).query("select id from outcome_history").num_rows == 2

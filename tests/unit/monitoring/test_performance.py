@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.compose import make_column_transformer
+from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
@@ -213,6 +214,34 @@ def test_errors_of_numbers_are_estimated_from_the_inputs(regressor, random):
     assert report.is_alarm
 
 
+def test_a_detector_of_outliers_is_measured_as_a_classifier_of_two_classes(tmp_path, random):
+    X = random.normal(size=(600, 2))
+    X[::10] += 6
+    y = np.where(np.arange(600) % 10 == 0, -1, 1)
+    model = IsolationForest(n_estimators=10, random_state=0).fit(X[:300])
+    packed = bascule.pack(
+        model, name="odd", train=X[:300], test=(X[300:], y[300:]), to=tmp_path / "odd.bundle",
+        measure=False,
+    )  # fmt: skip
+    table = {"c0": X[:, 0], "c1": X[:, 1], "y": y, "said": packed.predict(X)["label"]}
+    report = measure_performance(table, packed, truth_column="y", prediction_column="said")
+    found = {one.metric: one.found.value for one in report.windows[0].metrics}
+    assert list(found) == ["balanced_accuracy", "precision", "recall"]
+    assert found["recall"] == np.mean(table["said"][y == 1] == 1)
+
+
+def test_rows_that_the_model_refuses_are_left_out_and_counted(bundle, random):
+    table = days(random, 1)
+    table.loc[:9, "wind"] = np.nan
+    report = measure_performance(table, bundle, truth_column="y")
+    assert report.windows[0].predictions == 290
+    assert report.notes == (
+        "10 rows that the model refuses (missing, unknown, out of bounds) are left out",
+    )
+    with pytest.raises(Invalid, match="refuses every row"):
+        measure_performance(table[:10], bundle, truth_column="y")
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -267,7 +296,7 @@ class Server:
         for row, name in enumerate(names):
             when = at[row] if isinstance(at, list) else at
             context = SimpleNamespace(
-                prediction_id=name, caller="me", transport="http", trace=(b"", b""),
+                prediction_id=name, caller="me", protocol="oip", trace=(b"", b""),
                 started_ns=int(when.timestamp() * 1e9),
             )  # fmt: skip
             asked = {name: X[name].to_numpy()[row : row + 1] for name in X}
@@ -357,6 +386,30 @@ def test_versions_are_measured_apart_and_those_without_a_bundle_left_out(tmp_pat
         Invalid, match="no version of late in the ledger has a bundle here: 1, 2, 10"
     ):
         measure_performance(tmp_path, "late", bundle_of=lambda _: None)
+
+
+def test_versions_in_the_same_window_share_its_part_of_the_budget(tmp_path, bundle, random):
+    X = flights(40, random)
+    server = Server(tmp_path, bundle)
+    for place, (version, day) in enumerate((("1", 0), ("2", 1), ("2", 0), ("3", 2))):
+        rows = X[place * 10 : place * 10 + 10]
+        names = [f"{version}-{day}-{row}" for row in range(10)]
+        server.answer(rows, names, START + timedelta(days=day), version=version)
+    server.close()
+
+    def bundle_of(version):
+        if version == "3":
+            raise NotFound("it is gone")
+        return bundle
+
+    def level(**options):
+        report = measure_performance(tmp_path, "late", now=NOW, **options)
+        (found,) = {one.metrics[0].level for one in report.windows if one.start}
+        return found
+
+    assert level(bundle_of=bundle_of) == pytest.approx(4 / (365 * 3 * 2))
+    only_1 = {"1": bundle}
+    assert level(bundle_of=only_1.get) == pytest.approx(4 / (365 * 3))
 
 
 def test_a_ledger_without_answers_says_so(tmp_path, bundle, random):

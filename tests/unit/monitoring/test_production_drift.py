@@ -12,8 +12,9 @@ from tests.production import Day, fill, packed
 
 from bascule.core import Invalid, NotFound
 from bascule.monitoring import ModelWatch, measure_production_drift, watch_windows
-from bascule.monitoring.drift import WindowProfile
 from bascule.monitoring.drift.quality import volume_findings
+from bascule.monitoring.drift.windows import windows_of_rows
+from bascule.monitoring.profiles import WindowProfile, read_windows
 from bascule.stats import Profile
 
 MONDAY = date(2026, 1, 5)
@@ -74,18 +75,32 @@ def test_the_days_before_since_are_seen_and_not_reported(home, bundle):
     assert json.loads(json.dumps(report.state))["columns"][0]["locations"]
 
 
+def test_rows_and_profiles_give_the_same_windows(home, bundle):
+    profiled = read_windows(home, "late")
+    assert len(profiled) == 20
+    for one, other in zip(profiled, windows_of_rows(home, bundle, "late", "1"), strict=True):
+        assert (one.day, one.rows) == (other.day, other.rows)
+        assert one.inputs.to_json() == other.inputs.to_json()
+        assert one.outputs.to_json() == other.outputs.to_json()
+
+
 def test_versions_are_compared_each_with_its_own_baseline(tmp_path, bundle):
     fill(tmp_path, bundle, "1", [Day(2), Day(1)])
     fill(tmp_path, bundle, "2", [Day(1), Day(0)])
 
+    fill(tmp_path, bundle, "3", [Day(0)])
+
     def opened(version):
-        if version == "2":
-            raise NotFound("late/2 is not in the registry")
-        return bundle
+        if version == "3":
+            raise NotFound("version 3 is on no disk")
+        return bundle if version == "1" else None
 
     found = measure_production_drift(tmp_path, "late", opened)
     assert [report.version for report in found.versions] == ["1"]
-    assert found.notes == ("version 2 is not compared: late/2 is not in the registry",)
+    assert found.notes == (
+        "version 2 is not compared: its bundle is not at hand",
+        "version 3 is not compared: version 3 is on no disk",
+    )
     assert found.to_json()["versions"][0]["version"] == "1"
     assert "version 2 is not compared" in repr(found)
 

@@ -224,3 +224,31 @@ def test_a_window_that_is_damaged_or_newer_is_refused(server, content, problem):
     file.write_bytes(content)
     with pytest.raises(Untrusted, match=problem):
         read_windows(server.home, "gb")
+
+
+def test_a_damaged_window_is_begun_anew_and_the_ledger_goes_on(server, caplog):
+    server.answer(3)
+    server.end()
+    (file,) = server.home.rglob("*.profile")
+    file.write_bytes(b"{")
+    server.begin()
+    server.answer(2)
+    server.end()
+    (window,) = read_windows(server.home, "gb")
+    assert window.rows == 2
+    assert "3 rows are no longer in the profiles of gb/1 on 2026-11-26" in caplog.text
+
+
+def test_a_column_that_turns_from_texts_to_numbers_stays_one_of_texts(server):
+    server.answer(1, texts=("a",))
+    context = SimpleNamespace(
+        prediction_id="b", caller="", protocol="oip", trace=(b"", b""),
+        started_ns=NOON_NS - server.recorder._epoch_ns,
+    )  # fmt: skip
+    call = Call({"x": np.zeros((1, 2)), "kind": np.ones(1)}, 1)
+    answer = Answer({"probabilities": np.ones((1, 2))}, BY)
+    server.recorder.add(context, call, answer, LABEL, 200, 1)
+    server.end()
+    (window,) = read_windows(server.home, "gb")
+    assert window.rows == window.inputs.columns["size"].rows == 2
+    assert window.inputs.columns["kind"].rows == 1

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 import yaml
+from tests.own_environments import python_of
 
 from bascule.monitoring.alerts import shipped
 from bascule.serving.telemetry import MetricLabels, Totals, prometheus_text
@@ -74,6 +75,9 @@ SLOWER = [
         ("BasculeControlRestarts", [plain("bascule_control_restarts_total", "0 1x20")], 12, False),
         ("BasculeStaleKeys", [plain("bascule_keys_age_seconds", "400x20")], 5, True),
         ("BasculeStaleKeys", [plain("bascule_keys_age_seconds", "200x20")], 5, False),
+        ("BasculeLedgerDrops", [plain("bascule_ledger_dropped_total", "0x9 7x20")], 12, True),
+        ("BasculeLedgerLags", [plain("bascule_ledger_lag_seconds", "301x20")], 10, True),
+        ("BasculeLedgerLags", [plain("bascule_ledger_lag_seconds", "300x20")], 10, False),
         ("BasculeDown", [plain("up", "0x20")], 5, True),
         ("BasculeDown", [plain("up", "1x20")], 5, False),
     ],
@@ -126,6 +130,35 @@ def test_rules_and_dashboard_ask_for_metrics_that_a_server_has():
     labels = set(re.findall(r'(\w+)="', text)) | {"job", "instance"}
     groupings = " ".join(re.findall(r"by \(([^)]*)\)", "\n".join([RULES, *expressions()])))
     assert set(re.findall(r"\w+", groupings)) <= labels
+
+
+GRAFANA = """
+import json, sys
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+register_default_plugins()
+read = Dashboard.from_json(json.load(sys.stdin))
+print(JSONEncoder().encode(read))
+"""
+
+
+def is_kept(part, whole):
+    if isinstance(part, dict):
+        return all(name in whole and is_kept(part[name], whole[name]) for name in part)
+    if isinstance(part, list):
+        return len(part) == len(whole) and all(map(is_kept, part, whole))
+    return part == whole
+
+
+@pytest.mark.slow
+def test_grafanas_own_model_of_a_dashboard_reads_every_field():
+    done = subprocess.run(
+        [python_of("grafana"), "-c", GRAFANA], input=json.dumps(DASHBOARD), text=True,
+        capture_output=True, check=True,
+    )  # fmt: skip
+    assert is_kept(DASHBOARD, json.loads(done.stdout))
 
 
 def test_panels_of_the_dashboard_have_their_own_place_and_id():

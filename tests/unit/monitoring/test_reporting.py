@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 
@@ -37,7 +38,15 @@ def test_one_screen_has_health_drift_truths_and_the_ledger(overview):
     assert any(re.match(r"  wind +[\d.]+ +1[34][\d.]* +2  [▁▂▃▄▅▆▇█]{10}$", line) for line in lines)
     truths = next(line for line in lines if line.startswith("performance"))
     assert re.match(r"performance  [\d,]+ truths of 2,000 predictions \([45]\d%\), median", truths)
+    assert any(re.match(r" +version 1: accuracy 0\.[78]\d+ \(was 0\.8", line) for line in lines)
     assert "ledger       100.0% of the rows are kept, no gaps" in lines
+
+
+def test_profiles_without_rows_have_drift_and_no_health(overview):
+    empty = replace(overview.total, requests=0)
+    lines = repr(replace(overview, total=empty, days=(), performance=None)).splitlines()
+    assert lines[1] == "health       no requests in the ledger, profiles alone"
+    assert lines[3].startswith("drift        version 1: 2,000 rows on 10 days")
 
 
 def test_json_has_what_the_screen_has(overview):
@@ -75,7 +84,9 @@ def test_the_page_loads_nothing_and_shows_every_column(overview):
     assert page.loaded == []
     assert "url(" not in text
     columns = ("wind", "distance", "carrier", "label", "probabilities.ok", "truth", "loss")
-    assert page.figures == 3 + 2 * len(columns) - 1  # the loss has no distribution
+    assert page.figures == 6 + 2 * len(columns) - 1  # the loss has no distribution
+    for name in ("requests", "errors", "p99 ms", "accuracy, version 1", "auc, version 1"):
+        assert f"<b>{name}.</b>" in text
     for name in columns:
         assert f"<b>{name} by day.</b>" in text
     assert "silence: no row" in text

@@ -22,6 +22,7 @@ class Spool:
     def __init__(self):
         self.ids = []
         self.data = b""
+        self.dropped = 0
 
     def keep(self, request_id):
         self.ids.append(request_id)
@@ -29,6 +30,9 @@ class Spool:
     def append(self, data, requests):
         assert requests > 0
         self.data += data
+
+    def drop(self, requests, why):
+        self.dropped += requests
 
     def close(self):
         pass
@@ -123,6 +127,88 @@ def test_texts_of_a_table_keep_their_shape():
     ask(recorder, 1, fields={"t": np.array([["a", None]], object)})
     recorder.flush()
     assert spool.rows()[0]["input.t"] == ["a", None]
+
+
+def test_a_field_whose_shape_varies_is_kept_request_by_request():
+    spool = Spool()
+    recorder = LedgerRecorder(spool)
+    lengths = (2, 3, 1, 2)
+    for length in lengths:
+        ask(recorder, length, fields={"x": np.arange(float(length))[None]})
+    recorder.flush()
+    rows = spool.rows()
+    assert sorted(row["input.x"] for row in rows) == sorted(
+        [*map(float, range(n))] for n in lengths
+    )
+    assert all(len(row["input.x"]) == int(row["id"]) for row in rows)
+
+
+def test_an_output_without_one_value_a_row_is_dropped_and_counted():
+    spool = Spool()
+    recorder = LedgerRecorder(spool)
+    context = SimpleNamespace(
+        prediction_id="a", caller="", protocol="oip", trace=(b"", b""), started_ns=0
+    )
+    answer = Answer({"mean": np.array([1.0])}, BY)
+    recorder.add(context, Call({"x": np.zeros(3)}, 3), answer, LABEL, 200, 1)
+    recorder.flush()
+    assert (spool.rows(), spool.dropped) == ([], 1)
+
+
+def test_many_choices_of_outputs_are_all_kept():
+    spool = Spool()
+    recorder = LedgerRecorder(spool)
+    for number in range(200):
+        context = SimpleNamespace(
+            prediction_id=str(number), caller="", protocol="oip", trace=(b"", b""), started_ns=0
+        )
+        answer = Answer({f"output-{number}": np.array([1.0])}, BY)
+        recorder.add(context, Call({"x": np.zeros(1)}, 1), answer, LABEL, 200, 1)
+    recorder.flush()
+    assert {row["id"] for row in spool.rows()} == {str(number) for number in range(200)}
+
+
+def test_a_request_says_its_trace_and_its_caller():
+    spool = Spool()
+    recorder = LedgerRecorder(spool)
+    parent = b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
+    for caller, trace in (("me", parent), ("you", b""), ("me", b"")):
+        context = SimpleNamespace(
+            prediction_id="a", caller=caller, protocol="oip", trace=(trace, b""), started_ns=0
+        )
+        recorder.add(context, Call({"x": np.zeros(1)}, 1), Answer({}, BY), LABEL, 200, 1)
+    recorder.flush()
+    assert [(row["caller"], row["trace_id"]) for row in spool.rows()] == [
+        ("me", "a" * 32), ("you", ""), ("me", ""),
+    ]  # fmt: skip
+
+
+def test_what_is_written_is_what_was_kept_first_whatever_answered():
+    """So that of a killed worker the ids that are missing are the last ones."""
+    spool = Spool()
+    recorder = LedgerRecorder(spool)
+    for number in range(64):
+        if number == 3:
+            context = SimpleNamespace(
+                prediction_id="3", caller="", protocol="oip", trace=(b"", b""), started_ns=0
+            )
+            recorder.add(context, None, None, LABEL, 503, 1)
+        else:
+            ask(recorder, number)
+    assert {row["id"] for row in spool.rows()} == set(spool.ids)
+    assert len(spool.ids) == 64
+
+
+def test_the_rows_of_a_request_are_kept_or_left_out_together_with_their_id():
+    """Two requests of two rows, of which the second fills the interval and is left out."""
+    spool = Spool()
+    recorder = LedgerRecorder(spool, max_rows_per_s=3, draw=iter([0.1, 0.9]).__next__)
+    ask(recorder, 1, fields={"x": np.array([1.0, 1.5]), "t": np.array(["a", "b"], object)}, rows=2)
+    ask(recorder, 2, fields={"x": np.array([2.0, 2.5]), "t": np.array(["c", "d"], object)}, rows=2)
+    recorder.flush()
+    found = [(row["id"], row["row"], row["input.x"], row["input.t"]) for row in spool.rows()]
+    assert found == [("1", 0, 1.0, "a"), ("1", 1, 1.5, "b")]
+    assert {row["kept_share"] for row in spool.rows()} == {0.5}
 
 
 def test_rows_say_the_endpoint_and_the_arm_of_its_plan():

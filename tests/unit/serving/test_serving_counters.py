@@ -47,6 +47,19 @@ def test_the_total_is_the_sum_over_the_workers_and_each_label_has_its_own(path):
     assert second.duration_s == pytest.approx(6e-6)
 
 
+def test_runs_add_up_and_open_calls_are_those_of_now(path):
+    counters = counting(path, 2)
+    first, second = (counters.series(worker, FIRST) for worker in range(2))
+    for runs, open_calls in ((3, 7), (2, 1)):
+        first.note_work(runs, open_calls)
+        second.note_work(runs, open_calls)
+    total = counters.totals()[1]
+    assert (total.runs, total.open_calls) == (10, 2)
+    labels = (("model", "m"), ("version", "1"))
+    assert samples(counters)["bascule_runs_total", *labels] == 10
+    assert samples(counters)["bascule_open_calls", *labels] == 2
+
+
 def test_a_worker_that_is_started_again_goes_on_counting_where_it_stood(path):
     counting(path, 2).series(1, FIRST).count(200, 1, 1)
     again = Counters(path, 2)

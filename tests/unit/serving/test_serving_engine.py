@@ -554,6 +554,16 @@ def test_where_company_may_change_the_bits_or_is_not_wanted_each_runs_alone(runn
     assert program.runs == [1] * 5
 
 
+def test_runs_are_counted_once_each_also_over_a_revisit(running, program):
+    turn = Turn(running, program, rows=8)
+    turn.take(*[([[1, 2]] * 3, None)] * 5)
+    assert (turn.engine.new_runs(), turn.engine.new_runs()) == (3, 0)
+    turn.take(([[1, 2]], None))
+    turn.engine.revisit(1.0, others_called=False)
+    turn.take(([[1, 2]], None))
+    assert turn.engine.new_runs() == 2
+
+
 def test_who_has_gone_before_the_run_is_not_run(running, program):
     turn = Turn(running, program)
     turn.take(*[([[1, 2]], None)] * 3, gone={0, 2})

@@ -39,7 +39,9 @@ class InMemory:
 @pytest.fixture
 def guarded(serve_models, program, inline, tmp_path):
     """Two models behind keys; `guarded.make(permission)` is the metadata that shows a new key."""
-    running = serve_models(("late", program, inline), ("early", program, inline))
+    running = serve_models(
+        ("late", program, inline), ("early", program, inline), outcomes_home=tmp_path / "home"
+    )
     file, keys = tmp_path / "keys.json", InMemory()
 
     def write():
@@ -103,6 +105,12 @@ def infer(messages, model, *values, name="x"):
     return made.SerializeToString()
 
 
+def outcome(messages, model):
+    made = messages("bascule.v1.AddRequest")(model_name=model)
+    made.outcomes.add(id="a", number=1)
+    return made.SerializeToString()
+
+
 def raw(model, name="x"):
     from bascule.serving.codecs.protobuf import block
 
@@ -125,10 +133,11 @@ def test_every_method_opens_by_its_own_right_and_by_no_other(guarded, client, me
         "ModelReady": messages("ModelReadyRequest")(name="late").SerializeToString(),
         "ModelConfig": messages("ModelConfigRequest")(name="late").SerializeToString(),
         "ModelInfer": infer(messages, "late"),
+        "Add": outcome(messages, "late"),
     }
     of_model = {
         "ModelMetadata": "late", "ModelConfig": "late", "ModelInfer": "late",
-        "ModelStatistics": "*", "RepositoryIndex": "*",
+        "ModelStatistics": "*", "RepositoryIndex": "*", "Add": "late",
     }  # fmt: skip
     methods = guarded.grpc.methods
     assert {type(method) for method in methods.values()} == {Unary, Each, Watch}

@@ -78,9 +78,12 @@ def wishes():
 
 
 @pytest.fixture
-def guarded(serve_models, program, inline, ring, wishes):
+def guarded(serve_models, program, inline, ring, wishes, tmp_path):
     """A server of two models that asks for keys, and whose callers load and unload."""
-    running = serve_models(("late", program, inline), ("early", program, inline), wishes=wishes)
+    running = serve_models(
+        ("late", program, inline), ("early", program, inline), wishes=wishes,
+        outcomes_home=tmp_path / "home",
+    )  # fmt: skip
     guard = Authenticator(ring.file)
 
     def set_guard():

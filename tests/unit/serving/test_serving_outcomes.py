@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 
-from bascule.monitoring.ledger import Ledger, Outcomes
+from bascule.monitoring.ledger import Ledger, Outcomes, OutcomeSpool
 from bascule.monitoring.ledger.outcome_lines import MAX_BODY_BYTES, MAX_ID, MAX_OUTCOMES
+from bascule.serving.protocols import outcome_writer
 
+WAIT_S = 10
 ADD = "/bascule.v1.Outcomes/Add"
 PATH = "/v2/models/fake/outcomes"
 
@@ -104,6 +107,32 @@ def test_many_small_requests_share_one_file_and_lose_none(running, home):
     assert [file.suffix for file in home.glob("outcomes/fake/*")] == [".parquet"]
 
 
+def test_a_disk_that_stands_still_refuses_more_than_may_wait_and_delays_no_prediction(
+    running, home, monkeypatch, ask
+):
+    stands, goes_on = threading.Event(), threading.Event()
+    append = OutcomeSpool.append
+
+    def slow(*arguments):
+        stands.set()
+        assert goes_on.wait(WAIT_S)
+        append(*arguments)
+
+    monkeypatch.setattr(OutcomeSpool, "append", slow)
+    monkeypatch.setattr(outcome_writer, "_MAX_WAITING_BYTES", 100)
+    body = {"outcomes": [{"id": "i" * 20, "truth": 1}]}  # of 51 bytes
+    with running.client() as first, running.client() as second, running.client() as third:
+        first.request("POST", PATH, body)
+        assert stands.wait(WAIT_S)
+        refused = second.request("POST", PATH, body).answer()
+        assert (refused.status, "wait for the disk" in refused.json["error"]) == (429, True)
+        assert third.request("POST", "/v2/models/fake/infer", ask([1, 2])).answer().status == 200
+        assert kept(home) == []
+        goes_on.set()
+        assert first.answer().status == 200
+        assert second.request("POST", PATH, body).answer().status == 200
+
+
 def test_outcomes_are_counted_by_model_and_described(running):
     with running.client() as client:
         post(client, {"id": "a", "truth": 1}, {"id": "b", "truth": 2}, {"id": "", "truth": 2})
@@ -148,7 +177,7 @@ def test_what_a_killed_writer_left_half_written_is_not_read_and_not_in_the_way(r
     running.outcomes.close()
     (file,) = home.glob("outcomes/fake/*.jsonl")
     with file.open("ab") as opened:
-        opened.write(b'["b",0,"2",2.0,null,')
+        opened.write(b'{"id":"b","row":0,"truth":"2",')
         os.fsync(opened.fileno())
     assert [one[1] for one in kept(home)] == ["a"]
     Outcomes(home).fold()

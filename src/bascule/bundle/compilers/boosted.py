@@ -9,7 +9,7 @@ row at a threshold, or one float beside it, goes the way that it goes in the ori
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -96,6 +96,7 @@ def compile_ensemble(
     *,
     reads_floats: bool,
     answers: DType,
+    prepare: Callable[[Graph, Value], Value] | None = None,
 ) -> Compilation:
     """The one graph of a model that is nothing but boosted trees.
 
@@ -107,14 +108,18 @@ def compile_ensemble(
             trees read.
         reads_floats: Whether the library was handed floats.
         answers: In which type it gives numbers.
+        prepare: Makes the columns that the trees read of those of the model; they are the same if
+            None.
     """
-    number = DType.FP32 if reads_floats and not categories else DType.FP64
+    number = DType.FP32 if reads_floats and not (categories or prepare) else DType.FP64
     inputs = tuple(
         read if read.dtype in (DType.BOOL, DType.BYTES) else replace(read, dtype=number)
         for read in signature.inputs
     )
     graph = Graph(inputs)
     value = _columns(graph, inputs, categories, number)
+    if prepare is not None:
+        value = prepare(graph, value)
     rounds = ensemble.rounds or reads_floats
     if number is DType.FP32:
         joined = matrix(graph, value, NUMBER, step="boosted trees")

@@ -8,13 +8,14 @@ level's the lowest bit, are the number of the leaf.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.compilers.boosted import Ensemble, Link, predict_ensemble
+from bascule.bundle.compilers.catboost_categories import Test, tests_of
 from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.predictors import Outcome
 from bascule.bundle.compilers.trees import Tree
@@ -49,12 +50,15 @@ def estimator(context: Context, model: Any, value: Value) -> Outcome:
     return predict_ensemble(context, ensemble, value, many)
 
 
-def as_json(model: Any) -> dict[str, Any]:
-    """A fitted model, parsed from the JSON that CatBoost writes of it."""
+def as_json(model: Any, pool: Any = None) -> dict[str, Any]:
+    """A fitted model, parsed from the JSON that CatBoost writes of it.
+
+    `pool`: rows with all categories, whose hashes are written too.
+    """
     with Scratch() as folder:
         file = folder / "model.json"
         try:
-            model.save_model(str(file), format="json")
+            model.save_model(str(file), format="json", pool=pool)
         except Exception as problem:  # the library's own error, for what it cannot write so
             said = str(problem).splitlines()[0].rpartition(": ")[2]
             raise Unconvertible(
@@ -80,31 +84,37 @@ def read_catboost(model: Mapping[str, Any], loss: str) -> Ensemble:
         raise Unconvertible(f"there is no compiler for CatBoost's loss {kind}")
     features = model["features_info"]
     for strange in ("categorical_features", "text_features", "embedding_features"):
-        if features.get(strange):
+        if features.get(strange) and "cat_features_hash" not in features:
             raise Unconvertible(
                 f"CatBoost's {strange.replace('_', ' ')} are encoded by tables of its own, and "
                 "there is no compiler for that",
                 hint="pass serve_original=True (--serve-original) to serve the original, slower",
             )
-    floats = features["float_features"]
-    missing_left = np.array(
-        [known["nan_value_treatment"] != _TRUE_WHEN_MISSING for known in floats], bool
-    )
+    tests = tests_of(features)
+    right = [known["nan_value_treatment"] == _TRUE_WHEN_MISSING
+             for known in features["float_features"]]  # fmt: skip
+    count = max([len(right), *(test.column + 1 for test in tests)])
+    missing_left = ~np.append(np.array(right, bool), np.zeros(count - len(right), bool))
     scale, bias = model["scale_and_bias"]
     base = [float(part) for part in np.ravel(bias)]
     targets = len(base)
     if "oblivious_trees" in model:
-        made = [_symmetric(tree, missing_left, targets, scale) for tree in model["oblivious_trees"]]
+        trees = model["oblivious_trees"]
+        made = [_symmetric(tree, tests, missing_left, targets, scale) for tree in trees]
     else:
-        made = [_plain(tree, missing_left, targets, scale) for tree in model["trees"]]
-    return Ensemble(made, base, _LINKS[kind], columns=len(floats), rounds=True)
+        made = [_plain(tree, tests, missing_left, targets, scale) for tree in model["trees"]]
+    return Ensemble(made, base, _LINKS[kind], columns=count, rounds=True)
 
 
 def _symmetric(
-    tree: Mapping[str, Any], missing_left: NDArray[np.bool_], targets: int, scale: float
+    tree: Mapping[str, Any],
+    tests: Sequence[Test],
+    missing_left: NDArray[np.bool_],
+    targets: int,
+    scale: float,
 ) -> Tree:
     """A symmetric tree as a plain one: node i leads to 2i + 1 and 2i + 2, the last test first."""
-    splits = [_split(split) for split in (tree["splits"] or ())[::-1]]
+    splits = [_split(split, tests) for split in (tree["splits"] or ())[::-1]]
     depth = len(splits)
     inner = 2**depth - 1
     level = np.floor(np.log2(np.arange(1, inner + 1))).astype(np.int64)
@@ -125,7 +135,11 @@ def _symmetric(
 
 
 def _plain(
-    root: Mapping[str, Any], missing_left: NDArray[np.bool_], targets: int, scale: float
+    root: Mapping[str, Any],
+    tests: Sequence[Test],
+    missing_left: NDArray[np.bool_],
+    targets: int,
+    scale: float,
 ) -> Tree:
     rows: list[tuple[int, int, int, float, bool]] = []
     values: list[NDArray[np.float64]] = []
@@ -141,7 +155,7 @@ def _plain(
             rows.append((-1, -1, 0, 0.0, False))
             values.append(np.ravel(node["value"]).astype(np.float64) * scale)
             continue
-        column, border = _split(node["split"])
+        column, border = _split(node["split"], tests)
         rows.append((0, 0, column, border, bool(missing_left[column])))
         values.append(np.zeros(targets))
         waiting += [(node["left"], place, 0), (node["right"], place, 1)]
@@ -156,7 +170,6 @@ def _plain(
     )
 
 
-def _split(split: Mapping[str, Any]) -> tuple[int, float]:
-    if split["split_type"] != "FloatFeature":
-        raise Unconvertible(f"there is no compiler for CatBoost's {split['split_type']}")
-    return int(split["float_feature_index"]), float(np.float32(split["border"]))
+def _split(split: Mapping[str, Any], tests: Sequence[Test]) -> tuple[int, float]:
+    test = tests[int(split["split_index"])]
+    return test.column, float(np.float32(test.border))

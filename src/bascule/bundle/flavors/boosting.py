@@ -28,8 +28,8 @@ from bascule.bundle.flavors.tabular import (
     table_names,
 )
 from bascule.bundle.imported import ImportedModel, Rows
-from bascule.bundle.probing import probed
-from bascule.bundle.tables import Table, as_dtype
+from bascule.bundle.probing import LARGEST_FLOAT, probed
+from bascule.bundle.tables import Kind, Table, as_dtype
 from bascule.core import (
     Columns,
     DType,
@@ -67,6 +67,8 @@ class Boosted:
         parameters: Its settings, as text.
         own: Asks the model itself, as its author does; None where it cannot be asked so.
         extra: What else is needed to ask it, kept with the recipe of its frame.
+        refuses_unseen: Whether the library refuses a category that the training table lacks.
+        refuses_infinite: Whether its author's way of asking refuses what is infinite as a float.
     """
 
     library: str
@@ -81,6 +83,8 @@ class Boosted:
     parameters: Mapping[str, str]
     own: Ask | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    refuses_unseen: bool = False
+    refuses_infinite: bool = False
 
 
 def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> ImportedModel:
@@ -107,7 +111,8 @@ def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Imported
 
     must_answer(answer, table.columns)
     outputs = _outputs(model)
-    inputs = probed(fields_of(table), table.columns, answer)
+    found = probed(fields_of(table), table.columns, answer)
+    inputs = tuple(_narrowed(one, model, frame.kinds.get(one.name)) for one in found)
     columns = table_names(train) if table.is_matrix else ()
     signature = Signature(inputs, outputs, columns)
     held_out: Rows | None = None
@@ -275,6 +280,20 @@ def _built(frame: Frame, columns: Columns) -> Any:
         if is_whole:
             made = np.where(made == np.floor(made), made.astype(np.float32), made)
     return made
+
+
+def _narrowed(read: Field, model: Boosted, kind: Kind | None) -> Field:
+    """The field without the values that the library refuses from its author.
+
+    Asking does not find them: the rebuilt table has no new categories, and a matrix is asked about
+    in place.
+    """
+    listed = kind.categories if kind is not None and model.refuses_unseen else None
+    if listed and read.dtype is (DType.BYTES if isinstance(listed[0], str) else DType.INT64):
+        return replace(read, categories=tuple(sorted(listed)))
+    if model.refuses_infinite and read.dtype.is_float and read.bounds is None:
+        return replace(read, bounds=(-LARGEST_FLOAT, LARGEST_FLOAT))
+    return read
 
 
 def _outputs(model: Boosted) -> tuple[Field, ...]:

@@ -47,16 +47,29 @@ class CatBoost:
         return read_boosted(_read(model), _open, train, test)
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
-        from bascule.bundle.compilers import as_json, compile_ensemble, read_catboost
+        from bascule.bundle.compilers import (
+            as_json,
+            compile_ensemble,
+            known_categories,
+            preparation,
+            read_catboost,
+        )
 
-        loaded = _loaded(subject.saved)
+        loaded, prepare = _loaded(subject.saved), None
+        if subject.train is not None and loaded.get_cat_feature_indices():
+            columns = subject.train.columns
+            made = as_json(loaded, known_categories(loaded, columns))
+            prepare = preparation(made, list(columns.values()))
+        else:
+            made = as_json(loaded)
         yield compile_ensemble(
-            read_catboost(as_json(loaded), str(subject.frame["loss"])),
+            read_catboost(made, str(subject.frame["loss"])),
             subject.signature,
             subject.classes,
             {},
             reads_floats=True,
             answers=DType.FP64,
+            prepare=prepare,
         )
 
 
@@ -101,7 +114,9 @@ def _read(model: Any) -> Boosted:
     if loss in _SEVERAL:
         raise Invalid(
             f"the model predicts several outputs ({loss}), and one is supported for CatBoost",
-            hint="pack one model per output",
+            hint="train with loss_function='RMSE': intervals come from calibration rows"
+            if loss == "RMSEWithUncertainty"
+            else "pack one model per output",
         )
     classes = None
     if loss in _CLASSIFIES and len(model.classes_):

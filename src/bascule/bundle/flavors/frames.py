@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -57,12 +58,10 @@ class Frame:
             )
         import pandas
 
-        return pandas.DataFrame(
-            {
-                name: _pandas_series(columns[name], kind, listed_only)
-                for name, kind in self.kinds.items()
-            }
-        )
+        arrays = (_pandas_column(columns[n], kind, listed_only) for n, kind in self.kinds.items())
+        frame = pandas.DataFrame(dict(enumerate(arrays)))
+        frame.columns = _pandas_names(tuple(self.kinds))
+        return frame
 
     def _matrix(self, columns: Columns) -> NDArray[Any]:
         (values,) = columns.values()
@@ -146,16 +145,23 @@ def _with_unseen(values: NDArray[Any], categories: tuple[Any, ...]) -> tuple[lis
     return listed, list(dict.fromkeys([*categories, *(one for one in listed if one is not None)]))
 
 
-def _pandas_series(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
+@lru_cache(maxsize=16)
+def _pandas_names(names: tuple[str, ...]) -> Any:
+    """One index for all tables of a model: each new one hashes the names when it is first used."""
+    import pandas
+
+    return pandas.Index(names)
+
+
+def _pandas_column(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
+    """An array; a Series, which takes five times as long to put into a table, only of objects."""
     import pandas
 
     if kind.categories is not None:
         listed, categories = _with_unseen(values, kind.categories)
         if listed_only:
             categories = list(kind.categories)
-        return pandas.Series(
-            pandas.Categorical(listed, categories=categories, ordered=kind.ordered)
-        )
+        return pandas.Categorical(listed, categories=categories, ordered=kind.ordered)
     if values.dtype.kind == "O":
         absent = is_missing(values)
         if absent.any() and kind.missing != "none":
@@ -164,18 +170,18 @@ def _pandas_series(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
         text = kind.dtype if kind.dtype.startswith(_TEXT_TYPES) else "object"
         if text == "str" and int(pandas.__version__.partition(".")[0]) < 3:
             text = "object"
-        return pandas.Series(values, dtype=text)
+        if text == "object":
+            return pandas.Series(values, dtype=object)
+        return pandas.array(values, dtype=text)
     if kind.dtype == "object":
         objects = values.astype(object)
         objects[is_missing(values)] = _missing_of(kind)
         return pandas.Series(objects, dtype=object)
-    if kind.dtype.startswith(_TEXT_TYPES):
-        return pandas.Series(values)
-    if kind.dtype[0] in "iub" and not _is_whole(values):
-        return pandas.Series(values)
+    if kind.dtype.startswith(_TEXT_TYPES) or (kind.dtype[0] in "iub" and not _is_whole(values)):
+        return values
     if kind.dtype[0].isupper() or kind.dtype == "boolean":
-        return pandas.Series(pandas.array(values.tolist(), dtype=kind.dtype.partition("[")[0]))
-    return pandas.Series(values.astype(kind.dtype.partition("[")[0], copy=False))
+        return pandas.array(values.tolist(), dtype=kind.dtype.partition("[")[0])
+    return values.astype(kind.dtype.partition("[")[0], copy=False)
 
 
 def _missing_of(kind: Kind) -> Any:

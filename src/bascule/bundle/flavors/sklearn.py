@@ -147,6 +147,7 @@ class Sklearn:
                 hint="pass the training rows, train=X or train=(X, y): the signature is inferred "
                 "from them",
             )
+        _refuse_dicts(model)
         names = getattr(model, "feature_names_in_", None)
         count = getattr(model, "n_features_in_", None)
         given = read_inputs(train, "train")
@@ -656,6 +657,18 @@ def _check_labels_of_detector(truth: NDArray[Any] | None) -> None:
             "y of test holds other values than -1 and 1",
             hint="a detector of outliers answers 1 for an inlier and -1 for an outlier; say what "
             "was true in the same way, or pass test=X",
+        )
+
+
+def _refuse_dicts(model: Any) -> None:
+    """Raise `Invalid` for a pipeline that begins with a step for rows that are dicts."""
+    first = model.steps[0][1] if _kind_name(model) == "sklearn.pipeline.Pipeline" else model
+    if type(first).__name__ in ("DictVectorizer", "FeatureHasher"):
+        raise Invalid(
+            f"{type(first).__name__} reads dicts, and a bundle reads columns",
+            hint="train on the table, X = pandas.DataFrame(rows), and encode its texts with "
+            "make_column_transformer((OneHotEncoder(handle_unknown='ignore'), columns), "
+            "remainder='passthrough')",
         )
 
 

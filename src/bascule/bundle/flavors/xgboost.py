@@ -132,6 +132,8 @@ def _read(model: Any) -> Boosted:
         extra={"classifies": True}
         if classes is not None and objective != "binary:logistic"
         else {},
+        refuses_unseen=True,
+        refuses_infinite=is_native,  # xgboost.DMatrix does
     )
 
 

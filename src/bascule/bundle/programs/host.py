@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import math
 import os
 import signal
 import sys
@@ -61,17 +62,21 @@ def encode(head: dict[str, Any], columns: Mapping[str, Any]) -> list[Any]:
     for name, column in columns.items():
         array = np.asarray(column)
         if array.dtype.kind in "OUS":
-            values = [_text(value) for value in array.ravel().tolist()]
+            values = array.ravel().tolist()
+            if not all(type(value) is str for value in values):
+                values = [_text(value) for value in values]
             described.append({"name": name, "shape": list(array.shape), "texts": values})
         else:
-            arrays.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            small = array.nbytes < _SMALL_BYTES
+            flat = array if small else np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            arrays.append(flat.tobytes() if small else flat.data)
             described.append({"name": name, "shape": list(array.shape), "dtype": array.dtype.str})
     said = json.dumps({**head, "columns": described}).encode() + b"\n"
     size = len(said) + sum(len(array) for array in arrays)
     first = size.to_bytes(8, "little") + said
     if size < _SMALL_BYTES:
         return [b"".join([first, *arrays])]
-    return [first, *(array.data for array in arrays)]
+    return [first, *arrays]
 
 
 def decode(body: bytes) -> tuple[dict[str, Any], Columns]:
@@ -89,7 +94,7 @@ def decode(body: bytes) -> tuple[dict[str, Any], Columns]:
             dtype = np.dtype(described["dtype"])
             if dtype.kind not in "biuf":
                 raise ValueError(f"an array of {dtype}")
-            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            size = math.prod(shape) * dtype.itemsize
             if size < 0 or at + size > len(body):
                 raise ValueError("an array that is cut short")
             array = np.frombuffer(body, dtype, size // dtype.itemsize, at)

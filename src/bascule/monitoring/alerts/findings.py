@@ -86,3 +86,6 @@ class Source(Protocol):
     every_s: float
 
     def look(self, now: datetime) -> Sequence[Observation]: ...
+
+    def again(self) -> None:
+        """The last look was not kept: the next one is at everything."""

@@ -40,7 +40,7 @@ class AlertStore:
 
     def take(
         self,
-        lease: Lease | None,
+        lease: Lease,
         observations: Sequence[Observation],
         rules: Rules,
         routing: Routing,
@@ -48,8 +48,6 @@ class AlertStore:
         now: datetime,
     ) -> list[Change]:
         """Advance the alerts by these looks: states, history and outbox in one transaction.
-
-        `lease` is None for looks that no other process makes.
 
         Raises:
             Conflict: The lease is no longer held.
@@ -67,8 +65,7 @@ class AlertStore:
             if not any(decide(connection, lock=False)):
                 return []  # without a write, which would wake every watch
         with self._catalogue.write() as connection:
-            if lease is not None:
-                check_held(connection, lease)
+            check_held(connection, lease)
             # Locked: an acknowledgement or another host's look meanwhile must not be lost.
             changes, told, notifications = decide(connection, lock=True)
             for change in changes:

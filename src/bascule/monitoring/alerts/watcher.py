@@ -1,8 +1,9 @@
 """Looks at the sources, and sends notifications; runs on threads of the control process.
 
-What one host alone sees (`local` sources) is looked at by every control process. What all see, and
-the delivery, is the job of the one that holds the lease. A process that dies loses nothing: states
-and outbox are in the catalogue, and the next holder goes on from there.
+There is a lease for each server, under which its `local` sources are looked at, and one for what
+all see and for the delivery. A process that dies loses nothing: states and outbox are in the
+catalogue, and the next holder goes on from there. The alerts of a server that is gone for good,
+which has no lease, are resolved.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bascule.catalogue import Catalogue, Lease, Leases
 from bascule.core import BasculeError, Conflict
 from bascule.monitoring.alerts.advancing import Rules
 from bascule.monitoring.alerts.delivery import Courier
-from bascule.monitoring.alerts.findings import Observation, Source
+from bascule.monitoring.alerts.findings import Finding, Observation, Source
 from bascule.monitoring.alerts.routing import Contacts, Routing
 from bascule.monitoring.alerts.sinks import Receiver
 from bascule.monitoring.alerts.store import AlertStore
@@ -36,6 +37,7 @@ class Watching:
     """What a watcher works with.
 
     Attributes:
+        place: The server, as its findings name it; empty for a process without a server.
         local: Sources that this process alone can read.
         shared: Sources that one process reads for all.
         receivers: Where notifications go.
@@ -43,8 +45,10 @@ class Watching:
         routing: Which receivers take what.
         contacts: Finds the contacts of models, by their names.
         round_s: How often sources are looked at and the outbox is sent.
+        gone_after_s: How long a server has no lease before its alerts are resolved.
     """
 
+    place: str = ""
     local: Sequence[Source] = ()
     shared: Sequence[Source] = ()
     receivers: Sequence[Receiver] = ()
@@ -52,6 +56,7 @@ class Watching:
     routing: Routing = field(default_factory=Routing)
     contacts: Callable[[Collection[str]], Mapping[str, Contacts]] = lambda _models: {}
     round_s: float = 15.0
+    gone_after_s: float = 300.0
 
     @property
     def ttl_s(self) -> float:
@@ -69,48 +74,54 @@ class Watcher:
         self._store = AlertStore(catalogue)
         self._courier = Courier(self._store, watching.receivers, _now)
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
-        self._lease: Lease | None = None
+        self._leases: dict[str, Lease | None] = {LEASE: None}
+        if watching.place:
+            self._leases[_lease_of(watching.place)] = None
         self._looked_s: dict[str, float] = {}
+        self._gone_s: dict[str, float] = {}
         self._swept_s = 0.0
         self._stopped = threading.Event()
 
     def start(self) -> None:
         """Work on threads of this process, which end with it."""
-        rounds = (("lease", self.keep_lease), ("local", self.look_locally),
+        rounds = (("leases", self.keep_leases), ("local", self.look_locally),
                   ("shared", self.look_for_all), ("delivery", self.deliver))  # fmt: skip
         for name, act in rounds:
-            every_s = self._watching.ttl_s / 3 if name == "lease" else self._watching.round_s
+            every_s = self._watching.ttl_s / 3 if name == "leases" else self._watching.round_s
             threading.Thread(
                 target=self._repeat, args=(act, every_s), name=f"bascule-alerts-{name}", daemon=True
             ).start()
 
     def stop(self) -> None:
-        """End the threads after their round, and leave the lease to others."""
+        """End the threads after their round, and leave the leases to others."""
         self._stopped.set()
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            Leases(self._catalogue).release(lease)
+        for name, lease in self._leases.items():
+            self._leases[name] = None
+            if lease is not None:
+                Leases(self._catalogue).release(lease)
 
-    def keep_lease(self) -> None:
-        """Acquire the lease, or renew it."""
-        leases, lease = Leases(self._catalogue), self._lease
-        self._lease = None if lease is None else leases.renew(lease)
-        if self._lease is None:
-            self._catalogue.create()
-            self._lease = leases.acquire(LEASE, self._holder, self._watching.ttl_s)
+    def keep_leases(self) -> None:
+        """Acquire the leases, or renew them."""
+        leases = Leases(self._catalogue)
+        for name, lease in list(self._leases.items()):
+            renewed = None if lease is None else leases.renew(lease)
+            if renewed is None and not self._stopped.is_set():
+                self._catalogue.create()
+                renewed = leases.acquire(name, self._holder, self._watching.ttl_s)
+            self._leases[name] = renewed
 
     def look_locally(self) -> None:
-        """Look at the sources of this process."""
-        self._take(self._watching.local, None)
+        """Look at the sources of this server."""
+        if self._watching.place:
+            self._take(_lease_of(self._watching.place), self._watching.local)
 
     def look_for_all(self) -> None:
         """Look at the sources that all see, if this process holds the lease."""
-        if self._held() is not None:
-            self._take(self._watching.shared, self._held)
+        self._take(LEASE, self._watching.shared)
 
     def deliver(self) -> None:
         """Send what is due, if this process holds the lease."""
-        lease = self._held()
+        lease = self._held(LEASE)
         if lease is None:
             return
         self._courier.deliver(lease)
@@ -118,23 +129,49 @@ class Watcher:
             self._swept_s = time.monotonic()
             self._store.sweep(lease, _now())
 
-    def _held(self) -> Lease | None:
-        lease = self._lease
+    def _held(self, name: str) -> Lease | None:
+        lease = self._leases[name]
         return lease if lease is not None and lease.remaining_s > 0 else None
 
-    def _take(self, sources: Sequence[Source], held: Callable[[], Lease | None] | None) -> None:
+    def _take(self, name: str, sources: Sequence[Source]) -> None:
+        if self._held(name) is None:
+            return
         observations = [one for source in sources for one in self._look(source)]
+        try:
+            self._keep(name, observations)
+        except BaseException:
+            for source in sources:
+                source.again()
+                self._looked_s.pop(source.name, None)
+            raise
+
+    def _keep(self, name: str, observations: list[Observation]) -> None:
         models = {one.model for one in observations if one.model}
-        lease = None
-        if held is not None and (lease := held()) is None:
-            return  # lost while it looked: the next holder looks itself
-        self._catalogue.create()
+        open_findings = [one.finding for one in self._store.alerts()]
+        models |= {one.model for one in open_findings if one.model}
+        if name == LEASE:
+            observations += self._gone(open_findings)
+        lease = self._held(name)
+        if lease is None:
+            raise Conflict("the lease ended during the look", hint="look again")
         watching = self._watching
-        open_models = {one.finding.model for one in self._store.alerts() if one.finding.model}
         self._store.take(
-            lease, observations, watching.rules, watching.routing,
-            watching.contacts(models | open_models), _now(),
-        )  # fmt: skip
+            lease, observations, watching.rules, watching.routing, watching.contacts(models), _now()
+        )
+
+    def _gone(self, findings: Sequence[Finding]) -> list[Observation]:
+        """Empty looks in place of the servers that are gone, so that their alerts are resolved."""
+        holder, now_s = Leases(self._catalogue).holder, time.monotonic()
+        places = {one.place for one in findings if one.place}
+        self._gone_s = {
+            place: self._gone_s.get(place, now_s)
+            for place in places
+            if holder(_lease_of(place)) is None
+        }
+        after_s = self._watching.gone_after_s
+        gone = {place for place, since_s in self._gone_s.items() if now_s - since_s >= after_s}
+        about = {(one.source, one.place, one.model) for one in findings if one.place in gone}
+        return [Observation(*one, ()) for one in about]
 
     def _look(self, source: Source) -> Sequence[Observation]:
         now_s = time.monotonic()
@@ -158,6 +195,10 @@ class Watcher:
             except Exception:
                 log.exception("alerts: a round failed")
             self._stopped.wait(every_s)
+
+
+def _lease_of(place: str) -> str:
+    return f"{LEASE} of {place}"
 
 
 def _now() -> datetime:

@@ -1,13 +1,17 @@
 from .budgets import Budget as Budget, Effect as Effect
-from .columns import times_of as times_of
-from .comparing import measure_drift as measure_drift
+from .columns import read_current as read_current, times_of as times_of
+from .comparing import acceptable as acceptable, measure_drift as measure_drift
 from .judging import ModelWatch as ModelWatch
 from .production import (
     OpenBundle as OpenBundle,
     measure_production_drift as measure_production_drift,
     watch_windows as watch_windows,
 )
-from .report import DriftReport as DriftReport, ProductionDrift as ProductionDrift
+from .report import (
+    DriftReport as DriftReport,
+    ProductionDrift as ProductionDrift,
+    alarm_sentences as alarm_sentences,
+)
 from .results import ColumnDrift as ColumnDrift, Test as Test, WindowDrift as WindowDrift
 from .watching import ColumnWatch as ColumnWatch
-from .windows import WindowProfile as WindowProfile, quoted as quoted
+from .windows import quoted as quoted

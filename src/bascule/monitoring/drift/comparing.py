@@ -89,7 +89,7 @@ def _split(table: CurrentTable) -> Iterator[tuple[date | None, NDArray[np.int64]
 
 def _answers(bundle: Bundle, inputs: Columns, notes: list[str]) -> Columns:
     """The answers to the rows that the model takes; empty where it takes none."""
-    accepted = np.flatnonzero(_acceptable(inputs, bundle.signature))
+    accepted = np.flatnonzero(acceptable(inputs, bundle.signature))
     rows = len(next(iter(inputs.values())))
     if len(accepted) < rows:
         notes.append("rows that the model refuses (missing, unknown, out of bounds) are not scored")
@@ -104,7 +104,8 @@ def _answers(bundle: Bundle, inputs: Columns, notes: list[str]) -> Columns:
     return answer_columns(answered, bundle.signature.outputs, manifest.classes, manifest.targets)
 
 
-def _acceptable(inputs: Columns, signature: Signature) -> NDArray[np.bool_]:
+def acceptable(inputs: Columns, signature: Signature) -> NDArray[np.bool_]:
+    """Which rows the model takes: none with a missing or unknown value, or one out of bounds."""
     rows = len(next(iter(inputs.values())))
     fine = np.ones(rows, bool)
     for one in signature.inputs:

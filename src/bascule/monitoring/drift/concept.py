@@ -30,7 +30,9 @@ from bascule.stats import HarmDetector, Profile, risk_bounds
 
 Floats = NDArray[np.float64]
 
-BINS = 5
+MAX_BINS, ROWS_OF_BIN = 5, 400
+"""Bins of the prediction, as many as have so many held-out rows: the bound of few rows is wide."""
+
 SOURCE_LEVEL = 0.05
 """The chance that the bounds of the source do not hold."""
 MIN_HELD_OUT = 100
@@ -88,11 +90,17 @@ def source_of(bundle: Bundle) -> tuple[Profile | None, Losses | None]:
     answered = dict(bundle.predict(held_out[0]))
     errors, scores = _errors(bundle.task, answered, truth), _scores(bundle.task, answered)
     scale = 1.0 if bundle.task == "classification" else float(np.quantile(errors, 0.95)) or 1.0
-    edges = np.unique(np.quantile(scores, np.arange(1, BINS) / BINS))
+    count = bin_count(len(truth))
+    edges = np.unique(np.quantile(scores, np.arange(1, count) / count))
     bins = np.searchsorted(edges, scores, side="right")
     losses = np.minimum(1.0, errors / scale)
     bounds = risk_bounds(losses, bins, len(edges) + 1, SOURCE_LEVEL)
     return profile, Losses(bundle.task, scale, edges, bounds, float(losses.mean()))
+
+
+def bin_count(held_out: int) -> int:
+    """Into how many bins of the prediction so many held-out rows are split."""
+    return min(MAX_BINS, max(1, held_out // ROWS_OF_BIN))
 
 
 def _errors(task: str, answered: Columns, truth: NDArray[Any]) -> Floats:

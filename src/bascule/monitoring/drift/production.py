@@ -22,14 +22,13 @@ from bascule.monitoring.drift.judging import ModelWatch, tested
 from bascule.monitoring.drift.quality import volume_findings
 from bascule.monitoring.drift.report import DriftReport, ProductionDrift
 from bascule.monitoring.drift.results import ColumnDrift
-from bascule.monitoring.drift.windows import WindowProfile, day_of, quoted, read_windows
+from bascule.monitoring.drift.windows import day_of, quoted, windows_of_rows
 from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.profiles import WindowProfile, read_windows
 from bascule.stats import Profile
 
-_PARTS = ("input", "answer", "truth")
-
-OpenBundle = Callable[[str], Bundle]
-"""The bundle of a version; raises `BasculeError` where it is not to be had."""
+OpenBundle = Callable[[str], Bundle | None]
+"""The bundle of a version; None, or a `BasculeError`, where it is gone."""
 
 
 def measure_production_drift(
@@ -59,40 +58,45 @@ def measure_production_drift(
     """
     moment = now or datetime.now(UTC)
     today = moment.date()
-    reports, notes = [], []
-    for version in versions_of(home, model):
+    reports, notes, first = [], [], (moment - since).date()
+    profiled = read_windows(home, model)
+    for version in _versions(home, model, profiled):
         try:
-            bundle = open_bundle(version)
+            bundle, why = open_bundle(version), "its bundle is not at hand"
         except BasculeError as problem:
-            notes.append(f"version {version} is not compared: {problem.message}")
+            bundle, why = None, problem.message
+        if bundle is None:
+            notes.append(f"version {version} is not compared: {why}")
             continue
-        first = (moment - since).date()
-        report = _of_version(home, bundle, model, version, budget, effects, today, first)
+        windows = [one for one in profiled if one.version == version]
+        windows = windows or windows_of_rows(home, bundle, model, version)
+        report = _of_version(home, bundle, windows, version, budget, effects, today, first)
         if report.windows:
             weighed = with_influence(bundle, list(report.windows))
             reports.append(replace(report, windows=weighed))
     return ProductionDrift(model, today, tuple(reports), tuple(notes))
 
 
-def versions_of(home: Path, model: str) -> list[str]:
+def _versions(home: Path, model: str, profiled: Sequence[WindowProfile]) -> list[str]:
     """The versions that answered, in the order of their first answer. Raises `NotFound`."""
     found = Ledger(home).query(
         "SELECT version, min(time) AS first FROM predictions "
         f"WHERE model = {quoted(model)} AND version != '' GROUP BY version ORDER BY first"
     )
-    if not found.num_rows:
+    known = dict.fromkeys([*(one.version for one in profiled), *found["version"].to_pylist()])
+    if not known:
         raise NotFound(
             f"the ledger has no answers of {model!r}",
             hint="set monitoring.ledger, or compare a table: --current FILE",
         )
-    return [str(one) for one in found["version"].to_pylist()]
+    return list(known)
 
 
 def _of_version(
-    home: Path, bundle: Bundle, model: str, version: str, budget: float,
+    home: Path, bundle: Bundle, windows: Sequence[WindowProfile], version: str, budget: float,
     effects: Mapping[str, Effect] | None, today: date, first: date,
 ) -> DriftReport:  # fmt: skip
-    windows = read_windows(home, bundle, model, version)
+    model = windows[0].model if windows else bundle.name
     profile, losses = source_of(bundle)
     truths = read_truths(home, bundle, model, version, losses)
     baseline = bundle.baseline
@@ -145,7 +149,8 @@ def watch_windows(
     loss = None
     if losses is not None:
         loss = LossWatch(losses, watch.level, (effects or {}).get("loss", Effect()))
-    judged, kept, now = [], watch.to_json(), {one: Profile() for one in _PARTS}
+    judged, kept = [], watch.to_json()
+    now, truths_now = WindowProfile("", "", ""), Profile()
     for window in windows:
         day = day_of(window)
         found = _truth_columns(truth_watch, loss, late.get(day), day)
@@ -156,10 +161,9 @@ def watch_windows(
             kept = watch.to_json()
         if since is not None and day < since:
             continue
-        now["input"].merge(window.inputs)
-        now["answer"].merge(window.outputs)
+        now.merge(window)
         if day in late:
-            now["truth"].merge(late[day].profile)
+            truths_now.merge(late[day].profile)
         is_finished = day != today
         made = replace(made, rows=window.rows, columns=(*made.columns, *found))
         judged.append(replace(made, is_finished=is_finished))
@@ -167,7 +171,8 @@ def watch_windows(
     name = windows[0].model if windows else ""
     return DriftReport(
         name, "", budget, 365, watch.level, tuple(judged), tuple(notes), state=kept,
-        then={**baseline, "truth": then}, now=now,
+        then={**baseline, "truth": then},
+        now={"input": now.inputs, "answer": now.outputs, "truth": truths_now},
     )  # fmt: skip
 
 

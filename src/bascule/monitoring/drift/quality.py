@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from statistics import median
 
-from bascule.monitoring.drift.windows import WindowProfile, day_of
+from bascule.monitoring.drift.windows import day_of
+from bascule.monitoring.profiles import WindowProfile
 
 DAYS = 28
 """How far back the usual volume is looked for."""

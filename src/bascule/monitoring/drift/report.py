@@ -247,14 +247,14 @@ def _lines(report: DriftReport) -> Iterator[str]:
         yield from (_line(row).rstrip() for row in rows[:_SHOWN])
     if len(rows) > _SHOWN:
         yield f"... and {len(rows) - _SHOWN} more columns without stronger evidence"
-    said = list(_alarms(report))
+    said = list(alarm_sentences(report))
     if said or report.notes:
         yield ""
     yield from said[:_SHOWN]
     yield from report.notes
 
 
-def _alarms(report: DriftReport) -> Iterator[str]:
+def alarm_sentences(report: DriftReport) -> Iterator[str]:
     """A sentence per column with an alarm: that of the window with the strongest evidence."""
     found: dict[tuple[str, str], list[tuple[WindowDrift, ColumnDrift]]] = {}
     for window in report.windows:

@@ -1,9 +1,8 @@
-"""Windows of production from the rows of the ledger: one for each UTC day of a version."""
+"""Windows from the rows of the ledger, for a version whose profiles no scribe has made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,33 +15,11 @@ from bascule.bundle import Bundle
 from bascule.bundle.statements import answer_columns, profile_columns, profile_of
 from bascule.core import Columns, Field, NotFound
 from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.profiles import WindowProfile
 from bascule.stats import Profile
 
 
-@dataclass(frozen=True, slots=True)
-class WindowProfile:
-    """One version on one UTC day.
-
-    Attributes:
-        model: Its name.
-        version: Which answered.
-        day: As `2026-11-26`.
-        rows: That were answered.
-        profiled_rows: That are in the profiles.
-        inputs: Profiles of what was asked, by the columns of the baseline.
-        outputs: Profiles of what was answered.
-    """
-
-    model: str
-    version: str
-    day: str
-    rows: int
-    profiled_rows: int
-    inputs: Profile
-    outputs: Profile
-
-
-def read_windows(home: Path, bundle: Bundle, model: str, version: str) -> list[WindowProfile]:
+def windows_of_rows(home: Path, bundle: Bundle, model: str, version: str) -> list[WindowProfile]:
     """The windows of a version, oldest first; none where the ledger has no rows of it."""
     try:
         table = Ledger(home).query(
@@ -92,12 +69,16 @@ def _fields(table: pa.Table, prefix: str, fields: tuple[Field, ...]) -> Columns:
 
 
 def as_array(column: pa.ChunkedArray) -> NDArray[Any]:
-    """A column of the ledger as the array that was recorded; texts as objects."""
+    """A column of the ledger as the array that was recorded; texts as objects.
+
+    Segments hold lists whose length a type does not say; those of one version are equally long.
+    """
     values = column.combine_chunks()
     shape = [len(values)]
-    while pa.types.is_fixed_size_list(values.type):
-        shape.append(values.type.list_size)
-        values = values.flatten()
+    while pa.types.is_fixed_size_list(values.type) or pa.types.is_list(values.type):
+        inside = values.flatten()
+        shape.append(len(inside) // max(1, len(values)))
+        values = inside
     return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
 
 

@@ -1,15 +1,23 @@
-from .backlog import Backlog as Backlog, read_backlog as read_backlog
+from .backlog import (
+    Backlog as Backlog,
+    newest_days as newest_days,
+    read_backlog as read_backlog,
+)
 from .blocks import (
     TEXT as TEXT,
     Column as Column,
     Head as Head,
     Layout as Layout,
+    Origin as Origin,
     kept_rows_of as kept_rows_of,
     pack_request as pack_request,
     read_blocks as read_blocks,
     text_pieces as text_pieces,
     to_bytes as to_bytes,
 )
+from .compaction import Compaction as Compaction
+from .deletion import Deletions as Deletions, matching as matching
+from .forgetting import delete as delete, delete_and_record as delete_and_record
 from .manifest import Gap as Gap
 from .outcome_lines import (
     Line as Line,
@@ -27,5 +35,18 @@ from .outcome_tables import (
 from .outcomes import Imported as Imported, Outcomes as Outcomes
 from .query import Ledger as Ledger
 from .remote_outcomes import RemoteOutcomes as RemoteOutcomes
-from .scribe import Retention as Retention, Scribe as Scribe
+from .scribe import (
+    Chore as Chore,
+    Retention as Retention,
+    Scribe as Scribe,
+    write_segment as write_segment,
+)
+from .shared import (
+    CATALOGUE_VARIABLE as CATALOGUE_VARIABLE,
+    SharedStore as SharedStore,
+    connect_home as connect_home,
+    shared_of as shared_of,
+)
+from .sharing import Leader as Leader, Sharing as Sharing, host_of as host_of
 from .spool import SpoolWriter as SpoolWriter
+from .status import Status as Status, read_status as read_status

@@ -1,21 +1,27 @@
 """The scribe of a server: `python -m bascule.monitoring.ledger HOME MAX_BYTES DAYS PARENT_PID`.
 
-It ends, when it has taken in the spool, by SIGTERM, which the end of its parent sends as well. Of
-several servers with one home, one scribe serves all, and the others wait for it to end.
+SIGTERM makes it take in the spool and end. The kernel sends SIGTERM when the parent ends. Where
+several servers have one home, one scribe takes in all spools, and the others wait until it ends.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
 import signal
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bascule.core import BasculeError, Conflict
 from bascule.monitoring.ledger.spool import writers
+
+if TYPE_CHECKING:
+    from bascule.monitoring.ledger import Scribe
 
 _PDEATHSIG = 1
 _EVERY_S = 1.0
@@ -28,6 +34,7 @@ def main() -> int:
     stopping = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         stopping.set()
@@ -36,19 +43,54 @@ def main() -> int:
         is_last = stopping.wait(_EVERY_S)
         if not any(writer.files() for writer in writers(home)):
             continue
-        # Imported when there is something to write: a server that nobody asks has no use for it.
-        from bascule.monitoring.ledger import Retention, Scribe
-
         try:
-            scribe = Scribe(home, retention=Retention(max_bytes, retention_days))
+            scribe = _open(home, max_bytes, retention_days)
         except Conflict:
             continue
         except BasculeError as error:
             logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- in one line
             return 3
+        return _run(scribe, stopping)
+    return 0
+
+
+def _open(home: Path, max_bytes: int, days: int) -> Scribe:
+    """The scribe with its chores; with those of a shared ledger where hosts share one."""
+    # Imported when there is something to write: a server without requests has no use for it.
+    from bascule.monitoring.ledger import (
+        CATALOGUE_VARIABLE,
+        Compaction,
+        Deletions,
+        Leader,
+        Retention,
+        Scribe,
+        Sharing,
+        host_of,
+        shared_of,
+    )  # fmt: skip
+
+    retention = Retention(max_bytes, days)
+    place_and_url = os.environ.get(CATALOGUE_VARIABLE)
+    if place_and_url is None or (store := shared_of(home)) is None:
+        return Scribe(home, retention=retention, chores=[Deletions(), Compaction()])
+    from bascule.catalogue import Catalogue, Leases
+
+    place, url = json.loads(place_and_url)
+    module, _, name = place.partition(":")
+    catalogue = Catalogue(getattr(import_module(module), name)(url, home))
+    leader = Leader(Leases(catalogue), host_of(home))
+    chore = Sharing(store, retention=retention, may_lead=leader)
+    return Scribe(home, retention=retention, chores=[chore])
+
+
+def _run(scribe: Scribe, stopping: threading.Event) -> int:
+    try:
         scribe.run(stopping, _EVERY_S)
-        scribe.close()
-        break
+    except (OSError, BasculeError) as error:
+        # The supervisor starts the next one, which removes what this one has not committed.
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- in one line
+        return 4
+    scribe.close()
     return 0
 
 

@@ -1,8 +1,10 @@
-"""How far the ledger is behind the answers: what the spool has and no segment holds yet."""
+"""What the manifest and the spool say without a look into the rows: backlog, and days with rows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from bascule.monitoring.ledger.manifest import Progress, read_manifest
@@ -34,3 +36,16 @@ def read_backlog(home: Path) -> Backlog:
             except FileNotFoundError:
                 continue  # the scribe has read and removed it
     return Backlog(manifest.sequence, unread)
+
+
+def newest_days(home: Path, before: date) -> Mapping[str, date]:
+    """By model, the newest UTC day before another that has rows in segments or profiles."""
+    manifest = read_manifest(home)
+    days: dict[str, date] = {}
+    known = {(one.model, one.day) for one in manifest.segments}
+    known |= {(one.model, one.day) for one in manifest.profiles}
+    for model, text in known:
+        day = date.fromisoformat(text)
+        if day < before:
+            days[model] = max(day, days.get(model, day))
+    return days

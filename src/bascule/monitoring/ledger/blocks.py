@@ -35,13 +35,12 @@ Array = NDArray[Any]
 REQUEST = np.dtype(
     [
         ("time_ns", "<i8"), ("latency_ns", "<i8"), ("draw", "<f8"), ("rows", "<i4"),
-        ("kept_rows", "<i4"), ("status", "<u2"), ("caller", "<u2"), ("protocol", "<u2"),
-        ("trace", "<u2"),
+        ("kept_rows", "<i4"), ("status", "<u2"), ("origin", "<u2"),
     ]
 )  # fmt: skip
 """A request: `time_ns` of the epoch; `draw`, uniform on [0, 1): it is kept where that is below the
-share of its interval; the last three are places in `Head.texts`."""
-_PACKED = struct.Struct("<qqdiiHHHH")
+share of its interval; `origin` is a place in `Head.origins`."""
+_PACKED = struct.Struct("<qqdiiHH")
 pack_request = _PACKED.pack
 
 
@@ -51,6 +50,8 @@ def kept_rows_of(packed: bytes) -> int:
 
 
 TEXT = "text"
+Origin = tuple[str, str, str]
+"""Caller, protocol and trace of a request."""
 
 
 class Column(msgspec.Struct, frozen=True, array_like=True):
@@ -92,7 +93,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
         interval: The number of the sampling interval of its writer.
         share: Of this interval's requests for the model, the share that is kept so far; a later
             block of the same interval may say less, and then counts for all of them.
-        texts: The callers, protocols and traces of its requests, each once.
+        origins: The callers, protocols and traces of its requests, each three once.
         layout: A `Layout`, as bytes.
         is_anonymous: It is for profiles alone: it has no ids, callers and traces.
         sizes: Of the pieces, in bytes.
@@ -104,7 +105,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     endpoint: str
     interval: int
     share: float
-    texts: tuple[str, ...]
+    origins: tuple[Origin, ...]
     layout: bytes
     is_anonymous: bool = False
     sizes: tuple[int, ...] = ()

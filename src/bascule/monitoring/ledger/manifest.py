@@ -29,6 +29,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
         day: As `2026-11-26`.
         rows: How many.
         size_bytes: Of the file.
+        sha256: Its digest, once hosts share it.
     """
 
     file: str
@@ -37,6 +38,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     day: str
     rows: int
     size_bytes: int
+    sha256: str = ""
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +75,38 @@ class Progress(msgspec.Struct, kw_only=True):
     is_ended: bool = False
 
 
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be deleted.
+
+    Attributes:
+        id: Of the request.
+        model: The model whose answers are looked at; its fields are columns.
+        where: The condition, one SQL expression.
+        at_s: When it was asked for, by the clock of the epoch.
+    """
+
+    id: str
+    model: str
+    where: str
+    at_s: float
+
+
+class Deleted(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one deletion.
+
+    Attributes:
+        at: When it was committed; ISO 8601.
+        rows: How many of `predictions` are gone.
+        outcomes: How many truths about them are gone.
+        error: Why nothing was deleted; empty where it was.
+    """
+
+    at: str
+    rows: int = 0
+    outcomes: int = 0
+    error: str = ""
+
+
 class Manifest(msgspec.Struct, kw_only=True):
     """What the ledger consists of."""
 
@@ -82,6 +116,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     profiles: list[ProfileFile] = []
     writers: dict[str, Progress] = {}
     gaps: list[Gap] = []
+    deletions: dict[str, Deleted] = {}
 
 
 def read_manifest(home: Path) -> Manifest:

@@ -167,7 +167,7 @@ def _truth(given: object) -> tuple[str, float | None]:
             raise ValueError("truth: the number is over 1e300")
         # As Arrow writes numbers, so that a truth is the same text through every door.
         whole = isinstance(given, int) or (given == int(given) and abs(given) < 1e15)
-        return str(int(given)) if whole else repr(given), float(given)
+        return str(int(given)) if whole else repr(given), float(given) + 0.0
     raise ValueError("truth: not a number, a text or a boolean")
 
 

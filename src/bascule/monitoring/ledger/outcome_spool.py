@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -26,12 +25,13 @@ from bascule.monitoring.ledger.outcome_lines import Line
 OUTCOMES = "outcomes"
 LINES = ".jsonl"
 FILE_BYTES = 4 << 20
-"""A file with more is followed by the next one."""
+_FILE_S = 600.0
+"""A file with more, or an older one, is followed by the next."""
 _LAST_BYTES = 32 << 10
 """The last line is in so many bytes: id and truth have at most 1,024 characters each."""
 
 
-class Kept(NamedTuple):
+class Kept(msgspec.Struct):
     """One line of a file: a `Line`, when it was received, and its place in its request."""
 
     id: str
@@ -44,7 +44,7 @@ class Kept(NamedTuple):
 
 
 _encode = msgspec.json.encode
-_decode_lines = msgspec.json.Decoder(Kept).decode_lines
+_decode = msgspec.json.Decoder(Kept).decode
 
 
 class OutcomeSpool:
@@ -78,7 +78,7 @@ class OutcomeSpool:
 
     def _file_of(self, model: str) -> _File:
         file = self._files.get(model)
-        if file is not None and file.size >= FILE_BYTES:
+        if file is not None and (file.size >= FILE_BYTES or file.is_old()):
             self._forget(model)
             file = None
         if file is None:
@@ -98,7 +98,8 @@ class OutcomeSpool:
     def _encoded(self, lines: Sequence[Line]) -> bytes:
         received_us = self._last_us = self._now_us()
         return b"".join(
-            _encode((*line, received_us, position)) + b"\n" for position, line in enumerate(lines)
+            _encode(Kept(*line, received_us, position)) + b"\n"
+            for position, line in enumerate(lines)
         )
 
     def _now_us(self) -> int:
@@ -115,7 +116,11 @@ class _File:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         self.size = 0
+        self._opened_s = time.monotonic()
         sync_folder(path.parent)
+
+    def is_old(self) -> bool:
+        return time.monotonic() - self._opened_s > _FILE_S
 
     def is_there(self) -> bool:
         return os.fstat(self._fd).st_nlink > 0
@@ -158,14 +163,35 @@ def latest_us(folder: Path) -> int:
     return latest
 
 
-def read_lines(data: bytes) -> list[Kept]:
+def whole_lines(data: bytes) -> bytes:
     """The lines of a file; one that is cut short was never answered, and does not count."""
-    return _decode_lines(data[: data.rfind(b"\n") + 1])
+    return data[: data.rfind(b"\n") + 1]
+
+
+def blank_lines(file: Path, numbers: Sequence[int]) -> None:
+    """Overwrite lines with spaces, which readers skip; their writer may go on appending.
+
+    Args:
+        file: The file.
+        numbers: Of the lines among those that are not blank, from 0.
+    """
+    chosen, at, number = set(numbers), 0, 0
+    with file.open("r+b") as opened:
+        for line in opened.read().splitlines(keepends=True):
+            if line.strip():
+                if number in chosen:
+                    opened.seek(at)
+                    opened.write(b" " * (len(line) - 1))
+                number += 1
+            at += len(line)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def _last_received_us(file: Path) -> int:
     with file.open("rb") as opened:
         opened.seek(max(0, file.stat().st_size - _LAST_BYTES))
         whole = opened.read()
-    last = whole[: whole.rfind(b"\n") + 1].rstrip(b"\n").rpartition(b"\n")[2]
-    return read_lines(last + b"\n")[0].received_us if last else 0
+    # Blank lines were outcomes that are deleted.
+    last = whole_lines(whole).rstrip(b" \n").rpartition(b"\n")[2]
+    return _decode(last).received_us if last else 0

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.json
 import pyarrow.parquet as pq
 
 from bascule.core import Invalid, Unavailable, check_name
@@ -36,14 +37,26 @@ from bascule.monitoring.ledger.outcome_lines import (
 from bascule.monitoring.ledger.outcome_spool import (
     LINES,
     OUTCOMES,
-    Kept,
     OutcomeSpool,
+    blank_lines,
     key_of,
     latest_us,
     new_key,
-    read_lines,
+    whole_lines,
 )
 
+_LINES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("row", pa.int32()),
+        ("truth", pa.string()),
+        ("truth_number", pa.float64()),
+        ("time_us", pa.int64()),
+        ("received_us", pa.int64()),
+        ("position", pa.int64()),
+    ]
+)
+"""See `outcome_spool.Kept`."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SCHEMA = pa.schema(
     [
@@ -113,6 +126,8 @@ class Outcomes:
         good = pa.array([n not in refused for n in range(1, len(ids) + 1)])
         names, rows = _split(ids.filter(good).to_pylist())
         truths = truths.filter(good)
+        if pa.types.is_floating(truths.type):
+            truths = pc.add(truths, 0)  # without the sign of zero
         made = pa.table(
             [
                 names, rows, pa.repeat(model, len(names)), truths.cast(pa.string()),
@@ -151,8 +166,8 @@ class Outcomes:
         self.fold()
         return taken, refused
 
-    def stored(self) -> tuple[list[Path], list[pa.Table]]:
-        """All outcomes: the Parquet files, and tables of the lines that are in none of them.
+    def stored(self) -> tuple[list[Path], dict[Path, pa.Table]]:
+        """All outcomes: the Parquet files, and by file the lines that are in none of them.
 
         Raises:
             FileNotFoundError: A file was folded meanwhile: ask again.
@@ -162,9 +177,34 @@ class Outcomes:
         files = sorted((self._home / OUTCOMES).glob("*/[0-9]*.parquet"))
         folded = {(file.parent, key_of(file)) for file in files}
         waiting = (file for file in spooled if (file.parent, key_of(file)) not in folded)
-        return files, [
-            _table_of(file.parent.name, read_lines(file.read_bytes())) for file in waiting
-        ]
+        return files, {file: _table_of(file.parent.name, file.read_bytes()) for file in waiting}
+
+    def remove(self, file: Path, rows: pa.Array) -> None:
+        """Remove rows of a file of `stored`, by their numbers in order."""
+        if file.suffix == LINES:
+            blank_lines(file, rows.to_pylist())
+        elif (draft := self.without(file, rows)) is None:
+            file.unlink()
+            sync_folder(file.parent)
+        else:
+            draft.rename(file)
+            sync_folder(file.parent)
+
+    def without(self, file: Path, rows: pa.Array) -> Path | None:
+        """Write a Parquet file without these rows, under a new name in `cache/outcomes`.
+
+        None where no row is left.
+        """
+        table = pq.read_table(file)
+        places = pa.array(range(len(table)), pa.int64())
+        kept = table.filter(pc.invert(pc.is_in(places, rows)))
+        if not kept.num_rows:
+            return None
+        key, _, rest = file.name.partition(".")
+        folder = self._home / "cache" / OUTCOMES / file.parent.name
+        draft = folder / f"{new_key(int(key.partition('-')[0]))}.{rest}"
+        self._write(draft, kept)
+        return draft
 
     def fold(self) -> int:
         """Turn complete files of lines into Parquet files; returns how many.
@@ -179,15 +219,16 @@ class Outcomes:
                 except BlockingIOError:
                     continue  # a process writes there
                 if not any(file.parent.glob(f"{key_of(file)}.*.parquet")):
-                    self._fold(file, read_lines(opened.read()))
+                    self._fold(file, opened.read())
                 file.unlink(missing_ok=True)
                 count += 1
         return count
 
-    def _fold(self, file: Path, lines: list[Kept]) -> None:
-        if lines:
-            name = f"{key_of(file)}.{lines[-1].received_us}.parquet"
-            self._write(file.parent / name, _table_of(file.parent.name, lines))
+    def _fold(self, file: Path, data: bytes) -> None:
+        table = _table_of(file.parent.name, data)
+        if table.num_rows:
+            name = f"{key_of(file)}.{table['received_at'][-1].value}.parquet"
+            self._write(file.parent / name, table)
 
     def _next_us(self, model: str) -> int:
         """Now, or just after the latest import: a clock may stand still, or be set back."""
@@ -210,20 +251,27 @@ class Outcomes:
             raise Unavailable(f"{folder} cannot be written: {error}") from error
 
 
-def _table_of(model: str, lines: Sequence[Kept]) -> pa.Table:
-    rows = len(lines)
-    columns: list[Sequence[object]] = [*zip(*lines, strict=True)] or [()] * len(Kept._fields)
-    ids, row, truths, numbers, times, received, position = columns
-    times = [r if t is None else t for t, r in zip(times, received, strict=True)]
-    made = (ids, row, [model] * rows, truths, numbers, times, received, position)
+def _table_of(model: str, data: bytes) -> pa.Table:
+    """The lines of a file as a table."""
+    lines = whole_lines(data)
+    if not lines.strip():
+        return SCHEMA.empty_table()
+    # One line may be a whole block of the parser.
+    found = pa.json.read_json(
+        pa.BufferReader(lines),
+        read_options=pa.json.ReadOptions(block_size=len(lines)),
+        parse_options=pa.json.ParseOptions(explicit_schema=_LINES),
+    )
+    received = found["received_us"]
+    times = pc.coalesce(found["time_us"], received)
+    columns = {
+        "model": pa.repeat(pa.scalar(model), found.num_rows),
+        "time": times.cast(SCHEMA.field("time").type),
+        "received_at": received.cast(SCHEMA.field("received_at").type),
+    }
     return pa.table(
-        [
-            pa.array(values, pa.int64()).cast(one.type) if pa.types.is_timestamp(one.type)
-            else pa.array(values, one.type)
-            for values, one in zip(made, SCHEMA, strict=True)
-        ],
-        schema=SCHEMA,
-    )  # fmt: skip
+        [columns[name] if name in columns else found[name] for name in SCHEMA.names], schema=SCHEMA
+    )
 
 
 def _columns(

@@ -7,9 +7,9 @@ beyond it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -18,13 +18,16 @@ from bascule.monitoring.ledger.blocks import read_blocks
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, read_manifest
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES
 from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
+from bascule.monitoring.ledger.shared import NO_VIEW, Gone, View, shared_of
 from bascule.monitoring.ledger.spool import writers
 from bascule.monitoring.ledger.tables import FIXED, answers_of, tables_of
 
 if TYPE_CHECKING:
     import duckdb
 
+Answer = TypeVar("Answer")
 _TRIES = 5
+_PLACES = ", filename=true, file_row_number=true"
 _JOINED = """
 CREATE VIEW predictions_with_outcomes AS
 SELECT newest.*, truth, truth_number, outcomes.time AS truth_time, received_at AS truth_received_at
@@ -41,8 +44,15 @@ JOIN outcomes ON outcomes.model = newest.endpoint AND outcomes.id = newest.id
 class Ledger:
     """What was asked and answered, in the home at `home`."""
 
-    def __init__(self, home: Path) -> None:
-        self._home = home
+    def __init__(self, home: Path, *, alone: bool = False) -> None:
+        """Read the ledger in `home`; with that of other hosts, where the home shares it.
+
+        Args:
+            home: The home.
+            alone: Without other hosts: what the home has not added to the shared ledger.
+        """
+        self.home = self._home = home
+        self._shared = None if alone else shared_of(home)
 
     def query(self, sql: str, *, model: str | None = None) -> pa.Table:
         """The result of one SELECT over `predictions`, `outcomes`, and the tables made of both.
@@ -55,19 +65,40 @@ class Ledger:
             Invalid: DuckDB refuses it; the message says why.
             NotFound: `model` has no answers in the ledger.
         """
+        return self.ask(lambda connection: connection.sql(sql).to_arrow_table(), model=model)
+
+    def ask(
+        self,
+        question: Callable[[duckdb.DuckDBPyConnection], Answer],
+        *,
+        model: str | None = None,
+        what: str = "query",
+        with_places: bool = False,
+    ) -> Answer:
+        """What a function finds on a connection that has the tables, and reads no other file.
+
+        Args:
+            question: Called again where segments were merged meanwhile.
+            model: As of `query`.
+            what: The name of what is asked, for errors.
+            with_places: Adds `filename` and `file_row_number`, which rows of the spool lack.
+
+        Raises:
+            Invalid, NotFound: As of `query`.
+        """
         import duckdb
 
         for _ in range(_TRIES):
             try:
                 with duckdb.connect() as connection:
-                    if not self._offer(connection, model):
+                    if not self._offer(connection, model, with_places=with_places):
                         continue
-                    return connection.sql(sql).to_arrow_table()
-            except (duckdb.IOException, FileNotFoundError):
+                    return question(connection)
+            except (duckdb.IOException, FileNotFoundError, Gone):
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
             except duckdb.Error as error:
                 raise Invalid(
-                    f"the query is refused: {str(error).splitlines()[0]}",
+                    f"the {what} is refused: {str(error).splitlines()[0]}",
                     hint="tables: predictions, outcomes, outcome_history, "
                     "predictions_with_outcomes; "
                     'with --model also the columns "input.NAME" and "output.NAME"',
@@ -78,33 +109,56 @@ class Ledger:
         """Requests that were answered and are not in the ledger, the latest last."""
         return read_manifest(self._home).gaps
 
-    def _offer(self, connection: duckdb.DuckDBPyConnection, model: str | None) -> bool:
+    def _offer(
+        self, connection: duckdb.DuckDBPyConnection, model: str | None, *, with_places: bool
+    ) -> bool:
         """Make the table, then allow no other file; False where the scribe committed meanwhile."""
         manifest = read_manifest(self._home)
         spooled = [table for table in self._spooled(manifest) if _is_of(table, model)]
+        view = NO_VIEW if self._shared is None else self._shared.view()
         if read_manifest(self._home).sequence != manifest.sequence:
             return False  # what was read of the spool may be in segments now, or gone
         fixed = ", ".join(FIXED.names)
         what = fixed if model is None else "*"
+        options = "union_by_name=true" + (_PLACES if with_places else "")
         parts = []
-        for files in _files_by_version(manifest, model).values():
-            listed = ", ".join(_quoted(self._home / LEDGER / file) for file in files)
-            parts.append(f"SELECT {what} FROM read_parquet([{listed}], union_by_name=true)")
+        for files in self._files_by_version(manifest, view, model).values():
+            listed = ", ".join(_quoted(file) for file in files)
+            parts.append(f"SELECT {what} FROM read_parquet([{listed}], {options})")
         for number, table in enumerate(spooled):
             name = f"spooled_{number}"
             connection.register(name, table)
             parts.append(f"SELECT {what} FROM {name}")
         if not parts and model is not None:
             raise NotFound(f"the ledger has no answers of {model!r}", hint="bascule ledger query")
-        connection.register("no_predictions", FIXED.empty_table())
+        connection.register("no_predictions", _empty(FIXED, with_places=with_places))
         parts.append("SELECT * FROM no_predictions")
         connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
-        _offer_outcomes(connection, *Outcomes(self._home).stored())
-        folders = ", ".join(_quoted(self._home / name) for name in (LEDGER, OUTCOMES))
+        if self._shared is not None:
+            self._shared.share_outcomes()
+        _offer_outcomes(connection, *Outcomes(self._home).stored(), with_places=with_places)
+        readable = (LEDGER, OUTCOMES, f"cache/{LEDGER}")
+        folders = ", ".join(_quoted(self._home / name) for name in readable)
         connection.execute(f"SET allowed_directories=[{folders}]")
         connection.execute("SET enable_external_access=false")
         connection.execute("SET lock_configuration=true")
         return True
+
+    def _files_by_version(
+        self, manifest: Manifest, view: View, model: str | None
+    ) -> dict[tuple[str, str], list[Path]]:
+        """Of each version apart: the same column may have another type in another version."""
+        found: dict[tuple[str, str], list[Path]] = {}
+        known = view.known()
+        for segment in manifest.segments:
+            if model in (None, segment.model) and segment.file not in known:
+                file = self._home / LEDGER / segment.file
+                found.setdefault((segment.model, segment.version), []).append(file)
+        for segment in view.segments():
+            if model in (None, segment.model) and self._shared is not None:
+                file = self._shared.fetch(segment)
+                found.setdefault((segment.model, segment.version), []).append(file)
+        return found
 
     def _spooled(self, manifest: Manifest) -> Iterator[pa.Table]:
         for writer in writers(self._home):
@@ -124,16 +178,25 @@ class Ledger:
 
 
 def _offer_outcomes(
-    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], spooled: Sequence[pa.Table]
+    connection: duckdb.DuckDBPyConnection,
+    files: Sequence[Path],
+    spooled: Mapping[Path, pa.Table],
+    *,
+    with_places: bool,
 ) -> None:
     """`outcome_history` has every truth that was received, `outcomes` the one that counts."""
-    connection.register(
-        "spooled_outcomes", pa.concat_tables([OUTCOME_SCHEMA.empty_table(), *spooled])
-    )
+    tables = [_empty(OUTCOME_SCHEMA, with_places=with_places)]
+    for file, table in spooled.items():
+        if with_places:
+            table = table.append_column("filename", pa.repeat(str(file), len(table)))
+            table = table.append_column("file_row_number", pa.array(range(len(table)), pa.int64()))
+        tables.append(table)
+    connection.register("spooled_outcomes", pa.concat_tables(tables))
     found = "SELECT * FROM spooled_outcomes"
     if files:
         listed = ", ".join(_quoted(file) for file in files)
-        found += f" UNION ALL SELECT * FROM read_parquet([{listed}])"
+        options = _PLACES if with_places else ""
+        found += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}]{options})"
     connection.execute(f"CREATE VIEW outcome_history AS {found}")
     connection.execute(
         "CREATE VIEW outcomes AS SELECT * EXCLUDE (position) FROM outcome_history "
@@ -143,18 +206,16 @@ def _offer_outcomes(
     connection.execute(_JOINED)
 
 
+def _empty(schema: pa.Schema, *, with_places: bool) -> pa.Table:
+    if with_places:
+        schema = schema.append(pa.field("filename", pa.string()))
+        schema = schema.append(pa.field("file_row_number", pa.int64()))
+    return schema.empty_table()
+
+
 def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
 def _is_of(table: pa.Table, model: str | None) -> bool:
     return model is None or table["model"][0].as_py() == model
-
-
-def _files_by_version(manifest: Manifest, model: str | None) -> dict[tuple[str, str], list[str]]:
-    """Of each version apart: the same column may have another type in another version."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for segment in manifest.segments:
-        if model in (None, segment.model):
-            found.setdefault((segment.model, segment.version), []).append(segment.file)
-    return found

@@ -10,25 +10,27 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bascule.core import Columns, Conflict
+from bascule.core import BasculeError, Columns, Conflict
 from bascule.monitoring.ledger.blocks import Array, Block, read_blocks
 from bascule.monitoring.ledger.manifest import (
     LEDGER,
     MANIFEST,
+    Deleted,
     Gap,
     Manifest,
     Progress,
@@ -45,11 +47,14 @@ log = logging.getLogger(__name__)
 
 TURN_BYTES = 32 << 20
 """So much of the spool is looked at in one turn: it bounds the memory."""
-_COMMIT_BYTES = 8 << 20
+_COMMIT_BYTES = 16 << 20
 _COMMIT_S = 60.0
 _SETTLED_S = 3.0
 """A living writer's newest interval is left alone for so long: its share may still fall."""
 _MAX_GAPS = 1_000
+_WARN_EVERY_S = 60.0
+_LINGER_S = 30.0
+"""A query that has read the manifest has so long to open the files of segments that are merged."""
 _OK = 200
 
 
@@ -88,6 +93,9 @@ class _Change:
     """What one turn adds to the manifest."""
 
     segments: list[Segment] = field(default_factory=list)
+    removed: Collection[Segment] = ()
+    profiles: Sequence[ProfileFile] | None = None
+    deletions: dict[str, Deleted] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     progress: dict[str, Progress] = field(default_factory=dict)
 
@@ -96,11 +104,23 @@ class _Change:
         return not (self.segments or self.gaps or self.progress)
 
 
+class Chore(Protocol):
+    """Work on segments that a scribe does between its turns."""
+
+    def work(self, scribe: Scribe, stopping: threading.Event) -> None:
+        """Do what is due, in steps that `Scribe.replace` commits; once `stopping`, little."""
+
+
 class Scribe:
     """The one process that writes the ledger of a home."""
 
     def __init__(
-        self, home: Path, *, commit_s: float = _COMMIT_S, retention: Retention = FOR_EVER
+        self,
+        home: Path,
+        *,
+        commit_s: float = _COMMIT_S,
+        retention: Retention = FOR_EVER,
+        chores: Sequence[Chore] = (),
     ) -> None:
         """Take the ledger's lock, and remove what an earlier scribe left half done.
 
@@ -109,13 +129,17 @@ class Scribe:
             retention: What is kept.
             commit_s: How old an answer in the spool may get before a segment is written of it,
                 where there are few.
+            chores: What `run` does after its turns, one after the other.
 
         Raises:
             Conflict: Another scribe has the lock.
         """
-        self._home = home
+        self.home = self._home = home
         self._commit_s = commit_s
         self._retention = retention
+        self._chores = chores
+        self._warned_s = 0.0
+        self._leaving: list[tuple[float, Path]] = []
         folder = home / LEDGER
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = (folder / "lock").open("w")
@@ -129,6 +153,8 @@ class Scribe:
         self._remove_orphans()
 
     def close(self) -> None:
+        for _, file in self._leaving:
+            file.unlink(missing_ok=True)
         self._lock.close()
 
     def run(self, stopping: threading.Event, every_s: float = 1.0) -> None:
@@ -136,8 +162,12 @@ class Scribe:
         while not stopping.wait(every_s):
             while self.turn():
                 pass
+            for chore in self._chores:
+                self._do(chore, stopping)
         while self.turn(everything=True):
             pass
+        for chore in self._chores:
+            self._do(chore, stopping)
 
     def turn(self, *, everything: bool = False) -> bool:
         """Commit what is due; whether something was.
@@ -168,6 +198,49 @@ class Scribe:
             return False
         self._commit(change)
         return True
+
+    @property
+    def manifest(self) -> Manifest:
+        """The one that was committed last."""
+        return self._manifest
+
+    def next_name(self, label: str) -> str:
+        """Of a new segment, for `write_segment`; unique, also among hosts."""
+        return f"{self._manifest.sequence + 1:08d}-{label}-{secrets.token_hex(4)}.parquet"
+
+    def replace(
+        self,
+        removed: Collection[Segment],
+        added: Sequence[Segment],
+        *,
+        profiles: Sequence[ProfileFile] | None = None,
+        deletions: Mapping[str, Deleted] | None = None,
+    ) -> None:
+        """Commit segments in place of others, whose files go a little later, for readers in flight.
+
+        Args:
+            removed: Segments that count no more.
+            added: Segments that are written.
+            profiles: Those of other hosts from now on; None leaves them.
+            deletions: What became of deletions; files that these remove go at once.
+        """
+        change = _Change(
+            segments=list(added), removed=removed, profiles=profiles,
+            deletions=dict(deletions or {}),
+        )  # fmt: skip
+        self._commit(change, linger_s=0.0 if deletions else _LINGER_S)
+
+    def _do(self, chore: Chore, stopping: threading.Event) -> None:
+        """Do a chore that may fail: the spool goes on being taken in."""
+        try:
+            chore.work(self, stopping)
+        except Exception as error:
+            now_s = time.monotonic()
+            if now_s - self._warned_s >= _WARN_EVERY_S or not self._warned_s:
+                self._warned_s = now_s
+                is_known = isinstance(error, OSError | BasculeError)
+                name = type(chore).__name__.lower()
+                log.warning("%s of the ledger failed: %s", name, error, exc_info=not is_known)
 
     def _is_due(self, writer: WriterFolder, before: Progress) -> bool:
         size = sum(file.stat().st_size - before.files.get(file.name, 0) for file in writer.files())
@@ -207,30 +280,34 @@ class Scribe:
                     partial(_columns_of, answers, rows),
                 )
 
-    def _commit(self, change: _Change) -> None:
+    def _commit(self, change: _Change, linger_s: float = 0.0) -> None:
         sequence = self._manifest.sequence + 1
-        others = [one for one in self._manifest.profiles if one.host != self._folding.host]
+        others = change.profiles
+        if others is None:
+            others = [one for one in self._manifest.profiles if one.host != self._folding.host]
         profiles = kept_profiles([*others, *self._folding.write(sequence)], datetime.now(UTC))
         there = {writer.name for writer in writers(self._home)}
         known = {**self._manifest.writers, **change.progress}
+        staying = [one for one in self._manifest.segments if one not in change.removed]
+        deletions = self._manifest.deletions | change.deletions
         made = Manifest(
             sequence=sequence,
             profiles=profiles,
             segments=kept_segments(
-                [*self._manifest.segments, *change.segments], self._retention, datetime.now(UTC)
+                [*staying, *change.segments], self._retention, datetime.now(UTC)
             ),
             writers={name: one for name, one in known.items() if name in there},
             gaps=[*self._manifest.gaps, *change.gaps][-_MAX_GAPS:],
+            deletions=dict(list(deletions.items())[-_MAX_GAPS:]),
         )
         before, after = _files(self._manifest), _files(made)
         for folder in {(self._home / LEDGER / file).parent for file in after - before}:
             sync_folder(folder)
         commit(self._home, made)
-        removed = before - after
+        removed = (before | {one.file for one in change.segments}) - after
         self._manifest = made
         self._folding.forget(profiles)
-        for file in removed:
-            (self._home / LEDGER / file).unlink(missing_ok=True)
+        self._leave([self._home / LEDGER / file for file in removed], linger_s)
         for gap in change.gaps:
             log.warning(
                 "the ledger lacks %d requests of %s (%s); the latest: %s",
@@ -242,6 +319,15 @@ class Scribe:
                 shutil.rmtree(writer.path, ignore_errors=True)
             else:
                 _remove_read_files(writer, done)
+
+    def _leave(self, files: list[Path], linger_s: float) -> None:
+        """Remove files after some time, and those whose time has come; a restart removes all."""
+        now_s = time.monotonic()
+        self._leaving += [(now_s + linger_s, file) for file in files]
+        for at_s, file in self._leaving:
+            if at_s <= now_s:
+                file.unlink(missing_ok=True)
+        self._leaving = [(at_s, file) for at_s, file in self._leaving if at_s > now_s]
 
     def _remove_orphans(self) -> None:
         folder = self._home / LEDGER

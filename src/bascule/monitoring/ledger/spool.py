@@ -37,9 +37,12 @@ _SLOT_BYTES = 64
 _SLOTS = 2_048
 """More than are ever kept between two blocks: ids of requests that no block holds yet."""
 _WORD = struct.Struct("<Q")
+_pack_slot = struct.Struct(f"{_SLOT_BYTES}p").pack_into
+"""One byte of length, then the bytes that have room."""
 _MAX_WAITING_BYTES = 64 << 20
 """Of blocks that the disk has not taken yet; one more is dropped, and counted."""
 _WARN_EVERY_S = 60.0
+_REST_S = 0.02
 
 
 class SpoolWriter:
@@ -77,13 +80,16 @@ class SpoolWriter:
 
     def keep(self, request_id: str) -> None:
         """Note the id of a request that a later block will hold."""
-        slot = _SLOTS_FROM + self._kept % _SLOTS * _SLOT_BYTES
-        raw = request_id.encode("utf-8", "replace")[: _SLOT_BYTES - 1]
         pending = self._pending
-        pending[slot] = len(raw)
-        pending[slot + 1 : slot + 1 + len(raw)] = raw
+        slot = _SLOTS_FROM + self._kept % _SLOTS * _SLOT_BYTES
+        _pack_slot(pending, slot, request_id.encode("utf-8", "replace"))
         self._kept += 1
         _WORD.pack_into(pending, _KEPT, self._kept)
+
+    @property
+    def kept(self) -> int:
+        """How many requests were kept."""
+        return self._kept
 
     @property
     def dropped(self) -> int:
@@ -125,8 +131,7 @@ class SpoolWriter:
 
     def _write(self) -> None:
         number, size, fd = 0, FILE_BYTES, -1
-        while (item := self._waiting.get()) is not None:
-            data, requests = item
+        for data, requests in iter(self._taken, None):
             try:
                 if self._unread_bytes(number) + size > self._max_bytes:
                     self.drop(requests, f"{self.folder} holds {self._max_bytes:,} unread bytes")
@@ -147,6 +152,23 @@ class SpoolWriter:
                 self._taken_bytes += len(data)
         if fd >= 0:
             os.close(fd)
+
+    def _taken(self) -> tuple[bytes | bytearray, int] | None:
+        """What waits, as one; None at the end.
+
+        Whenever this thread wakes, the event loop waits for it: it sleeps first, so that is seldom.
+        """
+        items = [self._waiting.get()]
+        if items[0] is None:
+            return None
+        time.sleep(_REST_S)
+        while not self._waiting.empty():
+            items.append(self._waiting.get())
+        if items[-1] is None:
+            items.pop()
+            self._waiting.put(None)
+        found = [item for item in items if item is not None]
+        return b"".join([data for data, _ in found]), sum([requests for _, requests in found])
 
     def _unread_bytes(self, number: int) -> int:
         """Of whole files before the current one; most of the time there are none."""

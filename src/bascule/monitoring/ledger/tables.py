@@ -22,6 +22,7 @@ from bascule.monitoring.ledger.blocks import (
     Column,
     Head,
     Layout,
+    Origin,
     read_layout,
 )
 
@@ -60,7 +61,8 @@ class Answers:
         ids: One for each row.
         places: The number of each row within its request.
         shares: Of such rows, the share that is kept.
-        texts: What `caller`, `protocol` and `trace` of `requests` refer to.
+        origins: What `origin` refers to.
+        origin: One for each row.
         inputs: By field: numbers of shape (rows, ...), or flat texts.
         outputs: The same.
     """
@@ -71,7 +73,8 @@ class Answers:
     ids: pa.Array
     places: Array
     shares: Array
-    texts: list[str]
+    origins: list[Origin]
+    origin: Array
     inputs: dict[str, Array | pa.Array]
     outputs: dict[str, Array | pa.Array]
 
@@ -100,27 +103,26 @@ class Answers:
     def table(self) -> pa.Table:
         """As SQL sees it."""
         requests = self.requests
-        one = np.zeros(len(requests), np.int32)
+        same = np.zeros(len(requests), np.int32)
+        caller, protocol, trace = (_texts(self.origin, self.origins, at) for at in range(3))
 
-        def texts(codes: Array, values: Sequence[str]) -> pa.Array:
-            return pa.DictionaryArray.from_arrays(
-                pa.array(codes.astype(np.int32, copy=False)), strings_of(values)
-            )
+        def constant(text: str) -> pa.Array:
+            return pa.DictionaryArray.from_arrays(numbers(same), strings_of([text]))
 
         columns = {
             "id": self.ids,
-            "row": pa.array(self.places),
-            "time": pa.array(requests["time_ns"] // 1000).cast(FIXED.field("time").type),
-            "model": texts(one, [self.head.model]),
-            "version": texts(one, [self.head.version]),
-            "endpoint": texts(one, [self.head.endpoint]),
-            "arm": texts(one, [self.head.arm]),
-            "caller": texts(requests["caller"], self.texts),
-            "protocol": texts(requests["protocol"], self.texts),
-            "status": pa.array(requests["status"].astype(np.int16)),
-            "latency_s": pa.array(requests["latency_ns"] / 1e9),
-            "trace_id": texts(requests["trace"], self.texts),
-            "kept_share": pa.array(self.shares),
+            "row": numbers(self.places),
+            "time": numbers(requests["time_ns"] // 1000).cast(FIXED.field("time").type),
+            "model": constant(self.head.model),
+            "version": constant(self.head.version),
+            "endpoint": constant(self.head.endpoint),
+            "arm": constant(self.head.arm),
+            "caller": caller,
+            "protocol": protocol,
+            "status": numbers(requests["status"].astype(np.int16)),
+            "latency_s": numbers(requests["latency_ns"] / 1e9),
+            "trace_id": trace,
+            "kept_share": numbers(self.shares),
         }
         for prefix, part, fields in (
             (INPUT, self.inputs, self.layout.inputs),
@@ -154,70 +156,71 @@ def tables_of(answers: Iterable[Answers]) -> list[tuple[str, str, pa.Table]]:
     for one in answers:
         if len(one.requests) and not one.head.is_anonymous:
             found.setdefault((one.head.model, one.head.version), []).append(one.table())
-    return [
-        (
-            model,
-            version,
-            pa.concat_tables(tables, promote_options="permissive").unify_dictionaries(),
-        )
-        for (model, version), tables in found.items()
-    ]
+    return [(*key, table) for key, tables in found.items() for table in _merged(tables)]
+
+
+def _merged(tables: Sequence[pa.Table]) -> Sequence[pa.Table]:
+    """One table, unless a field has texts in one and numbers in another."""
+    try:
+        return [pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()]
+    except pa.ArrowTypeError:
+        return tables
 
 
 def _joined(blocks: Sequence[Block], interval_shares: Sequence[float]) -> Answers:
     head = blocks[0].head
     layout = read_layout(head.layout)
-    requests, texts = _requests(blocks)
+    requests, origin, origins = _requests(blocks)
+    ids = strings(_piece(blocks, 1), _piece(blocks, 2))
     lengths = [len(block.pieces[0]) // REQUEST.itemsize for block in blocks]
     shares = np.repeat(interval_shares, lengths)
     counts = requests["kept_rows"]
     has_rows = bool(layout.inputs or layout.outputs)
     of_request = np.repeat(np.arange(len(requests)), counts if has_rows else 1)
     places = _places(blocks, of_request, counts)
-    rows = np.flatnonzero((requests["draw"] < shares)[of_request])
-    ids = strings(_piece(blocks, 1), _piece(blocks, 2))
-    if len(rows) < len(of_request):
-        of_request, places = of_request[rows], places[rows]
-    if len(of_request) != len(requests):
-        ids = ids.take(pa.array(of_request))
+    is_kept = (requests["draw"] < shares)[of_request]
+    chosen = None if is_kept.all() else np.flatnonzero(is_kept)
+    if chosen is not None:
+        of_request, places = of_request[chosen], places[chosen]
+    if chosen is not None or len(of_request) != len(requests):
+        ids = ids.take(numbers(of_request))
         shares, counts, requests = shares[of_request], counts[of_request], requests[of_request]
+        origin = origin[of_request]
+    kept = shares * counts / np.maximum(requests["rows"], 1)
+    inputs, outputs = _columns(blocks, layout, chosen)
+    return Answers(head, layout, requests, ids, places, kept, origins, origin, inputs, outputs)
+
+
+def _columns(
+    blocks: Sequence[Block], layout: Layout, chosen: Array | None
+) -> list[dict[str, Array | pa.Array]]:
+    """Inputs and outputs; of all rows where none are chosen."""
     parts: list[dict[str, Array | pa.Array]] = []
     at = _FIRST_COLUMN
     for fields in (layout.inputs, layout.outputs):
         parts.append({})
         for field in fields:
-            parts[-1][field.name] = values = _column(blocks, at, field)
+            values = _column(blocks, at, field)
             at += 2 if field.dtype == TEXT else 1
-            if len(rows) < len(values) // (field.values_per_row if field.dtype == TEXT else 1):
-                parts[-1][field.name] = _rows_of(values, field, rows, as_arrow=True)
-    kept = shares * counts / np.maximum(requests["rows"], 1)
-    return Answers(head, layout, requests, ids, places, kept, texts, *parts)
+            if chosen is not None:
+                values = _rows_of(values, field, chosen, as_arrow=True)
+            parts[-1][field.name] = values
+    return parts
 
 
-def _requests(blocks: Sequence[Block]) -> tuple[Array, list[str]]:
-    """The requests of all blocks, whose texts are in one list."""
-    requests = np.frombuffer(bytearray(_piece(blocks, 0)), REQUEST)
-    texts: dict[str, int] = {}
-    if all(block.head.texts == blocks[0].head.texts for block in blocks):
-        return requests, list(blocks[0].head.texts)
+def _requests(blocks: Sequence[Block]) -> tuple[Array, Array, list[Origin]]:
+    """The requests of all blocks, where each came from, and what that refers to."""
+    requests = np.frombuffer(_piece(blocks, 0), REQUEST)
+    codes = requests["origin"].astype(np.int32)
+    known: dict[Origin, int] = {}
     start = 0
     for block in blocks:
         end = start + len(block.pieces[0]) // REQUEST.itemsize
-        codes = np.array([texts.setdefault(one, len(texts)) for one in block.head.texts], "<u4")
-        if len(texts) > np.iinfo("<u2").max:
-            requests = requests.astype(_WIDE)
-        for name in ("caller", "protocol", "trace"):
-            requests[name][start:end] = codes[block.requests[name]]
+        here = [known.setdefault(one, len(known)) for one in block.head.origins]
+        if here != list(range(len(here))):
+            codes[start:end] = np.array(here, np.int32)[codes[start:end]]
         start = end
-    return requests, list(texts)
-
-
-_WIDE = np.dtype(
-    [
-        (name, "<u4" if name in ("caller", "protocol", "trace") else REQUEST[name])
-        for name in REQUEST.names or ()
-    ]
-)
+    return requests, codes, list(known)
 
 
 def _piece(blocks: Sequence[Block], at: int) -> bytes:
@@ -226,9 +229,7 @@ def _piece(blocks: Sequence[Block], at: int) -> bytes:
 
 def _places(blocks: Sequence[Block], of_request: Array, counts: Array) -> Array:
     """The number of each kept row within its request."""
-    if len(of_request) == len(counts) == counts.sum() and not any(len(b.pieces[3]) for b in blocks):
-        return np.zeros(len(of_request), np.int32)
-    if len(of_request) != counts.sum():
+    if len(of_request) != counts.sum():  # there are no fields, and one line for each request
         return np.zeros(len(of_request), np.int32)
     starts = np.cumsum(counts) - counts
     made: Array = (np.arange(len(of_request)) - starts[of_request]).astype(np.int32)
@@ -255,8 +256,28 @@ def _rows_of(
         return values[rows]
     width = field.values_per_row
     flat = (rows[:, None] * width + np.arange(width)).ravel()
-    taken = values.take(pa.array(flat))
-    return taken if as_arrow else taken.to_numpy(zero_copy_only=False).reshape(-1, *field.shape)
+    taken = values.take(numbers(flat))
+    if as_arrow:
+        return taken
+    made = np.empty(len(taken), object)
+    made[:] = taken.to_pylist()
+    return made.reshape(-1, *field.shape)
+
+
+def _texts(origin: Array, origins: Sequence[Origin], at: int) -> pa.Array:
+    """One of the three texts of each origin, without repetition."""
+    known: dict[str, int] = {}
+    codes = np.array([known.setdefault(one[at], len(known)) for one in origins], np.int32)
+    return pa.DictionaryArray.from_arrays(numbers(codes[origin]), strings_of(list(known)))
+
+
+def numbers(values: Array) -> pa.Array:
+    """An Arrow array of a numpy array. PyArrow's own conversion would import pandas."""
+    if values.dtype.kind not in "iuf":
+        return pa.array(values)
+    plain = np.ascontiguousarray(values)
+    kind = pa.from_numpy_dtype(plain.dtype)
+    return pa.Array.from_buffers(kind, len(plain), [None, pa.py_buffer(plain)])
 
 
 def strings(sizes: bytes, data: bytes) -> pa.Array:
@@ -272,13 +293,13 @@ def strings(sizes: bytes, data: bytes) -> pa.Array:
 
 
 def strings_of(values: Sequence[str]) -> pa.Array:
-    """The same of a list. Arrow would import pandas to convert it."""
+    """The same of a list."""
     raw = [value.encode() for value in values]
     return strings(np.array([len(one) for one in raw], "<i4").tobytes(), b"".join(raw))
 
 
 def _arrow(values: Array | pa.Array, field: Column) -> pa.Array:
-    made = values if field.dtype == TEXT else pa.array(np.ascontiguousarray(values).ravel())
+    made = values if field.dtype == TEXT else numbers(np.ascontiguousarray(values).ravel())
     for length in reversed(field.shape):
         made = pa.FixedSizeListArray.from_arrays(made, length)
     return made

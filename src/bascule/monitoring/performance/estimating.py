@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 _MIN_ROWS = 100
 """Held-out rows that an estimate is learned from, at least."""
 _MAX_CATEGORIES = 250
+_MIN_LEAF, _LEAVES = 20, 300
 _EPSILON = float(np.finfo(np.float64).eps)
 NO_SKLEARN = "not estimated without truth: scikit-learn is missing: pip install 'bascule[sklearn]'"
 
@@ -83,6 +84,7 @@ class ConfidenceEstimator:
 
     def estimate(self, rows: Labelled, _inputs: Columns | None = None) -> Mapping[str, float]:
         """See `Estimator`."""
+        rows = rows.with_probabilities()
         if rows.probabilities is None or not len(rows):
             return {}
         chances = self.calibrated(rows.probabilities)
@@ -167,9 +169,11 @@ class LossEstimator:
         missed = np.abs(np.asarray(reference.truth, np.float64) - reference.answers)
 
         def learned(loss: Floats) -> Callable[[Floats], Floats]:
+            # A loss is mostly noise: small leaves would learn it, and bias the mean.
             model = HistGradientBoostingRegressor(
-                categorical_features=np.array(of_texts), random_state=0
-            )
+                categorical_features=np.array(of_texts), early_stopping=False, random_state=0,
+                min_samples_leaf=max(_MIN_LEAF, len(rows) // _LEAVES),
+            )  # fmt: skip
             predict: Callable[[Floats], Floats] = model.fit(rows, loss).predict
             return predict
 

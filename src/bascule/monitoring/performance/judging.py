@@ -113,7 +113,7 @@ def bounds_of(name: str, rows: Labelled, missing: Labelled) -> tuple[float, floa
 
 
 def _part(some: float, total: float) -> float:
-    return float(some) / total if total else math.nan
+    return float(some) / total if total else 0.0
 
 
 def score_of_rows(rows: Labelled) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,19 +23,23 @@ _ABOUT = ("caller", "endpoint", "arm", "protocol")
 """Columns of the ledger by which rows can be sliced, beside those of the model."""
 _JOINED = """
 WITH newest AS (
-    SELECT id, "row", version, time, {columns} FROM predictions
-    WHERE model = {model} AND status BETWEEN 200 AND 299 {since}
-    QUALIFY row_number() OVER (PARTITION BY id, "row" ORDER BY time DESC, version DESC) = 1
+    SELECT id, "row", version, time, kept_share, endpoint AS asked, {columns} FROM predictions
+    WHERE model = {model} AND id <> '' AND status BETWEEN 200 AND 299 {since}
+    QUALIFY row_number() OVER (
+        PARTITION BY endpoint, id, "row" ORDER BY time DESC, version DESC
+    ) = 1
 ), first AS (
-    SELECT id, "row", min(received_at) AS received_at FROM outcome_history
-    WHERE model = {model} GROUP BY ALL
+    SELECT model AS asked, id, "row", min(received_at) AS received_at FROM outcome_history
+    GROUP BY ALL
 )
 SELECT newest.*, outcomes.truth, outcomes.truth_number,
     date_diff('microsecond', newest.time, first.received_at) / 1e6 AS delay_s
 FROM newest
-LEFT JOIN (SELECT * FROM outcomes WHERE model = {model}) AS outcomes USING (id, "row")
-LEFT JOIN first USING (id, "row")
-ORDER BY newest.time, id, "row"
+LEFT JOIN outcomes ON outcomes.model = newest.asked AND outcomes.id = newest.id
+    AND outcomes."row" = newest."row"
+LEFT JOIN first ON first.asked = newest.asked AND first.id = newest.id
+    AND first."row" = newest."row"
+ORDER BY newest.time, newest.id, newest."row"
 """
 
 
@@ -93,11 +98,14 @@ def _rows(
     table: pa.Table, version: str, reference: Reference, columns: Sequence[str]
 ) -> PredictionRows:
     bundle = reference.bundle
+    table = table.filter(_is_answered(table, reference))
     outputs = _arrays(table, "output.")
-    if bundle.task == "classification" and "label" not in outputs:
-        raise Invalid(
-            f"the ledger has no labels of {bundle.name}",
-            hint="leave label out of the private fields",
+    if reference.task == "classification" and "label" not in outputs:
+        outputs["label"] = np.full(len(table), None, object)
+    kept = pc.min(table["kept_share"]).as_py()
+    if kept < 1:
+        reference.notes.append(
+            f"the ledger keeps a sample of the answers, at times {kept:.1%}: rows count alike"
         )
     known = table["truth"].is_valid().to_numpy(zero_copy_only=False)
     of_numbers = bundle.task == "regression"
@@ -121,6 +129,27 @@ def _rows(
     )
 
 
+def _is_answered(table: pa.Table, reference: Reference) -> pa.Array:
+    """Where the ledger has an answer: a caller may have asked for other outputs alone.
+
+    Raises:
+        Invalid: No row has one.
+    """
+    names = [one.name for one in reference.bundle.signature.outputs][:1]
+    if reference.task == "classification":
+        names = ["label", "probabilities"]
+    there = [
+        pc.is_valid(table[f"output.{n}"]) for n in names if f"output.{n}" in table.column_names
+    ]
+    found = functools.reduce(pc.or_, there) if there else pa.array([False] * len(table))
+    if not pc.any(found).as_py():
+        raise Invalid(
+            f"the ledger has no {' or '.join(names)} of {reference.bundle.name}",
+            hint="leave it out of the private fields",
+        )
+    return found
+
+
 def _arrays(table: pa.Table, prefix: str) -> Columns:
     """The fields of one kind that a version has: others have no value in any row."""
     return {
@@ -134,6 +163,10 @@ def _array(column: pa.ChunkedArray) -> NDArray[Any]:
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         values = column.combine_chunks()
-        return np.asarray(values.flatten()).reshape(len(values), -1)
+        there = values.is_valid().to_numpy(zero_copy_only=False)
+        flat = np.asarray(values.drop_null().flatten())
+        filled = np.full((len(values), len(flat) // max(1, int(there.sum()))), np.nan)
+        filled[there] = flat.reshape(int(there.sum()), -1)
+        return filled
     made: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return made

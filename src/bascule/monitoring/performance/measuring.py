@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, take
-from bascule.core import BasculeError, Columns, Invalid
+from bascule.core import BasculeError, Columns, Invalid, NotFound
 from bascule.metrics import Estimate, estimate, metric_of
 from bascule.monitoring.drift import Budget
 from bascule.monitoring.performance.delays import (
@@ -47,7 +49,7 @@ class _Plan:
     """What is asked of every version.
 
     Attributes:
-        metrics: By version; the usual ones of its task if nothing was asked.
+        metrics: Empty for the usual ones of the task of a version.
         seconds: The length of a window; None for all rows as one.
     """
 
@@ -96,7 +98,7 @@ def measure_performance(
     Args:
         source: The home of a ledger; or a table, with `truth_column`.
         model: The bundle; or for a ledger the name of the model, with `bundle_of`.
-        bundle_of: The bundle of a version of the ledger; None where it is gone.
+        bundle_of: The bundle of a version of the ledger; None, or `NotFound`, where it is gone.
         truth_column: Of a table. A missing value is a truth that is not known.
         prediction_column: Of a table; without it the bundle answers the rows.
         probability_column: Of a table: of the second of two classes.
@@ -129,7 +131,8 @@ def measure_performance(
         if not time_column:
             plan = replace(plan, seconds=None)
     versions = [_prepared(reference, rows, plan) for reference, rows in found]
-    measured = [window for one in versions for window in _windows(one, plan)]
+    at_once = _most_at_once(versions, plan)
+    measured = [window for one in versions for window in _windows(one, plan, at_once)]
     return PerformanceReport(
         model if isinstance(model, str) else model.name,
         by if plan.seconds else "all",
@@ -167,7 +170,8 @@ def _from_ledger(
         if version not in known:
             bundle = model if isinstance(model, Bundle) else None
             if bundle_of is not None:
-                bundle = bundle_of(version)
+                with suppress(NotFound):
+                    bundle = bundle_of(version)
             known[version] = None if bundle is None else Reference(bundle)
         return known[version]
 
@@ -203,9 +207,18 @@ def _ages(times_us: NDArray[np.int64], now: datetime) -> NDArray[np.float64]:
     return made
 
 
-def _windows(version: _Version, plan: _Plan) -> Iterator[WindowPerformance]:
+def _most_at_once(versions: list[_Version], plan: _Plan) -> int:
+    """The most versions that have rows in one window: these share its part of the budget."""
+    if plan.seconds is None:
+        return len(versions)
+    times = [one.rows.times_us for one in versions if one.rows.times_us is not None]
+    found = Counter(start for each in times for start, _ in windows(each, plan.seconds))
+    return max(found.values(), default=1)
+
+
+def _windows(version: _Version, plan: _Plan, at_once: int) -> Iterator[WindowPerformance]:
     rows = version.rows
-    tests = len(version.metrics) * len(version.parts)
+    tests = len(version.metrics) * len(version.parts) * at_once
     yearly = _ONE_A_DAY if plan.seconds is None else max(1, _YEAR_S // plan.seconds)
     level = Budget(plan.budget, yearly, tests).level
     split: list[tuple[int | None, NDArray[np.int64]]] = [(None, np.arange(len(rows)))]

@@ -11,7 +11,7 @@ import numpy as np
 from bascule.bundle import Bundle, is_missing
 from bascule.bundle.statements import flat_columns
 from bascule.core import Columns, Invalid
-from bascule.metrics import Estimate, Labelled, estimate
+from bascule.metrics import OUTLIERS, Estimate, Labelled, estimate
 from bascule.monitoring.performance.estimating import NO_SKLEARN, Estimator, estimator_of
 from bascule.monitoring.performance.rows import Masks, places_of_labels
 
@@ -20,6 +20,7 @@ _QUALITY = "quality"
 DEFAULTS = {
     "classification": ("accuracy", "auc", "log_loss"),
     "regression": ("mae", "rmse", "r2"),
+    OUTLIERS: ("balanced_accuracy", "precision", "recall"),
 }
 """The metrics that are measured if none is named; those that need probabilities only with them."""
 
@@ -60,31 +61,36 @@ class Reference:
             )
 
     @property
+    def task(self) -> str:
+        """A detector is a classifier of the classes -1, an outlier, and 1."""
+        return "classification" if self.bundle.task == OUTLIERS else self.bundle.task
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """The labels; empty for numbers."""
+        return (-1, 1) if self.bundle.task == OUTLIERS else self.bundle.classes or ()
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """What is measured if nothing is asked."""
         names = {one.name for one in self.bundle.signature.outputs}
         usual = DEFAULTS[self.bundle.task]
-        if self.bundle.task == "regression" or "probabilities" in names:
-            return usual
-        return usual[:1]
+        is_without = self.bundle.task == "classification" and "probabilities" not in names
+        return usual[:1] if is_without else usual
 
     def labelled(self, truth: Any, answers: Columns) -> Labelled:
         """Outputs of the model beside the truth; a missing truth is class -1, or NaN."""
-        bundle = self.bundle
         values = np.asarray(truth)
-        if bundle.task == "regression":
+        if self.task == "regression":
             name = next(iter(answers))
             numbers = np.asarray(answers.get("prediction", answers[name]), np.float64)
-            return Labelled(bundle.task, values.astype(np.float64), numbers.reshape(len(values)))
-        classes = bundle.classes or ()
-        labels = answers["label"].tolist()
-        return Labelled(
-            bundle.task,
-            places_of_labels(values.tolist(), classes),
-            places_of_labels(labels, classes),
-            classes,
-            answers.get("probabilities"),
-        )
+            return Labelled(self.task, values.astype(np.float64), numbers.reshape(len(values)))
+        said = places_of_labels(answers["label"].tolist(), self.classes)
+        chances = answers.get("probabilities")
+        if chances is not None:  # a caller may have asked for probabilities alone
+            said = np.where(said < 0, np.nan_to_num(chances).argmax(axis=1), said)
+        truths = places_of_labels(values.tolist(), self.classes)
+        return Labelled(self.task, truths, said, self.classes, chances)
 
     @cached_property
     def held_out(self) -> tuple[Labelled, Columns] | None:

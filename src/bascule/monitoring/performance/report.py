@@ -68,7 +68,7 @@ class PerformanceReport:
         alarms = [
             Finding(
                 alarm_sentence(window, one), True, window.version, window.start, window.slice,
-                one.metric, one.found.value, one.recorded, one.p_value, one.found.rows,
+                one.metric, one.found.value, one.recorded, one.limit, one.p_value, one.found.rows,
             )
             for window in self.windows
             for one in window.alarms

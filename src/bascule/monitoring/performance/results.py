@@ -137,6 +137,7 @@ class Finding:
         metric: Which.
         value: In the window.
         recorded: On the held-out rows.
+        limit: The least worsening that matters.
         p_value: Of the test.
         rows: That were measured.
     """
@@ -149,6 +150,7 @@ class Finding:
     metric: str = ""
     value: float | None = None
     recorded: float | None = None
+    limit: float | None = None
     p_value: float | None = None
     rows: int = 0
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from bascule.bundle import conform
 from bascule.bundle.statements import flat_columns
 from bascule.core import BasculeError, Columns, Invalid
-from bascule.monitoring.drift import times_of
+from bascule.monitoring.drift import acceptable, read_current, times_of
 from bascule.monitoring.performance.reference import Reference, is_known
 from bascule.monitoring.performance.rows import PredictionRows
 
@@ -27,14 +27,12 @@ class TableColumns:
         probability: Of the second of two classes; empty: one column of each class,
             as `bascule predict --output` writes them, where they are there.
         time: Of the predictions; empty: all rows are one window.
-        known_at: When each truth became known; empty: unknown.
     """
 
     truth: str
     prediction: str = ""
     probability: str = ""
     time: str = ""
-    known_at: str = ""
 
 
 def read_performance_table(
@@ -49,7 +47,7 @@ def read_performance_table(
         slices: Further columns that are needed.
 
     Raises:
-        Invalid: A column is not there or cannot be read, or the model refuses the rows.
+        Invalid: A column is not there or cannot be read, or the model refuses every row.
     """
     table = _as_arrow(data)
     for option in TableColumns.__slots__:
@@ -58,10 +56,12 @@ def read_performance_table(
             raise _no_column(table, f"{option}_column", name)
     if not table.num_rows:
         raise Invalid("the table has no rows", hint="give the rows of at least one window")
+    if not names.prediction:
+        table = _accepted(table, reference)
     inputs = _inputs(table, reference)
     answers = _answers(table, reference, names)
     truth = table[names.truth].to_numpy(zero_copy_only=False)
-    task = reference.bundle.task
+    task = reference.task
     try:
         labelled = reference.labelled(truth, answers)
         known = is_known(truth, task)
@@ -76,6 +76,33 @@ def read_performance_table(
         times = times_of(table, names.time).astype(np.int64)
     columns = {name: _slice_column(table, inputs, name) for name in slices}
     return PredictionRows("", labelled, np.asarray(known, bool), times, None, columns, inputs)
+
+
+def _accepted(table: pa.Table, reference: Reference) -> pa.Table:
+    """The rows that the model takes."""
+    signature = reference.bundle.signature
+    names = list(signature.columns) or [one.name for one in signature.inputs]
+    absent = [name for name in names if name not in table.column_names]
+    if absent:
+        raise Invalid(
+            f"the table has no column {absent[0]!r}, which the model needs to answer its rows",
+            hint="add it, or name the answers with prediction_column",
+            field=absent[0],
+        )
+    accepted = acceptable(read_current(table, signature).inputs, signature)
+    refused = int((~accepted).sum())
+    if refused == table.num_rows:
+        raise Invalid(
+            "the model refuses every row: values are missing, unknown, or out of bounds",
+            hint="bascule drift shows which columns",
+        )
+    if refused:
+        reference.notes.append(
+            f"{refused:,} rows that the model refuses (missing, unknown, out of bounds) are left "
+            "out"
+        )
+        return table.filter(pa.array(accepted))
+    return table
 
 
 def _as_arrow(data: Any) -> pa.Table:
@@ -119,19 +146,12 @@ def _answers(table: pa.Table, reference: Reference, names: TableColumns) -> Colu
     if not names.prediction:
         signature = bundle.signature
         wanted = list(signature.columns) or [one.name for one in signature.inputs]
-        absent = [name for name in wanted if name not in table.column_names]
-        if absent:
-            raise Invalid(
-                f"the table has no column {absent[0]!r}, which the model needs to answer its rows",
-                hint="add it, or name the answers with prediction_column",
-                field=absent[0],
-            )
         return dict(bundle.predict(table.select(wanted)))
     values = table[names.prediction].to_numpy(zero_copy_only=False)
     if bundle.task == "regression":
         return {"prediction": values}
     made: Columns = {"label": values}
-    classes = bundle.classes or ()
+    classes = reference.classes
     named = [f"probabilities.{label}" for label in classes]
     if names.probability and len(classes) == 2:
         chance = np.asarray(table[names.probability], np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import Columns
+from bascule.core import BasculeError, Columns
 from bascule.monitoring.profiles.windows import (
     ProfileFile,
     WindowProfile,
     read_window,
     write_window,
 )
+from bascule.stats import Profile
+
+log = logging.getLogger(__name__)
 
 MAX_ROWS_PER_S = 2_000
 """Of a version: of more rows, a uniform sample of so many goes into the sketches."""
@@ -61,8 +65,8 @@ class Folding:
         inputs, outputs = columns_of(chosen)
         window.rows += round(float(weights.sum()))
         window.profiled_rows += len(chosen)
-        window.inputs.add(inputs)
-        window.outputs.add(outputs)
+        window.inputs.add(_of_known_kinds(inputs, window.inputs))
+        window.outputs.add(_of_known_kinds(outputs, window.outputs))
         self._changed.add(key)
 
     def write(self, sequence: int) -> list[ProfileFile]:
@@ -82,10 +86,31 @@ class Folding:
     def _window(self, key: _Key) -> WindowProfile:
         window = self._open.get(key)
         if window is None:
-            named = self._named.get(key)
-            window = WindowProfile(*key) if named is None else read_window(self._home, named)
-            self._open[key] = window
+            window = self._open[key] = self._committed(key)
         return window
+
+    def _committed(self, key: _Key) -> WindowProfile:
+        """The window as it is on the disk; a new one where it is damaged, so that days go on."""
+        named = self._named.get(key)
+        if named is not None:
+            try:
+                return read_window(self._home, named)
+            except (OSError, BasculeError) as error:
+                log.warning(
+                    "%d rows are no longer in the profiles of %s/%s on %s: %s",
+                    named.rows, *key, error,
+                )  # fmt: skip
+        return WindowProfile(*key)
+
+
+def _of_known_kinds(columns: Columns, profile: Profile) -> Columns:
+    """Without numbers for a column of texts, and the reverse: no sketch takes both."""
+    return {
+        name: values
+        for name, values in columns.items()
+        if name not in profile.columns
+        or (profile.columns[name].kind == "text") is (values.dtype == object)
+    }
 
 
 def _key(one: ProfileFile) -> _Key:

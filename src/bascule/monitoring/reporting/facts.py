@@ -13,6 +13,7 @@ from bascule.monitoring.drift import (
     quoted,
 )
 from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.performance import measure_performance
 from bascule.monitoring.reporting.overview import DayHealth, Kept, Overview, TruthFacts
 
 
@@ -47,9 +48,14 @@ def look_at(
     first, ledger = (moment - since).date(), Ledger(home)
     where = f"p.model = {quoted(model)} AND p.time >= TIMESTAMPTZ '{first} 00:00:00+00'"
     total, *days = _health(ledger, where)
+    truths, performance = _truths(ledger, where), None
+    if truths.truths:
+        performance = measure_performance(
+            home, model, bundle_of=open_bundle, since=moment - since, now=moment
+        )
     return Overview(
-        model, first, moment.date(), total, tuple(days), drift, _truths(ledger, where),
-        _kept(ledger, where),
+        model, first, moment.date(), total, tuple(days), drift, truths, _kept(ledger, where),
+        performance,
     )  # fmt: skip
 
 

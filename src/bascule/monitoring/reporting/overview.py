@@ -10,11 +10,13 @@ from itertools import islice
 from typing import Any
 
 from bascule.monitoring.drift import ColumnDrift, DriftReport, ProductionDrift
+from bascule.monitoring.performance import PerformanceReport
 
 LINES, WIDTH = 24, 80
 _BARS = "▁▂▃▄▅▆▇█"
 _DAYS = 14
 _COLUMNS = 6
+_PERFORMANCE_ALARMS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Overview:
         drift: Of each version.
         truths: What is known of outcomes.
         kept: What is in the ledger.
-        performance: Sentences; empty where no metric is known.
+        performance: Predictions against truths; None without any truth.
     """
 
     model: str
@@ -92,12 +94,12 @@ class Overview:
     drift: ProductionDrift
     truths: TruthFacts
     kept: Kept
-    performance: tuple[str, ...] = ()
+    performance: PerformanceReport | None = None
 
     @property
     def is_alarm(self) -> bool:
-        """Whether drift raised an alarm."""
-        return self.drift.is_alarm
+        """Whether drift or performance raised an alarm."""
+        return self.drift.is_alarm or bool(self.performance and self.performance.is_alarm)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -109,7 +111,7 @@ class Overview:
             "days": [asdict(one) for one in self.days],
             "truths": asdict(self.truths),
             "ledger": asdict(self.kept),
-            "performance": list(self.performance),
+            "performance": None if self.performance is None else self.performance.to_json(),
             "drift": self.drift.to_json(),
         }
 
@@ -141,10 +143,14 @@ def sparkline(values: Sequence[float]) -> str:
 
 def _head(overview: Overview) -> Iterator[str]:
     alarms = sum(len(one.alarms) for report in overview.drift.versions for one in report.windows)
+    alarms += len(overview.performance.alarms) if overview.performance else 0
     verdict = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "no alarm"
     days = f"{overview.model}  {overview.since} to {overview.until}"
     yield f"{days}{verdict:>{max(1, WIDTH - len(days))}}"
     total = overview.total
+    if not total.requests:
+        yield "health       no requests in the ledger, profiles alone"
+        return
     share = (total.errors, total.refused)
     errors, refused = (one / max(1, total.requests) for one in share)
     yield (
@@ -222,7 +228,22 @@ def _performance(overview: Overview) -> Iterator[str]:
         f"performance  {truths.truths:,} truths of {truths.predictions:,} predictions "
         f"({share:.0%}){delay}"
     )
-    yield from (f"             {one}" for one in overview.performance[:3])
+    yield from (f"             {one}" for one in islice(metric_lines(overview), 3))
+
+
+def metric_lines(overview: Overview) -> Iterator[str]:
+    """The metrics of each version over the whole period, beside the held-out rows."""
+    report = overview.performance
+    for window in () if report is None else report.windows:
+        if window.start is None and window.slice is None:
+            known = [one for one in window.metrics if one.found.value is not None]
+            shown = [
+                f"{one.metric} {one.found.value:.3f}"
+                + ("" if one.recorded is None else f" (was {one.recorded:.3f})")
+                for one in known[:2]
+            ]
+            if shown:
+                yield f"version {window.version}: {', '.join(shown)}"
 
 
 def _ledger(overview: Overview) -> Iterator[str]:
@@ -232,6 +253,8 @@ def _ledger(overview: Overview) -> Iterator[str]:
 
 
 def _sentences(overview: Overview) -> Iterator[str]:
+    if overview.performance is not None:
+        yield from overview.performance.alarms[: -_PERFORMANCE_ALARMS - 1 : -1]  # latest first
     for report in overview.drift.versions:
         for window in reversed(report.windows):
             for column in window.alarms:

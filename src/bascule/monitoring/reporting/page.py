@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from bascule.bundle import page
-from bascule.monitoring.drift import DriftReport, WindowDrift
-from bascule.monitoring.reporting.overview import Overview
-from bascule.monitoring.reporting.plots import counts_by_day, figure, figures_of
+from bascule.monitoring.drift import DriftReport, WindowDrift, alarm_sentences
+from bascule.monitoring.reporting.overview import Overview, metric_lines
+from bascule.monitoring.reporting.plots import counts_by_day, figure, figures_of, metric_by_day
 
 _QUALITY_ROWS = 200
+_SENTENCES = 6
+_METRIC = "By day, with the 95 % interval. Dashed: the held-out rows."
 
 
 def render_report(overview: Overview) -> str:
@@ -18,6 +20,7 @@ def render_report(overview: Overview) -> str:
     sections = [
         ("summary", "Summary", _summary(overview)),
         ("health", "Health", _health(overview)),
+        ("performance", "Performance", _performance(overview)),
     ]
     for report in overview.drift.versions:
         mark = f"version-{report.version}"
@@ -42,6 +45,7 @@ def render_report(overview: Overview) -> str:
 def _summary(overview: Overview) -> str:
     total, truths = overview.total, overview.truths
     alarms = sum(len(w.alarms) for one in overview.drift.versions for w in one.windows)
+    alarms += len(overview.performance.alarms) if overview.performance else 0
     tiles = (
         ("period", f"{overview.since} to {overview.until}"),
         ("alarms", f"{alarms:,}"),
@@ -52,7 +56,7 @@ def _summary(overview: Overview) -> str:
         ("kept rows", f"{overview.kept.share:.1%}"),
     )
     shown = "".join(f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd></div>" for a, b in tiles)
-    notes = [*overview.performance, *overview.drift.notes]
+    notes = [*metric_lines(overview), *overview.drift.notes]
     notes += [note for report in overview.drift.versions for note in report.notes]
     return f'<dl class="overview">{shown}</dl>{_list(notes)}'
 
@@ -70,13 +74,32 @@ def _health(overview: Overview) -> str:
     )
 
 
+def _performance(overview: Overview) -> str:
+    report = overview.performance
+    if report is None:
+        return ""
+    charts = []
+    for version in dict.fromkeys(one.version for one in report.windows):
+        days = [one for one in report.windows if one.version == version and one.start]
+        days = [one for one in days if one.slice is None]
+        for name in dict.fromkeys(one.metric for window in days for one in window.metrics):
+            chart = metric_by_day(name, days)
+            if chart is not None:
+                charts.append(figure(chart, f"{name}, version {version}", _METRIC))
+    said = [one.sentence for one in report.findings if not one.is_alarm]
+    alarms = report.alarms[-_SENTENCES:]
+    if len(report.alarms) > _SENTENCES:
+        said.append(f"the latest {_SENTENCES} of {len(report.alarms)} alarms:")
+    return f"{_grid(charts)}{_list([*said, *alarms])}"
+
+
 def _alarms(report: DriftReport) -> str:
-    said = [
-        f"{window.day}{'' if window.is_finished else ', not over'}: {column.sentence}"
-        for window in report.windows
-        for column in window.alarms
-    ]
-    return _list(said) if said else "<p>No alarm.</p>"
+    said = list(alarm_sentences(report))
+    days = sum(bool(window.alarms) for window in report.windows)
+    today = [str(window.day) for window in report.windows if not window.is_finished]
+    unfinished = f" {today[0]} is not over." if today else ""
+    verdict = f"{days} of {len(report.windows)} days have an alarm.{unfinished}"
+    return f"<p>{verdict}</p>{_list(said)}"
 
 
 def _plots(report: DriftReport, where: str) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import Chart
 from bascule.monitoring.drift import ColumnDrift, DriftReport, WindowDrift
+from bascule.monitoring.performance import WindowPerformance
 from bascule.stats import ColumnProfile
 
 Floats = NDArray[np.float64]
@@ -71,17 +72,12 @@ def _categories(name: str, then: ColumnProfile, now: ColumnProfile) -> Chart | N
     shares = [[_share(one, value) for value in names] for one in (then, now)]
     most = max(max(one) for one in shares) or 1.0
     labels = [str(value) if len(str(value)) < 8 else f"{str(value)[:6]}…" for value in names]
-    size = (0.0, float(len(names)))
-    chart = Chart(size, (0, most * 1.05), (name, "share"), name, _between(labels))
+    chart = Chart((-0.5, len(names) - 0.5), (0, most * 1.05), (name, "share"), name, labels)
     for place, (before, after) in enumerate(zip(*shares, strict=True)):
-        chart.bars([place + 0.08, place + 0.5], [before], "bar other")
-        chart.bars([place + 0.5, place + 0.92], [after])
+        chart.bars([place - 0.42, place], [before], "bar other").bars(
+            [place, place + 0.42], [after]
+        )
     return chart
-
-
-def _between(labels: Sequence[str]) -> tuple[str, ...]:
-    """Names at the left edge of each pair of bars."""
-    return tuple(labels)
 
 
 def _share(column: ColumnProfile, value: float | str) -> float:
@@ -116,6 +112,15 @@ def over_time(name: str, series: Series) -> Chart | None:
     return chart.dots([one for one in alarms if math.isfinite(one[1])], "alarm", 4.5)
 
 
+def _lines_of(column: ColumnDrift) -> str:
+    """Which line is which category."""
+    if "p50" in column.then or "mean" in column.then:
+        return ""
+    colours = ("Blue", "Red", "Green")
+    named = zip(colours, list(column.then)[:_LINES], strict=False)
+    return f"{', '.join(f'{colour}: {name}' for colour, name in named)}. "
+
+
 def _band(columns: Sequence[ColumnDrift]) -> list[tuple[float, float]]:
     """A closed line around the range of each window."""
     known = [(x, one.now) for x, one in enumerate(columns) if "p05" in one.now]
@@ -131,6 +136,32 @@ def counts_by_day(
     most = max(counts, default=1.0) or 1.0
     chart = Chart((0, max(1, len(counts))), (0, most * 1.05), labels, alt, tuple(names))
     return chart.bars([float(one) for one in range(len(counts) + 1)], list(counts))
+
+
+def metric_by_day(name: str, windows: Sequence[WindowPerformance]) -> Chart | None:
+    """A metric with its interval; alarms red."""
+    found = [
+        (float(x), one.found, one)
+        for x, window in enumerate(windows)
+        for one in window.metrics
+        if one.metric == name and one.found.value is not None
+    ]
+    points = [(x, value) for x, estimate, _ in found if (value := estimate.value) is not None]
+    if not points:
+        return None
+    lows = [(x, y) for x, estimate, _ in found if (y := estimate.lower) is not None]
+    highs = [(x, y) for x, estimate, _ in found if (y := estimate.upper) is not None]
+    recorded = found[-1][2].recorded
+    levels = [y for _, y in (*points, *lows, *highs)] + ([] if recorded is None else [recorded])
+    days = tuple("" if one.start is None else f"{one.start:%m-%d}" for one in windows)
+    size, span = (0, max(1, len(windows) - 1)), (min(levels), max(levels))
+    chart = Chart(size, span, ("UTC day", name), f"{name} by day", days)
+    chart.line([*lows, *reversed(highs)], "band")
+    if recorded is not None:
+        chart.line([(0, recorded), (len(windows) - 1, recorded)], "guide")
+    alarms = {x for x, _, one in found if one.is_alarm}
+    chart.line(points).dots(points, radius=2)
+    return chart.dots([point for point in points if point[0] in alarms], "alarm", 4)
 
 
 def figures_of(report: DriftReport, where: str) -> Iterator[str]:
@@ -150,4 +181,5 @@ def figures_of(report: DriftReport, where: str) -> Iterator[str]:
         if over is not None:
             alarms = sum(column.is_alarm for _, column in series)
             said = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "No alarm"
-            yield figure(over, f"{name} by day", f"{said}. Dashed: the baseline.")
+            lines = _lines_of(series[-1][1])
+            yield figure(over, f"{name} by day", f"{said}. {lines}Dashed: the baseline.")

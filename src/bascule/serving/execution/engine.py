@@ -479,9 +479,9 @@ class Engine:
 
     __slots__ = (
         "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_hurried",
-        "_hurried_below_s", "_inline_runs", "_inline_s", "_inline_should_s", "_loop", "_runs",
-        "_was_interrupted", "batcher", "by", "inline_rows", "pace", "placement", "program",
-        "size_bytes",
+        "_hurried_below_s", "_inline_runs", "_inline_s", "_inline_should_s", "_loop", "_noted_runs",
+        "_past_inline_runs", "_runs", "_was_interrupted", "batcher", "by", "inline_rows", "pace",
+        "placement", "program", "size_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -510,7 +510,7 @@ class Engine:
         self._gathered_rows = 0
         self._hurried: list[tuple[Job, float]] = []
         self._calls = 0
-        self._inline_runs = 0
+        self._inline_runs = self._past_inline_runs = self._noted_runs = 0
         self._inline_s = self._inline_should_s = 0.0
         self._before = 0.0
         self._runs = 0
@@ -593,6 +593,12 @@ class Engine:
         """How many were taken since the last `revisit`."""
         return self._calls
 
+    def new_runs(self) -> int:
+        """How many runs of the program there were since the last call of this."""
+        runs = self._past_inline_runs + self._inline_runs + self.batcher.runs
+        new, self._noted_runs = runs - self._noted_runs, runs
+        return new
+
     def revisit(self, passed_s: float, *, others_called: bool) -> None:
         """Decide again where calls run, from those of the last `passed_s`."""
         busy_s = self.batcher.busy_s
@@ -610,6 +616,7 @@ class Engine:
             others_called=others_called,
         )
         self._before = busy_s
+        self._past_inline_runs += self._inline_runs
         self._calls = self._inline_runs = 0
         self._inline_s = self._inline_should_s = 0.0
         placement = revisited(self.pace, self.placement, runs)

@@ -97,6 +97,7 @@ class PlannedPredictor:
         self.example = current.example
         self.limits = current.limits
         self.extras = current.extras
+        self.places = current.places
         self.series = current.series
         self.needs: Action = "infer"
         self.asks_headers: frozenset[bytes] = frozenset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from bascule.bundle import Places
 from bascule.core import Columns, Field, Signature
 from bascule.security import Action
 from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver
@@ -39,6 +40,7 @@ class Predictor(Protocol):
         batch_invariant: Whether a row has the same bits in every batch.
         service: The name, the version and the folder.
         example: Rows to show to people; None where there are none.
+        places: The classes that the values in a row of an output stand for, by output.
         limits: The bounds to keep.
         extras: The extra outputs that can be asked for.
         series: Where answers are counted.
@@ -54,6 +56,7 @@ class Predictor(Protocol):
     batch_invariant: bool
     service: ModelSpec
     example: Columns | None
+    places: Places
     limits: Limits
     extras: Extras
     series: MetricSeries

@@ -50,6 +50,7 @@ class ResilientPredictor:
         self.digest = model.digest
         self.batch_invariant = model.batch_invariant
         self.example = model.example
+        self.places = model.places
         self.limits = model.limits
         self.extras = model.extras
         self.series = model.series

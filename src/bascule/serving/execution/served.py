@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
+from bascule.bundle import Places
 from bascule.bundle.extras import Extra
 from bascule.core import BasculeError, Columns, Overloaded, Program, Signature, Unavailable
 from bascule.security import Action
@@ -41,11 +42,13 @@ class ServedModel:
         held: BufferBudget,
         extras: Sequence[Extra] = (),
         example: Columns | None = None,
+        places: Places | None = None,
         columns: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         """Ready to run with a program and its pace; unloaded with the facts of a program alone.
 
-        `example`: rows that the program can answer, to show to users. `columns`: see `AnsweredBy`.
+        `example`: rows that the program can answer, to show to users. `places`: the classes that
+        the values in a row of an output stand for. `columns`: see `AnsweredBy`.
         """
         self.service = service
         self.name = service.model
@@ -56,6 +59,7 @@ class ServedModel:
         self.batch_invariant = batch_invariant
         self.series = series
         self.example = example
+        self.places: Places = places or {}
         self.limits = limits
         self.held = held
         self.by = AnsweredBy(self.name, self.version, program.name, tuple((columns or {}).items()))

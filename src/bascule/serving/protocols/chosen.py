@@ -30,6 +30,8 @@ _PATHS: dict[str, tuple[str, ...]] = {
 SERVER_PATHS = ("/metrics",)
 """Paths of the server itself, which no choice takes away."""
 
+_OUTCOMES = re.compile(r"/v2/models/[^/]+/outcomes")
+
 PROTOCOL_NAMES = tuple(_PATHS)
 """Every protocol, by the names of `table.PROTOCOLS`."""
 
@@ -73,7 +75,7 @@ def choose_protocols(
     wanted = names or PROTOCOL_NAMES
     if "vertex" in wanted:
         for setting, route in routes.items():
-            if _is_below(route, SERVER_PATHS):
+            if _is_below(route, SERVER_PATHS) or _OUTCOMES.fullmatch(route):
                 raise Invalid(
                     f"{route} is a path of the server itself",
                     hint="choose another path",

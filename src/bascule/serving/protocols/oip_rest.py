@@ -6,7 +6,7 @@ decode both without looking.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from bascule.serving.protocols.describing import (
 from bascule.serving.protocols.oip_json import AsBytes, Decoded, Decoder, encoder
 from bascule.serving.protocols.openapi import example_columns
 from bascule.serving.transports import FROM_BYTES, About, Exchange, Handler, Route
+from bascule_client.answer import labels_of
 
 _BYTES_TYPE = b"application/octet-stream"
 
@@ -160,7 +161,10 @@ def _metadata(plane: DataPlane, model: Predictor) -> dict[str, Any]:
         "inputs": [
             _tensor_metadata(field, model.signature.columns) for field in model.signature.inputs
         ],
-        "outputs": [_tensor_metadata(field) for field in model.signature.outputs],
+        "outputs": [
+            _tensor_metadata(field, labels=labels_of(field.name, field.shape, model.places))
+            for field in model.signature.outputs
+        ],
         "parameters": {
             "version": model.version,
             "digest": model.digest,
@@ -239,7 +243,9 @@ def _tensor(field: Field) -> dict[str, Any]:
     }
 
 
-def _tensor_metadata(field: Field, columns: tuple[str, ...] = ()) -> dict[str, Any]:
+def _tensor_metadata(
+    field: Field, columns: Sequence[str] = (), labels: Sequence[Any] = ()
+) -> dict[str, Any]:
     made: dict[str, Any] = {
         "name": field.name,
         "datatype": field.dtype.value,
@@ -254,6 +260,8 @@ def _tensor_metadata(field: Field, columns: tuple[str, ...] = ()) -> dict[str, A
         parameters["bounds"] = list(field.bounds)
     if columns:
         parameters["columns"] = list(columns)
+    if labels:
+        parameters["labels"] = list(labels)
     if parameters:
         made["parameters"] = parameters
     return made

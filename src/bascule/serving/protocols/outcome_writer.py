@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _MAX_WAITING_BYTES = 16 << 20
 """Of requests that are not written yet."""
 _MAX_TOGETHER = 64
+_IDLE_S = 60.0
 
 
 class Added(NamedTuple):
@@ -90,17 +91,28 @@ class OutcomeWriter:
             self._thread.join()
 
     def _write(self) -> None:
-        from bascule.monitoring.ledger import OutcomeSpool
-
-        spool = OutcomeSpool(self._home)
+        spool: OutcomeSpool | None = None
         is_open = True
         while is_open:
-            together = [self._waiting.get()]
+            try:
+                together = [self._waiting.get(timeout=_IDLE_S)]
+            except queue.Empty:
+                if spool is not None:
+                    spool.close()  # its files are complete: hosts share them
+                continue
             while len(together) < _MAX_TOGETHER and not self._waiting.empty():
                 together.append(self._waiting.get())
-            is_open = together[-1] is not None
-            _keep(spool, [one for one in together if one is not None], self._done)
-        spool.close()
+            is_open = None not in together
+            requests = [one for one in together if one is not None]
+            try:
+                spool = spool or _open_spool(self._home)
+            except Exception as problem:  # the thread must go on: callers wait for it
+                for one in requests:
+                    self._done(one, _told(problem))
+                continue
+            _keep(spool, requests, self._done)
+        if spool is not None:
+            spool.close()
 
     def _done(self, one: _Waiting, outcome: Added | BasculeError) -> None:
         def deliver() -> None:
@@ -109,6 +121,13 @@ class OutcomeWriter:
 
         if not one.loop.is_closed():
             one.loop.call_soon_threadsafe(deliver)
+
+
+def _open_spool(home: Path) -> OutcomeSpool:
+    # Imported here: a worker that receives no outcomes need not have it in memory.
+    from bascule.monitoring.ledger import OutcomeSpool
+
+    return OutcomeSpool(home)
 
 
 def _keep(

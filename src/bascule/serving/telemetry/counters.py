@@ -46,7 +46,9 @@ _FIRST_BUCKET = _SUM_NS + 1
 _FAILURES = _FIRST_BUCKET + len(BUCKETS_S) + 1
 _FALLBACKS = _FAILURES + 1
 _OUTCOMES = _FALLBACKS + 1
-_SLOT_WORDS = _OUTCOMES + 1
+_RUNS = _OUTCOMES + 1
+_OPEN = _RUNS + 1
+_SLOT_WORDS = _OPEN + 1
 
 _KEYS_HELD_NS, _KEYS_READ_NS, _SILENT_WORKERS, _CONTROL_BEAT, _CONTROL_RESTARTS = 1, 2, 3, 4, 5
 _FIRST_BEAT = 6
@@ -93,6 +95,11 @@ class MetricSeries:
         """Note that another model answered in its place."""
         self._words[self._base + _FALLBACKS] += 1
 
+    def note_work(self, runs: int, open_calls: int) -> None:
+        """Note so many more runs of the program, and how many calls wait or run now."""
+        self._words[self._base + _RUNS] += runs
+        self._words[self._base + _OPEN] = open_calls
+
     def count_outcomes(self, count: int) -> None:
         """Note outcomes of the model that were kept."""
         self._words[self._base + _OUTCOMES] += count
@@ -110,6 +117,8 @@ class Totals:
         failures: Calls that a model with a policy failed, whatever was answered in the end.
         fallbacks: Calls that another model answered in its place.
         outcomes: Outcomes that were kept while it was the default version.
+        runs: Runs of the program, each of one call or several.
+        open_calls: Calls that waited or ran within the last second.
     """
 
     by_status: dict[int, int]
@@ -119,6 +128,8 @@ class Totals:
     failures: int = 0
     fallbacks: int = 0
     outcomes: int = 0
+    runs: int = 0
+    open_calls: int = 0
 
     @property
     def requests(self) -> int:
@@ -308,6 +319,8 @@ class Counters:
             failures=sums[_FAILURES],
             fallbacks=sums[_FALLBACKS],
             outcomes=sums[_OUTCOMES],
+            runs=sums[_RUNS],
+            open_calls=sums[_OPEN],
         )
 
 
@@ -370,6 +383,14 @@ def _families(labels: Sequence[MetricLabels], totals: Sequence[Totals]) -> Itera
     yield "# TYPE bascule_fallbacks_total counter"
     for names, total in served:
         yield f"bascule_fallbacks_total{{{names}}} {total.fallbacks}"
+    yield "# HELP bascule_runs_total Runs of the program, each of one call or several."
+    yield "# TYPE bascule_runs_total counter"
+    for names, total in served:
+        yield f"bascule_runs_total{{{names}}} {total.runs}"
+    yield "# HELP bascule_open_calls Calls that wait or run, noted once a second."
+    yield "# TYPE bascule_open_calls gauge"
+    for names, total in served:
+        yield f"bascule_open_calls{{{names}}} {total.open_calls}"
     yield "# HELP bascule_outcomes_total Outcomes that were kept, by the default version."
     yield "# TYPE bascule_outcomes_total counter"
     for names, total in served:

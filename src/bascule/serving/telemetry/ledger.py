@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from time import perf_counter_ns
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from bascule.monitoring.ledger import (
     Column,
     Head,
     Layout,
+    Origin,
     kept_rows_of,
     pack_request,
     text_pieces,
@@ -52,6 +53,9 @@ class Spool(Protocol):
     """Where blocks go; see `monitoring.ledger.SpoolWriter`."""
 
     @property
+    def kept(self) -> int: ...
+
+    @property
     def dropped(self) -> int: ...
 
     def lag_s(self) -> float: ...
@@ -69,8 +73,8 @@ class _Group:
     """Kept requests of one layout: answered by one version, with the same fields."""
 
     __slots__ = (
-        "asked", "by", "fields", "ids", "inputs", "kept_rows", "layout", "names", "outputs",
-        "places", "records", "texts",
+        "asked", "by", "fields", "ids", "inputs", "kept_rows", "layout", "names", "origins",
+        "outputs", "places", "records",
     )  # fmt: skip
 
     def __init__(
@@ -93,10 +97,10 @@ class _Group:
         self.kept_rows = 0
         self.records: list[bytes] = []
         self.ids: list[str] = []
-        self.texts: dict[str, int] = {}
+        self.origins: dict[Origin, int] = {}
         self.inputs: list[Columns] = []
         self.outputs: list[Columns] = []
-        self.places: list[NDArray[np.int32] | int] = []
+        self.places: dict[int, NDArray[np.int32]] = {}
 
     def pieces(self) -> tuple[list[Any], list[int]]:
         """Of a block: the parts, and the sizes of the pieces.
@@ -105,7 +109,7 @@ class _Group:
             ValueError: A field varies in shape from one request to the next.
         """
         parts: list[Any] = [
-            b"".join(self.records), *text_pieces(self.ids), _row_numbers(self.places)
+            b"".join(self.records), *text_pieces(self.ids), self._row_numbers()
         ]  # fmt: skip
         sizes = [len(one) for one in parts]
         for fields, columns in zip(self.fields, (self.inputs, self.outputs), strict=True):
@@ -122,6 +126,16 @@ class _Group:
                     parts += texts
                     sizes += [len(one) for one in texts]
         return parts, sizes
+
+    def _row_numbers(self) -> bytes:
+        """The number of every kept row within its request; nothing where all requests are whole."""
+        if not self.places:
+            return b""
+        counts = map(kept_rows_of, self.records)
+        return b"".join(
+            (self.places[at] if at in self.places else np.arange(count, dtype=np.int32)).tobytes()
+            for at, count in enumerate(counts)
+        )
 
 
 class _Label:
@@ -160,7 +174,6 @@ class LedgerRecorder:
             is_anonymous: Keep no id, caller or trace, and have no row in the ledger: for profiles.
             draw: Uniform on [0, 1).
         """
-        self._kept = 0
         self._told = (0, 0)
         self._spool = spool
         self._keep = keep
@@ -207,15 +220,22 @@ class LedgerRecorder:
                 chosen = np.sort(_random.choice(rows, kept, replace=False)).astype(np.int32)
                 inputs = {name: values[chosen] for name, values in inputs.items()}
                 outputs = {name: values[chosen] for name, values in outputs.items()}
-                group.places.append(chosen)
-            else:
-                group.places.append(rows)
+                group.places[len(group.records)] = chosen
             group.inputs.append(inputs)
         if answer is not None:
             group.outputs.append(outputs)
-        self._keep_request(
-            group, context,
-            context.started_ns + self._epoch_ns, duration_ns, draw, rows, kept, status,
+        if self._is_anonymous:
+            name, origin = "", ("", context.protocol, "")
+        else:
+            name = context.prediction_id
+            origin = context.caller, context.protocol, _trace_id(context)
+        self._spool.keep(name)
+        group.ids.append(name)
+        group.records.append(
+            pack_request(
+                context.started_ns + self._epoch_ns, duration_ns, draw, rows, kept, status,
+                group.origins.setdefault(origin, len(group.origins)),
+            )
         )  # fmt: skip
         group.kept_rows += kept
         of.room -= kept
@@ -226,23 +246,6 @@ class LedgerRecorder:
         self._waiting_rows += kept
         if self._waiting_requests >= _BLOCK_REQUESTS or self._waiting_rows >= _BLOCK_ROWS:
             self.flush()
-
-    def _keep_request(self, group: _Group, context: Context, *facts: Any) -> None:
-        texts = group.texts
-        caller, trace, name = "", "", ""
-        if not self._is_anonymous:
-            caller, trace, name = context.caller, _trace_id(context), context.prediction_id
-        group.ids.append(name)
-        group.records.append(
-            pack_request(
-                *facts,
-                texts.setdefault(caller, len(texts)),
-                texts.setdefault(context.protocol, len(texts)),
-                texts.setdefault(trace, len(texts)),
-            )
-        )
-        self._kept += 1
-        self._spool.keep(name)
 
     def tick(self) -> None:
         """Once a second: write what waits, and begin the next interval."""
@@ -256,18 +259,26 @@ class LedgerRecorder:
 
     def new_figures(self) -> tuple[int, int, float]:
         """Requests kept and dropped since the last call, and the lag of the scribe in seconds."""
-        kept, dropped = self._kept, self._spool.dropped
+        kept, dropped = self._spool.kept, self._spool.dropped
         told, self._told = self._told, (kept, dropped)
         return kept - told[0], dropped - told[1], self._spool.lag_s()
 
     def flush(self) -> None:
-        """Write what waits."""
-        self._waiting_requests = self._waiting_rows = 0
+        """Write what waits, in one piece: a reader takes what a killed worker kept last as lost."""
+        blocks: list[bytearray] = []
+        written = 0
         for of in self._labels.values():
             for group in of.groups.values():
                 if group.records:
-                    self._write(of, group)
+                    for block, requests in self._blocks(of, group):
+                        blocks.append(block)
+                        written += requests
                     group.clear()
+        if blocks:
+            self._spool.append(blocks[0] if len(blocks) == 1 else b"".join(blocks), written)
+        if written < self._waiting_requests:
+            self._spool.drop(self._waiting_requests - written, "an output has not one value a row")
+        self._waiting_requests = self._waiting_rows = 0
 
     def close(self) -> None:
         """Write what waits, and close the spool."""
@@ -299,35 +310,36 @@ class LedgerRecorder:
 
         return _Group(by, inputs, outputs, is_private)
 
-    def _write(self, of: _Label, group: _Group) -> None:
+    def _blocks(self, of: _Label, group: _Group) -> Iterator[tuple[bytearray, int]]:
+        """What is kept of a group, and how many requests; nothing of what cannot be written."""
         answered = of.label if group.by is None else group.by
         try:
             parts, sizes = group.pieces()
             head = Head(
                 model=answered.model, version=answered.version,
                 endpoint=of.label.endpoint or of.label.model, arm=of.label.arm,
-                interval=self._interval, share=of.share, texts=tuple(group.texts),
+                interval=self._interval, share=of.share, origins=tuple(group.origins),
                 layout=group.layout, is_anonymous=self._is_anonymous, sizes=tuple(sizes),
             )  # fmt: skip
             block = to_bytes(head, parts)
-        except ValueError:
-            if len(group.records) == 1:
-                self._spool.drop(1, "an output has not one value a row")
-            else:
-                self._write_each(of, group)
+        except (TypeError, ValueError):
+            if len(group.records) > 1:
+                for one in self._each(of, group):
+                    yield from self._blocks(of, one)
         else:
-            self._spool.append(block, len(group.records))
+            yield block, len(group.records)
 
-    def _write_each(self, of: _Label, group: _Group) -> None:
-        """A block for each request: their fields vary in shape."""
-        for place, record in enumerate(group.records):
-            inputs, outputs = group.inputs[place:][:1], group.outputs[place:][:1]
+    def _each(self, of: _Label, group: _Group) -> Iterator[_Group]:
+        """A group for each request: their fields vary in shape."""
+        for at, record in enumerate(group.records):
+            inputs, outputs = group.inputs[at:][:1], group.outputs[at:][:1]
             asked = inputs[0] if inputs else None
             one = self._group(of, group.by, asked, outputs[0] if outputs else {})
-            one.records, one.ids, one.texts = [record], [group.ids[place]], group.texts
-            one.inputs, one.outputs, one.places = inputs, outputs, group.places[place:][:1]
-            one.kept_rows = kept_rows_of(record)
-            self._write(of, one)
+            one.records, one.ids, one.origins = [record], [group.ids[at]], group.origins
+            one.inputs, one.outputs, one.kept_rows = inputs, outputs, kept_rows_of(record)
+            if at in group.places:
+                one.places = {0: group.places[at]}
+            yield one
 
 
 def _fields(columns: Columns, is_private: Callable[[str], bool]) -> list[Column]:
@@ -344,16 +356,6 @@ def _fields(columns: Columns, is_private: Callable[[str], bool]) -> list[Column]
 def _row_bytes(field: Column) -> int:
     """0 for texts."""
     return 0 if field.dtype == TEXT else np.dtype(field.dtype).itemsize * field.values_per_row
-
-
-def _row_numbers(places: list[NDArray[np.int32] | int]) -> bytes:
-    """The number of every kept row within its request; nothing where all requests are whole."""
-    if all(type(one) is int for one in places):
-        return b""
-    return b"".join(
-        np.arange(one, dtype=np.int32).tobytes() if isinstance(one, int) else one.tobytes()
-        for one in places
-    )
 
 
 def _trace_id(context: Context) -> str:

@@ -78,6 +78,8 @@ class LogRecord(NamedTuple):
         traceparent: The header.
         tracestate: The header.
         reason: Why the model failed, without the message of its exception; empty for none.
+        prediction_id: Under which the ledger has the answer; empty for a request that is no
+            inference.
     """
 
     at_s: float
@@ -90,6 +92,7 @@ class LogRecord(NamedTuple):
     traceparent: bytes = b""
     tracestate: bytes = b""
     reason: str = ""
+    prediction_id: str = ""
 
 
 class Spans(Protocol):
@@ -145,6 +148,7 @@ class RequestLog:
         traceparent: bytes,
         tracestate: bytes,
         reason: str = "",
+        prediction_id: str = "",
     ) -> None:
         """Add a record; see `LogRecord`. If the reader of the log is too slow, records are lost."""
         if not traceparent and status < FAILED_FROM and not self._config.access_log:
@@ -155,7 +159,7 @@ class RequestLog:
         self._records.append(
             LogRecord(
                 time.time(), status, duration_ns, rows, label, request_id, kind,
-                traceparent, tracestate, reason,
+                traceparent, tracestate, reason, prediction_id,
             )
         )  # fmt: skip
         if not self._has_records.is_set():

@@ -74,6 +74,8 @@ class OtlpSpans:
             }
         if record.request_id:
             attributes["bascule.request_id"] = record.request_id.decode()
+        if record.prediction_id:
+            attributes["bascule.prediction_id"] = record.prediction_id
         if record.kind:
             attributes["error.type"] = record.kind
         ended_ns = int(record.at_s * 1e9)

@@ -163,5 +163,5 @@ class Request(ABC):
             assert of.request_log is not None
             of.request_log.add(
                 status, duration_ns, rows, series.label, self.logged_id(), kind_of(self.failure),
-                *self.trace, reason_of(self.failure),
+                *self.trace, reason_of(self.failure), self.prediction_id,
             )  # fmt: skip

@@ -2,6 +2,7 @@ from .channel import Message as Message
 from .config import LedgerConfig as LedgerConfig
 from .control_child import ControlCommand as ControlCommand
 from .peer import Peer as Peer
+from .scribe_child import ScribeCommand as ScribeCommand
 from .supervisor import (
     ModelState as ModelState,
     Supervisor as Supervisor,

@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bascule.bundle import open_program, pinned_program
+from bascule.bundle import open_program, pinned_program, places_of
 from bascule.bundle.disk import EXAMPLE, Manifest, read_file, read_manifest
 from bascule.bundle.extras import open_extras
 from bascule.bundle.programs import obstacles
@@ -227,6 +227,9 @@ class LoadedModels:
             self.is_stuck |= is_stuck and engine.by not in shadows
             if engine.calls:
                 engine.revisit(passed_s, others_called=called > 1)
+        for model in self._models.values():
+            runs = 0 if model.engine is None else model.engine.new_runs()
+            model.series.note_work(runs, model.open_calls)
 
     def is_running(self) -> bool:
         """Whether a run is under way on a model's thread."""
@@ -386,6 +389,7 @@ class LoadedModels:
 
     def _close(self, model: ServedModel) -> None:
         engine = model.unload()
+        model.series.note_work(0 if engine is None else engine.new_runs(), 0)
         if engine is not None:
             closed: asyncio.Future[None] = self._loop.create_future()
             self._closing.add(closed)
@@ -455,6 +459,7 @@ def describe(
         loop=loop,
         extras=open_extras(service.path, manifest, {"confidence": limits.confidence}),
         example=_example(service.path, manifest, inputs, limits),
+        places=places_of(manifest),
         held=held,
         columns=column_names(signature, manifest.classes, manifest.targets),
     )

@@ -11,8 +11,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from bascule.serving.workers.control_child import Backoff
 
@@ -22,17 +23,30 @@ _STOP_S = 20.0
 _NICE = 10
 
 
+@dataclass(frozen=True, slots=True)
+class ScribeCommand:
+    """What starts the scribe.
+
+    Attributes:
+        argv: The command; the supervisor's process id follows.
+        environment: Variables of the scribe alone, for what no list of processes may show.
+    """
+
+    argv: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
 class ScribeChild:
     """The scribe that there is now, and what is needed to start the next one."""
 
-    def __init__(self, argv: Sequence[str], spawning: ThreadPoolExecutor) -> None:
+    def __init__(self, command: ScribeCommand, spawning: ThreadPoolExecutor) -> None:
         """Nothing is started yet.
 
         Args:
-            argv: The command; the supervisor's process id follows.
+            command: What starts it.
             spawning: One thread that stays: the system ends the process when the thread ends.
         """
-        self._argv = argv
+        self._command = command
         self._spawning = spawning
         self._process: subprocess.Popen[bytes] | None = None
         self._backoff = Backoff()
@@ -71,8 +85,18 @@ class ScribeChild:
             process.wait()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        # The scribe lets the signal through once it can act on it: one that is stopped while it
+        # starts takes in the spool as well.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return self._popen()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _popen(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            ["nice", "-n", str(_NICE), *self._argv, str(os.getpid())],
+            ["nice", "-n", str(_NICE), *self._command.argv, str(os.getpid())],
+            env={**os.environ, **self._command.environment},
             stdin=subprocess.DEVNULL,
             stdout=2,  # standard output is the announcement's
         )

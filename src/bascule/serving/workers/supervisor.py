@@ -58,7 +58,7 @@ from bascule.serving.transports import BACKLOG, Tls
 from bascule.serving.workers.channel import Message, WorkerProcess, error_from_json, error_to_json
 from bascule.serving.workers.config import LedgerConfig, WorkerConfig
 from bascule.serving.workers.control_child import Backoff, ControlChild, ControlCommand
-from bascule.serving.workers.scribe_child import ScribeChild
+from bascule.serving.workers.scribe_child import ScribeChild, ScribeCommand
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +260,7 @@ class Supervisor:
         allowed_hosts: tuple[str, ...] = (),
         ledger: LedgerConfig | None = None,
         outcomes_home: Path | None = None,
-        scribe: Sequence[str] = (),
+        scribe: ScribeCommand | None = None,
     ) -> None:
         """Bind the ports at once, so that a port in use is known before anything is started.
 
@@ -281,8 +281,7 @@ class Supervisor:
             allowed_hosts: Names that are answered; see `transports.hosts`.
             ledger: What workers record of answers; None for nothing.
             outcomes_home: The home that keeps outcomes; None to take none.
-            scribe: The command of the process that writes the ledger; the supervisor's process id
-                follows.
+            scribe: What starts the process that writes the ledger; None for no such process.
 
         Raises:
             Conflict: The port is in use.

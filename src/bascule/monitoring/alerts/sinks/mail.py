@@ -25,10 +25,14 @@ class Mail:
         receiver = self._receiver
         password = receiver.secret_of("password") if receiver.user else ""
         try:
+            message = _message(notification, receiver)
+        except (ValueError, IndexError):
+            raise receiver.wrong("to", "an address there or in sender is not one") from None
+        try:
             with self._connected() as server:
                 if receiver.user:
                     server.login(receiver.user, password)
-                refused = server.send_message(_message(notification, receiver))
+                refused = server.send_message(message)
         except (OSError, smtplib.SMTPException) as error:
             # The text of an error of the login may quote what was sent.
             said = "" if isinstance(error, smtplib.SMTPAuthenticationError) else f": {error}"

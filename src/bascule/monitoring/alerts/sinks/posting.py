@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from bascule.core import VERSION
 from bascule.monitoring.alerts.sinks.receivers import Receiver
@@ -26,12 +26,9 @@ def post(receiver: Receiver, path: str, body: bytes, headers: Mapping[str, str])
             its signature are for the address in the settings alone.
         Invalid: The address is not one.
     """
-    url = receiver.secret_of("url")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise receiver.wrong("url", "it is not http://HOST or https://HOST")
+    parts = _address(receiver)
     ends_at = time.monotonic() + receiver.timeout_s
-    connection = _connection(parts.scheme, parts.hostname, parts.port, receiver.timeout_s)
+    connection = _connection(parts, receiver.timeout_s)
     target = (parts.path.rstrip("/") if path else parts.path or "/") + path
     sent = {
         "Content-Type": "application/json", "User-Agent": f"bascule/{VERSION}", **headers,
@@ -42,8 +39,11 @@ def post(receiver: Receiver, path: str, body: bytes, headers: Mapping[str, str])
             if 200 <= answer.status < 300:
                 return
             said = _read(connection, answer, ends_at)
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except OSError as error:
         raise receiver.away(f"{type(error).__name__}: {error}") from None
+    except (http.client.HTTPException, ValueError) as error:
+        # Without its text, which may quote the address, and that may be a secret.
+        raise receiver.away(type(error).__name__) from None
     finally:
         connection.close()
     told = said.decode("utf-8", "replace")[:_SHOWN].replace("\n", " ").strip()
@@ -51,13 +51,23 @@ def post(receiver: Receiver, path: str, body: bytes, headers: Mapping[str, str])
     raise receiver.away(f"answered {answer.status} {told}".strip(), retry_after_s=wait_s)
 
 
-def _connection(
-    scheme: str, host: str, port: int | None, timeout_s: float
-) -> http.client.HTTPConnection:
-    if scheme == "https":
+def _address(receiver: Receiver) -> SplitResult:
+    try:
+        parts = urlsplit(receiver.secret_of("url"))
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise receiver.wrong("url", "it is not http://HOST:PORT or https://HOST:PORT")
+    return parts
+
+
+def _connection(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
+    host = parts.hostname or ""
+    if parts.scheme == "https":
         context = ssl.create_default_context()
-        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
-    return http.client.HTTPConnection(host, port, timeout=timeout_s)
+        return http.client.HTTPSConnection(host, parts.port, timeout=timeout_s, context=context)
+    return http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
 
 
 def _read(

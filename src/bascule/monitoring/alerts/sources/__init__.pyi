@@ -11,9 +11,9 @@ from .health import (
 )
 from .ledger import LedgerSource as LedgerSource
 from .served import (
+    JUDGED as JUDGED,
     contacts_of as contacts_of,
-    drift_of as drift_of,
     finished_days as finished_days,
-    requests_by_hour as requests_by_hour,
+    rows_by_hour as rows_by_hour,
 )
 from .silence import SilenceSource as SilenceSource

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,15 +73,16 @@ class HealthSource:
     name = "health"
     every_s = 0.0  # at each round
 
-    def __init__(
-        self, read: Callable[[], ServerFacts], limits: HealthLimits, place: str | None = None
-    ) -> None:
+    def __init__(self, read: Callable[[], ServerFacts], limits: HealthLimits, place: str) -> None:
         self._read = read
         self._limits = limits
-        self._place = socket.gethostname() if place is None else place
+        self._place = place
         self._looks: deque[ServerFacts] = deque()
         self._slow: dict[tuple[str, str], deque[float]] = {}
         self._noted_s = float("-inf")
+
+    def again(self) -> None:
+        """Each look is at everything."""
 
     def look(self, now: datetime) -> Sequence[Observation]:
         facts = self._read()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -29,14 +28,17 @@ class LedgerSource:
     def __init__(
         self,
         home: Path,
-        place: str | None = None,
+        place: str,
         *,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._home = home
-        self._place = socket.gethostname() if place is None else place
+        self._place = place
         self._clock_s = clock_s
         self._behind: tuple[int, float] | None = None
+
+    def again(self) -> None:
+        """Each look is at everything."""
 
     def look(self, now: datetime) -> Sequence[Observation]:
         gaps = Ledger(self._home).gaps()

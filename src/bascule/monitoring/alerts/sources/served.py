@@ -2,87 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from datetime import date, datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bascule.core import NotFound
 from bascule.monitoring.alerts.findings import Finding
 from bascule.monitoring.alerts.routing import Contacts
-from bascule.monitoring.alerts.sources.daily import Measure, drift_findings
-from bascule.monitoring.drift import measure_drift
-from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.alerts.sources.daily import (
+    SETTLED,
+    drift_findings,
+    performance_findings,
+)
+from bascule.monitoring.ledger import Ledger, newest_days
 
 if TYPE_CHECKING:
+    from bascule.bundle import Bundle
     from bascule.registry import Registry
 
-DRIFT_DAYS = 90
-"""Detectors of slow changes begin so many days before the judged one."""
+PERFORMANCE_DAYS = 30
+"""Truths come late: so far back the newest day with enough of them is looked for."""
+
+BundleOf = Callable[[str], "Bundle | None"]
+"""The bundle of a version; None where it is gone."""
 
 
 def finished_days(home: Path, now: datetime) -> Mapping[str, date]:
-    """By model, the newest UTC day before today that has answers in the ledger."""
-    found = Ledger(home).query(
-        "SELECT model, max(time)::DATE AS day FROM predictions "
-        f"WHERE time < '{now:%Y-%m-%d}'::TIMESTAMPTZ GROUP BY model"
-    )
-    return {row["model"]: row["day"] for row in found.to_pylist()}
+    """By model, the newest finished day that has answers in the ledger.
+
+    A day is finished a few minutes after its end, when the scribe has taken in its last answers.
+    """
+    return newest_days(home, (now - SETTLED).date())
 
 
-def requests_by_hour(home: Path, since: datetime, until: datetime) -> dict[str, dict[Any, int]]:
-    """By model: how many requests of each UTC hour are in the ledger, weighed by what was kept."""
-    found = Ledger(home).query(
-        "SELECT model, date_trunc('hour', time) AS hour, "
-        "ceil(sum(1 / greatest(kept_share, 1e-9)))::BIGINT AS requests FROM predictions "
-        f"WHERE row = 0 AND time >= '{since.isoformat()}'::TIMESTAMPTZ "
-        f"AND time < '{until.isoformat()}'::TIMESTAMPTZ GROUP BY ALL"
-    )
-    hours: dict[str, dict[Any, int]] = {}
-    for row in found.to_pylist():
-        hours.setdefault(row["model"], {})[row["hour"]] = row["requests"]
-    return hours
+def rows_by_hour(home: Path, hours: Sequence[datetime]) -> dict[str, dict[datetime, int]]:
+    """By model: how many rows of each of these whole hours are in the ledger."""
+    parts = [
+        f"SELECT model, {number} AS number, count(*) AS rows FROM predictions WHERE "
+        f"time >= '{hour.isoformat()}'::TIMESTAMPTZ AND "
+        f"time < '{(hour + timedelta(hours=1)).isoformat()}'::TIMESTAMPTZ GROUP BY model"
+        for number, hour in enumerate(hours)
+    ]
+    found: dict[str, dict[datetime, int]] = {}
+    for row in Ledger(home).query(" UNION ALL ".join(parts)).to_pylist():
+        found.setdefault(row["model"], {})[hours[row["number"]]] = row["rows"]
+    return found
 
 
-def drift_of(home: Path, open_registry: Callable[[], Registry], budget: float) -> Measure:
-    """Measures the drift of a model's day, by version, after the days before it."""
+def judge_drift(
+    home: Path, model: str, bundle_of: BundleOf, budget: float, day: date, now: datetime
+) -> list[Finding]:
+    """The drift of a model's day by version; versions without a bundle are left out."""
+    from bascule.monitoring import measure_production_drift
 
-    def measure(model: str, day: date, now: datetime) -> list[Finding]:
-        ledger = Ledger(home)
-        known = ledger.query(
-            f"SELECT DISTINCT version FROM predictions WHERE time::DATE = '{day}'", model=model
-        )
-        found: list[Finding] = []
-        for version in known["version"].to_pylist():
-            found += _drift_of_version(ledger, open_registry(), model, version, day, budget, now)
+    def open_bundle(version: str) -> Bundle:
+        found = bundle_of(version)
+        if found is None:
+            raise NotFound(f"{model}/{version} is gone", hint="push its bundle")
         return found
 
-    return measure
-
-
-def _drift_of_version(
-    ledger: Ledger,
-    registry: Registry,
-    model: str,
-    version: str,
-    day: date,
-    budget: float,
-    now: datetime,
-) -> list[Finding]:
-    from bascule.bundle import load
-
-    try:
-        bundle = load(registry.path(f"{model}/{version}"))
-    except NotFound:
-        return []  # served from a folder: the registry has no baseline of it
-    rows = ledger.query(
-        f"SELECT * FROM predictions WHERE version = '{version}' AND time::DATE <= '{day}' "
-        f"AND time::DATE > '{day}'::DATE - {DRIFT_DAYS}",
-        model=model,
+    report = measure_production_drift(
+        home, model, open_bundle, now=now, since=now - _start_of(day), budget=budget
     )
-    rows = rows.rename_columns([name.removeprefix("input.") for name in rows.column_names])
-    report = measure_drift(bundle, rows, budget=budget, time_column="time")
-    return list(drift_findings(report, model, version, day, now))
+    return [
+        finding
+        for version in report.versions
+        for finding in drift_findings(version, model, version.version, day, now)
+    ]
+
+
+def judge_performance(
+    home: Path, model: str, bundle_of: BundleOf, budget: float, day: date, now: datetime
+) -> list[Finding]:
+    """The performance of a model by version, in the newest day whose truths suffice."""
+    from bascule.monitoring import measure_performance
+
+    since = _start_of(day) - timedelta(days=PERFORMANCE_DAYS)
+    report = measure_performance(
+        home, model, bundle_of=bundle_of, since=since, budget=budget, now=now
+    )
+    return list(performance_findings(report, model, now))
+
+
+def _start_of(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+JUDGED: Mapping[str, Callable[..., Sequence[Finding]]] = {
+    "drift": judge_drift,
+    "performance": judge_performance,
+}
+"""What is judged of a finished day, by its source."""
 
 
 def contacts_of(

@@ -2,57 +2,61 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from bascule.monitoring.alerts.findings import Finding, Observation
+from bascule.monitoring.alerts.sources.daily import SETTLED
 
 DAYS = 7
-MIN_REQUESTS = 20
-"""The same hour of each of the last `DAYS` days had at least so many requests."""
+MIN_ROWS = 20
+"""The same hour of each of the last `DAYS` days had at least so many rows."""
 
-Hours = Mapping[str, Mapping[datetime, int]]
-"""By model: requests by the UTC hour that they came in."""
+CountRows = Callable[[Sequence[datetime]], Mapping[str, Mapping[datetime, int]]]
+"""By model: the rows of each of these whole UTC hours."""
 
 
 class SilenceSource:
-    """Looks at the last whole hour; only where the same hour of a week of days is on record."""
+    """Looks at each whole hour once it is over."""
 
     name = "silence"
-    every_s = 300.0
+    every_s = 60.0
 
-    def __init__(
-        self, read: Callable[[datetime, datetime], Hours], place: str | None = None
-    ) -> None:
-        """`read` counts requests by model and hour, from one whole hour until before another."""
-        self._read = read
-        self._place = socket.gethostname() if place is None else place
+    def __init__(self, count: CountRows, place: str) -> None:
+        self._count = count
+        self._place = place
         self._looked: datetime | None = None
 
+    def again(self) -> None:
+        """Look at the last hour again."""
+        self._looked = None
+
     def look(self, now: datetime) -> Sequence[Observation]:
-        hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+        settled = now.astimezone(UTC) - SETTLED
+        hour = settled.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
         if hour == self._looked:
             return ()
-        hours = self._read(hour - timedelta(days=DAYS), hour + timedelta(hours=1))
+        hours = [hour - timedelta(days=day) for day in range(DAYS + 1)]
+        counted = self._count(hours)
         self._looked = hour
         return [
             Observation(
-                self.name, self._place, model, _silent(model, counts, hour, self._place, now)
+                self.name, self._place, model,
+                _silent(model, [rows.get(one, 0) for one in hours], hour, self._place, now),
             )
-            for model, counts in hours.items()
-        ]
+            for model, rows in counted.items()
+        ]  # fmt: skip
 
 
 def _silent(
-    model: str, counts: Mapping[datetime, int], hour: datetime, place: str, now: datetime
+    model: str, rows: Sequence[int], hour: datetime, place: str, now: datetime
 ) -> tuple[Finding, ...]:
-    usual = [counts.get(hour - timedelta(days=day), 0) for day in range(1, DAYS + 1)]
-    if counts.get(hour, 0) or min(usual) < MIN_REQUESTS:
+    last, *usual = rows
+    if last or min(usual) < MIN_ROWS:
         return ()
     said = (
-        f"{model} on {place} had no request from {hour:%H:%M} to {hour.hour:02}:59 UTC; the same "
-        f"hour of the last {DAYS} days had {min(usual):,} to {max(usual):,}"
+        f"{model} on {place} answered nothing from {hour:%H:%M} to {hour.hour:02}:59 UTC; the same "
+        f"hour of the last {DAYS} days had {min(usual):,} to {max(usual):,} rows"
     )
     return (
         Finding(

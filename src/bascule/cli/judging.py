@@ -1,0 +1,89 @@
+"""Judges a finished day of a model in a process of its own: `python -m bascule.cli.judging`.
+
+The watcher of alerts runs in the control process, which must stay small and quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from bascule.core import KINDS, BasculeError, ModelFailed, TimedOut
+
+if TYPE_CHECKING:
+    from bascule.monitoring.alerts import Finding
+    from bascule.settings import Settings
+
+_JUDGE_S = 3_600.0
+_NICE = 10
+
+
+class Judge:
+    """Judges by some settings; see `app.watcher_of`."""
+
+    def __init__(self, settings: Settings) -> None:
+        from pydantic import TypeAdapter
+
+        from bascule.settings import Settings as Kind
+
+        self._settings = TypeAdapter(Kind).dump_python(settings, mode="json")
+
+    def __call__(self, what: str, model: str, day: date, now: datetime) -> Sequence[Finding]:
+        """The findings of `drift` or `performance` of a model's day.
+
+        Raises:
+            BasculeError: What the measurement raises.
+            ModelFailed: The process died.
+            TimedOut: It took longer than an hour, and was killed.
+        """
+        from bascule.monitoring.alerts import Finding
+
+        said = {"settings": self._settings, "what": what, "model": model}
+        asked = {**said, "day": day.isoformat(), "now": now.isoformat()}
+        command = [
+            "nice", "-n", str(_NICE), sys.executable, "-m", "bascule.cli.judging", str(os.getpid())
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, input=json.dumps(asked).encode(), stdout=subprocess.PIPE,
+                timeout=_JUDGE_S, check=False,
+            )  # fmt: skip
+            found = json.loads(done.stdout)
+        except subprocess.TimeoutExpired:
+            raise TimedOut(f"{what} of {model} took over {_JUDGE_S:g} s") from None
+        except ValueError:
+            raise ModelFailed(f"{what} of {model} failed; see the server's log") from None
+        if "error" in found:
+            kind = next(kind for kind in KINDS if kind.__name__ == found["kind"])
+            raise kind(found["error"], hint=found["hint"])
+        return [Finding.from_json(one) for one in found["findings"]]
+
+
+def main() -> None:
+    """Judge what standard input names; says the findings, or the error."""
+    from pydantic import TypeAdapter
+
+    from bascule.app import judge
+    from bascule.bundle.programs import die_with
+    from bascule.cli.screen import error_json, print_json
+    from bascule.settings import Settings as Kind
+
+    die_with(int(sys.argv[1]))
+    asked: dict[str, Any] = json.loads(sys.stdin.read())
+    settings = TypeAdapter(Kind).validate_python(asked["settings"])
+    day, now = date.fromisoformat(asked["day"]), datetime.fromisoformat(asked["now"])
+    try:
+        found = judge(settings, asked["what"], asked["model"], day, now)
+        print_json({"findings": [one.to_json() for one in found]})
+    except BasculeError as error:
+        kind = next(one for one in type(error).__mro__ if one in KINDS)
+        print_json({**error_json(error), "kind": kind.__name__})
+
+
+if __name__ == "__main__":
+    main()

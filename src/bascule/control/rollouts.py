@@ -1,0 +1,294 @@
+"""Runs rollouts beside a server: counts, seals, decides, applies.
+
+Every server's control process counts what the arms of its rollouts did. One of them, by a lease,
+seals the counts of all to intervals, decides, and stores each decision with its plan in one
+transaction. Killed anywhere, the next one goes on from what is stored: counts are cumulative, an
+interval is sealed once, and a decision has the next number or is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import psutil
+
+from bascule.core import BasculeError, Conflict, NotFound, masked_text
+from bascule.endpoints import CANDIDATE, CURRENT, Endpoint, EndpointStore, Plan, StoredPlan
+from bascule.release.rollouts import (
+    FINAL,
+    ArmCounts,
+    Decision,
+    Interval,
+    Rollout,
+    RolloutStore,
+    StoredDecision,
+    StoredRollout,
+    decide,
+    plan_of,
+    start,
+    superseded,
+    table_of,
+    thresholds_s,
+)
+from bascule.serving.telemetry import BUCKETS_S, SHADOW_ARM, ArmTotals, Totals
+
+if TYPE_CHECKING:
+    from bascule.catalogue import Catalogue, Lease
+    from bascule.control.link import ServerLink
+
+log = logging.getLogger(__name__)
+
+LEASE = "rollouts"
+_LEASE_S = 5.0
+_TURN_S = 0.5
+_IDLE_S = 2.0
+_OUTCOMES_S = 5.0
+_LOOK_S = 5.0
+_LEAST_DURATIONS = 200
+_UNKNOWN_S = {0.5: 0.001, 0.75: 0.002, 0.9: 0.003, 0.95: 0.005, 0.99: 0.01, 0.999: 0.02}
+"""Thresholds where too few durations of the current version are known. Any value keeps the promised
+error rates; one far from the true quantile finds less."""
+
+JudgedArms = Callable[[Rollout], Mapping[str, tuple[int, int]]]
+"""By arm: answers with an outcome since the start of a rollout, and of them the wrong ones."""
+
+
+@contextmanager
+def running_rollouts(
+    server: ServerLink,
+    open_catalogue: Callable[[], Catalogue],
+    judged: JudgedArms,
+    *,
+    after: threading.Event,
+) -> Iterator[None]:
+    """Run rollouts while the block runs, on a thread.
+
+    Args:
+        server: Whose arms are counted.
+        open_catalogue: Opens the catalogue.
+        judged: Asks the outcomes.
+        after: Set once opening the catalogue delays nothing else.
+    """
+    ended = threading.Event()
+
+    def run() -> None:
+        after.wait()
+        told = ""
+        while not ended.is_set():
+            try:
+                runner = RolloutRunner(server, open_catalogue(), judged)
+                runner.run(ended)
+            except Exception as error:
+                # Any failure may be temporary, and the thread must go on.
+                said = masked_text(str(error))
+                if said != told and not isinstance(error, NotFound):
+                    log.warning("rollouts wait: %s", said)
+                told = said
+            ended.wait(_IDLE_S)
+
+    threading.Thread(target=run, name="bascule-runs-rollouts", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+class RolloutRunner:
+    """The part of one server in its rollouts."""
+
+    def __init__(
+        self,
+        server: ServerLink,
+        catalogue: Catalogue,
+        judged: JudgedArms,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        from bascule.catalogue import Leases
+
+        self._server = server
+        self._store = RolloutStore(catalogue)
+        self._endpoints = EndpointStore(catalogue)
+        self._leases = Leases(catalogue)
+        self._judged = judged
+        self._clock = clock
+        self._lease: Lease | None = None
+        self._told: dict[str, Interval] = {}
+        self._outcomes_at_s = 0.0
+        self._looked_at_s: dict[str, float] = {}
+        self._tables: dict[str, list[Interval]] = {}
+        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        supervisor = psutil.Process(os.getppid())
+        self._source = f"{socket.gethostname()}/{supervisor.pid}/{supervisor.create_time():.0f}"
+
+    def run(self, ended: threading.Event) -> None:
+        """Turn until `ended`."""
+        try:
+            while not ended.is_set():
+                ended.wait(_TURN_S if self.turn() else _IDLE_S)
+        finally:
+            if self._lease is not None:
+                with suppress(BasculeError):
+                    self._leases.release(self._lease)
+
+    def turn(self) -> bool:
+        """Count, and decide where this process has the lease; whether there is a rollout."""
+        active = self._store.active()
+        if not active:
+            return False
+        for stored in active:
+            self._count(stored)
+        if self._holds():
+            for stored in active:
+                with suppress(Conflict):  # decided on meanwhile: looked at again in the next turn
+                    self._advance(stored)
+        return True
+
+    def _holds(self) -> bool:
+        lease = self._lease
+        if lease is not None and lease.remaining_s > _LEASE_S / 2:
+            return True
+        renewed = None if lease is None else self._leases.renew(lease)
+        self._lease = renewed or self._leases.acquire(LEASE, self._holder, _LEASE_S)
+        return self._lease is not None
+
+    def _count(self, stored: StoredRollout) -> None:
+        """Tell what this server has counted for the plans of a rollout."""
+        rollout = stored.rollout
+        stages = {
+            one.plan_number: getattr(one.decision.state, "stage", 0)
+            for one in self._store.decisions(rollout.id)
+            if one.plan_number is not None
+        }
+        totals = [one for one in self._server.arm_totals() if one.endpoint == rollout.endpoint]
+        for number, stage in stages.items():
+            arms = {one.arm: one for one in totals if one.plan_number == number}
+            if arms:
+                self._tell(rollout.id, f"{self._source}/{number}", counted(arms, stage))
+        names = {guard.name for guard in rollout.guards}
+        if "accuracy" in names and self._lease is not None and self._are_outcomes_due():
+            stage = getattr(stored.latest.state, "stage", 0) if stored.latest else 0
+            self._tell(rollout.id, "outcomes", self._outcomes(rollout, stage))
+
+    def _outcomes(self, rollout: Rollout, stage: int) -> Interval:
+        judged = self._judged(rollout)
+        current, candidate = (judged.get(arm, (0, 0)) for arm in (CURRENT, CANDIDATE))
+        return Interval(
+            0, stage, ArmCounts(judged=current[0], wrong=current[1]),
+            ArmCounts(judged=candidate[0], wrong=candidate[1]),
+        )  # fmt: skip
+
+    def _are_outcomes_due(self) -> bool:
+        is_due = time.monotonic() >= self._outcomes_at_s
+        if is_due:
+            self._outcomes_at_s = time.monotonic() + _OUTCOMES_S
+        return is_due
+
+    def _tell(self, rollout: str, source: str, made: Interval) -> None:
+        if self._told.get(source) != made:
+            self._store.put_counts(rollout, source, made)
+            self._told[source] = made
+
+    def _advance(self, stored: StoredRollout) -> None:
+        rollout, now = stored.rollout, self._clock()
+        endpoint = self._endpoints.endpoint(rollout.endpoint)
+        assert self._lease is not None
+        if stored.latest is None:
+            self._record(stored, start(rollout, now), endpoint, now)
+            return
+        if self._is_superseded(stored, endpoint.current.plan):
+            ended = superseded(stored, endpoint.current.plan, now)
+            self._record(stored, ended, endpoint, now, keeps_plan=True)
+            return
+        table = self._intervals(stored)
+        state = stored.latest.state
+        decision = decide(rollout, state, table_of(table), now=now)
+        if decision.state == state:
+            is_new = decision.intervals != stored.latest.intervals
+            if is_new or time.monotonic() - self._looked_at_s.get(rollout.id, 0.0) > _LOOK_S:
+                self._store.look(rollout.id, decision, self._lease)
+                self._looked_at_s[rollout.id] = time.monotonic()
+        else:
+            self._record(stored, decision, endpoint, now)
+
+    def _intervals(self, stored: StoredRollout) -> list[Interval]:
+        """All sealed intervals, with those that are sealed now."""
+        assert self._lease is not None
+        known = self._tables.setdefault(stored.rollout.id, [])
+        if len(known) < stored.intervals:
+            known += [one for one, _ in self._store.intervals(stored.rollout.id, len(known))]
+        known += self._store.seal(stored.rollout.id, self._lease)
+        return known
+
+    def _is_superseded(self, stored: StoredRollout, plan: Plan) -> bool:
+        made = [one.plan_number for one in self._store.decisions(stored.rollout.id)]
+        return plan.number != max((number for number in made if number), default=plan.number)
+
+    def _record(
+        self, stored: StoredRollout, decision: Decision, endpoint: Endpoint, now: datetime,
+        *, keeps_plan: bool = False,
+    ) -> None:  # fmt: skip
+        rollout, before = stored.rollout, endpoint.current.plan
+        plan = plan_of(rollout, decision, before, self._thresholds(rollout))
+        is_same = plan.arms == before.arms and plan.shadow == before.shadow
+        changes = not keeps_plan and not (is_same and plan.rollout == before.rollout)
+        self._store.record(
+            stored,
+            StoredDecision(
+                number=stored.decisions + 1, at=now, made_by=self._holder,
+                before=None if stored.latest is None else stored.latest.state,
+                decision=decision, plan_number=plan.number if changes else None,
+            ),
+            StoredPlan(plan, now, self._holder, decision.sentence) if changes else None,
+            has_ended=isinstance(decision.state, FINAL), lease=self._lease,
+        )  # fmt: skip
+        log.info("rollout %s: %s", rollout.id, decision.sentence)
+        if isinstance(decision.state, FINAL):
+            self._tables.pop(rollout.id, None)
+
+    def _thresholds(self, rollout: Rollout) -> tuple[float, ...]:
+        """Of a stage, from the durations of the current version on this server."""
+        named = zip(self._server.labels, self._server.totals(), strict=False)
+        found = [one for label, one in named if f"{label.model}/{label.version}" == rollout.current]
+        return thresholds_s(rollout.guards, lambda share: duration_s(found, share))
+
+
+def counted(arms: Mapping[str, ArmTotals], stage: int) -> Interval:
+    """What a server has counted for the arms of one plan."""
+    shadow = arms.get(SHADOW_ARM)
+    candidate = shadow or arms.get(CANDIDATE)
+    return Interval(
+        0, stage, _arm(arms.get(CURRENT)), _arm(candidate),
+        compared=0 if shadow is None else shadow.requests,
+        disagreements=0 if shadow is None else shadow.disagreements,
+    )  # fmt: skip
+
+
+def _arm(totals: ArmTotals | None) -> ArmCounts:
+    if totals is None:
+        return ArmCounts()
+    slower = tuple(totals.slower) if any(totals.slower) else ()
+    return ArmCounts(totals.requests, totals.errors, totals.fallbacks, slower)
+
+
+def duration_s(found: list[Totals], share: float) -> float:
+    """A quantile of the durations that were counted, between the bounds of its bucket."""
+    counts = [sum(column) for column in zip(*(one.buckets for one in found), strict=True)]
+    total = sum(counts)
+    if total < _LEAST_DURATIONS:
+        return _UNKNOWN_S[share]
+    bounds = (0.0, *BUCKETS_S, BUCKETS_S[-1] * 2)
+    below = 0
+    for low, high, count in zip(bounds, bounds[1:], counts, strict=False):
+        if below + count >= share * total:
+            return float(low + (high - low) * (share * total - below) / count)
+        below += count
+    return bounds[-1]

@@ -1,0 +1,224 @@
+"""Deletion by a condition: the right to be forgotten.
+
+The scribe is the one writer of the ledger, so a deletion is a request that it carries out: it
+takes in the spool, rewrites outcomes and segments without the rows, and commits the result with
+them. Killed before the commit, the next scribe repeats it; after, the manifest says that it is
+done. `forgetting` asks for deletions.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from bascule.core import BasculeError, check_name
+from bascule.monitoring.ledger.compaction import write_merged
+from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Request, Segment, read_manifest
+from bascule.monitoring.ledger.outcome_spool import LINES
+from bascule.monitoring.ledger.outcomes import Outcomes
+from bascule.monitoring.ledger.query import Ledger
+from bascule.monitoring.ledger.scribe import Scribe
+from bascule.monitoring.ledger.shared import SharedStore
+from bascule.monitoring.ledger.spool import writers
+
+if TYPE_CHECKING:
+    import duckdb
+
+REQUESTS = "requests"
+"""The folder below `ledger/` of deletions that are asked for, where hosts do not share it."""
+_HANDED_OVER_S = 2.0
+"""A worker appends its answers to the spool within a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """What a condition matches now.
+
+    Attributes:
+        rows: Of `predictions`.
+        requests: How many ids these have.
+        outcomes: Truths about these rows, those that were replaced included.
+    """
+
+    rows: int
+    requests: int
+    outcomes: int
+
+
+def matching(ledger: Ledger, model: str, where: str) -> Matching:
+    """Count what `delete` would delete.
+
+    Raises:
+        Invalid: The condition is not one expression, or names what is not there.
+        NotFound: The model has no answers in the ledger.
+    """
+    check_name(model)
+
+    def count(connection: duckdb.DuckDBPyConnection) -> Matching:
+        _offer_doomed(connection, where)
+        sql = "SELECT count(*), count(DISTINCT id) FROM doomed"
+        rows, requests = connection.execute(sql).fetchall()[0]
+        outcomes = connection.execute(f"SELECT count(*) FROM ({_DOOMED_OUTCOMES})").fetchall()
+        return Matching(rows, requests, outcomes[0][0])
+
+    return ledger.ask(count, model=model, what="condition", with_places=True)
+
+
+def requested(home: Path) -> list[Request]:
+    """The deletions that are asked for and not carried out, the oldest first."""
+    done = read_manifest(home).deletions
+    found = [
+        msgspec.json.decode(file.read_bytes(), type=Request)
+        for file in (home / LEDGER / REQUESTS).glob("*.json")
+    ]
+    return sorted((one for one in found if one.id not in done), key=lambda one: one.at_s)
+
+
+class Deletions:
+    """The chore of a scribe that carries out deletions in a home."""
+
+    def __init__(self, store: SharedStore | None = None) -> None:
+        """Read nothing yet; `store` is where hosts share their outcomes."""
+        self._store = store
+
+    def work(self, scribe: Scribe, stopping: threading.Event) -> None:
+        del stopping  # a request that is there is carried out
+        folder = scribe.home / LEDGER / REQUESTS
+        if not folder.is_dir():
+            return
+        for one in requested(scribe.home):
+            self.carry_out(scribe, one)
+        for file in folder.glob("*.json"):
+            if file.stem in scribe.manifest.deletions:
+                file.unlink(missing_ok=True)
+
+    def carry_out(self, scribe: Scribe, asked: Request) -> None:
+        """Delete the rows that are in the home alone, and commit the result."""
+        if any(writer.is_alive() for writer in writers(scribe.home)):
+            threading.Event().wait(_HANDED_OVER_S)
+        while scribe.turn(everything=True):
+            pass
+        Outcomes(scribe.home).fold()
+        segments = [one for one in scribe.manifest.segments if one.model == asked.model]
+        ledger, folder = Ledger(scribe.home, alone=self._store is not None), scribe.home / LEDGER
+        removed, added, done = carry_out(ledger, asked, segments, folder, self._store)
+        scribe.replace(removed, added, deletions={asked.id: done})
+
+
+def carry_out(
+    ledger: Ledger,
+    asked: Request,
+    segments: list[Segment],
+    folder: Path,
+    store: SharedStore | None,
+) -> tuple[list[Segment], list[Segment], Deleted]:
+    """Remove outcomes, and write segments without the rows: which go, which come, the result.
+
+    Args:
+        ledger: Finds the rows.
+        asked: The deletion.
+        segments: Those of the model in `folder`.
+        folder: Others are left alone.
+        store: Where hosts share outcomes.
+    """
+    now = datetime.now(UTC).isoformat()
+    if not segments:
+        return [], [], Deleted(at=now)
+    try:
+        doomed = _find(ledger, asked, folder)
+    except BasculeError as error:
+        return [], [], Deleted(at=now, error=error.message)
+    # Outcomes first: once the rows are gone, nothing says whose they are.
+    _remove_outcomes(ledger.home, doomed.outcomes, store)
+    removed = [one for one in segments if one.file in doomed.rows]
+    added = []
+    for one in removed:
+        name = f"{Path(one.file).name.partition('-')[0]}-kept-{secrets.token_hex(4)}.parquet"
+        made = write_merged(
+            ledger.home, [folder / one.file], one.model, one.version, one.day, name,
+            without=[doomed.rows[one.file]], folder=folder,
+        )  # fmt: skip
+        added += [made] if made is not None else []
+    rows = sum(len(doomed.rows[one.file]) for one in removed)
+    outcomes = sum(map(len, doomed.outcomes.values()))
+    return removed, added, Deleted(at=now, rows=rows, outcomes=outcomes)
+
+
+def _remove_outcomes(
+    home: Path, doomed: Mapping[Path, pa.Array], store: SharedStore | None
+) -> None:
+    outcomes = Outcomes(home)
+    drafts: dict[Path, Path | None] = {}
+    for file, rows in doomed.items():
+        if store is None or file.suffix == LINES:
+            outcomes.remove(file, rows)
+        else:
+            drafts[file] = outcomes.without(file, rows)
+    if store is not None and drafts:
+        store.replace_outcomes(drafts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Doomed:
+    """By file, the numbers of the rows to delete, in order."""
+
+    rows: dict[str, pa.Array]
+    outcomes: dict[Path, pa.Array]
+
+
+def _find(ledger: Ledger, asked: Request, folder: Path) -> _Doomed:
+    def find(connection: duckdb.DuckDBPyConnection) -> _Doomed:
+        _offer_doomed(connection, asked.where, asked.at_s)
+        placed = connection.sql("SELECT filename, file_row_number n FROM doomed")
+        rows = {
+            str(Path(name).relative_to(folder)): places
+            for name, places in _by_file(placed)
+            if Path(name).is_relative_to(folder)
+        }
+        outcomes = dict(_by_file(connection.sql(_DOOMED_OUTCOMES)))
+        return _Doomed(rows, {Path(name): places for name, places in outcomes.items()})
+
+    return ledger.ask(find, model=asked.model, what="condition", with_places=True)
+
+
+_DOOMED_OUTCOMES = """SELECT filename, file_row_number n FROM outcome_history
+SEMI JOIN doomed ON outcome_history.id = doomed.id AND outcome_history.row = doomed.row
+AND outcome_history.model IN (doomed.model, doomed.endpoint)"""
+
+
+def _offer_doomed(
+    connection: duckdb.DuckDBPyConnection, where: str, until_s: float | None = None
+) -> None:
+    """Make the view of the rows that a condition matches, of requests that came until a time.
+
+    DuckDB parses the condition as one expression, so it cannot end the statement or add to it.
+    """
+    import duckdb
+
+    matched = connection.view("predictions").filter(duckdb.SQLExpression(where))
+    if until_s is not None:
+        matched = matched.filter(f"epoch_us(time) <= {int(until_s * 1e6)}")
+    matched.create_view("doomed")
+
+
+def _by_file(placed: duckdb.DuckDBPyRelation) -> Iterator[tuple[str, pa.Array]]:
+    """Each file with the numbers of its rows; eight bytes a row in memory."""
+    found: dict[str, list[Any]] = {}
+    for batch in placed.to_arrow_reader(100_000):
+        names = batch.column("filename").dictionary_encode()
+        numbers = batch.column("n").to_numpy()
+        for index, name in enumerate(names.dictionary.to_pylist()):
+            if name is not None:
+                here = names.indices.to_numpy(zero_copy_only=False) == index
+                found.setdefault(name, []).append(numbers[here])
+    for name, parts in found.items():
+        yield name, pa.array(np.sort(np.concatenate(parts)))

@@ -1,0 +1,55 @@
+from .asking import (
+    Begun as Begun,
+    RolloutBook as RolloutBook,
+    RolloutRequest as RolloutRequest,
+    Rollouts as Rollouts,
+    superseded as superseded,
+)
+from .deciding import (
+    COMMANDS as COMMANDS,
+    Command as Command,
+    check_command as check_command,
+    decide as decide,
+    obey as obey,
+    replay as replay,
+    start as start,
+)
+from .evidence import (
+    ArmCounts as ArmCounts,
+    Interval as Interval,
+    summed as summed,
+    table_of as table_of,
+)
+from .forecast import Forecast as Forecast, forecast as forecast
+from .guards import (
+    DEFAULT_GUARDS as DEFAULT_GUARDS,
+    Guard as Guard,
+    Verdict as Verdict,
+    parse_guard as parse_guard,
+    thresholds_s as thresholds_s,
+)
+from .plan import (
+    STRATEGIES as STRATEGIES,
+    Decision as Decision,
+    Rollout as Rollout,
+    Shares as Shares,
+    check_rollout as check_rollout,
+)
+from .remote import RemoteRollouts as RemoteRollouts
+from .states import (
+    FINAL as FINAL,
+    Aborted as Aborted,
+    Baking as Baking,
+    Passed as Passed,
+    Paused as Paused,
+    Promoted as Promoted,
+    Running as Running,
+    State as State,
+    Waiting as Waiting,
+)
+from .store import (
+    RolloutStore as RolloutStore,
+    StoredDecision as StoredDecision,
+    StoredRollout as StoredRollout,
+    plan_of as plan_of,
+)

@@ -1,0 +1,218 @@
+"""`decide`: the next state of a rollout, from its plan, its state and its evidence. Pure.
+
+Harm ends a rollout in every state, also while it is paused or waits for an approval. Too little
+traffic is neither good nor bad: the rollout holds. A decision can be made again from what is stored
+with it: `replay`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from importlib import import_module
+from typing import Literal, Protocol, TypeVar, cast
+
+from bascule.core import Conflict, Invalid
+from bascule.release.rollouts.evidence import Floats
+from bascule.release.rollouts.facts import Facts, harm, observed
+from bascule.release.rollouts.plan import Decision, Rollout, Shares
+from bascule.release.rollouts.states import (
+    FINAL,
+    Aborted,
+    Baking,
+    Passed,
+    Paused,
+    Promoted,
+    Running,
+    State,
+    Waiting,
+)
+
+Command = Literal["pause", "resume", "abort", "promote"]
+COMMANDS: tuple[Command, ...] = ("pause", "resume", "abort", "promote")
+
+
+class Strategy(Protocol):
+    """One file in `strategies`: how a candidate gets its traffic."""
+
+    def first(self, rollout: Rollout, now: datetime) -> State:
+        """The state in which a rollout begins."""
+
+    def shares(self, rollout: Rollout, state: Running | Waiting | Paused) -> Shares:
+        """What a state means for traffic."""
+
+    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
+        """The next state of a rollout without harm, and why; the same state holds."""
+
+
+_FILES = {
+    "all": "all_at_once", "blue-green": "blue_green", "canary": "canary", "shadow": "shadow",
+    "ab": "ab", "bandit": "bandit",
+}  # fmt: skip
+
+
+def check_command(text: str) -> Command:
+    """The command of this name; raises `Invalid`."""
+    found = next((one for one in COMMANDS if one == text), None)
+    if found is None:
+        raise Invalid(f"a rollout cannot {text[:32]!r}", hint=f"use {', '.join(COMMANDS)}")
+    return found
+
+
+def start(rollout: Rollout, now: datetime) -> Decision:
+    """The first decision about a rollout."""
+    state = _strategy(rollout).first(rollout, now)
+    shares = shares_of(rollout, state)
+    what = (
+        f"a copy of {shares.shadow_percent:g} %"
+        if shares.shadow_percent
+        else (f"{shares.candidate_percent:g} %")
+    )
+    guards = ", ".join(map(str, rollout.guards))
+    return Decision(
+        state=state, shares=shares,
+        sentence=f"{rollout.candidate} begins with {what} of the requests of {rollout.endpoint} "
+        f"({rollout.strategy}, against {rollout.current}; guards: {guards})",
+    )  # fmt: skip
+
+
+def decide(rollout: Rollout, state: State, table: Floats, *, now: datetime) -> Decision:
+    """The next state of a rollout. The same facts give the same decision.
+
+    Args:
+        rollout: What was asked for.
+        state: Where it stands.
+        table: All intervals that have ended since its start, in order (`evidence.table_of`).
+        now: The moment of the decision.
+    """
+    if isinstance(state, FINAL):
+        return Decision(state=state, shares=shares_of(rollout, state), sentence="already finished")
+    facts = observed(rollout, state.stage, table, now)
+    reason = harm(rollout, facts)
+    following: State
+    if reason:
+        following, sentence = Aborted(now), f"rolled back to {rollout.current}: {reason}"
+    elif isinstance(state, Baking):
+        following, sentence = _baked(rollout, state, now)
+    elif isinstance(state, Running):
+        following, sentence = _advanced(rollout, state, facts)
+    else:
+        following, sentence = state, "held: " + _waits_for(state)
+    return Decision(
+        state=following, shares=shares_of(rollout, following), sentence=sentence,
+        log_e=facts.log_e, intervals=len(table),
+    )  # fmt: skip
+
+
+def obey(
+    rollout: Rollout, state: State, command: Command, by: str, reason: str, now: datetime
+) -> Decision:
+    """What a person's command makes of a rollout.
+
+    Raises:
+        Conflict: It has ended, or the command has no meaning in its state.
+    """
+    if isinstance(state, FINAL):
+        raise Conflict(f"rollout {rollout.id} has ended", hint="bascule deploy begins another one")
+    following: State
+    match command, state:
+        case "abort", _:
+            following = Aborted(now)
+        case "promote", Baking():
+            following = Promoted(now)
+        case "promote", _:
+            following = promoted(rollout, state.stage, now)
+        case "pause", Running():
+            following = Paused(state.stage, now)
+        case "resume", Paused():
+            following = Running(state.stage, now)
+        case _:
+            word = type(state).__name__.lower()
+            raise Conflict(f"rollout {rollout.id} is {word}, so it cannot {command}")
+    said = {"abort": "aborted", "promote": "promoted", "pause": "paused", "resume": "resumed"}
+    because = f": {reason}" if reason else ""
+    return Decision(
+        state=following, shares=shares_of(rollout, following),
+        sentence=f"{said[command]} by {by}{because}",
+    )  # fmt: skip
+
+
+def shares_of(rollout: Rollout, state: State) -> Shares:
+    """What a state means for traffic."""
+    match state:
+        case Promoted():
+            return Shares(100.0)
+        case Baking():
+            return Shares(100.0 - rollout.holdback_percent)
+        case Aborted() | Passed():
+            return Shares(0.0)
+        case _:
+            return _strategy(rollout).shares(rollout, state)
+
+
+def promoted(rollout: Rollout, stage: int, now: datetime) -> State:
+    """Promoted, at once or after a comparison with what stays of the former version."""
+    return Baking(stage + 1, now) if rollout.bake_s else Promoted(now)
+
+
+class Decided(Protocol):
+    """A decision as it was stored: the state before it, when it was made, and what it was."""
+
+    @property
+    def before(self) -> State | None: ...
+
+    @property
+    def at(self) -> datetime: ...
+
+    @property
+    def decision(self) -> Decision: ...
+
+
+OneDecided = TypeVar("OneDecided", bound=Decided)
+
+
+def replay(
+    rollout: Rollout, stored: Sequence[OneDecided], table: Floats
+) -> list[tuple[OneDecided, Decision]]:
+    """The stored decisions that the same evidence does not lead to again, with what it leads to."""
+    again = [
+        (one, decide(rollout, one.before, table[: one.decision.intervals], now=one.at))
+        for one in stored
+        if one.before is not None
+    ]
+    return [(one, made) for one, made in again if made != one.decision]
+
+
+def _strategy(rollout: Rollout) -> Strategy:
+    file = _FILES[rollout.strategy]
+    return cast(Strategy, import_module(f"bascule.release.rollouts.strategies.{file}"))
+
+
+def _advanced(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
+    following, sentence = _strategy(rollout).advance(rollout, state, facts)
+    if following is state and facts.now - rollout.started_at >= timedelta(seconds=rollout.max_s):
+        return Aborted(facts.now), (
+            f"ended without a promotion after {_duration(rollout.max_s)}: {sentence}"
+        )
+    return following, sentence
+
+
+def _baked(rollout: Rollout, state: Baking, now: datetime) -> tuple[State, str]:
+    left = state.since + timedelta(seconds=rollout.bake_s) - now
+    if left > timedelta(0):
+        return state, (
+            f"held: {rollout.current} keeps {rollout.holdback_percent:g} % to compare with for "
+            f"another {_duration(left.total_seconds())}"
+        )
+    return Promoted(now), f"{rollout.candidate} is the current version: no harm was found"
+
+
+def _waits_for(state: Waiting | Paused) -> str:
+    return "waits for an approval" if isinstance(state, Waiting) else "paused"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

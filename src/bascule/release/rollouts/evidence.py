@@ -1,0 +1,160 @@
+"""What decides a rollout: counts of each arm by interval, added up over workers and hosts.
+
+Counts are sufficient for every test, so a stored decision can be computed again from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.stats.sequential import INTERVAL_REQUESTS
+
+Floats = NDArray[np.float64]
+
+FIELDS = ("requests", "errors", "fallbacks", "judged", "wrong")
+
+
+class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one arm did in one interval.
+
+    Attributes:
+        requests: Answers of any status that the model is answerable for.
+        errors: Of them, those that the model failed.
+        fallbacks: Of them, those that another model answered.
+        slower: Answers slower than each threshold of the stage.
+        judged: Outcomes that arrived in this interval, whenever the answer was given.
+        wrong: Of them, those that the answer does not equal.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    fallbacks: int = 0
+    slower: tuple[int, ...] = ()
+    judged: int = 0
+    wrong: int = 0
+
+
+class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One interval of a rollout, which ended by the clock.
+
+    Attributes:
+        number: Counted from the start of the rollout.
+        stage: In which shares and thresholds are constant.
+        current: The arm of the current version.
+        candidate: The arm of the candidate.
+        compared: Requests that both versions answered.
+        disagreements: Of them, those with different answers.
+    """
+
+    number: int
+    stage: int
+    current: ArmCounts = ArmCounts()
+    candidate: ArmCounts = ArmCounts()
+    compared: int = 0
+    disagreements: int = 0
+
+
+def summed(parts: Sequence[Interval]) -> Interval:
+    """One interval as several hosts counted it."""
+    first = parts[0]
+    return Interval(
+        number=first.number, stage=first.stage,
+        current=_summed([one.current for one in parts]),
+        candidate=_summed([one.candidate for one in parts]),
+        compared=sum(one.compared for one in parts),
+        disagreements=sum(one.disagreements for one in parts),
+    )  # fmt: skip
+
+
+def less(total: Interval, before: Interval) -> Interval:
+    """What a source has counted since `before`. A count that fell, by a correction, is none."""
+    return Interval(
+        number=total.number, stage=total.stage,
+        current=_less(total.current, before.current),
+        candidate=_less(total.candidate, before.candidate),
+        compared=max(total.compared - before.compared, 0),
+        disagreements=max(total.disagreements - before.disagreements, 0),
+    )  # fmt: skip
+
+
+def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
+    earlier = (*before.slower, *[0] * len(total.slower))
+    slower = tuple(max(a - b, 0) for a, b in zip(total.slower, earlier, strict=False))
+    counts = {name: max(getattr(total, name) - getattr(before, name), 0) for name in FIELDS}
+    return ArmCounts(slower=slower if any(slower) else (), **counts)
+
+
+def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
+    width = max(len(one.slower) for one in arms)
+    slower = tuple(
+        sum(one.slower[place] for one in arms if place < len(one.slower)) for place in range(width)
+    )
+    totals = {name: sum(getattr(one, name) for one in arms) for name in FIELDS}
+    return ArmCounts(slower=slower, **totals)
+
+
+MAX_THRESHOLDS = 6
+_SLOWER = len(FIELDS)
+_ARM = len(FIELDS) + MAX_THRESHOLDS
+CANDIDATE, CURRENT = 1, 1 + _ARM
+COMPARED, DISAGREEMENTS = 1 + 2 * _ARM, 2 + 2 * _ARM
+"""Where columns of a table begin; the first one is the stage."""
+
+
+def table_of(intervals: Iterable[Interval]) -> Floats:
+    """Intervals as numbers: what `decide` computes with. Shape (intervals, 25)."""
+    rows = [
+        (
+            one.stage, *_row(one.candidate), *_row(one.current), one.compared, one.disagreements,
+        )
+        for one in intervals
+    ]  # fmt: skip
+    return np.array(rows, np.float64).reshape(-1, 3 + 2 * _ARM)
+
+
+def _row(arm: ArmCounts) -> tuple[int, ...]:
+    slower = (*arm.slower, *[0] * MAX_THRESHOLDS)[:MAX_THRESHOLDS]
+    return arm.requests, arm.errors, arm.fallbacks, arm.judged, arm.wrong, *slower
+
+
+def column(arm: int, name: str) -> int:
+    """The column of a count: of the arm that begins at `CANDIDATE` or `CURRENT`."""
+    return arm + FIELDS.index(name)
+
+
+def slower_column(arm: int, threshold: int) -> int:
+    """The column of the answers slower than a threshold."""
+    return arm + _SLOWER + threshold
+
+
+def grouped(
+    table: Floats, columns: tuple[int, int, int, int], *, least: int = INTERVAL_REQUESTS
+) -> Floats:
+    """Counts for `stats.two_proportions`, of groups of neighbouring intervals.
+
+    A group ends once the requests of both arms in its stage have passed another multiple of
+    `least`; which requests those are depends on their number alone, as the tests demand. A group
+    that has not ended is left out.
+
+    Args:
+        table: See `table_of`; in the order of time.
+        columns: The candidate's requests and events, then those of the current version.
+        least: Requests of a group, at least.
+
+    Returns:
+        Shape (groups, 4).
+    """
+    groups = []
+    for stage in np.unique(table[:, 0]):
+        part = table[table[:, 0] == stage][:, columns]
+        ends = np.cumsum(part[:, 0] + part[:, 2])
+        numbers = np.concatenate([[0.0], ends[:-1]]) // least
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1.0))
+        sums = np.add.reduceat(part, starts, axis=0)
+        is_over = np.append(numbers[starts[1:]], ends[-1] // least) > numbers[starts]
+        groups.append(sums[is_over])
+    return np.concatenate(groups) if groups else np.zeros((0, 4))

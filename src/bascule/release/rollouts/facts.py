@@ -1,0 +1,118 @@
+"""What all strategies ask of the evidence: is there harm, is there proof, and in which words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from bascule.release.rollouts.evidence import CANDIDATE, CURRENT, Floats, column
+from bascule.release.rollouts.guards import Verdict, judge
+from bascule.release.rollouts.plan import Rollout
+from bascule.stats.sequential import culprits, log_mean
+
+_MOST_SAID = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the intervals of a rollout say at one moment.
+
+    Attributes:
+        verdicts: By guard, in the rollout's order.
+        log_e_harm: The average evidence of all guards.
+        requests: Of both arms since the start.
+        candidate_requests: Of the candidate since the start.
+        stage_requests: Of the candidate in the stage that is asked about.
+        rewards: Right answers, and answers with an outcome, of the current version and the
+            candidate.
+        now: The moment.
+    """
+
+    verdicts: Sequence[Verdict]
+    log_e_harm: float
+    requests: int
+    candidate_requests: int
+    stage_requests: int
+    rewards: tuple[tuple[int, int], tuple[int, int]]
+    now: datetime
+
+    def unproven(self, beta: float) -> list[Verdict]:
+        """The guards whose margin is not excluded yet."""
+        return [one for one in self.verdicts if one.evidence.log_e_safe < -math.log(beta)]
+
+    def of(self, name: str) -> Verdict:
+        return next(one for one in self.verdicts if one.guard.name == name)
+
+    @property
+    def log_e(self) -> dict[str, float]:
+        made = {str(one.guard): one.evidence.log_e_worse for one in self.verdicts}
+        return made | {"all": self.log_e_harm}
+
+
+def observed(rollout: Rollout, stage: int, table: Floats, now: datetime) -> Facts:
+    """The facts of the intervals so far, as `table_of` has them."""
+    verdicts = judge(rollout.guards, table, rollout.alpha)
+    of_candidate = table[:, column(CANDIDATE, "requests")]
+    judged, wrong = (
+        [int(table[:, column(arm, name)].sum()) for arm in (CURRENT, CANDIDATE)]
+        for name in ("judged", "wrong")
+    )
+    return Facts(
+        verdicts=verdicts,
+        log_e_harm=log_mean([one.evidence.log_e_worse for one in verdicts]),
+        requests=int(of_candidate.sum() + table[:, column(CURRENT, "requests")].sum()),
+        candidate_requests=int(of_candidate.sum()),
+        stage_requests=int(of_candidate[table[:, 0] == stage].sum()),
+        rewards=((judged[0] - wrong[0], judged[1] - wrong[1]), (judged[0], judged[1])),
+        now=now,
+    )
+
+
+def harm(rollout: Rollout, facts: Facts) -> str:
+    """Why the rollout ends now; empty where there is no evidence of harm."""
+    needed = -math.log(rollout.alpha)
+    if facts.log_e_harm < needed:
+        return ""
+    logs = [one.evidence.log_e_worse for one in facts.verdicts]
+    named = culprits(logs, rollout.alpha) or [max(range(len(logs)), key=logs.__getitem__)]
+    verdicts = [facts.verdicts[place] for place in named]
+    said = "; ".join(difference_said(rollout, one) + _least_said(one) for one in verdicts)
+    exposed = f"{facts.candidate_requests:,} of {facts.requests:,} requests saw {rollout.candidate}"
+    return (
+        f"{said}; {odds(facts.log_e_harm)} against {1 / rollout.alpha:.0f} to 1 needed; {exposed}"
+    )
+
+
+def difference_said(rollout: Rollout, verdict: Verdict) -> str:
+    """One guard in words: both rates."""
+    guard = verdict.guard
+    if guard.name == "disagreement":
+        return (
+            f"{verdict.candidate:.1%} of the answers of {rollout.candidate} differ from those of "
+            f"{rollout.current} (allowed {guard})"
+        )
+    if guard.quantiles:
+        return (
+            f"{rollout.candidate} is slower than {rollout.current} by more than {guard} allows: "
+            f"{verdict.candidate:.1%} of its answers are over that limit, where "
+            f"{verdict.current:.1%} are expected"
+        )
+    what = {"errors": "failed", "fallbacks": "fell back", "accuracy": "were wrong"}[guard.name]
+    return (
+        f"{verdict.candidate:.2%} of the answers of {rollout.candidate} {what}, and "
+        f"{verdict.current:.2%} of {rollout.current} (allowed {guard})"
+    )
+
+
+def _least_said(verdict: Verdict) -> str:
+    if verdict.guard.quantiles or verdict.guard.name == "disagreement":
+        return ""
+    return f", a difference of {max(verdict.bounded().lower, 0):.2%} at least"
+
+
+def odds(log_e: float) -> str:
+    """Evidence as a bet's winnings."""
+    value = math.exp(min(log_e, 50.0))
+    return f"evidence of {value:,.0f} to 1" if value < _MOST_SAID else "evidence of over 10^6 to 1"

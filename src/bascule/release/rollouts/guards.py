@@ -1,0 +1,210 @@
+"""Guardrails: what a candidate may not do worse than the current version, and by how much.
+
+Each is a rate of arm against arm, so that `stats.sequential` can test it after every interval:
+
+| guard | an event of the candidate | an event of the current version |
+|---|---|---|
+| `errors +1 pp` | an answer that the model failed | the same |
+| `fallbacks +1 pp` | an answer that another model gave | the same |
+| `p95 +20 %` | an answer slower than 1.2 T | an answer slower than T |
+| `latency +20 %` | the same at p50, p95 and p99, evidence averaged | |
+| `accuracy -2 pp` | a wrong answer, by its outcome | the same |
+| `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
+
+T is the quantile of the current version at the start of the stage. If the candidate's durations
+are 1.2 times those of the current version, both rates are equal whatever T is; a load that slows
+both arms changes neither side of the comparison.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from bascule.core import Invalid
+from bascule.release.rollouts.evidence import (
+    CANDIDATE,
+    COMPARED,
+    CURRENT,
+    DISAGREEMENTS,
+    MAX_THRESHOLDS,
+    Floats,
+    column,
+    grouped,
+    slower_column,
+)
+from bascule.stats.sequential import Evidence, mcnemar, quantile, two_proportions
+
+_RATES = ("errors", "fallbacks", "accuracy", "disagreement")
+_QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+_LATENCY = ("p50", "p95", "p99")
+_GUARD = re.compile(
+    r"^(?P<name>[a-z0-9.]+)\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?)\s*(?P<unit>pp|%|ms)$"
+)
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """One guardrail.
+
+    Attributes:
+        name: `errors`, `fallbacks`, `accuracy`, `disagreement`, `latency`, or a quantile (`p95`).
+        margin: What is allowed: a difference of rates (0.01), a share of the duration (0.2), or
+            seconds.
+        unit: `pp`, `%` or `ms`.
+    """
+
+    name: str
+    margin: float
+    unit: str
+
+    @property
+    def quantiles(self) -> tuple[str, ...]:
+        """Those of the current version's durations that are compared."""
+        if self.name == "latency":
+            return _LATENCY
+        return (self.name,) if self.name in _QUANTILES else ()
+
+    @property
+    def rate_margin(self) -> float:
+        """The difference of rates that is allowed; the thresholds hold that of durations."""
+        return 0.0 if self.quantiles else self.margin
+
+    def __str__(self) -> str:
+        amount = self.margin * {"pp": 100, "%": 100, "ms": 1_000}[self.unit]
+        return f"{self.name} {'-' if self.name == 'accuracy' else '+'}{amount:g} {self.unit}"
+
+
+DEFAULT_GUARDS = (Guard("errors", 0.01, "pp"), Guard("latency", 0.2, "%"))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the intervals say of one guardrail.
+
+    Attributes:
+        guard: The guardrail.
+        requests: Of both arms, as far as they count.
+        candidate: The candidate's rate over all of them, for people; the test is by intervals.
+        current: The current version's.
+        evidence: Without a confidence sequence.
+        bounded: The test again, with one; takes other `margin` and `bounds`.
+    """
+
+    guard: Guard
+    requests: int
+    candidate: float
+    current: float
+    evidence: Evidence
+    bounded: Callable[..., Evidence]
+
+
+def parse_guard(text: str) -> Guard:
+    """Read `errors +1 pp`. Raises `Invalid`."""
+    found = _GUARD.match(text.strip().lower())
+    known = ", ".join(["errors", "fallbacks", "latency", *_QUANTILES, "accuracy", "disagreement"])
+    if found is None:
+        raise Invalid(
+            f"{text!r} is no guard", hint="write for example 'errors +1 pp' or 'p95 +20 %'"
+        )
+    name, sign, unit = found["name"], found["sign"], found["unit"]
+    if name not in (*_RATES, *_QUANTILES, "latency"):
+        raise Invalid(f"there is no guard {name!r}", hint=f"there are {known}")
+    units = ("pp",) if name in _RATES else ("%", "ms")
+    if unit not in units:
+        raise Invalid(f"{name} is guarded in {' or '.join(units)}, not in {unit!r}")
+    if (sign == "-") != (name == "accuracy"):
+        worse = "falls" if name == "accuracy" else "rises"
+        raise Invalid(f"{text!r} allows a gain", hint=f"a candidate is worse where {name} {worse}")
+    amount = float(found["amount"]) / (1_000 if unit == "ms" else 100)
+    if unit == "pp" and amount >= 1:
+        raise Invalid(f"{text!r} allows everything", hint="a rate differs by less than 100 pp")
+    if unit != "pp" and amount == 0:
+        raise Invalid(
+            f"{text!r} allows no noise",
+            hint="allow at least '+1 %': equal versions differ in nothing but chance",
+        )
+    return Guard(name, amount, unit)
+
+
+def thresholds_s(
+    guards: Sequence[Guard], duration_s: Callable[[float], float]
+) -> tuple[float, ...]:
+    """What workers count slower answers of, in the order in which `judge` reads the counts.
+
+    Args:
+        guards: Of the rollout.
+        duration_s: The current version's quantile of durations, by its share.
+
+    Raises:
+        Invalid: More thresholds than workers count.
+    """
+    made: list[float] = []
+    for guard in guards:
+        for name in guard.quantiles:
+            base = duration_s(_QUANTILES[name])
+            allowed = base + guard.margin if guard.unit == "ms" else base * (1 + guard.margin)
+            made += [base, allowed]
+    if len(made) > MAX_THRESHOLDS:
+        raise Invalid(
+            f"the guards compare {len(made) // 2} quantiles of latency, and "
+            f"{MAX_THRESHOLDS // 2} is the limit",
+            hint="use 'latency +20 %', which compares p50, p95 and p99",
+        )
+    return tuple(made)
+
+
+def judge(guards: Sequence[Guard], table: Floats, alpha: float) -> list[Verdict]:
+    """What the intervals of a table (`evidence.table_of`) say of each guardrail."""
+    made, place = [], 0
+    for guard in guards:
+        made.append(_judged(guard, table, place, alpha))
+        place += 2 * len(guard.quantiles)
+    return made
+
+
+def _judged(guard: Guard, table: Floats, place: int, alpha: float) -> Verdict:
+    if guard.name == "disagreement":
+        compared, unlike = (int(table[:, one].sum()) for one in (COMPARED, DISAGREEMENTS))
+        test = partial(mcnemar, unlike, 0, compared, margin=guard.margin, alpha=alpha)
+        return Verdict(guard, compared, unlike / max(compared, 1), 0.0, test(bounds=False), test)
+    if guard.quantiles:
+        thresholds = range(place, place + 2 * len(guard.quantiles), 2)
+        groups = [grouped(table, _slower(one)) for one in thresholds]
+        return _verdict(guard, groups[0], partial(quantile, groups, alpha=alpha))
+    total, event = _EVENTS[guard.name]
+    counts = grouped(
+        table,
+        (
+            column(CANDIDATE, total), column(CANDIDATE, event),
+            column(CURRENT, total), column(CURRENT, event),
+        ),
+    )  # fmt: skip
+    return _verdict(
+        guard, counts, partial(two_proportions, counts, margin=guard.margin, alpha=alpha)
+    )
+
+
+def _verdict(guard: Guard, counts: Floats, test: Callable[..., Evidence]) -> Verdict:
+    n_c, e_c, n_0, e_0 = (float(one) for one in counts.sum(axis=0))
+    return Verdict(
+        guard, int(n_c + n_0), e_c / max(n_c, 1), e_0 / max(n_0, 1), test(bounds=False), test
+    )
+
+
+def _slower(threshold: int) -> tuple[int, int, int, int]:
+    """The current version against T, the candidate against what T may become."""
+    return (
+        column(CANDIDATE, "requests"), slower_column(CANDIDATE, threshold + 1),
+        column(CURRENT, "requests"), slower_column(CURRENT, threshold),
+    )  # fmt: skip
+
+
+_EVENTS = {
+    "errors": ("requests", "errors"),
+    "fallbacks": ("requests", "fallbacks"),
+    "accuracy": ("judged", "wrong"),
+}

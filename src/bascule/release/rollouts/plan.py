@@ -1,0 +1,120 @@
+"""A rollout as it was asked for, and a decision about it. `strategies` says how they differ."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from bascule.core import Invalid
+from bascule.release.rollouts.guards import Guard
+from bascule.release.rollouts.states import State
+
+STRATEGIES = ("all", "canary", "blue-green", "shadow", "ab", "bandit")
+_ON_OUTCOMES = ("ab", "bandit")
+
+
+class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt to put a candidate in the place of the current version.
+
+    Attributes:
+        id: Of the rollout.
+        started_at: When it began.
+        endpoint: Whose traffic is shared.
+        candidate: The version that is tried: `late/5`.
+        current: The version that it is compared with.
+        strategy: One of `STRATEGIES`.
+        guards: What ends it.
+        steps_percent: The candidate's share in each stage. Of a shadow: the share that is copied.
+        step_s: How long a stage lasts at least.
+        max_s: After so long without a decision it ends without a promotion.
+        min_requests: Of the candidate in each stage, at least.
+        alpha: The promised share of good versions that are rolled back.
+        beta: The promised share of versions at a margin that are promoted.
+        bake_s: How long a promoted version is compared with the former one.
+        holdback_percent: The share of the former version meanwhile.
+        needs_approval: Whether the last step waits for an approval.
+        floor: Of a bandit, the least share of an arm.
+    """
+
+    id: str
+    started_at: datetime
+    endpoint: str
+    candidate: str
+    current: str
+    strategy: str
+    guards: tuple[Guard, ...]
+    steps_percent: tuple[float, ...] = (5.0, 25.0, 50.0, 100.0)
+    step_s: float = 300.0
+    max_s: float = 7 * 86_400.0
+    min_requests: int = 100
+    alpha: float = 0.05
+    beta: float = 0.05
+    bake_s: float = 0.0
+    holdback_percent: float = 5.0
+    needs_approval: bool = False
+    floor: float = 0.05
+
+    @property
+    def step(self) -> timedelta:
+        return timedelta(seconds=self.step_s)
+
+
+class Shares(msgspec.Struct, frozen=True):
+    """What a state means for traffic: percentages of requests."""
+
+    candidate_percent: float
+    shadow_percent: float = 0.0
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What is decided, and the sentence that says why.
+
+    Attributes:
+        state: The next one; the same where nothing changes.
+        shares: What the state means for traffic.
+        sentence: With its numbers.
+        log_e: The evidence of harm by guard, natural logarithms; `all` is their average.
+        intervals: How many were looked at: the decision can be made again from them.
+    """
+
+    state: State
+    shares: Shares
+    sentence: str
+    log_e: dict[str, float] = {}
+    intervals: int = 0
+
+
+def check_rollout(rollout: Rollout) -> Rollout:
+    """The rollout, if its numbers make sense together; raises `Invalid`."""
+    if rollout.strategy not in STRATEGIES:
+        raise Invalid(
+            f"there is no strategy {rollout.strategy!r}", hint=f"use {', '.join(STRATEGIES)}"
+        )
+    if rollout.candidate == rollout.current:
+        raise Invalid(f"{rollout.candidate} is the current version of {rollout.endpoint}")
+    steps = rollout.steps_percent
+    if not steps or any(not 0 < one <= 100 for one in steps) or list(steps) != sorted(set(steps)):
+        raise Invalid(
+            f"steps must rise from over 0 to 100 at most, not {list(steps)}",
+            hint="for example 5,25,50,100",
+        )
+    if rollout.strategy == "canary" and steps[-1] != 100:
+        raise Invalid("the last step of a canary must be 100", hint="for example 5,25,50,100")
+    for name in ("alpha", "beta"):
+        if not 0 < getattr(rollout, name) <= 0.5:
+            raise Invalid(f"{name} must be over 0 and 0.5 at most, not {getattr(rollout, name):g}")
+    names = [guard.name for guard in rollout.guards]
+    if not names:
+        raise Invalid("a rollout needs a guard", hint="for example 'errors +1 pp'")
+    if len(set(names)) < len(names):
+        raise Invalid(f"a guard is there twice: {', '.join(map(str, rollout.guards))}")
+    if rollout.strategy in _ON_OUTCOMES and "accuracy" not in names:
+        raise Invalid(
+            f"strategy {rollout.strategy} compares outcomes", hint="add --guard 'accuracy -2 pp'"
+        )
+    if "disagreement" in names and rollout.strategy != "shadow":
+        raise Invalid("disagreement is seen in a shadow only", hint="use --strategy shadow")
+    if rollout.strategy == "shadow" and {"errors", "disagreement"}.isdisjoint(names):
+        raise Invalid("a shadow needs the guard 'disagreement +5 pp' or 'errors +1 pp'")
+    return rollout

@@ -1,0 +1,63 @@
+"""Rollouts over the control API of a server. Rules are kept there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bascule.release.rollouts.asking import Begun, RolloutRequest
+from bascule.release.rollouts.deciding import Command
+from bascule.release.rollouts.forecast import Forecast
+from bascule.release.rollouts.plan import Decision, Rollout
+from bascule.release.rollouts.store import StoredDecision, StoredRollout
+from bascule_client.control import ControlClient, path_of
+
+
+class RemoteRollouts:
+    """See `asking.RolloutBook`; errors are those that `Rollouts` raises on the server."""
+
+    def __init__(self, client: ControlClient) -> None:
+        self._client = client
+
+    def begin(self, asked: RolloutRequest, *, by: str, dry_run: bool = False) -> Begun:
+        body = {**msgspec.to_builtins(asked), "dry_run": dry_run}
+        said = self._client.ask("POST", path_of("rollouts"), body, user=by)
+        return Begun(
+            msgspec.convert(said["rollout"], Rollout), said["sentence"],
+            msgspec.convert(said["forecasts"], list[Forecast]),
+        )  # fmt: skip
+
+    def rollouts(self, endpoint: str | None = None) -> list[StoredRollout]:
+        found = [_stored(one) for one in self._client.items(path_of("rollouts"))][::-1]
+        return [one for one in found if endpoint in (None, one.rollout.endpoint)]
+
+    def get(self, name: str) -> StoredRollout:
+        return _stored(self._client.ask("GET", path_of("rollouts", name)))
+
+    def decisions(self, name: str) -> list[StoredDecision]:
+        found = list(self._client.items(path_of("rollouts", name, "decisions")))
+        return msgspec.convert(found, list[StoredDecision])
+
+    def evidence(self, name: str) -> list[float | None]:
+        found: list[float | None] = self._client.ask("GET", path_of("rollouts", name, "evidence"))
+        return found
+
+    def command(self, name: str, command: Command, *, by: str, reason: str) -> Decision:
+        path = path_of("rollouts", name, command)
+        return msgspec.convert(
+            self._client.ask("POST", path, {"reason": reason}, user=by), Decision
+        )
+
+    def replay(self, name: str) -> list[str]:
+        found: list[str] = self._client.ask("GET", path_of("rollouts", name, "replay"))
+        return found
+
+
+def _stored(said: dict[str, Any]) -> StoredRollout:
+    return StoredRollout(
+        rollout=msgspec.convert(said["rollout"], Rollout), decisions=said["decisions"],
+        latest=None if said["latest"] is None else msgspec.convert(said["latest"], Decision),
+        intervals=said["intervals"], ended_at=said["ended_at"], created_by=said["created_by"],
+        reason=said["reason"],
+    )  # fmt: skip

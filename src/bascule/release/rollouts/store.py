@@ -1,0 +1,339 @@
+"""Rollouts in the catalogue: a decision and its plan are one transaction; a count is used once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from bascule.catalogue import Catalogue, Lease, check_held, events, insert
+from bascule.core import Conflict, NotFound
+from bascule.endpoints import EndpointStore, Plan, StoredPlan
+from bascule.release.rollouts import schema
+from bascule.release.rollouts.evidence import ArmCounts, Interval, less, summed
+from bascule.release.rollouts.plan import Decision, Rollout
+from bascule.release.rollouts.states import State
+
+SUBJECT = "endpoint"
+"""The history of a rollout is that of its endpoint."""
+
+
+class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision as it was stored.
+
+    Attributes:
+        number: From 1.
+        at: When it was made.
+        made_by: The controller's name, or that of a person.
+        before: The state before; None for the first one.
+        decision: The decision.
+        plan_number: Of the plan that it made; None where traffic did not change.
+    """
+
+    number: int
+    at: datetime
+    made_by: str
+    before: State | None
+    decision: Decision
+    plan_number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRollout:
+    """A rollout and where it stands.
+
+    Attributes:
+        rollout: As it was asked for.
+        decisions: The number of the latest decision; 0 before the first.
+        latest: The latest look; None before the first.
+        intervals: How many are sealed.
+        ended_at: None while it goes on.
+        created_by: The user.
+        reason: Why; may be empty.
+    """
+
+    rollout: Rollout
+    decisions: int
+    latest: Decision | None
+    intervals: int
+    ended_at: datetime | None
+    created_by: str
+    reason: str
+
+
+class RolloutStore:
+    """See the module. A catalogue that is not there yet has no rollouts."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self._endpoints = EndpointStore(catalogue)
+
+    def add(self, rollout: Rollout, *, by: str, reason: str, first: StoredPlan | None) -> None:
+        """Add a rollout, which the controller begins.
+
+        Args:
+            rollout: What is asked for.
+            by: The user.
+            reason: Why.
+            first: The plan of an endpoint that has none: what is served now.
+
+        Raises:
+            Conflict: The endpoint has a rollout that has not ended.
+        """
+        self.catalogue.create()
+        if first is not None:
+            self._endpoints.add([first], [], follows="")
+        with self.catalogue.write() as connection:
+            self._endpoints.lock(connection, rollout.endpoint, rollout.started_at)
+            running = sa.select(schema.rollouts.c.id).where(
+                schema.rollouts.c.endpoint == rollout.endpoint, schema.rollouts.c.ended_at.is_(None)
+            )
+            if (other := connection.scalar(running)) is not None:
+                raise Conflict(
+                    f"endpoint {rollout.endpoint} has a rollout under way: {other}",
+                    hint=f"bascule rollout abort {other}, or wait for its end",
+                )
+            connection.execute(
+                sa.insert(schema.rollouts).values(
+                    id=rollout.id,
+                    endpoint=rollout.endpoint,
+                    content=msgspec.to_builtins(rollout),
+                    decisions=0,
+                    latest={},
+                    sealed={},
+                    intervals=0,
+                    created_at=rollout.started_at,
+                    created_by=by,
+                    reason=reason,
+                )
+            )
+            said = f"rollout of {rollout.candidate} ({rollout.strategy}) was asked for"
+            body = {"sentence": said, "rollout": rollout.id}
+            events.append(
+                connection, _event(rollout, "rollout_asked", rollout.started_at, by, reason, body)
+            )
+
+    def active(self) -> list[StoredRollout]:
+        """Those that have not ended, in the order of their start."""
+        return self._select(schema.rollouts.c.ended_at.is_(None))
+
+    def rollouts(self, endpoint: str | None = None) -> list[StoredRollout]:
+        """All, or those of an endpoint; the oldest first."""
+        return self._select(
+            sa.true() if endpoint is None else schema.rollouts.c.endpoint == endpoint
+        )
+
+    def get(self, name: str) -> StoredRollout:
+        """A rollout by its id, or the latest one of an endpoint; raises `NotFound`."""
+        found = self._select(schema.rollouts.c.id == name) or self.rollouts(name)
+        if not found:
+            raise NotFound(
+                f"there is no rollout, and none of an endpoint, named {name!r}",
+                hint="bascule rollout status lists them",
+            )
+        return found[-1]
+
+    def decisions(self, rollout: str) -> list[StoredDecision]:
+        """In order."""
+        table = schema.decisions
+        query = sa.select(table).where(table.c.rollout == rollout).order_by(table.c.number)
+        return [
+            msgspec.convert(
+                {
+                    "number": row.number, "at": row.at.isoformat(), "made_by": row.made_by,
+                    "before": row.before, "decision": row.content, "plan_number": row.plan_number,
+                },
+                StoredDecision,
+            )
+            for row in self._read(query)
+        ]  # fmt: skip
+
+    def intervals(self, rollout: str, after: int = 0) -> list[tuple[Interval, float | None]]:
+        """The sealed intervals from number `after` on, with the evidence of harm after each."""
+        table = schema.intervals
+        query = sa.select(table).where(table.c.rollout == rollout, table.c.number >= after)
+        rows = self._read(query.order_by(table.c.number))
+        return [(msgspec.convert(row.content, Interval), row.log_e) for row in rows]
+
+    def put_counts(self, rollout: str, source: str, counted: Interval) -> None:
+        """Replace what a source has counted since it began; its `number` has no meaning."""
+        values = {"stage": counted.stage, "content": msgspec.to_builtins(counted)}
+        with self.catalogue.write() as connection:
+            made = insert(connection, schema.counts).values(
+                rollout=rollout, source=source, **values
+            )
+            connection.execute(
+                made.on_conflict_do_update(index_elements=["rollout", "source"], set_=values)
+            )
+
+    def seal(self, rollout: str, lease: Lease) -> list[Interval]:
+        """Make intervals of what was counted since the last ones, one for each stage.
+
+        Counts become part of one interval only, whatever dies when.
+
+        Raises:
+            Conflict: The lease is not held.
+        """
+        table = schema.counts
+        with self.catalogue.write() as connection:
+            check_held(connection, lease)
+            row = connection.execute(
+                sa.select(schema.rollouts.c.sealed, schema.rollouts.c.intervals).where(
+                    schema.rollouts.c.id == rollout
+                )
+            ).one()
+            sealed, fresh = (
+                dict(row.sealed),
+                _fresh(
+                    connection.execute(sa.select(table).where(table.c.rollout == rollout)),
+                    row.sealed,
+                ),
+            )
+            made: list[Interval] = []
+            for stage in sorted({one.stage for one, _ in fresh.values()}):
+                parts = [one for one, _ in fresh.values() if one.stage == stage]
+                number = row.intervals + len(made)
+                made.append(msgspec.structs.replace(summed(parts), number=number))
+            if not made:
+                return []
+            sealed |= {source: msgspec.to_builtins(total) for source, (_, total) in fresh.items()}
+            connection.execute(
+                sa.insert(schema.intervals),
+                [
+                    {"rollout": rollout, "number": one.number, "content": msgspec.to_builtins(one)}
+                    for one in made
+                ],
+            )
+            self._update(connection, rollout, sealed=sealed, intervals=row.intervals + len(made))
+        return made
+
+    def record(
+        self, stored: StoredRollout, decided: StoredDecision, plan: StoredPlan | None,
+        *, has_ended: bool, lease: Lease | None = None,
+    ) -> None:  # fmt: skip
+        """Store a decision, the plan that it makes, and the line of history, all or none.
+
+        Raises:
+            Conflict: Another decision, or another plan of the endpoint, was made meanwhile; or the
+                lease is not held.
+        """
+        rollout, decision = stored.rollout, decided.decision
+        with self.catalogue.write() as connection:
+            if lease is not None:
+                check_held(connection, lease)
+            self._endpoints.lock(connection, rollout.endpoint, rollout.started_at)
+            newest = connection.scalar(
+                sa.select(schema.rollouts.c.decisions).where(schema.rollouts.c.id == rollout.id)
+            )
+            if newest != decided.number - 1:
+                raise Conflict(f"rollout {rollout.id} has been decided on meanwhile")
+            values = msgspec.to_builtins(decided)
+            connection.execute(
+                sa.insert(schema.decisions).values(
+                    rollout=rollout.id,
+                    number=decided.number,
+                    at=decided.at,
+                    made_by=decided.made_by,
+                    before=values["before"],
+                    content=values["decision"],
+                    plan_number=decided.plan_number,
+                )
+            )
+            self._update(
+                connection, rollout.id, decisions=decided.number, latest=values["decision"],
+                **({"ended_at": decided.at} if has_ended else {}),
+            )  # fmt: skip
+            kind = f"rollout_{values['decision']['state']['type']}"
+            body = {"sentence": decision.sentence, "rollout": rollout.id, "log_e": decision.log_e}
+            event = _event(rollout, kind, decided.at, decided.made_by, "", body)
+            if plan is None:
+                events.append(connection, event)
+            else:
+                self._endpoints.add_in(connection, [plan], [event])
+
+    def look(self, rollout: str, decision: Decision, lease: Lease) -> None:
+        """Store the latest look, which changed nothing, and its evidence."""
+        with self.catalogue.write() as connection:
+            check_held(connection, lease)
+            self._update(connection, rollout, latest=msgspec.to_builtins(decision))
+            if decision.intervals:
+                table = schema.intervals
+                connection.execute(
+                    sa.update(table)
+                    .where(table.c.rollout == rollout, table.c.number == decision.intervals - 1)
+                    .values(log_e=decision.log_e.get("all"))
+                )
+
+    def _update(self, connection: sa.Connection, rollout: str, **values: Any) -> None:
+        connection.execute(
+            sa.update(schema.rollouts).where(schema.rollouts.c.id == rollout).values(**values)
+        )
+
+    def _select(self, condition: sa.ColumnElement[bool]) -> list[StoredRollout]:
+        table = schema.rollouts
+        query = sa.select(table).where(condition).order_by(table.c.created_at, table.c.id)
+        return [
+            StoredRollout(
+                msgspec.convert(row.content, Rollout), row.decisions,
+                msgspec.convert(row.latest, Decision) if row.latest else None,
+                row.intervals, row.ended_at, row.created_by, row.reason,
+            )
+            for row in self._read(query)
+        ]  # fmt: skip
+
+    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        try:
+            with self.catalogue.read() as connection:
+                return connection.execute(query).all()
+        except NotFound:
+            return []
+
+
+def _fresh(rows: Any, sealed: Mapping[str, Any]) -> dict[str, tuple[Interval, Interval]]:
+    """By source: what it has counted since it was sealed, and all of it."""
+    made = {}
+    for row in rows:
+        total = msgspec.convert(row.content, Interval)
+        before = sealed.get(row.source)
+        part = total if before is None else less(total, msgspec.convert(before, Interval))
+        if part.current != ArmCounts() or part.candidate != ArmCounts() or part.compared:
+            made[row.source] = part, total
+    return made
+
+
+def _event(
+    rollout: Rollout, kind: str, at: datetime, by: str, reason: str, body: Mapping[str, Any]
+) -> events.Event:
+    return events.Event(events.Subject(SUBJECT, rollout.endpoint), kind, at, by, reason, body)
+
+
+def plan_of(
+    rollout: Rollout, decision: Decision, before: Plan, slower_than_s: tuple[float, ...]
+) -> Plan:
+    """The next plan of the endpoint, as a decision has it."""
+    from dataclasses import replace
+
+    from bascule.endpoints import CANDIDATE, CURRENT, PREVIOUS, Arm, Shadow
+    from bascule.release.rollouts.states import FINAL, Promoted
+
+    shares = decision.shares
+    shadow = None
+    if isinstance(decision.state, Promoted):
+        arms = [Arm(CURRENT, rollout.candidate, 100.0), Arm(PREVIOUS, rollout.current, 0.0)]
+    elif isinstance(decision.state, FINAL):
+        arms = [Arm(CURRENT, rollout.current, 100.0)]
+    else:
+        arms = [Arm(CURRENT, rollout.current, 100.0 - shares.candidate_percent)]
+        if shares.shadow_percent:
+            shadow = Shadow(rollout.candidate, shares.shadow_percent)
+        else:
+            arms.append(Arm(CANDIDATE, rollout.candidate, shares.candidate_percent))
+    is_over = isinstance(decision.state, FINAL)
+    return replace(
+        before, number=before.number + 1, arms=tuple(arms), shadow=shadow,
+        slower_than_s=() if is_over else slower_than_s, rollout="" if is_over else rollout.id,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Strategies of rollouts: one file each, listed in `deciding`."""

@@ -1,0 +1,45 @@
+"""A/B: a constant share, until outcomes show which version is better, or that neither is."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from bascule.release.rollouts.facts import Facts, difference_said
+from bascule.release.rollouts.plan import Rollout, Shares
+from bascule.release.rollouts.states import Aborted, Paused, Running, State, Waiting
+from bascule.release.rollouts.strategies.common import (
+    is_no_matter,
+    is_shown_better,
+    last_step,
+    still_to_come,
+)
+
+
+def first(rollout: Rollout, now: datetime) -> State:  # noqa: ARG001
+    return Running(0, now)
+
+
+def shares(rollout: Rollout, state: Running | Waiting | Paused) -> Shares:  # noqa: ARG001
+    return Shares(rollout.steps_percent[0])
+
+
+def advance(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
+    """See `Strategy`."""
+    lacking = still_to_come(rollout, state, facts)
+    if lacking:
+        return state, lacking
+    verdict = facts.of("accuracy")
+    said = difference_said(rollout, verdict)
+    if is_shown_better(verdict, rollout.beta):
+        return last_step(rollout, state, facts.now), (
+            f"{rollout.candidate} is better by {-verdict.bounded().upper:.2%} at least: {said}"
+        )
+    if is_no_matter(verdict, rollout.beta):
+        return Aborted(facts.now), (
+            f"ended as futile: {rollout.candidate} gains less than "
+            f"{verdict.guard.margin:.2%}; {said}"
+        )
+    return state, (
+        f"held: neither a gain nor its absence is shown in {verdict.requests:,} answers with an "
+        f"outcome; {said}"
+    )

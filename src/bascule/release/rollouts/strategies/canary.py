@@ -1,0 +1,39 @@
+"""Canary: the candidate's share grows in steps; the last step needs proof that no margin is met."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from bascule.release.rollouts.facts import Facts, difference_said
+from bascule.release.rollouts.plan import Rollout, Shares
+from bascule.release.rollouts.states import Paused, Running, State, Waiting
+from bascule.release.rollouts.strategies.common import last_step, still_to_come
+
+
+def first(rollout: Rollout, now: datetime) -> State:  # noqa: ARG001
+    return Running(0, now)
+
+
+def shares(rollout: Rollout, state: Running | Waiting | Paused) -> Shares:
+    return Shares(rollout.steps_percent[state.stage])
+
+
+def advance(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
+    lacking = still_to_come(rollout, state, facts)
+    if lacking:
+        return state, lacking
+    stage = state.stage + 1
+    if stage < len(rollout.steps_percent) - 1:
+        return Running(stage, facts.now), (
+            f"{rollout.candidate} goes on to {rollout.steps_percent[stage]:g} %: no harm in "
+            f"{facts.stage_requests:,} of its answers"
+        )
+    if unproven := facts.unproven(rollout.beta):
+        return state, (
+            f"held: not shown yet to be within {unproven[0].guard}; "
+            f"{difference_said(rollout, unproven[0])}"
+        )
+    return last_step(rollout, state, facts.now), (
+        f"{rollout.candidate} is within every guard, after {facts.candidate_requests:,} of its "
+        f"answers and {facts.requests - facts.candidate_requests:,} of {rollout.current}"
+    )

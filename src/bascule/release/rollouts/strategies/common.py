@@ -1,0 +1,40 @@
+"""What several strategies ask before they go on."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+from bascule.release.rollouts.facts import Facts
+from bascule.release.rollouts.guards import Verdict
+from bascule.release.rollouts.plan import Rollout
+from bascule.release.rollouts.states import Baking, Promoted, Running, State, Waiting
+
+
+def still_to_come(rollout: Rollout, state: Running, facts: Facts) -> str:
+    """Why a stage is not over; empty where time and requests suffice."""
+    left_s = (state.since + rollout.step - facts.now).total_seconds()
+    if facts.stage_requests < rollout.min_requests:
+        return (
+            f"held: {facts.stage_requests:,} of at least {rollout.min_requests:,} requests of "
+            f"this step"
+        )
+    return f"held: this step lasts another {left_s:.0f} s" if left_s > 0 else ""
+
+
+def last_step(rollout: Rollout, state: Running, now: datetime) -> State:
+    """To all traffic, but for an approval, and what is kept back to compare with."""
+    if rollout.needs_approval:
+        return Waiting(state.stage, now)
+    return Baking(state.stage + 1, now) if rollout.bake_s else Promoted(now)
+
+
+def is_shown_better(verdict: Verdict, beta: float) -> bool:
+    """Whether the candidate's rate is shown to be below that of the current version."""
+    return verdict.bounded(margin=0.0, bounds=False).log_e_safe >= -math.log(beta)
+
+
+def is_no_matter(verdict: Verdict, beta: float) -> bool:
+    """Whether a gain of the guard's margin or more is excluded."""
+    test = verdict.bounded(margin=-verdict.guard.margin, bounds=False)
+    return test.log_e_worse >= -math.log(beta)

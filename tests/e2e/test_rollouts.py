@@ -1,0 +1,244 @@
+"""Rollouts as they are used: on real traffic, decided by evidence, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+
+import numpy as np
+import psutil
+import pytest
+
+import bascule
+
+WAIT_S = 60.0
+OWN = """
+import time
+
+
+def fast(X):
+    return X
+
+
+def slow(X):
+    time.sleep(0.01)
+    return X
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Bundles gb with an own function: two alike, and a third whose function sleeps 10 ms."""
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.ensemble import GradientBoostingClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    folder = tmp_path_factory.mktemp("rollouts")
+    code = folder / "delays.py"
+    code.write_text(OWN)
+    X, y = load_breast_cancer(return_X_y=True)
+    sys.path.insert(0, str(folder))
+    try:
+        import delays
+
+        made = []
+        for n, own in enumerate((delays.fast, delays.fast, delays.slow)):
+            boosted = GradientBoostingClassifier(n_estimators=5 + n, random_state=0)
+            model = make_pipeline(FunctionTransformer(own), boosted).fit(X, y)
+            made.append(
+                bascule.pack(
+                    model, name="gb", train=X, to=folder / str(n), measure=False, baseline=False,
+                    code=[str(code)],
+                ).path
+            )  # fmt: skip
+        return made
+    finally:
+        sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def home(trained, tmp_path):
+    from bascule.registry import open_registry
+
+    registry = open_registry(tmp_path / "home")
+    for path in trained:
+        registry.push(path, by="ada")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def started(serve, home):
+    def start(*words, **more):
+        return serve(*words, env={"BASCULE_HOME": str(home)}, **more)
+
+    return start
+
+
+@pytest.fixture
+def command(home):
+    """Runs a command at home beside `server`; its JSON."""
+
+    def run(server, *words, code=0):
+        env = {
+            **os.environ, "BASCULE_HOME": str(home),
+            "BASCULE_SERVING__CONTROL_PORT": str(server.control_port),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "bascule.cli", *words, "--json"],
+            capture_output=True, text=True, check=False, timeout=60, env=env,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout) if done.stdout else done.stderr
+
+    return run
+
+
+@contextmanager
+def traffic(*servers, pause_s=0.0005):
+    """Requests one after another, by a thread per server; versions and errors are counted."""
+    seen: Counter[str] = Counter()
+    stop = threading.Event()
+    rows = np.random.default_rng(0).normal(10, 3, (1, 30))
+
+    def ask(server):
+        with bascule.Client(f"http://127.0.0.1:{server.port}", model="gb") as client:
+            while not stop.is_set():
+                seen[client.predict(rows).version] += 1
+                time.sleep(pause_s)
+
+    threads = [threading.Thread(target=ask, args=(one,)) for one in servers]
+    for one in threads:
+        one.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        for one in threads:
+            one.join()
+
+
+def ended(command, server, rollout, within_s=WAIT_S):
+    give_up = time.monotonic() + within_s
+    while (found := command(server, "rollout", "status", rollout))["ended_at"] is None:
+        assert time.monotonic() < give_up, found["latest"]
+        time.sleep(0.5)
+    return found
+
+
+def begin(command, server, version, *words):
+    wanted = ("--strategy", "canary", "--steps", "20,50,100", "--step-for", "1s", *words)
+    begun = command(server, "deploy", version, *wanted)
+    return begun["rollout"]["id"]
+
+
+def test_a_good_version_is_promoted_and_its_story_can_be_made_again(started, command):
+    server = started("gb/1")
+    with traffic(server) as seen:
+        rollout = begin(command, server, "gb/2", "-g", "errors +2 pp")
+        found = ended(command, server, rollout)
+        assert found["state"] == "promoted", found["latest"]
+        before = seen["1"]
+        time.sleep(1.5)
+        assert seen["1"] <= before + 1, "version 1 answers no longer"
+    shares = [one["decision"]["shares"]["candidate_percent"] for one in found["story"]]
+    assert shares == [20, 50, 100]
+    assert set(seen) == {"1", "2"}
+    assert command(server, "rollout", "replay", rollout) == {"decisions": 2, "differing": []}
+    (endpoint,) = command(server, "endpoints")
+    arms = endpoint["current"]["plan"]["arms"]
+    assert [(one["version"], one["share_percent"]) for one in arms] == [("gb/2", 100), ("gb/1", 0)]
+
+
+def test_a_slow_version_is_rolled_back_with_the_reason(started, command):
+    server = started("gb/1")
+    with traffic(server) as seen:
+        rollout = begin(command, server, "gb/3", "-g", "p50 +50 %")
+        found = ended(command, server, rollout)
+        assert found["state"] == "aborted", found["latest"]
+        time.sleep(1.5)
+        before = seen["3"]
+        time.sleep(1.0)
+        assert seen["3"] == before, "version 3 answers no longer"
+    sentence = found["latest"]["sentence"]
+    assert sentence.startswith("rolled back to gb/1: gb/3 is slower than gb/1")
+    assert command(server, "rollout", "replay", rollout)["differing"] == []
+
+
+def test_a_rollout_goes_on_when_its_controller_is_killed_anywhere(started, command):
+    server = started("gb/1")
+    with traffic(server):
+        rollout = begin(command, server, "gb/2", "-g", "errors +2 pp")
+        for pause_s in (0.3, 0.9, 1.7):
+            time.sleep(pause_s)
+            for child in psutil.Process(server.pid).children():
+                if any(
+                    "cli" in word and "control" in " ".join(child.cmdline())
+                    for word in child.cmdline()
+                ):
+                    child.send_signal(signal.SIGKILL)
+        found = ended(command, server, rollout)
+    assert found["state"] == "promoted", found["latest"]
+    assert [one["number"] for one in found["story"]] == [1, 2, 3]
+    assert command(server, "rollout", "replay", rollout)["differing"] == []
+
+
+def test_two_servers_share_one_rollout(started, command):
+    first, second = started("gb/1"), started("gb/1")
+    with traffic(first, second) as seen:
+        rollout = begin(command, first, "gb/2", "-g", "errors +2 pp")
+        found = ended(command, first, rollout)
+        assert found["state"] == "promoted", found["latest"]
+        counted = sum(seen.values())
+    requests = sum(
+        int(word.replace(",", ""))
+        for word in found["latest"]["sentence"].split()
+        if word[0].isdigit()
+    )
+    assert requests > counted / 4, "the evidence is of both"
+
+
+def test_a_rollout_is_paused_resumed_and_aborted_by_commands(started, command):
+    server = started("gb/1")
+    with traffic(server):
+        rollout = begin(command, server, "gb/2", "-g", "errors +2 pp")
+        time.sleep(1.0)
+        assert (
+            command(server, "rollout", "pause", "gb", "--reason", "lunch")["state"]["type"]
+            == "paused"
+        )
+        time.sleep(2.0)
+        assert command(server, "rollout", "status", rollout)["state"] == "paused"
+        command(server, "rollout", "resume", rollout)
+        command(server, "rollout", "abort", rollout, "--reason", "wrong version")
+    found = command(server, "rollout", "status", rollout)
+    assert found["state"] == "aborted"
+    assert found["latest"]["sentence"].endswith(": wrong version")
+    assert "has ended" in command(server, "rollout", "resume", rollout, code=4)
+
+
+def test_another_plan_ends_a_rollout(started, command):
+    server = started("gb/1")
+    with traffic(server):
+        rollout = begin(command, server, "gb/2", "-g", "errors +2 pp")
+        time.sleep(1.0)
+        command(server, "deploy", "gb/2", "--yes")
+        found = ended(command, server, rollout)
+    assert found["state"] == "aborted"
+    assert "was made meanwhile" in found["latest"]["sentence"]
+    (endpoint,) = command(server, "endpoints")
+    assert [one["version"] for one in endpoint["current"]["plan"]["arms"]] == ["gb/2"]
+
+
+def test_a_second_rollout_of_an_endpoint_is_refused(started, command):
+    server = started("gb/1")
+    begin(command, server, "gb/2")
+    refused = command(server, "deploy", "gb/3", "--strategy", "canary", code=4)
+    assert "has a rollout under way" in refused
