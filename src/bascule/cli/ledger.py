@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(help="Ask what was asked and answered.", no_args_is_help=True)
     group.command("query")(query)
-    ledger_keeping.register(group)
+    ledger_keeping.add_to(group)
     app.add_typer(group, name="ledger")
 
 

@@ -15,7 +15,7 @@ from bascule.core import Invalid
 _SHOWN_GAPS = 5
 
 
-def register(group: typer.Typer) -> None:
+def add_to(group: typer.Typer) -> None:
     """Add the commands to those of `bascule ledger`."""
     group.command("status")(status)
     group.command("delete")(delete)

@@ -23,15 +23,15 @@ _Reason = Annotated[str, typer.Option(help="Why, for the history.")]
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 60
 
-app = typer.Typer(help="Look at rollouts, and command them.", no_args_is_help=True)
+_group = typer.Typer(help="Look at rollouts, and command them.", no_args_is_help=True)
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the commands to `parent`."""
-    parent.add_typer(app, name="rollout")
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.add_typer(_group, name="rollout")
 
 
-@app.command()
+@_group.command()
 def status(
     name: Annotated[
         str | None,
@@ -60,31 +60,31 @@ def status(
         said = _tell(book, stored, said)
 
 
-@app.command()
+@_group.command()
 def pause(name: _Name, reason: _Reason = "", as_json: AsJson = False) -> None:
     """Keep the shares as they are. Harm still rolls back."""
     _command(name, "pause", reason, as_json=as_json)
 
 
-@app.command()
+@_group.command()
 def resume(name: _Name, reason: _Reason = "", as_json: AsJson = False) -> None:
     """Go on with a paused rollout."""
     _command(name, "resume", reason, as_json=as_json)
 
 
-@app.command()
+@_group.command()
 def abort(name: _Name, reason: _Reason = "", as_json: AsJson = False) -> None:
     """Give all traffic back to the current version."""
     _command(name, "abort", reason, as_json=as_json)
 
 
-@app.command()
+@_group.command()
 def promote(name: _Name, reason: _Reason = "", as_json: AsJson = False) -> None:
     """Approve the last step, or give the candidate all traffic before there is proof."""
     _command(name, "promote", reason, as_json=as_json)
 
 
-@app.command()
+@_group.command()
 def replay(name: _Name, as_json: AsJson = False) -> None:
     """Make every decision again from the stored evidence; exit code 1 if one differs."""
     book = context.rollouts()

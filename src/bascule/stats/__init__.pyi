@@ -35,6 +35,7 @@ from .planning import (
     requests_to_roll_back as requests_to_roll_back,
 )
 from .sequential import (
+    INTERVAL_REQUESTS as INTERVAL_REQUESTS,
     Evidence as Evidence,
     bounded_mean as bounded_mean,
     culprits as culprits,

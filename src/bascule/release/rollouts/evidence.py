@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.stats.sequential import INTERVAL_REQUESTS
+from bascule.stats import INTERVAL_REQUESTS
 
 Floats = NDArray[np.float64]
 

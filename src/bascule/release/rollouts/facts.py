@@ -10,7 +10,7 @@ from datetime import datetime
 from bascule.release.rollouts.evidence import CANDIDATE, CURRENT, Floats, column
 from bascule.release.rollouts.guards import Verdict, judge
 from bascule.release.rollouts.plan import Rollout
-from bascule.stats.sequential import culprits, log_mean
+from bascule.stats import culprits, log_mean
 
 _MOST_SAID = 1e6
 

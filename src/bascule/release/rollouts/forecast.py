@@ -8,7 +8,7 @@ import msgspec
 
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.plan import Rollout
-from bascule.stats.planning import Detection, requests_to_promote, requests_to_roll_back
+from bascule.stats import Detection, requests_to_promote, requests_to_roll_back
 
 _HARMS = (0.01, 0.02, 0.05)
 _UNKNOWN_RATES = {"errors": 0.01, "fallbacks": 0.01, "accuracy": 0.1, "disagreement": 0.01}

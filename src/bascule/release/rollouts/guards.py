@@ -37,7 +37,7 @@ from bascule.release.rollouts.evidence import (
     grouped,
     slower_column,
 )
-from bascule.stats.sequential import Evidence, mcnemar, quantile, two_proportions
+from bascule.stats import Evidence, mcnemar, quantile, two_proportions
 
 _RATES = ("errors", "fallbacks", "accuracy", "disagreement")
 _QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}

@@ -8,7 +8,7 @@ from bascule.release.rollouts.facts import Facts, difference_said
 from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import is_shown_better, last_step, still_to_come
-from bascule.stats.bandits import thompson_shares
+from bascule.stats import thompson_shares
 
 _LEAST_CHANGE = 0.01
 
