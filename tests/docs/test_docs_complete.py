@@ -252,6 +252,7 @@ def test_every_route_for_predictions_is_documented() -> None:
         extras=Extras((), name="", limits=Limits(), loop=None, held=None),  # type: ignore[arg-type]
         asks_headers=frozenset(),
         needs="infer",
+        places={},
         limits=Limits(),
         inline_rows=1,
         series=None,

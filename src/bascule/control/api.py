@@ -166,7 +166,7 @@ def _endpoints(
         raise NotFound("this server keeps no endpoints", hint="run bascule control")
 
     def serves_now(name: str) -> str:
-        spec = default_of(server.services, name)
+        spec = default_of(tuple(one for one in server.services if not one.is_planned), name)
         if spec is None:
             return ""
         try:  # a folder of that name is no version of the registry

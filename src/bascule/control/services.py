@@ -201,6 +201,7 @@ def _model_of(reference: str) -> str:
 
 def _views(server: ServerLink) -> list[ServedView]:
     services = server.services
+    current = {(plan.endpoint, plan.current.version) for plan in server.plans}
     states: dict[tuple[str, str], list[ModelState]] = {}
     for state in server.models():
         states.setdefault((state.model, state.version), []).append(state)
@@ -208,7 +209,9 @@ def _views(server: ServerLink) -> list[ServedView]:
         ServedView(
             model=service.model,
             version=service.version,
-            is_default=service is default_of(services, service.model),
+            is_default=(service.model, f"{service.model}/{service.version}") in current
+            if service.is_planned
+            else service is default_of(services, service.model),
             loaded_in=sum(one.is_loaded for one in found),
             size_bytes=max((one.size_bytes for one in found), default=0),
         )
