@@ -251,6 +251,7 @@ def test_every_route_for_predictions_is_documented() -> None:
         by=AnsweredBy("MODEL", "VERSION", "onnx"),
         extras=Extras((), name="", limits=Limits(), loop=None, held=None),  # type: ignore[arg-type]
         asks_header=b"",
+        places={},
         limits=Limits(),
         inline_rows=1,
         series=None,
