@@ -99,7 +99,7 @@ def _table(n: int = 400) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def categories() -> Sample:
-    """They are encoded by tables of CatBoost's own, so the original answers."""
+    """Flags and tables of CatBoost's own, which the graph looks up."""
     table, late = _table()
     model = catboost.CatBoostClassifier(iterations=15, cat_features=["plane"], **_QUIET)
     model.fit(table[:300], late[:300])
@@ -108,8 +108,6 @@ def categories() -> Sample:
         table[:300],
         table[300:],
         lambda rows: of_classifier(model, rows),
-        options={"serve_original": True},
-        serves="original",
     )
 
 

@@ -68,6 +68,7 @@ def reopen(data: bytes, manifest: Manifest) -> Any:
     """The booster, which knows its classes as the estimator did."""
     booster = library("xgboost", "xgboost").Booster()
     booster.load_model(bytearray(data))
+    booster.takes_infinity = all(read.bounds is None for read in manifest.signature.inputs)
     return with_classes(booster, manifest)
 
 
@@ -133,7 +134,8 @@ def _read(model: Any) -> Boosted:
         if classes is not None and objective != "binary:logistic"
         else {},
         refuses_unseen=True,
-        refuses_infinite=is_native,  # xgboost.DMatrix does
+        # xgboost.DMatrix does. A rebuilt booster may have been an estimator's.
+        refuses_infinite=is_native and not getattr(model, "takes_infinity", False),
     )
 
 
