@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import date, datetime
 from functools import cache, partial
@@ -19,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Invalid, NotFound
+from bascule.core import BasculeError, Invalid, NotFound
 from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
 
 if TYPE_CHECKING:
@@ -164,20 +165,33 @@ def open_endpoints(settings: Settings) -> Endpoints:
     """The endpoints that the catalogue of the settings keeps."""
     from bascule.endpoints import Endpoints, EndpointStore
 
-    def serves_now(name: str) -> str:
-        """What servers say that they serve of the model; empty where they serve several."""
-        registry = open_registry(settings)
-        try:
-            served = [one for one in registry.versions(name) if registry.servers_of(one)]
-        except NotFound:
-            return ""
-        return str(served[0]) if len(served) == 1 else ""
-
     return Endpoints(
         EndpointStore(open_catalogue(settings)),
         partial(open_registry, settings),
-        serves_now=serves_now,
+        serves_now=partial(_serves_now, settings),
     )
+
+
+def _serves_now(settings: Settings, name: str) -> str:
+    """The version that servers serve of a model: the one on this machine, or all, by their holds.
+
+    Empty where none is known, or servers serve several.
+    """
+    from bascule_client.control import ControlClient, path_of
+
+    registry = open_registry(settings)
+    try:
+        known = {str(one): one for one in registry.versions(name)}
+    except NotFound:
+        return ""
+    with suppress(BasculeError):
+        here = f"http://127.0.0.1:{settings.serving.control_port}"
+        served = ControlClient(here, timeout_s=2.0).items(path_of("server", "services"))
+        found = next((f"{name}/{one['version']}" for one in served if one["model"] == name), "")
+        if found in known:
+            return found
+    held = [text for text, one in known.items() if registry.servers_of(one)]
+    return held[0] if len(held) == 1 else ""
 
 
 def open_rollouts(settings: Settings) -> Rollouts:

@@ -89,6 +89,20 @@ class DecisionView(BaseModel):
         return cls.model_validate(msgspec.to_builtins(stored))
 
 
+class EvidenceView(BaseModel):
+    """The evidence of harm of a rollout."""
+
+    log_e: Annotated[
+        list[float | None], Field(description="Natural logarithms; null before the first look")
+    ]
+
+
+class ReplayView(BaseModel):
+    """What became of the decisions of a rollout when they were made again."""
+
+    differing: Annotated[list[str], Field(description="A sentence for each that differs")]
+
+
 class Order(BaseModel):
     """Why."""
 
@@ -136,14 +150,14 @@ def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise:
         )
 
     @app.get("/api/v1/rollouts/{rollout}/evidence", tags=[_TAGS])
-    def evidence(rollout: str) -> list[float | None]:
+    def evidence(rollout: str) -> EvidenceView:
         """The logarithm of the evidence of harm after each interval."""
-        return open_rollouts().evidence(rollout)
+        return EvidenceView(log_e=open_rollouts().evidence(rollout))
 
     @app.get("/api/v1/rollouts/{rollout}/replay", tags=[_TAGS])
-    def replay(rollout: str) -> list[str]:
-        """Make every decision again; a sentence for each that differs from the stored one."""
-        return open_rollouts().replay(rollout)
+    def replay(rollout: str) -> ReplayView:
+        """Make every decision again from the stored evidence."""
+        return ReplayView(differing=open_rollouts().replay(rollout))
 
     @app.post("/api/v1/rollouts/{rollout}/{command}", tags=[_TAGS])
     def order(rollout: str, command: str, said: Order, request: Request) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def two_proportions(
     as it was, and q a guess of the current version's rate from the intervals before, the bet's
     factors are 1 + lambda/rho (X - q - d) for a request of the candidate and
     1 - lambda/(1 - rho) (Y - q) for one of the current version. Their product has an expectation of
-    at most exp(n lambda (p_c - p_0 - d)), as 1 + x <= exp(x), whatever q and the rates are.
+    at most exp(n lambda (p_c - p_0 - d)), as 1 + x <= exp(x), for any q and any rates.
 
     Args:
         intervals: Shape (intervals, 4): the candidate's requests and events, then those of the

@@ -26,6 +26,7 @@ FOUND = Finding(
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("BASCULE_HOME", str(tmp_path))
     monkeypatch.setattr("bascule.cli.context.user", lambda: "ada")
     catalogue = open_database(tmp_path, "sqlite")

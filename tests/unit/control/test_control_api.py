@@ -367,6 +367,8 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 endpoint="gb",
                 alert="0",
                 silence="0",
+                rollout="0",
+                command="pause",
             )
             for method in route.methods:
                 action, model = RIGHTS[f"{method} {route.path}"] or ("health", "")

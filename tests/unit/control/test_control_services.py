@@ -210,6 +210,8 @@ REGISTRY_CHANGES = [
     ("POST", "/api/v1/endpoints", {"name": "fast", "version": "late/1"}),
     ("POST", "/api/v1/endpoints/fast/plans", {"version": "late/1"}),
     ("POST", "/api/v1/endpoints/fast/rollback", {"reason": "worse"}),
+    ("POST", "/api/v1/rollouts", {"version": "late/1"}),
+    ("POST", "/api/v1/rollouts/0e4f/pause", {"reason": "look first"}),
     ("POST", "/api/v1/keys", {"name": "ada", "permissions": ["keys"]}),
     ("DELETE", "/api/v1/keys/ada", None),
     ("PUT", "/api/v1/alerts/0a1b/acknowledgement", {"why": "rolling back"}),
@@ -233,7 +235,7 @@ def test_every_route_that_changes_something_is_tried_here(supervisor):
         "ada": "{key}",
         "/1/": "/{number}/",
     }
-    tried |= {"0a1b": "{alert}", "0c2d": "{silence}"}
+    tried |= {"0a1b": "{alert}", "0c2d": "{silence}", "0e4f": "{rollout}", "/pause": "/{command}"}
     written = set()
     for method, path, _ in CHANGES + REGISTRY_CHANGES:
         for value, name in tried.items():

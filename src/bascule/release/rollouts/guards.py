@@ -12,8 +12,8 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
 
 T is the quantile of the current version at the start of the stage. If the candidate's durations
-are 1.2 times those of the current version, both rates are equal whatever T is; a load that slows
-both arms changes neither side of the comparison.
+are 1.2 times those of the current version, both rates are equal for any T; a load that slows both
+arms changes neither side of the comparison.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ class RemoteRollouts:
         return msgspec.convert(found, list[StoredDecision])
 
     def evidence(self, name: str) -> list[float | None]:
-        found: list[float | None] = self._client.ask("GET", path_of("rollouts", name, "evidence"))
+        said = self._client.ask("GET", path_of("rollouts", name, "evidence"))
+        found: list[float | None] = said["log_e"]
         return found
 
     def command(self, name: str, command: Command, *, by: str, reason: str) -> Decision:
@@ -50,7 +51,7 @@ class RemoteRollouts:
         )
 
     def replay(self, name: str) -> list[str]:
-        found: list[str] = self._client.ask("GET", path_of("rollouts", name, "replay"))
+        found: list[str] = self._client.ask("GET", path_of("rollouts", name, "replay"))["differing"]
         return found
 
 

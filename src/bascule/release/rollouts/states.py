@@ -24,7 +24,7 @@ class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
 
 
 class Paused(msgspec.Struct, frozen=True, tag="paused"):
-    """Stopped by somebody in a stage. Harm still ends the rollout."""
+    """Stopped in a stage, by a command. Harm still ends the rollout."""
 
     stage: int
     since: datetime

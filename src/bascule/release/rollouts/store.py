@@ -173,7 +173,7 @@ class RolloutStore:
     def seal(self, rollout: str, lease: Lease) -> list[Interval]:
         """Make intervals of what was counted since the last ones, one for each stage.
 
-        Counts become part of one interval only, whatever dies when.
+        Counts become part of one interval only, also if a process dies at any moment.
 
         Raises:
             Conflict: The lease is not held.
