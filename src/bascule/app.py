@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -385,6 +385,24 @@ def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -
         return []  # served from a folder: the registry has no baseline of it
     budget = settings.alerts.false_alarms_a_year
     return sources.JUDGED[what](settings.home, model, bundle_of, budget, day, now)
+
+
+def measured(settings: Settings, what: str, model: str, since_s: float) -> dict[str, Any]:
+    """The JSON of `bascule monitor`, `drift` or `performance`, as `what` says, of a model."""
+    from bascule.control import versions_of
+    from bascule.monitoring import measure_performance, measure_production_drift
+    from bascule.monitoring.reporting import look_at
+
+    name, bundle_of = versions_of(model, cache(partial(open_registry, settings)))
+    since = timedelta(seconds=since_s)
+    if what == "drift":
+        return measure_production_drift(settings.home, name, bundle_of, since=since).to_json()
+    if what == "performance":
+        now = datetime.now(UTC)
+        return measure_performance(
+            settings.home, name, bundle_of=bundle_of, since=now - since, now=now
+        ).to_json()
+    return look_at(settings.home, name, bundle_of, since=since).to_json()
 
 
 def watcher_of(

@@ -85,7 +85,9 @@ def main() -> int:
     turned = _beat_until_set(counters)
     settings = _settings_of(config)
     _start_logging(settings)
-    parts = replace(control_parts(settings), take_in=receiver(settings))
+    parts = replace(
+        control_parts(settings), take_in=receiver(settings), measure=Judge(settings).measure
+    )
     answers.set_result(mine := Answers(parts))
     try:
         guard = _start_keys(config["keys_fd"], counters, parts)
@@ -192,7 +194,9 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         # Open for as long as the process: a thread writes the keys.
         counters_fd, keys_fd = map(os.memfd_create, ("bascule-counters", "bascule-keys"))
         counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
-        parts = replace(control_parts(settings), take_in=receiver(settings))
+        parts = replace(
+            control_parts(settings), take_in=receiver(settings), measure=Judge(settings).measure
+        )
         needs_keys = callers_need_keys(settings)
         guard = _start_keys(keys_fd if needs_keys else None, counters, parts)
         scheme = "https" if chosen.tls_certificate else "http"

@@ -10,6 +10,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, Ref
+from bascule.cli.durations import seconds_of
 from bascule.cli.screen import note, print_json, print_table, say, when
 from bascule.core import Invalid
 from bascule.endpoints import STRATEGIES
@@ -86,8 +87,8 @@ def deploy(
     if strategy not in STRATEGIES or guard:
         asked = RolloutRequest(
             version=version, endpoint=to, strategy=strategy, guards=tuple(guard or ()),
-            steps_percent=_steps(steps), step_s=seconds(step_for, "step-for"),
-            bake_s=seconds(bake_for, "bake-for"), max_s=seconds(within, "within"),
+            steps_percent=_steps(steps), step_s=seconds_of(step_for, "--step-for"),
+            bake_s=seconds_of(bake_for, "--bake-for"), max_s=seconds_of(within, "--within"),
             min_requests=min_requests, alpha=alpha, beta=beta, needs_approval=approve,
             reason=reason,
         )  # fmt: skip
@@ -146,20 +147,6 @@ def _steps(text: str | None) -> tuple[float, ...] | None:
         return tuple(float(one) for one in text.split(","))
     except ValueError:
         raise Invalid(f"--steps: {text!r} are no numbers", hint="write 5,25,50,100") from None
-
-
-_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
-
-def seconds(text: str, option: str) -> float:
-    """The seconds of `30s`, `10m`, `1h`, `7d`; raises `Invalid`."""
-    number, unit = text[:-1], text[-1:]
-    try:
-        return float(number) * _UNITS_S[unit]
-    except (KeyError, ValueError):
-        raise Invalid(
-            f"--{option}: {text!r} is no duration", hint="write 30s, 10m, 1h or 7d"
-        ) from None
 
 
 def rollback(

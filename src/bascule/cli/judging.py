@@ -1,6 +1,6 @@
-"""Judges a finished day of a model in a process of its own: `python -m bascule.cli.judging`.
+"""Measures a model in production in a process of its own: `python -m bascule.cli.judging`.
 
-The watcher of alerts runs in the control process, which must stay small and quick.
+The watcher of alerts and the control API ask for it: their process must stay small and quick.
 """
 
 from __future__ import annotations
@@ -43,8 +43,18 @@ class Judge:
         """
         from bascule.monitoring.alerts import Finding
 
-        said = {"settings": self._settings, "what": what, "model": model}
-        asked = {**said, "day": day.isoformat(), "now": now.isoformat()}
+        asked = {"what": what, "model": model, "day": day.isoformat(), "now": now.isoformat()}
+        found = self._ask(asked)
+        return [Finding.from_json(one) for one in found["findings"]]
+
+    def measure(self, what: str, model: str, since_s: float) -> dict[str, Any]:
+        """What `bascule monitor`, `drift` or `performance` says as JSON; raises likewise."""
+        report: dict[str, Any] = self._ask({"what": what, "model": model, "since_s": since_s})
+        return report
+
+    def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
+        what, model = asked["what"], asked["model"]
+        asked = {**asked, "settings": self._settings}
         command = [
             "nice", "-n", str(_NICE), sys.executable, "-m", "bascule.cli.judging", str(os.getpid())
         ]  # fmt: skip
@@ -53,7 +63,7 @@ class Judge:
                 command, input=json.dumps(asked).encode(), stdout=subprocess.PIPE,
                 timeout=_JUDGE_S, check=False,
             )  # fmt: skip
-            found = json.loads(done.stdout)
+            found: dict[str, Any] = json.loads(done.stdout)
         except subprocess.TimeoutExpired:
             raise TimedOut(f"{what} of {model} took over {_JUDGE_S:g} s") from None
         except ValueError:
@@ -61,14 +71,14 @@ class Judge:
         if "error" in found:
             kind = next(kind for kind in KINDS if kind.__name__ == found["kind"])
             raise kind(found["error"], hint=found["hint"])
-        return [Finding.from_json(one) for one in found["findings"]]
+        return found
 
 
 def main() -> None:
-    """Judge what standard input names; says the findings, or the error."""
+    """Measure what standard input names; says the findings or the report, or the error."""
     from pydantic import TypeAdapter
 
-    from bascule.app import judge
+    from bascule.app import judge, measured
     from bascule.bundle.programs import die_with
     from bascule.cli.screen import error_json, print_json
     from bascule.settings import Settings as Kind
@@ -76,9 +86,13 @@ def main() -> None:
     die_with(int(sys.argv[1]))
     asked: dict[str, Any] = json.loads(sys.stdin.read())
     settings = TypeAdapter(Kind).validate_python(asked["settings"])
-    day, now = date.fromisoformat(asked["day"]), datetime.fromisoformat(asked["now"])
+    what, model = asked["what"], asked["model"]
     try:
-        found = judge(settings, asked["what"], asked["model"], day, now)
+        if "since_s" in asked:
+            print_json(measured(settings, what, model, asked["since_s"]))
+            return
+        day, now = date.fromisoformat(asked["day"]), datetime.fromisoformat(asked["now"])
+        found = judge(settings, what, model, day, now)
         print_json({"findings": [one.to_json() for one in found]})
     except BasculeError as error:
         kind = next(one for one in type(error).__mro__ if one in KINDS)

@@ -22,6 +22,7 @@ from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.key_routes import add_keys
 from bascule.control.link import ServerLink
 from bascule.control.load import add_load
+from bascule.control.monitoring_routes import Measure, add_monitoring
 from bascule.control.outcome_routes import add_outcomes
 from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
@@ -92,6 +93,7 @@ def control_app(
     open_endpoints: Callable[[], EndpointStore] | None = None,
     open_catalogue: Callable[[], Catalogue] | None = None,
     home: FilePath | None = None,
+    measure: Measure | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
 ) -> FastAPI:
     """The application.
@@ -108,6 +110,7 @@ def control_app(
         open_endpoints: Opens the endpoints; None for an API without them.
         open_catalogue: Opens the catalogue, where rollouts are; None for an API without them.
         home: Where outcomes are kept; None for an API without them.
+        measure: Measures a model in production, in a process of its own; None for none.
         open_alerts: Opens the alerts; None for an API without them.
     """
     app = FastAPIOffline(
@@ -138,6 +141,7 @@ def control_app(
     add_alerts(app, open_alerts or no_alerts, authorise)
     add_keys(app, open_keys or no_keys)
     add_outcomes(app, home)
+    add_monitoring(app, measure)
 
     def endpoints() -> Endpoints:
         return _endpoints(server, open_registry, open_endpoints)

@@ -29,6 +29,7 @@ from bascule.serving.workers import Message
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.control.link import ServerLink
+    from bascule.control.monitoring_routes import Measure
     from bascule.control.registry_writes import TakeIn
     from bascule.endpoints import EndpointStore
     from bascule.monitoring.alerts import AlertStore
@@ -56,6 +57,7 @@ class Parts:
         open_catalogue: Opens the catalogue, where rollouts are.
         judged_arms: Asks the outcomes of a rollout.
         home: Where outcomes are kept.
+        measure: Measures a model in production, in a process of its own.
         open_alerts: Opens the alerts, in the catalogue.
     """
 
@@ -71,6 +73,7 @@ class Parts:
     open_catalogue: Callable[[], Catalogue] | None = None
     judged_arms: Callable[[Rollout], Mapping[str, tuple[int, int]]] | None = None
     home: Path | None = None
+    measure: Measure | None = None
     open_alerts: Callable[[], AlertStore] | None = None
 
 
@@ -178,7 +181,7 @@ def serve_api(
         open_keys=parts.open_keys, take_in=parts.take_in,
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
         open_catalogue=parts.open_catalogue,
-        open_alerts=parts.open_alerts, home=parts.home,
+        open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
     )  # fmt: skip
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)
