@@ -173,6 +173,7 @@ def test_a_slow_version_is_rolled_back_with_the_reason(started, command):
     assert command(server, "rollout", "replay", rollout)["differing"] == []
 
 
+@pytest.mark.slow
 def test_a_rollout_goes_on_when_its_controller_is_killed_anywhere(started, command):
     server = started("gb/1")
     with traffic(server):
@@ -191,6 +192,7 @@ def test_a_rollout_goes_on_when_its_controller_is_killed_anywhere(started, comma
     assert command(server, "rollout", "replay", rollout)["differing"] == []
 
 
+@pytest.mark.slow
 def test_two_servers_share_one_rollout(started, command, home):
     first, second = started("gb/1"), started("gb/1")
     with traffic(first, second) as seen:
@@ -222,6 +224,7 @@ def test_a_rollout_is_paused_resumed_and_aborted_by_commands(started, command):
     assert "has ended" in command(server, "rollout", "resume", rollout, code=4)["error"]
 
 
+@pytest.mark.slow
 def test_another_plan_ends_a_rollout(started, command):
     server = started("gb/1")
     with traffic(server):

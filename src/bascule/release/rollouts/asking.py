@@ -18,9 +18,16 @@ from bascule.release.rollouts.forecast import Forecast, forecast
 from bascule.release.rollouts.guards import DEFAULT_GUARDS, parse_guard, thresholds_s
 from bascule.release.rollouts.plan import Decision, Rollout, check_rollout
 from bascule.release.rollouts.states import FINAL, Running, State
-from bascule.release.rollouts.store import RolloutStore, StoredDecision, StoredRollout, plan_of
+from bascule.release.rollouts.store import (
+    RolloutStore,
+    StoredDecision,
+    StoredRollout,
+    Superseded,
+    plan_of,
+)
 
 _FORECAST_REQUESTS = 100_000
+_TRIES = 20
 
 
 class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,7 +167,15 @@ class Rollouts:
             NotFound: There is no such rollout.
             Conflict: It has no meaning now, or the controller decided meanwhile.
         """
-        stored = self.get(name)
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._command(self.get(name), command, by, reason)
+            except Superseded:  # the controller, which decides twice a second, was quicker
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _command(self, stored: StoredRollout, command: Command, by: str, reason: str) -> Decision:
         rollout, now = stored.rollout, self._clock()
         state: State = Running(0, now) if stored.latest is None else stored.latest.state
         decision = obey(rollout, state, command, by, reason, now)

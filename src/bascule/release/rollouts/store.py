@@ -22,6 +22,10 @@ SUBJECT = "endpoint"
 """The history of a rollout is that of its endpoint."""
 
 
+class Superseded(Conflict):
+    """Another decision about the rollout was stored meanwhile."""
+
+
 class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
     """A decision as it was stored.
 
@@ -218,8 +222,8 @@ class RolloutStore:
         """Store a decision, the plan that it makes, and the line of history, all or none.
 
         Raises:
-            Conflict: Another decision, or another plan of the endpoint, was made meanwhile; or the
-                lease is not held.
+            Superseded: Another decision was made meanwhile.
+            Conflict: Another plan of the endpoint was made meanwhile; or the lease is not held.
         """
         rollout, decision = stored.rollout, decided.decision
         with self.catalogue.write() as connection:
@@ -230,7 +234,9 @@ class RolloutStore:
                 sa.select(schema.rollouts.c.decisions).where(schema.rollouts.c.id == rollout.id)
             )
             if newest != decided.number - 1:
-                raise Conflict(f"rollout {rollout.id} has been decided on meanwhile")
+                raise Superseded(
+                    f"rollout {rollout.id} has been decided on meanwhile", hint="try again"
+                )
             values = msgspec.to_builtins(decided)
             connection.execute(
                 sa.insert(schema.decisions).values(
