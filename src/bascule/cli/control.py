@@ -29,7 +29,6 @@ from bascule.control import (
     holding_served,
     is_path,
     open_keys_file,
-    running_rollouts,
     serve_api,
     volunteer_for_the_oom_killer,
 )
@@ -123,6 +122,8 @@ def _serve(
     *,
     every_endpoint: bool,
 ) -> None:
+    from bascule.control import running_rollouts  # the supervisor must not load SQL
+
     def on_turn() -> None:
         turned.set()
         beat()

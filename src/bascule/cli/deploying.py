@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from bascule.cli import context
@@ -13,12 +12,10 @@ from bascule.cli.context import AsJson, Ref
 from bascule.cli.durations import seconds_of
 from bascule.cli.screen import note, print_json, print_table, say, when
 from bascule.core import Invalid
-from bascule.endpoints import STRATEGIES
-from bascule.release.rollouts import RolloutRequest
 
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed, Endpoint
-    from bascule.release.rollouts import Begun
+    from bascule.release.rollouts import Begun, RolloutRequest
 
 _Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 _WhyDeploy = Annotated[str, typer.Option(help="Why, for the history.")]
@@ -84,7 +81,11 @@ def deploy(
     as_json: AsJson = False,
 ) -> None:
     """Make a version answer an endpoint: bascule deploy late/4."""
+    from bascule.endpoints import STRATEGIES
+
     if strategy not in STRATEGIES or guard:
+        from bascule.release.rollouts import RolloutRequest
+
         asked = RolloutRequest(
             version=version, endpoint=to, strategy=strategy, guards=tuple(guard or ()),
             steps_percent=_steps(steps), step_s=seconds_of(step_for, "--step-for"),
@@ -120,6 +121,8 @@ def _roll_out(asked: RolloutRequest, *, dry_run: bool, ask: bool, as_json: bool)
 
 def _tell_begun(begun: Begun, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
+        import msgspec
+
         print_json(
             {
                 "rollout": msgspec.to_builtins(begun.rollout), "sentence": begun.sentence,

@@ -6,7 +6,6 @@ import math
 import time
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from bascule.cli import context
@@ -101,6 +100,8 @@ def replay(name: _Name, as_json: AsJson = False) -> None:
 
 
 def _command(name: str, command: Command, reason: str, *, as_json: bool) -> None:
+    import msgspec
+
     made = context.rollouts().command(name, command, by=context.user(), reason=reason)
     if as_json:
         print_json(msgspec.to_builtins(made))
@@ -114,6 +115,8 @@ def _state(stored: StoredRollout) -> str:
 
 
 def _as_json(stored: StoredRollout) -> dict[str, object]:
+    import msgspec
+
     return {
         "rollout": msgspec.to_builtins(stored.rollout), "state": _state(stored),
         "latest": msgspec.to_builtins(stored.latest), "intervals": stored.intervals,
@@ -123,6 +126,8 @@ def _as_json(stored: StoredRollout) -> dict[str, object]:
 
 
 def _story(book: RolloutBook, rollout: str) -> list[object]:
+    import msgspec
+
     return [msgspec.to_builtins(one) for one in book.decisions(rollout)]
 
 

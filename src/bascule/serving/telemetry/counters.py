@@ -293,7 +293,7 @@ class Counters:
         return Pulse(
             age_s, self._words[_SILENT_WORKERS], self._words[_CONTROL_RESTARTS],
             sum(ledger[0::_LEDGER_WORDS]), sum(ledger[1::_LEDGER_WORDS]),
-            max(ledger[2::_LEDGER_WORDS]) / 1e3,
+            max(ledger[2::_LEDGER_WORDS], default=0) / 1e3,
         )  # fmt: skip
 
     def totals(self) -> list[Totals]:
