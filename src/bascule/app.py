@@ -211,7 +211,8 @@ def judged_arms(settings: Settings, rollout: Rollout) -> dict[str, tuple[int, in
     found = Ledger(settings.home).query(
         f"SELECT p.arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
         "FROM predictions p JOIN outcomes o ON p.id = o.id AND p.row = o.row "
-        f"WHERE p.time >= TIMESTAMPTZ '{since}' AND p.status = 200 GROUP BY p.arm",
+        f"WHERE p.time >= TIMESTAMPTZ '{since}' AND p.endpoint = '{rollout.endpoint}' "
+        "AND p.status = 200 GROUP BY p.arm",
         model=model,
     )
     return {one["arm"]: (one["judged"], one["wrong"]) for one in found.to_pylist()}

@@ -83,7 +83,8 @@ def deploy(
     """Make a version answer an endpoint: bascule deploy late/4."""
     from bascule.endpoints import STRATEGIES
 
-    if strategy not in STRATEGIES or guard:
+    is_guarded = bool(guard or steps or approve) or seconds_of(bake_for, "--bake-for") > 0
+    if strategy not in STRATEGIES or is_guarded:
         from bascule.release.rollouts import RolloutRequest
 
         asked = RolloutRequest(

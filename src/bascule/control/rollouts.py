@@ -121,7 +121,7 @@ class RolloutRunner:
         self._judged = judged
         self._clock = clock
         self._lease: Lease | None = None
-        self._told: dict[str, Interval] = {}
+        self._told: dict[tuple[str, str], Interval] = {}
         self._outcomes_at_s = 0.0
         self._looked_at_s: dict[str, float] = {}
         self._tables: dict[str, list[Interval]] = {}
@@ -193,9 +193,9 @@ class RolloutRunner:
         return is_due
 
     def _tell(self, rollout: str, source: str, made: Interval) -> None:
-        if self._told.get(source) != made:
+        if self._told.get((rollout, source)) != made:
             self._store.put_counts(rollout, source, made)
-            self._told[source] = made
+            self._told[rollout, source] = made
 
     def _advance(self, stored: StoredRollout) -> None:
         rollout, now = stored.rollout, self._clock()

@@ -393,6 +393,7 @@ def test_guards_that_make_no_sense_are_refused(text, words):
         ({"strategy": "ab"}, "compares outcomes"),
         ({"guards": (Guard("disagreement", 0.1, "pp"),)}, "in a shadow only"),
         ({"strategy": "shadow"}, None),
+        ({"strategy": "shadow", "guards": (*DEFAULT_GUARDS,)}, "latency of a shadow"),
     ],
 )
 def test_rollouts_whose_parts_do_not_fit_are_refused(changes, words):

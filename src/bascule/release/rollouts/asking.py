@@ -15,7 +15,13 @@ from bascule.endpoints import Endpoints, Plan, StoredPlan
 from bascule.release.rollouts.deciding import Command, obey, replay, start
 from bascule.release.rollouts.evidence import table_of
 from bascule.release.rollouts.forecast import Forecast, forecast
-from bascule.release.rollouts.guards import DEFAULT_GUARDS, parse_guard, thresholds_s
+from bascule.release.rollouts.guards import (
+    DEFAULT_GUARDS,
+    OUTCOME_GUARDS,
+    SHADOW_GUARDS,
+    parse_guard,
+    thresholds_s,
+)
 from bascule.release.rollouts.plan import Decision, Rollout, check_rollout
 from bascule.release.rollouts.states import FINAL, Running, State
 from bascule.release.rollouts.store import (
@@ -91,6 +97,7 @@ class RolloutBook(Protocol):
     def replay(self, name: str) -> list[str]: ...
 
 
+_GUARDS = {"shadow": SHADOW_GUARDS, "ab": OUTCOME_GUARDS, "bandit": OUTCOME_GUARDS}
 _STEPS = {
     "shadow": (10.0,),
     "ab": (50.0,),
@@ -207,7 +214,7 @@ class Rollouts:
 
     def _rollout(self, asked: RolloutRequest, before: Plan, after: Plan) -> Rollout:
         texts = asked.guards
-        guards = tuple(map(parse_guard, texts)) if texts else DEFAULT_GUARDS
+        guards = tuple(map(parse_guard, texts)) or _GUARDS.get(asked.strategy, DEFAULT_GUARDS)
         given = {
             name: getattr(asked, name)
             for name in ("step_s", "max_s", "min_requests", "alpha", "beta", "bake_s")

@@ -79,6 +79,8 @@ class Guard(msgspec.Struct, frozen=True):
 
 
 DEFAULT_GUARDS = (Guard("errors", 0.01, "pp"), Guard("latency", 0.2, "%"))
+SHADOW_GUARDS = (Guard("errors", 0.01, "pp"), Guard("disagreement", 0.05, "pp"))
+OUTCOME_GUARDS = (*DEFAULT_GUARDS, Guard("accuracy", 0.02, "pp"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,11 @@ def check_rollout(rollout: Rollout) -> Rollout:
         )
     if "disagreement" in names and rollout.strategy != "shadow":
         raise Invalid("disagreement is seen in a shadow only", hint="use --strategy shadow")
+    if rollout.strategy == "shadow" and any(guard.quantiles for guard in rollout.guards):
+        raise Invalid(
+            "the latency of a shadow is not that of an answer to a client",
+            hint="use --strategy canary, or guard errors and disagreement",
+        )
     if rollout.strategy == "shadow" and {"errors", "disagreement"}.isdisjoint(names):
         raise Invalid("a shadow needs the guard 'disagreement +5 pp' or 'errors +1 pp'")
     return rollout
