@@ -49,7 +49,7 @@ def named(model):
         make_pipeline(StandardScaler(), LinearSVC()),
         RandomForestClassifier(5, random_state=0),
         GaussianNB(),
-        GradientBoostingClassifier(n_estimators=3),
+        GradientBoostingClassifier(n_estimators=3, random_state=0),
         SVC(),
     ],
     ids=named,

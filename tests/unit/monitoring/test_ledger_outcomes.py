@@ -24,7 +24,7 @@ from bascule.serving.protocols import outcome_writer
 
 
 def truths(home):
-    found = Ledger(home).query("select id, row, truth, truth_number from outcomes order by 1, 2")
+    found = Ledger(home).query("select id, row, truth, truth_number from outcomes order by 1, 2, 3")
     return [tuple(row.values()) for row in found.to_pylist()]
 
 
