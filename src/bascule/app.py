@@ -203,12 +203,10 @@ def open_rollouts(settings: Settings) -> Rollouts:
 
 def judged_arms(settings: Settings, rollout: Rollout) -> dict[str, tuple[int, int]]:
     """By arm: answers since the start of a rollout whose truth is known, and the wrong ones."""
-    from bascule.monitoring import Ledger
-
     since = rollout.started_at.isoformat()
     model = rollout.candidate.partition("/")[0]
     wrong = 'CAST("output.label" AS VARCHAR) <> truth'
-    found = Ledger(settings.home).query(
+    found = open_ledger(settings).query(
         f"SELECT p.arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
         "FROM predictions p JOIN outcomes o ON p.id = o.id AND p.row = o.row "
         f"WHERE p.time >= TIMESTAMPTZ '{since}' AND p.endpoint = '{rollout.endpoint}' "
