@@ -33,7 +33,10 @@ def next_plan(before: Plan | None, endpoint: str, version: str, strategy: str) -
     if make is None:
         known = ", ".join(_STRATEGIES)
         if strategy in WITH_EVIDENCE:
-            raise Invalid(f"strategy {strategy} is not there yet", hint=f"use one of {known}")
+            raise Invalid(
+                f"strategy {strategy} is decided by a rollout, step by step",
+                hint=f"bascule deploy {version} --strategy {strategy}, or POST /api/v1/rollouts",
+            )
         raise Invalid(f"strategy {strategy!r} is not known", hint=f"use one of {known}")
     if before is None:
         return first_plan(endpoint, version)

@@ -73,7 +73,7 @@ def replay_prediction(
         prediction_id: Of the request, or `ID#ROW` of one of its rows; the newest request where
             several have it.
         open_version: Opens `MODEL/VERSION`.
-        on: The version to ask; that which answered, if empty.
+        on: The version to ask. If empty, the version of the recorded answer.
 
     Raises:
         NotFound: The ledger has no such id, or the version is gone.

@@ -22,8 +22,8 @@ from bascule.release.rollouts.guards import (
     parse_guard,
     thresholds_s,
 )
-from bascule.release.rollouts.plan import Decision, Rollout, check_rollout
-from bascule.release.rollouts.states import FINAL, Running, State
+from bascule.release.rollouts.plan import Decision, Rollout, Shares, check_rollout
+from bascule.release.rollouts.states import FINAL, Aborted, Running, State
 from bascule.release.rollouts.store import (
     RolloutStore,
     StoredDecision,
@@ -241,9 +241,6 @@ class Rollouts:
 
 def superseded(stored: StoredRollout, plan: Plan, now: datetime) -> Decision:
     """What becomes of a rollout whose endpoint got another plan meanwhile."""
-    from bascule.release.rollouts.plan import Shares
-    from bascule.release.rollouts.states import Aborted
-
     if stored.ended_at is not None:
         raise Conflict(f"rollout {stored.rollout.id} has ended")
     return Decision(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,11 +12,20 @@ import sqlalchemy as sa
 
 from bascule.catalogue import Catalogue, Lease, check_held, events, insert
 from bascule.core import Conflict, NotFound
-from bascule.endpoints import EndpointStore, Plan, StoredPlan
+from bascule.endpoints import (
+    CANDIDATE,
+    CURRENT,
+    PREVIOUS,
+    Arm,
+    EndpointStore,
+    Plan,
+    Shadow,
+    StoredPlan,
+)
 from bascule.release.rollouts import schema
 from bascule.release.rollouts.evidence import ArmCounts, Interval, less, summed
 from bascule.release.rollouts.plan import Decision, Rollout
-from bascule.release.rollouts.states import State
+from bascule.release.rollouts.states import FINAL, Promoted, State
 
 SUBJECT = "endpoint"
 """The history of a rollout is that of its endpoint."""
@@ -321,11 +330,6 @@ def plan_of(
     rollout: Rollout, decision: Decision, before: Plan, slower_than_s: tuple[float, ...]
 ) -> Plan:
     """The next plan of the endpoint, as a decision has it."""
-    from dataclasses import replace
-
-    from bascule.endpoints import CANDIDATE, CURRENT, PREVIOUS, Arm, Shadow
-    from bascule.release.rollouts.states import FINAL, Promoted
-
     shares = decision.shares
     shadow = None
     if isinstance(decision.state, Promoted):
