@@ -230,7 +230,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
     from bascule.serving import ModelSpec
     from bascule.serving.execution import ResiliencePolicy
     from bascule.serving.telemetry import RequestLogConfig
-    from bascule.serving.workers import Supervisor
+    from bascule.serving.workers import Addresses, ServingConfig, Supervisor
 
     chosen = settings.serving
     ledger = ledger_of(settings)
@@ -241,25 +241,29 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         return ModelSpec.from_json(found)
 
     made = Supervisor(
-        host=chosen.host,
-        port=chosen.port,
+        Addresses(
+            chosen.host,
+            chosen.port,
+            grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
+            unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
+        ),
+        ServingConfig(
+            limits=limits_of(settings),
+            tls=tls_of(settings),
+            protocols=protocols_of(chosen),
+            policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
+            request_log=RequestLogConfig(
+                chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
+            ),
+            allowed_hosts=chosen.allowed_hosts,
+            ledger=ledger,
+            outcomes_home=settings.home,
+        ),
         workers=chosen.workers,
-        limits=limits_of(settings),
         needs_keys=callers_need_keys(settings),
         control=control,
-        tls=tls_of(settings),
-        unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
-        protocols=protocols_of(chosen),
-        grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
-        policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
-        request_log=RequestLogConfig(
-            chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
-        ),
-        find=find if chosen.multi_model else None,
-        allowed_hosts=chosen.allowed_hosts,
-        ledger=ledger,
-        outcomes_home=settings.home,
         scribe=None if ledger is None else _scribe_of(settings),
+        find=find if chosen.multi_model else None,
     )
     return made
 
