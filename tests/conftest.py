@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,6 +43,14 @@ os.environ.setdefault("BASCULE_MONITORING__LEDGER", "off")
 pytest.register_assert_rewrite("tests.http2_caller")
 hypothesis.settings.register_profile("beside others", deadline=None)
 hypothesis.settings.load_profile("beside others")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The pass of serial tests loads only files and folders that have some."""
+    if not re.search(r"(?<!not )\bserial\b", config.option.markexpr):
+        return None
+    files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
+    return None if any("mark.serial" in file.read_text() for file in files) else True
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers
