@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import pytest
 from tests.certificates import authority  # noqa: F401
+from tests.migrated import migrations_of_empty_catalogues  # noqa: F401
 from tests.origins import dvc, dvc_made, dvc_program, mlflow_server  # noqa: F401
 from tests.permissions import may_only_read  # noqa: F401
 from tests.stores import (  # noqa: F401
