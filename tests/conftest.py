@@ -86,7 +86,7 @@ class Client:
         except OSError:
             self.socket.close()
             raise
-        self._buffer = b""
+        self._buffer = bytearray()  # bytes would be copied whole for each piece that arrives
 
     def __enter__(self) -> Client:
         return self
@@ -123,14 +123,17 @@ class Client:
     def _until(self, end: bytes) -> bytes:
         while end not in self._buffer:
             self._more()
-        head, _, self._buffer = self._buffer.partition(end)
-        return head + end
+        return self._take(self._buffer.index(end) + len(end))
 
     def _exactly(self, length: int) -> bytes:
         while len(self._buffer) < length:
             self._more()
-        body, self._buffer = self._buffer[:length], self._buffer[length:]
-        return body
+        return self._take(length)
+
+    def _take(self, length: int) -> bytes:
+        taken = bytes(memoryview(self._buffer)[:length])
+        del self._buffer[:length]
+        return taken
 
     def _more(self) -> None:
         piece = self.socket.recv(1 << 16)

@@ -21,6 +21,7 @@ process of its own would spend most of its time on imports. Servers and all else
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -360,9 +361,12 @@ RUN = [
 ]
 
 
+_command = functools.cache(typer.main.get_command)  # making it takes as long as parsing a page
+
+
 def _parse(words: list[str]) -> None:
     """Fails unless the command line has such a command with such options."""
-    command: Any = typer.main.get_command(app)
+    command: Any = _command(app)
     context = command.context_class(command)
     _, *rest = words
     while hasattr(command, "commands"):
