@@ -347,6 +347,7 @@ LONG = {
     "docs/how-to/let-callers-in.md",
     "docs/how-to/pack-a-model.md",
     "docs/how-to/pack-your-own-code.md",
+    "docs/how-to/run-on-a-cloud.md",
     "docs/how-to/unconvertible.md",
     "docs/how-to/use-mlflow-clients.md",
     "docs/how-to/use-tensorflow-serving-clients.md",
