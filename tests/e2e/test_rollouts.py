@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import psutil
 import pytest
+from tests.scenarios.commands import run
 
 import bascule
 
@@ -87,19 +86,13 @@ def started(serve, home):
 def command(home):
     """Runs a command at home beside `server`; its JSON."""
 
-    def run(server, *words, code=0):
-        env = {
-            **os.environ, "BASCULE_HOME": str(home),
-            "BASCULE_SERVING__CONTROL_PORT": str(server.control_port),
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "bascule.cli", *words, "--json"],
-            capture_output=True, text=True, check=False, timeout=60, env=env,
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-        return json.loads(done.stdout) if done.stdout else done.stderr
+    def ask(server, *words, code=0):
+        port = {"BASCULE_SERVING__CONTROL_PORT": str(server.control_port)}
+        ended, out, errors = run(home, *words, "--json", **port)
+        assert ended == code, errors
+        return json.loads(out) if out else errors
 
-    return run
+    return ask
 
 
 @contextmanager

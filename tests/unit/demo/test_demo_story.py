@@ -63,6 +63,7 @@ def test_a_failed_gate_moves_no_alias_and_ends_with_one(small, monkeypatch, caps
     assert (summary["errors"], summary["wrong"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_kept_the_server_runs_on_and_the_story_says_where(small, capsys):
     code = run_demo(keep=True, as_json=True)
     said = capsys.readouterr()
