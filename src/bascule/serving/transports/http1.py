@@ -447,6 +447,8 @@ class Connection(asyncio.Protocol):
                 stop = data.find(b"\r\n\r\n", max(0, start - 3)) + 4
                 if stop < 4:
                     stop = size
+                if self._head_done:
+                    stop = min(stop, start + SHORT_BYTES)  # of chunks, each may have one byte
             self._receive(data[start:stop])
             start = stop
         if fresh and not self._partial and not self._is_closing():
