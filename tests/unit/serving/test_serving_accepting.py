@@ -27,7 +27,7 @@ def test_clients_that_wait_together_are_accepted_together(tmp_path, family):
         def connection_made(self, transport):
             made.append(transport)
 
-    async def turns(clients):
+    async def accepted(clients):
         listener = socket.socket(family)
         listener.bind(("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "socket"))
         listener.listen(CLIENTS)
@@ -38,17 +38,17 @@ def test_clients_that_wait_together_are_accepted_together(tmp_path, family):
         door = Listener(listener.detach(), site, Counting, None)
         loop = asyncio.get_running_loop()
         await door.open(loop)
-        for turn in range(CLIENTS):
-            if len(made) == CLIENTS:
-                break
+        turns = 0
+        while len(made) < CLIENTS:
             await asyncio.sleep(0)
+            turns += 1
         await door.close(loop)
         for transport in made:
             transport.abort()
-        return turn
+        return turns
 
     with ExitStack() as clients:
-        assert uvloop.run(turns(clients)) <= 5
+        assert uvloop.run(accepted(clients)) <= 5
     assert len(made) == CLIENTS
 
 
