@@ -71,14 +71,14 @@ def answered_by(by: AnsweredBy, asked: AnsweredBy) -> bytes:
 
     Of another answer, the header that names the version if another was asked; else nothing.
     """
-    return b"" if by is asked else _lines_of(by.name, by.endpoint, by.arm)
+    return b"" if by is asked else _lines_of(by.model, by.version, by.endpoint, by.arm)
 
 
 @lru_cache(1_024)
-def _lines_of(name: str, endpoint: str, arm: str) -> bytes:
+def _lines_of(model: str, version: str, endpoint: str, arm: str) -> bytes:
     if endpoint:
-        return f"Bascule-Version: {name}\r\nBascule-Arm: {arm}\r\n".encode()
-    return f"X-Answered-By: {name}\r\n".encode()
+        return f"Bascule-Version: {model}/{version}\r\nBascule-Arm: {arm}\r\n".encode()
+    return f"X-Answered-By: {model}/{version}\r\n".encode()
 
 
 def missing(plane: DataPlane, name: str, version: str | None = None) -> NotFound | None:
