@@ -1,4 +1,4 @@
-"""Made `bundle_own_code` once. It is kept as the way to make the next one; never run it for this one."""
+"""Made `bundle_own_code` once: the way to make the next one. Never run it for this one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def main(to: str) -> None:
 
     rows = np.random.default_rng(0).normal(size=(60, 2)).round(3)
     truth = (rows[:, 0] > rows[:, 1]).astype(int)
-    model = make_pipeline(own_steps.Clip(), FunctionTransformer(own_steps.ratios), LogisticRegression())
+    model = make_pipeline(
+        own_steps.Clip(), FunctionTransformer(own_steps.ratios), LogisticRegression()
+    )
     bascule.pack(
         model.fit(rows, truth),
         name="golden-own-code",

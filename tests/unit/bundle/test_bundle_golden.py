@@ -73,4 +73,6 @@ def test_its_pickle_answers_as_it_did_or_says_which_versions_it_needs():
         return
     answer = bundle.predict(columns)
     assert answer["label"].tolist() == truth.tolist()
-    np.testing.assert_allclose(answer["probabilities"][:2, 1], [0.6589328366320388, 0.8246458315069002], rtol=1e-9)
+    np.testing.assert_allclose(
+        answer["probabilities"][:2, 1], [0.6589328366320388, 0.8246458315069002], rtol=1e-9
+    )
