@@ -405,28 +405,29 @@ def _in_machine_code(
                 file=_TREES_FILE,
                 precision="float64, leaves in float32",
             )
-            program = open_kind(replace(entry, inputs=apart.inputs), apart.data, outputs=outputs)
-            assert isinstance(program, TreesProgram)
-            many, few = program.both_ways()
-            rows = on.rows if compilation.steps is None else compilation.steps(on.rows)
-            found = parity.answers(many, rows)
-            if not parity.are_same_bits(found, parity.answers(few, rows)):
-                raise Unconvertible("a few rows would be answered otherwise than many")
-            served = program
-            if entry.features is not None:
-                served = _opened(entry, apart.data, subject, outputs)
+            trees = open_kind(replace(entry, inputs=apart.inputs), apart.data, outputs=outputs)
+            _check_both_ways(trees, compilation, on)
+            program = _opened(entry, apart.data, subject, outputs)
         except (Unconvertible, Untrusted, ModelFailed) as refused:
             problem = refused.message
             continue
-        judged, invariant = _judged(subject.original, served, on, entry.precision, request)
+        judged, invariant = _judged(subject.original, program, on, entry.precision, request)
         request.tell(
             f"trees in machine code: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
         )
         if not judged.passed:
             return None, judged
         entry = replace(entry, batch_invariant=invariant)
-        return _Other(entry, apart.data, served), judged
+        return _Other(entry, apart.data, program), judged
     return None, replace(_no_parity(problem, "", request), program=MACHINE_CODE)
+
+
+def _check_both_ways(program: Program, compilation: Compilation, on: ComparedRows) -> None:
+    assert isinstance(program, TreesProgram)
+    many, few = program.both_ways()
+    rows = on.rows if compilation.steps is None else compilation.steps(on.rows)
+    if not parity.are_same_bits(parity.answers(many, rows), parity.answers(few, rows)):
+        raise Unconvertible("a few rows would be answered otherwise than many")
 
 
 def _own_original(

@@ -121,16 +121,16 @@ def preparation(model: Mapping[str, Any], columns: Sequence[NDArray[Any]]) -> Pr
 
 
 class _Category(NamedTuple):
-    """Whether column `index` holds the category with this hash."""
+    """Whether column `column` holds the category with this hash."""
 
-    index: int
+    column: int
     hash: int
 
 
 class _Number(NamedTuple):
     """Whether a number is above a border, among the columns of numbers."""
 
-    index: int
+    column: int
     border: float
 
 
@@ -156,8 +156,8 @@ class _Columns:
 
     def flags(self, categories: Sequence[_Category]) -> str:
         """Whether each row has each category, shape (rows, categories)."""
-        places = [_place_of(self._listed[one.index], one.hash) for one in categories]
-        at = [self._indices.index(one.index) for one in categories]
+        places = [_place_of(self._listed[one.column], one.hash) for one in categories]
+        at = [self._indices.index(one.column) for one in categories]
         codes = self._graph.add("Gather", self._codes, self._graph.constant(at, "int64"), axis=1)
         return self._graph.add("Equal", codes, self._row(places))
 
@@ -192,7 +192,7 @@ class _Columns:
 
     def _above(self, borders: Sequence[_Number]) -> str:
         graph = self._graph
-        known = [self._floats[one.index] for one in borders]
+        known = [self._floats[one.column] for one in borders]
         columns = select(graph, self._value, [int(one["flat_feature_index"]) for one in known])
         rounded = graph.cast(matrix(graph, columns, NUMBER, step=_STEP), DType.FP32)
         above = graph.add("Greater", rounded, self._row([one.border for one in borders]))
