@@ -68,7 +68,7 @@ class _Listed:
 def tests_of(features: Mapping[str, Any]) -> list[Test]:
     """All tests, by the number that the trees call them by: of numbers, of categories, of CTRs."""
     made, column = [], 0
-    floats = features["float_features"]
+    floats = features.get("float_features", ())
     for known in floats:
         made += [Test(column, border) for border in known["borders"] or ()]
         column += 1
@@ -104,12 +104,12 @@ def preparation(model: Mapping[str, Any], columns: Sequence[NDArray[Any]]) -> Pr
         for known in features["categorical_features"]
         for value in known.get("values", ())
     ]
-    floats = [int(known["flat_feature_index"]) for known in features["float_features"]]
+    floats = [int(known["flat_feature_index"]) for known in features.get("float_features", ())]
     ctrs = features.get("ctrs", ())
     tables = [_ctr(ctr, model["ctr_data"], listed) for ctr in ctrs]
 
     def prepare(graph: Graph, value: Value) -> Value:
-        made = _Columns(graph, value, listed, features["float_features"])
+        made = _Columns(graph, value, listed, features.get("float_features", ()))
         parts = list(select(graph, value, floats)) if floats else []
         if flags:
             parts += flags_to_numbers(graph, made.flags(flags), len(flags))
