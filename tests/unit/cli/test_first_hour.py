@@ -1,4 +1,4 @@
-"""Stumbles of a first hour: a forgotten quote, an empty cell, long sentences, nothing to list yet."""
+"""Stumbles of a first hour: a forgotten quote, an empty cell, long sentences, empty lists."""
 
 import io
 import subprocess
