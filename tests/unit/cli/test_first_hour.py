@@ -114,14 +114,6 @@ def test_an_empty_list_says_what_fills_it(tmp_path, monkeypatch, command, words,
     assert (code, said in shown) == (0, True), shown
 
 
-def test_outcomes_without_a_file_name_both_sources(tmp_path, monkeypatch, command):
-    monkeypatch.setenv("BASCULE_HOME", str(tmp_path))
-    code, _, said = command("outcomes", "import", "truths.csv")
-    assert code == 2
-    assert "give one of them" in said
-    assert "bascule outcomes import MODEL truths.csv" in said
-
-
 def test_missing_truths_among_texts_are_refused_before_they_are_stored(tmp_path):
     """pyarrow raised a `TypeError` of its own."""
     from sklearn.linear_model import LogisticRegression
