@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger.blocks import read_blocks
+from bascule.monitoring.ledger.hashing import KEY_FILE, hash_key, hashed
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, read_manifest
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES
 from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
@@ -136,6 +137,11 @@ class Ledger:
         connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
         if self._shared is not None:
             self._shared.share_outcomes()
+        if (self._home / KEY_FILE).exists():
+            key = hash_key(self._home)
+            connection.create_function(
+                "private_hash", lambda text: hashed([text], key)[0], ["VARCHAR"], "VARCHAR"
+            )
         _offer_outcomes(connection, *Outcomes(self._home).stored(), with_places=with_places)
         readable = (LEDGER, OUTCOMES, f"cache/{LEDGER}")
         folders = ", ".join(_quoted(self._home / name) for name in readable)
