@@ -281,8 +281,12 @@ def ledger_of(settings: Settings) -> LedgerConfig | None:
         return None
     has_rows = chosen.ledger == "on" or (chosen.ledger == "auto" and _is_loopback(settings))
     return LedgerConfig(
-        settings.home, chosen.keep, chosen.max_rows_per_s, chosen.private,
-        is_anonymous=not has_rows, max_values_per_row=chosen.max_values_per_row,
+        settings.home,
+        chosen.keep,
+        chosen.max_rows_per_s,
+        chosen.private,
+        is_anonymous=not has_rows,
+        max_values_per_row=chosen.max_values_per_row,
     )
 
 

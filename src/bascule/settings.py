@@ -205,11 +205,11 @@ class MonitoringSettings(_Section):
             or "auto", "on" where it listens on the loopback address alone, else "profiles".
         keep: The share of requests that is kept, at most.
         max_rows_per_s: How many rows a second a worker keeps of a version; above, a uniform sample.
-        max_gb: How much the ledger may take; the oldest days make room.
-        retention_days: How long answers are kept.
+        max_gb: How much answers may take, and outcomes as well; the oldest days make room.
+        retention_days: How long answers and outcomes are kept.
         max_values_per_row: A field with more, such as an image, is left out.
-        private: By `FIELD` or `MODEL.FIELD`: "omit", or "hash" for a keyed hash in its place. A list
-            omits its fields.
+        private: By `FIELD` or `MODEL.FIELD`: "omit", or "hash" for a keyed hash in its place. A
+            list omits its fields.
     """
 
     ledger: Literal["auto", "on", "profiles", "off"] = "auto"

@@ -66,7 +66,7 @@ def test_a_key_that_is_cut_short_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "written, read",
+    ("written", "read"),
     [
         ('["a", "m.b"]', {"a": "omit", "m.b": "omit"}),
         ('{ a = "hash", "m.b" = "omit" }', {"a": "hash", "m.b": "omit"}),

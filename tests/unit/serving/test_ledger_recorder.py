@@ -120,7 +120,9 @@ def record(recorder, spool, fields):
     return spool.rows()
 
 
-@pytest.mark.parametrize("values", [np.array(["ada", "bob", "ada", None], object), np.array([1.5, 2, 1.5, np.nan])])
+@pytest.mark.parametrize(
+    "values", [np.array(["ada", "bob", "ada", None], object), np.array([1.5, 2, 1.5, np.nan])]
+)
 def test_a_hashed_field_has_equal_hashes_for_equal_values_and_not_the_value(values):
     spool = Spool()
     rows = record(LedgerRecorder(spool, private={"gb.x": "hash"}, key=KEY), spool, {"x": values})
@@ -160,7 +162,7 @@ def test_no_profile_counts_hashes():
     assert list(answers.columns(np.arange(1))[0]) == ["y"]
 
 
-@pytest.mark.parametrize("most, is_kept", [(4_095, False), (4_096, True)])
+@pytest.mark.parametrize(("most", "is_kept"), [(4_095, False), (4_096, True)])
 def test_images_are_left_out_unless_asked_for(most, is_kept):
     spool = Spool()
     recorder = LedgerRecorder(spool, max_values_per_row=most)

@@ -93,7 +93,9 @@ def test_every_field_that_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
         request_log=RequestLogConfig("json", access_log=True, trace_endpoint="http://c/v1/traces"),
         multi_model=True,
         allowed_hosts=("models.example", "*.example"),
-        ledger=LedgerConfig(tmp_path / "ledger", keep=0.5, private={"m.name": "omit"}, is_anonymous=True),
+        ledger=LedgerConfig(
+            tmp_path / "ledger", keep=0.5, private={"m.name": "omit"}, is_anonymous=True
+        ),
         outcomes_home=tmp_path / "home",
         control_port=9,
         plans=(Plan("m", 1, (Arm("current", "m/1", 100.0),), slower_than_s=(0.5,)),),

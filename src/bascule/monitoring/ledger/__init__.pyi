@@ -34,6 +34,7 @@ from .outcome_tables import (
     read_parquet as read_parquet,
     read_query as read_query,
 )
+from .outcome_upkeep import OutcomeUpkeep as OutcomeUpkeep
 from .outcomes import Imported as Imported, Outcomes as Outcomes
 from .query import Ledger as Ledger
 from .remote_outcomes import RemoteOutcomes as RemoteOutcomes
