@@ -413,6 +413,7 @@ def watcher_of(
     settings: Settings,
     server: tuple[str, Callable[[], ServerFacts]] | None,
     judge: Callable[[str, str, date, datetime], Sequence[Finding]],
+    note_away: Callable[[bool], None] = lambda _is_away: None,
 ) -> Watcher | None:
     """The watcher of a control process, not started; None where the settings ask for none.
 
@@ -421,6 +422,7 @@ def watcher_of(
         server: The place of the server beside the process, and what reads its counters; None for
             a process without one.
         judge: Judges a finished day of a model; see the function of this name.
+        note_away: Is called when the catalogue goes away and when it is back.
     """
     chosen = settings.alerts
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
@@ -460,6 +462,7 @@ def watcher_of(
             chosen.public_url,
         ),
         contacts=partial(sources.contacts_of, registry),
+        note_away=note_away,
         round_s=chosen.every_s,
     )
     return Watcher(open_catalogue(settings), watching)
