@@ -207,10 +207,9 @@ def judged_arms(settings: Settings, rollout: Rollout) -> dict[str, tuple[int, in
     model = rollout.candidate.partition("/")[0]
     wrong = 'CAST("output.label" AS VARCHAR) <> truth'
     found = open_ledger(settings).query(
-        f"SELECT p.arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
-        "FROM predictions p JOIN outcomes o ON p.id = o.id AND p.row = o.row "
-        f"WHERE p.time >= TIMESTAMPTZ '{since}' AND p.endpoint = '{rollout.endpoint}' "
-        "AND p.status = 200 GROUP BY p.arm",
+        f"SELECT arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
+        f"FROM predictions_with_outcomes WHERE time >= TIMESTAMPTZ '{since}' "
+        f"AND endpoint = '{rollout.endpoint}' AND status = 200 GROUP BY arm",
         model=model,
     )
     return {one["arm"]: (one["judged"], one["wrong"]) for one in found.to_pylist()}

@@ -77,9 +77,8 @@ def _health(ledger: Ledger, where: str) -> list[DayHealth]:
 
 def _truths(ledger: Ledger, where: str) -> TruthFacts:
     (found,) = ledger.query(
-        "SELECT count(*) AS predictions, count(o.id) AS truths, "
-        "median(epoch(o.received_at) - epoch(p.time)) AS delay_s FROM predictions p "
-        "LEFT JOIN outcomes o ON o.model = p.model AND o.id = p.id AND o.row = p.row "
+        "SELECT count(*) AS predictions, count(truth_received_at) AS truths, "
+        "median(epoch(p.truth_received_at) - epoch(p.time)) AS delay_s FROM newest_predictions p "
         f"WHERE {where} AND p.status < 400"
     ).to_pylist()
     return TruthFacts(**found)
