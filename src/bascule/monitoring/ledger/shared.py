@@ -338,8 +338,8 @@ class SharedStore:
         for name in sorted(there - here - gone):
             self._download(name, self.home / name, "")
         files = [self.home / name for name in (here | there) - gone]
-        merged = merged_of([one for one in files if one.exists() or MERGED_SUFFIX not in one.name])
-        replaced = {self._outcome_name(one) for one in files if (one.parent, key_of(one)) in merged}
+        into = merged_of([one for one in files if one.exists() or MERGED_SUFFIX not in one.name])
+        replaced = {self._outcome_name(one) for one in files if (one.parent, key_of(one)) in into}
         for name in sorted(here - there - gone - replaced):
             self._upload(name, self.home / name)
         if there & replaced:

@@ -46,7 +46,8 @@ class Sampling:
         Rows are left out, not weighted, so that intervals and tests hold as they are.
         """
         shares = self.shares[places]
-        return places[self.draws[places] * shares < shares.min(initial=1.0)]
+        chosen: NDArray[np.int64] = places[self.draws[places] * shares < shares.min(initial=1.0)]
+        return chosen
 
 
 @dataclass(frozen=True, slots=True)

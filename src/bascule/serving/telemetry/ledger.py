@@ -89,7 +89,8 @@ class _Group:
         self.names = dict.fromkeys(outputs).keys()
         columns = [_fields(part, column_of) for part in (inputs or {}, outputs)]
         names = {} if by is None else dict(by.columns)
-        self.layout = Layout(*(tuple(part.values()) for part in columns), names).to_bytes()
+        asked, said = (tuple(part.values()) for part in columns)
+        self.layout = Layout(asked, said, names).to_bytes()
         self.fields = [
             [(name, one.shape, _row_bytes(one), one.dtype == HASH) for name, one in part.items()]
             for part in columns
