@@ -207,10 +207,9 @@ def judged_arms(settings: Settings, rollout: Rollout) -> dict[str, tuple[int, in
     model = rollout.candidate.partition("/")[0]
     wrong = 'CAST("output.label" AS VARCHAR) <> truth'
     found = open_ledger(settings).query(
-        f"SELECT p.arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
-        "FROM predictions p JOIN outcomes o ON p.id = o.id AND p.row = o.row "
-        f"WHERE p.time >= TIMESTAMPTZ '{since}' AND p.endpoint = '{rollout.endpoint}' "
-        "AND p.status = 200 GROUP BY p.arm",
+        f"SELECT arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
+        f"FROM predictions_with_outcomes WHERE time >= TIMESTAMPTZ '{since}' "
+        f"AND endpoint = '{rollout.endpoint}' AND status = 200 GROUP BY arm",
         model=model,
     )
     return {one["arm"]: (one["judged"], one["wrong"]) for one in found.to_pylist()}
@@ -285,7 +284,12 @@ def ledger_of(settings: Settings) -> LedgerConfig | None:
         return None
     has_rows = chosen.ledger == "on" or (chosen.ledger == "auto" and _is_loopback(settings))
     return LedgerConfig(
-        settings.home, chosen.keep, chosen.max_rows_per_s, chosen.private, is_anonymous=not has_rows
+        settings.home,
+        chosen.keep,
+        chosen.max_rows_per_s,
+        chosen.private,
+        is_anonymous=not has_rows,
+        max_values_per_row=chosen.max_values_per_row,
     )
 
 
@@ -412,6 +416,7 @@ def watcher_of(
     settings: Settings,
     server: tuple[str, Callable[[], ServerFacts]] | None,
     judge: Callable[[str, str, date, datetime], Sequence[Finding]],
+    note_away: Callable[[bool], None] = lambda _is_away: None,
 ) -> Watcher | None:
     """The watcher of a control process, not started; None where the settings ask for none.
 
@@ -420,6 +425,7 @@ def watcher_of(
         server: The place of the server beside the process, and what reads its counters; None for
             a process without one.
         judge: Judges a finished day of a model; see the function of this name.
+        note_away: Is called when the catalogue goes away and when it is back.
     """
     chosen = settings.alerts
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
@@ -459,6 +465,7 @@ def watcher_of(
             chosen.public_url,
         ),
         contacts=partial(sources.contacts_of, registry),
+        note_away=note_away,
         round_s=chosen.every_s,
     )
     return Watcher(open_catalogue(settings), watching)

@@ -106,7 +106,7 @@ def main() -> int:
 
     every_endpoint = config["every_endpoint"]
     place = f"{socket.gethostname()}:{config['port']}"
-    with _watching(settings, (place, partial(facts_of, server))):
+    with _watching(settings, counters, (place, partial(facts_of, server))):
         _serve(server, listener, beat, mine, parts, guard, turned, every_endpoint=every_endpoint)
     return 0
 
@@ -153,10 +153,12 @@ def _serve(
 
 @contextmanager
 def _watching(
-    settings: Settings, server: tuple[str, Callable[[], ServerFacts]] | None
+    settings: Settings,
+    counters: Counters,
+    server: tuple[str, Callable[[], ServerFacts]] | None = None,
 ) -> Iterator[None]:
     """Watch for alerts meanwhile, if the settings ask for it."""
-    watcher = watcher_of(settings, server, Judge(settings))
+    watcher = watcher_of(settings, server, Judge(settings), counters.note_catalogue)
     if watcher is None:
         yield
         return
@@ -208,7 +210,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
             say(f"control API at {url}/docs")
             note("Ctrl-C stops it")
         server = ServerLink(counters)
-        stack.enter_context(_watching(settings, None))
+        stack.enter_context(_watching(settings, counters))
         serve_api(server, listener, parts, Answers(parts).find, guard)
 
 

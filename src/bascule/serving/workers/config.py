@@ -23,15 +23,17 @@ class LedgerConfig:
         home: Where the spool is.
         keep: The share of requests to keep, at most.
         max_rows_per_s: Of a version in one worker; above it answers are sampled.
-        private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
+        private: By `FIELD` or `MODEL.FIELD`, "omit" or "hash".
         is_anonymous: Rows are for profiles alone, without ids and callers.
+        max_values_per_row: A field with more is left out.
     """
 
     home: Path
     keep: float = 1.0
     max_rows_per_s: int = 5_000
-    private: tuple[str, ...] = ()
+    private: Mapping[str, str] = field(default_factory=dict)
     is_anonymous: bool = False
+    max_values_per_row: int = 1_024
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,11 +181,12 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
     if config is None:
         return None
     # Imported here: a worker that records nothing need not have it in memory.
-    from bascule.monitoring.ledger import SpoolWriter
+    from bascule.monitoring.ledger import SpoolWriter, hash_key
     from bascule.serving.telemetry import LedgerRecorder
 
     try:
         spool = SpoolWriter(config.home)
+        key = hash_key(config.home) if "hash" in config.private.values() else b""
     except OSError as error:
         log.warning("no answer is recorded: %s cannot be written: %s", config.home, error)
         return None
@@ -193,7 +194,9 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
         spool,
         keep=config.keep,
         max_rows_per_s=config.max_rows_per_s,
+        max_values_per_row=config.max_values_per_row,
         private=config.private,
+        key=key,
         is_anonymous=config.is_anonymous,
     )
 
