@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime, timedelta
@@ -21,9 +21,18 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import BasculeError, Invalid, NotFound
-from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
+from bascule.settings import (
+    CATALOGUES,
+    OBJECTS,
+    RolloutSettings,
+    ServingSettings,
+    Settings,
+    scheme_of,
+)
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
     from bascule.endpoints import Endpoints, EndpointStore
@@ -137,12 +146,21 @@ def open_registry(settings: Settings) -> Registry:
     chosen = settings.registry
     open_objects = _named(OBJECTS[scheme_of(chosen.objects)])
     return Registry(
-        SqlRecords(open_catalogue(settings)),
+        SqlRecords(open_catalogue(settings), uses=[_needing]),
         open_objects(chosen.objects, settings.home),
         require_gates=chosen.require_gates,
         criteria=[str(Criterion.parse(text)) for text in settings.gates.criteria],
         required_keys=settings.security.required_keys,
     )
+
+
+def _needing(connection: Connection, version: str) -> Iterator[str]:
+    """What needs a version beside aliases, in words: plans, and rollouts under way."""
+    from bascule.endpoints import plans_needing
+    from bascule.release.rollouts import rollouts_needing
+
+    yield from plans_needing(connection, version)
+    yield from rollouts_needing(connection, version)
 
 
 def open_catalogue(settings: Settings) -> Catalogue:
@@ -198,7 +216,17 @@ def open_rollouts(settings: Settings) -> Rollouts:
     """The rollouts that the catalogue of the settings keeps."""
     from bascule.release.rollouts import Rollouts, RolloutStore
 
-    return Rollouts(RolloutStore(open_catalogue(settings)), open_endpoints(settings))
+    return Rollouts(
+        RolloutStore(open_catalogue(settings)), open_endpoints(settings),
+        defaults=rollout_defaults(settings),
+    )  # fmt: skip
+
+
+def rollout_defaults(settings: Settings) -> dict[str, Any]:
+    """What `[rollouts]` of the settings says otherwise than Bascule does, by field."""
+    ours = asdict(RolloutSettings())
+    chosen = asdict(settings.rollouts)
+    return {name: value for name, value in chosen.items() if value != ours[name]}
 
 
 def judged_arms(settings: Settings, rollout: Rollout) -> dict[str, tuple[int, int]]:
@@ -349,6 +377,8 @@ def control_parts(settings: Settings) -> Parts:
         open_endpoints=endpoints,
         open_catalogue=catalogue,
         judged_arms=partial(judged_arms, settings),
+        rollout_defaults=rollout_defaults(settings),
+        open_rollouts=partial(open_rollouts, settings),
         open_keys=keys,
         open_requests=requests,
         home=settings.home,

@@ -160,6 +160,14 @@ class Rollback(BaseModel):
     ] = None
 
 
+def followed_model(follow: str) -> list[str]:
+    """The model of an alias to follow, whose moves will deploy; raises `Invalid`."""
+    from bascule.endpoints import check_follow
+
+    check_follow(follow)
+    return [follow.partition("@")[0]] if "@" in follow else []
+
+
 def add_endpoints(
     app: FastAPI,
     server: ServerLink,
@@ -185,11 +193,14 @@ def add_endpoints(
         )
 
     def deploy(endpoint: str, wanted: NewPlan, request: Request) -> Deployed:
-        authorise(request, "deploy", Reference.parse(wanted.version).model)
-        return open_endpoints().deploy(
-            wanted.version, by=caller_of(request).user, to=endpoint, strategy=wanted.strategy,
-            reason=wanted.reason, follow=wanted.follow, dry_run=wanted.dry_run,
-        )  # fmt: skip
+        from bascule.endpoints import DeployRequest
+
+        for model in (Reference.parse(wanted.version).model, *followed_model(wanted.follow)):
+            authorise(request, "deploy", model)
+        said = wanted.model_dump(include=set(DeployRequest.__struct_fields__))
+        asked = DeployRequest(**said, endpoint=endpoint)
+        user = caller_of(request).user
+        return open_endpoints().deploy(asked, by=user, dry_run=wanted.dry_run)
 
     @app.post("/api/v1/endpoints", tags=[_TAGS], status_code=201)
     def create(wanted: NewEndpoint, request: Request, response: Response) -> DeployedView:

@@ -73,6 +73,8 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "PATCH /api/v1/models/{model}/versions/{number}/tags": ("write", "{model}"),
     "PUT /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
     "DELETE /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
+    "PUT /api/v1/models/{model}/versions/{number}/deprecation": ("write", "{model}"),
+    "DELETE /api/v1/models/{model}/versions/{number}/deprecation": ("write", "{model}"),
     "GET /api/v1/rollouts": ("read", ANY),
     # Of which endpoint is in the body, or known by the rollout: asked then.
     "POST /api/v1/rollouts": ("deploy", ""),
@@ -81,6 +83,8 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/rollouts/{rollout}/evidence": ("read", ANY),
     "GET /api/v1/rollouts/{rollout}/replay": ("read", ANY),
     "POST /api/v1/rollouts/{rollout}/{command}": ("deploy", ""),
+    "POST /api/v1/deployments": ("deploy", ""),
+    "DELETE /api/v1/endpoints/{endpoint}": ("deploy", "{endpoint}"),
     "GET /api/v1/endpoints": ("read", ANY),
     "POST /api/v1/endpoints": ("deploy", ""),  # which endpoint is in the body: asked then
     "GET /api/v1/endpoints/{endpoint}": ("read", "{endpoint}"),
