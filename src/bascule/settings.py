@@ -516,10 +516,13 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         registry: RegistrySettings = RegistrySettings()
         security: SecuritySettings = SecuritySettings()
         serving: ServingSettings = ServingSettings()
+        rollouts: RolloutSettings = RolloutSettings()
         monitoring: MonitoringSettings = MonitoringSettings()
         alerts: AlertSettings = AlertSettings()
 
-        @field_validator("gates", "security", "serving", "monitoring", "alerts", mode="before")
+        @field_validator(
+            "gates", "security", "serving", "rollouts", "monitoring", "alerts", mode="before"
+        )
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any, info: ValidationInfo) -> Any:
             if not isinstance(section, dict):

@@ -251,7 +251,7 @@ def _add_reads(app: FastAPI, open_endpoints: Callable[[], Endpoints]) -> None:
     def history(endpoint: str, paged: Paged) -> Page[PlanEventView]:
         """What happened to an endpoint, the latest first."""
         book = open_endpoints()
-        book.endpoint(endpoint)  # says if there is none
+        book.plans(endpoint)  # says if there never was one
         events = list(enumerate(book.history(endpoint)))[::-1]
         return paged.page(
             events, lambda one: PlanEventView.of(one[1]), lambda one: one[0], descending=True

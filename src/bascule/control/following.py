@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,8 @@ class Follower:
         services, plans = self._server.services, self._server.plans
         served = {plan.endpoint: plan for plan in plans}
         names = {one.model for one in services if not one.is_planned} | set(served)
+        for name in store.deleted(sorted(served)):
+            self._stop(served[name])
         for one in store.endpoints(None if self._every_endpoint else sorted(names)):
             plan = one.current.plan
             if served.get(one.name) == plan or self._is_too_soon(plan):
@@ -153,6 +156,21 @@ class Follower:
             return planned(now, made, tuple(needed)), made
 
         self._server.change_all(with_it)
+
+    def _stop(self, plan: Plan) -> None:
+        """Serve an endpoint by no plan: if its name is a model, its current version goes on."""
+        name, current = plan.endpoint, plan.current.version
+
+        def without_it(now: ModelSpecs, plans: Plans) -> tuple[ModelSpecs, Plans]:
+            made = tuple(one for one in plans if one.endpoint != name)
+            known = {f"{one.model}/{one.version}": one for one in now}
+            goes_on = [
+                replace(one, is_planned=False) for one in (known[current],) if one.model == name
+            ]
+            needed = [known[version] for one in made for version in one.versions]
+            return planned((*goes_on, *now), made, tuple(needed)), made
+
+        self._server.change_all(without_it)
 
     def _is_registered(self, name: str, services: ModelSpecs) -> bool:
         """Whether what is served under a name is of the registry, and no folder of that name."""

@@ -158,6 +158,10 @@ class Endpoints:
             self._add([*implicit, next_one], before, event, follows, move)
         return Deployed(plan, before, sentence)
 
+    def check_in_use(self, version: str) -> None:
+        """Raise `Refused` for a version that was retired."""
+        self._registry().resolve(version)
+
     def apply(self, plan: Plan, event: PlanEvent) -> None:
         """Make a plan the next one of an endpoint that has plans, and record why.
 
@@ -194,6 +198,7 @@ class Endpoints:
         """
         if not reason.strip():
             raise Invalid("a rollback needs a reason", hint='--reason "more errors since 14:00"')
+        self._store.endpoint(endpoint)  # says if it was deleted
         plans = [one.plan for one in self._store.plans(endpoint)]
         now_served = plans[0]
         if to is None:

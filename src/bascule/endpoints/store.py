@@ -92,19 +92,17 @@ class EndpointStore:
         """One endpoint; raises `NotFound`."""
         found = self.endpoints([name])
         if not found:
-            raise NotFound(
-                f"no endpoint {name!r} has a plan",
-                hint=f"bascule deploy MODEL/VERSION --to {name} makes one",
-            )
+            raise no_endpoint(name)
         return found[0]
 
     def plans(self, name: str) -> list[StoredPlan]:
-        """Every plan of an endpoint, the newest first; raises `NotFound`."""
-        self.endpoint(name)
+        """Every plan of an endpoint, the newest first, also of a deleted one; raises `NotFound`."""
         query = sa.select(schema.plans).where(schema.plans.c.endpoint == name)
-        with self._catalogue.read() as connection:
+        with suppress(NotFound), self._catalogue.read() as connection:
             rows = connection.execute(query.order_by(schema.plans.c.number.desc())).all()
-        return [_stored(row) for row in rows]
+            if rows:
+                return [_stored(row) for row in rows]
+        raise no_endpoint(name)
 
     def plan(self, name: str, number: int) -> StoredPlan:
         """One plan; raises `NotFound`."""
@@ -221,6 +219,13 @@ class EndpointStore:
         connection.execute(made.on_conflict_do_nothing(index_elements=[schema.endpoints.c.name]))
         row = sa.select(schema.endpoints).where(schema.endpoints.c.name == name)
         connection.execute(row.with_for_update()).one()
+
+
+def no_endpoint(name: str) -> NotFound:
+    return NotFound(
+        f"no endpoint {name!r} has a plan",
+        hint=f"bascule deploy MODEL/VERSION --to {name} makes one",
+    )
 
 
 def plans_needing(connection: sa.Connection, version: str) -> Iterator[str]:

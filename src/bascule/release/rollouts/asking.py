@@ -226,6 +226,7 @@ class Rollouts:
                 "compare with",
                 hint=f"bascule deploy {asked.version} --strategy all",
             )
+        self.endpoints.check_in_use(before.current.version)
         rollout = self._rollout(asked, before, deployed.plan)
         thresholds_s(rollout.guards, lambda share: share)  # says if there are too many
         made = start(rollout, rollout.started_at)
