@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import ServerFacts
-    from bascule.registry import CatalogueKeys, Registry
+    from bascule.monitoring.ledger import CallerCount
+    from bascule.registry import CatalogueKeys, Registry, Version
     from bascule.release.rollouts import Rollout, Rollouts
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
@@ -396,6 +397,38 @@ def open_alerts(settings: Settings) -> AlertStore:
     return AlertStore(open_catalogue(settings))
 
 
+def _deprecated(settings: Settings) -> dict[str, list[Version]]:
+    """Every model, with its versions in use that are deprecated."""
+    registry = open_registry(settings)
+    found: dict[str, list[Version]] = {model.name: [] for model in registry.models()}
+    for version in registry.deprecated():
+        found[version.model].append(version)
+    return found
+
+
+def _callers_of(
+    settings: Settings, model: str, version: str, since: datetime
+) -> list[CallerCount] | None:
+    """The callers of a version by the names of their keys; None where no rows are kept."""
+    from bascule.monitoring.ledger import callers_of
+
+    found = callers_of(settings.home, model, version, since)
+    if not found or not any(one.caller for one in found):
+        return found
+    names = {key.id: key.name for key in open_keys(settings).stored()}
+    return [replace(one, caller=names.get(one.caller, one.caller)) for one in found]
+
+
+def usage_of(settings: Settings, version: Version) -> str:
+    """Who calls a deprecated version since then, in words."""
+    from bascule.monitoring.alerts.sources import callers_said
+
+    assert version.deprecated is not None
+    since = version.deprecated.at
+    found = _callers_of(settings, version.model, str(version.number), since)
+    return f"since {since:%Y-%m-%d} {callers_said(found)}"
+
+
 def receivers_of(settings: Settings) -> list[Receiver]:
     """The receivers of notifications."""
     from bascule.monitoring.alerts.sinks import Receiver
@@ -468,6 +501,9 @@ def watcher_of(
             ]
         days = partial(sources.finished_days, home)
         shared += [sources.DailySource(what, days, partial(judge, what)) for what in sources.JUDGED]
+    shared.append(
+        sources.SunsetSource(partial(_deprecated, settings), partial(_callers_of, settings))
+    )
     steady = ("health", "ledger")
     watching = Watching(
         place=place,

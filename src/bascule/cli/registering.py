@@ -103,8 +103,22 @@ def show(
     else:
         counting = bundle.statements() if version is None else context.statements(version)
         (print_bundle if full else print_brief)(bundle, version, counting, others)
+        if version and version.deprecated:
+            say_deprecated(version)
         if tags:
             say("tags       " + " ".join(f"{key}={value}" for key, value in tags.items()))
+
+
+def say_deprecated(version: Version) -> None:
+    """When a version ends, and who still calls it."""
+    said = version.deprecated
+    assert said is not None
+    why = f": {said.reason}" if said.reason else ""
+    say(f"deprecated {said.terms} (by {said.by}{why})")
+    if not context.is_remote():
+        from bascule.app import usage_of
+
+        say(f"callers    {usage_of(context.settings(), version)}")
 
 
 def history(model: Ref, as_json: AsJson = False) -> None:

@@ -155,7 +155,10 @@ def control_app(
             raise NotFound("this server keeps no rollouts", hint="run bascule control")
         return Rollouts(RolloutStore(open_catalogue()), endpoints(), defaults=rollout_defaults)
 
-    add_endpoints(app, server, endpoints, authorise)
+    def asks_approver(endpoint: str) -> bool:
+        return open_catalogue is not None and rollouts().asks_approver(endpoint)
+
+    add_endpoints(app, server, endpoints, authorise, asks_approver)
     add_rollouts(app, rollouts, authorise)
     describe(app, asks_for_keys=guard is not None)
     return app

@@ -173,8 +173,12 @@ def add_endpoints(
     server: ServerLink,
     open_endpoints: Callable[[], Endpoints],
     authorise: Authorise,
+    asks_approver: Callable[[str], bool],
 ) -> None:
-    """Add the routes to `app`."""
+    """Add the routes to `app`.
+
+    `asks_approver`: whether a deployment at once to an endpoint takes the right to approve.
+    """
     _add_reads(app, open_endpoints)
 
     @app.get("/api/v1/server/plans", tags=["server"])
@@ -197,6 +201,8 @@ def add_endpoints(
 
         for model in (Reference.parse(wanted.version).model, *followed_model(wanted.follow)):
             authorise(request, "deploy", model)
+        if asks_approver(endpoint):
+            authorise(request, "approve", endpoint)
         said = wanted.model_dump(include=set(DeployRequest.__struct_fields__))
         asked = DeployRequest(**said, endpoint=endpoint)
         user = caller_of(request).user

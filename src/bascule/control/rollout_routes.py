@@ -13,6 +13,7 @@ from bascule.control.conventions import Page, Paged
 from bascule.control.endpoint_routes import DeployedView, followed_model
 from bascule.control.rights import Authorise, caller_of
 from bascule.core import Reference
+from bascule.security import ANY
 
 if TYPE_CHECKING:
     from bascule.release.rollouts import (
@@ -153,9 +154,16 @@ def _asked(wanted: NewRollout, request: Request, authorise: Authorise) -> Rollou
 def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise) -> None:
     """Add the routes to `app`."""
 
+    def readable(name: str, request: Request) -> StoredRollout:
+        """A rollout of an endpoint that the caller may read."""
+        found = open_rollouts().get(name)
+        authorise(request, "read", found.rollout.endpoint)
+        return found
+
     @app.get("/api/v1/rollouts", tags=[_TAGS])
-    def rollouts(paged: Paged, endpoint: str | None = None) -> Page[RolloutView]:
+    def rollouts(paged: Paged, request: Request, endpoint: str | None = None) -> Page[RolloutView]:
         """Every rollout, the latest first; of one endpoint with `?endpoint=`."""
+        authorise(request, "read", endpoint or ANY)
         found = list(enumerate(open_rollouts().rollouts(endpoint)))[::-1]
         return paged.page(
             found, lambda one: RolloutView.of(one[1]), lambda one: one[0], descending=True
@@ -189,26 +197,28 @@ def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise:
         )
 
     @app.get("/api/v1/rollouts/{rollout}", tags=[_TAGS])
-    def one(rollout: str) -> RolloutView:
+    def one(rollout: str, request: Request) -> RolloutView:
         """One rollout, by its id; or the latest of an endpoint, by its name."""
-        return RolloutView.of(open_rollouts().get(rollout))
+        return RolloutView.of(readable(rollout, request))
 
     @app.get("/api/v1/rollouts/{rollout}/decisions", tags=[_TAGS])
-    def decisions(rollout: str, paged: Paged) -> Page[DecisionView]:
+    def decisions(rollout: str, paged: Paged, request: Request) -> Page[DecisionView]:
         """The decisions of a rollout, in order."""
         return paged.page(
-            open_rollouts().decisions(rollout), DecisionView.of, lambda one: one.number
+            open_rollouts().decisions(readable(rollout, request).rollout.id),
+            DecisionView.of,
+            lambda one: one.number,
         )
 
     @app.get("/api/v1/rollouts/{rollout}/evidence", tags=[_TAGS])
-    def evidence(rollout: str) -> EvidenceView:
+    def evidence(rollout: str, request: Request) -> EvidenceView:
         """The logarithm of the evidence of harm after each interval."""
-        return EvidenceView(log_e=open_rollouts().evidence(rollout))
+        return EvidenceView(log_e=open_rollouts().evidence(readable(rollout, request).rollout.id))
 
     @app.get("/api/v1/rollouts/{rollout}/replay", tags=[_TAGS])
-    def replay(rollout: str) -> ReplayView:
+    def replay(rollout: str, request: Request) -> ReplayView:
         """Make every decision again from the stored evidence."""
-        return ReplayView(differing=open_rollouts().replay(rollout))
+        return ReplayView(differing=open_rollouts().replay(readable(rollout, request).rollout.id))
 
     @app.post("/api/v1/rollouts/{rollout}/{command}", tags=[_TAGS])
     def order(rollout: str, command: str, said: Order, request: Request) -> dict[str, Any]:

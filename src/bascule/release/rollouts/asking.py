@@ -151,10 +151,18 @@ class Rollouts:
         self._defaults = defaults or {}
         self._clock = clock
 
-    @property
-    def needs_approval(self) -> bool:
-        """Whether the settings have every deployment wait for an approval."""
-        return bool(self._defaults.get("needs_approval"))
+    def asks_approver(self, endpoint: str) -> bool:
+        """Whether to deploy at once takes the right to approve.
+
+        By the settings, or because a rollout is under way that waits for an approval: another
+        deployment must not be the way around it.
+        """
+        if self._defaults.get("needs_approval"):
+            return True
+        return any(
+            one.rollout.needs_approval and one.rollout.endpoint == endpoint
+            for one in self.store.active()
+        )
 
     def deploy(
         self, asked: RolloutRequest, *, by: str, dry_run: bool = False, move: Move | None = None

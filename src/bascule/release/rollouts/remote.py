@@ -33,8 +33,8 @@ class RemoteRollouts:
         return said
 
     def rollouts(self, endpoint: str | None = None) -> list[StoredRollout]:
-        found = [_stored(one) for one in self._client.items(path_of("rollouts"))][::-1]
-        return [one for one in found if endpoint in (None, one.rollout.endpoint)]
+        found = self._client.items(path_of("rollouts"), endpoint=endpoint)
+        return [_stored(one) for one in found][::-1]
 
     def get(self, name: str) -> StoredRollout:
         return _stored(self._client.ask("GET", path_of("rollouts", name)))
