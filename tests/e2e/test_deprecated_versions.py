@@ -104,7 +104,7 @@ def test_a_version_says_when_it_ends_then_is_gone_then_retired(server, registry,
     assert "deprecated ends 2199-03-01, then iris/2" in shown
     assert "callers without a key" in shown
 
-    bascule.deprecate("iris/1", sunset=datetime.now(UTC) + timedelta(seconds=1), successor="iris/2")
+    bascule.deprecate("iris/1", sunset=datetime.now(UTC) + timedelta(seconds=4), successor="iris/2")
     until(lambda: asked()[0] == 410)
     status, headers, body = asked()
     assert b"iris/1 is deprecated, and its sunset has passed; use iris/2" in body
@@ -128,9 +128,9 @@ def test_an_endpoint_announces_the_version_that_answers_and_keeps_it_from_retire
 ):
     assert command("deploy", "iris/2", "--strategy", "blue-green", "--yes")[0] == 0
     until(lambda: asked()[1].get("bascule-version") == "iris/2")
-    bascule.deprecate("iris/2", sunset=datetime.now(UTC) + timedelta(seconds=1))
+    bascule.deprecate("iris/2", sunset=datetime.now(UTC) + timedelta(seconds=4))
     until(lambda: "sunset" in asked()[1])
-    time.sleep(6.0)  # past the sunset: a plan needs it, so its endpoint goes on
+    time.sleep(10.0)  # past the sunset: a plan needs it, so its endpoint goes on
     status, headers, _ = asked()
     assert (status, headers["bascule-version"]) == (200, "iris/2")
     for number, part in ((2, "arm current"), (1, "arm previous")):
