@@ -126,6 +126,7 @@ def test_a_version_says_when_it_ends_then_is_gone_then_retired(server, registry,
 def test_an_endpoint_announces_the_version_that_answers_and_keeps_it_from_retirement(
     server, registry, asked, command
 ):
+    bascule.deploy("iris/1")
     assert command("deploy", "iris/2", "--strategy", "blue-green", "--yes")[0] == 0
     until(lambda: asked()[1].get("bascule-version") == "iris/2")
     bascule.deprecate("iris/2", sunset=datetime.now(UTC) + timedelta(seconds=4))
@@ -146,12 +147,13 @@ def test_an_endpoint_announces_the_version_that_answers_and_keeps_it_from_retire
     until(lambda: "bascule-version" not in asked()[1])
     assert asked()[0] == 410
     assert [one.kind for one in bascule.deploying._here._endpoints().history("iris")] == [
-        "deployed", "deleted",
+        "deployed", "deployed", "deleted",
     ]  # fmt: skip
     bascule.deploy("iris/1")
     found = until(lambda: asked()[1].get("bascule-version"))
     assert found == "iris/1"
-    assert [one.current.plan.number for one in bascule.list_endpoints()] == [4]
+    (endpoint,) = bascule.list_endpoints()
+    assert endpoint.current.plan.number > 2, "numbers go on"
     assert registry.retire("iris", 2, by="ada", reason="old").retired
 
 

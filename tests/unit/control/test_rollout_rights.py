@@ -1,13 +1,16 @@
 """Who may deploy, approve and read rollouts over the control API, on every door to it."""
 
 import json
+import threading
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
+import httpx
 import numpy as np
 import pytest
+import uvicorn
 from sklearn.linear_model import LinearRegression
-from starlette.testclient import TestClient
 
 from bascule.app import open_catalogue, open_registry
 from bascule.control.api import control_app
@@ -16,6 +19,7 @@ from bascule.endpoints import EndpointStore
 from bascule.security.keys import Permission, create_key
 from bascule.serving.telemetry import Counters
 from bascule.serving.transports import Authenticator
+from bascule.serving.workers import bind
 from bascule.settings import load_settings
 
 CANARY = {"version": "rain/2", "strategy": "canary", "guards": ["errors +1 pp"]}
@@ -39,6 +43,22 @@ def settings(bundles, tmp_path):
     return made
 
 
+@contextmanager
+def asking(app):
+    """A client of the application, served as `bascule serve` serves it."""
+    listener = bind("127.0.0.1", 0, 1)[0]
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
 @pytest.fixture
 def door(settings, tmp_path):
     """`door(needs_approval=...)`: asks a control API as the holder of permissions."""
@@ -54,7 +74,7 @@ def door(settings, tmp_path):
             open_endpoints=lambda: EndpointStore(open_catalogue(settings)),
             open_catalogue=partial(open_catalogue, settings), rollout_defaults=defaults,
         )  # fmt: skip
-        client = TestClient(app, raise_server_exceptions=False)
+        client = stack.enter_context(asking(app))
 
         class Kept:
             stored = staticmethod(lambda: kept)
@@ -71,7 +91,8 @@ def door(settings, tmp_path):
 
         return ask
 
-    return opened
+    with ExitStack() as stack:
+        yield opened
 
 
 def test_a_key_that_may_deploy_begins_a_rollout_and_may_not_approve_it(door):
