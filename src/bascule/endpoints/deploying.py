@@ -18,7 +18,7 @@ from bascule.endpoints.store import EndpointStore, Follows, Move
 from bascule.endpoints.strategies import first_plan, next_plan
 
 if TYPE_CHECKING:
-    from bascule.catalogue.events import Event
+    from bascule.catalogue import events
     from bascule.registry import Registry, Version
 
 
@@ -88,7 +88,7 @@ class Endpoints:
         """One endpoint; raises `NotFound`."""
         return self._store.endpoint(name)
 
-    def moves(self) -> dict[str, Event]:
+    def moves(self) -> dict[str, events.Event]:
         """By endpoint, the last move of its alias, if it was not acted on yet."""
         return self._store.moves()
 

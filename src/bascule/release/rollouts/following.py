@@ -15,8 +15,7 @@ from bascule.release.rollouts.asking import RolloutRequest, Rollouts
 from bascule.release.rollouts.store import StoredRollout
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Lease
-    from bascule.catalogue.events import Event
+    from bascule.catalogue import Lease, events
 
 
 class AliasFollower:
@@ -27,11 +26,11 @@ class AliasFollower:
         self._store = rollouts.store
         self._endpoints = rollouts.endpoints
 
-    def moves(self) -> dict[str, Event]:
+    def moves(self) -> dict[str, events.Event]:
         """By endpoint, the last move of its alias, if it was not acted on yet."""
         return self._endpoints.moves()
 
-    def act(self, name: str, event: Event, lease: Lease) -> None:
+    def act(self, name: str, event: events.Event, lease: Lease) -> None:
         """Act on a move. A `Conflict` means that something else changed: look again.
 
         Raises:
@@ -54,12 +53,14 @@ class AliasFollower:
         else:
             self._deploy(endpoint, event, move, target)
 
-    def _abort(self, running: StoredRollout, endpoint: Endpoint, event: Event, target: str) -> None:
+    def _abort(
+        self, running: StoredRollout, endpoint: Endpoint, event: events.Event, target: str
+    ) -> None:
         """End the rollout of another version; the next turn acts on the move."""
         reason = f"{endpoint.follows} was moved to {target}"
         self._rollouts.command(running.rollout.id, "abort", by=event.actor, reason=reason)
 
-    def _deploy(self, endpoint: Endpoint, event: Event, move: Move, target: str) -> None:
+    def _deploy(self, endpoint: Endpoint, event: events.Event, move: Move, target: str) -> None:
         why = f"{endpoint.follows} was moved to {target}"
         asked = request_of(
             RolloutRequest, target,
@@ -75,6 +76,6 @@ class AliasFollower:
         except BasculeError as error:
             self._note(endpoint, event, move, f"{why}, and that was refused: {error.message}")
 
-    def _note(self, endpoint: Endpoint, event: Event, move: Move, sentence: str) -> None:
+    def _note(self, endpoint: Endpoint, event: events.Event, move: Move, sentence: str) -> None:
         said = PlanEvent("followed", datetime.now(UTC), event.actor, event.reason, sentence)
         self._store.refuse_move(endpoint.name, move, said)

@@ -70,7 +70,7 @@ def _when(days: float) -> str:
 
 
 def callers_said(callers: Sequence[CallerCount] | None) -> str:
-    """Who asks a version, in words."""
+    """The callers of a version, in words."""
     if callers is None:
         return "the ledger keeps no rows that could say who calls it"
     named = ", ".join(
