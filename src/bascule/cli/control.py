@@ -143,10 +143,12 @@ def _serve(
         assert parts.judged_arms is not None
         with (
             following_plans(
-                server, parts.open_endpoints, find_and_hold,
+                server, parts.open_endpoints, find_and_hold, parts.open_registry,
                 every_endpoint=every_endpoint, after=turned,
             ),
-            running_rollouts(server, parts.open_catalogue, parts.judged_arms, after=turned),
+            running_rollouts(
+                server, parts.open_catalogue, parts.judged_arms, parts.open_rollouts, after=turned
+            ),
         ):  # fmt: skip
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 

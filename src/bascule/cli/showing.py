@@ -160,6 +160,8 @@ def event_row(event: Event) -> tuple[str, str, str, str]:
         "tag_unset": f"{version} {event.key} unset (was {event.from_value})",
         "retired": f"{version} retired",
         "restored": f"{version} restored",
+        "deprecated": f"{version} deprecated: {event.to_value}",
+        "undeprecated": f"{version} is deprecated no more",
         "collected": f"{version} files removed",
     }.get(event.kind, f"{event.model} {event.kind}")  # the kinds of other rooms
     return when(event.at), what, event.by, event.reason or "-"

@@ -28,8 +28,8 @@ from bascule.core import Unavailable
 from bascule.serving.telemetry.arms import ArmCounters
 
 STATUSES = (
-    200, 207, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 417, 429, 431, 499, 500, 501, 503,
-    504, 505, 507,
+    200, 207, 400, 401, 403, 404, 405, 408, 409, 410, 411, 413, 415, 417, 429, 431, 499, 500, 501,
+    503, 504, 505, 507,
 )  # fmt: skip
 """The statuses that are told apart. 499: the client was gone before its answer."""
 

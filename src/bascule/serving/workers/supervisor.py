@@ -38,6 +38,7 @@ from bascule.serving.specs import (
     check_specs,
     check_unplanned,
     default_of,
+    is_the_same,
     loaded,
     without,
 )
@@ -383,7 +384,7 @@ class Supervisor:
             _check_in_time(turn_by_s)  # another change may have taken long
             services = check_specs(wish(self.services))
             plans = self.plans if plans is None else plans
-            if (services, plans) == (self.services, self.plans):
+            if plans == self.plans and is_the_same(services, self.services):
                 return services
             self._name(services, plans)
             number = next(self._changes)
