@@ -9,9 +9,9 @@ import csv
 import numpy as np
 import pytest
 import yaml
+from tests.own_environments import packages_of
 
 from bascule.stats.bandits import doubly_robust, ips, snips, thompson_shares
-from tests.own_environments import packages_of
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _SENT = ("notification_sent", "notification_failed")
 _EXPOSED = """
 SELECT version, caller, sum(1 / kept_share) AS requests,
-    sum(1 / kept_share) FILTER (WHERE status >= 500) AS errors, min(time) AS first, max(time) AS last
+    sum(1 / kept_share) FILTER (WHERE status >= 500) AS errors,
+    min(time) AS first, max(time) AS last
 FROM (
     SELECT DISTINCT id, model || '/' || version AS version, caller, kept_share, status, time
     FROM predictions WHERE endpoint = {endpoint} AND kept_share > 0
