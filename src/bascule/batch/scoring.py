@@ -216,12 +216,12 @@ def _kept(schema: pa.Schema, keep: Sequence[str] | None) -> list[str]:
 
 
 def _chosen(answers: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """The answers that are meant: `interval` is two of them, `probabilities` one per class."""
+    """The answers that are meant: `prediction` is the first, `probabilities` one per class."""
     if not columns:
         return list(answers)
     chosen: list[str] = []
     for wanted in columns:
-        meant = ("lower", "upper") if wanted == INTERVAL else (wanted,)
+        meant = {INTERVAL: ("lower", "upper"), "prediction": (answers[0],)}.get(wanted, (wanted,))
         found = [name for name in answers if name in meant or name.startswith(f"{wanted}_")]
         if not found and wanted not in (ID, VERSION, TIME):
             raise Invalid(
