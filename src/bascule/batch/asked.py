@@ -11,7 +11,7 @@ from bascule.batch.running import Run, run_job
 from bascule.bundle import Bundle
 
 _OPENER = "bascule.api", "batch_model"
-"""Finds models and the home by the settings, which are above this room; imported when it is used."""
+"""Finds models and the home by the settings, which are above this room; imported when used."""
 
 
 def run(model: Bundle | str | Path, source: str | Path, sink: str | Path, **options: Any) -> Run:

@@ -172,7 +172,7 @@ def _measured(
         connection.register("rows_to_check", reader)
         try:
             found: Any = connection.execute(
-                f"SELECT {', '.join(values)} FROM rows_to_check"  # noqa: S608
+                f"SELECT {', '.join(values)} FROM rows_to_check"
             ).fetchone()
         except duckdb.Error as problem:
             raise Invalid(f"checks cannot be measured: {first_line(problem)}") from None

@@ -85,7 +85,7 @@ class ChunkWork:
                 if stopped.is_set():
                     raise Cancelled("the run was stopped")
                 if self.limit:
-                    batch = batch.slice(0, self.limit - read)  # noqa: PLW2901
+                    batch = batch.slice(0, self.limit - read)
                 answered, poison = self.scorer.score(batch, prefix, read)
                 staged.write(answered)
                 if poison:

@@ -115,5 +115,7 @@ def read_job(path: Path) -> Job:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        raise Invalid(f"{path} is no TOML: {problem}", hint="see docs/how-to/score-a-table") from None
+        raise Invalid(
+            f"{path} is no TOML: {problem}", hint="see docs/how-to/score-a-table"
+        ) from None
     return job_of(content, str(path))

@@ -68,9 +68,7 @@ class Manifest(msgspec.Struct, frozen=True):
         return sha256_bytes(f"{self.run}/{chunk.number}".encode())[7:27]
 
 
-def manifest_of(
-    job: Job, digest: str, chunks: Sequence[Chunk], source: str, sink: str
-) -> Manifest:
+def manifest_of(job: Job, digest: str, chunks: Sequence[Chunk], source: str, sink: str) -> Manifest:
     """The manifest of a job on these rows. Pure: the same facts give the same id."""
     identity = job.identity() | {"from": source, "to": sink}
     digests = tuple(chunk.digest for chunk in chunks)

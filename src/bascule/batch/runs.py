@@ -1,7 +1,7 @@
 """Runs of this machine: a folder for each in `batch/` of the home, with status, job and log.
 
-The folder is locked while the run lives, so that a run whose process was killed is known, and no two
-processes do one run. What was written is known by the sink alone; a folder may be removed.
+The folder is locked while the run lives: a run whose process was killed is known, and no two processes
+do one run. The sink alone knows what was written; a folder may be removed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Status(msgspec.Struct, kw_only=True):
     host: str = ""
     pid: int = 0
     error: str = ""
-    findings: list[str] = []  # noqa: RUF012
+    findings: list[str] = []
 
     def to_json(self) -> dict[str, Any]:
         made: dict[str, Any] = msgspec.to_builtins(self)

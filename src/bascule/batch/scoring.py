@@ -143,7 +143,9 @@ class Scorer:
                 )
             fields += calibration.fields(fields)
         one_row = {
-            field.name: np.zeros((1, *(max(length, 1) for length in field.shape)), field.dtype.numpy)
+            field.name: np.zeros(
+                (1, *(max(length, 1) for length in field.shape)), field.dtype.numpy
+            )
             for field in fields
         }
         named = flat(one_row, self.bundle.manifest)

@@ -12,6 +12,7 @@ import typer
 
 from bascule.cli import (
     alerts,
+    batch,
     building,
     calling,
     context,
@@ -26,6 +27,7 @@ from bascule.cli import (
     replaying,
     rollouts,
     running,
+    schedules,
     serving,
     trust,
     watching,
@@ -40,6 +42,8 @@ PANELS = (
     ("Deploy", deploying),
     ("Deploy", rollouts),
     ("Ask", calling),
+    ("Batch", batch),
+    ("Batch", schedules),
     ("Monitor", ledger),
     ("Monitor", replaying),
     ("Monitor", outcomes),

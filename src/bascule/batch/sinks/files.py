@@ -43,10 +43,14 @@ class FileSink:
         self._filesystem, base = open_place(text)
         self._is_local = isinstance(self._filesystem, pafs.LocalFileSystem)
         if self._single and (not self._is_local or is_url(text)):
-            raise Invalid(f"{self.place} is one file of a bucket", hint="name a folder, with / at its end")
+            raise Invalid(
+                f"{self.place} is one file of a bucket", hint="name a folder, with / at its end"
+            )
         self._target = base
         path = Path(base)
-        self._base = str(path.with_name(f".{path.name}.parts")) if self._single else base.rstrip("/")
+        self._base = (
+            str(path.with_name(f".{path.name}.parts")) if self._single else base.rstrip("/")
+        )
         self._suffix, self._open_writer = WRITERS[self._format]
 
     # -- what is there --

@@ -123,7 +123,9 @@ class PostgresqlSink:
         )
         self._types = dict(rows_of(cursor, query))
 
-    def _ingest(self, cursor: Any, table: str, rows: Any, mode: str, *, temporary: bool = False) -> None:
+    def _ingest(
+        self, cursor: Any, table: str, rows: Any, mode: str, *, temporary: bool = False
+    ) -> None:
         schema = None if temporary else self._address.schema or None
         cursor.adbc_ingest(table, rows, mode=mode, db_schema_name=schema, temporary=temporary)
 
@@ -157,9 +159,7 @@ class PostgresqlSink:
     def insert(self) -> str:
         """What moves staged rows into the table, in its types; by the key, where rows may be old."""
         names = [quoted(name) for name in self._schema.names]
-        values = ", ".join(
-            f"{quoted(name)}::{self._types[name]}" for name in self._schema.names
-        )
+        values = ", ".join(f"{quoted(name)}::{self._types[name]}" for name in self._schema.names)
         target = self._address.name_of(self._target)
         made = f"INSERT INTO {target} ({', '.join(names)}) SELECT {values} FROM {_STAGED}"
         if self._mode == "upsert":

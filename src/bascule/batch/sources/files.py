@@ -73,7 +73,9 @@ class FileSource:
     def _parts(self) -> Iterator[tuple[str, list[int], int]]:
         """Each file, or row group of it, with about how many rows it has."""
         for path, fragment in self._fragments.items():
-            _check_schema(fragment.physical_schema, self._read_schema, path, self._partitions(fragment))
+            _check_schema(
+                fragment.physical_schema, self._read_schema, path, self._partitions(fragment)
+            )
             if self._kind == "parquet":
                 for group in fragment.row_groups:
                     yield path, [group.id], group.num_rows

@@ -125,9 +125,10 @@ class PostgresqlSource:
                     f"SELECT {self._columns} {self._from} "
                     f"WHERE {chunk.reads} AND {self._where} {order}"
                 )
-                for batch in cursor.fetch_record_batch():
-                    for start in range(0, batch.num_rows, batch_rows):
-                        yield batch.slice(start, batch_rows).cast(self.schema)
+                with closing(cursor.fetch_record_batch()) as batches:
+                    for batch in batches:
+                        for start in range(0, batch.num_rows, batch_rows):
+                            yield batch.slice(start, batch_rows).cast(self.schema)
 
     def _living_snapshot(self) -> str:
         """The snapshot; a new one, of the same rows, where the server has ended the connection."""
