@@ -138,7 +138,9 @@ def check_answers(
     strange = next((o for o in wanted if o.column and o.column not in answers.schema.names), None)
     if strange is not None:
         raise Invalid(f"check {strange.text!r}: there is no column {strange.column!r}")
-    measured = [(one, _drifted(scorer, sample)) for one in wanted if one.metric == _DRIFT]
+    measured: list[tuple[Check, float | None]] = [
+        (one, _drifted(scorer, sample)) for one in wanted if one.metric == _DRIFT
+    ]
     own = [one for one in wanted if one.metric != _DRIFT]
     measured += _measured(own, answers.schema, iter(answers.to_batches()))
     return _judge(measured, checks, "its rows are written, and not marked as finished")

@@ -120,7 +120,7 @@ def run_local(work: ChunkWork, chunks: Sequence[Chunk], workers: int) -> None:
 
 def pause_s(attempt: int) -> float:
     """How long to wait before the next try: doubled each time, with a random part."""
-    longest = min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S)
+    longest: float = min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S)
     return longest * random.uniform(0.5, 1.0)
 
 

@@ -1,7 +1,7 @@
 """Runs of this machine: a folder for each in `batch/` of the home, with status, job and log.
 
-The folder is locked while the run lives: a run whose process was killed is known, and no two processes
-do one run. The sink alone knows what was written; a folder may be removed.
+The folder is locked while the run lives: a run whose process was killed is known, and no two
+processes do one run. The sink alone knows what was written; a folder may be removed.
 """
 
 from __future__ import annotations

@@ -46,9 +46,7 @@ def run(
     ] = None,
     sink: Annotated[
         str | None,
-        typer.Option(
-            "--to", show_default=False, help="A folder with / at its end, a file, a table."
-        ),
+        typer.Option("--to", show_default=False, help="A folder (with /), a file, a table."),
     ] = None,
     columns: Annotated[
         str | None,

@@ -1,10 +1,10 @@
 """A folder of files, or one file, as a sink: on disk or in a bucket.
 
 Rows are in `part-RUN-CHUNK.parquet`. Beside them `_bascule/RUN` has the manifest, the records of
-chunks and quarantined rows; readers of tables ignore names that begin with `_`. A chunk is staged in
-a file that no reader looks at. Its record and quarantine are put in place first, then its rows: the
-file of rows *is* the commit, and is renamed (in a bucket: put) whole. The same chunk has the same
-name and rows, so that committing it again changes nothing.
+chunks and quarantined rows; readers of tables ignore names that begin with `_`. A chunk is staged
+in a file that no reader looks at. Its record and quarantine are put in place first. Its rows come
+last: their file *is* the commit, and is renamed (in a bucket: put) whole. The same chunk has the
+same name and rows, so that committing it again changes nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,12 +57,13 @@ class FileSink:
 
     def runs(self) -> tuple[Mapping[str, bool], bool]:
         names = self._names(self._base)
-        known = {one.split("/")[1] for one in names if one.startswith(f"{_RUNS}/")}
+        done = {one.split("/")[1] for one in names if one.endswith("/done.json")}
         parts = [one for one in names if "/" not in one and one.endswith(self._suffix)]
-        foreign = any(_run_of(one) not in known for one in parts)
+        runs = {_run_of(one) for one in parts}
+        foreign = "" in runs
         if self._single:
-            foreign = Path(self._target).exists() and not known
-        return {run: f"{_RUNS}/{run}/done.json" in names for run in sorted(known)}, foreign
+            foreign = Path(self._target).exists() and not done
+        return {run: run in done for run in sorted((runs | done) - {""})}, foreign
 
     def _names(self, base: str) -> set[str]:
         import pyarrow.fs as pafs
@@ -196,8 +197,11 @@ class FileSink:
             raise Unavailable(f"{self.place} cannot be reached: {first_line(problem)}") from None
 
     def close(self) -> None:
-        if hasattr(self, "_drafts"):
-            shutil.rmtree(self._drafts, ignore_errors=True)
+        if not hasattr(self, "_drafts"):
+            return
+        shutil.rmtree(self._drafts, ignore_errors=True)
+        if self._is_local and self._manifest.run not in self.runs()[0]:  # no chunk was committed
+            shutil.rmtree(Path(self._base, self._folder), ignore_errors=True)
 
 
 class _StagedFile:
@@ -244,10 +248,8 @@ class _StagedFile:
         self._poison = None
 
     def discard(self) -> None:
-        try:
+        with suppress(OSError):  # a full disk: the draft goes
             self._close()
-        except OSError:
-            pass  # a full disk: the draft goes
         for draft in (*self._drafts, self._record):
             draft.unlink(missing_ok=True)
 

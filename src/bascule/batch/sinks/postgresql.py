@@ -1,7 +1,7 @@
 """A table of PostgreSQL as a sink, by Arrow.
 
-A chunk is one transaction: its rows, its quarantined rows and its line in `bascule_batch_chunks`. So
-it is there once and whole, also where the connection ends during the commit: the line says so.
+A chunk is one transaction: its rows, its quarantined rows, its line in `bascule_batch_chunks`. So
+it is there once and whole, also where the connection ends during the commit.
 With `replace`, rows go to a table of the run's own, which takes the other's name at the end.
 """
 
@@ -55,9 +55,19 @@ class PostgresqlSink:
             known: dict[str, bool] = {}
             if self._exists(cursor, _RUNS):
                 table = self._address.name_of(_RUNS)
-                query = f"SELECT run, done FROM {table} WHERE sink = {literal(self._table)}"
+                has_rows = f"EXISTS (SELECT FROM {self._address.name_of(_CHUNKS)} c WHERE c.run = r.run)"
+                query = (
+                    f"SELECT run, done FROM {table} r WHERE sink = {literal(self._table)} "
+                    f"AND (done OR {has_rows})"
+                )
                 known = dict(rows_of(cursor, query))
-            return known, self._exists(cursor, self._table) and not known
+            return known, not known and self._has_rows(cursor)
+
+    def _has_rows(self, cursor: Any) -> bool:
+        if not self._exists(cursor, self._table):
+            return False
+        name = self._address.name_of(self._table)
+        return bool(rows_of(cursor, f"SELECT 1 FROM {name} LIMIT 1"))
 
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
         self._run = manifest.run
@@ -72,8 +82,9 @@ class PostgresqlSink:
                 "done boolean, manifest text)"
             )
             cursor.execute(
-                f"CREATE TABLE IF NOT EXISTS {name(_CHUNKS)} (run text, chunk integer, rows bigint, "
-                "quarantined bigint, seconds double precision, PRIMARY KEY (run, chunk))"
+                f"CREATE TABLE IF NOT EXISTS {name(_CHUNKS)} (run text, chunk integer, "
+                "rows bigint, quarantined bigint, seconds double precision, "
+                "PRIMARY KEY (run, chunk))"
             )
             cursor.execute(
                 f"CREATE TABLE IF NOT EXISTS {name(self._table + '_quarantine')} (run text, "
@@ -133,9 +144,12 @@ class PostgresqlSink:
 
     @contextmanager
     def stage(self, chunk: Chunk) -> Iterator[_StagedRows]:  # noqa: ARG002 - the record names it
-        with explaining(self._address), closing(connect(self._address)) as connection:
-            with connection.cursor() as cursor:
-                yield _StagedRows(self, connection, cursor)
+        with (
+            explaining(self._address),
+            closing(connect(self._address)) as connection,
+            connection.cursor() as cursor,
+        ):
+            yield _StagedRows(self, connection, cursor)
 
     def finish(self) -> None:
         name, run = self._address.name_of, literal(self._run)
@@ -157,7 +171,7 @@ class PostgresqlSink:
             cursor.execute(f"UPDATE {name(_RUNS)} SET done = true WHERE run = {run}")
 
     def insert(self) -> str:
-        """What moves staged rows into the table, in its types; by the key, where rows may be old."""
+        """Moves staged rows into the table, in its types; by the key, where rows may be old."""
         names = [quoted(name) for name in self._schema.names]
         values = ", ".join(f"{quoted(name)}::{self._types[name]}" for name in self._schema.names)
         target = self._address.name_of(self._target)

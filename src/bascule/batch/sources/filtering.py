@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bascule.core import Invalid, first_line
 
@@ -26,7 +26,7 @@ def filtered(batches: Iterable[pa.RecordBatch], where: str) -> Iterator[pa.Recor
         for batch in batches:
             connection.register("rows_to_score", _table(batch))
             try:
-                found = connection.execute(f"SELECT * FROM rows_to_score WHERE {where}")
+                found: Any = connection.sql(f"SELECT * FROM rows_to_score WHERE {where}")
                 yield from found.to_arrow_table().cast(batch.schema).to_batches()
             except duckdb.Error as problem:
                 raise Invalid(

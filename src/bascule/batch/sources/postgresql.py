@@ -1,9 +1,9 @@
 """A table or query of PostgreSQL as a source, by Arrow.
 
-All chunks are read in one snapshot, which a connection of its own exports, so that a table that
-changes meanwhile is read as it was. A chunk is a range of a table's pages, or of a key. Its digest is
-of its rows: it costs one pass over the table on the server, and tells after a crash, or when the
-server was restarted, whether the rest is still the same table.
+All chunks are read in one snapshot, which a connection of its own exports: a table that changes
+meanwhile is read as it was. A chunk is a range of a table's pages, or of a key. Its digest is of
+its rows: it costs one pass over the table on the server, and says after a crash or a restart of the
+server whether the table is still the same.
 """
 
 from __future__ import annotations
@@ -115,20 +115,22 @@ class PostgresqlSource:
 
     def read(self, chunk: Chunk, batch_rows: int) -> Iterator[pa.RecordBatch]:
         snapshot = self._living_snapshot()
-        with explaining(self._address), closing(connect(self._address)) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(_BEGIN)
-                cursor.execute(f"SET TRANSACTION SNAPSHOT {literal(snapshot)}")
-                cursor.execute("SET LOCAL max_parallel_workers_per_gather = 0")
-                order = f"ORDER BY {self._key}" if self._key else ""
-                cursor.execute(
-                    f"SELECT {self._columns} {self._from} "
-                    f"WHERE {chunk.reads} AND {self._where} {order}"
-                )
-                with closing(cursor.fetch_record_batch()) as batches:
-                    for batch in batches:
-                        for start in range(0, batch.num_rows, batch_rows):
-                            yield batch.slice(start, batch_rows).cast(self.schema)
+        order = f"ORDER BY {self._key}" if self._key else ""
+        with (
+            explaining(self._address),
+            closing(connect(self._address)) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(_BEGIN)
+            cursor.execute(f"SET TRANSACTION SNAPSHOT {literal(snapshot)}")
+            cursor.execute("SET LOCAL max_parallel_workers_per_gather = 0")
+            cursor.execute(
+                f"SELECT {self._columns} {self._from} WHERE {chunk.reads} AND {self._where} {order}"
+            )
+            with closing(cursor.fetch_record_batch()) as batches:
+                for batch in batches:
+                    for start in range(0, batch.num_rows, batch_rows):
+                        yield batch.slice(start, batch_rows).cast(self.schema)
 
     def _living_snapshot(self) -> str:
         """The snapshot; a new one, of the same rows, where the server has ended the connection."""
