@@ -101,13 +101,13 @@ class ScheduleRunner:
 
     def turn(self) -> None:
         """Record what has ended, and start what is due."""
+        self._record_ended()
         found = self._schedules.list()
         if not found and not self._running:
             return
         if not self._holds():
             self._stop()
             return
-        self._record_ended()
         for one in found:
             if one.schedule.name not in self._running:
                 time = self._time_of(one)

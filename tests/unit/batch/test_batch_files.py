@@ -184,7 +184,9 @@ def test_a_column_of_missing_values_is_scored_where_the_model_takes_them(score, 
     table = with_values(flights(20), "wind", dict.fromkeys(range(20)))
     score(parquet(tmp_path / "in.parquet", table), tmp_path / "s")
     rows = table.drop_columns(["id"])
-    assert read(tmp_path / "s").column("label").to_pylist() == bundle.predict(rows)["label"].tolist()
+    assert (
+        read(tmp_path / "s").column("label").to_pylist() == bundle.predict(rows)["label"].tolist()
+    )
 
 
 def test_a_table_without_a_column_of_the_model_is_refused(score, tmp_path):
@@ -195,7 +197,9 @@ def test_a_table_without_a_column_of_the_model_is_refused(score, tmp_path):
 
 def test_a_column_of_another_kind_is_refused_before_it_is_read(score, tmp_path):
     table = flights(5).set_column(5, "gust", pa.array(["a"] * 5))
-    with pytest.raises(Invalid, match="'gust' of the source is string, and the model takes numbers"):
+    with pytest.raises(
+        Invalid, match="'gust' of the source is string, and the model takes numbers"
+    ):
         score(parquet(tmp_path / "in.parquet", table), tmp_path / "s")
 
 
@@ -321,7 +325,9 @@ def test_a_check_of_answers_leaves_the_run_unfinished(score, source, tmp_path):
         score(source, tmp_path / "s", mode="append", limit=3)
 
 
-def test_bascule_batch_run_takes_the_folder_of_a_bundle(table_bundle, source, tmp_path, monkeypatch):
+def test_bascule_batch_run_takes_the_folder_of_a_bundle(
+    table_bundle, source, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     made = bascule.batch.run(table_bundle, source, "scored/", keep=["id"])
     assert (made.rows, made.manifest.sink) == (1000, "scored/")

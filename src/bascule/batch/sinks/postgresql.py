@@ -55,7 +55,9 @@ class PostgresqlSink:
             known: dict[str, bool] = {}
             if self._exists(cursor, _RUNS):
                 table = self._address.name_of(_RUNS)
-                has_rows = f"EXISTS (SELECT FROM {self._address.name_of(_CHUNKS)} c WHERE c.run = r.run)"
+                has_rows = (
+                    f"EXISTS (SELECT FROM {self._address.name_of(_CHUNKS)} c WHERE c.run = r.run)"
+                )
                 query = (
                     f"SELECT run, done FROM {table} r WHERE sink = {literal(self._table)} "
                     f"AND (done OR {has_rows})"

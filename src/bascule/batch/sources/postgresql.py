@@ -38,21 +38,29 @@ class PostgresqlSource:
             raise Invalid("--query needs the key of its rows", hint="add --key COLUMN")
         self._key = quoted(job.key) if job.key else ""
         relation = f"({job.query})" if job.query else self._address.name_of(self._address.table)
-        self._relation = relation
         self._from = f"FROM {relation} AS rows_to_score"
         self._where = f"({job.where})" if job.where else "TRUE"
         self._lock = threading.Lock()
         self._planned: tuple[int, list[Chunk]] | None = None
         self._hold()
+        try:
+            self.schema: pa.Schema = self._described()
+            if job.key and job.key not in self.schema.names:
+                raise Invalid(f"--key: {self.place} has no column {job.key!r}")
+        except BaseException:
+            self.close()
+            raise
+
+    def _described(self) -> pa.Schema:
+        import pyarrow as pa
+
         with explaining(self._address), self._holder.cursor() as cursor:
             cursor.execute(f"SELECT * {self._from} WHERE {self._where} LIMIT 0")
             found = cursor.fetch_arrow_table().schema
             self._columns = ", ".join(_read_as(field) for field in found)
             cursor.execute(f"SELECT {self._columns} {self._from} LIMIT 0")
             schema = cursor.fetch_arrow_table().schema
-        self.schema: pa.Schema = _without_metadata(schema)
-        if job.key and job.key not in self.schema.names:
-            raise Invalid(f"--key: {self.place} has no column {job.key!r}")
+        return pa.schema([pa.field(one.name, one.type) for one in schema])
 
     def _hold(self) -> None:
         """Open the connection whose snapshot all chunks are read in."""
@@ -166,12 +174,6 @@ def _read_as(field: pa.Field) -> str:
         return f"{name}::float8 AS {name}"
     is_plain = not hasattr(field.type, "extension_name") and not field.type.num_fields
     return name if is_plain else f"{name}::text AS {name}"
-
-
-def _without_metadata(schema: pa.Schema) -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema([pa.field(one.name, one.type) for one in schema])
 
 
 def open_source(job: Job) -> PostgresqlSource:
