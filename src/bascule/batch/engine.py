@@ -33,11 +33,11 @@ TRANSIENT = (Unavailable, Overloaded, TimedOut)
 
 
 class Cancelled(Conflict):
-    """The run was told to stop. What it has committed stays, and it can be resumed."""
+    """The run was cancelled. What it has committed stays, and it can be resumed."""
 
 
 class Meter(Protocol):
-    """Is told of progress, on several threads; raises `Cancelled` to stop the run."""
+    """Receives progress, on several threads; raises `Cancelled` to stop the run."""
 
     def scored(self, chunk: int, rows: int, batch: pa.RecordBatch) -> None:
         """`rows` rows of the chunk are scored so far, the last of them in `batch`."""

@@ -162,7 +162,7 @@ def run_job(
     Raises:
         Conflict: The sink has rows of another run, or the rows changed meanwhile.
         Refused: A check failed, or too many rows cannot be scored.
-        Cancelled: The run was told to stop.
+        Cancelled: The run was cancelled.
     """
     with planned(job, bundle, version) as plan:
         if expected_run:

@@ -78,7 +78,7 @@ class Scorer:
         """Answers of a batch, whose row 0 is row `first_row` of its chunk.
 
         Raises:
-            Invalid: The model refuses a column whatever its rows are.
+            Invalid: An answer does not fit the schema of the sink.
         """
         import pyarrow as pa
 

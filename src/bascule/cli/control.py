@@ -39,7 +39,7 @@ from bascule.serving.transports import Authenticator
 from bascule.serving.workers import ControlCommand, Peer, bind
 
 if TYPE_CHECKING:
-    from bascule.control.scheduling import Command as ScheduleCommand
+    from bascule.control import ScheduleCommand
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.serving import ModelSpec
     from bascule.settings import Settings

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def command_of(settings: Settings) -> Callable[[Schedule], tuple[Sequence[str], bytes]]:
-    """What runs jobs by these settings; see `control.scheduling.Command`."""
+    """What runs jobs by these settings; see `control.scheduling.ScheduleCommand`."""
     from pydantic import TypeAdapter
 
     from bascule.settings import Settings as Kind

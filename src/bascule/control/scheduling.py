@@ -30,13 +30,13 @@ LEASE = "schedules"
 _LEASE_S = 10.0
 _TURN_S = 1.0
 
-Command = Callable[[Schedule], tuple[Sequence[str], bytes]]
+ScheduleCommand = Callable[[Schedule], tuple[Sequence[str], bytes]]
 """What runs a schedule's job, and what it reads; it writes one JSON document."""
 
 
 @contextmanager
 def running_schedules(
-    open_catalogue: Callable[[], Catalogue], command: Command, *, after: threading.Event
+    open_catalogue: Callable[[], Catalogue], command: ScheduleCommand, *, after: threading.Event
 ) -> Iterator[None]:
     """Run what is due while the block runs, on a thread."""
     ended = threading.Event()
@@ -74,7 +74,7 @@ class ScheduleRunner:
     """The schedules that this process runs while it holds the lease."""
 
     def __init__(
-        self, catalogue: Catalogue, command: Command,
+        self, catalogue: Catalogue, command: ScheduleCommand,
         *, clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:  # fmt: skip
         from bascule.catalogue import Leases

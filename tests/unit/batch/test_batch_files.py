@@ -92,7 +92,7 @@ def test_columns_are_chosen_by_name(score, source, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"columns": ["lower"]}, "no answer 'lower'"), ({"columns": ["speed"]}, "no answer 'speed'"),
+        ({"columns": ["lower"]}, "answer 'lower'"), ({"columns": ["speed"]}, "answer 'speed'"),
         ({"keep": ["speed"]}, "no column 'speed'"), ({"where": "speed > 1"}, "speed"),
         ({"format": "xlsx"}, "xlsx"), ({"checks": ["speed"]}, "not known"),
         ({"on": "spark"}, "spark"),

@@ -1,7 +1,7 @@
 """Parquet, CSV, JSON lines and Arrow files as a source, on disk or in a bucket.
 
-A chunk is some row groups of Parquet, or some whole files. Files are told by name, size and time of
-change: one that changes makes another run, and one that changes while it is read ends the run.
+A chunk is some row groups of Parquet, or some whole files. A file is known by name, size and time
+of change: one that changes makes another run, and one that changes while it is read ends the run.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class FileSource:
             batch_readahead=1, fragment_readahead=1,
         )  # fmt: skip
         for batch in filtered(batches, self._where):
-            # A text file is read in blocks, whatever size of batch is asked for.
+            # Blocks of text files may be larger than the batches that are wanted.
             for start in range(0, batch.num_rows, batch_rows):
                 yield batch.slice(start, batch_rows).cast(self.schema)
 
