@@ -12,6 +12,7 @@ import typer
 
 from bascule.cli import (
     alerts,
+    batch,
     building,
     calling,
     context,
@@ -27,6 +28,7 @@ from bascule.cli import (
     replaying,
     rollouts,
     running,
+    schedules,
     serving,
     trust,
     watching,
@@ -42,6 +44,8 @@ PANELS = (
     ("Deploy", rollouts),
     ("Deploy", incidents),
     ("Ask", calling),
+    ("Batch", batch),
+    ("Batch", schedules),
     ("Monitor", ledger),
     ("Monitor", replaying),
     ("Monitor", outcomes),
