@@ -27,6 +27,7 @@ from bascule.cli import (
     rollouts,
     running,
     serving,
+    shipping,
     trust,
     watching,
 )
@@ -39,6 +40,7 @@ PANELS = (
     ("Serve", running),
     ("Deploy", deploying),
     ("Deploy", rollouts),
+    ("Deploy", shipping),
     ("Ask", calling),
     ("Monitor", ledger),
     ("Monitor", replaying),
