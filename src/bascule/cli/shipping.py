@@ -80,6 +80,10 @@ def ship(
     wheels: Annotated[
         Path | None, typer.Option(help="A folder of wheels, before the index.", show_default=False)
     ] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option(help="An extra of Bascule in the image. Default: postgresql."),
+    ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Pods of each version, at least.")] = 2,
     namespace: Annotated[str, typer.Option(help="Of Kubernetes.")] = "bascule",
     as_json: AsJson = False,
@@ -88,7 +92,9 @@ def ship(
     from bascule.ship import difference, write_files
 
     chosen = _target(target)
-    shipment = _shipment(what, image=image, base=base, replicas=replicas, namespace=namespace)
+    shipment = _shipment(
+        what, image=image, base=base, extras=extra, replicas=replicas, namespace=namespace
+    )
     files = chosen.render(shipment)
     if diff:
         lines = list(difference(files, _folder(out)))
@@ -128,13 +134,15 @@ def _folder(out: Path | None) -> Path:
     return out
 
 
-def _shipment(what: str, *, image: str, base: str, replicas: int, namespace: str) -> Shipment:
+def _shipment(
+    what: str, *, image: str, base: str, extras: list[str] | None, replicas: int, namespace: str
+) -> Shipment:
     from bascule.ship import shipment_of
 
     registry = context.local_registry("ship")
     return shipment_of(
         registry, what, plan=_plan_of(what), repository=image, base=base, replicas=replicas,
-        namespace=namespace,
+        namespace=namespace, extras=("postgresql",) if extras is None else extras,
     )  # fmt: skip
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from bascule.bundle import Bundle, load
-from bascule.bundle.statements.environment import locked
 from bascule.core import Unavailable
 from bascule.endpoints import CURRENT, Plan
 from bascule.registry import Registry, Version
@@ -30,6 +31,7 @@ def shipment_of(
     plan: Plan | None = None,
     repository: str = "",
     base: str = "",
+    extras: Sequence[str] = ("postgresql",),
     replicas: int = 2,
     namespace: str = "bascule",
 ) -> Shipment:
@@ -41,6 +43,7 @@ def shipment_of(
         plan: The plan of an endpoint; its arms with a share are shipped.
         repository: `REGISTRY/PATH` of images; empty for none.
         base: The image to build on; empty for the slim one of the same Python.
+        extras: Extras of Bascule in images; PostgreSQL holds the catalogue of several pods.
         replicas: Pods of each version, at least.
         namespace: Of Kubernetes.
 
@@ -50,21 +53,21 @@ def shipment_of(
     """
     if plan is None:
         version = registry.resolve(reference)
-        arms = ((CURRENT, version, 100),)
+        arms = [(CURRENT, version, 100)]
         endpoint = version.model
     else:
         shares = whole_shares({arm.name: arm.share_percent for arm in plan.arms})
         ordered = sorted(plan.arms, key=lambda arm: arm.name != plan.current.name)
-        arms = tuple(
+        arms = [
             (arm.name, registry.resolve(arm.version), shares[arm.name])
             for arm in ordered
             if arm.share_percent > 0
-        )
+        ]
         endpoint = plan.endpoint
     major, minor, _ = platform.python_version_tuple()
     return Shipment(
         endpoint,
-        tuple(_shipped(registry, *arm, repository) for arm in arms),
+        tuple(_shipped(registry, *arm, repository, extras) for arm in arms),
         replicas=replicas,
         max_replicas=max(10, replicas),
         namespace=namespace,
@@ -74,7 +77,12 @@ def shipment_of(
 
 
 def _shipped(
-    registry: Registry, arm: str, version: Version, share: int, repository: str
+    registry: Registry,
+    arm: str,
+    version: Version,
+    share: int,
+    repository: str,
+    extras: Sequence[str],
 ) -> Shipped:
     folder = registry.path(version)
     bundle = load(folder)
@@ -85,46 +93,69 @@ def _shipped(
         digest=version.digest,
         share_percent=share,
         folder=folder,
-        packages=packages_of(bundle),
+        packages=packages_of(bundle, extras),
         resources=_resources(bundle),
         image=image_of(repository, version.model, version.number, version.digest),
     )
 
 
-def packages_of(bundle: Bundle) -> tuple[Package, ...]:
+def packages_of(bundle: Bundle, extras: Sequence[str] = ()) -> tuple[Package, ...]:
     """What an image needs to serve a bundle: with a compiled program, nothing of its framework.
 
     Versions are those installed here, where parity and cost were measured.
+
+    Args:
+        bundle: What is served.
+        extras: Extras of Bascule, such as `postgresql`.
 
     Raises:
         Unavailable: A package is not installed here.
     """
     manifest = bundle.manifest
-    needs = ["bascule"]
+    needs = [Requirement(f"bascule[{','.join(extras)}]" if extras else "bascule")]
     if manifest.served is None:
-        needs += sorted(manifest.original.requires)
-    lines = [line for line in locked(needs).splitlines() if not line.startswith("#")]
-    found = dict(line.split("==", 1) for line in lines)
-    for name in needs:
-        if re.sub(r"[-_.]+", "-", name).lower() not in found:
+        needs += [Requirement(name) for name in manifest.original.requires]
+    found: dict[str, Package] = {}
+    seen: set[str] = set()
+    while needs:
+        need = needs.pop()
+        if str(need) in seen:
+            continue
+        seen.add(str(need))
+        name = canonicalize_name(need.name)
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
             raise Unavailable(
-                f"{bundle.name} needs {name}, which is not installed here",
-                hint=f"pip install {name}=={manifest.original.requires.get(name, 'VERSION')}",
-            )
-    return tuple(Package(name, version, _license(name)) for name, version in found.items())
+                f"an image of {bundle.name} needs {name}, which is not installed here",
+                hint=f'pip install "{need}"',
+            ) from None
+        found[name] = Package(name, distribution.version, _license(name))
+        needs += _required(distribution, need.extras)
+    return tuple(found[name] for name in sorted(found))
+
+
+def _required(distribution: metadata.Distribution, extras: Iterable[str]) -> list[Requirement]:
+    """What a distribution requires here, with these extras."""
+    said = [Requirement(text) for text in distribution.requires or ()]
+    return [
+        Requirement(str(need).split(";")[0])
+        for need in said
+        if need.marker is None
+        or any(need.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+    ]
 
 
 def _license(name: str) -> str:
-    said = metadata.metadata(name)
-    expression = said.get("License-Expression")
-    if expression:
-        return expression
-    classified = [
-        line.rsplit(" :: ", 1)[1]
-        for line in said.get_all("Classifier") or ()
-        if line.startswith("License :: OSI")
+    said = metadata.metadata(name).json
+    if "license_expression" in said:
+        return str(said["license_expression"])
+    named = [
+        str(line).rsplit(" :: ", 1)[1]
+        for line in said.get("classifier", ())
+        if str(line).startswith("License :: OSI")
     ]
-    return ", ".join(classified) or (said.get("License") or "").strip().split("\n")[0][:80]
+    return ", ".join(named) or str(said.get("license", "")).strip().split("\n")[0][:80]
 
 
 def _resources(bundle: Bundle) -> Resources:
