@@ -30,6 +30,7 @@ from bascule.cli import (
     running,
     schedules,
     serving,
+    shipping,
     trust,
     watching,
 )
@@ -43,6 +44,7 @@ PANELS = (
     ("Deploy", deploying),
     ("Deploy", rollouts),
     ("Deploy", incidents),
+    ("Deploy", shipping),
     ("Ask", calling),
     ("Batch", batch),
     ("Batch", schedules),
