@@ -26,7 +26,7 @@ from bascule.bundle.lineage import user_name
 from bascule.demo import flights
 from bascule.demo.client import ask, bodies
 from bascule.registry import open_registry
-from bascule.release.rollouts import RemoteRollouts, RolloutRequest
+from bascule.release.rollouts import Begun, RemoteRollouts, RolloutRequest
 from bascule_client import Client
 from bascule_client.control import ControlClient
 
@@ -151,9 +151,10 @@ def _attempt(
     book: RemoteRollouts, version: str, tried: Candidate, traffic: Iterator[tuple[int, int]]
 ) -> Attempt:
     clock, requests, errors = time.perf_counter(), 0, 0
-    begun = book.begin(
+    begun = book.deploy(
         RolloutRequest(
             version=version,
+            strategy="canary",
             guards=GUARDS,
             steps_percent=STEPS_PERCENT,
             step_s=STEP_S,
@@ -161,6 +162,7 @@ def _attempt(
         ),
         by=user_name(),
     )
+    assert isinstance(begun, Begun)
     stored = book.get(begun.rollout.id)
     while stored.ended_at is None and time.perf_counter() - clock < _WITHIN_S:
         asked, failed = next(traffic)

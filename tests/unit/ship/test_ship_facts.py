@@ -1,7 +1,5 @@
 """What an image of a bundle holds, and what the command says."""
 
-import json
-
 import pytest
 
 from bascule.bundle import load

@@ -74,8 +74,9 @@ def gather(
         exposures=_exposures(ledger, endpoint, since, until),
         receipts=[_receipt(one, alerts) for one in of_alerts if one.kind in _SENT],
         aliases={
-            f"{name}@{alias}": f"{name}/{one.number}"
-            for name in models for alias, one in registry.aliases(name).items()
+            f"{model.name}@{alias}": f"{model.name}/{one.number}"
+            for model in registry.models() if model.name in models
+            for alias, one in model.aliases.items()
         },
         passed=frozenset(
             str(one) for name in models for one in registry.versions(name) if one.gates == "passed"
