@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
@@ -27,6 +27,7 @@ _TAGS = "rollouts"
 _Text = Annotated[str, Field(max_length=512)]
 _Reason = Annotated[str, Field(max_length=4_096)]
 _Why = Annotated[str, Query(max_length=4_096, description="Why, for the history")]
+_Expected = Literal["promote", "hold", "abort"]
 _Seconds = Annotated[float, Field(ge=0, le=365 * 86_400)]
 
 
@@ -132,6 +133,14 @@ class ReplayView(BaseModel):
     differing: Annotated[list[str], Field(description="A sentence for each that differs")]
 
 
+class VerdictView(BaseModel):
+    """What a controller that moves the shares itself should do."""
+
+    verdict: Annotated[str, Field(description="promote, hold or abort")]
+    reason: str
+    evidence: dict[str, Any]
+
+
 class Order(BaseModel):
     """Why."""
 
@@ -225,6 +234,24 @@ def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise:
     def replay(rollout: str, request: Request) -> ReplayView:
         """Make every decision again from the stored evidence."""
         return ReplayView(differing=open_rollouts().replay(readable(rollout, request).rollout.id))
+
+    @app.post(
+        "/api/v1/verdicts/{endpoint}",
+        tags=[_TAGS],
+        responses={409: {"description": "The verdict is another than `?expects=`"}},
+    )
+    def verdict(endpoint: str, response: Response, expects: _Expected | None = None) -> VerdictView:
+        """The verdict on the latest rollout of an endpoint, for Argo Rollouts and Flagger.
+
+        With `?expects=abort` or `?expects=promote`, the status is 409 for every other verdict.
+        """
+        from bascule.release.rollouts import verdict_of
+
+        latest = open_rollouts().rollouts(endpoint)[-1:]
+        said = verdict_of(latest[0] if latest else None, endpoint)
+        if expects is not None and said.verdict != expects:
+            response.status_code = 409
+        return VerdictView(verdict=said.verdict, reason=said.reason, evidence=dict(said.evidence))
 
     @app.post("/api/v1/rollouts/{rollout}/{command}", tags=[_TAGS])
     def order(rollout: str, command: str, said: Order, request: Request) -> dict[str, Any]:

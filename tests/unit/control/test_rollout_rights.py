@@ -147,3 +147,23 @@ def test_where_the_settings_ask_for_approvals_no_request_goes_without(door):
     _, made = ask("deploy:rain", "POST", "deployments", at_once)
     assert made["begun"]["rollout"]["needs_approval"] is True
     assert made["begun"]["from_settings"] == ["needs_approval"]
+
+
+def test_the_verdict_is_hold_until_a_rollout_has_ended_and_then_what_it_became(door):
+    ask = door()
+    ask("deploy:rain", "POST", "endpoints", {"name": "rain", "version": "rain/1"})
+
+    def verdict(query=""):
+        status, said = ask("read:rain", "POST", f"verdicts/rain{query}")
+        return status, said["verdict"], said["reason"]
+
+    assert verdict() == (200, "hold", "rain has had no rollout")
+    rollout = ask("deploy:rain", "POST", "rollouts", CANARY)[1]["rollout"]["id"]
+    assert verdict() == (200, "hold", "the rollout of rain/2 has not begun")
+    assert verdict("?expects=abort")[0] == 409
+    ask("deploy:rain", "POST", f"rollouts/{rollout}/abort", {"reason": "wrong data"})
+    status, word, reason = verdict("?expects=abort")
+    assert (status, word) == (200, "abort")
+    assert "wrong data" in reason
+    assert verdict("?expects=promote")[0] == 409
+    assert ask("read:other", "POST", "verdicts/rain")[0] == 403

@@ -56,3 +56,4 @@ from .store import (
     plan_of as plan_of,
     rollouts_needing as rollouts_needing,
 )
+from .verdicts import RolloutVerdict as RolloutVerdict, verdict_of as verdict_of
