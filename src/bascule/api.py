@@ -294,6 +294,23 @@ def check(
     return report
 
 
+def batch_model(model: Bundle | str | Path) -> tuple[Bundle, str, Path]:
+    """What a batch job needs of the settings: the bundle, its version's number, and the home.
+
+    The number is empty where the bundle is not named by its place in the registry.
+    """
+    from bascule.control import is_path, registered
+    from bascule.settings import load_settings
+
+    home = load_settings().home
+    if isinstance(model, Bundle):
+        return model, "", home
+    if isinstance(model, Path) or is_path(model):
+        return load_folder(model), "", home
+    registry, version = registered(open_registry, model)
+    return load_folder(registry.path(version)), str(version.number), home
+
+
 def push(bundle: Bundle | str | Path, *, alias: str | None = None, reason: str = "") -> Version:
     """Put a bundle into the registry; the same bundle again is the version that it is already.
 

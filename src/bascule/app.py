@@ -236,10 +236,9 @@ def judged_arms(settings: Settings, rollout: Rollout) -> dict[str, tuple[int, in
     model = rollout.candidate.partition("/")[0]
     wrong = 'CAST("output.label" AS VARCHAR) <> truth'
     found = open_ledger(settings).query(
-        f"SELECT p.arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
-        "FROM predictions p JOIN outcomes o ON p.id = o.id AND p.row = o.row "
-        f"WHERE p.time >= TIMESTAMPTZ '{since}' AND p.endpoint = '{rollout.endpoint}' "
-        "AND p.status = 200 GROUP BY p.arm",
+        f"SELECT arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
+        f"FROM predictions_with_outcomes WHERE time >= TIMESTAMPTZ '{since}' "
+        f"AND endpoint = '{rollout.endpoint}' AND status = 200 GROUP BY arm",
         model=model,
     )
     return {one["arm"]: (one["judged"], one["wrong"]) for one in found.to_pylist()}
@@ -259,7 +258,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
     from bascule.serving import ModelSpec
     from bascule.serving.execution import ResiliencePolicy
     from bascule.serving.telemetry import RequestLogConfig
-    from bascule.serving.workers import Supervisor
+    from bascule.serving.workers import Addresses, ServingConfig, Supervisor
 
     chosen = settings.serving
     ledger = ledger_of(settings)
@@ -270,25 +269,29 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         return ModelSpec.from_json(found)
 
     made = Supervisor(
-        host=chosen.host,
-        port=chosen.port,
+        Addresses(
+            chosen.host,
+            chosen.port,
+            grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
+            unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
+        ),
+        ServingConfig(
+            limits=limits_of(settings),
+            tls=tls_of(settings),
+            protocols=protocols_of(chosen),
+            policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
+            request_log=RequestLogConfig(
+                chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
+            ),
+            allowed_hosts=chosen.allowed_hosts,
+            ledger=ledger,
+            outcomes_home=settings.home,
+        ),
         workers=chosen.workers,
-        limits=limits_of(settings),
         needs_keys=callers_need_keys(settings),
         control=control,
-        tls=tls_of(settings),
-        unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
-        protocols=protocols_of(chosen),
-        grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
-        policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
-        request_log=RequestLogConfig(
-            chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
-        ),
-        find=find if chosen.multi_model else None,
-        allowed_hosts=chosen.allowed_hosts,
-        ledger=ledger,
-        outcomes_home=settings.home,
         scribe=None if ledger is None else _scribe_of(settings),
+        find=find if chosen.multi_model else None,
     )
     return made
 
@@ -310,7 +313,12 @@ def ledger_of(settings: Settings) -> LedgerConfig | None:
         return None
     has_rows = chosen.ledger == "on" or (chosen.ledger == "auto" and _is_loopback(settings))
     return LedgerConfig(
-        settings.home, chosen.keep, chosen.max_rows_per_s, chosen.private, is_anonymous=not has_rows
+        settings.home,
+        chosen.keep,
+        chosen.max_rows_per_s,
+        chosen.private,
+        is_anonymous=not has_rows,
+        max_values_per_row=chosen.max_values_per_row,
     )
 
 
@@ -471,6 +479,7 @@ def watcher_of(
     settings: Settings,
     server: tuple[str, Callable[[], ServerFacts]] | None,
     judge: Callable[[str, str, date, datetime], Sequence[Finding]],
+    note_away: Callable[[bool], None] = lambda _is_away: None,
 ) -> Watcher | None:
     """The watcher of a control process, not started; None where the settings ask for none.
 
@@ -479,6 +488,7 @@ def watcher_of(
         server: The place of the server beside the process, and what reads its counters; None for
             a process without one.
         judge: Judges a finished day of a model; see the function of this name.
+        note_away: Is called when the catalogue goes away and when it is back.
     """
     chosen = settings.alerts
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
@@ -521,6 +531,7 @@ def watcher_of(
             chosen.public_url,
         ),
         contacts=partial(sources.contacts_of, registry),
+        note_away=note_away,
         round_s=chosen.every_s,
     )
     return Watcher(open_catalogue(settings), watching)

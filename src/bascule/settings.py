@@ -235,9 +235,11 @@ class MonitoringSettings(_Section):
             or "auto", "on" where it listens on the loopback address alone, else "profiles".
         keep: The share of requests that is kept, at most.
         max_rows_per_s: How many rows a second a worker keeps of a version; above, a uniform sample.
-        max_gb: How much the ledger may take; the oldest days make room.
-        retention_days: How long answers are kept.
-        private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
+        max_gb: How much answers may take, and outcomes as well; the oldest days make room.
+        retention_days: How long answers and outcomes are kept.
+        max_values_per_row: A field with more, such as an image, is left out.
+        private: By `FIELD` or `MODEL.FIELD`: "omit", or "hash" for a keyed hash in its place. A
+            list omits its fields.
     """
 
     ledger: Literal["auto", "on", "profiles", "off"] = "auto"
@@ -245,7 +247,8 @@ class MonitoringSettings(_Section):
     max_rows_per_s: Annotated[int, Ge(1)] = 5_000
     max_gb: Annotated[float, Gt(0)] = 10.0
     retention_days: Annotated[int, Ge(1)] = 365
-    private: tuple[str, ...] = ()
+    max_values_per_row: Annotated[int, Ge(1)] = 1_024
+    private: Mapping[str, Literal["omit", "hash"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -534,6 +537,8 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
                 if isinstance(read.get(name), str):
                     with suppress(ValueError):
                         read[name] = json.loads(read[name])
+            if isinstance(private := read.get("private"), list):
+                read["private"] = dict.fromkeys(private, "omit")
             return read
 
         @classmethod

@@ -228,7 +228,10 @@ def endpoints(
         if as_json:
             print_json([one.to_json() for one in found])
         else:
-            print_table(("endpoint", "plan", "answers", "since", "by"), map(_row, found))
+            print_table(
+                ("endpoint", "plan", "answers", "since", "by"), map(_row, found),
+                empty="no endpoint has a plan; bascule deploy MODEL/VERSION makes one",
+            )  # fmt: skip
         return
     plans, history = book.plans(name), book.history(name)[::-1]
     if as_json:

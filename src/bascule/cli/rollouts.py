@@ -52,7 +52,10 @@ def status(
         if as_json:
             print_json([_as_json(one) for one in found])
         else:
-            print_table(("rollout", "candidate", "strategy", "state", "asked"), map(_row, found))
+            print_table(
+                ("rollout", "candidate", "strategy", "state", "asked"), map(_row, found),
+                empty="no rollouts; bascule deploy MODEL/VERSION --strategy canary begins one",
+            )  # fmt: skip
         return
     stored = book.get(name)
     if as_json:

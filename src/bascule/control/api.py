@@ -210,7 +210,7 @@ def _add_server(app: FastAPI, link: ServerLink) -> None:
     @app.get("/metrics", tags=["server"], response_class=Response)
     def metrics() -> Response:
         """The counters of all workers in the Prometheus text format."""
-        text = prometheus_text(link.labels, link.totals(), link.pulse())
+        text = prometheus_text(link.labels, link.totals(), link.pulse(), link.arm_totals())
         return Response(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/api/v1/server", tags=["server"])

@@ -37,6 +37,20 @@ class ShadowView(BaseModel):
     tolerance: float
 
 
+class BreakerView(BaseModel):
+    """When an arm is not asked any more: so many failures in a row, for so long."""
+
+    failures: int
+    open_s: float
+
+
+class CallLimitsView(BaseModel):
+    """What a call of an arm may take."""
+
+    timeout_s: float
+    retry_percent: float
+
+
 class PlanView(BaseModel):
     """A plan, in its stored form."""
 
@@ -52,6 +66,12 @@ class PlanView(BaseModel):
     fallback: str
     slower_than_s: list[float]
     rollout: str
+    breaker: Annotated[
+        BreakerView | None, Field(description="null for the settings of the model")
+    ] = None
+    limits: Annotated[
+        CallLimitsView | None, Field(description="null for the settings of the model")
+    ] = None
 
 
 class StoredPlanView(BaseModel):

@@ -9,6 +9,8 @@ from .plans import (
     CURRENT as CURRENT,
     PREVIOUS as PREVIOUS,
     Arm as Arm,
+    BreakerRule as BreakerRule,
+    CallLimits as CallLimits,
     Plan as Plan,
     Shadow as Shadow,
     choose as choose,

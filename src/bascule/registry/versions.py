@@ -164,6 +164,25 @@ class Event:
     from_value: str | None = None
     to_value: str | None = None
 
+    @property
+    def sentence(self) -> str:
+        """What happened, in words."""
+        version = f"{self.model}/{self.number}"
+        moved = f"{self.model}@{self.alias}"
+        return {
+            "pushed": f"{version} pushed",
+            "alias_moved": f"{moved}: {self.from_number or 'new'} -> {self.to_number}",
+            "alias_dropped": f"{moved} dropped (was {self.from_number})",
+            "gates_recorded": f"{version} checked",
+            "tag_set": f"{version} {self.key}: {self.from_value or 'new'} -> {self.to_value}",
+            "tag_unset": f"{version} {self.key} unset (was {self.from_value})",
+            "retired": f"{version} retired",
+            "restored": f"{version} restored",
+            "deprecated": f"{version} deprecated: {self.to_value}",
+            "undeprecated": f"{version} is deprecated no more",
+            "collected": f"{version} files removed",
+        }.get(self.kind, f"{self.model} {self.kind}")  # the kinds of other rooms
+
     def __repr__(self) -> str:
         where = f"{self.model}@{self.alias}" if self.alias else f"{self.model}/{self.number}"
         moved = f" from {self.from_number} to {self.to_number}" if self.alias else ""

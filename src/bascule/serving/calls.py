@@ -22,7 +22,7 @@ class CountsAnswers(Protocol):
 
     label: Any
 
-    def count(self, status: int, duration_ns: int, rows: int) -> None: ...
+    def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None: ...
 
 
 class Context(Protocol):

@@ -155,8 +155,8 @@ class PlannedPredictor:
         return model.answer(asked, context, allowed_s, take)
 
     def _arm_of(self, followed: _Followed, call: Call, context: Context) -> PlannedArm:
-        named = context.header(ARM_HEADER)
-        if named:
+        header = context.header
+        if named := header(ARM_HEADER):
             self._check_tester(context.caller, self.name)
             return followed.arms[followed.plan.arm(named.decode("latin-1")).name]
         key = _key_of(followed, call, context)

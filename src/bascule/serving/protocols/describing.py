@@ -72,7 +72,7 @@ def answered_by(by: AnsweredBy, asked: AnsweredBy) -> bytes:
     Of another answer, the header that names the version if another was asked; else nothing. With
     the notice of a deprecated version.
     """
-    if by is asked:
+    if by is asked and not by.notice:
         return b""
     if by.endpoint:
         return _lines_of(("Bascule-Version", by.name), ("Bascule-Arm", by.arm), *by.notice)

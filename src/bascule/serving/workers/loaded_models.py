@@ -121,7 +121,9 @@ class LoadedModels:
             check_tester: See `PlannedPredictor`.
         """
         self._held = held
-        self._endpoints = PlannedEndpoints(counters, worker, loop, check_tester, self._find)
+        self._endpoints = PlannedEndpoints(
+            counters, worker, loop, check_tester, self._find, policies
+        )
         self._plans: Plans = ()
         self._policies = policies
         self._counters = counters
