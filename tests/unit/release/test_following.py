@@ -141,3 +141,21 @@ def test_a_first_version_by_a_strategy_with_evidence_is_refused_unless_it_follow
     with pytest.raises(Invalid, match="names no alias"):
         rollouts.deploy(RolloutRequest(version="rain/1", follow="rain"), by="ada")
     assert rollouts.endpoints.endpoints() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('guards = ["errors +1 pp", "errors 1"]', r"rollouts\.guards.*'errors 1' is no guard"),
+        ("steps_percent = [50, 25, 100]", r"rollouts\.steps_percent.*rise"),
+        ("steps_percent = [5, 50]", r"rollouts\.steps_percent.*to 100"),
+        ("alpha = 0.6", r"rollouts\.alpha"),
+        ('strategy = "wild"', r"rollouts\.strategy"),
+    ],
+)
+def test_a_default_that_no_rollout_could_use_is_refused_when_settings_are_read(
+    tmp_path, line, said
+):
+    (tmp_path / "bascule.toml").write_text(f"[rollouts]\n{line}\n")
+    with pytest.raises(Invalid, match=said):
+        load_settings(tmp_path, {})
