@@ -36,9 +36,12 @@ class _ShowsByDefault(TyperGroup):
     """`bascule endpoints [NAME]` is short for `bascule endpoints show [NAME]`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, "--help"):
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = ["show", *args]
         return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
 _group = typer.Typer(cls=_ShowsByDefault, help="List endpoints, show one, or delete one.")
