@@ -112,10 +112,10 @@ class LiveRollout:
 
     def __repr__(self) -> str:
         said, rollout = self.sentence, self._stored.rollout
-        return (
-            f"rollout {rollout.id} of {rollout.candidate} ({rollout.strategy}) is "
-            f"{self._stored.state_name}: {said}"
-        )
+        state = self._stored.state_name
+        is_told = said.startswith(state)
+        shown = said if is_told else f"{state}: {said}"
+        return f"rollout {rollout.id} of {rollout.candidate} ({rollout.strategy}): {shown}"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(repr(self))}</p>{self.decisions()._repr_html_()}"

@@ -403,6 +403,7 @@ def _checked(sources: _Sources) -> Settings:
         _check_criteria(settings.gates)
         _check_stores(settings.registry)
         _check_protocols(settings.serving)
+        _check_rollouts(settings.rollouts)
         _check_models(settings.serving)
         _check_allowed_hosts(settings.serving.allowed_hosts)
         _check_trace_endpoint(settings.serving.trace_endpoint)
@@ -564,6 +565,21 @@ def _check_criteria(gates: GateSettings) -> None:
     for index, text in enumerate(gates.criteria):
         with _about("gates", "criteria", index):
             Criterion.parse(text)
+
+
+def _check_rollouts(rollouts: RolloutSettings) -> None:
+    steps = rollouts.steps_percent
+    if steps and (list(steps) != sorted(set(steps)) or steps[0] <= 0 or steps[-1] != 100):
+        raise _Wrong(
+            ("rollouts", "steps_percent"),
+            f"steps must rise from over 0 to 100, not {list(steps)}",
+            "for example [5, 25, 50, 100]",
+        )
+    for index, text in enumerate(rollouts.guards):
+        from bascule.release.rollouts import parse_guard
+
+        with _about("rollouts", "guards", index):
+            parse_guard(text)
 
 
 def _check_stores(registry: RegistrySettings) -> None:

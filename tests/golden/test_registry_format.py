@@ -72,6 +72,13 @@ def check(registry, written):
     if number >= 8:
         assert [one.number for one in rollouts.decisions("late-00aa11")] == [1, 2]
         assert rollouts.replay("late-00aa11") == []
+    deprecated = [(str(one), one.deprecated.successor) for one in registry.deprecated()]
+    assert deprecated == ([("late/2", "late/1")] if number >= 9 else [])
+    following = [dict(one.following) for one in endpoints.endpoints()]
+    assert following == (
+        [{"strategy": "canary", "guards": ["errors +1 pp"]}] if number >= 9
+        else [{}] if number >= 7 else []
+    )  # fmt: skip
     # And it is written to as if it had been made today.
     registry.set_alias("late", "rival", 1, by="ada")
     assert registry.history("late")[-1].alias == "rival"

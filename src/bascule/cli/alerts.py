@@ -91,7 +91,8 @@ def silence(
         str | None, typer.Option(help="A model, or a pattern: 'late*'.", show_default=False)
     ] = None,
     source: Annotated[
-        str, typer.Option(help="health, ledger, silence, drift or performance. Default: all.")
+        str,
+        typer.Option(help="health, ledger, silence, sunset, drift or performance. Default: all."),
     ] = "",
     as_json: AsJson = False,
 ) -> None:

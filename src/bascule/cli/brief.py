@@ -60,8 +60,13 @@ def _lines(
         shown += [f"peak memory {memory / 1e6:,.0f} MB"] if memory is not None else []
         yield "cost", ", ".join([*shown, f"on disk {cost.size_bytes / 1e6:,.2f} MB"])
     if len(others) > 1:
-        states = (f"{one.number} ({'retired' if one.retired else one.gates})" for one in others)
-        yield "versions", ", ".join(states)
+        yield "versions", ", ".join(f"{one.number} ({_state(one)})" for one in others)
+
+
+def _state(version: Version) -> str:
+    if version.retired:
+        return "retired"
+    return f"{version.gates}, deprecated" if version.deprecated else version.gates
 
 
 def _fields(fields: Sequence[Field]) -> str:

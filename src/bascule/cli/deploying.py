@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +18,7 @@ from bascule.cli.screen import note, print_json, print_table, say, when
 from bascule.core import Invalid
 
 if TYPE_CHECKING:
-    from bascule.endpoints import Deployed, Endpoint
+    from bascule.endpoints import Deployed, Endpoint, PlanEvent
     from bascule.release.rollouts import Begun
 
 _Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
@@ -33,9 +36,12 @@ class _ShowsByDefault(TyperGroup):
     """`bascule endpoints [NAME]` is short for `bascule endpoints show [NAME]`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, "--help"):
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = ["show", *args]
         return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
 _group = typer.Typer(cls=_ShowsByDefault, help="List endpoints, show one, or delete one.")
@@ -239,10 +245,29 @@ def endpoints(
             }
         )
         return
-    print_table(
-        ("when", "what", "by", "why"),
-        [(when(one.at), one.sentence or one.kind, one.by, one.reason or "-") for one in history],
-    )
+    say(story(history[::-1]))
+
+
+def story(history: Sequence[PlanEvent]) -> str:
+    """The history of an endpoint, the oldest first: days, times, sentences, and who and why."""
+    width = max(min(shutil.get_terminal_size().columns, 120), 40)
+    made, day = [], ""
+    for one in history:
+        moment = when(one.at)
+        if moment[:10] != day:
+            day = moment[:10]
+            made.append(day)
+        sentence = one.sentence or one.kind
+        who = f"{one.by}: {one.reason}" if one.reason else one.by
+        lines = [(f"  {moment[11:]}  ", sentence)]
+        if one.reason or f" by {one.by}" not in sentence:
+            lines.append((" " * 12, who))
+        for first, text in lines:
+            made += textwrap.wrap(
+                text, width, initial_indent=first, subsequent_indent=" " * 12,
+                break_on_hyphens=False,
+            )  # fmt: skip
+    return "\n".join(made)
 
 
 def _row(endpoint: Endpoint) -> tuple[str, ...]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +23,10 @@ _Name = Annotated[
 ]
 _Reason = Annotated[str, typer.Option(help="Why, for the history.")]
 _BARS = "▁▂▃▄▅▆▇█"
-_WIDTH = 60
+_WIDTH, _LEAST_WIDTH, _BESIDE = 60, 10, 52
+"""Characters of the evidence, and of the words beside it."""
+_EVIDENCE = "evidence of harm"
+_EVERY_S = 1.0
 
 _group = typer.Typer(help="Look at rollouts, and command them.", no_args_is_help=True)
 
@@ -55,11 +61,42 @@ def status(
     if as_json:
         print_json(_as_json(stored) | {"story": _story(book, stored.rollout.id)})
         return
-    said = _tell(book, stored, 0)
-    while follow and stored.ended_at is None:
-        time.sleep(1.0)
+    if not follow or stored.ended_at is not None:
+        for line in _lines(book, stored):
+            say(line)
+    elif sys.stdout.isatty():
+        _show_live(book, stored)
+    else:
+        _print_news(book, stored)
+
+
+def _show_live(book: RolloutBook, stored: StoredRollout) -> None:
+    """The story, redrawn each second until the rollout ends or the user has seen enough."""
+    from rich.live import Live
+    from rich.text import Text
+
+    def picture() -> Text:
+        return Text("\n".join(_lines(book, stored)))
+
+    with suppress(KeyboardInterrupt), Live(picture(), auto_refresh=False) as live:
+        while stored.ended_at is None:
+            time.sleep(_EVERY_S)
+            stored = book.get(stored.rollout.id)
+            live.update(picture(), refresh=True)
+
+
+def _print_news(book: RolloutBook, stored: StoredRollout) -> None:
+    """For a log: each line once, when it is new."""
+    told: set[str] = set()
+    while True:
+        for line in _lines(book, stored):
+            if line not in told and not line.startswith(_EVIDENCE):
+                say(line)
+                told.add(line)
+        if stored.ended_at is not None:
+            return
+        time.sleep(_EVERY_S)
         stored = book.get(stored.rollout.id)
-        said = _tell(book, stored, said)
 
 
 @_group.command()
@@ -136,31 +173,30 @@ def _row(stored: StoredRollout) -> tuple[str, ...]:
     return rollout.id, rollout.candidate, rollout.strategy, stored.state_name, asked
 
 
-def _tell(book: RolloutBook, stored: StoredRollout, said: int) -> int:
-    """Print the decisions after number `said`, and the latest look; the last number."""
-    decided = book.decisions(stored.rollout.id)
-    for one in decided[said:]:
-        say(f"{when(one.at)}  {one.decision.sentence}")
+def _lines(book: RolloutBook, stored: StoredRollout) -> list[str]:
+    """The decisions so far; of a rollout under way also the latest look and its evidence."""
+    made = [f"{when(one.at)}  {one.decision.sentence}" for one in book.decisions(stored.rollout.id)]
     latest = stored.latest
-    if latest is not None and stored.ended_at is None:
-        say(f"now  {latest.sentence}")
-        if line := sparkline(book.evidence(stored.rollout.id), stored.rollout.alpha):
-            say(line)
-    elif latest is None:
-        say(f"asked for; a server that serves {stored.rollout.endpoint} begins it")
-    return len(decided)
+    if latest is None:
+        made.append(f"asked for; a server that serves {stored.rollout.endpoint} begins it")
+    elif stored.ended_at is None:
+        made.append(f"now  {latest.sentence}")
+        width = min(_WIDTH, max(shutil.get_terminal_size().columns - _BESIDE, _LEAST_WIDTH))
+        line = sparkline(book.evidence(stored.rollout.id), stored.rollout.alpha, width)
+        made += [line] if line else []
+    return made
 
 
-def sparkline(log_es: list[float | None], alpha: float) -> str:
+def sparkline(log_es: list[float | None], alpha: float, width: int = _WIDTH) -> str:
     """The evidence of harm so far; a full bar rolls back."""
     known = [one for one in log_es if one is not None]
     if not known:
         return ""
-    step = max(len(known) / _WIDTH, 1.0)
+    step = max(len(known) / width, 1.0)
     shown = [known[int(place * step)] for place in range(int(len(known) / step))]
     needed = -math.log(alpha)
     bars = [
         _BARS[min(int(max(one, 0.0) / needed * (len(_BARS) - 1)), len(_BARS) - 1)] for one in shown
     ]
     odds = f"{math.exp(min(known[-1], 30.0)):,.2g}"
-    return f"evidence of harm {''.join(bars)} {odds} to 1; rolls back at {1 / alpha:g} to 1"
+    return f"{_EVIDENCE} {''.join(bars)} {odds} to 1; rolls back at {1 / alpha:g} to 1"

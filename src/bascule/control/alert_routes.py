@@ -36,7 +36,9 @@ class AlertView(BaseModel):
     id: str
     state: Annotated[str, Field(description="pending, firing or resolved")]
     since: datetime
-    source: Annotated[str, Field(description="health, ledger, silence, drift or performance")]
+    source: Annotated[
+        str, Field(description="health, ledger, silence, sunset, drift or performance")
+    ]
     kind: str
     model: Annotated[str, Field(description="Empty for the server itself")]
     version: str

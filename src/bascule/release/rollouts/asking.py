@@ -181,8 +181,8 @@ class Rollouts:
         Raises:
             BasculeError: See `Endpoints.deploy` and `begin`.
         """
-        chosen, _ = self._filled(asked)
-        strategy = chosen.strategy or "all"
+        chosen, _ = self._filled(asked, "all")
+        strategy = chosen.strategy
         wants_evidence = any(
             (asked.guards, asked.steps_percent, asked.bake_s, chosen.needs_approval)
         )
@@ -192,9 +192,7 @@ class Rollouts:
             first = self._deploy(asked, "all", by, True, None)
             if first.before is None:
                 return first if dry_run else self._deploy(asked, "all", by, False, move)
-        return self.begin(
-            msgspec.structs.replace(asked, strategy=strategy), by=by, dry_run=dry_run, move=move
-        )
+        return self.begin(asked, by=by, dry_run=dry_run, move=move, otherwise="all")
 
     def _deploy(
         self, asked: RolloutRequest, strategy: str, by: str, dry_run: bool, move: Move | None
@@ -208,22 +206,24 @@ class Rollouts:
         )
 
     def begin(
-        self, asked: RolloutRequest, *, by: str, dry_run: bool = False, move: Move | None = None
-    ) -> Begun:
+        self, asked: RolloutRequest, *, by: str, dry_run: bool = False, move: Move | None = None,
+        otherwise: str = "canary",
+    ) -> Begun:  # fmt: skip
         """Ask for a rollout. The controller of a server that serves the endpoint begins it.
 
         Args:
-            asked: The request; `canary` if it and the settings name no strategy.
+            asked: The request.
             by: The user.
             dry_run: Check and forecast, and change nothing.
             move: The move of an alias that is the cause.
+            otherwise: The strategy if neither the request nor the settings name one.
 
         Raises:
             Invalid: A field has no meaning, or nothing is served yet to compare with.
             Refused: The version may not be served, or has another signature.
             Conflict: The endpoint has a rollout under way.
         """
-        asked, from_settings = self._filled(asked)
+        chosen, from_settings = self._filled(asked, otherwise)
         check_follow(asked.follow)
         plain = DeployRequest(version=asked.version, endpoint=asked.endpoint)
         deployed = self.endpoints.deploy(plain, by=by, dry_run=True)
@@ -235,7 +235,7 @@ class Rollouts:
                 hint=f"bascule deploy {asked.version} --strategy all",
             )
         self.endpoints.check_in_use(before.current.version)
-        rollout = self._rollout(asked, before, deployed.plan)
+        rollout = self._rollout(chosen, before, deployed.plan)
         thresholds_s(rollout.guards, lambda share: share)  # says if there are too many
         made = start(rollout, rollout.started_at)
         if not dry_run:
@@ -330,10 +330,12 @@ class Rollouts:
             for one, again in replay(stored.rollout, by_evidence, table)
         ]
 
-    def _filled(self, asked: RolloutRequest) -> tuple[RolloutRequest, tuple[str, ...]]:
+    def _filled(
+        self, asked: RolloutRequest, otherwise: str
+    ) -> tuple[RolloutRequest, tuple[str, ...]]:
         """The request with the defaults of the settings, and the fields that have them."""
-        strategy = asked.strategy or self._defaults.get("strategy") or "canary"
-        taken = {}
+        strategy = asked.strategy or self._defaults.get("strategy") or otherwise
+        taken: dict[str, Any] = {}
         for name, value in self._defaults.items():
             # Guards and steps of the settings are those of a version that takes over traffic.
             if name == "guards" and strategy in _GUARDS:
@@ -343,12 +345,11 @@ class Rollouts:
             is_a_rule = name == "needs_approval" and value
             if is_a_rule or getattr(asked, name) in ("", (), None):
                 taken[name] = value
-        filled = msgspec.structs.replace(asked, **taken)
+        filled = msgspec.structs.replace(asked, **{**taken, "strategy": strategy})
         return filled, tuple(sorted(taken))
 
     def _rollout(self, asked: RolloutRequest, before: Plan, after: Plan) -> Rollout:
-        strategy = asked.strategy or "canary"
-        texts = asked.guards
+        strategy, texts = asked.strategy, asked.guards
         guards = tuple(map(parse_guard, texts)) or _GUARDS.get(strategy, DEFAULT_GUARDS)
         given = {
             name: getattr(asked, name)

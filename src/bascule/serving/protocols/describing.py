@@ -74,19 +74,15 @@ def answered_by(by: AnsweredBy, asked: AnsweredBy) -> bytes:
     """
     if by is asked and not by.notice:
         return b""
-    return _lines_of(by.name, by.endpoint, by.arm, by.notice, asked.name)
+    if by.endpoint:
+        return _lines_of(("Bascule-Version", by.name), ("Bascule-Arm", by.arm), *by.notice)
+    other = () if by.name == asked.name else (("X-Answered-By", by.name),)
+    return _lines_of(*other, *by.notice)
 
 
 @lru_cache(1_024)
-def _lines_of(
-    name: str, endpoint: str, arm: str, notice: tuple[tuple[str, str], ...], asked: str
-) -> bytes:
-    lines = list(notice)
-    if endpoint:
-        lines += [("Bascule-Version", name), ("Bascule-Arm", arm)]
-    elif name != asked:
-        lines.append(("X-Answered-By", name))
-    return "".join(f"{field}: {value}\r\n" for field, value in lines).encode()
+def _lines_of(*fields: tuple[str, str]) -> bytes:
+    return "".join(f"{field}: {value}\r\n" for field, value in fields).encode()
 
 
 def missing(plane: DataPlane, name: str, version: str | None = None) -> NotFound | None:
