@@ -250,10 +250,10 @@ def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
     flavor = flavor_of(model, request.code)
     subject = flavor.read(model, rows.train, rows.test)
     request.tell(_described(subject, flavor))
-    kept = _kept(subject, request)
     own = calibrating.read_rows(rows.calibration, subject)
     if not request.is_rebuilt:
         check_rows(subject, own)
+    kept = _kept(subject, request)
     # Each candidate is compiled once, when the first of the two asks for it.
     made, again = itertools.tee(_compilations(flavor, model, subject))
     choice = _choose(made, subject, _rows_to_compare(subject), request)
