@@ -149,7 +149,7 @@ def test_a_manifest_that_puts_a_program_behind_steps_that_are_not_there_is_refus
     bundle = pack(make_pipeline(StandardScaler(), Ridge()).fit(X, Y), (X, Y))
     entry = replace(bundle.manifest.served, features=Field("features", DType.FP64, (4,)))
     altered = replace(bundle.manifest, programs=(entry,))
-    with pytest.raises(Untrusted, match="behind the steps of original/model.skops"):
+    with pytest.raises(Untrusted, match=r"behind the steps of original/model\.skops"):
         open_program(bundle.path, altered)
 
 

@@ -734,11 +734,7 @@ def _behind_steps(
             return {"features": np.asarray(steps.transform(frame.build(columns)))}
 
     for compiled in compilations(last, Signature((features,), signature.outputs)):
-        yield replace(
-            compiled,
-            precision=f"{compiled.precision}, behind the model's own steps",
-            steps=handed_over,
-        )
+        yield replace(compiled, steps=handed_over)
 
 
 def _hands_over_sparse(model: Any, rows: Any) -> bool:
