@@ -332,7 +332,7 @@ def _choose(
     failed: list[Parity] = []
     try:
         for compilation in compilations:
-            request.tell(f"compiled to ONNX in {compilation.precision}")
+            request.tell(f"compiled to ONNX in {compilation.precision}{_behind(compilation)}")
             try:
                 program = _opened(
                     _entry(compilation, subject, request),
@@ -403,7 +403,7 @@ def _in_machine_code(
                 name=MACHINE_CODE,
                 kind=MACHINE_CODE,
                 file=_TREES_FILE,
-                precision="float64, leaves in float32",
+                precision=f"float64, leaves in float32{_behind(compilation)}",
             )
             trees = open_kind(replace(entry, inputs=apart.inputs), apart.data, outputs=outputs)
             _check_both_ways(trees, compilation, on)
@@ -420,6 +420,10 @@ def _in_machine_code(
         entry = replace(entry, batch_invariant=invariant)
         return _Other(entry, apart.data, program), judged
     return None, replace(_no_parity(problem, "", request), program=MACHINE_CODE)
+
+
+def _behind(compilation: Compilation) -> str:
+    return "" if compilation.steps is None else ", behind the model's own steps"
 
 
 def _check_both_ways(program: Program, compilation: Compilation, on: ComparedRows) -> None:
@@ -557,7 +561,7 @@ def _entry(made: Compilation, subject: ImportedModel, request: Request) -> Progr
         inputs=subject.signature.inputs if has_steps else made.inputs,
         batch_invariant=False,
         tolerance=request.tolerance,
-        precision=made.precision,
+        precision=made.precision + _behind(made),
         missing_text=made.missing_text,
         texts=made.texts,
         features=made.inputs[0] if has_steps else None,

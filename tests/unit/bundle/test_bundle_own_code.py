@@ -8,7 +8,9 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from dataclasses import replace
 
+import lightgbm
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
@@ -19,6 +21,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import bascule
 from bascule.bundle.flavors.own_code import read_code
+from bascule.bundle.opening import open_program
 from bascule.core.errors import Invalid, Untrusted
 from bascule.core.fields import DType, Field
 
@@ -114,6 +117,40 @@ def test_a_pipeline_with_functions_and_classes_of_ones_own_answers_as_it_did(mod
     assert entry.inputs == bundle.signature.inputs
     assert entry.features == Field("features", DType.FP64, (5,))
     assert entry.precision == "float64, behind the model's own steps"
+
+
+def test_trees_behind_steps_of_ones_own_answer_by_each_program(home, pack):
+    import own_features
+
+    trees = lightgbm.LGBMRegressor(n_estimators=5, num_leaves=4, verbose=-1, n_jobs=1)
+    fitted = make_pipeline(FunctionTransformer(own_features.ratios), trees).fit(X, X[:, 2])
+    bundle = pack(fitted, (X, X[:, 2]), code=home / "own_features.py")
+    expected = fitted.predict(X)
+    for name in ("onnx", "llvm", "original"):
+        program = bundle.program(name)
+        assert program.may_block
+        assert program.name == name
+        found = program.run({"input": X})["prediction"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_behind_a_last_step_that_does_not_compile_the_original_answers(home, pack):
+    import own_features
+
+    steps = FunctionTransformer(own_features.ratios), own_features.Sign()
+    fitted = make_pipeline(*steps).fit(X, Y)
+    bundle = pack(fitted, (X, Y), code=home / "own_features.py")
+    assert bundle.manifest.serves == "original"
+    assert "Sign" in bundle.parity.reason
+    assert (bundle.predict(X)["label"] == fitted.predict(X)).all()
+
+
+def test_a_manifest_that_puts_a_program_behind_steps_that_are_not_there_is_refused(pack):
+    bundle = pack(make_pipeline(StandardScaler(), Ridge()).fit(X, Y), (X, Y))
+    entry = replace(bundle.manifest.served, features=Field("features", DType.FP64, (4,)))
+    altered = replace(bundle.manifest, programs=(entry,))
+    with pytest.raises(Untrusted, match=r"behind the steps of original/model\.skops"):
+        open_program(bundle.path, altered)
 
 
 def test_the_bundle_holds_the_sources_and_a_pickle_that_its_format_names(bundle):

@@ -6,11 +6,14 @@ The same files give the same bytes: names are sorted, and there are neither time
 from __future__ import annotations
 
 import io
+import weakref
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from bascule.core import Invalid, Untrusted, is_there
+from bascule.bundle.programs import ChildProgram
+from bascule.core import Invalid, Scratch, Untrusted, is_there
 
 
 def source_files(code: Iterable[str | Path]) -> dict[str, bytes]:
@@ -73,12 +76,29 @@ def from_archive(data: bytes, file: str, *required: str) -> dict[str, bytes]:
     return parts
 
 
-def lay_out(parts: Mapping[str, bytes], folder: Path) -> None:
-    """Write the parts as files of a folder."""
-    for name, content in parts.items():
-        place = folder / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
+def in_child(
+    parts: Mapping[str, bytes], arguments: Callable[[str], list[str]], **settings: Any
+) -> ChildProgram:
+    """A program in a process of its own that reads the parts as files of a folder.
+
+    Args:
+        parts: The files; the folder is removed with the program.
+        arguments: The arguments of `programs.host`, from the path of the folder.
+        settings: What else `ChildProgram` takes.
+    """
+    scratch = Scratch("bascule-model-")
+    try:
+        (scratch.path / "files").mkdir()
+        for name, content in parts.items():
+            place = scratch.path / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+        program = ChildProgram(arguments(str(scratch.path)), **settings)
+    except BaseException:
+        scratch.remove()
+        raise
+    weakref.finalize(program, scratch.remove)
+    return program
 
 
 def is_inside(name: str) -> bool:

@@ -153,6 +153,14 @@ def _pandas_names(names: tuple[str, ...]) -> Any:
     return pandas.Index(names)
 
 
+@lru_cache(maxsize=16)
+def _pandas_dtype(name: str) -> Any:
+    """To read the name of a type of texts takes as long as to make an array of a hundred."""
+    from pandas.api.types import pandas_dtype
+
+    return pandas_dtype(name)
+
+
 def _pandas_column(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
     """An array; a Series, which takes five times as long to put into a table, only of objects."""
     import pandas
@@ -172,7 +180,7 @@ def _pandas_column(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
             text = "object"
         if text == "object":
             return pandas.Series(values, dtype=object)
-        return pandas.array(values, dtype=text)
+        return pandas.array(values, dtype=_pandas_dtype(text))
     if kind.dtype == "object":
         objects = values.astype(object)
         objects[is_missing(values)] = _missing_of(kind)

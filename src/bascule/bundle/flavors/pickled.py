@@ -7,18 +7,22 @@ sources in one archive. A child process opens it, and no process that packs, loa
 from __future__ import annotations
 
 import json
-import weakref
 from typing import Any
 
 from bascule.bundle.disk import Manifest, ProgramEntry
-from bascule.bundle.flavors.code_archive import from_archive, lay_out, source_files, to_archive
+from bascule.bundle.flavors.code_archive import (
+    from_archive,
+    in_child,
+    source_files,
+    to_archive,
+)
 from bascule.bundle.flavors.libraries import installed_version
 from bascule.bundle.flavors.own_code import Code, Pickled
 from bascule.bundle.imported import Rows
 from bascule.bundle.programs import ChildProgram
 from bascule.bundle.statements import parity
 from bascule.bundle.tables import take
-from bascule.core import Invalid, Program, Scratch, Signature, Untrusted
+from bascule.core import Invalid, Program, Signature, Untrusted
 
 FILE = "original/model.zip"
 FORMAT = "sklearn-pickle"
@@ -52,6 +56,12 @@ def open_pickled(
         Untrusted: The file is not what `pack` writes, or a library has another version here.
         ModelFailed: The model cannot be loaded.
     """
+    if manifest.original.format != FORMAT:
+        raise Untrusted(
+            f"the manifest puts a program behind the steps of {manifest.original.file}, which is "
+            f"not in the format {FORMAT}",
+            file=manifest.original.file,
+        )
     for name, saved_with in manifest.original.requires.items():
         if name not in _LENIENT and (found := installed_version(name)) != saved_with:
             raise Untrusted(
@@ -84,23 +94,16 @@ def open_archive(
     files = {}
     if program is not None:
         recipe["program"], files[PROGRAM] = program[0].to_json(), program[1]
-    scratch = Scratch("bascule-model-")
-    try:
-        parts = from_archive(data, FILE, MODEL)
-        lay_out({**parts, **files, RECIPE: json.dumps(recipe).encode()}, scratch.path)
-        made = ChildProgram(
-            ["call", "bascule.bundle.flavors.hosted:answers_of", str(scratch.path)],
-            name="original" if program is None else program[0].name,
-            inputs=signature.inputs,
-            outputs=signature.outputs,
-            threads=threads,
-            start_timeout_s=_START_TIMEOUT_S,
-        )
-    except BaseException:
-        scratch.remove()
-        raise
-    weakref.finalize(made, scratch.remove)
-    return made
+    parts = {**from_archive(data, FILE, MODEL), **files, RECIPE: json.dumps(recipe).encode()}
+    return in_child(
+        parts,
+        lambda folder: ["call", "bascule.bundle.flavors.hosted:answers_of", folder],
+        name="original" if program is None else program[0].name,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        threads=threads,
+        start_timeout_s=_START_TIMEOUT_S,
+    )
 
 
 def check_child(live: Program, child: ChildProgram, rows: Rows) -> None:

@@ -6,7 +6,6 @@ process, under a Python that has what it requires and nothing else; see `program
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 from bascule.bundle.disk import Manifest
 from bascule.bundle.flavors.code_archive import (
     from_archive,
+    in_child,
     is_inside,
-    lay_out,
     source_files,
     to_archive,
 )
@@ -30,7 +29,6 @@ from bascule.core import (
     DType,
     Field,
     Invalid,
-    Scratch,
     Signature,
     Unconvertible,
     is_file_name,
@@ -171,24 +169,15 @@ def _open(
 ) -> ChildProgram:
     files = from_archive(data, _FILE, _LOCK)
     python = interpreter(files.pop(_LOCK).decode())
-    scratch = Scratch("bascule-model-")
-    folder = scratch.path
-    try:
-        (folder / "files").mkdir()
-        lay_out(files, folder)
-        program = ChildProgram(
-            ["class", str(folder), entry],
-            name="original",
-            inputs=inputs,
-            outputs=outputs,
-            python=str(python),
-            threads=threads,
-        )
-    except BaseException:
-        scratch.remove()
-        raise
-    weakref.finalize(program, scratch.remove)
-    return program
+    return in_child(
+        files,
+        lambda folder: ["class", folder, entry],
+        name="original",
+        inputs=inputs,
+        outputs=outputs,
+        python=str(python),
+        threads=threads,
+    )
 
 
 def _check(model: PythonModel) -> None:

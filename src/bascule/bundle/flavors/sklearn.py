@@ -729,14 +729,12 @@ def _behind_steps(
     features = Field("features", dtype, made.shape[1:])
 
     def handed_over(columns: Columns) -> Columns:
-        return {"features": np.asarray(steps.transform(frame.build(columns)))}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return {"features": np.asarray(steps.transform(frame.build(columns)))}
 
     for compiled in compilations(last, Signature((features,), signature.outputs)):
-        yield replace(
-            compiled,
-            precision=f"{compiled.precision}, behind the model's own steps",
-            steps=handed_over,
-        )
+        yield replace(compiled, steps=handed_over)
 
 
 def _hands_over_sparse(model: Any, rows: Any) -> bool:
