@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         each = {work: ratios(samples, work) for work in WORKS}
         found = ", ".join(f"{work} {made[-1]:.3f}" for work, made in each.items() if made)
         console.print(f"round {number}: {found}", highlight=False)
-    lines = {work: found for work in WORKS if (found := ratios(samples, work))}
+    lines = {work: made for work in WORKS if (made := ratios(samples, work))}
     console.print(table(lines, asked.rev, asked.bar))
     written = {
         work: {"ratios": found, "interval": interval(found)} for work, found in lines.items()

@@ -323,7 +323,7 @@ def check_nothing_was_lost(load, plans, server, connect):
 
 def test_no_request_is_lost_while_plans_change(started, book, body, connect, control):
     server = started("gb/1", "--workers=2", "--grpc-port=0")
-    load, plans = change_under_load(book, server, connect, body, control, changes=30)
+    load, plans = change_under_load(book, server, connect, body, control, changes=12)
     check_nothing_was_lost(load, plans, server, connect)
     arms = control(server, "GET", "/api/v1/endpoints/gb/arms?limit=1000")[1]["items"]
     assert sum(one["requests"] for one in arms) == len(load.answers)

@@ -159,7 +159,7 @@ schemathesis.serializer.alias("application/vnd.apache.parquet", "application/oct
 
 
 @schema.parametrize()
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_is_asked_is_answered_as_the_schema_says(case, fuzzed):
     case.call_and_validate(
         base_url=str(fuzzed.base_url),

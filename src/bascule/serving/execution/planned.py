@@ -32,7 +32,10 @@ class PlannedArm:
         self.name = name
         self.model = model
         self.series = series
-        self.by = model.by._replace(endpoint=endpoint, arm=name)
+        notice = model.service.notice
+        self.by = model.by._replace(
+            endpoint=endpoint, arm=name, notice=() if notice is None else notice.headers
+        )
         self.is_alike = False
         """Its program reads what requests are decoded into, and it has the same extra outputs."""
         self._by_fallback: dict[AnsweredBy, AnsweredBy] = {}

@@ -28,8 +28,8 @@ from bascule.core import Unavailable
 from bascule.serving.telemetry.arms import ArmCounters
 
 STATUSES = (
-    200, 207, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 417, 429, 431, 499, 500, 501, 503,
-    504, 505, 507,
+    200, 207, 400, 401, 403, 404, 405, 408, 409, 410, 411, 413, 415, 417, 429, 431, 499, 500, 501,
+    503, 504, 505, 507,
 )  # fmt: skip
 """The statuses that are told apart. 499: the client was gone before its answer."""
 
@@ -65,7 +65,8 @@ _OF_STATUS = {
 _SLOT_WORDS = _HISTOGRAMS + len(_KINDS) * _HISTOGRAM_WORDS
 
 _KEYS_HELD_NS, _KEYS_READ_NS, _SILENT_WORKERS, _CONTROL_BEAT, _CONTROL_RESTARTS = 1, 2, 3, 4, 5
-_FIRST_BEAT = 6
+_AWAY_NS = 6
+_FIRST_BEAT = 7
 """Words at the front, after the number of names. Times are of the monotonic clock, which all
 processes of a machine share."""
 
@@ -193,6 +194,7 @@ class Pulse:
         ledger_kept: Requests that workers kept for the ledger.
         ledger_dropped: Those of them that were not written, for want of space.
         ledger_lag_s: The age of what the scribe has not taken in, at most.
+        catalogue_away_s: Since the watcher of alerts cannot read the catalogue; 0 while it can.
     """
 
     keys_age_s: float = 0.0
@@ -201,6 +203,7 @@ class Pulse:
     ledger_kept: int = 0
     ledger_dropped: int = 0
     ledger_lag_s: float = 0.0
+    catalogue_away_s: float = 0.0
 
 
 class Counters:
@@ -303,6 +306,10 @@ class Counters:
         """When the event loop of the control process last turned."""
         return self._words[_CONTROL_BEAT]
 
+    def note_catalogue(self, is_away: bool) -> None:
+        """Note that the catalogue goes away now, or is back."""
+        self._words[_AWAY_NS] = time.monotonic_ns() if is_away else 0
+
     def count_control_restart(self) -> None:
         """Note that the control process was started again."""
         self._words[_CONTROL_RESTARTS] += 1
@@ -322,11 +329,13 @@ class Counters:
         """How the processes are."""
         read_ns = self._words[_KEYS_READ_NS]
         age_s = (time.monotonic_ns() - read_ns) / 1e9 if read_ns else 0.0
+        away_ns = self._words[_AWAY_NS]
         ledger = self._words[self._ledger : self._front_bytes // 8].tolist()
         return Pulse(
             age_s, self._words[_SILENT_WORKERS], self._words[_CONTROL_RESTARTS],
             sum(ledger[0::_LEDGER_WORDS]), sum(ledger[1::_LEDGER_WORDS]),
             max(ledger[2::_LEDGER_WORDS], default=0) / 1e3,
+            (time.monotonic_ns() - away_ns) / 1e9 if away_ns else 0.0,
         )  # fmt: skip
 
     def totals(self) -> list[Totals]:

@@ -139,6 +139,8 @@ def _of(pulse: Pulse) -> Iterator[_Family]:
          pulse.control_restarts),
         ("keys_age_seconds", "gauge", "Since the keys were last read from the catalogue.",
          f"{pulse.keys_age_s:.3f}"),
+        ("catalogue_away_seconds", "gauge", "Since the watcher of alerts lost the catalogue.",
+         f"{pulse.catalogue_away_s:.3f}"),
         ("ledger_kept_total", "counter", "Requests that were kept for the ledger.",
          pulse.ledger_kept),
         ("ledger_dropped_total", "counter", "Kept requests that could not be written.",
