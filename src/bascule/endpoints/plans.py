@@ -9,6 +9,7 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from bascule.core import BasculeError, Invalid, Reference, check_name
@@ -224,6 +225,7 @@ def splits(plan: Plan) -> list[tuple[Arm, float]]:
     return made
 
 
+@lru_cache(4_096)
 def unit(endpoint: str, arm: str, key: str) -> float:
     """A number in [0, 1) that looks random, and is the same in every process."""
     said = f"{endpoint}\0{arm}\0{key}".encode("utf-8", "surrogateescape")

@@ -41,9 +41,7 @@ class PlannedArm:
         self._by_fallback: dict[AnsweredBy, AnsweredBy] = {}
 
     def answered_by(self, by: AnsweredBy) -> AnsweredBy:
-        """The same with endpoint and arm; counts an answer of the fallback."""
-        if by is self.model.by:
-            return self.by
+        """An answer of the fallback, with endpoint and arm; counts it."""
         self.series.count_fallback()
         known = self._by_fallback.get(by)
         if known is None:
@@ -138,18 +136,19 @@ class PlannedPredictor:
         """
         followed = self._followed
         arm = self._arm_of(followed, call, context)
-        model = arm.model
+        model, shadow = arm.model, followed.shadow
         asked = call if arm.is_alike else call_for(call, model, self)
         context.count_under(arm.series)
-        shadow = followed.shadow
 
         def take(outcome: Outcome) -> None:
-            if not isinstance(outcome, BasculeError):
-                by = arm.answered_by(outcome.by)
-                context.show(by)
-                outcome = Answer(outcome.outputs, by)
+            if isinstance(outcome, BasculeError):
+                deliver(outcome)
+                return
+            by = arm.by if outcome.by is model.by else arm.answered_by(outcome.by)
+            context.show(by)
+            outcome = Answer(outcome.outputs, by)
             deliver(outcome)
-            if shadow is not None and not isinstance(outcome, BasculeError):
+            if shadow is not None:
                 shadow.offer(call, outcome)
 
         return model.answer(asked, context, allowed_s, take)
@@ -159,7 +158,11 @@ class PlannedPredictor:
         if named := header(ARM_HEADER):
             self._check_tester(context.caller, self.name)
             return followed.arms[followed.plan.arm(named.decode("latin-1")).name]
-        key = _key_of(followed, call, context)
+        if not followed.splits:
+            return followed.current
+        sticky = followed.sticky_header
+        sent = header(sticky) if sticky else b""
+        key = sent.decode("latin-1") if sent else _key_of(followed.plan.sticky_field, call)
         for arm, taken in followed.splits:  # as `endpoints.choose`, without its search
             if (unit(self.name, arm.name, key) if key else random()) < taken:
                 lacks = call.extras and not arm.is_alike and not has_outputs(arm.model, call)
@@ -167,12 +170,10 @@ class PlannedPredictor:
         return followed.current
 
 
-def _key_of(followed: _Followed, call: Call, context: Context) -> str:
-    header = followed.sticky_header
-    sent = context.header(header).decode("latin-1") if header else ""
-    column = None if sent else call.columns.get(followed.plan.sticky_field)
+def _key_of(sticky_field: str, call: Call) -> str:
+    column = call.columns.get(sticky_field)
     if column is None or not len(column):
-        return sent
+        return ""
     first = column[0]
     return first.tobytes().hex() if getattr(first, "ndim", 0) else str(first)
 
