@@ -108,7 +108,7 @@ def main() -> int:
 
     every_endpoint = config["every_endpoint"]
     place = f"{socket.gethostname()}:{config['port']}"
-    with _watching(settings, (place, partial(facts_of, server))):
+    with _watching(settings, counters, (place, partial(facts_of, server))):
         _serve(
             server, listener, beat, mine, parts, guard, turned, command_of(settings),
             every_endpoint=every_endpoint,
@@ -150,10 +150,12 @@ def _serve(
         assert parts.judged_arms is not None
         with (
             following_plans(
-                server, parts.open_endpoints, find_and_hold,
+                server, parts.open_endpoints, find_and_hold, parts.open_registry,
                 every_endpoint=every_endpoint, after=turned,
             ),
-            running_rollouts(server, parts.open_catalogue, parts.judged_arms, after=turned),
+            running_rollouts(
+                server, parts.open_catalogue, parts.judged_arms, parts.open_rollouts, after=turned
+            ),
             running_schedules(parts.open_catalogue, run_scheduled, after=turned),
         ):  # fmt: skip
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
@@ -161,10 +163,12 @@ def _serve(
 
 @contextmanager
 def _watching(
-    settings: Settings, server: tuple[str, Callable[[], ServerFacts]] | None
+    settings: Settings,
+    counters: Counters,
+    server: tuple[str, Callable[[], ServerFacts]] | None = None,
 ) -> Iterator[None]:
     """Watch for alerts meanwhile, if the settings ask for it."""
-    watcher = watcher_of(settings, server, Judge(settings))
+    watcher = watcher_of(settings, server, Judge(settings), counters.note_catalogue)
     if watcher is None:
         yield
         return
@@ -216,7 +220,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
             say(f"control API at {url}/docs")
             note("Ctrl-C stops it")
         server = ServerLink(counters)
-        stack.enter_context(_watching(settings, None))
+        stack.enter_context(_watching(settings, counters))
         serve_api(server, listener, parts, Answers(parts).find, guard)
 
 
