@@ -116,12 +116,16 @@ class FileSource:
             raise Unavailable(f"{path} cannot be read: {first_line(problem)}") from None
 
     def _read_file(self, path: str, groups: list[int], batch_rows: int) -> Iterator[pa.RecordBatch]:
-        fragment = self._fragments[path]
-        if groups:
-            fragment = fragment.subset(row_group_ids=groups)
-        batches = fragment.to_batches(
-            schema=self._read_schema, batch_size=batch_rows, use_threads=False,
-            batch_readahead=1, fragment_readahead=1,
+        whole = self._fragments[path]
+        # One row group at a time: the scanner reads ahead all of a fragment's.
+        parts = [whole.subset(row_group_ids=[group]) for group in groups] or [whole]
+        batches = (
+            batch
+            for part in parts
+            for batch in part.to_batches(
+                schema=self._read_schema, batch_size=batch_rows, use_threads=False,
+                batch_readahead=1,
+            )
         )  # fmt: skip
         for batch in filtered(batches, self._where):
             # Blocks of text files may be larger than the batches that are wanted.
