@@ -167,13 +167,21 @@ class FileSink:
                 draft.replace(target)
                 _sync(Path(target).parent)
             return
-        import pyarrow.fs as pafs
+        self._upload(draft, target)
 
+    def _upload(self, draft: Path, target: str) -> None:
+        """Put an object in one write: what fails is not completed when the stream is closed."""
+        import pyarrow as pa
+
+        # `pyarrow.fs.copy_files` does not raise what closing its stream raises.
+        length = draft.stat().st_size
+        with self._reaching(), self._filesystem.open_output_stream(target) as stream:
+            if length:
+                stream.write(pa.memory_map(str(draft)).read_buffer())
         with self._reaching():
-            pafs.copy_files(
-                str(draft), target, source_filesystem=pafs.LocalFileSystem(),
-                destination_filesystem=self._filesystem, use_threads=False,
-            )  # fmt: skip
+            size = self._filesystem.get_file_info(target).size
+        if size != length:
+            raise Unavailable(f"{self.place}: {target} has {size} bytes after it was written")
 
     def _put(self, name: str, content: bytes) -> None:
         draft = self._drafts / name
