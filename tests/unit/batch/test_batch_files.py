@@ -95,7 +95,7 @@ def test_columns_are_chosen_by_name(score, source, tmp_path):
         ({"columns": ["lower"]}, "answer 'lower'"), ({"columns": ["speed"]}, "answer 'speed'"),
         ({"keep": ["speed"]}, "no column 'speed'"), ({"where": "speed > 1"}, "speed"),
         ({"format": "xlsx"}, "xlsx"), ({"checks": ["speed"]}, "not known"),
-        ({"on": "spark"}, "spark"),
+        ({"on": "ray"}, "ray"), ({"mode": "upsert", "key": "id"}, "mode upsert"),
     ],
 )  # fmt: skip
 def test_an_option_that_does_not_fit_is_refused_and_nothing_is_written(
@@ -282,6 +282,40 @@ def test_every_format_holds_the_same_rows(score, source, tmp_path, format_, sing
         scored = ds.dataset(str(sink), format=kind).to_table()
     assert sorted(scored.column("id").to_pylist()) == list(range(1000))
     assert "label" in scored.column_names
+
+
+def test_one_file_is_refused_replaced_and_never_appended_to(score, source, tmp_path):
+    sink = tmp_path / "scored.csv"
+    score(source, sink)
+    before = sink.read_bytes()
+    assert score(source, sink).rows == 1000
+    assert sink.read_bytes() == before
+    with pytest.raises(Conflict, match="already has rows"):
+        score(source, sink, limit=3)
+    with pytest.raises(Invalid, match="mode append"):
+        score(source, sink, limit=3, mode="append")
+    score(source, sink, limit=3, mode="replace")
+    assert pacsv.read_csv(sink).num_rows == 3
+
+
+def test_one_file_that_was_joined_and_not_marked_as_done_is_joined_again(
+    score, source, tmp_path, monkeypatch
+):
+    from bascule.batch.sinks.files import FileSink
+
+    sink, put = tmp_path / "scored.csv", FileSink._put
+
+    def killed(self, name, content):
+        if name == "done.json":
+            raise KeyboardInterrupt
+        put(self, name, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileSink, "_put", killed)
+        with pytest.raises(KeyboardInterrupt):
+            score(source, sink)
+    assert score(source, sink).rows == 1000
+    assert pacsv.read_csv(sink).num_rows == 1000
 
 
 def test_json_lines_and_arrow_are_sources_too(score, source, tmp_path):

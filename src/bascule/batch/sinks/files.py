@@ -33,7 +33,7 @@ _RUNS = "_bascule"
 class FileSink:
     """Files of one format in a folder; or one file, which is joined at the end."""
 
-    def __init__(self, text: str, format_: str = "") -> None:
+    def __init__(self, text: str, format_: str = "", mode: str = "error") -> None:
         import pyarrow.fs as pafs
 
         self.place = masked(text)
@@ -45,6 +45,12 @@ class FileSink:
         if self._single and (not self._is_local or is_url(text)):
             raise Invalid(
                 f"{self.place} is one file of a bucket", hint="name a folder, with / at its end"
+            )
+        if mode == "upsert" or (mode == "append" and self._single):
+            raise Invalid(
+                f"mode {mode}: rows of {self.place} cannot be changed",
+                hint="append to a folder, or replace its rows",
+                field="mode",
             )
         self._target = base
         path = Path(base)
@@ -62,7 +68,7 @@ class FileSink:
         runs = {_run_of(one) for one in parts}
         foreign = "" in runs
         if self._single:
-            foreign = Path(self._target).exists() and not done
+            foreign = Path(self._target).exists() and not runs | done
         return {run: run in done for run in sorted((runs | done) - {""})}, foreign
 
     def _names(self, base: str) -> set[str]:
