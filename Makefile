@@ -70,6 +70,10 @@ bench-peers: setup
 bench-storm: setup
 	$(RUN)/python -m bench.storm $(ARGS)
 
+# Batch scoring of Parquet beside its ideal, in about a minute: make bench-batch ARGS="--rows 10000000 --peers".
+bench-batch: everything
+	$(RUN)/python -m bench.batch $(ARGS)
+
 # False alarms and power of `bascule drift`, in about 10 minutes of one core.
 bench-drift: setup
 	$(RUN)/python -m bench.drift $(ARGS)

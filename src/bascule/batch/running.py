@@ -208,7 +208,7 @@ class _Execution:
         self._saved_s = 0.0
         self._rows: dict[int, int] = {}
         self._records: dict[int, Record] = {}
-        self._sample = Sample(plan.rows)
+        self._sample = Sample(plan.rows, plan.source.schema)
 
     def run(self) -> Run:
         plan, job = self._plan, self._plan.job

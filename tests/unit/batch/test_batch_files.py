@@ -167,6 +167,22 @@ def test_a_job_fails_over_its_share_of_poison(score, tmp_path, bad, fails):
     assert (status.state, "max_quarantined" in status.error) == ("failed", True)
 
 
+def test_a_word_among_the_numbers_of_a_csv_is_one_bad_row(score, tmp_path):
+    path = tmp_path / "in.csv"
+    pacsv.write_csv(flights(400), path)
+    lines = path.read_text().splitlines()
+    for row in (3, 250):
+        lines[row + 1] = lines[row + 1].rsplit(",", 1)[0] + ",calm"
+    path.write_text("\n".join(lines))
+    made = score(path, tmp_path / "s", where="carrier <> 'none'", warnings=["rows >= 399"])
+    assert (made.rows, made.quarantined) == (398, 2)
+    assert made.findings == ("rows >= 399 is not met: it is 398",)
+    (bad,) = (tmp_path / "s" / "_bascule" / made.manifest.run).glob("quarantine-*")
+    first, second = pq.read_table(bad).to_pylist()
+    assert "'gust' holds text" in first["reason"]
+    assert ('"id":3,' in first["content"], '"gust":"calm"' in second["content"]) == (True, True)
+
+
 # -- odd tables --
 
 
@@ -207,6 +223,14 @@ def test_a_file_whose_schema_lost_a_column_is_refused_by_its_name(score, tmp_pat
     parquet(tmp_path / "in" / "1.parquet", flights(5))
     parquet(tmp_path / "in" / "2.parquet", flights(5).drop_columns(["wind"]))
     with pytest.raises(Invalid, match=r"2\.parquet has no column 'wind'"):
+        score(tmp_path / "in", tmp_path / "s")
+
+
+def test_a_file_whose_column_has_another_type_is_refused_by_its_name(score, tmp_path):
+    parquet(tmp_path / "in" / "1.parquet", flights(5))
+    other = flights(5).set_column(5, "gust", pa.array(["a"] * 5))
+    parquet(tmp_path / "in" / "2.parquet", other)
+    with pytest.raises(Invalid, match=r"2\.parquet cannot be read"):
         score(tmp_path / "in", tmp_path / "s")
 
 
