@@ -6,7 +6,7 @@ PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
 PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: everything parts setup demo test test-all coverage check bench bench-against bench-peers \
+.PHONY: everything parts setup demo test test-all coverage check bench bench-against bench-batch bench-peers \
 	bench-storm bench-flavors bench-drift bench-rollouts sweep docs site pictures wheel-test lock format clean
 
 setup: $(VENV)/.installed
