@@ -6,7 +6,7 @@ PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
 PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: everything parts setup demo test test-all coverage check bench bench-against bench-peers \
+.PHONY: everything parts setup demo test test-all coverage check bench bench-against bench-batch bench-peers \
 	bench-storm bench-flavors bench-drift bench-rollouts sweep docs site pictures wheel-test lock format clean
 
 setup: $(VENV)/.installed
@@ -69,6 +69,10 @@ bench-peers: setup
 
 bench-storm: setup
 	$(RUN)/python -m bench.storm $(ARGS)
+
+# Batch scoring of Parquet beside its ideal, in about a minute: make bench-batch ARGS="--rows 10000000 --peers".
+bench-batch: everything
+	$(RUN)/python -m bench.batch $(ARGS)
 
 # False alarms and power of `bascule drift`, in about 10 minutes of one core.
 bench-drift: setup

@@ -113,3 +113,24 @@ def test_a_table_is_whole_after_kills(table_bundle, postgresql_url, tmp_path, ki
         assert count(f"SELECT count(DISTINCT prediction_id) FROM {table}") == ROWS
     connection.close()
     assert died
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_part(table_bundle, tmp_path):
+    """The folder of the sink is a file system of its own, of 200 kB."""
+    pq.write_table(flights(ROWS * 10), tmp_path / "in.parquet", row_group_size=ROWS * 10)
+    sink = tmp_path / "small"
+    sink.mkdir()
+    script = (
+        f"mount -t tmpfs -o size=200k none {sink} && {sys.executable} -m bascule.cli batch run "
+        f"{table_bundle}/ --from in.parquet --to small/scored/ --json; find {sink}"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", script],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    document, _, found = done.stdout.rpartition("}\n")
+    said = json.loads(document + "}")
+    assert (said["kind"], "No space left" in said["error"]) == ("Invalid", True)
+    assert "make room" in said["hint"]
+    assert "part-" not in found
+    assert "draft" not in found

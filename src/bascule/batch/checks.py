@@ -113,7 +113,9 @@ def check_source(
     own = [one for one in wanted if one.metric == "rows" or one.column in names]
     if not own:
         return []
-    batches = (batch for chunk in chunks for batch in source.read(chunk, batch_rows))
+    schema = source.schema
+    read = (batch for chunk in chunks for batch in source.read(chunk, batch_rows))
+    batches = (batch for batch in read if batch.schema.equals(schema))
     return _judge(_measured(own, source.schema, batches), checks, "nothing was scored")
 
 

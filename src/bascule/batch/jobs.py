@@ -40,7 +40,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         checks: Conditions on the rows that stop the job: `missing(age) <= 0.1`.
         warnings: The same, and the job goes on.
         with_time: Whether the time of scoring is a column, which differs between runs.
-        on: What runs the chunks: `local` or `ray`.
+        on: The engine that runs chunks: `local`.
     """
 
     model: str

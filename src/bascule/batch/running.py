@@ -125,8 +125,8 @@ def planned(job: Job, bundle: Bundle, version: str = "") -> Iterator[Planned]:
         NotFound: There are no rows' files or table.
         Invalid: The source does not fit the model, or an option does not fit the source.
     """
-    if job.on not in ("local", "ray"):
-        raise Invalid(f"on: {job.on!r} is no engine", hint="use local or ray")
+    if job.on != "local":
+        raise Invalid(f"on: there is no engine {job.on!r}", hint="use local", field="on")
     with closing(open_source(job, bundle.signature)) as source, closing(open_sink(job)) as sink:
         scorer = Scorer(
             bundle, version or bundle.digest[7:19], source.schema, columns=job.columns,
@@ -184,7 +184,7 @@ def _told(live: LiveRun) -> Iterator[None]:
     try:
         yield
         status.state = states.DONE
-    except Cancelled:
+    except (Cancelled, KeyboardInterrupt):
         status.state = states.CANCELLED
         raise
     except BaseException as problem:
@@ -208,7 +208,7 @@ class _Execution:
         self._saved_s = 0.0
         self._rows: dict[int, int] = {}
         self._records: dict[int, Record] = {}
-        self._sample = Sample(plan.rows)
+        self._sample = Sample(plan.rows, plan.source.schema)
 
     def run(self) -> Run:
         plan, job = self._plan, self._plan.job

@@ -13,7 +13,8 @@ SAMPLE_ROWS = 100_000
 class Sample:
     """Every k-th row of a table of known size; else the first rows of each batch."""
 
-    def __init__(self, expected_rows: int | None) -> None:
+    def __init__(self, expected_rows: int | None, schema: pa.Schema) -> None:
+        self._schema = schema
         self._step = max(1, -(-(expected_rows or 0) // SAMPLE_ROWS))
         self._batches: dict[tuple[int, int], pa.RecordBatch] = {}
         self._rows = 0
@@ -23,7 +24,8 @@ class Sample:
         import numpy as np
         import pyarrow as pa
 
-        if self._rows >= SAMPLE_ROWS or (chunk, rows) in self._batches:
+        is_other = not batch.schema.equals(self._schema)  # rows that cannot be scored
+        if is_other or self._rows >= SAMPLE_ROWS or (chunk, rows) in self._batches:
             return
         places = np.arange((-(rows - batch.num_rows)) % self._step, batch.num_rows, self._step)
         taken = batch.take(pa.array(places[: SAMPLE_ROWS - self._rows]))

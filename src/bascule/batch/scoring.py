@@ -57,6 +57,7 @@ class Scorer:
         self.bundle = bundle
         self._version = version
         self._reads = _inputs(bundle, schema)
+        self._source = schema
         wants_sets = bool({INTERVAL, "lower", "upper", "prediction_set"} & set(columns))
         self._confidence = confidence or (_DEFAULT_CONFIDENCE if wants_sets else None)
         self._kept = _kept(schema, keep)
@@ -82,10 +83,16 @@ class Scorer:
         """
         import pyarrow as pa
 
-        good, answers, bad = self._answered(batch.select(self._reads), 0)
+        inputs = batch.select(self._reads)
+        if batch.schema.equals(self._source):
+            good, answers, bad = self._answered(inputs, 0)
+        else:  # of a text file, and refused by its type: the reason is the same for all rows
+            _, _, first = self._answered(inputs.slice(0, 1), 0)
+            good, answers = [], []
+            bad = [Poison(row, one.reason) for one in first for row in range(batch.num_rows)]
         rows = np.concatenate(good) if good else np.empty(0, np.int64)
         kept = batch if len(rows) == batch.num_rows else batch.take(pa.array(rows))
-        arrays = [kept.column(name) for name in self._kept]
+        arrays = [kept.column(name).cast(self.schema.field(name).type) for name in self._kept]
         for name in self._columns:
             joined = [one[name] for one in answers]
             values = joined[0] if len(joined) == 1 else np.concatenate(joined or [np.empty(0)])

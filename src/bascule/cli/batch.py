@@ -81,7 +81,7 @@ def run(
         typer.Option(help="Stop unless it holds: 'missing(age) <= 0.1'; may be repeated."),
     ] = None,
     warn: Annotated[list[str] | None, typer.Option(help="The same, and go on.")] = None,
-    on: Annotated[str | None, typer.Option(help="local or ray.")] = None,
+    on: Annotated[str | None, typer.Option(help="The engine: local.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Show the plan and ten rows; write none.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -95,7 +95,7 @@ def test_columns_are_chosen_by_name(score, source, tmp_path):
         ({"columns": ["lower"]}, "answer 'lower'"), ({"columns": ["speed"]}, "answer 'speed'"),
         ({"keep": ["speed"]}, "no column 'speed'"), ({"where": "speed > 1"}, "speed"),
         ({"format": "xlsx"}, "xlsx"), ({"checks": ["speed"]}, "not known"),
-        ({"on": "spark"}, "spark"),
+        ({"on": "ray"}, "ray"), ({"mode": "upsert", "key": "id"}, "mode upsert"),
     ],
 )  # fmt: skip
 def test_an_option_that_does_not_fit_is_refused_and_nothing_is_written(
@@ -167,6 +167,22 @@ def test_a_job_fails_over_its_share_of_poison(score, tmp_path, bad, fails):
     assert (status.state, "max_quarantined" in status.error) == ("failed", True)
 
 
+def test_a_word_among_the_numbers_of_a_csv_is_one_bad_row(score, tmp_path):
+    path = tmp_path / "in.csv"
+    pacsv.write_csv(flights(400), path)
+    lines = path.read_text().splitlines()
+    for row in (3, 250):
+        lines[row + 1] = lines[row + 1].rsplit(",", 1)[0] + ",calm"
+    path.write_text("\n".join(lines))
+    made = score(path, tmp_path / "s", where="carrier <> 'none'", warnings=["rows >= 399"])
+    assert (made.rows, made.quarantined) == (398, 2)
+    assert made.findings == ("rows >= 399 is not met: it is 398",)
+    (bad,) = (tmp_path / "s" / "_bascule" / made.manifest.run).glob("quarantine-*")
+    first, second = pq.read_table(bad).to_pylist()
+    assert "'gust' holds text" in first["reason"]
+    assert ('"id":3,' in first["content"], '"gust":"calm"' in second["content"]) == (True, True)
+
+
 # -- odd tables --
 
 
@@ -207,6 +223,14 @@ def test_a_file_whose_schema_lost_a_column_is_refused_by_its_name(score, tmp_pat
     parquet(tmp_path / "in" / "1.parquet", flights(5))
     parquet(tmp_path / "in" / "2.parquet", flights(5).drop_columns(["wind"]))
     with pytest.raises(Invalid, match=r"2\.parquet has no column 'wind'"):
+        score(tmp_path / "in", tmp_path / "s")
+
+
+def test_a_file_whose_column_has_another_type_is_refused_by_its_name(score, tmp_path):
+    parquet(tmp_path / "in" / "1.parquet", flights(5))
+    other = flights(5).set_column(5, "gust", pa.array(["a"] * 5))
+    parquet(tmp_path / "in" / "2.parquet", other)
+    with pytest.raises(Invalid, match=r"2\.parquet cannot be read"):
         score(tmp_path / "in", tmp_path / "s")
 
 
@@ -282,6 +306,40 @@ def test_every_format_holds_the_same_rows(score, source, tmp_path, format_, sing
         scored = ds.dataset(str(sink), format=kind).to_table()
     assert sorted(scored.column("id").to_pylist()) == list(range(1000))
     assert "label" in scored.column_names
+
+
+def test_one_file_is_refused_replaced_and_never_appended_to(score, source, tmp_path):
+    sink = tmp_path / "scored.csv"
+    score(source, sink)
+    before = sink.read_bytes()
+    assert score(source, sink).rows == 1000
+    assert sink.read_bytes() == before
+    with pytest.raises(Conflict, match="already has rows"):
+        score(source, sink, limit=3)
+    with pytest.raises(Invalid, match="mode append"):
+        score(source, sink, limit=3, mode="append")
+    score(source, sink, limit=3, mode="replace")
+    assert pacsv.read_csv(sink).num_rows == 3
+
+
+def test_one_file_that_was_joined_and_not_marked_as_done_is_joined_again(
+    score, source, tmp_path, monkeypatch
+):
+    from bascule.batch.sinks.files import FileSink
+
+    sink, put = tmp_path / "scored.csv", FileSink._put
+
+    def killed(self, name, content):
+        if name == "done.json":
+            raise KeyboardInterrupt
+        put(self, name, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileSink, "_put", killed)
+        with pytest.raises(KeyboardInterrupt):
+            score(source, sink)
+    assert score(source, sink).rows == 1000
+    assert pacsv.read_csv(sink).num_rows == 1000
 
 
 def test_json_lines_and_arrow_are_sources_too(score, source, tmp_path):

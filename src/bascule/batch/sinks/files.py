@@ -33,7 +33,7 @@ _RUNS = "_bascule"
 class FileSink:
     """Files of one format in a folder; or one file, which is joined at the end."""
 
-    def __init__(self, text: str, format_: str = "") -> None:
+    def __init__(self, text: str, format_: str = "", mode: str = "error") -> None:
         import pyarrow.fs as pafs
 
         self.place = masked(text)
@@ -45,6 +45,12 @@ class FileSink:
         if self._single and (not self._is_local or is_url(text)):
             raise Invalid(
                 f"{self.place} is one file of a bucket", hint="name a folder, with / at its end"
+            )
+        if mode == "upsert" or (mode == "append" and self._single):
+            raise Invalid(
+                f"mode {mode}: rows of {self.place} cannot be changed",
+                hint="append to a folder, or replace its rows",
+                field="mode",
             )
         self._target = base
         path = Path(base)
@@ -62,7 +68,7 @@ class FileSink:
         runs = {_run_of(one) for one in parts}
         foreign = "" in runs
         if self._single:
-            foreign = Path(self._target).exists() and not done
+            foreign = Path(self._target).exists() and not runs | done
         return {run: run in done for run in sorted((runs | done) - {""})}, foreign
 
     def _names(self, base: str) -> set[str]:
@@ -167,13 +173,21 @@ class FileSink:
                 draft.replace(target)
                 _sync(Path(target).parent)
             return
-        import pyarrow.fs as pafs
+        self._upload(draft, target)
 
+    def _upload(self, draft: Path, target: str) -> None:
+        """Put an object in one write: what fails is not completed when the stream is closed."""
+        import pyarrow as pa
+
+        # `pyarrow.fs.copy_files` does not raise what closing its stream raises.
+        length = draft.stat().st_size
+        with self._reaching(), self._filesystem.open_output_stream(target) as stream:
+            if length:
+                stream.write(pa.memory_map(str(draft)).read_buffer())
         with self._reaching():
-            pafs.copy_files(
-                str(draft), target, source_filesystem=pafs.LocalFileSystem(),
-                destination_filesystem=self._filesystem, use_threads=False,
-            )  # fmt: skip
+            size = self._filesystem.get_file_info(target).size
+        if size != length:
+            raise Unavailable(f"{self.place}: {target} has {size} bytes after it was written")
 
     def _put(self, name: str, content: bytes) -> None:
         draft = self._drafts / name

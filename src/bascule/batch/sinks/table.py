@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bascule.batch.ports import Sink
 
 SINKS: Mapping[str, str] = {
+    "postgres": "bascule.batch.sinks.postgresql:open_sink",
     "postgresql": "bascule.batch.sinks.postgresql:open_sink",
 }
 """By the scheme of the URL; any other text is a place of files."""
@@ -30,4 +31,4 @@ def open_sink(job: Job) -> Sink:
         return made
     from bascule.batch.sinks.files import FileSink
 
-    return FileSink(job.sink, job.format)
+    return FileSink(job.sink, job.format, job.mode)

@@ -56,18 +56,26 @@ class FileSource:
         except OSError as problem:
             raise Unavailable(f"{self.place} cannot be read: {first_line(problem)}") from None
         self._read_schema = dataset.schema
-        self.schema: pa.Schema = dataset.schema.remove_metadata()
+        numbers = dict(_inputs(signature)) if self._kind == "csv" else {}
+        self.schema: pa.Schema = pa.schema(
+            [
+                pa.field(one.name, _arrow_type(numbers[one.name])) if one.name in numbers else one
+                for one in dataset.schema.remove_metadata()
+            ]
+        )
 
     def plan(self, chunk_rows: int) -> list[Chunk]:
         infos = self._filesystem.get_file_info(list(self._fragments))
         self._seen = {one.path: (one.size, one.mtime_ns) for one in infos}
         chunks: list[Chunk] = []
         parts: list[Any] = []
+        rows = 0
         for part in self._parts():
-            if parts and sum(one[2] for one in parts) + part[2] > chunk_rows:
+            if parts and rows + part[2] > chunk_rows:
                 chunks.append(self._chunk(len(chunks), parts))
-                parts = []
+                parts, rows = [], 0
             parts.append(part)
+            rows += part[2]
         return [*chunks, self._chunk(len(chunks), parts)]
 
     def _parts(self) -> Iterator[tuple[str, list[int], int]]:
@@ -105,10 +113,11 @@ class FileSource:
             for path, groups in chunk.reads:
                 yield from self._read_file(path, groups, batch_rows)
                 self._check_unchanged(path)
-        except pa.ArrowInvalid as problem:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as problem:
             raise Invalid(
                 f"{path} cannot be read: {first_line(problem)}",
-                hint="types of a text file are those of its first 8 MB and of the model",
+                hint="columns have the types of the first file; of text, those of its first 8 MB",
+                path=path,
             ) from None
         except FileNotFoundError:
             raise Conflict(f"{path} was removed while it was read", hint="start again") from None
@@ -116,17 +125,35 @@ class FileSource:
             raise Unavailable(f"{path} cannot be read: {first_line(problem)}") from None
 
     def _read_file(self, path: str, groups: list[int], batch_rows: int) -> Iterator[pa.RecordBatch]:
-        fragment = self._fragments[path]
-        if groups:
-            fragment = fragment.subset(row_group_ids=groups)
-        batches = fragment.to_batches(
-            schema=self._read_schema, batch_size=batch_rows, use_threads=False,
-            batch_readahead=1, fragment_readahead=1,
+        whole = self._fragments[path]
+        # One row group at a time: the scanner reads ahead all of a fragment's.
+        parts = [whole.subset(row_group_ids=[group]) for group in groups] or [whole]
+        batches = (
+            batch
+            for part in parts
+            for read in part.to_batches(
+                schema=self._read_schema, batch_size=batch_rows, use_threads=False,
+                batch_readahead=1,
+            )
+            for batch in self._typed(read)
         )  # fmt: skip
-        for batch in filtered(batches, self._where):
+        for batch in batches:
+            where = self._where if batch.schema.equals(self.schema) else ""
             # Blocks of text files may be larger than the batches that are wanted.
-            for start in range(0, batch.num_rows, batch_rows):
-                yield batch.slice(start, batch_rows).cast(self.schema)
+            for kept in filtered([batch], where):
+                for start in range(0, kept.num_rows, batch_rows):
+                    yield kept.slice(start, batch_rows)
+
+    def _typed(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """The batch in the schema; rows of CSV that do not fit it come apart, as they were read."""
+        import pyarrow as pa
+
+        try:
+            yield batch.cast(self.schema)
+        except pa.ArrowInvalid:
+            if self._kind != "csv":
+                raise
+            yield from _split_by_type(batch, self.schema)
 
     def _check_unchanged(self, path: str) -> None:
         info = self._filesystem.get_file_info(path)
@@ -139,7 +166,40 @@ class FileSource:
         """Nothing is held."""
 
 
+def _split_by_type(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """For each column the rows whose text is not of its type; then the other rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for place, field in enumerate(schema):
+        column = batch.column(place)
+        texts = pc.unique(column) if column.type != field.type else ()
+        wrong = [one.as_py() for one in texts if not _casts(one, field.type)]
+        if wrong:
+            is_wrong = pc.is_in(column, pa.array(wrong, column.type))
+            bad = batch.filter(is_wrong)
+            others = (n for n in range(len(schema)) if n != place)
+            for other in others:
+                if _casts(bad.column(other), schema.field(other).type):
+                    cast = bad.column(other).cast(schema.field(other).type)
+                    bad = bad.set_column(other, schema.field(other), cast)
+            yield bad
+            batch = batch.filter(pc.invert(is_wrong))
+    yield batch.cast(schema)
+
+
+def _casts(value: pa.Scalar | pa.Array, kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    try:
+        value.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def _format(kind: str, signature: Signature) -> ds.FileFormat:
+    import pyarrow as pa
     import pyarrow.csv as pacsv
     import pyarrow.dataset as ds
 
@@ -148,7 +208,8 @@ def _format(kind: str, signature: Signature) -> ds.FileFormat:
             default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True)
         )
     if kind == "csv":
-        types = {name: _arrow_type(dtype) for name, dtype in _inputs(signature)}
+        # Read as text, and cast later: one wrong number must not end the whole file.
+        types = {name: pa.string() for name, _ in _inputs(signature)}
         return ds.CsvFileFormat(
             convert_options=pacsv.ConvertOptions(column_types=types, strings_can_be_null=True),
             read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bascule.batch.ports import Source
 
 SOURCES: Mapping[str, str] = {
+    "postgres": "bascule.batch.sources.postgresql:open_source",
     "postgresql": "bascule.batch.sources.postgresql:open_source",
 }
 """By the scheme of the URL; any other text is a place of files."""
