@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,8 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.durations import seconds_of
-from bascule.cli.screen import print_json, say
+from bascule.cli.screen import print_json, say, say_sentences
+from bascule.core import BasculeError, Reference
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -44,7 +46,24 @@ def monitor(
     from bascule.monitoring.reporting import look_at
 
     found = look_at(*production(model), since=length(since), budget=budget)
-    say_report(found, as_json=as_json)
+    try:
+        say_report(found, as_json=as_json)
+    finally:
+        if not as_json:
+            _say_deprecated(model)
+
+
+def _say_deprecated(model: str) -> None:
+    """Of each deprecated version that the registry has of a model, who still calls it."""
+    from bascule.app import open_registry, usage_of
+
+    settings = context.settings()
+    with suppress(BasculeError):  # served from a folder, or without a registry
+        name = Reference.parse(model).model
+        for version in open_registry(settings).deprecated():
+            if version.model == name and version.deprecated is not None:
+                terms = version.deprecated.terms
+                say(f"{version} is deprecated: {terms}; {usage_of(settings, version)}")
 
 
 def report(
@@ -74,7 +93,7 @@ def say_report(
     if as_json:
         print_json(found.to_json())
     else:
-        say(repr(found))
+        say_sentences(repr(found))
     if found.is_alarm:
         raise typer.Exit(1)
 

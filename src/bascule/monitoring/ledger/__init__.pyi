@@ -16,6 +16,7 @@ from .blocks import (
     text_pieces as text_pieces,
     to_bytes as to_bytes,
 )
+from .callers import CallerCount as CallerCount, callers_of as callers_of
 from .compaction import Compaction as Compaction
 from .deletion import Deletions as Deletions, matching as matching
 from .forgetting import delete as delete, delete_and_record as delete_and_record
