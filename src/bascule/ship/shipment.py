@@ -94,7 +94,7 @@ class Shipment:
         replicas: Pods of each version, at least.
         max_replicas: Pods of each version, at most.
         namespace: Of Kubernetes.
-        python: The Python in images, `MAJOR.MINOR`: the one that ran when the model was packed.
+        python: The Python in images, such as 3.11: the one of this machine.
         base: The image to build on.
         control_url: Where the control API answers, for verdicts; empty for nowhere.
     """

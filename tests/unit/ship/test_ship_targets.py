@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given, strategies as st
 
 from bascule.core import Conflict, Invalid
+from bascule.serving.telemetry import MetricLabels, Totals, prometheus_text
 from bascule.ship import (
     TARGETS,
     Package,
@@ -131,8 +132,8 @@ def test_the_autoscaler_asks_for_a_metric_that_the_server_exports():
     text = TARGETS["kubernetes"].render(CANARY)["base/scaling.yaml"]
     scaler = documents(text)[0]
     metric = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
-    exported = Path("src/bascule/serving/telemetry/counters.py").read_text()
-    assert f"{metric}{{" in exported
+    exported = prometheus_text([MetricLabels("late", "3")], [Totals({}, 0, 0.0, ())])
+    assert f'{metric}{{model="late",version="3"}} 0' in exported
 
 
 def test_kustomize_builds_both_overlays(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from bascule.release.incidents.draft import Attempt, Entry, Incident, Suspect
-from bascule.release.rollouts.facts import odds
+from bascule.release.rollouts import odds
 
 
 def to_markdown(incident: Incident) -> str:

@@ -20,6 +20,7 @@ from .evidence import (
     summed as summed,
     table_of as table_of,
 )
+from .facts import odds as odds
 from .following import AliasFollower as AliasFollower
 from .forecast import Forecast as Forecast, forecast as forecast
 from .guards import (

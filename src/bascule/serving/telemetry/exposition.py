@@ -22,7 +22,7 @@ def prometheus_text(
     arms: Sequence[ArmTotals] = (),
 ) -> str:
     """The text for counters of versions, processes and arms."""
-    # A version that is named between two readings appears in the next one.
+    # A version that is named between two readings is in the next text.
     both = list(zip(labels, totals, strict=False))
     served = [
         (f'model="{label.model}",version="{label.version}"', total)
