@@ -155,13 +155,9 @@ def performance(
     if current is not None:
         bundle = reference if isinstance(reference, Bundle) else load(reference)
         return measure_performance(current, bundle, **options)
-    from bascule.control import versions_of
-    from bascule.settings import load_settings
-
-    home = load_settings().home
+    home, name, bundle_of = _production(reference)
     if isinstance(reference, Bundle):
         return measure_performance(home, reference, **options)
-    name, bundle_of = versions_of(str(reference), open_registry)
     return measure_performance(home, name, bundle_of=bundle_of, **options)
 
 
@@ -239,13 +235,10 @@ def report(
         NotFound: The ledger has no answers of this model.
         Unavailable: The file cannot be written.
     """
-    from bascule.monitoring.reporting import render_report
+    from bascule.monitoring.reporting import write_report
 
     overview = monitor(reference, since=since, **options)
-    try:
-        Path(out).write_text(render_report(overview), encoding="utf-8")
-    except OSError as error:
-        raise Unavailable(f"{out} cannot be written: {error}", hint="give another --out") from error
+    write_report(overview, Path(out))
     return overview
 
 

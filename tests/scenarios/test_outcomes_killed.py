@@ -25,7 +25,8 @@ class Sending:
         self.answered = set()
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._send, args=(port, number)) for number in range(clients)
+            threading.Thread(target=self._send, args=(port, number), daemon=True)
+            for number in range(clients)
         ]
         for thread in self._threads:
             thread.start()

@@ -13,8 +13,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
-from bascule.cli.screen import print_json, say_sentences
-from bascule.cli.watching import length
+from bascule.cli.watching import length, production, say_report
 
 if TYPE_CHECKING:
     from bascule.monitoring import DriftReport, Effect, ProductionDrift
@@ -65,23 +64,20 @@ def drift(
     as_json: AsJson = False,
 ) -> None:
     """Compare production, or a table, with a bundle's baseline; exit code 1 on an alarm."""
-    from bascule import api
+    from bascule.monitoring import measure_production_drift
 
     effects = _effects(effect or [])
     report: DriftReport | ProductionDrift
     if current is None:
-        report = api.drift(bundle, since=length(since), budget=budget, effects=effects)
+        report = measure_production_drift(
+            *production(bundle), since=length(since), budget=budget, effects=effects
+        )
     else:
         report = _of_table(
             bundle, current, as_json=as_json, budget=budget, windows_a_year=windows_a_year,
             time_column=time_column, effects=effects, score=score,
         )  # fmt: skip
-    if as_json:
-        print_json(report.to_json())
-    else:
-        say_sentences(repr(report))
-    if report.is_alarm:
-        raise typer.Exit(1)
+    say_report(report, as_json=as_json)
 
 
 def _of_table(bundle: str, current: str, *, as_json: bool, **options: Any) -> DriftReport:

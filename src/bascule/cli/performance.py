@@ -11,7 +11,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
 from bascule.cli.durations import seconds_of
-from bascule.cli.screen import print_json, say_sentences
+from bascule.cli.watching import production, say_report
 
 if TYPE_CHECKING:
     from bascule.monitoring import PerformanceReport
@@ -93,12 +93,7 @@ def performance(
                 hint="give the table with --current, or leave the option out",
             )
         report = _of_ledger(model, seconds_of(since, "--since"), common)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        say_sentences(repr(report))
-    if report.is_alarm:
-        raise typer.Exit(1)
+    say_report(report, as_json=as_json)
 
 
 def _of_table(model: str, current: Path, options: dict[str, object]) -> PerformanceReport:
@@ -116,15 +111,11 @@ def _of_table(model: str, current: Path, options: dict[str, object]) -> Performa
 
 
 def _of_ledger(model: str, since_s: float, options: dict[str, object]) -> PerformanceReport:
-    from bascule.control import versions_of
     from bascule.monitoring import measure_performance
 
-    name, bundle_of = versions_of(model, context.registry)
-    now = datetime.now(UTC)
-    return measure_performance(
-        context.settings().home, name, bundle_of=bundle_of,
-        since=now - timedelta(seconds=since_s), now=now, **options,  # type: ignore[arg-type]
-    )  # fmt: skip
+    home, name, bundle_of = production(model)
+    since = datetime.now(UTC) - timedelta(seconds=since_s)
+    return measure_performance(home, name, bundle_of=bundle_of, since=since, **options)  # type: ignore[arg-type]
 
 
 def _effects(written: list[str]) -> dict[str, float]:

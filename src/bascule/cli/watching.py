@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.durations import seconds_of
-from bascule.cli.screen import print_json, say
+from bascule.cli.screen import print_json, say, say_sentences
 from bascule.core import BasculeError, Reference
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle
+    from bascule.monitoring import DriftReport, PerformanceReport, ProductionDrift
+    from bascule.monitoring.reporting import Overview
 
 Since = Annotated[str, typer.Option(help="How far back: 24h, 7d, 30d.")]
 Model = Annotated[
@@ -37,16 +43,14 @@ def monitor(
     model: Model, since: Since = "7d", budget: FalseAlarms = 4.0, as_json: AsJson = False
 ) -> None:
     """Show health, drift, truths and the ledger of a model on one screen; exit code 1: alarm."""
-    from bascule import api
+    from bascule.monitoring.reporting import look_at
 
-    overview = api.monitor(model, since=length(since), budget=budget)
-    if as_json:
-        print_json(overview.to_json())
-    else:
-        say(repr(overview))
-        _say_deprecated(model)
-    if overview.is_alarm:
-        raise typer.Exit(1)
+    found = look_at(*production(model), since=length(since), budget=budget)
+    try:
+        say_report(found, as_json=as_json)
+    finally:
+        if not as_json:
+            _say_deprecated(model)
 
 
 def _say_deprecated(model: str) -> None:
@@ -69,10 +73,29 @@ def report(
     budget: FalseAlarms = 4.0,
 ) -> None:
     """Write one page of HTML with plots of a model in production; it loads nothing."""
-    from bascule import api
+    from bascule.monitoring.reporting import look_at, write_report
 
-    api.report(model, to, since=length(since), budget=budget)
+    write_report(look_at(*production(model), since=length(since), budget=budget), to)
     say(f"{to}: {to.stat().st_size / 1e6:.1f} MB")
+
+
+def production(model: str) -> tuple[Path, str, Callable[[str], Bundle | None]]:
+    """The home with the ledger, the name of the model, and what opens its versions."""
+    from bascule.control import versions_of
+
+    return context.settings().home, *versions_of(model, context.registry)
+
+
+def say_report(
+    found: Overview | DriftReport | ProductionDrift | PerformanceReport, *, as_json: bool
+) -> None:
+    """Print a report; the exit code is 1 on an alarm."""
+    if as_json:
+        print_json(found.to_json())
+    else:
+        say_sentences(repr(found))
+    if found.is_alarm:
+        raise typer.Exit(1)
 
 
 def length(since: str) -> timedelta:

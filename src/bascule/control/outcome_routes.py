@@ -103,12 +103,11 @@ class _Store:
 
     def page(self, model: str, after: str, most: int) -> list[dict[str, Any]]:
         """Outcomes after a key, in the order of keys; the key is `ID#ROW` with ten digits."""
-        from bascule.monitoring.ledger import Ledger
+        from bascule.monitoring.ledger import Ledger, quoted
 
-        texts = [text.replace("'", "''") for text in (model, after)]
         found = Ledger(self.home).query(
             "SELECT *, id || '#' || printf('%010d', row) AS key FROM outcomes "
-            f"WHERE model = '{texts[0]}' AND key > '{texts[1]}' ORDER BY key LIMIT {most}"
+            f"WHERE model = {quoted(model)} AND key > {quoted(after)} ORDER BY key LIMIT {most}"
         )
         rows: list[dict[str, Any]] = found.to_pylist()
         return rows

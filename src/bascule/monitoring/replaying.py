@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bascule.bundle import Bundle, open_program, pinned_program
 from bascule.core import Columns, Field, Invalid, NotFound
-from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.ledger import Ledger, quoted
 
 _MAX_ID = 512
 
@@ -84,9 +84,9 @@ def replay_prediction(
     name, mark, row = prediction_id.rpartition("#")
     if mark and row.isascii() and row.isdecimal():
         prediction_id = name
-    quoted = "'" + prediction_id.replace("'", "''") + "'"
+    asked = quoted(prediction_id)
     found = ledger.query(
-        f"SELECT model, version, time FROM predictions WHERE id = {quoted} "
+        f"SELECT model, version, time FROM predictions WHERE id = {asked} "
         "ORDER BY time DESC LIMIT 1"
     ).to_pylist()
     if not found:
@@ -96,7 +96,7 @@ def replay_prediction(
         )
     model, version, at = found[0]["model"], found[0]["version"], found[0]["time"]
     rows = ledger.query(
-        f"SELECT * FROM predictions WHERE id = {quoted} AND version = '{version}' "
+        f"SELECT * FROM predictions WHERE id = {asked} AND version = '{version}' "
         f"AND time = TIMESTAMPTZ '{at.isoformat()}' ORDER BY row",
         model=model,
     )

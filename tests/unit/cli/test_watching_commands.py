@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import timedelta
 
 import pytest
@@ -50,6 +51,17 @@ def test_monitor_shows_one_screen_and_is_1_on_an_alarm(run):
     assert out.startswith("late  ")
     code, out, _ = run("monitor", "late", "--json")
     assert json.loads(out)["total"]["requests"] == 140
+
+
+def test_the_registry_that_an_option_names_is_asked(
+    production, run, tmp_path, monkeypatch, postgresql_url
+):
+    shutil.copytree(production / ".bascule" / "ledger", tmp_path / "ledger")
+    monkeypatch.setenv("BASCULE_HOME", str(tmp_path))
+    assert run("monitor", "late")[0] not in (0, 1)
+    assert run("--store", postgresql_url, "push", production / "late.bundle")[0] == 0
+    for words in (("monitor", "late"), ("drift", "late")):
+        assert run("--store", postgresql_url, *words)[0] == 1
 
 
 def test_report_writes_a_page(run, tmp_path):

@@ -14,4 +14,3 @@ from .report import (
 )
 from .results import ColumnDrift as ColumnDrift, Test as Test, WindowDrift as WindowDrift
 from .watching import ColumnWatch as ColumnWatch
-from .windows import quoted as quoted

@@ -25,8 +25,8 @@ from bascule.core import Columns, NotFound
 from bascule.monitoring.drift.budgets import Effect
 from bascule.monitoring.drift.results import ColumnDrift, Test
 from bascule.monitoring.drift.sentences import with_sentence
-from bascule.monitoring.drift.windows import as_array, quoted
-from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.drift.windows import as_array
+from bascule.monitoring.ledger import Ledger, quoted
 from bascule.stats import HarmDetector, Profile, risk_bounds
 
 Floats = NDArray[np.float64]

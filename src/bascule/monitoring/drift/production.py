@@ -22,8 +22,8 @@ from bascule.monitoring.drift.judging import ModelWatch, tested
 from bascule.monitoring.drift.quality import volume_findings
 from bascule.monitoring.drift.report import DriftReport, ProductionDrift
 from bascule.monitoring.drift.results import ColumnDrift
-from bascule.monitoring.drift.windows import day_of, quoted, windows_of_rows
-from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.drift.windows import day_of, windows_of_rows
+from bascule.monitoring.ledger import Ledger, quoted
 from bascule.monitoring.profiles import WindowProfile, read_windows
 from bascule.stats import Profile
 

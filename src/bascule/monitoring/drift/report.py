@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bascule.monitoring.drift.results import ColumnDrift, Test, WindowDrift
+from bascule.monitoring.showing import alarms_found, arrow_table, html_list, html_table, line
 from bascule.stats import Profile
 
 if TYPE_CHECKING:
@@ -78,25 +79,15 @@ class DriftReport:
 
     def to_arrow(self) -> pa.Table:
         """One row per window and column, with its leading test."""
-        import pyarrow as pa
-
         rows = [_flat(window, column) for window in self.windows for column in window.columns]
-        return pa.Table.from_pylist(rows, pa.schema([(n, _arrow_type(n)) for n in _FLAT]))
+        return arrow_table(rows, _FLAT, _KINDS)
 
     def __repr__(self) -> str:
         return "\n".join(_lines(self))
 
     def _repr_html_(self) -> str:
-        def cells(tag: str, row: tuple[str, ...]) -> str:
-            inside = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-            return f"<tr>{inside}</tr>"
-
-        body = "".join(cells("td", row) for row in _rows(self))
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return (
-            f"<p>{html.escape(_summary(self))}</p><table><thead>{cells('th', _HEADINGS)}</thead>"
-            f"<tbody>{body}</tbody></table><ul>{notes}</ul>"
-        )
+        table = html_table(_HEADINGS, _rows(self))
+        return f"<p>{escape(_summary(self))}</p>{table}{html_list(self.notes)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,23 +124,14 @@ class ProductionDrift:
         return "\n\n".join([*map(repr, self.versions), *self.notes])
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<p>{html.escape(one)}</p>" for one in self.notes)
-        return "".join(one._repr_html_() for one in self.versions) + notes
+        return "".join(one._repr_html_() for one in self.versions) + html_list(self.notes)
 
 
 _FLAT = (
-    "day", "column", "where", "rows", "alarm", "test", "statistic", "p_value", "e_value", "level",
-    "effect", "limit", "missing_then", "missing_now", "influence", "share", "sentence",
-)  # fmt: skip
-
-
-def _arrow_type(name: str) -> Any:
-    import pyarrow as pa
-
-    if name in ("column", "where", "test", "sentence"):
-        return pa.string()
-    known = {"day": pa.date32(), "rows": pa.int64(), "alarm": pa.bool_()}
-    return known.get(name, pa.float64())
+    "day column where rows alarm test statistic p_value e_value level effect limit missing_then "
+    "missing_now influence share sentence"
+)
+_KINDS = {"string": "column where test sentence", "date": "day", "int": "rows", "bool": "alarm"}
 
 
 def _flat(window: WindowDrift, column: ColumnDrift) -> dict[str, Any]:
@@ -176,9 +158,8 @@ def _summary(report: DriftReport) -> str:
     columns = len(windows[0].columns) if windows else 0
     alarms = sum(len(window.alarms) for window in windows)
     days = f" in {len(windows)} windows" if len(windows) > 1 else ""
-    found = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "no alarm"
     return (
-        f"{_name(report)}: {found}; {rows:,} rows{days}, {columns} columns, budget "
+        f"{_name(report)}: {alarms_found(alarms)}; {rows:,} rows{days}, {columns} columns, budget "
         f"{report.budget:g} false alarms a year"
     )
 
@@ -243,8 +224,8 @@ def _lines(report: DriftReport) -> Iterator[str]:
     yield _summary(report)
     if rows:
         yield ""
-        yield _line(_HEADINGS)
-        yield from (_line(row).rstrip() for row in rows[:_SHOWN])
+        yield line(_HEADINGS, _WIDTHS, 2)
+        yield from (line(row, _WIDTHS, 2) for row in rows[:_SHOWN])
     if len(rows) > _SHOWN:
         yield f"... and {len(rows) - _SHOWN} more columns without stronger evidence"
     said = list(alarm_sentences(report))
@@ -269,11 +250,3 @@ def alarm_sentences(report: DriftReport) -> Iterator[str]:
             days = f"{len(alarms)} windows from {alarms[0][0].day} to {alarms[-1][0].day}"
             before = f"{days}, strongest on " if len(alarms) > 1 else ""
             yield f"{before}{window.day}: {column.sentence}{share}"
-
-
-def _line(cells: tuple[str, ...]) -> str:
-    made = []
-    for place, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=True)):
-        cut = cell if len(cell) <= width else cell[: width - 3] + "..."
-        made.append(cut.ljust(width) if place < 2 else cut.rjust(width))
-    return " ".join(made)

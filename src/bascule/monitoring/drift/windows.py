@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bascule.bundle import Bundle
 from bascule.bundle.statements import answer_columns, profile_columns, profile_of
 from bascule.core import Columns, Field, NotFound
-from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.ledger import Ledger, quoted
 from bascule.monitoring.profiles import WindowProfile
 from bascule.stats import Profile
 
@@ -30,11 +30,6 @@ def windows_of_rows(home: Path, bundle: Bundle, model: str, version: str) -> lis
     except NotFound:
         return []
     return list(_windows(table, bundle, model, version))
-
-
-def quoted(text: str) -> str:
-    """A text as SQL has it."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _windows(table: pa.Table, bundle: Bundle, model: str, version: str) -> Iterator[WindowProfile]:

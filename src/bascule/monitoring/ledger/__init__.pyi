@@ -37,7 +37,7 @@ from .outcome_tables import (
 )
 from .outcome_upkeep import OutcomeUpkeep as OutcomeUpkeep
 from .outcomes import Imported as Imported, Outcomes as Outcomes
-from .query import Ledger as Ledger
+from .query import Ledger as Ledger, quoted as quoted
 from .remote_outcomes import RemoteOutcomes as RemoteOutcomes
 from .scribe import (
     Chore as Chore,

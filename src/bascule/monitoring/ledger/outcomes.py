@@ -331,12 +331,7 @@ def _columns(
     table: pa.Table, id_column: str, truth_column: str, time_column: str | None, now: datetime
 ) -> tuple[pa.Array, pa.Array, pa.Array]:
     """Ids as texts, truths, and times in UTC."""
-    for option, name in (("id", id_column), ("truth", truth_column), ("time", time_column)):
-        if name is not None and name not in table.column_names:
-            known = ", ".join(table.column_names[:20])
-            raise Invalid(
-                f"there is no column {name!r} for --{option}-column", hint=f"there are {known}"
-            )
+    check_columns(table, id_column, truth_column, time_column)
     truths = table[truth_column].combine_chunks()
     if pa.types.is_nested(truths.type):
         raise Invalid(f"the truths in {truth_column!r} are no numbers or texts")
@@ -346,6 +341,18 @@ def _columns(
     else:
         times = _as_times(table[time_column].combine_chunks(), time_column, kind)
     return table[id_column].combine_chunks().cast(pa.string()), truths, times
+
+
+def check_columns(
+    table: pa.Table, id_column: str, truth_column: str, time_column: str | None
+) -> None:
+    """Raise `Invalid` where one of them is not there."""
+    for option, name in (("id", id_column), ("truth", truth_column), ("time", time_column)):
+        if name is not None and name not in table.column_names:
+            known = ", ".join(table.column_names[:20])
+            raise Invalid(
+                f"there is no column {name!r} for --{option}-column", hint=f"there are {known}"
+            )
 
 
 def _as_times(values: pa.Array, name: str, kind: pa.DataType) -> pa.Array:

@@ -133,7 +133,7 @@ class Ledger:
         options = "union_by_name=true" + (_PLACES if with_places else "")
         parts = []
         for files in self._files_by_version(manifest, view, model).values():
-            listed = ", ".join(_quoted(file) for file in files)
+            listed = ", ".join(quoted(file) for file in files)
             parts.append(f"SELECT {what} FROM read_parquet([{listed}], {options})")
         for number, table in enumerate(spooled):
             name = f"spooled_{number}"
@@ -153,7 +153,7 @@ class Ledger:
             )
         _offer_outcomes(connection, *Outcomes(self._home).stored(), with_places=with_places)
         readable = (LEDGER, OUTCOMES, f"cache/{LEDGER}")
-        folders = ", ".join(_quoted(self._home / name) for name in readable)
+        folders = ", ".join(quoted(self._home / name) for name in readable)
         connection.execute(f"SET allowed_directories=[{folders}]")
         connection.execute("SET enable_external_access=false")
         connection.execute("SET lock_configuration=true")
@@ -209,7 +209,7 @@ def _offer_outcomes(
     connection.register("spooled_outcomes", pa.concat_tables(tables))
     found = "SELECT * FROM spooled_outcomes"
     if files:
-        listed = ", ".join(_quoted(file) for file in files)
+        listed = ", ".join(quoted(file) for file in files)
         options = _PLACES if with_places else ""
         found += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}]{options})"
     connection.execute(f"CREATE VIEW outcome_history AS {found}")
@@ -230,8 +230,9 @@ def _empty(schema: pa.Schema, *, with_places: bool) -> pa.Table:
     return schema.empty_table()
 
 
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
+def quoted(text: str | Path) -> str:
+    """A text as SQL has it."""
+    return "'" + str(text).replace("'", "''") + "'"
 
 
 def _is_of(table: pa.Table, model: str | None) -> bool:

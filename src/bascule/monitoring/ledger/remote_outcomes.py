@@ -7,8 +7,7 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bascule.core import Invalid
-from bascule.monitoring.ledger.outcomes import Imported
+from bascule.monitoring.ledger.outcomes import Imported, check_columns
 from bascule_client.control import ControlClient, path_of
 
 _PARQUET = "application/vnd.apache.parquet"
@@ -33,13 +32,7 @@ class RemoteOutcomes:
     ) -> Imported:
         """The same on the server. A failure keeps the parts before it; send all of them again."""
         columns = {"id_column": id_column, "truth_column": truth_column, "time_column": time_column}
-        for option, name in columns.items():
-            if name is not None and name not in table.column_names:
-                known = ", ".join(table.column_names[:20])
-                raise Invalid(
-                    f"there is no column {name!r} for --{option.replace('_', '-')}",
-                    hint=f"there are {known}",
-                )
+        check_columns(table, id_column, truth_column, time_column)
         wanted = table.select([name for name in columns.values() if name is not None])
         taken, refused = 0, dict[int, str]()
         for start in range(0, max(wanted.num_rows, 1), _PART_ROWS):

@@ -205,6 +205,18 @@ class Pending:
     ids: tuple[str, ...]
 
 
+def is_locked(file: Path) -> bool:
+    """Whether a process holds the lock of a file."""
+    try:
+        with file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class WriterFolder:
     """The folder of a writer, as its reader sees it."""
@@ -217,15 +229,7 @@ class WriterFolder:
 
     def is_alive(self) -> bool:
         """Whether the writer still holds its lock."""
-        try:
-            with (self.path / PENDING).open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return True
-        except FileNotFoundError:
-            pass
-        return False
+        return is_locked(self.path / PENDING)
 
     def files(self) -> list[Path]:
         """Its files of blocks, in the order of writing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from bascule.monitoring.ledger.backlog import read_backlog
 from bascule.monitoring.ledger.deletion import requested
 from bascule.monitoring.ledger.manifest import LEDGER, MANIFEST, Gap, Manifest, read_manifest
 from bascule.monitoring.ledger.shared import NO_VIEW, View, shared_of
-from bascule.monitoring.ledger.spool import writers
+from bascule.monitoring.ledger.spool import is_locked, writers
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def read_status(home: Path) -> Status:
         spool_bytes=spool_bytes,
         lag_s=_committed_ago_s(home) if spool_bytes else 0.0,
         dropped=_dropped(home, manifest) + sum(g.requests for g in gaps if g.why == "dropped"),
-        has_scribe=_has_scribe(home),
+        has_scribe=is_locked(home / LEDGER / "lock"),
         gaps=sorted(gaps, key=lambda gap: gap.found_at),
         hosts={name: host.written_at for name, host in sorted(view.hosts.items())},
         deletions=len(requested(home)),
@@ -102,14 +101,3 @@ def _committed_ago_s(home: Path) -> float:
     file = home / LEDGER / MANIFEST
     places = [file] if file.exists() else [writer.path for writer in writers(home)]
     return max(0.0, time.time() - min(place.stat().st_mtime for place in places))
-
-
-def _has_scribe(home: Path) -> bool:
-    try:
-        with (home / LEDGER / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False

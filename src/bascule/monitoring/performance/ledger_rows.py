@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle.statements import flat_columns
 from bascule.core import Columns, Invalid, NotFound
-from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.ledger import Ledger, quoted
 from bascule.monitoring.performance.reference import Reference
 from bascule.monitoring.performance.rows import PredictionRows, Sampling
 
@@ -46,7 +46,7 @@ def read_ledger(
         Invalid: Its outputs are not recorded, or a column is not there.
     """
     ledger = Ledger(home)
-    literal = "'" + model.replace("'", "''") + "'"
+    literal = quoted(model)
     after = "" if since is None else f"AND time >= TIMESTAMPTZ '{since.isoformat()}'"
     sql = f"SELECT DISTINCT version FROM predictions WHERE model = {literal} {after}"
     versions = sorted(ledger.query(sql, model=model)["version"].to_pylist(), key=_number)
@@ -68,8 +68,8 @@ def read_ledger(
     if needs_inputs or any(name not in _ABOUT for name in columns):
         wanted += inputs
     wanted += [name for name in _ABOUT if name in columns and name in there]
-    quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in wanted)
-    sql = _ROWS.format(columns=quoted, model=literal, since=after)
+    fields = ", ".join('"' + name.replace('"', '""') + '"' for name in wanted)
+    sql = _ROWS.format(columns=fields, model=literal, since=after)
     table = ledger.query(sql, model=model)
     parts = [
         (version, one, table.filter(pc.equal(table["version"], version)))

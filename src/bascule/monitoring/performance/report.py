@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import html
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bascule.monitoring.performance.delays import DelayCurve
@@ -16,6 +17,14 @@ from bascule.monitoring.performance.results import (
     shown,
 )
 from bascule.monitoring.performance.sentences import alarm_sentence, facts, moment
+from bascule.monitoring.showing import (
+    alarms_found,
+    arrow_table,
+    html_list,
+    html_table,
+    line,
+    sparkline,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +35,6 @@ _TIMES = ("window", "predicted", "truths", "in", "value", "95 % interval", "esti
 _TIME_WIDTHS = (16, 9, 8, 4, 7, 15, 8, 5)
 _SHOWN = 40
 _SHOWN_WINDOWS = 31
-_BARS = "▁▂▃▄▅▆▇█"
 _MAX_BARS = 60
 
 
@@ -96,57 +104,33 @@ class PerformanceReport:
 
     def to_arrow(self) -> pa.Table:
         """One row per window, slice and metric."""
-        import pyarrow as pa
-
         rows = [_flat(window, one) for window in self.windows for one in window.metrics]
-        return pa.Table.from_pylist(rows, pa.schema([(n, _arrow_type(n)) for n in _FLAT]))
+        return arrow_table(rows, _FLAT, _KINDS)
 
     def __repr__(self) -> str:
         return "\n".join(_lines(self))
 
     def _repr_html_(self) -> str:
-        def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-            def cells(tag: str, row: tuple[str, ...]) -> str:
-                return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-
-            body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-            return (
-                f"<table><thead><tr>{cells('th', headings)}</tr></thead><tbody>{body}</tbody>"
-                "</table>"
-            )
-
         said = [one.sentence for one in self.findings] + list(self.notes)
-        return (
-            f"<p>{html.escape(_summary(self))}</p>{table(_HEADINGS, _rows(self))}"
-            f"{table(_TIMES, _time_rows(self))}"
-            f"<ul>{''.join(f'<li>{html.escape(one)}</li>' for one in said)}</ul>"
-        )
+        tables = html_table(_HEADINGS, _rows(self)) + html_table(_TIMES, _time_rows(self))
+        return f"<p>{escape(_summary(self))}</p>{tables}{html_list(said)}"
 
 
 _FLAT = (
-    "version", "start", "end", "slice", "slice_value", "predictions", "truths", "completeness",
-    "metric", "value", "lower", "upper", "rows", "recorded", "estimated", "least", "most",
-    "p_value", "level", "worse_by", "limit", "alarm", "waits",
-)  # fmt: skip
-
-
-def _arrow_type(name: str) -> Any:
-    import pyarrow as pa
-
-    if name in ("version", "slice", "slice_value", "metric", "waits"):
-        return pa.string()
-    if name in ("start", "end"):
-        return pa.timestamp("us", "UTC")
-    if name in ("predictions", "truths", "rows"):
-        return pa.int64()
-    return pa.bool_() if name == "alarm" else pa.float64()
+    "version start end slice slice_value predictions truths completeness metric value lower upper "
+    "rows recorded estimated least most p_value level worse_by limit alarm waits"
+)
+_KINDS = {
+    "string": "version slice slice_value metric waits", "time": "start end",
+    "int": "predictions truths rows", "bool": "alarm",
+}  # fmt: skip
 
 
 def _flat(window: WindowPerformance, one: MetricPerformance) -> dict[str, Any]:
     column, value = window.slice or (None, None)
     about = {name: getattr(window, name) for name in WindowPerformance.__slots__}
     made = {**about, **one.to_json(), "slice": column, "slice_value": value}
-    return {name: made[name] for name in _FLAT}
+    return {name: made[name] for name in _FLAT.split()}
 
 
 def _summary(report: PerformanceReport) -> str:
@@ -157,11 +141,10 @@ def _summary(report: PerformanceReport) -> str:
     predictions = sum(one.predictions for one in totals)
     truths = sum(one.truths for one in totals)
     alarms = sum(len(one.alarms) for one in report.windows)
-    found = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "no alarm"
     share = f" ({truths / predictions:.0%})" if predictions else ""
     windows = f" in {len({one.start for one in days})} windows" if days else ""
     return (
-        f"{report.model}: {found}; {predictions:,} predictions{windows}, {truths:,} "
+        f"{report.model}: {alarms_found(alarms)}; {predictions:,} predictions{windows}, {truths:,} "
         f"truths{share}, budget {report.budget:g} false alarms a year"
     )
 
@@ -226,16 +209,16 @@ def _lines(report: PerformanceReport) -> Iterator[str]:
     yield _summary(report)
     rows, times = _rows(report), _time_rows(report)
     yield ""
-    yield _line(_HEADINGS, _WIDTHS, 2)
-    yield from (_line(row, _WIDTHS, 2) for row in rows[:_SHOWN])
+    yield line(_HEADINGS, _WIDTHS, 2)
+    yield from (line(row, _WIDTHS, 2) for row in rows[:_SHOWN])
     if len(rows) > _SHOWN:
         yield f"... and {len(rows) - _SHOWN} more rows: --json has all"
     if times:
         metric = next(one for one in report.windows if one.start is not None).metrics[0].metric
         yield ""
         yield from _trends(report, metric)
-        yield _line(_TIMES, _TIME_WIDTHS, 1)
-        yield from (_line(row, _TIME_WIDTHS, 1) for row in times)
+        yield line(_TIMES, _TIME_WIDTHS, 1)
+        yield from (line(row, _TIME_WIDTHS, 1) for row in times)
     said = [*_strongest(report.findings)]
     said += [one.sentence for one in report.findings if not one.is_alarm]
     if said or report.notes:
@@ -265,25 +248,5 @@ def _trends(report: PerformanceReport, metric: str) -> Iterator[str]:
             if window.version == version and window.start is not None and window.slice is None
         ][-_MAX_BARS:]
         named = f" of v{version}" if version else ""
-        yield f"{metric}{named}: {sparkline(values)}"
-
-
-def sparkline(values: list[float | None]) -> str:
-    """A bar per value; a blank for none."""
-    known = [one for one in values if one is not None]
-    if not known:
-        return ""
-    low, high = min(known), max(known)
-    step = (high - low) / (len(_BARS) - 1)
-    return "".join(
-        " " if one is None else _BARS[round((one - low) / step) if step else len(_BARS) // 2]
-        for one in values
-    )
-
-
-def _line(cells: tuple[str, ...], widths: tuple[int, ...], left: int) -> str:
-    made = []
-    for place, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-        cut = cell if len(cell) <= width else cell[: width - 3] + "..."
-        made.append(cut.ljust(width) if place < left else cut.rjust(width))
-    return " ".join(made).rstrip()
+        known = [math.nan if one is None else one for one in values]
+        yield f"{metric}{named}: {sparkline(known)}"

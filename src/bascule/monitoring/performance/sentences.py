@@ -14,6 +14,7 @@ from bascule.monitoring.performance.results import (
     WindowPerformance,
     shown,
 )
+from bascule.monitoring.showing import duration
 
 _YOUNG = 0.9
 
@@ -85,11 +86,3 @@ def _amount(metric: str, value: float | None) -> str:
 def moment(start: datetime) -> str:
     """A day, with the time unless it is midnight."""
     return start.strftime("%Y-%m-%d %H:%M").removesuffix(" 00:00")
-
-
-def duration(seconds: float) -> str:
-    """In the largest unit that gives 1 or more: `36 s`, `2.5 h`, `12 days`."""
-    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"

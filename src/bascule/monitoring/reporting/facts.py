@@ -10,9 +10,8 @@ from bascule.monitoring.drift import (
     Effect,
     OpenBundle,
     measure_production_drift,
-    quoted,
 )
-from bascule.monitoring.ledger import Ledger
+from bascule.monitoring.ledger import Ledger, quoted
 from bascule.monitoring.performance import measure_performance
 from bascule.monitoring.reporting.overview import DayHealth, Kept, Overview, TruthFacts
 

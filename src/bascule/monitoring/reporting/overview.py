@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import islice
@@ -12,9 +12,9 @@ from typing import Any
 
 from bascule.monitoring.drift import ColumnDrift, DriftReport, ProductionDrift
 from bascule.monitoring.performance import PerformanceReport
+from bascule.monitoring.showing import alarms_found, cut, duration, sparkline
 
 LINES, WIDTH = 24, 80
-_BARS = "▁▂▃▄▅▆▇█"
 _DAYS = 14
 _COLUMNS = 6
 _PERFORMANCE_ALARMS = 2
@@ -131,25 +131,13 @@ def _screen(overview: Overview) -> Iterator[str]:
     ]
     if said and rest > 1:
         lines += ["", *said[: rest - 1]]
-    return (line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in lines[:LINES])
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """A bar for each value, from the least to the largest; a space where there is none."""
-    known = [one for one in values if math.isfinite(one)]
-    if not known:
-        return " " * len(values)
-    low, width = min(known), (max(known) - min(known)) or 1.0
-    return "".join(
-        _BARS[round((one - low) / width * (len(_BARS) - 1))] if math.isfinite(one) else " "
-        for one in values
-    )
+    return (cut(line, WIDTH) for line in lines[:LINES])
 
 
 def _head(overview: Overview) -> Iterator[str]:
     alarms = sum(len(one.alarms) for report in overview.drift.versions for one in report.windows)
     alarms += len(overview.performance.alarms) if overview.performance else 0
-    verdict = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "no alarm"
+    verdict = alarms_found(alarms)
     days = f"{overview.model}  {overview.since} to {overview.until}"
     yield f"{days}{verdict:>{max(1, WIDTH - len(days))}}"
     total = overview.total
@@ -177,8 +165,7 @@ def _drift(overview: Overview) -> Iterator[str]:
         most = max(2, _COLUMNS // len(overview.drift.versions))
         for column, alarms, series in islice(leading_columns(report), most):
             then, now = _typical(column.then), _typical(column.now)
-            name = column.name if len(column.name) <= 23 else column.name[:20] + "..."
-            line = f"  {name:<24}{then:>12}{now:>12}{alarms or '-':>8}"
+            line = f"  {cut(column.name, 23):<24}{then:>12}{now:>12}{alarms or '-':>8}"
             yield f"{line}  {sparkline(series[-_DAYS:])}"
 
 
@@ -226,7 +213,7 @@ def _typical(values: object) -> str:
 def _performance(overview: Overview) -> Iterator[str]:
     truths = overview.truths
     share = truths.truths / max(1, truths.predictions)
-    delay = "" if truths.delay_s is None else f", median delay {_duration(truths.delay_s)}"
+    delay = "" if truths.delay_s is None else f", median delay {duration(truths.delay_s)}"
     yield ""
     yield (
         f"performance  {truths.truths:,} truths of {truths.predictions:,} predictions "
@@ -270,10 +257,3 @@ def _sentences(overview: Overview) -> Iterator[str]:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if abs(seconds) >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"

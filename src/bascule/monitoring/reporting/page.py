@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from html import escape
+from pathlib import Path
 
 from bascule.bundle import page
+from bascule.core import Unavailable
 from bascule.monitoring.drift import DriftReport, WindowDrift, alarm_sentences
 from bascule.monitoring.reporting.overview import Overview, metric_lines
 from bascule.monitoring.reporting.plots import counts_by_day, figure, figures_of, metric_by_day
+from bascule.monitoring.showing import html_list, html_table
 
 _QUALITY_ROWS = 200
 _SENTENCES = 6
@@ -42,6 +45,14 @@ def render_report(overview: Overview) -> str:
     return page(f"{overview.model} in production", links, body)
 
 
+def write_report(overview: Overview, out: Path) -> None:
+    """Write the page. Raises `Unavailable`."""
+    try:
+        out.write_text(render_report(overview), encoding="utf-8")
+    except OSError as error:
+        raise Unavailable(f"{out} cannot be written: {error}", hint="give another --out") from error
+
+
 def _summary(overview: Overview) -> str:
     total, truths = overview.total, overview.truths
     alarms = sum(len(w.alarms) for one in overview.drift.versions for w in one.windows)
@@ -58,7 +69,7 @@ def _summary(overview: Overview) -> str:
     shown = "".join(f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd></div>" for a, b in tiles)
     notes = [*metric_lines(overview), *overview.drift.notes]
     notes += [note for report in overview.drift.versions for note in report.notes]
-    return f'<dl class="overview">{shown}</dl>{_list(notes)}'
+    return f'<dl class="overview">{shown}</dl>{html_list(notes)}'
 
 
 def _health(overview: Overview) -> str:
@@ -90,7 +101,7 @@ def _performance(overview: Overview) -> str:
     alarms = report.alarms[-_SENTENCES:]
     if len(report.alarms) > _SENTENCES:
         said.append(f"the latest {_SENTENCES} of {len(report.alarms)} alarms:")
-    return f"{_grid(charts)}{_list([*said, *alarms])}"
+    return f"{_grid(charts)}{html_list([*said, *alarms])}"
 
 
 def _alarms(report: DriftReport) -> str:
@@ -99,7 +110,7 @@ def _alarms(report: DriftReport) -> str:
     today = [str(window.day) for window in report.windows if not window.is_finished]
     unfinished = f" {today[0]} is not over." if today else ""
     verdict = f"{days} of {len(report.windows)} days have an alarm.{unfinished}"
-    return f"<p>{verdict}</p>{_list(said)}"
+    return f"<p>{verdict}</p>{html_list(said)}"
 
 
 def _plots(report: DriftReport, where: str) -> str:
@@ -117,7 +128,10 @@ def _quality(report: DriftReport) -> str:
     ]
     if not rows:
         return "<p>No finding: no value out of range, unseen, infinite or of another type.</p>"
-    return _table(("day", "column", "missing", "in the baseline", "finding"), rows[:_QUALITY_ROWS])
+    table = html_table(
+        ("day", "column", "missing", "in the baseline", "finding"), rows[:_QUALITY_ROWS]
+    )
+    return f'<div class="scroll">{table}</div>'
 
 
 def _strange(window: WindowDrift, name: str) -> Iterator[str]:
@@ -143,19 +157,3 @@ def _budget(report: DriftReport) -> str:
 def _grid(figures: Iterable[str]) -> str:
     shown = "\n".join(figures)
     return f'<div class="plots">\n{shown}\n</div>' if shown else ""
-
-
-def _list(items: Sequence[str]) -> str:
-    unique = dict.fromkeys(items)
-    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in unique)}</ul>" if unique else ""
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(one)}</th>' for one in heads)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        "</div>"
-    )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bascule.bundle import Chart
 from bascule.monitoring.drift import ColumnDrift, DriftReport, WindowDrift
 from bascule.monitoring.performance import WindowPerformance
+from bascule.monitoring.showing import alarms_found
 from bascule.stats import ColumnProfile
 
 Floats = NDArray[np.float64]
@@ -180,6 +181,6 @@ def figures_of(report: DriftReport, where: str) -> Iterator[str]:
         over = over_time(name, series)
         if over is not None:
             alarms = sum(column.is_alarm for _, column in series)
-            said = f"{alarms} alarm{'' if alarms == 1 else 's'}" if alarms else "No alarm"
+            said = alarms_found(alarms).capitalize()
             lines = _lines_of(series[-1][1])
             yield figure(over, f"{name} by day", f"{said}. {lines}Dashed: the baseline.")
