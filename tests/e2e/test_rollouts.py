@@ -133,8 +133,8 @@ def ended(command, server, rollout, within_s=WAIT_S):
     return found
 
 
-def begin(command, server, version, *words):
-    wanted = ("--strategy", "canary", "--steps", "20,50,100", "--step-for", "1s", *words)
+def begin(command, server, version, *words, step_for="1s"):
+    wanted = ("--strategy", "canary", "--steps", "20,50,100", "--step-for", step_for, *words)
     begun = command(server, "deploy", version, *wanted)
     return begun["rollout"]["id"]
 
@@ -228,7 +228,7 @@ def test_two_servers_share_one_rollout(started, command, home):
 def test_a_rollout_is_paused_resumed_and_aborted_by_commands(started, command):
     server = started("gb/1")
     with traffic(server):
-        rollout = begin(command, server, "gb/2", "-g", "errors +2 pp")
+        rollout = begin(command, server, "gb/2", "-g", "errors +2 pp", step_for="1h")
         time.sleep(1.0)
         assert (
             command(server, "rollout", "pause", "gb", "--reason", "lunch")["state"]["type"]
@@ -248,7 +248,7 @@ def test_a_rollout_is_paused_resumed_and_aborted_by_commands(started, command):
 def test_another_plan_ends_a_rollout(started, command):
     server = started("gb/1")
     with traffic(server):
-        rollout = begin(command, server, "gb/2", "-g", "errors +2 pp")
+        rollout = begin(command, server, "gb/2", "-g", "errors +2 pp", step_for="1h")
         time.sleep(1.0)
         command(server, "deploy", "gb/2", "--yes")
         found = ended(command, server, rollout)
