@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         Server,
         add_outcomes,
         check,
-        deploy,
         drift,
         load,
         monitor,
@@ -39,6 +38,17 @@ if TYPE_CHECKING:
     from bascule.bundle import Answer, Bundle, pack, rebuild
     from bascule.bundle.flavors import PythonModel
     from bascule.core import BasculeError, BasculeWarning, Invalid
+    from bascule.deploying import (
+        Control,
+        delete_endpoint,
+        deploy,
+        deprecate,
+        list_endpoints,
+        rollback,
+        rollout,
+        rollouts,
+        undeprecate,
+    )
     from bascule.registry import Registry
     from bascule.release import Criterion
     from bascule_client import AsyncClient, Client
@@ -50,6 +60,7 @@ _HOMES = {
     "BasculeWarning": "bascule.core.errors",
     "Bundle": "bascule.bundle",
     "Client": "bascule_client",
+    "Control": "bascule.deploying",
     "Criterion": "bascule.release",
     "Invalid": "bascule.core.errors",
     "PythonModel": "bascule.bundle",
@@ -57,8 +68,11 @@ _HOMES = {
     "Server": "bascule.api",
     "add_outcomes": "bascule.api",
     "check": "bascule.api",
-    "deploy": "bascule.api",
+    "delete_endpoint": "bascule.deploying",
+    "deploy": "bascule.deploying",
+    "deprecate": "bascule.deploying",
     "drift": "bascule.api",
+    "list_endpoints": "bascule.deploying",
     "load": "bascule.api",
     "monitor": "bascule.api",
     "open_ledger": "bascule.api",
@@ -68,8 +82,12 @@ _HOMES = {
     "push": "bascule.api",
     "rebuild": "bascule.bundle",
     "report": "bascule.api",
+    "rollback": "bascule.deploying",
+    "rollout": "bascule.deploying",
+    "rollouts": "bascule.deploying",
     "serve": "bascule.api",
     "set_alias": "bascule.api",
+    "undeprecate": "bascule.deploying",
 }
 __all__ = [
     "Answer",
@@ -78,6 +96,7 @@ __all__ = [
     "BasculeWarning",
     "Bundle",
     "Client",
+    "Control",
     "Criterion",
     "Invalid",
     "PythonModel",
@@ -86,8 +105,11 @@ __all__ = [
     "__version__",
     "add_outcomes",
     "check",
+    "delete_endpoint",
     "deploy",
+    "deprecate",
     "drift",
+    "list_endpoints",
     "load",
     "monitor",
     "open_ledger",
@@ -97,8 +119,12 @@ __all__ = [
     "push",
     "rebuild",
     "report",
+    "rollback",
+    "rollout",
+    "rollouts",
     "serve",
     "set_alias",
+    "undeprecate",
 ]
 
 

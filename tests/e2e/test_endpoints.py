@@ -161,8 +161,11 @@ def test_a_version_is_deployed_rolled_back_and_listed_by_commands(
 
     status, said = control(server, "POST", "/api/v1/server/services", {"reference": "gb/3"})
     assert (status, "'gb' is an endpoint" in said["error"]) == (409, True)
+    swap = {"reference": "gb/3", "role": "swap"}
+    assert control(server, "POST", "/api/v1/server/services", swap)[0] == 409
     assert control(server, "DELETE", "/api/v1/server/services/gb")[0] == 409
     assert control(server, "POST", "/v2/repository/models/gb/load")[0] == 409
+    assert control(server, "POST", "/v2/repository/models/gb/unload")[0] == 409
 
 
 def test_a_first_deployment_to_the_catalogue_knows_what_servers_serve(

@@ -61,3 +61,16 @@ def test_a_version_that_is_wrong_more_often_is_rolled_back(rows, home, serve):
     assert "of the answers of gb/2 were wrong" in sentence
     assert "allowed accuracy -2 pp" in sentence
     assert command("rollout", "replay", rollout)["differing"] == []
+
+    drafted = command("incident", "gb", "--since", "1h")
+    (suspect,) = drafted["suspects"]
+    assert (suspect["version"], suspect["why"]) == ("gb/2", sentence)
+    (exposed,) = drafted["exposures"]
+    (attempt,) = drafted["facts"]["attempts"]
+    assert exposed["version"] == "gb/2"
+    assert 0 < exposed["requests"] >= attempt["requests"] > 0
+    kinds = [one["kind"] for one in drafted["timeline"]]
+    assert kinds[:2] == ["pushed", "pushed"]
+    assert [one for one in kinds if one.startswith("rollout")] == [
+        "rollout_asked", "rollout_running", "rollout_aborted",
+    ]  # fmt: skip

@@ -55,11 +55,19 @@ def _read_arrow(path: Path) -> Any:
 
     readers = {
         ".parquet": pyarrow.parquet.read_table,
-        ".csv": pyarrow.csv.read_csv,
+        ".csv": read_csv,
         ".jsonl": pyarrow.json.read_json,
         ".feather": pyarrow.feather.read_table,
     }
     return readers[path.suffix.lower()](path)
+
+
+def read_csv(source: Any) -> Any:
+    """A pyarrow Table from CSV; as in pandas, an empty cell of a text column is missing too."""
+    import pyarrow.csv
+
+    options = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+    return pyarrow.csv.read_csv(source, convert_options=options)
 
 
 def read_stream(stream: BinaryIO) -> Any:
@@ -76,7 +84,7 @@ def read_stream(stream: BinaryIO) -> Any:
     data = stream.read()
     if not data.strip():
         raise Invalid("standard input is empty", hint="pipe CSV, JSON lines or Parquet into it")
-    reader: Callable[[Any], Any] = pyarrow.csv.read_csv
+    reader: Callable[[Any], Any] = read_csv
     if data.startswith(b"PAR1"):
         reader = pyarrow.parquet.read_table
     elif data.lstrip().startswith(b"{"):

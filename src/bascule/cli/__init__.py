@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from contextlib import suppress
 from typing import NoReturn
@@ -37,6 +38,7 @@ def main() -> None:
         try:
             app()
         finally:
+            _say_where_output_went()
             sys.stdout.flush()  # what cannot be written is found now, and not after the end
     except BasculeError as error:
         _end(error)
@@ -50,6 +52,22 @@ def main() -> None:
     except OSError as error:
         _drop_output()
         _end(_of_files(error))
+
+
+def _say_where_output_went() -> None:
+    """A shell reads an unquoted `-c roc_auc>=0.5` as a redirection, into a file called `=0.5`."""
+    if not {"-c", "--criterion"}.intersection(sys.argv):
+        return
+    with suppress(OSError):
+        name = os.path.basename(os.readlink("/proc/self/fd/1"))
+        if stat.S_ISREG(os.fstat(1).st_mode) and not name.strip("=0123456789."):
+            from bascule.cli.screen import note
+
+            note(
+                f"warning: the output went into a file called {name!r}, because the shell takes an "
+                "unquoted > for a redirection; delete the file and quote the criterion: "
+                "-c 'roc_auc >= 0.5'"
+            )
 
 
 def _drop_output() -> None:

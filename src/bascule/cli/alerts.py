@@ -17,7 +17,9 @@ from bascule.core import Invalid
 if TYPE_CHECKING:
     from bascule.monitoring.alerts import Alert, AlertStore, RemoteAlerts, Silence
 
-_Why = Annotated[str, typer.Option(help="The reason, for the history.", show_default=False)]
+_Why = Annotated[
+    str, typer.Option("--reason", "--why", help="The reason, for the history.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:

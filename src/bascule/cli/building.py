@@ -253,9 +253,10 @@ def print_report(report: GateReport) -> None:
     print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
     say("passed" if report.passed else f"failed: {len(report.failures)} of {len(report.results)}")
     if report.unjudged:
+        others = ", ".join(map(repr, report.unjudged))
         note(
-            f"a trial, which changes no verdict: {', '.join(map(repr, report.unjudged))} of "
-            "[gates] criteria was not judged; bascule check without -c judges all of them"
+            f"a trial, which changes no verdict: it leaves out {others} of [gates] criteria; "
+            "bascule check without -c judges all of them"
         )
 
 

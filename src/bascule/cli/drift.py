@@ -13,7 +13,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
-from bascule.cli.screen import print_json, say
+from bascule.cli.screen import print_json, say_sentences
 from bascule.cli.watching import length
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def drift(
     if as_json:
         print_json(report.to_json())
     else:
-        say(repr(report))
+        say_sentences(repr(report))
     if report.is_alarm:
         raise typer.Exit(1)
 

@@ -72,6 +72,7 @@ def _show(table: pa.Table) -> None:
     print_table(
         table.column_names,
         (["" if value is None else str(value) for value in row.values()] for row in rows),
+        empty="no rows; bascule ledger status shows what the ledger holds",
     )
     if table.num_rows > _SHOWN_ROWS:
         say(f"{table.num_rows - _SHOWN_ROWS:,} more rows: --to FILE writes all")

@@ -39,6 +39,7 @@ def status(as_json: context.AsJson = False) -> None:
             for one in found.days
         ],
         right=("rows", "segments", "MB"),
+        empty="no answers yet: bascule serve records them",
     )
     say(f"{found.rows:,} rows, {found.size_bytes / 1e6:,.1f} MB")
     waiting = f"{found.spool_bytes / 1e6:,.1f} MB wait in the spool"

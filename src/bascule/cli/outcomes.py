@@ -56,7 +56,10 @@ def import_outcomes(
     The exit code is 1 if some lines were refused; the others are kept.
     """
     if (file is None) == (query is None):
-        raise Invalid("give a FILE, or --query with --database", hint="one of the two")
+        raise Invalid(
+            "outcomes come from a FILE, or from --query with --database: give one of them",
+            hint="bascule outcomes import MODEL truths.csv",
+        )
     store = _store()
     taken, lines, refused = 0, 0, dict[int, str]()
     for table in _tables(file, query, database, id_column):

@@ -11,7 +11,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
 from bascule.cli.durations import seconds_of
-from bascule.cli.screen import print_json, say
+from bascule.cli.screen import print_json, say_sentences
 
 if TYPE_CHECKING:
     from bascule.monitoring import PerformanceReport
@@ -96,7 +96,7 @@ def performance(
     if as_json:
         print_json(report.to_json())
     else:
-        say(repr(report))
+        say_sentences(repr(report))
     if report.is_alarm:
         raise typer.Exit(1)
 

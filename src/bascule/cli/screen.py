@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 from bascule.core import BasculeError, BasculeWarning, masked_text, write_without_waiting
 
@@ -26,12 +28,25 @@ def say(line: str) -> None:
 
 def note(line: str) -> None:
     """One line beside the result, on standard error. That it cannot be written ends nothing."""
-    line = masked_text(line) + "\n"
+    line = _fitting(masked_text(line), sys.stderr) + "\n"
     if write_without_waiting(line.encode(errors="backslashreplace")):
         return
     with suppress(OSError):
         sys.stderr.write(line)
         sys.stderr.flush()
+
+
+def say_sentences(text: str) -> None:
+    """Lines of result for people: a terminal breaks the long ones between words."""
+    say("\n".join(_fitting(line, sys.stdout) for line in text.split("\n")))
+
+
+def _fitting(line: str, stream: TextIO) -> str:
+    """The line, broken between words where `stream` is a terminal; a pipe gets it whole."""
+    width = shutil.get_terminal_size().columns
+    if len(line) <= width or not stream.isatty():
+        return line
+    return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
 
 
 def show_warnings() -> None:
@@ -62,7 +77,7 @@ def print_error(error: BasculeError, *, as_json: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
     console.print(Text("error: ", "bold red") + Text(masked_text(error.message), "default"))
     if error.hint:
         console.print(Text("hint:  ", "bold cyan") + Text(error.hint, "default"))
@@ -74,8 +89,12 @@ def print_table(
     *,
     title: str = "",
     right: Sequence[str] = (),
+    empty: str = "",
 ) -> None:
-    """A table that fits the terminal; headings in `right` are of numbers."""
+    """A table that fits the terminal; headings in `right` are of numbers.
+
+    Without rows the sentence `empty` is shown in its place, if there is one.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -86,6 +105,9 @@ def print_table(
         table.add_column(heading, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*row)
+    if empty and not table.row_count:
+        say_sentences(empty)
+        return
     Console(highlight=False, markup=False, width=_table_width()).print(table)
 
 

@@ -139,7 +139,8 @@ def sparkline(values: list[float]) -> str:
 def _versions(versions: list[VersionLoad]) -> Table:
     from rich.text import Text
 
-    table = _table("version", "requests/s", "errors/s", "rows/s", "p50", "p99", "open", "requests")
+    # Short headings: with the longest figures the table fits 80 columns.
+    table = _table("version", "req/s", "err/s", "rows/s", "p50", "p99", "open", "total")
     for one in versions:
         name = f"{one.model}/{one.version}" + ("" if one.is_served else " (unloaded)")
         table.add_row(

@@ -166,4 +166,4 @@ def test_outcomes_come_from_a_query_of_a_database(run, tmp_path, monkeypatch):
     )  # fmt: skip
     for wrong in (("late",), ("late", "truths.csv", "--query", "select 1")):
         code, said = run("outcomes", "import", *wrong)
-        assert (code, "give a FILE, or --query" in said) == (2, True)
+        assert (code, "give one of them" in said) == (2, True)

@@ -33,7 +33,8 @@ def test_one_screen_has_health_drift_truths_and_the_ledger(overview):
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert lines[0].split()[0] == "late"
-    assert re.match(r"health +204 requests, 1\.96% errors, 0\.00% refused, p50 ", lines[1])
+    assert re.match(r"health +204 requests, 1\.96% errors, 0\.00% refused$", lines[1])
+    assert re.match(r" +p50 [\d.]+ m?s, p99 [\d.]+ m?s; by day ", lines[2])
     assert any(line.startswith("drift        version 1: 2,000 rows on 10 days") for line in lines)
     assert any(re.match(r"  wind +[\d.]+ +1[34][\d.]* +2  [▁▂▃▄▅▆▇█]{10}$", line) for line in lines)
     truths = next(line for line in lines if line.startswith("performance"))

@@ -376,7 +376,7 @@ def test_a_large_request_that_comes_in_one_read_is_known_when_it_comes_again(ser
         request = POST + b"Content-Length: 5000\r\n\r\n" + b"x" * 5_000
         for _ in range(2):
             assert client.send(request).answer().body == b"x" * 5_000
-    assert server.on_loop(lambda: [size for _, size in server.site.known_heads.values()]) == [
+    assert server.on_loop(lambda: [size for _, size in server.site.known_heads.whole.values()]) == [
         len(request)
     ]
 

@@ -67,7 +67,10 @@ def read_truth(data: Any, what: str, *, rows: int, targets: int = 1) -> NDArray[
         return None
     truth = _read_truth(truth, what, targets)
     if len(truth) != rows:
-        raise Invalid(f"{what} has {rows} rows in X and {len(truth)} in y")
+        raise Invalid(
+            f"{what} has {rows} rows in X and {len(truth)} in y",
+            hint=f"pass {what}=(X, y) of the same rows",
+        )
     return truth
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -25,7 +26,7 @@ class DayHealth:
 
     Attributes:
         day: Which.
-        requests: That are in the ledger.
+        requests: Those in the ledger, each counted for those that were sampled out.
         errors: Of these, with a status of 500 or more.
         refused: With a status from 400 to 499.
         p50_s: The median latency, in seconds.
@@ -123,7 +124,11 @@ def _screen(overview: Overview) -> Iterator[str]:
     """The lines: health, drift, performance, the ledger, and sentences as far as there is room."""
     lines = [*_head(overview), *_drift(overview), *_performance(overview), *_ledger(overview)]
     rest = LINES - len(lines)
-    said = list(_sentences(overview))
+    said = [
+        line
+        for sentence in _sentences(overview)
+        for line in textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")
+    ]
     if said and rest > 1:
         lines += ["", *said[: rest - 1]]
     return (line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in lines[:LINES])
@@ -153,12 +158,10 @@ def _head(overview: Overview) -> Iterator[str]:
         return
     share = (total.errors, total.refused)
     errors, refused = (one / max(1, total.requests) for one in share)
-    yield (
-        f"health       {total.requests:,} requests, {errors:.2%} errors, {refused:.2%} refused, "
-        f"p50 {_ms(total.p50_s)}, p99 {_ms(total.p99_s)}"
-    )
+    yield f"health       {total.requests:,} requests, {errors:.2%} errors, {refused:.2%} refused"
+    latency = f"p50 {_ms(total.p50_s)}, p99 {_ms(total.p99_s)}"
     by_day = {one.day: float(one.requests) for one in overview.days}
-    yield f"             by day {sparkline(list(by_day.values())[-_DAYS:])}"
+    yield f"             {latency}; by day {sparkline(list(by_day.values())[-_DAYS:])}"
 
 
 def _drift(overview: Overview) -> Iterator[str]:
@@ -166,7 +169,8 @@ def _drift(overview: Overview) -> Iterator[str]:
     for report in overview.drift.versions:
         windows, rows = report.windows, sum(one.rows for one in report.windows)
         yield (
-            f"drift        version {report.version}: {rows:,} rows on {len(windows)} days, "
+            f"drift        version {report.version}: {rows:,} rows on {len(windows)} "
+            f"day{'s' * (len(windows) > 1)}, "
             f"{len(windows[-1].columns)} columns, budget {report.budget:g} a year"
         )
         yield f"  {'column':<24}{'then':>12}{'now':>12}{'alarms':>8}  by day"
