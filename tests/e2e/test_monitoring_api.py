@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
-from tests.scenarios.commands import bascule as run
+from tests.scenarios.commands import run
 
 import bascule
 from bascule_client.control import ControlClient
@@ -37,6 +39,7 @@ def test_the_control_api_says_what_the_commands_say(home, serve):
     control = ControlClient(f"http://127.0.0.1:{server.control_port}")
     for what in ("monitor", "performance"):
         over_api = control.ask("GET", f"/api/v1/models/gb/{what}?days=7")
-        assert set(over_api) == set(run(home, what, "gb", "--since", "7d", **env))
+        _, at_home, errors = run(home, what, "gb", "--since", "7d", "--json", **env)
+        assert set(over_api) == set(json.loads(at_home)), errors
     with pytest.raises(bascule.BasculeError, match=r"no model .other."):
         control.ask("GET", "/api/v1/models/other/drift?days=7")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +16,6 @@ from contextlib import contextmanager
 import numpy as np
 import psutil
 import pytest
-from tests.scenarios.commands import run
 
 import bascule
 
@@ -92,13 +93,19 @@ def started(serve, home):
 def command(home):
     """Runs a command at home beside `server`; its JSON."""
 
-    def ask(server, *words, code=0):
-        port = {"BASCULE_SERVING__CONTROL_PORT": str(server.control_port)}
-        ended, out, errors = run(home, *words, "--json", **port)
-        assert ended == code, errors
-        return json.loads(out) if out else errors
+    def run(server, *words, code=0):
+        env = {
+            **os.environ, "BASCULE_HOME": str(home),
+            "BASCULE_SERVING__CONTROL_PORT": str(server.control_port),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "bascule.cli", *words, "--json"],
+            capture_output=True, text=True, check=False, timeout=60, env=env,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout) if done.stdout else done.stderr
 
-    return ask
+    return run
 
 
 @contextmanager

@@ -173,6 +173,7 @@ def test_a_model_that_prints_does_not_disturb_its_worker(serve, connect, body, c
 # -- several workers --
 
 
+@pytest.mark.serial
 def test_two_workers_share_the_connections_and_the_counters(serve, connect, body, cancer_bundle):
     server = serve(cancer_bundle, "--workers=2")
     assert len(server.worker_pids()) == 2
