@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bascule.api import (
         Server,
         add_outcomes,
+        alerts,
         check,
         deploy,
         drift,
@@ -56,6 +57,7 @@ _HOMES = {
     "Registry": "bascule.registry",
     "Server": "bascule.api",
     "add_outcomes": "bascule.api",
+    "alerts": "bascule.api",
     "check": "bascule.api",
     "deploy": "bascule.api",
     "drift": "bascule.api",
@@ -85,6 +87,7 @@ __all__ = [
     "Server",
     "__version__",
     "add_outcomes",
+    "alerts",
     "check",
     "deploy",
     "drift",

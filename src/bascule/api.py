@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from bascule.bundle import Bundle, load as load_folder
 from bascule.bundle.lineage import user_name
-from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable
+from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable, length_of
 
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed
     from bascule.monitoring import DriftReport, Ledger, PerformanceReport, ProductionDrift
+    from bascule.monitoring.alerts import Alert
     from bascule.monitoring.reporting import Overview
     from bascule.registry import Event, Registry, Version
     from bascule.release import GateReport
@@ -90,7 +91,7 @@ def drift(
     reference: Bundle | str | Path,
     current: None = None,
     *,
-    since: timedelta = ...,
+    since: timedelta | str = ...,
     **options: Any,
 ) -> ProductionDrift: ...
 @overload
@@ -99,7 +100,7 @@ def drift(
     reference: Bundle | str | Path,
     current: Any = None,
     *,
-    since: timedelta = timedelta(days=30),
+    since: timedelta | str = timedelta(days=30),
     **options: Any,
 ) -> DriftReport | ProductionDrift:
     """Compare production, or a table, with the baseline of a bundle.
@@ -109,7 +110,7 @@ def drift(
             production the name of the model, or the folder that is served.
         current: Any table or matrix with the columns of the model; further columns are ignored.
             None compares the days of production that the ledger has, by version.
-        since: How far back days of production are reported.
+        since: How far back days of production are reported: a timedelta, or text such as "7d".
         **options: `budget` (4 false alarms a year), `effects` (an `Effect` by column); of a table
             also `windows_a_year` (365), `time_column`, `score` (True): see
             `monitoring.measure_drift`.
@@ -126,7 +127,9 @@ def drift(
 
     if current is None:
         home, model, opened = _production(reference)
-        return measure_production_drift(home, model, opened, since=since, **options)
+        return measure_production_drift(
+            home, model, opened, since=length_of(since, "since"), **options
+        )
     bundle = reference if isinstance(reference, Bundle) else load(reference)
     return measure_drift(bundle, current, **options)
 
@@ -140,9 +143,9 @@ def performance(
         reference: A bundle, its folder, or a registered model: `gb`, `gb/3`, `gb@champion`. For the
             ledger, `gb` means all its versions.
         current: A table with a column of truths; the ledger of the settings if None.
-        **options: `truth_column`, `prediction_column` and `time_column` of a table; `since`, `by`
-            ("day"), `metrics`, `slice_by`, `budget` (4 false alarms a year), `effects`: see
-            `monitoring.measure_performance`.
+        **options: `truth_column`, `prediction_column` and `time_column` of a table; `since` (a
+            datetime, a timedelta, or text such as "7d"), `by` ("day"), `metrics`, `slice_by`,
+            `budget` (4 false alarms a year), `effects`: see `monitoring.measure_performance`.
 
     Returns:
         The report: `is_alarm`, `findings`, `windows`, `to_arrow()`, `to_json()`.
@@ -159,6 +162,8 @@ def performance(
     from bascule.control import versions_of
     from bascule.settings import load_settings
 
+    if not isinstance(since := options.get("since"), datetime | None):
+        options["since"] = datetime.now(UTC) - length_of(since, "since")
     home = load_settings().home
     if isinstance(reference, Bundle):
         return measure_performance(home, reference, **options)
@@ -203,13 +208,13 @@ def add_outcomes(
 
 
 def monitor(
-    reference: Bundle | str | Path, *, since: timedelta = timedelta(days=7), **options: Any
+    reference: Bundle | str | Path, *, since: timedelta | str = timedelta(days=7), **options: Any
 ) -> Overview:
     """What the ledger says of a model: health, drift, truths; printed, it is one screen.
 
     Args:
         reference: The name of a model, or the folder that is served.
-        since: How far back.
+        since: How far back: a timedelta, or text such as "7d".
         **options: `budget` (4 false alarms of drift a year), `effects` (an `Effect` by column).
 
     Raises:
@@ -218,14 +223,14 @@ def monitor(
     from bascule.monitoring.reporting import look_at
 
     home, model, opened = _production(reference)
-    return look_at(home, model, opened, since=since, **options)
+    return look_at(home, model, opened, since=length_of(since, "since"), **options)
 
 
 def report(
     reference: Bundle | str | Path,
     out: str | Path,
     *,
-    since: timedelta = timedelta(days=30),
+    since: timedelta | str = timedelta(days=30),
     **options: Any,
 ) -> Overview:
     """Write what `monitor` gives as one page of HTML with plots, which loads nothing.
@@ -233,7 +238,7 @@ def report(
     Args:
         reference: The name of a model, or the folder that is served.
         out: The file to write.
-        since: How far back.
+        since: How far back: a timedelta, or text such as "7d".
         **options: See `monitor`.
 
     Raises:
@@ -248,6 +253,19 @@ def report(
     except OSError as error:
         raise Unavailable(f"{out} cannot be written: {error}", hint="give another --out") from error
     return overview
+
+
+def alerts(*, model: str | None = None, resolved: bool = False) -> list[Alert]:
+    """The alerts of the settings' catalogue, as `bascule alerts list` shows them.
+
+    Args:
+        model: Of this model alone.
+        resolved: Resolved alerts too.
+    """
+    from bascule.app import open_alerts
+    from bascule.settings import load_settings
+
+    return open_alerts(load_settings()).alerts(resolved=resolved, model=model)
 
 
 def _production(

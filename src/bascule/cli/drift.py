@@ -14,7 +14,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
 from bascule.cli.screen import print_json, say_sentences
-from bascule.cli.watching import length
+from bascule.core import length_of
 
 if TYPE_CHECKING:
     from bascule.monitoring import DriftReport, Effect, ProductionDrift
@@ -70,7 +70,9 @@ def drift(
     effects = _effects(effect or [])
     report: DriftReport | ProductionDrift
     if current is None:
-        report = api.drift(bundle, since=length(since), budget=budget, effects=effects)
+        report = api.drift(
+            bundle, since=length_of(since, "--since"), budget=budget, effects=effects
+        )
     else:
         report = _of_table(
             bundle, current, as_json=as_json, budget=budget, windows_a_year=windows_a_year,

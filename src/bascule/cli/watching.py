@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bascule.cli.context import AsJson
-from bascule.cli.durations import seconds_of
 from bascule.cli.screen import print_json, say
+from bascule.core import length_of
 
 Since = Annotated[str, typer.Option(help="How far back: 24h, 7d, 30d.")]
 Model = Annotated[
@@ -36,7 +35,7 @@ def monitor(
     """Show health, drift, truths and the ledger of a model on one screen; exit code 1: alarm."""
     from bascule import api
 
-    overview = api.monitor(model, since=length(since), budget=budget)
+    overview = api.monitor(model, since=length_of(since, "--since"), budget=budget)
     if as_json:
         print_json(overview.to_json())
     else:
@@ -54,10 +53,5 @@ def report(
     """Write one page of HTML with plots of a model in production; it loads nothing."""
     from bascule import api
 
-    api.report(model, to, since=length(since), budget=budget)
+    api.report(model, to, since=length_of(since, "--since"), budget=budget)
     say(f"{to}: {to.stat().st_size / 1e6:.1f} MB")
-
-
-def length(since: str) -> timedelta:
-    """The length of time that --since says."""
-    return timedelta(seconds=seconds_of(since, "--since"))
