@@ -8,6 +8,7 @@ median with at least 95 % (Hahn and Meeker 1991, section 5.2). A line fails wher
 end of its interval is over the bar.
 
     python -m bench.against HEAD --with BASCULE_MONITORING__LEDGER=on --bar 1.15
+    python -m bench.against HEAD --with BASCULE_MONITORING__LEDGER=on --endpoint --bar 1.2
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from bench import cpu, measure
+from bench import cpu, endpoint, measure
 from bench.__main__ import parts_are_there
 from bench.measure import WORKS, Settings
 from bench.pinning import two_cores
 from bench.report import Sample
-from bench.subject import ImportedModel
+from bench.requests import Request
+from bench.subject import NAME, ImportedModel
 from bench.systems import ALL, System, Wrong
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +69,14 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME=VALUE",
         help="an environment variable of the working tree's server; may be repeated",
     )
+    parser.add_argument(
+        "--endpoint",
+        action="store_true",
+        help="the working tree's server answers by a canary plan, with a sticky header and keys",
+    )
+    parser.add_argument(
+        "--work", action="append", choices=WORKS, help="ask only this; may be repeated"
+    )
     parser.add_argument("--bar", type=float, default=BAR, help=f"what a line must meet ({BAR})")
     asked = parser.parse_args(arguments)
     if asked.rounds < 6:
@@ -77,16 +89,21 @@ def main(arguments: list[str] | None = None) -> int:
     source = checked_out(asked.rev)
     folder = OUTPUT / "against"
     folder.mkdir(parents=True, exist_ok=True)
-    settings = Settings(asked.rounds, asked.seconds, *two_cores(), folder)
+    works = tuple(asked.work or WORKS)
+    settings = Settings(asked.rounds, asked.seconds, *two_cores(), folder, works)
     console.print(f"packing the model with {asked.rev}")
     subject = packed_by(source, folder)
+    home = endpoint.make(folder, subject) if asked.endpoint else None
+    if home is not None:
+        variables |= {"BASCULE_HOME": str(home), "BASCULE_SECURITY__CALLERS": "keys"}
     samples: list[Sample] = []
     for number in range(1, asked.rounds + 1):
         with console.status(f"round {number} of {asked.rounds}, about a minute"):
-            samples += one_round(source, subject, settings, number, variables)
-        found = ", ".join(f"{work} {ratios(samples, work)[-1]:.3f}" for work in WORKS)
+            samples += one_round(source, subject, settings, number, variables, home)
+        each = {work: ratios(samples, work) for work in WORKS}
+        found = ", ".join(f"{work} {made[-1]:.3f}" for work, made in each.items() if made)
         console.print(f"round {number}: {found}", highlight=False)
-    lines = {work: ratios(samples, work) for work in WORKS}
+    lines = {work: made for work in WORKS if (made := ratios(samples, work))}
     console.print(table(lines, asked.rev, asked.bar))
     written = {
         work: {"ratios": found, "interval": interval(found)} for work, found in lines.items()
@@ -119,19 +136,22 @@ def one_round(
     settings: Settings,
     number: int,
     variables: Mapping[str, str],
+    home: Path | None = None,
 ) -> list[Sample]:
     """Every work, asked of both sides in turn."""
     samples = []
     with ExitStack() as running:
-        for name in SYSTEMS:
+        for name in SYSTEMS if home is None else SYSTEMS[:1]:  # its headers are those of HTTP
             sides = [ALL[name](subject, settings.folder, settings.server_core) for _ in SIDES]
             for side, system in zip(SIDES, sides, strict=True):
+                if home is not None and side == "now":
+                    _ask_endpoint(system, home)
                 running.enter_context(_of(system, side, source, variables))
                 system.first_answer_s()
             for system in sides:
                 cpu.wait_until_idle(system.process.pid)
             for at, (what, work) in enumerate(WORKS.items()):
-                if not sides[0].offers(work.coding):
+                if what not in settings.works or not sides[0].offers(work.coding):
                     continue
                 turn = sides if (number + at) % 2 else sides[::-1]
                 samples += [measure.loaded(one, settings, number, what, work) for one in turn]
@@ -149,6 +169,20 @@ def _of(system: System, side: str, source: Path, variables: Mapping[str, str]) -
         environment |= variables
     system.environment = lambda: environment  # type: ignore[method-assign]
     return system
+
+
+def _ask_endpoint(system: System, home: Path) -> None:
+    """Have a system serve the endpoint of a home, and send what its callers send."""
+    headers = json.loads((home / endpoint.HEADERS).read_text())
+    command, request = system.command(), system.request
+    command[command.index(str(system.subject.bundle))] = NAME
+
+    def with_headers(rows: NDArray[np.float64], coding: str = "json") -> Request:
+        made = request(rows, coding)
+        return Request(made.body, {**made.headers, **headers})
+
+    system.command = lambda: command  # type: ignore[method-assign]
+    system.request = with_headers  # type: ignore[method-assign]
 
 
 def ratios(samples: Sequence[Sample], work: str) -> list[float]:

@@ -40,6 +40,7 @@ class Settings:
     server_core: int
     load_core: int
     folder: Path
+    works: tuple[str, ...] = tuple(WORKS)
 
 
 def visit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ import numpy as np
 import psutil
 import pytest
 from tests.certificates import authority  # noqa: F401
+from tests.migrated import migrations_of_empty_catalogues  # noqa: F401
 from tests.origins import dvc, dvc_made, dvc_program, mlflow_server  # noqa: F401
 from tests.permissions import may_only_read  # noqa: F401
 from tests.stores import (  # noqa: F401
@@ -42,6 +44,14 @@ os.environ.setdefault("BASCULE_MONITORING__LEDGER", "off")
 pytest.register_assert_rewrite("tests.http2_caller")
 hypothesis.settings.register_profile("beside others", deadline=None)
 hypothesis.settings.load_profile("beside others")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The pass of serial tests loads only files and folders that have some."""
+    if not re.search(r"(?<!not )\bserial\b", config.option.markexpr):
+        return None
+    files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
+    return None if any("mark.serial" in file.read_text() for file in files) else True
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers
@@ -76,7 +86,7 @@ class Client:
         except OSError:
             self.socket.close()
             raise
-        self._buffer = b""
+        self._buffer = bytearray()  # bytes would be copied whole for each piece that arrives
 
     def __enter__(self) -> Client:
         return self
@@ -113,14 +123,17 @@ class Client:
     def _until(self, end: bytes) -> bytes:
         while end not in self._buffer:
             self._more()
-        head, _, self._buffer = self._buffer.partition(end)
-        return head + end
+        return self._take(self._buffer.index(end) + len(end))
 
     def _exactly(self, length: int) -> bytes:
         while len(self._buffer) < length:
             self._more()
-        body, self._buffer = self._buffer[:length], self._buffer[length:]
-        return body
+        return self._take(length)
+
+    def _take(self, length: int) -> bytes:
+        taken = bytes(memoryview(self._buffer)[:length])
+        del self._buffer[:length]
+        return taken
 
     def _more(self) -> None:
         piece = self.socket.recv(1 << 16)

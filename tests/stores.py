@@ -100,47 +100,72 @@ def accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
-    """The URL of a running server, with its password; databases are made by `postgresql_url`."""
-    import psycopg
+class Postgresql:
+    """A server that can be stopped and started again, with its data and at its port."""
 
-    user = "postgres" if os.geteuid() == 0 else None  # it does not run as root
-    folder = Path(tempfile.mkdtemp(prefix="bascule-postgresql-"))
-    try:
-        password, log = folder / "password", folder / "log"
+    def __init__(self, folder: Path) -> None:
+        self._user = "postgres" if os.geteuid() == 0 else None  # it does not run as root
+        self._log = folder / "log"
+        password = folder / "password"
         password.write_text(PASSWORD)
-        if user is not None:
-            known = pwd.getpwnam(user)
+        if self._user is not None:
+            known = pwd.getpwnam(self._user)
             for path in (folder, password):
                 os.chown(path, known.pw_uid, known.pw_gid)
         initdb = [
             postgresql_program("initdb"), "-D", folder / "data", "-U", "bascule",
             "--auth=scram-sha-256", f"--pwfile={password}", "-E", "UTF8", "--locale=C", "-N",
         ]  # fmt: skip
-        subprocess.run(initdb, check=True, capture_output=True, user=user, cwd="/")
+        subprocess.run(initdb, check=True, capture_output=True, user=self._user, cwd="/")
         (port,) = free_ports(1)
-        command = [
+        self._command = [
             postgresql_program("postgres"), "-D", folder / "data", "-p", str(port),
             "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
             "-c", "fsync=off", "-c", "max_connections=100",
         ]  # fmt: skip
-        url = f"postgresql://bascule:{PASSWORD}@127.0.0.1:{port}/postgres"
+        self.url = f"postgresql://bascule:{PASSWORD}@127.0.0.1:{port}/postgres"
 
-        def ready() -> bool:
-            try:
-                psycopg.connect(url, connect_timeout=2).close()
-            except psycopg.OperationalError:
-                return False
-            return True
+    def start(self) -> None:
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, stdout=output, stderr=output, user=self._user, cwd="/"
+            )
+        wait_for(self._is_ready, self._process, self._log)
 
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, user=user, cwd="/")
-        with ended(process, signal.SIGINT):  # ends sessions that are left, too
-            wait_for(ready, process, log)
-            yield url
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGINT)  # ends sessions that are left, too
+        self._process.wait()
+
+    def _is_ready(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@contextmanager
+def postgresql() -> Iterator[Postgresql]:
+    """A server of its own, started."""
+    folder = Path(tempfile.mkdtemp(prefix="bascule-postgresql-"))
+    try:
+        made = Postgresql(folder)
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a running server, with its password; databases are made by `postgresql_url`."""
+    with postgresql() as made:
+        yield made.url
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         add_outcomes,
         alerts,
         check,
-        deploy,
         drift,
         load,
         monitor,
@@ -40,6 +39,17 @@ if TYPE_CHECKING:
     from bascule.bundle import Answer, Bundle, pack, rebuild
     from bascule.bundle.flavors import PythonModel
     from bascule.core import BasculeError, BasculeWarning, Invalid
+    from bascule.deploying import (
+        Control,
+        delete_endpoint,
+        deploy,
+        deprecate,
+        list_endpoints,
+        rollback,
+        rollout,
+        rollouts,
+        undeprecate,
+    )
     from bascule.registry import Registry
     from bascule.release import Criterion
     from bascule_client import AsyncClient, Client
@@ -51,6 +61,7 @@ _HOMES = {
     "BasculeWarning": "bascule.core.errors",
     "Bundle": "bascule.bundle",
     "Client": "bascule_client",
+    "Control": "bascule.deploying",
     "Criterion": "bascule.release",
     "Invalid": "bascule.core.errors",
     "PythonModel": "bascule.bundle",
@@ -59,8 +70,11 @@ _HOMES = {
     "add_outcomes": "bascule.api",
     "alerts": "bascule.api",
     "check": "bascule.api",
-    "deploy": "bascule.api",
+    "delete_endpoint": "bascule.deploying",
+    "deploy": "bascule.deploying",
+    "deprecate": "bascule.deploying",
     "drift": "bascule.api",
+    "list_endpoints": "bascule.deploying",
     "load": "bascule.api",
     "monitor": "bascule.api",
     "open_ledger": "bascule.api",
@@ -70,8 +84,12 @@ _HOMES = {
     "push": "bascule.api",
     "rebuild": "bascule.bundle",
     "report": "bascule.api",
+    "rollback": "bascule.deploying",
+    "rollout": "bascule.deploying",
+    "rollouts": "bascule.deploying",
     "serve": "bascule.api",
     "set_alias": "bascule.api",
+    "undeprecate": "bascule.deploying",
 }
 __all__ = [
     "Answer",
@@ -80,6 +98,7 @@ __all__ = [
     "BasculeWarning",
     "Bundle",
     "Client",
+    "Control",
     "Criterion",
     "Invalid",
     "PythonModel",
@@ -89,8 +108,11 @@ __all__ = [
     "add_outcomes",
     "alerts",
     "check",
+    "delete_endpoint",
     "deploy",
+    "deprecate",
     "drift",
+    "list_endpoints",
     "load",
     "monitor",
     "open_ledger",
@@ -100,8 +122,12 @@ __all__ = [
     "push",
     "rebuild",
     "report",
+    "rollback",
+    "rollout",
+    "rollouts",
     "serve",
     "set_alias",
+    "undeprecate",
 ]
 
 

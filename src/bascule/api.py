@@ -25,7 +25,6 @@ from bascule.bundle.lineage import user_name
 from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable, length_of
 
 if TYPE_CHECKING:
-    from bascule.endpoints import Deployed
     from bascule.monitoring import DriftReport, Ledger, PerformanceReport, ProductionDrift
     from bascule.monitoring.alerts import Alert
     from bascule.monitoring.reporting import Overview
@@ -313,6 +312,23 @@ def check(
     return report
 
 
+def batch_model(model: Bundle | str | Path) -> tuple[Bundle, str, Path]:
+    """What a batch job needs of the settings: the bundle, its version's number, and the home.
+
+    The number is empty where the bundle is not named by its place in the registry.
+    """
+    from bascule.control import is_path, registered
+    from bascule.settings import load_settings
+
+    home = load_settings().home
+    if isinstance(model, Bundle):
+        return model, "", home
+    if isinstance(model, Path) or is_path(model):
+        return load_folder(model), "", home
+    registry, version = registered(open_registry, model)
+    return load_folder(registry.path(version)), str(version.number), home
+
+
 def push(bundle: Bundle | str | Path, *, alias: str | None = None, reason: str = "") -> Version:
     """Put a bundle into the registry; the same bundle again is the version that it is already.
 
@@ -344,40 +360,6 @@ def set_alias(version: Version | str, alias: str, *, reason: str = "") -> Event:
     registry = open_registry()
     found = registry.resolve(str(version))
     return registry.set_alias(found.model, alias, found.number, by=user_name(), reason=reason)
-
-
-def deploy(
-    version: Version | str,
-    *,
-    to: str = "",
-    strategy: str = "all",
-    reason: str = "",
-    follow: str = "",
-    dry_run: bool = False,
-) -> Deployed:
-    """Make a version answer an endpoint: `deploy("good/2")`. Servers follow within a second.
-
-    Args:
-        version: The version, or a reference.
-        to: The endpoint; the name of the model if empty.
-        strategy: `all`, or `blue-green`, which keeps the version of before loaded.
-        reason: Why, for the history.
-        follow: The alias that is the endpoint's source from now on: `good@champion`.
-        dry_run: Check and decide, and change nothing.
-
-    Raises:
-        NotFound: There is no such version.
-        Refused: It is retired, its gates failed, or it has another signature than the version that
-            answers now.
-        Conflict: The endpoint serves it already.
-    """
-    from bascule.app import open_endpoints
-    from bascule.settings import load_settings
-
-    return open_endpoints(load_settings()).deploy(
-        str(version), by=user_name(), to=to, strategy=strategy, reason=reason, follow=follow,
-        dry_run=dry_run,
-    )  # fmt: skip
 
 
 class Server:

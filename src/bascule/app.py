@@ -11,9 +11,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
@@ -21,9 +21,18 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import BasculeError, Invalid, NotFound
-from bascule.settings import CATALOGUES, OBJECTS, ServingSettings, Settings, scheme_of
+from bascule.settings import (
+    CATALOGUES,
+    OBJECTS,
+    RolloutSettings,
+    ServingSettings,
+    Settings,
+    scheme_of,
+)
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
     from bascule.endpoints import Endpoints, EndpointStore
@@ -31,7 +40,8 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import ServerFacts
-    from bascule.registry import CatalogueKeys, Registry
+    from bascule.monitoring.ledger import CallerCount
+    from bascule.registry import CatalogueKeys, Registry, Version
     from bascule.release.rollouts import Rollout, Rollouts
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
@@ -137,12 +147,21 @@ def open_registry(settings: Settings) -> Registry:
     chosen = settings.registry
     open_objects = _named(OBJECTS[scheme_of(chosen.objects)])
     return Registry(
-        SqlRecords(open_catalogue(settings)),
+        SqlRecords(open_catalogue(settings), uses=[_needing]),
         open_objects(chosen.objects, settings.home),
         require_gates=chosen.require_gates,
         criteria=[str(Criterion.parse(text)) for text in settings.gates.criteria],
         required_keys=settings.security.required_keys,
     )
+
+
+def _needing(connection: Connection, version: str) -> Iterator[str]:
+    """What needs a version beside aliases, in words: plans, and rollouts under way."""
+    from bascule.endpoints import plans_needing
+    from bascule.release.rollouts import rollouts_needing
+
+    yield from plans_needing(connection, version)
+    yield from rollouts_needing(connection, version)
 
 
 def open_catalogue(settings: Settings) -> Catalogue:
@@ -198,7 +217,17 @@ def open_rollouts(settings: Settings) -> Rollouts:
     """The rollouts that the catalogue of the settings keeps."""
     from bascule.release.rollouts import Rollouts, RolloutStore
 
-    return Rollouts(RolloutStore(open_catalogue(settings)), open_endpoints(settings))
+    return Rollouts(
+        RolloutStore(open_catalogue(settings)), open_endpoints(settings),
+        defaults=rollout_defaults(settings),
+    )  # fmt: skip
+
+
+def rollout_defaults(settings: Settings) -> dict[str, Any]:
+    """What `[rollouts]` of the settings says otherwise than Bascule does, by field."""
+    ours = asdict(RolloutSettings())
+    chosen = asdict(settings.rollouts)
+    return {name: value for name, value in chosen.items() if value != ours[name]}
 
 
 def judged_arms(settings: Settings, rollout: Rollout) -> dict[str, tuple[int, int]]:
@@ -207,10 +236,9 @@ def judged_arms(settings: Settings, rollout: Rollout) -> dict[str, tuple[int, in
     model = rollout.candidate.partition("/")[0]
     wrong = 'CAST("output.label" AS VARCHAR) <> truth'
     found = open_ledger(settings).query(
-        f"SELECT p.arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
-        "FROM predictions p JOIN outcomes o ON p.id = o.id AND p.row = o.row "
-        f"WHERE p.time >= TIMESTAMPTZ '{since}' AND p.endpoint = '{rollout.endpoint}' "
-        "AND p.status = 200 GROUP BY p.arm",
+        f"SELECT arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
+        f"FROM predictions_with_outcomes WHERE time >= TIMESTAMPTZ '{since}' "
+        f"AND endpoint = '{rollout.endpoint}' AND status = 200 GROUP BY arm",
         model=model,
     )
     return {one["arm"]: (one["judged"], one["wrong"]) for one in found.to_pylist()}
@@ -230,7 +258,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
     from bascule.serving import ModelSpec
     from bascule.serving.execution import ResiliencePolicy
     from bascule.serving.telemetry import RequestLogConfig
-    from bascule.serving.workers import Supervisor
+    from bascule.serving.workers import Addresses, ServingConfig, Supervisor
 
     chosen = settings.serving
     ledger = ledger_of(settings)
@@ -241,25 +269,29 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         return ModelSpec.from_json(found)
 
     made = Supervisor(
-        host=chosen.host,
-        port=chosen.port,
+        Addresses(
+            chosen.host,
+            chosen.port,
+            grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
+            unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
+        ),
+        ServingConfig(
+            limits=limits_of(settings),
+            tls=tls_of(settings),
+            protocols=protocols_of(chosen),
+            policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
+            request_log=RequestLogConfig(
+                chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
+            ),
+            allowed_hosts=chosen.allowed_hosts,
+            ledger=ledger,
+            outcomes_home=settings.home,
+        ),
         workers=chosen.workers,
-        limits=limits_of(settings),
         needs_keys=callers_need_keys(settings),
         control=control,
-        tls=tls_of(settings),
-        unix_socket=Path(chosen.unix_socket) if chosen.unix_socket else None,
-        protocols=protocols_of(chosen),
-        grpc_port=None if chosen.grpc_port < 0 else chosen.grpc_port,
-        policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
-        request_log=RequestLogConfig(
-            chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
-        ),
-        find=find if chosen.multi_model else None,
-        allowed_hosts=chosen.allowed_hosts,
-        ledger=ledger,
-        outcomes_home=settings.home,
         scribe=None if ledger is None else _scribe_of(settings),
+        find=find if chosen.multi_model else None,
     )
     return made
 
@@ -281,7 +313,12 @@ def ledger_of(settings: Settings) -> LedgerConfig | None:
         return None
     has_rows = chosen.ledger == "on" or (chosen.ledger == "auto" and _is_loopback(settings))
     return LedgerConfig(
-        settings.home, chosen.keep, chosen.max_rows_per_s, chosen.private, is_anonymous=not has_rows
+        settings.home,
+        chosen.keep,
+        chosen.max_rows_per_s,
+        chosen.private,
+        is_anonymous=not has_rows,
+        max_values_per_row=chosen.max_values_per_row,
     )
 
 
@@ -349,6 +386,8 @@ def control_parts(settings: Settings) -> Parts:
         open_endpoints=endpoints,
         open_catalogue=catalogue,
         judged_arms=partial(judged_arms, settings),
+        rollout_defaults=rollout_defaults(settings),
+        open_rollouts=partial(open_rollouts, settings),
         open_keys=keys,
         open_requests=requests,
         home=settings.home,
@@ -364,6 +403,38 @@ def open_alerts(settings: Settings) -> AlertStore:
     from bascule.monitoring.alerts import AlertStore
 
     return AlertStore(open_catalogue(settings))
+
+
+def _deprecated(settings: Settings) -> dict[str, list[Version]]:
+    """Every model, with its versions in use that are deprecated."""
+    registry = open_registry(settings)
+    found: dict[str, list[Version]] = {model.name: [] for model in registry.models()}
+    for version in registry.deprecated():
+        found[version.model].append(version)
+    return found
+
+
+def _callers_of(
+    settings: Settings, model: str, version: str, since: datetime
+) -> list[CallerCount] | None:
+    """The callers of a version by the names of their keys; None where no rows are kept."""
+    from bascule.monitoring.ledger import callers_of
+
+    found = callers_of(settings.home, model, version, since)
+    if not found or not any(one.caller for one in found):
+        return found
+    names = {key.id: key.name for key in open_keys(settings).stored()}
+    return [replace(one, caller=names.get(one.caller, one.caller)) for one in found]
+
+
+def usage_of(settings: Settings, version: Version) -> str:
+    """Who calls a deprecated version since then, in words."""
+    from bascule.monitoring.alerts.sources import callers_said
+
+    assert version.deprecated is not None
+    since = version.deprecated.at
+    found = _callers_of(settings, version.model, str(version.number), since)
+    return f"since {since:%Y-%m-%d} {callers_said(found)}"
 
 
 def receivers_of(settings: Settings) -> list[Receiver]:
@@ -408,6 +479,7 @@ def watcher_of(
     settings: Settings,
     server: tuple[str, Callable[[], ServerFacts]] | None,
     judge: Callable[[str, str, date, datetime], Sequence[Finding]],
+    note_away: Callable[[bool], None] = lambda _is_away: None,
 ) -> Watcher | None:
     """The watcher of a control process, not started; None where the settings ask for none.
 
@@ -416,6 +488,7 @@ def watcher_of(
         server: The place of the server beside the process, and what reads its counters; None for
             a process without one.
         judge: Judges a finished day of a model; see the function of this name.
+        note_away: Is called when the catalogue goes away and when it is back.
     """
     chosen = settings.alerts
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
@@ -438,6 +511,9 @@ def watcher_of(
             ]
         days = partial(sources.finished_days, home)
         shared += [sources.DailySource(what, days, partial(judge, what)) for what in sources.JUDGED]
+    shared.append(
+        sources.SunsetSource(partial(_deprecated, settings), partial(_callers_of, settings))
+    )
     steady = ("health", "ledger")
     watching = Watching(
         place=place,
@@ -455,6 +531,7 @@ def watcher_of(
             chosen.public_url,
         ),
         contacts=partial(sources.contacts_of, registry),
+        note_away=note_away,
         round_s=chosen.every_s,
     )
     return Watcher(open_catalogue(settings), watching)

@@ -41,8 +41,8 @@ OBJECTS: Mapping[str, str] = {
 """Where bundles can be kept, by the scheme of `registry.objects`."""
 
 _JSON_VALUES = (
-    "criteria", "required_keys", "protocols", "models", "allowed_hosts", "private", "receivers",
-    "routes",
+    "criteria", "guards", "steps_percent", "required_keys", "protocols", "models", "allowed_hosts",
+    "private", "receivers", "routes",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -197,6 +197,36 @@ class ServingSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSettings(_Section):
+    """How versions are deployed where a command does not say: the section `[rollouts]`.
+
+    Attributes:
+        strategy: `all` at once, or by evidence: `canary`, `shadow`, `ab`, `bandit`, `blue-green`.
+        guards: What a candidate may not do worse: `errors +1 pp`. None named is those of the
+            strategy. Guards and steps are those of a canary; other strategies have their own.
+        steps_percent: The candidate's share in each step. None named is 5, 25, 50, 100.
+        step_s: How long a step lasts at least.
+        max_s: When a rollout ends without a promotion.
+        min_requests: Of the candidate, in each step.
+        alpha: The promised share of good versions that are rolled back.
+        beta: The promised share of versions at a guard that are promoted.
+        bake_s: How long a promoted version is compared with the former one.
+        needs_approval: Whether every rollout waits for an approval; a command cannot say otherwise.
+    """
+
+    strategy: Literal["all", "blue-green", "canary", "shadow", "ab", "bandit"] = "all"
+    guards: tuple[str, ...] = ()
+    steps_percent: tuple[float, ...] = ()
+    step_s: Annotated[float, Ge(0)] = 300.0
+    max_s: Annotated[float, Ge(0)] = 604_800.0
+    min_requests: Annotated[int, Ge(0)] = 100
+    alpha: Annotated[float, Gt(0), Le(0.5)] = 0.05
+    beta: Annotated[float, Gt(0), Le(0.5)] = 0.05
+    bake_s: Annotated[float, Ge(0)] = 0.0
+    needs_approval: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MonitoringSettings(_Section):
     """What is recorded of answers.
 
@@ -205,9 +235,11 @@ class MonitoringSettings(_Section):
             or "auto", "on" where it listens on the loopback address alone, else "profiles".
         keep: The share of requests that is kept, at most.
         max_rows_per_s: How many rows a second a worker keeps of a version; above, a uniform sample.
-        max_gb: How much the ledger may take; the oldest days make room.
-        retention_days: How long answers are kept.
-        private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
+        max_gb: How much answers may take, and outcomes as well; the oldest days make room.
+        retention_days: How long answers and outcomes are kept.
+        max_values_per_row: A field with more, such as an image, is left out.
+        private: By `FIELD` or `MODEL.FIELD`: "omit", or "hash" for a keyed hash in its place. A
+            list omits its fields.
     """
 
     ledger: Literal["auto", "on", "profiles", "off"] = "auto"
@@ -215,7 +247,8 @@ class MonitoringSettings(_Section):
     max_rows_per_s: Annotated[int, Ge(1)] = 5_000
     max_gb: Annotated[float, Gt(0)] = 10.0
     retention_days: Annotated[int, Ge(1)] = 365
-    private: tuple[str, ...] = ()
+    max_values_per_row: Annotated[int, Ge(1)] = 1_024
+    private: Mapping[str, Literal["omit", "hash"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +345,7 @@ class Settings:
         registry: Section `[registry]`.
         security: Section `[security]`.
         serving: Section `[serving]`.
+        rollouts: Section `[rollouts]`.
         monitoring: Section `[monitoring]`.
         alerts: Section `[alerts]`.
     """
@@ -321,6 +355,7 @@ class Settings:
     registry: RegistrySettings = field(default_factory=RegistrySettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
+    rollouts: RolloutSettings = field(default_factory=RolloutSettings)
     monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
 
@@ -484,10 +519,13 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         registry: RegistrySettings = RegistrySettings()
         security: SecuritySettings = SecuritySettings()
         serving: ServingSettings = ServingSettings()
+        rollouts: RolloutSettings = RolloutSettings()
         monitoring: MonitoringSettings = MonitoringSettings()
         alerts: AlertSettings = AlertSettings()
 
-        @field_validator("gates", "security", "serving", "monitoring", "alerts", mode="before")
+        @field_validator(
+            "gates", "security", "serving", "rollouts", "monitoring", "alerts", mode="before"
+        )
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any, info: ValidationInfo) -> Any:
             if not isinstance(section, dict):
@@ -499,6 +537,8 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
                 if isinstance(read.get(name), str):
                     with suppress(ValueError):
                         read[name] = json.loads(read[name])
+            if isinstance(private := read.get("private"), list):
+                read["private"] = dict.fromkeys(private, "omit")
             return read
 
         @classmethod

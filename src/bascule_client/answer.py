@@ -27,7 +27,8 @@ class Answer(Mapping[str, NDArray[Any]]):
     """The outputs by name, with the rows along the first axis.
 
     `np.asarray(answer)` is the first output: the labels of a classifier, the numbers of a
-    regressor. `pandas.DataFrame(answer)` has that output alone; `to_pandas` has all of them.
+    regressor. `to_pandas` has all of them; `pandas.DataFrame(answer)` has the first alone, because
+    pandas makes an array of what is neither a dict nor a list.
     """
 
     __slots__ = ("_outputs", "places", "program", "requests", "version")

@@ -56,6 +56,10 @@ class NotFound(BasculeError):
     """The named thing does not exist, or the caller may not know that it does."""
 
 
+class Gone(NotFound):
+    """It was there, and its sunset has passed. The hint names what to use instead."""
+
+
 class Conflict(BasculeError):
     """It is taken, or somebody else changed it first. Read again, then retry."""
 
@@ -101,6 +105,7 @@ KINDS: tuple[type[BasculeError], ...] = (
     Unconvertible,
     TooLarge,
     NotFound,
+    Gone,
     Conflict,
     Refused,
     NoRoom,

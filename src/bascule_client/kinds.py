@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from bascule_client.errors import (
     BasculeError,
     Conflict,
+    Gone,
     Invalid,
     MissingExtra,
     ModelFailed,
@@ -33,6 +34,7 @@ KIND_OF: Mapping[int, type[BasculeError]] = {
     404: NotFound,
     408: TimedOut,
     409: Conflict,
+    410: Gone,
     413: TooLarge,
     429: Overloaded,
     431: TooLarge,

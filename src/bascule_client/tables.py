@@ -362,19 +362,18 @@ def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
 
 def _read_arrow(column: Any, name: str) -> tuple[NDArray[Any], Kind]:
     if hasattr(column.type, "value_type") and hasattr(column.type, "index_type"):
-        values = _from_objects(column.to_pylist(), name)
-        return values, Kind("object" if values.dtype.kind == "O" else str(values.dtype))
+        return _read_arrow(column.cast(column.type.value_type), name)
     label = str(column.type)
-    if label in ("string", "large_string", "string_view", "null"):
+    if label == "null":
         return _from_objects(column.to_pylist(), name), Kind("object")
+    if label in ("string", "large_string", "string_view"):
+        texts = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(False)
+        return np.asarray(texts, object), Kind("object")
     if label != "bool" and not label.startswith(("int", "uint", "float", "double", "halffloat")):
         raise _no_such_input(name, label)
-    if column.null_count:
-        values = np.asarray(
-            [np.nan if value is None else value for value in column.to_pylist()], np.float64
-        )
-    else:
-        values = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(False)
+    if column.null_count:  # NaN among doubles
+        column = column.cast("double", safe=False)
+    values = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(False)
     return values, Kind(str(values.dtype))
 
 
@@ -718,6 +717,8 @@ def _check_categories(values: NDArray[Any], wanted: Field) -> None:
     if wanted.categories is None:
         return
     known = set(wanted.categories)
+    if set(values.tolist()) <= known | {None}:
+        return
     for row, value in enumerate(values.tolist()):
         if value is not None and value == value and value not in known:
             raise Invalid(

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
+from tests.metrics import every_metric
 
 import bascule
 from bascule import cli
@@ -34,7 +35,7 @@ from bascule.serving.execution.extras import Extras
 from bascule.serving.limits import Limits
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.table import open_protocols
-from bascule.serving.telemetry.counters import STATUSES, MetricLabels, Totals, prometheus_text
+from bascule.serving.telemetry.counters import STATUSES
 from bascule.serving.transports import http1 as http, statuses
 from bascule.settings import (
     DELIMITER,
@@ -289,8 +290,7 @@ def test_every_route_of_the_control_api_is_documented() -> None:
 
 
 def test_every_metric_of_the_server_is_documented_with_its_labels() -> None:
-    totals = Totals({200: 1}, 1, 0.1, (1, *([0] * 16)))
-    text = prometheus_text([MetricLabels(), MetricLabels("m", "1")], [totals, totals])
+    text = every_metric()
     families = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     rows = {in_code(row[0]): row for row in table(read("http.md"), "name")}
 

@@ -21,6 +21,7 @@ process of its own would spend most of its time on imports. Servers and all else
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -346,6 +347,7 @@ LONG = {
     "docs/how-to/let-callers-in.md",
     "docs/how-to/pack-a-model.md",
     "docs/how-to/pack-your-own-code.md",
+    "docs/how-to/run-on-a-cloud.md",
     "docs/how-to/unconvertible.md",
     "docs/how-to/use-mlflow-clients.md",
     "docs/how-to/use-tensorflow-serving-clients.md",
@@ -360,9 +362,12 @@ RUN = [
 ]
 
 
+_command = functools.cache(typer.main.get_command)  # making it takes as long as parsing a page
+
+
 def _parse(words: list[str]) -> None:
     """Fails unless the command line has such a command with such options."""
-    command: Any = typer.main.get_command(app)
+    command: Any = _command(app)
     context = command.context_class(command)
     _, *rest = words
     while hasattr(command, "commands"):

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from sklearn.datasets import load_breast_cancer, load_linnerud
+from tests.scenarios.commands import bascule as run
 
 import bascule
 from bascule.bundle.tables import conform, for_program
@@ -362,11 +363,7 @@ def test_a_server_that_is_not_there_is_named(monkeypatch):
 
 
 def keys_create(home, permission):
-    return subprocess.run(
-        [sys.executable, "-m", "bascule.cli", "keys", "create", "me", "--allow", permission],
-        capture_output=True, text=True, check=True, timeout=60,
-        env={**os.environ, "BASCULE_HOME": str(home)},
-    ).stdout.split()[-1]  # fmt: skip
+    return run(home, "keys", "create", "me", "--allow", permission)["token"]
 
 
 def test_a_key_is_shown_where_callers_need_one(serve, cancer_bundle, tmp_path):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
+from tests.scenarios.commands import bascule as run
 
 import bascule
 from bascule_client.control import ControlClient
@@ -41,10 +37,6 @@ def test_the_control_api_says_what_the_commands_say(home, serve):
     control = ControlClient(f"http://127.0.0.1:{server.control_port}")
     for what in ("monitor", "performance"):
         over_api = control.ask("GET", f"/api/v1/models/gb/{what}?days=7")
-        at_home = subprocess.run(
-            [sys.executable, "-m", "bascule.cli", what, "gb", "--since", "7d", "--json"],
-            capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=90,
-        )  # fmt: skip
-        assert set(over_api) == set(json.loads(at_home.stdout)), at_home.stderr
+        assert set(over_api) == set(run(home, what, "gb", "--since", "7d", **env))
     with pytest.raises(bascule.BasculeError, match=r"no model .other."):
         control.ask("GET", "/api/v1/models/other/drift?days=7")

@@ -1,14 +1,12 @@
 """A recorded request is asked again: bit-equal on its version, with the difference on another."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import GradientBoostingClassifier
+from tests.scenarios.commands import run
 
 import bascule
 
@@ -37,11 +35,8 @@ def test_a_recorded_request_is_asked_again(home, serve):
     server.process.wait(20)
 
     def replay(*words):
-        done = subprocess.run(
-            [sys.executable, "-m", "bascule.cli", "replay", *words, "--json"],
-            capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=60,
-        )  # fmt: skip
-        return done.returncode, json.loads(done.stdout)
+        code, out, _ = run(home, "replay", *words, "--json", **env)
+        return code, json.loads(out)
 
     code, same = replay(answer.ids[0])
     assert code == 0

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import psutil
 import pytest
+from tests.scenarios.commands import run
 
 import bascule
 
@@ -31,12 +30,18 @@ def fast(X):
 def slow(X):
     time.sleep(0.01)
     return X
+
+
+def brittle(X):
+    if X.max() > 1e6:
+        raise ValueError("too large")
+    return X
 """
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Bundles gb with an own function: two alike, and a third whose function sleeps 10 ms."""
+    """Bundles gb with an own function: two alike, one sleeps 10 ms, one fails large rows."""
     from sklearn.datasets import load_breast_cancer
     from sklearn.ensemble import GradientBoostingClassifier
     from sklearn.pipeline import make_pipeline
@@ -51,7 +56,7 @@ def trained(tmp_path_factory):
         import delays
 
         made = []
-        for n, own in enumerate((delays.fast, delays.fast, delays.slow)):
+        for n, own in enumerate((delays.fast, delays.fast, delays.slow, delays.brittle)):
             boosted = GradientBoostingClassifier(n_estimators=5 + n, random_state=0)
             model = make_pipeline(FunctionTransformer(own), boosted).fit(X, y)
             made.append(
@@ -87,19 +92,13 @@ def started(serve, home):
 def command(home):
     """Runs a command at home beside `server`; its JSON."""
 
-    def run(server, *words, code=0):
-        env = {
-            **os.environ, "BASCULE_HOME": str(home),
-            "BASCULE_SERVING__CONTROL_PORT": str(server.control_port),
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "bascule.cli", *words, "--json"],
-            capture_output=True, text=True, check=False, timeout=60, env=env,
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-        return json.loads(done.stdout) if done.stdout else done.stderr
+    def ask(server, *words, code=0):
+        port = {"BASCULE_SERVING__CONTROL_PORT": str(server.control_port)}
+        ended, out, errors = run(home, *words, "--json", **port)
+        assert ended == code, errors
+        return json.loads(out) if out else errors
 
-    return run
+    return ask
 
 
 @contextmanager
@@ -171,6 +170,27 @@ def test_a_slow_version_is_rolled_back_with_the_reason(started, command):
     sentence = found["latest"]["sentence"]
     assert sentence.startswith("rolled back to gb/1: gb/3 is slower than gb/1")
     assert command(server, "rollout", "replay", rollout)["differing"] == []
+
+
+def test_harm_is_rolled_back_within_two_seconds(started, command):
+    """From the first failed answer to the last one: evidence, decision, and plan in the worker."""
+    server = started("gb/1")
+    good, large = np.ones((1, 30)), np.full((1, 30), 1e7)
+    failed: list[float] = []
+    with bascule.Client(f"http://127.0.0.1:{server.port}", model="gb") as client:
+        rollout = begin(command, server, "gb/4", "--step-for", "1h", "-g", "errors +1 pp")
+        give_up = time.monotonic() + WAIT_S
+        while client.predict(good).version != "4":
+            assert time.monotonic() < give_up
+        while not failed or time.monotonic() < failed[-1] + 2.0:
+            try:
+                client.predict(large)
+            except bascule.BasculeError:
+                failed.append(time.monotonic())
+    found = command(server, "rollout", "status", rollout)
+    assert found["state"] == "aborted"
+    assert "of the answers of gb/4 failed" in found["latest"]["sentence"]
+    assert failed[-1] - failed[0] < 2.0, f"{len(failed)} failures"
 
 
 @pytest.mark.slow

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from tests.scenarios.commands import bascule as run
 
 import bascule
 
@@ -46,12 +43,7 @@ def test_a_version_that_is_wrong_more_often_is_rolled_back(rows, home, serve):
     env["BASCULE_SERVING__CONTROL_PORT"] = str(server.control_port)
 
     def command(*words):
-        done = subprocess.run(
-            [sys.executable, "-m", "bascule.cli", *words, "--json"],
-            capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout)
+        return run(home, *words, **env)
 
     begun = command(
         "deploy", "gb/2", "--strategy", "canary", "--steps", "50,100", "--step-for", "1h",
@@ -69,3 +61,16 @@ def test_a_version_that_is_wrong_more_often_is_rolled_back(rows, home, serve):
     assert "of the answers of gb/2 were wrong" in sentence
     assert "allowed accuracy -2 pp" in sentence
     assert command("rollout", "replay", rollout)["differing"] == []
+
+    drafted = command("incident", "gb", "--since", "1h")
+    (suspect,) = drafted["suspects"]
+    assert (suspect["version"], suspect["why"]) == ("gb/2", sentence)
+    (exposed,) = drafted["exposures"]
+    (attempt,) = drafted["facts"]["attempts"]
+    assert exposed["version"] == "gb/2"
+    assert 0 < exposed["requests"] >= attempt["requests"] > 0
+    kinds = [one["kind"] for one in drafted["timeline"]]
+    assert kinds[:2] == ["pushed", "pushed"]
+    assert [one for one in kinds if one.startswith("rollout")] == [
+        "rollout_asked", "rollout_running", "rollout_aborted",
+    ]  # fmt: skip

@@ -7,8 +7,6 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -16,18 +14,15 @@ from collections import Counter
 import grpc
 import httpx
 import pytest
+from tests.scenarios.commands import run
 
 WITHIN_S = 10
 
 
 def bascule(home, *arguments, fails=False):
-    ended = subprocess.run(
-        [sys.executable, "-m", "bascule.cli", *map(str, arguments), "--json"],
-        capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, "BASCULE_HOME": str(home)},
-    )  # fmt: skip
-    assert (ended.returncode != 0) == fails, ended.stderr
-    return json.loads(ended.stdout or ended.stderr)
+    code, out, errors = run(home, *arguments, "--json")
+    assert (code != 0) == fails, errors
+    return json.loads(out or errors)
 
 
 def until(condition, within_s=WITHIN_S):

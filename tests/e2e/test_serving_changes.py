@@ -15,6 +15,7 @@ from collections import Counter
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.scenarios.commands import run
 
 WAIT_S = 20.0
 SERVICES = "/api/v1/server/services"
@@ -193,14 +194,7 @@ def test_the_commands_do_the_same(serve, connect, home, body):
     Control(server, connect)
 
     def bascule(*arguments):
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "bascule.cli", *arguments,
-                f"--control-port={server.control_port}",
-            ],
-            capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-        return done.returncode, done.stdout, done.stderr
+        return run(home, *arguments, f"--control-port={server.control_port}")
 
     assert bascule("load", "gb/2")[:2] == (0, "gb/1 (default)\ngb/2\n")
     assert bascule("load", "gb/2", "--default")[:2] == (0, "gb/2 (default)\ngb/1\n")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bascule.serving import Limits, ModelSpec
-from bascule.serving.workers import Supervisor
+from bascule.serving.workers import Addresses, ServingConfig, Supervisor
 
 pytestmark = pytest.mark.serial
 
@@ -58,7 +58,9 @@ ask so much must not be what the others are seen to wait for."""
 
 @pytest.fixture
 def server(costly_bundle, cancer_bundle):
-    made = Supervisor(host="127.0.0.1", port=0, workers=1, limits=Limits(max_queue_requests=QUEUE))
+    made = Supervisor(
+        Addresses("127.0.0.1", 0), ServingConfig(Limits(max_queue_requests=QUEUE)), workers=1
+    )
     made.start(
         [
             ModelSpec("greedy", "1", costly_bundle),

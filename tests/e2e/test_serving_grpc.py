@@ -71,9 +71,13 @@ def over_http(connect, port, rows, model="gb"):
     return {one["name"]: one for one in answer.json["outputs"]}
 
 
-@pytest.fixture
-def server(serve, cancer_bundle):
-    return serve(cancer_bundle, "--grpc-port=0")
+@pytest.fixture(scope="module")
+def server(start, cancer_bundle):
+    """One for all tests that only ask."""
+    running = start(cancer_bundle, "--grpc-port=0")
+    yield running
+    running.end()
+    running.process.stdout.close()
 
 
 @pytest.fixture
@@ -194,7 +198,7 @@ def test_the_counters_are_what_clients_saw_whatever_they_did(serve, connect, cos
             f"127.0.0.1:{server.grpc_port}", [("grpc.use_local_subchannel_pool", 1)]
         ) as channel:
             infer = channel.unary_unary(INFER)
-            for _ in range(60):
+            for _ in range(25):
                 how = choose.choice(["good"] * 6 + ["bad", "late", "cancel"])
                 given_up = infer.future(slow) if how == "cancel" else None
                 message = {"bad": bad, "late": slow}.get(how, good)
@@ -213,7 +217,7 @@ def test_the_counters_are_what_clients_saw_whatever_they_did(serve, connect, cos
         seen = Counter()
         example = (costly_bundle / "data/example.json").read_bytes()
         with connect(server.port) as client:
-            for number in range(100):
+            for number in range(50):
                 body = example if number % 5 else b"{"
                 answer = client.request("POST", "/v2/models/net/infer", body).answer()
                 seen[answer.status] += 1
@@ -369,9 +373,8 @@ def test_grpcio_as_it_comes_notices_nothing_of_a_server_that_leaves(serve, cance
     assert set(load.tally) == {"OK", "refused"}, load.words
 
 
-def test_what_tells_of_grpc_costs_little_memory_and_no_library(serve, cancer_bundle):
+def test_what_tells_of_grpc_costs_little_memory_and_no_library(server):
     """A worker has neither grpcio nor protobuf in it."""
-    server = serve(cancer_bundle, "--grpc-port=0")
     (worker,) = server.worker_pids()
     with open(f"/proc/{worker}/maps") as file:
         mapped = file.read()

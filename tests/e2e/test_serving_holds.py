@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,17 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
+from tests.scenarios.commands import run
 from tests.stores import open_stores
 
 WAIT_S = 20.0
 
 
 def bascule(*arguments: str, home: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "bascule.cli", *arguments],
-        env={**os.environ, "BASCULE_HOME": str(home)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return done.stdout
+    code, out, errors = run(home, *arguments)
+    assert code == 0, errors
+    return out
 
 
 def held(home: Path, digest: str) -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from bascule.core.errors import Refused
 from bascule.serving import Limits, ModelSpec
-from bascule.serving.workers import Supervisor
+from bascule.serving.workers import Addresses, ServingConfig, Supervisor
 
 pytestmark = pytest.mark.serial
 
@@ -24,7 +24,9 @@ def serve_many():
     started = []
 
     def start(services, **limits):
-        supervisor = Supervisor(host="127.0.0.1", port=0, workers=1, limits=Limits(**limits))
+        supervisor = Supervisor(
+            Addresses("127.0.0.1", 0), ServingConfig(Limits(**limits)), workers=1
+        )
         started.append(supervisor)
         supervisor.start(services)
         return supervisor

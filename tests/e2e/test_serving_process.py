@@ -18,8 +18,6 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-pytestmark = pytest.mark.serial
-
 READY_WITHIN_S = 10
 
 
@@ -117,6 +115,7 @@ class Load:
 # -- starting --
 
 
+@pytest.mark.serial
 def test_a_server_answers_soon_and_stays_small(serve, connect, body, cancer_bundle):
     server = serve(cancer_bundle)
     with connect(server.port) as client:
@@ -197,6 +196,7 @@ def test_two_workers_share_the_connections_and_the_counters(serve, connect, body
 # -- when processes die --
 
 
+@pytest.mark.serial
 def test_a_killed_worker_fails_what_it_had_and_is_back_within_two_seconds(
     serve, connect, body, cancer_bundle
 ):
@@ -241,6 +241,7 @@ def test_a_worker_that_is_killed_again_and_again_is_started_again(
         assert client.request("POST", "/v2/models/gb/infer", body).answer().status == 200
 
 
+@pytest.mark.serial
 def test_all_processes_leave_when_the_supervisor_is_killed_and_so_does_what_they_shared(
     serve, cancer_bundle
 ):
@@ -256,6 +257,7 @@ def test_all_processes_leave_when_the_supervisor_is_killed_and_so_does_what_they
 # -- stopping --
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_server_stops_at_once(serve, cancer_bundle, how):
     server = serve(cancer_bundle)
@@ -275,6 +277,7 @@ def _answers(port):
         return client.recv(12) == b"HTTP/1.1 200"
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_server_that_is_told_to_stop_loses_no_request(
     serve, connect, cancer_bundle, body, workers
@@ -289,6 +292,7 @@ def test_a_server_that_is_told_to_stop_loses_no_request(
     assert set(load.tally) <= {200, "refused"}
 
 
+@pytest.mark.serial
 def test_a_batched_request_that_waits_is_answered_before_the_server_stops(
     serve, connect, costly_bundle
 ):
@@ -311,6 +315,7 @@ def test_a_batched_request_that_waits_is_answered_before_the_server_stops(
     assert answer.headers["connection"] == "close"
 
 
+@pytest.mark.serial
 def test_many_more_connections_than_the_usual_limit_of_files(serve, connect, cancer_bundle, body):
     """The usual soft limit of open files is 1,024, and a worker promises more connections."""
     import resource

@@ -33,6 +33,7 @@ from bascule.bundle.disk.manifest import EXAMPLE
 from bascule.bundle.extras.confidence import Confidence
 from bascule.bundle.opening import open_program
 from bascule.bundle.programs.child import ChildProgram
+from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.cli.showing import print_bundle, showing_json
 from bascule.core.errors import BasculeError, ModelFailed
 from bascule.registry import open_registry
@@ -68,9 +69,12 @@ class Around:
 
     def __init__(self, home):
         self.home = Path(home)
+        self.empty = self.home.with_name("empty")
+        Catalogue(SqliteDatabase(self.empty / "catalogue.db")).create()
 
     def push(self, path):
         shutil.rmtree(self.home, ignore_errors=True)
+        shutil.copytree(self.empty, self.home)
         registry = open_registry(self.home)
         version = registry.push(path, by="eve")
         registry.compare(version, version)

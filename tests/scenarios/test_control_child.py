@@ -17,8 +17,6 @@ import psutil
 import pytest
 from tests.scenarios.commands import bascule, until
 
-pytestmark = pytest.mark.serial
-
 BACK_WITHIN_S = 3.0
 JSON = "Content-Type: application/json\r\n"
 INFER = "/v2/models/gb/infer"
@@ -94,6 +92,7 @@ def stop(pid):
     os.kill(pid, signal.SIGSTOP)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("harm", [kill, stop])
 def test_no_request_fails_while_the_control_process_is_replaced(
     serve, connect, body, cancer_bundle, harm
@@ -112,6 +111,7 @@ def test_no_request_fails_while_the_control_process_is_replaced(
     assert server.worker_pids() == workers
 
 
+@pytest.mark.serial
 def test_a_control_process_out_of_memory_ends_and_the_next_one_answers(
     serve, connect, body, cancer_bundle
 ):
@@ -149,6 +149,7 @@ def test_the_kernel_is_to_end_the_control_process_before_a_worker(serve, connect
     assert score(server.control_pid()) > score(server.process.pid)
 
 
+@pytest.mark.serial
 def test_keys_hold_and_are_revoked_across_the_death_of_the_control_process(
     serve, connect, body, cancer_bundle, home
 ):
@@ -174,6 +175,7 @@ def test_keys_hold_and_are_revoked_across_the_death_of_the_control_process(
     assert time.monotonic() - revoked_s < 1.0
 
 
+@pytest.mark.serial
 def test_keys_outlive_a_control_process_that_dies_while_the_catalogue_is_away(
     serve, connect, body, cancer_bundle, home
 ):
@@ -192,6 +194,7 @@ def test_keys_outlive_a_control_process_that_dies_while_the_catalogue_is_away(
     assert set(tally) == {200}
 
 
+@pytest.mark.serial
 def test_what_is_served_is_still_changed_by_the_next_control_process(
     serve, connect, cancer_bundle, body, tmp_path
 ):
@@ -274,6 +277,7 @@ def test_control_alone_tells_of_the_registry_and_of_no_server(connect, cancer_bu
         assert process.wait(20) == 0
 
 
+@pytest.mark.serial
 def test_control_alone_lets_in_by_keys_and_a_key_that_is_revoked_no_more(connect, home):
     token = bascule(home, "keys", "create", "a", "--allow", "read:*")["token"]
     header = f"Authorization: Bearer {token}\r\n"

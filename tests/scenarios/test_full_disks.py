@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +40,13 @@ def apart(tmp_path):
     for process in running:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
+
+
+@pytest.fixture
+def on_disk():
+    """A folder outside /dev/shm, where `tmp_path` may be: a test mounts another one over it."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
 
 
 def fill(folder):
@@ -77,14 +86,15 @@ PORTS = ("--port=0", "--control-port=0", "--json")
 
 
 def test_a_full_dev_shm_kills_no_worker_and_keeps_no_key_alive(
-    apart, connect, cancer_bundle, tmp_path
+    apart, connect, cancer_bundle, on_disk
 ):
     """What was mapped there ended the process with SIGBUS at the first write to a new page."""
-    home = tmp_path / "home"
+    home = on_disk / "home"
+    bundle = shutil.copytree(cancer_bundle, on_disk / "gb")
     token = json.loads(bascule(home, "keys", "create", "a", "--allow", "infer:*").stdout)["token"]
     server = apart(
-        {"/dev/shm": "16k"}, "serve", cancer_bundle, "--workers=2", *PORTS,
-        env={"BASCULE_SECURITY__CALLERS": "keys"},
+        {"/dev/shm": "16k"}, "serve", bundle, "--workers=2", *PORTS,
+        env={"BASCULE_SECURITY__CALLERS": "keys", "BASCULE_HOME": str(home)},
     )  # fmt: skip
     port = int(announced(server)["predictions"].rsplit(":", 1)[1])
     fill(f"/proc/{server.pid}/root/dev/shm")

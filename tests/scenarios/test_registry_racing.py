@@ -1,17 +1,20 @@
 """Many processes at one registry at once, and processes killed in the middle of their work.
 
-The processes are forked from one that has imported everything, and begin at one signal: so they
-meet in the registry, and not in the loading of Python.
+The processes are forked from one that has imported everything, and those that meet begin at one
+signal: so they meet in the registry, and not in the loading of Python.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +37,7 @@ from bascule.registry import Registry
 
 TOO_LONG_S = 120
 
-FORKS = """
+BEGINNER = """
 import json, os, random, signal, sys, time, traceback
 from pathlib import Path
 import alembic.command, obstore, psycopg
@@ -43,8 +46,25 @@ import bascule.catalogue.postgresql
 from bascule.core.errors import NotFound
 from tests.stores import open_stores
 
-plan = json.load(sys.stdin)
+for line in sys.stdin:
+    plan = json.loads(line)
+    if os.fork():
+        print(os.wait()[1], flush=True)
+        continue
+    os.environ.update(plan["environment"])
+    sys.stdin.close()
+    errors = os.open(plan["errors"], os.O_WRONLY | os.O_CREAT)
+    os.dup2(errors, 2)
+    try:
+        exec(plan["does"], globals())
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+"""
+"""Has imported everything, and does each plan in a fork of itself; a line tells how that ended."""
 
+FORKS = """
 def work(who, bundles, tell):
     registry = open_stores(Path(plan["home"]), plan["store"], plan["objects"])
     for bundle in bundles:
@@ -110,15 +130,44 @@ if plan["sweep"]:
 """
 
 VICTIM = """
-import json, sys
-from pathlib import Path
-from tests.stores import open_stores
-plan = json.loads(sys.stdin.readline())
 registry = open_stores(Path(plan["home"]), plan["store"], plan["objects"])
 registry.models()
-print("ready", flush=True)
-exec(plan["does"])
+print(os.getpid(), flush=True)
 """
+
+
+class Beginner:
+    """A process that begins others; each plan says what they do."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGINNER],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        )  # fmt: skip
+
+    def begin(self, does: str, stores: tuple[str, str], home: Path, **plan: Any) -> Path:
+        """Where its errors are written."""
+        errors = home.with_name("errors")
+        environment = {**os.environ, "TMPDIR": str(home.parent)}
+        plan |= {"does": does, "store": stores[0], "objects": stores[1], "home": str(home)}
+        plan |= {"errors": str(errors), "environment": environment}
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(plan) + "\n")
+        return errors
+
+    def says(self) -> int:
+        """The pid of one that is ready to be killed, or the status of one that has ended."""
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], TOO_LONG_S)
+        assert ready, f"nothing in {TOO_LONG_S} s"
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def beginner() -> Iterator[Beginner]:
+    made = Beginner()
+    yield made
+    made.process.communicate()
 
 
 def write_bundle(folder: Path, content: bytes) -> Path:
@@ -141,6 +190,7 @@ def stores(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 def run_forks(
+    beginner: Beginner,
     tmp_path: Path,
     stores: tuple[str, str],
     bundles: dict[str, list[Path]],
@@ -151,43 +201,26 @@ def run_forks(
     """Run them; what each was told by the registry, in order."""
     told = tmp_path / "told"
     told.mkdir()
-    plan = {
-        "home": str(tmp_path / "home"),
-        "store": stores[0],
-        "objects": stores[1],
-        "told": str(told),
-        "kills": kills,
-        "sweep": sweep,
-        "bundles": {who: [str(path) for path in paths] for who, paths in bundles.items()},
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS],
-        input=json.dumps(plan), capture_output=True, text=True, timeout=TOO_LONG_S,
+    errors = beginner.begin(
+        FORKS, stores, tmp_path / "home", told=str(told), kills=kills, sweep=sweep,
+        bundles={who: [str(path) for path in paths] for who, paths in bundles.items()},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert beginner.says() == 0, errors.read_text()
     return {
         file.name: [json.loads(line) for line in file.read_text().splitlines()]
         for file in told.iterdir()
     }
 
 
-def kill_while(home: Path, stores: tuple[str, str], does: str, wait_s: float) -> None:
+def kill_while(
+    beginner: Beginner, home: Path, stores: tuple[str, str], does: str, wait_s: float
+) -> None:
     """Kill a process that has begun to do that with a registry, after so long."""
-    plan = {"home": str(home), "store": stores[0], "objects": stores[1], "does": does}
-    victim = subprocess.Popen(
-        [sys.executable, "-c", VICTIM],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(home.parent)},
-    )
-    assert victim.stdin is not None
-    assert victim.stdout is not None
-    victim.stdin.write(json.dumps(plan).encode() + b"\n")
-    victim.stdin.flush()
-    assert victim.stdout.readline() == b"ready\n"
+    beginner.begin(VICTIM + does, stores, home)
+    victim = beginner.says()
     time.sleep(wait_s)  # the moment of death is what is tested
-    victim.kill()
-    victim.communicate()
+    os.kill(victim, signal.SIGKILL)
+    assert beginner.says() in (0, signal.SIGKILL)
 
 
 def check_whole(registry: Registry, told: dict[str, list[Any]]) -> None:
@@ -219,7 +252,7 @@ def check_whole(registry: Registry, told: dict[str, list[Any]]) -> None:
     "rounds", [1, pytest.param(6, marks=pytest.mark.slow)], ids=["quick", "long"]
 )
 def test_twenty_processes_that_push_and_move_one_alias_at_once_lose_nothing(
-    tmp_path, stores, rounds
+    beginner, tmp_path, stores, rounds
 ):
     """There is no registry when they begin, so they race to create it too."""
     bundles = {
@@ -229,7 +262,7 @@ def test_twenty_processes_that_push_and_move_one_alias_at_once_lose_nothing(
         ]
         for who in range(20)
     }
-    told = run_forks(tmp_path, stores, bundles)
+    told = run_forks(beginner, tmp_path, stores, bundles)
 
     registry = open_stores(tmp_path / "home", *stores)
     check_whole(registry, told)
@@ -238,9 +271,11 @@ def test_twenty_processes_that_push_and_move_one_alias_at_once_lose_nothing(
     assert sum(event.kind == "alias_moved" for event in registry.history("late")) == 20 * rounds
 
 
-def test_processes_that_push_the_same_bundle_at_once_get_the_same_version(tmp_path, stores):
+def test_processes_that_push_the_same_bundle_at_once_get_the_same_version(
+    beginner, tmp_path, stores
+):
     bundle = write_bundle(tmp_path / "bundle", b"the same" * 100_000)
-    told = run_forks(tmp_path, stores, {str(who): [bundle] for who in range(6)})
+    told = run_forks(beginner, tmp_path, stores, {str(who): [bundle] for who in range(6)})
 
     assert {tuple(said[0]["pushed"]) for said in told.values()} == {(1, digest_of(bundle))}
     assert [event.kind for event in open_stores(tmp_path / "home", *stores).history("late")] == [
@@ -252,7 +287,9 @@ def test_processes_that_push_the_same_bundle_at_once_get_the_same_version(tmp_pa
 @pytest.mark.parametrize(
     "kills", [12, pytest.param(100, marks=pytest.mark.slow)], ids=["quick", "long"]
 )
-def test_processes_killed_anywhere_leave_a_registry_that_the_next_can_use(tmp_path, stores, kills):
+def test_processes_killed_anywhere_leave_a_registry_that_the_next_can_use(
+    beginner, tmp_path, stores, kills
+):
     """Killed at moments spread over the whole of a push and a move."""
     bundles = {
         str(turn): [
@@ -260,7 +297,7 @@ def test_processes_killed_anywhere_leave_a_registry_that_the_next_can_use(tmp_pa
         ]
         for turn in range(kills + 1)
     }
-    told = run_forks(tmp_path, stores, bundles, kills=True)
+    told = run_forks(beginner, tmp_path, stores, bundles, kills=True)
 
     home = tmp_path / "home"
     registry = open_stores(home, *stores)
@@ -281,7 +318,9 @@ def test_processes_killed_anywhere_leave_a_registry_that_the_next_can_use(tmp_pa
 @pytest.mark.parametrize(
     "rounds", [1, pytest.param(10, marks=pytest.mark.slow)], ids=["quick", "long"]
 )
-def test_collecting_without_any_grace_takes_nothing_from_those_who_push(tmp_path, stores, rounds):
+def test_collecting_without_any_grace_takes_nothing_from_those_who_push(
+    beginner, tmp_path, stores, rounds
+):
     """Half of the pushers push what others push at the same time."""
     bundles = {
         str(who): [
@@ -290,7 +329,7 @@ def test_collecting_without_any_grace_takes_nothing_from_those_who_push(tmp_path
         ]
         for who in range(8)
     }
-    told = run_forks(tmp_path, stores, bundles, sweep=True)
+    told = run_forks(beginner, tmp_path, stores, bundles, sweep=True)
 
     registry = open_stores(tmp_path / "home", *stores)
     check_whole(registry, told)
@@ -299,10 +338,10 @@ def test_collecting_without_any_grace_takes_nothing_from_those_who_push(tmp_path
     assert set(kept.digests()) == {version.digest for version in registry.versions("late")}
 
 
-def test_a_collector_killed_anywhere_leaves_nothing_that_is_half_there(tmp_path, stores):
+def test_a_collector_killed_anywhere_leaves_nothing_that_is_half_there(beginner, tmp_path, stores):
     """What it was removing is gone or whole; what is in use stays, and the next one ends it."""
     bundles = {"0": [write_bundle(tmp_path / "bundles" / str(n), b"%d" % n) for n in range(6)]}
-    told = run_forks(tmp_path, stores, bundles)
+    told = run_forks(beginner, tmp_path, stores, bundles)
     home = tmp_path / "home"
     registry = open_stores(home, *stores)
     registry.set_alias("late", "champion", 6, by="ada")
@@ -310,7 +349,7 @@ def test_a_collector_killed_anywhere_leaves_nothing_that_is_half_there(tmp_path,
         registry.retire("late", number, by="ada", reason="old")
 
     for wait_s in (0.0, 0.01, 0.03, 0.06):
-        kill_while(home, stores, 'registry.collect(by="victim", grace_s=0)', wait_s)
+        kill_while(beginner, home, stores, 'registry.collect(by="victim", grace_s=0)', wait_s)
 
     for version in registry.versions("late"):
         folder = registry._objects
@@ -325,7 +364,7 @@ def test_a_collector_killed_anywhere_leaves_nothing_that_is_half_there(tmp_path,
     assert told
 
 
-def test_an_import_killed_anywhere_leaves_the_whole_version_or_none(tmp_path, stores):
+def test_an_import_killed_anywhere_leaves_the_whole_version_or_none(beginner, tmp_path, stores):
     """And whoever imports it next gets it."""
     home = tmp_path / "home"
     registry = open_stores(home, *stores)
@@ -336,7 +375,7 @@ def test_an_import_killed_anywhere_leaves_the_whole_version_or_none(tmp_path, st
         archive = tmp_path / f"{turn}.tar"
         elsewhere.export(elsewhere.push(bundle, by="ada"), archive)
         does = f'from pathlib import Path; registry.import_archive(Path("{archive}"), by="victim")'
-        kill_while(home, stores, does, wait_s)
+        kill_while(beginner, home, stores, does, wait_s)
         check_whole(registry, {})
 
         count = turn + 2
@@ -346,7 +385,9 @@ def test_an_import_killed_anywhere_leaves_the_whole_version_or_none(tmp_path, st
     assert not list(home.rglob(".partial-*"))
 
 
-def test_one_who_tags_retires_and_restores_may_be_killed_between_any_two_words(tmp_path, stores):
+def test_one_who_tags_retires_and_restores_may_be_killed_between_any_two_words(
+    beginner, tmp_path, stores
+):
     """A change and the line of history that tells of it are there together, or neither is."""
     home = tmp_path / "home"
     registry = open_stores(home, *stores)
@@ -358,7 +399,7 @@ for turn in range(10_000):
     registry.restore("late", 1, by="victim")
 """
     for wait_s in (0.01, 0.03, 0.05, 0.08, 0.13):
-        kill_while(home, stores, does, wait_s)
+        kill_while(beginner, home, stores, does, wait_s)
         events = registry.history("late")
         told = [event.kind for event in events if event.kind in ("retired", "restored")]
         assert told == ["retired", "restored"] * (len(told) // 2) + ["retired"] * (len(told) % 2)

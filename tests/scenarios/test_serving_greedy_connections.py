@@ -11,6 +11,7 @@ import struct
 import time
 import zlib
 from contextlib import ExitStack, suppress
+from functools import cache
 
 import hpack
 import pytest
@@ -35,6 +36,7 @@ OPEN = PREFACE + frame(SETTINGS, 0, 0, b"")
 FLOOD_BYTES = 4 << 20
 
 
+@cache  # the floods below are made wherever this file is read
 def block(path, **more):
     named = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
     named |= {"te": "trailers", "content-type": "application/grpc"}

@@ -88,6 +88,8 @@ class Compilation:
         outputs: What it gives.
         missing_text: What a missing text is inside it.
         texts: What it needs to count words; None where it counts none.
+        steps: The model's own steps, which are not compiled: from the columns of the model to
+            `inputs`. None where the graph reads the columns themselves.
     """
 
     precision: str
@@ -96,6 +98,7 @@ class Compilation:
     outputs: tuple[Field, ...]
     missing_text: str | None
     texts: Texts | None = None
+    steps: Callable[[Columns], Columns] | None = None
 
 
 class Flavor(Protocol):

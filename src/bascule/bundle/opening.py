@@ -41,14 +41,15 @@ def open_program(
     if entry is None:
         known = ", ".join([*(entry.name for entry in manifest.programs), ORIGINAL])
         raise NotFound(f"bundle {path} has no program {name!r}", hint=f"it has {known}")
+    data = read_file(path, manifest, entry.file)
+    if entry.features is not None:
+        from bascule.bundle.flavors import open_pickled
+
+        original = read_file(path, manifest, manifest.original.file)
+        return open_pickled(original, manifest, threads=threads, program=(entry, data))
     from bascule.bundle.programs import open_kind
 
-    return open_kind(
-        entry,
-        read_file(path, manifest, entry.file),
-        outputs=manifest.signature.outputs,
-        threads=threads,
-    )
+    return open_kind(entry, data, outputs=manifest.signature.outputs, threads=threads)
 
 
 def pinned_program(path: str | Path, manifest: Manifest) -> str:

@@ -24,13 +24,13 @@ from bascule.bundle.disk import (
     example_body,
     to_parquet,
 )
-from bascule.bundle.flavors import flavor_of, is_inspected, is_isolated
+from bascule.bundle.flavors import flavor_of, is_inspected, is_isolated, open_archive
 from bascule.bundle.given import check_model, check_rows, check_tolerance
 from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.opening import open_original
-from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind, open_onnx
+from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
 from bascule.bundle.statements import (
     ComparedRows,
     Cost,
@@ -334,7 +334,12 @@ def _choose(
         for compilation in compilations:
             request.tell(f"compiled to ONNX in {compilation.precision}")
             try:
-                program = _opened(compilation)
+                program = _opened(
+                    _entry(compilation, subject, request),
+                    compilation.data,
+                    subject,
+                    compilation.outputs,
+                )
                 found = jumps.find(program, subject.signature.inputs, trained)
                 on = static if found is None else static.joined(subject.original, found.beside())
                 precision = compilation.precision
@@ -346,6 +351,8 @@ def _choose(
                 continue
             request.tell(f"parity on {judged.rows:,} rows: {judged.max_difference:.2g}")
             if judged.passed:
+                if compilation.steps is not None and not request.is_rebuilt:
+                    parity.check_company(program, real, expected, tolerance=request.tolerance)
                 return _Choice(judged, compilation, program, invariant, on)
             failed.append(judged)
     except Unconvertible as problem:
@@ -374,7 +381,7 @@ def _with_others(
         return choice
     if not is_runnable(MACHINE_CODE):
         return choice
-    other, judged = _in_machine_code(compilations, made.outputs, subject.original, on, request)
+    other, judged = _in_machine_code(compilations, made.outputs, subject, on, request)
     others = () if other is None else (other,)
     return replace(choice, others=others, others_parity=(judged,))
 
@@ -382,7 +389,7 @@ def _with_others(
 def _in_machine_code(
     compilations: Iterable[Compilation],
     outputs: tuple[Field, ...],
-    original: Program,
+    subject: ImportedModel,
     on: ComparedRows,
     request: Request,
 ) -> tuple[_Other | None, Parity]:
@@ -391,26 +398,20 @@ def _in_machine_code(
     for compilation in compilations:
         try:
             apart = take_apart(compilation, outputs)
-            entry = ProgramEntry(
+            entry = replace(
+                _entry(replace(compilation, inputs=apart.inputs), subject, request),
                 name=MACHINE_CODE,
                 kind=MACHINE_CODE,
                 file=_TREES_FILE,
-                inputs=apart.inputs,
-                batch_invariant=False,
-                tolerance=request.tolerance,
                 precision="float64, leaves in float32",
-                missing_text=compilation.missing_text,
             )
-            program = open_kind(entry, apart.data, outputs=outputs)
-            assert isinstance(program, TreesProgram)
-            many, few = program.both_ways()
-            found = parity.answers(many, on.rows)
-            if not parity.are_same_bits(found, parity.answers(few, on.rows)):
-                raise Unconvertible("a few rows would be answered otherwise than many")
+            trees = open_kind(replace(entry, inputs=apart.inputs), apart.data, outputs=outputs)
+            _check_both_ways(trees, compilation, on)
+            program = _opened(entry, apart.data, subject, outputs)
         except (Unconvertible, Untrusted, ModelFailed) as refused:
             problem = refused.message
             continue
-        judged, invariant = _judged(original, program, on, entry.precision, request)
+        judged, invariant = _judged(subject.original, program, on, entry.precision, request)
         request.tell(
             f"trees in machine code: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
         )
@@ -419,6 +420,14 @@ def _in_machine_code(
         entry = replace(entry, batch_invariant=invariant)
         return _Other(entry, apart.data, program), judged
     return None, replace(_no_parity(problem, "", request), program=MACHINE_CODE)
+
+
+def _check_both_ways(program: Program, compilation: Compilation, on: ComparedRows) -> None:
+    assert isinstance(program, TreesProgram)
+    many, few = program.both_ways()
+    rows = on.rows if compilation.steps is None else compilation.steps(on.rows)
+    if not parity.are_same_bits(parity.answers(many, rows), parity.answers(few, rows)):
+        raise Unconvertible("a few rows would be answered otherwise than many")
 
 
 def _own_original(
@@ -467,16 +476,14 @@ def _judged(
     return judged, invariant
 
 
-def _opened(compilation: Compilation) -> Program:
-    return open_onnx(
-        compilation.data,
-        name=_PROGRAM,
-        file=_PROGRAM_FILE,
-        inputs=compilation.inputs,
-        outputs=compilation.outputs,
-        missing_text=compilation.missing_text,
-        texts=compilation.texts,
-    )
+def _opened(
+    entry: ProgramEntry, data: bytes, subject: ImportedModel, outputs: tuple[Field, ...]
+) -> Program:
+    """The program as a bundle opens it: where it has steps in front, in their process."""
+    if entry.features is None:
+        return open_kind(entry, data, outputs=outputs)
+    signature = replace(subject.signature, outputs=outputs)
+    return open_archive(subject.saved, subject.frame, signature, program=(entry, data))
 
 
 def _no_parity(reason: str, precision: str, request: Request) -> Parity:
@@ -510,7 +517,8 @@ def _write(
     programs: tuple[ProgramEntry, ...] = ()
     if made is not None:
         files[_PROGRAM_FILE] = disk.write_file(draft, _PROGRAM_FILE, made.data)
-        programs = (_entry(made, choice, request), *(other.entry for other in choice.others))
+        own = replace(_entry(made, subject, request), batch_invariant=choice.batch_invariant)
+        programs = (own, *(other.entry for other in choice.others))
         for other in choice.others:
             files[other.entry.file] = disk.write_file(draft, other.entry.file, other.data)
     example = example_body(_example_rows(subject), signature.inputs)
@@ -539,17 +547,20 @@ def _write(
     return manifest
 
 
-def _entry(made: Compilation, choice: _Choice, request: Request) -> ProgramEntry:
+def _entry(made: Compilation, subject: ImportedModel, request: Request) -> ProgramEntry:
+    """What a manifest says of a program, before it is known whether batches change its bits."""
+    has_steps = made.steps is not None
     return ProgramEntry(
         name=_PROGRAM,
-        kind="onnx",
+        kind=_PROGRAM,
         file=_PROGRAM_FILE,
-        inputs=made.inputs,
-        batch_invariant=choice.batch_invariant,
+        inputs=subject.signature.inputs if has_steps else made.inputs,
+        batch_invariant=False,
         tolerance=request.tolerance,
         precision=made.precision,
         missing_text=made.missing_text,
         texts=made.texts,
+        features=made.inputs[0] if has_steps else None,
     )
 
 

@@ -20,6 +20,7 @@ from bascule.app import control_parts, watcher_of
 from bascule.bundle.programs import die_with
 from bascule.cli.judging import Judge
 from bascule.cli.receiving import receiver
+from bascule.cli.scheduled import command_of
 from bascule.control import (
     Answers,
     Parts,
@@ -38,6 +39,7 @@ from bascule.serving.transports import Authenticator
 from bascule.serving.workers import ControlCommand, Peer, bind
 
 if TYPE_CHECKING:
+    from bascule.control import ScheduleCommand
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.serving import ModelSpec
     from bascule.settings import Settings
@@ -106,8 +108,11 @@ def main() -> int:
 
     every_endpoint = config["every_endpoint"]
     place = f"{socket.gethostname()}:{config['port']}"
-    with _watching(settings, (place, partial(facts_of, server))):
-        _serve(server, listener, beat, mine, parts, guard, turned, every_endpoint=every_endpoint)
+    with _watching(settings, counters, (place, partial(facts_of, server))):
+        _serve(
+            server, listener, beat, mine, parts, guard, turned, command_of(settings),
+            every_endpoint=every_endpoint,
+        )  # fmt: skip
     return 0
 
 
@@ -119,10 +124,12 @@ def _serve(
     parts: Parts,
     guard: Authenticator | None,
     turned: threading.Event,
+    run_scheduled: ScheduleCommand,
     *,
     every_endpoint: bool,
 ) -> None:
-    from bascule.control import running_rollouts  # the supervisor must not load SQL
+    # The supervisor must not load SQL.
+    from bascule.control import running_rollouts, running_schedules
 
     def on_turn() -> None:
         turned.set()
@@ -143,20 +150,25 @@ def _serve(
         assert parts.judged_arms is not None
         with (
             following_plans(
-                server, parts.open_endpoints, find_and_hold,
+                server, parts.open_endpoints, find_and_hold, parts.open_registry,
                 every_endpoint=every_endpoint, after=turned,
             ),
-            running_rollouts(server, parts.open_catalogue, parts.judged_arms, after=turned),
+            running_rollouts(
+                server, parts.open_catalogue, parts.judged_arms, parts.open_rollouts, after=turned
+            ),
+            running_schedules(parts.open_catalogue, run_scheduled, after=turned),
         ):  # fmt: skip
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 
 
 @contextmanager
 def _watching(
-    settings: Settings, server: tuple[str, Callable[[], ServerFacts]] | None
+    settings: Settings,
+    counters: Counters,
+    server: tuple[str, Callable[[], ServerFacts]] | None = None,
 ) -> Iterator[None]:
     """Watch for alerts meanwhile, if the settings ask for it."""
-    watcher = watcher_of(settings, server, Judge(settings))
+    watcher = watcher_of(settings, server, Judge(settings), counters.note_catalogue)
     if watcher is None:
         yield
         return
@@ -208,7 +220,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
             say(f"control API at {url}/docs")
             note("Ctrl-C stops it")
         server = ServerLink(counters)
-        stack.enter_context(_watching(settings, None))
+        stack.enter_context(_watching(settings, counters))
         serve_api(server, listener, parts, Answers(parts).find, guard)
 
 

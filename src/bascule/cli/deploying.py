@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, Ref
@@ -14,7 +15,7 @@ from bascule.core import Invalid, seconds_of
 
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed, Endpoint
-    from bascule.release.rollouts import Begun, RolloutRequest
+    from bascule.release.rollouts import Begun
 
 _Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 _WhyDeploy = Annotated[str, typer.Option(help="Why, for the history.")]
@@ -22,8 +23,35 @@ _WhyDeploy = Annotated[str, typer.Option(help="Why, for the history.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (deploy, rollback, endpoints):
+    for command in (deploy, rollback):
         app.command()(command)
+    app.add_typer(_group, name="endpoints")
+
+
+class _ShowsByDefault(TyperGroup):
+    """`bascule endpoints [NAME]` is short for `bascule endpoints show [NAME]`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, "--help"):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+_group = typer.Typer(cls=_ShowsByDefault, help="List endpoints, show one, or delete one.")
+
+
+@_group.command()
+def delete(
+    name: _Endpoint,
+    reason: Annotated[str, typer.Option(help="Why, for the history.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Delete an endpoint; its plans and its history stay, and its name is that of the model."""
+    said = context.rollouts().delete_endpoint(name, by=context.user(), reason=reason)
+    if as_json:
+        print_json({"deleted": name, "sentence": said})
+    else:
+        say(said)
 
 
 def deploy(
@@ -35,9 +63,11 @@ def deploy(
         str,
         typer.Option(
             help="all: it answers every request at once; blue-green: the same, and the version of "
-            "before stays loaded; canary, shadow, ab, bandit: evidence decides, step by step."
+            "before stays loaded; canary, shadow, ab, bandit: evidence decides, step by step. "
+            "Default: rollouts.strategy of bascule.toml, or all.",
+            show_default=False,
         ),
-    ] = "all",
+    ] = "",
     guard: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,70 +83,77 @@ def deploy(
         typer.Option(help="Its share in each step, in percent: 5,25,50,100.", show_default=False),
     ] = None,
     step_for: Annotated[
-        str, typer.Option(help="How long a step lasts at least: 30s, 10m, 1h.")
-    ] = "5m",
+        str | None,
+        typer.Option(help="How long a step lasts at least: 30s, 10m, 1h.", show_default="5m"),
+    ] = None,
     bake_for: Annotated[
-        str,
-        typer.Option(help="How long 5 % stay with the version of before, to compare with."),
-    ] = "0s",
-    within: Annotated[str, typer.Option(help="When it ends without a promotion: 12h, 7d.")] = "7d",
-    min_requests: Annotated[int, typer.Option(min=0, help="Of the candidate, in each step.")] = 100,
+        str | None,
+        typer.Option(
+            help="How long 5 % stay with the version of before, to compare with.",
+            show_default="0s",
+        ),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(help="When it ends without a promotion: 12h, 7d.", show_default="7d"),
+    ] = None,
+    min_requests: Annotated[
+        int | None, typer.Option(min=0, help="Of the candidate, in each step.", show_default="100")
+    ] = None,
     alpha: Annotated[
-        float, typer.Option(help="The promised share of good versions that are rolled back.")
-    ] = 0.05,
+        float | None,
+        typer.Option(
+            help="The promised share of good versions that are rolled back.", show_default="0.05"
+        ),
+    ] = None,
     beta: Annotated[
-        float, typer.Option(help="The promised share of versions at a guard that are promoted.")
-    ] = 0.05,
+        float | None,
+        typer.Option(
+            help="The promised share of versions at a guard that are promoted.",
+            show_default="0.05",
+        ),
+    ] = None,
     approve: Annotated[
         bool, typer.Option(help="Wait for `rollout promote` before the last step.")
     ] = False,
     reason: _WhyDeploy = "",
     follow: Annotated[
         str,
-        typer.Option(help="The alias that is the endpoint's source: late@champion."),
+        typer.Option(
+            help="The alias whose moves deploy from now on, in the same way: late@champion. "
+            "none: no alias any more.",
+            show_default=False,
+        ),
     ] = "",
     dry_run: Annotated[bool, typer.Option(help="Tell what would happen, and stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a version answer an endpoint: bascule deploy late/4."""
-    from bascule.endpoints import STRATEGIES
+    from bascule.release.rollouts import RolloutRequest
 
-    is_guarded = bool(guard or steps or approve) or seconds_of(bake_for, "--bake-for") > 0
-    if strategy not in STRATEGIES or is_guarded:
-        from bascule.release.rollouts import RolloutRequest
-
-        asked = RolloutRequest(
-            version=version, endpoint=to, strategy=strategy, guards=tuple(guard or ()),
-            steps_percent=_steps(steps), step_s=seconds_of(step_for, "--step-for"),
-            bake_s=seconds_of(bake_for, "--bake-for"), max_s=seconds_of(within, "--within"),
-            min_requests=min_requests, alpha=alpha, beta=beta, needs_approval=approve,
-            reason=reason,
-        )  # fmt: skip
-        _roll_out(asked, dry_run=dry_run, ask=not (yes or as_json), as_json=as_json)
-        return
-    book, user = context.endpoints(), context.user()
-
-    def made(*, dry_run: bool) -> Deployed:
-        return book.deploy(
-            version, by=user, to=to, strategy=strategy, reason=reason, follow=follow,
-            dry_run=dry_run,
-        )  # fmt: skip
-
-    if sys.stdin.isatty() and not (yes or dry_run or as_json):
-        say(made(dry_run=True).sentence.replace("deployed", "would deploy", 1))
-        if not typer.confirm("deploy?", default=True, err=True):
-            raise typer.Exit(1)
-    _tell(made(dry_run=dry_run), dry_run=dry_run, as_json=as_json)
-
-
-def _roll_out(asked: RolloutRequest, *, dry_run: bool, ask: bool, as_json: bool) -> None:
+    asked = RolloutRequest(
+        version=version, endpoint=to, strategy=strategy, guards=tuple(guard or ()),
+        steps_percent=_steps(steps), step_s=_seconds(step_for, "--step-for"),
+        bake_s=_seconds(bake_for, "--bake-for"), max_s=_seconds(within, "--within"),
+        min_requests=min_requests, alpha=alpha, beta=beta, needs_approval=approve or None,
+        reason=reason, follow=follow,
+    )  # fmt: skip
     book, user = context.rollouts(), context.user()
-    if sys.stdin.isatty() and ask and not dry_run:
-        _tell_begun(book.begin(asked, by=user, dry_run=True), dry_run=True, as_json=False)
-        if not typer.confirm("begin?", default=True, err=True):
+    if sys.stdin.isatty() and not (yes or dry_run or as_json):
+        _tell_made(book.deploy(asked, by=user, dry_run=True), dry_run=True, as_json=False)
+        if not typer.confirm("go on?", default=True, err=True):
             raise typer.Exit(1)
-    _tell_begun(book.begin(asked, by=user, dry_run=dry_run), dry_run=dry_run, as_json=as_json)
+    _tell_made(book.deploy(asked, by=user, dry_run=dry_run), dry_run=dry_run, as_json=as_json)
+
+
+def _tell_made(made: Deployed | Begun, *, dry_run: bool, as_json: bool) -> None:
+    from bascule.endpoints import Deployed
+
+    if isinstance(made, Deployed):
+        _tell(made, dry_run=dry_run, as_json=as_json)
+    else:
+        _tell_begun(made, dry_run=dry_run, as_json=as_json)
 
 
 def _tell_begun(begun: Begun, *, dry_run: bool, as_json: bool) -> None:
@@ -127,7 +164,7 @@ def _tell_begun(begun: Begun, *, dry_run: bool, as_json: bool) -> None:
             {
                 "rollout": msgspec.to_builtins(begun.rollout), "sentence": begun.sentence,
                 "forecasts": [msgspec.to_builtins(one) for one in begun.forecasts],
-                "dry_run": dry_run,
+                "from_settings": begun.from_settings, "dry_run": dry_run,
             }
         )  # fmt: skip
         return
@@ -139,8 +176,14 @@ def _tell_begun(begun: Begun, *, dry_run: bool, as_json: bool) -> None:
             sorted({f"{one.guard.partition(' ')[0]} {one.rate:.0%}" for one in begun.forecasts})
         )
         note(f"assumed rates of the current version: {said}")
+    if begun.from_settings:
+        note(f"from the settings: {', '.join(begun.from_settings)}")
     if not dry_run:
         note(f"bascule rollout status {begun.rollout.id} --follow")
+
+
+def _seconds(text: str | None, option: str) -> float | None:
+    return None if text is None else seconds_of(text, option)
 
 
 def _steps(text: str | None) -> tuple[float, ...] | None:
@@ -166,6 +209,7 @@ def rollback(
     _tell(made, dry_run=False, as_json=as_json)
 
 
+@_group.command(name="show")
 def endpoints(
     name: Annotated[
         str | None,
@@ -202,9 +246,8 @@ def endpoints(
 
 def _row(endpoint: Endpoint) -> tuple[str, ...]:
     stored = endpoint.current
-    arms = [f"{arm.version} {arm.share_percent:g} %" for arm in stored.plan.arms]
     follows = f" (follows {endpoint.follows})" if endpoint.follows else ""
-    said = ", ".join(arms) + follows
+    said = endpoint.answers + follows
     return endpoint.name, str(stored.plan.number), said, when(stored.made_at), stored.made_by
 
 

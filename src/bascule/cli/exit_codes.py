@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from bascule.core import (
     BasculeError,
     Conflict,
+    Gone,
     Invalid,
     MissingExtra,
     ModelFailed,
@@ -31,6 +32,7 @@ EXIT_CODES: Mapping[type[BasculeError], int] = {
     TooLarge: 2,
     MissingExtra: 2,
     NotFound: 3,
+    Gone: 3,
     Conflict: 4,
     Untrusted: 5,
     Overloaded: 6,

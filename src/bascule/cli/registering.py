@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     for command in (
-        push, models, show, history, alias, search, diff, tag, retire, gc, export,
+        push, models, show, history, alias, search, diff, tag, deprecate, retire, gc, export,
     ):  # fmt: skip
         app.command()(command)
     app.command("import")(import_file)
@@ -101,8 +103,22 @@ def show(
     else:
         counting = bundle.statements() if version is None else context.statements(version)
         (print_bundle if full else print_brief)(bundle, version, counting, others)
+        if version and version.deprecated:
+            say_deprecated(version)
         if tags:
             say("tags       " + " ".join(f"{key}={value}" for key, value in tags.items()))
+
+
+def say_deprecated(version: Version) -> None:
+    """When a version ends, and who still calls it."""
+    said = version.deprecated
+    assert said is not None
+    why = f": {said.reason}" if said.reason else ""
+    say(f"deprecated {said.terms} (by {said.by}{why})")
+    if not context.is_remote():
+        from bascule.app import usage_of
+
+        say(f"callers    {usage_of(context.settings(), version)}")
 
 
 def history(model: Ref, as_json: AsJson = False) -> None:
@@ -303,6 +319,71 @@ def tag(
         say(f"{found} " + (" ".join(f"{key}={value}" for key, value in now.items()) or "-"))
 
 
+def deprecate(
+    version: Ref,
+    sunset: Annotated[
+        str,
+        typer.Option(
+            help="The day on which it ends: servers then answer 410. 2027-03-01, or with a time.",
+            show_default=False,
+        ),
+    ] = "",
+    successor: Annotated[
+        str, typer.Option(help="The version to use instead: late/4.", show_default=False)
+    ] = "",
+    reason: Annotated[str, typer.Option(help="Why; shown to callers.")] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Withdraw the deprecation.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Announce that a version will go away: its answers say so until its sunset."""
+    named = _numbered(version, "deprecate")
+    opened, user = context.registry(), context.user()
+    if undo:
+        found = opened.undeprecate(named.model, named.number, by=user, reason=reason)
+    else:
+        found = opened.deprecate(
+            named.model, named.number, by=user, sunset=_day(sunset), successor=successor,
+            reason=reason,
+        )  # fmt: skip
+    said = found.deprecated
+    if as_json:
+        print_json({"version": str(found), "deprecated": None if said is None else asdict(said)})
+    elif said is None:
+        say(f"{found} is deprecated no more")
+    else:
+        say(f"{found} is deprecated: {said.terms}")
+        note("its answers say so within seconds")
+
+
+def _day(text: str) -> datetime | None:
+    from bascule.core import Invalid
+
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Invalid(f"--sunset: {text!r} is no date", hint="write 2027-03-01") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class _Numbered(NamedTuple):
+    model: str
+    number: int
+
+
+def _numbered(version: str, command: str) -> _Numbered:
+    """A version by its number: no alias may decide which one goes away."""
+    from bascule.core import Invalid, Reference
+
+    named = Reference.parse(version)
+    if named.number is None:
+        raise Invalid(
+            f"{version!r} does not say which version", hint=f"bascule {command} {named.model}/3"
+        )
+    return _Numbered(named.model, named.number)
+
+
 def retire(
     version: Ref,
     reason: Annotated[
@@ -312,13 +393,7 @@ def retire(
     as_json: AsJson = False,
 ) -> None:
     """Take a version out of use for a reason; its number is never used again."""
-    from bascule.core import Invalid, Reference
-
-    named = Reference.parse(version)
-    if named.number is None:
-        raise Invalid(
-            f"{version!r} does not say which version", hint=f"bascule retire {named.model}/3"
-        )
+    named = _numbered(version, "retire")
     opened = context.registry()
     act = opened.restore if undo else opened.retire
     found = act(named.model, named.number, by=context.user(), reason=reason)

@@ -113,15 +113,11 @@ def _command(name: str, command: Command, reason: str, *, as_json: bool) -> None
         note("servers follow within a second: bascule rollout status")
 
 
-def _state(stored: StoredRollout) -> str:
-    return "asked" if stored.latest is None else type(stored.latest.state).__name__.lower()
-
-
 def _as_json(stored: StoredRollout) -> dict[str, object]:
     import msgspec
 
     return {
-        "rollout": msgspec.to_builtins(stored.rollout), "state": _state(stored),
+        "rollout": msgspec.to_builtins(stored.rollout), "state": stored.state_name,
         "latest": msgspec.to_builtins(stored.latest), "intervals": stored.intervals,
         "created_by": stored.created_by, "reason": stored.reason,
         "ended_at": msgspec.to_builtins(stored.ended_at),
@@ -137,7 +133,7 @@ def _story(book: RolloutBook, rollout: str) -> list[object]:
 def _row(stored: StoredRollout) -> tuple[str, ...]:
     rollout = stored.rollout
     asked = f"{when(rollout.started_at)} by {stored.created_by}"
-    return rollout.id, rollout.candidate, rollout.strategy, _state(stored), asked
+    return rollout.id, rollout.candidate, rollout.strategy, stored.state_name, asked
 
 
 def _tell(book: RolloutBook, stored: StoredRollout, said: int) -> int:

@@ -149,20 +149,7 @@ def event_json(event: Event) -> dict[str, Any]:
 
 def event_row(event: Event) -> tuple[str, str, str, str]:
     """When, what, by whom, why."""
-    version = f"{event.model}/{event.number}"
-    what = {
-        "pushed": f"{version} pushed",
-        "alias_moved": f"{event.model}@{event.alias}: {event.from_number or 'new'}"
-        f" -> {event.to_number}",
-        "alias_dropped": f"{event.model}@{event.alias} dropped (was {event.from_number})",
-        "gates_recorded": f"{version} checked",
-        "tag_set": f"{version} {event.key}: {event.from_value or 'new'} -> {event.to_value}",
-        "tag_unset": f"{version} {event.key} unset (was {event.from_value})",
-        "retired": f"{version} retired",
-        "restored": f"{version} restored",
-        "collected": f"{version} files removed",
-    }.get(event.kind, f"{event.model} {event.kind}")  # the kinds of other rooms
-    return when(event.at), what, event.by, event.reason or "-"
+    return when(event.at), event.sentence, event.by, event.reason or "-"
 
 
 def print_answers(table: pa.Table) -> None:

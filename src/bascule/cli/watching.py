@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.screen import print_json, say
-from bascule.core import length_of
+from bascule.core import BasculeError, Reference, length_of
 
 Since = Annotated[str, typer.Option(help="How far back: 24h, 7d, 30d.")]
 Model = Annotated[
@@ -40,8 +42,22 @@ def monitor(
         print_json(overview.to_json())
     else:
         say(repr(overview))
+        _say_deprecated(model)
     if overview.is_alarm:
         raise typer.Exit(1)
+
+
+def _say_deprecated(model: str) -> None:
+    """Of each deprecated version that the registry has of a model, who still calls it."""
+    from bascule.app import open_registry, usage_of
+
+    settings = context.settings()
+    with suppress(BasculeError):  # served from a folder, or without a registry
+        name = Reference.parse(model).model
+        for version in open_registry(settings).deprecated():
+            if version.model == name and version.deprecated is not None:
+                terms = version.deprecated.terms
+                say(f"{version} is deprecated: {terms}; {usage_of(settings, version)}")
 
 
 def report(

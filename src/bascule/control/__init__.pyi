@@ -16,4 +16,8 @@ from .process import (
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
 )
 from .rollouts import running_rollouts as running_rollouts
+from .scheduling import (
+    ScheduleCommand as ScheduleCommand,
+    running_schedules as running_schedules,
+)
 from .watched import facts_of as facts_of

@@ -6,9 +6,9 @@ are in `control.rights`. It binds to the loopback address unless another is set.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -92,6 +92,7 @@ def control_app(
     open_requests: Callable[[], Requests] | None = None,
     open_endpoints: Callable[[], EndpointStore] | None = None,
     open_catalogue: Callable[[], Catalogue] | None = None,
+    rollout_defaults: Mapping[str, Any] | None = None,
     home: FilePath | None = None,
     measure: Measure | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
@@ -109,6 +110,7 @@ def control_app(
         open_requests: Opens what keeps answers for `Idempotency-Key`; with None it is refused.
         open_endpoints: Opens the endpoints; None for an API without them.
         open_catalogue: Opens the catalogue, where rollouts are; None for an API without them.
+        rollout_defaults: Fields of requests for rollouts, from the settings.
         home: Where outcomes are kept; None for an API without them.
         measure: Measures a model in production, in a process of its own; None for none.
         open_alerts: Opens the alerts; None for an API without them.
@@ -151,9 +153,12 @@ def control_app(
 
         if open_catalogue is None:
             raise NotFound("this server keeps no rollouts", hint="run bascule control")
-        return Rollouts(RolloutStore(open_catalogue()), endpoints())
+        return Rollouts(RolloutStore(open_catalogue()), endpoints(), defaults=rollout_defaults)
 
-    add_endpoints(app, server, endpoints, authorise)
+    def asks_approver(endpoint: str) -> bool:
+        return open_catalogue is not None and rollouts().asks_approver(endpoint)
+
+    add_endpoints(app, server, endpoints, authorise, asks_approver)
     add_rollouts(app, rollouts, authorise)
     describe(app, asks_for_keys=guard is not None)
     return app
@@ -205,7 +210,7 @@ def _add_server(app: FastAPI, link: ServerLink) -> None:
     @app.get("/metrics", tags=["server"], response_class=Response)
     def metrics() -> Response:
         """The counters of all workers in the Prometheus text format."""
-        text = prometheus_text(link.labels, link.totals(), link.pulse())
+        text = prometheus_text(link.labels, link.totals(), link.pulse(), link.arm_totals())
         return Response(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/api/v1/server", tags=["server"])

@@ -37,6 +37,20 @@ class ShadowView(BaseModel):
     tolerance: float
 
 
+class BreakerView(BaseModel):
+    """When an arm is not asked any more: so many failures in a row, for so long."""
+
+    failures: int
+    open_s: float
+
+
+class CallLimitsView(BaseModel):
+    """What a call of an arm may take."""
+
+    timeout_s: float
+    retry_percent: float
+
+
 class PlanView(BaseModel):
     """A plan, in its stored form."""
 
@@ -52,6 +66,12 @@ class PlanView(BaseModel):
     fallback: str
     slower_than_s: list[float]
     rollout: str
+    breaker: Annotated[
+        BreakerView | None, Field(description="null for the settings of the model")
+    ] = None
+    limits: Annotated[
+        CallLimitsView | None, Field(description="null for the settings of the model")
+    ] = None
 
 
 class StoredPlanView(BaseModel):
@@ -160,13 +180,25 @@ class Rollback(BaseModel):
     ] = None
 
 
+def followed_model(follow: str) -> list[str]:
+    """The model of an alias to follow, whose moves will deploy; raises `Invalid`."""
+    from bascule.endpoints import check_follow
+
+    check_follow(follow)
+    return [follow.partition("@")[0]] if "@" in follow else []
+
+
 def add_endpoints(
     app: FastAPI,
     server: ServerLink,
     open_endpoints: Callable[[], Endpoints],
     authorise: Authorise,
+    asks_approver: Callable[[str], bool],
 ) -> None:
-    """Add the routes to `app`."""
+    """Add the routes to `app`.
+
+    `asks_approver`: whether a deployment at once to an endpoint takes the right to approve.
+    """
     _add_reads(app, open_endpoints)
 
     @app.get("/api/v1/server/plans", tags=["server"])
@@ -185,11 +217,16 @@ def add_endpoints(
         )
 
     def deploy(endpoint: str, wanted: NewPlan, request: Request) -> Deployed:
-        authorise(request, "deploy", Reference.parse(wanted.version).model)
-        return open_endpoints().deploy(
-            wanted.version, by=caller_of(request).user, to=endpoint, strategy=wanted.strategy,
-            reason=wanted.reason, follow=wanted.follow, dry_run=wanted.dry_run,
-        )  # fmt: skip
+        from bascule.endpoints import DeployRequest
+
+        for model in (Reference.parse(wanted.version).model, *followed_model(wanted.follow)):
+            authorise(request, "deploy", model)
+        if asks_approver(endpoint):
+            authorise(request, "approve", endpoint)
+        said = wanted.model_dump(include=set(DeployRequest.__struct_fields__))
+        asked = DeployRequest(**said, endpoint=endpoint)
+        user = caller_of(request).user
+        return open_endpoints().deploy(asked, by=user, dry_run=wanted.dry_run)
 
     @app.post("/api/v1/endpoints", tags=[_TAGS], status_code=201)
     def create(wanted: NewEndpoint, request: Request, response: Response) -> DeployedView:
@@ -240,7 +277,7 @@ def _add_reads(app: FastAPI, open_endpoints: Callable[[], Endpoints]) -> None:
     def history(endpoint: str, paged: Paged) -> Page[PlanEventView]:
         """What happened to an endpoint, the latest first."""
         book = open_endpoints()
-        book.endpoint(endpoint)  # says if there is none
+        book.plans(endpoint)  # says if there never was one
         events = list(enumerate(book.history(endpoint)))[::-1]
         return paged.page(
             events, lambda one: PlanEventView.of(one[1]), lambda one: one[0], descending=True

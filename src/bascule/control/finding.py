@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bascule.core import Invalid, NotFound, Refused, is_there
-from bascule.serving import ModelSpec
+from bascule.serving import ModelSpec, Notice
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -62,7 +63,18 @@ def spec_of(reference: str, open_registry: Callable[[], Registry]) -> ModelSpec:
     registry, version = registered(open_registry, reference)
     alias = reference.partition("@")[2]
     labels = (alias,) if alias else ()
-    return ModelSpec(version.model, str(version.number), registry.path(version), labels)
+    notice = notice_of(version, datetime.now(UTC))
+    path = registry.path(version)
+    return ModelSpec(version.model, str(version.number), path, labels, notice=notice)
+
+
+def notice_of(version: Version, now: datetime) -> Notice | None:
+    """What answers of a version announce; None where it is not deprecated."""
+    said = version.deprecated
+    if said is None:
+        return None
+    sunset_s = None if said.sunset is None else int(said.sunset.timestamp())
+    return Notice(int(said.at.timestamp()), sunset_s, said.successor, said.has_ended(now))
 
 
 def versions_of(

@@ -12,14 +12,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from bascule.control.finding import notice_of
 from bascule.core import BasculeError, NotFound, masked_text
-from bascule.serving import ModelSpec, ModelSpecs, Plans, planned
+from bascule.serving import ModelSpec, ModelSpecs, Plans, is_the_same, noticed, planned
 
 if TYPE_CHECKING:
     from bascule.control.link import ServerLink
     from bascule.endpoints import EndpointStore, Plan
+    from bascule.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +40,23 @@ def following_plans(
     server: ServerLink,
     open_store: Callable[[], EndpointStore],
     find: FindVersion,
+    open_registry: Callable[[], Registry],
     *,
     every_endpoint: bool,
     after: threading.Event,
 ) -> Iterator[None]:
-    """Follow the plans while the block runs, on a thread.
+    """Follow the plans, and the deprecations of versions, while the block runs, on a thread.
 
     Args:
         server: What is changed.
         open_store: Opens the endpoints.
         find: Finds a version that a plan needs.
+        open_registry: Opens the registry, which knows the deprecated versions.
         every_endpoint: Whether to serve every endpoint, or those whose names are served alone.
         after: Set once opening the catalogue delays nothing else.
     """
     ended = threading.Event()
-    follower = Follower(server, open_store, find, every_endpoint=every_endpoint)
+    follower = Follower(server, open_store, find, open_registry, every_endpoint=every_endpoint)
 
     def follow() -> None:
         after.wait()
@@ -71,9 +77,11 @@ class Follower:
         server: ServerLink,
         open_store: Callable[[], EndpointStore],
         find: FindVersion,
+        open_registry: Callable[[], Registry],
         *,
         every_endpoint: bool,
     ) -> None:
+        self._registry = open_registry
         self._server = server
         self._open_store = open_store
         self._find = find
@@ -97,6 +105,7 @@ class Follower:
             while not ended.is_set():
                 if watch.wait(_WAIT_S) or time.monotonic() >= again_s:
                     self.reconcile(store)
+                    self.notice()
                     self._told = ""
                     again_s = time.monotonic() + _AGAIN_S
 
@@ -105,6 +114,8 @@ class Follower:
         services, plans = self._server.services, self._server.plans
         served = {plan.endpoint: plan for plan in plans}
         names = {one.model for one in services if not one.is_planned} | set(served)
+        for name in store.deleted(sorted(served)):
+            self._stop(served[name])
         for one in store.endpoints(None if self._every_endpoint else sorted(names)):
             plan = one.current.plan
             if served.get(one.name) == plan or self._is_too_soon(plan):
@@ -122,6 +133,18 @@ class Follower:
             else:
                 self._failed.pop((one.name, plan.number), None)
 
+    def notice(self) -> None:
+        """Have the answers of deprecated versions say so, and end those whose sunset has passed."""
+        now = datetime.now(UTC)
+        notices = {
+            str(version): notice
+            for version in self._registry().deprecated()
+            if (notice := notice_of(version, now)) is not None
+        }
+        services = self._server.services
+        if not is_the_same(services, noticed(services, notices)):
+            self._server.change(lambda before: noticed(before, notices))
+
     def _serve(self, plan: Plan, services: ModelSpecs) -> None:
         specs = specs_of(plan, services, self._find)
 
@@ -133,6 +156,21 @@ class Follower:
             return planned(now, made, tuple(needed)), made
 
         self._server.change_all(with_it)
+
+    def _stop(self, plan: Plan) -> None:
+        """Serve an endpoint by no plan: if its name is a model, its current version goes on."""
+        name, current = plan.endpoint, plan.current.version
+
+        def without_it(now: ModelSpecs, plans: Plans) -> tuple[ModelSpecs, Plans]:
+            made = tuple(one for one in plans if one.endpoint != name)
+            known = {f"{one.model}/{one.version}": one for one in now}
+            goes_on = [
+                replace(one, is_planned=False) for one in (known[current],) if one.model == name
+            ]
+            needed = [known[version] for one in made for version in one.versions]
+            return planned((*goes_on, *now), made, tuple(needed)), made
+
+        self._server.change_all(without_it)
 
     def _is_registered(self, name: str, services: ModelSpecs) -> bool:
         """Whether what is served under a name is of the registry, and no folder of that name."""

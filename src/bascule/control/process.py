@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bascule.endpoints import EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
-    from bascule.release.rollouts import Rollout
+    from bascule.release.rollouts import Rollout, Rollouts
     from bascule.serving.transports import Tls
 
 _OUT_OF_MEMORY_SCORE = "500"
@@ -56,6 +56,8 @@ class Parts:
         open_endpoints: Opens the endpoints in the catalogue.
         open_catalogue: Opens the catalogue, where rollouts are.
         judged_arms: Asks the outcomes of a rollout.
+        rollout_defaults: Fields of requests for rollouts, from the settings.
+        open_rollouts: Opens what deploys when a followed alias is moved.
         home: Where outcomes are kept.
         measure: Measures a model in production, in a process of its own.
         open_alerts: Opens the alerts, in the catalogue.
@@ -72,6 +74,8 @@ class Parts:
     open_endpoints: Callable[[], EndpointStore] | None = None
     open_catalogue: Callable[[], Catalogue] | None = None
     judged_arms: Callable[[Rollout], Mapping[str, tuple[int, int]]] | None = None
+    rollout_defaults: Mapping[str, Any] | None = None
+    open_rollouts: Callable[[], Rollouts] | None = None
     home: Path | None = None
     measure: Measure | None = None
     open_alerts: Callable[[], AlertStore] | None = None
@@ -180,7 +184,7 @@ def serve_api(
         server, parts.open_registry, find, guard,
         open_keys=parts.open_keys, take_in=parts.take_in,
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
-        open_catalogue=parts.open_catalogue,
+        open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
     )  # fmt: skip
     app.add_exception_handler(MemoryError, out_of_memory)

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import anyio
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from bascule.control.conventions import Conditional, Precondition, etag_of, stale
@@ -47,6 +47,18 @@ class AliasMove(BaseModel):
     reason: Annotated[str, Field(max_length=1_024, description="Why, for the history")] = ""
 
 
+class NewDeprecation(BaseModel):
+    """When a version ends, and what to use instead."""
+
+    model_config = {"extra": "forbid"}
+
+    sunset: Annotated[
+        AwareDatetime | None, Field(description="From then on it is answered 410; null: no date")
+    ] = None
+    successor: Annotated[str, Field(max_length=512, description="late/4, late@best")] = ""
+    reason: Annotated[str, Field(max_length=1_024, description="Why, for the history")] = ""
+
+
 class Retirement(BaseModel):
     """Why a version is taken out of use."""
 
@@ -62,6 +74,7 @@ def add_registry_writes(
     _add_aliases(app, open_registry)
     _add_tags(app, open_registry)
     _add_retirement(app, open_registry)
+    _add_deprecation(app, open_registry)
     _add_bundles(app, open_registry, take_in)
 
 
@@ -161,6 +174,32 @@ def _add_retirement(app: FastAPI, open_registry: Callable[[], Registry]) -> None
             condition.check(VersionView.of(version_of(registry, model, number)))
         user = caller_of(request).user
         return VersionView.of(registry.restore(model, number, by=user, reason=reason))
+
+
+def _add_deprecation(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
+    path = "/api/v1/models/{model}/versions/{number}/deprecation"
+
+    @app.put(path, tags=[_TAGS])
+    def deprecate(
+        model: str, number: Number, said: NewDeprecation, request: Request, condition: Conditional
+    ) -> VersionView:
+        """Announce that a version will go away; conditions are about the version."""
+        registry = open_registry()
+        if condition.is_given:
+            condition.check(VersionView.of(version_of(registry, model, number)))
+        user = caller_of(request).user
+        return VersionView.of(registry.deprecate(model, number, by=user, **said.model_dump()))
+
+    @app.delete(path, tags=[_TAGS])
+    def undeprecate(
+        model: str, number: Number, request: Request, condition: Conditional, reason: _Reason = ""
+    ) -> VersionView:
+        """Withdraw a deprecation; conditions are about the version."""
+        registry = open_registry()
+        if condition.is_given:
+            condition.check(VersionView.of(version_of(registry, model, number)))
+        user = caller_of(request).user
+        return VersionView.of(registry.undeprecate(model, number, by=user, reason=reason))
 
 
 def _add_bundles(app: FastAPI, open_registry: Callable[[], Registry], take_in: TakeIn) -> None:

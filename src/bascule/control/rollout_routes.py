@@ -6,19 +6,27 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.control.conventions import Page, Paged
+from bascule.control.endpoint_routes import DeployedView, followed_model
 from bascule.control.rights import Authorise, caller_of
-from bascule.core import Reference
+from bascule.core import Reference, Refused
 
 if TYPE_CHECKING:
-    from bascule.release.rollouts import Rollouts, StoredDecision, StoredRollout
+    from bascule.release.rollouts import (
+        Begun,
+        RolloutRequest,
+        Rollouts,
+        StoredDecision,
+        StoredRollout,
+    )
 
 _TAGS = "rollouts"
 _Text = Annotated[str, Field(max_length=512)]
 _Reason = Annotated[str, Field(max_length=4_096)]
+_Why = Annotated[str, Query(max_length=4_096, description="Why, for the history")]
 _Seconds = Annotated[float, Field(ge=0, le=365 * 86_400)]
 
 
@@ -29,7 +37,7 @@ class NewRollout(BaseModel):
 
     version: Annotated[str, Field(min_length=1, max_length=512, description="late/5, late@next")]
     endpoint: Annotated[str, Field(max_length=128, description="Default: the model's name")] = ""
-    strategy: Annotated[str, Field(max_length=32)] = "canary"
+    strategy: Annotated[str, Field(max_length=32)] = ""
     guards: Annotated[list[_Text], Field(max_length=16, description="errors +1 pp")] = []
     steps_percent: Annotated[list[float] | None, Field(max_length=32)] = None
     step_s: _Seconds | None = None
@@ -38,8 +46,11 @@ class NewRollout(BaseModel):
     alpha: float | None = None
     beta: float | None = None
     bake_s: _Seconds | None = None
-    needs_approval: bool = False
+    needs_approval: bool | None = None
     reason: _Reason = ""
+    follow: Annotated[
+        str, Field(max_length=512, description="The alias that is its source: late@champion")
+    ] = ""
     dry_run: bool = False
 
 
@@ -72,6 +83,24 @@ class BegunView(BaseModel):
     rollout: dict[str, Any]
     sentence: str
     forecasts: list[dict[str, Any]]
+    from_settings: Annotated[list[str], Field(description="The fields that the settings chose")]
+
+    @classmethod
+    def of(cls, begun: Begun) -> BegunView:
+        return cls.model_validate(msgspec.to_builtins(begun))
+
+
+class DeploymentView(BaseModel):
+    """A plan that was made at once, or a rollout that was asked for; the other is null."""
+
+    deployed: DeployedView | None
+    begun: BegunView | None
+
+
+class DeletedView(BaseModel):
+    """What became of an endpoint."""
+
+    sentence: str
 
 
 class DecisionView(BaseModel):
@@ -111,13 +140,37 @@ class Order(BaseModel):
     reason: _Reason = ""
 
 
+def _asked(wanted: NewRollout, request: Request, authorise: Authorise) -> RolloutRequest:
+    """The request, of a caller who may deploy this version there, and follow that alias."""
+    from bascule.release.rollouts import RolloutRequest
+
+    model = Reference.parse(wanted.version).model
+    for name in (wanted.endpoint or model, model, *followed_model(wanted.follow)):
+        authorise(request, "deploy", name)
+    return msgspec.convert(wanted.model_dump(exclude={"dry_run"}), RolloutRequest)
+
+
 def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise) -> None:
     """Add the routes to `app`."""
 
+    def may_read(endpoint: str, request: Request) -> bool:
+        try:
+            authorise(request, "read", endpoint)
+        except Refused:
+            return False
+        return True
+
+    def readable(name: str, request: Request) -> StoredRollout:
+        """A rollout of an endpoint that the caller may read."""
+        found = open_rollouts().get(name)
+        authorise(request, "read", found.rollout.endpoint)
+        return found
+
     @app.get("/api/v1/rollouts", tags=[_TAGS])
-    def rollouts(paged: Paged, endpoint: str | None = None) -> Page[RolloutView]:
-        """Every rollout, the latest first; of one endpoint with `?endpoint=`."""
-        found = list(enumerate(open_rollouts().rollouts(endpoint)))[::-1]
+    def rollouts(paged: Paged, request: Request, endpoint: str | None = None) -> Page[RolloutView]:
+        """The rollouts that the caller may read, the latest first; of one `?endpoint=`."""
+        every = enumerate(open_rollouts().rollouts(endpoint))
+        found = [one for one in every if may_read(one[1].rollout.endpoint, request)][::-1]
         return paged.page(
             found, lambda one: RolloutView.of(one[1]), lambda one: one[0], descending=True
         )
@@ -125,39 +178,53 @@ def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise:
     @app.post("/api/v1/rollouts", tags=[_TAGS], status_code=201)
     def begin(wanted: NewRollout, request: Request, response: Response) -> BegunView:
         """Ask for a rollout, which the server that serves the endpoint begins."""
-        from bascule.release.rollouts import RolloutRequest
-
-        authorise(request, "deploy", wanted.endpoint or Reference.parse(wanted.version).model)
-        authorise(request, "deploy", Reference.parse(wanted.version).model)
-        asked = msgspec.convert(wanted.model_dump(exclude={"dry_run"}), RolloutRequest)
+        asked = _asked(wanted, request, authorise)
         begun = open_rollouts().begin(asked, by=caller_of(request).user, dry_run=wanted.dry_run)
         response.headers["Location"] = f"/api/v1/rollouts/{begun.rollout.id}"
-        return BegunView(
-            rollout=msgspec.to_builtins(begun.rollout), sentence=begun.sentence,
-            forecasts=[msgspec.to_builtins(one) for one in begun.forecasts],
-        )  # fmt: skip
+        return BegunView.of(begun)
+
+    @app.post("/api/v1/deployments", tags=[_TAGS], status_code=201)
+    def deploy(wanted: NewRollout, request: Request) -> DeploymentView:
+        """Deploy a version at once or by a rollout, as the request and the settings say."""
+        from bascule.release.rollouts import Begun
+
+        asked = _asked(wanted, request, authorise)
+        made = open_rollouts().deploy(asked, by=caller_of(request).user, dry_run=wanted.dry_run)
+        if isinstance(made, Begun):
+            return DeploymentView(deployed=None, begun=BegunView.of(made))
+        return DeploymentView(deployed=DeployedView.of(made), begun=None)
+
+    @app.delete("/api/v1/endpoints/{endpoint}", tags=["endpoints"])
+    def delete(endpoint: str, request: Request, reason: _Why) -> DeletedView:
+        """Delete an endpoint that has no rollout under way; its plans and its history stay."""
+        user = caller_of(request).user
+        return DeletedView(
+            sentence=open_rollouts().delete_endpoint(endpoint, by=user, reason=reason)
+        )
 
     @app.get("/api/v1/rollouts/{rollout}", tags=[_TAGS])
-    def one(rollout: str) -> RolloutView:
+    def one(rollout: str, request: Request) -> RolloutView:
         """One rollout, by its id; or the latest of an endpoint, by its name."""
-        return RolloutView.of(open_rollouts().get(rollout))
+        return RolloutView.of(readable(rollout, request))
 
     @app.get("/api/v1/rollouts/{rollout}/decisions", tags=[_TAGS])
-    def decisions(rollout: str, paged: Paged) -> Page[DecisionView]:
+    def decisions(rollout: str, paged: Paged, request: Request) -> Page[DecisionView]:
         """The decisions of a rollout, in order."""
         return paged.page(
-            open_rollouts().decisions(rollout), DecisionView.of, lambda one: one.number
+            open_rollouts().decisions(readable(rollout, request).rollout.id),
+            DecisionView.of,
+            lambda one: one.number,
         )
 
     @app.get("/api/v1/rollouts/{rollout}/evidence", tags=[_TAGS])
-    def evidence(rollout: str) -> EvidenceView:
+    def evidence(rollout: str, request: Request) -> EvidenceView:
         """The logarithm of the evidence of harm after each interval."""
-        return EvidenceView(log_e=open_rollouts().evidence(rollout))
+        return EvidenceView(log_e=open_rollouts().evidence(readable(rollout, request).rollout.id))
 
     @app.get("/api/v1/rollouts/{rollout}/replay", tags=[_TAGS])
-    def replay(rollout: str) -> ReplayView:
+    def replay(rollout: str, request: Request) -> ReplayView:
         """Make every decision again from the stored evidence."""
-        return ReplayView(differing=open_rollouts().replay(rollout))
+        return ReplayView(differing=open_rollouts().replay(readable(rollout, request).rollout.id))
 
     @app.post("/api/v1/rollouts/{rollout}/{command}", tags=[_TAGS])
     def order(rollout: str, command: str, said: Order, request: Request) -> dict[str, Any]:

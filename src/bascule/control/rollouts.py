@@ -24,10 +24,12 @@ from bascule.core import BasculeError, Conflict, NotFound, masked_text
 from bascule.endpoints import CANDIDATE, CURRENT, Endpoint, EndpointStore, Plan, StoredPlan
 from bascule.release.rollouts import (
     FINAL,
+    AliasFollower,
     ArmCounts,
     Decision,
     Interval,
     Rollout,
+    Rollouts,
     RolloutStore,
     StoredDecision,
     StoredRollout,
@@ -66,6 +68,7 @@ def running_rollouts(
     server: ServerLink,
     open_catalogue: Callable[[], Catalogue],
     judged: JudgedArms,
+    open_rollouts: Callable[[], Rollouts] | None = None,
     *,
     after: threading.Event,
 ) -> Iterator[None]:
@@ -75,6 +78,7 @@ def running_rollouts(
         server: Whose arms are counted.
         open_catalogue: Opens the catalogue.
         judged: Asks the outcomes.
+        open_rollouts: Opens what deploys when an alias is moved that an endpoint follows.
         after: Set once opening the catalogue delays nothing else.
     """
     ended = threading.Event()
@@ -84,7 +88,8 @@ def running_rollouts(
         told = ""
         while not ended.is_set():
             try:
-                runner = RolloutRunner(server, open_catalogue(), judged)
+                rollouts = None if open_rollouts is None else open_rollouts()
+                runner = RolloutRunner(server, open_catalogue(), judged, rollouts)
                 runner.run(ended)
             except Exception as error:
                 # Any failure may be temporary, and the thread must go on.
@@ -109,6 +114,7 @@ class RolloutRunner:
         server: ServerLink,
         catalogue: Catalogue,
         judged: JudgedArms,
+        rollouts: Rollouts | None = None,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -119,9 +125,11 @@ class RolloutRunner:
         self._endpoints = EndpointStore(catalogue)
         self._leases = Leases(catalogue)
         self._judged = judged
+        self._follower = None if rollouts is None else AliasFollower(rollouts)
         self._clock = clock
         self._lease: Lease | None = None
         self._told: dict[tuple[str, str], Interval] = {}
+        self._said: dict[str, str] = {}
         self._outcomes_at_s = 0.0
         self._looked_at_s: dict[str, float] = {}
         self._tables: dict[str, list[Interval]] = {}
@@ -141,6 +149,7 @@ class RolloutRunner:
 
     def turn(self) -> bool:
         """Count, and decide where this process has the lease; whether there is a rollout."""
+        self._follow()
         active = self._store.active()
         if not active:
             return False
@@ -151,6 +160,26 @@ class RolloutRunner:
                 with suppress(Conflict):  # decided on meanwhile: looked at again in the next turn
                     self._advance(stored)
         return True
+
+    def _follow(self) -> None:
+        """Act on moves of the aliases that endpoints follow."""
+        moves = {} if self._follower is None else self._follower.moves()
+        if not moves or not self._holds():
+            return
+        assert self._lease is not None
+        assert self._follower is not None
+        for name, event in moves.items():
+            try:
+                self._follower.act(name, event, self._lease)
+            except (Conflict, NotFound) as error:  # looked at again in the next turn
+                self._tell_once(name, f"a move of its alias waits: {masked_text(str(error))}")
+            except BasculeError as error:
+                self._tell_once(name, masked_text(str(error)))
+
+    def _tell_once(self, endpoint: str, said: str) -> None:
+        if self._said.get(endpoint) != said:
+            log.warning("endpoint %s: %s", endpoint, said)
+        self._said[endpoint] = said
 
     def _holds(self) -> bool:
         lease = self._lease

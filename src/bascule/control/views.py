@@ -21,6 +21,16 @@ class RetirementView(BaseModel):
     reason: str
 
 
+class DeprecationView(BaseModel):
+    """The announcement that a version will go away."""
+
+    at: datetime
+    by: str
+    reason: str
+    sunset: Annotated[datetime | None, Field(description="From then on it is answered 410")]
+    successor: Annotated[str, Field(description="The version to use instead; empty for none")]
+
+
 class VersionView(BaseModel):
     """One version of a model."""
 
@@ -31,6 +41,7 @@ class VersionView(BaseModel):
     pushed_by: str
     gates: Annotated[str, Field(description="passed, failed or unchecked")]
     retired: RetirementView | None
+    deprecated: DeprecationView | None
 
     @classmethod
     def of(cls, version: Version) -> VersionView:

@@ -15,6 +15,7 @@ from .errors import (
     BasculeError as BasculeError,
     BasculeWarning as BasculeWarning,
     Conflict as Conflict,
+    Gone as Gone,
     Invalid as Invalid,
     MissingExtra as MissingExtra,
     ModelFailed as ModelFailed,

@@ -12,6 +12,7 @@ from bascule_client.errors import (
     BasculeError as BasculeError,
     BasculeWarning as BasculeWarning,
     Conflict as Conflict,
+    Gone as Gone,
     Invalid as Invalid,
     MissingExtra as MissingExtra,
     ModelFailed as ModelFailed,

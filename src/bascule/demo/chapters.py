@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 import bascule
 from bascule.bundle import conform, for_program
 from bascule.bundle.lineage import user_name
-from bascule.demo import answers, flights, replay
+from bascule.demo import answers, flights, replay, rollouts
 from bascule.demo.answers import Check
 from bascule.demo.client import LoadResult, ask, bodies
 from bascule.registry import open_registry
@@ -263,6 +263,19 @@ def watch(console: Console, server: Server, bundle: Bundle, home: Path, learnt: 
     return Watched(done, len(rows), sum(bool(one.drifted) for one in months))
 
 
+def roll_out(
+    console: Console, server: Server, bundle: Bundle, home: Path, learnt: Learnt
+) -> list[rollouts.Attempt]:
+    """Try three new versions on live traffic; the evidence promotes or rolls back."""
+    heading(console, "Roll out")
+    console.print(
+        f"canary of {', '.join(f'{one:g}' for one in rollouts.STEPS_PERCENT)} %; guards: "
+        f"{', '.join(rollouts.GUARDS)}",
+        highlight=False,
+    )
+    return rollouts.roll_out(console, server, bundle, home, learnt.months)
+
+
 def end(console: Console, summary: Summary) -> None:
     """The verdict in a few lines."""
     heading(console, "Summary")
@@ -272,6 +285,7 @@ def end(console: Console, summary: Summary) -> None:
         f"{summary.requests:,} requests, {summary.errors} errors": not summary.errors,
         f"{summary.wrong} wrong answers": not summary.wrong,
         f"{summary.joined:,} predictions joined their outcomes": summary.all_joined,
+        **{f"{one.version} {one.state}: {one.what}": one.held for one in summary.rollouts},
     }
     for promise, held in promises.items():
         console.print(

@@ -113,6 +113,7 @@ def _tell(folder: Path, *, keep: bool, console: Console) -> tuple[Summary, Serve
         server.stop()
         server = start(version, home=home, folder=folder, records=True)
         watched = chapters.watch(console, server, bundle, home, learnt)
+        rolled_out = chapters.roll_out(console, server, bundle, home, learnt)
         stays = keep
     finally:
         if not stays:
@@ -138,6 +139,7 @@ def _tell(folder: Path, *, keep: bool, console: Console) -> tuple[Summary, Serve
         joined=watched.joined,
         replayed=watched.done.predictions,
         months_with_drift=watched.months_with_drift,
+        rollouts=rolled_out,
         seconds=time.perf_counter() - began,
     )
     chapters.end(console, summary)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from bascule.demo.rollouts import Attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,7 @@ class Summary:
         joined: Replayed predictions that the ledger has with their outcome.
         replayed: Rows of the replay.
         months_with_drift: Months of the replay in which a column raised an alarm.
+        rollouts: What became of each version that was tried on live traffic.
         seconds: The whole story.
     """
 
@@ -41,6 +45,7 @@ class Summary:
     joined: int
     replayed: int
     months_with_drift: int
+    rollouts: Sequence[Attempt]
     seconds: float
 
     @property
@@ -52,4 +57,5 @@ class Summary:
     def held(self) -> bool:
         """Whether every promise was kept."""
         is_right = not self.errors and not self.wrong and self.all_joined
-        return self.parity_held and self.gates_passed and is_right
+        as_promised = all(one.held for one in self.rollouts)
+        return self.parity_held and self.gates_passed and is_right and as_promised

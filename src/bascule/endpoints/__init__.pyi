@@ -2,12 +2,15 @@ from .deploying import (
     Deployed as Deployed,
     EndpointBook as EndpointBook,
     Endpoints as Endpoints,
+    follows_of as follows_of,
 )
 from .plans import (
     CANDIDATE as CANDIDATE,
     CURRENT as CURRENT,
     PREVIOUS as PREVIOUS,
     Arm as Arm,
+    BreakerRule as BreakerRule,
+    CallLimits as CallLimits,
     Plan as Plan,
     Shadow as Shadow,
     choose as choose,
@@ -19,6 +22,16 @@ from .records import (
     PlanEvent as PlanEvent,
     StoredPlan as StoredPlan,
 )
-from .remote import RemoteEndpoints as RemoteEndpoints
-from .store import EndpointStore as EndpointStore
+from .remote import RemoteEndpoints as RemoteEndpoints, deployed_of as deployed_of
+from .requests import (
+    DeployRequest as DeployRequest,
+    check_follow as check_follow,
+    request_of as request_of,
+)
+from .store import (
+    EndpointStore as EndpointStore,
+    Follows as Follows,
+    Move as Move,
+    plans_needing as plans_needing,
+)
 from .strategies import STRATEGIES as STRATEGIES

@@ -5,18 +5,20 @@ Servers follow the catalogue by themselves (`control.following`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from bascule.core import BasculeError, Conflict, Invalid, Reference, Refused, check_name
+from bascule.core import BasculeError, Conflict, Invalid, Refused, check_name
 from bascule.endpoints.plans import Plan
 from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
+from bascule.endpoints.requests import NO_ALIAS, DeployRequest, check_follow, request_of
+from bascule.endpoints.store import EndpointStore, Follows, Move
 from bascule.endpoints.strategies import first_plan, next_plan
 
 if TYPE_CHECKING:
-    from bascule.endpoints.store import EndpointStore
+    from bascule.catalogue import events
     from bascule.registry import Registry, Version
 
 
@@ -50,11 +52,6 @@ class EndpointBook(Protocol):
     def plans(self, endpoint: str) -> list[StoredPlan]: ...
 
     def history(self, endpoint: str) -> list[PlanEvent]: ...
-
-    def deploy(
-        self, reference: str, *, by: str, to: str = "", strategy: str = "all", reason: str = "",
-        follow: str = "", dry_run: bool = False,
-    ) -> Deployed: ...  # fmt: skip
 
     def roll_back(
         self, endpoint: str, *, by: str, reason: str, to: int | None = None
@@ -94,6 +91,10 @@ class Endpoints:
         """One endpoint; raises `NotFound`."""
         return self._store.endpoint(name)
 
+    def moves(self) -> dict[str, events.Event]:
+        """By endpoint, the last move of its alias, if it was not acted on yet."""
+        return self._store.moves()
+
     def plan(self, name: str, number: int) -> StoredPlan:
         """One plan; raises `NotFound`."""
         return self._store.plan(name, number)
@@ -108,25 +109,23 @@ class Endpoints:
 
     def deploy(
         self,
-        reference: str,
+        asked: DeployRequest | str,
         *,
         by: str,
-        to: str = "",
-        strategy: str = "all",
-        reason: str = "",
-        follow: str = "",
         dry_run: bool = False,
+        deploys_with: Mapping[str, Any] | None = None,
+        move: Move | None = None,
+        **options: Any,
     ) -> Deployed:
         """Make a version answer an endpoint.
 
         Args:
-            reference: The version: `late/4`, `late@champion`, or `late` for the newest good one.
+            asked: The request; or a version, with `options` for the rest of one.
             by: The user.
-            to: The endpoint; the name of the model if empty.
-            strategy: `all` or `blue-green`.
-            reason: Why, for the history.
-            follow: The alias that is the endpoint's source from now on, `MODEL@ALIAS`.
             dry_run: Check and decide, and change nothing.
+            deploys_with: What later moves of the alias that it follows deploy with.
+            move: The move of an alias that is the cause.
+            **options: See `DeployRequest`; `to` is the endpoint.
 
         Raises:
             NotFound: There is no such version.
@@ -135,26 +134,36 @@ class Endpoints:
             Invalid: The strategy is not known.
             Conflict: The endpoint serves that already, or was changed meanwhile.
         """
-        version = self._registry().resolve(reference)
-        endpoint = check_name(to or version.model, what="endpoint")
-        if follow and Reference.parse(follow).alias is None:
-            raise Invalid(f"follow: {follow!r} names no alias", hint="write MODEL@ALIAS")
+        if isinstance(asked, str):
+            asked = request_of(DeployRequest, asked, options)
+        check_follow(asked.follow)
+        version = self._registry().resolve(asked.version)
+        endpoint = check_name(asked.endpoint or version.model, what="endpoint")
         stored, made = self._before(endpoint, version)
         before = made or (stored.current.plan if stored else None)
+        strategy = asked.strategy or "all"
         plan = next_plan(before, endpoint, str(version), strategy)
-        self._check_changes(before, plan, follow, stored)
+        if before is None:
+            plan = plan.numbered(self._store.last_number(endpoint) + 1)
+        self._check_changes(before, plan, asked.follow, stored)
         sentence = _deployed_sentence(before, plan, strategy)
         now = self._clock()
         event = PlanEvent(
-            "deployed", now, by, reason, sentence,
+            "deployed", now, by, asked.reason, sentence,
             {"number": plan.number, "version": str(version), "strategy": strategy},
         )  # fmt: skip
         if dry_run:
             self._check(plan, before)
         else:
             implicit = [] if made is None else [StoredPlan(made, now, by, "what was served")]
-            self._add([*implicit, StoredPlan(plan, now, by, reason)], before, event, follow)
+            next_one = StoredPlan(plan, now, by, asked.reason)
+            follows = follows_of(asked.follow, deploys_with or {})
+            self._add([*implicit, next_one], before, event, follows, move)
         return Deployed(plan, before, sentence)
+
+    def check_in_use(self, version: str) -> None:
+        """Raise `Refused` for a version that was retired."""
+        self._registry().resolve(version)
 
     def apply(self, plan: Plan, event: PlanEvent) -> None:
         """Make a plan the next one of an endpoint that has plans, and record why.
@@ -165,13 +174,14 @@ class Endpoints:
             NotFound: There is no such endpoint or version.
         """
         before = self._store.endpoint(plan.endpoint).current.plan
-        self._add([StoredPlan(plan, event.at, event.by, event.reason)], before, event, "")
+        self._add([StoredPlan(plan, event.at, event.by, event.reason)], before, event)
 
     def _add(
-        self, stored: list[StoredPlan], before: Plan | None, event: PlanEvent, follow: str
-    ) -> None:
+        self, stored: list[StoredPlan], before: Plan | None, event: PlanEvent,
+        follows: Follows | None = None, move: Move | None = None,
+    ) -> None:  # fmt: skip
         self._check(stored[-1].plan, before)
-        self._store.add(stored, [event], follows=follow or None)
+        self._store.add(stored, [event], follows=follows, move=move)
 
     def roll_back(self, endpoint: str, *, by: str, reason: str, to: int | None = None) -> Deployed:
         """Serve an earlier plan again, under the next number.
@@ -191,6 +201,7 @@ class Endpoints:
         """
         if not reason.strip():
             raise Invalid("a rollback needs a reason", hint='--reason "more errors since 14:00"')
+        self._store.endpoint(endpoint)  # says if it was deleted
         plans = [one.plan for one in self._store.plans(endpoint)]
         now_served = plans[0]
         if to is None:
@@ -216,7 +227,7 @@ class Endpoints:
         now = self._clock()
         body = {"number": plan.number, "as": wanted.number, "from": now_served.number}
         event = PlanEvent(ROLLED_BACK, now, by, reason, sentence, body)
-        self._add([StoredPlan(plan, now, by, reason)], now_served, event, "")
+        self._add([StoredPlan(plan, now, by, reason)], now_served, event)
         return Deployed(plan, now_served, sentence)
 
     def _before(self, endpoint: str, version: Version) -> tuple[Endpoint | None, Plan | None]:
@@ -226,14 +237,15 @@ class Endpoints:
             return found[0], None
         served = self._serves_now(endpoint)
         is_new = served in ("", str(version))
-        return None, None if is_new else first_plan(endpoint, served)
+        if is_new:
+            return None, None
+        return None, first_plan(endpoint, served).numbered(self._store.last_number(endpoint) + 1)
 
     def _check_changes(
         self, before: Plan | None, plan: Plan, follow: str, stored: Endpoint | None
     ) -> None:
         is_same = before is not None and before.numbered(plan.number) == plan
-        follows = "" if stored is None else stored.follows
-        if is_same and stored is not None and follow in ("", follows):
+        if is_same and stored is not None and not follow:
             raise Conflict(
                 f"endpoint {plan.endpoint} serves {plan.current.version} already, by plan "
                 f"{plan.number - 1}",
@@ -272,6 +284,13 @@ class Endpoints:
                 f"endpoint {endpoint}",
                 hint=f"deploy it to an endpoint of its own: bascule deploy {reference} --to NAME",
             )
+
+
+def follows_of(follow: str, deploys_with: Mapping[str, Any]) -> Follows | None:
+    """The source that a request asks for; None for that of now."""
+    if not follow:
+        return None
+    return Follows("", {}) if follow == NO_ALIAS else Follows(follow, deploys_with)
 
 
 def _shares(plan: Plan) -> list[tuple[str, float]]:

@@ -13,8 +13,11 @@ from typing import Any
 
 from bascule.core import BasculeError, Invalid, Reference, check_name
 
-SCHEMA = 1
-"""Of the JSON form. A plan with a greater number is refused."""
+SCHEMA = 2
+"""Of the JSON form. A plan with a greater number is refused. A plan is written with the smallest
+number that has its fields, so that earlier releases follow it too."""
+_SINCE = {"breaker": 2, "limits": 2}
+"""Fields, and their schema; other fields have schema 1."""
 
 CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
 """The usual names of arms. `previous` has no share: it stays loaded for a rollback."""
@@ -22,6 +25,7 @@ CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
 MAX_ARMS = 16
 MAX_THRESHOLDS = 6
 MAX_SLOWER_S = 3_600.0
+MAX_FAILURES = 1_000_000
 _MAX_HEADER = 64
 _SHARES_TOLERANCE = 1e-6
 
@@ -58,6 +62,33 @@ class Shadow:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerRule:
+    """When an arm is not asked any more; see `serving.execution.ResiliencePolicy`.
+
+    Attributes:
+        failures: So many failures in a row open the breaker; 0 for no breaker.
+        open_s: How long it stays open before a call runs as a probe.
+    """
+
+    failures: int
+    open_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """What a call of an arm may take.
+
+    Attributes:
+        timeout_s: How long the version may take; 0 for the deadline of the request.
+        retry_percent: The percentage of calls that may be tried once more after the process of
+            the model died.
+    """
+
+    timeout_s: float = 0.0
+    retry_percent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The plan of an endpoint; raises `Invalid` if it cannot be one.
 
@@ -73,6 +104,8 @@ class Plan:
         fallback: The version that answers where an arm fails, `MODEL/NUMBER`; empty for none.
         slower_than_s: Durations; the answers that take longer are counted. At most 6.
         rollout: The id of the rollout that made the plan; empty for none.
+        breaker: Of each arm; None for the settings of its model (`serving.models`).
+        limits: Likewise.
     """
 
     endpoint: str
@@ -84,6 +117,8 @@ class Plan:
     fallback: str = ""
     slower_than_s: tuple[float, ...] = ()
     rollout: str = ""
+    breaker: BreakerRule | None = None
+    limits: CallLimits | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -116,8 +151,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         shadow = self.shadow
+        newer = {name: _plain(value) for name in _SINCE if (value := getattr(self, name))}
         return {
-            "schema": SCHEMA,
+            "schema": max((_SINCE[name] for name in newer), default=1),
             "endpoint": self.endpoint,
             "number": self.number,
             "arms": [_plain(arm) for arm in self.arms],
@@ -127,6 +163,7 @@ class Plan:
             "fallback": self.fallback,
             "slower_than_s": list(self.slower_than_s),
             "rollout": self.rollout,
+            **newer,
         }
 
     @classmethod
@@ -153,6 +190,9 @@ class Plan:
             if said.get("shadow") is not None:
                 said["shadow"] = Shadow(**said["shadow"])
             said["slower_than_s"] = tuple(said.get("slower_than_s", ()))
+            for name, kind in (("breaker", BreakerRule), ("limits", CallLimits)):
+                if said.get(name) is not None:
+                    said[name] = kind(**said[name])
             return cls(**said)
         except BasculeError:
             raise
@@ -190,7 +230,7 @@ def unit(endpoint: str, arm: str, key: str) -> float:
     return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest()) / 2**64
 
 
-def _plain(value: Arm | Shadow) -> dict[str, Any]:
+def _plain(value: Arm | Shadow | BreakerRule | CallLimits) -> dict[str, Any]:
     return {one.name: getattr(value, one.name) for one in fields(value)}
 
 
@@ -218,8 +258,21 @@ def _check(plan: Plan) -> None:
             f"plan.slower_than_s: {len(plan.slower_than_s)} durations are more than "
             f"{MAX_THRESHOLDS}, the most of a plan"
         )
+    _check_resilience(plan)
     for index, threshold in enumerate(plan.slower_than_s):
         _check_within(f"plan.slower_than_s[{index}]", threshold, MAX_SLOWER_S)
+
+
+def _check_resilience(plan: Plan) -> None:
+    breaker, limits = plan.breaker, plan.limits
+    if breaker is not None:
+        if not _is_number(breaker.failures, whole=True):
+            raise Invalid(f"plan.breaker.failures: {breaker.failures!r} is not a whole number")
+        _check_within("plan.breaker.failures", breaker.failures, MAX_FAILURES, zero=True)
+        _check_within("plan.breaker.open_s", breaker.open_s, MAX_SLOWER_S)
+    if limits is not None:
+        _check_within("plan.limits.timeout_s", limits.timeout_s, MAX_SLOWER_S, zero=True)
+        _check_within("plan.limits.retry_percent", limits.retry_percent, 100.0, zero=True)
 
 
 def _check_arms(arms: tuple[Arm, ...]) -> None:

@@ -48,11 +48,18 @@ class Endpoint:
         name: The name that requests use.
         follows: The alias that is its source, `MODEL@ALIAS`; empty for none.
         current: The plan with the greatest number.
+        following: What a move of that alias deploys with: fields of a request. Not in the JSON.
     """
 
     name: str
     follows: str
     current: StoredPlan
+    following: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> str:
+        """Its versions with their shares, in words."""
+        return ", ".join(f"{arm.version} {arm.share_percent:g} %" for arm in self.current.plan.arms)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "follows": self.follows, "current": self.current.to_json()}
@@ -67,7 +74,7 @@ class PlanEvent:
     """One line of an endpoint's history.
 
     Attributes:
-        kind: `endpoint_created`, `deployed`, `rolled_back`, or a kind of a rollout.
+        kind: `deployed`, `rolled_back`, `followed`, `deleted`, or a kind of a rollout.
         at: When it was recorded.
         by: Who did it.
         reason: Why; may be empty.

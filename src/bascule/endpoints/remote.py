@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from bascule.core import Reference
 from bascule.endpoints.deploying import Deployed
 from bascule.endpoints.plans import Plan
 from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
@@ -28,31 +28,14 @@ class RemoteEndpoints:
         found = self._client.items(path_of("endpoints", endpoint, "history"))
         return [PlanEvent.from_json(one) for one in found][::-1]
 
-    def deploy(
-        self,
-        reference: str,
-        *,
-        by: str,
-        to: str = "",
-        strategy: str = "all",
-        reason: str = "",
-        follow: str = "",
-        dry_run: bool = False,
-    ) -> Deployed:
-        body = {
-            "version": reference, "strategy": strategy, "reason": reason, "follow": follow,
-            "dry_run": dry_run,
-        }  # fmt: skip
-        path = path_of("endpoints", to or Reference.parse(reference).model, "plans")
-        return _deployed(self._client.ask("POST", path, body, user=by))
-
     def roll_back(self, endpoint: str, *, by: str, reason: str, to: int | None = None) -> Deployed:
         body = {"to": to, "reason": reason}
         path = path_of("endpoints", endpoint, "rollback")
-        return _deployed(self._client.ask("POST", path, body, user=by))
+        return deployed_of(self._client.ask("POST", path, body, user=by))
 
 
-def _deployed(said: dict[str, Any]) -> Deployed:
+def deployed_of(said: Mapping[str, Any]) -> Deployed:
+    """A deployment, as the control API shows it."""
     before = said["before"]
     return Deployed(
         Plan.from_json(said["plan"]),

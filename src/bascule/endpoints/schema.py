@@ -13,6 +13,12 @@ endpoints = sa.Table(
     # The alias that is its source, MODEL@ALIAS; empty for none.
     sa.Column("follows", sa.Text, nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
+    # What a move of that alias deploys with: fields of `release.rollouts.RolloutRequest`.
+    sa.Column("following", sa.JSON(none_as_null=True)),
+    # The id of the latest event of that alias that was acted on.
+    sa.Column("followed", sa.Integer),
+    # Of an endpoint that was deleted: its plans and its history stay.
+    sa.Column("deleted_at", UtcTime),
 )
 
 plans = sa.Table(

@@ -7,6 +7,7 @@ from .versions import (
     ANYTHING as ANYTHING,
     Alias as Alias,
     Check as Check,
+    Deprecation as Deprecation,
     Event as Event,
     Found as Found,
     Model as Model,

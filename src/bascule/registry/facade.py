@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -69,6 +70,19 @@ class ModelRegistry(Protocol):
     def compare(self, before: Named, after: Named) -> list[Change]: ...
 
     def retire(self, model: str, number: int, *, by: str, reason: str) -> Version: ...
+
+    def deprecate(
+        self,
+        model: str,
+        number: int,
+        *,
+        by: str,
+        sunset: datetime | None = None,
+        successor: str = "",
+        reason: str = "",
+    ) -> Version: ...
+
+    def undeprecate(self, model: str, number: int, *, by: str, reason: str = "") -> Version: ...
 
     def servers_of(self, version: Version) -> list[str]: ...
 

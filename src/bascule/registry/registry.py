@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from bascule.core import (
     Invalid,
     NotFound,
     Reference,
+    Refused,
     Scratch,
     Untrusted,
     canonical_json,
@@ -47,6 +49,7 @@ from bascule.registry.versions import (
     ANYTHING,
     Alias,
     Check,
+    Deprecation,
     Event,
     Expectation,
     Found,
@@ -58,6 +61,7 @@ from bascule.registry.versions import (
     check_may_be_aliased,
     check_may_be_retired,
     check_statement,
+    check_sunset,
     check_tag,
     choose_newest,
     no_alias,
@@ -326,7 +330,15 @@ class Registry:
             return list(book.checks(found.digest))
 
     def check_may_serve(self, version: Version, endpoint: str) -> None:
-        """Raise as `set_alias` does, where no alias may point to a version."""
+        """Raise as `set_alias` does, where no alias may point to a version; also after its end."""
+        said = version.deprecated
+        if said is not None and said.has_ended(self._clock()):
+            raise Refused(
+                f"endpoint {endpoint!r} may not serve {version}, whose sunset was "
+                f"{said.sunset:%Y-%m-%d}",
+                hint=f"deploy {said.successor or 'another version'}, or bascule deprecate "
+                f"{version} --undo",
+            )
         is_vouched_for = self._vouches_of(version)
         with self._records.read() as book:
             check_may_be_aliased(
@@ -553,7 +565,8 @@ class Registry:
         Raises:
             Invalid: There is no reason.
             NotFound: There is no such version.
-            Refused: An alias points to it.
+            Refused: An alias points to it; or a plan (arm, fallback, shadow) or a rollout under way
+                needs it.
             Conflict: It was retired before.
         """
         with self._records.write() as book:
@@ -563,7 +576,9 @@ class Registry:
                     f"{version} was retired before: {version.retired.reason}",
                     hint=f"bascule history {model}",
                 )
-            check_may_be_retired(version, reason, book.aliases(model).values())
+            check_may_be_retired(
+                version, reason, book.aliases(model).values(), book.needed_by(str(version))
+            )
             book.put_retirement(model, number, Retirement(self._clock(), by, reason.strip()))
             book.add_event(self._event("retired", version, by=by, reason=reason.strip()))
             return _get_version(book, model, number)
@@ -589,6 +604,63 @@ class Registry:
             book.put_retirement(model, number, None)
             book.add_event(self._event("restored", version, by=by, reason=reason))
             return _get_version(book, model, number)
+
+    def deprecate(
+        self,
+        model: str,
+        number: int,
+        *,
+        by: str,
+        sunset: datetime | None = None,
+        successor: str = "",
+        reason: str = "",
+    ) -> Version:
+        """Announce that a version will go away. It answers until its sunset, and says so.
+
+        Args:
+            model: The model.
+            number: The version.
+            by: The user.
+            sunset: From then on servers answer 410 for the version; None for no date yet.
+            successor: The version to use instead: `MODEL/NUMBER`, or another reference.
+            reason: Why, for the history and for callers.
+
+        Raises:
+            NotFound: There is no such version, or no such successor.
+            Invalid: The sunset is in the past, or the version is its own successor.
+            Refused: It was retired, or the successor was.
+        """
+        check_sunset(self.resolve(Reference(model, number=number)), sunset, now=self._clock())
+        after = str(self.resolve(successor)) if successor else ""
+        with self._records.write() as book:
+            version = check_is_in_use(self._lock_version(book, model, number))
+            if after == str(version):
+                raise Invalid(f"{version} cannot be its own successor", hint="name another version")
+            said = Deprecation(self._clock(), by, reason.strip(), sunset, after)
+            book.put_deprecation(model, number, said)
+            event = self._event("deprecated", version, by=by, reason=said.reason)
+            book.add_event(replace(event, to_value=said.terms))
+            return _get_version(book, model, number)
+
+    def undeprecate(self, model: str, number: int, *, by: str, reason: str = "") -> Version:
+        """Withdraw a deprecation.
+
+        Raises:
+            NotFound: There is no such version.
+            Conflict: It is not deprecated.
+        """
+        with self._records.write() as book:
+            version = self._lock_version(book, model, number)
+            if version.deprecated is None:
+                raise Conflict(f"{version} is not deprecated", hint=f"bascule show {version}")
+            book.put_deprecation(model, number, None)
+            book.add_event(self._event("undeprecated", version, by=by, reason=reason))
+            return _get_version(book, model, number)
+
+    def deprecated(self) -> list[Version]:
+        """The versions in use that are deprecated, of every model."""
+        with self._records.read() as book:
+            return list(book.deprecated())
 
     def _lock_version(self, book: Transaction, model: str, number: int) -> Version:
         _check_model(book, model)

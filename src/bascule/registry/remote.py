@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from bascule.bundle.disk import (
     Statement,
     digest_of,
@@ -33,7 +35,16 @@ from bascule.core import (
 from bascule.registry.differences import Change
 from bascule.registry.facade import Named
 from bascule.registry.oci import Cargo, read_archive, write_archive
-from bascule.registry.versions import Alias, Check, Event, Found, Model, Retirement, Version
+from bascule.registry.versions import (
+    Alias,
+    Check,
+    Deprecation,
+    Event,
+    Found,
+    Model,
+    Retirement,
+    Version,
+)
 from bascule.security import Key, Permission
 from bascule_client.control import PAGE, ControlClient, path_of
 
@@ -194,6 +205,26 @@ class RemoteRegistry:
         path = path_of("models", model, "versions", number, "retirement")
         return _version(self._client.ask("PUT", path, {"reason": reason}, user=by))
 
+    def deprecate(
+        self,
+        model: str,
+        number: int,
+        *,
+        by: str,
+        sunset: datetime | None = None,
+        successor: str = "",
+        reason: str = "",
+    ) -> Version:
+        body = {
+            "sunset": sunset and sunset.isoformat(), "successor": successor, "reason": reason
+        }  # fmt: skip
+        path = path_of("models", model, "versions", number, "deprecation")
+        return _version(self._client.ask("PUT", path, body, user=by))
+
+    def undeprecate(self, model: str, number: int, *, by: str, reason: str = "") -> Version:
+        path = path_of("models", model, "versions", number, "deprecation")
+        return _version(self._client.ask("DELETE", path, user=by, reason=reason or None))
+
     def servers_of(self, version: Version) -> list[str]:
         return list(self._client.items(_path(version, "servers")))
 
@@ -248,8 +279,13 @@ def _version(said: Mapping[str, Any]) -> Version:
     retired = said["retired"]
     if retired is not None:
         retired = _value(Retirement, {**retired, "at": datetime.fromisoformat(retired["at"])})
+    deprecated = said.get("deprecated")  # a server of before knows none
+    if deprecated is not None:
+        deprecated = msgspec.convert(deprecated, Deprecation)
     pushed_at = datetime.fromisoformat(said["pushed_at"])
-    return _value(Version, {**said, "pushed_at": pushed_at, "retired": retired})
+    return _value(
+        Version, {**said, "pushed_at": pushed_at, "retired": retired, "deprecated": deprecated}
+    )
 
 
 def _event(said: Mapping[str, Any]) -> Event:

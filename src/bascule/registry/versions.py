@@ -40,6 +40,8 @@ EventKind = Literal[
     "tag_unset",
     "retired",
     "restored",
+    "deprecated",
+    "undeprecated",
     "collected",
 ]
 
@@ -58,6 +60,35 @@ class Retirement:
 
 
 @dataclass(frozen=True, slots=True)
+class Deprecation:
+    """The announcement that a version will go away.
+
+    Attributes:
+        at: When it was announced.
+        by: The user.
+        reason: Why; may be empty.
+        sunset: From then on servers answer 410 for the version; None for no date.
+        successor: The version to use instead, `MODEL/NUMBER`; empty for none.
+    """
+
+    at: datetime
+    by: str
+    reason: str = ""
+    sunset: datetime | None = None
+    successor: str = ""
+
+    def has_ended(self, now: datetime) -> bool:
+        """Whether the sunset has passed."""
+        return self.sunset is not None and now >= self.sunset
+
+    @property
+    def terms(self) -> str:
+        """Sunset and successor, in words."""
+        ends = f"ends {self.sunset:%Y-%m-%d}" if self.sunset else "no sunset yet"
+        return f"{ends}, then {self.successor}" if self.successor else ends
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """One bundle under one name; `number` counts 1, 2, 3 for each model without gaps."""
 
@@ -68,12 +99,14 @@ class Version:
     pushed_by: str
     gates: Gates
     retired: Retirement | None = None
+    deprecated: Deprecation | None = None
 
     def __str__(self) -> str:
         return f"{self.model}/{self.number}"
 
     def __repr__(self) -> str:
         state = "retired" if self.retired else f"gates {self.gates}"
+        state += ", deprecated" if self.deprecated else ""
         return f"Version({self}, {state}, {self.digest[:19]})"
 
 
@@ -115,7 +148,7 @@ class Event:
         reason: Why, in a sentence; may be empty.
         key: The tag, of the two kinds that concern one.
         from_value: What the tag said before; None where it was new.
-        to_value: What it says now; None where it was unset.
+        to_value: What it says now; None where it was unset. Of `deprecated`: its terms.
     """
 
     kind: EventKind
@@ -130,6 +163,25 @@ class Event:
     key: str | None = None
     from_value: str | None = None
     to_value: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in words."""
+        version = f"{self.model}/{self.number}"
+        moved = f"{self.model}@{self.alias}"
+        return {
+            "pushed": f"{version} pushed",
+            "alias_moved": f"{moved}: {self.from_number or 'new'} -> {self.to_number}",
+            "alias_dropped": f"{moved} dropped (was {self.from_number})",
+            "gates_recorded": f"{version} checked",
+            "tag_set": f"{version} {self.key}: {self.from_value or 'new'} -> {self.to_value}",
+            "tag_unset": f"{version} {self.key} unset (was {self.from_value})",
+            "retired": f"{version} retired",
+            "restored": f"{version} restored",
+            "deprecated": f"{version} deprecated: {self.to_value}",
+            "undeprecated": f"{version} is deprecated no more",
+            "collected": f"{version} files removed",
+        }.get(self.kind, f"{self.model} {self.kind}")  # the kinds of other rooms
 
     def __repr__(self) -> str:
         where = f"{self.model}@{self.alias}" if self.alias else f"{self.model}/{self.number}"
@@ -205,12 +257,33 @@ def check_is_in_use(version: Version) -> Version:
     )
 
 
-def check_may_be_retired(version: Version, reason: str, aliases: Iterable[Alias]) -> None:
-    """Raise unless `version` may be taken out of use: no alias points to it, and it has a reason.
+def check_sunset(version: Version, sunset: datetime | None, *, now: datetime) -> None:
+    """Raise `Invalid` unless a version may end then: with a time zone, in the future."""
+    if sunset is None:
+        return
+    if sunset.tzinfo is None:
+        raise Invalid(f"sunset {sunset.isoformat()} has no time zone", hint="2027-03-01T00:00Z")
+    if sunset <= now:
+        raise Invalid(
+            f"the sunset of {version}, {sunset.isoformat()}, is in the past",
+            hint=f"give a later date, or bascule retire {version}",
+        )
+
+
+def check_may_be_retired(
+    version: Version, reason: str, aliases: Iterable[Alias], needed_by: Sequence[str]
+) -> None:
+    """Raise unless `version` may be taken out of use.
+
+    Args:
+        version: The version.
+        reason: Why.
+        aliases: Those of its model.
+        needed_by: What needs it beside aliases, in words: plans, rollouts.
 
     Raises:
         Invalid: There is no reason.
-        Refused: An alias points to it.
+        Refused: An alias points to it, or something else needs it.
     """
     if not reason.strip():
         raise Invalid("a version is retired for a reason", hint="--reason 'leaks the target'")
@@ -219,6 +292,13 @@ def check_may_be_retired(version: Version, reason: str, aliases: Iterable[Alias]
         raise Refused(
             f"{version} cannot be retired: {', '.join(map(repr, pointing))} points to it",
             hint=f"bascule alias {version.model}/NUMBER {pointing[0]} first",
+            model=version.model,
+            number=version.number,
+        )
+    if needed_by:
+        raise Refused(
+            f"{version} cannot be retired: {'; '.join(needed_by)}",
+            hint="deploy another version there, or end the rollout, first",
             model=version.model,
             number=version.number,
         )

@@ -2,10 +2,13 @@ from .limits import Limits as Limits
 from .specs import (
     ModelSpec as ModelSpec,
     ModelSpecs as ModelSpecs,
+    Notice as Notice,
     Plans as Plans,
     check_unplanned as check_unplanned,
     default_of as default_of,
+    is_the_same as is_the_same,
     loaded as loaded,
+    noticed as noticed,
     planned as planned,
     swapped as swapped,
     unloaded as unloaded,

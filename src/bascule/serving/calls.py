@@ -22,7 +22,7 @@ class CountsAnswers(Protocol):
 
     label: Any
 
-    def count(self, status: int, duration_ns: int, rows: int) -> None: ...
+    def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None: ...
 
 
 class Context(Protocol):
@@ -80,7 +80,8 @@ class AnsweredBy(NamedTuple):
     """Which program of which version of which model. One value per version, compared by `is`.
 
     `columns`: by field, what its columns are called in the baseline, where that is known.
-    `endpoint` and `arm` are set where a plan chose the version.
+    `endpoint` and `arm` are set where a plan chose the version; `notice`, header fields for the
+    answer, where the version is deprecated.
     """
 
     model: str
@@ -89,6 +90,7 @@ class AnsweredBy(NamedTuple):
     columns: tuple[tuple[str, tuple[str, ...]], ...] = ()
     endpoint: str = ""
     arm: str = ""
+    notice: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:

@@ -6,12 +6,42 @@ changes are pure: a list and a wish in, a list out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 from bascule.core import Conflict, NotFound, check_name
 from bascule.endpoints import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What answers of a deprecated version announce.
+
+    Attributes:
+        since_s: When it was deprecated, in seconds since 1970.
+        sunset_s: When it ends; None for no date.
+        successor: The version to use instead, `MODEL/NUMBER`; empty for none.
+        is_over: Whether the sunset has passed.
+    """
+
+    since_s: int
+    sunset_s: int | None = None
+    successor: str = ""
+    is_over: bool = False
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """`Deprecation` (RFC 9745), `Sunset` (RFC 8594) and `Link` (RFC 5829)."""
+        made = [("Deprecation", f"@{self.since_s}")]
+        if self.sunset_s is not None:
+            made.append(("Sunset", formatdate(self.sunset_s, usegmt=True)))
+        if self.successor:
+            path = f"/v2/models/{self.successor.replace('/', '/versions/')}"
+            made.append(("Link", f'<{path}>; rel="successor-version"'))
+        return tuple(made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +56,7 @@ class ModelSpec:
             compared: a version with another label need not be loaded again.
         is_planned: Whether the plan of an endpoint needs it; its own name then does not answer. Not
             compared, for the same reason.
+        notice: Of a deprecated version; None for no deprecation. Not compared, for the same reason.
     """
 
     model: str
@@ -33,6 +64,7 @@ class ModelSpec:
     path: Path
     labels: tuple[str, ...] = field(default=(), compare=False)
     is_planned: bool = field(default=False, compare=False)
+    notice: Notice | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -41,13 +73,17 @@ class ModelSpec:
             "path": str(self.path),
             "labels": self.labels,
             "is_planned": self.is_planned,
+            "notice": None if self.notice is None else asdict(self.notice),
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ModelSpec:
         labels = tuple(value.get("labels", ()))
         is_planned = value.get("is_planned", False)
-        return cls(value["model"], value["version"], Path(value["path"]), labels, is_planned)
+        said = value.get("notice")
+        notice = None if said is None else Notice(**said)
+        path = Path(value["path"])
+        return cls(value["model"], value["version"], path, labels, is_planned, notice)
 
 
 Plans = tuple[Plan, ...]
@@ -134,6 +170,19 @@ def planned(services: ModelSpecs, plans: Plans, needed: ModelSpecs) -> ModelSpec
     kept = [one for one in services if not one.is_planned and one.model not in endpoints]
     more = [replace(one, is_planned=True) for one in needed if one not in kept]
     return (*kept, *dict.fromkeys(more))
+
+
+def noticed(services: ModelSpecs, notices: Mapping[str, Notice]) -> ModelSpecs:
+    """With the notices of deprecated versions, by `MODEL/VERSION`, and without any other."""
+    return tuple(replace(one, notice=notices.get(f"{one.model}/{one.version}")) for one in services)
+
+
+def is_the_same(services: ModelSpecs, others: ModelSpecs) -> bool:
+    """Whether workers need not be told: also the fields that are not compared are equal."""
+    return services == others and all(
+        (one.notice, one.is_planned) == (other.notice, other.is_planned)
+        for one, other in zip(services, others, strict=True)
+    )
 
 
 def check_unplanned(plans: Plans, name: str) -> None:

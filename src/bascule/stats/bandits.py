@@ -23,6 +23,7 @@ from bascule.core import Invalid
 Floats = NDArray[np.float64]
 
 _POINTS = 4_000
+_LEAST = 1e-300
 _NORMAL = NormalDist()
 
 
@@ -51,12 +52,8 @@ def best_arm_probabilities(rewards: ArrayLike, trials: ArrayLike) -> Floats:
     density = np.exp(logs - logs.max(axis=1, keepdims=True))
     density /= density.sum(axis=1, keepdims=True)
     below = np.cumsum(density, axis=1) - density / 2
-    best = np.array(
-        [
-            (density[arm] * np.prod(np.delete(below, arm, axis=0), axis=0)).sum()
-            for arm in range(len(a))
-        ]
-    )
+    logs = np.log(np.maximum(below, _LEAST))
+    best = (density * np.exp(logs.sum(axis=0) - logs)).sum(axis=1)
     made: Floats = best / best.sum()
     return made
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import catboost
 import lightgbm
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 import xgboost
@@ -21,7 +22,11 @@ from sklearn.ensemble import (
 )
 from sklearn.linear_model import Ridge
 
-from bascule.bundle.compilers import lightgbm as lightgbm_trees, xgboost as xgboost_trees
+from bascule.bundle.compilers import (
+    as_json,
+    lightgbm as lightgbm_trees,
+    xgboost as xgboost_trees,
+)
 from bascule.bundle.flavors import TABLE, flavor_of
 from bascule.bundle.flavors.libraries import library
 from bascule.bundle.flavors.originals import open_saved
@@ -355,6 +360,29 @@ def test_categories_of_catboost_are_compiled_also_those_never_seen(pack, setting
         np.testing.assert_allclose(answer["prediction"], model.predict(rows), rtol=1e-12)
     else:
         np.testing.assert_allclose(answer["probabilities"], model.predict_proba(rows), atol=1e-12)
+
+
+def test_combinations_of_categories_take_few_nodes_however_many_they_are(pack):
+    codes = np.random.default_rng(0).integers(0, 6, (600, 6))
+    table = pd.DataFrame({f"c{at}": list(map(str, column)) for at, column in enumerate(codes.T)})
+    truth = ((codes[:, 0] + codes[:, 1]) % 3 + codes[:, 2] * codes[:, 3] > 6).astype(int)
+    model = catboost.CatBoostClassifier(**QUIET | {"iterations": 60})
+    bundle = pack(model.fit(table, truth, cat_features=list(table)), (table, truth))
+    graph = onnx.load(bundle.path / "programs" / "onnx.onnx").graph
+    assert [node.op_type for node in graph.node].count("MatMul") == 1
+    assert len(graph.node) < 60
+
+
+def test_the_equal_tests_of_a_symmetric_tree_are_made_once(pack):
+    model = catboost.CatBoostClassifier(depth=4, **QUIET)
+    bundle = pack(model.fit(TRIPS[["hour"]], LATE), TRIPS[["hour"]])
+    _, _, _, thresholds, *_ = bundle.program("llvm")._engine._forest
+    borders = sum(len(tree["splits"]) for tree in as_json(model)["oblivious_trees"])
+    assert len(thresholds) == borders
+    rows = {"hour": np.arange(-1, 26).astype(np.float32)}
+    many, _ = bundle.program("llvm").both_ways()
+    expected = model.predict_proba(pd.DataFrame(rows))
+    np.testing.assert_allclose(many.run(rows)["probabilities"], expected, atol=1e-6)
 
 
 def test_a_category_of_the_model_that_the_training_rows_lack_is_told(pack):

@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import bascule
+from bascule.bundle.flavors import is_as_saved
+from bascule.core.errors import Untrusted
 from bascule.core.fields import DType, Field
 
+OWN_CODE = Path(__file__).parents[2] / "golden" / "bundle_own_code"
+OWN_CODE_DIGEST = "sha256:1c00dbdc8359d772ee72ace3424641228ac510ec3e32a924b7b6662008951dcd"
 GOLDEN = Path(__file__).parents[2] / "golden" / "bundle_v1"
 DIGEST = "sha256:ef3a349cbc4a58cbd74bc2df5206c8c5ae10259c413f8d23bcc51a5f56804acc"
 
@@ -49,3 +54,25 @@ def test_what_was_said_of_the_first_format_is_understood():
     (provenance,) = bundle.statements("provenance")
     assert provenance.by == "bascule"
     assert provenance.body["train"]["rows"] == 60
+
+
+def test_a_model_with_code_of_its_own_is_read_with_the_digest_it_had():
+    bundle = bascule.load(OWN_CODE)
+    assert bundle.digest == OWN_CODE_DIGEST
+    assert bundle.manifest.original.format == "sklearn-pickle"
+    assert bundle.manifest.serves == "original"
+    assert bundle.signature.inputs == (Field("input", DType.FP64, (2,)),)
+
+
+def test_its_pickle_answers_as_it_did_or_says_which_versions_it_needs():
+    bundle = bascule.load(OWN_CODE)
+    columns, truth = bundle.test_data()
+    if not is_as_saved(bundle.manifest.original):
+        with pytest.raises(Untrusted, match="was saved with"):
+            bundle.predict(columns)
+        return
+    answer = bundle.predict(columns)
+    assert answer["label"].tolist() == truth.tolist()
+    np.testing.assert_allclose(
+        answer["probabilities"][:2, 1], [0.6589328366320388, 0.8246458315069002], rtol=1e-9
+    )

@@ -20,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 import bascule
 from bascule.bundle.flavors.own_code import read_code
 from bascule.core.errors import Invalid, Untrusted
+from bascule.core.fields import DType, Field
 
 FEATURES = """
 import numpy as np
@@ -108,8 +109,11 @@ def test_a_pipeline_with_functions_and_classes_of_ones_own_answers_as_it_did(mod
     answer = bundle.predict(X)
     assert (answer["label"] == model.predict(X)).all()
     np.testing.assert_allclose(answer["probabilities"], model.predict_proba(X), rtol=0, atol=1e-12)
-    assert bundle.manifest.serves == "original"
-    assert "FunctionTransformer calls ratios" in bundle.parity.reason
+    entry = bundle.manifest.served
+    assert entry.name == "onnx"
+    assert entry.inputs == bundle.signature.inputs
+    assert entry.features == Field("features", DType.FP64, (5,))
+    assert entry.precision == "float64, behind the model's own steps"
 
 
 def test_the_bundle_holds_the_sources_and_a_pickle_that_its_format_names(bundle):

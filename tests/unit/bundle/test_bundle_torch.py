@@ -372,7 +372,7 @@ BOTH_WAYS = {"bidirectional": True, "bias": False}
     ("of", "options"),
     [
         (nn.LSTM, {}),
-        (nn.GRU, BOTH_WAYS),
+        pytest.param(nn.GRU, BOTH_WAYS, marks=pytest.mark.slow),
         pytest.param(nn.LSTM, BOTH_WAYS, marks=pytest.mark.slow),
         pytest.param(nn.GRU, {}, marks=pytest.mark.slow),
     ],
@@ -395,8 +395,9 @@ def test_a_recurrent_step_and_attention_are_one_call_each(pack, of, options):
     assert bascule.rebuild(bundle.path, train=WORDS).same
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-@pytest.mark.parametrize("both_ways", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("both_ways", [False, True])
 def test_an_lstm_that_answers_less_than_it_keeps_is_said_in_smaller_steps(pack, both_ways):
     class Projected(nn.Module):
         def __init__(self):

@@ -291,7 +291,7 @@ def test_doubles_at_and_beside_every_threshold_take_the_original_s_way(of_double
     np.testing.assert_allclose(found["probabilities"], model.predict_proba(rows), atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_doubles_take_the_original_s_way(of_doubles, data):
     model, X, tests, bundle = of_doubles
@@ -703,7 +703,7 @@ def forests(draw):
     return trees, np.array(rows, kind)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(forests())
 def test_machine_code_takes_every_row_down_every_tree(made):
     trees, rows = made

@@ -13,7 +13,7 @@ from bascule.core.errors import BasculeError, Invalid, NotFound, Untrusted
 from bascule.core.names import is_file_name
 from bascule.registry.stores.files import checked_name
 from bascule.remotes.objects import Remote, choose
-from bascule.serving.workers.supervisor import bind
+from bascule.serving.workers import bind
 
 LONG = "n" * 300
 ACCENTS = "é" * 128  # 256 bytes

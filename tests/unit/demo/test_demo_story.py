@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from bascule.core.errors import MissingExtra, Unavailable
-from bascule.demo import chapters, flights, story
+from bascule.demo import chapters, flights, rollouts, story
 from bascule.demo.server import start
 from bascule.demo.story import run_demo
 
@@ -24,8 +24,16 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(flights, "build_model", lambda: build().set_params(classify__max_iter=5))
     monkeypatch.setattr(chapters, "CRITERIA", ["roc_auc >= 0.6", "parity <= 1e-5"])
     monkeypatch.setattr(chapters, "_ORIGINAL_ROWS", 5)
+    monkeypatch.setattr(rollouts, "GUARDS", ["errors +5 pp"])
+    monkeypatch.setattr(rollouts, "candidates", again)
     monkeypatch.setattr(story.tempfile, "tempdir", str(tmp_path))
     return tmp_path
+
+
+def again(months):
+    """One version to roll out: the same model."""
+    model = flights.build_model().fit(months.train[flights.FEATURES], months.train["late"])
+    yield rollouts.Candidate("the same again", "promoted", model)
 
 
 def running_in(folder):
@@ -45,6 +53,7 @@ def test_the_whole_story_holds_and_leaves_nothing_behind(small):
     assert code == 0
     assert [title in told for title in ("Learn", "Pack", "Check", "Push", "Serve", "Summary")]
     assert "late@champion -> late/1" in told
+    assert "late/2 is within every guard" in told
     assert "0 errors" in told
     assert "broken" not in told
     assert list(small.iterdir()) == []
@@ -63,6 +72,7 @@ def test_a_failed_gate_moves_no_alias_and_ends_with_one(small, monkeypatch, caps
     assert (summary["errors"], summary["wrong"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_kept_the_server_runs_on_and_the_story_says_where(small, capsys):
     code = run_demo(keep=True, as_json=True)
     said = capsys.readouterr()

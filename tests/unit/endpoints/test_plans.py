@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from bascule.core import Invalid
-from bascule.endpoints import Arm, Plan, Shadow, choose
+from bascule.endpoints import Arm, BreakerRule, CallLimits, Plan, Shadow, choose
 from bascule.endpoints.plans import MAX_ARMS, MAX_THRESHOLDS, SCHEMA
 
 
@@ -144,3 +144,35 @@ def test_a_plan_has_as_many_arms_as_it_may_and_not_one_more():
 def test_a_plan_names_every_version_that_it_needs_once():
     plan = canary(5.0, shadow=Shadow("late/5", 10.0), fallback="late/3")
     assert plan.versions == ("late/3", "late/4", "late/5")
+
+
+# -- breaker and limits --
+
+RESILIENT = {"breaker": BreakerRule(3, 2.5), "limits": CallLimits(0.5, 10.0)}
+
+
+def test_a_plan_is_written_with_the_smallest_schema_that_has_its_fields():
+    plain = canary(5.0).to_json()
+    assert plain["schema"] == 1
+    assert not {"breaker", "limits"} & set(plain)
+    said = canary(5.0, **RESILIENT).to_json()
+    assert said["schema"] == SCHEMA == 2
+    assert said["breaker"] == {"failures": 3, "open_s": 2.5}
+    for plan in (canary(5.0), canary(5.0, **RESILIENT), canary(5.0, breaker=BreakerRule(0))):
+        assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("more", "place"),
+    [
+        ({"breaker": {"failures": -1}}, "plan.breaker.failures"),
+        ({"breaker": {"failures": 1.5}}, "plan.breaker.failures"),
+        ({"breaker": {"failures": 1, "open_s": 0}}, "plan.breaker.open_s"),
+        ({"breaker": {"failures": 1, "wild": 0}}, "plan"),
+        ({"limits": {"timeout_s": 3_601}}, "plan.limits.timeout_s"),
+        ({"limits": {"retry_percent": 101}}, "plan.limits.retry_percent"),
+    ],
+)
+def test_a_wrong_breaker_or_limit_is_refused_by_its_place(more, place):
+    with pytest.raises(Invalid, match=place):
+        Plan.from_json(canary(5.0).to_json() | {"schema": 2} | more)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
@@ -17,12 +17,14 @@ from bascule.monitoring.ledger import (
     Leader,
     Ledger,
     Outcomes,
+    OutcomeUpkeep,
     Retention,
     Scribe,
     SharedStore,
     Sharing,
     delete,
     matching,
+    outcomes as outcomes_module,
     scribe as scribing,
     shared,
     sharing as sharing_module,
@@ -86,6 +88,37 @@ def test_outcomes_that_one_host_took_are_found_on_all(hosts):
     sql = "select truth from predictions join outcomes using (model, id, row)"
     for home in hosts:
         assert Ledger(home).query(sql)["truth"].to_pylist() == ["1"]
+
+
+def test_the_leader_merges_outcomes_of_all_hosts_and_each_stays_once(hosts, s3_url, monkeypatch):
+    a, b, asking = hosts
+    late = datetime.now(UTC) - timedelta(days=2)
+    monkeypatch.setattr(outcomes_module.time, "time_ns", lambda: int(late.timestamp()) * 10**9)
+    for number, home in enumerate((a, a, b, b)):
+        Outcomes(home).add("gb", pa.table({"id": [f"{number}"], "truth": [1]}))
+    share(a, may_lead=never)
+    share(b, may_lead=never)
+    share(a, may_lead=never)
+    share(a)  # as the leader
+    share(a)
+    share(b, may_lead=never)  # has all four still, and the store has none of them
+    share(a)
+    assert len(SharedStore(s3_url, asking).names("outcomes")) == 1
+    for home in hosts:
+        found = Ledger(home).query("select id from outcome_history order by id")["id"]
+        assert found.to_pylist() == ["0", "1", "2", "3"]
+
+
+def test_the_retention_of_outcomes_holds_on_all_hosts(hosts, s3_url):
+    a, b, asking = hosts
+    Outcomes(a).add("gb", pa.table({"id": ["x"], "truth": [1]}))
+    share(a)
+    share(b)
+    upkeep = OutcomeUpkeep(shared.shared_of(a))
+    upkeep.tend(a, Retention(1 << 40, 30), datetime.now(UTC) + timedelta(days=31))
+    share(b)
+    assert SharedStore(s3_url, asking).names("outcomes") == []
+    assert [Outcomes(home).stored()[0] for home in hosts] == [[], [], []]
 
 
 def test_the_leader_merges_segments_of_all_hosts_and_each_row_stays_once(hosts, s3_url):

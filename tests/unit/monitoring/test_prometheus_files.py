@@ -9,11 +9,10 @@ import subprocess
 
 import pytest
 import yaml
+from tests.metrics import every_metric
 from tests.own_environments import python_of
 
 from bascule.monitoring.alerts import shipped
-from bascule.serving.telemetry import MetricLabels, Totals, prometheus_text
-from bascule.serving.telemetry.counters import Pulse
 
 RULES = shipped("rules.yml")
 DASHBOARD = json.loads(shipped("dashboard.json"))
@@ -47,6 +46,14 @@ def plain(name, values):
     return {"series": f'{name}{{job="bascule",instance="one:8080"}}', "values": values}
 
 
+def shadow(*, dropped, compared):
+    labels = '{job="bascule",endpoint="late",plan="2",arm="shadow",model="late",version="4"}'
+    return [
+        {"series": f"bascule_shadow_dropped_total{labels}", "values": f"0+{dropped}x60"},
+        {"series": f"bascule_arm_requests_total{labels}", "values": f"0+{compared}x60"},
+    ]
+
+
 FEW = [series(200, "0+60x60"), series(500, "0+0x60")]
 BUCKET = 'bascule_request_duration_seconds_bucket{job="bascule",model="late",version="1",le='
 SLOWER = [
@@ -78,6 +85,8 @@ SLOWER = [
         ("BasculeLedgerDrops", [plain("bascule_ledger_dropped_total", "0x9 7x20")], 12, True),
         ("BasculeLedgerLags", [plain("bascule_ledger_lag_seconds", "301x20")], 10, True),
         ("BasculeLedgerLags", [plain("bascule_ledger_lag_seconds", "300x20")], 10, False),
+        ("BasculeShadowDrops", shadow(dropped=20, compared=80), 40, True),
+        ("BasculeShadowDrops", shadow(dropped=5, compared=95), 40, False),
         ("BasculeDown", [plain("up", "0x20")], 5, True),
         ("BasculeDown", [plain("up", "1x20")], 5, False),
     ],
@@ -122,8 +131,7 @@ def test_prometheus_parses_every_query_of_the_dashboard(tmp_path):
 
 
 def test_rules_and_dashboard_ask_for_metrics_that_a_server_has():
-    totals = Totals({200: 1}, 1, 0.1, (1, *([0] * 16)))
-    text = prometheus_text([MetricLabels(), MetricLabels("m", "1")], [totals, totals], Pulse())
+    text = every_metric()
     known = set(re.findall(r"^(bascule_\w+)", text, re.MULTILINE))
     asked = set(re.findall(r"\bbascule_\w+", "\n".join([RULES, *expressions()])))
     assert asked - known == set()

@@ -103,7 +103,7 @@ def test_of_a_large_request_some_rows_are_kept_and_say_which():
 @pytest.mark.parametrize("private", ["x", "gb.x"])
 def test_private_fields_are_left_out(private):
     spool = Spool()
-    recorder = LedgerRecorder(spool, private=(private, "other.y"))
+    recorder = LedgerRecorder(spool, private={private: "omit", "other.y": "omit"})
     ask(recorder, 1, fields={"x": np.array([1.0]), "y": np.array([2.0])})
     recorder.flush()
     (row,) = spool.rows()
@@ -111,14 +111,70 @@ def test_private_fields_are_left_out(private):
     assert row["input.y"] == 2.0
 
 
-def test_images_are_left_out():
-    spool = Spool()
-    recorder = LedgerRecorder(spool)
-    ask(recorder, 1, fields={"image": np.zeros((1, 64, 64)), "y": np.array([2.0])})
+KEY = bytes(range(32))
+
+
+def record(recorder, spool, fields):
+    ask(recorder, 1, rows=len(next(iter(fields.values()))), fields=fields)
     recorder.flush()
-    (row,) = spool.rows()
-    assert "input.image" not in row
+    return spool.rows()
+
+
+@pytest.mark.parametrize(
+    "values", [np.array(["ada", "bob", "ada", None], object), np.array([1.5, 2, 1.5, np.nan])]
+)
+def test_a_hashed_field_has_equal_hashes_for_equal_values_and_not_the_value(values):
+    spool = Spool()
+    rows = record(LedgerRecorder(spool, private={"gb.x": "hash"}, key=KEY), spool, {"x": values})
+    first, other, again, missing = (row["input.x.hash"] for row in rows)
+    assert first == again != other
+    assert missing is None
+    assert all("input.x" not in row for row in rows)
+    assert b"ada" not in spool.data
+
+
+def test_a_hash_is_not_found_without_its_key():
+    hashes = []
+    for key in (KEY, KEY, KEY[::-1]):
+        spool = Spool()
+        recorder = LedgerRecorder(spool, private={"x": "hash"}, key=key)
+        (row,) = record(recorder, spool, {"x": np.array(["ada"], object)})
+        hashes.append(row["input.x.hash"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("options", [{}, {"key": KEY, "is_anonymous": True}])
+def test_a_hashed_field_is_left_out_without_a_key_and_of_profiles(options):
+    spool = Spool()
+    recorder = LedgerRecorder(spool, private={"x": "hash"}, **options)
+    ask(recorder, 1, fields={"x": np.array(["ada"], object), "y": np.array([2.0])})
+    recorder.flush()
+    (block,) = (block for block, _ in read_blocks(spool.data))
+    (answers,) = answers_of([block])
+    assert list(answers.inputs) == ["y"]
+
+
+def test_no_profile_counts_hashes():
+    spool = Spool()
+    recorder = LedgerRecorder(spool, private={"x": "hash"}, key=KEY)
+    record(recorder, spool, {"x": np.array(["ada"], object), "y": np.array([2.0])})
+    (answers,) = answers_of([block for block, _ in read_blocks(spool.data)])
+    assert list(answers.columns(np.arange(1))[0]) == ["y"]
+
+
+@pytest.mark.parametrize(("most", "is_kept"), [(4_095, False), (4_096, True)])
+def test_images_are_left_out_unless_asked_for(most, is_kept):
+    spool = Spool()
+    recorder = LedgerRecorder(spool, max_values_per_row=most)
+    (row,) = record(recorder, spool, {"image": np.zeros((1, 64, 64)), "y": np.array([2.0])})
+    assert ("input.image" in row) is is_kept
     assert row["input.y"] == 2.0
+
+
+def test_images_are_left_out_by_default():
+    spool = Spool()
+    (row,) = record(LedgerRecorder(spool), spool, {"image": np.zeros((1, 1_025)), "y": np.ones(1)})
+    assert "input.image" not in row
 
 
 def test_texts_of_a_table_keep_their_shape():

@@ -4,8 +4,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bascule.core.errors import KINDS, BasculeError, Invalid, Unavailable
-from bascule.serving.telemetry import MetricLabels, prometheus_text
-from bascule.serving.telemetry.counters import BUCKETS_S, STATUSES, Counters
+from bascule.serving.protocols.table import PROTOCOLS
+from bascule.serving.telemetry import ArmTotals, MetricLabels, prometheus_text
+from bascule.serving.telemetry.counters import (
+    BUCKETS_S,
+    PROTOCOLS as METRIC_PROTOCOLS,
+    STATUS_CLASSES,
+    STATUSES,
+    Counters,
+)
 from bascule.serving.transports.statuses import STATUS_OF, HttpError, error_text, status_of
 
 OTHER, FIRST, SECOND = LABELS = [MetricLabels(), MetricLabels("m", "1"), MetricLabels("m", "2")]
@@ -139,14 +146,61 @@ def test_prometheus_reads_every_status_and_a_histogram_that_adds_up(path):
     for status in STATUSES:
         assert read[("bascule_requests_total", one[0], ("status", str(status)), one[1])] == 1
     assert read[("bascule_rows_total", *one)] == 2 * len(STATUSES)
-    count = read[("bascule_request_duration_seconds_count", *one)]
-    last = read[("bascule_request_duration_seconds_bucket", ("le", "+Inf"), *one)]
-    assert count == last == len(STATUSES)
-    bounds = [
-        read[("bascule_request_duration_seconds_bucket", ("le", str(bound)), *one)]
-        for bound in BUCKETS_S
-    ]
-    assert bounds == sorted(bounds)
+    name = "bascule_request_duration_seconds"
+    counted = 0
+    for kind in STATUS_CLASSES:
+        labels = one[0], ("protocol", ""), ("status_class", kind), one[1]
+        last = read[(f"{name}_bucket", ("le", "+Inf"), *labels)]
+        counted += last
+        assert read[(f"{name}_count", *labels)] == last
+        bounds = [read[(f"{name}_bucket", ("le", str(bound)), *labels)] for bound in BUCKETS_S]
+        assert bounds == sorted(bounds)
+    assert counted == len(STATUSES)
+
+
+def test_each_protocol_and_class_of_status_has_a_histogram_of_its_own(path):
+    counters = counting(path, 2)
+    for worker in range(2):
+        series = counters.series(worker, FIRST)
+        series.count(200, 3_000_000, 1, "oip")
+        series.count(200, 30_000_000, 1, "oip-grpc")
+        series.count(400, 300_000, 1, "oip")
+    found = {(one.protocol, one.status_class): one for one in counters.totals()[1].histograms}
+    assert {key: sum(one.buckets) for key, one in found.items()} == {
+        ("oip", "2xx"): 2, ("oip-grpc", "2xx"): 2, ("oip", "4xx"): 2,
+    }  # fmt: skip
+    assert found["oip", "2xx"].duration_s == pytest.approx(0.006)
+    assert counters.totals()[1].duration_s == pytest.approx(0.0666)
+
+
+def test_every_protocol_of_the_server_has_histograms():
+    assert {*PROTOCOLS, "oip-grpc"} <= set(METRIC_PROTOCOLS)
+
+
+def test_arms_of_the_last_three_plans_have_metrics():
+    arms = [
+        ArmTotals(
+            "late", plan, arm, f"late/{plan}", 10 * plan, 1, 2, (3,), slower_than_s=(0.05,),
+            disagreements=4, dropped=5,
+        )
+        for plan in (1, 2, 3, 4)
+        for arm in ("current", "shadow")
+    ]  # fmt: skip
+    read = {
+        (sample.name, sample.labels.get("plan"), sample.labels.get("arm")): sample
+        for family in text_string_to_metric_families(prometheus_text([], [], arms=arms))
+        for sample in family.samples
+    }
+    assert {plan for _, plan, _ in read if plan} == {"2", "3", "4"}
+    requests = read["bascule_arm_requests_total", "4", "current"]
+    assert (requests.value, requests.labels["model"], requests.labels["version"]) == (
+        40, "late", "4",
+    )  # fmt: skip
+    slower = read["bascule_arm_slower_total", "4", "current"]
+    assert (slower.value, slower.labels["over_s"]) == (3, "0.05")
+    assert read["bascule_shadow_disagreements_total", "4", "shadow"].value == 4
+    assert read["bascule_shadow_dropped_total", "4", "shadow"].value == 5
+    assert ("bascule_shadow_dropped_total", "4", "current") not in read
 
 
 def test_every_kind_of_error_has_a_status_that_is_counted():

@@ -99,7 +99,7 @@ class Behind:
         silent = []
         for number in range(1, count + 1):
             silent.append(self.plain())
-            self.until(lambda: len(self._door._handshakes) == number)  # noqa: B023
+            self.until(lambda: len(self._door._opening) == number)  # noqa: B023
         return silent
 
     def plain(self):
@@ -238,7 +238,7 @@ def test_of_too_many_handshakes_the_oldest_gives_way_to_the_newest(behind, speak
         # Those that did not have to give way are still let in.
         for client in silent[1:]:
             door.context().wrap_socket(client, server_hostname="localhost").close()
-        door.until(lambda: not door._door._handshakes)
+        door.until(lambda: not door._door._opening)
 
 
 @SPEAKS
@@ -250,7 +250,7 @@ def test_a_handshake_that_takes_too_long_is_cut_off(behind, speaks):
             stack.enter_context(client)
         silent[0].sendall(b"\x16\x03\x01\x02\x00")  # the start of a hello
         assert all(is_closed(client) for client in silent)
-        door.until(lambda: not door._door._handshakes)
+        door.until(lambda: not door._door._opening)
 
 
 @SPEAKS

@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 
 from bascule.core import DType, Field, Refused, Unavailable
-from bascule.endpoints import Arm, Plan, Shadow, choose
+from bascule.endpoints import Arm, BreakerRule, CallLimits, Plan, Shadow, choose
+from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.execution.shadows import MAX_WAITING, agree
 from bascule.serving.specs import ModelSpec, check_unplanned, planned
 from bascule.serving.telemetry import Counters, MetricLabels, labels_of
 from bascule.serving.telemetry.arms import PLACES
-from bascule.serving.workers.planned_endpoints import PlannedEndpoints, check_plans, find_version
+from bascule.serving.workers.planned_endpoints import (
+    PlannedEndpoints,
+    check_plans,
+    find_version,
+    policy_of,
+)
 
 INFER = "/v2/models/m/infer"
 
@@ -43,13 +49,13 @@ def served(serve_models, fake, inline):
             if testers is not None and caller not in testers:
                 raise Refused(f"the key does not allow test:{endpoint}")
 
+        endpoints = PlannedEndpoints(
+            server.counters, 0, server.loop, check_tester,
+            lambda reference: find_version(reference, server.models),
+        )  # fmt: skip
+
         def follow(plan):
-            counters = server.counters
-            counters.arms.name(labels_of(plan), [])
-            endpoints = PlannedEndpoints(
-                counters, 0, server.loop, check_tester,
-                lambda reference: find_version(reference, server.models),
-            )  # fmt: skip
+            server.counters.arms.name(labels_of(plan), [])
             (endpoint,) = endpoints.follow((plan,)).values()
             for model in server.models:
                 model.needs = "manage"
@@ -195,6 +201,32 @@ def test_the_fallback_of_the_plan_answers_where_an_arm_fails(served, ask):
     assert answer.headers["bascule-arm"] == "candidate"
     candidate = server.arms()["candidate"]
     assert (candidate.requests, candidate.errors, candidate.fallbacks) == (1, 0, 1)
+
+
+def test_the_breaker_of_the_plan_spares_an_arm_that_fails_and_outlives_a_change_of_shares(
+    served, ask
+):
+    server = served(canary(100.0, breaker=BreakerRule(2, 600.0)))
+    server.programs[1].poison = 7.0
+
+    def statuses(*values):
+        with server.client() as client:
+            answers = [client.request("POST", INFER, ask([value, 2])).answer() for value in values]
+        return [answer.status for answer in answers]
+
+    assert statuses(7, 1, 7, 7, 1) == [500, 200, 500, 500, 503]
+    assert len(server.programs[1].runs) == 4
+    server.follow(canary(99.999_999, breaker=BreakerRule(2, 600.0)).numbered(2))
+    assert statuses(1) == [503]
+    server.follow(canary(100.0).numbered(3))
+    assert statuses(1, 7, 7, 7, 1) == [200, 500, 500, 500, 200]
+
+
+def test_a_plan_overrides_the_settings_of_the_model_and_leaves_others():
+    settings = ResiliencePolicy(1.0, 5, 10.0, 20.0, "m/9")
+    assert policy_of(canary(), settings) == settings
+    plan = canary(breaker=BreakerRule(0), limits=CallLimits(0.5), fallback="m/1")
+    assert policy_of(plan, settings) == ResiliencePolicy(0.5, 0, 10.0, 0.0, "m/1")
 
 
 def test_a_recorder_is_told_the_endpoint_and_the_arm_also_of_failures(served, ask):

@@ -19,15 +19,17 @@ from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.protocols.chosen import ChosenProtocols
 from bascule.serving.telemetry import RequestLogConfig
 from bascule.serving.transports import Tls
-from bascule.serving.workers import bind
-from bascule.serving.workers.config import LedgerConfig, WorkerConfig
+from bascule.serving.workers import Addresses, bind
+from bascule.serving.workers.config import LedgerConfig, ServingConfig, WorkerConfig
+from bascule.serving.workers.sockets import _take_no_more
 from bascule.serving.workers.supervisor import (
     _STOPPED_LOOKS,
     Supervisor,
     _is_stopped,
-    _take_no_more,
     _Worker,
 )
+
+ANYWHERE = Addresses("127.0.0.1", 0)
 
 
 def close(listeners):
@@ -77,42 +79,48 @@ def test_who_has_connected_is_kept_and_who_comes_later_is_not_let_in():
 
 
 def test_every_field_that_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
+    serving = ServingConfig(
+        limits=Limits(deadline_s=3, batching="never", max_body_bytes=1 << 30),
+        tls=Tls(tmp_path / "certificate.pem", tmp_path / "key.pem", tmp_path / "authority.pem"),
+        protocols=ChosenProtocols(("oip", "vertex"), "/health", "/predict"),
+        policies={"m": ResiliencePolicy(timeout_s=0.5, fallback="other/2")},
+        request_log=RequestLogConfig("json", access_log=True, trace_endpoint="http://c/v1/traces"),
+        allowed_hosts=("models.example", "*.example"),
+        ledger=LedgerConfig(
+            tmp_path / "ledger", keep=0.5, private={"m.name": "omit"}, is_anonymous=True
+        ),
+        outcomes_home=tmp_path / "home",
+    )
     config = WorkerConfig(
         worker=1,
         workers=2,
         listener_fd=7,
         counters=tmp_path / "counters",
+        serving=serving,
         services=(ModelSpec("m", "1", tmp_path),),
-        limits=Limits(deadline_s=3, batching="never", max_body_bytes=1 << 30),
         keys=tmp_path / "keys",
-        tls=Tls(tmp_path / "certificate.pem", tmp_path / "key.pem", tmp_path / "authority.pem"),
         unix_fd=8,
-        protocols=ChosenProtocols(("oip", "vertex"), "/health", "/predict"),
         grpc_fd=9,
-        policies={"m": ResiliencePolicy(timeout_s=0.5, fallback="other/2")},
-        request_log=RequestLogConfig("json", access_log=True, trace_endpoint="http://c/v1/traces"),
         multi_model=True,
-        allowed_hosts=("models.example", "*.example"),
-        ledger=LedgerConfig(tmp_path / "ledger", keep=0.5, private=("m.name",), is_anonymous=True),
-        outcomes_home=tmp_path / "home",
         control_port=9,
         plans=(Plan("m", 1, (Arm("current", "m/1", 100.0),), slower_than_s=(0.5,)),),
     )
-    for one in fields(config):
-        assert getattr(config, one.name) != one.default, f"{one.name} is not told here"
+    for told in (config, serving):
+        for one in fields(told):
+            assert getattr(told, one.name) != one.default, f"{one.name} is not told here"
 
     assert WorkerConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
 def test_a_field_that_is_not_told_has_its_default(tmp_path):
-    plain = WorkerConfig(0, 1, 3, tmp_path, (), Limits())
+    plain = WorkerConfig(0, 1, 3, tmp_path, ServingConfig(Limits()))
     told = plain.to_json()
-    del told["tls"], told["policies"], told["request_log"]
+    del told["grpc_fd"], told["serving"]["policies"], told["serving"]["request_log"]
     assert WorkerConfig.from_json(told) == plain
 
 
 def test_a_supervisor_whose_worker_cannot_load_says_why_and_leaves_nothing(tmp_path):
-    supervisor = Supervisor(host="127.0.0.1", port=0, workers=2, limits=Limits())
+    supervisor = Supervisor(ANYWHERE, ServingConfig(Limits()), workers=2)
     with pytest.raises(NotFound, match="no bundle at"):
         supervisor.start([ModelSpec("m", "1", tmp_path / "nowhere")])
     assert not any(status.alive for status in supervisor.statuses())
@@ -151,9 +159,7 @@ class Hearing:
     ],
 )
 def test_a_wish_that_cannot_be_granted_is_answered_all_the_same(find, kind, said, tmp_path):
-    supervisor = Supervisor(
-        host="127.0.0.1", port=0, workers=1, limits=Limits(), find=find
-    )  # fmt: skip
+    supervisor = Supervisor(ANYWHERE, ServingConfig(Limits()), workers=1, find=find)
     worker = Hearing()
     if find is not None:
         supervisor.stop()
@@ -180,8 +186,8 @@ class Standing:
 
 
 def test_a_worker_is_killed_once_its_beat_has_stayed_the_same_for_too_long(tmp_path):
-    config = WorkerConfig(0, 1, 3, tmp_path, (), Limits())
-    worker = _Worker(config, (), shared_fds=(), on_load_request=None, spawning=None)
+    config = WorkerConfig(0, 1, 3, tmp_path, ServingConfig(Limits()))
+    worker = _Worker(config, shared_fds=(), on_load_request=None, spawning=None)
     worker.process = process = Standing()
     assert not any(worker.kill_silent(5, watched_s, 2.0) for watched_s in (0.0, 50.0))
     worker.ready = True  # what is being started has a time-out of its own
@@ -195,7 +201,7 @@ def test_a_worker_is_killed_once_its_beat_has_stayed_the_same_for_too_long(tmp_p
 
 
 def test_no_failure_ends_the_thread_that_looks_after_workers(monkeypatch, caplog):
-    supervisor = Supervisor(host="127.0.0.1", port=0, workers=1, limits=Limits())
+    supervisor = Supervisor(ANYWHERE, ServingConfig(Limits()), workers=1)
     looked = []
 
     def fail(*_):
@@ -244,7 +250,7 @@ def loading(tmp_path):
     made = []
 
     def make(takes_s):
-        supervisor = Supervisor(host="127.0.0.1", port=0, workers=1, limits=Limits())
+        supervisor = Supervisor(ANYWHERE, ServingConfig(Limits()), workers=1)
         made.append(supervisor)
         (worker,) = supervisor._workers
         worker.process, worker.ready = Loading(takes_s), True
@@ -316,8 +322,8 @@ def test_a_process_that_a_signal_has_stopped_is_known_from_one_that_works_or_wai
 def test_a_stopped_worker_is_killed_when_enough_looks_in_a_row_have_found_it_so(
     tmp_path, monkeypatch
 ):
-    config = WorkerConfig(0, 1, 3, tmp_path, (), Limits())
-    worker = _Worker(config, (), shared_fds=(), on_load_request=None, spawning=None)
+    config = WorkerConfig(0, 1, 3, tmp_path, ServingConfig(Limits()))
+    worker = _Worker(config, shared_fds=(), on_load_request=None, spawning=None)
     worker.process, worker.ready = Standing(), True
     is_stopped = True
     monkeypatch.setattr("bascule.serving.workers.supervisor._is_stopped", lambda _: is_stopped)

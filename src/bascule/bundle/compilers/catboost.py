@@ -92,7 +92,7 @@ def read_catboost(model: Mapping[str, Any], loss: str) -> Ensemble:
             )
     tests = tests_of(features)
     right = [known["nan_value_treatment"] == _TRUE_WHEN_MISSING
-             for known in features["float_features"]]  # fmt: skip
+             for known in features.get("float_features", ())]  # fmt: skip
     count = max([len(right), *(test.column + 1 for test in tests)])
     missing_left = ~np.append(np.array(right, bool), np.zeros(count - len(right), bool))
     scale, bias = model["scale_and_bias"]

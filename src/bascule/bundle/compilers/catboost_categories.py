@@ -12,20 +12,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.compilers.encoding import looked_up
-from bascule.bundle.compilers.graph import Graph
-from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, select
+from bascule.bundle.compilers.graph import Graph, as_column
+from bascule.bundle.compilers.values import (
+    NUMBER,
+    Value,
+    flags_to_numbers,
+    matrix,
+    numbers,
+    select,
+)
 from bascule.core import DType, Unconvertible
 
 _MULTIPLIER = np.uint64(0x4906BA494954CB65)
 _NO_KEY = 2**64 - 1
 """A free place of a hash table."""
 _MOST_COMBINATIONS = 1 << 18
+_STEP = "CatBoost"
 _SERVE = "pass serve_original=True (--serve-original) to serve the original, slower"
 _RATIOS = ("Counter", "FeatureFreq")
 _MEANS = ("BinarizedTargetMeanValue", "FloatTargetMeanValue")
@@ -60,7 +68,7 @@ class _Listed:
 def tests_of(features: Mapping[str, Any]) -> list[Test]:
     """All tests, by the number that the trees call them by: of numbers, of categories, of CTRs."""
     made, column = [], 0
-    floats = features["float_features"]
+    floats = features.get("float_features", ())
     for known in floats:
         made += [Test(column, border) for border in known["borders"] or ()]
         column += 1
@@ -92,85 +100,121 @@ def preparation(model: Mapping[str, Any], columns: Sequence[NDArray[Any]]) -> Pr
         for known in features["categorical_features"]
     }
     flags = [
-        (int(known["feature_index"]), _place_of(listed[int(known["feature_index"])], value))
+        _Category(int(known["feature_index"]), int(value))
         for known in features["categorical_features"]
         for value in known.get("values", ())
     ]
-    floats = [int(known["flat_feature_index"]) for known in features["float_features"]]
-    goes_right = [one["nan_value_treatment"] == "AsTrue" for one in features["float_features"]]
-    tables = [_ctr(ctr, model["ctr_data"], listed) for ctr in features.get("ctrs", ())]
+    floats = [int(known["flat_feature_index"]) for known in features.get("float_features", ())]
+    ctrs = features.get("ctrs", ())
+    tables = [_ctr(ctr, model["ctr_data"], listed) for ctr in ctrs]
 
     def prepare(graph: Graph, value: Value) -> Value:
-        tensors = [(value[at].tensor, right) for at, right in zip(floats, goes_right, strict=True)]
-        made = _Combinations(graph, value, listed, tensors)
+        made = _Columns(graph, value, listed, features.get("float_features", ()))
         parts = list(select(graph, value, floats)) if floats else []
-        for index, place in flags:
-            parts += numbers(made.flag(index, place), 1)
-        for ctr, (sizes, values) in zip(features.get("ctrs", ()), tables, strict=True):
-            at = made.place(ctr["elements"], sizes)
-            parts += numbers(graph.add("Gather", graph.constant(values), at), 1)
+        if flags:
+            parts += flags_to_numbers(graph, made.flags(flags), len(flags))
+        if ctrs:
+            parts += numbers(made.ctrs(ctrs, tables), len(ctrs))
         return tuple(parts)
 
     return prepare
 
 
-class _Combinations:
-    """The places of combinations in their tables. What several have in common is made once."""
+class _Category(NamedTuple):
+    """Whether column `column` holds the category with this hash."""
+
+    column: int
+    hash: int
+
+
+class _Number(NamedTuple):
+    """Whether a number is above a border, among the columns of numbers."""
+
+    column: int
+    border: float
+
+
+class _Columns:
+    """Makes columns of flags and of CTRs: few nodes, for each column and row costs little beside.
+
+    A place in a table is a sum of products, `(code0 * size1 + code1) * size2...`. So one product of
+    matrices makes the places in all tables. They are whole numbers below 2**18: exact in floats.
+    """
 
     def __init__(
         self,
         graph: Graph,
         value: Value,
         listed: Mapping[int, _Listed],
-        columns: Sequence[tuple[str, bool]],
+        floats: Sequence[Mapping[str, Any]],
     ) -> None:
-        """`columns`: the tensors of numbers, and whether what is missing there goes right."""
-        self._graph, self._listed, self._columns = graph, listed, columns
-        self._known: dict[str, str] = {}
-        self._codes = {
-            index: matrix(graph, _coded(graph, value[one.place], one), NUMBER, step="CatBoost")
-            for index, one in listed.items()
-        }
+        self._graph, self._value, self._listed, self._floats = graph, value, listed, floats
+        self._indices = list(listed)
+        codes = [_coded(graph, value[one.place], one) for one in listed.values()]
+        joined = matrix(graph, tuple(part for code in codes for part in code), NUMBER, step=_STEP)
+        self._codes = graph.cast(joined, DType.FP32)
 
-    def flag(self, index: int, place: int) -> str:
-        """1 for the category in that place of column `index`, else 0; a double, (rows, 1)."""
-        same = self._graph.add("Equal", self._codes[index], self._graph.constant(float(place)))
-        return self._graph.cast(same, DType.FP64)
+    def flags(self, categories: Sequence[_Category]) -> str:
+        """Whether each row has each category, shape (rows, categories)."""
+        places = [_place_of(self._listed[one.column], one.hash) for one in categories]
+        at = [self._indices.index(one.column) for one in categories]
+        codes = self._graph.add("Gather", self._codes, self._graph.constant(at, "int64"), axis=1)
+        return self._graph.add("Equal", codes, self._row(places))
 
-    def place(self, elements: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> str:
-        """Whole numbers of shape (rows, 1)."""
-        key = repr(elements)
-        if key not in self._known:
-            at = self._digit(elements[0])
-            for element, size in zip(elements[1:], sizes[1:], strict=True):
-                higher = self._graph.add("Mul", at, self._graph.constant(float(size)))
-                at = self._graph.add("Add", higher, self._digit(element))
-            self._known[key] = self._graph.cast(at, DType.INT64)
-        return self._known[key]
+    def ctrs(
+        self,
+        ctrs: Sequence[Mapping[str, Any]],
+        tables: Sequence[tuple[Sequence[int], NDArray[np.float64]]],
+    ) -> str:
+        """What the table of each CTR holds for each row: doubles of shape (rows, CTRs)."""
+        graph = self._graph
+        elements = [[_element(one) for one in ctr["elements"]] for ctr in ctrs]
+        every = dict.fromkeys(one for own in elements for one in own)
+        categories = [one for one in every if isinstance(one, _Category)]
+        borders = [one for one in every if isinstance(one, _Number)]
+        parts = [self._codes]
+        if categories:
+            parts.append(graph.cast(self.flags(categories), DType.FP32))
+        if borders:
+            parts.append(graph.cast(self._above(borders), DType.FP32))
+        row_of = {one: row for row, one in enumerate([*self._indices, *categories, *borders])}
+        factors = np.zeros((len(row_of), len(ctrs)), np.float32)
+        for column, (own, (sizes, _)) in enumerate(zip(elements, tables, strict=True)):
+            for place, one in enumerate(own):
+                factors[row_of[one], column] += math.prod(sizes[place + 1 :])
+        digits = graph.add("Concat", *parts, axis=1) if len(parts) > 1 else self._codes
+        places = graph.add("MatMul", digits, graph.constant(factors, np.float32))
+        starts = np.cumsum([0, *(len(values) for _, values in tables)])[:-1]
+        first = graph.constant(as_column(starts), np.int64)
+        at = graph.add("Add", graph.cast(places, DType.INT64), first)
+        flat = np.concatenate([values for _, values in tables])
+        return graph.add("Gather", graph.constant(flat), at)
 
-    def _digit(self, element: Mapping[str, Any]) -> str:
-        """One part of a combination as a double of shape (rows, 1): a place, or 0 or 1."""
-        key = repr(element)
-        if key not in self._known:
-            kind = element["combination_element"]
-            if kind == "float_feature":
-                self._known[key] = self._is_above(element["float_feature_index"], element["border"])
-            elif kind == "cat_feature_exact_value":
-                index = element["cat_feature_index"]
-                place = _place_of(self._listed[index], element["value"])
-                self._known[key] = self.flag(index, place)
-            else:
-                self._known[key] = self._codes[element["cat_feature_index"]]
-        return self._known[key]
+    def _above(self, borders: Sequence[_Number]) -> str:
+        graph = self._graph
+        known = [self._floats[one.column] for one in borders]
+        columns = select(graph, self._value, [int(one["flat_feature_index"]) for one in known])
+        rounded = graph.cast(matrix(graph, columns, NUMBER, step=_STEP), DType.FP32)
+        above = graph.add("Greater", rounded, self._row([one.border for one in borders]))
+        goes_right = np.array([one["nan_value_treatment"] == "AsTrue" for one in known])
+        if goes_right.any():
+            right = graph.constant(as_column(goes_right), np.bool_)
+            missing = graph.add("And", graph.add("IsNaN", rounded), right)
+            above = graph.add("Or", above, missing)
+        return above
 
-    def _is_above(self, index: int, border: float) -> str:
-        graph, (number, goes_right) = self._graph, self._columns[index]
-        column = graph.add("Reshape", number, graph.constant([-1, 1], "int64"))
-        rounded = graph.cast(graph.cast(column, DType.FP32), DType.FP64)
-        above = graph.add("Greater", rounded, graph.constant(float(np.float32(border))))
-        if goes_right:
-            above = graph.add("Or", above, graph.add("IsNaN", rounded))
-        return graph.cast(above, DType.FP64)
+    def _row(self, values: Sequence[float]) -> str:
+        return self._graph.constant(as_column(np.asarray(values)), np.float32)
+
+
+def _element(element: Mapping[str, Any]) -> int | _Category | _Number:
+    """A part of a combination: a column of categories, or the answer to a test."""
+    kind = element["combination_element"]
+    if kind == "float_feature":
+        return _Number(int(element["float_feature_index"]), float(element["border"]))
+    if kind == "cat_feature_exact_value":
+        return _Category(int(element["cat_feature_index"]), int(element["value"]))
+    return int(element["cat_feature_index"])
 
 
 def _listed(

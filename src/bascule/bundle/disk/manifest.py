@@ -74,6 +74,8 @@ class ProgramEntry:
         precision: How it computes, for people to read.
         missing_text: The text that stands for a missing one inside the program.
         texts: How texts are prepared for it; None where it counts no words.
+        features: What it reads of the model's own steps, which run in front of it in a process of
+            their own; None where it reads the inputs themselves.
     """
 
     name: str
@@ -85,6 +87,7 @@ class ProgramEntry:
     precision: str = ""
     missing_text: str | None = None
     texts: Texts | None = None
+    features: Field | None = None
 
     def to_json(self) -> dict[str, Any]:
         made: dict[str, Any] = {
@@ -99,6 +102,8 @@ class ProgramEntry:
         }
         if self.texts is not None:
             made["texts"] = self.texts.to_json()
+        if self.features is not None:
+            made["features"] = self.features.to_json()
         return made
 
 

@@ -9,6 +9,7 @@ from .originals import (
     open_saved as open_saved,
     reopener as reopener,
 )
+from .pickled import open_archive as open_archive, open_pickled as open_pickled
 from .python import PythonModel as PythonModel
 from .sklearn import load_trusted as load_trusted
 from .table import TABLE as TABLE, flavor_of as flavor_of

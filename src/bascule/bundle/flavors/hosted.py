@@ -1,4 +1,8 @@
-"""Opens a pickled original, in the child process that `pickled` starts."""
+"""Opens a pickled original, in the child process that `pickled` starts.
+
+Where a program of the bundle stands in for its last step, the steps before it run here, and so does
+the program: rows pass from one process to the other once.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,23 @@ import pickle
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from bascule.bundle.disk import shaped
+import numpy as np
+
+from bascule.bundle.disk import ProgramEntry, shaped
 from bascule.bundle.flavors.frames import Frame
-from bascule.bundle.flavors.pickled import MODEL, RECIPE
+from bascule.bundle.flavors.pickled import MODEL, PROGRAM, RECIPE
 from bascule.bundle.flavors.sklearn import SklearnOriginal
+from bascule.bundle.programs import open_kind
 from bascule.core import Columns, Signature
 
+Answer = Callable[[Columns, Sequence[str] | None], Columns]
 
-def answers_of(folder: str) -> Callable[[Columns, Sequence[str] | None], Columns]:
+
+def answers_of(folder: str) -> Answer:
     """A function that answers with the model in `folder`, whose modules are in `folder/code`."""
     home = Path(folder)
     sys.path.insert(0, str(home / "code"))
@@ -25,4 +36,22 @@ def answers_of(folder: str) -> Callable[[Columns, Sequence[str] | None], Columns
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = pickle.loads((home / MODEL).read_bytes())
-    return SklearnOriginal(model, Frame.from_json(recipe["frame"]), signature).run
+    frame = Frame.from_json(recipe["frame"])
+    if "program" not in recipe:
+        return SklearnOriginal(model, frame, signature).run
+    entry = shaped(recipe["program"], ProgramEntry, RECIPE, what="a program")
+    return _behind_steps(model, frame, signature, entry, (home / PROGRAM).read_bytes())
+
+
+def _behind_steps(
+    model: Any, frame: Frame, signature: Signature, entry: ProgramEntry, data: bytes
+) -> Answer:
+    features, steps = entry.features, model[:-1]
+    assert features is not None
+    inner = open_kind(replace(entry, inputs=(features,)), data, outputs=signature.outputs)
+
+    def answer(columns: Columns, outputs: Sequence[str] | None) -> Columns:
+        made = np.ascontiguousarray(steps.transform(frame.build(columns)), features.dtype.numpy)
+        return inner.run({features.name: made}, outputs)
+
+    return answer

@@ -10,7 +10,7 @@ import json
 import weakref
 from typing import Any
 
-from bascule.bundle.disk import Manifest
+from bascule.bundle.disk import Manifest, ProgramEntry
 from bascule.bundle.flavors.code_archive import from_archive, lay_out, source_files, to_archive
 from bascule.bundle.flavors.libraries import installed_version
 from bascule.bundle.flavors.own_code import Code, Pickled
@@ -24,6 +24,8 @@ FILE = "original/model.zip"
 FORMAT = "sklearn-pickle"
 MODEL = "model.pkl"
 RECIPE = "recipe.json"
+PROGRAM = "program"
+"""The file of the program that runs in place of the last step, where there is one."""
 _START_TIMEOUT_S = 180.0
 """Libraries that compile themselves when they are imported, as umap-learn does, take a minute."""
 _COMPARED_ROWS = 256
@@ -37,8 +39,14 @@ def archive_of(made: Pickled, code: Code) -> bytes:
     return to_archive({MODEL: made.data, **source_files(code.paths)})
 
 
-def open_pickled(data: bytes, manifest: Manifest, *, threads: int = 1) -> ChildProgram:
-    """The saved original, in a process of its own.
+def open_pickled(
+    data: bytes,
+    manifest: Manifest,
+    *,
+    threads: int = 1,
+    program: tuple[ProgramEntry, bytes] | None = None,
+) -> ChildProgram:
+    """The saved original, in a process of its own; `program` as in `open_archive`.
 
     Raises:
         Untrusted: The file is not what `pack` writes, or a library has another version here.
@@ -50,11 +58,18 @@ def open_pickled(data: bytes, manifest: Manifest, *, threads: int = 1) -> ChildP
                 f"{manifest.name} was saved with {name} {saved_with}, and {found} is installed",
                 hint=f"pip install '{name}=={saved_with}', or pack the model again",
             )
-    return open_archive(data, manifest.original.frame, manifest.signature, threads=threads)
+    return open_archive(
+        data, manifest.original.frame, manifest.signature, threads=threads, program=program
+    )
 
 
 def open_archive(
-    data: bytes, frame: Any, signature: Signature, *, threads: int = 1
+    data: bytes,
+    frame: Any,
+    signature: Signature,
+    *,
+    threads: int = 1,
+    program: tuple[ProgramEntry, bytes] | None = None,
 ) -> ChildProgram:
     """The model of an archive, in a process of its own.
 
@@ -63,15 +78,19 @@ def open_archive(
         frame: How the container of the training rows is rebuilt.
         signature: The inputs and outputs of the model.
         threads: How many it may use.
+        program: What answers in place of the last step, and its bytes; None for the step itself.
     """
     recipe = {"frame": dict(frame), "signature": signature.to_json()}
+    files = {}
+    if program is not None:
+        recipe["program"], files[PROGRAM] = program[0].to_json(), program[1]
     scratch = Scratch("bascule-model-")
     try:
         parts = from_archive(data, FILE, MODEL)
-        lay_out({**parts, RECIPE: json.dumps(recipe).encode()}, scratch.path)
-        program = ChildProgram(
+        lay_out({**parts, **files, RECIPE: json.dumps(recipe).encode()}, scratch.path)
+        made = ChildProgram(
             ["call", "bascule.bundle.flavors.hosted:answers_of", str(scratch.path)],
-            name="original",
+            name="original" if program is None else program[0].name,
             inputs=signature.inputs,
             outputs=signature.outputs,
             threads=threads,
@@ -80,8 +99,8 @@ def open_archive(
     except BaseException:
         scratch.remove()
         raise
-    weakref.finalize(program, scratch.remove)
-    return program
+    weakref.finalize(made, scratch.remove)
+    return made
 
 
 def check_child(live: Program, child: ChildProgram, rows: Rows) -> None:

@@ -66,6 +66,7 @@ from bascule.core import (
     ModelFailed,
     Program,
     Signature,
+    Unconvertible,
     Untrusted,
 )
 
@@ -232,7 +233,13 @@ class Sklearn:
         frame = Frame.from_json(subject.frame)
         assert subject.train is not None
         few = frame.build(take(subject.train.columns, slice(3)))
-        return compilations(model, subject.signature, sparse=_hands_over_sparse(model, few))
+        try:
+            yield from compilations(model, subject.signature, sparse=_hands_over_sparse(model, few))
+        except Unconvertible:
+            if subject.saved_format != PICKLED or not _has_steps(model):
+                raise
+        if subject.saved_format == PICKLED and _has_steps(model):
+            yield from _behind_steps(model, subject.signature, frame, few)
 
 
 class SklearnOriginal(Program):
@@ -704,9 +711,37 @@ def _libraries(saved: bytes) -> list[str]:
     return [distribution_of(home) for home in homes]
 
 
+def _has_steps(model: Any) -> bool:
+    return hasattr(model, "steps") and len(model.steps) > 1
+
+
+def _behind_steps(
+    model: Any, signature: Signature, frame: Frame, few: Any
+) -> Iterator[Compilation]:
+    """The last step of a pipeline compiled, behind steps that are not: code of the author's own."""
+    from bascule.bundle.compilers import compilations
+
+    steps, (_, last) = model[:-1], model.steps[-1]
+    made = np.asarray(steps.transform(few))
+    if made.ndim != 2 or made.dtype.kind not in "fiu":
+        raise Unconvertible(f"the steps before {type(last).__name__} give no matrix of numbers")
+    dtype = DType.FP32 if made.dtype == np.float32 else DType.FP64
+    features = Field("features", dtype, made.shape[1:])
+
+    def handed_over(columns: Columns) -> Columns:
+        return {"features": np.asarray(steps.transform(frame.build(columns)))}
+
+    for compiled in compilations(last, Signature((features,), signature.outputs)):
+        yield replace(
+            compiled,
+            precision=f"{compiled.precision}, behind the model's own steps",
+            steps=handed_over,
+        )
+
+
 def _hands_over_sparse(model: Any, rows: Any) -> bool:
     """Whether the steps before the last one of a pipeline give it a sparse matrix."""
-    if not hasattr(model, "steps") or len(model.steps) < 2:
+    if not _has_steps(model):
         return False
     try:
         with warnings.catch_warnings():

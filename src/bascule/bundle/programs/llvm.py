@@ -96,7 +96,6 @@ class _Llvm:
 
     def __init__(self, trees: Trees, threads: int) -> None:
         self._type = _thresholds(trees).dtype
-        self._type = _thresholds(trees).dtype
         laid = _laid_out(trees)
         self._code, self._forest, self._table = laid.code, laid.arrays, laid.table
         self._address = laid.table.ctypes.data
@@ -193,13 +192,17 @@ def _crossed_out(trees: Trees, laid: list[tuple[int, _Tree]]) -> _Layout:
     ends: list[int] = []
     weights = np.zeros((len(laid), room))
     passes_missing = arrays["missing"] != 0
+    same = _same_tests(trees)
     for place, (_, tree) in enumerate(laid):
+        # Equal tests fail together: of the 63 of a symmetric tree of CatBoost, 6 are left.
+        left: dict[int, int] = {}
+        for test, mask in zip(tree.tests, tree.masks, strict=True):
+            left[same[test]] = left.get(same[test], -1) & mask
         # Those that a missing value fails come first.
         for passes in (False, True):
-            for test, mask in zip(tree.tests, tree.masks, strict=True):
-                if passes_missing[test] == passes:
-                    tests.append(test)
-                    masks.append(mask % (1 << bits))
+            own_tests = [test for test in left if passes_missing[test] == passes]
+            tests += own_tests
+            masks += [left[test] % (1 << bits) for test in own_tests]
             ends.append(len(tests))
         own = [0.0 if leaf == _ELSEWHERE else arrays["weight"][leaf] for leaf in tree.leaves]
         weights[place, : len(own)] = own
@@ -221,6 +224,16 @@ def _crossed_out(trees: Trees, laid: list[tuple[int, _Tree]]) -> _Layout:
             np.array([target for target, _ in laid], np.int64),
         ],
     )
+
+
+def _same_tests(trees: Trees) -> list[int]:
+    """By test: the first that asks the same."""
+    asked = (trees.arrays["feature"], _thresholds(trees), trees.arrays["missing"] != 0)
+    first: dict[tuple[Any, ...], int] = {}
+    return [
+        first.setdefault(question, test)
+        for test, question in enumerate(zip(*(one.tolist() for one in asked), strict=True))
+    ]
 
 
 def _walked(trees: Trees) -> _Layout:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from bascule.catalogue import Lease
 from bascule.core import BasculeError, NotFound
+from bascule.monitoring.alerts.routing import Notification
 from bascule.monitoring.alerts.sinks import Receiver, Sink, open_sink
 from bascule.monitoring.alerts.store import AlertStore, Waiting
 
@@ -53,6 +54,17 @@ class Courier:
         if queues:
             with ThreadPoolExecutor(_THREADS) as threads:
                 list(threads.map(lambda queue: self._send_all(lease, queue), queues.values()))
+
+    def send_now(self, notification: Notification) -> bool:
+        """Try once to send what is in no outbox; whether it needs no further attempt."""
+        sink = self._sinks.get(notification.receiver)
+        try:
+            if sink is not None:
+                sink.send(notification)
+        except BasculeError as error:
+            log.warning("alerts: %s", error.message)
+            return False
+        return True
 
     def _send_all(self, lease: Lease, queue: Sequence[Waiting]) -> None:
         """Send the notifications of one receiver in order, up to the first that fails."""

@@ -3,7 +3,7 @@
 There is a lease for each server, under which its `local` sources are looked at, and one for what
 all see and for the delivery. A process that dies loses nothing: states and outbox are in the
 catalogue, and the next holder goes on from there. The alerts of a server that is gone for good,
-which has no lease, are resolved.
+which has no lease, are resolved. While the catalogue is away nothing is looked at; see `outage`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bascule.catalogue import Catalogue, Lease, Leases
-from bascule.core import BasculeError, Conflict
+from bascule.core import BasculeError, Conflict, NotFound, Unavailable
 from bascule.monitoring.alerts.advancing import Rules
 from bascule.monitoring.alerts.delivery import Courier
 from bascule.monitoring.alerts.findings import Finding, Observation, Source
+from bascule.monitoring.alerts.outage import Outage
 from bascule.monitoring.alerts.routing import Contacts, Routing
 from bascule.monitoring.alerts.sinks import Receiver
 from bascule.monitoring.alerts.store import AlertStore
@@ -44,6 +46,7 @@ class Watching:
         rules: How long things last.
         routing: Which receivers take what.
         contacts: Finds the contacts of models, by their names.
+        note_away: Is called when the catalogue goes away and when it is back.
         round_s: How often sources are looked at and the outbox is sent.
         gone_after_s: How long a server has no lease before its alerts are resolved.
     """
@@ -55,6 +58,7 @@ class Watching:
     rules: Rules = field(default_factory=Rules)
     routing: Routing = field(default_factory=Routing)
     contacts: Callable[[Collection[str]], Mapping[str, Contacts]] = lambda _models: {}
+    note_away: Callable[[bool], None] = lambda _is_away: None
     round_s: float = 15.0
     gone_after_s: float = 300.0
 
@@ -73,6 +77,10 @@ class Watcher:
         self._watching = watching
         self._store = AlertStore(catalogue)
         self._courier = Courier(self._store, watching.receivers, _now)
+        self._outage = Outage(
+            watching.place or socket.gethostname(), watching.rules, watching.routing,
+            self._courier.send_now, watching.note_away,
+        )  # fmt: skip
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._leases: dict[str, Lease | None] = {LEASE: None}
         if watching.place:
@@ -98,7 +106,8 @@ class Watcher:
         for name, lease in self._leases.items():
             self._leases[name] = None
             if lease is not None:
-                Leases(self._catalogue).release(lease)
+                with suppress(Unavailable):  # it ends by itself
+                    Leases(self._catalogue).release(lease)
 
     def keep_leases(self) -> None:
         """Acquire the leases, or renew them."""
@@ -109,6 +118,7 @@ class Watcher:
                 self._catalogue.create()
                 renewed = leases.acquire(name, self._holder, self._watching.ttl_s)
             self._leases[name] = renewed
+        self._outage.end(_now())
 
     def look_locally(self) -> None:
         """Look at the sources of this server."""
@@ -121,6 +131,7 @@ class Watcher:
 
     def deliver(self) -> None:
         """Send what is due, if this process holds the lease."""
+        self._outage.notify(_now())
         lease = self._held(LEASE)
         if lease is None:
             return
@@ -180,6 +191,9 @@ class Watcher:
         self._looked_s[source.name] = now_s
         try:
             return source.look(_now())
+        except BasculeError as error:
+            log.warning("alerts: the source %s failed: %s", source.name, error.message)
+            return ()
         except Exception:  # a source that fails must not keep the others from being looked at
             log.exception("alerts: the source %s failed", source.name)
             return ()
@@ -191,10 +205,21 @@ class Watcher:
             except Conflict:
                 pass  # the lease went to another process
             except BasculeError as error:
-                log.warning("alerts: %s", error.message)
+                if not self._is_away():
+                    log.warning("alerts: %s", error.message)
             except Exception:
                 log.exception("alerts: a round failed")
             self._stopped.wait(every_s)
+
+    def _is_away(self) -> bool:
+        """Whether the catalogue cannot be read now; notes that it is away."""
+        try:
+            with suppress(NotFound), self._catalogue.read():
+                pass
+        except Unavailable as error:
+            self._outage.begin(error, _now())
+            return True
+        return False
 
 
 def _lease_of(place: str) -> str:

@@ -2,7 +2,8 @@
 
 A window has the predictions of one UTC day whose truth is known by now. Truths come late, so their
 windows are judged again from the first one on at every look, while those of inputs and answers are
-final once a day is over.
+final once a day is over. Rows that the ledger sampled count alike: the bounds hold for the loss in
+each bin of the prediction, at any time.
 """
 
 from __future__ import annotations
@@ -135,9 +136,8 @@ def read_truths(
     fields = [one.name for one in bundle.signature.outputs]
     try:
         table = Ledger(home).query(
-            "SELECT p.time::DATE AS day, o.truth, o.truth_number, p.* FROM predictions p "
-            "JOIN outcomes o ON o.model = p.model AND o.id = p.id AND o.row = p.row "
-            f"WHERE p.version = {quoted(version)} AND p.status < 400 ORDER BY p.time",
+            "SELECT time::DATE AS day, * FROM predictions_with_outcomes "
+            f"WHERE version = {quoted(version)} AND status < 400 ORDER BY time",
             model=model,
         )
     except NotFound:

@@ -4,6 +4,7 @@ from .backlog import (
     read_backlog as read_backlog,
 )
 from .blocks import (
+    HASH as HASH,
     TEXT as TEXT,
     Column as Column,
     Head as Head,
@@ -15,9 +16,11 @@ from .blocks import (
     text_pieces as text_pieces,
     to_bytes as to_bytes,
 )
+from .callers import CallerCount as CallerCount, callers_of as callers_of
 from .compaction import Compaction as Compaction
 from .deletion import Deletions as Deletions, matching as matching
 from .forgetting import delete as delete, delete_and_record as delete_and_record
+from .hashing import hash_key as hash_key, hashed as hashed
 from .manifest import Gap as Gap
 from .outcome_lines import (
     Line as Line,
@@ -32,6 +35,7 @@ from .outcome_tables import (
     read_parquet as read_parquet,
     read_query as read_query,
 )
+from .outcome_upkeep import OutcomeUpkeep as OutcomeUpkeep
 from .outcomes import Imported as Imported, Outcomes as Outcomes
 from .query import Ledger as Ledger
 from .remote_outcomes import RemoteOutcomes as RemoteOutcomes

@@ -62,6 +62,7 @@ def _open(home: Path, max_bytes: int, days: int) -> Scribe:
         Compaction,
         Deletions,
         Leader,
+        OutcomeUpkeep,
         Retention,
         Scribe,
         Sharing,
@@ -72,7 +73,9 @@ def _open(home: Path, max_bytes: int, days: int) -> Scribe:
     retention = Retention(max_bytes, days)
     place_and_url = os.environ.get(CATALOGUE_VARIABLE)
     if place_and_url is None or (store := shared_of(home)) is None:
-        return Scribe(home, retention=retention, chores=[Deletions(), Compaction()])
+        return Scribe(
+            home, retention=retention, chores=[Deletions(), Compaction(), OutcomeUpkeep()]
+        )
     from bascule.catalogue import Catalogue, Leases
 
     place, url = json.loads(place_and_url)

@@ -49,17 +49,22 @@ def kept_rows_of(packed: bytes) -> int:
     return int(_PACKED.unpack(packed)[4])
 
 
-TEXT = "text"
+TEXT, HASH = "text", "hash"
+"""Kinds of texts: as they are, and keyed hashes of private values, which no profile counts."""
 Origin = tuple[str, str, str]
 """Caller, protocol and trace of a request."""
 
 
 class Column(msgspec.Struct, frozen=True, array_like=True):
-    """A field: its numpy dtype or `TEXT`, and the shape of one row."""
+    """A field: its numpy dtype, `TEXT` or `HASH`, and the shape of one row."""
 
     name: str
     dtype: str
     shape: tuple[int, ...] = ()
+
+    @property
+    def is_text(self) -> bool:
+        return self.dtype in (TEXT, HASH)
 
     @property
     def values_per_row(self) -> int:

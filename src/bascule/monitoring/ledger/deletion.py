@@ -108,6 +108,7 @@ class Deletions:
         while scribe.turn(everything=True):
             pass
         Outcomes(scribe.home).fold()
+        Outcomes(scribe.home).forget_merged()  # a copy would keep what is to be deleted
         segments = [one for one in scribe.manifest.segments if one.model == asked.model]
         ledger, folder = Ledger(scribe.home, alone=self._store is not None), scribe.home / LEDGER
         removed, added, done = carry_out(ledger, asked, segments, folder, self._store)

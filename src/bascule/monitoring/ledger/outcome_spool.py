@@ -150,13 +150,18 @@ def key_of(file: Path) -> str:
     return file.name.partition(".")[0]
 
 
+def received_us(file: Path) -> tuple[int, int]:
+    """When the first and the last outcome of a file was received, as its name says."""
+    key, _, rest = file.name.partition(".")
+    first, last = int(key.partition("-")[0]), rest.partition(".")[0]
+    return first, int(last) if last.isdecimal() else first
+
+
 def latest_us(folder: Path) -> int:
     """When the latest outcomes of a folder were received, by the names and times of its files."""
     latest = 0
     for file in folder.glob("[0-9]*"):
-        key, _, rest = file.name.partition(".")
-        last, _, _ = rest.partition(".")
-        latest = max(latest, int(key.partition("-")[0]), int(last) if last.isdecimal() else 0)
+        latest = max(latest, received_us(file)[1])
         if file.suffix == LINES:
             with suppress(FileNotFoundError):
                 latest = max(latest, _last_received_us(file))

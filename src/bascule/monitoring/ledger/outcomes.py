@@ -9,9 +9,10 @@ others are its history.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -42,6 +43,7 @@ from bascule.monitoring.ledger.outcome_spool import (
     key_of,
     latest_us,
     new_key,
+    received_us,
     whole_lines,
 )
 
@@ -72,6 +74,9 @@ SCHEMA = pa.schema(
 )
 """`truth` is the value as a text, `truth_number` the same as a number where it is one; `time` is
 when it became true, as the importer says; `position` is its place in the import."""
+MERGED_SUFFIX = ".merged.parquet"
+MERGED_FROM = b"bascule.merged"
+"""In the metadata of a file that replaces others: their keys, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +124,8 @@ class Outcomes:
             Unavailable: The home cannot be written; nothing was kept.
         """
         check_name(model)
-        received_us = self._next_us(model)
-        received_at = _EPOCH + timedelta(microseconds=received_us)
+        received = self._next_us(model)
+        received_at = _EPOCH + timedelta(microseconds=received)
         ids, truths, times = _columns(table, id_column, truth_column, time_column, received_at)
         refused = _refused(ids, truths, times)
         good = pa.array([n not in refused for n in range(1, len(ids) + 1)])
@@ -138,7 +143,8 @@ class Outcomes:
             schema=SCHEMA,
         )  # fmt: skip
         if made.num_rows:
-            self._write(self._home / OUTCOMES / model / f"{new_key(received_us)}.parquet", made)
+            target = self._home / OUTCOMES / model / f"{new_key(received)}.parquet"
+            self.write(target, made.to_batches())
         return Imported(made.num_rows, refused)
 
     def add_rows(
@@ -175,8 +181,10 @@ class Outcomes:
         # Lines first: a fold makes the Parquet file before it removes the lines.
         spooled = sorted((self._home / OUTCOMES).glob(f"*/*{LINES}"))
         files = sorted((self._home / OUTCOMES).glob("*/[0-9]*.parquet"))
-        folded = {(file.parent, key_of(file)) for file in files}
+        merged = merged_of([*files, *spooled])
+        folded = {(file.parent, key_of(file)) for file in files} | merged.keys()
         waiting = (file for file in spooled if (file.parent, key_of(file)) not in folded)
+        files = [file for file in files if (file.parent, key_of(file)) not in merged]
         return files, {file: _table_of(file.parent.name, file.read_bytes()) for file in waiting}
 
     def remove(self, file: Path, rows: pa.Array) -> None:
@@ -193,18 +201,29 @@ class Outcomes:
     def without(self, file: Path, rows: pa.Array) -> Path | None:
         """Write a Parquet file without these rows, under a new name in `cache/outcomes`.
 
-        None where no row is left.
+        None where no row is left; but a merged file stays, so that those that it replaces do not
+        count again.
         """
         table = pq.read_table(file)
         places = pa.array(range(len(table)), pa.int64())
         kept = table.filter(pc.invert(pc.is_in(places, rows)))
-        if not kept.num_rows:
+        if not kept.num_rows and not keys_merged(file):
             return None
         key, _, rest = file.name.partition(".")
         folder = self._home / "cache" / OUTCOMES / file.parent.name
         draft = folder / f"{new_key(int(key.partition('-')[0]))}.{rest}"
-        self._write(draft, kept)
+        self.write(draft, kept.to_batches(), table.schema.metadata)
         return draft
+
+    def forget_merged(self, *, older_than_s: float = 0.0) -> None:
+        """Remove the files whose rows are in a merged file of this age."""
+        files = list((self._home / OUTCOMES).glob("*/[0-9]*"))
+        merged = merged_of(files)
+        for file in files:
+            into = merged.get((file.parent, key_of(file)))
+            with suppress(FileNotFoundError):
+                if into is not None and time.time() - into.stat().st_mtime >= older_than_s:
+                    file.unlink()
 
     def fold(self) -> int:
         """Turn complete files of lines into Parquet files; returns how many.
@@ -212,13 +231,15 @@ class Outcomes:
         Any process may do it at any time: two that fold the same file make the same file.
         """
         count = 0
+        merged = merged_of(list((self._home / OUTCOMES).glob("*/[0-9]*")))
         for file in sorted((self._home / OUTCOMES).glob(f"*/*{LINES}")):
             with suppress(FileNotFoundError), file.open("rb") as opened:
                 try:
                     fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue  # a process writes there
-                if not any(file.parent.glob(f"{key_of(file)}.*.parquet")):
+                key = file.parent, key_of(file)
+                if key not in merged and not any(file.parent.glob(f"{key[1]}.*.parquet")):
                     self._fold(file, opened.read())
                 file.unlink(missing_ok=True)
                 count += 1
@@ -228,27 +249,59 @@ class Outcomes:
         table = _table_of(file.parent.name, data)
         if table.num_rows:
             name = f"{key_of(file)}.{table['received_at'][-1].value}.parquet"
-            self._write(file.parent / name, table)
+            self.write(file.parent / name, table.to_batches())
 
     def _next_us(self, model: str) -> int:
         """Now, or just after the latest import: a clock may stand still, or be set back."""
         return max(time.time_ns() // 1000, latest_us(self._home / OUTCOMES / model) + 1)
 
     @staticmethod
-    def _write(file: Path, table: pa.Table) -> None:
+    def write(
+        file: Path,
+        batches: Iterable[pa.RecordBatch],
+        metadata: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        """Write a Parquet file of `SCHEMA`, whole and on the disk or not at all."""
         folder = file.parent
         draft = folder / f".{file.name}-{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with draft.open("wb") as opened:
-                pq.write_table(table, opened, compression="zstd")
+                schema = SCHEMA.with_metadata(metadata)
+                with pq.ParquetWriter(opened, schema, compression="zstd") as writer:
+                    for batch in batches:
+                        writer.write_batch(batch)
                 opened.flush()
                 os.fsync(opened.fileno())
             draft.rename(file)
             sync_folder(folder)
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise Unavailable(f"{folder} cannot be written: {error}") from error
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+
+def keys_merged(file: Path) -> list[str]:
+    """The keys of all files that a file replaces. Raises `FileNotFoundError`."""
+    found = (pq.read_schema(file).metadata or {}) if file.name.endswith(MERGED_SUFFIX) else {}
+    return list(json.loads(found.get(MERGED_FROM, b"[]")))
+
+
+def merged_of(files: Sequence[Path]) -> dict[tuple[Path, str], Path]:
+    """By folder and key, the merged file in place of another of these files.
+
+    A merged file is opened only where another may still be there that it replaces.
+    """
+    found: dict[tuple[Path, str], Path] = {}
+    places = [(file, file.parent, *received_us(file)) for file in files]
+    for merged, folder, first, last in places:
+        if merged.name.endswith(MERGED_SUFFIX) and any(
+            at == folder and first <= began <= last and file is not merged
+            for file, at, began, _ in places
+        ):
+            found |= dict.fromkeys(((merged.parent, key) for key in keys_merged(merged)), merged)
+    return found
 
 
 def _table_of(model: str, data: bytes) -> pa.Table:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger.blocks import read_blocks
+from bascule.monitoring.ledger.hashing import KEY_FILE, hash_key, hashed
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, read_manifest
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES
 from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
@@ -29,16 +30,25 @@ Answer = TypeVar("Answer")
 _TRIES = 5
 _PLACES = ", filename=true, file_row_number=true"
 _JOINED = """
-CREATE VIEW predictions_with_outcomes AS
-SELECT newest.*, truth, truth_number, outcomes.time AS truth_time, received_at AS truth_received_at
+CREATE VIEW newest_predictions AS
+SELECT newest.*, truth, truth_number, outcomes.time AS truth_time, received_at AS truth_received_at,
+    first_received_at AS truth_first_received_at
 FROM (
     SELECT *, count(*) OVER (PARTITION BY endpoint, id, row) - 1 AS repeats FROM predictions
-    QUALIFY row_number() OVER (PARTITION BY endpoint, id, row ORDER BY time DESC) = 1
+    QUALIFY row_number() OVER (
+        PARTITION BY endpoint, id, row ORDER BY status >= 300, time DESC, version DESC
+    ) = 1
 ) newest
-JOIN outcomes ON outcomes.model = newest.endpoint AND outcomes.id = newest.id
-    AND outcomes.row = newest.row
+LEFT JOIN outcomes ON outcomes.id = newest.id AND outcomes.row = newest.row
+    AND outcomes.model IN (newest.endpoint, newest.model)
+QUALIFY row_number() OVER (
+    PARTITION BY newest.endpoint, newest.id, newest.row ORDER BY received_at DESC
+) = 1;
+CREATE VIEW predictions_with_outcomes AS
+SELECT * FROM newest_predictions WHERE truth_received_at IS NOT NULL
 """
-"""A truth joins the newest prediction of its id; `repeats` counts the earlier ones."""
+"""The one rule of what a truth is about: the newest answered prediction of its id and row, of the
+model that answered or of the endpoint that was asked. `repeats` counts the other predictions."""
 
 
 class Ledger:
@@ -103,7 +113,7 @@ class Ledger:
                 raise Invalid(
                     f"the {what} is refused: {str(error).splitlines()[0]}",
                     hint="tables: predictions, outcomes, outcome_history, "
-                    "predictions_with_outcomes; "
+                    "newest_predictions, predictions_with_outcomes; "
                     'with --model also the columns "input.NAME" and "output.NAME"',
                 ) from None
         raise Unavailable("the ledger changes faster than it can be read", hint="try again")
@@ -139,6 +149,11 @@ class Ledger:
         connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
         if self._shared is not None:
             self._shared.share_outcomes()
+        if (self._home / KEY_FILE).exists():
+            key = hash_key(self._home)
+            connection.create_function(
+                "private_hash", lambda text: hashed([text], key)[0], ["VARCHAR"], "VARCHAR"
+            )
         _offer_outcomes(connection, *Outcomes(self._home).stored(), with_places=with_places)
         readable = (LEDGER, OUTCOMES, f"cache/{LEDGER}")
         folders = ", ".join(_quoted(self._home / name) for name in readable)
@@ -202,7 +217,9 @@ def _offer_outcomes(
         found += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}]{options})"
     connection.execute(f"CREATE VIEW outcome_history AS {found}")
     connection.execute(
-        "CREATE VIEW outcomes AS SELECT * EXCLUDE (position) FROM outcome_history "
+        "CREATE VIEW outcomes AS SELECT * EXCLUDE (position), "
+        "min(received_at) OVER (PARTITION BY model, id, row) AS first_received_at "
+        "FROM outcome_history "
         "QUALIFY row_number() OVER "
         "(PARTITION BY model, id, row ORDER BY received_at DESC, position DESC) = 1"
     )

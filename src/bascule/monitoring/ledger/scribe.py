@@ -200,6 +200,11 @@ class Scribe:
         return True
 
     @property
+    def retention(self) -> Retention:
+        """What is kept."""
+        return self._retention
+
+    @property
     def manifest(self) -> Manifest:
         """The one that was committed last."""
         return self._manifest

@@ -27,7 +27,8 @@ import msgspec
 
 from bascule.core import Conflict, Unavailable, Untrusted
 from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Gap, Request, Segment
-from bascule.monitoring.ledger.outcome_spool import OUTCOMES
+from bascule.monitoring.ledger.outcome_spool import OUTCOMES, key_of
+from bascule.monitoring.ledger.outcomes import MERGED_SUFFIX, merged_of
 from bascule.monitoring.profiles import ProfileFile
 from bascule.registry.stores import bounded_stream, connect, explaining
 
@@ -321,7 +322,10 @@ class SharedStore:
         return f"{OUTCOMES}/{file.relative_to(self.home / OUTCOMES)}"
 
     def share_outcomes(self) -> None:
-        """Have every file of outcomes both here and in the store, but for those that are gone."""
+        """Have every file of outcomes both here and in the store.
+
+        Those that are gone are in neither; those in a merged file go from the store.
+        """
         merged, _ = self.read(MERGED, Merged)
         gone = set(merged.gone_outcomes) if merged is not None else set()
         here = {
@@ -331,10 +335,15 @@ class SharedStore:
         there = set(self.names(OUTCOMES))
         for name in here & gone:
             (self.home / name).unlink(missing_ok=True)
-        for name in sorted(here - there - gone):
-            self._upload(name, self.home / name)
         for name in sorted(there - here - gone):
             self._download(name, self.home / name, "")
+        files = [self.home / name for name in (here | there) - gone]
+        into = merged_of([one for one in files if one.exists() or MERGED_SUFFIX not in one.name])
+        replaced = {self._outcome_name(one) for one in files if (one.parent, key_of(one)) in into}
+        for name in sorted(here - there - gone - replaced):
+            self._upload(name, self.home / name)
+        if there & replaced:
+            self.remove(sorted(there & replaced))
 
     def _upload(self, name: str, file: Path) -> None:
         from obstore.exceptions import AlreadyExistsError

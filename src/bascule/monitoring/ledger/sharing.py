@@ -25,6 +25,7 @@ from bascule.core import BasculeError, Conflict, NotFound
 from bascule.monitoring.ledger.compaction import to_merge, write_merged
 from bascule.monitoring.ledger.deletion import Deletions, carry_out
 from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Request, Segment
+from bascule.monitoring.ledger.outcome_upkeep import LINGER_S, OutcomeUpkeep
 from bascule.monitoring.ledger.outcomes import Outcomes
 from bascule.monitoring.ledger.query import Ledger
 from bascule.monitoring.ledger.scribe import FOR_EVER, Retention, Scribe, kept_segments
@@ -92,6 +93,7 @@ class Sharing:
         self._retention = retention
         self._may_lead = may_lead
         self._every_s = every_s
+        self._upkeep = OutcomeUpkeep(store)
         self._next_s = self._warned_s = self._sweep_s = 0.0
 
     def work(self, scribe: Scribe, stopping: threading.Event) -> None:
@@ -106,6 +108,7 @@ class Sharing:
             view = self._store.view()
             if not stopping.is_set() and self._may_lead():
                 view = self.lead(view)
+                self._upkeep.work(scribe, stopping)
             self._forget_copies(view)
         except BasculeError as error:  # the spool goes on being taken in, and is added later
             if now_s - self._warned_s >= _WARN_EVERY_S or not self._warned_s:
@@ -125,6 +128,7 @@ class Sharing:
             if asked.id not in scribe.manifest.deletions:
                 Deletions(self._store).carry_out(scribe, asked)
         Outcomes(scribe.home).fold()
+        Outcomes(scribe.home).forget_merged(older_than_s=LINGER_S)
         added = [
             self._store.put_segment(one, scribe.home / LEDGER / one.file)
             for one in scribe.manifest.segments[:_AT_ONCE]

@@ -15,8 +15,8 @@ import pyarrow as pa
 from bascule.bundle.statements import split_columns
 from bascule.core import Columns
 from bascule.monitoring.ledger.blocks import (
+    HASH,
     REQUEST,
-    TEXT,
     Array,
     Block,
     Column,
@@ -87,14 +87,17 @@ class Answers:
                 yield str(np.datetime64(day, "D")), rows
 
     def columns(self, rows: Array) -> tuple[Columns, Columns]:
-        """Inputs and outputs of some rows, one array for each column of a baseline."""
+        """Inputs and outputs of some rows, one array for each column of a baseline.
+
+        Hashes are left out: a baseline has the values themselves.
+        """
         made: list[Columns] = []
         for part, fields in (
             (self.inputs, self.layout.inputs),
             (self.outputs, self.layout.outputs),
         ):
             chosen: Columns = {}
-            for field in fields:
+            for field in (one for one in fields if one.dtype != HASH):
                 names = self.layout.names.get(field.name, ())
                 chosen |= split_columns(field.name, _rows_of(part[field.name], field, rows), names)
             made.append(chosen)
@@ -201,7 +204,7 @@ def _columns(
         parts.append({})
         for field in fields:
             values = _column(blocks, at, field)
-            at += 2 if field.dtype == TEXT else 1
+            at += 2 if field.is_text else 1
             if chosen is not None:
                 values = _rows_of(values, field, chosen, as_arrow=True)
             parts[-1][field.name] = values
@@ -243,7 +246,7 @@ def _places(blocks: Sequence[Block], of_request: Array, counts: Array) -> Array:
 
 
 def _column(blocks: Sequence[Block], at: int, field: Column) -> Array | pa.Array:
-    if field.dtype == TEXT:
+    if field.is_text:
         return strings(_piece(blocks, at), _piece(blocks, at + 1))
     return np.frombuffer(_piece(blocks, at), field.dtype).reshape(-1, *field.shape)
 
@@ -252,7 +255,7 @@ def _rows_of(
     values: Array | pa.Array, field: Column, rows: Array, *, as_arrow: bool = False
 ) -> Array | pa.Array:
     """Some rows of a column; of texts as objects, or flat where `as_arrow`."""
-    if field.dtype != TEXT:
+    if not field.is_text:
         return values[rows]
     width = field.values_per_row
     flat = (rows[:, None] * width + np.arange(width)).ravel()
@@ -299,7 +302,7 @@ def strings_of(values: Sequence[str]) -> pa.Array:
 
 
 def _arrow(values: Array | pa.Array, field: Column) -> pa.Array:
-    made = values if field.dtype == TEXT else numbers(np.ascontiguousarray(values).ravel())
+    made = values if field.is_text else numbers(np.ascontiguousarray(values).ravel())
     for length in reversed(field.shape):
         made = pa.FixedSizeListArray.from_arrays(made, length)
     return made

@@ -1,4 +1,4 @@
-"""Predictions and outcomes of the ledger, joined by id: a truth joins the newest prediction."""
+"""Predictions of the ledger with their truths, as `newest_predictions` joins them."""
 
 from __future__ import annotations
 
@@ -17,29 +17,17 @@ from bascule.bundle.statements import flat_columns
 from bascule.core import Columns, Invalid, NotFound
 from bascule.monitoring.ledger import Ledger
 from bascule.monitoring.performance.reference import Reference
-from bascule.monitoring.performance.rows import PredictionRows
+from bascule.monitoring.performance.rows import PredictionRows, Sampling
 
 _ABOUT = ("caller", "endpoint", "arm", "protocol")
 """Columns of the ledger by which rows can be sliced, beside those of the model."""
-_JOINED = """
-WITH newest AS (
-    SELECT id, "row", version, time, kept_share, endpoint AS asked, {columns} FROM predictions
-    WHERE model = {model} AND id <> '' AND status BETWEEN 200 AND 299 {since}
-    QUALIFY row_number() OVER (
-        PARTITION BY endpoint, id, "row" ORDER BY time DESC, version DESC
-    ) = 1
-), first AS (
-    SELECT model AS asked, id, "row", min(received_at) AS received_at FROM outcome_history
-    GROUP BY ALL
-)
-SELECT newest.*, outcomes.truth, outcomes.truth_number,
-    date_diff('microsecond', newest.time, first.received_at) / 1e6 AS delay_s
-FROM newest
-LEFT JOIN outcomes ON outcomes.model = newest.asked AND outcomes.id = newest.id
-    AND outcomes."row" = newest."row"
-LEFT JOIN first ON first.asked = newest.asked AND first.id = newest.id
-    AND first."row" = newest."row"
-ORDER BY newest.time, newest.id, newest."row"
+_ROWS = """
+SELECT version, time, kept_share, hash(id, "row") / 2.0 ** 64 AS draw, {columns},
+    truth, truth_number,
+    date_diff('microsecond', time, truth_first_received_at) / 1e6 AS delay_s
+FROM newest_predictions
+WHERE model = {model} AND status BETWEEN 200 AND 299 {since}
+ORDER BY time, id, "row"
 """
 
 
@@ -81,7 +69,7 @@ def read_ledger(
         wanted += inputs
     wanted += [name for name in _ABOUT if name in columns and name in there]
     quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in wanted)
-    sql = _JOINED.format(columns=quoted, model=literal, since=after)
+    sql = _ROWS.format(columns=quoted, model=literal, since=after)
     table = ledger.query(sql, model=model)
     parts = [
         (version, one, table.filter(pc.equal(table["version"], version)))
@@ -102,10 +90,11 @@ def _rows(
     outputs = _arrays(table, "output.")
     if reference.task == "classification" and "label" not in outputs:
         outputs["label"] = np.full(len(table), None, object)
-    kept = pc.min(table["kept_share"]).as_py()
-    if kept < 1:
+    shares, draws = (np.asarray(table[name]) for name in ("kept_share", "draw"))
+    if shares.min() < shares.max():
         reference.notes.append(
-            f"the ledger keeps a sample of the answers, at times {kept:.1%}: rows count alike"
+            f"the ledger kept {shares.min():.1%} to {shares.max():.1%} of the answers: each window "
+            "is thinned to its least share, so that its rows are a uniform sample"
         )
     known = table["truth"].is_valid().to_numpy(zero_copy_only=False)
     of_numbers = bundle.task == "regression"
@@ -126,6 +115,7 @@ def _rows(
         table["delay_s"].to_numpy(zero_copy_only=False).astype(np.float64),
         {**about, **{name: flat[name] for name in columns if name in flat}},
         flat if is_whole else None,
+        Sampling(shares, draws),
     )
 
 

@@ -224,6 +224,8 @@ def _windows(version: _Version, plan: _Plan, at_once: int) -> Iterator[WindowPer
     split: list[tuple[int | None, NDArray[np.int64]]] = [(None, np.arange(len(rows)))]
     if plan.seconds is not None and rows.times_us is not None:
         split += windows(rows.times_us, plan.seconds)
+    if rows.sampling is not None:
+        split = [(start, rows.sampling.uniform(places)) for start, places in split]
     for part, mask in version.parts:
         recorded = {name: version.reference.recorded(name, part) for name in version.metrics}
         for start, places in split:

@@ -28,6 +28,29 @@ _MONDAY_S = 4 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which share of the answers the ledger kept, when each row was.
+
+    Attributes:
+        shares: In (0, 1]. Shape (rows,).
+        draws: Uniform on [0, 1), the same at each look. The same shape.
+    """
+
+    shares: NDArray[np.float64]
+    draws: NDArray[np.float64]
+
+    def uniform(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of these rows that are a uniform sample of the answers.
+
+        Busy seconds are kept at a lower share: without this, quiet ones would count for more.
+        Rows are left out, not weighted, so that intervals and tests hold as they are.
+        """
+        shares = self.shares[places]
+        chosen: NDArray[np.int64] = places[self.draws[places] * shares < shares.min(initial=1.0)]
+        return chosen
+
+
+@dataclass(frozen=True, slots=True)
 class PredictionRows:
     """Rows that one version predicted.
 
@@ -39,6 +62,7 @@ class PredictionRows:
         delays_s: From the prediction to its first truth; NaN where there is none, None if unknown.
         columns: By which the rows can be sliced.
         inputs: What was asked, for estimates without truth; None if unknown.
+        sampling: Of rows that are a sample; None where all rows are there.
     """
 
     version: str
@@ -48,6 +72,7 @@ class PredictionRows:
     delays_s: NDArray[np.float64] | None = None
     columns: Columns = field(default_factory=dict)
     inputs: Columns | None = None
+    sampling: Sampling | None = None
 
     def __len__(self) -> int:
         return len(self.labelled)

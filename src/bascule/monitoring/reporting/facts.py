@@ -59,27 +59,39 @@ def look_at(
     )  # fmt: skip
 
 
+_HEALTH = """
+WITH requests AS (
+    SELECT id, any_value(time)::DATE AS day, any_value(status) AS status,
+        any_value(latency_s) AS latency,
+        count(*) / (max(row) + 1) / any_value(kept_share) AS answered
+    FROM predictions p WHERE {where} GROUP BY id
+), periods AS (
+    SELECT * FROM requests UNION ALL SELECT * REPLACE (NULL AS day) FROM requests
+), ordered AS (
+    SELECT *, sum(answered) OVER (PARTITION BY day ORDER BY latency)
+        / sum(answered) OVER (PARTITION BY day) AS rank FROM periods
+)
+SELECT day, round(sum(answered))::BIGINT AS requests,
+    coalesce(round(sum(answered) FILTER (status >= 500)), 0)::BIGINT AS errors,
+    coalesce(round(sum(answered) FILTER (status >= 400 AND status < 500)), 0)::BIGINT AS refused,
+    coalesce(min(latency) FILTER (rank >= 0.5), max(latency)) AS p50_s,
+    coalesce(min(latency) FILTER (rank >= 0.99), max(latency)) AS p99_s
+FROM ordered GROUP BY day ORDER BY day NULLS FIRST
+"""
+"""A request that the ledger kept stands for those that it did not: a busy second is kept at a lower
+share. Of a large request some rows are kept, from `max(row)`."""
+
+
 def _health(ledger: Ledger, where: str) -> list[DayHealth]:
     """The whole period, then each day."""
-    found = ledger.query(
-        "WITH requests AS (SELECT id, any_value(p.time)::DATE AS day, any_value(status) AS status, "
-        f"any_value(latency_s) AS latency FROM predictions p WHERE {where} GROUP BY id) "
-        "SELECT day, count(*) AS requests, count(*) FILTER (status >= 500) AS errors, "
-        "count(*) FILTER (status >= 400 AND status < 500) AS refused, "
-        "quantile_cont(latency, 0.5) AS p50_s, quantile_cont(latency, 0.99) AS p99_s "
-        "FROM requests GROUP BY GROUPING SETS ((), (day)) ORDER BY day NULLS FIRST"
-    ).to_pylist()
-    return [
-        DayHealth(**{**one, "p50_s": one["p50_s"] or 0.0, "p99_s": one["p99_s"] or 0.0})
-        for one in found
-    ]
+    found = [DayHealth(**one) for one in ledger.query(_HEALTH.format(where=where)).to_pylist()]
+    return found or [DayHealth(None, 0, 0, 0, 0.0, 0.0)]
 
 
 def _truths(ledger: Ledger, where: str) -> TruthFacts:
     (found,) = ledger.query(
-        "SELECT count(*) AS predictions, count(o.id) AS truths, "
-        "median(epoch(o.received_at) - epoch(p.time)) AS delay_s FROM predictions p "
-        "LEFT JOIN outcomes o ON o.model = p.model AND o.id = p.id AND o.row = p.row "
+        "SELECT count(*) AS predictions, count(truth_received_at) AS truths, "
+        "median(epoch(p.truth_received_at) - epoch(p.time)) AS delay_s FROM newest_predictions p "
         f"WHERE {where} AND p.status < 400"
     ).to_pylist()
     return TruthFacts(**found)

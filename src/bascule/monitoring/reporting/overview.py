@@ -26,7 +26,7 @@ class DayHealth:
 
     Attributes:
         day: Which.
-        requests: That are in the ledger.
+        requests: Those in the ledger, each counted for those that were sampled out.
         errors: Of these, with a status of 500 or more.
         refused: With a status from 400 to 499.
         p50_s: The median latency, in seconds.

@@ -16,7 +16,7 @@ from typing import Protocol
 from bascule.bundle.disk import Statement
 from bascule.registry.holding import Hold, Marked
 from bascule.registry.search import Term
-from bascule.registry.versions import Alias, Check, Event, Retirement, Version
+from bascule.registry.versions import Alias, Check, Deprecation, Event, Retirement, Version
 from bascule.security import Key
 
 
@@ -73,6 +73,14 @@ class Transaction(Protocol):
         """The latest figure of each name."""
 
     def put_retirement(self, model: str, number: int, retired: Retirement | None) -> None: ...
+
+    def put_deprecation(self, model: str, number: int, said: Deprecation | None) -> None: ...
+
+    def deprecated(self) -> Sequence[Version]:
+        """The versions in use that are deprecated, of every model."""
+
+    def needed_by(self, version: str) -> Sequence[str]:
+        """What needs a version beside aliases, in words; see `sql.Uses`."""
 
     def identity(self) -> str:
         """What tells this catalogue from every other, for ever."""

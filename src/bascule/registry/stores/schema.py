@@ -25,6 +25,8 @@ versions = sa.Table(
     sa.Column("retired_at", UtcTime),
     sa.Column("retired_by", sa.Text),
     sa.Column("retired_reason", sa.Text),
+    # When, by whom and why it was deprecated, its sunset, its successor; null for none of it.
+    sa.Column("deprecation", sa.JSON(none_as_null=True)),
     sa.UniqueConstraint("model", "digest"),
 )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from bascule.bundle.disk import Statement
@@ -17,17 +18,31 @@ from bascule.registry.metrics import metrics_of
 from bascule.registry.search import Term
 from bascule.registry.stores import schema
 from bascule.registry.stores.searching import condition_of
-from bascule.registry.versions import Alias, Check, Event, Gates, Retirement, Version, verdict
+from bascule.registry.versions import (
+    Alias,
+    Check,
+    Deprecation,
+    Event,
+    Gates,
+    Retirement,
+    Version,
+    verdict,
+)
 from bascule.security import Key, Permission
 
 _MANY = 500
 
 
+Uses = Callable[[sa.Connection, str], Iterable[str]]
+"""What of another room needs a version, `MODEL/NUMBER`, in words."""
+
+
 class SqlRecords:
     """See `Records`."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, uses: Sequence[Uses] = ()) -> None:
         self._catalogue = catalogue
+        self._uses = uses
 
     def create(self) -> None:
         self._catalogue.create()
@@ -35,19 +50,20 @@ class SqlRecords:
     @contextmanager
     def read(self) -> Iterator[SqlTransaction]:
         with self._catalogue.read() as connection:
-            yield SqlTransaction(connection)
+            yield SqlTransaction(connection, self._uses)
 
     @contextmanager
     def write(self) -> Iterator[SqlTransaction]:
         with self._catalogue.write() as connection:
-            yield SqlTransaction(connection)
+            yield SqlTransaction(connection, self._uses)
 
 
 class SqlTransaction:
     """A transaction on the tables of `schema`."""
 
-    def __init__(self, connection: sa.Connection) -> None:
+    def __init__(self, connection: sa.Connection, uses: Sequence[Uses] = ()) -> None:
         self._connection = connection
+        self._uses = uses
 
     def models(self) -> Sequence[str]:
         return self._connection.scalars(
@@ -246,6 +262,23 @@ class SqlTransaction:
             )
         )
 
+    def put_deprecation(self, model: str, number: int, said: Deprecation | None) -> None:
+        table = schema.versions
+        self._connection.execute(
+            sa.update(table)
+            .where(table.c.model == model, table.c.number == number)
+            .values(deprecation=None if said is None else msgspec.to_builtins(said))
+        )
+
+    def deprecated(self) -> Sequence[Version]:
+        table = schema.versions
+        return self._versions(
+            sa.and_(table.c.deprecation.is_not(sa.null()), table.c.retired_at.is_(None))
+        )
+
+    def needed_by(self, version: str) -> Sequence[str]:
+        return [text for find in self._uses for text in find(self._connection, version)]
+
     def identity(self) -> str:
         return identity_of(self._connection)
 
@@ -386,4 +419,7 @@ def _version(row: Any, verdicts: Mapping[str, bool]) -> Version:
         retired=None
         if row.retired_at is None
         else Retirement(row.retired_at, row.retired_by, row.retired_reason),
+        deprecated=None
+        if row.deprecation is None
+        else msgspec.convert(row.deprecation, Deprecation),
     )

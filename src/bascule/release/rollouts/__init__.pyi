@@ -20,6 +20,7 @@ from .evidence import (
     summed as summed,
     table_of as table_of,
 )
+from .following import AliasFollower as AliasFollower
 from .forecast import Forecast as Forecast, forecast as forecast
 from .guards import (
     DEFAULT_GUARDS as DEFAULT_GUARDS,
@@ -52,4 +53,5 @@ from .store import (
     StoredDecision as StoredDecision,
     StoredRollout as StoredRollout,
     plan_of as plan_of,
+    rollouts_needing as rollouts_needing,
 )

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from bascule.core import Conflict, Invalid
-from bascule.endpoints import Endpoints, Plan, StoredPlan
+from bascule.endpoints import (
+    STRATEGIES,
+    Deployed,
+    DeployRequest,
+    Endpoints,
+    Move,
+    Plan,
+    PlanEvent,
+    StoredPlan,
+    check_follow,
+    follows_of,
+)
 from bascule.release.rollouts.deciding import Command, obey, replay, start
 from bascule.release.rollouts.evidence import table_of
 from bascule.release.rollouts.forecast import Forecast, forecast
@@ -36,13 +47,12 @@ _FORECAST_REQUESTS = 100_000
 _TRIES = 20
 
 
-class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `deploy` says of a rollout. None takes the default.
+class RolloutRequest(
+    DeployRequest, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """What `deploy` says of a rollout. What is None or empty takes the default of the settings.
 
     Attributes:
-        version: The candidate: `late/5`, `late@candidate`.
-        endpoint: The model's name if empty.
-        strategy: See `STRATEGIES`.
         guards: As texts: `errors +1 pp`.
         steps_percent: The candidate's share in each stage.
         step_s: How long a stage lasts at least.
@@ -52,12 +62,8 @@ class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         beta: The promised share of harmful versions that are promoted.
         bake_s: How long a promoted version is compared with the former one.
         needs_approval: Whether the last step waits for a person.
-        reason: Why.
     """
 
-    version: str
-    endpoint: str = ""
-    strategy: str = "canary"
     guards: tuple[str, ...] = ()
     steps_percent: tuple[float, ...] | None = None
     step_s: float | None = None
@@ -66,23 +72,44 @@ class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     alpha: float | None = None
     beta: float | None = None
     bake_s: float | None = None
-    needs_approval: bool = False
-    reason: str = ""
+    needs_approval: bool | None = None
+
+    @property
+    def deploys_with(self) -> dict[str, Any]:
+        """What it says beside version, endpoint, reason and source: for later versions too."""
+        said: dict[str, Any] = msgspec.to_builtins(self)
+        return {
+            name: value
+            for name, value in said.items()
+            if name not in ("version", "endpoint", "reason", "follow")
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A rollout that was asked for, or would be, and what it will find."""
+    """A rollout that was asked for, or would be, and what it will find.
+
+    Attributes:
+        rollout: The rollout.
+        sentence: How it begins.
+        forecasts: Of a dry run.
+        from_settings: The fields that the request left to the settings, and these set.
+    """
 
     rollout: Rollout
     sentence: str
     forecasts: Sequence[Forecast]
+    from_settings: tuple[str, ...] = ()
 
 
 class RolloutBook(Protocol):
     """The port that `Rollouts` and `RemoteRollouts` implement; see `Rollouts`."""
 
-    def begin(self, asked: RolloutRequest, *, by: str, dry_run: bool = False) -> Begun: ...
+    def deploy(
+        self, asked: RolloutRequest, *, by: str, dry_run: bool = False
+    ) -> Deployed | Begun: ...
+
+    def delete_endpoint(self, name: str, *, by: str, reason: str) -> str: ...
 
     def rollouts(self, endpoint: str | None = None) -> list[StoredRollout]: ...
 
@@ -115,23 +142,91 @@ class Rollouts:
         store: RolloutStore,
         endpoints: Endpoints,
         *,
+        defaults: Mapping[str, Any] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._store = store
-        self._endpoints = endpoints
+        """`defaults`: fields of requests, from the settings; `needs_approval` is a rule."""
+        self.store = store
+        self.endpoints = endpoints
+        self._defaults = defaults or {}
         self._clock = clock
 
-    def begin(self, asked: RolloutRequest, *, by: str, dry_run: bool = False) -> Begun:
+    def asks_approver(self, endpoint: str) -> bool:
+        """Whether to deploy at once takes the right to approve.
+
+        By the settings, or because a rollout is under way that waits for an approval: another
+        deployment must not be the way around it.
+        """
+        if self._defaults.get("needs_approval"):
+            return True
+        return any(
+            one.rollout.needs_approval and one.rollout.endpoint == endpoint
+            for one in self.store.active()
+        )
+
+    def deploy(
+        self, asked: RolloutRequest, *, by: str, dry_run: bool = False, move: Move | None = None
+    ) -> Deployed | Begun:
+        """Make a version answer an endpoint: at once, or by a rollout, as the request says.
+
+        The first version of an endpoint has nothing to be compared with: it is deployed at once,
+        unless the request itself names a strategy with evidence and no alias to follow.
+
+        Args:
+            asked: The request.
+            by: The user.
+            dry_run: Check and decide, and change nothing.
+            move: The move of an alias that is the cause.
+
+        Raises:
+            BasculeError: See `Endpoints.deploy` and `begin`.
+        """
+        chosen, _ = self._filled(asked)
+        strategy = chosen.strategy or "all"
+        wants_evidence = any(
+            (asked.guards, asked.steps_percent, asked.bake_s, chosen.needs_approval)
+        )
+        if strategy in STRATEGIES and not wants_evidence:
+            return self._deploy(asked, strategy, by, dry_run, move)
+        if asked.follow or not asked.strategy or strategy in STRATEGIES:
+            first = self._deploy(asked, "all", by, True, None)
+            if first.before is None:
+                return first if dry_run else self._deploy(asked, "all", by, False, move)
+        return self.begin(
+            msgspec.structs.replace(asked, strategy=strategy), by=by, dry_run=dry_run, move=move
+        )
+
+    def _deploy(
+        self, asked: RolloutRequest, strategy: str, by: str, dry_run: bool, move: Move | None
+    ) -> Deployed:
+        plain = DeployRequest(
+            version=asked.version, endpoint=asked.endpoint, strategy=strategy,
+            reason=asked.reason, follow=asked.follow,
+        )  # fmt: skip
+        return self.endpoints.deploy(
+            plain, by=by, dry_run=dry_run, deploys_with=asked.deploys_with, move=move
+        )
+
+    def begin(
+        self, asked: RolloutRequest, *, by: str, dry_run: bool = False, move: Move | None = None
+    ) -> Begun:
         """Ask for a rollout. The controller of a server that serves the endpoint begins it.
+
+        Args:
+            asked: The request; `canary` if it and the settings name no strategy.
+            by: The user.
+            dry_run: Check and forecast, and change nothing.
+            move: The move of an alias that is the cause.
 
         Raises:
             Invalid: A field has no meaning, or nothing is served yet to compare with.
             Refused: The version may not be served, or has another signature.
             Conflict: The endpoint has a rollout under way.
         """
-        deployed = self._endpoints.deploy(
-            asked.version, by=by, to=asked.endpoint, strategy="all", dry_run=True
-        )
+        asked, from_settings = self._filled(asked)
+        check_follow(asked.follow)
+        plain = DeployRequest(version=asked.version, endpoint=asked.endpoint)
+        deployed = self.endpoints.deploy(plain, by=by, dry_run=True)
         before = deployed.before
         if before is None:
             raise Invalid(
@@ -139,33 +234,56 @@ class Rollouts:
                 "compare with",
                 hint=f"bascule deploy {asked.version} --strategy all",
             )
+        self.endpoints.check_in_use(before.current.version)
         rollout = self._rollout(asked, before, deployed.plan)
         thresholds_s(rollout.guards, lambda share: share)  # says if there are too many
         made = start(rollout, rollout.started_at)
         if not dry_run:
-            is_new = before.number == 1 and not self._is_stored(before.endpoint)
-            first = (
-                StoredPlan(before, rollout.started_at, by, "what was served") if is_new else None
-            )
-            self._store.add(rollout, by=by, reason=asked.reason, first=first)
+            first = None
+            if not self._is_stored(before.endpoint):
+                first = StoredPlan(before, rollout.started_at, by, "what was served")
+            follows = follows_of(asked.follow, asked.deploys_with)
+            self.store.add(
+                rollout, by=by, reason=asked.reason, first=first, follows=follows, move=move,
+                from_settings=from_settings,
+            )  # fmt: skip
         found = forecast(rollout, rates={}, requests=_FORECAST_REQUESTS) if dry_run else ()
-        return Begun(rollout, made.sentence, found)
+        return Begun(rollout, made.sentence, found, from_settings)
+
+    def delete_endpoint(self, name: str, *, by: str, reason: str) -> str:
+        """Delete an endpoint; a sentence says what answers its name then. Its history stays.
+
+        Raises:
+            NotFound: There is no such endpoint.
+            Invalid: There is no reason.
+            Conflict: It has a rollout under way.
+        """
+        if not reason.strip():
+            raise Invalid("an endpoint is deleted for a reason", hint='--reason "not used"')
+        current = self.endpoints.endpoint(name).current.plan.current.version
+        is_model = current.partition("/")[0] == name
+        then = f"servers go on with {current}" if is_model else "servers answer 404 for it"
+        sentence = f"deleted endpoint {name}: {then}"
+        self.store.delete_endpoint(
+            name, PlanEvent("deleted", self._clock(), by, reason.strip(), sentence)
+        )
+        return sentence
 
     def rollouts(self, endpoint: str | None = None) -> list[StoredRollout]:
         """All, or those of an endpoint; the oldest first."""
-        return self._store.rollouts(endpoint)
+        return self.store.rollouts(endpoint)
 
     def get(self, name: str) -> StoredRollout:
         """One by its id, or the latest of an endpoint; raises `NotFound`."""
-        return self._store.get(name)
+        return self.store.get(name)
 
     def decisions(self, name: str) -> list[StoredDecision]:
         """The decisions of a rollout, in order."""
-        return self._store.decisions(self.get(name).rollout.id)
+        return self.store.decisions(self.get(name).rollout.id)
 
     def evidence(self, name: str) -> list[float | None]:
         """The logarithm of the evidence of harm after each interval; None where no one looked."""
-        return [log_e for _, log_e in self._store.intervals(self.get(name).rollout.id)]
+        return [log_e for _, log_e in self.store.intervals(self.get(name).rollout.id)]
 
     def command(self, name: str, command: Command, *, by: str, reason: str) -> Decision:
         """Do what a person wants.
@@ -186,10 +304,10 @@ class Rollouts:
         rollout, now = stored.rollout, self._clock()
         state: State = Running(0, now) if stored.latest is None else stored.latest.state
         decision = obey(rollout, state, command, by, reason, now)
-        plan = self._endpoints.endpoint(rollout.endpoint).current.plan
+        plan = self.endpoints.endpoint(rollout.endpoint).current.plan
         made = plan_of(rollout, decision, plan, plan.slower_than_s)
         changes = stored.latest is not None and made.numbered(plan.number) != plan
-        self._store.record(
+        self.store.record(
             stored,
             StoredDecision(
                 number=stored.decisions + 1, at=now, made_by=by,
@@ -206,21 +324,38 @@ class Rollouts:
         stored = self.get(name)
         decided = self.decisions(name)
         by_evidence = [one for one in decided if one.decision.intervals]
-        table = table_of(one for one, _ in self._store.intervals(stored.rollout.id))
+        table = table_of(one for one, _ in self.store.intervals(stored.rollout.id))
         return [
             f"decision {one.number} was {one.decision.sentence!r} and is now {again.sentence!r}"
             for one, again in replay(stored.rollout, by_evidence, table)
         ]
 
+    def _filled(self, asked: RolloutRequest) -> tuple[RolloutRequest, tuple[str, ...]]:
+        """The request with the defaults of the settings, and the fields that have them."""
+        strategy = asked.strategy or self._defaults.get("strategy") or "canary"
+        taken = {}
+        for name, value in self._defaults.items():
+            # Guards and steps of the settings are those of a version that takes over traffic.
+            if name == "guards" and strategy in _GUARDS:
+                continue
+            if name == "steps_percent" and strategy in _STEPS:
+                continue
+            is_a_rule = name == "needs_approval" and value
+            if is_a_rule or getattr(asked, name) in ("", (), None):
+                taken[name] = value
+        filled = msgspec.structs.replace(asked, **taken)
+        return filled, tuple(sorted(taken))
+
     def _rollout(self, asked: RolloutRequest, before: Plan, after: Plan) -> Rollout:
+        strategy = asked.strategy or "canary"
         texts = asked.guards
-        guards = tuple(map(parse_guard, texts)) or _GUARDS.get(asked.strategy, DEFAULT_GUARDS)
+        guards = tuple(map(parse_guard, texts)) or _GUARDS.get(strategy, DEFAULT_GUARDS)
         given = {
             name: getattr(asked, name)
             for name in ("step_s", "max_s", "min_requests", "alpha", "beta", "bake_s")
             if getattr(asked, name) is not None
         }
-        steps = asked.steps_percent or _STEPS.get(asked.strategy)
+        steps = asked.steps_percent or _STEPS.get(strategy)
         if steps is not None:
             given["steps_percent"] = tuple(steps)
         for name in ("step_s", "max_s", "bake_s", "min_requests"):
@@ -230,13 +365,13 @@ class Rollouts:
             Rollout(
                 id=f"{after.endpoint}-{secrets.token_hex(3)}", started_at=self._clock(),
                 endpoint=after.endpoint, candidate=after.current.version,
-                current=before.current.version, strategy=asked.strategy, guards=guards,
-                needs_approval=asked.needs_approval, **given,
+                current=before.current.version, strategy=strategy, guards=guards,
+                needs_approval=bool(asked.needs_approval), **given,
             )
         )  # fmt: skip
 
     def _is_stored(self, endpoint: str) -> bool:
-        return any(one.name == endpoint for one in self._endpoints.endpoints())
+        return any(one.name == endpoint for one in self.endpoints.endpoints())
 
 
 def superseded(stored: StoredRollout, plan: Plan, now: datetime) -> Decision:

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from bascule.endpoints import Deployed, deployed_of
 from bascule.release.rollouts.asking import Begun, RolloutRequest
 from bascule.release.rollouts.deciding import Command
-from bascule.release.rollouts.forecast import Forecast
 from bascule.release.rollouts.plan import Decision, Rollout
 from bascule.release.rollouts.store import StoredDecision, StoredRollout
 from bascule_client.control import ControlClient, path_of
@@ -20,17 +20,21 @@ class RemoteRollouts:
     def __init__(self, client: ControlClient) -> None:
         self._client = client
 
-    def begin(self, asked: RolloutRequest, *, by: str, dry_run: bool = False) -> Begun:
+    def deploy(self, asked: RolloutRequest, *, by: str, dry_run: bool = False) -> Deployed | Begun:
         body = {**msgspec.to_builtins(asked), "dry_run": dry_run}
-        said = self._client.ask("POST", path_of("rollouts"), body, user=by)
-        return Begun(
-            msgspec.convert(said["rollout"], Rollout), said["sentence"],
-            msgspec.convert(said["forecasts"], list[Forecast]),
-        )  # fmt: skip
+        said = self._client.ask("POST", path_of("deployments"), body, user=by)
+        if said["deployed"] is not None:
+            return deployed_of(said["deployed"])
+        return msgspec.convert(said["begun"], Begun)
+
+    def delete_endpoint(self, name: str, *, by: str, reason: str) -> str:
+        path = path_of("endpoints", name)
+        said: str = self._client.ask("DELETE", path, user=by, reason=reason)["sentence"]
+        return said
 
     def rollouts(self, endpoint: str | None = None) -> list[StoredRollout]:
-        found = [_stored(one) for one in self._client.items(path_of("rollouts"))][::-1]
-        return [one for one in found if endpoint in (None, one.rollout.endpoint)]
+        found = self._client.items(path_of("rollouts"), endpoint=endpoint)
+        return [_stored(one) for one in found][::-1]
 
     def get(self, name: str) -> StoredRollout:
         return _stored(self._client.ask("GET", path_of("rollouts", name)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,10 @@ from bascule.endpoints import (
     PREVIOUS,
     Arm,
     EndpointStore,
+    Follows,
+    Move,
     Plan,
+    PlanEvent,
     Shadow,
     StoredPlan,
 )
@@ -77,6 +80,11 @@ class StoredRollout:
     created_by: str
     reason: str
 
+    @property
+    def state_name(self) -> str:
+        """`asked`, `running`, `promoted`..."""
+        return "asked" if self.latest is None else type(self.latest.state).__name__.lower()
+
 
 class RolloutStore:
     """See the module. A catalogue that is not there yet has no rollouts."""
@@ -85,7 +93,11 @@ class RolloutStore:
         self.catalogue = catalogue
         self._endpoints = EndpointStore(catalogue)
 
-    def add(self, rollout: Rollout, *, by: str, reason: str, first: StoredPlan | None) -> None:
+    def add(
+        self, rollout: Rollout, *, by: str, reason: str, first: StoredPlan | None,
+        follows: Follows | None = None, move: Move | None = None,
+        from_settings: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         """Add a rollout, which the controller begins.
 
         Args:
@@ -93,23 +105,23 @@ class RolloutStore:
             by: The user.
             reason: Why.
             first: The plan of an endpoint that has none: what is served now.
+            follows: The endpoint's source from now on; None for that of now.
+            move: The move of an alias that is the cause; None for another cause.
+            from_settings: The fields that the settings chose, for the history.
 
         Raises:
             Conflict: The endpoint has a rollout that has not ended.
         """
         self.catalogue.create()
         if first is not None:
-            self._endpoints.add([first], [], follows="")
+            self._endpoints.add([first], [])
         with self.catalogue.write() as connection:
             self._endpoints.lock(connection, rollout.endpoint, rollout.started_at)
-            running = sa.select(schema.rollouts.c.id).where(
-                schema.rollouts.c.endpoint == rollout.endpoint, schema.rollouts.c.ended_at.is_(None)
-            )
-            if (other := connection.scalar(running)) is not None:
-                raise Conflict(
-                    f"endpoint {rollout.endpoint} has a rollout under way: {other}",
-                    hint=f"bascule rollout abort {other}, or wait for its end",
-                )
+            _refuse_running(connection, rollout.endpoint)
+            if follows is not None:
+                self._endpoints.follow(connection, rollout.endpoint, follows)
+            if move is not None:
+                self._endpoints.note_move(connection, rollout.endpoint, move)
             connection.execute(
                 sa.insert(schema.rollouts).values(
                     id=rollout.id,
@@ -125,10 +137,26 @@ class RolloutStore:
                 )
             )
             said = f"rollout of {rollout.candidate} ({rollout.strategy}) was asked for"
+            if from_settings:
+                said += f"; from the settings: {', '.join(from_settings)}"
             body = {"sentence": said, "rollout": rollout.id}
             events.append(
                 connection, _event(rollout, "rollout_asked", rollout.started_at, by, reason, body)
             )
+
+    def delete_endpoint(self, name: str, event: PlanEvent) -> None:
+        """Delete an endpoint; raises `Conflict` where it has a rollout that has not ended."""
+        with self.catalogue.write() as connection:
+            self._endpoints.lock(connection, name, event.at)
+            _refuse_running(connection, name)
+            self._endpoints.delete(connection, name, event)
+
+    def refuse_move(self, endpoint: str, move: Move, event: PlanEvent) -> None:
+        """Record that a move of an alias was acted on without a deployment, and why."""
+        with self.catalogue.write() as connection:
+            self._endpoints.note_move(connection, endpoint, move)
+            if event.sentence:
+                self._endpoints.note(connection, endpoint, event)
 
     def active(self) -> list[StoredRollout]:
         """Those that have not ended, in the order of their start."""
@@ -306,6 +334,26 @@ class RolloutStore:
                 return connection.execute(query).all()
         except NotFound:
             return []
+
+
+def rollouts_needing(connection: sa.Connection, version: str) -> Iterator[str]:
+    """The rollouts under way that need a version, in words."""
+    table = schema.rollouts
+    query = sa.select(table.c.content).where(table.c.ended_at.is_(None)).order_by(table.c.id)
+    for content in connection.scalars(query):
+        rollout = msgspec.convert(content, Rollout)
+        if version in (rollout.candidate, rollout.current):
+            yield f"rollout {rollout.id} is under way with it"
+
+
+def _refuse_running(connection: sa.Connection, endpoint: str) -> None:
+    table = schema.rollouts
+    running = sa.select(table.c.id).where(table.c.endpoint == endpoint, table.c.ended_at.is_(None))
+    if (other := connection.scalar(running)) is not None:
+        raise Conflict(
+            f"endpoint {endpoint} has a rollout under way: {other}",
+            hint=f"bascule rollout abort {other}, or wait for its end",
+        )
 
 
 def _fresh(rows: Any, sealed: Mapping[str, Any]) -> dict[str, tuple[Interval, Interval]]:

@@ -6,6 +6,7 @@ from .admission import (
     BufferBudget as BufferBudget,
     Waiting as Waiting,
 )
+from .deprecated import DeprecatedPredictor as DeprecatedPredictor
 from .engine import Engine as Engine, measure_pace as measure_pace
 from .extras import Extras as Extras
 from .planned import (

@@ -32,7 +32,10 @@ class PlannedArm:
         self.name = name
         self.model = model
         self.series = series
-        self.by = model.by._replace(endpoint=endpoint, arm=name)
+        notice = model.service.notice
+        self.by = model.by._replace(
+            endpoint=endpoint, arm=name, notice=() if notice is None else notice.headers
+        )
         self.is_alike = False
         """Its program reads what requests are decoded into, and it has the same extra outputs."""
         self._by_fallback: dict[AnsweredBy, AnsweredBy] = {}
@@ -152,8 +155,8 @@ class PlannedPredictor:
         return model.answer(asked, context, allowed_s, take)
 
     def _arm_of(self, followed: _Followed, call: Call, context: Context) -> PlannedArm:
-        named = context.header(ARM_HEADER)
-        if named:
+        header = context.header
+        if named := header(ARM_HEADER):
             self._check_tester(context.caller, self.name)
             return followed.arms[followed.plan.arm(named.decode("latin-1")).name]
         key = _key_of(followed, call, context)

@@ -69,16 +69,24 @@ def openapi(plane: DataPlane) -> Handler:
 def answered_by(by: AnsweredBy, asked: AnsweredBy) -> bytes:
     """The header lines that name the version and the arm of an endpoint's answer.
 
-    Of another answer, the header that names the version if another was asked; else nothing.
+    Of another answer, the header that names the version if another was asked; else nothing. With
+    the notice of a deprecated version.
     """
-    return b"" if by is asked else _lines_of(by.name, by.endpoint, by.arm)
+    if by is asked and not by.notice:
+        return b""
+    return _lines_of(by.name, by.endpoint, by.arm, by.notice, asked.name)
 
 
 @lru_cache(1_024)
-def _lines_of(name: str, endpoint: str, arm: str) -> bytes:
+def _lines_of(
+    name: str, endpoint: str, arm: str, notice: tuple[tuple[str, str], ...], asked: str
+) -> bytes:
+    lines = list(notice)
     if endpoint:
-        return f"Bascule-Version: {name}\r\nBascule-Arm: {arm}\r\n".encode()
-    return f"X-Answered-By: {name}\r\n".encode()
+        lines += [("Bascule-Version", name), ("Bascule-Arm", arm)]
+    elif name != asked:
+        lines.append(("X-Answered-By", name))
+    return "".join(f"{field}: {value}\r\n" for field, value in lines).encode()
 
 
 def missing(plane: DataPlane, name: str, version: str | None = None) -> NotFound | None:

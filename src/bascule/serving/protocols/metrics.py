@@ -37,5 +37,7 @@ class Metrics:
 
     def _answer(self, exchange: Exchange) -> None:
         counters = self._counters
-        text = prometheus_text(counters.labels(), counters.totals(), counters.pulse())
+        text = prometheus_text(
+            counters.labels(), counters.totals(), counters.pulse(), counters.arms.totals()
+        )
         exchange.answer(text.encode(), content_type=_TYPE)

@@ -13,8 +13,8 @@ from .counters import (
     MetricSeries as MetricSeries,
     Pulse as Pulse,
     Totals as Totals,
-    prometheus_text as prometheus_text,
 )
+from .exposition import prometheus_text as prometheus_text
 from .ledger import LedgerRecorder as LedgerRecorder
 from .load import (
     Load as Load,

@@ -24,7 +24,7 @@ class Series(Protocol):
 
     totals: Any
 
-    def count(self, status: int, duration_ns: int, rows: int) -> None: ...
+    def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None: ...
 
     def count_failure(self) -> None: ...
 
@@ -140,9 +140,9 @@ class ArmSeries:
         self.label = label
         self.totals = series.totals
 
-    def count(self, status: int, duration_ns: int, rows: int) -> None:
+    def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
         """See `MetricSeries.count`."""
-        self._series.count(status, duration_ns, rows)
+        self._series.count(status, duration_ns, rows, protocol)
         self.count_arm(duration_ns, rows, failed=status in _MODEL_FAILED)
 
     def count_arm(self, duration_ns: int, rows: int, *, failed: bool) -> None:

@@ -22,13 +22,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from bascule.core import Unavailable
 from bascule.serving.telemetry.arms import ArmCounters
 
 STATUSES = (
-    200, 207, 400, 401, 403, 404, 405, 408, 409, 411, 413, 415, 417, 429, 431, 499, 500, 501, 503,
-    504, 505, 507,
+    200, 207, 400, 401, 403, 404, 405, 408, 409, 410, 411, 413, 415, 417, 429, 431, 499, 500, 501,
+    503, 504, 505, 507,
 )  # fmt: skip
 """The statuses that are told apart. 499: the client was gone before its answer."""
 
@@ -41,17 +42,31 @@ BUCKETS_S = (
 _STATUS_INDEX = {status: index for index, status in enumerate(STATUSES)}
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BUCKETS_S)
 _ROWS = len(STATUSES)
-_SUM_NS = _ROWS + 1
-_FIRST_BUCKET = _SUM_NS + 1
-_FAILURES = _FIRST_BUCKET + len(BUCKETS_S) + 1
+_FAILURES = _ROWS + 1
 _FALLBACKS = _FAILURES + 1
 _OUTCOMES = _FALLBACKS + 1
 _RUNS = _OUTCOMES + 1
 _OPEN = _RUNS + 1
-_SLOT_WORDS = _OPEN + 1
+_HISTOGRAMS = _OPEN + 1
+_SUM_NS = len(BUCKETS_S) + 1
+"""Of a histogram: behind its buckets."""
+_HISTOGRAM_WORDS = _SUM_NS + 1
+PROTOCOLS = ("oip", "tfserving", "invocations", "vertex", "azureml", "oip-grpc", "")
+"""Protocols that have histograms of their own; the last is for answers before a route is known."""
+STATUS_CLASSES = ("2xx", "4xx", "5xx")
+_KINDS = tuple((protocol, kind) for protocol in PROTOCOLS for kind in STATUS_CLASSES)
+_OF_PROTOCOL = {
+    protocol: _HISTOGRAMS + index * len(STATUS_CLASSES) * _HISTOGRAM_WORDS
+    for index, protocol in enumerate(PROTOCOLS)
+}
+_OF_STATUS = {
+    status: STATUS_CLASSES.index(f"{status // 100}xx") * _HISTOGRAM_WORDS for status in STATUSES
+}
+_SLOT_WORDS = _HISTOGRAMS + len(_KINDS) * _HISTOGRAM_WORDS
 
 _KEYS_HELD_NS, _KEYS_READ_NS, _SILENT_WORKERS, _CONTROL_BEAT, _CONTROL_RESTARTS = 1, 2, 3, 4, 5
-_FIRST_BEAT = 6
+_AWAY_NS = 6
+_FIRST_BEAT = 7
 """Words at the front, after the number of names. Times are of the monotonic clock, which all
 processes of a machine share."""
 
@@ -78,14 +93,15 @@ class MetricSeries:
         self.label = label
         self.totals = totals
 
-    def count(self, status: int, duration_ns: int, rows: int) -> None:
-        """Note one answer: its status, how long it took, and how many rows it answered."""
+    def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
+        """Note one answer: its status, duration, number of rows and one of `PROTOCOLS`."""
         words = self._words
         base = self._base
         words[base + _STATUS_INDEX[status]] += 1
         words[base + _ROWS] += rows
-        words[base + _SUM_NS] += duration_ns
-        words[base + _FIRST_BUCKET + bisect_left(_BOUNDS_NS, duration_ns)] += 1
+        histogram = base + _OF_PROTOCOL[protocol] + _OF_STATUS[status]
+        words[histogram + _SUM_NS] += duration_ns
+        words[histogram + bisect_left(_BOUNDS_NS, duration_ns)] += 1
 
     def count_failure(self) -> None:
         """Note that the model failed a call, whatever its caller is told in the end."""
@@ -105,6 +121,22 @@ class MetricSeries:
         self._words[self._base + _OUTCOMES] += count
 
 
+class Histogram(NamedTuple):
+    """Durations of answers over one protocol with one class of status.
+
+    Attributes:
+        protocol: One of `PROTOCOLS`.
+        status_class: One of `STATUS_CLASSES`.
+        buckets: See `Totals`.
+        duration_s: Sum of the durations.
+    """
+
+    protocol: str
+    status_class: str
+    buckets: tuple[int, ...]
+    duration_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What all workers have counted for one label.
@@ -119,6 +151,7 @@ class Totals:
         outcomes: Outcomes that were kept while it was the default version.
         runs: Runs of the program, each of one call or several.
         open_calls: Calls that waited or ran within the last second.
+        histograms: Those that have answers; `buckets` and `duration_s` are their sums.
     """
 
     by_status: dict[int, int]
@@ -130,6 +163,7 @@ class Totals:
     outcomes: int = 0
     runs: int = 0
     open_calls: int = 0
+    histograms: tuple[Histogram, ...] = ()
 
     @property
     def requests(self) -> int:
@@ -160,6 +194,7 @@ class Pulse:
         ledger_kept: Requests that workers kept for the ledger.
         ledger_dropped: Those of them that were not written, for want of space.
         ledger_lag_s: The age of what the scribe has not taken in, at most.
+        catalogue_away_s: Since the watcher of alerts cannot read the catalogue; 0 while it can.
     """
 
     keys_age_s: float = 0.0
@@ -168,6 +203,7 @@ class Pulse:
     ledger_kept: int = 0
     ledger_dropped: int = 0
     ledger_lag_s: float = 0.0
+    catalogue_away_s: float = 0.0
 
 
 class Counters:
@@ -270,6 +306,10 @@ class Counters:
         """When the event loop of the control process last turned."""
         return self._words[_CONTROL_BEAT]
 
+    def note_catalogue(self, is_away: bool) -> None:
+        """Note that the catalogue goes away now, or is back."""
+        self._words[_AWAY_NS] = time.monotonic_ns() if is_away else 0
+
     def count_control_restart(self) -> None:
         """Note that the control process was started again."""
         self._words[_CONTROL_RESTARTS] += 1
@@ -289,11 +329,13 @@ class Counters:
         """How the processes are."""
         read_ns = self._words[_KEYS_READ_NS]
         age_s = (time.monotonic_ns() - read_ns) / 1e9 if read_ns else 0.0
+        away_ns = self._words[_AWAY_NS]
         ledger = self._words[self._ledger : self._front_bytes // 8].tolist()
         return Pulse(
             age_s, self._words[_SILENT_WORKERS], self._words[_CONTROL_RESTARTS],
             sum(ledger[0::_LEDGER_WORDS]), sum(ledger[1::_LEDGER_WORDS]),
             max(ledger[2::_LEDGER_WORDS], default=0) / 1e3,
+            (time.monotonic_ns() - away_ns) / 1e9 if away_ns else 0.0,
         )  # fmt: skip
 
     def totals(self) -> list[Totals]:
@@ -304,103 +346,32 @@ class Counters:
         return self._names_bytes // 8 + (worker * (self._capacity + 1) + place) * _SLOT_WORDS
 
     def _total(self, place: int) -> Totals:
-        sums = [0] * _SLOT_WORDS
-        for worker in range(self._workers):
-            base = self._base(worker, place)
-            for offset, value in enumerate(self._words[base : base + _SLOT_WORDS]):
-                sums[offset] += value
+        regions = [
+            self._words[base : base + _SLOT_WORDS].tolist()
+            for base in (self._base(worker, place) for worker in range(self._workers))
+        ]
+        sums = regions[0] if len(regions) == 1 else [sum(one) for one in zip(*regions, strict=True)]
+        histograms = tuple(_histograms(sums))
+        buckets = zip(*(one.buckets for one in histograms), strict=True)
         return Totals(
             by_status={
                 status: sums[index] for status, index in _STATUS_INDEX.items() if sums[index]
             },
             rows=sums[_ROWS],
-            duration_s=sums[_SUM_NS] / 1e9,
-            buckets=tuple(sums[_FIRST_BUCKET:_FAILURES]),
+            duration_s=sum(one.duration_s for one in histograms),
+            buckets=tuple(map(sum, buckets)) or (0,) * _SUM_NS,
             failures=sums[_FAILURES],
             fallbacks=sums[_FALLBACKS],
             outcomes=sums[_OUTCOMES],
             runs=sums[_RUNS],
             open_calls=sums[_OPEN],
+            histograms=histograms,
         )
 
 
-def prometheus_text(
-    labels: Sequence[MetricLabels], totals: Sequence[Totals], pulse: Pulse = Pulse()
-) -> str:
-    """The counters in the Prometheus text exposition format 0.0.4."""
-    return "\n".join([*_families(labels, totals), *_pulse_families(pulse), ""])
-
-
-def _pulse_families(pulse: Pulse) -> Iterator[str]:
-    yield "# HELP bascule_silent_workers_total Workers killed because their event loop stood still."
-    yield "# TYPE bascule_silent_workers_total counter"
-    yield f"bascule_silent_workers_total {pulse.silent_workers}"
-    yield "# HELP bascule_control_restarts_total Starts of the control process after the first."
-    yield "# TYPE bascule_control_restarts_total counter"
-    yield f"bascule_control_restarts_total {pulse.control_restarts}"
-    yield "# HELP bascule_keys_age_seconds Since the keys were last read from the catalogue."
-    yield "# TYPE bascule_keys_age_seconds gauge"
-    yield f"bascule_keys_age_seconds {pulse.keys_age_s:.3f}"
-    yield "# HELP bascule_ledger_kept_total Requests that were kept for the ledger."
-    yield "# TYPE bascule_ledger_kept_total counter"
-    yield f"bascule_ledger_kept_total {pulse.ledger_kept}"
-    yield "# HELP bascule_ledger_dropped_total Kept requests that could not be written."
-    yield "# TYPE bascule_ledger_dropped_total counter"
-    yield f"bascule_ledger_dropped_total {pulse.ledger_dropped}"
-    yield "# HELP bascule_ledger_lag_seconds The age of what the scribe has not taken in."
-    yield "# TYPE bascule_ledger_lag_seconds gauge"
-    yield f"bascule_ledger_lag_seconds {pulse.ledger_lag_s:.3f}"
-
-
-def _families(labels: Sequence[MetricLabels], totals: Sequence[Totals]) -> Iterator[str]:
-    # A version that is named between two readings is told at the next.
-    both = list(zip(labels, totals, strict=False))
-    served = [
-        (f'model="{label.model}",version="{label.version}"', total)
-        for label, total in both
-        if label.model
-    ]
-    others = [total for label, total in both if not label.model]
-    yield "# HELP bascule_requests_total Inference requests answered, by status."
-    yield "# TYPE bascule_requests_total counter"
-    for names, total in served:
-        for status, count in total.by_status.items():
-            yield f'bascule_requests_total{{{names},status="{status}"}} {count}'
-    yield "# HELP bascule_other_requests_total Answers to anything but inference on a served model."
-    yield "# TYPE bascule_other_requests_total counter"
-    for total in others:
-        for status, count in total.by_status.items():
-            yield f'bascule_other_requests_total{{status="{status}"}} {count}'
-    yield "# HELP bascule_rows_total Rows answered."
-    yield "# TYPE bascule_rows_total counter"
-    for names, total in served:
-        yield f"bascule_rows_total{{{names}}} {total.rows}"
-    yield "# HELP bascule_failures_total Calls that a version with a policy failed."
-    yield "# TYPE bascule_failures_total counter"
-    for names, total in served:
-        yield f"bascule_failures_total{{{names}}} {total.failures}"
-    yield "# HELP bascule_fallbacks_total Calls that another version answered in its place."
-    yield "# TYPE bascule_fallbacks_total counter"
-    for names, total in served:
-        yield f"bascule_fallbacks_total{{{names}}} {total.fallbacks}"
-    yield "# HELP bascule_runs_total Runs of the program, each of one call or several."
-    yield "# TYPE bascule_runs_total counter"
-    for names, total in served:
-        yield f"bascule_runs_total{{{names}}} {total.runs}"
-    yield "# HELP bascule_open_calls Calls that wait or run, noted once a second."
-    yield "# TYPE bascule_open_calls gauge"
-    for names, total in served:
-        yield f"bascule_open_calls{{{names}}} {total.open_calls}"
-    yield "# HELP bascule_outcomes_total Outcomes that were kept, by the default version."
-    yield "# TYPE bascule_outcomes_total counter"
-    for names, total in served:
-        yield f"bascule_outcomes_total{{{names}}} {total.outcomes}"
-    yield "# HELP bascule_request_duration_seconds From a request's last byte to its answer."
-    yield "# TYPE bascule_request_duration_seconds histogram"
-    for names, total in served:
-        running = 0
-        for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], total.buckets, strict=True):
-            running += count
-            yield f'bascule_request_duration_seconds_bucket{{{names},le="{bound}"}} {running}'
-        yield f"bascule_request_duration_seconds_sum{{{names}}} {total.duration_s}"
-        yield f"bascule_request_duration_seconds_count{{{names}}} {running}"
+def _histograms(sums: Sequence[int]) -> Iterator[Histogram]:
+    for index, (protocol, kind) in enumerate(_KINDS):
+        first = _HISTOGRAMS + index * _HISTOGRAM_WORDS
+        buckets = tuple(sums[first : first + _SUM_NS])
+        if any(buckets):
+            yield Histogram(protocol, kind, buckets, sums[first + _SUM_NS] / 1e9)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter_ns
 from typing import Any, Protocol
 
@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 
 from bascule.core import Columns
 from bascule.monitoring.ledger import (
+    HASH,
     TEXT,
     Column,
     Head,
     Layout,
     Origin,
+    hashed,
     kept_rows_of,
     pack_request,
     text_pieces,
@@ -40,9 +42,6 @@ _BLOCK_REQUESTS = 64
 _BLOCK_ROWS = 1_024
 _MAX_REQUEST_ROWS = 1_024
 """Of a request with more rows, so many are kept, drawn uniformly."""
-_MAX_VALUES_PER_ROW = 1_024
-"""A field with more values a row, such as an image, is left out."""
-
 _MAX_GROUPS = 64
 """Callers choose outputs, and their order: more layouts than these are not remembered."""
 
@@ -73,7 +72,7 @@ class _Group:
     """Kept requests of one layout: answered by one version, with the same fields."""
 
     __slots__ = (
-        "asked", "by", "fields", "ids", "inputs", "kept_rows", "layout", "names", "origins",
+        "asked", "by", "fields", "ids", "inputs", "kept_rows", "key", "layout", "names", "origins",
         "outputs", "places", "records",
     )  # fmt: skip
 
@@ -82,15 +81,21 @@ class _Group:
         by: AnsweredBy | None,
         inputs: Columns | None,
         outputs: Columns,
-        is_private: Callable[[str], bool],
+        column_of: Callable[[str, NDArray[Any]], Column | None],
+        key: bytes,
     ) -> None:
         self.by = by
         self.asked = inputs is not None
         self.names = dict.fromkeys(outputs).keys()
-        columns = [_fields(part, is_private) for part in (inputs or {}, outputs)]
+        columns = [_fields(part, column_of) for part in (inputs or {}, outputs)]
         names = {} if by is None else dict(by.columns)
-        self.layout = Layout(tuple(columns[0]), tuple(columns[1]), names).to_bytes()
-        self.fields = [[(one.name, one.shape, _row_bytes(one)) for one in part] for part in columns]
+        asked, said = (tuple(part.values()) for part in columns)
+        self.layout = Layout(asked, said, names).to_bytes()
+        self.fields = [
+            [(name, one.shape, _row_bytes(one), one.dtype == HASH) for name, one in part.items()]
+            for part in columns
+        ]
+        self.key = key
         self.clear()
 
     def clear(self) -> None:
@@ -113,7 +118,7 @@ class _Group:
         ]  # fmt: skip
         sizes = [len(one) for one in parts]
         for fields, columns in zip(self.fields, (self.inputs, self.outputs), strict=True):
-            for name, shape, row_bytes in fields:
+            for name, shape, row_bytes, is_hashed in fields:
                 arrays = [one[name] for one in columns]
                 if shape and any(one.shape[1:] != shape for one in arrays):
                     raise ValueError(f"{name} varies in shape")
@@ -122,7 +127,8 @@ class _Group:
                     sizes.append(self.kept_rows * row_bytes)
                 else:
                     whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-                    texts = text_pieces(whole.ravel().tolist())
+                    flat = whole.ravel().tolist()
+                    texts = text_pieces(hashed(flat, self.key) if is_hashed else flat)
                     parts += texts
                     sizes += [len(one) for one in texts]
         return parts, sizes
@@ -160,7 +166,9 @@ class LedgerRecorder:
         *,
         keep: float = 1.0,
         max_rows_per_s: int = 5_000,
-        private: Collection[str] = (),
+        max_values_per_row: int = 1_024,
+        private: Mapping[str, str] = {},
+        key: bytes = b"",
         is_anonymous: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -170,7 +178,9 @@ class LedgerRecorder:
             spool: Takes the blocks.
             keep: The share of requests to keep, at most.
             max_rows_per_s: Of a version in this process; above, the share falls.
-            private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
+            max_values_per_row: A field with more, such as an image, is left out.
+            private: By `FIELD` or `MODEL.FIELD`, "omit" or "hash".
+            key: Of the hashes; without one these fields are left out.
             is_anonymous: Keep no id, caller or trace, and have no row in the ledger: for profiles.
             draw: Uniform on [0, 1).
         """
@@ -178,7 +188,9 @@ class LedgerRecorder:
         self._spool = spool
         self._keep = keep
         self._max_rows = max_rows_per_s
-        self._private = frozenset(private)
+        self._max_values = max_values_per_row
+        self._private = private
+        self._key = b"" if is_anonymous else key
         self._is_anonymous = is_anonymous
         self._draw = draw
         self._labels: dict[int, _Label] = {}
@@ -305,10 +317,18 @@ class LedgerRecorder:
     ) -> _Group:
         model = of.label.model if by is None else by.model
 
-        def is_private(name: str) -> bool:
-            return name in self._private or f"{model}.{name}" in self._private
+        def column_of(name: str, values: NDArray[Any]) -> Column | None:
+            rules = {self._private.get(one, "") for one in (name, f"{model}.{name}")}
+            is_hashed = "hash" in rules
+            if "omit" in rules or (is_hashed and not self._key):
+                return None
+            kind = TEXT if values.dtype == object else values.dtype.str
+            made = Column(name, kind, values.shape[1:])
+            if is_hashed:  # under another name: readers of the values find none
+                made = Column(f"{name}.hash", HASH, values.shape[1:])
+            return made if made.values_per_row <= self._max_values else None
 
-        return _Group(by, inputs, outputs, is_private)
+        return _Group(by, inputs, outputs, column_of, self._key)
 
     def _blocks(self, of: _Label, group: _Group) -> Iterator[tuple[bytearray, int]]:
         """What is kept of a group, and how many requests; nothing of what cannot be written."""
@@ -342,20 +362,17 @@ class LedgerRecorder:
             yield one
 
 
-def _fields(columns: Columns, is_private: Callable[[str], bool]) -> list[Column]:
-    """Those that are recorded: neither private nor too wide."""
-    made = []
-    for name, values in columns.items():
-        kind = TEXT if values.dtype == object else values.dtype.str
-        field = Column(name, kind, values.shape[1:])
-        if not is_private(name) and field.values_per_row <= _MAX_VALUES_PER_ROW:
-            made.append(field)
-    return made
+def _fields(
+    columns: Columns, column_of: Callable[[str, NDArray[Any]], Column | None]
+) -> dict[str, Column]:
+    """By field, the columns that are recorded."""
+    found = {name: column_of(name, values) for name, values in columns.items()}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def _row_bytes(field: Column) -> int:
     """0 for texts."""
-    return 0 if field.dtype == TEXT else np.dtype(field.dtype).itemsize * field.values_per_row
+    return 0 if field.is_text else np.dtype(field.dtype).itemsize * field.values_per_row
 
 
 def _trace_id(context: Context) -> str:

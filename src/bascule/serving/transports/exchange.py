@@ -225,6 +225,8 @@ def told(error: BasculeError) -> tuple[int, bytes, bytes]:
         extra = b"Retry-After: %d\r\n" % int(str(error.facts.get("retry_after_s", 1)))
     elif status == 401:
         extra = b'WWW-Authenticate: Bearer realm="bascule"\r\n'
+    elif status == 410:
+        extra = str(error.facts.get("head", "")).encode()
     elif status == 405:
         extra = b"Allow: %s\r\n" % str(error.facts["allow"]).encode()
     return status, msgspec.json.encode({"error": error_text(error)}), extra

@@ -52,6 +52,7 @@ from bascule.serving.transports import offload
 from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.exchange import Exchange, Head, internal_error, told
 from bascule.serving.transports.hosts import HostPolicy, absolute_authority
+from bascule.serving.transports.known_heads import MAX_BYTES, KnownHeads
 from bascule.serving.transports.routes import Route, Routes
 from bascule.serving.transports.statuses import HttpError
 
@@ -90,20 +91,10 @@ _NO_HEADERS: dict[bytes, bytes] = {}
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%~_-]+\]|[0-9A-Za-z._~%!$&'()*+;=-]*)(?::[0-9]*)?[ \t]*")
 """RFC 9110, 7.2, without the comma that RFC 3986 allows in a name: it would make a list of two."""
 _TRANSFER_CODING = re.compile(rb"[0-9A-Za-z!#$%&'*+.^_`|~-]+[ \t]*(?:;.*)?")
-_MAX_KNOWN_HEADS = 1024
-_MAX_KNOWN_HEAD_BYTES = 1024
-_NOT_KNOWN = frozenset(
-    (
-        b"bascule-id", b"expect", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade",
-        b"x-request-id",
-    )
-)  # fmt: skip
-"""Heads with one of these say how to read on, or are never the same twice, so the parser always
-reads them."""
 _PLAIN = frozenset(
     (
-        b"accept", b"accept-encoding", b"authorization", b"content-length", b"content-type",
-        b"host", b"origin",
+        b"accept", b"accept-encoding", b"authorization", b"bascule-id", b"content-length",
+        b"content-type", b"host", b"origin", b"traceparent", b"tracestate",
     )
 )  # fmt: skip
 """See `Head.is_plain`."""
@@ -142,7 +133,7 @@ class Site:
         self.body_digits = len(str(limits.max_body_bytes))
         self.other_series = other_series
         self.connections: set[Connection] = set()
-        self.known_heads: dict[bytes, tuple[Head, int]] = {}
+        self.known_heads = KnownHeads()
         self.draining = False
         self.now = clock()
         self.heads: dict[int, bytes] = {}
@@ -156,8 +147,9 @@ class Site:
         self.routes = routes
         self.kept = _KEPT_HEADERS | asked_headers
         self.kept_lengths = frozenset(map(len, self.kept))
-        self.not_known = _NOT_KNOWN | asked_headers
-        self.known_heads.clear()
+        others = asked_headers - _KEPT_HEADERS  # those that say how to read may be asked for too
+        self.plain = _PLAIN | others
+        self.known_heads.vary(others)
 
     def tick(self) -> None:
         """Once a second: the coarse clock, the `Date` header, and connections out of time."""
@@ -173,25 +165,22 @@ class Site:
         A client sends the same head again and again. The same bytes mean the same, so those of a
         request that comes in one piece need not be parsed again.
         """
-        head_bytes = data.find(b"\r\n\r\n", 0, _MAX_KNOWN_HEAD_BYTES) + 4
+        head_bytes = data.find(b"\r\n\r\n", 0, MAX_BYTES) + 4
         body_bytes = int(head.headers.get(b"content-length", b"0"))
         if (
             head_bytes > 4
             and head_bytes + body_bytes == len(data)
-            and self.not_known.isdisjoint(head.headers)
             # One connection's policy may be looser than the site's; known heads are of them all.
             and _refusal_of_host(self.hosts, head.target, head.headers) is None
         ):
-            if len(self.known_heads) >= _MAX_KNOWN_HEADS:
-                self.known_heads.clear()
             is_plain = (
                 head.method == b"POST"
                 and head.keep_alive
                 and not head.request_id
                 and body_bytes <= offload.FROM_BYTES
-                and _PLAIN.issuperset(head.headers)
+                and self.plain.issuperset(head.headers)
             )
-            self.known_heads[data[:head_bytes]] = (head._replace(is_plain=is_plain), len(data))
+            self.known_heads.learn(data, head_bytes, head._replace(is_plain=is_plain))
 
     async def drain(self) -> None:
         """Answer what is under way, then close every connection; bounded by `drain_s`."""
@@ -407,10 +396,16 @@ class Connection(asyncio.Protocol):
                 self._receiving_since = self._site.now  # it lingers, and the client still speaks
             return
         if not self._partial:
-            head_end = data.find(b"\r\n\r\n", 0, _MAX_KNOWN_HEAD_BYTES) + 4
-            known = self._site.known_heads.get(data[:head_end])
-            if known is not None and known[1] == len(data):
-                exchange = Exchange(self, known[0], data[head_end:], self._site.other_series)
+            head_end = data.find(b"\r\n\r\n", 0, MAX_BYTES) + 4
+            known_heads = self._site.known_heads
+            known = known_heads.whole.get(data[:head_end])
+            head = None
+            if known is not None:
+                head = known[0] if known[1] == len(data) else None
+            elif known_heads.cut and head_end > 4:
+                head = known_heads.find_cut(data, head_end)
+            if head is not None:
+                exchange = Exchange(self, head, data[head_end:], self._site.other_series)
                 if self._current is None and not self._pipeline and self._writable:
                     self._dispatch(exchange)
                 else:
@@ -447,6 +442,8 @@ class Connection(asyncio.Protocol):
                 stop = data.find(b"\r\n\r\n", max(0, start - 3)) + 4
                 if stop < 4:
                     stop = size
+                if self._head_done:
+                    stop = min(stop, start + SHORT_BYTES)  # of chunks, each may have one byte
             self._receive(data[start:stop])
             start = stop
         if fresh and not self._partial and not self._is_closing():
@@ -799,7 +796,9 @@ class Connection(asyncio.Protocol):
         site = self._site
         self._since = site.now
         head = exchange.head
-        if head.is_plain and status == 200 and not extra and not site.draining:
+        if head.is_plain and status == 200 and not site.draining:
+            if extra:
+                content_type = b"%b\r\n%b" % (content_type, extra[:-2])
             self._send(
                 exchange,
                 status,

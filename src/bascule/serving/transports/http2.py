@@ -344,7 +344,10 @@ class Stream(Rpc):
 
     def show(self, by: AnsweredBy) -> None:
         self.need_request_id()  # such answers get a head of their own
-        self.shown = ((b"bascule-version", by.name.encode()), (b"bascule-arm", by.arm.encode()))
+        arm = (("bascule-version", by.name), ("bascule-arm", by.arm)) if by.endpoint else ()
+        self.shown = tuple(
+            (field.lower().encode(), value.encode()) for field, value in (*arm, *by.notice)
+        )
 
     def allow_method(self) -> None:
         """Return if the caller may use the method at all; of which models, its handler asks.

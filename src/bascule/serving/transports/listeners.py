@@ -67,7 +67,7 @@ class Listener:
         self._context = None if tls is None else tls.context(protocol)
         self._loaded_ns = 0 if tls is None else tls.changed_at_ns()
         self._server: asyncio.Server | None = None
-        self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
+        self._opening: dict[asyncio.Task[None], None] = {}  # oldest first; most are handshakes
 
     async def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Accept connections."""
@@ -78,11 +78,11 @@ class Listener:
         # The loop listens again, with a backlog of a hundred unless it is given.
         if self._listener.family == socket.AF_UNIX:
             self._server = await loop.create_unix_server(
-                self._connect, sock=self._listener, backlog=BACKLOG
+                self._connect_with_others, sock=self._listener, backlog=BACKLOG
             )
         else:
             self._server = await loop.create_server(
-                self._connect, sock=self._listener, backlog=BACKLOG
+                self._connect_with_others, sock=self._listener, backlog=BACKLOG
             )
 
     async def close(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,17 +96,15 @@ class Listener:
             while self._accept_one(loop):
                 pass
             self._listener.close()
-            if self._handshakes:
-                await asyncio.wait(tuple(self._handshakes), timeout=_LAST_HANDSHAKES_S)
-            for handshake in self._handshakes:
+            if self._opening:
+                await asyncio.wait(tuple(self._opening), timeout=_LAST_HANDSHAKES_S)
+            for handshake in self._opening:
                 handshake.cancel()
             return
-        while True:
-            try:
-                accepted, _ = self._listener.accept()
-            except OSError:
-                break
-            await loop.connect_accepted_socket(self._connect, accepted)
+        while self._accept_one(loop):
+            pass
+        while self._opening:
+            await asyncio.wait(tuple(self._opening))
         self._server.close()
 
     def look(self) -> None:
@@ -119,7 +117,13 @@ class Listener:
             self._loaded_ns = changed_ns
             log.info("the certificate was read again")
 
-    # -- within TLS --
+    def _connect_with_others(self) -> asyncio.Protocol:
+        """A connection that the loop has accepted, and those that wait behind it.
+
+        libuv accepts one a turn, so a new client would wait for a turn of each client before it.
+        """
+        self._accept(asyncio.get_running_loop())
+        return self._connect()
 
     def _accept(self, loop: asyncio.AbstractEventLoop) -> None:
         for _ in range(_AT_ONCE):
@@ -131,40 +135,48 @@ class Listener:
         try:
             accepted, _ = self._listener.accept()
         except OSError as problem:
-            if problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            is_out = problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+            if is_out and self._context is not None:
                 loop.remove_reader(self._listener)
                 loop.call_later(_PAUSE_S, self._accept_again, loop)
             return False
         accepted.setblocking(False)
-        limits = self.site.limits
-        if len(self.site.connections) >= limits.max_connections:
+        if self._context is not None and not self._has_room():
             accepted.close()  # an answer with the reason would need a handshake
             return True
-        if len(self._handshakes) >= limits.max_handshakes:
-            oldest = next(iter(self._handshakes))
-            del self._handshakes[oldest]
-            oldest.cancel()
-        handshake = loop.create_task(self._shake_hands(loop, accepted))
-        self._handshakes[handshake] = None
-        handshake.add_done_callback(self._forget)
+        opening = loop.create_task(self._connect_to(loop, accepted))
+        self._opening[opening] = None
+        opening.add_done_callback(self._forget)
         return True
 
-    def _forget(self, handshake: asyncio.Task[None]) -> None:
-        self._handshakes.pop(handshake, None)
+    def _has_room(self) -> bool:
+        """Whether there is room for a connection within TLS; the oldest handshake makes room."""
+        limits = self.site.limits
+        if len(self.site.connections) >= limits.max_connections:
+            return False
+        if len(self._opening) >= limits.max_handshakes:
+            oldest = next(iter(self._opening))
+            del self._opening[oldest]
+            oldest.cancel()
+        return True
+
+    def _forget(self, opening: asyncio.Task[None]) -> None:
+        self._opening.pop(opening, None)
 
     def _accept_again(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._listener.fileno() >= 0:
             loop.add_reader(self._listener, self._accept, loop)
 
-    async def _shake_hands(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> None:
+    async def _connect_to(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> None:
+        within_s = self.site.limits.handshake_timeout_s
         try:
-            await loop.connect_accepted_socket(
-                self._connect,
-                accepted,
-                ssl=self._context,
-                ssl_handshake_timeout=self.site.limits.handshake_timeout_s,
-                ssl_shutdown_timeout=_CLOSING_ALERT_S,
-            )
+            if self._context is None:
+                await loop.connect_accepted_socket(self._connect, accepted)
+            else:
+                await loop.connect_accepted_socket(
+                    self._connect, accepted, ssl=self._context,
+                    ssl_handshake_timeout=within_s, ssl_shutdown_timeout=_CLOSING_ALERT_S,
+                )  # fmt: skip
         except OSError as problem:
             # Of a port scanner, a health check, a client of clear text: nothing to report.
-            log.debug("a handshake failed: %s", problem)
+            log.debug("a connection failed: %s", problem)

@@ -154,7 +154,7 @@ class Request(ABC):
         duration_ns = now_ns - self.started_ns
         rows = self.rows if status == 200 else 0
         series = self.series
-        series.count(status, duration_ns, rows)
+        series.count(status, duration_ns, rows, self.protocol)
         if of.recorder is not None:
             self._deliver = None  # it leads back to this request as well
             if series.label.model:

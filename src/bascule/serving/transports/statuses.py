@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from bascule.core import (
     BasculeError,
     Conflict,
+    Gone,
     Invalid,
     MissingExtra,
     ModelFailed,
@@ -31,6 +32,7 @@ STATUS_OF: Mapping[type[BasculeError], int] = {
     Unconvertible: 400,
     TooLarge: 413,
     NotFound: 404,
+    Gone: 410,
     Conflict: 409,
     Refused: 403,
     NoRoom: 507,
@@ -55,6 +57,7 @@ CODE_OF: Mapping[type[BasculeError], int] = {
     # Not RESOURCE_EXHAUSTED: a client that tries again after that would do so for ever.
     TooLarge: INVALID_ARGUMENT,
     NotFound: NOT_FOUND,
+    Gone: FAILED_PRECONDITION,
     Conflict: ABORTED,
     Unauthenticated: UNAUTHENTICATED,
     Refused: PERMISSION_DENIED,

@@ -23,15 +23,42 @@ class LedgerConfig:
         home: Where the spool is.
         keep: The share of requests to keep, at most.
         max_rows_per_s: Of a version in one worker; above it answers are sampled.
-        private: Fields that are left out: `FIELD`, or `MODEL.FIELD`.
+        private: By `FIELD` or `MODEL.FIELD`, "omit" or "hash".
         is_anonymous: Rows are for profiles alone, without ids and callers.
+        max_values_per_row: A field with more is left out.
     """
 
     home: Path
     keep: float = 1.0
     max_rows_per_s: int = 5_000
-    private: tuple[str, ...] = ()
+    private: Mapping[str, str] = field(default_factory=dict)
     is_anonymous: bool = False
+    max_values_per_row: int = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class ServingConfig:
+    """How every worker of a server serves, from the settings.
+
+    Attributes:
+        limits: The bounds to keep.
+        tls: What connections are encrypted with; None for not at all.
+        protocols: The protocols to speak.
+        policies: How models are treated that fail, by their names.
+        request_log: What the request log records.
+        allowed_hosts: Names that are answered; see `transports.hosts`.
+        ledger: What is recorded of answers; None for nothing.
+        outcomes_home: The home that keeps outcomes; None for a server that takes none.
+    """
+
+    limits: Limits
+    tls: Tls | None = None
+    protocols: ChosenProtocols = EVERY_PROTOCOL
+    policies: Mapping[str, ResiliencePolicy] = field(default_factory=dict)
+    request_log: RequestLogConfig = FAILURES_ALONE
+    allowed_hosts: tuple[str, ...] = ()
+    ledger: LedgerConfig | None = None
+    outcomes_home: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,43 +71,29 @@ class WorkerConfig:
         worker: Its number, from 0; also the region of the counters that it writes.
         workers: How many there are.
         listener_fd: The inherited listening socket.
-        grpc_fd: The one for gRPC; None for none.
         counters: The shared file of counters; may be an inherited descriptor, by its path.
+        serving: How to serve.
         services: What to serve, the default version of a model before its others.
         plans: The plans of endpoints.
-        limits: The bounds to keep.
         keys: The file of the keys that callers need; None where they need none.
-        tls: What connections are encrypted with; None for not at all.
+        grpc_fd: The inherited socket for gRPC; None for none.
         unix_fd: The inherited listening socket of the file system; None where there is none.
-        protocols: The protocols to speak.
-        policies: How models are treated that fail, by their names.
-        request_log: What the request log records.
         multi_model: Whether callers may have models loaded and unloaded.
-        allowed_hosts: Names that are answered; see `transports.hosts`.
         control_port: Of the control API, for callers that look for it here; None for none.
-        ledger: What is recorded of answers; None for nothing.
-        outcomes_home: The home that keeps outcomes; None for a server that takes none.
     """
 
     worker: int
     workers: int
     listener_fd: int
     counters: Path
-    services: tuple[ModelSpec, ...]
-    limits: Limits
-    keys: Path | None = None
-    tls: Tls | None = None
-    unix_fd: int | None = None
-    protocols: ChosenProtocols = EVERY_PROTOCOL
-    grpc_fd: int | None = None
-    policies: Mapping[str, ResiliencePolicy] = field(default_factory=dict)
-    request_log: RequestLogConfig = FAILURES_ALONE
-    multi_model: bool = False
-    allowed_hosts: tuple[str, ...] = ()
-    control_port: int | None = None
-    ledger: LedgerConfig | None = None
+    serving: ServingConfig
+    services: tuple[ModelSpec, ...] = ()
     plans: Plans = ()
-    outcomes_home: Path | None = None
+    keys: Path | None = None
+    grpc_fd: int | None = None
+    unix_fd: int | None = None
+    multi_model: bool = False
+    control_port: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self, dict_factory=_with_plain_paths)

@@ -46,6 +46,7 @@ from bascule.core import (
 )
 from bascule.serving.execution import (
     BufferBudget,
+    DeprecatedPredictor,
     Engine,
     Facts,
     Predictor,
@@ -120,7 +121,9 @@ class LoadedModels:
             check_tester: See `PlannedPredictor`.
         """
         self._held = held
-        self._endpoints = PlannedEndpoints(counters, worker, loop, check_tester, self._find)
+        self._endpoints = PlannedEndpoints(
+            counters, worker, loop, check_tester, self._find, policies
+        )
         self._plans: Plans = ()
         self._policies = policies
         self._counters = counters
@@ -197,8 +200,13 @@ class LoadedModels:
         }
         self._plans = change.plans
         for model, service in zip(self._models.values(), change.services, strict=True):
+            # A version that stays may have other labels, or a notice.
+            is_told = model.service.notice != service.notice
+            model.service = service
+            if is_told:
+                self._predictors.pop(model, None)
             predictor = self._predictor_of(model)
-            predictor.service = service  # a version that stays may have other labels
+            predictor.service = service
             predictor.needs = "manage" if service.is_planned else "infer"
         self._serve(self._every_predictor())
         self._let_go(model for service, model in before.items() if service not in self._models)
@@ -258,12 +266,14 @@ class LoadedModels:
         return model
 
     def _predictor_of(self, model: ServedModel) -> Predictor:
-        """The version itself, or under its policy."""
+        """The version itself, or under its policy, or with its notice."""
         known = self._predictors.get(model)
         if known is None:
             known, policy = model, self._policies.get(model.name)
             if policy is not None:
                 known = ResilientPredictor(model, policy, self._find, self._loop)
+            if model.service.notice is not None:
+                known = DeprecatedPredictor(known, model.service.notice)
             self._predictors[model] = known
         return known
 

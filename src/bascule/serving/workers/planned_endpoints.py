@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from bascule.core import Refused, Unavailable
 from bascule.endpoints import Plan
@@ -28,6 +29,9 @@ from bascule.serving.telemetry import (
     labels_of,
 )
 
+_Resilient = dict[tuple[str, ServedModel, ResiliencePolicy], ResilientPredictor]
+"""By endpoint, version and policy."""
+
 
 class PlannedEndpoints:
     """See the module. On the event loop only."""
@@ -39,13 +43,16 @@ class PlannedEndpoints:
         loop: asyncio.AbstractEventLoop,
         check_tester: Callable[[str, str], None],
         find: Callable[[str], ServedModel | None],
+        policies: Mapping[str, ResiliencePolicy] | None = None,
     ) -> None:
-        """`find` gives a loaded version by its reference."""
+        """`find` gives a loaded version by its reference; `policies` are those of models."""
         self._counters = counters
         self._worker = worker
         self._loop = loop
         self._check_tester = check_tester
         self._find = find
+        self._policies = policies or {}
+        self._resilient: _Resilient = {}
         self._made: dict[str, PlannedPredictor] = {}
         self._series: dict[ArmLabel, ArmSeries] = {}
         # Kept: recorders know a label by its identity.
@@ -55,7 +62,8 @@ class PlannedEndpoints:
     def follow(self, plans: Plans) -> dict[str, Predictor]:
         """The endpoints by name; those that stay are kept, so that their routes are."""
         before, self._series = self._series, {}
-        self._made = {plan.endpoint: self._follow(plan, before) for plan in plans}
+        kept, self._resilient = self._resilient, {}
+        self._made = {plan.endpoint: self._follow(plan, before, kept) for plan in plans}
         arms = {version for plan in plans for version in _answering(plan)}
         self._shadows_alone = frozenset(
             self._of(plan.shadow.version).by
@@ -68,7 +76,9 @@ class PlannedEndpoints:
         """The versions that answer no client."""
         return self._shadows_alone
 
-    def _follow(self, plan: Plan, before: dict[ArmLabel, ArmSeries]) -> PlannedPredictor:
+    def _follow(
+        self, plan: Plan, before: dict[ArmLabel, ArmSeries], kept: _Resilient
+    ) -> PlannedPredictor:
         series = {label.arm: self._series_of(label, before) for label in labels_of(plan)}
         versions = {arm.name: self._of(arm.version) for arm in plan.arms}
         current = versions[plan.current.name]
@@ -80,7 +90,7 @@ class PlannedEndpoints:
                 plan.endpoint, current, program, check_tester=self._check_tester
             )
         arms = {
-            name: PlannedArm(plan.endpoint, name, self._under_fallback(one, plan), series[name])
+            name: PlannedArm(plan.endpoint, name, self._under_policy(one, plan, kept), series[name])
             for name, one in versions.items()
         }
         made.follow(plan, arms, self._shadow_of(plan, series))
@@ -95,11 +105,17 @@ class PlannedEndpoints:
             share=shadow.share_percent / 100, tolerance=shadow.tolerance,
         )  # fmt: skip
 
-    def _under_fallback(self, model: ServedModel, plan: Plan) -> Predictor:
-        if not plan.fallback or self._find(plan.fallback) is model:
+    def _under_policy(self, model: ServedModel, plan: Plan, kept: _Resilient) -> Predictor:
+        """The version under its policy in this plan; a breaker outlives a change of shares."""
+        policy = policy_of(plan, self._policies.get(model.name, ResiliencePolicy()))
+        if self._find(policy.fallback) is model:
+            policy = replace(policy, fallback="")
+        if policy == ResiliencePolicy():
             return model
-        policy = ResiliencePolicy(fallback=plan.fallback)
-        return ResilientPredictor(model, policy, self._find, self._loop)
+        key = plan.endpoint, model, policy
+        made = kept.get(key) or ResilientPredictor(model, policy, self._find, self._loop)
+        self._resilient[key] = made
+        return made
 
     def _series_of(self, label: ArmLabel, before: dict[ArmLabel, ArmSeries]) -> ArmSeries:
         known = before.get(label)
@@ -138,6 +154,19 @@ def check_plans(plans: Plans, models: Iterable[ServedModel]) -> None:
                     f"current version of endpoint {plan.endpoint}",
                     hint="deploy it to an endpoint of its own",
                 )
+
+
+def policy_of(plan: Plan, policy: ResiliencePolicy) -> ResiliencePolicy:
+    """The policy of an arm: that of its model, where the plan says nothing else."""
+    if plan.breaker is not None:
+        policy = replace(
+            policy, breaker_failures=plan.breaker.failures, breaker_open_s=plan.breaker.open_s
+        )
+    if plan.limits is not None:
+        policy = replace(
+            policy, timeout_s=plan.limits.timeout_s, retry_percent=plan.limits.retry_percent
+        )
+    return replace(policy, fallback=plan.fallback or policy.fallback)
 
 
 def find_version(reference: str, models: Iterable[ServedModel]) -> ServedModel | None:

@@ -13,29 +13,23 @@ HTTP or SQL: the control API, the keys, the registry.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import logging
 import math
 import os
 import signal
-import socket
-import struct
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from bascule.core import BasculeError, Conflict, Invalid, ModelFailed, Unavailable
+from bascule.core import BasculeError, Invalid, ModelFailed, Unavailable
 from bascule.endpoints import Plan
-from bascule.serving.execution import ResiliencePolicy
-from bascule.serving.limits import Limits, allow_open_files
-from bascule.serving.protocols import EVERY_PROTOCOL, ChosenProtocols
+from bascule.serving.limits import allow_open_files
 from bascule.serving.specs import (
     ModelSpec,
     ModelSpecs,
@@ -44,27 +38,24 @@ from bascule.serving.specs import (
     check_specs,
     check_unplanned,
     default_of,
+    is_the_same,
     loaded,
     without,
 )
 from bascule.serving.telemetry import (
-    FAILURES_ALONE,
     Counters,
     MetricLabels,
-    RequestLogConfig,
     labels_of,
 )
-from bascule.serving.transports import BACKLOG, Tls
 from bascule.serving.workers.channel import Message, WorkerProcess, error_from_json, error_to_json
-from bascule.serving.workers.config import LedgerConfig, WorkerConfig
+from bascule.serving.workers.config import ServingConfig, WorkerConfig
 from bascule.serving.workers.control_child import Backoff, ControlChild, ControlCommand
 from bascule.serving.workers.scribe_child import ScribeChild, ScribeCommand
+from bascule.serving.workers.sockets import Addresses, Sockets, port_of
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
-_SO_ATTACH_FILTER = 26
-_BPF_RETURN = 0x06
 _WATCH_EVERY_S = 0.05
 _LONGEST_TURN_S = 1.0
 """More than this between two looks means that the supervisor itself stood still."""
@@ -121,7 +112,6 @@ class _Worker:
     def __init__(
         self,
         config: WorkerConfig,
-        listeners: tuple[socket.socket, ...],
         *,
         shared_fds: tuple[int, ...],
         on_load_request: Callable[[WorkerProcess, Message], None],
@@ -130,8 +120,8 @@ class _Worker:
         self.config = config
         self._on_load_request = on_load_request
         self._spawning = spawning
-        self.listeners = listeners
-        self._inherited_fds = (*shared_fds, *(listener.fileno() for listener in listeners))
+        own = (config.listener_fd, config.grpc_fd, config.unix_fd)
+        self._inherited_fds = (*shared_fds, *(fd for fd in own if fd is not None))
         self.process: WorkerProcess | None = None
         self.ready = False
         self.restarts = 0
@@ -243,120 +233,54 @@ class Supervisor:
 
     def __init__(
         self,
+        addresses: Addresses,
+        serving: ServingConfig,
         *,
-        host: str,
-        port: int,
         workers: int,
-        limits: Limits,
         needs_keys: bool = False,
         control: ControlCommand | None = None,
-        tls: Tls | None = None,
-        unix_socket: Path | None = None,
-        protocols: ChosenProtocols = EVERY_PROTOCOL,
-        grpc_port: int | None = None,
-        policies: Mapping[str, ResiliencePolicy] | None = None,
-        request_log: RequestLogConfig = FAILURES_ALONE,
-        find: FindModel | None = None,
-        allowed_hosts: tuple[str, ...] = (),
-        ledger: LedgerConfig | None = None,
-        outcomes_home: Path | None = None,
         scribe: ScribeCommand | None = None,
+        find: FindModel | None = None,
     ) -> None:
         """Bind the ports at once, so that a port in use is known before anything is started.
 
         Args:
-            host: A name or address of this machine.
-            port: For predictions; 0 takes a free one.
-            workers: How many processes share it.
-            limits: The bounds of each.
+            addresses: Where to listen.
+            serving: How every worker serves.
+            workers: How many processes share the ports.
             needs_keys: Whether callers need keys, which the control process provides.
             control: How the control process is started; None for none.
-            tls: What connections to the port are encrypted with.
-            unix_socket: A socket of the file system to listen on as well, not encrypted.
-            protocols: The protocols to speak.
-            grpc_port: For gRPC; None for none.
-            policies: How models are treated that fail, by their names.
-            request_log: What the request log records.
-            find: Finds what callers of the workers want to have loaded; None where they may not.
-            allowed_hosts: Names that are answered; see `transports.hosts`.
-            ledger: What workers record of answers; None for nothing.
-            outcomes_home: The home that keeps outcomes; None to take none.
             scribe: What starts the process that writes the ledger; None for no such process.
+            find: Finds what callers of the workers want to have loaded; None where they may not.
 
         Raises:
             Conflict: The port is in use.
-            Invalid: The host cannot be resolved or may not be bound, or a file of `tls` is wrong.
+            Invalid: The host cannot be resolved or may not be bound, or a file of the certificate
+                is wrong.
         """
+        allow_open_files(_FILES + workers * _FILES_PER_WORKER)
+        if serving.tls is not None:
+            serving.tls.context()  # said now rather than by a worker
         self.services: ModelSpecs = ()
         self.plans: Plans = ()
-        self.limits = limits
-        allow_open_files(_FILES + workers * _FILES_PER_WORKER)
-        if tls is not None:
-            tls.context()  # said now rather than by a worker
-        listeners: list[tuple[socket.socket, ...]] = [
-            (listener,) for listener in bind(host, port, workers)
-        ]
-        self.host = host
-        self.port: int = listeners[0][0].getsockname()[1]
-        self.grpc_port: int | None = None
-        if grpc_port is not None:
-            try:
-                more = bind(host, grpc_port, workers, option="--grpc-port")
-            except BasculeError:
-                for (listener,) in listeners:
-                    listener.close()
-                raise
-            self.grpc_port = more[0].getsockname()[1]
-            listeners = [(*pair, other) for pair, other in zip(listeners, more, strict=True)]
-        self._unix_socket = unix_socket
-        self._unix_listener = None if unix_socket is None else bind_unix(unix_socket)
-        unix_fds = () if self._unix_listener is None else (self._unix_listener.fileno(),)
+        self.limits = serving.limits
+        self._sockets = Sockets(addresses, workers)
+        self.host = addresses.host
+        self.port = port_of(self._sockets.http)
+        self.grpc_port = port_of(self._sockets.grpc) if self._sockets.grpc else None
         self._shared = [_shared_file("bascule-counters"), _shared_file("bascule-keys")]
-        counters_fd, keys_fd = (file.fileno() for file in self._shared)
-        counters_path = Path(f"/dev/fd/{counters_fd}")
-        self._counters = Counters(counters_path, workers)
+        counters_fd, keys_fd = self._shared_fds = tuple(file.fileno() for file in self._shared)
+        counters = Path(f"/dev/fd/{counters_fd}")
+        self._counters = Counters(counters, workers)
         self.keys_file = Path(f"/dev/fd/{keys_fd}") if needs_keys else None
         self._spawning = ThreadPoolExecutor(1, "bascule-spawns")
-        self._workers = [
-            _Worker(
-                WorkerConfig(
-                    worker=number,
-                    workers=workers,
-                    listener_fd=own[0].fileno(),
-                    grpc_fd=own[1].fileno() if len(own) > 1 else None,
-                    counters=counters_path,
-                    services=self.services,
-                    limits=limits,
-                    keys=self.keys_file,
-                    tls=tls,
-                    unix_fd=next(iter(unix_fds), None),
-                    protocols=protocols,
-                    policies=policies or {},
-                    request_log=request_log,
-                    multi_model=find is not None,
-                    allowed_hosts=allowed_hosts,
-                    control_port=None if control is None else control.listener.getsockname()[1],
-                    ledger=ledger,
-                    outcomes_home=outcomes_home,
-                ),
-                own,
-                shared_fds=(counters_fd, keys_fd, *unix_fds),
-                on_load_request=self._take_load_request,
-                spawning=self._spawning,
-            )
-            for number, own in enumerate(listeners)
-        ]
-        self.control: ControlChild | None = None
-        if control is not None:
-            self._control_config = control.config | {
-                "host": self.host, "port": self.port, "workers": workers,
-                "counters_fd": counters_fd, "keys_fd": keys_fd if needs_keys else None,
-                "listener_fd": control.listener.fileno(),
-            }  # fmt: skip
-            self.control = ControlChild(
-                control, (counters_fd, keys_fd), self._answer_control, self._spawning,
-                self._counters.count_control_restart,
-            )  # fmt: skip
+        common = WorkerConfig(
+            worker=0, workers=workers, listener_fd=-1, counters=counters, serving=serving,
+            keys=self.keys_file, multi_model=find is not None,
+            control_port=None if control is None else control.listener.getsockname()[1],
+        )  # fmt: skip
+        self._workers = [self._worker(common, number) for number in range(workers)]
+        self.control = None if control is None else self._control_child(control)
         self.scribe = ScribeChild(scribe, self._spawning) if scribe else None
         self._starting_control = threading.Lock()
         self._workers_answer = threading.Event()
@@ -367,6 +291,27 @@ class Supervisor:
         self._changes = itertools.count(1)
         self._stopping = threading.Event()
         self._monitor = threading.Thread(target=self._watch, name="bascule-monitor", daemon=True)
+
+    def _worker(self, common: WorkerConfig, number: int) -> _Worker:
+        http, grpc, unix = self._sockets.of_worker(number)
+        return _Worker(
+            replace(common, worker=number, listener_fd=http, grpc_fd=grpc, unix_fd=unix),
+            shared_fds=self._shared_fds,
+            on_load_request=self._take_load_request,
+            spawning=self._spawning,
+        )
+
+    def _control_child(self, command: ControlCommand) -> ControlChild:
+        counters_fd, keys_fd = self._shared_fds
+        self._control_config = command.config | {
+            "host": self.host, "port": self.port, "workers": len(self._workers),
+            "counters_fd": counters_fd, "keys_fd": keys_fd if self.keys_file else None,
+            "listener_fd": command.listener.fileno(),
+        }  # fmt: skip
+        return ControlChild(
+            command, self._shared_fds, self._answer_control, self._spawning,
+            self._counters.count_control_restart,
+        )  # fmt: skip
 
     def start_control(self) -> ControlChild:
         """Start the control process, unless it runs; return when it has the keys that are needed.
@@ -439,7 +384,7 @@ class Supervisor:
             _check_in_time(turn_by_s)  # another change may have taken long
             services = check_specs(wish(self.services))
             plans = self.plans if plans is None else plans
-            if (services, plans) == (self.services, self.plans):
+            if plans == self.plans and is_the_same(services, self.services):
                 return services
             self._name(services, plans)
             number = next(self._changes)
@@ -642,20 +587,12 @@ class Supervisor:
         if self._monitor.is_alive() and threading.current_thread() is not self._monitor:
             self._monitor.join()
         processes = [worker.process for worker in self._workers if worker.process]
-        listeners = [listener for worker in self._workers for listener in worker.listeners]
-        for listener in listeners:
-            _take_no_more(listener)
-        if self._unix_socket is not None:
-            self._unix_socket.unlink(missing_ok=True)  # nobody finds the way in any more
+        self._sockets.take_no_more()
         if self.control is not None:
             self.control.terminate()
         for process in processes:
             process.signal(signal.SIGTERM)
-        for listener in listeners:
-            # The worker has the socket too, takes who has come already, and closes it.
-            listener.close()
-        if self._unix_listener is not None:
-            self._unix_listener.close()
+        self._sockets.close()
         until = time.monotonic() + (self.limits.drain_s if drain_s is None else drain_s) + 1.0
         for process in processes:
             if not process.wait(max(0.1, until - time.monotonic())):
@@ -730,105 +667,6 @@ def _check_in_time(turn_by_s: float) -> None:
 
 def _try_again(what: str) -> Unavailable:
     return Unavailable(f"{what}, and nothing was changed", hint="try again", retry_after_s=1)
-
-
-def _take_no_more(listener: socket.socket) -> None:
-    """Have the kernel drop every attempt to connect from now on.
-
-    Closing a listening socket resets whoever has connected and was not accepted, and with many
-    clients there is always one. Those that are dropped try again within a second, find nobody
-    there, and know that nothing of theirs was begun.
-    """
-    if sys.platform != "linux":
-        return
-    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
-    with suppress(OSError):
-        listener.setsockopt(
-            socket.SOL_SOCKET,
-            _SO_ATTACH_FILTER,
-            struct.pack("HP", 1, ctypes.addressof(drop_all)),
-        )
-
-
-def bind(host: str, port: int, count: int, *, option: str = "--port") -> list[socket.socket]:
-    """`count` listening sockets on one port; port 0 takes a free one.
-
-    Args:
-        host: A name or address of this machine.
-        port: The port.
-        count: How many sockets share it.
-        option: What chooses the port on the command line, for the hint.
-
-    Raises:
-        Conflict: Somebody listens there already, another server of the same user included:
-            SO_REUSEPORT alone would share the port with it without a word.
-        Invalid: The address cannot be bound.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError) as error:
-        reason = getattr(error, "strerror", error)
-        raise Invalid(f"host {host!r} cannot be resolved: {reason}") from None
-    listeners: list[socket.socket] = []
-    try:
-        if port:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                probe.listen(1)
-        for _ in range(count):
-            listener = socket.socket(family, kind, protocol)
-            listeners.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-            listener.setblocking(False)
-            address = listener.getsockname()
-    except OSError as error:
-        for listener in listeners:
-            listener.close()
-        if error.errno in (98, 48):
-            raise Conflict(
-                f"port {port} on {host} is in use",
-                hint=f"stop what listens there, or choose another with {option} "
-                "(0 takes a free one)",
-                port=port,
-            ) from None
-        raise Invalid(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    return listeners
-
-
-def bind_unix(path: Path) -> socket.socket:
-    """A listening socket at a path of the file system, for the user and the group.
-
-    Raises:
-        Conflict: A server listens there.
-        Invalid: The path cannot be bound, or something else is there.
-    """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.is_socket():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                if probe.connect_ex(str(path)) == 0:
-                    raise Conflict(
-                        f"a server listens on {path}",
-                        hint="stop it, or choose another with --unix-socket",
-                    )
-            path.unlink()  # of a server that was killed
-        listener.bind(str(path))
-        path.chmod(0o660)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise Invalid(f"cannot listen on {path}: {error.strerror or error}") from None
-    except BasculeError:
-        listener.close()
-        raise
-    return listener
 
 
 def _shared_file(name: str) -> IO[bytes]:

@@ -81,12 +81,13 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     """
     loop = asyncio.get_running_loop()
     counters = Counters(config.counters, config.workers)
+    serving = config.serving
     stopping = asyncio.Event()
     wishes = LoadRequests(report) if config.multi_model else None
-    outcomes = None if config.outcomes_home is None else OutcomeWriter(config.outcomes_home)
+    outcomes = None if serving.outcomes_home is None else OutcomeWriter(serving.outcomes_home)
     protocols: list[ProtocolAdapter] = [Metrics(counters)]
     protocols += [] if outcomes is None else [OutcomesRest(outcomes)]
-    protocols += open_protocols(config.protocols, wishes)
+    protocols += open_protocols(serving.protocols, wishes)
     guard = (
         None if config.keys is None else Authenticator(config.keys, held_ns=counters.keys_held_ns)
     )
@@ -96,14 +97,14 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
         control_port=config.control_port,
         asks_for_keys=guard is not None,
     )
-    request_log = _open_request_log(config.request_log, config.worker)
+    request_log = _open_request_log(serving.request_log, config.worker)
     other_series = counters.series(config.worker)
-    backlog = AdmissionQueue(config.limits.max_body_bytes)
-    held = BufferBudget(config.limits.max_held_bytes)
-    ledger = _open_ledger(config.ledger)
+    backlog = AdmissionQueue(serving.limits.max_body_bytes)
+    held = BufferBudget(serving.limits.max_held_bytes)
+    ledger = _open_ledger(serving.ledger)
     recorder = ledger or open_recorder(os.environ.get(RECORDER_VARIABLE, ""))
     site = Site(
-        {}, plane.not_found, config.limits, other_series,
+        {}, plane.not_found, serving.limits, other_series,
         guard=guard, request_log=request_log, recorder=recorder, backlog=backlog, held=held,
         hosts=_hosts_of(config, config.listener_fd),
     )  # fmt: skip
@@ -116,22 +117,22 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
             keep_headers(plane.asked_headers)
 
     loaded_models = LoadedModels(
-        counters, config.worker, config.limits, loop, take,
-        policies=config.policies, held=held,
+        counters, config.worker, serving.limits, loop, take,
+        policies=serving.policies, held=held,
         **({} if guard is None else {"check_tester": partial(_check_tester, guard)}),
     )  # fmt: skip
     loaded_models.start(config.services, config.plans)
     # What was loaded stays: the collector need not look through it ever again.
     gc.collect()
     gc.freeze()
-    doors = [Listener(config.listener_fd, site, partial(Connection, site), config.tls)]
+    doors = [Listener(config.listener_fd, site, partial(Connection, site), serving.tls)]
     if config.unix_fd is not None:
         doors.append(Listener(config.unix_fd, site, partial(Connection, site, is_local=True), None))
     if config.grpc_fd is not None:
         grpc = _grpc_server(plane, outcomes, site, _hosts_of(config, config.grpc_fd))
         grpc.keep_headers(plane.asked_headers)
         keepers.append(grpc.keep_headers)
-        doors.append(Listener(config.grpc_fd, grpc, grpc.connect, config.tls, protocol="h2"))
+        doors.append(Listener(config.grpc_fd, grpc, grpc.connect, serving.tls, protocol="h2"))
     for door in doors:
         await door.open(loop)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -180,11 +181,12 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
     if config is None:
         return None
     # Imported here: a worker that records nothing need not have it in memory.
-    from bascule.monitoring.ledger import SpoolWriter
+    from bascule.monitoring.ledger import SpoolWriter, hash_key
     from bascule.serving.telemetry import LedgerRecorder
 
     try:
         spool = SpoolWriter(config.home)
+        key = hash_key(config.home) if "hash" in config.private.values() else b""
     except OSError as error:
         log.warning("no answer is recorded: %s cannot be written: %s", config.home, error)
         return None
@@ -192,7 +194,9 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
         spool,
         keep=config.keep,
         max_rows_per_s=config.max_rows_per_s,
+        max_values_per_row=config.max_values_per_row,
         private=config.private,
+        key=key,
         is_anonymous=config.is_anonymous,
     )
 
@@ -213,7 +217,9 @@ def _open_request_log(config: RequestLogConfig, worker: int) -> RequestLog:
 
 def _hosts_of(config: WorkerConfig, listener_fd: int) -> HostPolicy | None:
     with socket.socket(fileno=os.dup(listener_fd)) as listener:
-        return policy_of(listener, config.allowed_hosts, asks_for_keys=config.keys is not None)
+        return policy_of(
+            listener, config.serving.allowed_hosts, asks_for_keys=config.keys is not None
+        )
 
 
 def _grpc_server(
@@ -333,11 +339,12 @@ def main() -> int:
             return 3
         line += piece
     config = WorkerConfig.from_json(json.loads(line))
-    texts = config.request_log.exception_texts
-    start_logging(config.request_log.form, worker=config.worker, exception_texts=texts)
+    texts = config.serving.request_log.exception_texts
+    start_logging(config.serving.request_log.form, worker=config.worker, exception_texts=texts)
     if not texts:
         os.environ[HIDE_TEXTS] = "1"
-    config = replace(config, limits=config.limits.with_open_files(_OTHER_FILES))
+    limits = config.serving.limits.with_open_files(_OTHER_FILES)
+    config = replace(config, serving=replace(config.serving, limits=limits))
     try:
         is_running = uvloop.run(serve(config, report))
     except BasculeError as error:

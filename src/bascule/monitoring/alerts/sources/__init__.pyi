@@ -17,3 +17,4 @@ from .served import (
     rows_by_hour as rows_by_hour,
 )
 from .silence import SilenceSource as SilenceSource
+from .sunset import SunsetSource as SunsetSource, callers_said as callers_said

@@ -1,0 +1,143 @@
+"""Scores chunks side by side on threads: readers, programs and writers release the interpreter.
+
+Each thread takes a chunk from reading to commit, so that one reads while another scores or writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from bascule.batch.manifest import Chunk, Manifest, Record
+from bascule.batch.ports import Sink, Source
+from bascule.batch.scoring import Poison, Scorer
+from bascule.core import Conflict, Overloaded, TimedOut, Unavailable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 30.0
+TRANSIENT = (Unavailable, Overloaded, TimedOut)
+"""Kinds of error after which a chunk is tried again."""
+
+
+class Cancelled(Conflict):
+    """The run was cancelled. What it has committed stays, and it can be resumed."""
+
+
+class Meter(Protocol):
+    """Receives progress, on several threads; raises `Cancelled` to stop the run."""
+
+    def scored(self, chunk: int, rows: int, batch: pa.RecordBatch) -> None:
+        """`rows` rows of the chunk are scored so far, the last of them in `batch`."""
+
+    def committed(self, record: Record) -> None:
+        """A chunk is committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkWork:
+    """From a chunk to its record: reads, scores, quarantines, commits. Safe on several threads."""
+
+    source: Source
+    sink: Sink
+    scorer: Scorer
+    manifest: Manifest
+    meter: Meter
+    batch_rows: int
+    limit: int = 0
+    retries: int = 4
+
+    def __call__(self, chunk: Chunk, stopped: threading.Event) -> Record:
+        """Do it, again after a transient fault.
+
+        Raises:
+            Cancelled: The run is to stop.
+            Unavailable: The fault has outlasted the retries.
+        """
+        for attempt in range(self.retries):
+            try:
+                return self._once(chunk, stopped)
+            except TRANSIENT as problem:
+                pause = pause_s(attempt)
+                log.warning("chunk %d again in %.1f s: %s", chunk.number, pause, problem)
+                if stopped.wait(pause):
+                    break
+        return self._once(chunk, stopped)
+
+    def _once(self, chunk: Chunk, stopped: threading.Event) -> Record:
+        began_s = time.monotonic()
+        prefix = self.manifest.prefix_of(chunk)
+        read = quarantined = 0
+        with self.sink.stage(chunk) as staged:
+            for batch in self.source.read(chunk, self.batch_rows):
+                if stopped.is_set():
+                    raise Cancelled("the run was stopped")
+                if self.limit:
+                    batch = batch.slice(0, self.limit - read)
+                answered, poison = self.scorer.score(batch, prefix, read)
+                staged.write(answered)
+                if poison:
+                    staged.quarantine(quarantine_rows(chunk.number, read, batch, poison))
+                read, quarantined = read + batch.num_rows, quarantined + len(poison)
+                self.meter.scored(chunk.number, read, batch)
+                if self.limit and read >= self.limit:
+                    break
+            seconds = round(time.monotonic() - began_s, 3)
+            record = Record(chunk.number, read - quarantined, quarantined, seconds)
+            staged.commit(record)
+        self.meter.committed(record)
+        return record
+
+
+def run_local(work: ChunkWork, chunks: Sequence[Chunk], workers: int) -> None:
+    """Do all chunks on `workers` threads; the first error stops the others between batches."""
+    stopped = threading.Event()
+    with ThreadPoolExecutor(workers, "bascule-batch") as pool:
+        futures = [pool.submit(work, chunk, stopped) for chunk in chunks]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+    errors = [one.exception() for one in futures if one.done() and not one.cancelled()]
+    real = [one for one in errors if one is not None]
+    real.sort(key=lambda one: isinstance(one, Cancelled))
+    if real:
+        raise real[0]
+
+
+def pause_s(attempt: int) -> float:
+    """How long to wait before the next try: doubled each time, with a random part."""
+    longest: float = min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S)
+    return longest * random.uniform(0.5, 1.0)
+
+
+def quarantine_rows(
+    chunk: int, first_row: int, batch: pa.RecordBatch, poison: Sequence[Poison]
+) -> pa.Table:
+    """The rows at fault as a table: where each was, why, and its values as JSON."""
+    import pyarrow as pa
+
+    rows = batch.take(pa.array([one.row for one in poison])).to_pylist()
+    return pa.table(
+        {
+            "chunk": pa.array([chunk] * len(poison), pa.int64()),
+            "row": pa.array([first_row + one.row for one in poison], pa.int64()),
+            "reason": pa.array([one.reason for one in poison], pa.string()),
+            "content": pa.array(
+                [msgspec.json.encode(row, enc_hook=str).decode() for row in rows], pa.string()
+            ),
+        }
+    )

@@ -1,0 +1,121 @@
+"""What a user asks for: the model, the source, the sink, and how; from a JOB.toml or arguments."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from bascule.core import Invalid, check_file
+
+Mode = Literal["error", "append", "replace", "upsert"]
+MODES = ("error", "append", "replace", "upsert")
+CHUNK_ROWS = 500_000
+
+
+class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A batch scoring job.
+
+    Attributes:
+        model: A bundle's folder, or a registered model: `late@champion`.
+        source: Files (a path, a glob, or a URL of a bucket), or `postgresql://HOST/DB#TABLE`.
+        sink: A folder, a file, or a table, written as the source is.
+        columns: The answers to write; all of the model's if empty.
+        keep: The columns of the source to write too; all of them if None.
+        confidence: Of intervals and prediction sets.
+        where: A condition in SQL on the rows to score.
+        query: A query in SQL in place of the source's table.
+        key: The column that tells rows of a query, and rows to replace with `upsert`.
+        limit: Score at most so many rows; 0 for all.
+        mode: What to do where the sink has rows of another run.
+        format: Of files in a folder: parquet, csv, jsonl or arrow.
+        chunk_rows: About how many rows are committed at once.
+        memory_mb: About how much memory the run takes.
+        workers: Chunks that are scored side by side; 0 for one per core.
+        retries: How often a chunk is tried again after a transient fault.
+        max_quarantined: The share of rows over which the job fails.
+        checks: Conditions on the rows that stop the job: `missing(age) <= 0.1`.
+        warnings: The same, and the job goes on.
+        with_time: Whether the time of scoring is a column, which differs between runs.
+        on: What runs the chunks: `local` or `ray`.
+    """
+
+    model: str
+    source: str = msgspec.field(name="from")
+    sink: str = msgspec.field(name="to")
+    columns: tuple[str, ...] = ()
+    keep: tuple[str, ...] | None = None
+    confidence: float | None = None
+    where: str = ""
+    query: str = ""
+    key: str = ""
+    limit: int = 0
+    mode: Mode = "error"
+    format: str = ""
+    chunk_rows: int = CHUNK_ROWS
+    memory_mb: int = 1000
+    workers: int = 0
+    retries: int = 4
+    max_quarantined: float = 0.01
+    checks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    with_time: bool = False
+    on: str = "local"
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise Invalid(f"{name}: {getattr(self, name)} is not >= {least}", field=name)
+        if self.max_quarantined > 1:
+            raise Invalid(f"max_quarantined: {self.max_quarantined} is not a share from 0 to 1")
+        if self.mode == "upsert" and not self.key:
+            raise Invalid("mode upsert needs the key of its rows", hint="add --key COLUMN")
+
+    def to_json(self) -> dict[str, Any]:
+        made: dict[str, Any] = msgspec.to_builtins(self)
+        return made
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change what is written, which a run's id is made of."""
+        return {name: value for name, value in self.to_json().items() if name not in _HOW}
+
+
+_LEAST = {
+    "limit": 0, "chunk_rows": 1, "memory_mb": 50, "workers": 0, "retries": 0, "max_quarantined": 0,
+}  # fmt: skip
+_HOW = frozenset(
+    ("model", "memory_mb", "workers", "retries", "max_quarantined", "checks", "warnings", "on")
+)
+
+
+def job_of(content: Mapping[str, Any], place: str = "job") -> Job:
+    """A job from plain values. Raises `Invalid`, which names the field."""
+    try:
+        return msgspec.convert(dict(content), Job)
+    except msgspec.ValidationError as problem:
+        raise Invalid(
+            f"{place}: {problem}", hint=f"its fields are {', '.join(sorted(_FIELDS))}"
+        ) from None
+
+
+_FIELDS = {one.encode_name for one in msgspec.structs.fields(Job)}
+
+
+def read_job(path: Path) -> Job:
+    """The job in a TOML file.
+
+    Raises:
+        NotFound: There is no such file.
+        Invalid: It is no TOML, or a field is missing, unknown or of the wrong type.
+    """
+    check_file(path, "job")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        raise Invalid(
+            f"{path} is no TOML: {problem}", hint="see docs/how-to/score-a-table"
+        ) from None
+    return job_of(content, str(path))

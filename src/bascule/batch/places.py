@@ -1,0 +1,115 @@
+"""Places of files: a path, a glob, or the URL of a bucket, as a file system and paths in it."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bascule.core import Invalid, NotFound, Unavailable, first_line, masked
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
+
+SUFFIXES = {
+    ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".jsonl": "json", ".ndjson": "json",
+    ".arrow": "ipc", ".feather": "ipc",
+}  # fmt: skip
+"""The name that pyarrow.dataset has for the files of each suffix."""
+_MAGIC = "*?["
+
+
+def is_url(text: str) -> bool:
+    return "://" in text
+
+
+def open_place(text: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or URL, and the path in it.
+
+    Raises:
+        Invalid: The URL is of no known kind.
+    """
+    import pyarrow as pa
+    import pyarrow.fs as pafs
+
+    if not is_url(text):
+        return pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(_with_endpoint(text))
+    except (pa.ArrowInvalid, ValueError) as problem:
+        raise Invalid(
+            f"{masked(text)} is no place of files: {first_line(problem)}",
+            hint="use a path, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or abfs://CONTAINER/PREFIX",
+        ) from None
+    except OSError as problem:
+        raise Unavailable(f"{masked(text)} cannot be reached: {first_line(problem)}") from None
+    return filesystem, path
+
+
+def _with_endpoint(url: str) -> str:
+    """The URL with the endpoint and region of AWS's usual variables, for stores of others."""
+    import os
+    from urllib.parse import urlencode
+
+    if not url.startswith("s3://") or "?" in url:
+        return url
+    options: dict[str, str] = {}
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
+        scheme, _, host = endpoint.rpartition("://")
+        options = {"endpoint_override": host, "scheme": scheme or "https"}
+    if region := os.environ.get("AWS_REGION"):
+        options["region"] = region
+    return f"{url}?{urlencode(options)}" if options else url
+
+
+def find_files(filesystem: pafs.FileSystem, path: str, place: str) -> list[str]:
+    """The table files of a file, a folder or a glob, in the order of their names.
+
+    Raises:
+        NotFound: There is none.
+    """
+    import pyarrow.fs as pafs
+
+    if isinstance(filesystem, pafs.LocalFileSystem) and any(one in path for one in _MAGIC):
+        found = [one for one in glob.glob(path, recursive=True) if Path(one).is_file()]
+    elif any(one in path for one in _MAGIC):
+        base = path[: min(path.index(one) for one in _MAGIC if one in path)].rpartition("/")[0]
+        found = [one for one in _listed(filesystem, base) if fnmatch.fnmatch(one, path)]
+    elif filesystem.get_file_info(path).type == pafs.FileType.File:
+        found = [path]
+    else:
+        found = [one for one in _listed(filesystem, path.rstrip("/")) if _is_data(one, path)]
+    if not found:
+        raise NotFound(f"no table files at {place}", hint="check the path; a glob is quoted")
+    return sorted(found)
+
+
+def _listed(filesystem: pafs.FileSystem, base: str) -> list[str]:
+    import pyarrow.fs as pafs
+
+    selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
+    infos: list[Any] = filesystem.get_file_info(selector)
+    return [one.path for one in infos if one.type == pafs.FileType.File]
+
+
+def _is_data(file: str, base: str) -> bool:
+    """Whether a file below a folder holds rows; names with `_` and `.` are of writers."""
+    parts = Path(file[len(base) :].lstrip("/")).parts
+    return Path(file).suffix.lower() in SUFFIXES and not any(p[0] in "_." for p in parts)
+
+
+def format_of(files: list[str], place: str) -> str:
+    """The one format of files, by their suffixes.
+
+    Raises:
+        Invalid: They have several, or one that is not known.
+    """
+    suffixes = {Path(one).suffix.lower() for one in files}
+    formats = {SUFFIXES.get(suffix, "") for suffix in suffixes}
+    if len(formats) > 1 or "" in formats:
+        raise Invalid(
+            f"{place} has files of {', '.join(sorted(suffixes)) or 'no suffix'}",
+            hint=f"name files of one kind of {', '.join(SUFFIXES)}",
+        )
+    return formats.pop()

@@ -1,0 +1,289 @@
+"""The story: a job in, a run out. Plans, checks, compares with the sink, scores, finishes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bascule.batch import runs as states
+from bascule.batch.checks import check_answers, check_source
+from bascule.batch.engine import Cancelled, ChunkWork, run_local
+from bascule.batch.jobs import Job
+from bascule.batch.manifest import (
+    Chunk,
+    Manifest,
+    Record,
+    check_may_start,
+    check_quarantined,
+    check_same,
+    manifest_of,
+    pending,
+)
+from bascule.batch.ports import Sink, Source
+from bascule.batch.runs import LiveRun, Runs, Status
+from bascule.batch.sampling import Sample
+from bascule.batch.scoring import Scorer
+from bascule.batch.sinks.table import open_sink
+from bascule.batch.sources.table import open_source
+from bascule.bundle import Bundle
+from bascule.core import BasculeError, Invalid
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+_SAVE_S = 0.5
+_ALL_ROWS = 1 << 60
+_SHOWN_ROWS = 10
+
+Watcher = Callable[[Status], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a job has done.
+
+    Attributes:
+        rows: Scored, with those of earlier processes of the same run.
+        quarantined: Rows that could not be scored.
+        seconds: Of this process.
+        manifest: What the run is.
+        findings: What checks found, a sentence each.
+    """
+
+    rows: int
+    quarantined: int
+    seconds: float
+    manifest: Manifest
+    findings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": self.manifest.run, "rows": self.rows, "quarantined": self.quarantined,
+            "seconds": self.seconds, "model": self.manifest.model, "digest": self.manifest.digest,
+            "from": self.manifest.source, "to": self.manifest.sink,
+            "chunks": len(self.manifest.chunks), "findings": list(self.findings),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A job that is opened and planned, and has written nothing."""
+
+    job: Job
+    source: Source
+    sink: Sink
+    scorer: Scorer
+    chunks: list[Chunk]
+    manifest: Manifest
+    workers: int
+    batch_rows: int
+
+    @property
+    def rows(self) -> int | None:
+        """How many are read; None where the source does not know."""
+        counts = [chunk.rows for chunk in self.chunks if chunk.rows is not None]
+        if len(counts) < len(self.chunks):
+            return None
+        return min(sum(counts), self.job.limit or _ALL_ROWS)
+
+    def expected_s(self) -> float | None:
+        """How long scoring takes by the measured cost, without reading and writing."""
+        rows, cost = self.rows, self.scorer.bundle.cost
+        program = self.scorer.bundle.fastest_program(self.batch_rows)
+        if rows is None or cost is None or program not in cost.latency_us:
+            return None
+        sizes = cost.latency_us[program]
+        return rows * min(us / size for size, us in sizes.items()) / 1e6 / self.workers
+
+    def preview(self) -> pa.Table:
+        """The first rows, scored."""
+        import pyarrow as pa
+
+        for batch in self.source.read(self.chunks[0], _SHOWN_ROWS):
+            if batch.num_rows:
+                prefix = self.manifest.prefix_of(self.chunks[0])
+                scored, _ = self.scorer.score(batch.slice(0, _SHOWN_ROWS), prefix, 0)
+                return pa.Table.from_batches([scored])
+        return self.scorer.schema.empty_table()
+
+
+@contextmanager
+def planned(job: Job, bundle: Bundle, version: str = "") -> Iterator[Planned]:
+    """Open a job and plan it, without a write.
+
+    Raises:
+        NotFound: There are no rows' files or table.
+        Invalid: The source does not fit the model, or an option does not fit the source.
+    """
+    if job.on not in ("local", "ray"):
+        raise Invalid(f"on: {job.on!r} is no engine", hint="use local or ray")
+    with closing(open_source(job, bundle.signature)) as source, closing(open_sink(job)) as sink:
+        scorer = Scorer(
+            bundle, version or bundle.digest[7:19], source.schema, columns=job.columns,
+            keep=job.keep, confidence=job.confidence, with_time=job.with_time,
+        )  # fmt: skip
+        # Rows are limited in order, which one chunk is and several side by side are not.
+        chunks = source.plan(_ALL_ROWS if job.limit else job.chunk_rows)
+        manifest = manifest_of(job, bundle.digest, chunks, source.place, sink.place)
+        workers = min(job.workers or os.cpu_count() or 1, len(chunks))
+        batch_rows = scorer.batch_rows(source.schema, job.memory_mb, workers)
+        yield Planned(job, source, sink, scorer, chunks, manifest, workers, batch_rows)
+
+
+def run_job(
+    job: Job,
+    bundle: Bundle,
+    home: Path,
+    *,
+    version: str = "",
+    expected_run: str = "",
+    watch: Watcher = lambda _: None,
+) -> Run:
+    """Score the rows of a job, or go on where an earlier process of the same run has ended.
+
+    Args:
+        job: What to do.
+        bundle: The model.
+        home: Where status and logs are kept.
+        version: What the column `model_version` says; the start of the digest if empty.
+        expected_run: The run that is resumed.
+        watch: Called about twice a second with the status.
+
+    Raises:
+        Conflict: The sink has rows of another run, or the rows changed meanwhile.
+        Refused: A check failed, or too many rows cannot be scored.
+        Cancelled: The run was cancelled.
+    """
+    with planned(job, bundle, version) as plan:
+        if expected_run:
+            check_same(expected_run, plan.manifest)
+        now = datetime.now(UTC)
+        status = Status(
+            run=plan.manifest.run, model=job.model, source=plan.source.place,
+            sink=plan.sink.place, expected_rows=plan.rows, chunks=len(plan.chunks),
+            started_at=now, updated_at=now,
+        )  # fmt: skip
+        with Runs(home).begin(job, status) as live, _told(live):
+            return _Execution(plan, live, watch).run()
+
+
+@contextmanager
+def _told(live: LiveRun) -> Iterator[None]:
+    """Save how the block ends."""
+    status = live.status
+    try:
+        yield
+        status.state = states.DONE
+    except Cancelled:
+        status.state = states.CANCELLED
+        raise
+    except BaseException as problem:
+        status.state = states.FAILED
+        status.error = str(problem) or type(problem).__name__
+        if isinstance(problem, BasculeError) and problem.hint:
+            status.error += f" ({problem.hint})"
+        log.error("%s", status.error)  # noqa: TRY400 - without a traceback, for users
+        raise
+    finally:
+        live.save()
+
+
+class _Execution:
+    """One process's part of a run; the meter of its engine."""
+
+    def __init__(self, plan: Planned, live: LiveRun, watch: Watcher) -> None:
+        self._plan, self._live, self._watch = plan, live, watch
+        self._lock = threading.Lock()
+        self._began_s = time.monotonic()
+        self._saved_s = 0.0
+        self._rows: dict[int, int] = {}
+        self._records: dict[int, Record] = {}
+        self._sample = Sample(plan.rows)
+
+    def run(self) -> Run:
+        plan, job = self._plan, self._plan.job
+        others, foreign = plan.sink.runs()
+        others = {run: done for run, done in others.items() if run != plan.manifest.run}
+        check_may_start(plan.manifest, job.mode, others, has_foreign_rows=foreign)
+        found = check_source(plan.source, plan.chunks, plan.batch_rows, job.checks, job.warnings)
+        self._live.status.findings += found
+        self._records = {
+            one.chunk: one for one in plan.sink.open(plan.manifest, plan.scorer.schema)
+        }
+        todo = pending(plan.chunks, self._records)
+        log.info("%d of %d chunks to score", len(todo), len(plan.chunks))
+        self._score(todo)
+        self._check_end()
+        plan.sink.finish()
+        self._tell(force=True)
+        seconds = round(time.monotonic() - self._began_s, 3)
+        log.info("%d rows in %.1f s", self._live.status.rows, seconds)
+        return Run(
+            sum(one.rows for one in self._records.values()), self._quarantined, seconds,
+            plan.manifest, tuple(self._live.status.findings),
+        )  # fmt: skip
+
+    def _score(self, chunks: Sequence[Chunk]) -> None:
+        plan, job = self._plan, self._plan.job
+        work = ChunkWork(
+            plan.source, plan.sink, plan.scorer, plan.manifest, self, plan.batch_rows,
+            job.limit, job.retries,
+        )  # fmt: skip
+        if chunks:
+            run_local(work, chunks, plan.workers)
+
+    def _check_end(self) -> None:
+        job = self._plan.job
+        rows = sum(one.rows for one in self._records.values())
+        check_quarantined(self._quarantined, rows + self._quarantined, job.max_quarantined)
+        found = check_answers(self._sample.table(), self._plan.scorer, job.checks, job.warnings)
+        self._live.status.findings += found
+
+    @property
+    def _quarantined(self) -> int:
+        return sum(one.quarantined for one in self._records.values())
+
+    def scored(self, chunk: int, rows: int, batch: pa.RecordBatch) -> None:
+        with self._lock:
+            self._sample.add(chunk, rows, batch)
+            self._rows[chunk] = rows
+            self._tell()
+
+    def committed(self, record: Record) -> None:
+        log.info("chunk %d: %d rows, %d quarantined", record.chunk, record.rows, record.quarantined)
+        with self._lock:
+            self._records[record.chunk] = record
+            # Early, where the rows are known: a wrong table is not scored to its end.
+            expected = self._plan.rows
+            if expected is not None:
+                check_quarantined(self._quarantined, expected, self._plan.job.max_quarantined)
+            self._tell(force=True)
+
+    def _tell(self, *, force: bool = False) -> None:
+        now_s = time.monotonic()
+        if not force and now_s - self._saved_s < _SAVE_S:
+            return
+        self._saved_s = now_s
+        if self._live.is_cancelled and len(self._records) < len(self._plan.chunks):
+            raise Cancelled(
+                f"run {self._plan.manifest.run} was cancelled",
+                hint=f"bascule batch resume {self._plan.manifest.run} goes on",
+            )
+        status = self._live.status
+        under_way = sum(n for chunk, n in self._rows.items() if chunk not in self._records)
+        status.rows = under_way + sum(one.rows for one in self._records.values())
+        status.quarantined = self._quarantined
+        status.chunks_done = len(self._records)
+        status.seconds = round(now_s - self._began_s, 3)
+        self._live.save()
+        self._watch(status)

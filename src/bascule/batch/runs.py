@@ -1,0 +1,203 @@
+"""Runs of this machine: a folder for each in `batch/` of the home, with status, job and log.
+
+The folder is locked while the run lives: a run whose process was killed is known, and no two
+processes do one run. The sink alone knows what was written; a folder may be removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bascule.batch.jobs import Job, job_of
+from bascule.core import Conflict, NotFound, replacing, writing
+
+RUNNING, DONE, FAILED, CANCELLED, KILLED = "running", "done", "failed", "cancelled", "killed"
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """How far a run is.
+
+    Attributes:
+        run: The id.
+        state: `running`, `done`, `failed`, `cancelled`, or `killed`: its process is gone.
+        rows: Scored and committed, or under way.
+        expected_rows: Where the source knows it.
+        chunks_done: Committed, with those of earlier processes.
+        error: Why it failed, with the next step.
+        findings: What checks found, a sentence each.
+    """
+
+    run: str
+    state: str = RUNNING
+    model: str
+    source: str
+    sink: str
+    rows: int = 0
+    quarantined: int = 0
+    expected_rows: int | None = None
+    chunks_done: int = 0
+    chunks: int = 0
+    seconds: float = 0.0
+    started_at: datetime
+    updated_at: datetime
+    host: str = ""
+    pid: int = 0
+    error: str = ""
+    findings: list[str] = []
+
+    def to_json(self) -> dict[str, Any]:
+        made: dict[str, Any] = msgspec.to_builtins(self)
+        return made
+
+
+class Runs:
+    """The runs below a home."""
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / "batch"
+
+    def list(self) -> list[Status]:
+        """All of them, the latest first."""
+        found = [self._status(one.parent) for one in self._folder.glob("*/status.json")]
+        return sorted(found, key=lambda one: one.started_at, reverse=True)
+
+    def get(self, run: str) -> Status:
+        """The run whose id begins with `run`."""
+        return self._status(self._find(run))
+
+    def log(self, run: str) -> str:
+        """What it has logged."""
+        path = self._find(run) / "log.txt"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def job(self, run: str) -> tuple[str, Job, str]:
+        """The whole id, the job, and the folder that its paths are relative to."""
+        folder = self._find(run)
+        content = msgspec.json.decode((folder / "job.json").read_bytes())
+        return folder.name, job_of(content["job"]), str(content["folder"])
+
+    def cancel(self, run: str) -> Status:
+        """Ask a running one to stop, which it does after the batch under way.
+
+        Raises:
+            Conflict: It does not run.
+        """
+        folder = self._find(run)
+        status = self._status(folder)
+        if status.state != RUNNING:
+            raise Conflict(f"run {folder.name} is {status.state}", hint="bascule batch runs")
+        with writing(folder):
+            (folder / "cancel").touch()
+        return status
+
+    @contextmanager
+    def begin(self, job: Job, status: Status) -> Iterator[LiveRun]:
+        """Hold the run while the block runs.
+
+        Raises:
+            Conflict: Another process of this machine does it.
+        """
+        folder = self._folder / status.run
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if not _locks(lock):
+                raise Conflict(
+                    f"run {status.run} is under way in another process",
+                    hint=f"bascule batch show {status.run}",
+                )
+            (folder / "cancel").unlink(missing_ok=True)
+            content = {"job": job.to_json(), "folder": os.getcwd()}
+            with replacing(folder / "job.json") as draft:
+                draft.write_bytes(msgspec.json.encode(content))
+            live = LiveRun(folder, status)
+            live.save()
+            with _logging_to(folder / "log.txt"):
+                yield live
+        finally:
+            os.close(lock)
+
+    def _find(self, run: str) -> Path:
+        found = [one for one in self._folder.glob(f"{_plain(run)}*") if (one / "job.json").exists()]
+        if len(found) != 1:
+            what = "no run" if not found else f"{len(found)} runs"
+            raise NotFound(f"{what} {run!r} on this machine", hint="bascule batch runs lists them")
+        return found[0]
+
+    @staticmethod
+    def _status(folder: Path) -> Status:
+        status = msgspec.json.decode((folder / "status.json").read_bytes(), type=Status)
+        if status.state == RUNNING and not _is_locked(folder / "lock"):
+            status.state = KILLED
+        return status
+
+
+class LiveRun:
+    """The folder of a run under way."""
+
+    def __init__(self, folder: Path, status: Status) -> None:
+        self._folder = folder
+        self.status = status
+        status.host, status.pid = socket.gethostname(), os.getpid()
+
+    def save(self) -> None:
+        """Write the status. That it cannot be written ends nothing."""
+        self.status.updated_at = datetime.now(UTC)
+        draft = self._folder / "status.draft"
+        with suppress(OSError):
+            draft.write_bytes(msgspec.json.encode(self.status))
+            draft.replace(self._folder / "status.json")
+
+    @property
+    def is_cancelled(self) -> bool:
+        return (self._folder / "cancel").exists()
+
+
+def _plain(run: str) -> str:
+    return "".join(one for one in run if one.isalnum()) or "-"
+
+
+def _locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _locks(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    room = logging.getLogger("bascule.batch")
+    level = room.level
+    room.addHandler(handler)
+    room.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        room.removeHandler(handler)
+        room.setLevel(level)
+        handler.close()

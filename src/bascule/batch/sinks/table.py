@@ -1,0 +1,33 @@
+"""The sink that a text means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bascule.batch.jobs import Job
+    from bascule.batch.ports import Sink
+
+SINKS: Mapping[str, str] = {
+    "postgresql": "bascule.batch.sinks.postgresql:open_sink",
+}
+"""By the scheme of the URL; any other text is a place of files."""
+
+
+def open_sink(job: Job) -> Sink:
+    """Open the sink of a job; nothing is written.
+
+    Raises:
+        Invalid: It cannot be written to, or an option does not fit it.
+        Unavailable: It is away, or not reachable from here.
+    """
+    scheme, _, rest = job.sink.partition("://")
+    if rest and scheme in SINKS:
+        module, _, name = SINKS[scheme].partition(":")
+        made: Sink = getattr(import_module(module), name)(job)
+        return made
+    from bascule.batch.sinks.files import FileSink
+
+    return FileSink(job.sink, job.format)

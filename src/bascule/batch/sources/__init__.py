@@ -1,0 +1,1 @@
+"""The sources of batch jobs, one file each behind the port in `bascule.batch.ports`."""

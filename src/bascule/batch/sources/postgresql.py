@@ -1,0 +1,181 @@
+"""A table or query of PostgreSQL as a source, by Arrow.
+
+All chunks are read in one snapshot, which a connection of its own exports: a table that changes
+meanwhile is read as it was. A chunk is a range of a table's pages, or of a key. Its digest is of
+its rows: it costs one pass over the table on the server, and says after a crash or a restart of the
+server whether the table is still the same.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+
+from bascule.batch.manifest import Chunk
+from bascule.batch.postgres import Address, connect, explaining, literal, quoted, rows_of
+from bascule.core import BasculeError, Conflict, Invalid, sha256_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from bascule.batch.jobs import Job
+
+_BLOCK_BYTES = 8192
+_BEGIN = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_HASH = "count(*), coalesce(sum(hashtextextended(rows_to_score::text, 0)), 0)::text"
+
+
+class PostgresqlSource:
+    """A table by its pages, or a table or query by a key."""
+
+    def __init__(self, job: Job) -> None:
+        self._address = Address.of(job.source, needs_table=not job.query)
+        self.place = self._address.place
+        if job.query and not job.key:
+            raise Invalid("--query needs the key of its rows", hint="add --key COLUMN")
+        self._key = quoted(job.key) if job.key else ""
+        relation = f"({job.query})" if job.query else self._address.name_of(self._address.table)
+        self._from = f"FROM {relation} AS rows_to_score"
+        self._where = f"({job.where})" if job.where else "TRUE"
+        self._lock = threading.Lock()
+        self._planned: tuple[int, list[Chunk]] | None = None
+        self._hold()
+        try:
+            self.schema: pa.Schema = self._described()
+            if job.key and job.key not in self.schema.names:
+                raise Invalid(f"--key: {self.place} has no column {job.key!r}")
+        except BaseException:
+            self.close()
+            raise
+
+    def _described(self) -> pa.Schema:
+        import pyarrow as pa
+
+        with explaining(self._address), self._holder.cursor() as cursor:
+            cursor.execute(f"SELECT * {self._from} WHERE {self._where} LIMIT 0")
+            found = cursor.fetch_arrow_table().schema
+            self._columns = ", ".join(_read_as(field) for field in found)
+            cursor.execute(f"SELECT {self._columns} {self._from} LIMIT 0")
+            schema = cursor.fetch_arrow_table().schema
+        return pa.schema([pa.field(one.name, one.type) for one in schema])
+
+    def _hold(self) -> None:
+        """Open the connection whose snapshot all chunks are read in."""
+        self._holder = connect(self._address)
+        with explaining(self._address), self._holder.cursor() as cursor:
+            cursor.execute(_BEGIN)
+            ((self._snapshot,),) = rows_of(cursor, "SELECT pg_export_snapshot()")
+
+    def plan(self, chunk_rows: int) -> list[Chunk]:
+        with explaining(self._address), self._holder.cursor() as cursor:
+            by_range = self._by_key if self._key else self._by_page
+            ranges, grouped = by_range(cursor, chunk_rows)
+            found = {int(part): (rows, total) for part, rows, total in rows_of(cursor, grouped)}
+        chunks = []
+        for number, condition in enumerate(ranges):
+            rows, total = found.get(number, (0, "0"))
+            digest = sha256_bytes(f"{condition} {rows} {total}".encode())
+            chunks.append(Chunk(number, digest, condition, int(rows)))
+        self._planned = (chunk_rows, chunks)
+        return chunks
+
+    def _by_page(self, cursor: Any, chunk_rows: int) -> tuple[list[str], str]:
+        name = literal(self._address.name_of(self._address.table))
+        ((kind,),) = rows_of(cursor, f"SELECT relkind FROM pg_class WHERE oid = {name}::regclass")
+        if kind not in ("r", "p", "m", b"r", b"p", b"m"):
+            raise Invalid(f"{self.place} is no table with pages", hint="add --key COLUMN")
+        ((rows,),) = rows_of(cursor, f"SELECT count(*) {self._from}")
+        ((size,),) = rows_of(
+            cursor,
+            "SELECT greatest(coalesce(max(pg_relation_size(relid)), 0), "
+            f"pg_relation_size({name}::regclass)) FROM pg_partition_tree({name}::regclass)",
+        )
+        pages = max(1, size // _BLOCK_BYTES)
+        step = max(1, min(pages, math.ceil(chunk_rows * pages / max(rows, 1))))
+        ranges = [
+            f"ctid >= '({first},0)'::tid AND ctid < '({first + step},0)'::tid"
+            for first in range(0, pages, step)
+        ]
+        part = f"(ctid::text::point)[0]::bigint / {step}"
+        return ranges, f"SELECT {part}, {_HASH} {self._from} WHERE {self._where} GROUP BY 1"
+
+    def _by_key(self, cursor: Any, chunk_rows: int) -> tuple[list[str], str]:
+        key, where = self._key, f"{self._from} WHERE {self._where}"
+        counts = f"SELECT count(*), count(DISTINCT {key}), pg_typeof(max({key}))::text {where}"
+        ((rows, different, kind),) = rows_of(cursor, counts)
+        if rows != different:
+            raise Invalid(
+                f"--key: {rows - different:,} of {rows:,} rows of {self.place} have no {key} or "
+                "share it with another",
+                hint="name a column that is different in every row",
+            )
+        numbered = f"SELECT {key} AS k, row_number() OVER (ORDER BY {key}) AS n {where}"
+        firsts = f"SELECT k::text FROM ({numbered}) AS numbered WHERE (n - 1) % {chunk_rows} = 0"
+        bounds = [literal(text) for (text,) in rows_of(cursor, f"{firsts} ORDER BY k")] or ["NULL"]
+        ranges = [f"{key} >= {one}" for one in bounds]
+        for place, end in enumerate(bounds[1:]):
+            ranges[place] += f" AND {key} < {end}"
+        part = f"width_bucket({key}, ARRAY[{', '.join(bounds)}]::{kind}[]) - 1"
+        return ranges, f"SELECT {part}, {_HASH} {where} GROUP BY 1"
+
+    def read(self, chunk: Chunk, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        snapshot = self._living_snapshot()
+        order = f"ORDER BY {self._key}" if self._key else ""
+        with (
+            explaining(self._address),
+            closing(connect(self._address)) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(_BEGIN)
+            cursor.execute(f"SET TRANSACTION SNAPSHOT {literal(snapshot)}")
+            cursor.execute("SET LOCAL max_parallel_workers_per_gather = 0")
+            cursor.execute(
+                f"SELECT {self._columns} {self._from} WHERE {chunk.reads} AND {self._where} {order}"
+            )
+            with closing(cursor.fetch_record_batch()) as batches:
+                for batch in batches:
+                    for start in range(0, batch.num_rows, batch_rows):
+                        yield batch.slice(start, batch_rows).cast(self.schema)
+
+    def _living_snapshot(self) -> str:
+        """The snapshot; a new one, of the same rows, where the server has ended the connection."""
+        with self._lock:
+            try:
+                with explaining(self._address), self._holder.cursor() as cursor:
+                    rows_of(cursor, "SELECT 1")
+            except BasculeError:
+                with suppress(Exception):
+                    self._holder.close()
+                self._hold()
+                self._check_unchanged()
+            return str(self._snapshot)
+
+    def _check_unchanged(self) -> None:
+        assert self._planned is not None
+        chunk_rows, before = self._planned
+        if self.plan(chunk_rows) != before:
+            raise Conflict(
+                f"{self.place} has changed while it was read, and the server was restarted",
+                hint="start the job again",
+            )
+
+    def close(self) -> None:
+        with suppress(Exception):
+            self._holder.close()
+
+
+def _read_as(field: pa.Field) -> str:
+    """A column as Arrow has it: numeric as double, what Arrow has no type for as text."""
+    name = quoted(field.name)
+    if (field.metadata or {}).get(b"ADBC:postgresql:typname") == b"numeric":
+        return f"{name}::float8 AS {name}"
+    is_plain = not hasattr(field.type, "extension_name") and not field.type.num_fields
+    return name if is_plain else f"{name}::text AS {name}"
+
+
+def open_source(job: Job) -> PostgresqlSource:
+    """The source of a job; see `sources.table`."""
+    return PostgresqlSource(job)

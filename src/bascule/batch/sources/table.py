@@ -1,0 +1,36 @@
+"""The source that a text means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from bascule.core import Signature
+
+if TYPE_CHECKING:
+    from bascule.batch.jobs import Job
+    from bascule.batch.ports import Source
+
+SOURCES: Mapping[str, str] = {
+    "postgresql": "bascule.batch.sources.postgresql:open_source",
+}
+"""By the scheme of the URL; any other text is a place of files."""
+
+
+def open_source(job: Job, signature: Signature) -> Source:
+    """Open the source of a job; its schema is read.
+
+    Raises:
+        NotFound: There is nothing.
+        Invalid: It cannot be read, or an option does not fit it.
+        Unavailable: It is away, or not reachable from here.
+    """
+    scheme, _, rest = job.source.partition("://")
+    if rest and scheme in SOURCES:
+        module, _, name = SOURCES[scheme].partition(":")
+        made: Source = getattr(import_module(module), name)(job)
+        return made
+    from bascule.batch.sources.files import FileSource
+
+    return FileSource(job.source, signature, where=job.where)

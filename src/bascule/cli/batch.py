@@ -1,0 +1,259 @@
+"""The commands about batch jobs: run, runs, show, logs, cancel, resume."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson
+from bascule.cli.screen import note, print_json, print_table, say, when
+
+if TYPE_CHECKING:
+    from bascule.batch import Job, Planned, Run, Runs, Status
+
+_RunId = Annotated[str, typer.Argument(help="The run's id, or its beginning.", show_default=False)]
+_group = typer.Typer(help="Score a table, and look at runs.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.add_typer(_group, name="batch")
+
+
+@_group.command()
+def run(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|JOB.toml",
+            show_default=False,
+            help="A model: gb@champion, gb/3, a bundle's folder; or a job's file.",
+        ),
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            show_default=False,
+            help="Files (a path, a quoted glob, s3://...), or postgresql://HOST/DB#TABLE.",
+        ),
+    ] = None,
+    sink: Annotated[
+        str | None,
+        typer.Option("--to", show_default=False, help="A folder (with /), a file, a table."),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Answers: prediction,interval... Default: all.", show_default=False),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Columns of the source to write too. Default: all.", show_default=False),
+    ] = None,
+    confidence: Annotated[float | None, typer.Option(help="Of intervals and sets.")] = None,
+    where: Annotated[str | None, typer.Option(help="A condition in SQL on the rows.")] = None,
+    query: Annotated[str | None, typer.Option(help="SQL in place of a table.")] = None,
+    key: Annotated[str | None, typer.Option(help="The column that tells rows apart.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many rows.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the sink has other rows: error (the default), append, replace or upsert.",
+            show_default=False,
+        ),
+    ] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Of files: parquet, csv, jsonl or arrow.")
+    ] = None,
+    memory_mb: Annotated[int | None, typer.Option(help="About how much memory to use.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
+    max_quarantined: Annotated[
+        float | None, typer.Option(help="The share of rows that may fail. Default: 0.01.")
+    ] = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(help="Stop unless it holds: 'missing(age) <= 0.1'; may be repeated."),
+    ] = None,
+    warn: Annotated[list[str] | None, typer.Option(help="The same, and go on.")] = None,
+    on: Annotated[str | None, typer.Option(help="local or ray.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Show the plan and ten rows; write none.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a table, exactly once; the same job again goes on, or changes nothing."""
+    given = {
+        "from": source, "to": sink, "columns": _names(columns), "keep": _names(keep),
+        "confidence": confidence, "where": where, "query": query, "key": key, "limit": limit,
+        "mode": mode, "format": format_, "memory_mb": memory_mb, "workers": workers,
+        "max_quarantined": max_quarantined, "checks": check, "warnings": warn, "on": on,
+    }  # fmt: skip
+    job = _job(what, {name: value for name, value in given.items() if value is not None})
+    if dry_run:
+        _show_plan(job, as_json=as_json)
+    else:
+        run_here(job, as_json=as_json)
+
+
+@_group.command()
+def runs(as_json: AsJson = False) -> None:
+    """List the runs of this machine, the latest first."""
+    found = _runs().list()
+    if as_json:
+        print_json([one.to_json() for one in found])
+        return
+    headings = ("run", "model", "state", "rows", "quarantined", "chunks", "began")
+    print_table(headings, map(_row, found), right=("rows", "quarantined", "chunks"))
+
+
+@_group.command()
+def show(run: _RunId, as_json: AsJson = False) -> None:
+    """Tell how far a run is, and why it ended."""
+    status = _runs().get(run)
+    if as_json:
+        print_json(status.to_json())
+        return
+    for name, value in status.to_json().items():
+        if value not in ("", None, []):
+            say(f"{name.replace('_', ' '):14} {value}")
+
+
+@_group.command()
+def logs(run: _RunId) -> None:
+    """Print what a run has logged."""
+    say(_runs().log(run).rstrip())
+
+
+@_group.command()
+def cancel(run: _RunId, as_json: AsJson = False) -> None:
+    """Stop a run after the batch under way. What is committed stays; resume goes on."""
+    status = _runs().cancel(run)
+    if as_json:
+        print_json(status.to_json())
+    else:
+        say(f"run {status.run} stops")
+
+
+@_group.command()
+def resume(run: _RunId, as_json: AsJson = False) -> None:
+    """Go on with a run that was killed, cancelled or failed."""
+    whole, job, folder = _runs().job(run)
+    os.chdir(folder)
+    run_here(job, expected_run=whole, as_json=as_json)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [one.strip() for one in text.split(",") if one.strip()]
+
+
+def _job(what: str, given: dict[str, Any]) -> Job:
+    import msgspec
+
+    from bascule.batch import job_of, read_job
+    from bascule.core import Invalid
+
+    if what.endswith(".toml"):
+        return job_of(msgspec.to_builtins(read_job(Path(what))) | given)
+    absent = next((name for name in ("from", "to") if name not in given), None)
+    if absent is not None:
+        raise Invalid(f"--{absent} is missing", hint=f"add --{absent}, or name a JOB.toml")
+    return job_of({"model": what, **given})
+
+
+def _runs() -> Runs:
+    from bascule.batch import Runs
+
+    return Runs(context.settings().home)
+
+
+def _found(job: Job) -> tuple[Any, str]:
+    from bascule.bundle import load
+
+    version, path = context.find(job.model)
+    return load(path), "" if version is None else str(version.number)
+
+
+def run_here(job: Job, *, expected_run: str = "", as_json: bool) -> None:
+    """Run a job in this process, with a bar, and print what it did."""
+    from bascule.batch import run_job
+
+    bundle, version = _found(job)
+    with _progress(quiet=as_json) as watch:
+        made = run_job(
+            job, bundle, context.settings().home, version=version, expected_run=expected_run,
+            watch=watch,
+        )  # fmt: skip
+    for finding in made.findings:
+        note(f"warning: {finding}")
+    if as_json:
+        print_json(made.to_json())
+    else:
+        _say(made)
+
+
+def _say(made: Run) -> None:
+    bad = f", {made.quarantined:,} in quarantine" if made.quarantined else ""
+    rate = f" ({made.rows / made.seconds:,.0f} rows/s)" if made.seconds > 1 else ""
+    say(f"{made.rows:,} rows in {made.manifest.sink}{bad}, in {made.seconds:.1f} s{rate}")
+    note(f"run {made.manifest.run}; the same command again changes nothing")
+
+
+def _show_plan(job: Job, *, as_json: bool) -> None:
+    from bascule.batch import planned
+    from bascule.cli.showing import print_answers
+
+    bundle, version = _found(job)
+    with planned(job, bundle, version) as plan:
+        preview = plan.preview()
+        if as_json:
+            print_json(_plan_json(plan) | {"preview": preview.to_pylist()})
+            return
+        rows = "an unknown number of" if plan.rows is None else f"{plan.rows:,}"
+        say(f"{rows} rows of {plan.source.place} in {len(plan.chunks)} chunks")
+        say(f"to {plan.sink.place}, on {plan.workers} threads, {plan.batch_rows:,} rows at once")
+        expected_s = plan.expected_s()
+        if expected_s is not None:
+            say(f"scoring takes about {expected_s:.1f} s by the bundle's measured cost")
+        print_answers(preview)
+    note("nothing was written")
+
+
+def _plan_json(plan: Planned) -> dict[str, Any]:
+    return {
+        "run": plan.manifest.run, "rows": plan.rows, "chunks": len(plan.chunks),
+        "workers": plan.workers, "batch_rows": plan.batch_rows, "expected_s": plan.expected_s(),
+        "from": plan.source.place, "to": plan.sink.place,
+    }  # fmt: skip
+
+
+def _row(status: Status) -> tuple[str, ...]:
+    return (
+        status.run, status.model, status.state, f"{status.rows:,}", f"{status.quarantined:,}",
+        f"{status.chunks_done}/{status.chunks}", when(status.started_at),
+    )  # fmt: skip
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Any]:
+    """A bar with the rate and the time left, on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.completed:,.0f} rows"), BarColumn(),
+        TextColumn("{task.fields[rate]:,.0f} rows/s"), TimeRemainingColumn(),
+    )  # fmt: skip
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("scoring", total=None, rate=0.0)
+
+        def watch(status: Status) -> None:
+            rate = status.rows / max(status.seconds, 1e-3)
+            bar.update(task, completed=status.rows, total=status.expected_rows, rate=rate)
+
+        yield watch

@@ -1,0 +1,118 @@
+"""The commands about schedules of batch jobs. A running server's control process runs them."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson
+from bascule.cli.screen import note, print_json, print_table, say, when
+
+if TYPE_CHECKING:
+    from bascule.batch import Scheduled, Schedules
+
+_Name = Annotated[str, typer.Argument(help="The schedule's name.", show_default=False)]
+_Reason = Annotated[str, typer.Option(help="Why, for the history.")]
+_group = typer.Typer(help="Run batch jobs at times.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.add_typer(_group, name="schedule")
+
+
+@_group.command()
+def add(
+    name: _Name,
+    cron: Annotated[str, typer.Option(help="Five fields: '0 2 * * *' is every night at 2.")],
+    job: Annotated[Path, typer.Option(help="The job's file, JOB.toml.")],
+    timezone: Annotated[str, typer.Option(help="Of the fields: Europe/Paris.")] = "UTC",
+    catch_up: Annotated[
+        str, typer.Option(help="Times that were missed: one, all or none of them.")
+    ] = "one",
+    reason: _Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run a job at times. Paths in the job are relative to this folder."""
+    from bascule.batch import Schedule, next_time, read_job
+
+    now = datetime.now(UTC)
+    made = Schedule(
+        name=name, cron=cron, timezone=timezone, catch_up=catch_up,  # type: ignore[arg-type]
+        job=read_job(job).to_json(), folder=os.getcwd(), created_at=now,
+    )  # fmt: skip
+    _schedules().add(made, by=context.user(), reason=reason)
+    if as_json:
+        print_json(_schedules().get(name).to_json())
+        return
+    first = next_time(made, now)
+    say(f"schedule {name}" + (f" runs first at {when(first)}" if first else " never runs"))
+    note("a running server runs it: bascule up, or bascule serve")
+
+
+@_group.command(name="list")
+def list_(as_json: AsJson = False) -> None:
+    """List the schedules, with the next time and the last outcome of each."""
+    found = _schedules().list()
+    if as_json:
+        print_json([one.to_json() for one in found])
+    else:
+        print_table(("schedule", "cron", "next", "last", "outcome"), map(_row, found))
+
+
+@_group.command()
+def pause(name: _Name, reason: _Reason = "") -> None:
+    """Run nothing until `resume`. A run under way goes on."""
+    _schedules().pause(name, by=context.user(), reason=reason)
+    say(f"schedule {name} is paused")
+
+
+@_group.command()
+def resume(name: _Name, reason: _Reason = "") -> None:
+    """Run a paused schedule again."""
+    _schedules().resume(name, by=context.user(), reason=reason)
+    say(f"schedule {name} runs again")
+
+
+@_group.command()
+def remove(name: _Name, reason: _Reason = "") -> None:
+    """Forget a schedule. Its history and the rows it has written stay."""
+    _schedules().remove(name, by=context.user(), reason=reason)
+    say(f"schedule {name} is removed")
+
+
+@_group.command()
+def run(name: _Name, as_json: AsJson = False) -> None:
+    """Run the job of a schedule here and now."""
+    from bascule.batch import job_of
+    from bascule.cli.batch import run_here
+
+    schedule = _schedules().get(name).schedule
+    os.chdir(schedule.folder)
+    run_here(job_of(schedule.job), as_json=as_json)
+
+
+def _schedules() -> Schedules:
+    from bascule.app import open_catalogue
+    from bascule.batch import Schedules
+
+    return Schedules(open_catalogue(context.settings()))
+
+
+def _row(one: Scheduled) -> tuple[str, ...]:
+    from bascule.batch import next_time
+
+    schedule = one.schedule
+    following = None if schedule.is_paused else next_time(schedule, datetime.now(UTC))
+    outcome = one.outcome or {}
+    said = outcome.get("error") or (f"{outcome['rows']:,} rows" if "rows" in outcome else "")
+    return (
+        schedule.name, f"{schedule.cron} {schedule.timezone}",
+        "paused" if schedule.is_paused else when(following) if following else "never",
+        "" if one.due is None else when(one.due), "running" if one.is_under_way else said,
+    )  # fmt: skip

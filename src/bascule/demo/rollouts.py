@@ -1,0 +1,203 @@
+"""Three new versions on live traffic: a better one, a subtly worse one and a slow one.
+
+Each is a canary against the version that answers. What happens is up to the evidence: flights of
+the months to come are asked about, one a request, and their outcomes follow.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import msgspec
+import pandas as pd
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from threadpoolctl import threadpool_limits
+
+import bascule
+from bascule.bundle.lineage import user_name
+from bascule.demo import flights
+from bascule.demo.client import ask, bodies
+from bascule.registry import open_registry
+from bascule.release.rollouts import Begun, RemoteRollouts, RolloutRequest
+from bascule_client import Client
+from bascule_client.control import ControlClient
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bascule.bundle import Bundle
+    from bascule.demo.flights import Months
+    from bascule.demo.server import Server
+
+CARRIER = "AA"
+GUARDS = ("errors +1 pp", "p50 +100 %", "accuracy -1 pp")
+STEPS_PERCENT = (20.0, 50.0, 100.0)
+STEP_S = 1.0
+_OWN_CODE = Path(__file__).with_name("feature_store.py")
+_AT_ONCE = 1_000
+_CONNECTIONS = 8
+_WITHIN_S = 45.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What became of one version.
+
+    Attributes:
+        version: `late/2`.
+        what: What is special about it, in words.
+        expected: The state that the demo promises: `promoted` or `aborted`.
+        state: The state that the evidence led to; `running` where the traffic did not suffice.
+        sentence: Of the last decision, with its evidence.
+        requests: Asked meanwhile, of any version.
+        errors: Of them, without an answer of status 200.
+        seconds: From the deployment to the last decision.
+    """
+
+    version: str
+    what: str
+    expected: str
+    state: str
+    sentence: str
+    requests: int
+    errors: int
+    seconds: float
+
+    @property
+    def held(self) -> bool:
+        return self.state == self.expected and not self.errors
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A version to try: what is special about it, the state that is expected, own code."""
+
+    what: str
+    expected: str
+    model: Pipeline
+    code: tuple[str, ...] = ()
+
+
+def candidates(months: Months) -> Iterator[Candidate]:
+    """The versions, in the order in which they are tried; each is fitted when it is asked for."""
+    more = pd.concat([months.train, months.test])
+    better = _fit(more)
+    yield Candidate("it has learnt from one month more", "promoted", better)
+    is_carrier = more["carrier"] == CARRIER
+    wrong = more.assign(late=more["late"].where(~is_carrier, 1 - more["late"]))
+    yield Candidate(
+        f"the labels of one carrier ({CARRIER}) were inverted in training", "aborted", _fit(wrong)
+    )
+    own = _own_code()
+    step = ("look_up", FunctionTransformer(own.look_up))
+    yield Candidate(
+        f"a step waits {own.WAIT_S * 1000:g} ms, as for a feature store", "aborted",
+        Pipeline([step, *better.steps]), (str(_OWN_CODE),),
+    )  # fmt: skip
+
+
+def _own_code() -> ModuleType:
+    """The file as a module of its own, as a user has it beside the training."""
+    spec = importlib.util.spec_from_file_location(_OWN_CODE.stem, _OWN_CODE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[_OWN_CODE.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _fit(rows: pd.DataFrame) -> Pipeline:
+    model = flights.build_model()
+    with threadpool_limits(1):
+        model.fit(rows[flights.FEATURES], rows[flights.TARGET])
+    return model
+
+
+def roll_out(
+    console: Console, server: Server, bundle: Bundle, home: Path, months: Months
+) -> list[Attempt]:
+    """Deploy each candidate as a canary under traffic, and say how it ended."""
+    registry, made = open_registry(home), []
+    book = RemoteRollouts(ControlClient(server.control_url))
+    traffic = _traffic(server, bundle, months.later)
+    for number, one in enumerate(candidates(months), 2):
+        with console.status(f"packing {bundle.name}/{number}"):
+            packed = bascule.pack(
+                one.model, name=bundle.name, train=months.train[flights.FEATURES], code=one.code,
+                to=home.parent / f"{bundle.name}-{number}.bundle", baseline=False,
+            )  # fmt: skip
+            version = registry.push(packed.path, by=user_name())
+        console.print(f"{version}: {one.what}")
+        with console.status("asking"):
+            made.append(_attempt(book, str(version), one, traffic))
+        ended = made[-1]
+        console.print(
+            f"  {ended.state} after {ended.seconds:.0f} s and {ended.requests:,} requests, "
+            f"{ended.errors} failed\n  {ended.sentence}",
+            markup=False,
+        )
+    return made
+
+
+def _attempt(
+    book: RemoteRollouts, version: str, tried: Candidate, traffic: Iterator[tuple[int, int]]
+) -> Attempt:
+    clock, requests, errors = time.perf_counter(), 0, 0
+    begun = book.deploy(
+        RolloutRequest(
+            version=version,
+            strategy="canary",
+            guards=GUARDS,
+            steps_percent=STEPS_PERCENT,
+            step_s=STEP_S,
+            reason=tried.what,
+        ),
+        by=user_name(),
+    )
+    assert isinstance(begun, Begun)
+    stored = book.get(begun.rollout.id)
+    while stored.ended_at is None and time.perf_counter() - clock < _WITHIN_S:
+        asked, failed = next(traffic)
+        requests, errors = requests + asked, errors + failed
+        stored = book.get(begun.rollout.id)
+    seconds = time.perf_counter() - clock
+    if stored.latest is None:
+        state, sentence = "asked", "no decision was made"
+    else:
+        state, sentence = type(stored.latest.state).__name__.lower(), stored.latest.sentence
+    return Attempt(version, tried.what, tried.expected, state, sentence, requests, errors, seconds)
+
+
+class _Id(msgspec.Struct):
+    id: str
+
+
+_id = msgspec.json.Decoder(_Id).decode
+
+
+def _traffic(server: Server, bundle: Bundle, later: pd.DataFrame) -> Iterator[tuple[int, int]]:
+    """Ask about some flights and tell their outcomes, again and again; requests and errors."""
+    path = f"/v2/models/{bundle.name}/infer"
+    order = later.sample(frac=1.0, random_state=0)
+    with Client(server.url, model=bundle.name, timeout_s=60) as client:
+        while True:
+            for start in range(0, len(order), _AT_ONCE):
+                rows = order.iloc[start : start + _AT_ONCE]
+                requests = bodies(bundle.signature, rows)
+                asked = ask(server.port, path, requests, connections=_CONNECTIONS)
+                client.add_outcomes(
+                    [
+                        (_id(reply.body).id, int(truth))
+                        for reply, truth in zip(asked.replies, rows[flights.TARGET], strict=True)
+                        if reply is not None and reply.status == 200
+                    ]
+                )
+                yield len(rows), asked.errors

@@ -1,0 +1,304 @@
+"""Deployments from Python: deploy, watch and command rollouts, roll back, deprecate.
+
+`Control()` works on the registry of the settings, `Control("http://...", key=...)` over the control
+API of a server. `bascule.deploy` and its neighbours are the methods of `Control()`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, time
+from html import escape
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from bascule.bundle.lineage import user_name
+from bascule.core import Reference
+
+if TYPE_CHECKING:
+    from bascule.endpoints import Deployed, Endpoint, EndpointBook
+    from bascule.registry import ModelRegistry, Version
+    from bascule.release.rollouts import Begun, Command, RolloutBook, StoredDecision, StoredRollout
+
+One = TypeVar("One")
+
+
+class Rows(list[One], Generic[One]):
+    """A list that is shown as a table, in a console and in a notebook."""
+
+    def __init__(
+        self, found: Sequence[One], headings: Sequence[str], row: Callable[[One], Sequence[str]]
+    ) -> None:
+        super().__init__(found)
+        self._cells = [list(headings), *([str(cell) for cell in row(one)] for one in found)]
+
+    def __repr__(self) -> str:
+        widths = [max(map(len, column)) for column in zip(*self._cells, strict=True)]
+        lines = (
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in self._cells
+        )
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head, *rows = (
+            "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+            for tag, row in zip(["th", *["td"] * len(self)], self._cells, strict=True)
+        )
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+class LiveRollout:
+    """A rollout: where it stands now, its story, and what can be done with it."""
+
+    def __init__(self, book: RolloutBook, stored: StoredRollout) -> None:
+        self._book = book
+        self._stored = stored
+
+    @property
+    def id(self) -> str:
+        return self._stored.rollout.id
+
+    def status(self) -> StoredRollout:
+        """Where it stands now: `rollout`, `latest` (the last look), `ended_at`."""
+        self._stored = self._book.get(self.id)
+        return self._stored
+
+    @property
+    def state(self) -> str:
+        """`asked`, `running`, `waiting`, `paused`, `baking`, `promoted`, `passed` or `aborted`."""
+        return self.status().state_name
+
+    @property
+    def sentence(self) -> str:
+        """The last look, in a sentence."""
+        stored = self.status()
+        asked = f"asked for; a server that serves {stored.rollout.endpoint} begins it"
+        return asked if stored.latest is None else stored.latest.sentence
+
+    def decisions(self) -> Rows[StoredDecision]:
+        """Every decision so far, with its reason."""
+        return Rows(
+            self._book.decisions(self.id), ("when", "candidate", "decision"),
+            lambda one: (
+                f"{one.at:%Y-%m-%d %H:%M:%S}", f"{one.decision.shares.candidate_percent:g} %",
+                one.decision.sentence,
+            ),
+        )  # fmt: skip
+
+    def pause(self, *, reason: str = "") -> str:
+        """Keep the shares as they are. Harm still rolls back."""
+        return self._command("pause", reason)
+
+    def resume(self, *, reason: str = "") -> str:
+        """Go on with a paused rollout."""
+        return self._command("resume", reason)
+
+    def abort(self, *, reason: str = "") -> str:
+        """Give all traffic back to the current version."""
+        return self._command("abort", reason)
+
+    def promote(self, *, reason: str = "") -> str:
+        """Approve the last step, or give the candidate all traffic before there is proof."""
+        return self._command("promote", reason)
+
+    def replay(self) -> list[str]:
+        """Make every decision again from the stored evidence; a sentence for each that differs."""
+        return self._book.replay(self.id)
+
+    def _command(self, command: Command, reason: str) -> str:
+        return self._book.command(self.id, command, by=user_name(), reason=reason).sentence
+
+    def __repr__(self) -> str:
+        said, rollout = self.sentence, self._stored.rollout
+        return (
+            f"rollout {rollout.id} of {rollout.candidate} ({rollout.strategy}) is "
+            f"{self._stored.state_name}: {said}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.decisions()._repr_html_()}"
+
+
+class Control:
+    """Deployments of a registry: that of the settings, or that of a server."""
+
+    def __init__(self, server: str = "", *, key: str = "") -> None:
+        """Ask nothing yet.
+
+        Args:
+            server: The address of a control API; the registry of the settings if empty.
+            key: The key of the caller; that of `BASCULE_KEY` if empty.
+        """
+        self._server = server
+        self._key = key or os.environ.get("BASCULE_KEY", "")
+
+    def deploy(
+        self, version: Version | str, *, dry_run: bool = False, **options: Any
+    ) -> Deployed | LiveRollout | Begun:
+        """Make a version answer an endpoint: `deploy("good/2")`. Servers follow within a second.
+
+        Args:
+            version: The version, or a reference.
+            dry_run: Check and decide, and change nothing.
+            **options: `to` (the endpoint; the name of the model by default), `strategy`, `reason`,
+                `follow` (an alias whose moves deploy from now on), and of a rollout `guards`,
+                `steps_percent`, `step_s`, `max_s`, `min_requests`, `alpha`, `beta`, `bake_s`,
+                `needs_approval`: see `RolloutRequest`. What is not said takes `[rollouts]` of the
+                settings.
+
+        Returns:
+            The plan that was made, or the rollout that was asked for; of a dry run its forecasts.
+
+        Raises:
+            NotFound: There is no such version.
+            Refused: It is retired, its gates failed, or it has another signature than the version
+                that answers now.
+            Conflict: The endpoint serves it already, or has a rollout under way.
+            Invalid: An option has no meaning.
+        """
+        from bascule.endpoints import request_of
+        from bascule.release.rollouts import Begun, RolloutRequest
+
+        asked, book = request_of(RolloutRequest, version, options), self._rollouts()
+        made = book.deploy(asked, by=user_name(), dry_run=dry_run)
+        if isinstance(made, Begun) and not dry_run:
+            return LiveRollout(book, book.get(made.rollout.id))
+        return made
+
+    def rollouts(self, endpoint: str | None = None) -> Rows[LiveRollout]:
+        """Every rollout, or those of an endpoint, the oldest first."""
+        book = self._rollouts()
+        return Rows(
+            [LiveRollout(book, one) for one in book.rollouts(endpoint)],
+            ("rollout", "candidate", "strategy", "state", "asked"),
+            lambda one: (
+                one.id, one._stored.rollout.candidate, one._stored.rollout.strategy,
+                one._stored.state_name, f"{one._stored.rollout.started_at:%Y-%m-%d %H:%M:%S}",
+            ),
+        )  # fmt: skip
+
+    def rollout(self, name: str) -> LiveRollout:
+        """One by its id, or the latest of an endpoint; raises `NotFound`."""
+        book = self._rollouts()
+        return LiveRollout(book, book.get(name))
+
+    def endpoints(self) -> Rows[Endpoint]:
+        """The endpoints that have a plan, by name."""
+        return Rows(
+            self._endpoints().endpoints(), ("endpoint", "plan", "answers", "follows", "by"),
+            lambda one: (
+                one.name, str(one.current.plan.number), one.answers, one.follows,
+                one.current.made_by,
+            ),
+        )  # fmt: skip
+
+    def rollback(self, endpoint: str, *, reason: str, to: int | None = None) -> Deployed:
+        """Serve an earlier plan of an endpoint again: the last with other versions, or `to`.
+
+        Raises:
+            NotFound: There is no such endpoint or plan.
+            Conflict: No earlier plan differs.
+        """
+        return self._endpoints().roll_back(endpoint, by=user_name(), reason=reason, to=to)
+
+    def delete_endpoint(self, name: str, *, reason: str) -> str:
+        """Delete an endpoint; its plans and history stay. A sentence says what answers its name.
+
+        Raises:
+            NotFound: There is no such endpoint.
+            Conflict: It has a rollout under way.
+        """
+        return self._rollouts().delete_endpoint(name, by=user_name(), reason=reason)
+
+    def deprecate(
+        self,
+        version: Version | str,
+        *,
+        sunset: date | datetime | None = None,
+        successor: Version | str = "",
+        reason: str = "",
+    ) -> Version:
+        """Announce that a version will go away: answers say so, and end at the sunset.
+
+        Args:
+            version: The version: `good/2`.
+            sunset: From then on it is answered 410; a day begins at midnight UTC.
+            successor: The version to use instead.
+            reason: Why.
+
+        Raises:
+            NotFound: There is no such version or successor.
+            Invalid: The sunset is in the past.
+        """
+        if sunset is not None and not isinstance(sunset, datetime):
+            sunset = datetime.combine(sunset, time(), UTC)
+        model, number = _numbered(version)
+        return self._registry().deprecate(
+            model, number, by=user_name(), sunset=sunset, successor=str(successor), reason=reason
+        )
+
+    def undeprecate(self, version: Version | str, *, reason: str = "") -> Version:
+        """Withdraw a deprecation; raises `Conflict` where there is none."""
+        model, number = _numbered(version)
+        return self._registry().undeprecate(model, number, by=user_name(), reason=reason)
+
+    def __repr__(self) -> str:
+        return f"Control({self._server or 'registry of the settings'})"
+
+    def _client(self) -> Any:
+        from bascule_client.control import ControlClient
+
+        return ControlClient(self._server, key=self._key)
+
+    def _rollouts(self) -> RolloutBook:
+        if self._server:
+            from bascule.release.rollouts import RemoteRollouts
+
+            return RemoteRollouts(self._client())
+        from bascule.app import open_rollouts
+        from bascule.settings import load_settings
+
+        return open_rollouts(load_settings())
+
+    def _endpoints(self) -> EndpointBook:
+        if self._server:
+            from bascule.endpoints import RemoteEndpoints
+
+            return RemoteEndpoints(self._client())
+        from bascule.app import open_endpoints
+        from bascule.settings import load_settings
+
+        return open_endpoints(load_settings())
+
+    def _registry(self) -> ModelRegistry:
+        if self._server:
+            from bascule.registry import RemoteRegistry
+
+            return RemoteRegistry(self._client())
+        from bascule.app import open_registry
+        from bascule.settings import load_settings
+
+        return open_registry(load_settings())
+
+
+def _numbered(version: Version | str) -> tuple[str, int]:
+    """Model and number: no alias may decide which version goes away."""
+    from bascule.core import Invalid
+
+    named = Reference.parse(str(version))
+    if named.number is None:
+        raise Invalid(f"{version!r} does not say which version", hint=f'"{named.model}/3" does')
+    return named.model, named.number
+
+
+_here = Control()
+deploy = _here.deploy
+rollouts = _here.rollouts
+rollout = _here.rollout
+list_endpoints = _here.endpoints  # `bascule.endpoints` is the room
+rollback = _here.rollback
+delete_endpoint = _here.delete_endpoint
+deprecate = _here.deprecate
+undeprecate = _here.undeprecate

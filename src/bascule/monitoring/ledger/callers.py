@@ -1,0 +1,41 @@
+"""Which callers a version has: asked before it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from bascule.core import BasculeError
+from bascule.monitoring.ledger.query import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class CallerCount:
+    """One caller of a version.
+
+    Attributes:
+        caller: The id of its key; empty where callers need none.
+        requests: How many of its requests the ledger has.
+        last: The time of the last one.
+    """
+
+    caller: str
+    requests: int
+    last: datetime
+
+
+def callers_of(home: Path, model: str, version: str, since: datetime) -> list[CallerCount] | None:
+    """The callers of a version since a time, the busiest first; None where no rows are kept."""
+    try:
+        found = Ledger(home).query(
+            "SELECT caller, count(DISTINCT id) AS requests, max(time) AS last FROM predictions "
+            f"WHERE version = '{int(version)}' AND time >= TIMESTAMPTZ '{since.isoformat()}' "
+            "GROUP BY caller ORDER BY requests DESC, caller",
+            model=model,
+        )
+    except BasculeError:
+        return None
+    return [
+        CallerCount(one["caller"] or "", one["requests"], one["last"]) for one in found.to_pylist()
+    ]

@@ -1,0 +1,8 @@
+"""Drafts of postmortems, from what history, rollouts, alerts and the ledger record.
+
+`draft` and `to_markdown` are pure; `gather` reads.
+"""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,13 @@
+from .building import Built as Built, build as build
+from .facts import packages_of as packages_of, shipment_of as shipment_of
+from .rendering import Files as Files, difference as difference, write_files as write_files
+from .shipment import (
+    Package as Package,
+    Resources as Resources,
+    Shipment as Shipment,
+    Shipped as Shipped,
+    resources_of as resources_of,
+    whole_shares as whole_shares,
+)
+from .targets import TARGETS as TARGETS
+from .targets.port import Target as Target

@@ -1,0 +1,26 @@
+"""Compose: serving, control, PostgreSQL, Prometheus, Alertmanager and Grafana for one team."""
+
+from __future__ import annotations
+
+from bascule.monitoring.alerts import shipped
+from bascule.ship.rendering import render_folder
+from bascule.ship.shipment import Shipment
+from bascule.ship.targets.port import Target
+
+
+def _render(shipment: Shipment) -> dict[str, str]:
+    return render_folder("compose", shipment) | {
+        "rules.yml": shipped("rules.yml"),
+        "grafana/dashboard.json": shipped("dashboard.json"),
+    }
+
+
+COMPOSE = Target(
+    "a team's shared installation with Compose",
+    _render,
+    {
+        "apply": ("docker", "compose", "up", "--detach"),
+        "status": ("docker", "compose", "ps"),
+        "remove": ("docker", "compose", "down"),
+    },
+)

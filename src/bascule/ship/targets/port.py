@@ -1,0 +1,35 @@
+"""The port of a target: files from a shipment, and the commands of its own tool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bascule.ship.rendering import Files
+from bascule.ship.shipment import Shipment
+
+Command = tuple[str, ...]
+"""The words of one command, run in the folder of the files."""
+
+
+class Render(Protocol):
+    """Renders the files of a target; the same shipment gives the same bytes."""
+
+    def __call__(self, shipment: Shipment) -> Files: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One kind of place that a model is shipped to.
+
+    Attributes:
+        title: What the files are, in a few words.
+        render: The files.
+        commands: By `apply`, `status` and `remove`: the command of the target's own tool; an
+            action that is absent is done by hand, with other tools.
+    """
+
+    title: str
+    render: Render
+    commands: Mapping[str, Command] = field(default_factory=dict)

@@ -1,0 +1,139 @@
+"""An endpoint follows an alias: its moves deploy, once each, whatever dies meanwhile."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+WAIT_S = 60.0
+STEPS = ("--strategy", "canary", "--steps", "50,100", "--step-for", "1h", "-g", "errors +2 pp")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Three versions of iris with the same fields, and a fourth with others."""
+    from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression
+
+    import bascule
+
+    folder = tmp_path_factory.mktemp("following")
+    X, y = load_iris(return_X_y=True)
+    made = []
+    for n, columns in enumerate((4, 4, 4, 3)):
+        model = LogisticRegression(C=1 / (n + 1), max_iter=1_000).fit(X[:, :columns], y)
+        made.append(
+            bascule.pack(
+                model, name="iris", train=X[:, :columns], to=folder / str(n), measure=False,
+                baseline=False,
+            ).path
+        )  # fmt: skip
+    return made
+
+
+@pytest.fixture
+def home(trained, tmp_path):
+    from bascule.registry import open_registry
+
+    registry = open_registry(tmp_path / "home")
+    for path in trained:
+        registry.push(path, by="ada")
+    registry.set_alias("iris", "champion", 1, by="ada")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def registry(home):
+    from bascule.registry import open_registry
+
+    return open_registry(home)
+
+
+@pytest.fixture
+def server(serve, home):
+    return serve("iris/1", env={"BASCULE_HOME": str(home)})
+
+
+@pytest.fixture
+def command(home, server):
+    def run(*words, code=0):
+        env = {
+            **os.environ, "BASCULE_HOME": str(home),
+            "BASCULE_SERVING__CONTROL_PORT": str(server.control_port),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "bascule.cli", *words, "--json"],
+            capture_output=True, text=True, check=False, timeout=60, env=env,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def until(look, within_s=WAIT_S):
+    give_up = time.monotonic() + within_s
+    while not (found := look()):
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture
+def book(home):
+    from bascule.app import open_rollouts
+    from bascule.settings import load_settings
+
+    return open_rollouts(load_settings(environ={"BASCULE_HOME": str(home)}))
+
+
+def test_a_move_rolls_out_and_a_move_back_aborts_and_each_is_done_once(command, registry, book):
+    command("deploy", "iris/1", "--follow", "iris@champion", *STEPS)
+    assert book.rollouts() == [], "the first version has nothing to be compared with"
+
+    registry.set_alias("iris", "champion", 2, by="eve", reason="retrained")
+    (found,) = until(book.rollouts)
+    assert (found.rollout.candidate, found.rollout.strategy) == ("iris/2", "canary")
+    assert found.rollout.steps_percent == (50, 100), "as the endpoint was given"
+    assert (found.created_by, found.reason) == (
+        "eve", "iris@champion was moved to iris/2: retrained",
+    )  # fmt: skip
+    until(lambda: book.get("iris").latest)
+
+    registry.set_alias("iris", "champion", 1, by="eve")
+    until(lambda: book.get("iris").ended_at)
+    assert book.get("iris").latest.sentence == "aborted by eve: iris@champion was moved to iris/1"
+    time.sleep(3.0)  # more turns, in which nothing is to happen
+    assert len(book.rollouts()) == 1
+
+
+def test_a_refused_move_is_in_the_history_once_and_another_version_replaces_a_rollout(
+    command, registry, book
+):
+    command("deploy", "iris/1", "--follow", "iris@champion", *STEPS)
+    registry.set_alias("iris", "champion", 4, by="eve")
+
+    def followed():
+        return [one for one in book.endpoints.history("iris") if one.kind == "followed"]
+
+    (refused,) = until(followed)
+    assert "iris@champion was moved to iris/4, and that was refused" in refused.sentence
+    assert "other inputs" in refused.sentence
+
+    registry.set_alias("iris", "champion", 2, by="eve")
+    until(lambda: book.rollouts() and book.get("iris").latest)
+    registry.set_alias("iris", "champion", 3, by="eve")
+    until(lambda: len(book.rollouts()) == 2 and book.get("iris").latest)
+    assert [one.rollout.candidate for one in book.rollouts()] == ["iris/2", "iris/3"]
+    assert len(followed()) == 1
+
+    refused = command("endpoints", "delete", "iris", "--reason=x", code=4)
+    assert "rollout under way" in refused["error"]
+    command("rollout", "abort", "iris")
+    command("deploy", "iris/1", "--follow", "none", "--strategy", "all")
+    registry.set_alias("iris", "champion", 2, by="eve")
+    time.sleep(3.0)
+    assert len(book.rollouts()) == 2, "the endpoint follows no alias any more"

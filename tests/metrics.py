@@ -1,0 +1,18 @@
+"""A text of /metrics in which every metric has a sample."""
+
+from __future__ import annotations
+
+from bascule.serving.telemetry import ArmTotals, MetricLabels, Totals, prometheus_text
+from bascule.serving.telemetry.counters import Histogram
+
+
+def every_metric() -> str:
+    buckets = (1, *([0] * 16))
+    histograms = (Histogram("oip", "2xx", buckets, 0.1),)
+    totals = Totals({200: 1}, 1, 0.1, buckets, histograms=histograms)
+    arms = [
+        ArmTotals("m", 1, arm, "m/1", 1, 0, 0, (1,), slower_than_s=(0.05,))
+        for arm in ("current", "shadow")
+    ]
+    labels = [MetricLabels(), MetricLabels("m", "1")]
+    return prometheus_text(labels, [totals, totals], arms=arms)

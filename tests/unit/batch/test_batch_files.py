@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.dataset as ds
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
+import pytest
+
+import bascule.batch
+from bascule.batch import Runs, job_of, planned
+from bascule.core import Conflict, Invalid, NotFound, Refused
+
+from .conftest import flights, read, with_values
+
+
+def parquet(path: Path, table: pa.Table, group: int = 100) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return parquet(tmp_path / "flights.parquet", flights(1000))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*") if one.is_file()
+    }
+
+
+def test_answers_stand_beside_the_columns_of_the_source(score, source, bundle, tmp_path):
+    made = score(source, tmp_path / "scored", chunk_rows=300)
+
+    scored, rows = read(tmp_path / "scored"), flights(1000)
+    expected = bundle.predict(rows.drop_columns(["id"]))
+    assert scored.select(rows.column_names).equals(rows)
+    assert scored.column("label").to_pylist() == expected["label"].tolist()
+    columns = expected.columns()
+    for name in columns.keys() - {"label"}:
+        np.testing.assert_array_equal(scored.column(name).to_numpy(), columns[name])
+    assert (made.rows, made.quarantined, len(made.manifest.chunks)) == (1000, 0, 4)
+
+
+def test_every_row_has_an_id_that_a_rerun_gives_again(score, source, tmp_path):
+    score(source, tmp_path / "scored", chunk_rows=300)
+    ids = read(tmp_path / "scored").column("prediction_id").to_pylist()
+    assert len(set(ids)) == 1000
+    score(source, tmp_path / "scored", chunk_rows=300, mode="error", workers=1)
+    assert read(tmp_path / "scored").column("prediction_id").to_pylist() == ids
+    assert ids[301].endswith("#1")
+
+
+def test_the_same_job_again_changes_nothing(score, source, tmp_path):
+    score(source, tmp_path / "scored")
+    before = files(tmp_path / "scored")
+    again = score(source, tmp_path / "scored")
+    assert (files(tmp_path / "scored"), again.rows) == (before, 1000)
+
+
+def test_a_job_on_other_rows_is_refused_unless_it_may_append_or_replace(score, source, tmp_path):
+    sink = tmp_path / "scored"
+    score(source, sink)
+    parquet(source, flights(50, start=5000))
+    with pytest.raises(Conflict, match="already has rows"):
+        score(source, sink)
+    score(source, sink, mode="append")
+    assert read(sink).num_rows == 1050
+    score(source, sink, mode="replace")
+    assert read(sink).column("id").to_pylist() == list(range(5000, 5050))
+
+
+def test_rows_of_others_are_not_mixed_with(score, source, tmp_path):
+    parquet(tmp_path / "scored" / "theirs.parquet", flights(3))
+    with pytest.raises(Conflict, match="no run of bascule"):
+        score(source, tmp_path / "scored")
+
+
+def test_columns_are_chosen_by_name(score, source, tmp_path):
+    score(source, tmp_path / "s", columns=["prediction", "prediction_id"], keep=["id"])
+    names = read(tmp_path / "s").column_names
+    assert names == ["id", "label", "prediction_id", "model_version"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"columns": ["lower"]}, "answer 'lower'"), ({"columns": ["speed"]}, "answer 'speed'"),
+        ({"keep": ["speed"]}, "no column 'speed'"), ({"where": "speed > 1"}, "speed"),
+        ({"format": "xlsx"}, "xlsx"), ({"checks": ["speed"]}, "not known"),
+        ({"on": "spark"}, "spark"),
+    ],
+)  # fmt: skip
+def test_an_option_that_does_not_fit_is_refused_and_nothing_is_written(
+    score, source, tmp_path, options, said
+):
+    with pytest.raises(Invalid, match=said):
+        score(source, tmp_path / "scored", **options)
+    assert not list((tmp_path / "scored").rglob("*.*"))
+    assert score(source, tmp_path / "scored").rows == 1000
+
+
+def test_a_column_named_as_an_answer_must_be_left_out(score, tmp_path):
+    table = flights(10).append_column("label", pa.array(["x"] * 10))
+    source = parquet(tmp_path / "in.parquet", table)
+    with pytest.raises(Invalid, match="'label'"):
+        score(source, tmp_path / "scored")
+    score(source, tmp_path / "scored", keep=["id"])
+
+
+def test_only_rows_that_meet_the_condition_are_scored(score, source, tmp_path):
+    score(source, tmp_path / "scored", where="month = 3 AND carrier <> 'AA'", chunk_rows=300)
+    rows = flights(1000)
+    kept = rows.filter((pc.field("month") == 3) & (pc.field("carrier") != "AA"))
+    assert read(tmp_path / "scored").select(rows.column_names).equals(kept)
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(150, 150), (1000, 1000), (2000, 1000)])
+def test_a_limit_takes_the_first_rows(score, source, tmp_path, limit, rows):
+    made = score(source, tmp_path / "scored", limit=limit, chunk_rows=100)
+    assert read(tmp_path / "scored").column("id").to_pylist() == list(range(rows))
+    assert made.rows == rows
+
+
+def test_a_dry_run_shows_scored_rows_and_writes_none(source, bundle, tmp_path):
+    job = job_of({"model": "m", "from": str(source), "to": str(tmp_path / "scored")})
+    with planned(job, bundle) as plan:
+        assert (plan.rows, plan.preview().num_rows) == (1000, 10)
+    assert not (tmp_path / "scored").exists()
+
+
+# -- poison --
+
+
+def test_rows_that_cannot_be_scored_go_to_quarantine_with_the_reason(score, tmp_path):
+    table = with_values(flights(1000), "airport", {7: "XXX", 512: "YYY"})
+    table = with_values(table, "month", {99: None})
+    made = score(parquet(tmp_path / "in.parquet", table), tmp_path / "s", chunk_rows=300)
+
+    assert (made.rows, made.quarantined) == (997, 3)
+    assert set(range(1000)) - set(read(tmp_path / "s").column("id").to_pylist()) == {7, 99, 512}
+    folder = tmp_path / "s" / "_bascule" / made.manifest.run
+    bad = pa.concat_tables(map(pq.read_table, sorted(folder.glob("quarantine-*")))).to_pylist()
+    assert [(one["chunk"], one["row"]) for one in bad] == [(0, 7), (0, 99), (1, 212)]
+    assert "'XXX'" in bad[0]["reason"]
+    assert "'month' has 1 missing" in bad[1]["reason"]
+    assert '"id":512' in bad[2]["content"]
+
+
+@pytest.mark.parametrize(("bad", "fails"), [(10, False), (11, True)])
+def test_a_job_fails_over_its_share_of_poison(score, tmp_path, bad, fails):
+    table = with_values(flights(1000), "airport", dict.fromkeys(range(bad), "XXX"))
+    source = parquet(tmp_path / "in.parquet", table)
+    if not fails:
+        assert score(source, tmp_path / "s").quarantined == 10
+        return
+    with pytest.raises(Refused, match="11 of 1,000 rows"):
+        score(source, tmp_path / "s")
+    (status,) = Runs(tmp_path / "home").list()
+    assert (status.state, "max_quarantined" in status.error) == ("failed", True)
+
+
+# -- odd tables --
+
+
+def test_an_empty_table_makes_an_empty_table(score, tmp_path):
+    made = score(parquet(tmp_path / "in.parquet", flights(0)), tmp_path / "s")
+    assert made.rows == 0
+    assert "label" in read(tmp_path / "s").column_names
+
+
+def test_one_row_is_scored(score, tmp_path):
+    assert score(parquet(tmp_path / "in.parquet", flights(1)), tmp_path / "s").rows == 1
+
+
+def test_a_column_of_missing_values_is_scored_where_the_model_takes_them(score, bundle, tmp_path):
+    table = with_values(flights(20), "wind", dict.fromkeys(range(20)))
+    score(parquet(tmp_path / "in.parquet", table), tmp_path / "s")
+    rows = table.drop_columns(["id"])
+    assert (
+        read(tmp_path / "s").column("label").to_pylist() == bundle.predict(rows)["label"].tolist()
+    )
+
+
+def test_a_table_without_a_column_of_the_model_is_refused(score, tmp_path):
+    source = parquet(tmp_path / "in.parquet", flights(5).drop_columns(["gust"]))
+    with pytest.raises(Invalid, match="no column 'gust'"):
+        score(source, tmp_path / "s")
+
+
+def test_a_column_of_another_kind_is_refused_before_it_is_read(score, tmp_path):
+    table = flights(5).set_column(5, "gust", pa.array(["a"] * 5))
+    with pytest.raises(
+        Invalid, match="'gust' of the source is string, and the model takes numbers"
+    ):
+        score(parquet(tmp_path / "in.parquet", table), tmp_path / "s")
+
+
+def test_a_file_whose_schema_lost_a_column_is_refused_by_its_name(score, tmp_path):
+    parquet(tmp_path / "in" / "1.parquet", flights(5))
+    parquet(tmp_path / "in" / "2.parquet", flights(5).drop_columns(["wind"]))
+    with pytest.raises(Invalid, match=r"2\.parquet has no column 'wind'"):
+        score(tmp_path / "in", tmp_path / "s")
+
+
+def test_files_that_change_during_a_run_end_it(score, source, tmp_path, monkeypatch):
+    from bascule.batch.scoring import Scorer
+
+    score_batch = Scorer.score
+
+    def touched(self, *arguments):
+        os.utime(source, (1, 1))
+        return score_batch(self, *arguments)
+
+    monkeypatch.setattr(Scorer, "score", touched)
+    with pytest.raises(Conflict, match="changed while it was read"):
+        score(source, tmp_path / "s", retries=0)
+    assert not list((tmp_path / "s").glob("part-*"))
+
+
+def test_names_may_be_in_any_script(score, tmp_path):
+    table = flights(30).rename_columns(["номер", "carrier", "airport", "month", "wind", "gust"])
+    source = parquet(tmp_path / "рейсы 日本" / "июль é.parquet", table)
+    score(source, tmp_path / "результат ü", keep=["номер"])
+    scored = ds.dataset(str(tmp_path / "результат ü")).to_table()
+    assert sorted(scored.column("номер").to_pylist()) == list(range(30))
+
+
+def test_a_place_without_files_is_not_found(score, tmp_path):
+    with pytest.raises(NotFound, match="no table files"):
+        score(tmp_path / "*.parquet", tmp_path / "s")
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_small_files_make_few_chunks(score, tmp_path, count):
+    table = flights(count * 2)
+    for number in range(count):
+        parquet(tmp_path / "in" / f"{number:05d}.parquet", table.slice(number * 2, 2))
+    made = score(tmp_path / "in", tmp_path / "s", chunk_rows=count)
+    assert len(made.manifest.chunks) == 2
+    assert read(tmp_path / "s").select(table.column_names).equals(table)
+
+
+def test_folders_named_by_values_are_columns(score, tmp_path):
+    for day in ("2026-01-01", "2026-01-02"):
+        parquet(tmp_path / "in" / f"day={day}" / "f.parquet", flights(5))
+    score(tmp_path / "in", tmp_path / "s")
+    assert set(map(str, read(tmp_path / "s").column("day").to_pylist())) == {
+        "2026-01-01", "2026-01-02",
+    }  # fmt: skip
+
+
+# -- formats --
+
+
+def test_csv_is_read_in_the_types_of_the_model(score, tmp_path):
+    pacsv.write_csv(with_values(flights(50), "wind", {3: None}), tmp_path / "in.csv")
+    score(tmp_path / "in.csv", tmp_path / "scored.csv")
+    scored = pacsv.read_csv(tmp_path / "scored.csv")
+    assert scored.column("id").to_pylist() == list(range(50))
+    assert scored.column("wind")[3].as_py() is None
+    assert not list(tmp_path.glob(".scored.csv.parts/part-*"))
+
+
+@pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl", "arrow"])
+@pytest.mark.parametrize("single", [True, False])
+def test_every_format_holds_the_same_rows(score, source, tmp_path, format_, single):
+    sink = tmp_path / (f"scored.{format_}" if single else "scored")
+    score(source, sink, format=format_, chunk_rows=400)
+    if format_ == "jsonl":
+        paths = [sink] if single else sorted(sink.glob("part-*"))
+        scored = pa.concat_tables(map(pajson.read_json, paths))
+    else:
+        kind = {"arrow": "ipc"}.get(format_, format_)
+        scored = ds.dataset(str(sink), format=kind).to_table()
+    assert sorted(scored.column("id").to_pylist()) == list(range(1000))
+    assert "label" in scored.column_names
+
+
+def test_json_lines_and_arrow_are_sources_too(score, source, tmp_path):
+    score(source, tmp_path / "a.jsonl", columns=["label"])
+    score(source, tmp_path / "b.arrow", columns=["label"])
+    for name in ("a.jsonl", "b.arrow"):
+        keep = ["id"]
+        assert score(tmp_path / name, tmp_path / f"again-{name}/", keep=keep).rows == 1000
+
+
+# -- checks --
+
+
+@pytest.mark.parametrize(
+    "met",
+    [
+        "rows >= 1000", "unique(id) >= 1", "missing(wind) <= 0", "max(month) <= 12",
+        "other(airport, 'EWR', 'JFK') <= 0", "max(probabilities_True) <= 1", "distinct(label) == 2",
+    ],
+)  # fmt: skip
+def test_a_check_that_is_met_says_nothing(score, source, tmp_path, met):
+    assert score(source, tmp_path / "s", checks=[met]).findings == ()
+
+
+def test_a_check_of_the_source_stops_the_run_before_a_row_is_written(score, source, tmp_path):
+    with pytest.raises(Refused, match=r"rows >= 1001 is not met: it is 1000"):
+        score(source, tmp_path / "s", checks=["rows >= 1001", "max(month) <= 12"])
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_warning_is_a_sentence_and_the_run_goes_on(score, source, tmp_path):
+    made = score(source, tmp_path / "s", warnings=["max(month) <= 11"])
+    assert made.findings == ("max(month) <= 11 is not met: it is 12",)
+    assert read(tmp_path / "s").num_rows == 1000
+
+
+def test_a_check_of_answers_leaves_the_run_unfinished(score, source, tmp_path):
+    with pytest.raises(Refused, match="not marked as finished"):
+        score(source, tmp_path / "s", checks=["max(probabilities_True) <= 0.1"])
+    with pytest.raises(Conflict, match="not finished"):
+        score(source, tmp_path / "s", mode="append", limit=3)
+
+
+def test_bascule_batch_run_takes_the_folder_of_a_bundle(
+    table_bundle, source, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    made = bascule.batch.run(table_bundle, source, "scored/", keep=["id"])
+    assert (made.rows, made.manifest.sink) == (1000, "scored/")
+    assert (tmp_path / ".bascule" / "batch" / made.manifest.run / "status.json").exists()

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.json as pajson
+import pytest
+
+from bascule.batch import job_of, planned
+from bascule.core import Conflict, Invalid, NotFound, Unavailable
+
+from .conftest import flights, with_values
+
+dbapi = pytest.importorskip("adbc_driver_postgresql.dbapi")
+
+
+class Database:
+    """A database with a table `flights`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.put("flights", flights(1000))
+
+    def put(self, table: str, rows: Any, mode: str = "create") -> None:
+        with dbapi.connect(self.url) as connection, connection.cursor() as cursor:
+            cursor.adbc_ingest(table, rows, mode=mode)
+            connection.commit()
+
+    def do(self, *statements: str) -> None:
+        with dbapi.connect(self.url, autocommit=True) as connection, connection.cursor() as cursor:
+            for one in statements:
+                cursor.execute(one)
+
+    def rows(self, query: str) -> list[Any]:
+        with dbapi.connect(self.url) as connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
+
+    def at(self, table: str) -> str:
+        return f"{self.url}#{table}"
+
+
+@pytest.fixture
+def database(postgresql_url: str) -> Database:
+    return Database(postgresql_url)
+
+
+IDS = "SELECT count(*), count(DISTINCT id), count(DISTINCT prediction_id) FROM scored"
+
+
+def test_a_table_is_scored_into_a_table(score, database, bundle):
+    made = score(database.at("flights"), database.at("scored"), chunk_rows=300)
+    assert len(made.manifest.chunks) > 1
+    assert database.rows(IDS) == [(1000, 1000, 1000)]
+    found = database.rows("SELECT label FROM scored ORDER BY id")
+    expected = bundle.predict(flights(1000).drop_columns(["id"]))["label"].tolist()
+    assert [label for (label,) in found] == expected
+
+
+def test_the_same_job_again_changes_nothing_and_a_changed_table_is_refused(score, database):
+    job = database.at("flights"), database.at("scored")
+    first = score(*job)
+    assert score(*job).manifest.run == first.manifest.run
+    assert database.rows(IDS) == [(1000, 1000, 1000)]
+    database.do("UPDATE flights SET gust = gust + 1 WHERE id = 7")
+    with pytest.raises(Conflict, match="already has rows"):
+        score(*job)
+    score(*job, mode="replace")
+    assert database.rows(IDS) == [(1000, 1000, 1000)]
+
+
+def test_rows_replace_those_with_their_key(score, database):
+    upsert = {"mode": "upsert", "key": "id"}
+    score(database.at("flights"), database.at("scored"), **upsert)
+    database.put("flights", flights(10, start=1000), "append")
+    score(database.at("flights"), database.at("scored"), **upsert)
+    assert database.rows(IDS) == [(1010, 1010, 1010)]
+
+
+def test_rows_are_written_in_the_types_of_a_table_that_is_there(score, database):
+    database.do(
+        "CREATE TABLE scored (id numeric, label text, prediction_id varchar(80), "
+        "model_version text, noted_at timestamptz DEFAULT now())"
+    )
+    score(database.at("flights"), database.at("scored"), columns=["label"], keep=["id"])
+    assert database.rows("SELECT sum(id)::text, count(noted_at) FROM scored") == [("499500", 1000)]
+
+
+def test_a_table_that_lacks_a_column_is_refused_before_a_row_is_written(score, database):
+    database.do("CREATE TABLE scored (id bigint)")
+    with pytest.raises(Invalid, match="no column 'label'"):
+        score(database.at("flights"), database.at("scored"), columns=["label"], keep=["id"])
+
+
+def test_a_query_is_read_by_its_key(score, database, tmp_path):
+    query = "SELECT * FROM flights WHERE month < 6"
+    made = score(
+        database.url, tmp_path / "s.jsonl", query=query, key="id", chunk_rows=100, keep=["id"]
+    )
+    expected = [id_ for (id_,) in database.rows(f"SELECT id FROM ({query}) AS q ORDER BY id")]
+    assert pajson.read_json(tmp_path / "s.jsonl").column("id").to_pylist() == expected
+    assert len(made.manifest.chunks) == -(-len(expected) // 100)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"query": "SELECT * FROM flights"}, "needs the key"),
+        ({"key": "month"}, "share it"), ({"key": "speed"}, "speed"),
+        ({"where": "speed > 1"}, "speed"), ({"query": "SELECT", "key": "id"}, "syntax|column"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_table_is_refused(score, database, tmp_path, options, said):
+    with pytest.raises(Invalid, match=said):
+        score(database.at("flights"), tmp_path / "s", **options)
+
+
+def test_a_table_that_is_not_there_is_not_found(score, database, tmp_path):
+    with pytest.raises(NotFound, match="nowhere"):
+        score(database.at("nowhere"), tmp_path / "s")
+    with pytest.raises(Invalid, match="names no table"):
+        score(database.url, tmp_path / "s")
+
+
+def test_a_server_that_is_away_is_unavailable_and_its_password_is_not_shown(score, tmp_path):
+    with pytest.raises(Unavailable) as refused:
+        score("postgresql://user:secret@127.0.0.1:1/db#t", tmp_path / "s")
+    assert "secret" not in str(refused.value)
+
+
+def test_types_that_arrow_does_not_have_pass_through(score, database, tmp_path):
+    database.do(
+        "ALTER TABLE flights ADD amount numeric(9,2) DEFAULT 1.25, ADD u uuid DEFAULT "
+        "'00000000-0000-0000-0000-000000000001', ADD j jsonb DEFAULT '{\"a\": 1}', "
+        "ADD at timestamptz DEFAULT '2026-01-01', ADD day date DEFAULT '2026-01-02'"
+    )
+    score(database.at("flights"), database.at("scored"))
+    found = database.rows("SELECT DISTINCT amount, u, j, at::text, day::text FROM scored")
+    assert found == [
+        (1.25, "00000000-0000-0000-0000-000000000001", '{"a": 1}', "2026-01-01 00:00:00+00",
+         "2026-01-02"),
+    ]  # fmt: skip
+
+
+def test_an_empty_table_makes_an_empty_table(score, database):
+    database.put("empty", flights(0))
+    assert score(database.at("empty"), database.at("scored")).rows == 0
+    assert database.rows(IDS) == [(0, 0, 0)]
+
+
+def test_poison_rows_go_to_a_table_of_their_own(score, database):
+    database.put("bad", with_values(flights(1000), "airport", {5: "XXX"}))
+    score(database.at("bad"), database.at("scored"))
+    assert database.rows("SELECT row FROM scored_quarantine WHERE reason LIKE '%XXX%'") == [(5,)]
+    assert database.rows(IDS) == [(999, 999, 999)]
+
+
+def test_rows_that_change_during_a_run_are_read_as_they_were(bundle, database, tmp_path):
+    job = job_of({"model": "m", "from": database.at("flights"), "to": str(tmp_path / "s")})
+    with planned(job, bundle) as plan:
+        database.do("UPDATE flights SET gust = 0", "DELETE FROM flights WHERE id < 500")
+        read = [b for chunk in plan.chunks for b in plan.source.read(chunk, 128)]
+    assert sum(batch.num_rows for batch in read) == 1000
+
+
+def end_sessions(database: Database) -> None:
+    database.do(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+
+def test_a_server_that_ends_its_sessions_is_asked_again(bundle, database, score, monkeypatch):
+    from bascule.batch.scoring import Scorer
+
+    score_batch, ends = Scorer.score, [1, 2]
+
+    def ended(self: Scorer, *arguments: Any) -> Any:
+        if ends:
+            ends.pop()
+            end_sessions(database)
+        return score_batch(self, *arguments)
+
+    monkeypatch.setattr(Scorer, "score", ended)
+    made = score(database.at("flights"), database.at("scored"), chunk_rows=300, workers=1)
+    assert (made.rows, ends) == (1000, [])
+    assert database.rows(IDS) == [(1000, 1000, 1000)]
+
+
+def test_a_table_that_changes_while_the_server_is_away_ends_the_run(bundle, database, tmp_path):
+    job = job_of({"model": "m", "from": database.at("flights"), "to": str(tmp_path / "s")})
+    with planned(job, bundle) as plan:
+        end_sessions(database)
+        database.do("UPDATE flights SET gust = 0 WHERE id = 3")
+        with pytest.raises(Conflict, match="has changed"):
+            list(plan.source.read(plan.chunks[0], 128))
+
+
+def test_a_place_shows_no_password(bundle, database, tmp_path: Path):
+    job = job_of({"model": "m", "from": database.at("flights"), "to": database.at("scored")})
+    with planned(job, bundle) as plan:
+        password = database.url.split(":")[2].split("@")[0]
+        assert password not in plan.source.place + plan.sink.place + str(plan.manifest)

@@ -1,0 +1,149 @@
+"""Who may deploy, approve and read rollouts over the control API, on every door to it."""
+
+import json
+import threading
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from sklearn.linear_model import LinearRegression
+
+from bascule.app import open_catalogue, open_registry
+from bascule.control.api import control_app
+from bascule.control.link import ServerLink
+from bascule.endpoints import EndpointStore
+from bascule.security.keys import Permission, create_key
+from bascule.serving.telemetry import Counters
+from bascule.serving.transports import Authenticator
+from bascule.serving.workers import bind
+from bascule.settings import load_settings
+
+CANARY = {"version": "rain/2", "strategy": "canary", "guards": ["errors +1 pp"]}
+
+
+@pytest.fixture(scope="module")
+def bundles(packed):
+    X = np.arange(20.0).reshape(10, 2)
+    return [
+        packed("rain", LinearRegression(fit_intercept=fit).fit(X, X[:, 0]), X)
+        for fit in (True, False)
+    ]
+
+
+@pytest.fixture
+def settings(bundles, tmp_path):
+    made = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
+    registry = open_registry(made)
+    for path in bundles:
+        registry.push(path, by="ada")
+    return made
+
+
+@contextmanager
+def asking(app):
+    """A client of the application, served as `bascule serve` serves it."""
+    listener = bind("127.0.0.1", 0, 1)[0]
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
+@pytest.fixture
+def door(settings, tmp_path):
+    """`door(needs_approval=...)`: asks a control API as the holder of permissions."""
+
+    def opened(**defaults):
+        file, kept = tmp_path / "keys.json", []
+        file.write_text("[]")
+        counters = tmp_path / "counters"
+        counters.touch()
+        app = control_app(
+            ServerLink(Counters(counters, workers=0)), partial(open_registry, settings),
+            lambda _: None, Authenticator(file),
+            open_endpoints=lambda: EndpointStore(open_catalogue(settings)),
+            open_catalogue=partial(open_catalogue, settings), rollout_defaults=defaults,
+        )  # fmt: skip
+        client = stack.enter_context(asking(app))
+
+        class Kept:
+            stored = staticmethod(lambda: kept)
+            add = staticmethod(kept.append)
+
+        def ask(allow, method, path, body=None):
+            allowed = [Permission.parse(one) for one in allow.split()]
+            now = datetime.now(UTC)
+            _, token = create_key(Kept, f"k{len(kept)}", allowed, now=now, by="ada")
+            file.write_text(json.dumps([key.to_json() for key in kept]))
+            header = {"Authorization": f"Bearer {token}"}
+            answer = client.request(method, f"/api/v1/{path}", json=body, headers=header)
+            return answer.status_code, answer.json()
+
+        return ask
+
+    with ExitStack() as stack:
+        yield opened
+
+
+def test_a_key_that_may_deploy_begins_a_rollout_and_may_not_approve_it(door):
+    ask = door()
+    plain = {"name": "rain", "version": "rain/1"}
+    assert ask("read:rain", "POST", "endpoints", plain)[0] == 403
+    assert ask("deploy:rain", "POST", "endpoints", plain)[0] == 201
+    assert ask("approve:rain", "POST", "rollouts", CANARY)[0] == 403
+    assert ask("deploy:other", "POST", "deployments", CANARY)[0] == 403
+    status, begun = ask("deploy:rain", "POST", "deployments", {**CANARY, "needs_approval": True})
+    assert (status, begun["deployed"]) == (201, None)
+    rollout = begun["begun"]["rollout"]["id"]
+
+    for other in ("deploy:rain", "approve:other", "write:rain"):
+        assert ask(other, "POST", f"rollouts/{rollout}/promote", {})[0] == 403, other
+    assert ask("approve:rain", "POST", f"rollouts/{rollout}/pause", {})[0] == 403
+    # To deploy the candidate at once is no way around the approval.
+    at_once = {"version": "rain/2"}
+    assert ask("deploy:rain", "POST", "endpoints/rain/plans", at_once)[0] == 403
+    assert ask("deploy:rain approve:rain", "POST", "endpoints/rain/plans", at_once)[0] == 201
+    assert ask("deploy:rain", "POST", f"rollouts/{rollout}/abort", {})[0] == 200
+    assert ask("read:rain", "DELETE", "endpoints/rain?reason=x")[0] == 403
+    assert ask("deploy:rain", "DELETE", "endpoints/rain?reason=x")[0] == 200
+
+
+def test_a_rollout_is_read_by_keys_of_its_endpoint_alone(door):
+    ask = door()
+    ask("deploy:rain", "POST", "endpoints", {"name": "rain", "version": "rain/1"})
+    rollout = ask("deploy:rain", "POST", "rollouts", CANARY)[1]["rollout"]["id"]
+    for path in ("", "/decisions", "/evidence", "/replay"):
+        assert ask("read:rain", "GET", f"rollouts/{rollout}{path}")[0] == 200, path
+        assert ask("read:other", "GET", f"rollouts/{rollout}{path}")[0] == 403, path
+    assert len(ask("read:rain", "GET", "rollouts")[1]["items"]) == 1
+    assert ask("read:other", "GET", "rollouts")[1]["items"] == []
+
+
+def test_to_follow_an_alias_takes_the_right_to_deploy_its_model(door):
+    ask = door()
+    wanted = {"name": "rain", "version": "rain/1", "follow": "sun@champion"}
+    assert ask("deploy:rain", "POST", "endpoints", wanted)[0] == 403
+    assert ask("deploy:rain deploy:sun", "POST", "endpoints", wanted)[0] == 201
+    moved = {**CANARY, "follow": "sun@champion"}
+    assert ask("deploy:rain", "POST", "deployments", moved)[0] == 403
+
+
+def test_where_the_settings_ask_for_approvals_no_request_goes_without(door):
+    ask = door(needs_approval=True)
+    first = {"version": "rain/1"}
+    assert ask("deploy:rain", "POST", "endpoints/rain/plans", first)[0] == 403
+    assert ask("deploy:rain", "POST", "deployments", first)[1]["begun"] is None
+    at_once = {"version": "rain/2", "strategy": "all", "needs_approval": False}
+    _, made = ask("deploy:rain", "POST", "deployments", at_once)
+    assert made["begun"]["rollout"]["needs_approval"] is True
+    assert made["begun"]["from_settings"] == ["needs_approval"]

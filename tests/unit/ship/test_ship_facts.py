@@ -1,0 +1,36 @@
+"""What an image of a bundle holds, and what the command says."""
+
+import pytest
+
+from bascule.bundle import load
+from bascule.core import Unavailable
+from bascule.ship import packages_of
+
+
+def names(bundle, extras=()):
+    return {one.name for one in packages_of(bundle, extras)}
+
+
+def test_an_image_of_a_compiled_bundle_has_nothing_of_its_framework(cancer_bundle):
+    held = names(load(cancer_bundle))
+    assert {"bascule", "numpy", "onnxruntime"} <= held
+    assert not held & {"scikit-learn", "scipy", "pandas", "skops", "psycopg"}
+
+
+def test_extras_bring_the_extras_of_what_they_require(cancer_bundle):
+    assert {"psycopg", "psycopg-binary"} <= names(load(cancer_bundle), ["postgresql"])
+
+
+def test_a_package_that_is_not_installed_is_named_with_its_requirement(cancer_bundle, monkeypatch):
+    from importlib import metadata
+
+    found = metadata.distribution
+
+    def without_numpy(name):
+        if name == "numpy":
+            raise metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr("bascule.ship.facts.metadata.distribution", without_numpy)
+    with pytest.raises(Unavailable, match="needs numpy, which is not installed here"):
+        packages_of(load(cancer_bundle))

@@ -1,0 +1,212 @@
+"""Every target renders valid, reviewable files, and a changed plan changes only its shares."""
+
+import json
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import hcl2
+import pytest
+import yaml
+from hypothesis import given, strategies as st
+
+from bascule.core import Conflict, Invalid
+from bascule.ship import (
+    TARGETS,
+    Package,
+    Resources,
+    Shipment,
+    Shipped,
+    difference,
+    resources_of,
+    whole_shares,
+    write_files,
+)
+from bascule.ship.shipment import image_of, slug_of
+
+ARM = Shipped(
+    arm="current",
+    model="late",
+    number=3,
+    digest="sha256:" + "3a" * 32,
+    share_percent=90,
+    folder=Path("/nowhere"),
+    packages=(Package("bascule", "0.2.0", "Apache-2.0"), Package("numpy", "2.4.6", "BSD-3-Clause")),
+    resources=Resources(cpu_millis=250, memory_mib=384),
+    image="registry.example.com/ml/late:3-3a3a3a3a3a3a",
+)
+CANDIDATE = replace(
+    ARM,
+    arm="candidate",
+    number=4,
+    digest="sha256:" + "4b" * 32,
+    share_percent=10,
+    image="registry.example.com/ml/late:4-4b4b4b4b4b4b",
+)
+CANARY = Shipment("late", (ARM, CANDIDATE))
+ALONE = Shipment("late", (replace(ARM, share_percent=100),))
+
+
+@pytest.fixture(params=TARGETS)
+def target(request):
+    return request.param
+
+
+def documents(text):
+    return [one for one in yaml.safe_load_all(text) if one is not None]
+
+
+def parsed(path, text):
+    """What a file holds, by its own syntax; Helm's templates are text until Helm reads them."""
+    if path.endswith((".yaml", ".yml")):
+        return documents(text)
+    if path.endswith(".json"):
+        return json.loads(text)
+    if path.endswith(".tf"):
+        return hcl2.loads(text)
+    if path.endswith(".py"):
+        return compile(text, path, "exec")
+    return text
+
+
+@pytest.mark.parametrize("shipment", [CANARY, ALONE], ids=["canary", "alone"])
+def test_every_file_is_valid_in_its_own_syntax(target, shipment):
+    files = TARGETS[target].render(shipment)
+    assert files
+    for path, text in files.items():
+        assert text.endswith("\n"), path
+        assert "{%" not in text
+        assert "PLACEHOLDER" not in text, path
+        if not path.startswith("templates/"):
+            assert parsed(path, text), path
+
+
+def test_the_same_shipment_gives_the_same_bytes(target):
+    assert TARGETS[target].render(CANARY) == TARGETS[target].render(replace(CANARY))
+
+
+def test_no_file_has_a_floating_tag_a_privilege_or_a_password(target):
+    for path, text in TARGETS[target].render(CANARY).items():
+        assert not re.search(r"image:\s*\S+:latest\b|:latest\b", text), path
+        assert not re.search(r"privileged:\s*true|hostNetwork:\s*true|runAsUser:\s*0\b", text), path
+        for value in re.findall(r"(?i)\bpassword\w*:\s*(\S+)", text):
+            assert value.startswith(('"${', "${")), f"{path}: {value}"
+
+
+@pytest.mark.parametrize("name", ["kserve", "istio", "gateway-api", "sagemaker", "azureml", "ray"])
+def test_a_changed_share_changes_the_lines_of_shares_alone(name, tmp_path):
+    write_files(TARGETS[name].render(CANARY), tmp_path, target=name)
+    moved = replace(
+        CANARY,
+        arms=(replace(ARM, share_percent=75), replace(CANDIDATE, share_percent=25)),
+    )
+    lines = [
+        line
+        for line in difference(TARGETS[name].render(moved), tmp_path)
+        if line[0] in "+-" and not line.startswith(("+++", "---"))
+    ]
+    assert lines
+    for line in lines:
+        assert re.search(r"\b(90|10|75|25)\b", line), line
+
+
+def test_routers_split_by_the_shares_of_the_plan():
+    (route,) = documents(TARGETS["gateway-api"].render(CANARY)["httproute.yaml"])
+    backends = route["spec"]["rules"][-1]["backendRefs"]
+    assert {one["name"]: one["weight"] for one in backends} == {"late-v3": 90, "late-v4": 10}
+    (service,) = documents(TARGETS["istio"].render(CANARY)["virtualservice.yaml"])
+    routes = service["spec"]["http"][0]["route"]
+    assert [(one["destination"]["subset"], one["weight"]) for one in routes] == [
+        ("late-v3", 90),
+        ("late-v4", 10),
+    ]
+    (inference,) = documents(TARGETS["kserve"].render(CANARY)["inferenceservice.yaml"])
+    assert inference["spec"]["predictor"]["canaryTrafficPercent"] == 10
+    (alone,) = documents(TARGETS["kserve"].render(ALONE)["inferenceservice.yaml"])
+    assert "canaryTrafficPercent" not in alone["spec"]["predictor"]
+
+
+def test_the_autoscaler_asks_for_a_metric_that_the_server_exports():
+    text = TARGETS["kubernetes"].render(CANARY)["base/scaling.yaml"]
+    scaler = documents(text)[0]
+    metric = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    exported = Path("src/bascule/serving/telemetry/counters.py").read_text()
+    assert f"{metric}{{" in exported
+
+
+def test_kustomize_builds_both_overlays(tmp_path):
+    write_files(TARGETS["kubernetes"].render(CANARY), tmp_path, target="kubernetes")
+    for overlay, least in (("staging", 1), ("production", 2)):
+        built = subprocess.run(
+            ["kustomize", "build", str(tmp_path / "overlays" / overlay)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        objects = documents(built.stdout)
+        assert {one["metadata"]["namespace"] for one in objects} == {
+            "bascule" + ("-staging" if overlay == "staging" else "")
+        }
+        scalers = [one for one in objects if one["kind"] == "HorizontalPodAutoscaler"]
+        assert [one["spec"]["minReplicas"] for one in scalers] == [least, least]
+
+
+def test_the_chart_has_the_objects_of_the_kustomize_base():
+    chart = TARGETS["helm"].render(CANARY)
+    base = TARGETS["kubernetes"].render(CANARY)
+    assert "{{ .Values.replicas }}" in chart["templates/deployments.yaml"]
+    images = documents(chart["values.yaml"])[0]["images"]
+    assert images == {"late-v3": ARM.image, "late-v4": CANDIDATE.image}
+    for name in ("deployments", "services", "scaling", "access", "migrations"):
+        text = re.sub(r"\{\{.*?\}\}", "1", chart[f"templates/{name}.yaml"])
+        kinds = [one["kind"] for one in documents(text)]
+        assert kinds == [one["kind"] for one in documents(base[f"base/{name}.yaml"])]
+
+
+def test_the_bill_of_materials_names_every_package_and_the_bundle():
+    sbom = json.loads(TARGETS["container"].render(CANARY)["sbom.cdx.json"])
+    assert (sbom["bomFormat"], sbom["specVersion"]) == ("CycloneDX", "1.6")
+    assert "timestamp" not in json.dumps(sbom)
+    *libraries, model = sbom["components"]
+    assert [one["purl"] for one in libraries] == ["pkg:pypi/bascule@0.2.0", "pkg:pypi/numpy@2.4.6"]
+    assert model["hashes"] == [{"alg": "SHA-256", "content": "3a" * 32}]
+
+
+def test_a_folder_keeps_files_of_others_and_loses_those_of_an_earlier_rendering(tmp_path):
+    (tmp_path / "README.md").write_text("ours")
+    write_files({"a.yaml": "1\n", "sub/b.yaml": "2\n"}, tmp_path, target="istio")
+    assert write_files({"a.yaml": "1\n"}, tmp_path, target="istio") == ["sub/b.yaml"]
+    assert not (tmp_path / "sub/b.yaml").exists()
+    assert (tmp_path / "README.md").read_text() == "ours"
+    assert write_files({"a.yaml": "1\n"}, tmp_path, target="istio") == []
+    assert list(difference({"a.yaml": "1\n"}, tmp_path)) == []
+    with pytest.raises(Conflict, match="holds the target istio"):
+        write_files({"a.yaml": "1\n"}, tmp_path, target="helm")
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=6))
+def test_whole_shares_add_up_to_100_and_are_off_by_less_than_one(weights):
+    shares = {str(number): 100 * one / sum(weights) for number, one in enumerate(weights)}
+    whole = whole_shares(shares)
+    assert sum(whole.values()) == 100
+    for name, share in shares.items():
+        assert abs(whole[name] - share) < 1
+
+
+@given(st.text(max_size=80))
+def test_a_slug_is_a_name_of_kubernetes(name):
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", slug_of(name))
+    assert len(slug_of(name)) <= 40
+
+
+def test_an_image_is_named_by_version_and_digest():
+    assert image_of("r.example.com/ml", "Late Flights", 4, "sha256:" + "ab" * 32) == (
+        "r.example.com/ml/late-flights:4-abababababab"
+    )
+    with pytest.raises(Invalid, match="--image 'Bad Name:1' is not a repository"):
+        image_of("Bad Name:1", "late", 4, "sha256:" + "ab" * 32)
+
+
+def test_memory_and_cores_follow_the_measured_cost():
+    assert resources_of(100 << 20, 35.0) == Resources(250, 384)
+    assert resources_of(1 << 30, 10_001.0) == Resources(1_000, 1_536)
+    assert resources_of(None, None).memory_mib == 640
