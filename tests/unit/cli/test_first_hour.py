@@ -101,7 +101,7 @@ def test_a_pipe_gets_each_sentence_on_one_line(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("endpoints",), "no endpoint has a plan; bascule deploy MODEL/VERSION makes one"),
+        (("endpoints", "show"), "no endpoint has a plan; bascule deploy MODEL/VERSION makes one"),
         (("rollout", "status"), "no rollouts; bascule deploy MODEL/VERSION --strategy canary"),
         (("ledger", "status"), "no answers yet: bascule serve records them"),
         (("ledger", "query", "SELECT id FROM predictions"), "no rows; bascule ledger status"),
