@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bascule.api import (
         Server,
         add_outcomes,
+        alerts,
         check,
         drift,
         load,
@@ -67,6 +68,7 @@ _HOMES = {
     "Registry": "bascule.registry",
     "Server": "bascule.api",
     "add_outcomes": "bascule.api",
+    "alerts": "bascule.api",
     "check": "bascule.api",
     "delete_endpoint": "bascule.deploying",
     "deploy": "bascule.deploying",
@@ -104,6 +106,7 @@ __all__ = [
     "Server",
     "__version__",
     "add_outcomes",
+    "alerts",
     "check",
     "delete_endpoint",
     "deploy",

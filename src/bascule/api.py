@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from bascule.bundle import Bundle, load as load_folder
 from bascule.bundle.lineage import user_name
-from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable
+from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable, length_of
 
 if TYPE_CHECKING:
     from bascule.monitoring import DriftReport, Ledger, PerformanceReport, ProductionDrift
+    from bascule.monitoring.alerts import Alert
     from bascule.monitoring.reporting import Overview
     from bascule.registry import Event, Registry, Version
     from bascule.release import GateReport
@@ -89,7 +90,7 @@ def drift(
     reference: Bundle | str | Path,
     current: None = None,
     *,
-    since: timedelta = ...,
+    since: timedelta | str = ...,
     **options: Any,
 ) -> ProductionDrift: ...
 @overload
@@ -98,7 +99,7 @@ def drift(
     reference: Bundle | str | Path,
     current: Any = None,
     *,
-    since: timedelta = timedelta(days=30),
+    since: timedelta | str = timedelta(days=30),
     **options: Any,
 ) -> DriftReport | ProductionDrift:
     """Compare production, or a table, with the baseline of a bundle.
@@ -108,7 +109,7 @@ def drift(
             production the name of the model, or the folder that is served.
         current: Any table or matrix with the columns of the model; further columns are ignored.
             None compares the days of production that the ledger has, by version.
-        since: How far back days of production are reported.
+        since: How far back days of production are reported: a timedelta, or text such as "7d".
         **options: `budget` (4 false alarms a year), `effects` (an `Effect` by column); of a table
             also `windows_a_year` (365), `time_column`, `score` (True): see
             `monitoring.measure_drift`.
@@ -125,7 +126,9 @@ def drift(
 
     if current is None:
         home, model, opened = _production(reference)
-        return measure_production_drift(home, model, opened, since=since, **options)
+        return measure_production_drift(
+            home, model, opened, since=length_of(since, "since"), **options
+        )
     bundle = reference if isinstance(reference, Bundle) else load(reference)
     return measure_drift(bundle, current, **options)
 
@@ -139,9 +142,9 @@ def performance(
         reference: A bundle, its folder, or a registered model: `gb`, `gb/3`, `gb@champion`. For the
             ledger, `gb` means all its versions.
         current: A table with a column of truths; the ledger of the settings if None.
-        **options: `truth_column`, `prediction_column` and `time_column` of a table; `since`, `by`
-            ("day"), `metrics`, `slice_by`, `budget` (4 false alarms a year), `effects`: see
-            `monitoring.measure_performance`.
+        **options: `truth_column`, `prediction_column` and `time_column` of a table; `since` (a
+            datetime, a timedelta, or text such as "7d"), `by` ("day"), `metrics`, `slice_by`,
+            `budget` (4 false alarms a year), `effects`: see `monitoring.measure_performance`.
 
     Returns:
         The report: `is_alarm`, `findings`, `windows`, `to_arrow()`, `to_json()`.
@@ -155,6 +158,8 @@ def performance(
     if current is not None:
         bundle = reference if isinstance(reference, Bundle) else load(reference)
         return measure_performance(current, bundle, **options)
+    if not isinstance(since := options.get("since"), datetime | None):
+        options["since"] = datetime.now(UTC) - length_of(since, "since")
     home, name, bundle_of = _production(reference)
     if isinstance(reference, Bundle):
         return measure_performance(home, reference, **options)
@@ -198,13 +203,13 @@ def add_outcomes(
 
 
 def monitor(
-    reference: Bundle | str | Path, *, since: timedelta = timedelta(days=7), **options: Any
+    reference: Bundle | str | Path, *, since: timedelta | str = timedelta(days=7), **options: Any
 ) -> Overview:
     """What the ledger says of a model: health, drift, truths; printed, it is one screen.
 
     Args:
         reference: The name of a model, or the folder that is served.
-        since: How far back.
+        since: How far back: a timedelta, or text such as "7d".
         **options: `budget` (4 false alarms of drift a year), `effects` (an `Effect` by column).
 
     Raises:
@@ -213,14 +218,14 @@ def monitor(
     from bascule.monitoring.reporting import look_at
 
     home, model, opened = _production(reference)
-    return look_at(home, model, opened, since=since, **options)
+    return look_at(home, model, opened, since=length_of(since, "since"), **options)
 
 
 def report(
     reference: Bundle | str | Path,
     out: str | Path,
     *,
-    since: timedelta = timedelta(days=30),
+    since: timedelta | str = timedelta(days=30),
     **options: Any,
 ) -> Overview:
     """Write what `monitor` gives as one page of HTML with plots, which loads nothing.
@@ -228,7 +233,7 @@ def report(
     Args:
         reference: The name of a model, or the folder that is served.
         out: The file to write.
-        since: How far back.
+        since: How far back: a timedelta, or text such as "7d".
         **options: See `monitor`.
 
     Raises:
@@ -240,6 +245,19 @@ def report(
     overview = monitor(reference, since=since, **options)
     write_report(overview, Path(out))
     return overview
+
+
+def alerts(*, model: str | None = None, resolved: bool = False) -> list[Alert]:
+    """The alerts of the settings' catalogue, as `bascule alerts list` shows them.
+
+    Args:
+        model: Of this model alone.
+        resolved: Resolved alerts too.
+    """
+    from bascule.app import open_alerts
+    from bascule.settings import load_settings
+
+    return open_alerts(load_settings()).alerts(resolved=resolved, model=model)
 
 
 def _production(

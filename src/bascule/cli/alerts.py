@@ -10,9 +10,8 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.durations import seconds_of
 from bascule.cli.screen import note, print_json, print_table, say, when
-from bascule.core import Invalid
+from bascule.core import Invalid, seconds_of
 
 if TYPE_CHECKING:
     from bascule.monitoring.alerts import Alert, AlertStore, RemoteAlerts, Silence

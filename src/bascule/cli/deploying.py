@@ -13,9 +13,8 @@ from typer.core import TyperGroup
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, Ref
-from bascule.cli.durations import seconds_of
 from bascule.cli.screen import note, print_json, print_table, say, when
-from bascule.core import Invalid
+from bascule.core import Invalid, seconds_of
 
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed, Endpoint, PlanEvent

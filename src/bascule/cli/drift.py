@@ -13,7 +13,8 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
-from bascule.cli.watching import length, production, say_report
+from bascule.cli.watching import production, say_report
+from bascule.core import length_of
 
 if TYPE_CHECKING:
     from bascule.monitoring import DriftReport, Effect, ProductionDrift
@@ -70,7 +71,7 @@ def drift(
     report: DriftReport | ProductionDrift
     if current is None:
         report = measure_production_drift(
-            *production(bundle), since=length(since), budget=budget, effects=effects
+            *production(bundle), since=length_of(since, "--since"), budget=budget, effects=effects
         )
     else:
         report = _of_table(

@@ -9,8 +9,8 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.durations import seconds_of
 from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.core import seconds_of
 
 if TYPE_CHECKING:
     from bascule.security import Key

@@ -10,8 +10,8 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
-from bascule.cli.durations import seconds_of
 from bascule.cli.watching import production, say_report
+from bascule.core import seconds_of
 
 if TYPE_CHECKING:
     from bascule.monitoring import PerformanceReport

@@ -14,8 +14,8 @@ import typer
 from bascule.cli import context
 from bascule.cli.building import bundle_json
 from bascule.cli.context import AsJson, Ref, RefOrPath
-from bascule.cli.durations import seconds_of
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
+from bascule.core import seconds_of
 
 if TYPE_CHECKING:
     from bascule.registry import Change, Found, Version

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +11,8 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.durations import seconds_of
 from bascule.cli.screen import print_json, say, say_sentences
-from bascule.core import BasculeError, Reference
+from bascule.core import BasculeError, Reference, length_of
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -45,7 +43,7 @@ def monitor(
     """Show health, drift, truths and the ledger of a model on one screen; exit code 1: alarm."""
     from bascule.monitoring.reporting import look_at
 
-    found = look_at(*production(model), since=length(since), budget=budget)
+    found = look_at(*production(model), since=length_of(since, "--since"), budget=budget)
     try:
         say_report(found, as_json=as_json)
     finally:
@@ -75,7 +73,7 @@ def report(
     """Write one page of HTML with plots of a model in production; it loads nothing."""
     from bascule.monitoring.reporting import look_at, write_report
 
-    write_report(look_at(*production(model), since=length(since), budget=budget), to)
+    write_report(look_at(*production(model), since=length_of(since, "--since"), budget=budget), to)
     say(f"{to}: {to.stat().st_size / 1e6:.1f} MB")
 
 
@@ -96,8 +94,3 @@ def say_report(
         say_sentences(repr(found))
     if found.is_alarm:
         raise typer.Exit(1)
-
-
-def length(since: str) -> timedelta:
-    """The length of time that --since says."""
-    return timedelta(seconds=seconds_of(since, "--since"))

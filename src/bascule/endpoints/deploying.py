@@ -40,6 +40,9 @@ class Deployed:
     before: Plan | None
     sentence: str
 
+    def __repr__(self) -> str:
+        return f"Deployed({self.sentence!r})"
+
 
 class EndpointBook(Protocol):
     """The port that `Endpoints` and `RemoteEndpoints` implement; see `Endpoints`."""

@@ -3,13 +3,16 @@
 import io
 import subprocess
 import sys
+from datetime import timedelta
 
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
+import bascule
 from bascule.bundle import read_rows, read_stream
 from bascule.cli import screen
-from bascule.core import Invalid
+from bascule.core import Invalid, length_of
 
 # -- an unquoted criterion --
 
@@ -98,7 +101,7 @@ def test_a_pipe_gets_each_sentence_on_one_line(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("endpoints",), "no endpoint has a plan; bascule deploy MODEL/VERSION makes one"),
+        (("endpoints", "show"), "no endpoint has a plan; bascule deploy MODEL/VERSION makes one"),
         (("rollout", "status"), "no rollouts; bascule deploy MODEL/VERSION --strategy canary"),
         (("ledger", "status"), "no answers yet: bascule serve records them"),
         (("ledger", "query", "SELECT id FROM predictions"), "no rows; bascule ledger status"),
@@ -116,10 +119,6 @@ def test_an_empty_list_says_what_fills_it(tmp_path, monkeypatch, command, words,
 
 def test_missing_truths_among_texts_are_refused_before_they_are_stored(tmp_path):
     """pyarrow raised a `TypeError` of its own."""
-    from sklearn.linear_model import LogisticRegression
-
-    import bascule
-
     X = pd.DataFrame({"age": range(20)})
     y = pd.Series(["no", "yes"] * 10, dtype=object)
     model = LogisticRegression().fit(X, y)
@@ -128,3 +127,32 @@ def test_missing_truths_among_texts_are_refused_before_they_are_stored(tmp_path)
         bascule.pack(
             model, name="a", train=X, test=(X, y.where(y == "yes", float("nan"))), to=tmp_path / "a"
         )
+
+
+# -- lengths of time --
+
+
+@pytest.mark.parametrize(
+    ("given", "days"), [("7d", 7), ("24h", 1), ("0", 0), (timedelta(hours=12), 0.5)]
+)
+def test_a_length_of_time_is_a_text_or_a_timedelta(given, days):
+    assert length_of(given, "since") == timedelta(days=days)
+
+
+@pytest.mark.parametrize("given", ["7", "yesterday", 7, None])
+def test_a_length_of_time_without_its_unit_is_refused(given):
+    """`--since 7` was seven seconds."""
+    with pytest.raises(Invalid, match=r"since:? .* is not a length of time") as refused:
+        length_of(given, "since")
+    assert "7d" in refused.value.hint
+
+
+def test_alerts_from_python_are_those_of_the_settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("BASCULE_HOME", str(tmp_path))
+    assert bascule.alerts() == []
+
+
+def test_the_ledger_is_shown_by_its_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("BASCULE_HOME", str(tmp_path))
+    monkeypatch.setenv("BASCULE_MONITORING__LEDGER", "on")
+    assert repr(bascule.open_ledger()) == f"Ledger({str(tmp_path)!r})"

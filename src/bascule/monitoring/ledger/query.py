@@ -64,6 +64,9 @@ class Ledger:
         self.home = self._home = home
         self._shared = None if alone else shared_of(home)
 
+    def __repr__(self) -> str:
+        return f"Ledger({str(self.home)!r})"
+
     def query(self, sql: str, *, model: str | None = None) -> pa.Table:
         """The result of one SELECT over `predictions`, `outcomes`, and the tables made of both.
 
