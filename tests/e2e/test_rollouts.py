@@ -33,15 +33,15 @@ def slow(X):
 
 
 def brittle(X):
-    if X.max() > 1e6:
-        raise ValueError("too large")
+    if (X[:, 0] == 4711.0).any():
+        raise ValueError("4711")
     return X
 """
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Bundles gb with an own function: two alike, one sleeps 10 ms, one fails large rows."""
+    """Bundles gb with an own function: two alike, one sleeps 10 ms, one fails at 4711."""
     from sklearn.datasets import load_breast_cancer
     from sklearn.ensemble import GradientBoostingClassifier
     from sklearn.pipeline import make_pipeline
@@ -95,7 +95,7 @@ def command(home):
     def ask(server, *words, code=0):
         port = {"BASCULE_SERVING__CONTROL_PORT": str(server.control_port)}
         ended, out, errors = run(home, *words, "--json", **port)
-        assert ended == code, errors
+        assert ended == code, errors + out
         return json.loads(out) if out else errors
 
     return ask
@@ -175,7 +175,7 @@ def test_a_slow_version_is_rolled_back_with_the_reason(started, command):
 def test_harm_is_rolled_back_within_two_seconds(started, command):
     """From the first failed answer to the last one: evidence, decision, and plan in the worker."""
     server = started("gb/1")
-    good, large = np.ones((1, 30)), np.full((1, 30), 1e7)
+    good, harmful = np.ones((1, 30)), np.full((1, 30), 4711.0)
     failed: list[float] = []
     with bascule.Client(f"http://127.0.0.1:{server.port}", model="gb") as client:
         rollout = begin(command, server, "gb/4", "--step-for", "1h", "-g", "errors +1 pp")
@@ -184,7 +184,7 @@ def test_harm_is_rolled_back_within_two_seconds(started, command):
             assert time.monotonic() < give_up
         while not failed or time.monotonic() < failed[-1] + 2.0:
             try:
-                client.predict(large)
+                client.predict(harmful)
             except bascule.BasculeError:
                 failed.append(time.monotonic())
     found = command(server, "rollout", "status", rollout)
