@@ -21,7 +21,7 @@ def demo(
     keep: Annotated[bool, typer.Option(help="Leave the server running at the end.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the whole life of a model on real flights: train, pack, check, push, serve, ask."""
+    """Show the life of a model on real flights: train, pack, check, serve, watch, roll out."""
     from bascule.demo import run_demo
 
     raise typer.Exit(run_demo(keep=keep, as_json=as_json))

@@ -44,7 +44,7 @@ STEP_S = 1.0
 _OWN_CODE = Path(__file__).with_name("feature_store.py")
 _AT_ONCE = 1_000
 _CONNECTIONS = 8
-_WITHIN_S = 45.0
+_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

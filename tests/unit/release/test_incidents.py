@@ -101,7 +101,7 @@ def test_the_page_has_the_facts_and_a_users_text_is_no_markup():
     entry = Entry(T0, "deployed", "late/5 answers", "ada", "a | b\n# heading <script>")
     page = to_markdown(draft(replace(FACTS, entries=[entry])))
     assert "- **late/5**: " + SAID + ". It had traffic for 3 min." in page
-    assert "| errors +1 pp | evidence of 67 to 1 |" in page
+    assert "| errors +1 pp | 67 to 1 |" in page
     assert "late/5 answered 300 of 6,000 requests of rollout `late-a1`; 18 failed" in page
     assert (
         "| late/5 | shop | 200 | 11 | 2026-03-01 12:01:00 UTC | 2026-03-01 12:04:00 UTC |" in page

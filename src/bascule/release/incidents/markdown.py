@@ -62,7 +62,11 @@ def _evidence(attempts: Sequence[Attempt]) -> Iterator[str]:
     for one in attempts:
         yield f"Rollout `{one.id}` of {one.candidate} against {one.current}: {one.state}."
         yield ""
-        rows = [(guard, odds(log_e)) for guard, log_e in one.log_e.items() if guard != "all"]
+        rows = [
+            (guard, odds(log_e).removeprefix("evidence of "))
+            for guard, log_e in one.log_e.items()
+            if guard != "all"
+        ]
         yield from _table(("guard", "evidence of harm"), rows)
         yield ""
         yield f"Each decision can be computed again: `bascule rollout replay {one.id}`."
