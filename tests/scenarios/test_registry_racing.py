@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -49,7 +50,7 @@ from tests.stores import open_stores
 for line in sys.stdin:
     plan = json.loads(line)
     if os.fork():
-        print(os.wait()[1], flush=True)
+        print("ended", os.wait()[1], flush=True)
         continue
     os.environ.update(plan["environment"])
     sys.stdin.close()
@@ -132,7 +133,7 @@ if plan["sweep"]:
 VICTIM = """
 registry = open_stores(Path(plan["home"]), plan["store"], plan["objects"])
 registry.models()
-print(os.getpid(), flush=True)
+print("ready", os.getpid(), flush=True)
 """
 
 
@@ -155,12 +156,14 @@ class Beginner:
         self.process.stdin.write(json.dumps(plan) + "\n")
         return errors
 
-    def says(self) -> int:
-        """The pid of one that is ready to be killed, or the status of one that has ended."""
+    def says(self, what: str) -> int:
+        """The pid of one that is `ready` to be killed, or the status of one that has `ended`."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], TOO_LONG_S)
         assert ready, f"nothing in {TOO_LONG_S} s"
-        return int(self.process.stdout.readline())
+        word, number = self.process.stdout.readline().split()
+        assert word == what, f"{word} {number}"  # a status as a pid: 0 is the whole process group
+        return int(number)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +208,7 @@ def run_forks(
         FORKS, stores, tmp_path / "home", told=str(told), kills=kills, sweep=sweep,
         bundles={who: [str(path) for path in paths] for who, paths in bundles.items()},
     )  # fmt: skip
-    assert beginner.says() == 0, errors.read_text()
+    assert beginner.says("ended") == 0, errors.read_text()
     return {
         file.name: [json.loads(line) for line in file.read_text().splitlines()]
         for file in told.iterdir()
@@ -217,10 +220,11 @@ def kill_while(
 ) -> None:
     """Kill a process that has begun to do that with a registry, after so long."""
     beginner.begin(VICTIM + does, stores, home)
-    victim = beginner.says()
+    victim = beginner.says("ready")
     time.sleep(wait_s)  # the moment of death is what is tested
-    os.kill(victim, signal.SIGKILL)
-    assert beginner.says() in (0, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it was faster
+        os.kill(victim, signal.SIGKILL)
+    assert beginner.says("ended") in (0, signal.SIGKILL)
 
 
 def check_whole(registry: Registry, told: dict[str, list[Any]]) -> None:
