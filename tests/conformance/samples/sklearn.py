@@ -306,7 +306,6 @@ def steps_of_ones_own() -> Sample:
         X[1::2],
         lambda rows: of_classifier(model, rows),
         options={"code": [str(home)]},
-        serves="original",
         is_pickled=True,
     )
 

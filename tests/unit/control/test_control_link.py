@@ -110,7 +110,7 @@ def test_the_version_of_a_folder_is_a_number_from_the_start_of_its_digest(digest
     ("reference", "labels"), [("late@champion", ("champion",)), ("late/2", ()), ("late", ())]
 )
 def test_the_alias_that_names_a_version_is_its_label(reference, labels):
-    found = SimpleNamespace(model="late", number=2)
+    found = SimpleNamespace(model="late", number=2, deprecated=None)
     registry = SimpleNamespace(resolve=lambda _: found, path=lambda _: Path("/bundles/late"))
     spec = spec_of(reference, lambda: registry)
 

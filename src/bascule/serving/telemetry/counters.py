@@ -351,6 +351,7 @@ class Counters:
             for base in (self._base(worker, place) for worker in range(self._workers))
         ]
         sums = regions[0] if len(regions) == 1 else [sum(one) for one in zip(*regions, strict=True)]
+        sums = sums or [0] * _SLOT_WORDS  # a control process alone has no worker
         histograms = tuple(_histograms(sums))
         buckets = zip(*(one.buckets for one in histograms), strict=True)
         return Totals(
