@@ -232,7 +232,7 @@ def _plan_json(plan: Planned) -> dict[str, Any]:
 
 def _row(status: Status) -> tuple[str, ...]:
     return (
-        status.run, status.model, status.state, f"{status.rows:,}", f"{status.quarantined:,}",
+        status.run[:12], status.model, status.state, f"{status.rows:,}", f"{status.quarantined:,}",
         f"{status.chunks_done}/{status.chunks}", when(status.started_at),
     )  # fmt: skip
 

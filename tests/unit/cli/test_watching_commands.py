@@ -37,7 +37,7 @@ def test_drift_without_a_table_looks_at_production(run):
     assert code == 1
     assert out.startswith("late/1: ")
     assert "1,800 rows in 9 windows, 7 columns" in out
-    code, out, _ = run("drift", "late", "--since=36h", "--json")
+    code, out, _ = run("drift", "late", "--since=24h", "--json")
     (version,) = json.loads(out)["versions"]
     assert len(version["windows"]) == 1
     code, out, _ = run("drift", "late", "--effect=loss=0.5", "--effect=wind=9", "--json")
