@@ -95,7 +95,7 @@ def test_no_file_has_a_floating_tag_a_privilege_or_a_password(target):
             assert value.startswith(('"${', "${")), f"{path}: {value}"
 
 
-@pytest.mark.parametrize("name", ["kserve", "istio", "gateway-api", "sagemaker", "azureml", "ray"])
+@pytest.mark.parametrize("name", ["kserve", "istio", "gateway-api", "sagemaker", "azureml"])
 def test_a_changed_share_changes_the_lines_of_shares_alone(name, tmp_path):
     write_files(TARGETS[name].render(CANARY), tmp_path, target=name)
     moved = replace(
