@@ -40,11 +40,9 @@ def build(
     tag: str = "",
     wheels: Path | None = None,
     build_base: str = "",
-    tool: str = "",
-    options: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Built:
-    """Build the image of the current version.
+    """Build the image of the current version with the first of `TOOLS` that is installed.
 
     Args:
         shipment: What is built.
@@ -52,21 +50,19 @@ def build(
         tag: The name of the image; by default the one of the shipment.
         wheels: A folder of wheels that are preferred to the index.
         build_base: The image of the first stage, with pip; by default the base.
-        tool: One of `TOOLS`; by default the first that is installed.
-        options: More options of the tool.
         say: Takes the lines of the tool.
 
     Raises:
         Unavailable: No tool is installed, or it failed; the error has its last lines.
     """
-    tool = tool or _installed()
+    tool = _installed()
     image = tag or shipment.current.image
     with Scratch("bascule-image.") as context:
         write_files(files, context, target="container")
         shutil.copytree(shipment.current.folder, context / "bundle")
         if wheels is not None:
             _copy_wheels(wheels, context / "wheels")
-        command = [tool, *(["bud"] if tool == "buildah" else ["build"]), "--tag", image, *options]
+        command = [tool, *(["bud"] if tool == "buildah" else ["build"]), "--tag", image]
         if tool != "docker":
             command += ["--timestamp", "0", "--layers=false"]  # no times: the same digest
         if build_base:

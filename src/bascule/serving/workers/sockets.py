@@ -88,8 +88,8 @@ def bind(host: str, port: int, count: int, *, option: str = "--port") -> list[so
         option: What chooses the port on the command line, for the hint.
 
     Raises:
-        Conflict: Somebody listens there already, another server of the same user included:
-            SO_REUSEPORT alone would share the port with it without a word.
+        Conflict: A process listens there already. SO_REUSEPORT alone would share the port with
+            another server of the same user, without an error.
         Invalid: The address cannot be bound.
     """
     try:
@@ -168,9 +168,9 @@ def bind_unix(path: Path) -> socket.socket:
 def _take_no_more(listener: socket.socket) -> None:
     """Have the kernel drop every attempt to connect from now on.
 
-    Closing a listening socket resets whoever has connected and was not accepted, and with many
-    clients there is always one. Those that are dropped try again within a second, find nobody
-    there, and know that nothing of theirs was begun.
+    Closing a listening socket resets the connections that wait to be accepted; with many clients
+    one always waits. A client whose attempt is dropped tries again within a second, is refused, and
+    knows that the server has begun none of its requests.
     """
     if sys.platform != "linux":
         return

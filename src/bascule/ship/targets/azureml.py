@@ -5,14 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from bascule.ship.rendering import render_folder
-from bascule.ship.targets.port import Target
+from bascule.ship.targets.port import TERRAFORM, Target
 
 AZUREML = Target(
     "Terraform of an Azure ML online endpoint",
     partial(render_folder, "azureml"),
-    {
-        "apply": ("terraform", "apply"),
-        "status": ("terraform", "show"),
-        "remove": ("terraform", "destroy"),
-    },
+    TERRAFORM,
 )

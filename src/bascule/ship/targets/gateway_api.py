@@ -5,14 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from bascule.ship.rendering import render_folder
-from bascule.ship.targets.port import Target
+from bascule.ship.targets.port import KUBECTL, Target
 
 GATEWAY_API = Target(
     "a route of the Gateway API with the shares of the plan",
     partial(render_folder, "gateway-api"),
-    {
-        "apply": ("kubectl", "apply", "--filename", "."),
-        "status": ("kubectl", "get", "--filename", "."),
-        "remove": ("kubectl", "delete", "--filename", "."),
-    },
+    KUBECTL,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bascule.ship.rendering import render_folder
 from bascule.ship.shipment import Shipment
-from bascule.ship.targets.port import Target
+from bascule.ship.targets.port import KUBECTL, Target
 
 
 def _render(shipment: Shipment) -> dict[str, str]:
@@ -14,9 +14,5 @@ def _render(shipment: Shipment) -> dict[str, str]:
 KSERVE = Target(
     "a ServingRuntime and an InferenceService of KServe",
     _render,
-    {
-        "apply": ("kubectl", "apply", "--filename", "."),
-        "status": ("kubectl", "get", "--filename", "."),
-        "remove": ("kubectl", "delete", "--filename", "."),
-    },
+    KUBECTL,
 )

@@ -33,3 +33,15 @@ class Target:
     title: str
     render: Render
     commands: Mapping[str, Command] = field(default_factory=dict)
+
+
+KUBECTL: Mapping[str, Command] = {
+    "apply": ("kubectl", "apply", "--filename", "."),
+    "status": ("kubectl", "get", "--filename", "."),
+    "remove": ("kubectl", "delete", "--filename", "."),
+}
+TERRAFORM: Mapping[str, Command] = {
+    "apply": ("terraform", "apply"),
+    "status": ("terraform", "show"),
+    "remove": ("terraform", "destroy"),
+}

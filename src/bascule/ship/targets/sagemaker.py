@@ -5,14 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from bascule.ship.rendering import render_folder
-from bascule.ship.targets.port import Target
+from bascule.ship.targets.port import TERRAFORM, Target
 
 SAGEMAKER = Target(
     "Terraform of a SageMaker endpoint",
     partial(render_folder, "sagemaker"),
-    {
-        "apply": ("terraform", "apply"),
-        "status": ("terraform", "show"),
-        "remove": ("terraform", "destroy"),
-    },
+    TERRAFORM,
 )
